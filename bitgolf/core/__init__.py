@@ -1,0 +1,27 @@
+"""What a submission can contain, in one reading order: a module imports only modules named before it."""
+
+READING_ORDER = (
+    "errors",
+    "plan",
+    "files",
+    "windows",
+    "codec",
+    "grid",
+    "muon",
+    "schedule",
+    "tokenizer",
+    "shards",
+    "batches",
+    "backend",
+    "parts",
+    "model",
+    "optim",
+    "average",
+    "train",
+    "quantize",
+    "artifact",
+    "score",
+    "metric",
+    "recipe",
+    "run",
+)

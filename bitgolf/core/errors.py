@@ -1,0 +1,65 @@
+"""One exception family. Every message says what is wrong, where, with which value, and the way out."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class BitgolfError(Exception):
+    """Bad input or wrong use. The command line prints it as one line and exits with code 2.
+
+    what: the fault in a few words. where: a path, file, tensor or byte offset. value: what was found.
+    way_out: what the reader can do now.
+    """
+
+    def __init__(self, what: str, *, where: str = "", value: Any = None, way_out: str = "") -> None:
+        self.what, self.where, self.value, self.way_out = what, where, value, way_out
+        text = f"{where}: {what}" if where else what
+        if value is not None:
+            text += f" (found {value!r})"
+        if way_out:
+            text += f"; {way_out}"
+        super().__init__(text)
+
+
+class PlanError(BitgolfError):
+    """Settings that do not make sense together or alone; carries every problem found, not the first."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n  ".join(["invalid settings:", *self.problems]))
+
+
+class DataError(BitgolfError):
+    """A text source, dataset or passport cannot be used."""
+
+
+class ShardError(DataError):
+    """A token file is not what its header says."""
+
+
+class TokenizerError(DataError):
+    """A tokenizer cannot be read, trained or does not belong to the data."""
+
+
+class CodecError(BitgolfError):
+    """A compressor is missing or its stream is damaged."""
+
+
+class ArtifactError(BitgolfError):
+    """A packed model is refused; subclasses name the check that failed."""
+
+
+class CheckpointError(BitgolfError):
+    """A saved training state cannot be continued."""
+
+
+class BudgetError(BitgolfError):
+    """A byte budget cannot be met."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A did-you-mean for `word`, or the list of what is known when nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

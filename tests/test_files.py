@@ -1,0 +1,55 @@
+"""Files are whole or absent, and a damaged one is refused."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from bitgolf.core.errors import BitgolfError, CheckpointError
+from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+
+
+def test_json_and_tensors_round_trip(tmp_path):
+    write_json(tmp_path / "a" / "x.json", {"b": 1})
+    assert read_json(tmp_path / "a" / "x.json") == {"b": 1}
+    tensors = {"w": torch.randn(3, 4), "t": torch.tensor(3), "h": torch.ones(2, dtype=torch.bfloat16)}
+    write_tensors(tmp_path / "s", tensors, {"step": 3})
+    loaded, facts = read_tensors(tmp_path / "s")
+    assert facts == {"step": 3}
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "kept"
+    write_bytes(target, b"old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BitgolfError, match="no space left on the disk"):
+        write_bytes(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: d[:-1], lambda d: d[:40], lambda d: b"", lambda d: d[:9] + b"?" + d[10:]]
+)
+def test_damaged_state_is_refused(tmp_path, damage):
+    path = tmp_path / "state"
+    write_tensors(path, {"w": torch.zeros(5)}, {})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="checksum"):
+        read_tensors(path)
+
+
+def test_missing_and_malformed_files_are_named(tmp_path):
+    with pytest.raises(BitgolfError, match=r"absent\.json: no such file"):
+        read_json(tmp_path / "absent.json")
+    with pytest.raises(CheckpointError, match="absent"):
+        read_tensors(tmp_path / "absent")
+    (tmp_path / "bad.json").write_text('{"a": }')
+    with pytest.raises(BitgolfError, match="line 1 column 7"):
+        read_json(tmp_path / "bad.json")
