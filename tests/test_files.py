@@ -34,14 +34,27 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+def test_the_same_tensors_give_the_same_bytes(tmp_path):
+    for name in "abcd":
+        write_tensors(tmp_path / name, {"w": torch.ones(2), "v": torch.zeros(1)}, {"x": 1, "y": 2})
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
+
+
 @pytest.mark.parametrize(
-    "damage", [lambda d: d[:-1], lambda d: d[:40], lambda d: b"", lambda d: d[:9] + b"?" + d[10:]]
+    "damage",
+    [
+        lambda d: d[:-1],
+        lambda d: d[:40],
+        lambda d: b"",
+        lambda d: d[:9] + b"?" + d[10:],
+        lambda d: d[:-1] + b"?",
+    ],
 )
 def test_damaged_state_is_refused(tmp_path, damage):
     path = tmp_path / "state"
     write_tensors(path, {"w": torch.zeros(5)}, {})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match="checksum"):
+    with pytest.raises(CheckpointError, match="damaged"):
         read_tensors(path)
 
 

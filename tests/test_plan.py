@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from bitgolf.core.errors import PlanError
-from bitgolf.core.plan import Plan, diff, from_json, members, parse_change, setting, to_json
+from bitgolf.core.plan import Plan, diff, from_json, members, parse_changes, setting, to_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,12 +78,12 @@ def test_identity_is_stable_and_sees_every_setting():
         (lambda: Box(name="cub"), "unknown value 'cub'; did you mean 'cube'?"),
         (lambda: Scene(count=6, visible=False), "a hidden scene holds at most 5"),
         (lambda: Scene().but({"cuont": 1}), "unknown setting 'cuont'; did you mean 'count'?"),
-        (lambda: Scene().but({"many.7.radius": 1}), "many.7.radius: unknown setting '7'"),
-        (lambda: parse_change(Scene(), "shape.radius=big"), "shape.radius: expected float, found"),
-        (lambda: parse_change(Scene(), "count"), "expected PATH=VALUE"),
-        (lambda: parse_change(Scene(), "shape=Cricle(radius=2)"), "did you mean 'Circle'?"),
-        (lambda: parse_change(Scene(), "shape=Circle(raduis=2)"), "shape.raduis: unknown setting; did you"),
-        (lambda: parse_change(Scene(), "count=__import__('os').getpid()"), "cannot read"),
+        (lambda: Scene().but({"many.7.radius": 1}), "many.7: unknown setting '7'"),
+        (lambda: parse_changes(Scene(), ["shape.radius=big"]), "shape.radius: expected float, found"),
+        (lambda: parse_changes(Scene(), ["count"]), "expected PATH=VALUE"),
+        (lambda: parse_changes(Scene(), ["shape=Cricle(radius=2)"]), "did you mean 'Circle'?"),
+        (lambda: parse_changes(Scene(), ["shape=Circle(raduis=2)"]), "shape.raduis: unknown setting"),
+        (lambda: parse_changes(Scene(), ["count=__import__('os').getpid()"]), "cannot read"),
         (lambda: from_json(Scene, {"class": "Scene", "shape": 3}), "shape: expected one of Box, Circle"),
     ],
 )
@@ -91,6 +91,14 @@ def test_refusals(make, message):
     with pytest.raises(PlanError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_changes_are_checked_together_not_one_by_one():
+    assert Scene().but({"visible": False, "count": 4}).count == 4
+    hidden = parse_changes(Scene(count=9), ["visible=no", "count=2", "shape=Circle", "shape.radius=3"])
+    assert (hidden.visible, hidden.count, hidden.shape) == (False, 2, Circle(radius=3))
+    with pytest.raises(PlanError, match="at most 5"):
+        parse_changes(Scene(), ["count=9", "visible=no"])
 
 
 def test_all_problems_come_in_one_error():
@@ -114,4 +122,4 @@ def test_all_problems_come_in_one_error():
     ],
 )
 def test_changes_from_text(text, path, value):
-    assert getattr(parse_change(Scene(), text), path) == value
+    assert getattr(parse_changes(Scene(), [text]), path) == value

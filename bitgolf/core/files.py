@@ -57,28 +57,42 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-    """Tensors and JSON facts as one safetensors file; nothing in it can be executed."""
+    """Tensors and JSON facts as one safetensors file with a checksum; nothing in it can be executed."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    body = safetensors.torch.save(plain, metadata={"facts": json.dumps(facts)})
-    write_bytes(path, body + hashlib.sha256(body).digest())
+    words = json.dumps(facts)
+    # One metadata entry: the library writes several in an order that changes from call to call.
+    note = json.dumps({"facts": words, "sha256": _tensors_sha256(plain, words)})
+    write_bytes(path, safetensors.torch.save(plain, metadata={"bitgolf": note}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. Raises CheckpointError for a missing, cut or changed file."""
     try:
         data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+        note = json.loads(header["__metadata__"]["bitgolf"])
+        if _tensors_sha256(tensors, note["facts"]) != note["sha256"]:
+            raise ValueError("the checksum does not hold")
+        return tensors, json.loads(note["facts"])
     except OSError as error:
         raise CheckpointError(f"cannot read: {error.strerror}", where=str(path)) from None
-    body, digest = data[:-32], data[-32:]
-    if hashlib.sha256(body).digest() != digest:
+    except (safetensors.SafetensorError, ValueError, KeyError, struct.error) as error:
         raise CheckpointError(
-            "checksum over the whole file does not hold",
+            f"damaged: {error}",
             where=str(path),
             value=f"{len(data):,} bytes",
             way_out="the file was cut or changed; delete it and run again",
-        )
-    header = json.loads(body[8 : 8 + struct.unpack("<Q", body[:8])[0]])
-    return safetensors.torch.load(body), json.loads(header["__metadata__"]["facts"])
+        ) from None
+
+
+def _tensors_sha256(tensors: Mapping[str, torch.Tensor], words: str) -> str:
+    digest = hashlib.sha256(words.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from bitgolf.core.errors import PlanError, nearest
@@ -50,11 +50,11 @@ class Plan:
         return iter(())
 
     def but(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
-        """A copy with changes: `plan.but(width=3)` or by dotted path `plan.but({"train.steps": 3})`."""
-        result = self
-        for path, value in {**(changes or {}), **fields}.items():
-            result = _replace(result, path.split("."), value, path)
-        return result
+        """A copy with changes: `plan.but(width=3)` or by dotted path `plan.but({"train.steps": 3})`.
+
+        All changes are made together and checked together, so their order does not matter.
+        """
+        return _replace(self, {tuple(k.split(".")): v for k, v in {**(changes or {}), **fields}.items()})
 
     def identity(self) -> str:
         """16 hex digits that name these settings: equal settings, equal identity, on any machine."""
@@ -215,24 +215,35 @@ def _step(plan: Any, key: str, path: str) -> Any:
     return getattr(plan, key)
 
 
-def _replace(plan: Any, keys: list[str], value: Any, path: str) -> Any:
-    child = _step(plan, keys[0], path)
-    changed = value if len(keys) == 1 else _replace(child, keys[1:], value, path)
+def _replace(plan: Any, changes: Mapping[tuple[str, ...], Any], path: str = "") -> Any:
+    """The plan with values at key paths; a child is replaced before its parts are changed."""
+    changed: dict[str, Any] = {}
+    for key in dict.fromkeys(keys[0] for keys in changes):
+        here = f"{path}.{key}".lstrip(".")
+        old = _step(plan, key, here)
+        child = changes.get((key,), old)
+        deeper = {keys[1:]: value for keys, value in changes.items() if keys[0] == key and len(keys) > 1}
+        changed[key] = _replace(child, deeper, here) if deeper else child
     if isinstance(plan, tuple):
-        position = int(keys[0])
-        return (*plan[:position], changed, *plan[position + 1 :])
-    return dataclasses.replace(plan, **{keys[0]: changed})
+        return tuple(changed.get(str(position), item) for position, item in enumerate(plan))
+    return dataclasses.replace(plan, **changed)
 
 
-def parse_change(plan: P, text: str) -> P:
-    """Apply one `path=value`, the value read by the type of that setting.
+def parse_changes(plan: P, texts: Iterable[str]) -> P:
+    """Apply `path=value` texts together, each value read by the type of its setting.
 
     Slots take a class with its settings: `average=Ema(decay=0.99)`. Nothing in the text is executed.
     """
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise PlanError([f"{text!r}: expected PATH=VALUE, for example train.steps=100"])
-    return plan.but({path: _parse(_kind_at(plan, path), value, path)})
+    changes: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise PlanError([f"{text!r}: expected PATH=VALUE, for example train.steps=100"])
+        owner, rest = next(
+            ((v, path[len(p) + 1 :]) for p, v in changes.items() if path.startswith(p + ".")), (plan, path)
+        )
+        changes[path] = _parse(_kind_at(owner, rest), value, path)
+    return plan.but(changes)
 
 
 def _kind_at(plan: Any, path: str) -> Any:

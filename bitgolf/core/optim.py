@@ -1,0 +1,254 @@
+"""The parameter table: which update rule, at which rate, for every parameter."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.core.errors import CheckpointError, PlanError
+from bitgolf.core.muon import Muon
+from bitgolf.core.plan import Plan, setting
+from bitgolf.core.schedule import Schedule, WarmdownClock, momentum_at
+from bitgolf.core.world import World
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(Plan):
+    """The slot of how a parameter follows its gradient."""
+
+    abstract: ClassVar[bool] = True
+
+    def make(
+        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+    ) -> torch.optim.Optimizer:
+        """The optimizer for these parameters."""
+        raise NotImplementedError
+
+    def rates(self, scale: float, step: int) -> dict[str, float]:
+        """What is set anew before every step: the rate times the schedule's scale, and the like."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamRule(Rule):
+    """Adam, with decoupled weight decay (AdamW) where it is set.
+
+    What: running means of gradient and squared gradient set the step of each number by itself.
+    Source: Kingma and Ba 2014; Loshchilov and Hutter 2017; the public baseline for embeddings and scalars.
+    Cost: two float32 copies of its parameters.
+    Not for: matrices of the blocks, where Muon learns faster.
+    Neutral: lr=0
+    """
+
+    lr: float = setting(0.04, at_least=0.0)
+    beta1: float = setting(0.9, at_least=0.0, below=1.0)
+    beta2: float = setting(0.95, at_least=0.0, below=1.0)
+    eps: float = setting(1e-8, above=0.0)
+    weight_decay: float = setting(0.0, at_least=0.0)
+
+    def make(
+        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+    ) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.lr,
+            betas=(self.beta1, self.beta2),
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+    def rates(self, scale: float, step: int) -> dict[str, float]:
+        return {"lr": self.lr * scale}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonRule(Rule):
+    """Muon: the momentum of each matrix, orthogonalised.
+
+    What: all singular values of an update are about equal; the momentum rises over the first steps.
+    Source: Jordan 2024; the public baseline; decoupled weight decay from the 2026-03-19 records.
+    Cost: one float32 copy of its parameters; 5 to 20% of the seconds of a small step.
+    Not for: embeddings, heads, vectors and control tensors.
+    Neutral: lr=0
+    """
+
+    lr: float = setting(0.04, at_least=0.0)
+    momentum: float = setting(0.95, at_least=0.0, below=1.0)
+    warmup_start: float = setting(0.85, at_least=0.0, below=1.0)
+    warmup_steps: int = setting(500, at_least=0)
+    backend_steps: int = setting(5, at_least=1)
+    nesterov: bool = True
+    weight_decay: float = setting(0.0, at_least=0.0)
+
+    def make(
+        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+    ) -> torch.optim.Optimizer:
+        return Muon(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            backend_steps=self.backend_steps,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            iteration_dtype=iteration_dtype,
+            world=world,
+        )
+
+    def rates(self, scale: float, step: int) -> dict[str, float]:
+        momentum = momentum_at(step, self.warmup_start, self.momentum, self.warmup_steps)
+        return {"lr": self.lr * scale, "momentum": momentum}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterRow(Plan):
+    """One row of the parameter table: parameters by name pattern and number of dimensions, and their rule."""
+
+    pattern: str = "*"
+    rule: Rule = AdamRule()
+    minimum_ndim: int = setting(0, at_least=0)
+    maximum_ndim: int = setting(9, at_least=0)
+
+    def matches(self, name: str, parameter: Tensor) -> bool:
+        """Whether the row takes this parameter if no row before it did."""
+        return self.minimum_ndim <= parameter.ndim <= self.maximum_ndim and fnmatch.fnmatchcase(
+            name, self.pattern
+        )
+
+
+def baseline_rows(tied: bool = True) -> tuple[ParameterRow, ...]:
+    """The public groups: matrices of blocks by Muon; embedding, head, and all that is small by Adam."""
+    embedding = ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.05 if tied else 0.6))
+    head = ParameterRow(pattern="lm_head.weight", rule=AdamRule(lr=0.008))
+    matrices = ParameterRow(pattern="blocks.*.weight", minimum_ndim=2, maximum_ndim=2, rule=MuonRule())
+    rest = ParameterRow(pattern="*", rule=AdamRule(lr=0.04))
+    return (embedding, matrices, rest) if tied else (embedding, head, matrices, rest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimPlan(Plan):
+    """The parameter table (first match wins) and the schedule of all its rates."""
+
+    rows: tuple[ParameterRow, ...] = baseline_rows()
+    schedule: Schedule = WarmdownClock()
+
+
+def assign_parameters(plan: OptimPlan, parameters: dict[str, Any]) -> list[list[str]]:
+    """The names that each row takes. Raises PlanError for a name without row and a row without name."""
+    taken: list[list[str]] = [[] for _ in plan.rows]
+    homeless = []
+    for name, parameter in parameters.items():
+        row = next((i for i, row in enumerate(plan.rows) if row.matches(name, parameter)), None)
+        if row is None:
+            homeless.append(name)
+        else:
+            taken[row].append(name)
+    problems = [
+        f"rows: no row matches parameter {name!r} with {parameters[name].ndim} dimensions; add a row for it"
+        for name in homeless
+    ]
+    problems += [
+        f"rows.{i}: pattern {row.pattern!r} with {row.minimum_ndim} to {row.maximum_ndim} dimensions takes "
+        f"no parameter; {_taken_before(plan, i, parameters)}"
+        for i, row in enumerate(plan.rows)
+        if not taken[i]
+    ]
+    if problems:
+        raise PlanError(f"optim.{problem}" for problem in problems)
+    return taken
+
+
+def _taken_before(plan: OptimPlan, index: int, parameters: dict[str, Any]) -> str:
+    matching = [name for name, parameter in parameters.items() if plan.rows[index].matches(name, parameter)]
+    if matching:
+        return f"rows before it already take {', '.join(matching[:3])}"
+    return f"the names are like {', '.join(list(parameters)[:3])}"
+
+
+class Optimizers:
+    """One optimizer per row of the table, and their state under the names of the parameters."""
+
+    def __init__(
+        self, plan: OptimPlan, model: nn.Module, world: World, iteration_dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        self.plan = plan
+        self.parameters = dict(model.named_parameters())
+        self.names = assign_parameters(plan, self.parameters)
+        self.optimizers = [
+            row.rule.make([self.parameters[name] for name in names], world, iteration_dtype)
+            for row, names in zip(plan.rows, self.names)
+        ]
+
+    def zero(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients there are, in the order of the parameters."""
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+
+    def step(self, scale: float, step: int) -> None:
+        """Follow the gradients, every rate multiplied by scale, as step number `step` (counted from 0)."""
+        for row, optimizer in zip(self.plan.rows, self.optimizers):
+            optimizer.param_groups[0].update(row.rule.rates(scale, step))
+            optimizer.step()
+
+    def momentum(self, step: int) -> float:
+        """Muon's momentum at a step; 0 without Muon."""
+        rates = (row.rule.rates(1.0, step) for row in self.plan.rows)
+        return next((rate["momentum"] for rate in rates if "momentum" in rate), 0.0)
+
+    def table(self) -> list[dict[str, Any]]:
+        """The parameter table with what each row took, for people."""
+        return [
+            {
+                "pattern": row.pattern,
+                "rule": type(row.rule).__name__,
+                "lr": row.rule.rates(1.0, 0)["lr"],
+                "tensors": len(names),
+                "elements": sum(self.parameters[name].numel() for name in names),
+                "names": names,
+            }
+            for row, names in zip(self.plan.rows, self.names)
+        ]
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor the optimizers keep, as 'parameter/what'; references, not copies."""
+        return {
+            f"{name}/{key}": tensor
+            for name, optimizer in self._owners()
+            for key, tensor in optimizer.state.get(self.parameters[name], {}).items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` gave; an empty state is that of optimizers that never stepped."""
+        owners = dict(self._owners())
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        for key, tensor in state.items():
+            name, _, what = key.rpartition("/")
+            if name not in owners:
+                raise CheckpointError("optimizer state of an unknown parameter", value=name)
+            parameter = self.parameters[name]
+            owners[name].state[parameter][what] = tensor.to(parameter.device, copy=True)
+
+    def _owners(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        for names, optimizer in zip(self.names, self.optimizers):
+            yield from ((name, optimizer) for name in names)
+
+
+def make_optimizers(
+    plan: OptimPlan,
+    model: nn.Module,
+    world: World | None = None,
+    iteration_dtype: torch.dtype = torch.bfloat16,
+) -> Optimizers:
+    """The optimizers of a model. Raises PlanError when table and parameters do not fit.
+
+    iteration_dtype: of Muon's Newton-Schulz products; float32 where the device is slow at bfloat16.
+    """
+    return Optimizers(plan, model, world or World(), iteration_dtype)

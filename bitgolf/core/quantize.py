@@ -1,0 +1,301 @@
+"""Weights and a table of rules to quantized tensors, with a report of what it cost.
+
+First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Every tensor is
+compared with plain rounding at the same number of bits, and worse is an alarm.
+"""
+
+import dataclasses
+import fnmatch
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bitgolf.core.errors import BitgolfError, PlanError
+from bitgolf.core.grid import (
+    FLOAT_TYPES,
+    Grid,
+    PerTensor,
+    StraightThrough,
+    absmax_clip,
+    as_matrix,
+    percentile_clip,
+)
+from bitgolf.core.plan import Plan, setting
+
+# Tensors that the public rules never quantize; they match anywhere in a name.
+PUBLIC_CONTROLS = ("*attn_scale*", "*mlp_scale*", "*resid_mix*", "*q_gain*", "*skip_weight*")
+PUBLIC_SMALL_ELEMENTS = 65_536
+PUBLIC_PERCENTILE = 0.9999984
+
+
+class QuantizeError(BitgolfError):
+    """A tensor cannot be written as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantTensor:
+    """Integer codes (rows, columns) int8, one scale for each group, and the shape they came from."""
+
+    codes: Tensor
+    scales: Tensor
+    grid: Grid
+    shape: tuple[int, ...]
+
+    def dequantize(self) -> Tensor:
+        """The weights that loading gives, float32."""
+        return self.grid.dequantize(self.codes, self.scales).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptTensor:
+    """A tensor that stays a float, in the type it is shipped in."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    def dequantize(self) -> Tensor:
+        """The weights that loading gives, float32."""
+        return self.values.float()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantizer(Plan):
+    """How one tensor becomes something shorter."""
+
+    abstract: ClassVar[bool] = True
+
+    def quantize(self, weight: Tensor) -> QuantTensor | KeptTensor:
+        """The tensor as it is shipped."""
+        raise NotImplementedError
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """The weight as it will be after loading, exactly, with the gradient passed straight through."""
+        with torch.no_grad():
+            shipped = self.quantize(weight.detach()).dequantize().to(weight.dtype)
+        return StraightThrough.apply(weight, shipped)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keep(Quantizer):
+    """The tensor as a float.
+
+    What: rounds to a float type and stores that
+    Source: the public baseline (control tensors float32, other small ones float16)
+    Cost: two or four bytes a weight before packing
+    Not for: matrices
+    Neutral: float32
+    """
+
+    dtype: str = setting("float16", one_of=("float16", "bfloat16", "float32"))
+
+    def quantize(self, weight: Tensor) -> KeptTensor:
+        values = weight.to(FLOAT_TYPES[self.dtype])
+        if not bool(values.isfinite().all()):
+            raise QuantizeError(
+                f"values that {self.dtype} cannot hold",
+                value=float(weight.float().abs().max()),
+                way_out="keep it as float32",
+            )
+        return KeptTensor(values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbsMax(Quantizer):
+    """Plain rounding with the largest weight on the largest code.
+
+    What: scale is max|w| / qmax for each row; nothing is clipped
+    Source: public records from 2026-03-20 on (int6 and int5 per row)
+    Cost: int6 about 5.4 bits a weight after packing, 0.0005 bpb; int5 4.4 bits, 0.003; int4 3.4 bits, 0.015
+    Not for: below 5 bits, where error feedback is worth half a bit
+    Neutral: 8 bits: no loss measured on matrices
+    """
+
+    grid: Grid = Grid(bits=6)
+
+    def quantize(self, weight: Tensor) -> QuantTensor:
+        matrix = as_matrix(weight)
+        return round_to_grid(weight, self.grid, absmax_clip(self.grid.granularity.groups(matrix)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Percentile(Quantizer):
+    """Rounding with the largest code at a percentile of the sizes.
+
+    What: weights beyond the percentile of their row are clipped to it
+    Source: the public baseline (0.9999984 at 8 bits)
+    Cost: as AbsMax; a selection over each row
+    Not for: rows of less than a million weights at the public percentile, where it is nearly the maximum
+    Neutral: percentile 1
+    """
+
+    grid: Grid = Grid(bits=8)
+    percentile: float = setting(PUBLIC_PERCENTILE, above=0, at_most=1)
+
+    def quantize(self, weight: Tensor) -> QuantTensor:
+        groups = self.grid.granularity.groups(as_matrix(weight))
+        return round_to_grid(weight, self.grid, percentile_clip(groups, self.percentile))
+
+
+def round_to_grid(weight: Tensor, grid: Grid, clip: Tensor) -> QuantTensor:
+    """Round every weight to the nearest value of a grid whose groups end at `clip`."""
+    matrix = as_matrix(weight)
+    scales = grid.choose_scales(clip)
+    codes = grid.quantize_codes(matrix, scales, clip)
+    return QuantTensor(codes, grid.stored_scales(scales), grid, tuple(weight.shape))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantRule(Plan):
+    """One line of the table: which tensors, and what happens to them."""
+
+    patterns: tuple[str, ...] = setting(("*",))  # any of these, with * and ?, on the tensor's name
+    quantizer: Quantizer = Keep()
+    more_than: int = setting(0, at_least=0)  # only tensors with more elements than this (0: all)
+    axes: int = setting(0, at_least=0)  # only tensors with so many axes (0: any)
+    may_be_idle: bool = False  # a rule by size may match nothing in a small model
+
+    def matches(self, name: str, weight: Tensor) -> bool:
+        """Whether this line speaks of the tensor."""
+        return (
+            any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+            and (not self.more_than or weight.numel() > self.more_than)
+            and (not self.axes or weight.ndim == self.axes)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizePlan(Plan):
+    """The table; the first line that matches a tensor wins."""
+
+    rules: tuple[QuantRule, ...] = setting((QuantRule(),))
+
+    def assign(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """The number of each tensor's rule. Raises PlanError with every gap of the table."""
+        chosen = {
+            name: next((i for i, rule in enumerate(self.rules) if rule.matches(name, weight)), -1)
+            for name, weight in weights.items()
+        }
+        problems = [f"QuantizePlan.rules: no rule for {name}" for name, rule in chosen.items() if rule < 0]
+        for i, rule in enumerate(self.rules):
+            if not rule.may_be_idle and i not in chosen.values():
+                problems.append(
+                    f"QuantizePlan.rules.{i}: {', '.join(rule.patterns)} decides no tensor; "
+                    "remove it, move it up, or set may_be_idle=True"
+                )
+        if problems:
+            raise PlanError(problems)
+        return chosen
+
+
+def quantize_weights(
+    plan: QuantizePlan, weights: Mapping[str, Tensor]
+) -> tuple[dict[str, QuantTensor | KeptTensor], list[dict[str, Any]]]:
+    """Every tensor by its rule, and a report with a row each."""
+    chosen = plan.assign(weights)
+    tensors, report = {}, []
+    for name, weight in weights.items():
+        rule = plan.rules[chosen[name]]
+        if not bool(weight.isfinite().all()):
+            raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
+        started = time.perf_counter()
+        try:
+            tensors[name] = rule.quantizer.quantize(weight)
+        except QuantizeError as error:
+            raise QuantizeError(error.what, where=name, value=error.value, way_out=error.way_out) from None
+        seconds = time.perf_counter() - started
+        label = f"{chosen[name]}: {type(rule.quantizer).__name__}"
+        report.append(
+            {"name": name, "rule": label, **tensor_report(weight, tensors[name]), "seconds": seconds}
+        )
+    return tensors, report
+
+
+def tensor_report(weight: Tensor, tensor: QuantTensor | KeptTensor) -> dict[str, Any]:
+    """Bits, error beside that of plain rounding, entropy in bytes, and an alarm (empty when all is well)."""
+    error, size = root_mean_square(weight - tensor.dequantize()), root_mean_square(weight)
+    row: dict[str, Any] = {"elements": weight.numel(), "relative_error": error / size if size else 0.0}
+    if isinstance(tensor, KeptTensor):
+        bits = 8 * tensor.values.element_size()
+        return {
+            "bits": bits,
+            **row,
+            "rmse": error,
+            "rmse_plain": error,
+            "bytes": bits * weight.numel() // 8,
+            "alarm": "",
+        }
+    plain_grid = Grid(bits=tensor.grid.bits, granularity=tensor.grid.granularity)
+    plain = root_mean_square(weight - AbsMax(grid=plain_grid).quantize(weight).dequantize())
+    return {
+        "bits": tensor.grid.bits,
+        **row,
+        "rmse": error,
+        "rmse_plain": plain,
+        "bytes": math.ceil(code_entropy_bytes(tensor.codes))
+        + tensor.scales.numel() * tensor.scales.element_size(),
+        "alarm": quantize_alarm(weight, tensor, error, plain),
+    }
+
+
+def quantize_alarm(weight: Tensor, tensor: QuantTensor, error: float, plain: float) -> str:
+    """What should make someone look: rows that vanished, or more error than rounding to the maximum makes."""
+    groups = tensor.grid.granularity.groups
+    gone = (groups(tensor.codes) == 0).all(dim=1) & (groups(as_matrix(weight)) != 0).any(dim=1)
+    if bool(gone.any()):
+        return f"collapsed: {int(gone.sum())} of {len(gone)} groups are all zeros"
+    if error > 1.01 * plain:
+        return f"worse than plain rounding: {error / plain if plain else math.inf:.2f} times its error"
+    return ""
+
+
+def root_mean_square(tensor: Tensor) -> float:
+    """Root of the mean square."""
+    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
+
+
+def code_entropy_bytes(codes: Tensor) -> float:
+    """What a coder that knows only how often each code occurs would need."""
+    counts = torch.bincount(codes.flatten().long() + 128, minlength=256).double()
+    shares = counts[counts > 0] / max(1, codes.numel())
+    return float(-(shares * shares.log2()).sum()) * codes.numel() / 8
+
+
+def public_int8() -> QuantizePlan:
+    """The public baseline: int8 by percentile for large tensors; small ones float16, controls float32."""
+    rows = Grid(bits=8, round_scale_first=False, scale_floor=1 / 127)
+    whole = Grid(bits=8, granularity=PerTensor(), scale_dtype="float32", zero_scale=1.0)
+    large = QuantRule(more_than=PUBLIC_SMALL_ELEMENTS, may_be_idle=True)
+    return QuantizePlan(
+        rules=(
+            large.but(axes=2, quantizer=Percentile(grid=rows)),
+            large.but(quantizer=Percentile(grid=whole)),
+            QuantRule(patterns=PUBLIC_CONTROLS, quantizer=Keep(dtype="float32"), may_be_idle=True),
+            QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),
+        )
+    )
+
+
+def absmax_rows(matrix_bits: int = 6, embedding_bits: int = 8) -> QuantizePlan:
+    """Matrices and embeddings by row without a scale floor, everything else float16."""
+    return QuantizePlan(
+        rules=(
+            QuantRule(
+                patterns=("tok_emb.weight", "lm_head.weight"),
+                quantizer=AbsMax(grid=Grid(bits=embedding_bits)),
+            ),
+            QuantRule(patterns=("blocks.*.weight",), axes=2, quantizer=AbsMax(grid=Grid(bits=matrix_bits))),
+            QuantRule(quantizer=Keep(dtype="float16")),
+        )
+    )
+
+
+def int6_rows() -> QuantizePlan:
+    """int6 matrices, int8 embeddings, float16 controls: the default of bitgolf's own recipes."""
+    return absmax_rows(matrix_bits=6, embedding_bits=8)

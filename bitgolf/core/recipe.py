@@ -1,0 +1,60 @@
+"""The whole as one value: what is trained, how, how it is squeezed and how it is scored."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from bitgolf.core.artifact import PackPlan
+from bitgolf.core.average import Averager, NoAverage
+from bitgolf.core.backend import BackendPlan
+from bitgolf.core.batches import Order, PublicOrder
+from bitgolf.core.model import ModelPlan
+from bitgolf.core.optim import OptimPlan
+from bitgolf.core.plan import Plan, setting
+from bitgolf.core.quantize import QuantizePlan
+from bitgolf.core.score import ScorePlan
+from bitgolf.core.train import TrainPlan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataPlan(Plan):
+    """How the training tokens are cut and ordered. Lengths in tokens."""
+
+    sequence_length: int = setting(1024, at_least=2)
+    order: Order = PublicOrder()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetPlan(Plan):
+    """The byte budget and what counts towards it.
+
+    The challenge counts code and model; its tokenizer is free. Our own demo counts every byte.
+    """
+
+    budget_bytes: int = setting(16_000_000, at_least=1)
+    count_tokenizer: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Plan):
+    """Everything a run depends on besides its data and its seed. Each stage is given its own plan only."""
+
+    name: str = "recipe"
+    data: DataPlan = DataPlan()
+    model: ModelPlan = ModelPlan()
+    optim: OptimPlan = OptimPlan()
+    train: TrainPlan = TrainPlan()
+    average: Averager = NoAverage()
+    quantize: QuantizePlan = QuantizePlan()
+    pack: PackPlan = PackPlan()
+    score: ScorePlan = ScorePlan()
+    budget: BudgetPlan = BudgetPlan()
+    backend: BackendPlan = BackendPlan()
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit between the stages."""
+        tokens, length = self.train.batch_tokens, self.data.sequence_length
+        if tokens % length:
+            yield (
+                f"train.batch_tokens: must be a multiple of data.sequence_length {length}, found {tokens}; "
+                f"nearest {max(round(tokens / length), 1) * length}"
+            )

@@ -1,0 +1,400 @@
+"""The stages in order: train, average, quantize, pack, reload, score. Everything lands in one folder."""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.core.artifact import Artifact, Unpacked, pack, unpack
+from bitgolf.core.backend import Backend, choose_backend
+from bitgolf.core.errors import BitgolfError, DataError
+from bitgolf.core.files import read_json, write_bytes, write_json, write_tensors
+from bitgolf.core.metric import summary
+from bitgolf.core.model import Model, build_model, count_parameters
+from bitgolf.core.optim import make_optimizers
+from bitgolf.core.plan import to_json
+from bitgolf.core.quantize import quantize_weights
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.score import ScorePlan, Scores, scoring
+from bitgolf.core.shards import Dataset
+from bitgolf.core.train import ShardBatches, State, train
+from bitgolf.core.windows import Chunked
+from bitgolf.core.world import World, join_world, leave_world
+
+CHECKPOINT = Path("checkpoint") / "state.safetensors"
+PREFLIGHT_WINDOWS = 2
+
+
+class Event(NamedTuple):
+    """Where a long piece of work stands: its stage, how much is done of how much, and facts to show."""
+
+    stage: str
+    done: float
+    total: float
+    facts: dict[str, Any]
+
+
+def run(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    seed: int,
+    *,
+    code: bytes,
+    resume: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Generator[Event, None, dict[str, Any]]:
+    """All stages of a recipe; yields events and returns the result, which also stands in result.json.
+
+    code: the program whose bytes count towards the budget. A crash is a result too (status `crash`) before
+    the exception goes on; bad input raises BitgolfError and leaves the folder as it was.
+    """
+    backend = choose_backend(recipe.backend)
+    world = join_world(backend.device.type)
+    try:
+        claim_folder(folder, recipe, resume)
+        yield from preflight(recipe, dataset, backend, seed)
+        if world.rank == 0:
+            describe_run(folder, recipe, backend, code)
+        return (yield from _stages(recipe, dataset, folder, seed, code, backend, world, clock))
+    except BitgolfError:
+        raise
+    except Exception:
+        crash = {"status": "crash", "recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
+        write_json(folder / "result.json", {**crash, "error": traceback.format_exc()})
+        raise
+    finally:
+        leave_world(world)
+
+
+def _stages(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    seed: int,
+    code: bytes,
+    backend: Backend,
+    world: World,
+    clock: Callable[[], float],
+) -> Generator[Event, None, dict[str, Any]]:
+    seconds: dict[str, float] = {}
+    model = build_model(recipe.model, seed).use(backend)
+    state, status = yield from _train(recipe, dataset, folder, seed, model, world, clock)
+    facts = {
+        "recipe": recipe.name,
+        "recipe_identity": recipe.identity(),
+        "seed": seed,
+        "parameters": count_parameters(recipe.model),
+        "budget_bytes": recipe.budget.budget_bytes,
+        "train_seconds": state.seconds,
+        "steps": state.step,
+        "train_tokens": state.tokens,
+        "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+        "data": dataset.passport,
+    }
+    if world.rank:
+        return {"status": "ok", **facts}
+    if status == "diverged":
+        result = {"status": "diverged", **facts, "seconds": {"train": state.seconds}}
+        write_json(folder / "result.json", result)
+        return result
+    seconds["train"] = state.seconds
+    live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+    averaged = recipe.average.weights(state.averaged, live)
+    write_tensors(folder / "weights.safetensors", _both(live, averaged), {"recipe": recipe.identity()})
+    started = clock()
+    yield Event("pack", 0, 1, {})
+    tensors, rows = quantize_weights(recipe.quantize, averaged)
+    artifact = pack(recipe.model, tensors, dataset.tokenizer.to_bytes(), recipe.pack)
+    write_bytes(folder / "model.bin", artifact.data)
+    yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
+    seconds["pack"] = clock() - started
+    started = clock()
+    variants = yield from _score_all(recipe, dataset, folder, live, averaged, backend, clock)
+    seconds["score"] = clock() - started
+    result = {
+        **_verdict(recipe, artifact, code, variants[-1]),
+        **facts,
+        "variants": variants,
+        "ledger": [["code", len(code)], *([name, size] for name, size in artifact.ledger)],
+        "quantization": rows,
+        "seconds": seconds,
+        "environment": read_json(folder / "environment.json"),
+    }
+    write_json(folder / "result.json", result)
+    return result
+
+
+def claim_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse to write over another run, and to resume what is not there or is another recipe's."""
+    known = folder / "recipe.json"
+    if not known.is_file():
+        if resume:
+            raise BitgolfError(
+                "no run to resume here", where=str(folder), way_out="start it without --resume"
+            )
+        return
+    if not resume:
+        raise BitgolfError(
+            "this folder holds a run already", where=str(folder), way_out="use --resume, or another --out"
+        )
+    if read_json(known) != to_json(recipe):
+        raise BitgolfError(
+            "this folder holds a run of another recipe",
+            where=str(folder),
+            way_out=f"resume it with the recipe it was started with: bitgolf run {known} --resume",
+        )
+
+
+def describe_run(folder: Path, recipe: Recipe, backend: Backend, code: bytes) -> None:
+    """Write what is known before training: the recipe, the program, the machine."""
+    write_json(folder / "environment.json", environment(backend))
+    write_bytes(folder / "train_gpt.py", code)
+    write_json(folder / "recipe.json", to_json(recipe))
+
+
+def environment(backend: Backend) -> dict[str, Any]:
+    """The machine and the choices made on it."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "backend": backend.reasons,
+    }
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> Iterator[Event]:
+    """What would fail after an hour fails now: data, tables, a round trip through the artifact, two scores."""
+    yield Event("preflight", 0, 1, {})
+    pieces = dataset.tokenizer.vocabulary_size
+    if pieces > recipe.model.vocabulary_size:
+        raise DataError(
+            f"the tokenizer has {pieces} pieces, the model {recipe.model.vocabulary_size}",
+            where=str(dataset.folder),
+            way_out=f"--set model.vocabulary_size={pieces}, or data made with another tokenizer",
+        )
+    length = recipe.data.sequence_length
+    for name, stream in (("training", dataset.train), ("validation", dataset.val)):
+        if stream.tokens <= length:
+            raise DataError(
+                f"the {name} text is shorter than one sequence",
+                where=str(dataset.folder),
+                value=f"{stream.tokens:,} tokens, sequence_length {length}",
+                way_out="use more text or a smaller data.sequence_length",
+            )
+    model = build_model(recipe.model, seed)
+    make_optimizers(recipe.optim, model)
+    tensors, _ = quantize_weights(recipe.quantize, {k: v.detach() for k, v in model.state_dict().items()})
+    unpacked = unpack(pack(recipe.model, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
+    for name, tensor in tensors.items():
+        if not torch.equal(unpacked.weights[name], tensor.dequantize()):
+            raise BitgolfError("the artifact does not give back what was packed", where=name)
+    windows = recipe.score.but(limit_sequences=PREFLIGHT_WINDOWS)
+    tokens = dataset.val.all()
+    for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, windows):
+        pass
+    yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
+
+
+def load_model(unpacked: Unpacked, backend: Backend) -> Model:
+    """The model that a packed artifact describes, with exactly its weights."""
+    return model_with(unpacked.model, unpacked.weights, backend)
+
+
+def model_with(plan: Any, weights: dict[str, Tensor], backend: Backend) -> Model:
+    """A model of this shape with these weights, ready to score."""
+    model = Model(plan)
+    model.load_state_dict(weights)
+    return model.use(backend).eval()
+
+
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    seed: int,
+    model: Model,
+    world: World,
+    clock: Callable[[], float],
+) -> Generator[Event, None, tuple[State, str]]:
+    identity = f"{recipe.identity()}-{seed}-{data_identity(dataset)}"
+    path, metrics = folder / CHECKPOINT, folder / "metrics.jsonl"
+    state = State.load(path, identity) if path.is_file() else None
+    keep_metrics(metrics, state.step if state else 0)
+    optimizers = make_optimizers(recipe.optim, model, world)
+    source = ShardBatches(
+        stream=dataset.train,
+        order=recipe.data.order,
+        length=recipe.data.sequence_length,
+        vocabulary_size=recipe.model.vocabulary_size,
+        bos=dataset.tokenizer.bos,
+    )
+    steps = train(
+        model,
+        recipe.train,
+        optimizers,
+        recipe.average,
+        source,
+        clock=clock,
+        world=world,
+        state=state,
+        identity=identity,
+    )
+    status, saved = "finished", clock()
+    with metrics.open("a") as log:
+        for report in steps:
+            state, status = report.state, report.status
+            if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or status != "running"):
+                log.write(json.dumps(report.row()) + "\n")
+            shown = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
+            yield Event("train", report.progress, 1, shown)
+            due = status == "finished" or clock() - saved >= recipe.train.checkpoint_seconds
+            if world.rank == 0 and due:
+                log.flush()
+                state.save(path)
+                saved = clock()
+    assert state is not None, "a plan has at least one step"
+    return state, status
+
+
+def data_identity(dataset: Dataset) -> str:
+    """16 hex digits that name the training tokens."""
+    hashes = [shard["sha256"] for shard in dataset.passport["splits"]["train"]["shards"]]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def keep_metrics(path: Path, steps: int) -> None:
+    """Drop the lines that a killed run wrote after its last checkpoint; they will be written again."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
+    write_bytes(path, "".join(kept).encode())
+
+
+def _both(live: dict[str, Tensor], averaged: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Live and averaged weights under their names; only the live ones where nothing was averaged."""
+    kept = {f"live/{name}": tensor for name, tensor in live.items()}
+    return kept if averaged is live else kept | {f"averaged/{name}": t for name, t in averaged.items()}
+
+
+def _score_all(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    live: dict[str, Tensor],
+    averaged: dict[str, Tensor],
+    backend: Backend,
+    clock: Callable[[], float],
+) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores."""
+    unpacked = unpack((folder / "model.bin").read_bytes())
+    packed = load_model(unpacked, backend)
+    chunked = recipe.score.but(windows=Chunked(length=recipe.data.sequence_length))
+    cases: list[tuple[str, Model, ScorePlan]] = [
+        ("live", model_with(recipe.model, live, backend), chunked),
+        *([] if averaged is live else [("averaged", model_with(recipe.model, averaged, backend), chunked)]),
+        ("quantized", packed, chunked),
+        ("quantized", packed, recipe.score),
+    ]
+    rows: list[dict[str, Any]] = []
+    for name, model, plan in cases:
+        if rows and rows[-1]["name"] == "quantized" and plan == chunked:
+            continue
+        started = clock()
+        scores = yield from score_split(model, dataset, plan, f"score {name}")
+        rows.append({"name": name, **summary(scores), "seconds": clock() - started})
+    scores.save(folder / "scores.npz")
+    return rows
+
+
+def score_split(
+    model: Model, dataset: Dataset, plan: ScorePlan, stage: str
+) -> Generator[Event, None, Scores]:
+    """Score the validation split of a dataset; its passport says how many bytes must be accounted for."""
+    tokens = dataset.val.all()
+    text_bytes = dataset.passport["splits"]["val"]["text_bytes"]
+    scores = yield from told(scoring(model, tokens, dataset.tokenizer, plan, text_bytes), stage)
+    return scores
+
+
+def told(steps: Generator[tuple[int, int], None, Scores], stage: str) -> Generator[Event, None, Scores]:
+    """The (done, total) steps of a scoring as events of a stage."""
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield Event(stage, done, total, {})
+
+
+def _verdict(recipe: Recipe, artifact: Artifact, code: bytes, score: dict[str, Any]) -> dict[str, Any]:
+    tokenizer_bytes = dict(artifact.ledger).get("tokenizer", 0)
+    free = 0 if recipe.budget.count_tokenizer else tokenizer_bytes
+    total = len(artifact.data) - free + len(code)
+    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "windows")
+    return {
+        "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
+        **{name: score[name] for name in figures},
+        "artifact_bytes": len(artifact.data),
+        "code_bytes": len(code),
+        "total_bytes": total,
+    }
+
+
+def main(recipe: Recipe) -> int:
+    """The command line of a generated script: train on a dataset folder, pack, reload, score."""
+    parser = argparse.ArgumentParser(description=f"bitgolf {recipe.name}, {recipe.identity()}")
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder with passport.json")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    choice = parser.parse_args()
+    try:
+        code = Path(sys.argv[0]).read_bytes()
+        steps = run(
+            recipe, Dataset.open(choice.data), choice.out, choice.seed, code=code, resume=choice.resume
+        )
+        result = print_events(steps)
+    except BitgolfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({name: value for name, value in result.items() if not isinstance(value, (dict, list))}))
+    return 0 if result["status"] == "ok" else 1
+
+
+def print_events(steps: Generator[Event, None, dict[str, Any]]) -> dict[str, Any]:
+    """Drive a run to its end with one line for every tenth of each stage, and return its result."""
+    spoken: tuple[str, int] = ("", -1)
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            return end.value
+        tenth = math.floor(10 * event.done / event.total) if event.total else 10
+        if (event.stage, tenth) != spoken:
+            facts = " ".join(f"{name}={value}" for name, value in event.facts.items())
+            print(f"{event.stage} {10 * tenth}% {facts}", file=sys.stderr, flush=True)
+            spoken = (event.stage, tenth)

@@ -1,0 +1,342 @@
+"""The training loop: a generator of step reports whose caller prints, stores or stops."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.core.average import Averager
+from bitgolf.core.batches import Order
+from bitgolf.core.errors import CheckpointError, PlanError
+from bitgolf.core.files import read_tensors, write_tensors
+from bitgolf.core.optim import Optimizers
+from bitgolf.core.plan import Plan, setting
+from bitgolf.core.schedule import Progress
+from bitgolf.core.shards import TokenStream
+from bitgolf.core.world import World
+
+PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scripts
+CLIP_EPSILON = 1e-6
+STATE_PARTS = ("weights", "optimizer", "averaged", "random")
+STATE_FACTS = ("identity", "step", "seconds", "position", "tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainPlan(Plan):
+    """How long, in which batches.
+
+    train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
+    batch_tokens: of one step, over all processes and micro-batches.
+    accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
+    priming_steps: steps on synthetic batches before the clock starts, then undone.
+    grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
+    checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.
+    """
+
+    steps: int = setting(20000, at_least=1)
+    train_seconds: float = setting(600.0, at_least=0.0)
+    batch_tokens: int = setting(524288, at_least=1)
+    accumulation: int = setting(0, at_least=0)
+    priming_steps: int = setting(0, at_least=0)
+    grad_clip_norm: float = setting(0.0, at_least=0.0)
+    checkpoint_seconds: float = setting(60.0, at_least=0.0)
+    log_steps: int = setting(1, at_least=1)
+
+    def micro_batches(self, world_size: int) -> int:
+        """Micro-batches per step on each process. Raises PlanError where eight cannot be shared out."""
+        if self.accumulation:
+            return self.accumulation
+        if PUBLIC_MICRO_BATCHES % world_size:
+            raise PlanError(
+                [f"train.accumulation: 0 needs a number of processes that divides 8, found {world_size}"]
+            )
+        return PUBLIC_MICRO_BATCHES // world_size
+
+    def rows(self, length: int, world_size: int) -> int:
+        """Sequences in each micro-batch. Raises PlanError when batch_tokens does not divide."""
+        parts = self.micro_batches(world_size) * world_size
+        if self.batch_tokens % (parts * length):
+            raise PlanError(
+                [
+                    f"train.batch_tokens: {self.batch_tokens} must be a multiple of {parts * length} "
+                    f"({parts} micro-batches of sequences of {length} tokens)"
+                ]
+            )
+        return self.batch_tokens // (parts * length)
+
+
+class BatchSource(Protocol):
+    """Where batches come from; the position is all there is to remember between two of them."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in one sequence."""
+
+    def take(self, position: int, rows: int, world: World) -> tuple[Tensor, Tensor, int]:
+        """Inputs and targets (rows, length) of this process, and the position after all processes' rows."""
+
+    def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the same shape that hold no data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardBatches:
+    """Batches of a token stream, in an order.
+
+    Each micro-batch moves the position past the rows of all processes, so W processes with A micro-batches
+    each train on exactly the rows of one process with W * A.
+    """
+
+    stream: TokenStream
+    order: Order
+    length: int
+    vocabulary_size: int
+    bos: int = -1
+
+    def take(self, position: int, rows: int, world: World) -> tuple[Tensor, Tensor, int]:
+        batch, position = self.order.take(
+            self.stream, position, rows, self.length, world.size, world.rank, self.bos
+        )
+        return torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets), position
+
+    def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
+        ids = torch.arange(rows * (self.length + 1)).view(rows, -1) % self.vocabulary_size
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+@dataclasses.dataclass(kw_only=True)
+class State:
+    """All of a training between two steps. The tensors in a report's state are the live ones, not copies."""
+
+    identity: str = ""
+    step: int = 0
+    seconds: float = 0.0
+    position: int = 0
+    tokens: int = 0
+    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    optimizer: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    averaged: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    random: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def copy(self) -> Self:
+        """The same values in memory of their own."""
+        copied = dataclasses.replace(self)
+        for part in STATE_PARTS:
+            tensors = {name: tensor.detach().clone() for name, tensor in getattr(self, part).items()}
+            setattr(copied, part, tensors)
+        return copied
+
+    def save(self, path: Path) -> None:
+        """Write to one file, whole or not at all. With several processes only the first one should."""
+        tensors = {f"{part}/{k}": v for part in STATE_PARTS for k, v in getattr(self, part).items()}
+        write_tensors(path, tensors, {name: getattr(self, name) for name in STATE_FACTS})
+
+    @classmethod
+    def load(cls, path: Path, identity: str) -> Self:
+        """Read what `save` wrote. Raises CheckpointError for a damaged file or another recipe."""
+        tensors, facts = read_tensors(path)
+        if set(facts) != set(STATE_FACTS):
+            raise CheckpointError("not a training state", where=str(path), value=sorted(facts))
+        if facts["identity"] != identity:
+            raise CheckpointError(
+                f"state of another recipe than {identity!r}",
+                where=str(path),
+                value=facts["identity"],
+                way_out="resume with the recipe and seed of that run, or train into another folder",
+            )
+        state = cls(**facts)
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            getattr(state, part)[name] = tensor
+        return state
+
+    def restore(self, model: nn.Module, optimizers: Optimizers) -> None:
+        """Bring a model and its optimizers to this state. Raises CheckpointError for another model."""
+        live = model.state_dict()
+        if {k: v.shape for k, v in live.items()} != {k: v.shape for k, v in self.weights.items()}:
+            odd = sorted(set(live) ^ set(self.weights)) or ["shapes differ"]
+            raise CheckpointError("state of another model", value=odd[0])
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(self.weights[name])
+        optimizers.restore(self.optimizer)
+        torch.set_rng_state(self.random["cpu"].cpu())
+        if "cuda" in self.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.random["cuda"].cpu())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did.
+
+    status: running, finished (the last one), or diverged (also the last; weights as before the bad step).
+    nats_per_token: loss of the whole global batch before the step. gradient_norm: before clipping.
+    seconds: of training so far, without whatever the caller does between two reports.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+    progress: float
+    nats_per_token: float
+    scale: float
+    momentum: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    status: str
+    state: State
+
+    def row(self) -> dict[str, Any]:
+        """The report as one line of metrics."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "state"}
+
+
+def train(
+    model: nn.Module,
+    plan: TrainPlan,
+    optimizers: Optimizers,
+    averager: Averager,
+    batches: BatchSource,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    world: World | None = None,
+    state: State | None = None,
+    identity: str = "",
+) -> Iterator[StepReport]:
+    """Train, yielding a report after every step; the clock stands still while the caller holds one.
+
+    state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
+    Each report carries the whole state: save or copy it before asking for the next report.
+    """
+    world = world or World()
+    rows, micro_batches = plan.rows(batches.length, world.size), plan.micro_batches(world.size)
+    state = _begin(model, optimizers, averager, state, identity)
+    _prime(model, plan, optimizers, [batches.synthetic(rows)] * micro_batches, world, state)
+    model.train()
+    started = clock()
+    while _progress(plan, state).fraction < 1.0:
+        scale = optimizers.plan.schedule.scale(_progress(plan, state))
+        momentum = optimizers.momentum(state.step)
+        pairs, position = [], state.position
+        for _ in range(micro_batches):
+            inputs, targets, position = batches.take(position, rows, world)
+            pairs.append((inputs, targets))
+        loss, norm = _gradients(model, optimizers, pairs, world)
+        diverged = not (math.isfinite(loss) and math.isfinite(norm))
+        if not diverged:
+            _update(plan, optimizers, scale, state.step, norm)
+            state.step, state.position = state.step + 1, position
+            state.tokens += plan.batch_tokens
+            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state))
+            state.optimizer, state.random = optimizers.state(), _random_state()
+        _wait(state.weights)
+        spent = world.from_first(clock() - started)
+        state.seconds += spent
+        fraction = _progress(plan, state).fraction
+        yield StepReport(
+            step=state.step,
+            steps=plan.steps,
+            seconds=state.seconds,
+            progress=min(fraction, 1.0),
+            nats_per_token=loss,
+            scale=scale,
+            momentum=momentum,
+            gradient_norm=norm,
+            tokens=state.tokens,
+            tokens_per_second=plan.batch_tokens / spent if spent > 0 else 0.0,
+            status="diverged" if diverged else "finished" if fraction >= 1.0 else "running",
+            state=state,
+        )
+        if diverged:
+            return
+        started = clock()
+
+
+def _begin(
+    model: nn.Module, optimizers: Optimizers, averager: Averager, saved: State | None, identity: str
+) -> State:
+    """A state that holds the live tensors, at the start or where the saved one stopped."""
+    if saved is not None:
+        saved.restore(model, optimizers)
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    device = next(iter(weights.values())).device
+    state = State(identity=identity) if saved is None else saved.copy()
+    state.weights, state.optimizer, state.random = weights, optimizers.state(), _random_state()
+    if saved is None:
+        state.averaged = averager.start(weights)
+    else:
+        state.averaged = {name: tensor.to(device) for name, tensor in state.averaged.items()}
+    return state
+
+
+def _prime(
+    model: nn.Module,
+    plan: TrainPlan,
+    optimizers: Optimizers,
+    pairs: list[tuple[Tensor, Tensor]],
+    world: World,
+    state: State,
+) -> None:
+    """Real steps on synthetic batches, so that compilation and first allocations are over; then undone."""
+    if plan.priming_steps == 0:
+        return
+    before = state.copy()
+    model.train()
+    for step in range(plan.priming_steps):
+        _, norm = _gradients(model, optimizers, pairs, world)
+        _update(plan, optimizers, 1.0, step, norm)
+    optimizers.zero()
+    before.restore(model, optimizers)
+    state.optimizer = optimizers.state()
+    _wait(state.weights)
+
+
+def _gradients(
+    model: nn.Module, optimizers: Optimizers, pairs: list[tuple[Tensor, Tensor]], world: World
+) -> tuple[float, float]:
+    """Leave the gradient of the global batch in the parameters; its mean loss and the gradient's length."""
+    optimizers.zero()
+    device = next(model.parameters()).device
+    losses = []
+    for inputs, targets in pairs:
+        loss = model(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+        (loss / len(pairs)).backward()
+        losses.append(loss.detach().float())
+    gradients = optimizers.gradients()
+    mean = torch.stack(losses).mean()
+    world.average([*gradients, mean])
+    norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
+    found = torch.stack([mean, norm]).tolist()  # the one wait for the device before the update
+    return found[0], found[1]
+
+
+def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, step: int, norm: float) -> None:
+    if plan.grad_clip_norm > 0:
+        factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
+        if factor < 1.0:
+            torch._foreach_mul_(optimizers.gradients(), factor)
+    optimizers.step(scale, step)
+
+
+def _progress(plan: TrainPlan, state: State) -> Progress:
+    return Progress(state.step, plan.steps, state.seconds, plan.train_seconds)
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Where torch's own random numbers stand."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _wait(weights: dict[str, Tensor]) -> None:
+    """Let the device finish, so that the clock reads what was done and not what was asked for."""
+    if next(iter(weights.values())).is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,54 @@
+"""The processes that train together: one by default, several under torchrun."""
+
+import dataclasses
+import os
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Which process this is, of how many. With one process nothing here communicates."""
+
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place and the same on each of them."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes; one message for all of them."""
+        if self.size == 1 or not tensors:
+            return
+        flat = self.sum(torch.cat([tensor.reshape(-1).float() for tensor in tensors])).div_(self.size)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view_as(tensor))
+
+    def from_first(self, value: float) -> float:
+        """The first process's value, on all of them: what they must decide alike, such as the time."""
+        if self.size == 1:
+            return value
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        mine = torch.tensor(value if self.rank == 0 else 0.0, dtype=torch.float64, device=device)
+        return self.sum(mine).item()
+
+
+def join_world(device: str) -> World:
+    """The world that torchrun's environment variables describe; a single process without them."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    return World(rank=distributed.get_rank(), size=size)
+
+
+def leave_world(world: World) -> None:
+    """End the connections that `join_world` made."""
+    if world.size > 1:
+        distributed.destroy_process_group()

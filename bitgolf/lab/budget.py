@@ -1,0 +1,119 @@
+"""Forecasts before training: bytes by tensor, memory, work. A run that cannot fit is refused at its start."""
+
+import math
+from typing import Any
+
+import torch
+
+from bitgolf.core.average import NoAverage
+from bitgolf.core.errors import BudgetError
+from bitgolf.core.model import ModelPlan, keyed_generator, parameter_shapes
+from bitgolf.core.optim import MuonRule, assign_parameters
+from bitgolf.core.quantize import QuantTensor, quantize_weights
+from bitgolf.core.recipe import Recipe
+
+SAMPLED_ELEMENTS = 65536  # of each tensor; its entropy is taken to hold for the whole
+TRAINED_STD = 0.3  # of a typical trained matrix; matters only to rules with a scale floor
+CODER_OVERHEAD = 1.01  # of general compressors over the entropy of the codes
+KEPT_SHARE = 0.9  # what is left of float16 numbers after compression
+FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
+
+
+def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[str, Any]:
+    """Parameters, packed bytes by tensor, memory and work of a recipe; nothing is trained.
+
+    Bytes come from quantizing Gaussian weights of the right shapes by the recipe's own rules.
+    """
+    shapes = parameter_shapes(recipe.model)
+    rows = _tensor_rows(recipe, shapes)
+    artifact_bytes = sum(row["bytes"] for row in rows) + tokenizer_bytes
+    counted = artifact_bytes - (0 if recipe.budget.count_tokenizer else tokenizer_bytes)
+    total = counted + code_bytes
+    return {
+        "recipe": recipe.name,
+        "parameters": sum(row["elements"] for row in rows),
+        "artifact_bytes": artifact_bytes,
+        "code_bytes": code_bytes,
+        "total_bytes": total,
+        "budget_bytes": recipe.budget.budget_bytes,
+        "headroom_bytes": recipe.budget.budget_bytes - total,
+        "memory_bytes": memory_bytes(recipe, shapes),
+        "flops_per_token": flops_per_token(recipe.model, recipe.data.sequence_length),
+        "flops_per_step": flops_per_token(recipe.model, recipe.data.sequence_length)
+        * recipe.train.batch_tokens,
+        "tensors": rows,
+    }
+
+
+def refuse_over_budget(facts: dict[str, Any]) -> None:
+    """Raise BudgetError where even a lucky forecast does not fit."""
+    total, budget = facts["total_bytes"], facts["budget_bytes"]
+    if total > budget * (1 + FORECAST_ERROR):
+        largest = max(facts["tensors"], key=lambda row: row["bytes"])
+        raise BudgetError(
+            f"about {total:,} bytes are forecast ({facts['code_bytes']:,} of them code)",
+            where="budget.budget_bytes",
+            value=budget,
+            way_out=f"raise the budget, or make the model smaller (largest: {largest['name']}, "
+            f"{largest['bytes']:,} bytes)",
+        )
+
+
+def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+    whole = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    chosen = recipe.quantize.assign(whole)
+    rows = []
+    for name, shape in shapes.items():
+        rule = recipe.quantize.rules[chosen[name]]
+        some = (min(shape[0], max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))), *shape[1:])
+        weight = TRAINED_STD * torch.randn(some, generator=keyed_generator(0, name))
+        plan = recipe.quantize.but(rules=(rule.but(patterns=("*",), more_than=0, axes=0),))
+        tensors, report = quantize_weights(plan, {name: weight})
+        share = CODER_OVERHEAD if isinstance(tensors[name], QuantTensor) else KEPT_SHARE
+        elements = math.prod(shape)
+        scale = share * elements / weight.numel()
+        rows.append(
+            {
+                "name": name,
+                "shape": "x".join(map(str, shape)),
+                "elements": elements,
+                "rule": type(rule.quantizer).__name__,
+                "bits": report[0]["bits"],
+                "bytes": math.ceil(report[0]["bytes"] * scale),
+            }
+        )
+    return rows
+
+
+def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
+    """Multiplications and additions of one training token, forward and backward."""
+    shapes = parameter_shapes(model)
+    matrices = sum(
+        math.prod(shape) for name, shape in shapes.items() if name.startswith("blocks.") and "weight" in name
+    )
+    head = model.vocabulary_size * model.width
+    return 6 * (matrices + head) + 6 * model.layers * sequence_length * model.width
+
+
+def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Peak memory of training in one process: weights, gradients, optimizer, average, activations."""
+    table = assign_parameters(
+        recipe.optim, {name: torch.empty(s, device="meta") for name, s in shapes.items()}
+    )
+    states = {
+        name: 1 if isinstance(row.rule, MuonRule) else 2
+        for row, names in zip(recipe.optim.rows, table)
+        for name in names
+    }
+    averaged = 0 if isinstance(recipe.average, NoAverage) else 1
+    weights = sum(4 * math.prod(shape) * (2 + states[name] + averaged) for name, shape in shapes.items())
+    return weights + activation_bytes(recipe)
+
+
+def activation_bytes(recipe: Recipe) -> int:
+    """What one micro-batch keeps for its backward pass, two bytes a number; logits also in float32."""
+    model, length = recipe.model, recipe.data.sequence_length
+    tokens = recipe.train.rows(length, 1) * length
+    attention = model.heads * length // 2
+    layer = 12 * model.width + 3 * model.hidden_width() + attention
+    return 2 * tokens * layer * model.layers + 8 * tokens * model.vocabulary_size

@@ -1,0 +1,242 @@
+"""The verbs of the command line. Each ends with a block of `name: value` lines, or one JSON object."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.metric import summary
+from bitgolf.core.plan import diff, to_json
+from bitgolf.core.recipe import Recipe
+from bitgolf.lab import screen
+from bitgolf.lab.budget import forecast as forecast_recipe
+from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
+from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.work import sample_text, score_artifact, work
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, squeeze and prove the best language model that fits in N bytes. Start with: bitgolf demo",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, e.g. --set train.steps=100."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the initial weights.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Dataset folder, text file or folder, hf:OWNER/NAME, sotu.")
+]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name, file.py:function, or recipe.json.")]
+ModelName = Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or a model.bin.")]
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    train_seconds: Annotated[
+        float | None, typer.Option(help="Seconds of training; 180 if not given.")
+    ] = None,
+    seed: Seed = 1337,
+    as_json: Json = False,
+) -> None:
+    """The whole story on real text, in under five minutes on two cores.
+
+    Trains a small model on two centuries of State of the Union addresses, packs it under 1,000,000 bytes,
+    reloads the packed bytes, scores them beside xz, zstd and brotli, and writes report.html.
+
+    Example: bitgolf demo --train-seconds 60
+    """
+    changes = [] if train_seconds is None else [f"train.train_seconds={train_seconds}"]
+    folder = out or _free_folder(Path("runs/demo"))
+    steps = work(find_recipe("demo", changes), "sotu", folder, seed, against_rivals=True)
+    _finish(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    changes: Changes = None,
+    data: Data = "sotu",
+    out: Out = None,
+    seed: Seed = 1337,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train, squeeze, reload and score a recipe; everything lands in a run folder.
+
+    Example: bitgolf run demo --set train.train_seconds=60 --out runs/short
+    """
+    chosen = find_recipe(recipe, changes or [])
+    folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
+    result = screen.follow(work(chosen, data, folder, seed, resume=resume))
+    _finish(result, as_json, f"bitgolf score {folder}")
+
+
+def _free_folder(path: Path) -> Path:
+    """The path, or the first of path-2, path-3 ... that holds no run yet."""
+    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    return next(folder for folder in candidates if not (folder / "recipe.json").exists())
+
+
+def _finish(result: dict[str, Any], as_json: bool, following: str) -> None:
+    header = ("weights", "windows", "bits per byte", "nats per token", "seconds")
+    keys = ("name", "windows", "bits_per_byte", "nats_per_token", "seconds")
+    rows = [[variant.get(key) for key in keys] for variant in result.get("variants", [])]
+    if rows:
+        screen.table("Live, averaged and quantized weights, side by side", header, rows, as_json=as_json)
+    if "rivals" in result:
+        rivals = [
+            (row["name"], row["primed_bits_per_byte"], row["alone_bits_per_byte"]) for row in result["rivals"]
+        ]
+        ours = ("this model", result.get("bits_per_byte"), None)
+        title = "The same text by general compressors, in bits per byte"
+        columns = ("", "with the training text", "alone")
+        screen.table(title, columns, [ours, *rivals], as_json=as_json)
+    if "sample" in result and not as_json:
+        print(f"A sample\n{result['sample'].strip()}\n")
+    screen.close({**result, "next": following}, as_json=as_json)
+    if result["status"] != "ok":
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    recipe: RecipeName,
+    changes: Changes = None,
+    script: Annotated[bool, typer.Option("--script", help="Print the single file that it becomes.")] = False,
+    packed: Annotated[bool, typer.Option("--packed", help="With --script: self-extracting.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A recipe at a glance, or the one file that it becomes.
+
+    Example: bitgolf show demo --script > train_gpt.py
+    """
+    chosen = find_recipe(recipe, changes or [])
+    if script:
+        source = flatten(chosen)
+        sys.stdout.buffer.write(pack_script(source) if packed else source.encode())
+        return
+    rows = [(path, _brief(right)) for path, _, right in diff(Recipe(), chosen)]
+    screen.table(
+        f"{chosen.name}: what differs from the defaults", ("setting", "value"), rows, as_json=as_json
+    )
+    facts = {"recipe": chosen.name, "recipe_identity": chosen.identity(), "settings": to_json(chosen)}
+    screen.close(facts, as_json=as_json)
+
+
+def _brief(value: Any) -> str:
+    return screen.number(value) if isinstance(value, (int, float)) else str(value)
+
+
+@app.command()
+def data(
+    source: Annotated[
+        str, typer.Argument(help="sotu, text file or folder, hf:OWNER/NAME, a dataset.")
+    ] = "sotu",
+    vocabulary_size: Annotated[int, typer.Option(help="Pieces of the tokenizer trained on it.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Tokenize a text once and print its passport; of a dataset, check every hash.
+
+    Example: bitgolf data my_texts/ --vocabulary-size 2048
+    """
+    dataset = screen.follow(find_dataset(source, vocabulary_size))
+    dataset.verify()
+    passport = dataset.passport
+    header = ("split", "documents", "text bytes", "tokens", "bytes per token")
+    rows = [
+        (name, part["documents"], part["text_bytes"], part["tokens"], part["text_bytes"] / part["tokens"])
+        for name, part in passport["splits"].items()
+    ]
+    screen.table(f"{passport['name']}", header, rows, as_json=as_json)
+    screen.close({"folder": str(dataset.folder), "verified": True, **passport}, as_json=as_json)
+
+
+@app.command()
+def score(
+    model: ModelName,
+    text: Annotated[Path | None, typer.Option("--text", help="Score this file.")] = None,
+    dataset: Annotated[Path | None, typer.Option("--data", help="Score this dataset's validation.")] = None,
+    changes: Changes = None,
+    as_json: Json = False,
+) -> None:
+    """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
+
+    Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
+    """
+    path, unpacked = find_artifact(model)
+    scores = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
+    facts = {"artifact": str(path), "artifact_bytes": path.stat().st_size, **summary(scores)}
+    screen.close(facts, as_json=as_json)
+
+
+@app.command()
+def sample(
+    model: ModelName,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    seed: Seed = 1337,
+    as_json: Json = False,
+) -> None:
+    """Text from a packed model.
+
+    Example: bitgolf sample runs/demo --prompt "My fellow citizens"
+    """
+    path, unpacked = find_artifact(model)
+    text = sample_text(unpacked, prompt=prompt, tokens=tokens, temperature=temperature, seed=seed)
+    if not as_json:
+        print(prompt + text + "\n")
+    screen.close(
+        {"artifact": str(path), "tokens": tokens, "temperature": temperature, "seed": seed}
+        | ({"prompt": prompt, "text": text} if as_json else {}),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def compare(left: RecipeName, right: RecipeName, as_json: Json = False) -> None:
+    """Where two recipes differ, setting by setting.
+
+    Example: bitgolf compare baseline demo
+    """
+    changes = diff(find_recipe(left), find_recipe(right))
+    rows = [(path, _brief(a), _brief(b)) for path, a, b in changes]
+    screen.table(f"{left} against {right}", ("setting", left, right), rows, as_json=as_json)
+    facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
+    facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
+    screen.close(facts, as_json=as_json)
+
+
+@app.command()
+def forecast(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> None:
+    """What a recipe will weigh and cost, before any training.
+
+    Example: bitgolf forecast baseline --set model.layers=11
+    """
+    chosen = find_recipe(recipe, changes or [])
+    facts = forecast_recipe(chosen, len(pack_script(flatten(chosen))))
+    header = ("tensor", "shape", "rule", "bits", "bytes")
+    rows = [[row[key] for key in ("name", "shape", "rule", "bits", "bytes")] for row in facts["tensors"]]
+    screen.table(f"{chosen.name}: forecast", header, rows, as_json=as_json)
+    screen.close(facts, as_json=as_json)
+    if facts["headroom_bytes"] < 0:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The console script: errors become one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except BitgolfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

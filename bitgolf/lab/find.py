@@ -1,0 +1,90 @@
+"""From what the user typed to what it names: a recipe, a dataset, a run, an artifact."""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from bitgolf import recipes
+from bitgolf.core.artifact import Unpacked, unpack
+from bitgolf.core.errors import BitgolfError, nearest
+from bitgolf.core.files import read_json
+from bitgolf.core.plan import from_json, parse_changes
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import Event
+from bitgolf.core.shards import Dataset
+from bitgolf.lab.corpora import build_dataset, dataset_name, source_from
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with bitgolf."""
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+
+
+def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
+    return parse_changes(_read_recipe(text), changes)
+
+
+def _read_recipe(text: str) -> Recipe:
+    path, colon, function = text.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_python(Path(path), function)
+    if Path(text).is_dir():
+        return from_json(Recipe, read_json(Path(text) / "recipe.json"))
+    if text.endswith(".json"):
+        return from_json(Recipe, read_json(Path(text)))
+    if text not in recipe_names():
+        raise BitgolfError(
+            "no such recipe",
+            where=text,
+            way_out=f"{nearest(text, recipe_names())}; or give file.py:function or a recipe.json",
+        )
+    return getattr(importlib.import_module(f"{recipes.__name__}.{text}"), text)()
+
+
+def _from_python(path: Path, function: str) -> Recipe:
+    if not path.is_file():
+        raise BitgolfError("no such recipe file", where=str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function)()
+    except BitgolfError:
+        raise
+    except Exception as error:  # a user's file can fail in any way; say which and where
+        raise BitgolfError(f"{type(error).__name__}: {error}", where=f"{path}:{function}") from error
+    if not isinstance(made, Recipe):
+        raise BitgolfError("does not return a Recipe", where=f"{path}:{function}", value=type(made).__name__)
+    return made
+
+
+def cache_folder() -> Path:
+    """Where datasets are kept between runs: BITGOLF_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BITGOLF_CACHE") or Path(home) / "bitgolf")
+
+
+def find_dataset(text: str, vocabulary_size: int) -> Generator[Event, None, Dataset]:
+    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress."""
+    if (Path(text) / "passport.json").is_file():
+        return Dataset.open(Path(text))
+    source = source_from(text)
+    folder = cache_folder() / dataset_name(source, vocabulary_size)
+    if (folder / "passport.json").is_file():
+        return Dataset.open(folder)
+    for stage, done, total in build_dataset(source, folder, vocabulary_size=vocabulary_size):
+        yield Event(stage, done, total, {})
+    return Dataset.open(folder)
+
+
+def find_artifact(text: str) -> tuple[Path, Unpacked]:
+    """A packed model by its file or its run folder, read and checked."""
+    path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
+    if not path.is_file():
+        raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
+    return path, unpack(path.read_bytes())

@@ -1,0 +1,183 @@
+"""What a dataset is made of, checked while it is built: counts, hashes, text shared by both splits."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitgolf.core.errors import DataError
+from bitgolf.core.files import sha256_of
+from bitgolf.core.shards import PASSPORT_FORMAT, TokenStream
+from bitgolf.core.tokenizer import Tokenizer
+
+GRAM_WORDS = 13
+SCAN_BYTES = 1 << 22  # text looked at in one go
+# Odd multipliers of two polynomial hashes modulo 2^64, over the bytes of a word and over the words of a gram.
+BYTE_FACTOR, WORD_FACTOR = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
+# Letters and digits, lower-cased, count as themselves, bytes above ASCII too; all else separates words.
+WORD_BYTES = np.array(
+    [ord(chr(b).lower()) if b > 127 or chr(b).isalnum() else 0 for b in range(128)] + list(range(128, 256)),
+    np.uint8,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFacts:
+    """What one split says about itself in the passport."""
+
+    documents: int
+    text_bytes: int
+    token_bytes: int
+    tokens: int
+    text_sha256: str | None
+    shards: list[dict[str, Any]]
+
+
+def make_passport(
+    name: str, rule: str, tokenizer: Tokenizer, train: SplitFacts, val: SplitFacts, overlap: dict[str, int]
+) -> dict[str, Any]:
+    """The data passport, as it is written to passport.json."""
+    return {
+        "format": PASSPORT_FORMAT,
+        "name": name,
+        "rule": rule,
+        "tokenizer_identity": tokenizer.identity,
+        "tokenizer_lossless": tokenizer.lossless,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "splits": {"train": dataclasses.asdict(train), "val": dataclasses.asdict(val)},
+        "overlap": overlap,
+    }
+
+
+def split_facts(paths: Sequence[Path], tokenizer: Tokenizer, documents: Sequence[bytes] | None) -> SplitFacts:
+    """Count what the shards hold, and compare it with the documents they were made from if these are known.
+
+    Without documents the text has as many bytes as its tokens stand for.
+    """
+    stream = TokenStream(paths)
+    counted, last = 0, np.array([max(tokenizer.bos, 0)], np.uint16)
+    for start in range(0, stream.tokens, SCAN_BYTES):
+        part = stream.read(start, min(SCAN_BYTES, stream.tokens - start))
+        counted += int(tokenizer.token_bytes(part, np.concatenate([last, part[:-1]])).sum())
+        last = part[-1:]
+        if int(part.max()) >= tokenizer.vocabulary_size:
+            raise DataError(
+                f"a token is past the vocabulary of {tokenizer.vocabulary_size}",
+                where=", ".join(path.name for path in paths),
+                value=int(part.max()),
+                way_out="give the tokenizer that made these shards",
+            )
+    shards = [
+        {
+            "name": path.name,
+            "tokens": len(TokenStream([path]).all()),
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+        }
+        for path in paths
+    ]
+    starts = len(stream.documents(tokenizer.bos)) if tokenizer.bos >= 0 else None
+    if documents is None:
+        return SplitFacts(starts or 1, counted, counted, stream.tokens, None, shards)
+    text_bytes, digest = sum(map(len, documents)), hashlib.sha256()
+    for document in documents:
+        digest.update(document)
+    if starts not in (None, len(documents)):
+        raise DataError(f"BOS count is not the {len(documents)} documents", value=starts)
+    if tokenizer.lossless and counted != text_bytes:
+        raise DataError(f"bytes of the tokens are not the {text_bytes} of the text", value=counted)
+    return SplitFacts(len(documents), text_bytes, counted, stream.tokens, digest.hexdigest(), shards)
+
+
+def shard_documents(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[bytes]:
+    """The text of each document in shards, as far as the tokenizer kept it."""
+    stream = TokenStream(paths)
+    starts = stream.documents(tokenizer.bos).tolist() if tokenizer.bos >= 0 else []
+    edges = sorted({0, *starts, stream.tokens})
+    for start, end in zip(edges[:-1], edges[1:]):
+        yield tokenizer.decode(stream.read(start, end - start))
+
+
+def scan_overlap(train: Iterable[bytes], val: Iterable[bytes]) -> Iterator[tuple[int, dict[str, int]]]:
+    """Look for validation text in the training text; yields bytes read so far and what was found so far.
+
+    exact_documents: validation documents that are training documents. shared_13grams: how many of the
+    checked_13grams (different runs of 13 words in validation) occur in a training document.
+    """
+    digests: list[bytes] = []
+    grams = [np.zeros(0, np.uint64)]
+    for group in _groups(val):
+        digests += map(_digest, group)
+        grams.append(np.unique(word_grams(group)))
+    wanted = np.unique(np.concatenate(grams))
+    seen, found = np.zeros(len(wanted), bool), set[bytes]()
+    known, done = set(digests), 0
+
+    def result() -> dict[str, int]:
+        return {
+            "exact_documents": sum(digest in found for digest in digests),
+            "shared_13grams": int(seen.sum()),
+            "checked_13grams": len(wanted),
+        }
+
+    yield 0, result()
+    for group in _groups(train):
+        found |= known.intersection(map(_digest, group))
+        if len(wanted):
+            there = word_grams(group)
+            places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+            seen[places[wanted[places] == there]] = True
+        done += sum(map(len, group))
+        yield done, result()
+
+
+def word_grams(documents: Sequence[bytes]) -> np.ndarray:
+    """A 64-bit hash of every run of 13 words inside a document; case and punctuation do not count."""
+    text = np.frombuffer(b"\0" + b"\0".join(documents) + b"\0", np.uint8)
+    letters = WORD_BYTES[text]
+    inside = letters > 0
+    starts = np.flatnonzero(inside[1:] & ~inside[:-1]) + 1
+    ends = np.flatnonzero(inside[:-1] & ~inside[1:]) + 1
+    if len(starts) < GRAM_WORDS:
+        return np.zeros(0, np.uint64)
+    words = _window_hashes(letters, starts, ends, BYTE_FACTOR)
+    first = np.arange(len(words) - GRAM_WORDS + 1)
+    grams = _window_hashes(words, first, first + GRAM_WORDS, WORD_FACTOR)
+    document_ends = np.cumsum([1 + len(document) for document in documents])
+    document = np.searchsorted(document_ends, starts, side="left")
+    return grams[document[first] == document[first + GRAM_WORDS - 1]]
+
+
+def _window_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
+    """Hashes of values[start:end], equal where the values are: value x factor^place, moved to place 0."""
+    inverse = pow(factor, -1, 1 << 64)
+    weighted = np.cumsum(values.astype(np.uint64) * _powers(factor, len(values)), dtype=np.uint64)
+    sums = np.concatenate([np.zeros(1, np.uint64), weighted])
+    hashes = (sums[ends] - sums[starts]) * _powers(inverse, len(values))[starts]
+    return (hashes ^ (hashes >> np.uint64(29))) * np.uint64(BYTE_FACTOR)
+
+
+def _powers(factor: int, count: int) -> np.ndarray:
+    factors = np.full(count, factor, np.uint64)
+    factors[:1] = 1
+    return np.multiply.accumulate(factors)
+
+
+def _groups(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Documents in groups of about SCAN_BYTES."""
+    group, size = [], 0
+    for document in documents:
+        group.append(document)
+        size += len(document)
+        if size >= SCAN_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _digest(document: bytes) -> bytes:
+    return hashlib.sha256(document).digest()

@@ -1,0 +1,185 @@
+"""The public challenge's files: checkpoints read, int8 artifacts read and written, nothing in them executed.
+
+`final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` is zlib around a pickled table
+of int8 codes, scales and small tensors. Both are loaded with weights_only, their size bounded first.
+"""
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.model import ModelPlan, Plain, USkips, parameter_shapes
+from bitgolf.core.quantize import KeptTensor, QuantTensor, public_int8, quantize_weights
+
+INT8_FORMAT = "int8_clean_per_row_v1"
+INT8_TABLES = ("quantized", "scales", "dtypes", "passthrough")
+MAX_FILE_BYTES = 2**30
+DTYPES = {
+    str(kind).removeprefix("torch."): kind
+    for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
+
+class PublicFileError(BitgolfError):
+    """A file is not what the public scripts write."""
+
+
+def read_public(path: Path) -> dict[str, Tensor]:
+    """The state dict in a public checkpoint or int8 artifact, in the number types it was trained with."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PublicFileError(f"cannot read: {error.strerror}", where=str(path)) from None
+    try:
+        state = load_tensors(data) if data[:2] == b"PK" else unpack_public_int8(data)
+    except PublicFileError as error:
+        raise PublicFileError(error.what, where=str(path), value=error.value, way_out=error.way_out) from None
+    wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if wrong or not state:
+        raise PublicFileError("expected a state dict of tensors only", where=str(path), value=wrong[:3])
+    return state
+
+
+def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict as weights of our model: float32, without empty tensors."""
+    return {name: tensor.float() for name, tensor in state.items() if tensor.numel()}
+
+
+def load_tensors(data: bytes) -> dict[str, Any]:
+    """What torch.save wrote, tensors and plain containers only; anything that would run code is refused."""
+    way_out = "expected a file that torch.save wrote, with tensors only"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > min(MAX_FILE_BYTES, 2 * len(data) + 2**16):
+            raise PublicFileError("claims more bytes than it has", value=claimed, way_out=way_out)
+        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except PublicFileError:
+        raise
+    except Exception as error:  # torch and zipfile raise a dozen kinds for damaged or hostile files
+        first_line = str(error).strip().partition("\n")[0][:200]
+        raise PublicFileError(f"not a safe torch file: {first_line}", way_out=way_out) from None
+    if not isinstance(value, dict):
+        raise PublicFileError("expected a dictionary", value=type(value).__name__, way_out=way_out)
+    return value
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """A whole zlib stream of at most `limit` bytes."""
+    decoder = zlib.decompressobj()
+    try:
+        result = decoder.decompress(data, limit)
+    except zlib.error as error:
+        raise PublicFileError(f"neither a torch file nor a zlib stream: {error}") from None
+    if decoder.unconsumed_tail:
+        raise PublicFileError(f"decodes to more than {limit:,} bytes")
+    if not decoder.eof or decoder.unused_data:
+        fault = "bytes after the zlib stream" if decoder.eof else "the zlib stream is cut short"
+        raise PublicFileError(fault, value=f"{len(data):,} bytes")
+    return result
+
+
+def unpack_public_int8(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict that the baseline loads from its packed file."""
+    table = load_tensors(inflate(data, limit))
+    if table.get("__quant_format__") != INT8_FORMAT:
+        raise PublicFileError(
+            f"expected the format {INT8_FORMAT}",
+            value=table.get("__quant_format__"),
+            way_out="other formats: issues",
+        )
+    missing = [key for key in INT8_TABLES if not isinstance(table.get(key), dict)]
+    if missing:
+        raise PublicFileError("tables are missing", value=missing)
+    state = {name: dequantize_public(name, table) for name in table["quantized"]}
+    original = table.get("passthrough_orig_dtypes", {})
+    for name, tensor in table["passthrough"].items():
+        state[name] = tensor.to(DTYPES[original[name]]) if original.get(name) in DTYPES else tensor
+    return state
+
+
+def dequantize_public(name: str, table: Mapping[str, Any]) -> Tensor:
+    """One tensor: codes times its scale or the scales of its rows."""
+    codes, scales, dtype = table["quantized"][name], table["scales"].get(name), table["dtypes"].get(name)
+    if not isinstance(codes, Tensor) or not isinstance(scales, Tensor) or dtype not in DTYPES:
+        raise PublicFileError("codes, scale or number type is missing", value=name)
+    if scales.ndim and scales.shape != codes.shape[:1]:
+        raise PublicFileError("not one scale a row", value=[name, tuple(codes.shape), tuple(scales.shape)])
+    shaped = scales.float().reshape(-1, *[1] * (codes.ndim - 1)) if scales.ndim else scales.float()
+    return (codes.float() * shaped).to(DTYPES[dtype])
+
+
+def public_int8_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The table that the baseline pickles: codes, scales, and what stays as it is."""
+    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    tensors, _ = quantize_weights(public_int8(), {name: tensor.float() for name, tensor in floats.items()})
+    table: dict[str, Any] = {key: {} for key in (*INT8_TABLES, "qmeta", "passthrough_orig_dtypes")}
+    for name, tensor in state.items():
+        dtype, packed = str(tensor.dtype).removeprefix("torch."), tensors.get(name)
+        if isinstance(packed, QuantTensor):
+            rows = tensor.ndim == 2
+            table["quantized"][name] = packed.codes.reshape(tensor.shape)
+            table["scales"][name] = packed.scales if rows else packed.scales[0]
+            table["dtypes"][name] = dtype
+            table["qmeta"] |= {name: {"scheme": "per_row", "axis": 0}} if rows else {}
+            continue
+        kept = packed.values if isinstance(packed, KeptTensor) else tensor
+        table["passthrough"][name] = kept.contiguous()
+        if kept.dtype == torch.float16 and dtype in ("float32", "bfloat16"):
+            table["passthrough_orig_dtypes"][name] = dtype
+    optional = {key: table[key] for key in ("qmeta", "passthrough_orig_dtypes") if table[key]}
+    return {"__quant_format__": INT8_FORMAT, **{key: table[key] for key in INT8_TABLES}, **optional}
+
+
+def pack_public_int8(state: Mapping[str, Tensor]) -> bytes:
+    """`final_model.int8.ptz` as the baseline writes it: zlib level 9 around torch.save."""
+    buffer = io.BytesIO()
+    torch.save(public_int8_table(state), buffer)
+    return zlib.compress(buffer.getvalue(), level=9)
+
+
+def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPlan:
+    """The model plan behind a public state dict; what shapes do not show (logit_softcap, rope_base) is given.
+
+    Raises PublicFileError when a tensor is missing, or belongs to a technique that the plan cannot express.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if tensor.numel()}
+    needed = (
+        "tok_emb.weight",
+        *(f"blocks.0.{part}" for part in ("attn.q_gain", "attn.c_k.weight", "mlp.fc.weight")),
+    )
+    missing = [name for name in needed if name not in shapes]
+    if missing:
+        raise PublicFileError("not a model of the baseline's kind: tensors are missing", value=missing)
+    vocabulary_size, width = shapes["tok_emb.weight"]
+    heads = shapes["blocks.0.attn.q_gain"][0]
+    hidden = shapes["blocks.0.mlp.fc.weight"][0]
+    layers = [int(found.group(1)) for found in map(re.compile(r"blocks\.(\d+)\.").match, shapes) if found]
+    mlp = {"mlp_hidden": hidden} if hidden % width else {"mlp_multiplier": hidden / width}
+    plan = ModelPlan(
+        vocabulary_size=vocabulary_size,
+        width=width,
+        layers=1 + max(layers),
+        heads=heads,
+        kv_heads=shapes["blocks.0.attn.c_k.weight"][0] * heads // width,
+        tied="lm_head.weight" not in shapes,
+        route=USkips() if "skip_weights" in shapes else Plain(),
+    ).but(**{**mlp, **settings})
+    expected = parameter_shapes(plan)
+    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
+    if wrong:
+        raise PublicFileError(
+            f"{len(wrong)} tensors do not fit the plan that the others show",
+            where=wrong[0],
+            value=shapes.get(wrong[0], "nothing"),
+            way_out="the checkpoint uses a technique that this model does not have, or name its setting",
+        )
+    return plan

@@ -1,0 +1,105 @@
+"""What people see: progress with an ETA on stderr, and one closing block or one JSON object on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bitgolf.core.run import Event
+
+Result = TypeVar("Result")
+PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
+
+
+def follow(events: Generator[Event, None, Result]) -> Result:
+    """Drive a generator of events to its end, drawing each stage, and return its value."""
+    console = Console(stderr=True)
+    return _draw(events, console) if console.is_terminal else _log(events)
+
+
+def _draw(events: Generator[Event, None, Result], console: Console) -> Result:
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console) as progress:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            if event.stage not in tasks:
+                for task in tasks.values():
+                    progress.update(task, completed=1)
+                tasks[event.stage] = progress.add_task(event.stage, total=1, facts="")
+            share = min(event.done / event.total, 1) if event.total else 1
+            progress.update(tasks[event.stage], completed=share, facts=in_words(event.facts))
+
+
+def _log(events: Generator[Event, None, Result]) -> Result:
+    stage, spoken = "", 0.0
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        now = time.monotonic()
+        if event.stage != stage:
+            started = now
+        if event.stage != stage or now - spoken > PLAIN_LINE_SECONDS or event.done >= event.total:
+            share = min(event.done / event.total, 1) if event.total else 1
+            left = (now - started) * (1 - share) / share if share > 0 else 0
+            words = f"{event.stage:<10} {share:4.0%}  {left:4.0f} s left  {in_words(event.facts)}"
+            print(words.rstrip(), file=sys.stderr, flush=True)
+            stage, spoken = event.stage, now
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Facts as 'name 1.23' words for a progress line."""
+    return "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in facts.items())
+
+
+def number(value: Any) -> str:
+    """A value for people: thousands separated, fractions to four places."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return str(value)
+
+
+def close(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """The end of every verb: `name: value` lines, or exactly one JSON object."""
+    if as_json:
+        print(json.dumps(facts))
+        return
+    width = max((len(name) for name in facts), default=0) + 1
+    for name, value in facts.items():
+        if not isinstance(value, (dict, list, tuple)):
+            print(f"{name + ':':<{width}} {number(value)}")
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, as_json: bool) -> None:
+    """A table for people on stdout; silent when a program is listening."""
+    if as_json:
+        return
+    drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for position, name in enumerate(header):
+        drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0)
+    for row in rows:
+        drawn.add_row(*(number(value) for value in row))
+    Console().print(drawn)
+    print()

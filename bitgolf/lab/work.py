@@ -1,0 +1,123 @@
+"""A whole run from the command line: data, forecast, stages, sample, rivals, report."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitgolf.core.artifact import Unpacked, unpack
+from bitgolf.core.backend import Backend, choose_backend
+from bitgolf.core.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.core.files import read_json, write_json
+from bitgolf.core.model import Model
+from bitgolf.core.plan import from_json, parse_changes
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import Event, load_model, run, score_split, told
+from bitgolf.core.score import ScorePlan, Scores, scoring
+from bitgolf.core.shards import Dataset
+from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.lab.budget import forecast, refuse_over_budget
+from bitgolf.lab.find import find_dataset
+from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.report import write_report
+from bitgolf.lab.rivals import rivals
+from bitgolf.lab.sample import sample
+
+SAMPLE_TOKENS = 160
+
+
+def work(
+    recipe: Recipe, data: str, folder: Path, seed: int, *, resume: bool = False, against_rivals: bool = False
+) -> Generator[Event, None, dict[str, Any]]:
+    """Run a recipe on a dataset or text source and write its report; yields events, returns the result."""
+    dataset = yield from find_dataset(data, recipe.model.vocabulary_size)
+    code = pack_script(flatten(recipe))
+    refuse_over_budget(forecast(recipe, len(code), len(dataset.tokenizer.to_bytes())))
+    result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume)
+    if "bits_per_byte" in result:
+        yield Event("sample", 0, 1, {})
+        unpacked = unpack((folder / "model.bin").read_bytes())
+        result["sample"] = sample_text(unpacked, seed=seed)
+    if against_rivals:
+        result["rivals"] = yield from measure_rivals(dataset)
+    result = {
+        **result,
+        "dataset": str(dataset.folder),
+        "run": str(folder),
+        "report": str(folder / "report.html"),
+    }
+    write_json(folder / "result.json", result)
+    write_report(folder)
+    yield Event("report", 1, 1, {})
+    return result
+
+
+def sample_text(
+    unpacked: Unpacked, *, prompt: str = "", tokens: int = SAMPLE_TOKENS, temperature: float = 0.8, seed: int
+) -> str:
+    """Text from a packed model, in float32."""
+    pieces = sample(
+        load_model(unpacked, Backend()),
+        unpacked.tokenizer,
+        prompt.encode(),
+        tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return "".join(pieces)
+
+
+def score_artifact(
+    path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
+) -> Generator[Event, None, Scores]:
+    """Score a packed model on a file, on a dataset, or on the data of its run."""
+    recipe_file = path.parent / "recipe.json"
+    recipe = from_json(Recipe, read_json(recipe_file)) if recipe_file.is_file() else Recipe()
+    recipe = parse_changes(recipe, changes)
+    model = load_model(unpacked, choose_backend(recipe.backend))
+    if text is not None:
+        return (yield from score_text(model, unpacked.tokenizer, text, recipe.score))
+    if data is None:
+        recorded = path.parent / "result.json"
+        known = read_json(recorded).get("dataset") if recorded.is_file() else None
+        if known is None:
+            raise BitgolfError(
+                "no text to score", where=str(path), way_out="give --text FILE or --data FOLDER"
+            )
+        data = Path(known)
+    dataset = Dataset.open(data)
+    if dataset.tokenizer.identity != unpacked.tokenizer.identity:
+        raise TokenizerError(
+            "the dataset was made with another tokenizer than the model's",
+            where=str(data),
+            value=dataset.tokenizer.identity[:16],
+            way_out="score the text itself with --text FILE",
+        )
+    return (yield from score_split(model, dataset, recipe.score, "score"))
+
+
+def score_text(
+    model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
+) -> Generator[Event, None, Scores]:
+    """Score one file as one document."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror}", where=str(path)) from None
+    if not content:
+        raise DataError("the file is empty", where=str(path))
+    tokens = np.concatenate([[tokenizer.bos], tokenizer.encode(content)]).astype(np.uint16)
+    return (yield from told(scoring(model, tokens, tokenizer, plan, len(content)), "score"))
+
+
+def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:
+    """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
+    texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
+    steps = rivals(texts[0], texts[1], dataset.folder / "rivals.json")
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield Event("rivals", done, total, {})

@@ -1,0 +1,23 @@
+"""The public challenge's baseline at full size: 17,059,912 parameters, its optimizers, int8 and zlib.
+
+bitgolf show baseline
+bitgolf run baseline --data challenge:sp1024
+"""
+
+from bitgolf.core.artifact import PackPlan
+from bitgolf.core.codec import Deflate
+from bitgolf.core.quantize import public_int8
+from bitgolf.core.recipe import DataPlan, Recipe
+from bitgolf.core.score import ScorePlan
+from bitgolf.core.windows import Chunked
+
+
+def baseline() -> Recipe:
+    """Nine layers of width 512, sequences of 1024 tokens, 600 seconds; scored in chunks."""
+    return Recipe(
+        name="baseline",
+        data=DataPlan(sequence_length=1024),
+        quantize=public_int8(),
+        pack=PackPlan(codec=Deflate(level=9)),
+        score=ScorePlan(windows=Chunked(length=1024)),
+    )

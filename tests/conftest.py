@@ -1,0 +1,71 @@
+"""What many tests need: a tiny dataset of generated text and a tiny recipe that trains in seconds."""
+
+import random
+
+import pytest
+import torch
+
+from bitgolf.core.average import Ema
+from bitgolf.core.backend import BackendPlan
+from bitgolf.core.batches import ShuffledBlocks
+from bitgolf.core.model import ModelPlan
+from bitgolf.core.optim import OptimPlan
+from bitgolf.core.quantize import int6_rows
+from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
+from bitgolf.core.schedule import WarmdownFraction
+from bitgolf.core.score import ScorePlan
+from bitgolf.core.shards import Dataset
+from bitgolf.core.train import TrainPlan
+from bitgolf.core.windows import Sliding
+from bitgolf.lab.corpora import build_dataset, source_from
+
+WORDS = (
+    "the people of this nation and their government shall keep peace with all for many years to come".split()
+)
+
+
+def generated_text(seed: int, sentences: int) -> str:
+    """English-looking sentences, the same for the same seed."""
+    draw = random.Random(seed)
+    lines = (
+        " ".join(draw.choices(WORDS, k=draw.randint(5, 15))).capitalize() + "." for _ in range(sentences)
+    )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Dataset:
+    """Forty generated documents, tokenized with 320 pieces."""
+    texts = tmp_path_factory.mktemp("texts")
+    for number in range(40):
+        (texts / f"{number:02}.txt").write_text(generated_text(number, 40))
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    for _ in build_dataset(source_from(str(texts)), folder, vocabulary_size=320):
+        pass
+    return Dataset.open(folder)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Two layers of width 32, four steps, every stage in use."""
+    return Recipe(
+        name="tiny",
+        data=DataPlan(sequence_length=32, order=ShuffledBlocks()),
+        model=ModelPlan(vocabulary_size=320, layers=2, width=32, heads=2, kv_heads=1),
+        optim=OptimPlan(schedule=WarmdownFraction(fraction=0.5)),
+        train=TrainPlan(steps=4, train_seconds=0, batch_tokens=128, accumulation=1),
+        average=Ema(decay=0.5),
+        quantize=int6_rows(),
+        score=ScorePlan(windows=Sliding(length=32, stride=16)),
+        budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
+        backend=BackendPlan(dtype="float32", threads=1),
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests must not fight over cores, nor leave a thread count behind."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

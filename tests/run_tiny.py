@@ -1,0 +1,16 @@
+"""A program for tests to kill: run a recipe.json on a dataset folder."""
+
+import sys
+from pathlib import Path
+
+from bitgolf.core.files import read_json
+from bitgolf.core.plan import from_json
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import print_events, run
+from bitgolf.core.shards import Dataset
+
+if __name__ == "__main__":
+    recipe_path, data, folder, *extra = sys.argv[1:]
+    recipe = from_json(Recipe, read_json(Path(recipe_path)))
+    steps = run(recipe, Dataset.open(data), Path(folder), 3, code=b"", resume="--resume" in extra)
+    print_events(steps)

@@ -1,0 +1,478 @@
+"""The artifact: nothing lost, every byte accounted for, every fault refused with its own error."""
+
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.core import codec as codec_module
+from bitgolf.core.artifact import (
+    ARTIFACT_PREFIX,
+    MAX_DECODED_BYTES,
+    SECTION_ROW,
+    Artifact,
+    ArtifactVersionError,
+    ByName,
+    ByRole,
+    ChecksumError,
+    HeaderSizeError,
+    Layout,
+    NotAnArtifactError,
+    PackPlan,
+    ShapeMismatchError,
+    SizeLimitError,
+    StreamError,
+    TrailingBytesError,
+    TruncatedError,
+    UnknownFormError,
+    ValueRangeError,
+    VocabularyError,
+    apportion,
+    join_planes,
+    pack,
+    read_sections,
+    sparse_json,
+    unpack,
+)
+from bitgolf.core.codec import (
+    CODEC_NAMES,
+    Brotli,
+    Deflate,
+    Lzma,
+    MissingCodecError,
+    Raw,
+    Smallest,
+    Zstd,
+    decompress,
+)
+from bitgolf.core.errors import ArtifactError
+from bitgolf.core.grid import Grid
+from bitgolf.core.model import ModelPlan, Plain, parameter_shapes
+from bitgolf.core.plan import from_json, members
+from bitgolf.core.quantize import (
+    AbsMax,
+    Keep,
+    QuantizePlan,
+    QuantRule,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
+from bitgolf.core.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[1]
+MODEL = ModelPlan(vocabulary_size=270, layers=2, width=16, heads=2, kv_heads=1)
+TEXT = b"It was the best of times, it was the worst of times. " * 30
+
+
+def weights_of(model: ModelPlan) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {name: 0.1 * torch.randn(shape, generator=draw) for name, shape in parameter_shapes(model).items()}
+
+
+def packed(
+    model: ModelPlan = MODEL, rules: QuantizePlan | None = None, plan: PackPlan | None = None
+) -> Artifact:
+    tensors, _ = quantize_weights(rules or int6_rows(), weights_of(model))
+    return pack(model, tensors, TOKENIZER, plan)
+
+
+TOKENIZER = Tokenizer.train([TEXT], MODEL.vocabulary_size).to_bytes()
+GOOD = packed(plan=PackPlan(codec=Deflate()))
+BROTLI = packed(plan=PackPlan(codec=Brotli()))
+
+
+MODELS = {
+    "plain": MODEL,
+    "one layer, no skips": MODEL.but(layers=1, route=Plain()),
+    "untied, odd sizes": MODEL.but(tied=False, layers=3, mlp_hidden=37, logit_softcap=17.5),
+}
+RULES = {
+    "int6": int6_rows(),
+    "public int8": public_int8(),
+    "all kept": QuantizePlan(),
+    "all quantized": QuantizePlan(rules=(QuantRule(quantizer=AbsMax(grid=Grid(bits=3))),)),
+    "mixed floats": QuantizePlan(
+        rules=(
+            QuantRule(patterns=("*q_gain",), quantizer=Keep(dtype="float32")),
+            QuantRule(patterns=("*scale",), quantizer=Keep(dtype="bfloat16")),
+            QuantRule(axes=2, quantizer=AbsMax(grid=Grid(bits=8, symmetric=False, scale_dtype="float32"))),
+            QuantRule(may_be_idle=True),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("order", ["rows", "columns", "smallest"])
+@pytest.mark.parametrize("layout", members(Layout).values(), ids=lambda member: member.__name__)
+def test_what_is_packed_comes_back_bit_for_bit(model, rules, order, layout):
+    tensors, _ = quantize_weights(rules, weights_of(model))
+    plan = PackPlan(codec=Zstd(level=3), layout=layout(), order=order)
+    artifact = pack(model, tensors, TOKENIZER, plan)
+    opened = unpack(artifact.data)
+    assert opened.model == model and opened.tokenizer.to_bytes() == TOKENIZER
+    assert list(opened.weights) == list(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(opened.weights[name], tensor.dequantize())
+        assert opened.weights[name].dtype == torch.float32
+    again = pack(opened.model, opened.tensors, opened.tokenizer.to_bytes(), plan)
+    assert again.data == artifact.data
+
+
+@pytest.mark.parametrize("codec", [Raw(), Deflate(), Zstd(), Lzma(), Brotli(), Smallest()])
+def test_every_codec_and_a_ledger_that_adds_up(codec):
+    artifact = packed(plan=PackPlan(codec=codec))
+    assert torch.equal(
+        unpack(artifact.data).weights["skip_weights"], unpack(GOOD.data).weights["skip_weights"]
+    )
+    assert sum(size for _, size in artifact.ledger) == len(artifact.data)
+    names = [name for name, _ in artifact.ledger]
+    assert len(set(names)) == len(names)
+    for name in weights_of(MODEL):
+        assert f"{name} values" in names or {f"{name} codes", f"{name} scales"} <= set(names)
+    assert names[:5] == ["header", "checksums", "plan", "tensors", "tokenizer"]
+    assert Artifact.of(artifact.data) == artifact
+
+
+def test_a_ledger_that_does_not_add_up_is_refused():
+    with pytest.raises(ArtifactError, match="adds up to 3 bytes of 4"):
+        Artifact(b"abcd", (("a", 3),))
+
+
+@given(total=st.integers(0, 10**7), sizes=st.lists(st.integers(0, 10**6), min_size=1).filter(any))
+def test_shares_add_up(total, sizes):
+    shares = apportion(total, sizes)
+    assert sum(shares) == total and min(shares) >= 0 and len(shares) == len(sizes)
+
+
+def test_the_smallest_codec_and_order_win():
+    sizes = {
+        (type(codec).__name__, order): len(packed(plan=PackPlan(codec=codec, order=order)).data)
+        for codec in (Raw(), Deflate(), Zstd(), Lzma(), Brotli())
+        for order in ("rows", "columns")
+    }
+    assert len(packed().data) <= min(sizes.values()) < max(sizes.values())
+    by_name = packed(plan=PackPlan(layout=ByName()))
+    assert len(read_sections(by_name.data)) > len(read_sections(packed(plan=PackPlan(layout=ByRole())).data))
+
+
+def test_floats_are_split_into_planes():
+    halves = torch.tensor([1.0, 2.0]).half()
+    single = torch.tensor([1.0])
+    data = halves.numpy().tobytes() + single.numpy().tobytes()
+    expected = bytes(data[i] for i in (0, 2, 4, 1, 3, 5, 6, 7))
+    assert join_planes([halves, single]) == expected
+
+
+# The bytes of this artifact never change: old files stay readable, and defaults stay what they were.
+FROZEN_DEFAULTS = {
+    "vocabulary_size": 1024,
+    "layers": 9,
+    "width": 512,
+    "heads": 8,
+    "kv_heads": 4,
+    "mlp_multiplier": 2.0,
+    "mlp_hidden": 0,
+    "tied": True,
+    "logit_softcap": 30.0,
+    "qk_gain": 1.5,
+    "rope_base": 10000.0,
+    "embed_std": 0.005,
+}
+FROZEN_SHA256 = "3db9975268c7d687f6f146c6502ba6b5653cdd13fe02babb0a9529be3b14eb68"
+
+
+def test_defaults_are_part_of_the_format():
+    plan = ModelPlan()
+    assert {name: getattr(plan, name) for name in FROZEN_DEFAULTS} == FROZEN_DEFAULTS
+    assert type(plan.route).__name__ == "USkips"
+    grid = Grid()
+    assert (grid.bits, grid.symmetric, grid.scale_dtype) == (8, True, "float16")
+    assert type(grid.granularity).__name__ == "PerRow"
+
+
+def test_the_bytes_of_a_small_artifact_never_change():
+    codes = {name: torch.arange(t.numel()).reshape(t.shape) % 7 - 3 for name, t in weights_of(MODEL).items()}
+    tensors, _ = quantize_weights(int6_rows(), {name: code / 4 for name, code in codes.items()})
+    data = pack(MODEL, tensors, b"", PackPlan(codec=Raw(), order="rows")).data
+    assert hashlib.sha256(data).hexdigest() == FROZEN_SHA256
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    width=st.sampled_from([16, 32]), softcap=st.floats(1, 100), tied=st.booleans(), layers=st.integers(1, 4)
+)
+def test_a_plan_without_its_defaults_reads_back(width, softcap, tied, layers):
+    plan = ModelPlan(width=width, logit_softcap=softcap, tied=tied, layers=layers, route=Plain())
+    assert from_json(ModelPlan, json.loads(json.dumps(sparse_json(plan)))) == plan
+    assert "rope_base" not in sparse_json(plan)
+
+
+CHILD = """
+import hashlib, sys
+from tests.test_artifact import packed
+print(hashlib.sha256(packed().data).hexdigest())
+"""
+
+
+def test_every_process_packs_the_same_bytes():
+    hashes = {hashlib.sha256(packed().data).hexdigest()}
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD],
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed},
+            cwd=ROOT,
+            timeout=120,
+        )
+        hashes.add(done.stdout.strip() or done.stderr)
+    assert len(hashes) == 1
+
+
+# Attacks: each takes a good artifact apart, changes one thing, and puts it together with right checksums.
+
+
+class Taken:
+    """The sections of an artifact as (codec byte, decoded size, stored bytes), free to change."""
+
+    def __init__(self, data: bytes) -> None:
+        self.rows = [
+            [
+                CODEC_NAMES.index(section.codec) | 0x80 * section.columns_first,
+                section.decoded,
+                data[section.start : section.start + section.stored],
+            ]
+            for section in read_sections(data)
+        ]
+
+    def text(self, section: int) -> dict:
+        codec, decoded, stored = self.rows[section]
+        return json.loads(decompress(CODEC_NAMES[codec & 0x7F], stored, decoded))
+
+    def replace(self, section: int, body: bytes) -> None:
+        self.rows[section] = [0, len(body), body]
+
+    def edit(self, section: int, **changes: object) -> None:
+        self.replace(section, json.dumps({**self.text(section), **changes}).encode())
+
+    def bytes(self) -> bytes:
+        rows = b"".join(SECTION_ROW.pack(c, len(s), d, zlib.crc32(s)) for c, d, s in self.rows)
+        start = ARTIFACT_PREFIX.pack(b"BGLF", 1, len(self.rows), 0)[:-4]
+        header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
+        return header + b"".join(stored for *_, stored in self.rows)
+
+
+def forged(change: Callable[[Taken], None]) -> bytes:
+    taken = Taken(GOOD.data)
+    change(taken)
+    return taken.bytes()
+
+
+def cut_table(taken: Taken, key: str) -> None:
+    taken.edit(1, **{key: taken.text(1)[key][:-1]})
+
+
+def bad_number(taken: Taken, key: str, value: object) -> None:
+    taken.edit(1, **{key: [value, *taken.text(1)[key][1:]]})
+
+
+def scale_section(taken: Taken) -> int:
+    return len(taken.rows) - 2
+
+
+def claim(section: int, size: int) -> Callable[[Taken], None]:
+    def change(taken: Taken) -> None:
+        taken.rows[section][1] = size
+
+    return change
+
+
+def set_codec(section: int, codec: int) -> Callable[[Taken], None]:
+    def change(taken: Taken) -> None:
+        taken.rows[section][0] = codec
+
+    return change
+
+
+def zeros_bomb(taken: Taken) -> None:
+    taken.rows[3] = [4, 10 * 10**9 % 2**32, Brotli(quality=1).encode(bytes(10**6))[1]]
+
+
+def cut_stream(taken: Taken) -> None:
+    taken.rows[3][2] = taken.rows[3][2][:-4]
+
+
+def other_tokenizer(taken: Taken) -> None:
+    taken.replace(2, Tokenizer.train([TEXT], 280).to_bytes())
+
+
+ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
+    "empty file": (b"", NotAnArtifactError),
+    "another file": (b"PK\3\4" + GOOD.data[4:], NotAnArtifactError),
+    "text": (b"hello world, this is not a model", NotAnArtifactError),
+    "a later version": (GOOD.data[:4] + b"\2" + GOOD.data[5:], ArtifactVersionError),
+    "no sections": (GOOD.data[:5] + b"\0\0" + GOOD.data[7:], HeaderSizeError),
+    "65,535 sections": (GOOD.data[:5] + b"\xff\xff" + GOOD.data[7:], HeaderSizeError),
+    "one byte more": (GOOD.data + b"\0", TrailingBytesError),
+    "two artifacts": (GOOD.data + GOOD.data, TrailingBytesError),
+    "a plan of 4 GB": (forged(claim(0, 2**32 - 1)), HeaderSizeError),
+    "a table of 2 MB": (forged(claim(1, 2**21)), HeaderSizeError),
+    "a tokenizer of 4 GB": (forged(claim(2, 2**32 - 1)), SizeLimitError),
+    "a stream of 10 GB": (forged(zeros_bomb), SizeLimitError),
+    "sections that are too much together": (forged(claim(3, MAX_DECODED_BYTES)), SizeLimitError),
+    "a stream of one byte more": (forged(lambda t: claim(3, t.rows[3][1] + 1)(t)), ShapeMismatchError),
+    "a stream left out": (forged(lambda t: t.rows.pop()), ShapeMismatchError),
+    "a stream twice": (forged(lambda t: t.rows.append(t.rows[-1])), ShapeMismatchError),
+    "an unknown codec": (forged(set_codec(3, 99)), UnknownFormError),
+    "the wrong codec": (forged(set_codec(3, 3)), StreamError),
+    "a cut stream": (forged(cut_stream), StreamError),
+    "a tokenizer's size": (forged(claim(2, 5)), StreamError),
+    "a plan that is not JSON": (forged(lambda t: t.replace(0, b"{")), UnknownFormError),
+    "a plan of brackets": (forged(lambda t: t.replace(0, b"[" * 500_000)), UnknownFormError),
+    "a plan that is a list": (forged(lambda t: t.replace(0, b"[]")), UnknownFormError),
+    "an unknown setting": (forged(lambda t: t.edit(0, widht=3)), UnknownFormError),
+    "an unknown route": (forged(lambda t: t.edit(0, route={"class": "Teleport"})), UnknownFormError),
+    "a setting out of range": (forged(lambda t: t.edit(0, kv_heads=0)), UnknownFormError),
+    "another model class": (forged(lambda t: t.edit(0, **{"class": "Grid"})), UnknownFormError),
+    "a billion layers": (forged(lambda t: t.edit(0, layers=10**9)), ShapeMismatchError),
+    "one more layer": (forged(lambda t: t.edit(0, layers=3)), ShapeMismatchError),
+    "another width": (forged(lambda t: t.edit(0, width=32)), ShapeMismatchError),
+    "a huge width": (forged(lambda t: t.edit(0, width=2**20)), SizeLimitError),
+    "a width beyond any machine": (forged(lambda t: t.edit(0, width=2 * 10**30)), SizeLimitError),
+    "a multiplier beyond numbers": (forged(lambda t: t.edit(0, mlp_multiplier=1e308)), SizeLimitError),
+    "a table without its lists": (forged(lambda t: t.replace(1, b'{"use": [1, 1]}')), UnknownFormError),
+    "a table without uses": (forged(lambda t: t.replace(1, b"{}")), ShapeMismatchError),
+    "a table that is too short": (forged(lambda t: cut_table(t, "use")), ShapeMismatchError),
+    "a table without a stream": (forged(lambda t: cut_table(t, "stream")), ShapeMismatchError),
+    "an unknown form": (forged(lambda t: bad_number(t, "use", 9)), UnknownFormError),
+    "a negative form": (forged(lambda t: bad_number(t, "use", -1)), UnknownFormError),
+    "a form that is no number": (forged(lambda t: bad_number(t, "use", "x")), UnknownFormError),
+    "a form that is true": (forged(lambda t: bad_number(t, "use", True)), UnknownFormError),
+    "a stream beyond the last": (forged(lambda t: bad_number(t, "stream", 10**6)), UnknownFormError),
+    "an unknown number type": (forged(lambda t: bad_number(t, "forms", "float13")), UnknownFormError),
+    "a form that is a list": (forged(lambda t: bad_number(t, "forms", [])), UnknownFormError),
+    "an unknown grid": (forged(lambda t: bad_number(t, "forms", {"class": "Hexagonal"})), UnknownFormError),
+    "a grid of 40 bits": (
+        forged(lambda t: t.edit(1, forms=["float16", {"class": "Grid"}, {"class": "Grid", "bits": 40}])),
+        UnknownFormError,
+    ),
+    "codes beyond their grid": (
+        forged(lambda t: t.replace(4, b"\x7f" * t.rows[4][1])),
+        ValueRangeError,
+    ),
+    "scales that are infinite": (
+        forged(
+            lambda t: t.replace(
+                scale_section(t), b"\0" * (t.rows[-2][1] // 2) + b"\x7c" * (t.rows[-2][1] // 2)
+            )
+        ),
+        ValueRangeError,
+    ),
+    "values that are not numbers": (
+        forged(lambda t: t.replace(len(t.rows) - 1, b"\xff" * t.rows[-1][1])),
+        ValueRangeError,
+    ),
+    "another tokenizer": (forged(other_tokenizer), VocabularyError),
+    "no tokenizer": (forged(lambda t: t.replace(2, b"")), VocabularyError),
+    "a changed tokenizer": (
+        forged(lambda t: t.replace(2, t.rows[2][2][:-1] + bytes([t.rows[2][2][-1] ^ 1]))),
+        VocabularyError,
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_is_refused_with_its_own_error(attack):
+    data, error = ATTACKS[attack]
+    with pytest.raises(ArtifactError) as caught:
+        unpack(data)
+    assert type(caught.value) is error, caught.value
+
+
+def test_taking_apart_and_putting_together_changes_nothing():
+    assert forged(lambda taken: None) == GOOD.data
+
+
+def test_every_truncation_is_refused():
+    for cut in range(1, len(GOOD.data)):
+        with pytest.raises(TruncatedError, match=f"ends at byte {cut:,} of"):
+            unpack(GOOD.data[:cut])
+
+
+def test_every_changed_byte_is_refused():
+    table = range(read_sections(GOOD.data)[2].start)
+    for place in [*table, *range(len(table), len(GOOD.data), 23)]:
+        changed = bytearray(GOOD.data)
+        changed[place] ^= 0x55
+        with pytest.raises(ArtifactError):
+            unpack(bytes(changed))
+
+
+def test_a_changed_byte_names_its_section():
+    for name, place in {
+        "header": ARTIFACT_PREFIX.size + 2,
+        "plan": read_sections(GOOD.data)[0].start,
+        "tensors": read_sections(GOOD.data)[1].start,
+        "tokenizer": read_sections(GOOD.data)[2].start + 30,
+        "tok_emb.weight codes": read_sections(GOOD.data)[3].start,
+        "scales": read_sections(GOOD.data)[-2].start,
+        "values": len(GOOD.data) - 1,
+    }.items():
+        changed = bytearray(GOOD.data)
+        changed[place] ^= 1
+        with pytest.raises(ChecksumError, match=name):
+            unpack(bytes(changed))
+
+
+def test_a_missing_codec_is_named_when_loading(monkeypatch):
+    monkeypatch.setattr(codec_module, "brotli", None)
+    with pytest.raises(MissingCodecError, match="brotli is not installed.*pip install brotli"):
+        unpack(BROTLI.data)
+    unpack(GOOD.data)
+
+
+BOMB = """
+import resource, sys
+from tests.test_artifact import ATTACKS
+from bitgolf.core.artifact import unpack
+from bitgolf.core.errors import ArtifactError
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for data, _ in ATTACKS.values():
+    try:
+        unpack(data)
+    except ArtifactError:
+        pass
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print("grown by MiB:", grown // (2**20 if sys.platform == "darwin" else 2**10))
+"""
+
+
+def test_attacks_take_no_memory():
+    done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.startswith("grown by MiB:"), done.stderr
+    assert int(done.stdout.split()[-1]) < 32
+
+
+def test_only_the_tensors_of_the_plan_are_packed():
+    tensors, _ = quantize_weights(int6_rows(), weights_of(MODEL))
+    name = "blocks.0.mlp.fc.weight"
+    for changed, found in (
+        ({**tensors, "lm_head.weight": tensors["tok_emb.weight"]}, "lm_head.weight.*no such tensor"),
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"{name}.*nothing"),
+        ({**tensors, name: tensors["blocks.0.mlp.proj.weight"]}, f"{name}.*asks for shape"),
+    ):
+        with pytest.raises(ShapeMismatchError, match=found):
+            pack(MODEL, changed, TOKENIZER)

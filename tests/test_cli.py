@@ -1,0 +1,239 @@
+"""The command line: its contract, its refusals (one line, exit code 2, nothing lost), its help."""
+
+import errno
+import json
+import os
+import sys
+
+import pytest
+
+from bitgolf.core import codec
+from bitgolf.core.files import read_json, write_json
+from bitgolf.core.plan import to_json
+from bitgolf.lab import cli
+
+RESULT_KEYS = {
+    "bits_per_byte", "nats_per_token", "tokens", "text_bytes", "artifact_bytes", "code_bytes", "total_bytes",
+    "budget_bytes", "parameters", "train_seconds", "steps", "tokens_per_second", "seed", "status",
+}  # fmt: skip
+
+
+@pytest.fixture
+def bitgolf(monkeypatch, capsys, tmp_path):
+    """Type a command; get exit code, stdout, stderr."""
+    monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*words):
+        monkeypatch.setattr(sys, "argv", ["bitgolf", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return typed
+
+
+@pytest.fixture
+def recipe_file(recipe, tmp_path):
+    write_json(tmp_path / "tiny.json", to_json(recipe))
+    return tmp_path / "tiny.json"
+
+
+@pytest.fixture
+def finished(bitgolf, recipe_file, dataset, tmp_path):
+    code, out, _ = bitgolf("run", recipe_file, "--data", dataset.folder, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    return tmp_path / "run", json.loads(out)
+
+
+def refused(answer, *words):
+    """Exit code 2, one clear error with these words in it, nothing on stdout, no traceback."""
+    code, out, err = answer
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    return err
+
+
+def test_run_prints_one_json_object_with_the_agreed_keys(finished):
+    folder, result = finished
+    assert set(result) >= RESULT_KEYS
+    assert (folder / "report.html").is_file()
+    assert result["code_bytes"] == (folder / "train_gpt.py").stat().st_size
+
+
+def test_run_for_people_ends_with_name_value_lines(bitgolf, recipe_file, dataset):
+    code, out, err = bitgolf("run", recipe_file, "--data", dataset.folder, "--out", "r")
+    assert code == 0
+    lines = dict(line.split(":", 1) for line in out.splitlines() if ":" in line)
+    assert set(lines) >= RESULT_KEYS
+    assert lines["status"].strip() == "ok"
+    assert "train" in err
+
+
+def test_score_repeats_the_result_from_the_artifact_alone(bitgolf, finished, tmp_path):
+    folder, result = finished
+    code, out, _ = bitgolf("score", folder, "--json")
+    assert code == 0
+    assert json.loads(out)["bits_per_byte"] == result["bits_per_byte"]
+    (tmp_path / "alone.bin").write_bytes((folder / "model.bin").read_bytes())
+    (tmp_path / "text.txt").write_bytes(
+        "the people of this nation \udcff ▁".encode("utf-8", "surrogateescape") * 9
+    )
+    code, out, _ = bitgolf("score", "alone.bin", "--text", "text.txt", "--json")
+    assert code == 0
+    assert json.loads(out)["text_bytes"] == (tmp_path / "text.txt").stat().st_size
+
+
+def test_score_settings_bite(bitgolf, finished):
+    folder, result = finished
+    _, out, _ = bitgolf("score", folder, "--set", "score.windows=Chunked(length=16)", "--json")
+    assert json.loads(out)["bits_per_byte"] > result["bits_per_byte"]
+
+
+def test_sample_is_repeatable(bitgolf, finished):
+    folder, _ = finished
+    words = ("sample", folder, "--prompt", "the people", "--tokens", 12, "--json")
+    first, second = (json.loads(bitgolf(*words)[1])["text"] for _ in range(2))
+    assert first == second
+    assert json.loads(bitgolf(*words, "--seed", 5)[1])["text"] != first
+
+
+def test_show_compare_and_forecast(bitgolf):
+    _, out, _ = bitgolf("show", "demo", "--json")
+    assert json.loads(out)["settings"]["budget"]["budget_bytes"] == 1_000_000
+    code, out, _ = bitgolf("show", "demo", "--script")
+    assert code == 0
+    compile(out, "script", "exec")
+    _, out, _ = bitgolf("compare", "demo", "demo", "--json")
+    assert json.loads(out)["differences"] == 0
+    _, out, _ = bitgolf("compare", "demo", "baseline", "--json")
+    assert "budget.budget_bytes" in {change["path"] for change in json.loads(out)["changes"]}
+    code, out, _ = bitgolf("forecast", "demo", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert sum(row["elements"] for row in facts["tensors"]) == facts["parameters"]
+
+
+def test_data_prints_a_verified_passport(bitgolf, dataset):
+    code, out, _ = bitgolf("data", dataset.folder, "--json")
+    assert code == 0
+    assert json.loads(out)["verified"] is True
+
+
+def test_every_verb_teaches_by_example(bitgolf):
+    for verb in ("demo", "run", "show", "data", "score", "sample", "compare", "forecast"):
+        code, out, _ = bitgolf(verb, "--help")
+        assert code == 0
+        assert f"bitgolf {verb}" in out
+
+
+def test_an_over_budget_run_exits_with_1(bitgolf, recipe, dataset, recipe_file, monkeypatch):
+    monkeypatch.setattr("bitgolf.lab.work.refuse_over_budget", lambda facts: None)
+    code, out, _ = bitgolf(
+        "run", recipe_file, "--data", dataset.folder, "--set", "budget.budget_bytes=9000", "--json"
+    )
+    assert code == 1
+    assert json.loads(out)["status"] == "over budget"
+
+
+def test_settings_are_refused_with_the_nearest_name(bitgolf, recipe_file):
+    refused(bitgolf("run", recipe_file, "--set", "train.stepz=3"), "train.stepz", "did you mean 'steps'?")
+    refused(bitgolf("run", recipe_file, "--set", "train.steps=many"), "expected int")
+    refused(bitgolf("run", recipe_file, "--set", "train.steps=0"), "must be at least 1, found 0")
+    refused(bitgolf("show", "demoo"), "demoo", "did you mean 'demo'?")
+    refused(bitgolf("show", "demo", "--stepz"), "stepz")
+    refused(bitgolf("shou"), "shou")
+
+
+def test_a_recipe_file_can_fail_in_any_way(bitgolf, tmp_path):
+    (tmp_path / "mine.py").write_text("def good():\n    return 3\n\ndef bad():\n    return 1 / 0\n")
+    refused(bitgolf("show", "mine.py:good"), "does not return a Recipe", "'int'")
+    refused(bitgolf("show", "mine.py:bad"), "ZeroDivisionError", "mine.py:bad")
+    refused(bitgolf("show", "absent.py:good"), "no such recipe file")
+    (tmp_path / "broken.json").write_text('{"class": "Recipe", "trian": {}}')
+    refused(bitgolf("show", "broken.json"), "trian: unknown setting", "did you mean 'train'?")
+
+
+def test_a_budget_that_cannot_hold_the_model_is_refused_at_once(bitgolf, recipe_file, dataset, tmp_path):
+    answer = bitgolf(
+        "run", recipe_file, "--data", dataset.folder, "--set", "budget.budget_bytes=1000", "--out", "r"
+    )
+    refused(answer, "budget.budget_bytes", "1000", "make the model smaller")
+    assert not (tmp_path / "r").exists()
+
+
+def test_damaged_artifacts_are_refused(bitgolf, finished, tmp_path):
+    folder, _ = finished
+    data = (folder / "model.bin").read_bytes()
+    for name, damaged in (
+        ("cut", data[:-1]),
+        ("flip", data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]),
+        ("long", data + b"x"),
+        ("text", b"hello"),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        refused(bitgolf("score", name, "--text", __file__), "error:")
+    refused(bitgolf("score", "absent.bin"), "absent.bin")
+
+
+def test_damaged_data_is_refused(bitgolf, dataset, recipe_file, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in dataset.folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    shard = copy / "train_000000.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    refused(bitgolf("run", recipe_file, "--data", copy), "train_000000.bin")
+    shard.write_bytes(whole[:-2] + b"\x00\x00")
+    refused(bitgolf("data", copy), "train_000000.bin", "hash")
+    shard.write_bytes(whole)
+    passport = read_json(copy / "passport.json")
+    write_json(copy / "passport.json", {**passport, "tokenizer_identity": "0" * 64})
+    refused(bitgolf("run", recipe_file, "--data", copy), "tokenizer")
+
+
+def test_a_damaged_checkpoint_is_refused(bitgolf, finished, recipe_file, dataset):
+    folder, _ = finished
+    state = folder / "checkpoint" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-9])
+    before = (folder / "result.json").read_bytes()
+    answer = bitgolf("run", recipe_file, "--data", dataset.folder, "--out", folder, "--resume")
+    refused(answer, "state.safetensors", "damaged")
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_too_little_text_is_refused(bitgolf, recipe_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(bitgolf("data", "empty"), "empty")
+    (tmp_path / "small.txt").write_text("a few words only")
+    refused(bitgolf("data", "small.txt"), "small.txt")
+    refused(bitgolf("data", "no-such-thing"), "no-such-thing")
+
+
+def test_a_full_disk_is_one_clear_error(bitgolf, recipe_file, dataset, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(bitgolf("run", recipe_file, "--data", dataset.folder), "no space left on the disk")
+
+
+def test_a_missing_compressor_is_named_and_nothing_else_is_used(bitgolf, recipe_file, dataset, monkeypatch):
+    monkeypatch.setattr(codec, "zstandard", None)
+    answer = bitgolf("run", recipe_file, "--data", dataset.folder, "--set", "pack.codec=Zstd")
+    refused(answer, "zstandard")
+
+
+def test_a_tokenizer_of_another_model_is_refused(bitgolf, finished, dataset, tmp_path):
+    folder, _ = finished
+    (tmp_path / "texts").mkdir()
+    for number in range(30):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"zebras quarrel loudly {number} " * 60)
+    code, out, err = bitgolf("data", "texts", "--vocabulary-size", 300, "--json")
+    assert code == 0, err
+    refused(bitgolf("score", folder, "--data", json.loads(out)["folder"]), "another tokenizer")

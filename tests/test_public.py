@@ -1,0 +1,158 @@
+import io
+import zipfile
+import zlib
+
+import pytest
+import torch
+
+from bitgolf.core.artifact import pack, unpack
+from bitgolf.core.model import ModelPlan, Plain, build_model, parameter_shapes
+from bitgolf.core.quantize import int6_rows, quantize_weights
+from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.lab.public import (
+    PublicFileError,
+    as_weights,
+    infer_model_plan,
+    inflate,
+    pack_public_int8,
+    public_int8_table,
+    read_public,
+    unpack_public_int8,
+)
+
+SHAPES = [
+    ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2),
+    ModelPlan(vocabulary_size=270, layers=3, width=48, heads=3, kv_heads=1, tied=False, mlp_hidden=40),
+    ModelPlan(
+        vocabulary_size=260, layers=1, width=32, heads=2, kv_heads=2, mlp_multiplier=3.0, route=Plain()
+    ),
+]
+
+
+def state_of(plan, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    state = {name: torch.randn(shape, generator=draw) for name, shape in parameter_shapes(plan).items()}
+    state["tok_emb.weight"] = state["tok_emb.weight"].bfloat16()  # as the public run keeps it
+    return state
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("plan", SHAPES)
+def test_a_checkpoint_is_read_and_its_plan_inferred(tmp_path, plan):
+    state = state_of(plan)
+    path = tmp_path / "final_model.pt"
+    path.write_bytes(saved(state))
+    found = read_public(path)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert found["tok_emb.weight"].dtype == torch.bfloat16
+    assert infer_model_plan(found) == plan
+    assert infer_model_plan(found, logit_softcap=12.0).logit_softcap == 12.0
+    model = build_model(plan)
+    model.load_state_dict(as_weights(found))
+
+
+def test_int8_artifact_there_and_back(tmp_path):
+    plan = SHAPES[0].but(vocabulary_size=2100)
+    state = state_of(plan)
+    path = tmp_path / "final_model.int8.ptz"
+    path.write_bytes(pack_public_int8(state))
+    found = read_public(path)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in state.items()
+    }
+    controls = [name for name in state if "weight" not in name or "skip" in name]
+    assert all(torch.equal(found[name], state[name]) for name in controls)
+    error = (found["tok_emb.weight"].float() - state["tok_emb.weight"].float()).abs().max()
+    assert 0 < float(error) < 0.03
+    assert pack_public_int8(state) == path.read_bytes()
+
+
+def test_a_public_checkpoint_is_packed_again_in_our_format():
+    plan = SHAPES[0]
+    weights = as_weights(state_of(plan))
+    tokenizer = Tokenizer.train([b"to be or not to be, that is the question " * 20], plan.vocabulary_size)
+    tensors, _ = quantize_weights(int6_rows(), weights)
+    opened = unpack(pack(infer_model_plan(weights), tensors, tokenizer.to_bytes()).data)
+    assert opened.model == plan and opened.weights.keys() == weights.keys()
+
+
+def test_integers_and_empty_tensors_pass():
+    state = {"steps": torch.arange(3), "skip_weights": torch.zeros(0, 8), "a": torch.randn(3).half()}
+    found = unpack_public_int8(pack_public_int8(state))
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert "skip_weights" not in as_weights(found)
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def cases():
+    good = pack_public_int8(state_of(SHAPES[0]))
+    table = public_int8_table(state_of(SHAPES[0].but(vocabulary_size=2100)))
+    name = "tok_emb.weight"
+
+    def broken(**changes):
+        return zlib.compress(saved({**table, **changes}))
+
+    zeros = io.BytesIO()
+    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    return {
+        "not a safe torch file": saved({"a": Hostile()}),
+        "not a safe torch file ": zlib.compress(saved({"a": Hostile()})),
+        "neither a torch file nor a zlib stream": b"hello",
+        "the zlib stream is cut short": good[:-9],
+        "bytes after the zlib stream": good + b"x",
+        "not a safe torch file: File is not a zip": zlib.compress(b"hello"),
+        "claims more bytes than it has": zeros.getvalue(),
+        "expected a dictionary": saved([1, 2]),
+        "tensors only": saved({"a": torch.ones(2), "b": 3}),
+        "tensors only ": saved({}),
+        "expected the format": broken(__quant_format__="int6"),
+        "tables are missing": broken(scales=None),
+        "scale or number type is missing": broken(scales={}),
+        "scale or number type is missing ": broken(dtypes={name: "object"}),
+        "not one scale a row": broken(scales={name: torch.ones(7).half()}),
+    }
+
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("message", CASES)
+def test_other_files_are_refused_and_not_executed(tmp_path, capsys, message):
+    path = tmp_path / "final_model.bin"
+    path.write_bytes(CASES[message])
+    with pytest.raises(PublicFileError, match=message.strip()) as caught:
+        read_public(path)
+    assert str(path) in str(caught.value)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(PublicFileError, match="No such file"):
+        read_public(tmp_path / "final_model.pt")
+
+
+def test_inflating_is_bounded():
+    bomb = zlib.compress(bytes(10_000_000))
+    with pytest.raises(PublicFileError, match="more than 1,000 bytes"):
+        inflate(bomb, 1000)
+    assert len(inflate(bomb, 10_000_000)) == 10_000_000
+
+
+def test_states_that_are_not_the_baseline_are_refused():
+    state = state_of(SHAPES[0])
+    with pytest.raises(PublicFileError, match="bigram.scale: 1 tensors do not fit"):
+        infer_model_plan({**state, "bigram.scale": torch.ones(1)})
+    with pytest.raises(PublicFileError, match="tensors are missing"):
+        infer_model_plan({"tok_emb.weight": state["tok_emb.weight"]})
+    with pytest.raises(PublicFileError, match="blocks.1.attn.q_gain: 1 tensors"):
+        infer_model_plan({**state, "blocks.1.attn.q_gain": torch.ones(5)})

@@ -1,0 +1,175 @@
+import pytest
+import torch
+
+from bitgolf.core.errors import PlanError
+from bitgolf.core.grid import Grid, PerTensor
+from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.core.plan import from_json, members, to_json
+from bitgolf.core.quantize import (
+    AbsMax,
+    Keep,
+    KeptTensor,
+    Percentile,
+    QuantizeError,
+    QuantizePlan,
+    Quantizer,
+    QuantRule,
+    QuantTensor,
+    absmax_rows,
+    code_entropy_bytes,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
+
+MODEL = ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    draw = torch.Generator().manual_seed(0)
+    return {
+        name: 0.05 * torch.randn(shape, generator=draw) for name, shape in parameter_shapes(MODEL).items()
+    }
+
+
+def test_int6_rows_gives_every_tensor_its_form(weights):
+    tensors, report = quantize_weights(int6_rows(), weights)
+    assert list(tensors) == list(weights) == [row["name"] for row in report]
+    for row, (name, tensor) in zip(report, tensors.items()):
+        bits = 8 if name == "tok_emb.weight" else 6 if name.startswith("blocks") and "weight" in name else 16
+        assert row["bits"] == bits and tensor.shape == tuple(weights[name].shape)
+        assert row["elements"] == weights[name].numel() and row["seconds"] >= 0 and row["alarm"] == ""
+        error = (tensor.dequantize() - weights[name]).square().mean().sqrt()
+        assert row["rmse"] == pytest.approx(float(error), rel=1e-4)
+        assert row["relative_error"] < {16: 0.0005, 8: 0.01, 6: 0.03}[bits]
+    bits = {name: tensor.grid.bits for name, tensor in tensors.items() if isinstance(tensor, QuantTensor)}
+    assert set(bits.values()) == {6, 8}
+
+
+def test_mixed_bits_are_one_call_or_one_rule(weights):
+    tensors, _ = quantize_weights(absmax_rows(matrix_bits=4, embedding_bits=7), weights)
+    assert tensors["tok_emb.weight"].grid.bits == 7 and tensors["blocks.1.mlp.fc.weight"].grid.bits == 4
+    mlp = QuantRule(patterns=("blocks.*.mlp.*",), quantizer=AbsMax(grid=Grid(bits=5)))
+    mixed = int6_rows().but(rules=(mlp, *int6_rows().rules))
+    tensors, _ = quantize_weights(mixed, weights)
+    assert tensors["blocks.0.mlp.fc.weight"].grid.bits == 5
+    assert tensors["blocks.0.attn.proj.weight"].grid.bits == 6
+
+
+def test_the_first_rule_that_matches_wins():
+    everything = QuantRule(quantizer=Keep(dtype="float32"))
+    one = QuantRule(patterns=("a",), quantizer=Keep())
+    found = {"a": torch.zeros(3), "b": torch.zeros(3)}
+    assert QuantizePlan(rules=(one, everything)).assign(found) == {"a": 0, "b": 1}
+    with pytest.raises(PlanError, match=r"rules\.1: a decides no tensor"):
+        QuantizePlan(rules=(everything, one)).assign(found)
+
+
+def test_every_gap_of_the_table_is_in_one_error():
+    plan = QuantizePlan(rules=(QuantRule(patterns=("x.*",)), QuantRule(patterns=("blocks.*",))))
+    with pytest.raises(PlanError) as caught:
+        plan.assign({"blocks.0": torch.zeros(2), "tok_emb.weight": torch.zeros(2), "skip": torch.zeros(2)})
+    text = str(caught.value)
+    for part in ("no rule for tok_emb.weight", "no rule for skip", "rules.0: x.* decides no tensor"):
+        assert part in text
+
+
+def test_conditions_of_a_rule():
+    large, matrix = QuantRule(more_than=6), QuantRule(axes=2)
+    assert not large.matches("w", torch.zeros(6)) and large.matches("w", torch.zeros(7))
+    assert matrix.matches("w", torch.zeros(2, 3)) and not matrix.matches("w", torch.zeros(6))
+
+
+def test_public_int8_follows_the_public_rule():
+    found = {
+        "tok_emb.weight": torch.randn(300, 256),
+        "blocks.0.attn.c_q.weight": torch.randn(256, 256),  # 65,536 elements: not more than the limit
+        "blocks.0.attn.q_gain": torch.randn(4),
+        "long_vector": torch.randn(70_000),
+        "blocks.0.resid_mix": torch.randn(2, 40_000),
+    }
+    tensors, _ = quantize_weights(public_int8(), found)
+    embedding, vector = tensors["tok_emb.weight"], tensors["long_vector"]
+    assert embedding.scales.dtype == torch.float16 and embedding.scales.shape == (300,)
+    assert vector.scales.dtype == torch.float32 and vector.scales.shape == (1,)
+    assert tensors["blocks.0.attn.c_q.weight"].values.dtype == torch.float16
+    assert tensors["blocks.0.attn.q_gain"].values.dtype == torch.float32
+    assert isinstance(tensors["blocks.0.resid_mix"], QuantTensor)  # size comes before the name
+    again, _ = quantize_weights(public_int8(), {"long_vector": torch.zeros(70_000)})
+    assert float(again["long_vector"].scales[0]) == 1.0
+
+
+def test_alarms():
+    small = 0.02 * torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    floor = AbsMax(grid=Grid(bits=6, scale_floor=1 / 31))
+
+    def alarm(quantizer, weight):
+        return quantize_weights(QuantizePlan(rules=(QuantRule(quantizer=quantizer),)), {"w": weight})[1][0][
+            "alarm"
+        ]
+
+    assert alarm(AbsMax(), small) == ""
+    assert alarm(floor, small).startswith("worse than plain rounding: 1")
+    assert alarm(floor, small / 100) == "collapsed: 64 of 64 groups are all zeros"
+    assert alarm(AbsMax(), small / 1e9) == "collapsed: 64 of 64 groups are all zeros"  # below float16
+    assert alarm(Percentile(percentile=0.5), small).startswith("worse than plain rounding")
+    assert alarm(AbsMax(), torch.zeros(3, 4)) == ""
+
+
+def test_what_cannot_be_written_is_refused_by_name():
+    plan = QuantizePlan()
+    with pytest.raises(QuantizeError, match="big: values that float16 cannot hold .*1000000"):
+        quantize_weights(plan, {"big": torch.tensor([1e6])})
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(QuantizeError, match="w: weights that are not finite"):
+            quantize_weights(plan, {"w": torch.tensor([bad])})
+
+
+@pytest.mark.parametrize("member", members(Quantizer).values(), ids=lambda member: member.__name__)
+def test_behaviour_of_every_quantizer(member):
+    quantizer = member()
+    weight = torch.randn(7, 33, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    assert from_json(Quantizer, to_json(quantizer)) == quantizer
+    packed = quantizer.quantize(weight.detach())
+    assert torch.equal(quantizer.quantize(weight.detach()).dequantize(), packed.dequantize())
+    fake = quantizer.fake_quantize(weight)
+    assert torch.equal(fake.detach(), packed.dequantize())
+    fake.square().sum().backward()
+    assert torch.equal(weight.grad, 2 * fake.detach())
+    assert float((fake - weight).detach().norm() / weight.detach().norm()) < 0.03
+    for shape in [(), (1,), (0, 5), (5, 0), (2, 3, 4)]:
+        assert quantizer.quantize(torch.ones(shape)).dequantize().shape == shape
+
+
+def test_settings_bite():
+    weight = torch.randn(4, 4000, generator=torch.Generator().manual_seed(3))
+    pairs = [
+        (Keep(), Keep(dtype="bfloat16")),
+        (Keep(), Keep(dtype="float32")),
+        (AbsMax(), AbsMax(grid=Grid(bits=5))),
+        (AbsMax(), AbsMax(grid=Grid(bits=6, granularity=PerTensor()))),
+        (Percentile(), Percentile(percentile=0.99)),
+        (Percentile(percentile=1.0), Percentile(percentile=0.9999)),
+    ]
+    for one, other in pairs:
+        assert not torch.equal(one.quantize(weight).dequantize(), other.quantize(weight).dequantize())
+    assert torch.equal(
+        Percentile(percentile=1.0).quantize(weight).dequantize(),
+        AbsMax(grid=Grid(bits=8)).quantize(weight).dequantize(),
+    )
+
+
+def test_entropy_of_codes():
+    assert code_entropy_bytes(torch.zeros(100, dtype=torch.int8)) == 0
+    uniform = torch.arange(-128, 128).to(torch.int8)
+    assert code_entropy_bytes(uniform) == pytest.approx(256)
+
+
+def test_fresh_weights_pass_without_an_alarm():
+    # Output projections start as zeros, and the preflight packs the model before the first step.
+    model = build_model(MODEL)
+    fresh = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    tensors, report = quantize_weights(int6_rows(), fresh)
+    assert {row["alarm"] for row in report} == {""}
+    assert isinstance(tensors["skip_weights"], KeptTensor)

@@ -1,0 +1,189 @@
+"""The stages end to end on a tiny model: the folder, the result, failures as rows, kill and resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bitgolf.core import run as run_module
+from bitgolf.core.artifact import unpack
+from bitgolf.core.average import NoAverage
+from bitgolf.core.backend import Backend, choose_backend
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.files import read_json, read_tensors, write_json
+from bitgolf.core.metric import bits_per_byte
+from bitgolf.core.optim import AdamRule
+from bitgolf.core.plan import from_json, to_json
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import load_model, run, score_split
+from bitgolf.core.score import Scores
+
+CODE = b"print('the code that counts')\n"
+
+
+def drive(steps):
+    """The value of a generator that has been run to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture
+def finished(recipe, dataset, tmp_path):
+    return drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE)), tmp_path / "run"
+
+
+def test_a_run_leaves_everything_behind(finished, recipe, dataset):
+    result, folder = finished
+    assert result["status"] == "ok"
+    assert result == read_json(folder / "result.json")
+    assert from_json(Recipe, read_json(folder / "recipe.json")) == recipe
+    assert (folder / "train_gpt.py").read_bytes() == CODE
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert dict(map(tuple, result["ledger"]))["code"] == len(CODE)
+    assert sum(size for _, size in result["ledger"]) == result["total_bytes"]
+    assert result["artifact_bytes"] == (folder / "model.bin").stat().st_size
+    names = [(row["name"], row["windows"]) for row in result["variants"]]
+    assert [name for name, _ in names] == ["live", "averaged", "quantized", "quantized"]
+    assert len({windows for _, windows in names[:3]}) == 1
+    assert result["text_bytes"] == dataset.passport["splits"]["val"]["text_bytes"]
+
+
+def test_only_the_packed_bytes_are_scored(finished, recipe, dataset):
+    result, folder = finished
+    model = load_model(unpack((folder / "model.bin").read_bytes()), choose_backend(recipe.backend))
+    again = drive(score_split(model, dataset, recipe.score, "score"))
+    saved = Scores.load(folder / "scores.npz")
+    assert np.array_equal(again.nats, saved.nats)
+    assert bits_per_byte(saved) == result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
+    averaged = read_tensors(folder / "weights.safetensors")[0]["averaged/tok_emb.weight"]
+    packed = unpack((folder / "model.bin").read_bytes()).weights["tok_emb.weight"]
+    assert not np.array_equal(averaged.numpy(), packed.numpy())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(finished, recipe, dataset, tmp_path):
+    _, folder = finished
+    drive(run(recipe, dataset, tmp_path / "again", 1, code=CODE))
+    drive(run(recipe, dataset, tmp_path / "other", 2, code=CODE))
+    data = [(path / "model.bin").read_bytes() for path in (folder, tmp_path / "again", tmp_path / "other")]
+    assert data[0] == data[1] != data[2]
+
+
+def test_the_tokenizer_counts_only_where_the_rules_say_so(finished, recipe, dataset, tmp_path):
+    counted, _ = finished
+    free = drive(run(recipe.but({"budget.count_tokenizer": False}), dataset, tmp_path / "free", 1, code=CODE))
+    tokenizer = dict(map(tuple, free["ledger"]))["tokenizer"]
+    assert tokenizer > 0
+    assert counted["total_bytes"] - free["total_bytes"] == tokenizer
+
+
+def test_without_an_average_there_is_one_set_of_weights(recipe, dataset, tmp_path):
+    result = drive(run(recipe.but(average=NoAverage()), dataset, tmp_path / "r", 1, code=CODE))
+    assert [row["name"] for row in result["variants"]] == ["live", "quantized", "quantized"]
+    weights = read_tensors(tmp_path / "r" / "weights.safetensors")[0]
+    assert all(name.startswith("live/") for name in weights)
+
+
+def test_over_budget_is_a_result(recipe, dataset, tmp_path):
+    result = drive(run(recipe.but({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE))
+    assert result["status"] == "over budget"
+    assert result["bits_per_byte"] > 0
+
+
+def test_divergence_is_a_result(recipe, dataset, tmp_path):
+    rows = [row.but(rule=AdamRule(lr=1e30)) if row.pattern == "*" else row for row in recipe.optim.rows]
+    wild = recipe.but({"optim.rows": tuple(rows)})
+    result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
+    assert result["status"] == "diverged"
+    assert "bits_per_byte" not in result
+    assert read_json(tmp_path / "r" / "result.json")["status"] == "diverged"
+
+
+def test_a_crash_is_a_result_and_the_run_can_go_on(finished, recipe, dataset, tmp_path, monkeypatch):
+    _, whole = finished
+
+    def broken(*_):
+        raise RuntimeError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_tensors", broken)
+        with pytest.raises(RuntimeError, match="planted"):
+            drive(run(recipe, dataset, tmp_path / "r", 1, code=CODE))
+    crash = read_json(tmp_path / "r" / "result.json")
+    assert crash["status"] == "crash"
+    assert "planted" in crash["error"]
+    result = drive(run(recipe, dataset, tmp_path / "r", 1, code=CODE, resume=True))
+    assert result["status"] == "ok"
+    assert (tmp_path / "r" / "model.bin").read_bytes() == (whole / "model.bin").read_bytes()
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tmp_path):
+    _, folder = finished
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(BitgolfError, match="holds a run already"):
+        drive(run(recipe, dataset, folder, 1, code=CODE))
+    with pytest.raises(BitgolfError, match="run of another recipe"):
+        drive(run(recipe.but({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
+    with pytest.raises(BitgolfError, match="no run to resume"):
+        drive(run(recipe, dataset, tmp_path / "absent", 1, code=CODE, resume=True))
+    with pytest.raises(BitgolfError, match="state of another recipe"):
+        drive(run(recipe, dataset, folder, 2, code=CODE, resume=True))
+    assert (folder / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.vocabulary_size": 300}, "the tokenizer has 320 pieces, the model 300"),
+        ({"data.sequence_length": 65536, "train.batch_tokens": 65536}, "shorter than one sequence"),
+        ({"optim.rows": ()}, "no row matches parameter"),
+        ({"quantize.rules": ()}, "no rule for"),
+    ],
+)
+def test_preflight_refuses_before_any_training(recipe, dataset, tmp_path, changes, message):
+    with pytest.raises(BitgolfError, match=message):
+        drive(run(recipe.but(changes), dataset, tmp_path / "r", 1, code=CODE))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(recipe, dataset, tmp_path):
+    """Kill -9 somewhere in training, twice; what comes out is what an undisturbed run gives."""
+    long = recipe.but({"train.steps": 120, "train.checkpoint_seconds": 0.0})
+    drive(run(long, dataset, tmp_path / "whole", 3, code=b""))
+    write_json(tmp_path / "recipe.json", to_json(long))
+    command = [sys.executable, "-m", "tests.run_tiny", str(tmp_path / "recipe.json"), str(dataset.folder)]
+    folder = tmp_path / "killed"
+    for steps, extra in ((20, []), (60, ["--resume"])):
+        process = subprocess.Popen(
+            [*command, str(folder), *extra], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        wait_for_lines(folder / "metrics.jsonl", steps, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (folder / "model.bin").exists(), "killed too late to prove anything"
+    drive(run(long, dataset, folder, 3, code=b"", resume=True))
+    assert (folder / "model.bin").read_bytes() == (tmp_path / "whole" / "model.bin").read_bytes()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 121))
+
+
+def wait_for_lines(path, lines, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.is_file() or path.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_model_needs_nothing_but_its_artifact(finished):
+    _, folder = finished
+    unpacked = unpack((folder / "model.bin").read_bytes())
+    assert load_model(unpacked, Backend()).plan == unpacked.model

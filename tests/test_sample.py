@@ -1,0 +1,112 @@
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.model import ModelPlan, build_model
+from bitgolf.lab.sample import choose, sample
+
+BOS = 256
+
+
+class Bytes:
+    bos = BOS
+
+    def encode(self, document):
+        return np.frombuffer(document, np.uint8).astype(np.uint16)
+
+    def decode(self, ids):
+        return bytes(int(i) for i in ids if i < BOS)
+
+
+class Speller(torch.nn.Module):
+    """Says the same bytes again and again, as sure as can be, and notes what it was shown."""
+
+    def __init__(self, text: bytes, stop: bool = False) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.text, self.stop, self.shown = text, stop, []
+
+    def logits(self, inputs):
+        self.shown.append(inputs[0].tolist())
+        step = len(self.shown) - 1
+        says = BOS if self.stop and step == len(self.text) else self.text[step % len(self.text)]
+        logits = torch.full((1, inputs.shape[1], 257), -50.0)
+        logits[0, -1, says] = 50.0
+        return logits
+
+
+def test_pieces_are_text_even_where_a_letter_is_split():
+    pieces = list(sample(Speller("zwölf €".encode()), Bytes(), tokens=10))
+    assert "".join(pieces) == "zwölf €"
+    assert pieces[2] == ""  # the first half of ö
+    assert pieces[3] == "ö"
+
+
+def test_broken_text_becomes_replacement_marks():
+    assert "".join(sample(Speller("a€".encode()), Bytes(), tokens=3)) == "a\ufffd"
+
+
+def test_ends_with_the_document():
+    model = Speller(b"end.", stop=True)
+    assert "".join(sample(model, Bytes(), tokens=100)) == "end."
+
+
+def test_prompt_and_window():
+    model = Speller(b"x")
+    assert "".join(sample(model, Bytes(), b"ab", tokens=3, window=4)) == "xxx"
+    assert model.shown == [[BOS, 97, 98], [BOS, 97, 98, 120], [97, 98, 120, 120]]
+
+
+def test_real_model_is_deterministic_by_seed_and_quick():
+    model = build_model(ModelPlan(vocabulary_size=1024, layers=4, width=128, heads=4, kv_heads=2))
+    tokenizer = Bytes()
+    tokenizer.decode = lambda ids: b"".join(b"%d " % i for i in ids)
+    started = time.perf_counter()
+    texts = ["".join(sample(model, tokenizer, tokens=100, top_p=1.0, seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert time.perf_counter() - started < 20
+
+
+LOGITS = np.log(np.array([0.5, 0.1, 0.3, 0.1]))
+
+
+def frequencies(temperature: float, top_p: float) -> list[float]:
+    draws = (np.arange(1000) + 0.5) / 1000
+    picks = [choose(LOGITS, temperature, top_p, draw) for draw in draws]
+    return [round(picks.count(token) / 1000, 2) for token in range(4)]
+
+
+def test_temperature():
+    assert frequencies(1, 1) == [0.5, 0.1, 0.3, 0.1]
+    assert frequencies(0, 1) == [1, 0, 0, 0]
+    colder = np.exp(LOGITS * 2) / np.exp(LOGITS * 2).sum()
+    assert frequencies(0.5, 1) == [round(p, 2) for p in colder]
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_it():
+    assert frequencies(1, 0.75) in ([0.62, 0, 0.38, 0], [0.63, 0, 0.37, 0])
+    assert frequencies(1, 0.45) == [1, 0, 0, 0]
+    assert math.isclose(sum(frequencies(1, 0.85)), 1)
+    assert frequencies(1, 0.85)[1] > 0
+
+
+def test_extreme_draws_stay_in_range():
+    for draw in (0.0, 1 - 1e-16):
+        assert choose(LOGITS, 1, 1, draw) in range(4)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"window": 0}])
+def test_wrong_settings(wrong):
+    with pytest.raises(BitgolfError, match="cannot sample like this"):
+        next(sample(Speller(b"x"), Bytes(), **wrong))
+
+
+def test_nothing_to_start_from():
+    tokenizer = Bytes()
+    tokenizer.bos = -1
+    with pytest.raises(BitgolfError, match="no document start; give a prompt"):
+        next(sample(Speller(b"x"), tokenizer))

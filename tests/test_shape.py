@@ -1,0 +1,218 @@
+"""The shape of the code: reading order, what core may not do, cards, docstrings, recipes, the docs page."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bitgolf.recipes
+from bitgolf.core import READING_ORDER
+from bitgolf.core.plan import Plan, from_json, members, to_json
+from bitgolf.core.recipe import Recipe
+from bitgolf.lab.docs import PAGE, architecture
+from bitgolf.lab.flatten import flatten, undefined_names
+from bitgolf.lab.source import CORE_FOLDER, SourceError, read_core
+
+THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
+OPTIONAL = {"codec": {"brotli", "zstandard"}}
+READS_ENVIRONMENT = {"world"}  # torchrun speaks to its processes through environment variables
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "copyreg", "importlib", "runpy", "subprocess"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "globals", "locals"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+CARD = ("What", "Source", "Cost", "Not for", "Neutral")
+
+
+def core_modules() -> list[object]:
+    return [importlib.import_module(f"bitgolf.core.{name}") for name in READING_ORDER]
+
+
+def classes_of_core() -> list[type]:
+    return [
+        item
+        for module in core_modules()
+        for item in vars(module).values()
+        if inspect.isclass(item) and item.__module__ == module.__name__
+    ]
+
+
+def slots() -> list[type[Plan]]:
+    return [item for item in classes_of_core() if issubclass(item, Plan) and item.__dict__.get("abstract")]
+
+
+def forbidden(folder: Path) -> Iterator[str]:
+    """What core may not contain, as 'file:line: text'."""
+    for path in sorted(folder.glob("*.py")):
+        allowed = sys.stdlib_module_names - FORBIDDEN_MODULES | THIRD_PARTY | OPTIONAL.get(path.stem, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            found = [name for name in names if name.split(".")[0] not in allowed]
+            found = [name for name in found if not name.startswith("bitgolf.core.")]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN_CALLS:
+                found.append(ast.unparse(node.func))
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "allow_pickle"
+                and ast.unparse(node.value) != "False"
+            ):
+                found.append("allow_pickle")
+            if path.stem not in READS_ENVIRONMENT and getattr(node, "attr", "") in ("environ", "getenv"):
+                found.append("environment variables")
+            yield from (f"{path.name}:{node.lineno}: {text}" for text in found)
+
+
+def without_docstring(folder: Path) -> Iterator[str]:
+    """Public functions, classes and modules of core that say nothing about themselves."""
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in [tree, *tree.body]:
+            is_public = isinstance(node, ast.Module) or not getattr(node, "name", "_").startswith("_")
+            documented = not isinstance(node, DOCUMENTED) or ast.get_docstring(node)
+            if is_public and not documented:
+                yield f"{path.name}:{getattr(node, 'lineno', 1)}: {getattr(node, 'name', 'module')}"
+
+
+def card_faults(name: str, docstring: str | None) -> Iterator[str]:
+    """What a technique's card lacks: a title, an empty line, then five labels in order, each with text."""
+    title, _, rest = inspect.cleandoc(docstring or "").partition("\n\n")
+    if not title or "\n" in title:
+        yield f"{name}: needs a title of one line, then an empty line"
+    labels = re.findall(r"^([A-Z][A-Za-z ]*):[ \n]+\S", rest, flags=re.MULTILINE)
+    if tuple(label for label in labels if label in CARD) != CARD:
+        yield f"{name}: card has the lines {labels}, expected {list(CARD)}"
+
+
+def test_reading_order_lists_every_module_of_core_once():
+    assert sorted(READING_ORDER) == sorted(path.stem for path in CORE_FOLDER.glob("[!_]*.py"))
+
+
+def test_core_can_be_put_into_one_file():
+    read_core()  # raises with every offending line: order, imports, top-level names
+
+
+def test_core_holds_nothing_forbidden():
+    assert list(forbidden(CORE_FOLDER)) == []
+
+
+def test_everything_public_in_core_has_a_docstring():
+    assert list(without_docstring(CORE_FOLDER)) == []
+
+
+def test_every_technique_has_its_card():
+    faults = []
+    for slot in slots():
+        own = [kind for kind in members(slot).values() if kind.__module__.startswith("bitgolf.core.")]
+        assert own, f"{slot.__name__} has no member"
+        faults += [text for kind in own for text in card_faults(kind.__name__, kind.__dict__.get("__doc__"))]
+    assert faults == []
+
+
+def test_techniques_are_final_frozen_and_keyword_only():
+    for slot in slots():
+        for kind in members(slot).values():
+            own = [child for child in kind.__subclasses__() if child.__module__.startswith("bitgolf.core.")]
+            assert own == [], f"{kind.__name__} is subclassed; wrap it instead"
+            if kind.__module__.startswith("bitgolf.core."):
+                assert kind.__dataclass_params__.frozen, kind.__name__
+                assert inspect.getfullargspec(kind).args == ["self"], f"{kind.__name__}: keyword-only"
+
+
+def recipe_functions() -> list[tuple[str, object]]:
+    found = []
+    for place in pkgutil.iter_modules(bitgolf.recipes.__path__):
+        module = importlib.import_module(f"bitgolf.recipes.{place.name}")
+        for name, item in vars(module).items():
+            if inspect.isfunction(item) and item.__module__ == module.__name__ and name[0] != "_":
+                found.append((f"{place.name}.{name}", item))
+    return found
+
+
+@pytest.mark.parametrize(("name", "make"), recipe_functions())
+def test_every_recipe_is_one_value_that_becomes_a_script(name, make):
+    recipe = make()
+    assert isinstance(recipe, Recipe)
+    assert from_json(Recipe, to_json(recipe)) == recipe
+    script = flatten(recipe)
+    compile(script, name, "exec")
+    assert undefined_names(script) == []
+
+
+def test_the_architecture_page_is_up_to_date():
+    assert architecture() == PAGE.read_text(), "run `python -m bitgolf.lab.docs`"
+
+
+# Planted bugs: each line is added to a copy of core and must be found there.
+
+FORBIDDEN_LINES = {
+    "import pickle": "pickle",
+    "import requests": "requests",
+    "import brotli": "brotli",
+    "from bitgolf.lab.flatten import flatten": "bitgolf.lab.flatten",
+    "X = eval('1')": "eval",
+    "X = torch.load('file')": "torch.load",
+    "X = np.load('file', allow_pickle=True)": "allow_pickle",
+    "X = os.environ['STEPS']": "environment variables",
+    "def f():\n    import pickle": "pickle",
+}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(CORE_FOLDER, tmp_path / "core", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def plant(copy: Path, module: str, line: str) -> int:
+    """Append the line; its number comes back."""
+    text = (copy / f"{module}.py").read_text()
+    (copy / f"{module}.py").write_text(f"{text}\n{line}\n")
+    return text.count("\n") + 2
+
+
+@pytest.mark.parametrize("line", FORBIDDEN_LINES)
+def test_a_planted_forbidden_line_is_found(copy, line):
+    number = plant(copy, "windows", line) + line.count("\n")
+    assert list(forbidden(copy)) == [f"windows.py:{number}: {FORBIDDEN_LINES[line]}"]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "message"),
+    [
+        (
+            "windows",
+            "from bitgolf.core.score import score",
+            "imports bitgolf.core.score, which is not before",
+        ),
+        ("windows", "from bitgolf.core import plan", "imports a core module"),
+        ("windows", "def f():\n    from bitgolf.core.plan import Plan", "import inside a function"),
+        ("metric", "def setting(): ...", "setting already means something else at plan.py"),
+    ],
+)
+def test_a_planted_break_of_the_order_is_found_with_its_line(copy, module, line, message):
+    number = plant(copy, module, line) + line.count("\n")
+    with pytest.raises(SourceError) as caught:
+        read_core(copy)
+    assert any(f.startswith(f"{module}.py:{number}: ") and message in f for f in caught.value.faults)
+
+
+def test_a_planted_silent_function_is_found(copy):
+    number = plant(copy, "windows", "def silent():\n    return 1")
+    assert list(without_docstring(copy)) == [f"windows.py:{number}: silent"]
+
+
+def test_a_bad_card_is_found():
+    good = "Title.\n\n    What: a\n    Source: b\n    Cost: c\n    Not for: d\n    Neutral: e\n    "
+    assert list(card_faults("Good", good)) == []
+    for bad in (None, "Title.", good.replace("Cost: c", ""), good.replace("Not for: d", "Not for:")):
+        assert list(card_faults("Bad", bad)), bad
+    assert list(card_faults("Bad", good.replace("Title.\n", "Title.\nMore.\n")))
+    assert list(card_faults("Bad", good.replace("What: a\n    Source: b", "Source: b\n    What: a")))

@@ -1,0 +1,153 @@
+"""Shards and datasets: what is written is read, and what is damaged is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.core.errors import DataError, ShardError
+from bitgolf.core.shards import Dataset, TokenStream, read_shard, write_shard
+from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.lab.corpora import build_dataset, source_from
+
+
+def test_header_is_the_public_one(tmp_path):
+    write_shard(tmp_path / "a.bin", np.array([1, 65535, 7]))
+    data = (tmp_path / "a.bin").read_bytes()
+    assert len(data) == 1024 + 6
+    assert np.frombuffer(data[:1024], "<i4").tolist() == [20240520, 1, 3] + [0] * 253
+    assert data[1024:] == b"\x01\x00\xff\xff\x07\x00"
+    shard = read_shard(tmp_path / "a.bin")
+    assert isinstance(shard, np.memmap) and shard.tolist() == [1, 65535, 7]
+
+
+def header_with(word: int, value: int):
+    def change(data: bytes) -> bytes:
+        words = np.frombuffer(data[:1024], "<i4").copy()
+        words[word] = value
+        return words.tobytes() + data[1024:]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d[:-1], r"cut short at byte 1029: size must be 1024 \+ 2 x 3 = 1030"),
+        (lambda d: d[:-2], "cut short at byte 1028"),
+        (lambda d: d + b"\0", "trailing bytes from byte 1030"),
+        (lambda d: d[:700], "cut short at byte 700 inside the header"),
+        (lambda d: b"", "cut short at byte 0 inside the header"),
+        (header_with(0, 20240521), "magic at byte 0 must be 20240520"),
+        (header_with(1, 2), "version at byte 4"),
+        (header_with(2, 4), "cut short"),
+        (header_with(2, 2), "trailing bytes from byte 1028"),
+        (header_with(2, -5), "negative token count at byte 8"),
+        (header_with(2, 2**31 - 1), "cut short"),
+    ],
+)
+def test_damaged_shards_are_refused(tmp_path, damage, message):
+    path = tmp_path / "bad.bin"
+    write_shard(path, [1, 2, 3])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ShardError, match=message):
+        read_shard(path)
+
+
+def test_tokens_that_do_not_fit_and_missing_files_are_refused(tmp_path):
+    for tokens in ([1, 65536], [-1], [[1, 2]]):
+        with pytest.raises(ShardError, match="ids from 0 to 65535"):
+            write_shard(tmp_path / "x.bin", tokens)
+    with pytest.raises(ShardError, match=r"gone\.bin: cannot read shard"):
+        read_shard(tmp_path / "gone.bin")
+    write_shard(tmp_path / "empty.bin", [])
+    with pytest.raises(ShardError, match="no tokens"):
+        TokenStream([tmp_path / "empty.bin"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), st.integers(0, 200), st.integers(0, 60)
+)
+def test_a_stream_reads_across_shards_and_round_and_round(tmp_path_factory, sizes, start, count):
+    folder = tmp_path_factory.mktemp("stream")
+    paths = [folder / f"{i}.bin" for i in range(len(sizes))]
+    whole = np.arange(sum(sizes)) % 4
+    for path, part in zip(paths, np.split(whole, np.cumsum(sizes)[:-1])):
+        write_shard(path, part)
+    stream = TokenStream(paths)
+    assert stream.tokens == len(whole)
+    assert stream.read(start, count).tolist() == [whole[i % len(whole)] for i in range(start, start + count)]
+    assert (stream.all() == whole).all()
+    assert stream.documents(1).tolist() == np.flatnonzero(whole == 1).tolist()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for i in range(40):
+        (text / f"{i:02}.txt").write_text(f"document {i} says that {i * 7919} is a number. " * 5)
+    for _ in build_dataset(source_from(str(text)), tmp_path / "data", vocabulary_size=280):
+        pass
+    return tmp_path / "data"
+
+
+def change_passport(folder, change):
+    path = folder / "passport.json"
+    passport = json.loads(path.read_text())
+    change(passport)
+    path.write_text(json.dumps(passport))
+
+
+def test_a_dataset_opens_and_verifies(folder):
+    dataset = Dataset.open(folder)
+    dataset.verify()
+    assert dataset.train.tokens == dataset.passport["splits"]["train"]["tokens"]
+    assert dataset.tokenizer.decode(dataset.val.all()).startswith(b"document ")
+
+
+def test_a_changed_token_is_found_by_verify(folder):
+    dataset = Dataset.open(folder)
+    path = folder / "val_000000.bin"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"val_000000\.bin: hash of the shard is not what the passport says"):
+        dataset.verify()
+
+
+def test_planted_passport_faults_are_found(folder):
+    good = (folder / "passport.json").read_text()
+    faults = [
+        (lambda p: p["splits"]["val"].update(documents=1), "BOS count of val"),
+        (lambda p: p["splits"]["val"].update(text_sha256="0" * 64), "decoded val text"),
+    ]
+    for change, message in faults:
+        change_passport(folder, change)
+        with pytest.raises(ShardError, match=message):
+            Dataset.open(folder).verify()
+        (folder / "passport.json").write_text(good)
+
+
+def test_what_does_not_belong_is_refused_at_once(folder):
+    good = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "tokenizer.bin").write_bytes(Tokenizer.train([b"some other text"], 260).to_bytes())
+    with pytest.raises(DataError, match="this tokenizer did not make these shards"):
+        Dataset.open(folder)
+    (folder / "tokenizer.bin").write_bytes(good["tokenizer.bin"])
+    (folder / "val_000000.bin").write_bytes(good["val_000000.bin"][:-4])
+    with pytest.raises(ShardError, match=r"val_000000\.bin: cut short"):
+        Dataset.open(folder)
+    (folder / "val_000000.bin").write_bytes(good["train_000000.bin"])
+    with pytest.raises(ShardError, match="tokens of val is not what the passport says"):
+        Dataset.open(folder)
+    for text in ("[]", "{}", '{"format": "bitgolf dataset 1", "tokenizer_identity": "", "splits": []}'):
+        (folder / "passport.json").write_text(text)
+        with pytest.raises(DataError, match="passport is not usable"):
+            Dataset.open(folder)
+    (folder / "passport.json").unlink()
+    with pytest.raises(DataError, match="no data passport"):
+        Dataset.open(folder)

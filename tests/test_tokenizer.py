@@ -1,0 +1,223 @@
+"""Every byte string comes back, token bytes add up, and a damaged tokenizer is refused."""
+
+import io
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.core.errors import TokenizerError
+from bitgolf.core.tokenizer import FIRST_MERGE_ID, Tokenizer
+
+ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
+SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
+
+
+def text(words: int, seed: int = 0) -> bytes:
+    """Made-up words, a tenth of them odd."""
+    chosen = random.Random(seed)
+    made = ["".join(chosen.choices(SYLLABLES, k=chosen.randint(1, 3))) for _ in range(words)]
+    return " ".join(chosen.choice(ODD_WORDS) if chosen.random() < 0.1 else word for word in made).encode()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([text(2000, seed) for seed in range(4)], 400)
+
+
+def counted(tokenizer: Tokenizer, ids: np.ndarray) -> int:
+    before = np.concatenate([[max(tokenizer.bos, 0)], ids[:-1]])
+    return int(tokenizer.token_bytes(ids, before).sum())
+
+
+ODD_PIECES = st.sampled_from(
+    [
+        b"\x00",
+        b" ",
+        b"   ",
+        b"\n",
+        b"\r\n",
+        b"\t",
+        "▁".encode(),
+        "▁▁ ▁".encode(),
+        "▅".encode(),
+        b"<s>",
+        b"<0x41>",
+    ]
+    + [
+        b"<unk>",
+        b"\xff",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xe2\x96",
+        "e\u0301ﬁ①\u200b\ufeff".encode(),
+        b"the cat",
+    ]
+    + [b"a" * 5000, b"\n" * 200, " ".encode("utf-16"), "Ċ\u0109Ġ".encode(), "\U0010ffff\ufffe".encode()]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.lists(ODD_PIECES).map(b"".join), st.binary(), st.text().map(str.encode)))
+def test_ids_give_back_exactly_the_bytes(tokenizer, document):
+    ids = tokenizer.encode(document)
+    assert ids.dtype == np.uint16
+    assert tokenizer.decode(ids) == document
+    assert not len(ids) or (ids.max() < tokenizer.vocabulary_size and ids.min() >= 2)
+    assert b"".join(map(tokenizer.piece, ids.tolist())) == document
+    assert len(ids) == 0 or counted(tokenizer, ids) == len(document)
+
+
+def test_every_byte_has_an_id_and_merges_shorten(tokenizer):
+    every = bytes(range(256)) * 2
+    assert tokenizer.decode(tokenizer.encode(every)) == every
+    assert len(tokenizer.encode(text(1000, 9))) < 0.4 * len(text(1000, 9))
+    assert tokenizer.lossless and tokenizer.bos == 1 and tokenizer.vocabulary_size == 400
+
+
+def test_documents_start_with_bos_which_decodes_to_nothing(tokenizer):
+    documents = [b"the cat", b"", b" of"]
+    rows = list(tokenizer.encode_documents(documents))
+    assert [row[0] for row in rows] == [tokenizer.bos] * 3
+    assert tokenizer.decode(np.concatenate(rows)) == b"".join(documents)
+    stream = np.concatenate(rows)
+    assert tokenizer.token_bytes(stream[1:], stream[:-1]).sum() == len(b"".join(documents))
+    assert tokenizer.token_bytes(np.array([1, 60000]), np.array([70, 1])).tolist() == [0, 0]
+
+
+def test_compact_form_round_trips_and_keeps_the_ids(tokenizer):
+    data = tokenizer.to_bytes()
+    again = Tokenizer.from_bytes(data)
+    assert again.identity == tokenizer.identity and again.to_bytes() == data
+    assert (again.encode(text(500, 3)) == tokenizer.encode(text(500, 3))).all()
+    assert len(data) < 2.5 * (tokenizer.vocabulary_size - FIRST_MERGE_ID) + 64
+
+
+def test_training_is_deterministic_across_processes(tokenizer):
+    code = (
+        "from tests.test_tokenizer import text; from bitgolf.core.tokenizer import Tokenizer\n"
+        "print(Tokenizer.train([text(2000, seed) for seed in range(4)], 400).identity)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == tokenizer.identity
+    assert found.stderr == ""
+
+
+def test_knobs_bite(tokenizer):
+    documents = [text(2000, seed) for seed in range(4)]
+    words = Tokenizer.train(documents, 400, across_words=False)
+    assert not any(b" " in words.piece(i).strip(b" ") for i in range(400))
+    assert any(b" " in tokenizer.piece(i).strip(b" ") for i in range(400))
+    short = Tokenizer.train(documents, 350, longest_piece=4)
+    assert (
+        max(len(short.piece(i)) for i in range(350)) <= 4 < max(len(tokenizer.piece(i)) for i in range(350))
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=5))
+def test_a_tiny_text_names_the_largest_vocabulary_which_then_works(documents):
+    with pytest.raises(TokenizerError, match="too small for this vocabulary.*choose at most (\\d+)") as error:
+        Tokenizer.train(documents, 5000)
+    largest = int(error.value.way_out.split()[3])
+    small = Tokenizer.train(documents, largest)
+    assert small.vocabulary_size == largest
+    assert [small.decode(small.encode(document)) for document in documents] == documents
+
+
+def test_refusals():
+    with pytest.raises(TokenizerError, match="no text"):
+        Tokenizer.train([b""], 300)
+    for size in (257, 65537):
+        with pytest.raises(TokenizerError, match="vocabulary size out of range"):
+            Tokenizer.train([b"abc"], size)
+    assert Tokenizer.train([b"abc"], 258).encode(b"abc").tolist() == [99, 100, 101]
+
+
+def test_every_damaged_byte_is_refused(tokenizer, tmp_path):
+    data = tokenizer.to_bytes()
+    for place in range(len(data)):
+        changed = data[:place] + bytes([data[place] ^ 0x41]) + data[place + 1 :]
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_bytes(changed)
+    for cut in (b"", data[:5], data[:-1], data + b"x", b"nonsense" * 4):
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_bytes(cut)
+    path = tmp_path / "tokenizer.bin"
+    with pytest.raises(TokenizerError, match=r"tokenizer\.bin: cannot read"):
+        Tokenizer.load(path)
+    path.write_bytes(b"neither")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.bin: not a SentencePiece model"):
+        Tokenizer.load(path)
+    path.write_bytes(data)
+    assert Tokenizer.load(path).identity == tokenizer.identity
+
+
+@pytest.mark.parametrize(
+    ("merges", "fault"),
+    [
+        ([(0, 256)], "later piece"),
+        ([(1, 2), (1, 2)], "same piece"),
+        ([(97, 97), (256, 98), (256, 98)], "same"),
+    ],
+)
+def test_merges_that_make_no_sense_are_refused(merges, fault):
+    with pytest.raises(TokenizerError, match=fault):
+        Tokenizer(1, np.array(merges, "<u2").T.tobytes())
+
+
+def test_a_piece_cannot_grow_without_bound():
+    doubling = [(97, 97), *((256 + i, 256 + i) for i in range(40))]
+    with pytest.raises(TokenizerError, match=r"longer than 1,024 bytes"):
+        Tokenizer(1, np.array(doubling, "<u2").T.tobytes())
+
+
+def plain_model(tmp_path, **settings):
+    model = io.BytesIO()
+    lines = [line for seed in range(4) for line in text(800, seed).decode().splitlines()]
+    options = {"byte_fallback": True, "add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    options |= {
+        "normalization_rule_name": "identity",
+        "model_type": "bpe",
+        "vocab_size": 400,
+        "minloglevel": 3,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, **{**options, **settings}
+    )
+    path = tmp_path / "plain.model"
+    path.write_bytes(model.getvalue())
+    return Tokenizer.load(path)
+
+
+def test_a_model_file_that_changes_nothing_is_lossless(tmp_path):
+    model = plain_model(tmp_path)
+    assert model.lossless and model.bos == 1
+    for document in (text(300, 7), bytes(range(256)), "▁ ▁▁a ▁".encode(), b" a  b ", b"", b"\n\n \n"):
+        ids = model.encode(document)
+        assert model.decode(ids) == document
+        assert not document or counted(model, ids) == len(document)
+    assert Tokenizer.from_bytes(model.to_bytes()).identity == model.identity
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalization_rule_name": "nmt_nfkc"},
+        {"remove_extra_whitespaces": True},
+        {"add_dummy_prefix": True},
+        {"byte_fallback": False},
+    ],
+)
+def test_a_model_file_that_changes_text_says_so_and_counts_what_it_decodes_to(tmp_path, settings):
+    model = plain_model(tmp_path, **settings)
+    assert not model.lossless
+    for document in (b"the cat  of\n\na house ", "ﬁ ① café".encode(), b" x"):
+        ids = model.encode(document)
+        assert counted(model, ids) == len(model.decode(ids))
+    assert model.decode(model.encode(b"the cat of a house")) == b"the cat of a house"
