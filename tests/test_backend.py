@@ -82,13 +82,14 @@ def test_reusing_memory_saves_page_faults():
         "import resource, sys, torch\n"
         "from bitgolf.core.backend import keep_freed_memory\n"
         "if sys.argv[1] == 'on' and not keep_freed_memory(): print(0); sys.exit()\n"
-        "for _ in range(10): torch.zeros(1 << 22).add_(1)\n"
-        "start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(10): torch.zeros(1 << 22).add_(1)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)\n"
+        "faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]\n"
+        "for _ in range(30):\n"
+        "    torch.zeros(1 << 22).add_(1)\n"
+        "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+        "print(min(after - before for before, after in zip(faults, faults[1:])))\n"
     )
     faults = {
         switch: int(subprocess.run([sys.executable, "-c", program, switch], capture_output=True).stdout)
         for switch in ("on", "off")
     }
-    assert faults["on"] < faults["off"] / 10
+    assert faults["on"] <= faults["off"] / 10

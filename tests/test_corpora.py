@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from bitgolf.core.errors import BitgolfError, DataError, ShardError, TokenizerError
 from bitgolf.core.shards import Dataset, write_shard
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
 from bitgolf.lab import corpora, texts
 from bitgolf.lab.corpora import (
     Challenge,
@@ -123,7 +123,7 @@ def test_a_folder_becomes_a_dataset(tmp_path):
     again = build(source, tmp_path / "again")
     for name in ("tokenizer.bin", "train_000000.bin", "val_000000.bin", "passport.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
-    assert again.tokenizer.identity == Tokenizer.train(train, 300).identity  # learnt from training text alone
+    assert again.tokenizer.identity == train_tokenizer(train, 300).identity  # learnt from training text alone
 
 
 def test_knobs_bite(tmp_path):
@@ -352,7 +352,7 @@ def test_a_local_folder_of_public_shards_is_taken_as_it_is(tmp_path):
     with pytest.raises(DataError, match=r"exactly one \.model file"):
         build(source_from(str(folder)), tmp_path / "none")
     build(source_from(str(folder)), tmp_path / "given", tokenizer=tmp_path / "elsewhere.model").verify()
-    Path(tmp_path / "small.bin").write_bytes(Tokenizer.train([b"abc"], 258).to_bytes())
+    Path(tmp_path / "small.bin").write_bytes(train_tokenizer([b"abc"], 258).to_bytes())
     with pytest.raises(DataError, match="a token is past the vocabulary of 258"):
         build(source_from(str(folder)), tmp_path / "none", tokenizer=tmp_path / "small.bin")
     (folder / "fineweb_val_000000.bin").write_bytes(b"short")

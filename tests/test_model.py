@@ -108,7 +108,7 @@ def test_each_fast_kernel_alone_equals_its_twin():
     def numbers(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-    tables = [table.double() for table in rotation_tables(7, 6, 100.0, torch.device("cpu"))]
+    tables = [table.double() for table in rotation_tables(7, 6, 100.0, torch.float32, torch.device("cpu"))]
     gain = torch.tensor([1.5, 0.0, -2.0], dtype=torch.float64)
     cases = {  # operation: what it is differentiated by, and the rest
         "norm": ([numbers(3, 7, 8)], []),
@@ -267,7 +267,7 @@ def test_logits_stay_under_the_cap_and_agree_with_nats():
 def test_rotation_depends_on_distance_alone():
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(2, 1, 16, generator=draw)
-    cos, sin = rotation_tables(40, 16, 10000.0, torch.device("cpu"))
+    cos, sin = rotation_tables(40, 16, 10000.0, torch.float32, torch.device("cpu"))
     ones = torch.ones(2)
 
     def product(first: int, second: int) -> float:

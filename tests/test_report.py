@@ -14,7 +14,7 @@ from bitgolf.core.model import ModelPlan, build_model
 from bitgolf.core.plan import to_json
 from bitgolf.core.quantize import int6_rows, quantize_weights
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.lab.charts import decades, line_chart, round_numbers, short
 from bitgolf.lab.report import Run, ledger, places, rivals, tokens, training, variants, write_report
 
@@ -181,7 +181,7 @@ def test_without_a_model_tokens_are_numbers(tmp_path: Path) -> None:
 
 
 def test_the_packed_model_tells_what_tokens_say(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.train([b"the people of the union " * 20], 270)
+    tokenizer = train_tokenizer([b"the people of the union " * 20], 270)
     plan = ModelPlan(vocabulary_size=tokenizer.vocabulary_size, layers=1, width=8, heads=2, kv_heads=1)
     weights = {name: tensor.detach() for name, tensor in build_model(plan).state_dict().items()}
     packed = pack(plan, quantize_weights(int6_rows(), weights)[0], tokenizer.to_bytes())

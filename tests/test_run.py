@@ -105,6 +105,9 @@ def test_divergence_is_a_result(recipe, dataset, tmp_path):
     assert result["status"] == "diverged"
     assert "bits_per_byte" not in result
     assert read_json(tmp_path / "r" / "result.json")["status"] == "diverged"
+    last = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "diverged"
+    assert last["nats_per_token"] is None
 
 
 def test_a_crash_is_a_result_and_the_run_can_go_on(finished, recipe, dataset, tmp_path, monkeypatch):

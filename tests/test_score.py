@@ -7,7 +7,7 @@ from bitgolf.core.errors import DataError
 from bitgolf.core.metric import summary
 from bitgolf.core.model import Model, ModelPlan, build_model
 from bitgolf.core.score import ScorePlan, Scores, score, scoring
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.core.windows import Chunked, PerDocument, Sliding
 
 BOS = 256
@@ -129,7 +129,7 @@ def test_bytes_that_are_unaccounted_for_are_refused(model, tokens):
 
 def test_every_byte_of_a_real_text_is_accounted_for():
     documents = [b"one  two\n\nthree " * 20, "naïve \u2581 €\0".encode() * 9, b"\xff\xfe\x80", b""]
-    tokenizer = Tokenizer.train(documents, 290)
+    tokenizer = train_tokenizer(documents, 290)
     stream = np.concatenate(list(tokenizer.encode_documents(documents)))
     model = build_model(ModelPlan(vocabulary_size=290, layers=2, width=16, heads=2, kv_heads=1))
     size = sum(map(len, documents))

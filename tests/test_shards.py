@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitgolf.core.errors import DataError, ShardError
 from bitgolf.core.shards import Dataset, TokenStream, read_shard, write_shard
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.lab.corpora import build_dataset, source_from
 
 
@@ -134,7 +134,7 @@ def test_planted_passport_faults_are_found(folder):
 
 def test_what_does_not_belong_is_refused_at_once(folder):
     good = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / "tokenizer.bin").write_bytes(Tokenizer.train([b"some other text"], 260).to_bytes())
+    (folder / "tokenizer.bin").write_bytes(train_tokenizer([b"some other text"], 260).to_bytes())
     with pytest.raises(DataError, match="this tokenizer did not make these shards"):
         Dataset.open(folder)
     (folder / "tokenizer.bin").write_bytes(good["tokenizer.bin"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.core.errors import TokenizerError
-from bitgolf.core.tokenizer import FIRST_MERGE_ID, Tokenizer
+from bitgolf.core.tokenizer import FIRST_MERGE_ID, Tokenizer, train_tokenizer
 
 ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
@@ -27,7 +27,7 @@ def text(words: int, seed: int = 0) -> bytes:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train([text(2000, seed) for seed in range(4)], 400)
+    return train_tokenizer([text(2000, seed) for seed in range(4)], 400)
 
 
 def counted(tokenizer: Tokenizer, ids: np.ndarray) -> int:
@@ -101,7 +101,7 @@ def test_compact_form_round_trips_and_keeps_the_ids(tokenizer):
 def test_training_is_deterministic_across_processes(tokenizer):
     code = (
         "from tests.test_tokenizer import text; from bitgolf.core.tokenizer import Tokenizer\n"
-        "print(Tokenizer.train([text(2000, seed) for seed in range(4)], 400).identity)"
+        "print(train_tokenizer([text(2000, seed) for seed in range(4)], 400).identity)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == tokenizer.identity
@@ -110,10 +110,10 @@ def test_training_is_deterministic_across_processes(tokenizer):
 
 def test_knobs_bite(tokenizer):
     documents = [text(2000, seed) for seed in range(4)]
-    words = Tokenizer.train(documents, 400, across_words=False)
+    words = train_tokenizer(documents, 400, across_words=False)
     assert not any(b" " in words.piece(i).strip(b" ") for i in range(400))
     assert any(b" " in tokenizer.piece(i).strip(b" ") for i in range(400))
-    short = Tokenizer.train(documents, 350, longest_piece=4)
+    short = train_tokenizer(documents, 350, longest_piece=4)
     assert (
         max(len(short.piece(i)) for i in range(350)) <= 4 < max(len(tokenizer.piece(i)) for i in range(350))
     )
@@ -123,20 +123,20 @@ def test_knobs_bite(tokenizer):
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=5))
 def test_a_tiny_text_names_the_largest_vocabulary_which_then_works(documents):
     with pytest.raises(TokenizerError, match="too small for this vocabulary.*choose at most (\\d+)") as error:
-        Tokenizer.train(documents, 5000)
+        train_tokenizer(documents, 5000)
     largest = int(error.value.way_out.split()[3])
-    small = Tokenizer.train(documents, largest)
+    small = train_tokenizer(documents, largest)
     assert small.vocabulary_size == largest
     assert [small.decode(small.encode(document)) for document in documents] == documents
 
 
 def test_refusals():
     with pytest.raises(TokenizerError, match="no text"):
-        Tokenizer.train([b""], 300)
+        train_tokenizer([b""], 300)
     for size in (257, 65537):
         with pytest.raises(TokenizerError, match="vocabulary size out of range"):
-            Tokenizer.train([b"abc"], size)
-    assert Tokenizer.train([b"abc"], 258).encode(b"abc").tolist() == [99, 100, 101]
+            train_tokenizer([b"abc"], size)
+    assert train_tokenizer([b"abc"], 258).encode(b"abc").tolist() == [99, 100, 101]
 
 
 def test_every_damaged_byte_is_refused(tokenizer, tmp_path):

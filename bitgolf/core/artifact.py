@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from bitgolf.core.codec import CODEC_NAMES, Codec, DamagedStreamError, Smallest, decompress
+from bitgolf.core.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
 from bitgolf.core.errors import ArtifactError, BitgolfError, PlanError
 from bitgolf.core.grid import FLOAT_TYPES, Grid, as_matrix
 from bitgolf.core.model import ModelPlan, parameter_shapes
@@ -136,7 +136,7 @@ class ByRole(Layout):
 class PackPlan(Plan):
     """How tensors become bytes."""
 
-    codec: Codec = Smallest()
+    codec: Codec = Deflate()
     layout: Layout = ByRole()
     order: str = setting("smallest", one_of=("rows", "columns", "smallest"))
 

@@ -86,7 +86,7 @@ def choose_backend(plan: BackendPlan) -> Backend:
 
 def compiler_found() -> bool:
     """Whether torch.compile has what it needs to build CPU code."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def _best_device() -> str:

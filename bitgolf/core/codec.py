@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from bitgolf.core.errors import CodecError, nearest
-from bitgolf.core.plan import Plan, setting
+from bitgolf.core.plan import Plan, members, setting
 
 try:
     import brotli
@@ -39,9 +39,15 @@ class Codec(Plan):
     """How a stream of bytes becomes shorter."""
 
     abstract: ClassVar[bool] = True
+    name: ClassVar[str] = ""  # in artifacts; empty for a codec that chooses among others
 
     def encode(self, data: bytes) -> tuple[str, bytes]:
         """The name of the codec that was used, and the bytes that `decompress` reads back."""
+        raise NotImplementedError
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        """At most size + 1 bytes, and whether the stream ended just where the data does."""
         raise NotImplementedError
 
 
@@ -56,8 +62,14 @@ class Raw(Codec):
     Neutral: always
     """
 
+    name: ClassVar[str] = "raw"
+
     def encode(self, data: bytes) -> tuple[str, bytes]:
-        return "raw", data
+        return self.name, data
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        return data[: size + 1], True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,11 +83,21 @@ class Deflate(Codec):
     Neutral: use Raw
     """
 
+    name: ClassVar[str] = "deflate"
     level: int = setting(9, at_least=0, at_most=9)
 
     def encode(self, data: bytes) -> tuple[str, bytes]:
         compressor = zlib.compressobj(self.level, zlib.DEFLATED, -15, 9)
-        return "deflate", compressor.compress(data) + compressor.flush()
+        return self.name, compressor.compress(data) + compressor.flush()
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        decoder = zlib.decompressobj(-15)
+        try:
+            result = decoder.decompress(data, size + 1)
+        except zlib.error as error:
+            raise DamagedStreamError(f"not a deflate stream: {error}") from None
+        return result, decoder.eof and not decoder.unused_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +111,7 @@ class Zstd(Codec):
     Neutral: use Raw
     """
 
+    name: ClassVar[str] = "zstd"
     level: int = setting(22, at_least=1, at_most=22)
 
     def encode(self, data: bytes) -> tuple[str, bytes]:
@@ -101,7 +124,25 @@ class Zstd(Codec):
             write_checksum=False,
             write_dict_id=False,
         )
-        return "zstd", library.ZstdCompressor(compression_params=parameters).compress(data)
+        return self.name, library.ZstdCompressor(compression_params=parameters).compress(data)
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        library = _library("zstd")
+        # A frame may ask for a window of gigabytes; one that fits the promised size is enough.
+        decoder = library.ZstdDecompressor(
+            format=library.FORMAT_ZSTD1_MAGICLESS, max_window_size=max(1024, 1 << size.bit_length())
+        )
+        try:
+            result = decoder.stream_reader(io.BytesIO(data)).read(size + 1)
+            if len(result) != size:
+                return result, False
+            # The whole frame is now known to be small, so decoding it once more to find its end is safe.
+            whole = decoder.decompressobj()
+            whole.decompress(data)
+        except library.ZstdError as error:
+            raise DamagedStreamError(f"not a zstd stream: {error}") from None
+        return result, whole.eof and not whole.unused_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +156,7 @@ class Lzma(Codec):
     Neutral: use Raw
     """
 
+    name: ClassVar[str] = "lzma"
     literal_context_bits: int = setting(0, at_least=0, at_most=4)
     literal_position_bits: int = setting(0, at_least=0, at_most=4)
     position_bits: int = setting(0, at_least=0, at_most=4)
@@ -127,7 +169,16 @@ class Lzma(Codec):
             "pb": self.position_bits,
         }
         filters = [{**_lzma_filter(len(data)), **settings}]
-        return "lzma", lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+        return self.name, lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(size)])
+        try:
+            result = decoder.decompress(data, size + 1)
+        except lzma.LZMAError as error:
+            raise DamagedStreamError(f"not an lzma stream: {error}") from None
+        return result, decoder.eof and not decoder.unused_data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,11 +192,25 @@ class Brotli(Codec):
     Neutral: use Raw
     """
 
+    name: ClassVar[str] = "brotli"
     quality: int = setting(11, at_least=0, at_most=11)
     window: int = setting(24, at_least=10, at_most=24)
 
     def encode(self, data: bytes) -> tuple[str, bytes]:
-        return "brotli", _library("brotli").compress(data, quality=self.quality, lgwin=self.window)
+        return self.name, _library("brotli").compress(data, quality=self.quality, lgwin=self.window)
+
+    @staticmethod
+    def decode(data: bytes, size: int) -> tuple[bytes, bool]:
+        library = _library("brotli")
+        decoder, result = library.Decompressor(), bytearray()
+        try:
+            while chunk := decoder.process(data, output_buffer_limit=size + 1):
+                result, data = result + chunk, b""
+                if decoder.is_finished() or len(result) > size:
+                    break
+        except library.error as error:
+            raise DamagedStreamError(f"not a brotli stream: {error}") from None
+        return bytes(result[: size + 1]), decoder.is_finished()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,24 +236,12 @@ class Smallest(Codec):
 
 def compress(codec: str, data: bytes) -> bytes:
     """Compress with the default settings of a codec, by name."""
-    codecs = {"raw": Raw(), "deflate": Deflate(), "zstd": Zstd(), "lzma": Lzma(), "brotli": Brotli()}
-    if codec not in codecs:
-        raise CodecError(f"unknown codec {codec!r}", way_out=nearest(codec, codecs))
-    return codecs[codec].encode(data)[1]
+    return codec_named(codec)().encode(data)[1]
 
 
 def decompress(codec: str, data: bytes, size: int) -> bytes:
     """The `size` bytes behind `data`. Raises DamagedStreamError after at most one byte too many."""
-    decoders = {
-        "raw": lambda: (data[: size + 1], True),
-        "deflate": lambda: _inflate(data, size),
-        "zstd": lambda: _decode_zstd(data, size),
-        "lzma": lambda: _decode_lzma(data, size),
-        "brotli": lambda: _decode_brotli(data, size),
-    }
-    if codec not in decoders:
-        raise CodecError(f"unknown codec {codec!r}", way_out=nearest(codec, decoders))
-    result, complete = decoders[codec]()
+    result, complete = codec_named(codec).decode(data, size)
     if len(result) != size or not complete:
         found = f"more than {size:,}" if len(result) > size else f"{len(result):,}"
         raise DamagedStreamError(
@@ -196,6 +249,14 @@ def decompress(codec: str, data: bytes, size: int) -> bytes:
             value=f"{found} bytes" if len(result) != size else "an unfinished or longer stream",
         )
     return result
+
+
+def codec_named(name: str) -> type[Codec]:
+    """The codec that an artifact calls by this name."""
+    known = {member.name: member for member in members(Codec).values() if member.name}
+    if name not in known:
+        raise CodecError(f"unknown codec {name!r}", way_out=nearest(name, known))
+    return known[name]
 
 
 def _library(codec: str) -> Any:
@@ -210,54 +271,5 @@ def _library(codec: str) -> Any:
     return library
 
 
-def _inflate(data: bytes, size: int) -> tuple[bytes, bool]:
-    decoder = zlib.decompressobj(-15)
-    try:
-        result = decoder.decompress(data, size + 1)
-    except zlib.error as error:
-        raise DamagedStreamError(f"not a deflate stream: {error}") from None
-    return result, decoder.eof and not decoder.unused_data
-
-
-def _decode_zstd(data: bytes, size: int) -> tuple[bytes, bool]:
-    library = _library("zstd")
-    # A frame may ask for a window of gigabytes; one that fits the promised size is enough.
-    decoder = library.ZstdDecompressor(
-        format=library.FORMAT_ZSTD1_MAGICLESS, max_window_size=max(1024, 1 << size.bit_length())
-    )
-    try:
-        result = decoder.stream_reader(io.BytesIO(data)).read(size + 1)
-        if len(result) != size:
-            return result, False
-        # The whole frame is now known to be small, so decoding it once more to find its end is safe.
-        whole = decoder.decompressobj()
-        whole.decompress(data)
-    except library.ZstdError as error:
-        raise DamagedStreamError(f"not a zstd stream: {error}") from None
-    return result, whole.eof and not whole.unused_data
-
-
 def _lzma_filter(size: int) -> dict[str, int]:
     return {"id": lzma.FILTER_LZMA2, "dict_size": max(4096, 1 << min(size, 2**26 - 1).bit_length())}
-
-
-def _decode_lzma(data: bytes, size: int) -> tuple[bytes, bool]:
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(size)])
-    try:
-        result = decoder.decompress(data, size + 1)
-    except lzma.LZMAError as error:
-        raise DamagedStreamError(f"not an lzma stream: {error}") from None
-    return result, decoder.eof and not decoder.unused_data
-
-
-def _decode_brotli(data: bytes, size: int) -> tuple[bytes, bool]:
-    library = _library("brotli")
-    decoder, result = library.Decompressor(), bytearray()
-    try:
-        while chunk := decoder.process(data, output_buffer_limit=size + 1):
-            result, data = result + chunk, b""
-            if decoder.is_finished() or len(result) > size:
-                break
-    except library.error as error:
-        raise DamagedStreamError(f"not a brotli stream: {error}") from None
-    return bytes(result[: size + 1]), decoder.is_finished()

@@ -82,6 +82,7 @@ class ModelPlan(Plan):
     """The shape of the network; the defaults are the public baseline's 17,059,912 parameters.
 
     mlp_hidden: hidden width of the MLP; 0 takes mlp_multiplier times the width.
+    rope_frequencies: what they are rounded to; models of the public script were trained with bfloat16.
     embed_std: spread of the initial embedding where it is also the output head; a separate one starts at 1.
     """
 
@@ -96,6 +97,7 @@ class ModelPlan(Plan):
     logit_softcap: float = setting(30.0, above=0)
     qk_gain: float = 1.5
     rope_base: float = setting(10000.0, above=1)
+    rope_frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
     embed_std: float = setting(0.005, above=0)
     route: Route = USkips()
 
@@ -181,7 +183,11 @@ class Model(Part):
 
     def eager_nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """`nats` before compilation."""
-        rows = self.hidden(inputs).flatten(0, 1)
+        return self.nats_of(self.hidden(inputs), targets)
+
+    def nats_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each target under the states that predict it; scoring asks for the last few only."""
+        rows = hidden.flatten(0, 1)
         head = self.head(rows.dtype)
         return self.kernels.nats(rows, head, targets.flatten(), self.plan.logit_softcap).view(targets.shape)
 
@@ -199,8 +205,9 @@ class Model(Part):
         kernels = self.kernels
         dtype = self.backend.compute_dtype(inputs.numel())
         start = kernels.norm(self.tok_emb(inputs)).to(dtype)
-        head_width = self.plan.width // self.plan.heads
-        tables = rotation_tables(inputs.shape[1], head_width, self.plan.rope_base, inputs.device)
+        plan, time = self.plan, inputs.shape[1]
+        rounding = getattr(torch, plan.rope_frequencies)
+        tables = rotation_tables(time, plan.width // plan.heads, plan.rope_base, rounding, inputs.device)
         context = Context(inputs, start, *tables, kernels, self.backend.attention)
         x = start
         outputs: list[Tensor] = []

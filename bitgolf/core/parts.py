@@ -109,10 +109,17 @@ def uniform(shape: torch.Size, bound: float, draw: torch.Generator) -> Tensor:
     return (2 * torch.rand(shape, generator=draw) - 1) * bound
 
 
-def rotation_tables(time: int, width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, (time, width / 2), in float32."""
-    frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    angles = torch.outer(torch.arange(time, dtype=torch.float32, device=device), frequencies)
+def rotation_tables(
+    time: int, width: int, base: float, rounding: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position times frequency, (time, width / 2), in float32.
+
+    rounding: the type that the frequencies are rounded to first. The public script turns the whole model to
+    bfloat16 once, which rounds them for good; exact scores of its checkpoints need the same.
+    """
+    frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
+    times = torch.arange(time, dtype=torch.float32, device=device)
+    angles = torch.outer(times, frequencies.to(rounding).float())
     return angles.cos(), angles.sin()
 
 

@@ -188,7 +188,7 @@ def processor_name() -> str:
 
 
 def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> Iterator[Event]:
-    """What would fail after an hour fails now: data, tables, a round trip through the artifact, two scores."""
+    """What would fail after an hour fails now: data, tables, one trip through the artifact, two scores."""
     yield Event("preflight", 0, 1, {})
     pieces = dataset.tokenizer.vocabulary_size
     if pieces > recipe.model.vocabulary_size:
@@ -245,7 +245,7 @@ def _train(
     path, metrics = folder / CHECKPOINT, folder / "metrics.jsonl"
     state = State.load(path, identity) if path.is_file() else None
     keep_metrics(metrics, state.step if state else 0)
-    optimizers = make_optimizers(recipe.optim, model, world)
+    optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
     source = ShardBatches(
         stream=dataset.train,
         order=recipe.data.order,
@@ -269,7 +269,7 @@ def _train(
         for report in steps:
             state, status = report.state, report.status
             if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or status != "running"):
-                log.write(json.dumps(report.row()) + "\n")
+                log.write(json.dumps(finite(report.row())) + "\n")
             shown = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
             yield Event("train", report.progress, 1, shown)
             due = status == "finished" or clock() - saved >= recipe.train.checkpoint_seconds
@@ -279,6 +279,12 @@ def _train(
                 saved = clock()
     assert state is not None, "a plan has at least one step"
     return state, status
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with null for numbers that JSON cannot say."""
+    odd = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    return {name: None if name in odd else value for name, value in row.items()}
 
 
 def data_identity(dataset: Dataset) -> str:

@@ -194,10 +194,11 @@ def _score_batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[tup
 
 
 def _scored_nats(model: Model, tokens: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
-    """(windows, scored) nats."""
+    """(windows, scored) nats; the head is computed only where it is asked for."""
     device = next(model.parameters()).device
     rows = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
     scored = windows[0].end - windows[0].first_scored
     with torch.inference_mode():
         stream = torch.from_numpy(rows).to(device)
-        return model.nats(stream[:, :-1], stream[:, 1:])[:, -scored:].float().cpu().numpy()
+        hidden = model.hidden(stream[:, :-1])[:, -scored:]
+        return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()

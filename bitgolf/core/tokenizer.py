@@ -41,7 +41,7 @@ BODY_FILTERS = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 0, "lp": 1
 
 
 class Tokenizer:
-    """Made by `train`, `load` or `from_bytes`.
+    """Made by `train_tokenizer`, `load` or `from_bytes`.
 
     lossless: ids decode to exactly the bytes that went in. bos: the id before each document, -1 if none.
     """
@@ -81,39 +81,6 @@ class Tokenizer:
             self.base_bytes[token] = (
                 1 if model.is_byte(token) else len(text.removeprefix(SPACE_MARK).encode())
             )
-
-    @staticmethod
-    def train(
-        documents: Iterable[bytes],
-        vocabulary_size: int,
-        *,
-        across_words: bool = True,
-        longest_piece: int = 16,
-    ) -> "Tokenizer":
-        """Learn merges from documents; the same documents give the same tokenizer.
-
-        across_words: pieces may hold spaces (' of the'), which takes fewer tokens per byte. longest_piece in
-        bytes. Raises TokenizerError naming the largest vocabulary the text allows.
-        """
-        if not FIRST_MERGE_ID <= vocabulary_size <= LARGEST_VOCABULARY:
-            raise TokenizerError(
-                "vocabulary size out of range",
-                value=vocabulary_size,
-                way_out=f"choose {FIRST_MERGE_ID} (bytes alone) to {LARGEST_VOCABULARY}",
-            )
-        lines = list(itertools.chain.from_iterable(map(_lines, documents)))
-        if not lines:
-            raise TokenizerError("no text to train a tokenizer on", way_out="give at least one document")
-        merges: list[bytes] = []
-        if vocabulary_size > FIRST_MERGE_ID:
-            merges = _learn_merges(lines, vocabulary_size, across_words, longest_piece)
-        if FIRST_MERGE_ID + len(merges) < vocabulary_size:
-            raise TokenizerError(
-                "the text is too small for this vocabulary",
-                value=vocabulary_size,
-                way_out=f"choose at most {FIRST_MERGE_ID + len(merges)} or give more text",
-            )
-        return Tokenizer(MERGES_KIND, _write_merges(merges))
 
     @staticmethod
     def load(path: Path | str) -> "Tokenizer":
@@ -205,6 +172,39 @@ class Tokenizer:
     def piece(self, token: int) -> bytes:
         """The bytes of one id away from a boundary; empty for special ids and ids past the vocabulary."""
         return self._pieces[token] if token < self.vocabulary_size else b""
+
+
+def train_tokenizer(
+    documents: Iterable[bytes],
+    vocabulary_size: int,
+    *,
+    across_words: bool = True,
+    longest_piece: int = 16,
+) -> Tokenizer:
+    """Learn merges from documents; the same documents give the same tokenizer.
+
+    across_words: pieces may hold spaces (' of the'), which takes fewer tokens per byte. longest_piece in
+    bytes. Raises TokenizerError naming the largest vocabulary the text allows.
+    """
+    if not FIRST_MERGE_ID <= vocabulary_size <= LARGEST_VOCABULARY:
+        raise TokenizerError(
+            "vocabulary size out of range",
+            value=vocabulary_size,
+            way_out=f"choose {FIRST_MERGE_ID} (bytes alone) to {LARGEST_VOCABULARY}",
+        )
+    lines = list(itertools.chain.from_iterable(map(_lines, documents)))
+    if not lines:
+        raise TokenizerError("no text to train a tokenizer on", way_out="give at least one document")
+    merges: list[bytes] = []
+    if vocabulary_size > FIRST_MERGE_ID:
+        merges = _learn_merges(lines, vocabulary_size, across_words, longest_piece)
+    if FIRST_MERGE_ID + len(merges) < vocabulary_size:
+        raise TokenizerError(
+            "the text is too small for this vocabulary",
+            value=vocabulary_size,
+            way_out=f"choose at most {FIRST_MERGE_ID + len(merges)} or give more text",
+        )
+    return Tokenizer(MERGES_KIND, _write_merges(merges))
 
 
 def _lines(document: bytes) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 
 from bitgolf.core.average import NoAverage
 from bitgolf.core.errors import BudgetError
+from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, keyed_generator, parameter_shapes
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.quantize import QuantTensor, quantize_weights
@@ -17,6 +18,8 @@ TRAINED_STD = 0.3  # of a typical trained matrix; matters only to rules with a s
 CODER_OVERHEAD = 1.01  # of general compressors over the entropy of the codes
 KEPT_SHARE = 0.9  # what is left of float16 numbers after compression
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
+PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
+ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at once, measured with glibc
 
 
 def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[str, Any]:
@@ -86,34 +89,65 @@ def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dic
 
 
 def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
-    """Multiplications and additions of one training token, forward and backward."""
+    """Multiplications and additions of one training token, forward and backward.
+
+    Six for each number of the matrices and the head, each time that they are used, and six for each pair of
+    a layer's channel and a token of context, half of which a causal model does not see.
+    """
     shapes = parameter_shapes(model)
+    visits = [visit.layer for visit in model.route.visits(model.layers)]
     matrices = sum(
-        math.prod(shape) for name, shape in shapes.items() if name.startswith("blocks.") and "weight" in name
+        math.prod(shape) * visits.count(int(name.split(".")[1]))
+        for name, shape in shapes.items()
+        if name.startswith("blocks.") and name.endswith(".weight")
     )
     head = model.vocabulary_size * model.width
-    return 6 * (matrices + head) + 6 * model.layers * sequence_length * model.width
+    return 6 * (matrices + head) + 6 * len(visits) * sequence_length * model.width
 
 
 def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Peak memory of training in one process: weights, gradients, optimizer, average, activations."""
+    """Peak memory of one training process on a CPU, as the system counts it.
+
+    Weights, gradients, optimizer and average are float32; what is kept for the backward pass is freed before
+    the optimizer makes its updates.
+    """
     table = assign_parameters(
         recipe.optim, {name: torch.empty(s, device="meta") for name, s in shapes.items()}
     )
-    states = {
+    copies = {
         name: 1 if isinstance(row.rule, MuonRule) else 2
         for row, names in zip(recipe.optim.rows, table)
         for name in names
     }
     averaged = 0 if isinstance(recipe.average, NoAverage) else 1
-    weights = sum(4 * math.prod(shape) * (2 + states[name] + averaged) for name, shape in shapes.items())
-    return weights + activation_bytes(recipe)
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    lasting = sum(4 * count * (2 + copies[name] + averaged) for name, count in elements.items())
+    updates = 8 * sum(elements.values())
+    return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * kept_bytes(recipe)), updates)
 
 
-def activation_bytes(recipe: Recipe) -> int:
-    """What one micro-batch keeps for its backward pass, two bytes a number; logits also in float32."""
+def kept_bytes(recipe: Recipe) -> int:
+    """What one micro-batch keeps for its backward pass with the fused kernels; `auto` counts as bfloat16."""
     model, length = recipe.model, recipe.data.sequence_length
+    size = 4 if recipe.backend.dtype == "float32" else 2
     tokens = recipe.train.rows(length, 1) * length
-    attention = model.heads * length // 2
-    layer = 12 * model.width + 3 * model.hidden_width() + attention
-    return 2 * tokens * layer * model.layers + 8 * tokens * model.vocabulary_size
+    width, values = model.width, model.kv_heads * model.width // model.heads
+    # Inputs of both mixes, norms and matrices; queries, keys and values; both sides of the activation.
+    layer = 8 * width + 3 * values + 2 * model.hidden_width()
+    visits = len(model.route.visits(model.layers))
+    layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
+    head = size * tokens * (model.vocabulary_size + 5 * width)
+    logits = 3 * 4 * min(tokens, HEAD_ROWS) * model.vocabulary_size
+    return layers + head + logits
+
+
+def attention_bytes(recipe: Recipe, tokens: int, size: int) -> int:
+    """What the attention of one layer keeps besides its inputs and outputs."""
+    model, length, kind = recipe.model, recipe.data.sequence_length, recipe.backend.attention
+    if kind == "math":
+        return size * tokens * model.heads * length
+    if kind == "sdpa" or (kind == "auto" and recipe.backend.dtype == "float32"):
+        return 3 * size * tokens * model.width  # keys and values repeated for their queries, outputs moved
+    seen = sum((end - start) * end for start, end in chunks(length))
+    weights = size * tokens // length * model.heads * seen
+    return weights if weights <= KEEP_BYTES else 0

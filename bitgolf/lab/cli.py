@@ -102,7 +102,7 @@ def _finish(result: dict[str, Any], as_json: bool, following: str) -> None:
         columns = ("", "with the training text", "alone")
         screen.table(title, columns, [ours, *rivals], as_json=as_json)
     if "sample" in result and not as_json:
-        print(f"A sample\n{result['sample'].strip()}\n")
+        print(f"A sample\n{result.pop('sample').strip()}\n")
     screen.close({**result, "next": following}, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ from bitgolf.core.shards import (
     Dataset,
     write_shard,
 )
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
 from bitgolf.lab.passport import (
     SplitFacts,
     make_passport,
@@ -348,7 +348,7 @@ def build_dataset(
             split = yield from _split(source, validation_fraction)
             if made is None:
                 yield Progress("tokenizer", 0, 1)
-                made = Tokenizer.train(_head(split.train), vocabulary_size, across_words=across_words)
+                made = train_tokenizer(_head(split.train), vocabulary_size, across_words=across_words)
             yield from _tokenize(source.name, split, made, partial, shard_tokens)
         _publish(partial, out_dir)
     except OSError as error:

@@ -172,6 +172,7 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
         kv_heads=shapes["blocks.0.attn.c_k.weight"][0] * heads // width,
         tied="lm_head.weight" not in shapes,
         route=USkips() if "skip_weights" in shapes else Plain(),
+        rope_frequencies="bfloat16",  # what the public script's .bfloat16() leaves of them
     ).but(**{**mlp, **settings})
     expected = parameter_shapes(plan)
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]

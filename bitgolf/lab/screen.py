@@ -72,8 +72,10 @@ def in_words(facts: Mapping[str, Any]) -> str:
 
 def number(value: Any) -> str:
     """A value for people: thousands separated, fractions to four places."""
-    if isinstance(value, bool) or value is None:
-        return str(value)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -88,7 +90,7 @@ def close(facts: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max((len(name) for name in facts), default=0) + 1
     for name, value in facts.items():
-        if not isinstance(value, (dict, list, tuple)):
+        if not isinstance(value, (dict, list, tuple)) and "\n" not in str(value):
             print(f"{name + ':':<{width}} {number(value)}")
 
 
@@ -96,10 +98,12 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
     """A table for people on stdout; silent when a program is listening."""
     if as_json:
         return
-    drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    drawn = Table(header_style="dim", box=None, pad_edge=False)
     for position, name in enumerate(header):
         drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0)
     for row in rows:
         drawn.add_row(*(number(value) for value in row))
-    Console().print(drawn)
-    print()
+    console = Console()
+    console.print(title, style="bold", highlight=False, soft_wrap=True)
+    console.print(drawn)
+    console.print()

@@ -1,5 +1,6 @@
 """A whole run from the command line: data, forecast, stages, sample, rivals, report."""
 
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,26 +32,47 @@ def work(
     recipe: Recipe, data: str, folder: Path, seed: int, *, resume: bool = False, against_rivals: bool = False
 ) -> Generator[Event, None, dict[str, Any]]:
     """Run a recipe on a dataset or text source and write its report; yields events, returns the result."""
+    clock = Stopwatch()
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size)
+    clock.lap("data")
     code = pack_script(flatten(recipe))
     refuse_over_budget(forecast(recipe, len(code), len(dataset.tokenizer.to_bytes())))
-    result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume)
+    clock.lap("prepare")
+    try:
+        result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume)
+    except BitgolfError:
+        raise
+    except Exception:
+        write_report(folder)
+        raise
+    clock.lap("run")
     if "bits_per_byte" in result:
         yield Event("sample", 0, 1, {})
-        unpacked = unpack((folder / "model.bin").read_bytes())
-        result["sample"] = sample_text(unpacked, seed=seed)
+        result["sample"] = sample_text(unpack((folder / "model.bin").read_bytes()), seed=seed)
+        clock.lap("sample")
     if against_rivals:
         result["rivals"] = yield from measure_rivals(dataset)
-    result = {
-        **result,
-        "dataset": str(dataset.folder),
-        "run": str(folder),
-        "report": str(folder / "report.html"),
-    }
+        clock.lap("rivals")
+    seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
+    paths = {"dataset": str(dataset.folder), "run": str(folder), "report": str(folder / "report.html")}
+    result = {**result, "seconds": seconds, **paths}
     write_json(folder / "result.json", result)
     write_report(folder)
     yield Event("report", 1, 1, {})
     return result
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Put the seconds since the last lap under a name."""
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
 
 
 def sample_text(

@@ -4,8 +4,6 @@ bitgolf show baseline
 bitgolf run baseline --data challenge:sp1024
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.codec import Deflate
 from bitgolf.core.quantize import public_int8
 from bitgolf.core.recipe import DataPlan, Recipe
 from bitgolf.core.score import ScorePlan
@@ -18,6 +16,5 @@ def baseline() -> Recipe:
         name="baseline",
         data=DataPlan(sequence_length=1024),
         quantize=public_int8(),
-        pack=PackPlan(codec=Deflate(level=9)),
         score=ScorePlan(windows=Chunked(length=1024)),
     )

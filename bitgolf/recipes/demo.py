@@ -4,8 +4,10 @@ bitgolf demo
 bitgolf run demo --set train.train_seconds=60
 """
 
+from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Ema
 from bitgolf.core.batches import ShuffledBlocks
+from bitgolf.core.codec import Smallest
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow
 from bitgolf.core.quantize import int6_rows
@@ -38,6 +40,7 @@ def demo() -> Recipe:
         train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
         average=Ema(decay=0.99),
         quantize=int6_rows(),
+        pack=PackPlan(codec=Smallest()),
         score=ScorePlan(windows=Sliding(length=256, stride=64)),
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
     )

@@ -77,7 +77,9 @@ def component(case: Case) -> None:
     elif name == "rotary" and arguments["rope_dims"] in (0, arguments["head_dim"]):
         if arguments["seq"] > arguments["train_seq_len"]:
             raise NotCoveredError("rescaled RoPE base")
-        tables = rotation_tables(arguments["seq"], arguments["head_dim"], arguments["rope_base"], CPU)
+        tables = rotation_tables(
+            arguments["seq"], arguments["head_dim"], arguments["rope_base"], torch.float32, CPU
+        )
         close(case, "out.cos", tables[0], case.tensors["out.cos"])
         turned = rotate(case.tensors["x"].transpose(1, 2), *tables).transpose(1, 2)
         close(case, "out.y", turned, case.tensors["out.y"])

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import zlib
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -179,21 +178,13 @@ def artifact(case: Case) -> None:
     assert len(zlib.decompress(packed)) == case.expected["raw_torch_bytes"]
     settings = case.settings
     plan = infer_model_plan(state, logit_softcap=settings["logit_softcap"], rope_base=settings["rope_base"])
+    assert plan.rope_frequencies == "bfloat16"
     model = build_model(plan)
     model.load_state_dict(as_weights(state))
-    with torch.no_grad(), mock.patch("bitgolf.core.model.rotation_tables", rounded_rotation_tables):
+    with torch.no_grad():
         loss = model.loss(case.tensors["out.input_ids"].long(), case.tensors["out.target_ids"].long())
     wanted = case.expected["fp32_loss_of_loaded_model"]
     assert abs(float(loss) - wanted) <= case.tolerance["fp32_loss_of_loaded_model"]["abs"]
-
-
-def rounded_rotation_tables(
-    time: int, width: int, base: float, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The public run casts the model to bfloat16 once, which rounds the frequencies of RoPE for good."""
-    frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    angles = torch.outer(torch.arange(time, device=device).float(), frequencies.bfloat16().float())
-    return angles.cos(), angles.sin()
 
 
 def later(technique: str):
