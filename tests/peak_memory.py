@@ -1,4 +1,4 @@
-"""A program for tests: take the real steps of a recipe.json on made-up tokens; prints bytes of memory at their peak."""
+"""A program for tests: real steps of a recipe.json on made-up tokens; prints the peak bytes of memory."""
 
 import json
 import resource

@@ -15,7 +15,7 @@ from bitgolf.core.files import read_tensors, write_tensors
 from bitgolf.core.model import build_model
 from bitgolf.core.optim import OptimPlan, make_optimizers
 from bitgolf.core.schedule import Constant, WarmdownClock, WarmdownFraction
-from bitgolf.core.train import State, TrainPlan
+from bitgolf.core.train import State, TrainPlan, train
 from bitgolf.core.world import World
 from tests.small_training import LENGTH, MODEL, PLAN, Ticking, batches, start, tensors_of
 
@@ -103,6 +103,25 @@ class TestPlan:
     def test_batch_must_divide(self):
         with pytest.raises(PlanError, match="multiple of 8192"):
             TrainPlan(batch_tokens=8191).rows(1024, 1)
+
+
+def test_cutting_a_micro_batch_changes_memory_and_not_the_gradient(tmp_path):
+    """Three sequences at a time out of eight leave an uneven last piece, which must weigh less."""
+    settings = {"iteration_dtype": torch.float32}
+    rows = []
+    for tokens in (0, 3 * LENGTH):
+        plan = PLAN.but(steps=8, accumulation=1, forward_tokens=tokens, batch_tokens=8 * LENGTH)
+        rows.append(trained(tmp_path, plan, **settings))
+    (whole, _, first), (parts, _, second) = rows
+    assert [a.nats_per_token for a in first] == pytest.approx([b.nats_per_token for b in second], rel=1e-5)
+    assert largest_gap(tensors_of(whole), tensors_of(parts)) < 1e-3
+    calls = []
+    model = build_model(MODEL)
+    model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    plan = PLAN.but(steps=1, accumulation=1, forward_tokens=3 * LENGTH, batch_tokens=8 * LENGTH)
+    optimizers = make_optimizers(OptimPlan(), model)
+    list(train(model, plan, optimizers, NoAverage(), batches(tmp_path)))
+    assert calls == [3, 3, 2]
 
 
 @pytest.mark.parametrize("order", [ShuffledBlocks(), PublicOrder()])

@@ -186,7 +186,7 @@ class Model(Part):
         return self.nats_of(self.hidden(inputs), targets)
 
     def nats_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target under the states that predict it; scoring asks for the last few only."""
+        """Cross-entropy of each target under the state that predicts it; scoring asks for a few only."""
         rows = hidden.flatten(0, 1)
         head = self.head(rows.dtype)
         return self.kernels.nats(rows, head, targets.flatten(), self.plan.logit_softcap).view(targets.shape)

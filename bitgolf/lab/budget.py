@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 
+from bitgolf.core.artifact import join_planes
 from bitgolf.core.average import NoAverage
+from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, keyed_generator, parameter_shapes
 from bitgolf.core.optim import MuonRule, assign_parameters
-from bitgolf.core.quantize import QuantTensor, quantize_weights
+from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 
-SAMPLED_ELEMENTS = 65536  # of each tensor; its entropy is taken to hold for the whole
+SAMPLED_ELEMENTS = 65536  # of each kind of tensor; the whole is taken to be like them
 TRAINED_STD = 0.3  # of a typical trained matrix; matters only to rules with a scale floor
-CODER_OVERHEAD = 1.01  # of general compressors over the entropy of the codes
-KEPT_SHARE = 0.9  # what is left of float16 numbers after compression
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
 PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
 ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at once, measured with glibc
@@ -25,7 +25,7 @@ ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at on
 def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[str, Any]:
     """Parameters, packed bytes by tensor, memory and work of a recipe; nothing is trained.
 
-    Bytes come from quantizing Gaussian weights of the right shapes by the recipe's own rules.
+    Bytes come from quantizing and compressing Gaussian weights of the right shapes as the recipe says.
     """
     shapes = parameter_shapes(recipe.model)
     rows = _tensor_rows(recipe, shapes)
@@ -65,27 +65,36 @@ def refuse_over_budget(facts: dict[str, Any]) -> None:
 def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
     whole = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     chosen = recipe.quantize.assign(whole)
+    known: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
     rows = []
     for name, shape in shapes.items():
-        rule = recipe.quantize.rules[chosen[name]]
-        some = (min(shape[0], max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))), *shape[1:])
-        weight = TRAINED_STD * torch.randn(some, generator=keyed_generator(0, name))
-        plan = recipe.quantize.but(rules=(rule.but(patterns=("*",), more_than=0, axes=0),))
-        tensors, report = quantize_weights(plan, {name: weight})
-        share = CODER_OVERHEAD if isinstance(tensors[name], QuantTensor) else KEPT_SHARE
-        elements = math.prod(shape)
-        scale = share * elements / weight.numel()
+        quantizer, alike = recipe.quantize.rules[chosen[name]].quantizer, (shape, chosen[name])
+        if alike not in known:
+            known[alike] = packed_size(quantizer, shape, recipe.pack.codec)
+        bits, size = known[alike]
         rows.append(
             {
                 "name": name,
                 "shape": "x".join(map(str, shape)),
-                "elements": elements,
-                "rule": type(rule.quantizer).__name__,
-                "bits": report[0]["bits"],
-                "bytes": math.ceil(report[0]["bytes"] * scale),
+                "elements": math.prod(shape),
+                "rule": type(quantizer).__name__,
+                "bits": bits,
+                "bytes": size,
             }
         )
     return rows
+
+
+def packed_size(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> tuple[int, int]:
+    """Bits of a quantized number, and bytes of a Gaussian tensor of this shape after quantizer and codec."""
+    elements, others = math.prod(shape), math.prod(shape[1:])
+    sampled = (min(shape[0], max(1, SAMPLED_ELEMENTS // others)), *shape[1:])
+    weight = TRAINED_STD * torch.randn(sampled, generator=keyed_generator(0, "forecast"))
+    tensor = quantizer.quantize(weight)
+    parts = [tensor.values] if isinstance(tensor, KeptTensor) else [tensor.codes, tensor.scales]
+    size = sum(len(codec.encode(join_planes([part]))[1]) for part in parts)
+    bits = 8 * tensor.values.element_size() if isinstance(tensor, KeptTensor) else tensor.grid.bits
+    return bits, math.ceil(size * elements / weight.numel())
 
 
 def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
