@@ -6,11 +6,13 @@ import os
 import sys
 
 import pytest
+import torch
 
 from bitgolf.core import codec
-from bitgolf.core.files import read_json, write_json
+from bitgolf.core.files import read_json, read_tensors, write_json
 from bitgolf.core.plan import to_json
 from bitgolf.lab import cli
+from bitgolf.lab.public import pack_public_int8
 
 RESULT_KEYS = {
     "bits_per_byte", "nats_per_token", "tokens", "text_bytes", "artifact_bytes", "code_bytes", "total_bytes",
@@ -92,6 +94,25 @@ def test_score_settings_bite(bitgolf, finished):
     folder, result = finished
     _, out, _ = bitgolf("score", folder, "--set", "score.windows=Chunked(length=16)", "--json")
     assert json.loads(out)["bits_per_byte"] > result["bits_per_byte"]
+
+
+def test_a_public_checkpoint_is_scored_with_the_tokenizer_of_the_dataset(
+    bitgolf, finished, dataset, tmp_path
+):
+    folder, _ = finished
+    weights = read_tensors(folder / "weights.safetensors")[0]
+    live = {name.removeprefix("live/"): w for name, w in weights.items() if name.startswith("live/")}
+    torch.save(live, tmp_path / "final_model.pt")
+    (tmp_path / "final_model.int8.ptz").write_bytes(pack_public_int8(live))
+    bits = {}
+    for name in ("final_model.pt", "final_model.int8.ptz"):
+        refused(bitgolf("score", name), "carries no tokenizer", "--data")
+        code, out, _ = bitgolf(
+            "score", name, "--data", dataset.folder, "--set", "score.windows=Chunked(length=32)", "--json"
+        )
+        assert code == 0
+        bits[name] = json.loads(out)["bits_per_byte"]
+    assert 0 < abs(bits["final_model.pt"] - bits["final_model.int8.ptz"]) < 0.01
 
 
 def test_sample_is_repeatable(bitgolf, finished):

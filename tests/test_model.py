@@ -252,6 +252,19 @@ def test_skips_are_last_in_first_out():
     assert all(visit.source == -1 for visit in visits[:4])
 
 
+def test_a_cap_too_large_for_exp_is_still_exact():
+    plan = SMALL.but(logit_softcap=1e4)
+    fast = shaken(plan).use(FAST["float32 chunk"])
+    with torch.no_grad():
+        fast.tok_emb.weight.mul_(300)  # logits far beyond what float32 can exponentiate
+        plain = Model(plan)
+        plain.load_state_dict(fast.state_dict())
+        inputs, targets = torch.arange(12).view(2, 6), torch.arange(1, 13).view(2, 6)
+        nats = fast.nats(inputs, targets)
+        assert nats.max() > 100
+        assert torch.allclose(nats, plain.use(Backend()).nats(inputs, targets), rtol=1e-4)
+
+
 def test_logits_stay_under_the_cap_and_agree_with_nats():
     model = shaken(SMALL.but(logit_softcap=3.0)).use(FAST["float32 chunk"])
     with torch.no_grad():

@@ -19,6 +19,7 @@ CHUNK_LONG = 256
 CHUNK_SHORT_TIME = 512
 KEEP_BYTES = 256 << 20  # attention weights of one layer above this size are computed again when needed
 HEAD_ROWS = 1024  # tokens whose logits are made together
+LARGEST_CAP = 60.0  # exp of any logit below it, summed over a vocabulary, stays finite in float32
 
 
 class PlainKernels:
@@ -84,6 +85,8 @@ class FusedKernels(PlainKernels):
         return FusedHeads.apply(mixed, gain, torch.cat((cos, cos), -1), torch.cat((sin, -sin), -1))
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+        if cap > LARGEST_CAP:
+            return super().nats(hidden, weight, targets, cap)
         return FusedNats.apply(hidden, weight, targets, cap, torch.is_grad_enabled())
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bitgolf.core.artifact import join_planes
 from bitgolf.core.average import NoAverage
@@ -15,8 +16,8 @@ from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 
-SAMPLED_ELEMENTS = 65536  # of each kind of tensor; the whole is taken to be like them
-TRAINED_STD = 0.3  # of a typical trained matrix; matters only to rules with a scale floor
+SAMPLED_ELEMENTS = 32768  # drawn for each kind of tensor, which is taken to be like them
+TRAINED_STD = 0.4  # of a typical trained matrix; matters only to rules with a scale floor
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
 PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
 ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at once, measured with glibc
@@ -87,14 +88,19 @@ def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dic
 
 def packed_size(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> tuple[int, int]:
     """Bits of a quantized number, and bytes of a Gaussian tensor of this shape after quantizer and codec."""
-    elements, others = math.prod(shape), math.prod(shape[1:])
-    sampled = (min(shape[0], max(1, SAMPLED_ELEMENTS // others)), *shape[1:])
-    weight = TRAINED_STD * torch.randn(sampled, generator=keyed_generator(0, "forecast"))
+    rows = max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))
+    weight = TRAINED_STD * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
     tensor = quantizer.quantize(weight)
     parts = [tensor.values] if isinstance(tensor, KeptTensor) else [tensor.codes, tensor.scales]
-    size = sum(len(codec.encode(join_planes([part]))[1]) for part in parts)
+    size = sum(len(codec.encode(plane)[1]) for part in parts for plane in byte_planes(part))
     bits = 8 * tensor.values.element_size() if isinstance(tensor, KeptTensor) else tensor.grid.bits
-    return bits, math.ceil(size * elements / weight.numel())
+    return bits, math.ceil(size * shape[0] / rows)
+
+
+def byte_planes(part: Tensor) -> list[bytes]:
+    """All first bytes of all numbers, all second bytes, and so on; in an artifact each is long."""
+    joined = join_planes([part])
+    return [joined[start : start + part.numel()] for start in range(0, len(joined), part.numel())]
 
 
 def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
@@ -131,8 +137,9 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     averaged = 0 if isinstance(recipe.average, NoAverage) else 1
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (2 + copies[name] + averaged) for name, count in elements.items())
+    logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
     updates = 8 * sum(elements.values())
-    return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * kept_bytes(recipe)), updates)
+    return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)
 
 
 def kept_bytes(recipe: Recipe) -> int:
@@ -145,9 +152,7 @@ def kept_bytes(recipe: Recipe) -> int:
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
     visits = len(model.route.visits(model.layers))
     layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
-    head = size * tokens * (model.vocabulary_size + 5 * width)
-    logits = 3 * 4 * min(tokens, HEAD_ROWS) * model.vocabulary_size
-    return layers + head + logits
+    return layers + size * tokens * (model.vocabulary_size + 5 * width)
 
 
 def attention_bytes(recipe: Recipe, tokens: int, size: int) -> int:

@@ -171,9 +171,11 @@ def score(
 ) -> None:
     """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
 
+    A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data.
+
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
-    path, unpacked = find_artifact(model)
+    path, unpacked = find_artifact(model, dataset)
     scores = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     facts = {"artifact": str(path), "artifact_bytes": path.stat().st_size, **summary(scores)}
     screen.close(facts, as_json=as_json)

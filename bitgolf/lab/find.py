@@ -16,6 +16,7 @@ from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import Dataset
 from bitgolf.lab.corpora import build_dataset, dataset_name, source_from
+from bitgolf.lab.public import as_weights, infer_model_plan, read_public
 
 
 def recipe_names() -> list[str]:
@@ -82,9 +83,21 @@ def find_dataset(text: str, vocabulary_size: int) -> Generator[Event, None, Data
     return Dataset.open(folder)
 
 
-def find_artifact(text: str) -> tuple[Path, Unpacked]:
-    """A packed model by its file or its run folder, read and checked."""
+def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
+    """A packed model by its file or its run folder, read and checked.
+
+    A public checkpoint (`.pt`, `.ptz`) is taken too; it has no tokenizer, so it gets that of the dataset.
+    """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
     if not path.is_file():
         raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
-    return path, unpack(path.read_bytes())
+    if path.suffix not in (".pt", ".ptz"):
+        return path, unpack(path.read_bytes())
+    if data is None:
+        raise BitgolfError(
+            "a public checkpoint carries no tokenizer",
+            where=str(path),
+            way_out="give its dataset with --data",
+        )
+    weights = as_weights(read_public(path))
+    return path, Unpacked(infer_model_plan(weights), weights, Dataset.open(data).tokenizer, {})

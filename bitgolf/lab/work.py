@@ -5,8 +5,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bitgolf.core.artifact import Unpacked, unpack
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, DataError, TokenizerError
@@ -129,7 +127,7 @@ def score_text(
         raise DataError(f"cannot read: {error.strerror}", where=str(path)) from None
     if not content:
         raise DataError("the file is empty", where=str(path))
-    tokens = np.concatenate([[tokenizer.bos], tokenizer.encode(content)]).astype(np.uint16)
+    tokens = next(tokenizer.encode_documents([content]))
     return (yield from told(scoring(model, tokens, tokenizer, plan, len(content)), "score"))
 
 
