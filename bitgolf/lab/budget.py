@@ -11,7 +11,7 @@ from bitgolf.core.average import NoAverage
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
-from bitgolf.core.model import ModelPlan, keyed_generator, parameter_shapes
+from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
@@ -152,7 +152,8 @@ def kept_bytes(recipe: Recipe) -> int:
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
     visits = len(model.route.visits(model.layers))
     layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
-    return layers + size * tokens * (model.vocabulary_size + 5 * width)
+    casts = 0 if size == 4 else size * count_parameters(model)
+    return layers + size * tokens * (model.vocabulary_size + 5 * width) + casts
 
 
 def attention_bytes(recipe: Recipe, tokens: int, size: int) -> int:

@@ -1,16 +1,15 @@
 """Three minutes of training on two cores, one million bytes for everything: code, weights and tokenizer.
 
-bitgolf demo
-bitgolf run demo --set train.train_seconds=60
+    bitgolf demo
+    bitgolf run demo --set train.train_seconds=60
 """
 
 from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import Ema
 from bitgolf.core.batches import ShuffledBlocks
 from bitgolf.core.codec import Smallest
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow
-from bitgolf.core.quantize import int6_rows
+from bitgolf.core.quantize import absmax_rows
 from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import ScorePlan
@@ -19,27 +18,26 @@ from bitgolf.core.windows import Sliding
 
 
 def demo() -> Recipe:
-    """Four layers of width 128 on a vocabulary of 2048, scored with a sliding window."""
+    """Four layers of width 160 on a vocabulary of 4096, six bits a weight, scored with a sliding window."""
     return Recipe(
         name="demo",
         data=DataPlan(sequence_length=256, order=ShuffledBlocks()),
-        model=ModelPlan(vocabulary_size=2048, layers=4, width=128, heads=4, kv_heads=2),
+        model=ModelPlan(vocabulary_size=4096, layers=4, width=160, heads=5, kv_heads=1),
         optim=OptimPlan(
             rows=(
-                ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.05)),
+                ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.015)),
                 ParameterRow(
                     pattern="blocks.*.weight",
                     minimum_ndim=2,
                     maximum_ndim=2,
-                    rule=MuonRule(lr=0.04, warmup_steps=300),
+                    rule=MuonRule(lr=0.02, warmup_steps=300),
                 ),
-                ParameterRow(pattern="*", rule=AdamRule(lr=0.04)),
+                ParameterRow(pattern="*", rule=AdamRule(lr=0.02)),
             ),
             schedule=WarmdownFraction(fraction=0.6),
         ),
         train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
-        average=Ema(decay=0.99),
-        quantize=int6_rows(),
+        quantize=absmax_rows(matrix_bits=6, embedding_bits=6),
         pack=PackPlan(codec=Smallest()),
         score=ScorePlan(windows=Sliding(length=256, stride=64)),
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
