@@ -82,7 +82,9 @@ class PlainModel(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         plan = self.plan
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-        tables = rotation_tables(inputs.shape[1], plan.width // plan.heads, plan.rope_base, inputs.device)
+        tables = rotation_tables(
+            inputs.shape[1], plan.width // plan.heads, plan.rope_base, torch.float32, inputs.device
+        )
         start = F.rms_norm(self.tok_emb(inputs).to(dtype), (plan.width,), eps=1e-7)
         x, skips = start, []
         for number, block in enumerate(self.blocks):

@@ -143,10 +143,14 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def kept_bytes(recipe: Recipe) -> int:
-    """What one micro-batch keeps for its backward pass with the fused kernels; `auto` counts as bfloat16."""
+    """What one pass through the model keeps for the backward pass, with the fused kernels on a CPU.
+
+    A number type of `auto` counts as bfloat16.
+    """
     model, length = recipe.model, recipe.data.sequence_length
     size = 4 if recipe.backend.dtype == "float32" else 2
-    tokens = recipe.train.rows(length, 1) * length
+    rows = min(recipe.train.rows(length, 1), recipe.train.forward_rows(length, torch.device("cpu")))
+    tokens = rows * length
     width, values = model.width, model.kv_heads * model.width // model.heads
     # Inputs of both mixes, norms and matrices; queries, keys and values; both sides of the activation.
     layer = 8 * width + 3 * values + 2 * model.hidden_width()

@@ -1,0 +1,17 @@
+"""The benchmark runs, on shapes small enough for a test; its figures are not checked here."""
+
+import json
+import sys
+
+from bench import train
+from bitgolf.core.model import ModelPlan
+
+MICRO = {"micro": (ModelPlan(vocabulary_size=64, layers=2, width=16, heads=2, kv_heads=1), 16, 2)}
+
+
+def test_every_part_of_the_benchmark_runs(monkeypatch, capsys):
+    monkeypatch.setattr(train, "SHAPES", MICRO)
+    monkeypatch.setattr(sys, "argv", ["bench", "--shapes", "micro", "--rounds", "1", "--threads", "1", "--json"])
+    train.main()
+    found = json.loads(capsys.readouterr().out)
+    assert "micro" in json.dumps(found)
