@@ -11,7 +11,9 @@ MICRO = {"micro": (ModelPlan(vocabulary_size=64, layers=2, width=16, heads=2, kv
 
 def test_every_part_of_the_benchmark_runs(monkeypatch, capsys):
     monkeypatch.setattr(train, "SHAPES", MICRO)
-    monkeypatch.setattr(sys, "argv", ["bench", "--shapes", "micro", "--rounds", "1", "--threads", "1", "--json"])
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "--shapes", "micro", "--rounds", "1", "--threads", "1", "--json"]
+    )
     train.main()
     found = json.loads(capsys.readouterr().out)
     assert "micro" in json.dumps(found)

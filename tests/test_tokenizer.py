@@ -100,7 +100,7 @@ def test_compact_form_round_trips_and_keeps_the_ids(tokenizer):
 
 def test_training_is_deterministic_across_processes(tokenizer):
     code = (
-        "from tests.test_tokenizer import text; from bitgolf.core.tokenizer import Tokenizer\n"
+        "from tests.test_tokenizer import text; from bitgolf.core.tokenizer import train_tokenizer\n"
         "print(train_tokenizer([text(2000, seed) for seed in range(4)], 400).identity)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

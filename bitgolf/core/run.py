@@ -31,7 +31,7 @@ from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
 from bitgolf.core.train import ShardBatches, State, train
 from bitgolf.core.windows import Chunked
-from bitgolf.core.world import World, join_world, leave_world
+from bitgolf.core.world import World, is_first_process, join_world, leave_world
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 PREFLIGHT_WINDOWS = 2
@@ -64,7 +64,8 @@ def run(
     backend = choose_backend(recipe.backend)
     world = join_world(backend.device.type)
     try:
-        claim_folder(folder, recipe, resume)
+        if world.rank == 0:
+            claim_folder(folder, recipe, resume)
         yield from preflight(recipe, dataset, backend, seed)
         if world.rank == 0:
             describe_run(folder, recipe, backend, code)
@@ -72,8 +73,10 @@ def run(
     except BitgolfError:
         raise
     except Exception:
-        crash = {"status": "crash", "recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
-        write_json(folder / "result.json", {**crash, "error": traceback.format_exc()})
+        if world.rank == 0:
+            facts = {"recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
+            crash = {"status": "crash", **facts, "error": traceback.format_exc()}
+            write_json(folder / "result.json", crash)
         raise
     finally:
         leave_world(world)
@@ -105,7 +108,7 @@ def _stages(
         "data": dataset.passport,
     }
     if world.rank:
-        return {"status": "ok", **facts}
+        return {"status": "diverged" if status == "diverged" else "ok", **facts}
     if status == "diverged":
         result = {"status": "diverged", **facts, "seconds": {"train": state.seconds}}
         write_json(folder / "result.json", result)
@@ -244,7 +247,8 @@ def _train(
     identity = f"{recipe.identity()}-{seed}-{data_identity(dataset)}"
     path, metrics = folder / CHECKPOINT, folder / "metrics.jsonl"
     state = State.load(path, identity) if path.is_file() else None
-    keep_metrics(metrics, state.step if state else 0)
+    if world.rank == 0:
+        keep_metrics(metrics, state.step if state else 0)
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
     source = ShardBatches(
         stream=dataset.train,
@@ -265,7 +269,7 @@ def _train(
         identity=identity,
     )
     status, saved = "finished", clock()
-    with metrics.open("a") as log:
+    with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:
         for report in steps:
             state, status = report.state, report.status
             if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or status != "running"):
@@ -387,7 +391,9 @@ def main(recipe: Recipe) -> int:
     except BitgolfError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({name: value for name, value in result.items() if not isinstance(value, (dict, list))}))
+    if is_first_process():
+        shown = {name: value for name, value in result.items() if not isinstance(value, (dict, list))}
+        print(json.dumps(shown))
     return 0 if result["status"] == "ok" else 1
 
 
@@ -400,7 +406,7 @@ def print_events(steps: Generator[Event, None, dict[str, Any]]) -> dict[str, Any
         except StopIteration as end:
             return end.value
         tenth = math.floor(10 * event.done / event.total) if event.total else 10
-        if (event.stage, tenth) != spoken:
+        if (event.stage, tenth) != spoken and is_first_process():
             facts = " ".join(f"{name}={value}" for name, value in event.facts.items())
             print(f"{event.stage} {10 * tenth}% {facts}", file=sys.stderr, flush=True)
             spoken = (event.stage, tenth)

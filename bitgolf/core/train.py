@@ -20,7 +20,7 @@ from bitgolf.core.schedule import Progress
 from bitgolf.core.shards import TokenStream
 from bitgolf.core.world import World
 
-CPU_FORWARD_TOKENS = 16384  # more costs memory and is no faster
+CPU_FORWARD_TOKENS = 8192  # more costs memory and is no faster
 PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scripts
 CLIP_EPSILON = 1e-6
 STATE_PARTS = ("weights", "optimizer", "averaged", "random")
@@ -35,7 +35,7 @@ class TrainPlan(Plan):
     batch_tokens: of one step, over all processes and micro-batches.
     accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
     forward_tokens: most tokens in one pass through the model; a larger micro-batch is cut by sequences and
-    gives the same gradient from less memory. 0 cuts at 16,384 on a CPU and nowhere on a GPU.
+    gives the same gradient from less memory. 0 cuts at 8,192 on a CPU and nowhere on a GPU.
     priming_steps: steps on synthetic batches before the clock starts, then undone.
     grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
     checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.

@@ -1,5 +1,6 @@
 """The verbs of the command line. Each ends with a block of `name: value` lines, or one JSON object."""
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.metric import summary
 from bitgolf.core.plan import diff, to_json
 from bitgolf.core.recipe import Recipe
+from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
@@ -236,7 +238,12 @@ def forecast(recipe: RecipeName, changes: Changes = None, as_json: Json = False)
 
 
 def main() -> None:
-    """The console script: errors become one line and exit code 2, never a traceback."""
+    """The console script: errors become one line and exit code 2, never a traceback.
+
+    Under torchrun the first process speaks for all.
+    """
+    if not is_first_process():
+        sys.stdout = io.StringIO()
     try:
         app()
     except BitgolfError as error:

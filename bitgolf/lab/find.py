@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bitgolf.core.plan import from_json, parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import Dataset
+from bitgolf.core.world import is_first_process
 from bitgolf.lab.corpora import build_dataset, dataset_name, source_from
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
 
@@ -76,6 +78,8 @@ def find_dataset(text: str, vocabulary_size: int) -> Generator[Event, None, Data
         return Dataset.open(Path(text))
     source = source_from(text)
     folder = cache_folder() / dataset_name(source, vocabulary_size)
+    while not is_first_process() and not (folder / "passport.json").is_file():
+        time.sleep(0.1)  # the first process is making it
     if (folder / "passport.json").is_file():
         return Dataset.open(folder)
     for stage, done, total in build_dataset(source, folder, vocabulary_size=vocabulary_size):

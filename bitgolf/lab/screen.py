@@ -11,15 +11,29 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from bitgolf.core.run import Event
+from bitgolf.core.world import is_first_process
 
 Result = TypeVar("Result")
 PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
 
 
 def follow(events: Generator[Event, None, Result]) -> Result:
-    """Drive a generator of events to its end, drawing each stage, and return its value."""
+    """Drive a generator of events to its end, drawing each stage, and return its value.
+
+    Of processes that train together only the first one draws.
+    """
+    if not is_first_process():
+        return _in_silence(events)
     console = Console(stderr=True)
     return _draw(events, console) if console.is_terminal else _log(events)
+
+
+def _in_silence(events: Generator[Event, None, Result]) -> Result:
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value
 
 
 def _draw(events: Generator[Event, None, Result], console: Console) -> Result:

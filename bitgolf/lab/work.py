@@ -16,6 +16,7 @@ from bitgolf.core.run import Event, load_model, run, score_split, told
 from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
 from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.world import is_first_process
 from bitgolf.lab.budget import forecast, refuse_over_budget
 from bitgolf.lab.find import find_dataset
 from bitgolf.lab.flatten import flatten, pack_script
@@ -43,6 +44,8 @@ def work(
     except Exception:
         write_report(folder)
         raise
+    if not is_first_process():
+        return result
     clock.lap("run")
     if "bits_per_byte" in result:
         yield Event("sample", 0, 1, {})

@@ -1,7 +1,7 @@
 """Three minutes of training on two cores, one million bytes for everything: code, weights and tokenizer.
 
-    bitgolf demo
-    bitgolf run demo --set train.train_seconds=60
+bitgolf demo
+bitgolf run demo --set train.train_seconds=60
 """
 
 from bitgolf.core.artifact import PackPlan

@@ -1,0 +1,56 @@
+"""The demo: its wiring on a tiny recipe at once, and the promise of the README on the real one (slow)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bitgolf.core.files import read_json
+from bitgolf.lab import cli, work
+
+PROMISED_BITS_PER_BYTE = 1.44
+PROMISED_SECONDS = 300
+
+
+def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tmp_path):
+    def tiny_data(_text, _vocabulary_size):
+        return dataset
+        yield
+
+    monkeypatch.setattr(cli, "find_recipe", lambda name, changes: recipe)
+    monkeypatch.setattr(work, "find_dataset", tiny_data)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("demo", "demo-2"):
+        monkeypatch.setattr(sys, "argv", ["bitgolf", "demo"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        out = capsys.readouterr().out
+        for words in ("xz -9e", "zstd -22 --long", "brotli -11", "A sample", "bits_per_byte:", "next:"):
+            assert words in out
+        assert read_json(tmp_path / "runs" / folder / "result.json")["status"] == "ok"
+        assert (tmp_path / "runs" / folder / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_real_demo_keeps_its_promise(tmp_path):
+    """From no cache at all; prints its figures. The limit on seconds is for a machine at rest."""
+    started = time.monotonic()
+    command = [sys.executable, "-c", "from bitgolf.lab.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "demo", "--out", str(tmp_path / "demo"), "--json"],
+        env={**os.environ, "BITGOLF_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    seconds = time.monotonic() - started
+    result = json.loads(done.stdout)
+    print(f"{result['bits_per_byte']:.4f} bits per byte, {result['total_bytes']:,} bytes, {seconds:.0f} s")
+    assert result["status"] == "ok"
+    assert result["bits_per_byte"] <= PROMISED_BITS_PER_BYTE
+    assert result["total_bytes"] <= 1_000_000
+    assert result["text_bytes"] == 1_129_563
+    assert seconds < PROMISED_SECONDS
