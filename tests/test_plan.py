@@ -56,7 +56,8 @@ def test_but_changes_one_path_and_leaves_the_original():
 
 def test_diff_names_paths_and_treats_another_class_as_one_difference():
     left, right = Scene(), Scene(shape=Box(), many=(Circle(radius=2), Box()))
-    assert [path for path, _, _ in diff(left, right)] == ["shape", "many"]
+    assert [path for path, _, _ in diff(left, right)] == ["shape", "many.0.radius"]
+    assert [path for path, _, _ in diff(left, Scene(many=()))] == ["many"]
     assert diff(left, left.but(count=4)) == [("count", 3, 4)]
     assert diff(left, Scene()) == []
 

@@ -193,14 +193,12 @@ def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list
 def diff(left: Any, right: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """The paths at which two plans differ, with both values. Another class in a slot is one difference."""
     if isinstance(left, Plan) and type(left) is type(right):
-        return [
-            change
-            for field in dataclasses.fields(left)
-            for change in diff(
-                getattr(left, field.name), getattr(right, field.name), f"{path}.{field.name}".lstrip(".")
-            )
-        ]
-    return [] if left == right and type(left) is type(right) else [(path, left, right)]
+        pairs = [(f.name, getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(left)]
+    elif isinstance(left, tuple) and isinstance(right, tuple) and len(left) == len(right):
+        pairs = [(str(position), *items) for position, items in enumerate(zip(left, right))]
+    else:
+        return [] if left == right and type(left) is type(right) else [(path, left, right)]
+    return [change for name, a, b in pairs for change in diff(a, b, f"{path}.{name}".lstrip("."))]
 
 
 def _step(plan: Any, key: str, path: str) -> Any:

@@ -1,15 +1,20 @@
 """The verbs of the command line. Each ends with a block of `name: value` lines, or one JSON object."""
 
 import io
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.metric import summary
+from bitgolf.core.model import parameter_shapes
+from bitgolf.core.optim import assign_parameters
 from bitgolf.core.plan import diff, to_json
+from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
@@ -127,16 +132,55 @@ def show(
         source = flatten(chosen)
         sys.stdout.buffer.write(pack_script(source) if packed else source.encode())
         return
-    rows = [(path, _brief(right)) for path, _, right in diff(Recipe(), chosen)]
-    screen.table(
-        f"{chosen.name}: what differs from the defaults", ("setting", "value"), rows, as_json=as_json
-    )
+    tables = ("optim.rows", "quantize.rules")
+    changes_made = [(path, right) for path, _, right in diff(Recipe(), chosen) if not path.startswith(tables)]
+    title = f"{chosen.name}: what differs from the defaults"
+    screen.table(title, ("setting", "value"), changes_made, as_json=as_json)
+    header = ("who", "update rule", "rate", "tensors", "parameters")
+    screen.table("Parameters, first match wins", header, parameter_table(chosen), as_json=as_json)
+    header = ("who", "quantizer", "bits", "tensors", "parameters")
+    screen.table("Quantization, first match wins", header, quantization_table(chosen), as_json=as_json)
     facts = {"recipe": chosen.name, "recipe_identity": chosen.identity(), "settings": to_json(chosen)}
     screen.close(facts, as_json=as_json)
 
 
-def _brief(value: Any) -> str:
-    return screen.number(value) if isinstance(value, (int, float)) else str(value)
+def parameter_table(recipe: Recipe) -> list[tuple[Any, ...]]:
+    """Pattern, rule, rate, and how much of the model each row of the parameter table takes."""
+    shapes = parameter_shapes(recipe.model)
+    taken = assign_parameters(recipe.optim, {n: torch.empty(s, device="meta") for n, s in shapes.items()})
+    return [
+        (
+            row.pattern,
+            type(row.rule).__name__,
+            row.rule.rates(1.0, 0)["lr"],
+            len(names),
+            sum(math.prod(shapes[name]) for name in names),
+        )
+        for row, names in zip(recipe.optim.rows, taken)
+    ]
+
+
+def quantization_table(recipe: Recipe) -> list[tuple[Any, ...]]:
+    """Patterns, quantizer, bits, and how much of the model each quantization rule takes."""
+    shapes = parameter_shapes(recipe.model)
+    chosen = recipe.quantize.assign({n: torch.empty(s, device="meta") for n, s in shapes.items()})
+    return [
+        (
+            rule.patterns,
+            type(rule.quantizer).__name__,
+            bits_of(rule.quantizer),
+            len(names),
+            sum(math.prod(shapes[name]) for name in names),
+        )
+        for i, rule in enumerate(recipe.quantize.rules)
+        for names in [[name for name, place in chosen.items() if place == i]]
+    ]
+
+
+def bits_of(quantizer: Quantizer) -> int:
+    """Bits of each number, before any entropy coding."""
+    tensor = quantizer.quantize(torch.ones(1, 1))
+    return 8 * tensor.values.element_size() if isinstance(tensor, KeptTensor) else tensor.grid.bits
 
 
 @app.command()
@@ -214,8 +258,7 @@ def compare(left: RecipeName, right: RecipeName, as_json: Json = False) -> None:
     Example: bitgolf compare baseline demo
     """
     changes = diff(find_recipe(left), find_recipe(right))
-    rows = [(path, _brief(a), _brief(b)) for path, a, b in changes]
-    screen.table(f"{left} against {right}", ("setting", left, right), rows, as_json=as_json)
+    screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
     facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
     facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
     screen.close(facts, as_json=as_json)

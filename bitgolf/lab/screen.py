@@ -1,5 +1,6 @@
 """What people see: progress with an ETA on stderr, and one closing block or one JSON object on stdout."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bitgolf.core.plan import Plan
 from bitgolf.core.run import Event
 from bitgolf.core.world import is_first_process
 
@@ -85,15 +87,21 @@ def in_words(facts: Mapping[str, Any]) -> str:
 
 
 def number(value: Any) -> str:
-    """A value for people: thousands separated, fractions to four places."""
+    """A value for people: thousands separated, fractions to four places, plans by what they set."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Plan):
+        given = [(f.name, getattr(value, f.name), f.default) for f in dataclasses.fields(value)]
+        words = (f"{name}={number(item)}" for name, item, default in given if item != default)
+        return f"{type(value).__name__}({', '.join(words)})"
+    if isinstance(value, tuple):
+        return ", ".join(map(number, value)) or "none"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4f}"
     return str(value)
 
 
@@ -114,7 +122,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
         return
     drawn = Table(header_style="dim", box=None, pad_edge=False)
     for position, name in enumerate(header):
-        drawn.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0)
+        drawn.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(number(value) for value in row))
     console = Console()
