@@ -14,7 +14,14 @@ from bitgolf.core.quantize import absmax_rows, int6_rows, public_int8, quantize_
 from bitgolf.core.recipe import DataPlan, Recipe
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.train import ShardBatches, TrainPlan, train
-from bitgolf.lab.budget import PROCESS_BYTES, flops_per_token, forecast, kept_bytes, refuse_over_budget
+from bitgolf.lab.budget import (
+    PROCESS_BYTES,
+    flops_per_token,
+    forecast,
+    kept_bytes,
+    refuse_over_budget,
+    refuse_over_memory,
+)
 from bitgolf.recipes.baseline import baseline
 from tests.peak_memory import peak_of
 
@@ -106,6 +113,13 @@ def test_a_forecast_repeats_itself():
 
 
 START = Recipe(model=MIDDLE, quantize=absmax_rows(6, 6))
+
+
+def test_a_training_that_does_not_fit_the_machine_is_refused():
+    facts = forecast(baseline().but({"train.forward_tokens": 2**19}), 0)
+    with pytest.raises(BudgetError, match="lower train.forward_tokens"):
+        refuse_over_memory(facts, 8 * GIB)
+    refuse_over_memory(forecast(baseline(), 0), 8 * GIB)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Forecasts before training: bytes by tensor, memory, work. A run that cannot fit is refused at its start."""
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -60,6 +61,18 @@ def refuse_over_budget(facts: dict[str, Any]) -> None:
             value=budget,
             way_out=f"raise the budget, or make the model smaller (largest: {largest['name']}, "
             f"{largest['bytes']:,} bytes)",
+        )
+
+
+def refuse_over_memory(facts: dict[str, Any], machine_bytes: int | None = None) -> None:
+    """Raise BudgetError where training would need more memory than the machine has."""
+    if machine_bytes is None:
+        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if facts["memory_bytes"] > machine_bytes:
+        raise BudgetError(
+            f"about {facts['memory_bytes']:,} bytes of memory are forecast for training",
+            value=f"{machine_bytes:,} bytes in this machine",
+            way_out="lower train.forward_tokens: the same gradient from smaller passes",
         )
 
 

@@ -17,7 +17,7 @@ from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
 from bitgolf.core.tokenizer import Tokenizer
 from bitgolf.core.world import is_first_process
-from bitgolf.lab.budget import forecast, refuse_over_budget
+from bitgolf.lab.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.lab.find import find_dataset
 from bitgolf.lab.flatten import flatten, pack_script
 from bitgolf.lab.report import write_report
@@ -35,7 +35,9 @@ def work(
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size)
     clock.lap("data")
     code = pack_script(flatten(recipe))
-    refuse_over_budget(forecast(recipe, len(code), len(dataset.tokenizer.to_bytes())))
+    facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))
+    refuse_over_budget(facts)
+    refuse_over_memory(facts)
     clock.lap("prepare")
     try:
         result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume)
