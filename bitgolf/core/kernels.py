@@ -222,42 +222,37 @@ class FusedNats(Function):
     """Softcapped cross-entropy, some rows at a time; the gradient of the logits is made in the forward pass.
 
     With s = sigmoid(2 z / cap) the capped logit is cap (2 s - 1), its slope 4 s (1 - s). Capped logits cannot
-    overflow exp, so no maximum is subtracted. The gradient of row i is upstream[i] times a row known at once:
-    the upstream factor is applied later, to the narrow sides of the two products.
+    overflow exp, so no maximum is subtracted. The gradient of row i is upstream[i] 4 / total[i] times a row
+    known at once: that factor is applied later, to the narrow sides of the two products.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, needed: bool
     ) -> Tensor:
-        nats = hidden.new_empty(len(hidden), dtype=wide(hidden))
-        slopes, dhidden = [], torch.empty_like(hidden) if needed else hidden
+        chosen, totals = hidden.new_empty(2, len(hidden), 1, dtype=wide(hidden))
+        dhidden = torch.empty_like(hidden) if needed else hidden
+        slopes = hidden.new_empty(len(hidden) if needed else 0, len(weight))
         for start in range(0, len(hidden), HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             wanted = targets[rows, None]
-            logits = F.linear(hidden[rows], weight)
-            squashed = (logits.to(nats.dtype) * (2 / cap)).sigmoid_()
+            squashed = F.linear(hidden[rows], weight).to(totals.dtype).mul_(2 / cap).sigmoid_()
             weights = torch.add(squashed.new_full((), -cap), squashed, alpha=2 * cap)
-            chosen = weights.gather(1, wanted)
-            total = weights.exp_().sum(-1, keepdim=True)
-            nats[rows] = (total.log() - chosen).squeeze(1)
+            torch.gather(weights, 1, wanted, out=chosen[rows])
+            torch.sum(weights.exp_(), -1, keepdim=True, out=totals[rows])
             if needed:
-                weights.mul_(4 / total).scatter_(1, wanted, 4 * (chosen.exp_() / total - 1))
-                slope = weights.mul_(torch.addcmul(squashed, squashed, squashed, value=-1)).to(hidden.dtype)
-                torch.mm(slope, weight, out=dhidden[rows])
-                slopes.append(slope)
-        ctx.save_for_backward(hidden, dhidden, *slopes)
-        return nats
+                weights.scatter_add_(1, wanted, -totals[rows])
+                slopes[rows] = torch.ops.aten.sigmoid_backward(weights, squashed)
+                torch.mm(slopes[rows], weight, out=dhidden[rows])
+        ctx.save_for_backward(hidden, dhidden, slopes, totals)
+        return (totals.log() - chosen).squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, dnats: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        hidden, dhidden, *slopes = ctx.saved_tensors
-        upstream = dnats[:, None]
-        scaled = (hidden * upstream).to(hidden.dtype).split(HEAD_ROWS)
-        dweight = slopes[0].T @ scaled[0]
-        for slope, rows in zip(slopes[1:], scaled[1:]):
-            dweight = torch.addmm(dweight, slope.T, rows)
-        return (dhidden * upstream).to(hidden.dtype), dweight, None, None, None
+        hidden, dhidden, slopes, totals = ctx.saved_tensors
+        factor = dnats[:, None] * (4 / totals)
+        dweight = slopes.T @ (hidden * factor).to(hidden.dtype)
+        return (dhidden * factor).to(hidden.dtype), dweight, None, None, None
 
 
 def attend(heads: Tensor, queries: int, kind: str) -> Tensor:

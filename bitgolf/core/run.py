@@ -334,7 +334,8 @@ def _score_all(
         if rows and rows[-1]["name"] == "quantized" and plan == chunked:
             continue
         started = clock()
-        scores = yield from score_split(model, dataset, plan, f"score {name}")
+        stage = f"score {name}" if plan == chunked else "score final"
+        scores = yield from score_split(model, dataset, plan, stage)
         rows.append({"name": name, **summary(scores), "seconds": clock() - started})
     scores.save(folder / "scores.npz")
     return rows

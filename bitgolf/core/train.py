@@ -156,7 +156,7 @@ class State:
                 f"state of another recipe than {identity!r}",
                 where=str(path),
                 value=facts["identity"],
-                way_out="resume with the recipe and seed of that run, or train into another folder",
+                way_out="resume with the recipe, seed and data of that run, or train into another folder",
             )
         state = cls(**facts)
         for key, tensor in tensors.items():
