@@ -217,6 +217,7 @@ def test_initial_values_are_keyed_by_seed_and_name():
     [
         ("logit_softcap", 2.0),
         ("rope_base", 50.0),
+        ("rope_frequencies", "bfloat16"),
         ("mlp_multiplier", 1.5),
         ("mlp_hidden", 33),
         ("qk_gain", 3.0),

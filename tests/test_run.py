@@ -92,6 +92,12 @@ def test_without_an_average_there_is_one_set_of_weights(recipe, dataset, tmp_pat
     assert all(name.startswith("live/") for name in weights)
 
 
+def test_fewer_lines_are_logged_where_asked_for(recipe, dataset, tmp_path):
+    drive(run(recipe.but({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
+    lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4]  # the last step always
+
+
 def test_over_budget_is_a_result(recipe, dataset, tmp_path):
     result = drive(run(recipe.but({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "over budget"

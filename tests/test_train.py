@@ -20,14 +20,6 @@ from bitgolf.core.world import World
 from tests.small_training import LENGTH, MODEL, PLAN, Ticking, batches, start, tensors_of
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def assert_same(left, right):
     assert left.keys() == right.keys()
     for name in left:
