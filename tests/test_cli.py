@@ -170,6 +170,13 @@ def test_settings_are_refused_with_the_nearest_name(bitgolf, recipe_file):
     refused(bitgolf("shou"), "shou")
 
 
+def test_a_folder_does_not_hide_a_recipe_of_its_name(bitgolf, tmp_path):
+    (tmp_path / "demo").mkdir()
+    code, out, _ = bitgolf("show", "demo", "--json")
+    assert code == 0
+    assert json.loads(out)["recipe"] == "demo"
+
+
 def test_a_recipe_file_can_fail_in_any_way(bitgolf, tmp_path):
     (tmp_path / "mine.py").write_text("def good():\n    return 3\n\ndef bad():\n    return 1 / 0\n")
     refused(bitgolf("show", "mine.py:good"), "does not return a Recipe", "'int'")

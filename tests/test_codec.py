@@ -18,13 +18,17 @@ from bitgolf.core.codec import (
     Raw,
     Smallest,
     Zstd,
-    compress,
+    codec_named,
     decompress,
 )
 from bitgolf.core.errors import CodecError, PlanError
 from bitgolf.core.plan import members
 
 TEXT = b"We the people of the United States, in order to form a more perfect union. " * 40
+
+
+def compress(name: str, data: bytes) -> bytes:
+    return codec_named(name)().encode(data)[1]
 
 
 @settings(max_examples=40, deadline=None)

@@ -22,6 +22,7 @@ from bitgolf.core.plan import from_json, to_json
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import load_model, run, score_split
 from bitgolf.core.score import Scores
+from bitgolf.core.windows import Chunked
 
 CODE = b"print('the code that counts')\n"
 
@@ -96,6 +97,14 @@ def test_fewer_lines_are_logged_where_asked_for(recipe, dataset, tmp_path):
     drive(run(recipe.but({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 4]  # the last step always
+
+
+def test_what_is_scored_once_is_one_row(recipe, dataset, tmp_path):
+    """The final windows of this recipe are those of the comparison."""
+    plan = recipe.but({"score.windows": Chunked(length=32), "average": NoAverage()})
+    result = drive(run(plan, dataset, tmp_path / "r", 1, code=CODE))
+    assert [row["name"] for row in result["variants"]] == ["live", "quantized"]
+    assert result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
 
 
 def test_over_budget_is_a_result(recipe, dataset, tmp_path):

@@ -234,11 +234,6 @@ class Smallest(Codec):
             yield "among: needs at least one codec"
 
 
-def compress(codec: str, data: bytes) -> bytes:
-    """Compress with the default settings of a codec, by name."""
-    return codec_named(codec)().encode(data)[1]
-
-
 def decompress(codec: str, data: bytes, size: int) -> bytes:
     """The `size` bytes behind `data`. Raises DamagedStreamError after at most one byte too many."""
     result, complete = codec_named(codec).decode(data, size)

@@ -327,12 +327,10 @@ def _score_all(
         ("live", model_with(recipe.model, live, backend), chunked),
         *([] if averaged is live else [("averaged", model_with(recipe.model, averaged, backend), chunked)]),
         ("quantized", packed, chunked),
-        ("quantized", packed, recipe.score),
+        *([] if recipe.score == chunked else [("quantized", packed, recipe.score)]),
     ]
     rows: list[dict[str, Any]] = []
     for name, model, plan in cases:
-        if rows and rows[-1]["name"] == "quantized" and plan == chunked:
-            continue
         started = clock()
         stage = f"score {name}" if plan == chunked else "score final"
         scores = yield from score_split(model, dataset, plan, stage)

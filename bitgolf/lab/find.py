@@ -32,6 +32,8 @@ def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _read_recipe(text: str) -> Recipe:
+    if text in recipe_names():  # before any folder that happens to have the same name
+        return getattr(importlib.import_module(f"{recipes.__name__}.{text}"), text)()
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_python(Path(path), function)
@@ -39,13 +41,11 @@ def _read_recipe(text: str) -> Recipe:
         return from_json(Recipe, read_json(Path(text) / "recipe.json"))
     if text.endswith(".json"):
         return from_json(Recipe, read_json(Path(text)))
-    if text not in recipe_names():
-        raise BitgolfError(
-            "no such recipe",
-            where=text,
-            way_out=f"{nearest(text, recipe_names())}; or give file.py:function or a recipe.json",
-        )
-    return getattr(importlib.import_module(f"{recipes.__name__}.{text}"), text)()
+    raise BitgolfError(
+        "no such recipe",
+        where=text,
+        way_out=f"{nearest(text, recipe_names())}; or give file.py:function or a recipe.json",
+    )
 
 
 def _from_python(path: Path, function: str) -> Recipe:
