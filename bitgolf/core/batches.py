@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from bitgolf.core.errors import DataError
 from bitgolf.core.plan import Plan, setting
 from bitgolf.core.shards import TokenStream
+
+COUNT_TOKENS = 1 << 22  # counted at a time: what stays small in memory
+NAT_PARTS = 1 << 16  # nats are added up in whole parts of one, which gives the same sum on any machine
 
 
 class Batch(NamedTuple):
@@ -71,16 +75,32 @@ class PublicOrder(Order):
         ), position + world * span
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShuffledBlocks(Order):
-    """Blocks of one sequence length in a new random order every pass.
+class BlockPass(NamedTuple):
+    """One round through a stream cut into blocks of `length` tokens, the first of which starts at `phase`."""
 
-    What: after a random phase the stream is cut into blocks; each is an input block once per pass.
-    Source: the idea of PR #726 and the 2026-04-05 loader (catalogue C12), keyed by seed and pass alone
-    Cost: no bytes; scattered reads, under a millisecond per batch
-    Not for: parity with the public scripts
-    Neutral: none, choose PublicOrder
+    stream: TokenStream
+    length: int
+    bos: int
+    number: int
+    phase: int
+
+    @property
+    def blocks(self) -> int:
+        """How many there are; the same for every phase."""
+        return _blocks_of(self.stream, self.length)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockOrder(Order):
+    """Blocks of one sequence length, cut after a phase that each pass draws; each is input once per pass.
+
+    Blocks are numbered through all passes: block n is at the positions from n * length on. A position inside
+    a block, which only another length can have left behind, counts as the next block: no length gives out a
+    number twice. The same text can come again within a pass after such a change, because each length has an
+    order of its own.
     """
+
+    abstract: ClassVar[bool] = True
 
     seed: int = setting(1337, at_least=0)
 
@@ -95,24 +115,170 @@ class ShuffledBlocks(Order):
         bos: int = -1,
     ) -> tuple[Batch, int]:
         _check_length(stream, length)
-        first = position // length + rank * rows
-        blocks = [self.block_start(stream.tokens, length, first + row) for row in range(rows)]
-        tokens = np.stack([stream.read(start, length + 1) for start in blocks])
-        return make_batch(tokens[:, :-1], tokens[:, 1:], bos), position + world * rows * length
+        begin = -(-position // length)
+        first = begin + rank * rows
+        starts = [self.block_start(stream, length, first + row, bos) for row in range(rows)]
+        tokens = np.stack([stream.read(start, length + 1) for start in starts])
+        return make_batch(tokens[:, :-1], tokens[:, 1:], bos), (begin + world * rows) * length
 
-    def block_start(self, tokens: int, length: int, block: int) -> int:
-        """Where the block of this running number starts. A pass has as many blocks whatever its phase."""
-        per_pass = max(tokens // length - 1, 1)
-        passes, place = divmod(block, per_pass)
-        phase, order = _pass_order(self.seed, passes, per_pass, min(length, tokens - per_pass * length))
-        return phase + int(order[place]) * length
+    def block_start(self, stream: TokenStream, length: int, block: int, bos: int = -1) -> int:
+        """Where in the stream the block of this running number starts."""
+        number, place = divmod(block, _blocks_of(stream, length))
+        phases = min(length, stream.tokens - _blocks_of(stream, length) * length)
+        phase = _phase(self.seed, number, phases)
+        return phase + self.visit(BlockPass(stream, length, bos, number, phase), place) * length
+
+    def visit(self, one: BlockPass, place: int) -> int:
+        """Which block of the pass comes at this place; each of them at one place."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShuffledBlocks(BlockOrder):
+    """Blocks of one sequence length in a new random order every pass.
+
+    What: after a random phase the stream is cut into blocks; each is an input block once per pass.
+    Source: the idea of PR #726 and the 2026-04-05 loader (catalogue C12), keyed by seed and pass alone
+    Cost: no bytes; scattered reads, under a millisecond per batch
+    Not for: parity with the public scripts
+    Neutral: none, choose PublicOrder
+    """
+
+    def visit(self, one: BlockPass, place: int) -> int:
+        return int(_shuffle(self.seed, one.number, one.blocks)[place])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoprimeStride(BlockOrder):
+    """Blocks of one sequence length in equal strides around the stream.
+
+    What: number n of a pass is block (start + n * stride) mod blocks. Phase, start and stride are random for
+        each pass; the stride is raised until it and the number of blocks have no divisor in common.
+    Source: PR #726 (catalogue C12), keyed by seed and pass alone: the public one hashes the paths of its
+        files, so its order depends on where the data lies. Its growing mix of shards in a batch is left out,
+        because here all shards are one stream, which the strides go around from the first batch on
+    Cost: no bytes; scattered reads, under a millisecond per batch, no permutation in memory
+    Not for: parity with the public scripts; documents in a repeating order, which a stride can fall in with
+    Neutral: none, choose PublicOrder
+    """
+
+    def visit(self, one: BlockPass, place: int) -> int:
+        start, stride = _stride(self.seed, one.number, one.blocks)
+        return (start + place * stride) % one.blocks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curriculum(BlockOrder):
+    """Blocks of easy documents first, then more and more of the others.
+
+    What: the difficulty of a document is its mean unigram cross-entropy (nats per token, counts over the
+        training stream plus one); that of a block is the mean over its tokens of their documents'. While
+        q = easiest + (1 - easiest) * trained tokens / ramp_tokens is below 1, the next block is drawn from
+        the easiest share q of the pass's blocks, evenly from those that are left (none left: the easiest of
+        the others). From q = 1 on the pass goes on with what is left in the order of ShuffledBlocks, and
+        later passes are its passes. So every pass has each block once.
+    Source: PR #212 tested a curriculum and published no definition (catalogue C10); a linear ramp over texts
+        sorted by how rare their words are is in Platanios et al. 2019, arXiv:1903.09848
+    Cost: no bytes; before the first batch, on the clock, three readings of the stream (half a second per 100M
+        tokens on one core), then under a millisecond per batch
+    Not for: text without BOS, which is refused; streams of billions of tokens. A ramp about as long as a pass
+        leaves the most difficult blocks for its end
+    Neutral: easiest=1, ShuffledBlocks of the same seed
+
+    ramp_tokens: trained tokens until all blocks are allowed; 0 makes it one pass.
+    easiest: share of the blocks that the training starts with.
+    descending: the most difficult first, as a control.
+    """
+
+    ramp_tokens: int = setting(0, at_least=0)
+    easiest: float = setting(0.25, above=0.0, at_most=1.0)
+    descending: bool = False
+
+    def visit(self, one: BlockPass, place: int) -> int:
+        return int(_ramp(self, one)[place])
+
+
+@functools.lru_cache(maxsize=2)
+def _ramp(plan: Curriculum, one: BlockPass) -> np.ndarray:
+    """The order of a pass: those places at which not all blocks are allowed, then the shuffled rest."""
+    shuffled = _shuffle(plan.seed, one.number, one.blocks)
+    places = np.arange(one.blocks)
+    trained = (one.number * one.blocks + places) * one.length
+    ramp = plan.ramp_tokens or one.blocks * one.length
+    share = plan.easiest + (1 - plan.easiest) * (trained / ramp)
+    allowed = np.maximum(np.ceil(share * one.blocks).astype(np.int64), places + 1)
+    held = int(np.count_nonzero(allowed < one.blocks))
+    if held == 0:
+        return shuffled
+    difficulty = block_difficulty(one)
+    order = np.argsort(-difficulty if plan.descending else difficulty, kind="stable").tolist()
+    choices = (allowed - places)[:held].astype(np.uint64)
+    draws = places[:held] + (_pass_bits(held, plan.seed, one.number, 1) % choices).astype(np.int64)
+    for place, draw in enumerate(draws.tolist()):
+        order[place], order[draw] = order[draw], order[place]
+    early = np.array(order[:held])
+    return np.concatenate([early, shuffled[np.isin(shuffled, early, invert=True)]])
+
+
+def block_difficulty(one: BlockPass) -> np.ndarray:
+    """Mean over the tokens of each block of their documents' nats per token, by `document_nats`."""
+    bounds, nats = document_nats(one.stream, one.bos)
+    # Spread evenly over its document, what came before a place is a line from document to document.
+    before = np.interp(one.phase + one.length * np.arange(one.blocks + 1), bounds, nats)
+    return np.diff(before) / one.length
+
+
+@functools.lru_cache(maxsize=1)
+def document_nats(stream: TokenStream, bos: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of all documents, end included, and the unigram nats of all tokens before each bound."""
+    starts = stream.documents(bos)
+    if not len(starts):
+        raise DataError(
+            "a curriculum by document needs documents that start with BOS",
+            value=f"BOS {bos}",
+            way_out="choose another data.order, or a tokenizer that has BOS",
+        )
+    bounds = np.unique(np.concatenate([[0], starts, [stream.tokens]]))
+    pieces = [(at, min(at + COUNT_TOKENS, stream.tokens)) for at in range(0, stream.tokens, COUNT_TOKENS)]
+    counts = np.ones(1 << 16, np.int64)
+    for begin, end in pieces:
+        counts += np.bincount(stream.read(begin, end - begin), minlength=len(counts))
+    costs = np.rint(NAT_PARTS * np.log(counts.sum() / counts)).astype(np.int64)
+    before, total = np.zeros(len(bounds), np.int64), 0
+    for begin, end in pieces:
+        sums = total + np.cumsum(costs[stream.read(begin, end - begin)])
+        first, last = np.searchsorted(bounds, (begin, end), side="right")
+        before[first:last] = sums[bounds[first:last] - begin - 1]
+        total = int(sums[-1])
+    return bounds, before / NAT_PARTS
+
+
+def _blocks_of(stream: TokenStream, length: int) -> int:
+    """Whole blocks that are in the stream after any phase."""
+    return max(stream.tokens // length - 1, 1)
+
+
+def _pass_bits(count: int, *key: int) -> np.ndarray:
+    """Random words of a seed, a pass and a purpose; raw bits, which numpy promises to keep."""
+    return np.random.PCG64(np.random.SeedSequence(key)).random_raw(count)
 
 
 @functools.lru_cache(maxsize=4)
-def _pass_order(seed: int, passes: int, blocks: int, phases: int) -> tuple[int, np.ndarray]:
-    """Phase below `phases` and block order of one pass, from raw bits that numpy promises to keep."""
-    bits = np.random.PCG64(np.random.SeedSequence([seed, passes])).random_raw(blocks + 1)
-    return int(bits[0]) % phases, np.argsort(bits[1:], kind="stable")
+def _phase(seed: int, number: int, phases: int) -> int:
+    return int(_pass_bits(1, seed, number)[0]) % phases
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffle(seed: int, number: int, blocks: int) -> np.ndarray:
+    return np.argsort(_pass_bits(blocks + 1, seed, number)[1:], kind="stable")
+
+
+@functools.lru_cache(maxsize=4)
+def _stride(seed: int, number: int, blocks: int) -> tuple[int, int]:
+    _, start, stride = (int(word) for word in _pass_bits(3, seed, number))
+    while math.gcd(stride, blocks) > 1:
+        stride += 1
+    return start % blocks, stride % blocks
 
 
 def make_batch(inputs: np.ndarray, targets: np.ndarray, bos: int) -> Batch:
