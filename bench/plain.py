@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.muon import orthogonalise_reference
-from bitgolf.core.parts import rotation_tables
+from bitgolf.core.position import Rope
 
 
 class PlainAttention(nn.Module):
@@ -82,9 +82,8 @@ class PlainModel(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         plan = self.plan
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
-        tables = rotation_tables(
-            inputs.shape[1], plan.width // plan.heads, plan.rope_base, torch.float32, inputs.device
-        )
+        assert isinstance(plan.position, Rope)
+        tables = plan.position.tables(inputs.shape[1], plan.width // plan.heads, inputs.device)
         start = F.rms_norm(self.tok_emb(inputs).to(dtype), (plan.width,), eps=1e-7)
         x, skips = start, []
         for number, block in enumerate(self.blocks):

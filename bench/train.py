@@ -23,6 +23,7 @@ from bitgolf.core.kernels import attend
 from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.core.muon import Muon
 from bitgolf.core.optim import OptimPlan, make_optimizers
+from bitgolf.core.schedule import Progress
 
 SHAPES = {  # model, tokens of context, sequences in a batch
     "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32),
@@ -43,7 +44,7 @@ class OurStep:
         self.optimizers.zero()
         loss = self.model(inputs, targets)
         loss.backward()
-        self.optimizers.step(1.0, 0)
+        self.optimizers.step(1.0, Progress(0, 1))
         return loss.item()
 
 

@@ -56,8 +56,9 @@ from bitgolf.core.codec import (
 )
 from bitgolf.core.errors import ArtifactError
 from bitgolf.core.grid import Grid
-from bitgolf.core.model import ModelPlan, Plain, parameter_shapes
+from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.plan import from_json, members
+from bitgolf.core.position import Rope
 from bitgolf.core.quantize import (
     AbsMax,
     Keep,
@@ -67,6 +68,7 @@ from bitgolf.core.quantize import (
     public_int8,
     quantize_weights,
 )
+from bitgolf.core.route import Plain
 from bitgolf.core.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +190,6 @@ FROZEN_DEFAULTS = {
     "tied": True,
     "logit_softcap": 30.0,
     "qk_gain": 1.5,
-    "rope_base": 10000.0,
     "embed_std": 0.005,
 }
 FROZEN_SHA256 = "3db9975268c7d687f6f146c6502ba6b5653cdd13fe02babb0a9529be3b14eb68"
@@ -198,6 +199,11 @@ def test_defaults_are_part_of_the_format():
     plan = ModelPlan()
     assert {name: getattr(plan, name) for name in FROZEN_DEFAULTS} == FROZEN_DEFAULTS
     assert type(plan.route).__name__ == "USkips"
+    assert plan.position == Rope(dims=0, base=10000.0, reference_length=0, frequencies="float32")
+    assert (plan.scope, plan.embed, plan.values, plan.heads_out) == ((), (), (), ())
+    kinds = [plan.activation, plan.input_scale, plan.residual, plan.recurrence, plan.objective, plan.start]
+    names = [type(kind).__name__ for kind in kinds]
+    assert names == ["ReluSquared", "Unscaled", "Serial", "Once", "NextToken", "UniformStart"]
     grid = Grid()
     assert (grid.bits, grid.symmetric, grid.scale_dtype) == (8, True, "float16")
     assert type(grid.granularity).__name__ == "PerRow"
@@ -217,7 +223,7 @@ def test_the_bytes_of_a_small_artifact_never_change():
 def test_a_plan_without_its_defaults_reads_back(width, softcap, tied, layers):
     plan = ModelPlan(width=width, logit_softcap=softcap, tied=tied, layers=layers, route=Plain())
     assert from_json(ModelPlan, json.loads(json.dumps(sparse_json(plan)))) == plan
-    assert "rope_base" not in sparse_json(plan)
+    assert "position" not in sparse_json(plan)
 
 
 CHILD = """

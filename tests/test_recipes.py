@@ -7,11 +7,12 @@ import pytest
 from bitgolf.core.average import NoAverage
 from bitgolf.core.batches import PublicOrder
 from bitgolf.core.codec import Deflate
-from bitgolf.core.model import USkips, count_parameters, parameter_shapes
+from bitgolf.core.model import count_parameters, parameter_shapes
 from bitgolf.core.optim import AdamRule, MuonRule, assign_parameters, baseline_rows
 from bitgolf.core.plan import diff, from_json, to_json
 from bitgolf.core.quantize import public_int8
 from bitgolf.core.recipe import BudgetPlan, Recipe
+from bitgolf.core.route import USkips
 from bitgolf.core.schedule import Progress, WarmdownClock, momentum_at
 from bitgolf.core.windows import Chunked
 from bitgolf.lab.find import find_recipe, recipe_names
@@ -58,7 +59,7 @@ def test_the_baseline_has_the_public_shape():
     assert count_parameters(model) == 17_059_912
     assert (model.vocabulary_size, model.layers, model.width) == (1024, 9, 512)
     assert (model.heads, model.kv_heads, model.mlp_multiplier, model.tied) == (8, 4, 2.0, True)
-    assert (model.logit_softcap, model.qk_gain, model.rope_base, model.embed_std) == (
+    assert (model.logit_softcap, model.qk_gain, model.position.base, model.embed_std) == (
         30.0,
         1.5,
         10000.0,
@@ -93,7 +94,7 @@ def test_the_baseline_has_the_public_groups():
         lr=0.04, momentum=0.95, warmup_start=0.85, warmup_steps=500, backend_steps=5, nesterov=True,
         weight_decay=0.0,
     )  # fmt: skip
-    momenta = [rules[1].rates(1.0, step)["momentum"] for step in (0, 250, 500, 9000)]
+    momenta = [rules[1].rates(1.0, Progress(step, 9001))["momentum"] for step in (0, 250, 500, 9000)]
     assert momenta == pytest.approx([0.85, 0.90, 0.95, 0.95])
     assert momenta == [momentum_at(step, 0.85, 0.95, 500) for step in (0, 250, 500, 9000)]
 

@@ -134,11 +134,11 @@ def test_micro_batches_and_processes_see_the_same_rows(tmp_path, order):
     source = batches(tmp_path, order)
     alone, position = [], 0
     for _ in range(4):
-        inputs, _, position = source.take(position, 2, World())
+        inputs, _, position = source.take(position, 2, World(), LENGTH)
         alone.append(inputs)
     together, shared = [], 0
     for _ in range(2):
-        taken = [source.take(shared, 2, World(rank=rank, size=2)) for rank in range(2)]
+        taken = [source.take(shared, 2, World(rank=rank, size=2), LENGTH) for rank in range(2)]
         together += [inputs for inputs, _, _ in taken]
         shared = taken[0][2]
         assert taken[1][2] == shared
@@ -176,6 +176,9 @@ class Poisoned(torch.nn.Module):
 
     def state_dict(self, *args, **settings):
         return self.model.state_dict(*args, **settings)
+
+    def at(self, progress):
+        self.model.at(progress)
 
     def forward(self, inputs, targets):
         self.calls += 1

@@ -6,7 +6,8 @@ of the three is then one contiguous block, and rotation tables repeat over conti
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,30 @@ HEAD_ROWS = 512  # tokens whose logits are made together
 LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
 
 
+class Sight(NamedTuple):
+    """Which keys a query sees, of those at and before its own place, and how well.
+
+    window: how many, its own included (0: all). changes: functions of scores (key heads, batch, group,
+    queries, keys) and the places of the first key and the first query, that return the changed scores.
+    """
+
+    window: int = 0
+    changes: tuple[Callable[[Tensor, int, int], Tensor], ...] = ()
+
+    def changed(self, scores: Tensor, first: int = 0, start: int = 0) -> Tensor:
+        """The scores after all changes."""
+        for change in self.changes:
+            scores = change(scores, first, start)
+        return scores
+
+
 class PlainKernels:
     """The operations as one would write them in torch."""
 
-    def norm(self, x: Tensor) -> Tensor:
-        """RMS norm over the last dimension, without a learned weight."""
-        return F.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
+    def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        """RMS norm over the last dimension, without a learned weight, times a factor."""
+        y = F.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
+        return y if factor == 1.0 else y * factor
 
     def mix(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """weight[0] * x + weight[1] * y, per channel."""
@@ -43,8 +62,8 @@ class PlainKernels:
     def heads(self, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(batch, time, heads, dimension) to (heads, batch, time, dimension).
 
-        The first len(gain) heads, queries and keys, are normalised, rotated and multiplied by their gain;
-        the others, values, are only moved.
+        The first len(gain) heads, queries and keys, are normalised, rotated in as many of their first
+        dimensions as the tables are wide (twice), and multiplied by their gain; values are only moved.
         """
         moved = mixed.permute(2, 0, 1, 3)
         turned = rotate(self.norm(moved[: len(gain)]), cos, sin) * gain[:, None, None, None]
@@ -56,9 +75,13 @@ class PlainKernels:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + half) of x (..., time, dimension) by the angle of their position."""
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), -1)
+    """Turn the pairs (j, j + half) of the first 2 * half dimensions of x (..., time, dimension).
+
+    cos, sin: (time, half), of the angle of each place and pair. The other dimensions pass through.
+    """
+    half = cos.shape[-1]
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), -1)
+    return torch.cat((first * cos + second * sin, second * cos - first * sin, rest), -1)
 
 
 def capped_logits(hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
@@ -69,8 +92,8 @@ def capped_logits(hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
 class FusedKernels(PlainKernels):
     """The same operations by hand."""
 
-    def norm(self, x: Tensor) -> Tensor:
-        return FusedNorm.apply(x)
+    def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        return FusedNorm.apply(x, factor)
 
     def mix(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         return FusedMix.apply(x, y, weight)
@@ -82,7 +105,9 @@ class FusedKernels(PlainKernels):
         return FusedReluSquared.apply(x)
 
     def heads(self, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return FusedHeads.apply(mixed, gain, torch.cat((cos, cos), -1), torch.cat((sin, -sin), -1))
+        rest = cos.new_zeros(len(cos), mixed.shape[-1] - 2 * cos.shape[-1])
+        full = torch.cat((cos, cos, rest + 1), -1), torch.cat((sin, -sin, rest), -1)
+        return FusedHeads.apply(mixed, gain, *full, cos.shape[-1])
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         if cap > LARGEST_CAP:
@@ -135,20 +160,22 @@ def channel_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 class FusedNorm(Function):
-    """y = x / rms(x). Backward: (dy - y mean(dy y)) / rms(x)."""
+    """y = f x / rms(x). Backward: (dy - y mean(dy y) / f^2) f / rms(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         scale = inverse_rms(x)
+        scale = scale if factor == 1.0 else scale.mul_(factor)
         y = scale_rows(x, scale)
+        ctx.factor = factor
         ctx.save_for_backward(y, scale)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         y, scale = ctx.saved_tensors
-        along = row_products(dy, y).mul_(-1 / y.shape[-1]).to(y.dtype)
-        return scale_rows(torch.addcmul(dy, y, along), scale)
+        along = row_products(dy, y).mul_(-1 / (y.shape[-1] * ctx.factor**2)).to(y.dtype)
+        return scale_rows(torch.addcmul(dy, y, along), scale), None
 
 
 class FusedMix(Function):
@@ -195,43 +222,60 @@ class FusedReluSquared(Function):
         return torch.addcmul(dy.new_zeros(()), dy, positive, value=2)
 
 
+class FusedLeakySquared(Function):
+    """leaky(x)^2. Backward: 2 leaky(x) dy, times the slope where x is negative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        leaky = F.leaky_relu(x, slope)
+        ctx.slope = slope
+        ctx.save_for_backward(leaky)
+        return leaky.square()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (leaky,) = ctx.saved_tensors
+        dx = torch.addcmul(dy.new_zeros(()), dy, leaky, value=2)
+        return torch.where(leaky < 0, dx * ctx.slope, dx), None
+
+
 class FusedHeads(Function):
     """Norm, rotation and gain of queries and keys, and the move to (heads, batch, time, dimension).
 
-    cos and sin are tables of full width, sin negated in its second half: a rotation is then
+    cos and sin are tables of full width, sin negated in the second half of what turns: a rotation is then
     x * cos + swap(x) * sin. It commutes with the norm, so one pass at the end applies norm and gain.
     """
 
     @staticmethod
-    def forward(ctx: Any, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
         heads = mixed.permute(2, 0, 1, 3).contiguous()
         x = heads[: len(gain)]
         inverse = inverse_rms(x)
-        turned = (x * cos).addcmul_(swap_halves(x), sin)
+        turned = (x * cos).addcmul_(swap_halves(x, half), sin)
         x.copy_(scale_rows(turned, inverse * gain[:, None, None, None]))
+        ctx.half = half
         ctx.save_for_backward(turned, inverse, gain, cos, sin)
         return heads
 
     @staticmethod
-    def backward(ctx: Any, dheads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dheads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         turned, inverse, gain, cos, sin = ctx.saved_tensors
         dy = dheads[: len(gain)]
         along = row_products(dy, turned).mul_(inverse)  # of dy with the normalised head
         factor = inverse * gain[:, None, None, None]
         inward = (factor * inverse * along).mul_(-1 / turned.shape[-1])
         dturned = scale_rows(dy, factor).addcmul_(turned, inward.to(turned.dtype))
-        dx = (dturned * cos).addcmul_(swap_halves(dturned), sin, value=-1)
+        dx = (dturned * cos).addcmul_(swap_halves(dturned, ctx.half), sin, value=-1)
         heads, *rest = dheads.shape
         dmixed = dheads.new_empty(*rest[:2], heads, rest[2])
         places = dmixed.permute(2, 0, 1, 3)
         places[: len(gain)], places[len(gain) :] = dx, dheads[len(gain) :]
-        return dmixed, along.sum((1, 2, 3)).to(gain.dtype), None, None
+        return dmixed, along.sum((1, 2, 3)).to(gain.dtype), None, None, None
 
 
-def swap_halves(x: Tensor) -> Tensor:
-    """The two halves of the last dimension exchanged."""
-    first, second = x.chunk(2, -1)
-    return torch.cat((second, first), -1)
+def swap_halves(x: Tensor, half: int) -> Tensor:
+    """The first two runs of `half` channels exchanged."""
+    return torch.cat((x[..., half : 2 * half], x[..., :half], x[..., 2 * half :]), -1)
 
 
 class FusedNats(Function):
@@ -269,32 +313,35 @@ class FusedNats(Function):
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
 
 
-def attend(heads: Tensor, queries: int, kind: str) -> Tensor:
+def attend(heads: Tensor, queries: int, kind: str, sight: Sight = Sight()) -> Tensor:  # noqa: B008
     """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
 
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).
     Returns (batch, time, queries * dimension). kind: 'chunk', 'sdpa' or 'math'.
     """
     if kind == "chunk":
-        return ChunkAttention.apply(heads, queries)
+        return ChunkAttention.apply(heads, queries, sight)
     keys = (len(heads) - queries) // 2
     asked, known, carried = heads.transpose(0, 1).split((queries, keys, keys), 1)
     if queries > keys:
         known, carried = (x.repeat_interleave(queries // keys, 1) for x in (known, carried))
     attention = math_attention if kind == "math" else sdpa_attention
-    return attention(asked, known, carried).transpose(1, 2).flatten(2)
+    return attention(asked, known, carried, sight).transpose(1, 2).flatten(2)
 
 
-def math_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def math_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     """Causal attention written out, over (batch, heads, time, dimension)."""
-    scores = queries @ keys.transpose(-1, -2)
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-    return scores.masked_fill(future, -math.inf).softmax(-1) @ values
+    scores = queries @ keys.transpose(-1, -2) + hidden_keys(0, 0, queries.shape[-2], sight.window, queries)
+    return sight.changed(scores[None])[0].softmax(-1) @ values
 
 
-def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
     """Causal attention by torch's own kernel."""
-    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
+    if not sight.window and not sight.changes:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
+    hidden = hidden_keys(0, 0, queries.shape[-2], sight.window, queries)
+    mask = sight.changed(hidden.expand(1, *queries.shape[:2], *hidden.shape))[0]
+    return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
 
 
 class ChunkAttention(Function):
@@ -302,51 +349,58 @@ class ChunkAttention(Function):
 
     On a CPU with fast bfloat16 products several times as fast as torch's own kernel. Query heads that share
     keys are stacked, so that each product is wide. Attention weights are kept for the backward pass, or made
-    again where they are large.
+    again where they are large. A window leaves out the keys before the first that its chunk sees.
     """
 
     @staticmethod
-    def forward(ctx: Any, heads: Tensor, queries: int) -> Tensor:
+    def forward(ctx: Any, heads: Tensor, queries: int, sight: Sight) -> Tensor:
         _, batch, time, width = heads.shape
         asked, keys, values = split_heads(heads, queries)
         out = heads.new_empty(batch, time, queries * width)
         places = out.view(batch, time, *asked.shape[:2], width).permute(2, 3, 0, 1, 4)
         kept = []
-        for start, end in chunks(time):
-            weights = attention_weights(stack(asked, start, end), keys[:, :end], start)
-            found = torch.bmm(weights, values[:, :end])
+        for first, start, end in chunks(time, sight.window):
+            weights = attention_weights(
+                stack(asked, start, end), keys[:, first:end], len(asked), first, start, sight
+            )
+            found = torch.bmm(weights, values[:, first:end])
             places[:, :, :, start:end] = unstack(found, places[:, :, :, start:end])
             kept.append(weights)
         if sum(weights.nbytes for weights in kept) > KEEP_BYTES:
             kept = []
-        ctx.queries = queries
+        ctx.queries, ctx.sight = queries, sight
         ctx.save_for_backward(heads, *kept)
         return out
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
         heads, *kept = ctx.saved_tensors
         asked, keys, values = split_heads(heads, ctx.queries)
         dheads = torch.zeros_like(heads)
         dasked, dkeys, dvalues = split_heads(dheads, ctx.queries)
         places = dout.view(*dout.shape[:2], *asked.shape[:2], heads.shape[-1]).permute(2, 3, 0, 1, 4)
-        for index, (start, end) in enumerate(chunks(heads.shape[2])):
-            some = stack(asked, start, end)
-            weights = kept[index] if kept else attention_weights(some, keys[:, :end], start)
+        for index, (first, start, end) in enumerate(chunks(heads.shape[2], ctx.sight.window)):
+            some, seen = stack(asked, start, end), slice(first, end)
+            weights = (
+                kept[index]
+                if kept
+                else attention_weights(some, keys[:, seen], len(asked), first, start, ctx.sight)
+            )
             dfound = stack(places, start, end)
-            dweights = torch.bmm(dfound, values[:, :end].transpose(1, 2))
+            dweights = torch.bmm(dfound, values[:, seen].transpose(1, 2))
             dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-            dvalues[:, :end] += torch.bmm(weights.transpose(1, 2), dfound)
-            dkeys[:, :end] += torch.bmm(dscores.transpose(1, 2), some)
-            dsome = torch.bmm(dscores, keys[:, :end])
+            dvalues[:, seen] += torch.bmm(weights.transpose(1, 2), dfound)
+            dkeys[:, seen] += torch.bmm(dscores.transpose(1, 2), some)
+            dsome = torch.bmm(dscores, keys[:, seen])
             dasked[:, :, :, start:end] = unstack(dsome, dasked[:, :, :, start:end])
-        return dheads, None
+        return dheads, None, None
 
 
-def chunks(time: int) -> list[tuple[int, int]]:
-    """Start and end of each chunk of queries."""
+def chunks(time: int, window: int = 0) -> list[tuple[int, int, int]]:
+    """For each chunk of queries, the first key that one of them sees, and its start and end."""
     size = CHUNK_SHORT if time <= CHUNK_SHORT_TIME else CHUNK_LONG
-    return [(start, min(start + size, time)) for start in range(0, time, size)]
+    starts = range(0, time, size)
+    return [(max(0, s + 1 - window) if window else 0, s, min(s + size, time)) for s in starts]
 
 
 def split_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -367,9 +421,22 @@ def unstack(found: Tensor, like: Tensor) -> Tensor:
     return found.view(count, batch, group, chunk, width).transpose(1, 2)
 
 
-def attention_weights(asked: Tensor, keys: Tensor, start: int) -> Tensor:
-    """Softmax over the keys that each stacked query may see."""
-    end = keys.shape[1]
-    future = torch.full((end - start, end), -math.inf, dtype=keys.dtype, device=keys.device).triu_(1 + start)
+def attention_weights(
+    asked: Tensor, keys: Tensor, heads: int, first: int, start: int, sight: Sight
+) -> Tensor:
+    """Softmax over the keys that each stacked query sees, the first of them at the place `first`."""
+    end = first + keys.shape[1]
     group = asked.shape[1] // (end - start)
-    return torch.baddbmm(future.repeat(group, 1), asked, keys.transpose(1, 2)).softmax(-1)
+    hidden = hidden_keys(first, start, end, sight.window, keys)
+    scores = torch.baddbmm(hidden.repeat(group, 1), asked, keys.transpose(1, 2))
+    if sight.changes:
+        apart = scores.view(heads, -1, group, end - start, end - first)
+        scores = sight.changed(apart, first, start).view(scores.shape)
+    return scores.softmax(-1)
+
+
+def hidden_keys(first: int, start: int, end: int, window: int, like: Tensor) -> Tensor:
+    """(queries start to end, keys first to end): -inf after a query and before its window, else 0."""
+    nothing = torch.full((end - start, end - first), -math.inf, dtype=like.dtype, device=like.device)
+    future = nothing.triu(1 + start - first)
+    return future + nothing.tril_(start - first - window) if window else future

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.core.errors import CheckpointError, PlanError
-from bitgolf.core.muon import Muon
+from bitgolf.core.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Coefficients, Muon
 from bitgolf.core.plan import Plan, setting
-from bitgolf.core.schedule import Schedule, WarmdownClock, momentum_at
+from bitgolf.core.schedule import Progress, Schedule, WarmdownClock, momentum_at
 from bitgolf.core.world import World
 
 
@@ -27,7 +27,7 @@ class Rule(Plan):
         """The optimizer for these parameters."""
         raise NotImplementedError
 
-    def rates(self, scale: float, step: int) -> dict[str, float]:
+    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
         """What is set anew before every step: the rate times the schedule's scale, and the like."""
         raise NotImplementedError
 
@@ -61,7 +61,7 @@ class AdamRule(Rule):
             fused=True,
         )
 
-    def rates(self, scale: float, step: int) -> dict[str, float]:
+    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
         return {"lr": self.lr * scale}
 
 
@@ -70,7 +70,11 @@ class MuonRule(Rule):
     """Muon: the momentum of each matrix, orthogonalised.
 
     What: all singular values of an update are about equal; the momentum rises over the first steps.
-    Source: Jordan 2024; the public baseline; decoupled weight decay from the 2026-03-19 records.
+        row_normalize (MuonEq-R): every row of a direction is first scaled to length 1. polar_express: a
+        steeper iteration with its own coefficients in each step, never more than five of them. The decay
+        falls linearly to taper_final times its value, from a progress of taper_start to the end.
+    Source: Jordan 2024; the public baseline; decoupled weight decay from the 2026-03-19 records, rows from
+        PR #1217, Polar Express from PR #1344 and #1787, taper from PR #1729.
     Cost: one float32 copy of its parameters; 5 to 20% of the seconds of a small step.
     Not for: embeddings, heads, vectors and control tensors.
     Neutral: lr=0
@@ -83,6 +87,10 @@ class MuonRule(Rule):
     backend_steps: int = setting(5, at_least=1)
     nesterov: bool = True
     weight_decay: float = setting(0.0, at_least=0.0)
+    row_normalize: bool = False
+    polar_express: bool = False
+    taper_start: float = setting(1.0, at_least=0.0, at_most=1.0)
+    taper_final: float = setting(1.0, at_least=0.0, at_most=1.0)
 
     def make(
         self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
@@ -91,26 +99,42 @@ class MuonRule(Rule):
             parameters,
             lr=self.lr,
             momentum=self.momentum,
-            backend_steps=self.backend_steps,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
+            row_normalize=self.row_normalize,
+            coefficients=self.coefficients(),
             iteration_dtype=iteration_dtype,
             world=world,
         )
 
-    def rates(self, scale: float, step: int) -> dict[str, float]:
-        momentum = momentum_at(step, self.warmup_start, self.momentum, self.warmup_steps)
-        return {"lr": self.lr * scale, "momentum": momentum}
+    def coefficients(self) -> tuple[Coefficients, ...]:
+        """Those of each step; of Polar Express never more than the five that were published."""
+        steps = self.backend_steps
+        return POLAR_EXPRESS[:steps] if self.polar_express else (NEWTON_SCHULZ,) * steps
+
+    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
+        momentum = momentum_at(progress.step, self.warmup_start, self.momentum, self.warmup_steps)
+        return {"lr": self.lr * scale, "momentum": momentum, "weight_decay": self._decay(progress.fraction)}
+
+    def _decay(self, done: float) -> float:
+        if done <= self.taper_start or self.taper_start == 1.0:
+            return self.weight_decay
+        tapered = min((done - self.taper_start) / (1.0 - self.taper_start), 1.0)
+        return self.weight_decay * (1.0 - tapered * (1.0 - self.taper_final))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterRow(Plan):
-    """One row of the parameter table: parameters by name pattern and number of dimensions, and their rule."""
+    """One row of the parameter table: parameters by name pattern and number of dimensions, and their rule.
+
+    may_be_idle: the row may match nothing, as in a table that serves models with and without some part.
+    """
 
     pattern: str = "*"
     rule: Rule = AdamRule()
     minimum_ndim: int = setting(0, at_least=0)
     maximum_ndim: int = setting(9, at_least=0)
+    may_be_idle: bool = False
 
     def matches(self, name: str, parameter: Tensor) -> bool:
         """Whether the row takes this parameter if no row before it did."""
@@ -128,6 +152,25 @@ def baseline_rows(tied: bool = True) -> tuple[ParameterRow, ...]:
     return (embedding, matrices, rest) if tied else (embedding, head, matrices, rest)
 
 
+def public_rows(
+    *, embedding: Rule, matrices: Rule, rest: Rule, head: Rule | None = None
+) -> tuple[ParameterRow, ...]:
+    """The groups of the public records, for a model with any of their parts.
+
+    embedding: every table of ids. head: a separate output matrix, at the public rate where none is given.
+    rest: vectors, scalars, and the control tensors and gates, matrices or not.
+    """
+    # Kept apart from baseline_rows, which is in every script as the default of OptimPlan.
+    return (
+        ParameterRow(pattern="tok_emb.weight", rule=embedding),
+        ParameterRow(pattern="*embed.weight", rule=embedding, may_be_idle=True),
+        ParameterRow(pattern="lm_head.weight", rule=head or AdamRule(lr=0.008), may_be_idle=True),
+        ParameterRow(pattern="*_gate*", rule=rest, may_be_idle=True),
+        ParameterRow(pattern="*.weight", minimum_ndim=2, maximum_ndim=2, rule=matrices),
+        ParameterRow(pattern="*", rule=rest),
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimPlan(Plan):
     """The parameter table (first match wins) and the schedule of all its rates."""
@@ -137,7 +180,7 @@ class OptimPlan(Plan):
 
 
 def assign_parameters(plan: OptimPlan, parameters: dict[str, Any]) -> list[list[str]]:
-    """The names that each row takes. Raises PlanError for a name without row and a row without name."""
+    """The names that each row takes. Raises PlanError for a name without row, and a row without name."""
     taken: list[list[str]] = [[] for _ in plan.rows]
     homeless = []
     for name, parameter in parameters.items():
@@ -154,7 +197,7 @@ def assign_parameters(plan: OptimPlan, parameters: dict[str, Any]) -> list[list[
         f"rows.{i}: pattern {row.pattern!r} with {row.minimum_ndim} to {row.maximum_ndim} dimensions takes "
         f"no parameter; {_taken_before(plan, i, parameters)}"
         for i, row in enumerate(plan.rows)
-        if not taken[i]
+        if not taken[i] and not row.may_be_idle
     ]
     if problems:
         raise PlanError(f"optim.{problem}" for problem in problems)
@@ -169,17 +212,19 @@ def _taken_before(plan: OptimPlan, index: int, parameters: dict[str, Any]) -> st
 
 
 class Optimizers:
-    """One optimizer per row of the table, and their state under the names of the parameters."""
+    """One optimizer per row that has parameters, and their state under the names of the parameters."""
 
     def __init__(
         self, plan: OptimPlan, model: nn.Module, world: World, iteration_dtype: torch.dtype = torch.bfloat16
     ) -> None:
         self.plan = plan
         self.parameters = dict(model.named_parameters())
-        self.names = assign_parameters(plan, self.parameters)
+        taken = assign_parameters(plan, self.parameters)
+        self.rows = [row for row, names in zip(plan.rows, taken) if names]
+        self.names = [names for names in taken if names]
         self.optimizers = [
             row.rule.make([self.parameters[name] for name in names], world, iteration_dtype)
-            for row, names in zip(plan.rows, self.names)
+            for row, names in zip(self.rows, self.names)
         ]
 
     def zero(self) -> None:
@@ -191,15 +236,15 @@ class Optimizers:
         """The gradients there are, in the order of the parameters."""
         return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
-    def step(self, scale: float, step: int) -> None:
-        """Follow the gradients, every rate multiplied by scale, as step number `step` (counted from 0)."""
-        for row, optimizer in zip(self.plan.rows, self.optimizers):
-            optimizer.param_groups[0].update(row.rule.rates(scale, step))
+    def step(self, scale: float, progress: Progress) -> None:
+        """Follow the gradients, every rate multiplied by scale, with that much done before this step."""
+        for row, optimizer in zip(self.rows, self.optimizers):
+            optimizer.param_groups[0].update(row.rule.rates(scale, progress))
             optimizer.step()
 
-    def momentum(self, step: int) -> float:
-        """Muon's momentum at a step; 0 without Muon."""
-        rates = (row.rule.rates(1.0, step) for row in self.plan.rows)
+    def momentum(self, progress: Progress) -> float:
+        """Muon's momentum in the step that comes next; 0 without Muon."""
+        rates = (row.rule.rates(1.0, progress) for row in self.rows)
         return next((rate["momentum"] for rate in rates if "momentum" in rate), 0.0)
 
     def table(self) -> list[dict[str, Any]]:
@@ -208,12 +253,12 @@ class Optimizers:
             {
                 "pattern": row.pattern,
                 "rule": type(row.rule).__name__,
-                "lr": row.rule.rates(1.0, 0)["lr"],
+                "lr": row.rule.rates(1.0, Progress(0, 1))["lr"],
                 "tensors": len(names),
                 "elements": sum(self.parameters[name].numel() for name in names),
                 "names": names,
             }
-            for row, names in zip(self.plan.rows, self.names)
+            for row, names in zip(self.rows, self.names)
         ]
 
     def state(self) -> dict[str, Tensor]:

@@ -1,47 +1,96 @@
-"""The small modules of the network, one idea each. Tensor names are those of the public scripts."""
+"""What the parts of the network are made of: tensors that know how they start, and the slot of every part.
 
+Tensor names are those of the public scripts.
+"""
+
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.kernels import CompiledKernels, FusedKernels, PlainKernels, attend
+from bitgolf.core.kernels import PlainKernels, Sight
+from bitgolf.core.plan import Plan
 
 
-class Context(NamedTuple):
-    """What every layer of one forward pass may look at besides the residual stream."""
+class Dimensions(NamedTuple):
+    """The sizes that parts are made for. bos_id: the token that opens a document, -1 if none does."""
 
-    inputs: Tensor  # token ids (batch, time)
-    start: Tensor  # the normalised embedding, mixed back into every layer
-    cos: Tensor  # rotation tables (time, half a head), float32
-    sin: Tensor
-    kernels: PlainKernels
-    attention: str
+    vocabulary_size: int
+    layers: int
+    width: int
+    embedding_width: int
+    heads: int
+    kv_heads: int
+    bos_id: int
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_width
 
 
-class Part(nn.Module):
-    """A module that knows how its own tensors start."""
+class Start(NamedTuple):
+    """Shape and initial values of a tensor. linear: a matrix that another initialisation may replace."""
 
-    def initial(self, name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
-        """Initial values of the tensor called `name` here. The default is ones."""
-        return torch.ones(shape)
+    shape: tuple[int, ...]
+    draw: Callable[[tuple[int, ...], torch.Generator], Tensor]
+    linear: bool = False
 
 
-class Linear(Part):
+def start_constant(value: float, *shape: int, linear: bool = False) -> Start:
+    """The same value everywhere."""
+    return Start(shape, lambda shape, _: torch.full(shape, value), linear)
+
+
+def start_normal(std: float, *shape: int) -> Start:
+    """Normal with mean 0."""
+    return Start(shape, lambda shape, draw: std * torch.randn(shape, generator=draw))
+
+
+def start_uniform(outputs: int, inputs: int) -> Start:
+    """A matrix with values drawn evenly up to 1 / sqrt(inputs), as torch starts its own."""
+    bound = 1 / math.sqrt(inputs)
+    return Start(
+        (outputs, inputs), lambda shape, draw: (2 * torch.rand(shape, generator=draw) - 1) * bound, True
+    )
+
+
+class Module(nn.Module):
+    """A module whose tensors know how they start."""
+
+    def __init__(self, starts: Mapping[str, Start] | None = None) -> None:
+        super().__init__()
+        self.starts: dict[str, Start] = {}
+        self.adopt(starts or {})
+
+    def adopt(self, starts: Mapping[str, Start]) -> None:
+        """Make parameters; a name with dots makes modules on its way."""
+        for name, start in starts.items():
+            first, dot, rest = name.partition(".")
+            if not dot:
+                self.starts[name] = start
+                self.register_parameter(name, nn.Parameter(torch.empty(start.shape)))
+                continue
+            if first not in self._modules:
+                self.add_module(first, Module())
+            getattr(self, first).adopt({rest: start})
+
+
+class Linear(Module):
     """A matrix without bias: float32 at rest, cast to the type of its input when used."""
 
-    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
-        super().__init__()
-        self.zero = zero
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+    weight: Tensor
 
-    def initial(self, name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
-        if self.zero:
-            return torch.zeros(shape)
-        return uniform(shape, 1 / math.sqrt(shape[1]), draw)
+    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
+        start = start_constant(0.0, outputs, inputs) if zero else start_uniform(outputs, inputs)
+        super().__init__({"weight": start})
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The weight as it is used."""
@@ -51,80 +100,46 @@ class Linear(Part):
         return F.linear(x, self.matrix(x.dtype))
 
 
-class Embedding(Part):
+class Embedding(Module):
     """A row per token. Float32 at rest; the public script keeps it in bfloat16 on its GPUs."""
 
-    def __init__(self, vocabulary_size: int, width: int, std: float) -> None:
-        super().__init__()
-        self.std = std
-        self.weight = nn.Parameter(torch.empty(vocabulary_size, width))
+    weight: Tensor
 
-    def initial(self, name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
-        return self.std * torch.randn(shape, generator=draw)
+    def __init__(self, vocabulary_size: int, width: int, std: float) -> None:
+        super().__init__({"weight": start_normal(std, vocabulary_size, width)})
 
     def forward(self, inputs: Tensor) -> Tensor:
         return F.embedding(inputs, self.weight)
 
 
-class Attention(Part):
-    """Causal attention with grouped key-value heads, normalised queries and keys, and a gain per head."""
+class Context(NamedTuple):
+    """What every layer of one forward pass may look at besides the residual stream."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, qk_gain: float) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_width, self.qk_gain = heads, kv_heads, width // heads, qk_gain
-        self.c_q = Linear(width, width)
-        self.c_k = Linear(width, kv_heads * self.head_width)
-        self.c_v = Linear(width, kv_heads * self.head_width)
-        self.proj = Linear(width, width, zero=True)
-        self.q_gain = nn.Parameter(torch.empty(heads))
-
-    def initial(self, name: str, shape: torch.Size, draw: torch.Generator) -> Tensor:
-        return torch.full(shape, self.qk_gain)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        batch, time, _ = x.shape
-        # Three names, one product: the matrices meet only where they are cast.
-        matrices = [part.matrix(x.dtype) for part in (self.c_q, self.c_k, self.c_v)]
-        mixed = F.linear(x, torch.cat(matrices)).view(batch, time, -1, self.head_width)
-        gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
-        tables = context.cos.to(x.dtype), context.sin.to(x.dtype)
-        heads = context.kernels.heads(mixed, gain.to(x.dtype), *tables)
-        return self.proj(attend(heads, self.heads, context.attention))
+    inputs: Tensor  # token ids (batch, time)
+    start: Tensor  # what enters the first layer, mixed back into every one
+    cos: Tensor  # rotation tables (time, half of what turns), float32
+    sin: Tensor
+    kernels: PlainKernels
+    attention: str
+    sight: Sight
+    root: Any  # the model, which holds the tensors that layers share
+    memory: dict[str, Tensor]  # what one layer leaves for later ones
 
 
-class SquaredReluMlp(Part):
-    """Two matrices with relu squared between them."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part(Plan):
+    """Base of the slots of the network: settings, the tensors they need, and what is done with them."""
 
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc = Linear(width, hidden)
-        self.proj = Linear(hidden, width, zero=True)
+    abstract: ClassVar[bool] = True
 
-    def forward(self, x: Tensor, kernels: PlainKernels) -> Tensor:
-        return self.proj(kernels.relu_squared(self.fc(x)))
+    def misfits(self, dimensions: Dimensions) -> list[str]:
+        """What keeps this part from a model of these sizes, as sentences."""
+        return []
 
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        """The tensors of the whole model that this part needs, by their names in the model."""
+        return {}
 
-def uniform(shape: torch.Size, bound: float, draw: torch.Generator) -> Tensor:
-    """Values drawn evenly from -bound to bound."""
-    return (2 * torch.rand(shape, generator=draw) - 1) * bound
-
-
-def rotation_tables(
-    time: int, width: int, base: float, rounding: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position times frequency, (time, width / 2), in float32.
-
-    rounding: the type that the frequencies are rounded to first. The public script turns the whole model to
-    bfloat16 once, which rounds them for good; exact scores of its checkpoints need the same.
-    """
-    frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    times = torch.arange(time, dtype=torch.float32, device=device)
-    angles = torch.outer(times, frequencies.to(rounding).float())
-    return angles.cos(), angles.sin()
-
-
-def choose_kernels(backend: Backend) -> PlainKernels:
-    """The fast operations, or the plain ones they are checked against."""
-    if not backend.fused:
-        return PlainKernels()
-    return CompiledKernels() if backend.compile else FusedKernels()
+    def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
+        """The tensors that it needs in the attention of one layer, by their names there."""
+        return {}

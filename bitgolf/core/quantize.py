@@ -176,6 +176,10 @@ class QuantizePlan(Plan):
 
     rules: tuple[QuantRule, ...] = setting((QuantRule(),))
 
+    def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
+        """The rule that decides a tensor; None where the table says nothing about it."""
+        return next((rule for rule in self.rules if rule.matches(name, weight)), None)
+
     def assign(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
         """The number of each tensor's rule. Raises PlanError with every gap of the table."""
         chosen = {

@@ -8,19 +8,24 @@ from bitgolf.core.average import Averager, NoAverage
 from bitgolf.core.backend import BackendPlan
 from bitgolf.core.batches import Order, PublicOrder
 from bitgolf.core.model import ModelPlan
+from bitgolf.core.noise import Noise, NoNoise
 from bitgolf.core.optim import OptimPlan
 from bitgolf.core.plan import Plan, setting
 from bitgolf.core.quantize import QuantizePlan
 from bitgolf.core.score import ScorePlan
-from bitgolf.core.train import TrainPlan
+from bitgolf.core.train import Stage, TrainPlan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataPlan(Plan):
-    """How the training tokens are cut and ordered. Lengths in tokens."""
+    """How the training tokens are made, cut and ordered. Lengths in tokens.
+
+    case_ops: a tokenizer made for this recipe keeps case apart from letters; no effect on a dataset.
+    """
 
     sequence_length: int = setting(1024, at_least=2)
     order: Order = PublicOrder()
+    case_ops: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class Recipe(Plan):
     optim: OptimPlan = OptimPlan()
     train: TrainPlan = TrainPlan()
     average: Averager = NoAverage()
+    noise: Noise = NoNoise()
     quantize: QuantizePlan = QuantizePlan()
     pack: PackPlan = PackPlan()
     score: ScorePlan = ScorePlan()
@@ -52,9 +58,11 @@ class Recipe(Plan):
 
     def problems(self) -> Iterator[str]:
         """What does not fit between the stages."""
-        tokens, length = self.train.batch_tokens, self.data.sequence_length
-        if tokens % length:
-            yield (
-                f"train.batch_tokens: must be a multiple of data.sequence_length {length}, found {tokens}; "
-                f"nearest {max(round(tokens / length), 1) * length}"
-            )
+        for stage in (Stage(), *self.train.stages):
+            tokens = stage.batch_tokens or self.train.batch_tokens
+            length = stage.sequence_length or self.data.sequence_length
+            if tokens % length:
+                yield (
+                    f"train.batch_tokens: must be a multiple of data.sequence_length {length}, "
+                    f"found {tokens}; nearest {max(round(tokens / length), 1) * length}"
+                )

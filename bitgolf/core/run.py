@@ -19,10 +19,10 @@ from torch import Tensor
 
 from bitgolf.core.artifact import Artifact, Unpacked, pack, unpack
 from bitgolf.core.backend import Backend, choose_backend
-from bitgolf.core.errors import BitgolfError, DataError
+from bitgolf.core.errors import BitgolfError, DataError, PlanError
 from bitgolf.core.files import read_json, write_bytes, write_json, write_tensors
 from bitgolf.core.metric import summary
-from bitgolf.core.model import Model, build_model, count_parameters
+from bitgolf.core.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import make_optimizers
 from bitgolf.core.plan import to_json
 from bitgolf.core.quantize import quantize_weights
@@ -99,7 +99,7 @@ def _stages(
         "recipe": recipe.name,
         "recipe_identity": recipe.identity(),
         "seed": seed,
-        "parameters": count_parameters(recipe.model),
+        "parameters": count_parameters(recipe.model.shipped()),
         "budget_bytes": recipe.budget.budget_bytes,
         "train_seconds": state.seconds,
         "steps": state.step,
@@ -119,8 +119,9 @@ def _stages(
     write_tensors(folder / "weights.safetensors", _both(live, averaged), {"recipe": recipe.identity()})
     started = clock()
     yield Event("pack", 0, 1, {})
-    tensors, rows = quantize_weights(recipe.quantize, averaged)
-    artifact = pack(recipe.model, tensors, dataset.tokenizer.to_bytes(), recipe.pack)
+    shipped = recipe.model.shipped()
+    tensors, rows = quantize_weights(recipe.quantize, shipped_weights(shipped, averaged))
+    artifact = pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack)
     write_bytes(folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
     seconds["pack"] = clock() - started
@@ -209,10 +210,21 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
                 value=f"{stream.tokens:,} tokens, sequence_length {length}",
                 way_out="use more text or a smaller data.sequence_length",
             )
+    bos = dataset.tokenizer.bos
+    if bos not in (-1, recipe.model.bos_id):
+        raise DataError(
+            f"documents open with token {bos}, the model takes {recipe.model.bos_id} for that",
+            where=str(dataset.folder),
+            way_out=f"--set model.bos_id={bos}",
+        )
     model = build_model(recipe.model, seed)
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     make_optimizers(recipe.optim, model)
-    tensors, _ = quantize_weights(recipe.quantize, {k: v.detach() for k, v in model.state_dict().items()})
-    unpacked = unpack(pack(recipe.model, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
+    if problems := recipe.noise.misfits(weights):
+        raise PlanError(f"noise.{problem}" for problem in problems)
+    shipped = recipe.model.shipped()
+    tensors, _ = quantize_weights(recipe.quantize, shipped_weights(shipped, weights))
+    unpacked = unpack(pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):
             raise BitgolfError("the artifact does not give back what was packed", where=name)
@@ -221,6 +233,11 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, windows):
         pass
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
+
+
+def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that a packed model needs, without those that only training did."""
+    return {name: weights[name] for name in parameter_shapes(shipped)}
 
 
 def load_model(unpacked: Unpacked, backend: Backend) -> Model:
@@ -267,6 +284,8 @@ def _train(
         world=world,
         state=state,
         identity=identity,
+        noise=recipe.noise,
+        quantize=recipe.quantize,
     )
     status, saved = "finished", clock()
     with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:

@@ -1,6 +1,7 @@
 """Rates as functions of how far the training is."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 from bitgolf.core.plan import Plan, setting
@@ -71,14 +72,17 @@ class WarmdownSteps(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmdownClock(Schedule):
-    """Warm-down against the clock, as the public baseline has it.
+    """Warm-down against the clock, as the public baseline has it, with its bug.
 
     What: linear in the seconds left, once they are fewer than `warmdown_steps` mean steps so far; by
-        steps when no clock is set.
-    Source: the public baseline. The mean includes slow first steps, so that one late compilation starts the
-        warm-down at once; kept for parity.
+        steps when no clock is set. The bug: that mean holds the slow first steps as well, so one of them
+        starts the warm-down at once. After a first step of 30 s in 600 s, 1200 steps seem to need 36,000 s:
+        the scale is 0.016, and 1 again only 70 steps of 0.05 s later. Where steps are so slow that
+        `warmdown_steps` of them take longer than the clock allows, no step but the first has scale 1. To
+        see it: `scale` in the metrics is below 1 from step 2 on.
+    Source: the public baseline; the bug found in PR #488. Kept for comparison with the public scripts.
     Cost: no bytes, no seconds.
-    Not for: new recipes; WarmdownFraction does not depend on step times.
+    Not for: new recipes: WarmdownFraction does not depend on step times. Swa needs a guard with it.
     Neutral: warmdown_steps=0
     """
 
@@ -113,6 +117,43 @@ class WarmdownFraction(Schedule):
         if self.fraction == 0.0 or done < 1.0 - self.fraction:
             return 1.0
         return max((1.0 - done) / self.fraction, self.minimum)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Half a cosine over the whole training.
+
+    What: from 1 at the start to `minimum` at the end of the progress.
+    Source: Loshchilov and Hutter 2016; common practice outside the public challenge.
+    Cost: no bytes, no seconds.
+    Not for: trainings whose length is not known; only the end of a warm-down depends on it.
+    Neutral: minimum=1
+    """
+
+    minimum: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+    def scale(self, progress: Progress) -> float:
+        remaining = 0.5 + 0.5 * math.cos(math.pi * min(progress.fraction, 1.0))
+        return self.minimum + (1.0 - self.minimum) * remaining
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmupThen(Schedule):
+    """Linear warm-up in front of another schedule.
+
+    What: `then`, multiplied by a line from 0 at the start to 1 at `fraction` of the progress.
+    Source: common practice; the public scripts have no warm-up of the rates.
+    Cost: no bytes, no seconds; the first step changes nothing but the moments of the optimizers.
+    Not for: Swa without a guard, which takes the warm-up for a warm-down.
+    Neutral: fraction=0
+    """
+
+    fraction: float = setting(0.02, at_least=0.0, at_most=1.0)
+    then: Schedule = Constant()
+
+    def scale(self, progress: Progress) -> float:
+        warm = min(progress.fraction / self.fraction, 1.0) if self.fraction > 0.0 else 1.0
+        return warm * self.then.scale(progress)
 
 
 def momentum_at(step: int, start: float, final: float, warmup_steps: int) -> float:

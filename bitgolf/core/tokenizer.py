@@ -3,6 +3,7 @@
 A tokenizer trained here is SentencePiece byte-pair encoding over the 256 byte values: each byte is written as
 one letter, so every byte string (broken UTF-8 and SentencePiece's own space mark included) has ids and the
 ids give back exactly those bytes. Ids: 0 unknown (never used), 1 BOS, 2..257 the bytes, then the merges.
+With case operators it is learnt on folded text (casing.py), whose 233 byte values are ids 2..234.
 Public `.model` files keep their own rules.
 """
 
@@ -14,12 +15,13 @@ import lzma
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
+from bitgolf.core.casing import DOCUMENT_BREAK, FOLDED_BYTES, fold_case, unfold_case
 from bitgolf.core.errors import TokenizerError
 
 SPACE_MARK = "\u2581"  # how SentencePiece writes a space inside a piece
@@ -30,12 +32,14 @@ LINE_PATTERN = re.compile("[^\u010a]{1,4096}\u010a{0,64}|\u010a{1,64}")
 UNTOUCHED_PATTERN = re.compile(
     "([\udc80-\udcff\u2581\x00]+)"
 )  # what a plain SentencePiece model would change
-BOS_ID, FIRST_BYTE_ID, FIRST_MERGE_ID = 1, 2, 258
+BOS_ID, FIRST_BYTE_ID = 1, 2
 LARGEST_VOCABULARY = 65536  # ids are stored in two bytes
 
 TOKENIZER_MAGIC = b"bgtk"
 TOKENIZER_HEADER = struct.Struct("<4sBII")  # magic, kind, size of the body, CRC-32 of all but itself
-MERGES_KIND, MODEL_FILE_KIND = 1, 2
+MERGES_KIND, MODEL_FILE_KIND, FOLDED_KIND = 1, 2, 3
+# Each of these bytes has an id; what is learnt merges them.
+ALPHABETS = {MERGES_KIND: bytes(range(256)), FOLDED_KIND: FOLDED_BYTES}
 LARGEST_BODY_BYTES = 1 << 26
 BODY_FILTERS = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 0, "lp": 1, "pb": 0, "nice_len": 273}]
 
@@ -44,15 +48,18 @@ class Tokenizer:
     """Made by `train_tokenizer`, `load` or `from_bytes`.
 
     lossless: ids decode to exactly the bytes that went in. bos: the id before each document, -1 if none.
+    case_ops: capitals are operators, which stand for no bytes of the text.
     """
 
     def __init__(self, kind: int, body: bytes) -> None:
-        self._kind, self._body = kind, body
-        if kind == MERGES_KIND:
-            merges = _read_merges(body)
-            self._processor = _open_model(_model_proto(merges))
-            self.vocabulary_size, self.bos, self.lossless = FIRST_MERGE_ID + len(merges), BOS_ID, True
-            self._pieces = [b"", b"", *(bytes([byte]) for byte in range(256)), *merges]
+        self._kind, self._body, self.case_ops = kind, body, kind == FOLDED_KIND
+        self._fold: Callable[[bytes], bytes] = fold_case if self.case_ops else bytes
+        self._unfold: Callable[[bytes], bytes] = unfold_case if self.case_ops else bytes
+        if kind in ALPHABETS:
+            pieces = _read_pieces(body, ALPHABETS[kind])
+            self._processor = _open_model(_model_proto(pieces))
+            self.vocabulary_size, self.bos, self.lossless = FIRST_BYTE_ID + len(pieces), BOS_ID, True
+            self._pieces = [b"", DOCUMENT_BREAK if self.case_ops else b"", *pieces]
         else:
             self._processor = _open_model(body)
             self.vocabulary_size, self.bos = self._processor.get_piece_size(), self._processor.bos_id()
@@ -67,7 +74,7 @@ class Tokenizer:
         self.boundary = np.ones(LARGEST_VOCABULARY, bool)
         size = self.vocabulary_size
         if self.lossless:
-            self.base_bytes[:size] = [len(piece) for piece in self._pieces]
+            self.base_bytes[:size] = [len(self.piece(token)) for token in range(size)]
             self.boundary[:size] = self.base_bytes[:size] == 0
             return
         model = self._processor
@@ -116,7 +123,7 @@ class Tokenizer:
             raise TokenizerError("not a tokenizer: wrong magic at byte 0", value=magic)
         if zlib.crc32(data[: TOKENIZER_HEADER.size - 4] + packed) != checksum:
             raise TokenizerError("checksum does not hold", way_out="the bytes were cut or changed")
-        if kind not in (MERGES_KIND, MODEL_FILE_KIND) or size > LARGEST_BODY_BYTES:
+        if kind not in (*ALPHABETS, MODEL_FILE_KIND) or size > LARGEST_BODY_BYTES:
             raise TokenizerError("unknown kind or size in the header", value=(kind, size))
         unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=BODY_FILTERS)
         try:
@@ -134,8 +141,8 @@ class Tokenizer:
 
     def encode(self, document: bytes) -> np.ndarray:
         """Ids (uint16) of one document, without BOS."""
-        if self._kind == MERGES_KIND:
-            return _flat(self._processor.encode(_lines(document)))
+        if self._kind in ALPHABETS:
+            return _flat(self._processor.encode(_lines(self._fold(document))))
         if not self.lossless:
             return _flat([self._processor.encode(document.decode("utf-8", "replace"))])
         parts = UNTOUCHED_PATTERN.split(document.decode("utf-8", "surrogateescape"))
@@ -159,10 +166,10 @@ class Tokenizer:
         """The bytes that ids stand for; special ids give nothing and drop a space after them, as counted."""
         tokens = np.asarray(ids, np.int64)
         after_boundary = np.concatenate([np.ones(1, bool), self.boundary[tokens[:-1]]])
-        parts = [self.piece(token) for token in tokens.tolist()]
+        parts = [self._pieces[token] if token < self.vocabulary_size else b"" for token in tokens.tolist()]
         for place in np.flatnonzero(self.leading_space[tokens] & after_boundary[: len(tokens)]).tolist():
             parts[place] = parts[place][1:]
-        return b"".join(parts)
+        return self._unfold(b"".join(parts))
 
     def token_bytes(self, targets: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """How many bytes of text each target stands for, given the token before it (int64)."""
@@ -171,7 +178,7 @@ class Tokenizer:
 
     def piece(self, token: int) -> bytes:
         """The bytes of one id away from a boundary; empty for special ids and ids past the vocabulary."""
-        return self._pieces[token] if token < self.vocabulary_size else b""
+        return self._unfold(self._pieces[token]) if token < self.vocabulary_size else b""
 
 
 def train_tokenizer(
@@ -180,31 +187,37 @@ def train_tokenizer(
     *,
     across_words: bool = True,
     longest_piece: int = 16,
+    case_ops: bool = False,
 ) -> Tokenizer:
     """Learn merges from documents; the same documents give the same tokenizer.
 
     across_words: pieces may hold spaces (' of the'), which takes fewer tokens per byte. longest_piece in
-    bytes. Raises TokenizerError naming the largest vocabulary the text allows.
+    bytes. case_ops: capitals become operators, so that 'The' and 'the' share their letters. Raises
+    TokenizerError naming the largest vocabulary the text allows.
     """
-    if not FIRST_MERGE_ID <= vocabulary_size <= LARGEST_VOCABULARY:
+    kind = FOLDED_KIND if case_ops else MERGES_KIND
+    smallest = FIRST_BYTE_ID + len(ALPHABETS[kind])
+    if not smallest <= vocabulary_size <= LARGEST_VOCABULARY:
         raise TokenizerError(
             "vocabulary size out of range",
             value=vocabulary_size,
-            way_out=f"choose {FIRST_MERGE_ID} (bytes alone) to {LARGEST_VOCABULARY}",
+            way_out=f"choose {smallest} (bytes alone) to {LARGEST_VOCABULARY}",
         )
-    lines = list(itertools.chain.from_iterable(map(_lines, documents)))
+    folded = map(fold_case, documents) if case_ops else documents
+    lines = list(itertools.chain.from_iterable(map(_lines, folded)))
     if not lines:
         raise TokenizerError("no text to train a tokenizer on", way_out="give at least one document")
     merges: list[bytes] = []
-    if vocabulary_size > FIRST_MERGE_ID:
+    if vocabulary_size > smallest:
         merges = _learn_merges(lines, vocabulary_size, across_words, longest_piece)
-    if FIRST_MERGE_ID + len(merges) < vocabulary_size:
+    merges = merges[: vocabulary_size - smallest]  # bytes absent from the text left room for more
+    if smallest + len(merges) < vocabulary_size:
         raise TokenizerError(
             "the text is too small for this vocabulary",
             value=vocabulary_size,
-            way_out=f"choose at most {FIRST_MERGE_ID + len(merges)} or give more text",
+            way_out=f"choose at most {smallest + len(merges)} or give more text",
         )
-    return Tokenizer(MERGES_KIND, _write_merges(merges))
+    return Tokenizer(kind, _write_merges(merges, ALPHABETS[kind]))
 
 
 def _lines(document: bytes) -> list[str]:
@@ -243,13 +256,12 @@ def _learn_merges(lines: list[str], size: int, across_words: bool, longest_piece
     trained = _open_model(model.getvalue())
     pieces = [trained.id_to_piece(token) for token in range(FIRST_BYTE_ID, trained.get_piece_size())]
     values = {letter: byte for byte, letter in enumerate(BYTE_LETTERS.replace(" ", SPACE_MARK))}
-    merges = [bytes(values[letter] for letter in piece) for piece in pieces if len(piece) > 1]
-    return merges[: size - FIRST_MERGE_ID]  # bytes absent from the text left room for more; all 256 get an id
+    return [bytes(values[letter] for letter in piece) for piece in pieces if len(piece) > 1]
 
 
-def _write_merges(merges: list[bytes]) -> bytes:
-    """All left halves, then all right halves, as earlier pieces: bytes 0..255, then merges from 256."""
-    places = {bytes([byte]): byte for byte in range(256)}
+def _write_merges(merges: list[bytes], alphabet: bytes) -> bytes:
+    """All left halves, then all right halves, as earlier pieces: the alphabet, then the merges."""
+    places = {bytes([byte]): place for place, byte in enumerate(alphabet)}
     halves = []
     for merge in merges:
         cuts = [(merge[:cut], merge[cut:]) for cut in range(1, len(merge))]
@@ -258,27 +270,28 @@ def _write_merges(merges: list[bytes]) -> bytes:
     return np.array(halves, "<u2").reshape(-1, 2).T.tobytes()
 
 
-def _read_merges(body: bytes) -> list[bytes]:
-    if len(body) % 4 or len(body) // 4 > LARGEST_VOCABULARY - FIRST_MERGE_ID:
+def _read_pieces(body: bytes, alphabet: bytes) -> list[bytes]:
+    if len(body) % 4 or len(body) // 4 > LARGEST_VOCABULARY - FIRST_BYTE_ID - len(alphabet):
         raise TokenizerError("merges are not whole pairs", value=f"{len(body)} bytes")
-    pieces = [bytes([byte]) for byte in range(256)]
-    for left, right in np.frombuffer(body, "<u2").reshape(2, -1).T.tolist():
+    pieces = [bytes([byte]) for byte in alphabet]
+    for merge, (left, right) in enumerate(np.frombuffer(body, "<u2").reshape(2, -1).T.tolist()):
         if max(left, right) >= len(pieces):
-            raise TokenizerError("a merge names a later piece", where=f"merge {len(pieces) - 256}")
+            raise TokenizerError("a merge names a later piece", where=f"merge {merge}")
         pieces.append(pieces[left] + pieces[right])
         if len(pieces[-1]) > 1024:
-            raise TokenizerError("a piece is longer than 1,024 bytes", where=f"merge {len(pieces) - 257}")
+            raise TokenizerError("a piece is longer than 1,024 bytes", where=f"merge {merge}")
     if len(set(pieces)) < len(pieces):
         raise TokenizerError("two merges make the same piece")
-    return pieces[256:]
+    return pieces
 
 
-def _model_proto(merges: list[bytes]) -> bytes:
-    """The smallest SentencePiece model file with these merges, earlier ones first."""
+def _model_proto(learnt: list[bytes]) -> bytes:
+    """The smallest SentencePiece model file with these pieces, earlier merges first."""
     letters = BYTE_LETTERS.replace(" ", SPACE_MARK)
-    rows = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), *((letter, -1e6, 1) for letter in letters)]
+    rows = [("<unk>", 0.0, 2), ("<s>", 0.0, 3)]
     rows += [
-        (piece.decode("latin-1").translate(letters), -float(rank), 1) for rank, piece in enumerate(merges)
+        (piece.decode("latin-1").translate(letters), -float(rank) if len(piece) > 1 else -1e6, 1)
+        for rank, piece in enumerate(learnt)
     ]
     pieces = [
         _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([3 << 3, kind])

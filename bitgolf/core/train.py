@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,8 +15,11 @@ from bitgolf.core.average import Averager
 from bitgolf.core.batches import Order
 from bitgolf.core.errors import CheckpointError, PlanError
 from bitgolf.core.files import read_tensors, write_tensors
+from bitgolf.core.model import Model
+from bitgolf.core.noise import Noise, NoNoise
 from bitgolf.core.optim import Optimizers
 from bitgolf.core.plan import Plan, setting
+from bitgolf.core.quantize import QuantizePlan
 from bitgolf.core.schedule import Progress
 from bitgolf.core.shards import TokenStream
 from bitgolf.core.world import World
@@ -25,6 +29,15 @@ PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scrip
 CLIP_EPSILON = 1e-6
 STATE_PARTS = ("weights", "optimizer", "averaged", "random")
 STATE_FACTS = ("identity", "step", "seconds", "position", "tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(Plan):
+    """A first part of the training with batches or sequences of its own; 0 keeps the recipe's."""
+
+    until: float = setting(0.5, above=0.0, at_most=1.0)
+    batch_tokens: int = setting(0, at_least=0)
+    sequence_length: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +51,7 @@ class TrainPlan(Plan):
     gives the same gradient from less memory. 0 cuts at 8,192 on a CPU and nowhere on a GPU.
     priming_steps: steps on synthetic batches before the clock starts, then undone.
     grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
+    stages: parts of the training, in order, whose batches differ (a schedule of batch or sequence length).
     checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.
     """
 
@@ -48,8 +62,19 @@ class TrainPlan(Plan):
     forward_tokens: int = setting(0, at_least=0)
     priming_steps: int = setting(0, at_least=0)
     grad_clip_norm: float = setting(0.0, at_least=0.0)
+    stages: tuple[Stage, ...] = ()
     checkpoint_seconds: float = setting(60.0, at_least=0.0)
     log_steps: int = setting(1, at_least=1)
+
+    def problems(self) -> Iterator[str]:
+        ends = [stage.until for stage in self.stages]
+        if ends != sorted(set(ends)):
+            yield f"stages: each must end later than the one before, found {ends}"
+
+    def staged(self, progress: float) -> tuple[int, int]:
+        """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""
+        stage = next((stage for stage in self.stages if progress < stage.until), Stage())
+        return stage.batch_tokens or self.batch_tokens, stage.sequence_length
 
     def micro_batches(self, world_size: int) -> int:
         """Micro-batches per step on each process. Raises PlanError where eight cannot be shared out."""
@@ -61,17 +86,18 @@ class TrainPlan(Plan):
             )
         return PUBLIC_MICRO_BATCHES // world_size
 
-    def rows(self, length: int, world_size: int) -> int:
+    def rows(self, length: int, world_size: int, batch_tokens: int = 0) -> int:
         """Sequences in each micro-batch. Raises PlanError when batch_tokens does not divide."""
+        tokens = batch_tokens or self.batch_tokens
         parts = self.micro_batches(world_size) * world_size
-        if self.batch_tokens % (parts * length):
+        if tokens % (parts * length):
             raise PlanError(
                 [
-                    f"train.batch_tokens: {self.batch_tokens} must be a multiple of {parts * length} "
+                    f"train.batch_tokens: {tokens} must be a multiple of {parts * length} "
                     f"({parts} micro-batches of sequences of {length} tokens)"
                 ]
             )
-        return self.batch_tokens // (parts * length)
+        return tokens // (parts * length)
 
     def forward_rows(self, length: int, device: torch.device) -> int:
         """Most sequences in one pass through the model."""
@@ -86,7 +112,7 @@ class BatchSource(Protocol):
     def length(self) -> int:
         """Tokens in one sequence."""
 
-    def take(self, position: int, rows: int, world: World) -> tuple[Tensor, Tensor, int]:
+    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
         """Inputs and targets (rows, length) of this process, and the position after all processes' rows."""
 
     def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
@@ -107,9 +133,9 @@ class ShardBatches:
     vocabulary_size: int
     bos: int = -1
 
-    def take(self, position: int, rows: int, world: World) -> tuple[Tensor, Tensor, int]:
+    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
         batch, position = self.order.take(
-            self.stream, position, rows, self.length, world.size, world.rank, self.bos
+            self.stream, position, rows, length, world.size, world.rank, self.bos
         )
         return torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets), position
 
@@ -207,7 +233,7 @@ class StepReport:
 
 
 def train(
-    model: nn.Module,
+    model: Model,
     plan: TrainPlan,
     optimizers: Optimizers,
     averager: Averager,
@@ -217,34 +243,44 @@ def train(
     world: World | None = None,
     state: State | None = None,
     identity: str = "",
+    noise: Noise = NoNoise(),  # noqa: B008
+    quantize: QuantizePlan = QuantizePlan(),  # noqa: B008
 ) -> Iterator[StepReport]:
     """Train, yielding a report after every step; the clock stands still while the caller holds one.
 
+    noise, quantize: what stands in for the weights while a loss is taken, by which rules.
     state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
     Each report carries the whole state: save or copy it before asking for the next report.
     """
     world = world or World()
-    rows, micro_batches = plan.rows(batches.length, world.size), plan.micro_batches(world.size)
-    piece_rows = plan.forward_rows(batches.length, next(model.parameters()).device)
+    micro_batches, device = plan.micro_batches(world.size), next(model.parameters()).device
+    for start in (0.0, *(stage.until for stage in plan.stages)):
+        tokens, length = plan.staged(start)
+        plan.rows(length or batches.length, world.size, tokens)  # a stage that does not divide fails now
     state = _begin(model, optimizers, averager, state, identity)
-    pieces = cut([batches.synthetic(rows)] * micro_batches, piece_rows)
+    synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * micro_batches
+    pieces = cut(synthetic, plan.forward_rows(batches.length, device))
     _prime(model, plan, optimizers, pieces, world, state)
     model.train()
     started = clock()
-    while _progress(plan, state).fraction < 1.0:
-        scale = optimizers.plan.schedule.scale(_progress(plan, state))
-        momentum = optimizers.momentum(state.step)
+    while (before := _progress(plan, state)).fraction < 1.0:
+        scale, momentum = optimizers.plan.schedule.scale(before), optimizers.momentum(before)
+        tokens, length = plan.staged(before.fraction)
+        length = length or batches.length
         pairs, position = [], state.position
         for _ in range(micro_batches):
-            inputs, targets, position = batches.take(position, rows, world)
+            rows = plan.rows(length, world.size, tokens)
+            inputs, targets, position = batches.take(position, rows, world, length)
             pairs.append((inputs, targets))
-        loss, norm = _gradients(model, optimizers, cut(pairs, piece_rows), world)
+        model.at(before.fraction)
+        with standing_in(optimizers, noise.replaced(optimizers.parameters, quantize, before, scale)):
+            loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
-            _update(plan, optimizers, scale, state.step, norm)
+            _update(plan, optimizers, scale, before, norm)
             state.step, state.position = state.step + 1, position
-            state.tokens += plan.batch_tokens
-            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state))
+            state.tokens += tokens
+            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), scale)
             state.optimizer, state.random = optimizers.state(), _random_state()
         _wait(state.weights)
         spent = world.from_first(clock() - started)
@@ -260,7 +296,7 @@ def train(
             momentum=momentum,
             gradient_norm=norm,
             tokens=state.tokens,
-            tokens_per_second=plan.batch_tokens / spent if spent > 0 else 0.0,
+            tokens_per_second=tokens / spent if spent > 0 else 0.0,
             status="diverged" if diverged else "finished" if fraction >= 1.0 else "running",
             state=state,
         )
@@ -301,7 +337,7 @@ def _prime(
     model.train()
     for step in range(plan.priming_steps):
         _, norm = _gradients(model, optimizers, pieces, world)
-        _update(plan, optimizers, 1.0, step, norm)
+        _update(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
     optimizers.zero()
     before.restore(model, optimizers)
     state.optimizer = optimizers.state()
@@ -311,6 +347,20 @@ def _prime(
 def cut(pairs: list[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Tensor, Tensor]]:
     """The same sequences in the same order, at most `rows` of them at a time."""
     return [piece for pair in pairs for piece in zip(*(tensor.split(rows) for tensor in pair))]
+
+
+@contextmanager
+def standing_in(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iterator[None]:
+    """Parameters with other values for a while. Only the values change places, so that gradients land where
+    they belong and a compiled step sees ordinary inputs."""
+    masters = {name: optimizers.parameters[name].data for name in stand_ins}
+    for name, values in stand_ins.items():
+        optimizers.parameters[name].data = values
+    try:
+        yield
+    finally:
+        for name, values in masters.items():
+            optimizers.parameters[name].data = values
 
 
 def _gradients(
@@ -334,12 +384,12 @@ def _gradients(
     return found[0], found[1]
 
 
-def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, step: int, norm: float) -> None:
+def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progress, norm: float) -> None:
     if plan.grad_clip_norm > 0:
         factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
         if factor < 1.0:
             torch._foreach_mul_(optimizers.gradients(), factor)
-    optimizers.step(scale, step)
+    optimizers.step(scale, before)
 
 
 def _progress(plan: TrainPlan, state: State) -> Progress:

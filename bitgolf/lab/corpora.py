@@ -35,6 +35,7 @@ from bitgolf.lab.passport import (
     shard_documents,
     split_facts,
 )
+from bitgolf.lab.public_case import check_original_bytes, is_sidecar
 from bitgolf.lab.texts import TEXT_ENDINGS, hub_fetch, hub_files, read_documents
 
 ORDER_SALT = b"bitgolf order 1337 "  # training documents are sorted by the hash of this and their text
@@ -248,7 +249,11 @@ class Shards(ShardSource):
                 value=[path.name for path in models],
                 way_out="copy the model that made the shards into this folder",
             )
-        return sorted(self.root.glob("*train*.bin")), sorted(self.root.glob("*val*.bin")), models[0]
+        train, val = (
+            sorted(path for path in self.root.glob(f"*{split}*.bin") if not is_sidecar(path))
+            for split in ("train", "val")
+        )
+        return train, val, models[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,10 +320,11 @@ def source_from(text: str) -> Source:
     )
 
 
-def dataset_name(source: Source, vocabulary_size: int) -> str:
-    """A folder name that changes with the source, its files and the vocabulary."""
-    digest = hashlib.sha256(f"{PASSPORT_FORMAT} {source.key} {vocabulary_size}".encode()).hexdigest()[:12]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name).strip('-')}-{vocabulary_size}-{digest}"
+def dataset_name(source: Source, vocabulary_size: int, case_ops: bool = False) -> str:
+    """A folder name that changes with the source, its files, the vocabulary and its kind."""
+    kind = f"{vocabulary_size}-case-ops" if case_ops else f"{vocabulary_size}"
+    digest = hashlib.sha256(f"{PASSPORT_FORMAT} {source.key} {kind}".encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name).strip('-')}-{kind}-{digest}"
 
 
 def build_dataset(
@@ -329,16 +335,23 @@ def build_dataset(
     tokenizer: Path | None = None,
     validation_fraction: float = 0.1,
     across_words: bool = True,
+    case_ops: bool = False,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Generator[Progress, None, Dataset]:
     """Make a dataset folder, whole or not at all; yields progress and returns the dataset.
 
     tokenizer: a `.model` or `tokenizer.bin` to use instead of training one. validation_fraction: for text
-    without a split rule of its own.
+    without a split rule of its own. across_words, case_ops: of the tokenizer that is trained.
     """
     partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
     try:
         _open_site(out_dir, partial)
+        if case_ops and (tokenizer or isinstance(source, ShardSource)):
+            raise DataError(
+                "case operators are for a tokenizer trained here",
+                where=source.name,
+                way_out="leave them out, or give text and no tokenizer",
+            )
         if isinstance(source, ShardSource):
             if isinstance(source, Shards) and tokenizer:
                 source = dataclasses.replace(source, model=tokenizer)
@@ -348,7 +361,9 @@ def build_dataset(
             split = yield from _split(source, validation_fraction)
             if made is None:
                 yield Progress("tokenizer", 0, 1)
-                made = train_tokenizer(_head(split.train), vocabulary_size, across_words=across_words)
+                made = train_tokenizer(
+                    _head(split.train), vocabulary_size, across_words=across_words, case_ops=case_ops
+                )
             yield from _tokenize(source.name, split, made, partial, shard_tokens)
         _publish(partial, out_dir)
     except OSError as error:
@@ -472,6 +487,7 @@ def _adopt(source: ShardSource, folder: Path) -> Steps:
             yield Progress(f"check {split}", place, len(paths))
             shutil.copyfile(path, target)
         facts[split] = split_facts(kept, tokenizer, None)
+        check_original_bytes(paths, tokenizer, facts[split].token_bytes)
     kept_train, kept_val = (sorted(folder.glob(f"{split}_*.bin")) for split in ("train", "val"))
     overlap = yield from _scan(
         shard_documents(kept_train, tokenizer),

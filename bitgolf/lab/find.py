@@ -72,17 +72,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BITGOLF_CACHE") or Path(home) / "bitgolf")
 
 
-def find_dataset(text: str, vocabulary_size: int) -> Generator[Event, None, Dataset]:
+def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Generator[Event, None, Dataset]:
     """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress."""
     if (Path(text) / "passport.json").is_file():
         return Dataset.open(Path(text))
     source = source_from(text)
-    folder = cache_folder() / dataset_name(source, vocabulary_size)
+    folder = cache_folder() / dataset_name(source, vocabulary_size, case_ops)
     while not is_first_process() and not (folder / "passport.json").is_file():
         time.sleep(0.1)  # the first process is making it
     if (folder / "passport.json").is_file():
         return Dataset.open(folder)
-    for stage, done, total in build_dataset(source, folder, vocabulary_size=vocabulary_size):
+    steps = build_dataset(source, folder, vocabulary_size=vocabulary_size, case_ops=case_ops)
+    for stage, done, total in steps:
         yield Event(stage, done, total, {})
     return Dataset.open(folder)
 

@@ -39,7 +39,7 @@ class SplitFacts:
 def make_passport(
     name: str, rule: str, tokenizer: Tokenizer, train: SplitFacts, val: SplitFacts, overlap: dict[str, int]
 ) -> dict[str, Any]:
-    """The data passport, as it is written to passport.json."""
+    """The data passport, as it is written to passport.json. case_ops is said only where it is so."""
     return {
         "format": PASSPORT_FORMAT,
         "name": name,
@@ -47,6 +47,7 @@ def make_passport(
         "tokenizer_identity": tokenizer.identity,
         "tokenizer_lossless": tokenizer.lossless,
         "vocabulary_size": tokenizer.vocabulary_size,
+        **({"case_ops": True} if tokenizer.case_ops else {}),
         "splits": {"train": dataclasses.asdict(train), "val": dataclasses.asdict(val)},
         "overlap": overlap,
     }

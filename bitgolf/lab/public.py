@@ -15,13 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitgolf.core.embed import BigramHash, EmbedPart, SmearGate, SmearVector
 from bitgolf.core.errors import BitgolfError
-from bitgolf.core.model import ModelPlan, Plain, USkips, parameter_shapes
+from bitgolf.core.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
+from bitgolf.core.model import ModelPlan, parameter_shapes
+from bitgolf.core.objective import MultiToken, NextToken
+from bitgolf.core.position import Rope
 from bitgolf.core.quantize import KeptTensor, QuantTensor, public_int8, quantize_weights
+from bitgolf.core.route import GatedSkips, Plain, USkips
+from bitgolf.core.values import ValueEmbedding, ValuePart, ValueResidual
 
 INT8_FORMAT = "int8_clean_per_row_v1"
 INT8_TABLES = ("quantized", "scales", "dtypes", "passthrough")
 MAX_FILE_BYTES = 2**30
+BANKS = {  # the matrices of all layers, then the second one of all layers
+    "qo_bank": ("attn.c_q", "attn.proj"),
+    "kv_bank": ("attn.c_k", "attn.c_v"),
+    "mlp_up_bank": ("mlp.fc", ""),
+    "mlp_down_bank": ("mlp.proj", ""),
+}
 DTYPES = {
     str(kind).removeprefix("torch."): kind
     for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -49,8 +61,18 @@ def read_public(path: Path) -> dict[str, Tensor]:
 
 
 def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A public state dict as weights of our model: float32, without empty tensors."""
-    return {name: tensor.float() for name, tensor in state.items() if tensor.numel()}
+    """A public state dict as weights of our model: float32, out of its banks, without empty tensors."""
+    return {name: tensor.float() for name, tensor in unbanked(state).items() if tensor.numel()}
+
+
+def unbanked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices that records from 2026-03-23 on stack by shape, each under its own name."""
+    layers = len(state.get("mlp_up_bank", ()))
+    alone = {name: tensor for name, tensor in state.items() if name not in BANKS}
+    for bank, (first, second) in BANKS.items():
+        for i, matrix in enumerate(state.get(bank, ())):
+            alone[f"blocks.{i % layers}.{first if i < layers else second}.weight"] = matrix
+    return alone
 
 
 def load_tensors(data: bytes) -> dict[str, Any]:
@@ -146,8 +168,43 @@ def pack_public_int8(state: Mapping[str, Tensor]) -> bytes:
     return zlib.compress(buffer.getvalue(), level=9)
 
 
+def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, Any]:
+    """The seams of a model plan, as far as the shapes of the tensors show them."""
+    embed: list[EmbedPart] = []
+    values: list[ValuePart] = []
+    heads_out: list[HeadsPart] = []
+    layers = len({name for name in shapes if name.endswith(".attn.q_gain")})
+    if table := shapes.get("bigram.embed.weight"):
+        embed.append(BigramHash(buckets=table[0], dimension=table[1]))
+    if "smear.gate" in shapes:
+        embed.append(SmearVector())
+    if gate := shapes.get("smear_gate.weight"):
+        embed.append(SmearGate(channels=gate[1], boundary=False))
+    if table := shapes.get("ve_shared.embed.weight"):
+        count = sum(name.startswith("ve_layer_scales.") for name in shapes)
+        values.append(ValueEmbedding(dimension=table[1], layers=tuple(range(layers - count, layers))))
+    if any(name.endswith("vr_lambda") for name in shapes):
+        values.append(ValueResidual())
+    if gate := shapes.get("blocks.0.attn.attn_gate_proj.weight"):
+        heads_out.append(AttentionOutputGate(channels=gate[1]))
+    if gate := shapes.get("blocks.0.attn.attn_gate_w"):
+        heads_out.append(GatedAttention() if gate[1] == width else SparseGate(channels=gate[1]))
+    route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
+    further = sum(name.startswith("mtp_heads.") for name in shapes)
+    return {
+        "embed": tuple(embed),
+        "values": tuple(values),
+        "heads_out": tuple(heads_out),
+        "route": route,
+        "objective": MultiToken(heads=further) if further else NextToken(),
+    }
+
+
 def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPlan:
-    """The model plan behind a public state dict; what shapes do not show (logit_softcap, rope_base) is given.
+    """The model plan behind a public state dict; what shapes do not show is given by its setting.
+
+    They do not show logit_softcap, position, values' layers, heads_out without tensors (XSA), input_scale,
+    activation, recurrence, and where two lanes begin.
 
     Raises PublicFileError when a tensor is missing, or belongs to a technique that the plan cannot express.
     """
@@ -159,7 +216,8 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise PublicFileError("not a model of the baseline's kind: tensors are missing", value=missing)
-    vocabulary_size, width = shapes["tok_emb.weight"]
+    vocabulary_size, embedding_width = shapes["tok_emb.weight"]
+    width = shapes["blocks.0.attn.c_k.weight"][1]
     heads = shapes["blocks.0.attn.q_gain"][0]
     hidden = shapes["blocks.0.mlp.fc.weight"][0]
     layers = [int(found.group(1)) for found in map(re.compile(r"blocks\.(\d+)\.").match, shapes) if found]
@@ -167,12 +225,13 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
     plan = ModelPlan(
         vocabulary_size=vocabulary_size,
         width=width,
+        embedding_width=embedding_width if embedding_width != width else 0,
         layers=1 + max(layers),
         heads=heads,
         kv_heads=shapes["blocks.0.attn.c_k.weight"][0] * heads // width,
         tied="lm_head.weight" not in shapes,
-        route=USkips() if "skip_weights" in shapes else Plain(),
-        rope_frequencies="bfloat16",  # what the public script's .bfloat16() leaves of them
+        **infer_parts(shapes, width),
+        position=Rope(frequencies="bfloat16"),  # what the public script's .bfloat16() leaves of them
     ).but(**{**mlp, **settings})
     expected = parameter_shapes(plan)
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]

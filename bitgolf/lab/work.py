@@ -32,7 +32,7 @@ def work(
 ) -> Generator[Event, None, dict[str, Any]]:
     """Run a recipe on a dataset or text source and write its report; yields events, returns the result."""
     clock = Stopwatch()
-    dataset = yield from find_dataset(data, recipe.model.vocabulary_size)
+    dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
     code = pack_script(flatten(recipe))
     facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from bitgolf.core.metric import summary, total_nats
-from bitgolf.core.model import build_model
 from bitgolf.core.score import ScorePlan, score
 from bitgolf.core.windows import Chunked, Sliding, Windows
 from tests.golden_cases.case import Case, NotCoveredError
-from tests.golden_cases.model import public_plan
+from tests.golden_cases.model import BOS, isolated, public_model, public_plan
 
-# Settings of the scoring itself; all others are the model's.
-SCORING_KNOBS = {"TRAIN_SEQ_LEN", "VAL_BATCH_SIZE", "EVAL_SEQ_LEN", "EVAL_STRIDE"}
+ONCE_FROM = "2026-04-01"  # records whose sliding windows score each token once
+PUBLIC_MICRO_BATCHES = 8  # a validation batch is shared out like a training batch
 
 
 class ByteTables:
@@ -30,14 +29,20 @@ class ByteTables:
 
 def public_windows(case: Case) -> Windows:
     """The windows of the public function that the case names."""
-    length = int(case.knobs.get("EVAL_SEQ_LEN") or case.knobs["TRAIN_SEQ_LEN"])
+    length = scored_length(case)
     if case.arguments["function"] == "eval_val_sliding":
-        fixed = "EVAL_STRIDE" in case.knobs
-        stride = int(case.knobs["EVAL_STRIDE"]) if fixed else case.arguments["stride"]
+        fixed = case.facts["source"]["record"][:10] >= ONCE_FROM
+        stride = int(case.arguments.get("stride") or case.settings["eval_stride"])
         return Sliding(length=length, stride=stride, public_tail=not fixed)
-    if "bos_at" in case.arguments:
-        raise NotCoveredError("attention cut at document starts inside one packed row")
+    if "bos_at" in case.arguments:  # packed rows of several sequences, whose documents attention keeps apart
+        rows = max(1, case.settings["val_batch_tokens"] // PUBLIC_MICRO_BATCHES // length)
+        length *= rows
     return Chunked(length=length, tail=False)
+
+
+def scored_length(case: Case) -> int:
+    """Tokens in a window."""
+    return int(case.settings.get("eval_seq_len") or case.settings["train_seq_len"])
 
 
 def scoring(case: Case) -> None:
@@ -48,9 +53,10 @@ def scoring(case: Case) -> None:
     times = case.tensors["out.times_scored_per_token_index"]
     assert np.bincount(order, minlength=len(times)).tolist() == times.tolist()
 
-    model_knobs = {name: value for name, value in case.knobs.items() if name not in SCORING_KNOBS}
-    model = build_model(public_plan(model_knobs))
-    model.load_state_dict(case.weights())
+    plan = public_plan(case)
+    if "bos_at" in case.arguments:
+        plan = isolated(plan, scored_length(case), BOS)
+    model = public_model(case, plan).eval()
     scores = score(model, tokens, ByteTables(case), ScorePlan(windows=windows, batch_tokens=128))
     figures, expected = summary(scores), case.expected
     assert figures["tokens"] == expected["token_count"]

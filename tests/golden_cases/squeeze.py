@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bitgolf.core.grid import Grid, PerTensor
 from bitgolf.core.model import build_model
+from bitgolf.core.position import Rope
 from bitgolf.core.quantize import (
     PUBLIC_CONTROLS,
     PUBLIC_SMALL_ELEMENTS,
@@ -177,8 +178,9 @@ def artifact(case: Case) -> None:
     assert all(torch.equal(again[name], state[name]) for name in state)
     assert len(zlib.decompress(packed)) == case.expected["raw_torch_bytes"]
     settings = case.settings
-    plan = infer_model_plan(state, logit_softcap=settings["logit_softcap"], rope_base=settings["rope_base"])
-    assert plan.rope_frequencies == "bfloat16"
+    assert infer_model_plan(state).position == Rope(frequencies="bfloat16")
+    position = Rope(base=settings["rope_base"], frequencies="bfloat16")
+    plan = infer_model_plan(state, logit_softcap=settings["logit_softcap"], position=position)
     model = build_model(plan)
     model.load_state_dict(as_weights(state))
     with torch.no_grad():

@@ -1,0 +1,435 @@
+"""One suite over all techniques of the network: off is exact, on bites, nothing sees the future or another
+document, every parameter is trained, and every two techniques work together."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
+from bitgolf.core.backend import Backend
+from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShuffledBlocks
+from bitgolf.core.embed import BigramHash, SmearGate, SmearVector
+from bitgolf.core.errors import PlanError
+from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.core.layers import (
+    Activation,
+    InputScale,
+    LeakyReluSquared,
+    LnScale,
+    ParallelResidual,
+    ReluSquared,
+    Serial,
+    TwoLanes,
+    Unscaled,
+)
+from bitgolf.core.model import Model, ModelPlan, build_model, keyed_generator
+from bitgolf.core.noise import FakeQuantize, NoNoise
+from bitgolf.core.objective import MultiToken, NextToken, Objective
+from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, make_optimizers, public_rows
+from bitgolf.core.parts import Part
+from bitgolf.core.plan import Plan, from_json, members, to_json
+from bitgolf.core.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, Rope
+from bitgolf.core.quantize import int6_rows
+from bitgolf.core.route import GatedSkips, Huginn, Looped, Once, Plain, Recurrence, Route, USkips
+from bitgolf.core.schedule import (
+    Constant,
+    Cosine,
+    Progress,
+    WarmdownClock,
+    WarmdownFraction,
+    WarmdownSteps,
+    WarmupThen,
+)
+from bitgolf.core.start import Initialisation, OrthogonalStart, UniformStart
+from bitgolf.core.train import Stage, TrainPlan, train
+from bitgolf.core.values import ValueEmbedding, ValueResidual
+from tests.covering import covering_array, pairs_of
+from tests.small_training import ShardBatches, Ticking, token_stream
+
+BASE = ModelPlan(vocabulary_size=96, layers=4, width=48, heads=4, kv_heads=2)
+PLAIN, CHUNK = Backend(attention="math"), Backend(attention="chunk", fused=True)
+BACKENDS = {
+    "math": PLAIN,
+    "sdpa": Backend(attention="sdpa", fused=True),
+    "chunk": CHUNK,
+    "bfloat16": Backend(dtype=torch.bfloat16, attention="chunk", fused=True),
+}
+TIME = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+    """A member of a slot: what switches it on, what it is off at, and what that must equal."""
+
+    on: dict[str, Any]
+    off: dict[str, Any] | None = None
+    like: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keeps_documents: bool = True
+
+
+TECHNIQUES = {
+    Rope: Technique({"position": Rope(dims=8)}, {"position": Rope(dims=12)}),
+    NoPosition: Technique({"position": NoPosition()}),
+    Alibi: Technique(
+        {"position": Alibi()}, {"position": Alibi(steepness=0.0)}, like={"position": NoPosition()}
+    ),
+    AttentionWindow: Technique(
+        {"scope": (AttentionWindow(tokens=7),)}, {"scope": (AttentionWindow(tokens=0),)}
+    ),
+    DocumentAttention: Technique(
+        {"scope": (DocumentAttention(),)}, {"scope": (DocumentAttention(),), "bos_id": 95}
+    ),
+    BigramHash: Technique(
+        {"embed": (BigramHash(buckets=50, dimension=8),)},
+        {"embed": (BigramHash(buckets=50, dimension=8, scale=0.0),)},
+        keeps_documents=False,
+    ),
+    SmearVector: Technique(
+        {"embed": (SmearVector(),)}, {"embed": (SmearVector(start=-200.0),)}, keeps_documents=False
+    ),
+    SmearGate: Technique({"embed": (SmearGate(),)}, {"embed": (SmearGate(),)}),
+    ValueEmbedding: Technique(
+        {"values": (ValueEmbedding(dimension=8, layers=(1, 3)),)},
+        {"values": (ValueEmbedding(dimension=8, layers=()),)},
+    ),
+    ValueResidual: Technique({"values": (ValueResidual(),)}, {"values": (ValueResidual(start=0.0),)}),
+    Xsa: Technique({"heads_out": (Xsa(last=2),)}, {"heads_out": (Xsa(last=0),)}),
+    AttentionOutputGate: Technique(
+        {"heads_out": (AttentionOutputGate(),)}, {"heads_out": (AttentionOutputGate(),)}
+    ),
+    GatedAttention: Technique({"heads_out": (GatedAttention(),)}),
+    SparseGate: Technique({"heads_out": (SparseGate(),)}),
+    ReluSquared: Technique({"activation": ReluSquared()}, {}),
+    LeakyReluSquared: Technique(
+        {"activation": LeakyReluSquared()}, {"activation": LeakyReluSquared(slope=0.0)}
+    ),
+    Unscaled: Technique({"input_scale": Unscaled()}, {}),
+    LnScale: Technique(
+        {"input_scale": LnScale()}, {"input_scale": LnScale(), "layers": 1}, like={"layers": 1}
+    ),
+    Serial: Technique({"residual": Serial()}, {}),
+    ParallelResidual: Technique(
+        {"residual": ParallelResidual(first=2)}, {"residual": ParallelResidual(first=4)}
+    ),
+    TwoLanes: Technique({"residual": TwoLanes(first=2)}, {"residual": TwoLanes(first=4)}),
+    Plain: Technique({"route": Plain()}, {"route": Plain(), "layers": 1}, like={"layers": 1}),
+    USkips: Technique({"route": USkips()}, {}),
+    GatedSkips: Technique({"route": GatedSkips()}, {"route": GatedSkips(), "layers": 1}, like={"layers": 1}),
+    Once: Technique({"recurrence": Once()}, {}),
+    Looped: Technique(
+        {"recurrence": Looped(first=1, last=2, loops=1)},
+        {"recurrence": Looped(first=1, last=2, loops=0)},
+    ),
+    Huginn: Technique(
+        {"recurrence": Huginn(first=1, last=2, loops=2, evaluation_loops=2)},
+        {"recurrence": Huginn(first=1, last=2, loops=1, evaluation_loops=1)},
+    ),
+    NextToken: Technique({"objective": NextToken()}, {}),
+    MultiToken: Technique({"objective": MultiToken(heads=2)}, {"objective": MultiToken(weight=0.0)}),
+    UniformStart: Technique({"start": UniformStart()}, {}),
+    OrthogonalStart: Technique(
+        {"start": OrthogonalStart(smallest=16)}, {"start": OrthogonalStart(smallest=1000)}
+    ),
+}
+SLOTS: tuple[type[Plan], ...] = (Part, Activation, InputScale, Route, Recurrence, Objective, Initialisation)
+NEUTRAL_MEMBERS = {ReluSquared, Unscaled, Serial, USkips, Once, NextToken, UniformStart}
+IDS = [kind.__name__ for kind in TECHNIQUES]
+
+
+def shaken(plan: ModelPlan, seed: int = 1) -> Model:
+    """A model none of whose tensors is at a special value; equal names get equal values."""
+    model = build_model(plan, seed)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            noise = torch.randn(tensor.shape, generator=keyed_generator(seed, "shake " + name))
+            tensor += noise * (0.1 if name.endswith("weight") else 0.2)
+    return model
+
+
+def stream(plan: ModelPlan, rows: int = 2, time: int = TIME) -> torch.Tensor:
+    """Token ids (rows, time + 1) without BOS."""
+    ids = torch.randint(2, 95, (rows, time + 1), generator=torch.Generator().manual_seed(5))
+    return ids % (plan.vocabulary_size - 2) + 2
+
+
+def results(model: Model, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Training loss, nats, and the gradients of the tensors that every model has."""
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    nats = model.nats(ids[:, :-1], ids[:, 1:])
+    model.zero_grad()
+    loss.backward()
+    common = ("tok_emb.weight", "blocks.0.attn.c_v.weight", "blocks.0.mlp.fc.weight")
+    return loss.detach(), nats.detach(), *(dict(model.named_parameters())[name].grad for name in common)
+
+
+def test_every_technique_has_a_case():
+    found = {kind for slot in SLOTS for kind in members(slot).values() if "bitgolf" in kind.__module__}
+    assert found == set(TECHNIQUES)
+
+
+@pytest.mark.parametrize("backend", [PLAIN, CHUNK], ids=["plain", "fused"])
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_off_is_exact(kind, backend):
+    case = TECHNIQUES[kind]
+    if case.off is None:
+        pytest.skip("this technique has no neutral setting, as its card says")
+    plan = BASE.but(case.off)
+    # Weights at their starts: some are off only there.
+    off, base = build_model(plan).use(backend), build_model(BASE.but(case.like)).use(backend)
+    shared = dict(off.named_parameters())
+    with torch.no_grad():  # projections start at zero, which would hide a difference
+        for name, tensor in base.named_parameters():
+            if name.endswith("proj.weight"):
+                tensor.normal_(0, 0.2, generator=keyed_generator(0, name))
+                shared[name].copy_(tensor)
+    ids = stream(plan)
+    for found, expected in zip(results(off, ids), results(base, ids)):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_on_bites(kind):
+    plan = BASE.but(TECHNIQUES[kind].on)
+    ids = stream(plan)
+    ids[:, 20] = 1
+    changed = results(shaken(plan).use(PLAIN), ids)[0]
+    neutral = results(shaken(BASE).use(PLAIN), ids)[0]
+    assert torch.equal(changed, neutral) == (kind in NEUTRAL_MEMBERS)
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_json_says_everything_and_equal_plans_make_equal_models(kind):
+    plan = BASE.but(TECHNIQUES[kind].on)
+    again = from_json(ModelPlan, to_json(plan))
+    assert again == plan and again.identity() == plan.identity()
+    ids = stream(plan)
+    for found, expected in zip(results(shaken(again), ids), results(shaken(plan), ids)):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_every_attention_computes_the_same(kind, backend):
+    plan = BASE.but(TECHNIQUES[kind].on)
+    ids = stream(plan, time=150)
+    ids[:, 33] = ids[0, 90] = 1
+    expected = results(shaken(plan).use(PLAIN), ids)
+    found = results(shaken(plan).use(backend), ids)
+    close = 0.1 if backend.dtype == torch.bfloat16 else 1e-4
+    for one, other in zip(found, expected):
+        assert (one - other).norm() <= close * other.norm()
+
+
+def sees_the_future(model: Model, ids: torch.Tensor, place: int) -> bool:
+    """Whether nats up to a place move when the tokens after it are replaced."""
+    changed = ids.clone()
+    changed[:, place + 1 :] = (ids[:, place + 1 :] + 7) % 60 + 2
+    with torch.no_grad():
+        first, second = (model.nats(x[:, :-1], x[:, 1:])[:, :place] for x in (ids, changed))
+    return not torch.equal(first, second)
+
+
+def sees_other_documents(model: Model, ids: torch.Tensor, start: int) -> bool:
+    """Whether nats of the document that opens at `start` move with the tokens before it."""
+    ids = ids.clone()
+    ids[:, start] = 1
+    changed = ids.clone()
+    changed[:, :start] = (ids[:, :start] + 7) % 60 + 2
+    with torch.no_grad():
+        first, second = (model.nats(x[:, :-1], x[:, 1:])[:, start:] for x in (ids, changed))
+    return not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_nothing_sees_the_future(kind):
+    plan = BASE.but(TECHNIQUES[kind].on)
+    for backend, place in itertools.product((PLAIN, CHUNK), (0, 1, 19, 38)):
+        assert not sees_the_future(shaken(plan).use(backend).eval(), stream(plan), place)
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_documents_stay_apart_where_that_is_claimed(kind):
+    case = TECHNIQUES[kind]
+    plan = BASE.but(case.on).but(scope=(*BASE.but(case.on).scope, DocumentAttention()))
+    if kind is DocumentAttention:
+        plan = BASE.but(case.on)
+    for backend in (PLAIN, CHUNK):
+        leaks = sees_other_documents(shaken(plan).use(backend).eval(), stream(plan), 17)
+        assert leaks != case.keeps_documents
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        BigramHash(buckets=50, dimension=8, boundary=True),
+        SmearVector(boundary=True),
+        SmearVector(boundary=True, before_norm=True),
+        SmearGate(boundary=True, after_norm=True),
+    ],
+)
+def test_boundaries_are_kept_by_parts_that_look_back(part):
+    plan = BASE.but(embed=(part,), scope=(DocumentAttention(),))
+    assert not sees_other_documents(shaken(plan).eval(), stream(plan), 17)
+    assert sees_other_documents(shaken(BASE.but(embed=(part,))).eval(), stream(plan), 17)
+    if isinstance(part, SmearGate):
+        open_gate = plan.but(embed=(part.but(boundary=False),))
+        assert sees_other_documents(shaken(open_gate).eval(), stream(plan), 17)
+
+
+def test_the_probes_catch_planted_bugs(monkeypatch):
+    plan = BASE.but(heads_out=(Xsa(last=2),))
+    # A mean over the sequence in place of the own value: the leak of PR #1608.
+    monkeypatch.setattr("bitgolf.core.heads.without_own_value", lambda y, values: y - y.mean(1, keepdim=True))
+    assert sees_the_future(shaken(plan).eval(), stream(plan), 19)
+
+
+def optim(changes: dict[str, Any] | None = None, schedule: Any = None) -> OptimPlan:
+    """The public groups at rates that move a small model."""
+    muon = MuonRule(lr=0.02, warmup_steps=0, **(changes or {}))
+    rows = public_rows(embedding=AdamRule(lr=0.02), matrices=muon, rest=AdamRule(lr=0.02))
+    return OptimPlan(rows=rows, schedule=schedule or Constant())
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_every_parameter_has_one_optimizer_and_moves(kind):
+    model = build_model(BASE.but(TECHNIQUES[kind].on), seed=2)
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    optimizers = make_optimizers(optim(), model)
+    taken = [name for names in optimizers.names for name in names]
+    assert sorted(taken) == sorted(before)
+    for step in range(20):
+        ids = stream(model.plan).roll(step, 1)
+        optimizers.zero()
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optimizers.step(1.0, Progress(step, 20))
+    still = [name for name, tensor in model.named_parameters() if torch.equal(tensor, before[name])]
+    assert still == []
+
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "position": (Rope(), Rope(dims=6, reference_length=8), NoPosition(), Alibi()),
+    "window": ((), (AttentionWindow(tokens=5, evaluation_tokens=9),)),
+    "documents": ((), (DocumentAttention(longest=11),)),
+    "bigram": ((), (BigramHash(buckets=40, dimension=8, boundary=True),)),
+    "smear": ((), (SmearVector(boundary=True),), (SmearGate(),)),
+    "table": ((), (ValueEmbedding(dimension=8, layers=(0, 2)),)),
+    "first": ((), (ValueResidual(),)),
+    "xsa": ((), (Xsa(last=3),)),
+    "gate": ((), (AttentionOutputGate(source="queries"),), (GatedAttention(),), (SparseGate(),)),
+    "activation": (ReluSquared(), LeakyReluSquared()),
+    "input_scale": (Unscaled(), LnScale()),
+    "residual": (Serial(), ParallelResidual(first=1), TwoLanes(first=3)),
+    "recurrence": (
+        Once(),
+        Looped(first=1, last=2, loops=2, enable_at=0.4, more_at=0.7),
+        Huginn(first=0, last=1, loops=2, evaluation_loops=3),
+    ),
+    "route": (USkips(), GatedSkips(), Plain()),
+    "objective": (NextToken(), MultiToken(heads=2)),
+    "start": (UniformStart(), OrthogonalStart(smallest=8)),
+    "tied": (True, False),
+    "embedding_width": (0, 32),
+    "kv_heads": (2, 1, 4),
+    "muon": ({}, {"row_normalize": True}, {"polar_express": True, "weight_decay": 0.1, "taper_start": 0.5}),
+    "schedule": (
+        Constant(),
+        WarmdownSteps(warmdown_steps=2),
+        WarmdownClock(warmdown_steps=2),
+        WarmdownFraction(fraction=0.7, minimum=0.1),
+        Cosine(),
+        WarmupThen(fraction=0.4, then=Cosine()),
+    ),
+    "average": (
+        NoAverage(),
+        Ema(decay=0.5),
+        LateEma(decay=0.5, start_fraction=0.3),
+        Swa(every=1),
+        TightSwa(every=1),
+        SwaCount(checkpoints=2, guard=0.0),
+        Latest(snapshots=2, every=1),
+    ),
+    "noise": (NoNoise(), FakeQuantize(from_progress=0.4), FakeQuantize(under_scale=0.9, patterns=("*",))),
+    "order": (PublicOrder(), ShuffledBlocks(), CoprimeStride(), Curriculum(ramp_tokens=200)),
+    "stages": ((), (Stage(until=0.5, sequence_length=8, batch_tokens=64),)),
+    "grad_clip_norm": (0.0, 0.3),
+    "backend": (PLAIN, CHUNK, BACKENDS["bfloat16"]),
+}
+ROWS = list(covering_array(FACTORS))
+
+
+def test_every_two_levels_stand_together_somewhere():
+    covered = set().union(*(pairs_of(row) for row in ROWS))
+    sizes = [len(levels) for levels in FACTORS.values()]
+    assert len(covered) == sum(a * b for a, b in itertools.combinations(sizes, 2))
+    assert len(ROWS) < 100
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_techniques_work_together(number, tmp_path):
+    level = {name: FACTORS[name][i] for name, i in ROWS[number].items()}
+    names = ("position", "activation", "input_scale", "residual", "recurrence", "route", "objective")
+    names += ("start", "tied", "embedding_width", "kv_heads")
+    plan = ModelPlan(
+        vocabulary_size=64,
+        layers=4,
+        width=48,
+        heads=4,
+        scope=level["window"] + level["documents"],
+        embed=level["bigram"] + level["smear"],
+        values=level["table"] + level["first"],
+        heads_out=level["xsa"] + level["gate"],
+        **{name: level[name] for name in names},
+    )
+    model = build_model(plan, seed=1).use(level["backend"])
+    optimizers = make_optimizers(optim(level["muon"], level["schedule"]), model)
+    batches = ShardBatches(
+        stream=token_stream(tmp_path), order=level["order"], length=16, vocabulary_size=64, bos=1
+    )
+    training = TrainPlan(
+        steps=3,
+        train_seconds=0,
+        batch_tokens=128,
+        accumulation=1,
+        stages=level["stages"],
+        grad_clip_norm=level["grad_clip_norm"],
+    )
+    reports = list(
+        train(
+            model,
+            training,
+            optimizers,
+            level["average"],
+            batches,
+            clock=Ticking(),
+            noise=level["noise"],
+            quantize=int6_rows(),
+        )
+    )
+    assert [report.status for report in reports] == ["running", "running", "finished"]
+    live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+    averaged = level["average"].weights(reports[-1].state.averaged, live)
+    assert averaged.keys() >= live.keys() and all(tensor.isfinite().all() for tensor in averaged.values())
+    ids = stream(plan)
+    model.use(PLAIN).eval()
+    assert not sees_the_future(model, ids, 19)
+    if level["documents"]:
+        assert not sees_other_documents(model, ids, 17)
+
+
+def test_parts_that_do_not_fit_are_refused_by_name():
+    cases = {
+        "a head has 12 dimensions": {"position": Rope(dims=14)},
+        "turn in pairs": {"position": Rope(dims=3)},
+        "layers: 7 is none of": {"values": (ValueEmbedding(layers=(7,)),)},
+        "at most the width 48": {"heads_out": (SparseGate(channels=60),)},
+        "two parts have a tensor": {"embed": (SmearVector(), SmearVector(start=1.0))},
+        "comes before the first": {"recurrence": Looped(first=3, last=1)},
+        "the layers are 0 to 3": {"recurrence": Huginn(first=0, last=4)},
+        "no token opens": {"scope": (DocumentAttention(),), "bos_id": -1},
+    }
+    for message, changes in cases.items():
+        with pytest.raises(PlanError, match=message):
+            BASE.but(changes)
