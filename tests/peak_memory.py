@@ -48,7 +48,16 @@ def train_recipe(recipe: Recipe, shard: Path) -> list[float]:
         length=recipe.data.sequence_length,
         vocabulary_size=recipe.model.vocabulary_size,
     )
-    return [r.nats_per_token for r in train(model, recipe.train, optimizers, recipe.average, source)]
+    steps = train(
+        model,
+        recipe.train,
+        optimizers,
+        recipe.average,
+        source,
+        noise=recipe.noise,
+        quantize=recipe.quantize,
+    )
+    return [report.nats_per_token for report in steps]
 
 
 if __name__ == "__main__":

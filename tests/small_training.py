@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ def start(
     world: World | None = None,
     state: State | None = None,
     iteration_dtype: torch.dtype = torch.bfloat16,
+    **settings: Any,
 ) -> tuple[torch.nn.Module, Optimizers, Iterator[StepReport]]:
     """A model, its optimizers, and the generator that trains it."""
     model = model or build_model(MODEL, seed=1)
@@ -80,6 +82,7 @@ def start(
         world=world,
         state=state,
         identity="small",
+        **settings,
     )
     return model, optimizers, reports
 

@@ -367,13 +367,12 @@ def test_every_two_levels_stand_together_somewhere():
     assert len(ROWS) < 100
 
 
-@pytest.mark.parametrize("number", range(len(ROWS)))
-def test_techniques_work_together(number, tmp_path):
-    level = {name: FACTORS[name][i] for name, i in ROWS[number].items()}
+def model_of(level: dict[str, Any], vocabulary_size: int) -> ModelPlan:
+    """The model with these levels of the factors."""
     names = ("position", "activation", "input_scale", "residual", "recurrence", "route", "objective")
     names += ("start", "tied", "embedding_width", "kv_heads")
-    plan = ModelPlan(
-        vocabulary_size=64,
+    return ModelPlan(
+        vocabulary_size=vocabulary_size,
         layers=4,
         width=48,
         heads=4,
@@ -383,6 +382,12 @@ def test_techniques_work_together(number, tmp_path):
         heads_out=level["xsa"] + level["gate"],
         **{name: level[name] for name in names},
     )
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_techniques_work_together(number, tmp_path):
+    level = {name: FACTORS[name][i] for name, i in ROWS[number].items()}
+    plan = model_of(level, 64)
     model = build_model(plan, seed=1).use(level["backend"])
     optimizers = make_optimizers(optim(level["muon"], level["schedule"]), model)
     batches = ShardBatches(

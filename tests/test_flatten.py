@@ -11,6 +11,8 @@ import torch
 
 from bitgolf.core.files import write_tensors
 from bitgolf.core.plan import Plan
+from bitgolf.core.quantize import absmax_rows
+from bitgolf.core.train import Stage
 from bitgolf.lab.flatten import (
     COMPARED_FILES,
     ScriptError,
@@ -28,6 +30,8 @@ from bitgolf.lab.flatten import (
 from bitgolf.lab.shrink import minify
 from bitgolf.lab.source import SourceError, read_core
 from bitgolf.recipes.baseline import baseline
+from tests.test_behaviour import FACTORS, model_of
+from tests.test_behaviour import optim as behaviour_optim
 
 SMALL_CORE = {
     "shapes": '''
@@ -400,6 +404,38 @@ def test_readable_and_packed_script_train_and_score_as_the_package_bit_for_bit(d
     assert wrong != script
     with pytest.raises(ScriptError, match="wrong: its weights.safetensors is not the package's"):
         prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script), "wrong": wrong})
+
+
+# Level n of every factor, or its last: together these hold every technique.
+BUNDLES = [
+    {name: levels[min(n, len(levels) - 1)] for name, levels in FACTORS.items()}
+    for n in range(max(map(len, FACTORS.values())))
+]
+
+
+@pytest.mark.parametrize(
+    "number", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(len(BUNDLES)) if n != 2)]
+)
+def test_scripts_of_every_technique_train_and_score_as_the_package(data, number):
+    level = BUNDLES[number]
+    optim = behaviour_optim(level["muon"], level["schedule"])
+    recipe = (
+        baseline()
+        .but(TINY)
+        .but(
+            {
+                "model": model_of(level, 280),
+                "optim": optim,
+                "average": level["average"],
+                "noise": level["noise"],
+                "quantize": absmax_rows(),
+                "data.order": level["order"],
+                "train.grad_clip_norm": level["grad_clip_norm"],
+                "train.stages": (Stage(until=0.5, sequence_length=16),) if level["stages"] else (),
+            }
+        )
+    )
+    prove_scripts(recipe, data, {"readable": flatten(recipe)})
 
 
 def write_run(folder, *, changed=None):

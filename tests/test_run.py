@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 
 from bitgolf.core import run as run_module
-from bitgolf.core.artifact import unpack
-from bitgolf.core.average import NoAverage
+from bitgolf.core.artifact import pack, unpack
+from bitgolf.core.average import Ema, Latest, NoAverage, Swa, SwaCount
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_json, read_tensors, write_json
 from bitgolf.core.metric import bits_per_byte
+from bitgolf.core.model import count_parameters
+from bitgolf.core.noise import FakeQuantize
+from bitgolf.core.objective import MultiToken
 from bitgolf.core.optim import AdamRule
 from bitgolf.core.plan import from_json, to_json
+from bitgolf.core.quantize import quantize_weights
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import load_model, run, score_split
+from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import Scores
 from bitgolf.core.windows import Chunked
 
@@ -205,3 +210,45 @@ def test_a_model_needs_nothing_but_its_artifact(finished):
     _, folder = finished
     unpacked = unpack((folder / "model.bin").read_bytes())
     assert load_model(unpacked, Backend()).plan == unpacked.model
+
+
+def test_heads_of_training_never_enter_the_artifact(recipe, dataset, tmp_path):
+    ahead = recipe.but({"model.objective": MultiToken(heads=2, weight=0.5)})
+    result = drive(run(ahead, dataset, tmp_path / "ahead", 1, code=CODE))
+    data = (tmp_path / "ahead" / "model.bin").read_bytes()
+    opened = unpack(data)
+    assert opened.model == recipe.model
+    assert result["parameters"] == count_parameters(recipe.model) < count_parameters(ahead.model)
+    stored, _ = read_tensors(tmp_path / "ahead" / "weights.safetensors")
+    assert "averaged/mtp_heads.1.weight" in stored
+    plain = {name: stored[f"averaged/{name}"] for name in opened.weights}
+    tensors, _ = quantize_weights(recipe.quantize, plain)
+    assert pack(recipe.model, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data == data
+
+
+def test_live_and_averaged_stand_side_by_side_whatever_the_average(recipe, dataset, tmp_path):
+    averages = {
+        "ema": Ema(decay=0.5),
+        "swa": Swa(every=1, start_scale=0.9),
+        "count": SwaCount(checkpoints=2, guard=0.2),
+        "latest": Latest(snapshots=2, every=1),
+    }
+    recipe = recipe.but({"optim.schedule": WarmdownFraction(fraction=1.0)})
+    for name, average in averages.items():
+        result = drive(run(recipe.but(average=average), dataset, tmp_path / name, 1, code=CODE))
+        scores = {row["name"]: row["bits_per_byte"] for row in result["variants"]}
+        assert scores["live"] != scores["averaged"], name
+    nothing = recipe.but(average=Swa(every=1000))
+    result = drive(run(nothing, dataset, tmp_path / "nothing", 1, code=CODE))
+    assert "averaged" not in {row["name"] for row in result["variants"]}
+
+
+def test_settings_that_do_not_fit_the_data_are_refused_before_training(recipe, dataset, tmp_path):
+    cases = {
+        "documents open with token 1": {"model.bos_id": 5},
+        "matches no tensor": {"noise": FakeQuantize(patterns=("layer.*",))},
+    }
+    for message, changes in cases.items():
+        with pytest.raises(BitgolfError, match=message):
+            drive(run(recipe.but(changes), dataset, tmp_path / "refused", 1, code=CODE))
+        assert not (tmp_path / "refused" / "recipe.json").exists()

@@ -8,14 +8,17 @@ import sys
 import pytest
 import torch
 
-from bitgolf.core.average import NoAverage
-from bitgolf.core.batches import PublicOrder, ShuffledBlocks
+from bitgolf.core.average import NoAverage, Swa
+from bitgolf.core.batches import CoprimeStride, PublicOrder, ShuffledBlocks
 from bitgolf.core.errors import CheckpointError, PlanError
 from bitgolf.core.files import read_tensors, write_tensors
 from bitgolf.core.model import build_model
+from bitgolf.core.noise import FakeQuantize
 from bitgolf.core.optim import OptimPlan, make_optimizers
+from bitgolf.core.quantize import absmax_rows
+from bitgolf.core.route import Looped
 from bitgolf.core.schedule import Constant, WarmdownClock, WarmdownFraction
-from bitgolf.core.train import State, TrainPlan, train
+from bitgolf.core.train import Stage, State, TrainPlan, train
 from bitgolf.core.world import World
 from tests.small_training import LENGTH, MODEL, PLAN, Ticking, batches, start, tensors_of
 
@@ -228,6 +231,35 @@ class TestPriming:
 class TestState:
     PLAN = PLAN.but(steps=20, train_seconds=6.0, priming_steps=1)
 
+    def test_ten_and_ten_are_twenty_with_everything_that_changes_on_the_way(self, tmp_path):
+        """Stages, late noise, loops and an average that begin at some progress, before and after the stop."""
+        plan = self.PLAN.but(
+            stages=(Stage(until=0.3, sequence_length=8, batch_tokens=128), Stage(until=0.7, batch_tokens=512))
+        )
+        shape = MODEL.but(layers=3, recurrence=Looped(first=1, last=1, loops=2, enable_at=0.4, more_at=0.6))
+        settings = {
+            "average": Swa(every=2, start_scale=0.7),
+            "noise": FakeQuantize(from_progress=0.45),
+            "quantize": absmax_rows(matrix_bits=4, embedding_bits=6),
+            "order": CoprimeStride(),
+        }
+        whole, _, all_reports = trained(tmp_path, plan, model=build_model(shape, seed=1), **settings)
+        _, _, reports = start(tmp_path, plan, model=build_model(shape, seed=1), **settings)
+        for stop in (5, 13):
+            for report in reports:
+                if report.step == stop:
+                    report.state.save(tmp_path / "state")
+                    break
+            loaded = State.load(tmp_path / "state", "small")
+            _, _, reports = start(
+                tmp_path, plan, model=(model := build_model(shape, seed=9)), state=loaded, **settings
+            )
+        rest = list(reports)
+        assert [r.row() for r in rest] == [r.row() for r in all_reports[13:]]
+        assert_same(tensors_of(whole), tensors_of(model))
+        assert_same(all_reports[-1].state.averaged, rest[-1].state.averaged)
+        assert len({report.tokens_per_second for report in all_reports}) > 2  # batches of three sizes
+
     def test_ten_and_ten_are_twenty(self, tmp_path):
         schedule = WarmdownClock(warmdown_steps=12)  # depends on steps, seconds and the mean step time
         whole, whole_optimizers, all_reports = trained(tmp_path, self.PLAN, schedule=schedule)
@@ -353,3 +385,37 @@ def test_two_processes_are_one(tmp_path):
     assert first.keys() == alone.keys()
     assert largest_gap(tensors_of(model), first) < 1e-3
     assert PLAN.batch_tokens == LENGTH * 16
+
+
+class TestStages:
+    def test_batches_and_lengths_follow_the_progress(self, tmp_path):
+        plan = PLAN.but(
+            steps=10,
+            stages=(Stage(until=0.3, sequence_length=8, batch_tokens=64), Stage(until=0.6, batch_tokens=128)),
+        )
+        seen = []
+        source = batches(tmp_path)
+
+        class Watched:
+            length, synthetic = LENGTH, source.synthetic
+
+            def take(self, position, rows, world, length):
+                seen.append((rows, length))
+                return source.take(position, rows, world, length)
+
+        model = build_model(MODEL, seed=1)
+        optimizers = make_optimizers(OptimPlan(), model)
+        reports = list(train(model, plan, optimizers, NoAverage(), Watched(), clock=Ticking()))
+        assert seen == [(8, 8)] * 3 + [(8, 16)] * 3 + [(16, 16)] * 4
+        assert reports[-1].tokens == 3 * 64 + 3 * 128 + 4 * 256
+
+    def test_no_stage_and_stages_like_the_recipe_are_one_training(self, tmp_path):
+        plain, _, _ = trained(tmp_path)
+        staged, _, _ = trained(tmp_path, PLAN.but(stages=(Stage(until=0.5), Stage(until=0.9))))
+        assert_same(tensors_of(plain), tensors_of(staged))
+
+    def test_what_cannot_be_is_refused_before_the_first_step(self, tmp_path):
+        with pytest.raises(PlanError, match="each must end later"):
+            PLAN.but(stages=(Stage(until=0.5), Stage(until=0.5)))
+        with pytest.raises(PlanError, match="multiple of 16"):
+            trained(tmp_path, PLAN.but(stages=(Stage(until=0.5, batch_tokens=100),)))

@@ -18,7 +18,10 @@ from bitgolf.core.run import Event
 from bitgolf.core.shards import Dataset
 from bitgolf.core.world import is_first_process
 from bitgolf.lab.corpora import build_dataset, dataset_name, source_from
+from bitgolf.lab.laptop import laptop
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
+
+LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
 def recipe_names() -> list[str]:
@@ -32,8 +35,10 @@ def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _read_recipe(text: str) -> Recipe:
-    if text in recipe_names():  # before any folder that happens to have the same name
-        return getattr(importlib.import_module(f"{recipes.__name__}.{text}"), text)()
+    name = text.removesuffix(LAPTOP)
+    if name in recipe_names():  # before any folder that happens to have the same name
+        made = getattr(importlib.import_module(f"{recipes.__name__}.{name}"), name)()
+        return laptop(made) if text.endswith(LAPTOP) else made
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_python(Path(path), function)
@@ -41,10 +46,11 @@ def _read_recipe(text: str) -> Recipe:
         return from_json(Recipe, read_json(Path(text) / "recipe.json"))
     if text.endswith(".json"):
         return from_json(Recipe, read_json(Path(text)))
+    known = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
     raise BitgolfError(
         "no such recipe",
         where=text,
-        way_out=f"{nearest(text, recipe_names())}; or give file.py:function or a recipe.json",
+        way_out=f"{nearest(text, known)}; or give file.py:function or a recipe.json",
     )
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from bitgolf.core.backend import Backend
 from bitgolf.core.embed import BigramHash, SmearGate, SmearVector, bigram_buckets
 from bitgolf.core.grid import Grid
-from bitgolf.core.heads import AttentionOutputGate, Xsa, without_own_value
+from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa, without_own_value
 from bitgolf.core.kernels import PlainKernels, Sight, rotate
 from bitgolf.core.layers import (
     Activation,
@@ -19,6 +19,7 @@ from bitgolf.core.layers import (
     LeakyReluSquared,
     LnScale,
     Mlp,
+    ParallelResidual,
     ReluSquared,
     Serial,
     TwoLanes,
@@ -28,7 +29,7 @@ from bitgolf.core.model import Model, ModelPlan, build_model
 from bitgolf.core.noise import FakeQuantize
 from bitgolf.core.objective import MultiToken
 from bitgolf.core.parts import Context, Dimensions, Module
-from bitgolf.core.position import DocumentAttention, NoPosition, Rope
+from bitgolf.core.position import AttentionWindow, DocumentAttention, NoPosition, Rope
 from bitgolf.core.quantize import AbsMax, QuantizePlan, QuantRule
 from bitgolf.core.route import Looped
 from bitgolf.core.schedule import Progress
@@ -37,6 +38,9 @@ from bitgolf.lab.public import as_weights, infer_model_plan, unbanked
 from tests.golden_cases.case import Case, NotCoveredError
 
 CPU = torch.device("cpu")
+GATE_ARGUMENTS = {"gate_attn_out", "gate_attn_src", "gate_width", "attn_out_gate", "attn_out_gate_src"}
+GATE_ARGUMENTS |= {"gate_window", "gated_attn", "gated_attn_init_std", "sparse_attn_gate", "yarn"}
+GATE_ARGUMENTS |= {"sparse_attn_gate_init_std", "sparse_attn_gate_scale"}
 BOS = 1  # of the public tokenizers, and written into the later scripts
 BOUNDARY_FROM = "2026-04-27"  # records whose gated smear keeps documents apart
 FAKE_INT8 = AbsMax(grid=Grid(bits=8, scale_dtype="float32", scale_floor=1 / 127))
@@ -54,10 +58,11 @@ def public_plan(case: Case) -> ModelPlan:
     settings, record = case.settings, case.facts["source"]["record"]
     weights = public_weights(case)
     layers = settings["num_layers"]
-    window = settings.get("swa_window_size", 0)
-    unknown = [name for name in ("dtg_enabled", "value_residual") if settings.get(name)]
-    if unknown or window > 0:
-        raise NotCoveredError(", ".join([*unknown, *["swa_window_size"] * (window > 0)]))
+    unknown = [
+        name for name in ("dtg_enabled", "gated_attention", "asym_logit_enabled") if settings.get(name)
+    ]
+    if unknown:
+        raise NotCoveredError(", ".join(unknown))
     changes: dict[str, Any] = {
         "logit_softcap": settings["logit_softcap"],
         "qk_gain": settings["qk_gain_init"],
@@ -69,6 +74,10 @@ def public_plan(case: Case) -> ModelPlan:
         first, last, loops = (settings[name] for name in ("loop_start", "loop_end", "num_loops"))
         active = case.arguments.get("looping_active", True)
         changes["recurrence"] = Looped(first=first, last=last, loops=loops, enable_at=0.0 if active else 1.0)
+    if settings.get("parallel_residual_start", -1) >= 0:
+        changes["residual"] = ParallelResidual(first=settings["parallel_residual_start"])
+    if (window := settings.get("swa_window_size", 0)) > 0:
+        changes["scope"] = (AttentionWindow(tokens=window),)
     if settings.get("parallel_start_layer") and "parallel_resid_lambdas" in weights:
         leaves = settings.get("parallel_final_lane", "mean")
         changes["residual"] = TwoLanes(first=settings["parallel_start_layer"], leaves=leaves)
@@ -81,8 +90,11 @@ def public_plan(case: Case) -> ModelPlan:
         if isinstance(part, SmearGate):
             plan = plan.but({f"embed.{path}": part.but(boundary=record[:10] >= BOUNDARY_FROM)})
     for path, part in enumerate(plan.heads_out):
-        if isinstance(part, AttentionOutputGate) and settings.get("gate_attn_src") == "q":
+        source = settings.get("gate_attn_src", settings.get("attn_out_gate_src"))
+        if isinstance(part, AttentionOutputGate) and source == "q":
             plan = plan.but({f"heads_out.{path}": part.but(source="queries")})
+        if isinstance(part, SparseGate):
+            plan = plan.but({f"heads_out.{path}.scale": settings.get("sparse_attn_gate_scale", 1.0)})
     if last := settings.get("xsa_last_n", 0):
         plan = plan.but(heads_out=(Xsa(last=min(last, layers)), *plan.heads_out))
     if isinstance(plan.objective, MultiToken):
@@ -213,12 +225,18 @@ def attention_of(case: Case) -> Attention:
     """The attention of a component case with its weights."""
     arguments, extra = case.arguments, case.arguments.get("extra", {})
     heads_out: tuple = (Xsa(last=1),) if arguments.get("use_xsa") else ()
-    known = {"gate_attn_out", "gate_attn_src", "gate_width"}
-    if set(extra) - known:
-        raise NotCoveredError(", ".join(sorted(set(extra) - known)))
-    if extra.get("gate_attn_out"):
-        source = "queries" if extra["gate_attn_src"] == "q" else "input"
-        heads_out += (AttentionOutputGate(channels=extra["gate_width"], source=source),)
+    unknown = set(extra) - GATE_ARGUMENTS
+    if unknown:
+        raise NotCoveredError(", ".join(sorted(unknown)))
+    channels = extra.get("gate_width", extra.get("gate_window", 12))
+    if extra.get("gate_attn_out") or extra.get("attn_out_gate"):
+        source = extra.get("gate_attn_src", extra.get("attn_out_gate_src"))
+        source = "queries" if source == "q" else "input"
+        heads_out += (AttentionOutputGate(channels=channels, source=source),)
+    if extra.get("gated_attn"):
+        heads_out += (GatedAttention(),)
+    if extra.get("sparse_attn_gate"):
+        heads_out += (SparseGate(channels=channels, scale=extra.get("sparse_attn_gate_scale", 1.0)),)
     attention = Attention(dimensions(arguments), 0, arguments["qk_gain_init"], (), heads_out)
     weights = case.weights()
     for ours, theirs in (("c_q", "q_w"), ("c_k", "k_w"), ("c_v", "v_w"), ("proj", "out_w")):
@@ -295,6 +313,8 @@ def check_bigram(case: Case) -> None:
 def check_smear(case: Case) -> None:
     x = case.tensors["x"]
     ids = torch.zeros(x.shape[:2], dtype=torch.long)
+    if "input_ids" in case.tensors:
+        ids = case.tensors["input_ids"].long()
     found = SmearVector().embed(x, ids, holder(case, "smear"), BOS)
     close(case, "out.y", found, case.tensors["out.y"])
 

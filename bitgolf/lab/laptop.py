@@ -1,0 +1,139 @@
+"""A full-size recipe at the size of a laptop: the same techniques, fewer and narrower layers, shorter steps.
+
+`bitgolf run pr543-laptop` is `laptop(pr543())`. Widths and dimensions are a quarter, sequences 256 tokens,
+steps at most 400; whatever counts in layers, tokens or steps follows in proportion. Nothing else changes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bitgolf.core.average import Averager
+from bitgolf.core.optim import MuonRule, OptimPlan
+from bitgolf.core.plan import field_types
+from bitgolf.core.quantize import QuantizePlan
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.schedule import Schedule
+from bitgolf.core.windows import Windows
+
+NARROWER = 4  # widths, dimensions of tables and of heads' positions
+HEADS = 2  # half as many heads, which are then half as wide
+SHALLOWER = 0.55  # of the layers, rounded
+SEQUENCE_LENGTH = 256
+BATCH_TOKENS = 4096
+STEPS = 400
+
+
+def laptop(recipe: Recipe) -> Recipe:
+    """The recipe for two cores and some minutes. It ends by steps: every machine trains as long."""
+    model, steps = recipe.model, min(recipe.train.steps, STEPS)
+    layers = max(2, round(model.layers * SHALLOWER))
+    shorter = recipe.data.sequence_length / SEQUENCE_LENGTH
+
+    def layer(index: int) -> int:
+        """The same place in the shallower stack, counted from whichever end is nearer."""
+        if index < model.layers / 2:
+            return index * layers // model.layers
+        return layers - math.ceil((model.layers - index) * layers / model.layers)
+
+    def tokens(count: int) -> int:
+        return round(count / shorter)
+
+    def fewer(count: int) -> int:
+        return max(1, round(count * steps / recipe.train.steps)) if count else 0
+
+    rules: dict[str, Callable[[Any], Any]] = {
+        "layers": lambda value: tuple(dict.fromkeys(map(layer, value))),
+        "first": layer,
+        "last": layer,
+        "dims": lambda value: 2 * math.ceil(value * HEADS / NARROWER / 2),
+        "dimension": lambda value: max(8, value // NARROWER),
+        "buckets": lambda value: max(64, value // NARROWER),
+        "tokens": tokens,
+        "evaluation_tokens": lambda value: tokens(value) if value > 0 else value,
+        "reference_length": tokens,
+        "longest": tokens,
+    }
+    heads = max(1, model.heads // HEADS)
+    shape = {
+        "layers": layers,
+        "width": model.width // NARROWER,
+        "embedding_width": model.embedding_width // NARROWER,
+        "mlp_hidden": model.mlp_hidden // NARROWER,
+        "heads": heads,
+        "kv_heads": max(1, model.kv_heads // HEADS),
+    }
+    seams = ("position", "scope", "embed", "values", "residual", "recurrence")
+    parts = {seam: _shrunk(getattr(model, seam), rules) for seam in seams}
+    return recipe.but(
+        {
+            "name": f"{recipe.name}-laptop",
+            "data.sequence_length": SEQUENCE_LENGTH,
+            "model": model.but({**shape, **parts}),
+            "optim": _fewer_steps(recipe.optim, fewer),
+            "train.steps": steps,
+            "train.train_seconds": 0.0,
+            "train.batch_tokens": BATCH_TOKENS,
+            "train.accumulation": 1,
+            "average": _shorter_memory(recipe.average, fewer, steps / recipe.train.steps),
+            "quantize": _renumbered(recipe.quantize, model.layers, layer),
+            "score.windows": _shorter_windows(recipe.score.windows),
+        }
+    )
+
+
+def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:
+    """Parts with every setting that has a rule changed by it."""
+    if isinstance(value, tuple):
+        return tuple(_shrunk(item, rules) for item in value)
+    changes = {name: rules[name](getattr(value, name)) for name in field_types(type(value)) if name in rules}
+    return value.but(changes) if changes else value
+
+
+def _fewer_steps(optim: OptimPlan, fewer: Callable[[int], int]) -> OptimPlan:
+    rows = tuple(
+        row.but({"rule.warmup_steps": fewer(row.rule.warmup_steps)})
+        if isinstance(row.rule, MuonRule)
+        else row
+        for row in optim.rows
+    )
+    return optim.but(rows=rows, schedule=_in_steps(optim.schedule, fewer))
+
+
+def _in_steps(schedule: Schedule, fewer: Callable[[int], int]) -> Schedule:
+    steps = getattr(schedule, "warmdown_steps", 0)
+    return schedule.but(warmdown_steps=fewer(steps)) if steps else schedule
+
+
+def _shorter_memory(average: Averager, fewer: Callable[[int], int], share: float) -> Averager:
+    """Snapshots as many, and a moving average over the same share of the training."""
+    changes: dict[str, Any] = {}
+    if hasattr(average, "every"):
+        changes["every"] = fewer(average.every)
+    if hasattr(average, "decay"):
+        changes["decay"] = max(0.0, 1.0 - (1.0 - average.decay) / share)
+    return average.but(changes)
+
+
+def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]) -> QuantizePlan:
+    """Rules for single layers, `blocks.10.*`, where those layers are now."""
+    names = {f"blocks.{index}.": f"blocks.{layer(index)}." for index in range(layers)}
+
+    def renamed(pattern: str) -> str:
+        place = next((old for old in names if pattern.startswith(old)), "")
+        return names[place] + pattern.removeprefix(place) if place else pattern
+
+    return quantize.but(
+        rules=tuple(
+            rule.but(patterns=tuple(dict.fromkeys(map(renamed, rule.patterns)))) for rule in quantize.rules
+        )
+    )
+
+
+def _shorter_windows(windows: Windows) -> Windows:
+    changes: dict[str, Any] = {}
+    if hasattr(windows, "length"):
+        changes["length"] = min(windows.length, SEQUENCE_LENGTH)
+    if hasattr(windows, "within"):
+        changes["within"] = _shorter_windows(windows.within)
+    return windows.but(changes)

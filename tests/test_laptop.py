@@ -1,0 +1,100 @@
+"""The recipes of the five pull requests: published sizes, and laptop forms that keep every technique."""
+
+import dataclasses
+
+import pytest
+
+from bitgolf.core.average import Ema, SwaCount
+from bitgolf.core.model import count_parameters
+from bitgolf.core.plan import diff
+from bitgolf.core.position import Rope
+from bitgolf.core.route import Looped
+from bitgolf.core.windows import Sliding
+from bitgolf.lab.budget import flops_per_token
+from bitgolf.lab.find import find_recipe
+from bitgolf.lab.flatten import plans_in
+from bitgolf.lab.laptop import STEPS, laptop
+from tests.peak_memory import peak_of
+
+PULL_REQUESTS = ("pr682", "pr212", "pr543", "pr488", "pr1718")
+NAMES = (*PULL_REQUESTS, "frontier", "baseline")
+PUBLISHED_PARAMETERS = {
+    "pr682": 17_059_912,
+    "pr212": 21_778_504,
+    "pr543": 25_224_283,  # 25,224,291 published; eight are unexplained
+    "pr488": 26_501_720,
+    "pr1718": 36_486_278,
+}
+FULL_SIZE_BYTES = 12 << 30
+# What the laptop form may change; everything else must be as it was.
+CHANGED = (
+    "name",
+    "data.sequence_length",
+    "train.",
+    "model.",
+    "optim.",
+    "average.",
+    "quantize.",
+    "score.windows",
+)
+KEPT_OF_MODEL = (
+    "vocabulary_size",
+    "mlp_multiplier",
+    "tied",
+    "logit_softcap",
+    "qk_gain",
+    "embed_std",
+    "bos_id",
+)
+
+
+@pytest.mark.parametrize("name", PULL_REQUESTS)
+def test_full_sizes_are_the_published_ones(name):
+    assert count_parameters(find_recipe(name).model) == PUBLISHED_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_laptop_form_keeps_every_technique(name):
+    full, small = find_recipe(name), find_recipe(f"{name}-laptop")
+    assert [type(plan) for plan in plans_in(small)] == [type(plan) for plan in plans_in(full)]
+    for path, _, _ in diff(full, small):
+        assert path.startswith(CHANGED), path
+    assert all(getattr(small.model, key) == getattr(full.model, key) for key in KEPT_OF_MODEL)
+    for key in ("noise", "pack", "budget", "backend"):
+        assert getattr(small, key) == getattr(full, key)
+    assert small.train.steps <= STEPS and small.train.train_seconds == 0
+    work = small.train.steps * small.train.batch_tokens * flops_per_token(small.model, 256)
+    assert work < 5e13, "some minutes of two cores"
+
+
+def test_what_counts_layers_tokens_or_steps_follows():
+    small = laptop(find_recipe("pr543"))
+    (table,) = small.model.values
+    assert (small.model.layers, table.layers, table.dimension) == (6, (4, 5), 32)
+    assert small.model.position == Rope(dims=8, reference_length=128)
+    assert small.quantize.rules[1].patterns == ("blocks.0.*.weight", "blocks.5.*.weight")
+    assert small.score.windows == Sliding(length=256, stride=64)
+    share = small.train.steps / 4071
+    assert small.optim.rows[4].rule.warmup_steps == round(1500 * share)
+    assert small.optim.schedule.warmdown_steps == round(3000 * share)
+    assert small.average.every == round(50 * share)
+    looped = laptop(find_recipe("pr1718"))
+    assert looped.model.recurrence == Looped(first=1, last=2, loops=2, enable_at=0.35)
+    assert isinstance(looped.average, Ema)
+    share = STEPS / 4393  # the average remembers the same share of the training
+    assert 1 - looped.average.decay == pytest.approx((1 - 0.9965) / share)
+    assert laptop(find_recipe("pr488")).average == SwaCount(checkpoints=7, guard=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_two_full_size_steps_fit_in_memory(name, tmp_path):
+    """Full width, depth and sequences; fewer tokens a step, which are taken 8,192 at a time anyway."""
+    recipe = find_recipe(name)
+    tokens = 16_384
+    train = dataclasses.replace(
+        recipe.train, steps=2, train_seconds=0.0, batch_tokens=tokens, accumulation=1, priming_steps=0
+    )
+    peak = peak_of(recipe.but(train=train), tmp_path)
+    print(f"{name}: {peak / 2**30:.2f} GiB")
+    assert peak < FULL_SIZE_BYTES
