@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,23 @@ def test_score_settings_bite(bitgolf, finished):
     assert json.loads(out)["bits_per_byte"] > result["bits_per_byte"]
 
 
+def test_a_packed_model_is_scored_with_other_windows_and_positions(bitgolf, finished):
+    folder, result = finished
+    for change in (
+        "model.scope=(AttentionWindow(tokens=4),)",
+        "model.position.reference_length=8",
+        "model.recurrence=Huginn(first=0, last=1, loops=1, evaluation_loops=2)",
+    ):
+        code, out, err = bitgolf("score", folder, "--set", change, "--set", "model.route=Plain()", "--json")
+        assert code == 2 and "other weights" in err  # the route has skip weights
+        code, out, _ = bitgolf("score", folder, "--set", change, "--json")
+        if "Huginn" in change:  # two more stops are a further skip
+            assert code == 2
+            continue
+        assert code == 0 and json.loads(out)["bits_per_byte"] != result["bits_per_byte"]
+    refused(bitgolf("score", folder, "--set", "model.layers=3"), "need other weights", "model.layers=3")
+
+
 def test_a_public_checkpoint_is_scored_with_the_tokenizer_of_the_dataset(
     bitgolf, finished, dataset, tmp_path
 ):
@@ -146,7 +164,7 @@ def test_data_prints_a_verified_passport(bitgolf, dataset):
 
 
 def test_every_verb_teaches_by_example(bitgolf):
-    for verb in ("demo", "run", "show", "data", "score", "sample", "compare", "forecast"):
+    for verb in ("demo", "run", "show", "data", "score", "sample", "compare", "forecast", "techniques"):
         code, out, _ = bitgolf(verb, "--help")
         assert code == 0
         assert f"bitgolf {verb}" in out
@@ -265,3 +283,57 @@ def test_a_tokenizer_of_another_model_is_refused(bitgolf, finished, dataset, tmp
     code, out, err = bitgolf("data", "texts", "--vocabulary-size", 300, "--json")
     assert code == 0, err
     refused(bitgolf("score", folder, "--data", json.loads(out)["folder"]), "another tokenizer")
+
+
+def test_a_run_records_its_public_variables(bitgolf, recipe_file, dataset):
+    words = ("run", recipe_file, "--data", dataset.folder, "--out", "r")
+    variables = ("--env", "ROPE_DIMS=8", "--env", "EMA_DECAY=0.9", "--env", "SEED=7")
+    code, out, err = bitgolf(*words, *variables, "--set", "average.decay=0.8")
+    assert code == 0, err
+    line = next(line for line in out.splitlines() if line.startswith("ROPE_DIMS"))
+    assert line.split() == ["ROPE_DIMS", "8", "model.position:", "Rope.dims", "0", "8"]
+    recipe, result = read_json(Path("r/recipe.json")), read_json(Path("r/result.json"))
+    assert recipe["model"]["position"]["dims"] == 8
+    assert recipe["average"]["decay"] == 0.8  # --set comes after the variables
+    assert result["seed"] == 7
+    assert result["public_variables"] == {"ROPE_DIMS": "8", "EMA_DECAY": "0.9", "SEED": "7"}
+
+
+def test_public_variables_that_do_not_fit_are_refused(bitgolf, recipe_file):
+    refused(bitgolf("run", recipe_file, "--env", "ROPE_DIM=8"), "ROPE_DIM", "did you mean 'ROPE_DIMS'?")
+    refused(bitgolf("show", recipe_file, "--env", "ROPE_DIMS"), "expected NAME=VALUE")
+    refused(
+        bitgolf("forecast", recipe_file, "--env", "TTT_LR=1"), "TTT_LR", "not here yet: test-time training"
+    )
+    refused(bitgolf("run", recipe_file, "--env", "SEED=7", "--seed", 8), "two seeds", "SEED=7")
+
+
+def test_public_variables_are_shown_compared_and_forecast(bitgolf):
+    variables = ("--env", "MLP_MULT=3.0", "--env", "MATRIX_LR=0.02")
+    _, out, _ = bitgolf("show", "baseline", *variables)
+    assert "optim.rows, matrices: lr" in out
+    _, out, _ = bitgolf("show", "baseline", *variables, "--json")
+    assert json.loads(out)["public_variables"] == {"MLP_MULT": "3.0", "MATRIX_LR": "0.02"}
+    _, script, _ = bitgolf("show", "baseline", *variables, "--script")
+    compile(script, "script", "exec")
+    assert "mlp_multiplier=3.0" in script
+    _, out, _ = bitgolf("compare", "baseline", "baseline", *variables, "--json")
+    changes = {change["path"] for change in json.loads(out)["changes"]}
+    assert changes == {"model.mlp_multiplier", "optim.rows.1.rule.lr"}
+    _, out, _ = bitgolf("forecast", "baseline", *variables, "--json")
+    assert json.loads(out)["parameters"] == 21_778_504
+
+
+def test_techniques_are_listed_and_explained(bitgolf):
+    code, out, _ = bitgolf("techniques", "Xsa")
+    assert code == 0
+    assert "Exclusive self-attention" in out
+    assert "XSA_LAST_N" in out
+    _, out, _ = bitgolf("techniques", "Xsa", "--json")
+    assert json.loads(out)["settings"][0]["limits"] == "at least 0"
+    _, out, _ = bitgolf("techniques", "--json")
+    assert {"Xsa", "Ema", "CaseOps"} <= {one["name"] for one in json.loads(out)["techniques"]}
+    code, out, _ = bitgolf("techniques")
+    assert code == 0
+    assert "HeadsPart (model.heads_out)" in out
+    refused(bitgolf("techniques", "Xssa"), "Xssa", "did you mean 'Xsa'?")

@@ -2,25 +2,30 @@
 
 import math
 import os
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitgolf.core.artifact import join_planes
-from bitgolf.core.average import NoAverage
+from bitgolf.core.average import Latest, NoAverage
+from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
+from bitgolf.core.noise import NoNoise
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 
 SAMPLED_ELEMENTS = 32768  # drawn for each kind of tensor, which is taken to be like them
-TRAINED_STD = 0.4  # of a typical trained matrix; matters only to rules with a scale floor
+TRAINED_STD, DECAYED_STD = 0.4, 0.17  # of trained matrices; matters only to rules with a scale floor
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
+STEP_SHARE = 0.3  # of the speed of matrix products that a training step reaches; 0.2 to 0.46 were measured
+PRODUCTS = 20  # are timed
 PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
 ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at once, measured with glibc
 
@@ -31,7 +36,7 @@ def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[
     Bytes come from quantizing and compressing Gaussian weights of the right shapes as the recipe says.
     """
     shapes = parameter_shapes(recipe.model)
-    rows = _tensor_rows(recipe, shapes)
+    rows = _tensor_rows(recipe, parameter_shapes(recipe.model.shipped()))
     artifact_bytes = sum(row["bytes"] for row in rows) + tokenizer_bytes
     counted = artifact_bytes - (0 if recipe.budget.count_tokenizer else tokenizer_bytes)
     total = counted + code_bytes
@@ -49,6 +54,33 @@ def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[
         * recipe.train.batch_tokens,
         "tensors": rows,
     }
+
+
+def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
+    """Seconds of a step and of the training on this machine, from how fast it multiplies matrices now."""
+    backend = choose_backend(recipe.backend)
+    rate = product_flops_per_second(backend)
+    step = flops_per_step / (rate * STEP_SHARE)
+    clock, steps = recipe.train.train_seconds, recipe.train.steps
+    seconds = min(step * steps, clock) if clock else step * steps
+    return {
+        "product_gflops_per_second": rate / 1e9,
+        "seconds_per_step": step,
+        "steps": min(steps, max(1, round(seconds / step))),
+        "train_seconds": seconds,
+    }
+
+
+def product_flops_per_second(backend: Backend) -> float:
+    """Floating-point operations a second of matrix products in the backend's number type, at best."""
+    left = torch.ones(4096, 512, dtype=backend.dtype, device=backend.device)
+    right = torch.ones(512, 512, dtype=backend.dtype, device=backend.device)
+    best = math.inf
+    for _ in range(PRODUCTS):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * 4096 * 512 * 512 / best
 
 
 def refuse_over_budget(facts: dict[str, Any]) -> None:
@@ -85,7 +117,7 @@ def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dic
     for name, shape in shapes.items():
         quantizer, alike = recipe.quantize.rules[chosen[name]].quantizer, (shape, chosen[name])
         if alike not in known:
-            known[alike] = packed_size(quantizer, shape, recipe.pack.codec)
+            known[alike] = packed_size(quantizer, shape, recipe.pack.codec, trained_std(recipe))
         bits, size = known[alike]
         rows.append(
             {
@@ -100,10 +132,20 @@ def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dic
     return rows
 
 
-def packed_size(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> tuple[int, int]:
+def trained_std(recipe: Recipe) -> float:
+    """How large the numbers of a trained matrix will be: weight decay keeps them small."""
+    rules = (row.rule for row in recipe.optim.rows)
+    decayed = any(isinstance(rule, MuonRule) and rule.weight_decay for rule in rules)
+    return DECAYED_STD if decayed else TRAINED_STD
+
+
+def packed_size(
+    quantizer: Quantizer, shape: tuple[int, ...], codec: Codec, std: float = TRAINED_STD
+) -> tuple[int, int]:
     """Bits of a quantized number, and bytes of a Gaussian tensor of this shape after quantizer and codec."""
+    shape = shape or (1,)
     rows = max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))
-    weight = TRAINED_STD * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
+    weight = std * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
     tensor = quantizer.quantize(weight)
     parts = [tensor.values] if isinstance(tensor, KeptTensor) else [tensor.codes, tensor.scales]
     size = sum(len(codec.encode(plane)[1]) for part in parts for plane in byte_planes(part))
@@ -160,6 +202,8 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
         for name in names
     }
     averaged = 0 if isinstance(recipe.average, NoAverage) else 1
+    averaged = recipe.average.snapshots if isinstance(recipe.average, Latest) else averaged
+    averaged += not isinstance(recipe.noise, NoNoise)  # the weights that stand in for others
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (2 + copies[name] + averaged) for name, count in elements.items())
     logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
@@ -179,6 +223,7 @@ def kept_bytes(recipe: Recipe) -> int:
     width, values = model.width, model.kv_heads * model.width // model.heads
     # Inputs of both mixes, norms and matrices; queries, keys and values; both sides of the activation.
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
+    layer += 3 * width * len(model.heads_out) + 3 * values * len(model.values)  # parts in plain torch
     visits = len(model.visits(training=True))
     layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
     casts = 0 if size == 4 else size * count_parameters(model)

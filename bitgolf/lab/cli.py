@@ -13,15 +13,25 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.metric import summary
 from bitgolf.core.model import parameter_shapes
 from bitgolf.core.optim import assign_parameters
-from bitgolf.core.plan import diff, to_json
+from bitgolf.core.plan import diff, parse_changes, to_json
 from bitgolf.core.quantize import KeptTensor, Quantizer
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
+from bitgolf.lab.budget import forecast_seconds
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.techniques import (
+    by_slot,
+    find_technique,
+    path_in_words,
+    record,
+    table_row,
+    techniques,
+)
+from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
 
 app = typer.Typer(
@@ -37,6 +47,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON objec
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, e.g. --set train.steps=100."),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="NAME=VALUE", help="A variable of the public scripts, e.g. --env EMA_DECAY=0.997."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the initial weights.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]
@@ -73,9 +89,10 @@ def demo(
 def run(
     recipe: RecipeName,
     changes: Changes = None,
+    variables: Variables = None,
     data: Data = "sotu",
     out: Out = None,
-    seed: Seed = 1337,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial weights; 1337 if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -83,10 +100,23 @@ def run(
 
     Example: bitgolf run demo --set train.train_seconds=60 --out runs/short
     """
-    chosen = find_recipe(recipe, changes or [])
+    given = parse_variables(variables or [])
+    seed = seed_of(given, seed)
+    chosen = _changed(recipe, given, changes, quiet=as_json)
     folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
-    result = screen.follow(work(chosen, data, folder, seed, resume=resume))
+    result = screen.follow(work(chosen, data, folder, seed, resume=resume, variables=given))
     _finish(result, as_json, f"bitgolf score {folder}")
+
+
+def _changed(name: str, variables: dict[str, str], changes: list[str] | None, *, quiet: bool) -> Recipe:
+    """A recipe with public variables, which are shown, and then with single settings changed."""
+    recipe = find_recipe(name)
+    changed = apply_variables(recipe, variables)
+    if variables:
+        header = ("public variable", "value", "setting", "before", "after")
+        rows = variable_rows(recipe, changed, variables)
+        screen.table("What the public variables change", header, rows, as_json=quiet)
+    return parse_changes(changed, changes or [])
 
 
 def _free_folder(path: Path) -> Path:
@@ -120,6 +150,7 @@ def _finish(result: dict[str, Any], as_json: bool, following: str) -> None:
 def show(
     recipe: RecipeName,
     changes: Changes = None,
+    variables: Variables = None,
     script: Annotated[bool, typer.Option("--script", help="Print the single file that it becomes.")] = False,
     packed: Annotated[bool, typer.Option("--packed", help="With --script: self-extracting.")] = False,
     as_json: Json = False,
@@ -128,7 +159,8 @@ def show(
 
     Example: bitgolf show demo --script > train_gpt.py
     """
-    chosen = find_recipe(recipe, changes or [])
+    given = parse_variables(variables or [])
+    chosen = _changed(recipe, given, changes, quiet=as_json or script)
     if script:
         source = flatten(chosen)
         sys.stdout.buffer.write(pack_script(source) if packed else source.encode())
@@ -142,7 +174,7 @@ def show(
     header = ("who", "quantizer", "bits", "tensors", "parameters")
     screen.table("Quantization, first match wins", header, quantization_table(chosen), as_json=as_json)
     facts = {"recipe": chosen.name, "recipe_identity": chosen.identity(), "settings": to_json(chosen)}
-    screen.close(facts, as_json=as_json)
+    screen.close(facts | ({"public_variables": given} if given else {}), as_json=as_json)
 
 
 def parameter_table(recipe: Recipe) -> list[tuple[Any, ...]]:
@@ -256,12 +288,13 @@ def sample(
 
 
 @app.command()
-def compare(left: RecipeName, right: RecipeName, as_json: Json = False) -> None:
-    """Where two recipes differ, setting by setting.
+def compare(left: RecipeName, right: RecipeName, variables: Variables = None, as_json: Json = False) -> None:
+    """Where two recipes differ, setting by setting; public variables are given to the right one.
 
     Example: bitgolf compare baseline demo
     """
-    changes = diff(find_recipe(left), find_recipe(right))
+    changed = apply_variables(find_recipe(right), parse_variables(variables or []))
+    changes = diff(find_recipe(left), changed)
     screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
     facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
     facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
@@ -269,19 +302,73 @@ def compare(left: RecipeName, right: RecipeName, as_json: Json = False) -> None:
 
 
 @app.command()
-def forecast(recipe: RecipeName, changes: Changes = None, as_json: Json = False) -> None:
+def forecast(
+    recipe: RecipeName, changes: Changes = None, variables: Variables = None, as_json: Json = False
+) -> None:
     """What a recipe will weigh and cost, before any training.
 
     Example: bitgolf forecast baseline --set model.layers=11
     """
-    chosen = find_recipe(recipe, changes or [])
+    chosen = _changed(recipe, parse_variables(variables or []), changes, quiet=as_json)
     facts = forecast_recipe(chosen, len(pack_script(flatten(chosen))))
+    facts |= forecast_seconds(chosen, facts["flops_per_step"])
     header = ("tensor", "shape", "rule", "bits", "bytes")
     rows = [[row[key] for key in ("name", "shape", "rule", "bits", "bytes")] for row in facts["tensors"]]
     screen.table(f"{chosen.name}: forecast", header, rows, as_json=as_json)
     screen.close(facts, as_json=as_json)
     if facts["headroom_bytes"] < 0:
         raise typer.Exit(1)
+
+
+@app.command("techniques")
+def show_techniques(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A technique, or a public variable of one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every technique with its source, what it weighs and its public variables; or all about one.
+
+    Parameters and bytes are what the baseline at full size gains with the technique at its defaults; what it
+    costs in seconds is on its card.
+
+    Example: bitgolf techniques Xsa
+    """
+    if name is None:
+        groups = [(heading, map(table_row, group)) for heading, group in by_slot()]
+        screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=as_json)
+        facts: dict[str, Any] = {"techniques": len(techniques()), "next": "bitgolf techniques NAME"}
+        screen.close({"techniques": [*map(record, techniques())]} if as_json else facts, as_json=as_json)
+        return
+    one = record(find_technique(name))
+    lines = ("what", "source", "cost", "not_for", "neutral", "notes")
+    said = {line.replace("_", " ").capitalize(): one[line] for line in lines if one[line]}
+    screen.card(f"{one['name']}: {one['title']}", said, as_json=as_json)
+    header = ("setting", "type", "default", "limits", "public variables")
+    rows = [
+        (s["name"], s["type"], s["default"], s["limits"], ", ".join(s["variables"])) for s in one["settings"]
+    ]
+    if rows:
+        screen.table(f"Settings at {path_in_words(one['path'])}", header, rows, as_json=as_json)
+    shown = {name for setting in one["settings"] for name in setting["variables"]}
+    switches = [name for name in one["public_variables"] if name not in shown]
+    if not as_json:
+        one = {key: one[key] for key in ("name", "slot", "parameters", "bytes")} | {
+            "switched_by": ", ".join(switches) or "none",
+            "recipes": ", ".join(one["recipes"]) or "none",
+        }
+    screen.close(one, as_json=as_json)
+
+
+TECHNIQUE_COLUMNS = (
+    screen.Column("technique", 21),
+    screen.Column("what it does"),
+    screen.Column("parameters", 10, right=True),
+    screen.Column("bytes", 11, right=True),
+    screen.Column("neutral", 24, at_least=160),
+    screen.Column("source", at_least=140),
+    screen.Column("public variables", 25, at_least=90),
+)
 
 
 def main() -> None:

@@ -5,11 +5,12 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bitgolf.core.plan import Plan
 from bitgolf.core.run import Event
@@ -101,7 +102,9 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4f}"
+        if abs(value) >= 1000 or value == int(value):
+            return f"{value:,.0f}"
+        return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.3g}"
     return str(value)
 
 
@@ -127,5 +130,52 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
         drawn.add_row(*(number(value) for value in row))
     console = Console()
     console.print(title, style="bold", highlight=False, soft_wrap=True)
+    console.print(drawn)
+    console.print()
+
+
+class Column(NamedTuple):
+    """A column of `grouped_table`. width: 0 shares what is left. at_least: hidden on narrower screens."""
+
+    name: str
+    width: int = 0
+    at_least: int = 0
+    right: bool = False
+
+
+def grouped_table(
+    columns: Sequence[Column], groups: Iterable[tuple[str, Iterable[Sequence[str]]]], *, as_json: bool
+) -> None:
+    """Tables under one header, each with a heading of its own; silent when a program is listening."""
+    if as_json:
+        return
+    console = Console(highlight=False)
+    shown = [i for i, column in enumerate(columns) if console.width >= column.at_least]
+    for heading, rows in (("", ()), *groups):
+        drawn = Table(show_header=not heading, header_style="dim", box=None, pad_edge=False, expand=True)
+        for column in (columns[i] for i in shown):
+            size: dict[str, Any] = {"width": column.width} if column.width else {"ratio": 1}
+            drawn.add_column(
+                column.name, justify="right" if column.right else "left", overflow="fold", **size
+            )
+        for row in rows:
+            drawn.add_row(*(row[i] for i in shown))
+        if heading:
+            console.print(heading, style="bold", markup=False)
+        console.print(drawn)
+        console.print()
+
+
+def card(title: str, lines: Mapping[str, str], *, as_json: bool) -> None:
+    """A title and labelled paragraphs; silent when a program is listening."""
+    if as_json:
+        return
+    console = Console(highlight=False)
+    console.print(title, style="bold", markup=False)
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(style="dim")
+    drawn.add_column(overflow="fold")
+    for name, text in lines.items():
+        drawn.add_row(name, Text(text))
     console.print(drawn)
     console.print()

@@ -1,7 +1,7 @@
 """A whole run from the command line: data, forecast, stages, sample, rivals, report."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ from bitgolf.core.artifact import Unpacked, unpack
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.core.files import read_json, write_json
-from bitgolf.core.model import Model
+from bitgolf.core.model import Model, parameter_shapes
 from bitgolf.core.plan import from_json, parse_changes
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import Event, load_model, run, score_split, told
+from bitgolf.core.run import Event, load_model, model_with, run, score_split, told
 from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
 from bitgolf.core.tokenizer import Tokenizer
@@ -28,9 +28,19 @@ SAMPLE_TOKENS = 160
 
 
 def work(
-    recipe: Recipe, data: str, folder: Path, seed: int, *, resume: bool = False, against_rivals: bool = False
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    seed: int,
+    *,
+    resume: bool = False,
+    against_rivals: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Run a recipe on a dataset or text source and write its report; yields events, returns the result."""
+    """Run a recipe on a dataset or text source and write its report; yields events, returns the result.
+
+    variables: the public variables that the recipe was changed with, for the record.
+    """
     clock = Stopwatch()
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
@@ -58,7 +68,8 @@ def work(
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     paths = {"dataset": str(dataset.folder), "run": str(folder), "report": str(folder / "report.html")}
-    result = {**result, "seconds": seconds, **paths}
+    given = {"public_variables": dict(variables)} if variables else {}
+    result = {**result, "seconds": seconds, **paths, **given}
     write_json(folder / "result.json", result)
     write_report(folder)
     yield Event("report", 1, 1, {})
@@ -96,11 +107,21 @@ def sample_text(
 def score_artifact(
     path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
 ) -> Generator[Event, None, Scores]:
-    """Score a packed model on a file, on a dataset, or on the data of its run."""
+    """Score a packed model on a file, on a dataset, or on the data of its run.
+
+    Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
+    """
     recipe_file = path.parent / "recipe.json"
     recipe = from_json(Recipe, read_json(recipe_file)) if recipe_file.is_file() else Recipe()
-    recipe = parse_changes(recipe, changes)
-    model = load_model(unpacked, choose_backend(recipe.backend))
+    recipe = parse_changes(recipe.but(model=unpacked.model), changes)
+    if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
+        raise BitgolfError(
+            "these settings of the model need other weights",
+            where=str(path),
+            value=[change for change in changes if change.startswith("model.")],
+            way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
+        )
+    model = model_with(recipe.model, unpacked.weights, choose_backend(recipe.backend))
     if text is not None:
         return (yield from score_text(model, unpacked.tokenizer, text, recipe.score))
     if data is None:

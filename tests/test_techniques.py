@@ -1,0 +1,164 @@
+"""The list of techniques: complete, weighed by building them, readable at any width, with its page."""
+
+import importlib
+import inspect
+
+import pytest
+
+from bitgolf.core import READING_ORDER
+from bitgolf.core.embed import BigramHash
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.model import count_parameters
+from bitgolf.core.plan import Plan, field_types, members
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.route import Plain
+from bitgolf.lab import cli, screen
+from bitgolf.lab.public_names import KINDS, SETTINGS
+from bitgolf.lab.single_settings import SINGLE_SETTINGS
+from bitgolf.lab.techniques import (
+    PAGE,
+    by_slot,
+    card_of,
+    find_technique,
+    page,
+    recipes_with,
+    record,
+    settings_of,
+    slots,
+    table_row,
+    techniques,
+    weight_of,
+)
+from bitgolf.recipes.baseline import baseline
+
+# Variables that only say how long, how large or on what: no technique is theirs.
+OF_NO_TECHNIQUE = {*SETTINGS, "TRAIN_SEQ_LEN", "NO_COMPILE", "SEED"}
+
+
+def test_every_member_of_every_slot_is_listed():
+    modules = [importlib.import_module(f"bitgolf.core.{name}") for name in READING_ORDER]
+    abstract = {
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Plan) and kind.__dict__.get("abstract")
+    }
+    expected = {
+        name
+        for slot in abstract
+        for name, kind in members(slot).items()
+        if kind.__module__.startswith("bitgolf.core.")
+    }
+    assert {one.name for one in techniques() if one.kind is not None} == expected
+    assert len({one.name for one in techniques()}) == len(techniques())
+    assert sum(len(group) for _, group in by_slot()) == len(techniques())
+
+
+def test_every_card_has_text_on_all_lines():
+    for one in techniques():
+        assert all(one.card[:6]), one.name
+        assert "\n" not in one.card.title, one.name
+
+
+def test_a_card_is_read_with_its_long_lines_and_notes():
+    lines = ("What: a", "    b: c", "Source: d", "Cost: e", "Not for: f", "Neutral: g", "", "More.")
+    card = card_of("Title.\n\n" + "".join(f"    {line}\n" for line in lines))
+    assert card == ("Title.", "a b: c", "d", "e", "f", "g", "More.")
+
+
+def test_single_settings_are_settings_of_a_recipe():
+    for name, path, example, _ in SINGLE_SETTINGS:
+        kind = Recipe
+        *owners, last = path.split(".")
+        for key in owners:
+            kind = field_types(kind)[key]
+        assert last in field_types(kind), name
+        assert Recipe().but({path: example}) != Recipe(), name
+
+
+def test_weights_are_those_of_models_that_were_built():
+    model = baseline().model
+    built = {
+        "BigramHash": {"embed": (BigramHash(),)},
+        "UntiedHead": {"tied": False},
+        "Plain": {"route": Plain()},
+    }
+    for name, change in built.items():
+        grown = count_parameters(model.but(change)) - count_parameters(model)
+        assert weight_of(find_technique(name))[0] == grown
+    assert weight_of(find_technique("BigramHash"))[0] == 2048 * 128 + 512 * 128 + 1
+    for name in ("Xsa", "Rope", "MultiToken", "Ema", "Sliding"):
+        assert weight_of(find_technique(name)) == (0, 0)
+    assert weight_of(find_technique("AbsMax"))[1] < -3_000_000
+    assert weight_of(find_technique("Raw"))[1] > 1_000_000
+
+
+def test_settings_come_with_limits_and_variables():
+    assert settings_of(find_technique("Xsa")) == [
+        {"name": "last", "type": "int", "default": 4, "limits": "at least 0", "variables": ("XSA_LAST_N",)}
+    ]
+    gate = {row["name"]: row for row in settings_of(find_technique("AttentionOutputGate"))}
+    assert gate["source"]["limits"] == "one of input, queries"
+    assert gate["channels"]["variables"] == ("GATE_WIDTH", "GATE_WINDOW")
+    muon = {row["name"]: row["variables"] for row in settings_of(find_technique("MuonRule"))}
+    assert muon["lr"] == ("MATRIX_LR",)
+    assert muon["polar_express"] == ()
+    adam = {row["name"]: row["variables"] for row in settings_of(find_technique("AdamRule"))}
+    assert set(adam["lr"]) == {"SCALAR_LR", "EMBED_LR", "TIED_EMBED_LR", "HEAD_LR"}
+    stages = settings_of(find_technique("Stages"))
+    assert [row["name"] for row in stages] == ["stages"]
+    assert stages[0]["variables"] == ("BATCH_TOKENS_START", "BATCH_SCHEDULE_FRACTION")
+
+
+def test_every_variable_of_a_technique_is_with_one():
+    owned = {name for one in techniques() for name in one.variables}
+    assert set(KINDS) - owned <= OF_NO_TECHNIQUE
+    for one in techniques():
+        shown = {name for row in settings_of(one) for name in row["variables"]}
+        assert shown <= set(one.variables), one.name
+
+
+def test_a_technique_is_found_by_name_or_variable():
+    assert find_technique("xsa").name == "Xsa"
+    assert find_technique("EMA_DECAY").name == "Ema"
+    with pytest.raises(BitgolfError, match="did you mean 'BigramHash'"):
+        find_technique("BigramHsh")
+
+
+def test_recipes_that_use_it_are_found():
+    assert {"baseline", "demo"} <= set(recipes_with(find_technique("MuonRule")))
+    assert "demo" in recipes_with(find_technique("WarmdownFraction"))
+    assert "baseline" not in recipes_with(find_technique("WarmdownFraction"))
+    assert "demo" in recipes_with(find_technique("GroupedQueryAttention"))
+    assert "baseline" not in recipes_with(find_technique("GroupedQueryAttention"))
+
+
+def test_slots_have_the_paths_that_a_recipe_can_be_changed_at():
+    assert len(slots()) == len({*slots().values()})
+    for one in techniques():
+        data = record(one)
+        assert data["path"] == one.path
+        assert set(data) >= {"what", "source", "cost", "not_for", "neutral", "parameters", "bytes", "recipes"}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 160])
+def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    groups = [(heading, [table_row(one) for one in group]) for heading, group in by_slot()]
+    screen.grouped_table(cli.TECHNIQUE_COLUMNS, groups, as_json=False)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    first_words = {line.split()[0] for line in out.splitlines() if line[:1].strip()}
+    assert {one.name for one in techniques()} <= first_words
+    assert ("PR #1667" in out) == (columns == 160)
+    assert ("XSA_LAST_N" in out) == (columns >= 100)
+
+
+def test_the_page_is_up_to_date():
+    assert page() == PAGE.read_text(encoding="utf-8"), "run `python -m bitgolf.lab.techniques`"
+
+
+def test_the_page_names_every_technique_and_variable():
+    text = page()
+    assert all(f"### {one.name}\n" in text for one in techniques())
+    assert all(f"| `{name}` |" in text for name in KINDS)
