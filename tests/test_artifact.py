@@ -1,12 +1,15 @@
 """The artifact: nothing lost, every byte accounted for, every fault refused with its own error."""
 
+import dataclasses
 import hashlib
 import json
+import random
 import struct
 import subprocess
 import sys
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,17 +50,20 @@ from bitgolf.core.codec import (
     CODEC_NAMES,
     Brotli,
     Deflate,
+    Histogram,
     Lzma,
     MissingCodecError,
     Raw,
+    RowColumn,
     Smallest,
     Zstd,
     decompress,
 )
-from bitgolf.core.errors import ArtifactError
+from bitgolf.core.errors import ArtifactError, CodecError
+from bitgolf.core.form import Form, join_wide, split_wide
 from bitgolf.core.grid import Grid
 from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.plan import from_json, members
+from bitgolf.core.plan import from_json, members, setting
 from bitgolf.core.position import Rope
 from bitgolf.core.quantize import (
     AbsMax,
@@ -91,6 +97,8 @@ def packed(
 TOKENIZER = train_tokenizer([TEXT], MODEL.vocabulary_size).to_bytes()
 GOOD = packed(plan=PackPlan(codec=Deflate()))
 BROTLI = packed(plan=PackPlan(codec=Brotli()))
+RANGE = packed(plan=PackPlan(codec=Smallest(among=(Deflate(), Histogram(), RowColumn()))))
+ALL_RANGE = packed(plan=PackPlan(codec=RowColumn()))
 
 
 MODELS = {
@@ -132,7 +140,9 @@ def test_what_is_packed_comes_back_bit_for_bit(model, rules, order, layout):
     assert again.data == artifact.data
 
 
-@pytest.mark.parametrize("codec", [Raw(), Deflate(), Zstd(), Lzma(), Brotli(), Smallest()])
+@pytest.mark.parametrize(
+    "codec", [Raw(), Deflate(), Zstd(), Lzma(), Brotli(), Histogram(), RowColumn(), Smallest()]
+)
 def test_every_codec_and_a_ledger_that_adds_up(codec):
     artifact = packed(plan=PackPlan(codec=codec))
     assert torch.equal(
@@ -168,6 +178,145 @@ def test_the_smallest_codec_and_order_win():
     assert len(smallest.data) <= min(sizes.values()) < max(sizes.values())
     by_name = packed(plan=PackPlan(layout=ByName()))
     assert len(read_sections(by_name.data)) > len(read_sections(packed(plan=PackPlan(layout=ByRole())).data))
+
+
+def test_an_entropy_coder_wins_on_codes():
+    kinds = {section.codec for section in read_sections(RANGE.data)[3:-2]}
+    assert kinds & {"histogram", "row_column"} and len(RANGE.data) < len(GOOD.data)
+
+
+# Made by the first version of the format, before it knew entropy coders and forms; it stays readable.
+VERSION_1 = Path(__file__).parent / "artifacts" / "version_1.bin"
+VERSION_1_WEIGHTS = "07f469f131bf834f767fdc1018d0a0144cba810708013108eb0729ba0c525de4"
+
+
+def test_an_artifact_of_the_first_version_is_read():
+    opened = unpack(VERSION_1.read_bytes())
+    assert opened.model == MODEL
+    found = hashlib.sha256()
+    for name, weight in opened.weights.items():
+        found.update(name.encode() + weight.numpy().tobytes())
+    assert found.hexdigest() == VERSION_1_WEIGHTS
+    assert sum(size for _, size in Artifact.of(VERSION_1.read_bytes()).ledger) == VERSION_1.stat().st_size
+
+
+# A form with everything that a grid has not: wide codes, steps of rows and columns, low rank, flags.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Everything(Form):
+    rank: int = setting(1, at_least=0)
+
+    def pieces(self, shape):
+        rows, columns = shape
+        return {
+            "codes": (torch.int8, shape),
+            "carries": (torch.int8, shape),
+            "row_steps": (torch.float16, (rows,)),
+            "column_steps": (torch.float16, (columns,)),
+            "left": (torch.float32, (rows, self.rank)),
+            "right": (torch.float32, (self.rank, columns)),
+            "flags": (torch.uint8, (rows,)),
+        }
+
+    def tensor(self, pieces, shape):
+        if int(pieces["flags"].max()) > 1:
+            raise ValueRangeError("flags beyond 1", where="flags")
+        return EverythingTensor(form=self, shape=shape, pieces=pieces)
+
+
+@dataclasses.dataclass(frozen=True)
+class EverythingTensor:
+    form: Everything
+    shape: tuple[int, ...]
+    pieces: Mapping[str, torch.Tensor]
+
+    def __getattr__(self, name):
+        return self.pieces[name]
+
+    def dequantize(self):
+        codes = join_wide(self.codes, self.carries).float()
+        steps = self.row_steps.float()[:, None] * self.column_steps.float()
+        return (codes * steps + self.left @ self.right) * (1 - self.flags.float())[:, None]
+
+
+def everything(shape: tuple[int, int], rank: int, seed: int) -> EverythingTensor:
+    draw = torch.Generator().manual_seed(seed)
+    rows, columns = shape
+    codes, carries = split_wide((90 * torch.randn(shape, generator=draw)).round().short())
+    pieces = {
+        "codes": codes,
+        "carries": carries,
+        "row_steps": torch.rand(rows, generator=draw).half(),
+        "column_steps": torch.rand(columns, generator=draw).half(),
+        "left": torch.randn(rows, rank, generator=draw),
+        "right": torch.randn(rank, columns, generator=draw),
+        "flags": torch.randint(2, (rows,), generator=draw, dtype=torch.uint8),
+    }
+    return EverythingTensor(Everything(rank=rank), shape, pieces)
+
+
+def formed(codec=None, ranks=(3, 0)) -> tuple[dict, Artifact]:
+    tensors, _ = quantize_weights(int6_rows(), weights_of(MODEL))
+    for layer, rank in enumerate(ranks):
+        for part in ("fc", "proj"):
+            name = f"blocks.{layer}.mlp.{part}.weight"
+            tensors[name] = everything(tensors[name].shape, rank, seed=layer)
+    return tensors, pack(MODEL, tensors, TOKENIZER, PackPlan(codec=codec or Deflate()))
+
+
+@given(st.lists(st.integers(-32_640, 32_639), min_size=1))
+def test_wide_codes_come_back_and_small_ones_stay_as_they_are(codes):
+    wide = torch.tensor(codes, dtype=torch.int16)
+    rest, carries = split_wide(wide)
+    assert torch.equal(join_wide(rest, carries), wide)
+    small = (wide >= -128) & (wide < 128)
+    assert torch.equal(rest[small].short(), wide[small]) and not carries[small].any()
+
+
+@pytest.mark.parametrize("codec", [Deflate(), RowColumn(), Smallest(among=(Raw(), Histogram()))])
+def test_tensors_of_a_form_of_their_own_come_back(codec):
+    tensors, artifact = formed(codec)
+    opened = unpack(artifact.data)
+    for name, tensor in tensors.items():
+        assert torch.equal(opened.weights[name], tensor.dequantize()), name
+    assert opened.tensors["blocks.0.mlp.fc.weight"].form == Everything(rank=3)
+    again = pack(opened.model, opened.tensors, opened.tokenizer.to_bytes(), PackPlan(codec=codec))
+    assert again.data == artifact.data
+    lines = {name for name, _ in artifact.ledger}
+    assert {"blocks.1.mlp.proj.weight carries", "blocks.0.mlp.fc.weight left"} <= lines
+
+
+def test_forms_that_cannot_be_are_refused():
+    _, artifact = formed(ranks=(3, 2))
+    taken = Taken(artifact.data)
+    forms = taken.text(1)["forms"]
+    number = next(i for i, form in enumerate(forms) if form == {"class": "Everything", "rank": 3})
+    for changed, error in {
+        '{"class": "Everything", "rank": 4}': ShapeMismatchError,
+        '{"class": "Everything", "rank": 1000000000000}': ShapeMismatchError,
+        '{"class": "Everything", "rank": -1}': UnknownFormError,
+        '{"class": "Everything", "rnk": 3}': UnknownFormError,
+        '{"class": "Form"}': SizeLimitError,
+        '{"class": "Nothing"}': UnknownFormError,
+        '{"class": "Grid"}': ShapeMismatchError,
+        '{"class": []}': UnknownFormError,
+    }.items():
+        taken = Taken(artifact.data)
+        taken.edit(1, forms=[*forms[:number], json.loads(changed), *forms[number + 1 :]])
+        with pytest.raises(ArtifactError) as caught:
+            unpack(taken.bytes())
+        assert type(caught.value) is error, (changed, caught.value)
+    taken = Taken(artifact.data)
+    left = next(i for i, row in enumerate(taken.rows) if i > 2 and row[1] == 4 * (32 + 16) * 5)
+    taken.replace(left, b"\x7e" * taken.rows[left][1])  # finite, but not when multiplied
+    with pytest.raises(ValueRangeError, match="not finite"):
+        unpack(taken.bytes())
+    taken = Taken(artifact.data)
+    flags = next(i for i, row in enumerate(taken.rows) if i > 2 and row[1] == 2 * (32 + 16))
+    taken.replace(flags, b"\2" * taken.rows[flags][1])
+    with pytest.raises(ValueRangeError, match="flags"):
+        unpack(taken.bytes())
 
 
 def test_floats_are_split_into_planes():
@@ -228,13 +377,13 @@ def test_a_plan_without_its_defaults_reads_back(width, softcap, tied, layers):
 
 CHILD = """
 import hashlib, sys
-from tests.test_artifact import packed
-print(hashlib.sha256(packed().data).hexdigest())
+from tests.test_artifact import ALL_RANGE, packed
+print(hashlib.sha256(packed().data + ALL_RANGE.data).hexdigest())
 """
 
 
 def test_every_process_packs_the_same_bytes():
-    hashes = {hashlib.sha256(packed().data).hexdigest()}
+    hashes = {hashlib.sha256(packed().data + ALL_RANGE.data).hexdigest()}
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", CHILD],
@@ -281,8 +430,8 @@ class Taken:
         return header + b"".join(stored for *_, stored in self.rows)
 
 
-def forged(change: Callable[[Taken], None]) -> bytes:
-    taken = Taken(GOOD.data)
+def forged(change: Callable[[Taken], None], good: Artifact = GOOD) -> bytes:
+    taken = Taken(good.data)
     change(taken)
     return taken.bytes()
 
@@ -321,9 +470,34 @@ def cut_stream(taken: Taken) -> None:
     taken.rows[3][2] = taken.rows[3][2][:-4]
 
 
+def empty_stream(taken: Taken) -> None:
+    taken.rows[3][2] = b""
+
+
+def longer_stream(taken: Taken) -> None:
+    taken.rows[3][2] += bytes(4)
+
+
+def turned_stream(taken: Taken) -> None:
+    taken.rows[3][0] ^= 0x80
+
+
+def loud_codes(taken: Taken) -> None:
+    """The codes of a tensor as large as one byte holds, by the coder itself."""
+    size = taken.rows[4][1]
+    taken.rows[4] = [CODEC_NAMES.index("histogram"), size, Histogram().encode(b"\x7f" * size)[1]]
+
+
+def coder_bomb(taken: Taken) -> None:
+    """A few bytes that promise as much as an artifact may hold."""
+    taken.rows[3] = [CODEC_NAMES.index("row_column"), MAX_DECODED_BYTES - 2**20, b"\0\1\0\0" + bytes(8)]
+
+
 def other_tokenizer(taken: Taken) -> None:
     taken.replace(2, train_tokenizer([TEXT], 280).to_bytes())
 
+
+WIDE_GROUPS = {"class": "Grid", "granularity": {"class": "RowGroups", "rows": 10**12}}
 
 ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
     "empty file": (b"", NotAnArtifactError),
@@ -352,6 +526,7 @@ ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
     "an unknown setting": (forged(lambda t: t.edit(0, widht=3)), UnknownFormError),
     "an unknown route": (forged(lambda t: t.edit(0, route={"class": "Teleport"})), UnknownFormError),
     "a setting out of range": (forged(lambda t: t.edit(0, kv_heads=0)), UnknownFormError),
+    "a class that is a list": (forged(lambda t: t.edit(0, route={"class": []})), UnknownFormError),
     "another model class": (forged(lambda t: t.edit(0, **{"class": "Grid"})), UnknownFormError),
     "a billion layers": (forged(lambda t: t.edit(0, layers=10**9)), ShapeMismatchError),
     "one more layer": (forged(lambda t: t.edit(0, layers=3)), ShapeMismatchError),
@@ -375,6 +550,10 @@ ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
         forged(lambda t: t.edit(1, forms=["float16", {"class": "Grid"}, {"class": "Grid", "bits": 40}])),
         UnknownFormError,
     ),
+    "groups of a million million rows": (
+        forged(lambda t: t.edit(1, forms=["float16", *[WIDE_GROUPS] * 2])),
+        SizeLimitError,
+    ),
     "codes beyond their grid": (
         forged(lambda t: t.replace(4, b"\x7f" * t.rows[4][1])),
         ValueRangeError,
@@ -391,6 +570,16 @@ ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
         forged(lambda t: t.replace(len(t.rows) - 1, b"\xff" * t.rows[-1][1])),
         ValueRangeError,
     ),
+    "a coder for a stream of another": (forged(set_codec(3, 5)), StreamError),
+    "a matrix coder for a stream of another": (forged(set_codec(3, 6)), StreamError),
+    "scales, columns first": (forged(lambda t: set_codec(-2, t.rows[-2][0] | 0x80)(t)), ShapeMismatchError),
+    "a coder for the plan": (forged(set_codec(0, 6)), StreamError),
+    "a coder's stream cut": (forged(cut_stream, ALL_RANGE), StreamError),
+    "a coder's stream of nothing": (forged(empty_stream, ALL_RANGE), StreamError),
+    "a coder's stream with a word more": (forged(longer_stream, ALL_RANGE), StreamError),
+    "a coder's stream, columns first": (forged(turned_stream, ALL_RANGE), StreamError),
+    "a coder's codes beyond their grid": (forged(loud_codes), ValueRangeError),
+    "a coder that promises all there may be": (forged(coder_bomb), ShapeMismatchError),
     "another tokenizer": (forged(other_tokenizer), VocabularyError),
     "no tokenizer": (forged(lambda t: t.replace(2, b"")), VocabularyError),
     "a changed tokenizer": (
@@ -412,19 +601,106 @@ def test_taking_apart_and_putting_together_changes_nothing():
     assert forged(lambda taken: None) == GOOD.data
 
 
-def test_every_truncation_is_refused():
-    for cut in range(1, len(GOOD.data)):
+@pytest.mark.parametrize("good", [GOOD, RANGE, ALL_RANGE], ids=["deflate", "coders", "all by a coder"])
+def test_every_truncation_is_refused(good):
+    for cut in range(1, len(good.data)):
         with pytest.raises(TruncatedError, match=f"ends at byte {cut:,} of"):
-            unpack(GOOD.data[:cut])
+            unpack(good.data[:cut])
+    for more in (b"\0", b"\xff" * 4, good.data[-9:]):
+        with pytest.raises(TrailingBytesError):
+            unpack(good.data + more)
 
 
-def test_every_changed_byte_is_refused():
-    table = range(read_sections(GOOD.data)[2].start)
-    for place in [*table, *range(len(table), len(GOOD.data), 23)]:
-        changed = bytearray(GOOD.data)
+@pytest.mark.parametrize("good", [GOOD, RANGE], ids=["deflate", "coders"])
+def test_every_changed_byte_is_refused(good):
+    table = range(read_sections(good.data)[2].start)
+    for place in [*table, *range(len(table), len(good.data), 23)]:
+        changed = bytearray(good.data)
         changed[place] ^= 0x55
         with pytest.raises(ArtifactError):
             unpack(bytes(changed))
+
+
+def refused_or_whole(data: bytes) -> bool:
+    """Whether unpacking refuses; what it takes must be a model with finite weights. Anything else raises."""
+    try:
+        opened = unpack(data)
+    except (ArtifactError, CodecError):
+        return True
+    shapes = parameter_shapes(opened.model)
+    assert all(tuple(weight.shape) == tuple(shapes[name]) for name, weight in opened.weights.items())
+    assert all(bool(part.isfinite().all()) for part in opened.weights.values())
+    return False
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_is_refused():
+    for bit in range(8 * len(RANGE.data)):
+        changed = bytearray(RANGE.data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ArtifactError):
+            unpack(bytes(changed))
+
+
+def test_a_bit_under_a_right_checksum_is_refused_or_gives_a_whole_model():
+    refused = 0
+    for section in range(3, len(Taken(ALL_RANGE.data).rows)):
+        taken = Taken(ALL_RANGE.data)
+        stored = taken.rows[section][2]
+        for bit in range(0, 8 * len(stored), max(1, 8 * len(stored) // 25)):
+            changed = bytearray(stored)
+            changed[bit // 8] ^= 1 << bit % 8
+            taken.rows[section][2] = bytes(changed)
+            refused += refused_or_whole(taken.bytes())
+    assert refused
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    """A few bytes changed, cut out, put in or doubled."""
+    changed = bytearray(data)
+    for _ in range(draw.randint(1, 4)):
+        place = draw.randrange(len(changed) + 1)
+        length = min(draw.choice((1, 1, 1, 2, 4, 30)), len(changed) - place)
+        piece = changed[place : place + length]
+        other = bytes(draw.choice((0, 1, 127, 128, 255, draw.randrange(256))) for _ in piece)
+        changed[place : place + length] = draw.choice((other, other, other, b"", piece + piece))
+    return bytes(changed)
+
+
+def mutated_under_checksums(good: Artifact, draw: random.Random) -> bytes:
+    """One section changed, decoded or as it is stored, perhaps with another codec or size."""
+    taken = Taken(good.data)
+    section = draw.randrange(len(taken.rows))
+    codec, size, stored = taken.rows[section]
+    if section < 3 and draw.random() < 0.5:  # settings, table and tokenizer as they are before they are coded
+        taken.replace(section, mutated(decompress(CODEC_NAMES[codec], stored, size), draw))
+    else:
+        taken.rows[section][2] = mutated(stored, draw)
+    if draw.random() < 0.1:
+        set_codec(section, draw.randrange(256))(taken)
+    if draw.random() < 0.1:
+        claim(section, draw.choice((0, 1, size + 1, 2 * size, draw.randrange(2**32))))(taken)
+    return taken.bytes()
+
+
+FUZZ_SECONDS = 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("good", [GOOD, RANGE, ALL_RANGE, formed(RowColumn())[1]], ids=range(4))
+def test_random_mutations_never_crash(good):
+    draw, tries, refused, crashes = random.Random(0), 0, 0, []
+    started = time.perf_counter()
+    while time.perf_counter() - started < FUZZ_SECONDS:
+        plain = draw.random() < 0.1  # hardly ever past the checksum of the header
+        data = mutated(good.data, draw) if plain else mutated_under_checksums(good, draw)
+        tries += 1
+        try:
+            refused += refused_or_whole(data)
+        except Exception as error:
+            crashes.append((type(error).__name__, str(error)[:200], data.hex()))
+    print(f"{tries:,} tries, {refused:,} refused, {len(crashes)} crashes")
+    assert not crashes, crashes[:3]
 
 
 def test_a_changed_byte_names_its_section():

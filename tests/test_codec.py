@@ -1,6 +1,11 @@
+"""Every codec gives back what it was given, refuses what is damaged; entropy coders are near their ideal."""
+
+import hashlib
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -13,9 +18,11 @@ from bitgolf.core.codec import (
     Codec,
     DamagedStreamError,
     Deflate,
+    Histogram,
     Lzma,
     MissingCodecError,
     Raw,
+    RowColumn,
     Smallest,
     Zstd,
     codec_named,
@@ -23,7 +30,12 @@ from bitgolf.core.codec import (
 )
 from bitgolf.core.errors import CodecError, PlanError
 from bitgolf.core.plan import members
+from bitgolf.core.tables import LARGEST_SIZE, SMALLEST_SIZE, bell_counts, measure_sizes
+from bitgolf.lab.flatten import flatten
+from bitgolf.recipes.baseline import baseline
 
+COMPRESSORS = CODEC_NAMES[:5]
+CODERS = {"histogram": Histogram(), "row_column": RowColumn()}
 TEXT = b"We the people of the United States, in order to form a more perfect union. " * 40
 
 
@@ -45,7 +57,7 @@ def test_every_member_names_the_codec_that_reads_it_back():
 
 
 def test_numbers_of_codecs_never_change():
-    assert CODEC_NAMES[:5] == ("raw", "deflate", "zstd", "lzma", "brotli")
+    assert CODEC_NAMES[:7] == ("raw", "deflate", "zstd", "lzma", "brotli", "histogram", "row_column")
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)
@@ -99,7 +111,7 @@ for name, compressor in compressors.items():
 
 def test_a_bomb_is_refused_before_it_takes_memory():
     done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split("\n")[:-1] == [f"{name} True True" for name in CODEC_NAMES[1:]], done.stderr
+    assert done.stdout.split("\n")[:-1] == [f"{name} True True" for name in COMPRESSORS[1:]], done.stderr
 
 
 def test_a_frame_that_asks_for_a_huge_window_is_refused():
@@ -112,21 +124,29 @@ def test_a_frame_that_asks_for_a_huge_window_is_refused():
         decompress("zstd", stream, 1000)
 
 
-@pytest.mark.parametrize(("name", "package"), [("zstd", "zstandard"), ("brotli", "brotli")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("zstd", "zstandard"),
+        ("brotli", "brotli"),
+        ("histogram", "constriction"),
+        ("row_column", "constriction"),
+    ],
+)
 def test_a_missing_package_is_named_and_never_replaced(monkeypatch, name, package):
     stream = compress(name, TEXT)
     monkeypatch.setattr(codec_module, package, None)
     for act in (
         lambda: compress(name, TEXT),
         lambda: decompress(name, stream, len(TEXT)),
-        lambda: Smallest().encode(TEXT),
+        lambda: Smallest(among=(Raw(), codec_named(name)())).encode(TEXT),
     ):
         with pytest.raises(MissingCodecError, match=f"pip install {package}"):
             act()
 
 
 def test_smallest_takes_the_smallest_and_the_first_of_equals():
-    sizes = {name: len(compress(name, TEXT)) for name in CODEC_NAMES}
+    sizes = {name: len(compress(name, TEXT)) for name in COMPRESSORS}
     name, stream = Smallest().encode(TEXT)
     assert len(stream) == min(sizes.values()) == sizes[name]
     assert Smallest(among=(Deflate(), Deflate(level=8), Raw())).encode(b"")[0] == "raw"
@@ -156,3 +176,195 @@ def test_unknown_names_and_settings_are_refused():
             act()
     with pytest.raises(PlanError, match="level"):
         Deflate(level=10)
+
+
+# Entropy coders of matrices.
+
+
+def matrix(
+    rows: int, columns: int, *, spread: float = 0.4, deviation: float = 2.4, seed: int = 0
+) -> np.ndarray:
+    """Codes as a rounded Gaussian whose deviation varies by row and column, int8."""
+    draw = np.random.default_rng(seed)
+    sizes = np.exp(spread * draw.standard_normal((rows, 1))) * np.exp(
+        spread / 2 * draw.standard_normal(columns)
+    )
+    codes = np.round(deviation * sizes * draw.standard_normal((rows, columns)))
+    return codes.clip(-127, 127).astype(np.int8)
+
+
+def ideal_bytes(codes: np.ndarray) -> float:
+    """The code length under bells that do not count, and the entropy of the sizes they need."""
+    base, [(rows, columns)] = measure_sizes(codes.reshape(-1), [codes.shape], True)
+    sizes = (base + rows[:, None] + columns).clip(SMALLEST_SIZE, LARGEST_SIZE)
+    bits = 0.0
+    for size in np.unique(sizes):
+        table = bell_counts(int(size))[int(codes.min()) + 128 : int(codes.max()) + 129]
+        places = codes[sizes == size].astype(np.int64) - int(codes.min())
+        bits -= np.log2(table / table.sum())[places].sum()
+    for side in (rows, columns):
+        _, counts = np.unique(side, return_counts=True)
+        bits -= (counts * np.log2(counts / counts.sum())).sum()
+    return bits / 8
+
+
+SHAPES = [
+    [(1, 1)],
+    [(0, 5)],
+    [(3, 0), (2, 2)],
+    [(1, 300)],
+    [(300, 1)],
+    [(16, 24), (24, 16), (5, 5)],
+    [(70, 90)],
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("codec", CODERS.values(), ids=CODERS)
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 3.0, 90.0])
+def test_coders_give_matrices_back(codec, shapes, deviation):
+    data = b"".join(matrix(*shape, deviation=deviation, seed=i).tobytes() for i, shape in enumerate(shapes))
+    name, stream = codec.encode(data, shapes)
+    assert decompress(name, stream, len(data), shapes) == data
+    assert codec.encode(data, shapes)[1] == stream
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 9), data=st.binary(max_size=200))
+def test_coders_take_any_bytes_in_any_shape(rows, data):
+    shapes = [(rows, len(data) // rows), (1, len(data) % rows)]
+    for codec in CODERS.values():
+        name, stream = codec.encode(data, shapes)
+        assert decompress(name, stream, len(data), shapes) == data
+
+
+def test_more_codes_than_are_sorted_at_a_time(monkeypatch):
+    codes = matrix(60, 70)
+    monkeypatch.setattr(codec_module, "SORTED_CODES", 1000)
+    for codec in CODERS.values():
+        name, stream = codec.encode(codes.tobytes(), [codes.shape])
+        assert decompress(name, stream, codes.size, [codes.shape]) == codes.tobytes()
+
+
+def test_coded_within_a_fifth_of_a_percent_of_the_ideal_and_under_every_compressor():
+    for shape in ((384, 256), (128, 512)):
+        codes = matrix(*shape)
+        size = len(RowColumn().encode(codes.tobytes(), [shape])[1])
+        assert size <= 1.002 * ideal_bytes(codes)
+        alone = [len(compress(name, codes.tobytes())) for name in COMPRESSORS]
+        turned = [len(compress(name, codes.T.tobytes())) for name in COMPRESSORS]
+        assert size < 0.98 * min(alone + turned)
+
+
+def test_a_histogram_is_near_the_entropy():
+    codes = matrix(512, 256, spread=0.0)
+    _, counts = np.unique(codes, return_counts=True)
+    entropy = -(counts * np.log2(counts / codes.size)).sum() / 8
+    assert entropy < len(Histogram().encode(codes.tobytes(), [codes.shape])[1]) < 1.003 * entropy
+
+
+def test_rows_that_resemble_one_another_are_found():
+    codes = matrix(400, 96, spread=0.0, deviation=8.0)
+    codes[100:250] = np.round(8 * np.sin(np.arange(96)) ** 3 * 4) + matrix(150, 96, spread=0.0, deviation=1.0)
+    data = codes.tobytes()
+    apart = np.concatenate([codes[:100], codes[250:]])
+    with_them, without = (len(RowColumn().encode(each.tobytes(), [each.shape])[1]) for each in (codes, apart))
+    assert with_them - without < 150 * 96 * 2.4 / 8 + 150  # 2.1 bits each where 5.1 were needed
+    assert with_them < min(len(compress(name, data)) for name in COMPRESSORS)
+
+
+def test_bells_are_nearly_normal_and_never_change():
+    for size in (-4, 0, 5, 12):
+        deviation, table = 2 ** (size / 4), bell_counts(size) / bell_counts(size).sum()
+        for code in range(-4, 5):
+            share = [
+                (math.erf((code + 0.5) / d) - math.erf((code - 0.5) / d)) / 2
+                for d in (deviation * math.sqrt(2), 4 * deviation * math.sqrt(2))
+            ]
+            assert abs(table[code + 128] - (0.97 * share[0] + 0.03 * share[1])) < 0.01
+    tables = np.stack([bell_counts(size) for size in range(-8, 29)])
+    assert tables.min() >= 1 and hashlib.sha256(tables.astype("<i8").tobytes()).hexdigest() == BELLS
+
+
+# Streams of these codes on any machine, with any version of constriction that may be installed.
+BELLS = "06e5eadafa1cf268d97789aebe210ac9a69040f6a9837c79691846879b654078"
+FROZEN = {
+    "histogram": "36a2e94c989fc11b18e28c3d0d2e79b4a7ccc528e831d3d7e58a7f90991d87d7",
+    "row_column": "eeeb5a72c4886179a93eda4fb13a1f66bacb061656bbf94621e942342acb71f9",
+}
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_the_bytes_of_a_coder_never_change(name):
+    state, codes = 1, []
+    for _ in range(40 * 60):
+        state = (state * 1103515245 + 12345) % 2**31
+        codes.append((state >> 16) % 7 + (state >> 20) % 7 - 6)
+    data = (np.array(codes, np.int8).reshape(40, 60) * (1 + np.arange(40)[:, None] // 13)).astype(np.int8)
+    stream = CODERS[name].encode(data.tobytes(), [data.shape])[1]
+    assert hashlib.sha256(stream).hexdigest() == FROZEN[name]
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_a_coders_stream_that_is_cut_or_padded_or_changed(name):
+    codes = matrix(24, 20)
+    data, shapes = codes.tobytes(), [codes.shape]
+    stream = CODERS[name].encode(data, shapes)[1]
+    for damaged in [stream[:cut] for cut in range(len(stream))] + [stream + b"\0" * n for n in range(1, 9)]:
+        with pytest.raises(DamagedStreamError):
+            decompress(name, damaged, len(data), shapes)
+    refused = 0
+    for bit in range(8 * len(stream)):
+        changed = bytearray(stream)
+        changed[bit // 8] ^= 1 << bit % 8
+        try:
+            assert decompress(name, bytes(changed), len(data), shapes) != data  # a stream of other codes
+        except DamagedStreamError:
+            refused += 1
+    assert refused
+    for wrong in ([(24, 19)], [(20, 24), (24, 5)], [(480, 2)]):
+        size = sum(rows * columns for rows, columns in wrong)
+        with pytest.raises(DamagedStreamError):
+            decompress(name, stream, size, wrong)
+    with pytest.raises(DamagedStreamError):
+        decompress("row_column", stream, len(data), [(2, 3)])
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_an_alphabet_that_no_encoder_writes_is_refused(name):
+    for first, last in ((0, 0), (1, 0), (5, 9), (-9, -5), (127, -128)):
+        stream = np.array([first, last, 0, 0], np.int8).tobytes()[: 2 if name == "histogram" else 4] + bytes(
+            8
+        )
+        with pytest.raises(DamagedStreamError, match="alphabet"):
+            decompress(name, stream, 6, [(2, 3)])
+
+
+CLAIM = """
+import resource, sys, time
+from bitgolf.core.codec import DamagedStreamError, decompress
+
+unit = 2**20 if sys.platform == "darwin" else 2**10
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+decompress("histogram", bytes([0, 1]), 0)
+streams = {"histogram": bytes([0, 1, 9, 9, 9, 9]), "row_column": bytes([0, 1, 0, 0, 9, 9, 9, 9])}
+for name, stream in streams.items():
+    before, started = peak(), time.perf_counter()
+    try:
+        decompress(name, stream, 2**23)
+    except DamagedStreamError:
+        print(name, peak() - before < 120, time.perf_counter() - started < 20)
+"""
+
+
+def test_a_few_bytes_that_claim_eight_million_codes_take_little():
+    done = subprocess.run([sys.executable, "-c", CLAIM], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n")[:-1] == [f"{name} True True" for name in CODERS], done.stderr
+
+
+def test_scripts_that_name_no_coder_have_none():
+    for codec in (Deflate(), Zstd(), Brotli()):
+        script = flatten(baseline().but({"pack.codec": codec}))
+        assert not any(word in script for word in ("constriction", "RangeCoder", "bell_counts"))
+    assert "bell_counts" not in flatten(baseline().but({"pack.codec": Histogram()}))
+    assert "bell_counts" in flatten(baseline().but({"pack.codec": RowColumn()}))

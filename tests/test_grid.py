@@ -6,13 +6,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitgolf.core.errors import PlanError
-from bitgolf.core.grid import Grid, PerRow, PerTensor, absmax_clip, as_matrix, percentile_clip
+from bitgolf.core.grid import (
+    ColumnGroups,
+    Granularity,
+    Grid,
+    PerColumn,
+    PerRow,
+    PerTensor,
+    RowGroups,
+    absmax_clip,
+    as_matrix,
+    percentile_clip,
+)
+from bitgolf.core.plan import from_json, members, to_json
 
+GRANULARITIES = [PerRow(), PerTensor(), PerColumn(), RowGroups(rows=4), ColumnGroups(columns=5)]
 GRIDS = st.builds(
     Grid,
     bits=st.integers(2, 8),
     symmetric=st.booleans(),
-    granularity=st.sampled_from([PerRow(), PerTensor()]),
+    largest=st.sampled_from([0, 0, 1, 2, 11]),
+    granularity=st.sampled_from(GRANULARITIES),
     scale_dtype=st.sampled_from(["float16", "float32"]),
     round_scale_first=st.booleans(),
     scale_floor=st.sampled_from([0.0, 1 / 127, 1 / 31, 2.0**-14]),
@@ -43,18 +57,73 @@ def test_fake_equals_dequantize_of_quantize_exactly(grid, matrix):
     codes = grid.quantize_codes(matrix, scales, clip)
     shipped = grid.dequantize(codes, grid.stored_scales(scales))
     assert torch.equal(grid.fake_quantize(matrix, clip), shipped)
+    assert shipped.shape == matrix.shape and len(scales) == len(clip)
     assert codes.dtype == torch.int8 and int(codes.min()) >= grid.qmin and int(codes.max()) <= grid.qmax
     assert bool(shipped.isfinite().all())
 
 
 @settings(max_examples=100, deadline=None)
-@given(bits=st.integers(2, 8), matrix=matrices())
-def test_no_weight_moves_by_more_than_half_a_step(bits, matrix):
-    grid = Grid(bits=bits, scale_dtype="float32")
+@given(bits=st.integers(2, 8), granularity=st.sampled_from(GRANULARITIES), matrix=matrices())
+def test_no_weight_moves_by_more_than_half_a_step(bits, granularity, matrix):
+    grid = Grid(bits=bits, scale_dtype="float32", granularity=granularity)
     clip = clip_of(grid, matrix)
-    steps = grid.choose_scales(clip)
+    steps = granularity.spread(grid.choose_scales(clip), matrix.shape)
     error = (grid.fake_quantize(matrix, clip) - matrix).abs()
-    assert bool((error <= steps[:, None] * 0.5001).all())
+    assert bool((error <= steps * 0.5001).all())
+
+
+@settings(max_examples=100, deadline=None)
+@given(granularity=st.sampled_from(GRANULARITIES), rows=st.integers(0, 13), columns=st.integers(0, 13))
+def test_a_group_is_where_its_scale_is(granularity, rows, columns):
+    matrix = 1.0 + torch.arange(rows * columns).reshape(rows, columns)
+    groups = granularity.groups(matrix)
+    numbers = 1.0 + torch.arange(len(groups))
+    places = granularity.spread(numbers, matrix.shape).expand(matrix.shape)
+    for number, group in zip(numbers, groups):
+        inside = matrix[places == number]
+        assert sorted(group[group > 0].tolist()) == sorted(inside.tolist())
+    meta = granularity.groups(torch.empty(rows, columns, device="meta"))
+    assert meta.shape == groups.shape  # an artifact asks how many scales there are
+
+
+@pytest.mark.parametrize("member", members(Granularity).values(), ids=lambda member: member.__name__)
+def test_every_granularity_is_tried(member):
+    assert any(isinstance(granularity, member) for granularity in GRANULARITIES)
+    assert from_json(Granularity, to_json(member())) == member()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 17])
+def test_rows_that_share_a_scale(rows):
+    # PR #488: padded with rows of zeros to a multiple, one scale from the largest weight of the rows.
+    matrix = torch.randn(rows, 30, generator=torch.Generator().manual_seed(rows))
+    grid = Grid(bits=6, symmetric=False, scale_floor=1 / 31, granularity=RowGroups(rows=8))
+    padded = torch.cat([matrix, torch.zeros(-rows % 8, 30)]).reshape(-1, 8, 30)
+    scales = (padded.abs().amax((1, 2)) / 31).clamp_min(1 / 31).half().float()
+    expected = ((padded / scales[:, None, None]).round().clamp(-32, 31) * scales[:, None, None]).flatten(0, 1)
+    assert torch.equal(grid.fake_quantize(matrix, clip_of(grid, matrix)), expected[:rows])
+    one, row = grid.but(granularity=RowGroups(rows=1)), grid.but(granularity=PerRow())
+    clip = clip_of(row, matrix)
+    assert torch.equal(one.fake_quantize(matrix, clip), row.fake_quantize(matrix, clip))
+    wide = grid.but(granularity=ColumnGroups(columns=30))
+    assert torch.equal(wide.fake_quantize(matrix, clip), row.fake_quantize(matrix, clip))
+
+
+@pytest.mark.parametrize(
+    ("grid", "levels"),
+    [
+        (Grid(bits=2), 3),
+        (Grid(bits=2, symmetric=False), 4),
+        (Grid(bits=3, largest=2), 5),
+        (Grid(bits=4, largest=5, symmetric=False), 12),
+        (Grid(bits=4, largest=100), 15),
+        (Grid(bits=8), 255),
+    ],
+)
+def test_any_number_of_levels(grid, levels):
+    assert grid.qmax - grid.qmin + 1 == levels
+    matrix = torch.linspace(-1, 1, 4001)[None]
+    codes = grid.quantize_codes(matrix, torch.tensor([1 / (grid.qmax + 0.4)]))
+    assert len(codes.unique()) == min(levels, 2 * grid.qmax + 1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -100,6 +169,7 @@ def test_every_setting_bites():
 
     for name, value in {
         "bits": 5,
+        "largest": 20,
         "symmetric": False,
         "granularity": PerTensor(),
         "scale_dtype": "float32",

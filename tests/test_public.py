@@ -1,9 +1,15 @@
+"""The public challenge's files: read as the scripts read them, refused when they are anything else."""
+
 import io
 import zipfile
 import zlib
 
+import brotli
 import pytest
 import torch
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
@@ -14,11 +20,15 @@ from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.lab.public import (
     PublicFileError,
     as_weights,
+    byte_shuffle,
+    byte_unshuffle,
+    expand,
     infer_model_plan,
     inflate,
     pack_public_int8,
     public_int8_table,
     read_public,
+    unpack_public_int6,
     unpack_public_int8,
 )
 
@@ -93,6 +103,76 @@ def test_integers_and_empty_tensors_pass():
     assert "skip_weights" not in as_weights(found)
 
 
+def int6_table(state):
+    """As the records from 2026-03-20 on write it: blocks int6, the embedding int8, the rest float16."""
+    tensors, kinds = {}, {}
+    for name, tensor in state.items():
+        if tensor.ndim == 2 and "weight" in name and "skip" not in name:
+            largest, kind = (127, "int8") if "emb" in name else (31, "int6")
+            scale = (tensor.float().abs().amax(1) / largest).clamp_min(1 / largest).half()
+            codes = (tensor.float() / scale.float()[:, None]).round().clamp(-largest - 1, largest)
+            tensors |= {f"{name}.q": codes.to(torch.int8), f"{name}.scale": scale}
+            kinds[name] = {"type": kind}
+        else:
+            control = "scale" in name
+            tensors[name] = tensor.float() if control else tensor.half()
+            kinds[name] = "passthrough_ctrl" if control else "passthrough"
+    return {"w": tensors, "m": kinds}
+
+
+CONTAINERS = {
+    "zstd": lambda data: zstandard.ZstdCompressor(level=22).compress(data),
+    "zlib": lambda data: zlib.compress(data, 9),
+    "brotli": brotli.compress,
+    "shuffled brotli": lambda data: brotli.compress(byte_shuffle(data)),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_mixed_int6_artifacts_are_read(tmp_path, container):
+    state = state_of(SHAPES[0])
+    table = int6_table(state)
+    path = tmp_path / "final_model.int6.ptz"
+    path.write_bytes(CONTAINERS[container](saved(table)))
+    found = read_public(path)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in state.items()
+    }
+    for name, tensor in found.items():
+        if f"{name}.q" in table["w"]:
+            codes, scale = table["w"][f"{name}.q"], table["w"][f"{name}.scale"]
+            expected = (codes.float() * scale.float()[:, None]).to(tensor.dtype)
+        else:
+            expected = table["w"][name].to(tensor.dtype)
+        assert torch.equal(tensor, expected), name
+    again = unpack_public_int6(path.read_bytes())
+    assert all(torch.equal(again[name], found[name]) for name in found)
+    assert infer_model_plan(as_weights(found)) == SHAPES[0].but(position=Rope(frequencies="bfloat16"))
+
+
+@given(data=st.binary(max_size=99).filter(lambda data: data[:4] != b"BSHF"), stride=st.integers(2, 9))
+def test_the_byte_shuffle_goes_there_and_back(data, stride):
+    shuffled = byte_shuffle(data, stride)
+    assert byte_unshuffle(shuffled) == data
+    if len(data) >= stride:
+        assert shuffled[:5] == b"BSHF" + bytes([stride]) and sorted(shuffled[5:]) == sorted(data)
+        assert shuffled[5] == data[0] and (len(data) <= stride or shuffled[6] == data[stride])
+    else:
+        assert shuffled == data
+
+
+def test_the_byte_shuffle_of_floats():
+    assert byte_shuffle(b"aAbBc") == b"BSHF\2abcAB"
+    assert byte_unshuffle(b"BSHF\2abcAB") == b"aAbBc"
+    assert byte_unshuffle(b"aAbBc") == byte_shuffle(b"aAbBc", 1) == b"aAbBc"
+    assert byte_unshuffle(b"BSHF\xffab") == b"ab"
+    for damaged in (b"BSHF", b"BSHF\0ab"):
+        with pytest.raises(PublicFileError, match="without a stride"):
+            byte_unshuffle(damaged)
+    with pytest.raises(PublicFileError, match="one byte"):
+        byte_shuffle(b"ab", 256)
+
+
 class Hostile:
     def __reduce__(self):
         return print, ("executed",)
@@ -106,12 +186,31 @@ def cases():
     def broken(**changes):
         return zlib.compress(saved({**table, **changes}))
 
+    mixed = int6_table(state_of(SHAPES[0]))
+    frame = zstandard.compress(saved(mixed))
+    fc = "blocks.0.mlp.fc.weight"
+
+    def mixed_without(part):
+        return zstandard.compress(saved({**mixed, "w": {k: v for k, v in mixed["w"].items() if k != part}}))
+
     zeros = io.BytesIO()
     with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
     return {
         "not a safe torch file": saved({"a": Hostile()}),
         "not a safe torch file ": zlib.compress(saved({"a": Hostile()})),
+        "not a safe torch file  ": zstandard.compress(saved({"w": {}, "m": Hostile()})),
+        "not a safe torch file   ": brotli.compress(byte_shuffle(saved({"w": Hostile(), "m": {}}))),
+        "the zstd frame is cut short": frame[:-9],
+        "bytes after the zstd frame": frame + b"x",
+        "not a zstd frame": frame[:5] + b"\xff" * 40,
+        "tables are missing ": zstandard.compress(saved({"w": [], "m": {}})),
+        "codes, scale or number type is missing": mixed_without(f"{fc}.q"),
+        "codes, scale or number type is missing ": mixed_without(f"{fc}.scale"),
+        "not one scale a row ": zstandard.compress(
+            saved({**mixed, "w": {**mixed["w"], f"{fc}.scale": torch.ones(3).half()}})
+        ),
+        "tensors only  ": zstandard.compress(saved({"w": {}, "m": {}})),
         "neither a torch file nor a zlib stream": b"hello",
         "the zlib stream is cut short": good[:-9],
         "bytes after the zlib stream": good + b"x",
@@ -151,6 +250,20 @@ def test_inflating_is_bounded():
     with pytest.raises(PublicFileError, match="more than 1,000 bytes"):
         inflate(bomb, 1000)
     assert len(inflate(bomb, 10_000_000)) == 10_000_000
+    for compress in CONTAINERS.values():
+        bomb = compress(bytes(10_000_000))
+        with pytest.raises(PublicFileError, match="more than 1,000 bytes"):
+            expand(bomb, 1000)
+        assert expand(bomb, 10_000_010) == bytes(10_000_000)
+
+
+def test_every_cut_of_a_small_file_is_refused():
+    for container, compress in CONTAINERS.items():
+        data = compress(saved({"w": {}, "m": {}}))
+        for cut in range(len(data)):
+            with pytest.raises(PublicFileError):
+                expand(data[:cut])
+        assert expand(data), container
 
 
 def test_states_that_are_not_the_baseline_are_refused():

@@ -7,9 +7,11 @@
 All numbers are little-endian. `plan` is the model plan as JSON without the settings that are at their
 default, so the defaults of ModelPlan are part of the format. `tensors` is JSON too: the grids in use, which
 tensor uses which, and which tensors share a stream. Names and shapes follow from the plan and are not stored.
-Codes are one byte each, rows or columns first (the high bit of the codec byte); floats are split into planes
-of bytes. Nothing in an artifact is executed, no size is believed before it is checked, and every byte is
-under a checksum.
+A form other than a grid or a number type is the settings of a `Form`; its pieces of one name are streams like
+codes (matrices of int8, by group) or like scales, in the order of their names. Codes are one byte each, rows
+or columns first (the high bit of the codec byte), and entropy coders know the shapes of their matrices; other
+numbers are split into planes of bytes. Nothing in an artifact is executed, no size is believed before it is
+checked, and every byte is under a checksum.
 """
 
 import dataclasses
@@ -25,10 +27,12 @@ from torch import Tensor
 
 from bitgolf.core.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
 from bitgolf.core.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf.core.form import Form
 from bitgolf.core.grid import FLOAT_TYPES, Grid, as_matrix
 from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.plan import Plan, from_json, setting, to_json
+from bitgolf.core.plan import Plan, from_json, members, setting, to_json
 from bitgolf.core.quantize import KeptTensor, QuantTensor
+from bitgolf.core.tables import Shapes
 from bitgolf.core.tokenizer import Tokenizer
 
 ARTIFACT_MAGIC = b"BGLF"
@@ -156,9 +160,14 @@ class Piece(NamedTuple):
     """What one tensor puts into a stream."""
 
     tensor: str
-    kind: str  # codes, scales or values
+    kind: str  # codes, scales, values or what else a form has
     dtype: torch.dtype
     shape: tuple[int, ...]
+
+    @property
+    def is_codes(self) -> bool:
+        """Whether it is a matrix that codecs may see as one."""
+        return self.dtype is torch.int8 and len(self.shape) == 2
 
     @property
     def numbers(self) -> int:
@@ -174,7 +183,7 @@ class Contents(NamedTuple):
 
     model: ModelPlan
     shapes: dict[str, tuple[int, ...]]
-    forms: dict[str, Grid | str]  # a grid, or the number type of a tensor that was kept
+    forms: dict[str, Grid | Form | str]  # a grid, a form, or the number type of a tensor that was kept
     streams: list[list[Piece]]
 
 
@@ -184,7 +193,7 @@ class Unpacked(NamedTuple):
     model: ModelPlan
     weights: dict[str, Tensor]
     tokenizer: Tokenizer
-    tensors: dict[str, QuantTensor | KeptTensor]
+    tensors: dict[str, Any]  # QuantTensor, KeptTensor or what a form makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +225,7 @@ class Artifact:
 
 
 def pack(
-    model: ModelPlan,
-    tensors: Mapping[str, QuantTensor | KeptTensor],
-    tokenizer: bytes,
-    plan: PackPlan | None = None,
+    model: ModelPlan, tensors: Mapping[str, Any], tokenizer: bytes, plan: PackPlan | None = None
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     plan = plan or PackPlan()
@@ -262,11 +268,14 @@ def unpack(data: bytes) -> Unpacked:
         )
     parts: dict[tuple[str, str], Tensor] = {}
     for section, pieces in zip(sections[FIRST_STREAM:], contents.streams, strict=True):
-        body = read_section(data, section, stream_name(pieces))
+        body = read_section(data, section, stream_name(pieces), code_shapes(pieces, section.columns_first))
         for piece, part in zip(pieces, split_planes(body, pieces, section.columns_first)):
             parts[piece.tensor, piece.kind] = part
     tensors = {name: assemble(name, contents, parts) for name in contents.shapes}
     weights = {name: tensor.dequantize() for name, tensor in tensors.items()}
+    odd = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+    if odd:
+        raise ValueRangeError("numbers that are not finite", where=odd[0])
     return Unpacked(contents.model, weights, tokenizer, tensors)
 
 
@@ -330,14 +339,14 @@ def truncated(length: int, end: int, where: str) -> TruncatedError:
     )
 
 
-def read_section(data: bytes, section: Section, name: str) -> bytes:
+def read_section(data: bytes, section: Section, name: str, shapes: Shapes = ()) -> bytes:
     """The decoded bytes of one section, after its checksum."""
     stored = data[section.start : section.start + section.stored]
     if zlib.crc32(stored) != section.checksum:
         where = f"{name}, bytes {section.start} to {section.start + section.stored}"
         raise ChecksumError("the section has changed since it was written", where=where)
     try:
-        return decompress(section.codec, stored, section.decoded)
+        return decompress(section.codec, stored, section.decoded, shapes)
     except DamagedStreamError as error:
         raise StreamError(error.what, where=name, value=error.value) from None
 
@@ -362,24 +371,26 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
         )
     try:
         shapes = {name: tuple(shape) for name, shape in parameter_shapes(model).items()}
+        if sum(math.prod(shape) for shape in shapes.values()) > MAX_DECODED_BYTES:
+            raise SizeLimitError(f"more than {MAX_DECODED_BYTES:,} weights", where="plan", value=model_json)
+        forms, groups = read_table(table, shapes)
+        streams = streams_of(forms, groups, shapes)
     except (RuntimeError, TypeError, OverflowError):
         raise SizeLimitError(
             "no machine holds tensors of this size", where="plan", value=model_json
         ) from None
-    if sum(math.prod(shape) for shape in shapes.values()) > MAX_DECODED_BYTES:
-        raise SizeLimitError(f"more than {MAX_DECODED_BYTES:,} weights", where="plan", value=model_json)
-    forms, groups = read_table(table, shapes)
-    streams = streams_of(forms, groups, shapes)
     if len(streams) != len(sections) - FIRST_STREAM:
         raise ShapeMismatchError(
             f"the model needs {len(streams)} streams", where="header", value=len(sections) - FIRST_STREAM
         )
     for section, pieces in zip(sections[FIRST_STREAM:], streams):
-        expected = sum(piece.size for piece in pieces)
-        if section.decoded != expected:
-            raise ShapeMismatchError(
-                f"the model needs {expected:,} bytes", where=stream_name(pieces), value=section.decoded
-            )
+        expected, in_order = (
+            sum(piece.size for piece in pieces),
+            pieces[0].is_codes or not section.columns_first,
+        )
+        if section.decoded != expected or not in_order:
+            needs = f"the model needs {expected:,} bytes, columns first only of codes"
+            raise ShapeMismatchError(needs, where=stream_name(pieces), value=section.decoded)
     return Contents(model, shapes, forms, streams)
 
 
@@ -396,7 +407,7 @@ def read_json_section(data: bytes, section: Section, name: str) -> dict[str, Any
 
 def read_table(
     table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Grid | str], dict[str, int]]:
+) -> tuple[dict[str, Grid | Form | str], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
     forms, uses, streams = (table.get(key) for key in ("forms", "use", "stream"))
     if not (isinstance(forms, list) and isinstance(uses, list) and isinstance(streams, list)):
@@ -414,20 +425,21 @@ def read_table(
     return chosen, dict(zip(shapes, streams))
 
 
-def read_form(form: Any) -> Grid | str:
-    """A grid, or the number type of kept tensors."""
+def read_form(form: Any) -> Grid | Form | str:
+    """A grid, the number type of kept tensors, or a form by the name of its class."""
     if isinstance(form, str) and form in FLOAT_TYPES:
         return form
     if not isinstance(form, dict):
         raise UnknownFormError("unknown number type", where="tensors", value=form)
     try:
-        return from_json(Grid, form)
+        kind: Any = Form if str(form.get("class")) in members(Form) else Grid
+        return from_json(kind, form)
     except PlanError as error:
         raise UnknownFormError(f"unknown grid: {'; '.join(error.problems)}", where="tensors") from None
 
 
 def tensor_table(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, QuantTensor | KeptTensor], layout: Layout
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], layout: Layout
 ) -> dict[str, Any]:
     """What the tensors section says: forms in order of first use, and for each tensor its form and stream."""
     forms: list[Any] = []
@@ -439,7 +451,8 @@ def tensor_table(
             form: Any = str(tensor.values.dtype).removeprefix("torch.")
             streams.append(0)
         else:
-            form, group = sparse_json(tensor.grid), layout.group(name)
+            form = sparse_json(tensor.grid if isinstance(tensor, QuantTensor) else tensor.form)
+            group = layout.group(name)
             groups += [group] if group not in groups else []
             streams.append(groups.index(group))
         forms += [form] if form not in forms else []
@@ -447,22 +460,36 @@ def tensor_table(
     return {"forms": forms, "use": uses, "stream": streams}
 
 
+def pieces_of(name: str, form: Grid | Form | str, shape: tuple[int, ...]) -> list[Piece]:
+    """What is stored of a tensor; its form says."""
+    if isinstance(form, str):
+        return [Piece(name, "values", FLOAT_TYPES[form], shape)]
+    if isinstance(form, Form):
+        return [Piece(name, kind, *piece) for kind, piece in form.pieces(shape).items()]
+    matrix = as_matrix(torch.empty(shape, device="meta"))
+    groups = form.granularity.groups(matrix)
+    if groups.numel() > MAX_DECODED_BYTES:
+        raise SizeLimitError(f"groups of more than {MAX_DECODED_BYTES:,} weights", where=name)
+    scales = Piece(name, "scales", FLOAT_TYPES[form.scale_dtype], (groups.shape[0],))
+    return [Piece(name, "codes", torch.int8, tuple(matrix.shape)), scales]
+
+
 def streams_of(
-    forms: Mapping[str, Grid | str], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+    forms: Mapping[str, Grid | Form | str], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[list[Piece]]:
-    """The streams in order: codes by group, all scales, all kept values. Streams of no bytes are left out."""
-    codes: dict[int, list[Piece]] = {}
-    scales, values = [], []
+    """The streams in order: codes by group, then all scales, all values. Streams of no bytes are left out."""
+    streams: dict[tuple[bool, str, int], list[Piece]] = {}
     for name, form in forms.items():
-        if isinstance(form, str):
-            values.append(Piece(name, "values", FLOAT_TYPES[form], shapes[name]))
-            continue
-        matrix = as_matrix(torch.empty(shapes[name], device="meta"))
-        codes.setdefault(groups[name], []).append(Piece(name, "codes", torch.int8, tuple(matrix.shape)))
-        count = form.granularity.groups(matrix).shape[0]
-        scales.append(Piece(name, "scales", FLOAT_TYPES[form.scale_dtype], (count,)))
-    streams = [*(codes[group] for group in sorted(codes)), scales, values]
-    return [pieces for pieces in streams if sum(piece.size for piece in pieces)]
+        for piece in pieces_of(name, form, shapes[name]):
+            group = groups[name] if piece.is_codes else 0
+            streams.setdefault((not piece.is_codes, piece.kind, group), []).append(piece)
+    ordered = [streams[key] for key in sorted(streams)]
+    return [pieces for pieces in ordered if sum(piece.size for piece in pieces)]
+
+
+def code_shapes(pieces: Sequence[Piece], columns_first: bool) -> Shapes:
+    """The matrices in a stream of codes, as they lie there; none in others."""
+    return [piece.shape[:: -1 if columns_first else 1] for piece in pieces if piece.is_codes]
 
 
 def stream_name(pieces: Sequence[Piece]) -> str:
@@ -472,17 +499,16 @@ def stream_name(pieces: Sequence[Piece]) -> str:
 
 
 def encode_stream(
-    pieces: Sequence[Piece], tensors: Mapping[str, QuantTensor | KeptTensor], plan: PackPlan
+    pieces: Sequence[Piece], tensors: Mapping[str, Any], plan: PackPlan
 ) -> tuple[bool, int, str, bytes]:
     """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
     parts = [getattr(tensors[piece.tensor], piece.kind) for piece in pieces]
-    orders = {"rows": (False,), "columns": (True,), "smallest": (False, True)}[plan.order]
-    if pieces[0].kind != "codes":
-        orders = (False,)
+    order = plan.order if pieces[0].is_codes else "rows"
+    orders = {"rows": (False,), "columns": (True,), "smallest": (False, True)}[order]
     results = []
     for columns in orders:
         body = join_planes([part.T if columns else part for part in parts])
-        results.append((columns, len(body), *plan.codec.encode(body)))
+        results.append((columns, len(body), *plan.codec.encode(body, code_shapes(pieces, columns))))
     return min(results, key=lambda result: len(result[3]))
 
 
@@ -517,25 +543,20 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
         )
 
 
-def assemble(
-    name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]
-) -> QuantTensor | KeptTensor:
+def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> Any:
     """One tensor from its parts, refused when it holds what its grid cannot."""
-    form, shape = contents.forms[name], contents.shapes[name]
+    form, shape, found = contents.forms[name], contents.shapes[name], {}
+    for _, kind, dtype, size in pieces_of(name, form, shape):
+        found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
     if isinstance(form, str):
-        floats = parts.get((name, "values"), torch.zeros(shape, dtype=FLOAT_TYPES[form]))
-        tensor: QuantTensor | KeptTensor = KeptTensor(floats)
-    else:
-        nothing = torch.zeros(as_matrix(torch.empty(shape, device="meta")).shape, dtype=torch.int8)
-        codes = parts.get((name, "codes"), nothing)
-        if codes.numel() and not (form.qmin <= int(codes.min()) and int(codes.max()) <= form.qmax):
-            found = [int(codes.min()), int(codes.max())]
-            raise ValueRangeError(f"codes outside {form.qmin} to {form.qmax}", where=name, value=found)
-        floats = parts.get((name, "scales"), torch.zeros(0))
-        tensor = QuantTensor(codes, floats, form, shape)
-    if not bool(floats.isfinite().all()):
-        raise ValueRangeError("numbers that are not finite", where=name)
-    return tensor
+        return KeptTensor(found["values"])
+    if isinstance(form, Form):
+        return form.tensor(found, shape)
+    codes = found["codes"]
+    if not torch.equal(codes, codes.clamp(form.qmin, form.qmax)):
+        span = [int(codes.min()), int(codes.max())]
+        raise ValueRangeError(f"codes outside {form.qmin} to {form.qmax}", where=name, value=span)
+    return QuantTensor(codes, found["scales"], form, shape)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.core.plan import Plan, setting
@@ -18,13 +19,17 @@ FLOAT_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Granularity(Plan):
-    """How many weights share one scale."""
+    """How many weights share one scale. A last group that is not full is filled up with zeros."""
 
     abstract: ClassVar[bool] = True
 
     def groups(self, matrix: Tensor) -> Tensor:
-        """The same weights with one row for each scale."""
+        """The weights with one row for each scale."""
         raise NotImplementedError
+
+    def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """A value for each scale to where its weights are; broadcasts to the shape of the matrix."""
+        return values[:, None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +63,77 @@ class PerTensor(Granularity):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PerColumn(Granularity):
+    """One scale for each column (input) of a matrix.
+
+    What: follows inputs of different size where rows are alike
+    Source: none
+    Cost: two bytes a column
+    Not for: trained matrices of the blocks, whose rows differ more than their columns
+    Neutral: columns of equal size
+    """
+
+    def groups(self, matrix: Tensor) -> Tensor:
+        return matrix.T
+
+    def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
+        return values[None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowGroups(Granularity):
+    """One scale for so many consecutive rows.
+
+    What: the largest weight of the rows sets their step
+    Source: PR #488 (INT6_SCALE_GROUP_ROWS=8)
+    Cost: two bytes for `rows` rows: 7/8 of the bytes of the scales are saved at 8
+    Not for: small rows beside large ones, which lose their resolution
+    Neutral: rows=1, which is PerRow
+    """
+
+    rows: int = setting(8, at_least=1)
+
+    def groups(self, matrix: Tensor) -> Tensor:
+        shape = -(-matrix.shape[0] // self.rows), self.rows * matrix.shape[1]
+        return filled(matrix, self.rows, 0).reshape(shape)
+
+    def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
+        return values.repeat_interleave(self.rows)[: shape[0], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnGroups(Granularity):
+    """One scale for so many consecutive weights of a row.
+
+    What: a finer step than by row, for grids of few levels
+    Source: record 2026-03-24 (ternary, groups of 64)
+    Cost: two bytes for `columns` weights: a quarter of a bit a weight at 64
+    Not for: five bits and more, where scales by row are as good
+    Neutral: columns at the width of the matrix, which is PerRow
+    """
+
+    columns: int = setting(64, at_least=1)
+
+    def groups(self, matrix: Tensor) -> Tensor:
+        return filled(matrix, self.columns, 1).reshape(-1, self.columns)
+
+    def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
+        by_row = values.reshape(shape[0], -(-shape[1] // self.columns))
+        return by_row.repeat_interleave(self.columns, dim=1)[:, : shape[1]]
+
+
+def filled(matrix: Tensor, multiple: int, axis: int) -> Tensor:
+    """The matrix with zeros after its last row (axis 0) or column (1), up to a multiple."""
+    missing = -matrix.shape[axis] % multiple
+    return F.pad(matrix, (0, 0, 0, missing) if axis == 0 else (0, missing))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid(Plan):
     """Evenly spaced values around zero: code times scale."""
 
     bits: int = setting(8, at_least=2, at_most=8)
+    largest: int = setting(0, at_least=0)  # the largest code, where the bits could hold more (0: all)
     symmetric: bool = True  # codes from -qmax to qmax; otherwise one more below
     granularity: Granularity = PerRow()
     scale_dtype: str = setting("float16", one_of=("float16", "float32"))
@@ -80,7 +152,7 @@ class Grid(Plan):
     @property
     def qmax(self) -> int:
         """The largest code."""
-        return 2 ** (self.bits - 1) - 1
+        return min(self.largest or 127, 2 ** (self.bits - 1) - 1)
 
     @property
     def qmin(self) -> int:
@@ -89,10 +161,7 @@ class Grid(Plan):
 
     def choose_scales(self, clip: Tensor) -> Tensor:
         """Steps that codes are made with: one for each clip value (the weight that gets the largest code)."""
-        scales = torch.where(
-            clip > 0, clip.float() / self.qmax, torch.full_like(clip.float(), self.zero_scale)
-        )
-        scales = scales.clamp_min(self.scale_floor)
+        scales = torch.where(clip > 0, clip.float() / self.qmax, self.zero_scale).clamp_min(self.scale_floor)
         return self.stored_scales(scales).float() if self.round_scale_first else scales
 
     def stored_scales(self, scales: Tensor) -> Tensor:
@@ -101,18 +170,16 @@ class Grid(Plan):
         return scales.clamp_max(torch.finfo(kind).max).to(kind)
 
     def quantize_codes(self, matrix: Tensor, scales: Tensor, clip: Tensor | None = None) -> Tensor:
-        """Nearest codes, int8, halves to even. A group whose step is zero gets zeros."""
-        groups = self.granularity.groups(matrix.float())
+        """Nearest codes, int8, halves to even; zeros where the step is zero. Weights are limited to clip."""
+        weights, steps = matrix.float(), self.granularity.spread(scales, matrix.shape)
         if clip is not None:
-            groups = torch.maximum(torch.minimum(groups, clip[:, None]), -clip[:, None])
-        steps = scales[:, None]
-        codes = torch.where(steps > 0, groups / steps, torch.zeros_like(groups))
-        return codes.round().clamp(self.qmin, self.qmax).to(torch.int8).reshape(matrix.shape)
+            limit = self.granularity.spread(clip, matrix.shape)
+            weights = weights.clamp(-limit, limit)
+        return torch.where(steps > 0, weights / steps, 0.0).round().clamp(self.qmin, self.qmax).to(torch.int8)
 
     def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
         """Codes times stored scales in float32: the only way back."""
-        groups = self.granularity.groups(codes.float()) * scales.float()[:, None]
-        return groups.reshape(codes.shape)
+        return codes.float() * self.granularity.spread(scales.float(), codes.shape)
 
     def fake_quantize(self, matrix: Tensor, clip: Tensor) -> Tensor:
         """The weights as they will be after loading; the gradient passes as if nothing had happened."""

@@ -167,7 +167,7 @@ def _is_plan(kind: Any) -> bool:
 def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list[str]) -> Any:
     known = members(slot)
     name = data.get("class", next(iter(known)) if len(known) == 1 else None)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         problems.append(f"{path.lstrip('.') or 'plan'}: unknown class {name!r}; {nearest(str(name), known)}")
         return None
     chosen = known[name]

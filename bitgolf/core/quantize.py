@@ -1,7 +1,8 @@
 """Weights and a table of rules to quantized tensors, with a report of what it cost.
 
 First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Every tensor is
-compared with plain rounding at the same number of bits, and worse is an alarm.
+compared with plain rounding at the same number of bits, and worse is an alarm. Quantizers that look at what
+a matrix multiplies are in modules of their own.
 """
 
 import dataclasses
@@ -9,12 +10,12 @@ import fnmatch
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bitgolf.core.errors import BitgolfError, PlanError
+from bitgolf.core.errors import ArtifactError, BitgolfError, PlanError
 from bitgolf.core.grid import (
     FLOAT_TYPES,
     Grid,
@@ -65,18 +66,44 @@ class KeptTensor:
         return self.values.float()
 
 
+Shipped = Any  # one of the two above, or the tensor of a Form
+
+
+class Curvature(NamedTuple):
+    """How the loss looks at a matrix (rows, columns): means over the tokens of a calibration text.
+
+    inputs: E[x x^T] (columns, columns) of what it multiplies. outputs: E[g g^T] (rows, rows) of the gradient
+    of the loss of one token at its products; of the head the diagonal (rows,) alone; None if not asked for.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+    tokens: int
+
+
+Curvatures = dict[str, Curvature]  # by the name of the tensor
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantizer(Plan):
     """How one tensor becomes something shorter."""
 
     abstract: ClassVar[bool] = True
 
-    def quantize(self, weight: Tensor) -> QuantTensor | KeptTensor:
-        """The tensor as it is shipped."""
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+        """The tensor as it is shipped; without its curvature, what can be had without."""
         raise NotImplementedError
 
+    def asks(self) -> bool:
+        """Whether it wants the curvature."""
+        return False
+
+    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
+        """What it adds to the report of a tensor, or puts in place of something there."""
+        return {}
+
     def fake_quantize(self, weight: Tensor) -> Tensor:
-        """The weight as it will be after loading, exactly, with the gradient passed straight through."""
+        """The weight as it would be loaded without calibration, exactly; gradients pass straight through."""
         with torch.no_grad():
             shipped = self.quantize(weight.detach()).dequantize().to(weight.dtype)
         return StraightThrough.apply(weight, shipped)
@@ -95,19 +122,36 @@ class Keep(Quantizer):
 
     dtype: str = setting("float16", one_of=("float16", "bfloat16", "float32"))
 
-    def quantize(self, weight: Tensor) -> KeptTensor:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> KeptTensor:
         values = weight.to(FLOAT_TYPES[self.dtype])
         if not bool(values.isfinite().all()):
-            raise QuantizeError(
-                f"values that {self.dtype} cannot hold",
-                value=float(weight.float().abs().max()),
-                way_out="keep it as float32",
-            )
+            largest = float(weight.float().abs().max())
+            raise QuantizeError(f"values that {self.dtype} cannot hold", value=largest, way_out="use float32")
         return KeptTensor(values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AbsMax(Quantizer):
+class Rounding(Quantizer):
+    """A quantizer that rounds every weight to the nearest value of a grid; members say where it ends."""
+
+    abstract: ClassVar[bool] = True
+
+    grid: Grid = Grid()
+
+    def clip(self, groups: Tensor) -> Tensor:
+        """The weight of each group (a row) that gets the largest code."""
+        raise NotImplementedError
+
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
+        matrix, grid = as_matrix(weight), self.grid
+        clip = self.clip(grid.granularity.groups(matrix))
+        scales = grid.choose_scales(clip)
+        codes = grid.quantize_codes(matrix, scales, clip)
+        return QuantTensor(codes, grid.stored_scales(scales), grid, tuple(weight.shape))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbsMax(Rounding):
     """Plain rounding with the largest weight on the largest code.
 
     What: scale is max|w| / qmax for each row; nothing is clipped
@@ -119,13 +163,12 @@ class AbsMax(Quantizer):
 
     grid: Grid = Grid(bits=6)
 
-    def quantize(self, weight: Tensor) -> QuantTensor:
-        matrix = as_matrix(weight)
-        return round_to_grid(weight, self.grid, absmax_clip(self.grid.granularity.groups(matrix)))
+    def clip(self, groups: Tensor) -> Tensor:
+        return absmax_clip(groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Percentile(Quantizer):
+class Percentile(Rounding):
     """Rounding with the largest code at a percentile of the sizes.
 
     What: weights beyond the percentile of their row are clipped to it
@@ -138,13 +181,12 @@ class Percentile(Quantizer):
     grid: Grid = Grid(bits=8)
     percentile: float = setting(PUBLIC_PERCENTILE, above=0, at_most=1)
 
-    def quantize(self, weight: Tensor) -> QuantTensor:
-        groups = self.grid.granularity.groups(as_matrix(weight))
-        return round_to_grid(weight, self.grid, percentile_clip(groups, self.percentile))
+    def clip(self, groups: Tensor) -> Tensor:
+        return percentile_clip(groups, self.percentile)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SdClip(Quantizer):
+class SdClip(Rounding):
     """Rounding with the largest code at a number of standard deviations.
 
     What: scale is sigmas * std(row) / qmax, unbiased; hardly anything is clipped: `sigmas` sets the rate.
@@ -157,19 +199,36 @@ class SdClip(Quantizer):
     grid: Grid = Grid(bits=6)
     sigmas: float = setting(12.85, above=0)
 
-    def quantize(self, weight: Tensor) -> QuantTensor:
-        groups = self.grid.granularity.groups(as_matrix(weight)).float()
+    def clip(self, groups: Tensor) -> Tensor:
         enough = groups.shape[0] > 0 and groups.shape[1] > 1
-        spread = groups.std(dim=1) if enough else groups.new_zeros(groups.shape[0])
-        return round_to_grid(weight, self.grid, self.sigmas * spread)
+        return self.sigmas * (groups.float().std(dim=1) if enough else groups.new_zeros(groups.shape[0]))
 
 
-def round_to_grid(weight: Tensor, grid: Grid, clip: Tensor) -> QuantTensor:
-    """Round every weight to the nearest value of a grid whose groups end at `clip`."""
-    matrix = as_matrix(weight)
-    scales = grid.choose_scales(clip)
-    codes = grid.quantize_codes(matrix, scales, clip)
-    return QuantTensor(codes, grid.stored_scales(scales), grid, tuple(weight.shape))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration(Plan):
+    """The slot of the text that shows a trained model's quantizers which weights matter."""
+
+    abstract: ClassVar[bool] = True
+
+    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+        """The curvature of the tensors of these names in a model.
+
+        stream: the training tokens. length: of a sequence. trial: one sequence, to see whether it works.
+        Raises PlanError where it cannot be had.
+        """
+        raise PlanError([f"quantize.calibration: {names[0]} needs one; nearest: TrainText"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoCalibration(Calibration):
+    """No text: quantizers look at the weights alone.
+
+    What: no pass through the model.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: quantizers that ask for a curvature, which are refused without one.
+    Neutral: this is the neutral one.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +255,7 @@ class QuantizePlan(Plan):
     """The table; the first line that matches a tensor wins."""
 
     rules: tuple[QuantRule, ...] = setting((QuantRule(),))
+    calibration: Calibration = NoCalibration()
 
     def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
         """The rule that decides a tensor; None where the table says nothing about it."""
@@ -208,65 +268,59 @@ class QuantizePlan(Plan):
             for name, weight in weights.items()
         }
         problems = [f"QuantizePlan.rules: no rule for {name}" for name, rule in chosen.items() if rule < 0]
-        for i, rule in enumerate(self.rules):
-            if not rule.may_be_idle and i not in chosen.values():
-                problems.append(
-                    f"QuantizePlan.rules.{i}: {', '.join(rule.patterns)} decides no tensor; "
-                    "remove it, move it up, or set may_be_idle=True"
-                )
+        problems += [
+            f"QuantizePlan.rules.{i}: {', '.join(rule.patterns)} decides no tensor; remove it, move it up, "
+            "or set may_be_idle=True"
+            for i, rule in enumerate(self.rules)
+            if not rule.may_be_idle and i not in chosen.values()
+        ]
         if problems:
             raise PlanError(problems)
         return chosen
 
+    def curvatures(self, model: Any, stream: Any, length: int, trial: bool = False) -> Curvatures:
+        """What the quantizers ask about a model; see Calibration.gather, which is left out if none asks."""
+        chosen = self.assign(dict(model.named_parameters()))
+        names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.asks()]
+        return self.calibration.gather(names, model, stream, length, trial) if names else {}
+
 
 def quantize_weights(
-    plan: QuantizePlan, weights: Mapping[str, Tensor]
-) -> tuple[dict[str, QuantTensor | KeptTensor], list[dict[str, Any]]]:
-    """Every tensor by its rule, and a report with a row each."""
+    plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
+) -> tuple[dict[str, Shipped], list[dict[str, Any]]]:
+    """Every tensor by its rule, and a report with a row each; without curvatures, by what needs none."""
     chosen = plan.assign(weights)
     tensors, report = {}, []
     for name, weight in weights.items():
         rule = plan.rules[chosen[name]]
         if not bool(weight.isfinite().all()):
             raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
-        started = time.perf_counter()
+        started, curvature = time.perf_counter(), (curvatures or {}).get(name)
         try:
-            tensors[name] = rule.quantizer.quantize(weight)
+            tensors[name] = rule.quantizer.quantize(weight, curvature)
         except QuantizeError as error:
             raise QuantizeError(error.what, where=name, value=error.value, way_out=error.way_out) from None
         seconds = time.perf_counter() - started
         label = f"{chosen[name]}: {type(rule.quantizer).__name__}"
-        report.append(
-            {"name": name, "rule": label, **tensor_report(weight, tensors[name]), "seconds": seconds}
-        )
+        row = tensor_report(weight, tensors[name]) | rule.quantizer.notes(weight, tensors[name], curvature)
+        report.append({"name": name, "rule": label, **row, "seconds": seconds})
     return tensors, report
 
 
-def tensor_report(weight: Tensor, tensor: QuantTensor | KeptTensor) -> dict[str, Any]:
+def tensor_report(weight: Tensor, tensor: Shipped) -> dict[str, Any]:
     """Bits, error beside that of plain rounding, entropy in bytes, and an alarm (empty when all is well)."""
     error, size = root_mean_square(weight - tensor.dequantize()), root_mean_square(weight)
-    row: dict[str, Any] = {"elements": weight.numel(), "relative_error": error / size if size else 0.0}
+    bits, stored, plain, alarm = 0, 0, error, ""  # of other forms their quantizers know
     if isinstance(tensor, KeptTensor):
-        bits = 8 * tensor.values.element_size()
-        return {
-            "bits": bits,
-            **row,
-            "rmse": error,
-            "rmse_plain": error,
-            "bytes": bits * weight.numel() // 8,
-            "alarm": "",
-        }
-    plain_grid = Grid(bits=tensor.grid.bits, granularity=tensor.grid.granularity)
-    plain = root_mean_square(weight - AbsMax(grid=plain_grid).quantize(weight).dequantize())
-    return {
-        "bits": tensor.grid.bits,
-        **row,
-        "rmse": error,
-        "rmse_plain": plain,
-        "bytes": math.ceil(code_entropy_bytes(tensor.codes))
-        + tensor.scales.numel() * tensor.scales.element_size(),
-        "alarm": quantize_alarm(weight, tensor, error, plain),
-    }
+        bits, stored = 8 * tensor.values.element_size(), tensor.values.nbytes
+    elif isinstance(tensor, QuantTensor):
+        bits, grid = tensor.grid.bits, tensor.grid
+        simple = AbsMax(grid=Grid(bits=bits, largest=grid.largest, granularity=grid.granularity))
+        plain = root_mean_square(weight - simple.quantize(weight).dequantize())
+        alarm = quantize_alarm(weight, tensor, error, plain)
+        stored = math.ceil(code_entropy_bytes(tensor.codes)) + tensor.scales.nbytes
+    errors = {"relative_error": error / size if size else 0.0, "rmse": error, "rmse_plain": plain}
+    return {"bits": bits, "elements": weight.numel(), **errors, "bytes": stored, "alarm": alarm}
 
 
 def quantize_alarm(weight: Tensor, tensor: QuantTensor, error: float, plain: float) -> str:
@@ -278,6 +332,20 @@ def quantize_alarm(weight: Tensor, tensor: QuantTensor, error: float, plain: flo
     if error > 1.01 * plain:
         return f"worse than plain rounding: {error / plain if plain else math.inf:.2f} times its error"
     return ""
+
+
+def code_pieces(grid: Grid, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What forms with codes store of a tensor: a matrix of int8, and a scale for each group."""
+    matrix = as_matrix(torch.empty(shape, device="meta"))
+    groups = grid.granularity.groups(matrix).shape[0]
+    return {"codes": (torch.int8, tuple(matrix.shape)), "scales": (FLOAT_TYPES[grid.scale_dtype], (groups,))}
+
+
+def check_codes_of(grid: Grid, codes: Tensor) -> None:
+    """Raise ArtifactError for codes that the grid does not have."""
+    if codes.numel() and not (grid.qmin <= int(codes.min()) and int(codes.max()) <= grid.qmax):
+        found = [int(codes.min()), int(codes.max())]
+        raise ArtifactError(f"codes outside {grid.qmin} to {grid.qmax}", value=found)
 
 
 def root_mean_square(tensor: Tensor) -> float:

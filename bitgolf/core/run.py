@@ -119,12 +119,15 @@ def _stages(
     write_tensors(folder / "weights.safetensors", _both(live, averaged), {"recipe": recipe.identity()})
     started = clock()
     yield Event("pack", 0, 1, {})
-    shipped = recipe.model.shipped()
-    tensors, rows = quantize_weights(recipe.quantize, shipped_weights(shipped, averaged))
+    shipped, length = recipe.model.shipped(), recipe.data.sequence_length
+    weights = shipped_weights(shipped, averaged)
+    curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length)
+    seconds["calibrate"] = clock() - started
+    tensors, rows = quantize_weights(recipe.quantize, weights, curvatures)
     artifact = pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack)
     write_bytes(folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
-    seconds["pack"] = clock() - started
+    seconds["pack"] = clock() - started - seconds["calibrate"]
     started = clock()
     variants = yield from _score_all(recipe, dataset, folder, live, averaged, backend, clock)
     seconds["score"] = clock() - started
@@ -223,7 +226,9 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     if problems := recipe.noise.misfits(weights):
         raise PlanError(f"noise.{problem}" for problem in problems)
     shipped = recipe.model.shipped()
-    tensors, _ = quantize_weights(recipe.quantize, shipped_weights(shipped, weights))
+    weights = shipped_weights(shipped, weights)
+    recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length, trial=True)
+    tensors, _ = quantize_weights(recipe.quantize, weights)
     unpacked = unpack(pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):

@@ -18,7 +18,7 @@ from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, par
 from bitgolf.core.noise import NoNoise
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
-from bitgolf.core.quantize import KeptTensor, Quantizer
+from bitgolf.core.quantize import KeptTensor, Quantizer, QuantTensor, tensor_report
 from bitgolf.core.recipe import Recipe
 
 SAMPLED_ELEMENTS = 32768  # drawn for each kind of tensor, which is taken to be like them
@@ -147,10 +147,18 @@ def packed_size(
     rows = max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))
     weight = std * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
     tensor = quantizer.quantize(weight)
-    parts = [tensor.values] if isinstance(tensor, KeptTensor) else [tensor.codes, tensor.scales]
-    size = sum(len(codec.encode(plane)[1]) for part in parts for plane in byte_planes(part))
-    bits = 8 * tensor.values.element_size() if isinstance(tensor, KeptTensor) else tensor.grid.bits
+    size = sum(len(codec.encode(plane)[1]) for part in stored_parts(tensor) for plane in byte_planes(part))
+    bits = (tensor_report(weight, tensor) | quantizer.notes(weight, tensor, None))["bits"]
     return bits, math.ceil(size * shape[0] / rows)
+
+
+def stored_parts(tensor: Any) -> list[Tensor]:
+    """What an artifact stores of a tensor."""
+    if isinstance(tensor, KeptTensor):
+        return [tensor.values]
+    if isinstance(tensor, QuantTensor):
+        return [tensor.codes, tensor.scales]
+    return [getattr(tensor, name) for name in tensor.form.pieces(tuple(tensor.shape))]
 
 
 def byte_planes(part: Tensor) -> list[bytes]:

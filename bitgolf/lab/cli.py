@@ -14,7 +14,7 @@ from bitgolf.core.metric import summary
 from bitgolf.core.model import parameter_shapes
 from bitgolf.core.optim import assign_parameters
 from bitgolf.core.plan import diff, parse_changes, to_json
-from bitgolf.core.quantize import KeptTensor, Quantizer
+from bitgolf.core.quantize import Quantizer, tensor_report
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
@@ -23,6 +23,7 @@ from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.budget import forecast_seconds
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, open_run, pack_again
 from bitgolf.lab.techniques import (
     by_slot,
     find_technique,
@@ -212,8 +213,9 @@ def quantization_table(recipe: Recipe) -> list[tuple[Any, ...]]:
 
 def bits_of(quantizer: Quantizer) -> int:
     """Bits of each number, before any entropy coding."""
-    tensor = quantizer.quantize(torch.ones(1, 1))
-    return 8 * tensor.values.element_size() if isinstance(tensor, KeptTensor) else tensor.grid.bits
+    one = torch.ones(1, 1)
+    tensor = quantizer.quantize(one)
+    return (tensor_report(one, tensor) | quantizer.notes(one, tensor, None))["bits"]
 
 
 @app.command()
@@ -241,6 +243,45 @@ def data(
     ]
     screen.table(f"{passport['name']}", header, rows, as_json=as_json)
     screen.close({"folder": str(dataset.folder), "verified": True, **passport}, as_json=as_json)
+
+
+@app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    changes: Changes = None,
+    tables: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="NAMES", help="Ready tables with commas between them, or `all`."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; RUN/packed if not given.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--data", help="Its dataset, if not where it was.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a trained run again by other rules, without training; or see what several would give.
+
+    Every figure comes from reloaded bytes. Gaps are to the float weights on the same tokens, with a standard
+    error over sequences. With --compare nothing is written; `recipe` is the run's own table.
+
+    Example: bitgolf pack runs/demo --compare int8,int6,gptq,gptq-sdclip
+    """
+    trained = open_run(folder, changes or [], dataset)
+    if tables is None:
+        place = out or folder / "packed"
+        result = screen.follow(pack_again(trained, place))
+        following = f"bitgolf score {place}"
+        screen.close({**result, "packed": str(place), "next": following}, as_json=as_json)
+        if result["status"] != "ok":
+            raise typer.Exit(1)
+        return
+    names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
+    lines = screen.follow(compare_tables(trained, names))
+    keys = ("name", "artifact_bytes", "bits_per_byte", "gap", "gap_error", "seconds", "alarms")
+    header = ("table", "artifact bytes", "bits per byte", "gap", "+-", "seconds", "alarms")
+    title = f"{trained.recipe.name}: packed again, scored {chunked(trained.recipe).windows.label()}"
+    screen.table(title, header, [[line.get(key) for key in keys] for line in lines], as_json=as_json)
+    screen.close({"run": str(folder), "status": "ok", "tables": lines}, as_json=as_json)
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""The public challenge's files: checkpoints read, int8 artifacts read and written, nothing in them executed.
+"""The public challenge's files: checkpoints and artifacts read, int8 ones written too, nothing executed.
 
 `final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` is zlib around a pickled table
-of int8 codes, scales and small tensors. Both are loaded with weights_only, their size bounded first.
+of int8 codes, scales and small tensors; `final_model.int6.ptz` is zstd, zlib, or brotli after a byte shuffle,
+around another such table. All are loaded with weights_only, their size bounded first.
 """
 
 import io
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import zstandard
 from torch import Tensor
 
+from bitgolf.core.codec import Brotli, DamagedStreamError
 from bitgolf.core.embed import BigramHash, EmbedPart, SmearGate, SmearVector
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
@@ -28,6 +31,10 @@ from bitgolf.core.values import ValueEmbedding, ValuePart, ValueResidual
 INT8_FORMAT = "int8_clean_per_row_v1"
 INT8_TABLES = ("quantized", "scales", "dtypes", "passthrough")
 MAX_FILE_BYTES = 2**30
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_WINDOW = 2**27  # the largest that level 22 asks for
+SHUFFLE_MAGIC = b"BSHF"
+BFLOAT16_SUFFIXES = ("tok_emb.weight", ".embed.weight")  # what the scripts leave in bfloat16: embeddings
 BANKS = {  # the matrices of all layers, then the second one of all layers
     "qo_bank": ("attn.c_q", "attn.proj"),
     "kv_bank": ("attn.c_k", "attn.c_v"),
@@ -45,13 +52,13 @@ class PublicFileError(BitgolfError):
 
 
 def read_public(path: Path) -> dict[str, Tensor]:
-    """The state dict in a public checkpoint or int8 artifact, in the number types it was trained with."""
+    """The state dict in a public checkpoint or artifact, in the number types it was trained with."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PublicFileError(f"cannot read: {error.strerror}", where=str(path)) from None
     try:
-        state = load_tensors(data) if data[:2] == b"PK" else unpack_public_int8(data)
+        state = load_tensors(data) if data[:2] == b"PK" else unpack_public(data)
     except PublicFileError as error:
         raise PublicFileError(error.what, where=str(path), value=error.value, way_out=error.way_out) from None
     wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
@@ -109,9 +116,111 @@ def inflate(data: bytes, limit: int) -> bytes:
     return result
 
 
+def unzstd(data: bytes, limit: int) -> bytes:
+    """A whole zstd frame of at most `limit` bytes."""
+    decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+    try:
+        result = decoder.stream_reader(io.BytesIO(data)).read(limit + 1)
+        if len(result) > limit:
+            raise PublicFileError(f"decodes to more than {limit:,} bytes")
+        whole = decoder.decompressobj()  # the frame is known to be small now, so its end can be looked for
+        whole.decompress(data)
+    except zstandard.ZstdError as error:
+        raise PublicFileError(f"not a zstd frame: {error}") from None
+    if not whole.eof or whole.unused_data:
+        fault = "bytes after the zstd frame" if whole.eof else "the zstd frame is cut short"
+        raise PublicFileError(fault, value=f"{len(data):,} bytes")
+    return result
+
+
+def unbrotli(data: bytes, limit: int) -> bytes:
+    """A whole brotli stream of at most `limit` bytes."""
+    try:
+        result, complete = Brotli.decode(data, limit, ())
+    except DamagedStreamError:
+        result, complete = b"", False
+    if len(result) > limit:
+        raise PublicFileError(f"decodes to more than {limit:,} bytes")
+    if not complete:
+        raise PublicFileError("neither a torch file nor a zlib stream, a zstd frame or whole brotli")
+    return result
+
+
+def expand(data: bytes, limit: int = MAX_FILE_BYTES) -> bytes:
+    """What a packed file holds, its bytes in their own order. zstd and zlib can be told by their start."""
+    if data[:4] == ZSTD_MAGIC:
+        whole = unzstd(data, limit)
+    elif len(data) > 1 and data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0:
+        whole = inflate(data, limit)
+    else:
+        whole = unbrotli(data, limit)
+    return byte_unshuffle(whole) if whole[:4] == SHUFFLE_MAGIC else whole
+
+
+def byte_shuffle(data: bytes, stride: int = 2) -> bytes:
+    """All first bytes of so many, all second ones and so on, after a magic and the stride; 1 leaves them."""
+    if not 0 <= stride < 256:
+        raise PublicFileError("a stride of the byte shuffle is one byte", value=stride)
+    if stride < 2 or len(data) < stride:
+        return data
+    return SHUFFLE_MAGIC + bytes([stride]) + b"".join(data[start::stride] for start in range(stride))
+
+
+def byte_unshuffle(data: bytes) -> bytes:
+    """The inverse of `byte_shuffle`, for any length; data without the magic stays as it is."""
+    if data[:4] != SHUFFLE_MAGIC:
+        return data
+    if len(data) < 5 or data[4] < 1:
+        raise PublicFileError("a byte shuffle without a stride", value=data[:5])
+    stride, body = data[4], data[5:]
+    result, place = bytearray(len(body)), 0
+    for start in range(min(stride, len(body))):
+        count = len(range(start, len(body), stride))
+        result[start::stride] = body[place : place + count]
+        place += count
+    return bytes(result)
+
+
+def unpack_public(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict in a packed file of any public kind."""
+    table = load_tensors(expand(data, limit))
+    return int6_state(table) if {"w", "m"} <= table.keys() else int8_state(table)
+
+
+def unpack_public_int6(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict in a mixed int6 and int8 file of the records from 2026-03-20 on."""
+    return int6_state(load_tensors(expand(data, limit)))
+
+
 def unpack_public_int8(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
     """The state dict that the baseline loads from its packed file."""
-    table = load_tensors(inflate(data, limit))
+    return int8_state(load_tensors(expand(data, limit)))
+
+
+def int6_state(table: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by their kind in `m`: codes and scales in `w`, or as they are.
+
+    The file does not say what float16 was before: the scripts train embeddings in bfloat16, all else in
+    float32.
+    """
+    tensors, kinds = table.get("w"), table.get("m")
+    if not isinstance(tensors, dict) or not isinstance(kinds, dict):
+        raise PublicFileError("tables are missing", value=["w", "m"])
+    state = {}
+    for name in kinds:
+        dtype = "bfloat16" if str(name).endswith(BFLOAT16_SUFFIXES) else "float32"
+        kept = tensors.get(name)
+        if isinstance(kept, Tensor):
+            state[name] = kept.to(DTYPES[dtype]) if kept.dtype == torch.float16 else kept
+            continue
+        parts = {"quantized": f"{name}.q", "scales": f"{name}.scale"}
+        one = {key: {name: tensors.get(part)} for key, part in parts.items()}
+        state[name] = dequantize_public(name, {**one, "dtypes": {name: dtype}})
+    return state
+
+
+def int8_state(table: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of the baseline's table."""
     if table.get("__quant_format__") != INT8_FORMAT:
         raise PublicFileError(
             f"expected the format {INT8_FORMAT}",

@@ -1,0 +1,190 @@
+"""How the loss looks at each matrix of a trained model: second moments of what goes in and what comes back.
+
+All products of matrices go through `F.linear`, so a pass of the model is watched there and nowhere else: the
+model runs as it always does. Labels are drawn from the model itself, which makes the moments of gradients
+those of the Fisher information.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from bitgolf.core.errors import PlanError
+from bitgolf.core.kernels import capped_logits
+from bitgolf.core.model import Model, keyed_generator
+from bitgolf.core.plan import setting
+from bitgolf.core.quantize import Calibration, Curvature, Curvatures
+
+CALIBRATION_TOKENS = 8192  # of one pass
+HEADS = ("tok_emb.weight", "lm_head.weight")  # have a row for each token: of gradients the diagonal is kept
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainText(Calibration):
+    """Sequences from the training text.
+
+    What: so many sequences, drawn with `seed`; with `outputs` also the gradients at the products, in the
+        same pass forward and one backward.
+    Source: GPTQ; records from 2026-03-25 on, with 16 to 64 batches in the time that training reserves
+    Cost: no bytes; a forward pass over the sequences and a square product for each matrix
+    Not for: validation text, which must not shape the model
+    Neutral: quantizers that do not ask
+    """
+
+    sequences: int = setting(128, at_least=1)
+    seed: int = setting(0, at_least=0)
+    outputs: bool = False
+
+    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+        draws = keyed_generator(self.seed, "calibration")
+        count = 1 if trial else self.sequences
+        starts = torch.randint(max(1, stream.tokens - length), (count,), generator=draws).tolist()
+        rows = (torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts)
+        return gather_curvatures(model, torch.stack(list(rows)), names, self.outputs, draws)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnText(Calibration):
+    """Sequences that the model writes itself.
+
+    What: each starts with a token drawn evenly and goes on at `temperature`; for rules under which no text
+        may be read after training.
+    Source: record 2026-03-25 (64 sequences of 2048 tokens at 0.8, seed 42)
+    Cost: no bytes; a pass of the model for each token of a sequence: 197 seconds in that record
+    Not for: runs that may read their training text, which is as good and free
+    Neutral: quantizers that do not ask
+    """
+
+    sequences: int = setting(64, at_least=1)
+    temperature: float = setting(0.8, above=0)
+    seed: int = setting(42, at_least=0)
+    outputs: bool = False
+
+    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+        draws = keyed_generator(self.seed, "calibration")
+        shape = (1, min(length, 2)) if trial else (self.sequences, length)
+        text = written_text(model, *shape, self.temperature, draws)
+        return gather_curvatures(model, text, names, self.outputs, draws)
+
+
+def written_text(
+    model: Model, sequences: int, length: int, temperature: float, draws: torch.Generator
+) -> Tensor:
+    """Token ids (sequences, length) from the model itself, on the CPU."""
+    parts = []
+    with torch.no_grad(), plain_float32(model):
+        for first in torch.randint(model.plan.vocabulary_size, (sequences, 1), generator=draws).split(
+            max(1, CALIBRATION_TOKENS // length)
+        ):
+            rows = first
+            while rows.shape[1] < length:
+                hidden = model.hidden(rows.to(model.backend.device))[:, -1]
+                logits = capped_logits(hidden, model.head(), model.plan.logit_softcap)
+                likely = F.softmax(logits / temperature, dim=-1).cpu()
+                rows = torch.cat((rows, torch.multinomial(likely, 1, generator=draws)), 1)
+            parts.append(rows)
+    return torch.cat(parts)
+
+
+def gather_curvatures(
+    model: Model, text: Tensor, names: Iterable[str], outputs: bool, draws: torch.Generator
+) -> Curvatures:
+    """The curvature of tensors by name, in float32, over token ids (sequences, length).
+
+    A matrix that is used several times, as layers in a loop are, has the inputs of all its uses added.
+    Raises PlanError for a tensor that no product was seen with.
+    """
+    watch = ProductWatch(model, names, outputs)
+    with plain_float32(model):
+        for rows in text.split(max(1, CALIBRATION_TOKENS // text.shape[1])):
+            with torch.set_grad_enabled(outputs), watch:
+                logits = model.logits(rows.to(model.backend.device)).flatten(0, 1)
+            if outputs:
+                labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draws)[:, 0]
+                loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+                loss.backward(inputs=[model.tok_emb.weight])
+                model.tok_emb.weight.grad = None
+    return watch.curvatures(text.numel())
+
+
+class ProductWatch(TorchFunctionMode):
+    """Adds up second moments of what named matrices of a model are multiplied with, and of its gradients."""
+
+    def __init__(self, model: Model, names: Iterable[str], outputs: bool) -> None:
+        super().__init__()
+        self.names, self.outputs = tuple(names), outputs
+        parameters = dict(model.named_parameters())
+        self.sizes = {name: len(tensor) for name, tensor in parameters.items() if tensor.ndim}
+        self.matrices = {id(tensor): (name,) for name, tensor in parameters.items()}
+        self.joined: dict[int, tuple[Tensor, tuple[str, ...]]] = {}  # held, so that no other gets their id
+        self.inputs: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.uses = dict.fromkeys(self.names, 0)
+
+    def __enter__(self) -> Self:
+        self.joined.clear()
+        return super().__enter__()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.cat and all(id(part) in self.matrices for part in args[0]):
+            # Several matrices as one, as attention has its queries, keys and values.
+            self.joined[id(result)] = result, sum((self.matrices[id(part)] for part in args[0]), ())
+        elif function is F.linear:
+            _, names = self.joined.get(id(args[1]), (None, self.matrices.get(id(args[1]), ())))
+            if any(name in self.uses for name in names):
+                self.see(names, args[0], result)
+        return result
+
+    def see(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
+        """Add a product of x (..., columns) with matrices whose rows stand one after another."""
+        rows = x.detach().float().reshape(-1, x.shape[-1])
+        moments = rows.T @ rows
+        for name in set(names) & self.uses.keys():
+            self.inputs[name] = self.inputs.get(name, 0) + moments
+            self.uses[name] += len(rows)
+        if self.outputs:
+            products.register_hook(partial(self.see_gradients, names))
+
+    def see_gradients(self, names: Sequence[str], gradients: Tensor) -> None:
+        """Add the gradients (..., rows) at the products with these matrices."""
+        sizes = [self.sizes[name] for name in names]
+        parts = gradients.detach().float().flatten(0, -2).split(sizes, dim=1)
+        for name, part in zip(names, parts):
+            if name in self.uses:
+                moments = part.square().sum(0) if name in HEADS else part.T @ part
+                self.gradients[name] = self.gradients.get(name, 0) + moments
+
+    def curvatures(self, tokens: int) -> Curvatures:
+        """What was seen over so many tokens. Raises PlanError for a tensor that was in no product."""
+        if lost := [name for name in self.names if not self.uses[name]]:
+            raise PlanError(
+                f"quantize.rules: nothing is multiplied with {name}; give it a quantizer that does not ask"
+                for name in lost
+            )
+        return {
+            name: Curvature(
+                self.inputs[name] / tokens,
+                self.gradients[name] / self.uses[name] if self.outputs else None,
+                tokens,
+            )
+            for name in self.names
+        }
+
+
+@contextlib.contextmanager
+def plain_float32(model: Model) -> Iterator[None]:
+    """The model in float32 and plain operations, in which every product can be seen."""
+    before = model.backend
+    model.choose(dataclasses.replace(before, dtype=torch.float32, fused=False, compile=False))
+    try:
+        yield
+    finally:
+        model.choose(before)

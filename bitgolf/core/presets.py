@@ -1,0 +1,62 @@
+"""Ready tables of quantization rules beside those of `quantize`: what the public records do, and mixtures."""
+
+from bitgolf.core.clip import ClipSearch
+from bitgolf.core.gptq import Gptq
+from bitgolf.core.grid import Grid
+from bitgolf.core.hessian import TrainText
+from bitgolf.core.quantize import AbsMax, Keep, NoCalibration, QuantizePlan, Quantizer, QuantRule, SdClip
+from bitgolf.core.rate import RateAware
+
+EMBEDDINGS = ("tok_emb.weight", "lm_head.weight")
+MLP = ("blocks.*.mlp.*.weight",)
+# Matrices that are multiplied with hidden states; gates and the like stay with the rest.
+PRODUCTS = ("blocks.*.attn.c_?.weight", "blocks.*.attn.proj.weight", *MLP)
+
+
+def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = None) -> QuantizePlan:
+    """A quantizer for the matrices of the blocks, one for embeddings, and float16 for all else.
+
+    mlp: another one for those of the MLP. Where one of them asks for a curvature, training text gives it.
+    """
+    asking = any(each.asks() for each in (matrices, embeddings, mlp or matrices))
+    return QuantizePlan(
+        rules=(
+            QuantRule(patterns=EMBEDDINGS, quantizer=embeddings),
+            *(() if mlp is None else (QuantRule(patterns=MLP, quantizer=mlp),)),
+            QuantRule(patterns=PRODUCTS, quantizer=matrices),
+            QuantRule(quantizer=Keep(dtype="float16")),
+        ),
+        calibration=TrainText() if asking else NoCalibration(),
+    )
+
+
+def clip_searched(bits: int = 6, choice: str = "row") -> QuantizePlan:
+    """Matrices by clip search, int8 embeddings."""
+    return by_part(ClipSearch(grid=Grid(bits=bits), choice=choice), AbsMax(grid=Grid(bits=8)))
+
+
+def int5_mlp() -> QuantizePlan:
+    """int5 in the MLP, int6 in attention, int8 embeddings (record 2026-03-20, PR #488)."""
+    return by_part(AbsMax(grid=Grid(bits=6)), AbsMax(grid=Grid(bits=8)), mlp=AbsMax(grid=Grid(bits=5)))
+
+
+def deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -> QuantizePlan:
+    """SdClip for matrices and embeddings, to the nearest (record 2026-04-05 without its error feedback)."""
+    return by_part(SdClip(sigmas=sigmas), SdClip(grid=Grid(bits=8), sigmas=embedding_sigmas))
+
+
+def feedback_rows(bits: int = 6) -> QuantizePlan:
+    """GPTQ on steps from the largest weight of each row, int8 embeddings to the nearest."""
+    return by_part(Gptq(scales=(AbsMax(grid=Grid(bits=bits)),)), AbsMax(grid=Grid(bits=8)))
+
+
+def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -> QuantizePlan:
+    """GPTQ on SdClip steps, embeddings by the hidden states that meet them (record 2026-04-05)."""
+    embeddings = SdClip(grid=Grid(bits=8), sigmas=embedding_sigmas)
+    return by_part(Gptq(scales=(SdClip(sigmas=sigmas),)), Gptq(scales=(embeddings,)))
+
+
+def rate_aware(step: float = 0.0002, row_block: int = 32) -> QuantizePlan:
+    """Matrices and embeddings at one expected damage a weight; `step` sets the rate of all."""
+    quantizer = RateAware(step=step, row_block=row_block)
+    return by_part(quantizer, quantizer).but(calibration=TrainText(outputs=True))

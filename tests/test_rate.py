@@ -1,0 +1,138 @@
+"""Rate-aware rounding: the slow twin, what each ingredient is for, and what an artifact gives back."""
+
+import pytest
+import torch
+
+from bitgolf.core.artifact import pack, unpack
+from bitgolf.core.errors import ArtifactError
+from bitgolf.core.model import ModelPlan, build_model
+from bitgolf.core.quantize import Curvature, Keep, QuantizePlan, QuantRule, SdClip, quantize_weights
+from bitgolf.core.rate import (
+    RateAware,
+    Stepped,
+    code_bits,
+    expected_damage,
+    feedback_factor,
+    power_of_two,
+    stepped_codes,
+)
+from bitgolf.core.tokenizer import train_tokenizer
+
+ROWS, COLUMNS = 24, 40
+
+
+def moments(size: int, seed: int) -> torch.Tensor:
+    """Second moments of correlated channels of different size."""
+    draw = torch.Generator().manual_seed(seed)
+    mix = torch.randn(size, size, generator=draw, dtype=torch.float64) * torch.logspace(-1, 1, size)
+    return mix.T @ mix / size + 0.01 * torch.eye(size, dtype=torch.float64)
+
+
+def problem(seed: int = 0) -> tuple[torch.Tensor, Curvature]:
+    weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed))
+    return weight, Curvature(moments(COLUMNS, seed + 1), moments(ROWS, seed + 2), 1000)
+
+
+def one_by_one(matrix, steps, factor, across):
+    """Every weight in turn: rounded on what all errors before it ask for."""
+    rest, codes = matrix.clone(), torch.zeros_like(matrix)
+    for i in range(len(matrix)):
+        wanted = rest[i].clone()
+        for j in range(matrix.shape[1]):
+            codes[i, j] = (rest[i, j] / steps[i, j]).round()
+            error = (rest[i, j] - codes[i, j] * steps[i, j]) / factor[j, j]
+            rest[i, j + 1 :] -= error * factor[j, j + 1 :]
+        error = (wanted - codes[i] * steps[i]) / across[i, i]
+        rest[i + 1 :] -= across[i, i + 1 :, None] * error
+    return codes
+
+
+def test_the_fast_rounding_equals_its_slow_twin():
+    weight, curvature = problem()
+    steps = torch.full((ROWS, COLUMNS), 0.3, dtype=torch.float64)
+    factor, across = (feedback_factor(m, 0.003) for m in (curvature.inputs, curvature.outputs))
+    expected = one_by_one(weight.double(), steps, factor, across)
+    assert torch.equal(stepped_codes(weight.double(), steps, factor, across, block=1), expected)
+    assert not torch.equal(stepped_codes(weight.double(), steps, factor, None, block=ROWS), expected)
+
+
+def test_without_curvature_in_the_moments_it_is_rounding_to_the_nearest():
+    weight, _ = problem()
+    flat = Curvature(torch.eye(COLUMNS), torch.eye(ROWS), 1)
+    tensor = RateAware(step=0.25, damping=1e-9).quantize(weight, flat)
+    assert torch.equal(tensor.whole().float(), (weight / tensor.base).round())
+    assert float(tensor.base) == pytest.approx(0.25, rel=1e-6)
+    assert not tensor.rows.any() and not tensor.columns.any()
+
+
+def test_every_ingredient_lowers_the_damage_at_equal_bits():
+    """Damage at 3 bits a weight, from the slope of one bit a quarter; means over several matrices."""
+
+    def damage(quantizer):
+        total = 0.0
+        for seed in range(6):
+            weight, curvature = problem(10 * seed)
+            tensor = quantizer.quantize(weight, curvature)
+            bits = code_bits(tensor.codes) / weight.numel()
+            total += expected_damage(weight, tensor, curvature) * 4.0 ** (bits - 3.0)
+        return total
+
+    whole = {"step": 0.2, "row_block": 4}
+    rungs = [
+        damage(SdClip()),
+        damage(RateAware(by_row=False, by_column=False, step=0.2, row_block=0)),
+        damage(RateAware(by_column=False, step=0.2, row_block=0)),
+        damage(RateAware(step=0.2, row_block=0)),
+        damage(RateAware(**whole)),
+    ]
+    assert rungs == sorted(rungs, reverse=True), rungs
+    assert rungs[-1] < 0.2 * rungs[0]
+
+
+def test_a_smaller_step_takes_more_bits_and_does_less_damage():
+    weight, curvature = problem()
+    found = []
+    for step in (0.8, 0.4, 0.2, 0.1, 0.005):
+        tensor = RateAware(step=step).quantize(weight, curvature)
+        found.append((code_bits(tensor.whole()), expected_damage(weight, tensor, curvature)))
+    bits, damages = zip(*found)
+    assert list(bits) == sorted(bits) and list(damages) == sorted(damages, reverse=True)
+    assert tensor.whole().abs().max() > 127 and tensor.carries.any()  # nothing is clipped
+
+
+def test_steps_are_the_same_bits_everywhere():
+    eighths = torch.arange(-128, 128, dtype=torch.int8)
+    exact = 2.0 ** (eighths.double() / 8)
+    assert torch.equal(power_of_two(eighths), exact.float())
+
+
+def test_an_artifact_gives_back_exactly_what_was_rounded():
+    plan = ModelPlan(vocabulary_size=300, layers=2, width=32, heads=2, kv_heads=1)
+    weights = {name: w.detach() + 0.1 for name, w in build_model(plan, seed=3).state_dict().items()}
+    rules = (
+        QuantRule(patterns=("*.weight",), axes=2, quantizer=RateAware()),
+        QuantRule(quantizer=Keep()),
+    )
+    curvatures = {
+        name: Curvature(moments(w.shape[1], 1), moments(len(w), 2), 9)
+        for name, w in weights.items()
+        if w.ndim == 2 and name.endswith("weight")
+    }
+    tensors, report = quantize_weights(QuantizePlan(rules=rules), weights, curvatures)
+    tokenizer = train_tokenizer([b"to be or not to be, that is the question " * 20], 300)
+    opened = unpack(pack(plan, tensors, tokenizer.to_bytes()).data)
+    for name, tensor in tensors.items():
+        assert torch.equal(opened.weights[name], tensor.dequantize()), name
+    assert all(row["damage_nats"] > 0 for row in report if "damage_nats" in row)
+
+
+def test_a_base_that_is_no_step_is_refused():
+    pieces = {
+        "codes": torch.zeros(2, 3, dtype=torch.int8),
+        "carries": torch.zeros(2, 3, dtype=torch.int8),
+        "rows": torch.zeros(2, dtype=torch.int8),
+        "columns": torch.zeros(3, dtype=torch.int8),
+    }
+    for base in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ArtifactError, match="no positive number"):
+            Stepped().tensor(pieces | {"base": torch.tensor([base])}, (2, 3))

@@ -1,0 +1,111 @@
+"""Packing a finished run again: nothing is trained, everything scored comes from reloaded bytes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bitgolf.core.artifact import unpack
+from bitgolf.core.average import Ema, NoAverage
+from bitgolf.core.files import read_json, read_tensors
+from bitgolf.core.hessian import TrainText
+from bitgolf.core.metric import bits_per_byte
+from bitgolf.core.presets import feedback_rows
+from bitgolf.core.run import run
+from bitgolf.lab.repack import OWN, TABLES, compare_tables, open_run, pack_again, packed_by, paired_gap
+from tests.test_cli import bitgolf, refused  # noqa: F401
+from tests.test_run import CODE, drive
+
+
+@pytest.fixture
+def folder(recipe, dataset, tmp_path):
+    drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    return tmp_path / "run"
+
+
+def test_the_own_rules_give_the_same_bytes(folder, dataset):
+    trained = open_run(folder, data=dataset.folder)
+    packing = drive(packed_by(trained, trained.recipe.quantize, OWN))
+    assert packing.artifact.data == (folder / "model.bin").read_bytes()
+    variant = next(row for row in read_json(folder / "result.json")["variants"] if row["name"] == "quantized")
+    assert bits_per_byte(packing.scores) == variant["bits_per_byte"]
+
+
+def test_every_ready_table_can_be_compared(folder, dataset):
+    trained = open_run(folder, data=dataset.folder)
+    lines = drive(compare_tables(trained, [OWN, *TABLES]))
+    assert [line["name"] for line in lines] == ["float", OWN, *TABLES]
+    by_name = {line["name"]: line for line in lines}
+    for name, line in by_name.items():
+        assert line["bits_per_byte"] > 0
+        if name != "float":
+            expected = line["bits_per_byte"] - by_name["float"]["bits_per_byte"]
+            assert line["gap"] == pytest.approx(expected, abs=1e-6)
+            assert line["gap_error"] > 0 and line["seconds"] > 0
+    assert by_name["int4"]["artifact_bytes"] < by_name["int6"]["artifact_bytes"]
+
+
+def test_a_gap_is_paired(folder, dataset):
+    trained = open_run(folder, data=dataset.folder)
+    scores = drive(packed_by(trained, TABLES["int4"](), "int4")).scores
+    assert paired_gap(scores, scores) == (0.0, 0.0)
+    nats = scores.nats + np.float32(0.01)
+    moved = type(scores)(**{**vars(scores), "nats": nats})
+    gap, error = paired_gap(moved, scores)
+    assert gap == pytest.approx(0.01 / np.log(2) * len(nats) / scores.bytes.sum(), rel=1e-3)
+    assert error < 0.1 * gap  # the same change everywhere: only the bytes of a token differ
+
+
+def test_other_rules_into_a_folder_of_their_own(folder, dataset, tmp_path):
+    rules = "quantize.rules.1.quantizer=Gptq(scales=(AbsMax(grid=Grid(bits=4)),))"
+    changes = [rules, "quantize.calibration=TrainText(sequences=4)", "budget.budget_bytes=9000000"]
+    trained = open_run(folder, changes, dataset.folder)
+    assert trained.recipe.quantize.calibration == TrainText(sequences=4)
+    assert trained.recipe.quantize.rules[1].quantizer == feedback_rows(4).rules[1].quantizer
+    result = drive(pack_again(trained, tmp_path / "other"))
+    assert result == read_json(tmp_path / "other" / "result.json")
+    assert result["status"] == "ok" and result["budget_bytes"] == 9_000_000
+    assert sum(size for _, size in result["ledger"]) == result["code_bytes"] + result["artifact_bytes"]
+    data = (tmp_path / "other" / "model.bin").read_bytes()
+    assert len(data) == result["artifact_bytes"] < len((folder / "model.bin").read_bytes())
+    assert unpack(data).tensors["blocks.0.mlp.fc.weight"].grid.bits == 4
+    assert any(row.get("calibration_tokens") == 4 * 32 for row in result["quantization"])
+
+
+def test_the_verb(bitgolf, folder, dataset, tmp_path):  # noqa: F811
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ("pack", folder, "--data", dataset.folder)
+    code, out, _ = bitgolf(*words, "--compare", "int8, gptq-int4", "--json")
+    facts = json.loads(out)
+    assert code == 0 and [line["name"] for line in facts["tables"]] == ["float", "int8", "gptq-int4"]
+    code, out, _ = bitgolf(*words, "--compare", "int6")
+    assert code == 0 and "artifact bytes" in out and "chunked 32" in out and "status:" in out
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, _ = bitgolf(*words, "--set", "quantize.rules.1.quantizer.grid.bits=4", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["packed"] == str(folder / "packed") and facts["gap"] != 0
+    code, out, _ = bitgolf("score", folder / "packed", "--json")
+    assert code == 0 and json.loads(out)["artifact_bytes"] == facts["artifact_bytes"]
+    code, _, _ = bitgolf(*words, "--set", "budget.budget_bytes=1000", "--out", tmp_path / "small")
+    assert code == 1
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_what_packing_cannot_do_is_refused(bitgolf, folder, dataset, tmp_path):  # noqa: F811
+    words = ("pack", folder, "--data", dataset.folder)
+    refused(bitgolf(*words, "--set", "model.layers=3"), "trained without this", "model.layers=3")
+    refused(bitgolf(*words, "--compare", "int7"), "no such table", "int")
+    refused(bitgolf(*words, "--out", folder), "holds the run itself")
+    refused(bitgolf("pack", folder), "--data")
+    refused(bitgolf("pack", tmp_path / "nothing"), "no such file")
+    (folder / "weights.safetensors").unlink()
+    refused(bitgolf(*words), "no weights", "--resume")
+
+
+@pytest.mark.parametrize(("average", "kind"), [(Ema(decay=0.5), "averaged"), (NoAverage(), "live")])
+def test_averaged_weights_where_there_are_some(average, kind, recipe, dataset, tmp_path):
+    drive(run(recipe.but(average=average), dataset, tmp_path / "run", 1, code=CODE))
+    stored, _ = read_tensors(tmp_path / "run" / "weights.safetensors")
+    trained = open_run(tmp_path / "run", data=dataset.folder)
+    expected = stored[f"{kind}/tok_emb.weight"]
+    assert np.array_equal(trained.weights["tok_emb.weight"].numpy(), expected.numpy())
