@@ -21,6 +21,7 @@ from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.budget import forecast_seconds
+from bitgolf.lab.fill import fill_budget, rate_aware_run
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten, pack_script
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, open_run, pack_again
@@ -256,17 +257,25 @@ def pack(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; RUN/packed if not given.")
     ] = None,
+    budget_bytes: Annotated[
+        int | None, typer.Option("--budget-bytes", min=1, help="Fill so many bytes, code included.")
+    ] = None,
     dataset: Annotated[Path | None, typer.Option("--data", help="Its dataset, if not where it was.")] = None,
     as_json: Json = False,
 ) -> None:
     """Pack a trained run again by other rules, without training; or see what several would give.
 
     Every figure comes from reloaded bytes. Gaps are to the float weights on the same tokens, with a standard
-    error over sequences. With --compare nothing is written; `recipe` is the run's own table.
+    error over sequences. With --compare nothing is written; `recipe` is the run's own table. With
+    --budget-bytes the rate-aware rounding is used (unless the run's own table has it), at the rate that fills
+    the budget to the last tenth of a percent.
 
     Example: bitgolf pack runs/demo --compare int8,int6,gptq,gptq-sdclip
     """
     trained = open_run(folder, changes or [], dataset)
+    if budget_bytes is not None:
+        trained = rate_aware_run(trained)
+        trained = trained._replace(recipe=screen.follow(fill_budget(trained, budget_bytes)))
     if tables is None:
         place = out or folder / "packed"
         result = screen.follow(pack_again(trained, place))
