@@ -24,7 +24,7 @@ from bitgolf.lab.report import write_report
 from bitgolf.lab.rivals import rivals
 from bitgolf.lab.sample import sample
 
-SAMPLE_TOKENS = 160
+SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 
 
 def work(
@@ -61,7 +61,7 @@ def work(
     clock.lap("run")
     if "bits_per_byte" in result:
         yield Event("sample", 0, 1, {})
-        result["sample"] = sample_text(unpack((folder / "model.bin").read_bytes()), seed=seed)
+        result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed)
         clock.lap("sample")
     if against_rivals:
         result["rivals"] = yield from measure_rivals(dataset)
@@ -102,6 +102,14 @@ def sample_text(
         seed=seed,
     )
     return "".join(pieces)
+
+
+def shown_sample(unpacked: Unpacked, seed: int) -> str:
+    """A document that the model begins; the first of a few that does not end at once."""
+    texts = [""]
+    while len(texts) <= SAMPLE_TRIES and len(texts[-1]) < SAMPLE_LETTERS:
+        texts.append(sample_text(unpacked, seed=seed + len(texts) - 1))
+    return max(texts, key=len) if len(texts[-1]) < SAMPLE_LETTERS else texts[-1]
 
 
 def score_artifact(
