@@ -6,6 +6,7 @@ bitgolf forecast pr543 --set model.mlp_hidden=1536
 
 from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import TightSwa
+from bitgolf.core.clip import ClipSearch
 from bitgolf.core.codec import Zstd
 from bitgolf.core.embed import SmearVector
 from bitgolf.core.grid import Grid
@@ -29,11 +30,11 @@ def pr543() -> Recipe:
     """The whole stack. 25,224,283 of the 25,224,291 published parameters; eight are unexplained.
 
     Published: 15,949,473 bytes. What the pull request does not say is that of its parent, #374: rates, decay,
-    batch, warm-down, the smear, a RoPE base rescaled from 1024, and scales that never go below 1/31. Its clip
-    search ("GPTQ-lite"), inert under that floor for most rows, is not here yet.
+    batch, warm-down, the smear, a RoPE base rescaled from 1024, and scales that never go below 1/31, under
+    which its clip search ("GPTQ-lite") does nothing for most rows.
     """
     eight = AbsMax(grid=Grid(bits=8, scale_floor=1 / 127))
-    six = AbsMax(grid=Grid(bits=6, scale_floor=1 / 31))
+    six = ClipSearch(grid=Grid(bits=6, scale_floor=1 / 31), choice="tensor")
     rules = (
         QuantRule(patterns=("tok_emb.weight", "ve_shared.embed.weight"), quantizer=eight),
         QuantRule(patterns=("blocks.0.*.weight", "blocks.10.*.weight"), axes=2, quantizer=eight),

@@ -17,8 +17,8 @@ def pr682() -> Recipe:
     """The baseline with EMA 0.97, partial RoPE, LN scale and decoupled decay; live 2.6845, int8 2.5273 bpb.
 
     Its script and batch are not published: rates and batch are the baseline's. Rates are constant, because
-    only then does an average gain what is reported (docs/findings.md). Its int6 clip search, 6.7 MB against
-    11.0 MB at +0.005 bpb, is not here yet.
+    only then does an average gain what is reported (docs/findings.md). Its comparison at export (6.7 MB of
+    int6 against 11.0 at +0.005 bpb) is `bitgolf pack RUN --compare recipe,int6-search`.
     """
     rows = public_rows(
         embedding=AdamRule(lr=0.05, weight_decay=0.04),
