@@ -384,10 +384,8 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
             f"the model needs {len(streams)} streams", where="header", value=len(sections) - FIRST_STREAM
         )
     for section, pieces in zip(sections[FIRST_STREAM:], streams):
-        expected, in_order = (
-            sum(piece.size for piece in pieces),
-            pieces[0].is_codes or not section.columns_first,
-        )
+        expected = sum(piece.size for piece in pieces)
+        in_order = pieces[0].is_codes or not section.columns_first
         if section.decoded != expected or not in_order:
             needs = f"the model needs {expected:,} bytes, columns first only of codes"
             raise ShapeMismatchError(needs, where=stream_name(pieces), value=section.decoded)

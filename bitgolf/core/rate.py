@@ -24,6 +24,7 @@ PARTS = 8  # of an octave, to which steps are rounded
 FRACTIONS = tuple(2 ** (part / PARTS) for part in range(PARTS))
 LARGEST_CODE = 32_639  # that two bytes hold, see split_wide
 LAZY_COLUMNS = 64  # between two updates of the rest
+PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +139,6 @@ class RateAware(Quantizer):
             found["damage_nats"] = expected_damage(weight, tensor, curvature)
             found["calibration_tokens"] = curvature.tokens
         return found
-
-
-PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.85
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:

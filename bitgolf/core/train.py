@@ -267,9 +267,9 @@ def train(
         scale, momentum = optimizers.plan.schedule.scale(before), optimizers.momentum(before)
         tokens, length = plan.staged(before.fraction)
         length = length or batches.length
+        rows = plan.rows(length, world.size, tokens)
         pairs, position = [], state.position
         for _ in range(micro_batches):
-            rows = plan.rows(length, world.size, tokens)
             inputs, targets, position = batches.take(position, rows, world, length)
             pairs.append((inputs, targets))
         model.at(before.fraction)

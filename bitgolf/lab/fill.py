@@ -63,7 +63,7 @@ def fill_budget(trained: Trained, budget_bytes: int) -> Generator[Event, None, R
     model = model_with(shipped, trained.weights, choose_backend(recipe.backend))
     yield Event("fill", 0, 1, {})
     length, stream = recipe.data.sequence_length, trained.dataset.train
-    curvatures = with_step(recipe, 1.0).quantize.curvatures(model, stream, length)
+    curvatures = recipe.quantize.curvatures(model, stream, length)
     tokenizer = trained.dataset.tokenizer.to_bytes()
     weights_of_rules = sum(weight.numel() for weight in trained.weights.values())
 
