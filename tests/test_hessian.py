@@ -11,7 +11,7 @@ from bitgolf.core.embed import BigramHash
 from bitgolf.core.errors import BitgolfError, PlanError
 from bitgolf.core.gptq import Gptq, squared_error
 from bitgolf.core.heads import SparseGate
-from bitgolf.core.hessian import OwnText, TrainText, gather_curvatures, written_text
+from bitgolf.core.hessian import OwnText, TrainText, both_uses, gather_curvatures, written_text
 from bitgolf.core.model import ModelPlan, build_model
 from bitgolf.core.parts import Linear
 from bitgolf.core.plan import from_json, to_json
@@ -19,6 +19,7 @@ from bitgolf.core.presets import feedback_deviations, feedback_rows
 from bitgolf.core.quantize import (
     AbsMax,
     Calibration,
+    Curvature,
     Keep,
     NoCalibration,
     QuantizePlan,
@@ -100,9 +101,13 @@ def test_products_outside_modules_are_seen_too():
     names = ["bigram.proj.weight", "blocks.1.attn.attn_gate_w"]
     found = gather_curvatures(model, TEXT, names, False, torch.Generator())
     assert found[names[0]].inputs.shape == (8, 8) and found[names[1]].inputs.shape == (12, 12)
-    for name in ("bigram.embed.weight", "blocks.0.attn.q_gain"):
+    for name, outputs in (("bigram.embed.weight", False), ("blocks.0.attn.q_gain", True)):
         with pytest.raises(PlanError, match=f"nothing is multiplied with {name}"):
-            gather_curvatures(model, TEXT, [name], False, torch.Generator())
+            gather_curvatures(model, TEXT, [name], outputs, torch.Generator())
+    table = gather_curvatures(model, TEXT, ["bigram.embed.weight"], True, torch.Generator())
+    assert table["bigram.embed.weight"].inputs.shape == (8, 8)
+    assert bool(table["bigram.embed.weight"].outputs.any())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_model_is_left_as_it_was():
@@ -160,7 +165,42 @@ def test_outputs_are_gradients_at_labels_from_the_model(name):
     raw = F.linear(hidden, model.head().detach()).requires_grad_()
     cap = model.plan.logit_softcap
     F.cross_entropy(cap * torch.tanh(raw / cap), labels.flatten(), reduction="sum").backward()
-    torch.testing.assert_close(found[head].outputs, raw.grad.square().mean(0), rtol=1e-3, atol=1e-8)
+    squares = raw.grad.square().mean(0)
+    if name == "untied":
+        torch.testing.assert_close(found[head].outputs, squares, rtol=1e-3, atol=1e-8)
+        return
+    # A tied table is looked up too, and that adds to both sides.
+    table = lookups_of(model, TEXT, labels)
+    both = both_uses(Curvature(hidden.T @ hidden / TEXT.numel(), squares, TEXT.numel()), table)
+    torch.testing.assert_close(found[head].outputs, both.outputs, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found[head].inputs, both.inputs, rtol=1e-3, atol=1e-6)
+
+
+def lookups_of(model, text, labels):
+    """The moments of gradients at the rows that were looked up, from autograd on a table of its own."""
+    rows = model.tok_emb.weight.detach()[text].requires_grad_()
+    kept = F.embedding
+    try:
+        F.embedding = lambda ids, table, *rest: rows if ids.shape == text.shape else kept(ids, table, *rest)
+        model.nats(text, labels).sum().backward()
+    finally:
+        F.embedding = kept
+    g = rows.grad.flatten(0, 1)
+    squares = torch.zeros(len(model.tok_emb.weight)).index_add(0, text.flatten(), g.square().sum(1))
+    return Curvature(g.T @ g / g.square().sum(), squares / text.numel(), text.numel())
+
+
+def test_a_table_that_is_only_looked_up_has_a_curvature_too():
+    model = moved(MODELS["untied"])
+    found = gather_curvatures(model, TEXT, ["tok_emb.weight"], True, seeded())["tok_emb.weight"]
+    with torch.no_grad():
+        likely = model.logits(TEXT).flatten(0, 1).softmax(-1)
+    labels = torch.multinomial(likely, 1, generator=seeded())[:, 0].view(TEXT.shape)
+    expected = lookups_of(model, TEXT, labels)
+    torch.testing.assert_close(found.inputs, expected.inputs, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-3, atol=1e-6)
+    never = torch.bincount(TEXT.flatten(), minlength=90) == 0
+    assert bool(never.any()) and not bool(found.outputs[never].any())
 
 
 def test_the_model_of_damage_is_about_right():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.errors import ArtifactError
@@ -11,6 +12,7 @@ from bitgolf.core.rate import (
     RateAware,
     Stepped,
     code_bits,
+    column_codes,
     expected_damage,
     feedback_factor,
     power_of_two,
@@ -52,14 +54,15 @@ def test_the_fast_rounding_equals_its_slow_twin():
     steps = torch.full((ROWS, COLUMNS), 0.3, dtype=torch.float64)
     factor, across = (feedback_factor(m, 0.003) for m in (curvature.inputs, curvature.outputs))
     expected = one_by_one(weight.double(), steps, factor, across)
-    assert torch.equal(stepped_codes(weight.double(), steps, factor, across, block=1), expected)
-    assert not torch.equal(stepped_codes(weight.double(), steps, factor, None, block=ROWS), expected)
+    plain = column_codes, Tensor.float
+    assert torch.equal(stepped_codes(weight.double(), steps, factor, across, 1, *plain), expected)
+    assert not torch.equal(stepped_codes(weight.double(), steps, factor, None, ROWS, *plain), expected)
 
 
 def test_without_curvature_in_the_moments_it_is_rounding_to_the_nearest():
     weight, _ = problem()
     flat = Curvature(torch.eye(COLUMNS), torch.eye(ROWS), 1)
-    tensor = RateAware(step=0.25, damping=1e-9).quantize(weight, flat)
+    tensor = RateAware(step=0.25, damping=1e-9, trellis=False).quantize(weight, flat)
     assert torch.equal(tensor.whole().float(), (weight / tensor.base).round())
     assert float(tensor.base) == pytest.approx(0.25, rel=1e-6)
     assert not tensor.rows.any() and not tensor.columns.any()
@@ -80,9 +83,10 @@ def test_every_ingredient_lowers_the_damage_at_equal_bits():
     whole = {"step": 0.2, "row_block": 4}
     rungs = [
         damage(SdClip()),
-        damage(RateAware(by_row=False, by_column=False, step=0.2, row_block=0)),
-        damage(RateAware(by_column=False, step=0.2, row_block=0)),
-        damage(RateAware(step=0.2, row_block=0)),
+        damage(RateAware(by_row=False, by_column=False, step=0.2, row_block=0, trellis=False)),
+        damage(RateAware(by_column=False, step=0.2, row_block=0, trellis=False)),
+        damage(RateAware(step=0.2, row_block=0, trellis=False)),
+        damage(RateAware(**whole, trellis=False)),
         damage(RateAware(**whole)),
     ]
     assert rungs == sorted(rungs, reverse=True), rungs
@@ -101,9 +105,10 @@ def test_a_smaller_step_takes_more_bits_and_does_less_damage():
 
 
 def test_steps_are_the_same_bits_everywhere():
-    eighths = torch.arange(-128, 128, dtype=torch.int8)
-    exact = 2.0 ** (eighths.double() / 8)
-    assert torch.equal(power_of_two(eighths), exact.float())
+    steps = torch.arange(-128, 128, dtype=torch.int8)
+    for parts in (1, 2, 4, 8):
+        exact = 2.0 ** (steps.double() / parts)
+        assert torch.equal(power_of_two(steps, parts)[24:-24], exact.float()[24:-24])
 
 
 def test_an_artifact_gives_back_exactly_what_was_rounded():

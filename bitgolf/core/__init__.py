@@ -20,6 +20,7 @@ READING_ORDER = (
     "gptq",
     "rotate",
     "lowrank",
+    "trellis",
     "rate",
     "world",
     "muon",

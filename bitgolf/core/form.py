@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bitgolf.core.plan import Plan
 
+LARGEST_CODE = 32_639  # that two bytes hold, see split_wide
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form(Plan):

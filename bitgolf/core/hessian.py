@@ -1,8 +1,8 @@
 """How the loss looks at each matrix of a trained model: second moments of what goes in and what comes back.
 
-All products of matrices go through `F.linear`, so a pass of the model is watched there and nowhere else: the
-model runs as it always does. Labels are drawn from the model itself, which makes the moments of gradients
-those of the Fisher information.
+All products of matrices go through `F.linear` and all tables of ids through `F.embedding`, so a pass of the
+model is watched there and nowhere else: the model runs as it always does. Labels are drawn from the model
+itself, which makes the moments of gradients those of the Fisher information.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from bitgolf.core.quantize import Calibration, Curvature, Curvatures
 
 CALIBRATION_TOKENS = 8192  # of one pass
 HEADS = ("tok_emb.weight", "lm_head.weight")  # have a row for each token: of gradients the diagonal is kept
+LOOKUP_DAMPING = 0.003  # of the mean of the diagonal, added to moments that are inverted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,10 @@ def gather_curvatures(
             if outputs:
                 labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draws)[:, 0]
                 loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
-                loss.backward(inputs=[model.tok_emb.weight])
-                model.tok_emb.weight.grad = None
+                tables = [model.tok_emb.weight, *watch.tables.values()]
+                loss.backward(inputs=tables)
+                for table in tables:
+                    table.grad = None
     return watch.curvatures(text.numel())
 
 
@@ -126,6 +129,9 @@ class ProductWatch(TorchFunctionMode):
         self.joined: dict[int, tuple[Tensor, tuple[str, ...]]] = {}  # held, so that no other gets their id
         self.inputs: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
+        self.tables: dict[str, Tensor] = {}  # what rows were looked up in
+        self.lookups: dict[str, Tensor] = {}  # moments of the gradients at rows that were looked up
+        self.looked_up: dict[str, Tensor] = {}  # the squared gradients at each row
         self.uses = dict.fromkeys(self.names, 0)
 
     def __enter__(self) -> Self:
@@ -141,6 +147,11 @@ class ProductWatch(TorchFunctionMode):
             _, names = self.joined.get(id(args[1]), (None, self.matrices.get(id(args[1]), ())))
             if any(name in self.uses for name in names):
                 self.see(names, args[0], result)
+        elif function is F.embedding and self.outputs:
+            name = self.matrices.get(id(args[1]), ("",))[0]
+            if name in self.uses:
+                self.tables[name] = args[1]
+                result.register_hook(partial(self.see_lookups, name, args[0].detach().flatten()))
         return result
 
     def see(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
@@ -162,21 +173,52 @@ class ProductWatch(TorchFunctionMode):
                 moments = part.square().sum(0) if name in HEADS else part.T @ part
                 self.gradients[name] = self.gradients.get(name, 0) + moments
 
+    def see_lookups(self, name: str, ids: Tensor, gradients: Tensor) -> None:
+        """Add the gradients (..., columns) at the rows `ids` of a table."""
+        rows = gradients.detach().float().flatten(0, -2)
+        self.lookups[name] = self.lookups.get(name, 0) + rows.T @ rows
+        sums = self.looked_up.setdefault(name, rows.new_zeros(self.sizes[name]))
+        sums.index_add_(0, ids, rows.square().sum(1))
+
     def curvatures(self, tokens: int) -> Curvatures:
         """What was seen over so many tokens. Raises PlanError for a tensor that was in no product."""
-        if lost := [name for name in self.names if not self.uses[name]]:
+        if lost := [name for name in self.names if not self.uses[name] and name not in self.lookups]:
             raise PlanError(
                 f"quantize.rules: nothing is multiplied with {name}; give it a quantizer that does not ask"
                 for name in lost
             )
-        return {
-            name: Curvature(
-                self.inputs[name] / tokens,
-                self.gradients[name] / self.uses[name] if self.outputs else None,
-                tokens,
-            )
-            for name in self.names
-        }
+        return {name: self.curvature(name, tokens) for name in self.names}
+
+    def curvature(self, name: str, tokens: int) -> Curvature:
+        """What was seen of one tensor over so many tokens."""
+        products = lookups = None
+        if self.uses[name]:
+            outputs = self.gradients[name] / self.uses[name] if self.outputs else None
+            products = Curvature(self.inputs[name] / tokens, outputs, tokens)
+        if name in self.lookups:
+            total = self.looked_up[name].sum().clamp_min(torch.finfo(torch.float32).tiny)
+            lookups = Curvature(self.lookups[name] / total, self.looked_up[name] / tokens, tokens)
+        if products and lookups:
+            return both_uses(products, lookups)
+        found = products or lookups
+        assert found is not None, "curvatures() has refused what was not seen"
+        return found
+
+
+def both_uses(products: Curvature, lookups: Curvature) -> Curvature:
+    """One curvature of a table that is both multiplied and looked up, as tied embeddings are.
+
+    Its inputs are those of both uses, each with the weight of its rows. A row then counts as much as it does
+    in both uses for errors as feedback on these inputs leaves them: with their inverse as second moments.
+    """
+    assert products.outputs is not None and lookups.outputs is not None, "only gradients show lookups"
+    head, table = products.outputs.double(), lookups.outputs.double()
+    share = table.sum() / (head.sum() + table.sum())
+    inputs = torch.lerp(products.inputs.double(), lookups.inputs.double(), share)
+    damping = LOOKUP_DAMPING * inputs.diagonal().mean() * torch.eye(len(inputs)).to(inputs)
+    errors = torch.linalg.inv(inputs + damping) / len(inputs)
+    outputs = head * (products.inputs.double() * errors).sum() + table * (lookups.inputs * errors).sum()
+    return Curvature(inputs.float(), outputs.float(), products.tokens)
 
 
 @contextlib.contextmanager

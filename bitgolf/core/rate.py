@@ -8,28 +8,27 @@ one over the root of their product, times one number for the whole model, which 
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitgolf.core.errors import ArtifactError
-from bitgolf.core.form import Form, join_wide, split_wide
+from bitgolf.core.form import LARGEST_CODE, Form, join_wide, split_wide
 from bitgolf.core.grid import as_matrix
 from bitgolf.core.plan import setting
 from bitgolf.core.quantize import Curvature, QuantizeError, Quantizer, Shipped
+from bitgolf.core.trellis import grids_walked, trellis_codes, trellis_values
 
-PARTS = 8  # of an octave, to which steps are rounded
-FRACTIONS = tuple(2 ** (part / PARTS) for part in range(PARTS))
-LARGEST_CODE = 32_639  # that two bytes hold, see split_wide
+EIGHTHS = tuple(2 ** (part / 8) for part in range(8))  # of an octave
 LAZY_COLUMNS = 64  # between two updates of the rest
 PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.85
 
 
 @dataclasses.dataclass(frozen=True)
 class SteppedTensor:
-    """Codes (rows, columns) and steps: base times a power of two by row and by column, in eighths.
+    """Codes (rows, columns) and steps: base times a power of two by row and by column, in parts of an octave.
 
     carries: what codes have beyond int8, in multiples of 256.
     """
@@ -44,8 +43,8 @@ class SteppedTensor:
 
     def dequantize(self) -> Tensor:
         """The weights that loading gives, float32."""
-        steps = self.base * power_of_two(self.rows)[:, None] * power_of_two(self.columns)
-        return (self.whole().float() * steps).reshape(self.shape)
+        steps = self.form.steps(self.base, self.rows, self.columns)
+        return (self.form.values(self.whole()) * steps).reshape(self.shape)
 
     def whole(self) -> Tensor:
         """The codes, int16."""
@@ -54,7 +53,19 @@ class SteppedTensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stepped(Form):
-    """Codes with a step for each row and each column."""
+    """Codes with a step for each row and column; `trellis`: on the grids that their rows walk through."""
+
+    octave_parts: int = setting(8, one_of=(1, 2, 4, 8))  # to which steps are rounded
+    trellis: bool = False
+
+    def steps(self, base: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The step of each weight, float32 (rows, columns)."""
+        parts = self.octave_parts
+        return base * power_of_two(rows, parts)[:, None] * power_of_two(columns, parts)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What codes (rows, columns) stand for, in steps, float32."""
+        return trellis_values(codes, grids_walked(codes)) if self.trellis else codes.float()
 
     def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         rows, columns = as_matrix(torch.empty(shape, device="meta")).shape
@@ -73,11 +84,12 @@ class Stepped(Form):
         return SteppedTensor(**pieces, form=self, shape=shape)
 
 
-def power_of_two(eighths: Tensor) -> Tensor:
-    """2^(eighths / 8), float32: the same bits on every machine, as only eight roots are tabled."""
-    table = torch.tensor(FRACTIONS, dtype=torch.float32, device=eighths.device)
-    whole = torch.div(eighths.int(), PARTS, rounding_mode="floor")
-    return torch.ldexp(table[(eighths.int() - PARTS * whole).long()], whole)
+def power_of_two(steps: Tensor, parts: int) -> Tensor:
+    """2^(steps / parts), float32: the same bits on every machine, as only eight roots are tabled."""
+    eighths = steps.int() * (8 // parts)
+    table = torch.tensor(EIGHTHS, dtype=torch.float32, device=steps.device)
+    whole = torch.div(eighths, 8, rounding_mode="floor")
+    return torch.ldexp(table[(eighths - 8 * whole).long()], whole)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,13 +97,13 @@ class RateAware(Quantizer):
     """Rounding that spends bits where the loss minds, with feedback over columns and rows.
 
     What: the step of a weight is `step` over the root of its row's output-gradient moment times its
-        column's conditional input variance, to an eighth of an octave; no clipping; errors are made good by
-        later columns and, `row_block` rows at a time, by later rows. One `step` for all tensors is the
-        allocation between them.
+        column's conditional input variance, to a part of an octave; no clipping; errors are made good by
+        later columns and, `row_block` rows at a time, by later rows; `trellis` rounds on the grids that a
+        row walks through. One `step` for all tensors is the allocation between them.
     Source: reverse water-filling on the K-FAC curvature; a study on one model saved 17 to 24% of the bytes
         of SDClip and GPTQ at equal bits per byte.
-    Cost: a step in eighths of an octave for each row and column, about 3 bits each after coding; a forward
-        and a backward pass over the calibration text; some seconds for a million weights.
+    Cost: a step for each row and column, 2 to 3 bits each after coding; a forward and a backward pass over
+        the calibration text; about ten seconds for a million weights, two without the trellis.
     Not for: use without TrainText(outputs=True) or OwnText(outputs=True): it then rounds by deviation
         alone.
     Neutral: none; step sets the rate
@@ -101,6 +113,8 @@ class RateAware(Quantizer):
     by_row: bool = True
     by_column: bool = True
     row_block: int = setting(32, at_least=0)  # 0: no feedback over rows
+    trellis: bool = True
+    octave_parts: int = setting(4, one_of=(1, 2, 4, 8))  # to which steps are rounded
     damping: float = setting(0.003, above=0)  # of the mean of each diagonal, added to it
 
     def asks(self) -> bool:
@@ -121,15 +135,17 @@ class RateAware(Quantizer):
         row_moments = outputs if outputs.ndim == 1 else outputs.diagonal()
         row_sizes = (row_moments + self.damping * row_moments.mean()).rsqrt()
         column_sizes = factor.diagonal()  # one over the root of the conditional variance
-        rows, row_mean = in_eighths(row_sizes, self.by_row)
-        columns, column_mean = in_eighths(column_sizes, self.by_column)
+        form = Stepped(octave_parts=self.octave_parts, trellis=self.trellis)
+        rows, row_mean = in_octaves(row_sizes, form.octave_parts * self.by_row)
+        columns, column_mean = in_octaves(column_sizes, form.octave_parts * self.by_column)
         base = torch.tensor([self.step * row_mean * column_mean], dtype=torch.float32)
-        steps = (base * power_of_two(rows)[:, None] * power_of_two(columns)).double()
-        across = None
+        across, block = None, len(matrix)
         if self.row_block and outputs.ndim == 2:
-            across = feedback_factor(outputs, self.damping)
-        codes = stepped_codes(matrix, steps, factor, across, self.row_block or len(matrix))
-        return SteppedTensor(*split_wide(codes), rows, columns, base, Stepped(), tuple(weight.shape))
+            across, block = feedback_factor(outputs, self.damping), self.row_block
+        steps = form.steps(base, rows, columns).double()
+        rounded = trellis_codes if self.trellis else column_codes
+        codes = stepped_codes(matrix, steps, factor, across, block, rounded, form.values)
+        return SteppedTensor(*split_wide(codes), rows, columns, base, form, tuple(weight.shape))
 
     def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
         entropy = code_bits(tensor.whole())
@@ -150,31 +166,37 @@ def feedback_factor(moments: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
 
-def in_eighths(sizes: Tensor, each: bool) -> tuple[Tensor, float]:
-    """Sizes as powers of two in eighths of an octave around their geometric mean, and that mean."""
+def in_octaves(sizes: Tensor, parts: int) -> tuple[Tensor, float]:
+    """Sizes as powers of two in parts of an octave around their geometric mean (0: all are that mean)."""
     logs = sizes.log2()
     mean = float(logs.mean())
-    spread = (logs - mean) * PARTS if each else torch.zeros_like(logs)
-    return spread.round().clamp(-128, 127).to(torch.int8), 2.0**mean
+    return ((logs - mean) * parts).round().clamp(-128, 127).to(torch.int8), 2.0**mean
 
 
-def stepped_codes(matrix: Tensor, steps: Tensor, factor: Tensor, across: Tensor | None, block: int) -> Tensor:
+def stepped_codes(
+    matrix: Tensor,
+    steps: Tensor,
+    factor: Tensor,
+    across: Tensor | None,
+    block: int,
+    rounded: Callable[[Tensor, Tensor, Tensor], Tensor],
+    values: Callable[[Tensor], Tensor],
+) -> Tensor:
     """Codes (rows, columns) with both kinds of feedback; `block` rows are rounded side by side."""
     codes, rest = torch.empty_like(matrix), matrix.clone()
     for begin in range(0, len(matrix), block):
         rows = slice(begin, begin + block)
-        wanted = rest[rows].clone()
-        codes[rows] = column_codes(rest[rows], steps[rows], factor)
+        codes[rows] = rounded(rest[rows], steps[rows], factor)
         if across is not None and begin + block < len(matrix):
-            error = wanted - codes[rows] * steps[rows]
+            error = rest[rows] - values(codes[rows].int()) * steps[rows]
             answer = torch.linalg.solve_triangular(across[rows, rows].T, error, upper=False)
             rest[begin + block :] -= across[rows, begin + block :].T @ answer
     return codes
 
 
-def column_codes(rest: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
-    """Codes of some rows, column after column; changes `rest`, what is still to be rounded."""
-    codes = torch.empty_like(rest)
+def column_codes(matrix: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
+    """Codes of some rows, each the nearest, column after column with feedback."""
+    codes, rest = torch.empty_like(matrix), matrix.clone()
     for start in range(0, rest.shape[1], LAZY_COLUMNS):
         end = min(start + LAZY_COLUMNS, rest.shape[1])
         errors = torch.empty_like(rest[:, start:end])
