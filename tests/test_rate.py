@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.errors import ArtifactError
@@ -12,13 +11,12 @@ from bitgolf.core.rate import (
     RateAware,
     Stepped,
     code_bits,
-    column_codes,
     expected_damage,
     feedback_factor,
     power_of_two,
-    stepped_codes,
 )
 from bitgolf.core.tokenizer import train_tokenizer
+from bitgolf.core.trellis import rounded_codes
 
 ROWS, COLUMNS = 24, 40
 
@@ -54,9 +52,8 @@ def test_the_fast_rounding_equals_its_slow_twin():
     steps = torch.full((ROWS, COLUMNS), 0.3, dtype=torch.float64)
     factor, across = (feedback_factor(m, 0.003) for m in (curvature.inputs, curvature.outputs))
     expected = one_by_one(weight.double(), steps, factor, across)
-    plain = column_codes, Tensor.float
-    assert torch.equal(stepped_codes(weight.double(), steps, factor, across, 1, *plain), expected)
-    assert not torch.equal(stepped_codes(weight.double(), steps, factor, None, ROWS, *plain), expected)
+    assert torch.equal(rounded_codes(weight.double(), steps, factor, across, False), expected.int())
+    assert not torch.equal(rounded_codes(weight.double(), steps, factor, None, False), expected.int())
 
 
 def test_without_curvature_in_the_moments_it_is_rounding_to_the_nearest():
@@ -80,14 +77,14 @@ def test_every_ingredient_lowers_the_damage_at_equal_bits():
             total += expected_damage(weight, tensor, curvature) * 4.0 ** (bits - 3.0)
         return total
 
-    whole = {"step": 0.2, "row_block": 4}
+    bare = RateAware(step=0.2, by_row=False, by_column=False, across_rows=False, trellis=False)
     rungs = [
         damage(SdClip()),
-        damage(RateAware(by_row=False, by_column=False, step=0.2, row_block=0, trellis=False)),
-        damage(RateAware(by_column=False, step=0.2, row_block=0, trellis=False)),
-        damage(RateAware(step=0.2, row_block=0, trellis=False)),
-        damage(RateAware(**whole, trellis=False)),
-        damage(RateAware(**whole)),
+        damage(bare),
+        damage(bare.but(by_row=True)),
+        damage(bare.but(by_row=True, by_column=True)),
+        damage(bare.but(by_row=True, by_column=True, across_rows=True)),
+        damage(RateAware(step=0.2)),
     ]
     assert rungs == sorted(rungs, reverse=True), rungs
     assert rungs[-1] < 0.2 * rungs[0]

@@ -21,7 +21,7 @@ from bitgolf.lab.flatten import flatten, undefined_names
 from bitgolf.lab.source import CORE_FOLDER, SourceError, read_core
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
-OPTIONAL = {"codec": {"brotli", "constriction", "zstandard"}}
+OPTIONAL = {"codec": {"brotli", "constriction", "zstandard"}, "trellis": {"numba"}}
 READS_ENVIRONMENT = {"world"}  # torchrun speaks to its processes through environment variables
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "copyreg", "importlib", "runpy", "subprocess"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "globals", "locals"}

@@ -2,19 +2,15 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
+from bitgolf.core import trellis as module
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.form import LARGEST_CODE
 from bitgolf.core.rate import code_bits, feedback_factor
-from bitgolf.core.trellis import (
-    GRID_OF_STATE,
-    STATES,
-    grids_walked,
-    nearest_codes,
-    next_states,
-    trellis_codes,
-    trellis_values,
-)
+from bitgolf.core.trellis import EIGHT_STATES, best_walks, grids_walked, rounded_codes, trellis_values
 
 
 def following(state: int, code: int) -> int:
@@ -65,12 +61,39 @@ def problem(rows: int, columns: int, seed: int = 0):
 def test_the_fast_walks_equal_the_slow_ones(rows, columns):
     matrix, steps, factor = problem(rows, columns)
     expected = [survivors(row, step, factor) for row, step in zip(matrix, steps)]
-    assert trellis_codes(matrix, steps, factor).int().tolist() == expected
+    assert rounded_codes(matrix, steps, factor, None, True).tolist() == expected
+
+
+def test_rows_make_good_the_errors_of_rows_before():
+    matrix, steps, factor = problem(6, 9)
+    across, rest, expected = problem(4, 6)[2], matrix.clone(), []
+    for i, row in enumerate(rest):
+        codes, state = survivors(row, steps[i], factor), 0
+        for j, code in enumerate(codes):
+            rest[i, j] -= value_of(code, state) * steps[i, j]
+            state = following(state, code)
+        rest[i + 1 :] -= (across[i, i + 1 :] / across[i, i])[:, None] * rest[i]
+        expected.append(codes)
+    assert rounded_codes(matrix, steps, factor, across, True).tolist() == expected
+    assert rounded_codes(matrix, steps, factor, None, True).tolist() != expected
+
+
+def test_machine_code_does_what_the_text_says():
+    matrix, steps, factor = problem(3, 20)
+    arrays = matrix.numpy(), steps.numpy(), factor.numpy(), np.zeros((0, 0)), np.array(EIGHT_STATES), 32_639
+    assert best_walks(*arrays).tolist() == rounded_codes(matrix, steps, factor, None, True).tolist()
+
+
+def test_without_numba_the_error_names_it(monkeypatch):
+    monkeypatch.setattr(module, "numba", None)
+    module.compiled_walks.cache_clear()
+    with pytest.raises(BitgolfError, match="pip install numba"):
+        rounded_codes(*problem(2, 3), None, True)
 
 
 def test_without_feedback_no_walk_errs_less():
-    matrix, steps, _ = problem(3, 6)
-    found = trellis_codes(matrix, steps, torch.eye(6, dtype=torch.float64)).int()
+    matrix, steps, _ = problem(2, 5)
+    found = rounded_codes(matrix, steps, torch.eye(5, dtype=torch.float64), None, True)
     for row, step, codes in zip(matrix, steps, found):
         costs = {}
         near = [range(round(float(w / s)) - 2, round(float(w / s)) + 4) for w, s in zip(row, step)]
@@ -85,28 +108,26 @@ def test_without_feedback_no_walk_errs_less():
 
 def test_codes_say_which_grid_they_are_on():
     codes = torch.randint(-5, 6, (4, 50), generator=torch.Generator().manual_seed(1))
-    grids, values = grids_walked(codes), trellis_values(codes, grids_walked(codes))
+    grids, values = grids_walked(codes), trellis_values(codes)
     for i, row in enumerate(codes.tolist()):
         state = 0
         for j, code in enumerate(row):
-            assert grids[i, j] == GRID_OF_STATE[state]
+            assert grids[i, j] == state & 1
             assert values[i, j] == value_of(code, state)
             state = following(state, code)
 
 
 def test_every_state_is_entered_from_two():
-    states, odd = torch.arange(STATES).repeat(2), torch.arange(2).repeat_interleave(STATES)
-    entered = next_states(states, odd)
-    assert entered.tolist() == [following(int(s), int(z)) for s, z in zip(states, odd)]
-    assert torch.bincount(entered).tolist() == [2] * STATES
+    entered = [following(state, odd) for state in range(8) for odd in (0, 1)]
+    assert entered == [there for pair in EIGHT_STATES for there in pair]
+    assert all(entered.count(state) == 2 for state in range(8))
 
 
-def test_the_nearest_code_of_each_parity():
-    wanted = torch.linspace(-4.003, 4.003, 401, dtype=torch.float64)
-    for grid in (0, 1):
-        for odd in (0, 1):
-            found = nearest_codes(wanted, torch.tensor(float(grid)), odd)
-            assert found.int().tolist() == [nearest(float(w), grid, odd) for w in wanted]
+@pytest.mark.parametrize("trellis", [False, True])
+def test_no_code_is_beyond_two_bytes(trellis):
+    matrix, flat = torch.tensor([[1e9, -1e9, 3.0]]).double(), torch.eye(3, dtype=torch.float64)
+    codes = rounded_codes(matrix, torch.ones_like(matrix), flat, None, trellis)
+    assert codes.abs().max() <= LARGEST_CODE and (codes[0, 0] > 32_000) and (codes[0, 1] < -32_000)
 
 
 def test_eight_states_are_worth_a_decibel():
@@ -115,8 +136,8 @@ def test_eight_states_are_worth_a_decibel():
     flat, level = torch.eye(2048, dtype=torch.float64), {}
     for trellis in (False, True):
         steps = torch.full_like(weight, 0.3)
-        codes = trellis_codes(weight, steps, flat) if trellis else (weight / steps).round()
-        values = trellis_values(codes, grids_walked(codes.int())) if trellis else codes
+        codes = rounded_codes(weight, steps, flat, None, trellis)
+        values = trellis_values(codes) if trellis else codes
         error = float((weight - values * steps).square().mean())
         level[trellis] = error * 4.0 ** (code_bits(codes) / weight.numel())
     gain = 10 * torch.tensor(level[False] / level[True]).log10()

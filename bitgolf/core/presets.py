@@ -56,7 +56,7 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
     return by_part(Gptq(scales=(SdClip(sigmas=sigmas),)), Gptq(scales=(embeddings,)))
 
 
-def rate_aware(step: float = 0.0002, row_block: int = 32) -> QuantizePlan:
+def rate_aware(step: float = 0.0002) -> QuantizePlan:
     """Matrices and embeddings at one expected damage a weight; `step` sets the rate of all."""
-    quantizer = RateAware(step=step, row_block=row_block)
+    quantizer = RateAware(step=step)
     return by_part(quantizer, quantizer).but(calibration=TrainText(outputs=True))

@@ -1,116 +1,131 @@
-"""Trellis-coded rounding: a row's codes walk through eight states that say which grid the next one is on.
+"""Rounding a row on a trellis: eight states say which of two grids the next code is on.
 
 Codes of both grids are a step apart, the second's half a step nearer to zero than the first's; which of them
 holds follows from whether the codes before were odd. Together the two are twice as fine as either, so the
-best walk errs less than rounding does, at as many bits.
+best walk errs less than rounding does, at as many bits. Plain rounding is the walk with a single state.
 """
 
+import functools
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.core.errors import BitgolfError
 from bitgolf.core.form import LARGEST_CODE
 
-# Ungerboeck's code of rate 1/2 with the parity checks 13 and 4 (octal), state as bits a, b, c:
-# the grid is a, and a code that is odd by z leads to the bits a ^ b, c ^ z, a.
-STATES = 8
-GRID_OF_STATE = tuple(state & 1 for state in range(STATES))
-TRELLIS_COLUMNS = 64  # between two updates of the columns after them
-TRELLIS_ROWS = 1024  # side by side at most, which bounds memory
+try:
+    import numba
+except ImportError:
+    numba = None  # type: ignore[assignment]
 
-
-def next_states(states: Tensor, odd: Tensor) -> Tensor:
-    """Where codes lead from these states; `odd` is 1 for odd ones. Same integer type and shape throughout."""
-    a, b, c = states & 1, (states >> 1) & 1, states >> 2
-    return (a ^ b) | (c ^ odd) << 1 | a << 2
+# Ungerboeck's code of rate 1/2 with the parity checks 13 and 4 (octal). A state is the bits a, b, c: the grid
+# is a, and a code that is odd by z leads to the bits a ^ b, c ^ z, a.
+EIGHT_STATES = tuple(
+    tuple((s ^ s >> 1) & 1 | (s >> 2 ^ z) << 1 | (s & 1) << 2 for z in (0, 1)) for s in range(8)
+)
+ONE_STATE = ((0, 0),)
 
 
 def grids_walked(codes: Tensor) -> Tensor:
-    """For integer codes (rows, columns) the grid, 0 or 1, that each is on; every row starts in state 0."""
-    states = torch.zeros(len(codes), dtype=torch.uint8, device=codes.device)
-    grids = torch.empty(codes.shape, dtype=torch.uint8, device=codes.device)
-    odd = (codes & 1).to(torch.uint8)
-    for j in range(codes.shape[1]):
-        grids[:, j] = states & 1
-        states = next_states(states, odd[:, j])
-    return grids
+    """For integer codes (rows, columns) the grid, 0 or 1, that each is on; rows start in state 0.
 
-
-def trellis_values(codes: Tensor, grids: Tensor) -> Tensor:
-    """What codes stand for, in steps, float32: k on the first grid; k - 1/2 above zero, k + 1/2 below on the
-    second, which has a zero too."""
-    return codes.float() - 0.5 * grids * codes.sign()
-
-
-def nearest_codes(wanted: Tensor, grids: Tensor, odd: int) -> Tensor:
-    """The odd or the even code nearest to what is wanted (in steps), on these grids (0 or 1)."""
-    sizes, shift = wanted.abs(), 0.5 * grids
-    codes = (2 * ((sizes + shift - odd) / 2).round() + odd).clamp_max(LARGEST_CODE - 1 + odd)
-    if not odd:
-        # On the second grid 2 stands for 1.5, half of which is nearer to 0 than the formula thinks.
-        codes = torch.where((codes == 2) & (sizes < 0.75) & (grids > 0), 0.0, codes)
-    return torch.where(wanted < 0, -codes, codes)
-
-
-def trellis_codes(matrix: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
-    """Codes (rows, columns) of the walks with the least error, each with feedback over its columns.
-
-    factor: upper (columns, columns), see `feedback_factor`. The eight walks that are still open at a column
-    have each made good their own errors in the columns to come. Float64 throughout.
+    In the bits of a state, a grid is the one before, changed by the one three before and by whether the code
+    two before was odd.
     """
-    parts = zip(matrix.split(TRELLIS_ROWS), steps.split(TRELLIS_ROWS))
-    return torch.cat([best_walks(*part, factor) for part in parts])
+    odd = np.ascontiguousarray((codes & 1).to(torch.uint8).cpu().numpy().T)
+    grids = np.zeros_like(odd)
+    for j in range(2, len(grids)):
+        grids[j] = grids[j - 1] ^ odd[j - 2]
+        if j > 2:
+            grids[j] ^= grids[j - 3]
+    return torch.from_numpy(np.ascontiguousarray(grids.T)).to(codes.device)
 
 
-def best_walks(matrix: Tensor, steps: Tensor, factor: Tensor) -> Tensor:
-    """As `trellis_codes`, for some rows side by side."""
-    rows, columns = matrix.shape
-    before, odd_before = merging(matrix.device)
-    places = torch.arange(STATES, device=matrix.device)[:, None]
-    grids = torch.tensor(GRID_OF_STATE, device=matrix.device, dtype=matrix.dtype)[:, None]
-    cost = torch.full((STATES, rows), torch.inf, dtype=matrix.dtype, device=matrix.device)
-    cost[0] = 0.0
-    rest = matrix.expand(STATES, rows, columns)
-    came_from, chosen = [], []
-    for start in range(0, columns, TRELLIS_COLUMNS):
-        end = min(start + TRELLIS_COLUMNS, columns)
-        part = rest[:, :, start:end].clone()  # errors of columns that are rounded, what is left of others
-        origin = places.expand(STATES, rows)
-        for i, j in enumerate(range(start, end)):
-            wanted = part[:, :, i] / steps[:, j]
-            codes = torch.stack([nearest_codes(wanted, grids, odd) for odd in (0, 1)])
-            errors = wanted - codes + 0.5 * grids * codes.sign()
-            errors *= steps[:, j] / factor[j, j]
-            ways = (cost + errors.square())[odd_before, before]  # (2, states, rows)
-            cost, way = ways.min(dim=0)
-            source = before[way, places]
-            leaving = odd_before[way, places] * STATES + source
-            error = errors.flatten(0, 1).gather(0, leaving)
-            chosen.append(codes.flatten(0, 1).gather(0, leaving))
-            came_from.append(source)
-            origin = origin.gather(0, source)
-            part = part.gather(0, source[:, :, None].expand_as(part))
-            part[:, :, i] = error
-            part[:, :, i + 1 :] -= error[:, :, None] * factor[j, j + 1 : end]
-        if end < columns:
-            far = rest.gather(0, origin[:, :, None].expand_as(rest)) if start else rest.clone()
-            far[:, :, end:] -= part @ factor[start:end, end:]
-            rest = far
-    return walked_back(cost.argmin(dim=0), chosen, came_from)
+def trellis_values(codes: Tensor) -> Tensor:
+    """What codes (rows, columns) stand for, in steps, float32.
+
+    k on the first grid; k - 1/2 above zero and k + 1/2 below on the second, which has a zero too.
+    """
+    return codes.float() - 0.5 * grids_walked(codes) * codes.sign()
 
 
-def merging(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The two states before each state, and whether the code between is odd: (2, states) each."""
-    states = torch.arange(STATES).repeat_interleave(2)
-    odd = torch.arange(2).repeat(STATES)
-    order = next_states(states, odd).argsort(stable=True)
-    before, between = states[order].reshape(STATES, 2).T, odd[order].reshape(STATES, 2).T
-    return before.contiguous().to(device), between.contiguous().to(device)
+def rounded_codes(
+    matrix: Tensor, steps: Tensor, factor: Tensor, across: Tensor | None, trellis: bool
+) -> Tensor:
+    """Codes (rows, columns) int32 of a matrix with feedback over its columns, and over its rows.
+
+    factor: upper (columns, columns), as `rate.feedback_factor` gives it; across: the same of the rows, None
+    for no feedback over them. All float64, on the CPU.
+    """
+    across = matrix.new_zeros(0, 0) if across is None else across
+    arrays = (each.contiguous().numpy() for each in (matrix, steps, factor, across))
+    following = np.array(EIGHT_STATES if trellis else ONE_STATE)
+    return torch.from_numpy(compiled_walks()(*arrays, following, LARGEST_CODE))
 
 
-def walked_back(last: Tensor, chosen: list[Tensor], came_from: list[Tensor]) -> Tensor:
-    """The codes (rows, columns) of the walks that end in the states `last` (rows,)."""
-    codes, state = [], last[None]
-    for code, source in zip(reversed(chosen), reversed(came_from)):
-        codes.append(code.gather(0, state)[0])
-        state = source.gather(0, state)
-    return torch.stack(codes[::-1], dim=1)
+@functools.cache
+def compiled_walks() -> Callable[..., np.ndarray]:
+    """`best_walks` as machine code; compiling takes some seconds, once in a process."""
+    if numba is None:
+        raise BitgolfError("rate-aware rounding needs the package numba", way_out="pip install numba")
+    return numba.njit(nogil=True)(best_walks)
+
+
+def best_walks(
+    matrix: np.ndarray,
+    steps: np.ndarray,
+    factor: np.ndarray,
+    across: np.ndarray,
+    following: np.ndarray,
+    largest: int,
+) -> np.ndarray:
+    """Codes int32 (rows, columns): for each row the walk with the least error (Viterbi).
+
+    following: the state (states, 2) after an even and after an odd code; a state's first bit is its grid.
+    Each walk that is still open has made good its own errors in the columns to come.
+    """
+    (rows, columns), states = matrix.shape, len(following)
+    wanted, codes = matrix.copy(), np.zeros((rows, columns), np.int32)
+    rest = np.zeros((2, states, columns))  # what the open walks have still to round, and room for their next
+    chosen, before = np.zeros((columns, states), np.int32), np.zeros((columns, states), np.int32)
+    costs, errors = np.zeros((2, states)), np.zeros(states)
+    for i in range(rows):
+        rest[0, 0], costs[0], costs[0, 0] = wanted[i], np.inf, 0.0
+        for j in range(columns):
+            now, then = j % 2, 1 - j % 2
+            costs[then] = np.inf
+            for state in range(states):
+                if costs[now, state] == np.inf:
+                    continue
+                place, shift = rest[now, state, j] / steps[i, j], 0.5 * (state & 1)
+                size = abs(place)
+                for odd in range(2):
+                    code = min(2 * round((size + shift - odd) / 2) + odd, largest - 1 + odd)
+                    if code == 2 and shift > 0 and size < 0.75:
+                        code = 0  # 2 is at 1.5 on the second grid, so zero is nearer than it looks
+                    error = (size - max(code - shift, 0.0)) * steps[i, j] / factor[j, j]
+                    there, cost = following[state, odd], costs[now, state] + error * error
+                    if cost < costs[then, there]:
+                        costs[then, there], before[j, there] = cost, state
+                        chosen[j, there] = code if place >= 0 else -code
+                        errors[there] = error if place >= 0 else -error
+            for state in range(states):
+                if costs[then, state] < np.inf:
+                    origin, error = before[j, state], errors[state]
+                    for k in range(j + 1, columns):
+                        rest[then, state, k] = rest[now, origin, k] - error * factor[j, k]
+        state = int(np.argmin(costs[columns % 2]))
+        for j in range(columns - 1, -1, -1):
+            codes[i, j] = chosen[j, state]
+            state = before[j, state]
+        if len(across):
+            state = 0
+            for j in range(columns):
+                size = max(abs(codes[i, j]) - 0.5 * (state & 1), 0.0)
+                wanted[i, j] -= steps[i, j] * (size if codes[i, j] > 0 else -size)
+                state = following[state, codes[i, j] & 1]
+            for later in range(i + 1, rows):
+                wanted[later] -= across[i, later] / across[i, i] * wanted[i]
+    return codes
