@@ -1,16 +1,44 @@
-"""Three sizes of model on which ways of packing are compared; a minute of training is one core's."""
+"""Ways of packing beside each other on the same trained models: bytes as written, gap as reloaded.
 
+bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
+python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--sequences N] [--threads N] [--redo]
+
+Each run gets a pack.json beside its result; what stands there is not measured again without --redo.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Ema
-from bitgolf.core.backend import BackendPlan
+from bitgolf.core.backend import choose_backend
 from bitgolf.core.batches import ShuffledBlocks
+from bitgolf.core.codec import Brotli, Deflate, RowColumn, Smallest, Zstd
+from bitgolf.core.files import read_json, write_json
+from bitgolf.core.gptq import Gptq
+from bitgolf.core.grid import Grid
+from bitgolf.core.hessian import TrainText
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.quantize import int6_rows
+from bitgolf.core.presets import by_part, feedback_deviations, int5_mlp, rate_aware
+from bitgolf.core.quantize import AbsMax, QuantizePlan, SdClip, absmax_rows, int6_rows
+from bitgolf.core.rate import RateAware
 from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
+from bitgolf.core.run import Event, model_with
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import ScorePlan
 from bitgolf.core.train import TrainPlan
 from bitgolf.core.windows import Chunked
+from bitgolf.lab import screen
+from bitgolf.lab.repack import Trained, figures, float_scores, open_run, packed_by
+
+STEP = 0.0002  # near three bits a weight on the models here
 
 
 def trained(name: str, model: ModelPlan, train_seconds: float, decay: float) -> Recipe:
@@ -30,7 +58,6 @@ def trained(name: str, model: ModelPlan, train_seconds: float, decay: float) -> 
         quantize=int6_rows(),
         score=ScorePlan(windows=Chunked(length=256)),
         budget=BudgetPlan(budget_bytes=16_000_000),
-        backend=BackendPlan(threads=1),
     )
 
 
@@ -47,3 +74,122 @@ def three_million() -> Recipe:
 def seventeen_million() -> Recipe:
     """The shape of the public baseline."""
     return trained("pack-17m", ModelPlan(), 3600.0, 0.98)
+
+
+class Way(NamedTuple):
+    """One way of packing: what happens to the tensors, and what codes them."""
+
+    quantize: QuantizePlan
+    pack: PackPlan
+
+
+OURS = PackPlan(codec=Smallest(among=(Deflate(), RowColumn())))
+INT8 = AbsMax(grid=Grid(bits=8))
+
+
+def public_ways() -> dict[str, Way]:
+    """(a) to (d): as public records packed; (d) with embeddings in int8 too, which does better."""
+    zstd, brotli = PackPlan(codec=Zstd()), PackPlan(codec=Brotli())
+    ways = {
+        "a int8, zlib": Way(absmax_rows(8, 8), PackPlan(codec=Deflate())),
+        "b int6, zstd-22": Way(int6_rows(), zstd),
+        "c int5 and int6, zstd-22": Way(int5_mlp(), zstd),
+    }
+    for sigmas in (9.0, 12.85, 18.0):
+        rules = by_part(Gptq(scales=(SdClip(sigmas=sigmas),)), INT8)
+        ways[f"d SDClip {sigmas:g}, GPTQ, brotli"] = Way(rules, brotli)
+    ways["d SDClip 12.85, embedding 20, GPTQ, brotli"] = Way(feedback_deviations(), brotli)
+    return ways
+
+
+def our_ways() -> dict[str, Way]:
+    """(e): one step after the other, half an octave apart."""
+    steps = {level: STEP * 2 ** (level / 2) for level in range(-4, 5)}
+    return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps.values()}
+
+
+def parts_of_ours() -> dict[str, Way]:
+    """The rate-aware packer built up, a setting at a time, at steps of about equal bits."""
+    bare = RateAware(step=STEP, by_row=False, by_column=False, across_rows=False, trellis=False)
+    rungs = {
+        "steps by tensor": bare,
+        "and by row": bare.but(by_row=True),
+        "and by column": bare.but(by_row=True, by_column=True),
+        "and feedback over rows": bare.but(by_row=True, by_column=True, across_rows=True),
+        "and a trellis": RateAware(step=STEP),
+        "sides in eighths": RateAware(step=STEP, octave_parts=8),
+        "sides in halves": RateAware(step=STEP, octave_parts=2),
+    }
+    with_curvature = {name: by_part(each, each) for name, each in rungs.items()}
+    ways = {
+        f"part: {name}": Way(rules.but(calibration=TrainText(outputs=True)), OURS)
+        for name, rules in with_curvature.items()
+    }
+    ways["part: zstd in place of the coder"] = Way(rate_aware(STEP), PackPlan(codec=Zstd()))
+    ways["part: brotli in place of the coder"] = Way(rate_aware(STEP), PackPlan(codec=Brotli()))
+    return ways
+
+
+WAYS: dict[str, Callable[[], dict[str, Way]]] = {
+    "public": public_ways,
+    "ours": our_ways,
+    "parts": parts_of_ours,
+}
+
+
+def measure(
+    run: Trained, ways: dict[str, Way], known: dict[str, Any]
+) -> Generator[Event, None, dict[str, Any]]:
+    """What each way makes of a run, and what is `known` of it already; all look at the same curvature."""
+    base = yield from float_scores(run)
+    model = model_with(run.recipe.model.shipped(), run.weights, choose_backend(run.recipe.backend))
+    length, curvatures, lines = run.recipe.data.sequence_length, None, dict(known)
+    for name, way in ways.items():
+        if name in lines:
+            continue
+        if curvatures is None:
+            curvatures = rate_aware().curvatures(model, run.dataset.train, length)
+        changed = run._replace(recipe=run.recipe.but({"pack": way.pack}))
+        packing = yield from packed_by(changed, way.quantize, name, curvatures)
+        line = figures(name, packing, base)
+        weights = sum(row["elements"] for row in packing.rows if row["bits"] and "Keep" not in row["rule"])
+        line["bits_per_weight"] = 8 * line["artifact_bytes"] / weights
+        lines[name] = line
+        write_json(run.folder / "pack.json", lines)
+    return lines
+
+
+def bytes_at_gap(curve: list[tuple[int, float]], gap: float) -> float:
+    """The bytes at which a curve of (bytes, gap) reaches a gap: linear in its logarithm between points."""
+    points = sorted((math.log(max(each, 1e-6)), size) for size, each in curve)
+    at = math.log(max(gap, 1e-6))
+    for (low, more), (high, less) in zip(points, points[1:]):
+        if low <= at <= high:
+            return more + (less - more) * (at - low) / (high - low)
+    return math.nan
+
+
+def main() -> None:
+    """Measure, and print a table for each run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--ways", default="public,ours,parts", help="which groups, with commas between them")
+    parser.add_argument("--sequences", type=int, default=600, help="scored, 256 tokens each")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--redo", action="store_true", help="measure again what was measured before")
+    chosen = parser.parse_args()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    ways = {name: way for group in chosen.ways.split(",") for name, way in WAYS[group]().items()}
+    for folder in chosen.runs:
+        run = open_run(folder, [f"score.limit_sequences={chosen.sequences}"])
+        path = folder / "pack.json"
+        known = read_json(path) if path.is_file() else {}
+        if chosen.redo:
+            known = {name: line for name, line in known.items() if name not in ways}
+        lines = screen.follow(measure(run, ways, known))
+        print(json.dumps({"run": str(folder), "ways": list(lines.values())}))
+
+
+if __name__ == "__main__":
+    main()

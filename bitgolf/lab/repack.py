@@ -27,7 +27,15 @@ from bitgolf.core.presets import (
     int5_mlp,
     rate_aware,
 )
-from bitgolf.core.quantize import AbsMax, QuantizePlan, absmax_rows, int6_rows, public_int8, quantize_weights
+from bitgolf.core.quantize import (
+    AbsMax,
+    Curvatures,
+    QuantizePlan,
+    absmax_rows,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event, load_model, model_with, score_split, shipped_weights
 from bitgolf.core.score import ScorePlan, Scores
@@ -112,14 +120,17 @@ def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
     return (yield from score_split(model, trained.dataset, chunked(recipe), "score float"))
 
 
-def packed_by(trained: Trained, plan: QuantizePlan, name: str) -> Generator[Event, None, Packing]:
-    """Calibrate if the table asks for it, quantize, pack, reload, score."""
+def packed_by(
+    trained: Trained, plan: QuantizePlan, name: str, curvatures: Curvatures | None = None
+) -> Generator[Event, None, Packing]:
+    """Calibrate if the table asks for it and no curvatures are known, quantize, pack, reload, score."""
     recipe, backend = trained.recipe, choose_backend(trained.recipe.backend)
     shipped, stream = recipe.model.shipped(), trained.dataset.train
     yield Event(f"pack {name}", 0, 1, {})
     started = time.perf_counter()
-    model = model_with(shipped, trained.weights, backend)
-    curvatures = plan.curvatures(model, stream, recipe.data.sequence_length)
+    if curvatures is None:
+        model = model_with(shipped, trained.weights, backend)
+        curvatures = plan.curvatures(model, stream, recipe.data.sequence_length)
     calibrated = time.perf_counter()
     tensors, rows = quantize_weights(plan, trained.weights, curvatures)
     artifact = pack(shipped, tensors, trained.dataset.tokenizer.to_bytes(), recipe.pack)
