@@ -17,26 +17,24 @@ import torch
 
 from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Ema
-from bitgolf.core.backend import choose_backend
 from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.codec import Brotli, Deflate, RowColumn, Smallest, Zstd
+from bitgolf.core.codec import Brotli, Deflate, Zstd
 from bitgolf.core.files import read_json, write_json
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
-from bitgolf.core.hessian import TrainText
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.presets import by_part, feedback_deviations, int5_mlp, rate_aware
+from bitgolf.core.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
 from bitgolf.core.quantize import AbsMax, QuantizePlan, SdClip, absmax_rows, int6_rows
 from bitgolf.core.rate import RateAware
 from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
-from bitgolf.core.run import Event, model_with
+from bitgolf.core.run import Event
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import ScorePlan
 from bitgolf.core.train import TrainPlan
 from bitgolf.core.windows import Chunked
 from bitgolf.lab import screen
-from bitgolf.lab.repack import Trained, figures, float_scores, open_run, packed_by
+from bitgolf.lab.repack import Trained, curvatures_of, figures, float_scores, open_run, packed_by
 
 STEP = 0.0002  # near three bits a weight on the models here
 
@@ -83,7 +81,7 @@ class Way(NamedTuple):
     pack: PackPlan
 
 
-OURS = PackPlan(codec=Smallest(among=(Deflate(), RowColumn())))
+OURS = PackPlan(codec=entropy_coded())
 INT8 = AbsMax(grid=Grid(bits=8))
 
 
@@ -120,11 +118,7 @@ def parts_of_ours() -> dict[str, Way]:
         "sides in eighths": RateAware(step=STEP, octave_parts=8),
         "sides in halves": RateAware(step=STEP, octave_parts=2),
     }
-    with_curvature = {name: by_part(each, each) for name, each in rungs.items()}
-    ways = {
-        f"part: {name}": Way(rules.but(calibration=TrainText(outputs=True)), OURS)
-        for name, rules in with_curvature.items()
-    }
+    ways = {f"part: {name}": Way(by_part(each, each), OURS) for name, each in rungs.items()}
     ways["part: zstd in place of the coder"] = Way(rate_aware(STEP), PackPlan(codec=Zstd()))
     ways["part: brotli in place of the coder"] = Way(rate_aware(STEP), PackPlan(codec=Brotli()))
     return ways
@@ -142,13 +136,12 @@ def measure(
 ) -> Generator[Event, None, dict[str, Any]]:
     """What each way makes of a run, and what is `known` of it already; all look at the same curvature."""
     base = yield from float_scores(run)
-    model = model_with(run.recipe.model.shipped(), run.weights, choose_backend(run.recipe.backend))
-    length, curvatures, lines = run.recipe.data.sequence_length, None, dict(known)
+    curvatures, lines = None, dict(known)
     for name, way in ways.items():
         if name in lines:
             continue
         if curvatures is None:
-            curvatures = rate_aware().curvatures(model, run.dataset.train, length)
+            curvatures = curvatures_of(run, rate_aware())
         changed = run._replace(recipe=run.recipe.but({"pack": way.pack}))
         packing = yield from packed_by(changed, way.quantize, name, curvatures)
         line = figures(name, packing, base)

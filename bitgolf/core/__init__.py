@@ -16,6 +16,7 @@ READING_ORDER = (
     "form",
     "grid",
     "quantize",
+    "fill",
     "clip",
     "gptq",
     "rotate",

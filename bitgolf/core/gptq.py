@@ -55,6 +55,9 @@ class Gptq(Quantizer):
     def asks(self) -> bool:
         return True
 
+    def coarser(self, factor: float) -> "Gptq":
+        return self.but(scales=tuple(rule.coarser(factor) for rule in self.scales))
+
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         plain: list[QuantTensor] = [rule.quantize(weight) for rule in self.scales]
         if curvature is None or not weight.numel():

@@ -43,6 +43,9 @@ class TrainText(Calibration):
     seed: int = setting(0, at_least=0)
     outputs: bool = False
 
+    def gives_outputs(self) -> bool:
+        return self.outputs
+
     def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")
         count = 1 if trial else self.sequences
@@ -67,6 +70,9 @@ class OwnText(Calibration):
     temperature: float = setting(0.8, above=0)
     seed: int = setting(42, at_least=0)
     outputs: bool = False
+
+    def gives_outputs(self) -> bool:
+        return self.outputs
 
     def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")

@@ -105,6 +105,12 @@ class LowRank(Quantizer):
     def asks(self) -> bool:
         return self.quantizer.asks()
 
+    def asks_outputs(self) -> bool:
+        return self.quantizer.asks_outputs()
+
+    def coarser(self, factor: float) -> "LowRank":
+        return self.but(quantizer=self.quantizer.coarser(factor))
+
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         base = self.quantizer.quantize(weight, curvature)
         if weight.ndim != 2 or not weight.numel():

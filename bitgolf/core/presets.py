@@ -1,6 +1,7 @@
 """Ready tables of quantization rules beside those of `quantize`: what the public records do, and mixtures."""
 
 from bitgolf.core.clip import ClipSearch
+from bitgolf.core.codec import Codec, Deflate, RowColumn, Smallest
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
 from bitgolf.core.hessian import TrainText
@@ -13,12 +14,18 @@ MLP = ("blocks.*.mlp.*.weight",)
 PRODUCTS = ("blocks.*.attn.c_?.weight", "blocks.*.attn.proj.weight", *MLP)
 
 
+def entropy_coded() -> Codec:
+    """What codes what rate-aware rounding makes: matrices by row and column, all else by zlib."""
+    return Smallest(among=(Deflate(), RowColumn()))
+
+
 def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = None) -> QuantizePlan:
     """A quantizer for the matrices of the blocks, one for embeddings, and float16 for all else.
 
     mlp: another one for those of the MLP. Where one of them asks for a curvature, training text gives it.
     """
-    asking = any(each.asks() for each in (matrices, embeddings, mlp or matrices))
+    all_three = (matrices, embeddings, mlp or matrices)
+    asking, outputs = any(each.asks() for each in all_three), any(each.asks_outputs() for each in all_three)
     return QuantizePlan(
         rules=(
             QuantRule(patterns=EMBEDDINGS, quantizer=embeddings),
@@ -26,7 +33,7 @@ def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = 
             QuantRule(patterns=PRODUCTS, quantizer=matrices),
             QuantRule(quantizer=Keep(dtype="float16")),
         ),
-        calibration=TrainText() if asking else NoCalibration(),
+        calibration=TrainText(outputs=outputs) if asking else NoCalibration(),
     )
 
 
@@ -59,4 +66,4 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
 def rate_aware(step: float = 0.0002) -> QuantizePlan:
     """Matrices and embeddings at one expected damage a weight; `step` sets the rate of all."""
     quantizer = RateAware(step=step)
-    return by_part(quantizer, quantizer).but(calibration=TrainText(outputs=True))
+    return by_part(quantizer, quantizer)

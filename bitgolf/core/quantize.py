@@ -9,7 +9,7 @@ import dataclasses
 import fnmatch
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -97,6 +97,14 @@ class Quantizer(Plan):
     def asks(self) -> bool:
         """Whether it wants the curvature."""
         return False
+
+    def asks_outputs(self) -> bool:
+        """Whether it wants the outputs of the curvature too."""
+        return False
+
+    def coarser(self, factor: float) -> "Quantizer":
+        """The same with steps longer by a factor; itself where its rate cannot be set."""
+        return self
 
     def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
         """What it adds to the report of a tensor, or puts in place of something there."""
@@ -199,6 +207,9 @@ class SdClip(Rounding):
     grid: Grid = Grid(bits=6)
     sigmas: float = setting(12.85, above=0)
 
+    def coarser(self, factor: float) -> "SdClip":
+        return self.but(sigmas=self.sigmas * factor)
+
     def clip(self, groups: Tensor) -> Tensor:
         enough = groups.shape[0] > 0 and groups.shape[1] > 1
         return self.sigmas * (groups.float().std(dim=1) if enough else groups.new_zeros(groups.shape[0]))
@@ -209,6 +220,10 @@ class Calibration(Plan):
     """The slot of the text that shows a trained model's quantizers which weights matter."""
 
     abstract: ClassVar[bool] = True
+
+    def gives_outputs(self) -> bool:
+        """Whether its curvatures have outputs."""
+        return False
 
     def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
         """The curvature of the tensors of these names in a model.
@@ -251,11 +266,50 @@ class QuantRule(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Rate(Plan):
+    """The slot of who says how many bytes the tensors get."""
+
+    abstract: ClassVar[bool] = True
+
+    def misfits(self, plan: "QuantizePlan") -> Iterator[str]:
+        """What is wrong with it for a table."""
+        yield from ()
+
+    def settle(
+        self, plan: "QuantizePlan", budget_bytes: int, total_bytes: Callable[["QuantizePlan"], int]
+    ) -> Generator[dict[str, Any], None, "QuantizePlan"]:
+        """The table at its rate; yields facts about each try.
+
+        total_bytes: what code and artifact weigh with a table. Raises BudgetError where no rate fits.
+        """
+        yield from ()
+        return plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsSet(Rate):
+    """The rate that the rules say.
+
+    What: every quantizer works as it is set
+    Source: the public baseline
+    Cost: nothing
+    Not for: a byte budget that is to be filled
+    Neutral: this is the neutral one
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizePlan(Plan):
     """The table; the first line that matches a tensor wins."""
 
     rules: tuple[QuantRule, ...] = setting((QuantRule(),))
     calibration: Calibration = NoCalibration()
+    rate: Rate = AsSet()
+
+    def problems(self) -> Iterator[str]:
+        if not self.calibration.gives_outputs() and any(rule.quantizer.asks_outputs() for rule in self.rules):
+            yield "calibration: RateAware needs TrainText(outputs=True) or OwnText(outputs=True)"
+        yield from self.rate.misfits(self)
 
     def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
         """The rule that decides a tensor; None where the table says nothing about it."""

@@ -103,8 +103,8 @@ class RateAware(Quantizer):
         of SDClip and GPTQ at equal bits per byte.
     Cost: a step for each row and column, 2 to 3 bits each after coding; a forward and a backward pass over
         the calibration text; about ten seconds for a million weights, two without the trellis.
-    Not for: use without TrainText(outputs=True) or OwnText(outputs=True): it then rounds by deviation
-        alone.
+    Not for: use without TrainText(outputs=True) or OwnText(outputs=True), which is refused; where only bytes
+        are forecast it rounds by deviation alone.
     Neutral: none; step sets the rate
     """
 
@@ -118,6 +118,12 @@ class RateAware(Quantizer):
 
     def asks(self) -> bool:
         return True
+
+    def asks_outputs(self) -> bool:
+        return True
+
+    def coarser(self, factor: float) -> "RateAware":
+        return self.but(step=self.step * factor)
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         matrix = as_matrix(weight).double()

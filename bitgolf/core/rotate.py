@@ -84,6 +84,12 @@ class Rotated(Quantizer):
     def asks(self) -> bool:
         return self.quantizer.asks()
 
+    def asks_outputs(self) -> bool:
+        return self.quantizer.asks_outputs()
+
+    def coarser(self, factor: float) -> "Rotated":
+        return self.but(quantizer=self.quantizer.coarser(factor))
+
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         plain = self.quantizer.quantize(weight, curvature)
         if weight.ndim != 2 or not weight.numel() or weight.shape[1] & (weight.shape[1] - 1):

@@ -25,7 +25,7 @@ from bitgolf.core.metric import summary
 from bitgolf.core.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import make_optimizers
 from bitgolf.core.plan import to_json
-from bitgolf.core.quantize import quantize_weights
+from bitgolf.core.quantize import Curvatures, QuantizePlan, quantize_weights
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
@@ -123,8 +123,9 @@ def _stages(
     weights = shipped_weights(shipped, averaged)
     curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length)
     seconds["calibrate"] = clock() - started
-    tensors, rows = quantize_weights(recipe.quantize, weights, curvatures)
-    artifact = pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack)
+    packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(code))
+    table = yield from packer.settle()
+    rows, artifact = packer.packed(table)
     write_bytes(folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
     seconds["pack"] = clock() - started - seconds["calibrate"]
@@ -132,11 +133,13 @@ def _stages(
     variants = yield from _score_all(recipe, dataset, folder, live, averaged, backend, clock)
     seconds["score"] = clock() - started
     result = {
-        **_verdict(recipe, artifact, code, variants[-1]),
+        **_verdict(recipe, artifact, packer.total_bytes(artifact), variants[-1]),
         **facts,
+        "code_bytes": len(code),
         "variants": variants,
         "ledger": [["code", len(code)], *([name, size] for name, size in artifact.ledger)],
         "quantization": rows,
+        "rules": to_json(table.rules),
         "seconds": seconds,
         "environment": read_json(folder / "environment.json"),
     }
@@ -238,6 +241,39 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, windows):
         pass
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
+
+
+class Packer(NamedTuple):
+    """Everything that decides the bytes of a packed model but the table of quantizers."""
+
+    recipe: Recipe
+    tokenizer: bytes
+    weights: dict[str, Tensor]
+    curvatures: Curvatures
+    code_bytes: int
+
+    def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
+        """The report of the tensors by a table, and the artifact."""
+        tensors, rows = quantize_weights(table, self.weights, self.curvatures)
+        return rows, pack(self.recipe.model.shipped(), tensors, self.tokenizer, self.recipe.pack)
+
+    def total_bytes(self, artifact: Artifact) -> int:
+        """What counts towards the budget: code and artifact, without the tokenizer where that is free."""
+        free = 0 if self.recipe.budget.count_tokenizer else dict(artifact.ledger).get("tokenizer", 0)
+        return len(artifact.data) - free + self.code_bytes
+
+    def settle(self) -> Generator[Event, None, QuantizePlan]:
+        """The recipe's table at its rate."""
+        table = self.recipe.quantize
+        steps = table.rate.settle(
+            table, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
+        )
+        while True:
+            try:
+                facts = next(steps)
+            except StopIteration as end:
+                return end.value
+            yield Event("fill", 0, 1, facts)
 
 
 def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -383,16 +419,12 @@ def told(steps: Generator[tuple[int, int], None, Scores], stage: str) -> Generat
         yield Event(stage, done, total, {})
 
 
-def _verdict(recipe: Recipe, artifact: Artifact, code: bytes, score: dict[str, Any]) -> dict[str, Any]:
-    tokenizer_bytes = dict(artifact.ledger).get("tokenizer", 0)
-    free = 0 if recipe.budget.count_tokenizer else tokenizer_bytes
-    total = len(artifact.data) - free + len(code)
+def _verdict(recipe: Recipe, artifact: Artifact, total: int, score: dict[str, Any]) -> dict[str, Any]:
     figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "windows")
     return {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
         **{name: score[name] for name in figures},
         "artifact_bytes": len(artifact.data),
-        "code_bytes": len(code),
         "total_bytes": total,
     }
 

@@ -21,10 +21,9 @@ from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.budget import forecast_seconds
-from bitgolf.lab.fill import fill_budget, rate_aware_run
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten, pack_script
-from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, open_run, pack_again
+from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
 from bitgolf.lab.techniques import (
     by_slot,
     find_technique,
@@ -274,8 +273,7 @@ def pack(
     """
     trained = open_run(folder, changes or [], dataset)
     if budget_bytes is not None:
-        trained = rate_aware_run(trained)
-        trained = trained._replace(recipe=screen.follow(fill_budget(trained, budget_bytes)))
+        trained = filling(trained, budget_bytes)
     if tables is None:
         place = out or folder / "packed"
         result = screen.follow(pack_again(trained, place))

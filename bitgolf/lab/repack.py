@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from bitgolf.core.artifact import Artifact, pack, unpack
+from bitgolf.core.artifact import Artifact, unpack
 from bitgolf.core.backend import choose_backend
 from bitgolf.core.errors import BitgolfError, nearest
 from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json
+from bitgolf.core.fill import FillBudget
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
 from bitgolf.core.metric import bits_per_byte, summary
@@ -22,6 +23,7 @@ from bitgolf.core.presets import (
     by_part,
     clip_searched,
     deviations,
+    entropy_coded,
     feedback_deviations,
     feedback_rows,
     int5_mlp,
@@ -34,10 +36,10 @@ from bitgolf.core.quantize import (
     absmax_rows,
     int6_rows,
     public_int8,
-    quantize_weights,
 )
+from bitgolf.core.rate import RateAware
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import Event, load_model, model_with, score_split, shipped_weights
+from bitgolf.core.run import Event, Packer, load_model, model_with, score_split, shipped_weights
 from bitgolf.core.score import ScorePlan, Scores
 from bitgolf.core.shards import Dataset
 from bitgolf.core.windows import Chunked
@@ -108,6 +110,16 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     )
 
 
+def filling(trained: Trained, budget_bytes: int) -> Trained:
+    """The run with the rate that fills a budget; by the rate-aware table unless its own has such rules."""
+    recipe = trained.recipe
+    if not any(isinstance(rule.quantizer, RateAware) for rule in recipe.quantize.rules):
+        recipe = recipe.but({"quantize": rate_aware(), "pack.codec": entropy_coded()})
+    return trained._replace(
+        recipe=recipe.but({"quantize.rate": FillBudget(), "budget.budget_bytes": budget_bytes})
+    )
+
+
 def chunked(recipe: Recipe) -> ScorePlan:
     """The windows of every comparison: those of training, side by side."""
     return recipe.score.but(windows=Chunked(length=recipe.data.sequence_length))
@@ -120,24 +132,28 @@ def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
     return (yield from score_split(model, trained.dataset, chunked(recipe), "score float"))
 
 
+def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
+    """What the quantizers of a table ask about a run."""
+    recipe = trained.recipe
+    model = model_with(recipe.model.shipped(), trained.weights, choose_backend(recipe.backend))
+    return plan.curvatures(model, trained.dataset.train, recipe.data.sequence_length)
+
+
 def packed_by(
     trained: Trained, plan: QuantizePlan, name: str, curvatures: Curvatures | None = None
 ) -> Generator[Event, None, Packing]:
     """Calibrate if the table asks for it and no curvatures are known, quantize, pack, reload, score."""
-    recipe, backend = trained.recipe, choose_backend(trained.recipe.backend)
-    shipped, stream = recipe.model.shipped(), trained.dataset.train
     yield Event(f"pack {name}", 0, 1, {})
     started = time.perf_counter()
     if curvatures is None:
-        model = model_with(shipped, trained.weights, backend)
-        curvatures = plan.curvatures(model, stream, recipe.data.sequence_length)
+        curvatures = curvatures_of(trained, plan)
     calibrated = time.perf_counter()
-    tensors, rows = quantize_weights(plan, trained.weights, curvatures)
-    artifact = pack(shipped, tensors, trained.dataset.tokenizer.to_bytes(), recipe.pack)
+    packer = Packer(trained.recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, 0)
+    rows, artifact = packer.packed(plan)
     seconds = {"calibrate": calibrated - started, "pack": time.perf_counter() - calibrated}
     yield Event(f"pack {name}", 1, 1, {"artifact_bytes": len(artifact.data)})
-    loaded = load_model(unpack(artifact.data), backend)
-    scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
+    loaded = load_model(unpack(artifact.data), choose_backend(trained.recipe.backend))
+    scores = yield from score_split(loaded, trained.dataset, chunked(trained.recipe), f"score {name}")
     return Packing(artifact, rows, scores, seconds)
 
 
@@ -187,12 +203,13 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     """Pack a run by its changed recipe into a folder of its own, which `bitgolf score` takes as a run."""
     if out.resolve() == trained.folder.resolve():
         raise BitgolfError("this folder holds the run itself", where=str(out), way_out="another --out")
-    recipe = trained.recipe
+    recipe, code = trained.recipe, pack_script(flatten(trained.recipe))
+    curvatures = curvatures_of(trained, recipe.quantize)
+    packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
+    table = yield from packer.settle()
     base = yield from float_scores(trained)
-    packing = yield from packed_by(trained, recipe.quantize, OWN)
-    code, size = pack_script(flatten(recipe)), len(packing.artifact.data)
-    tokenizer = dict(packing.artifact.ledger).get("tokenizer", 0)
-    total = size + len(code) - (0 if recipe.budget.count_tokenizer else tokenizer)
+    packing = yield from packed_by(trained, table, OWN, curvatures)
+    total = packer.total_bytes(packing.artifact)
     line = figures(OWN, packing, base)
     result = {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
@@ -204,6 +221,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
         "budget_bytes": recipe.budget.budget_bytes,
         "ledger": [["code", len(code)], *map(list, packing.artifact.ledger)],
         "quantization": packing.rows,
+        "rules": to_json(table.rules),
         "seconds": packing.seconds,
         "dataset": str(trained.dataset.folder),
         "packed_from": str(trained.folder),
