@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--ways", default="public,ours,parts", help="which groups, with commas between them")
     parser.add_argument("--sequences", type=int, default=600, help="scored, 256 tokens each")
+    parser.add_argument("--data", type=Path, help="the dataset of runs that did not end")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--redo", action="store_true", help="measure again what was measured before")
     chosen = parser.parse_args()
@@ -175,7 +176,7 @@ def main() -> None:
         torch.set_num_threads(chosen.threads)
     ways = {name: way for group in chosen.ways.split(",") for name, way in WAYS[group]().items()}
     for folder in chosen.runs:
-        run = open_run(folder, [f"score.limit_sequences={chosen.sequences}"])
+        run = open_run(folder, [f"score.limit_sequences={chosen.sequences}"], chosen.data)
         path = folder / "pack.json"
         known = read_json(path) if path.is_file() else {}
         if chosen.redo:

@@ -35,6 +35,7 @@ CHANGED = (
     "optim.",
     "average.",
     "quantize.",
+    "budget.budget_bytes",  # of recipes that fill it
     "score.windows",
 )
 KEPT_OF_MODEL = (

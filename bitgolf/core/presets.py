@@ -13,6 +13,9 @@ MLP = ("blocks.*.mlp.*.weight",)
 # Matrices that are multiplied with hidden states; gates and the like stay with the rest.
 PRODUCTS = ("blocks.*.attn.c_?.weight", "blocks.*.attn.proj.weight", *MLP)
 
+TABLES = ("bigram.*.weight", "ve_shared.*.weight")  # looked up by token, and what their rows go through
+CONTROLS = ("*attn_scale", "*mlp_scale", "*resid_mix", "skip_weights", "skip_gates")
+
 
 def entropy_coded() -> Codec:
     """What codes what rate-aware rounding makes: matrices by row and column, all else by zlib."""
@@ -64,6 +67,15 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
 
 
 def rate_aware(step: float = 0.0002) -> QuantizePlan:
-    """Matrices and embeddings at one expected damage a weight; `step` sets the rate of all."""
-    quantizer = RateAware(step=step)
-    return by_part(quantizer, quantizer)
+    """Matrices, embeddings and tables at one expected damage a weight; `step` sets the rate of all.
+
+    Control tensors get eight bits (PR #1716), what is smaller still stays float16.
+    """
+    return QuantizePlan(
+        rules=(
+            QuantRule(patterns=(*EMBEDDINGS, *PRODUCTS, *TABLES), quantizer=RateAware(step=step)),
+            QuantRule(patterns=CONTROLS, quantizer=AbsMax(grid=Grid(bits=8)), may_be_idle=True),
+            QuantRule(quantizer=Keep(dtype="float16")),
+        ),
+        calibration=TrainText(outputs=True),
+    )

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bitgolf.core.average import Averager
+from bitgolf.core.model import ModelPlan, count_parameters
 from bitgolf.core.optim import MuonRule, OptimPlan
 from bitgolf.core.plan import field_types
-from bitgolf.core.quantize import QuantizePlan
+from bitgolf.core.quantize import AsSet, QuantizePlan
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Schedule
 from bitgolf.core.windows import Windows
@@ -65,11 +66,12 @@ def laptop(recipe: Recipe) -> Recipe:
     }
     seams = ("position", "scope", "embed", "values", "residual", "recurrence")
     parts = {seam: _shrunk(getattr(model, seam), rules) for seam in seams}
+    small = model.but({**shape, **parts})
     return recipe.but(
         {
             "name": f"{recipe.name}-laptop",
             "data.sequence_length": SEQUENCE_LENGTH,
-            "model": model.but({**shape, **parts}),
+            "model": small,
             "optim": _fewer_steps(recipe.optim, fewer),
             "train.steps": steps,
             "train.train_seconds": 0.0,
@@ -77,6 +79,7 @@ def laptop(recipe: Recipe) -> Recipe:
             "train.accumulation": 1,
             "average": _shorter_memory(recipe.average, fewer, steps / recipe.train.steps),
             "quantize": _renumbered(recipe.quantize, model.layers, layer),
+            "budget.budget_bytes": _smaller_budget(recipe, small),
             "score.windows": _shorter_windows(recipe.score.windows),
         }
     )
@@ -128,6 +131,14 @@ def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]
             rule.but(patterns=tuple(dict.fromkeys(map(renamed, rule.patterns)))) for rule in quantize.rules
         )
     )
+
+
+def _smaller_budget(recipe: Recipe, small: ModelPlan) -> int:
+    """A budget that is filled gets as many bytes a weight as before, others stay."""
+    budget = recipe.budget.budget_bytes
+    if isinstance(recipe.quantize.rate, AsSet):
+        return budget
+    return budget * count_parameters(small.shipped()) // count_parameters(recipe.model.shipped())
 
 
 def _shorter_windows(windows: Windows) -> Windows:

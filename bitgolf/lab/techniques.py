@@ -16,9 +16,11 @@ import torch
 from bitgolf.core import READING_ORDER
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BitgolfError, nearest
+from bitgolf.core.hessian import TrainText
 from bitgolf.core.model import parameter_shapes
 from bitgolf.core.plan import Plan, describe, field_types, members
-from bitgolf.core.quantize import Quantizer
+from bitgolf.core.presets import rate_aware
+from bitgolf.core.quantize import QuantizePlan, Quantizer
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.values import ValueEmbedding
 from bitgolf.lab.budget import packed_size
@@ -203,6 +205,10 @@ def value_at(recipe: Recipe, path: str) -> Any:
 def weight_of(technique: Technique) -> tuple[int, int]:
     """Shipped parameters and packed bytes that the baseline at full size gains with it."""
     baseline = find_recipe("baseline")
+    if technique.path.startswith("quantize"):  # what its members ask for
+        rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules
+        table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
+        baseline = baseline.but(quantize=table)
     held = value_at(baseline, technique.path)
     many = technique.kind is not None and isinstance(held, tuple)
     changed = baseline.but({technique.path: (*held, technique.example) if many else technique.example})

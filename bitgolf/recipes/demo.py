@@ -6,10 +6,10 @@ bitgolf run demo --set train.train_seconds=60
 
 from bitgolf.core.artifact import PackPlan
 from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.codec import Smallest
+from bitgolf.core.fill import FillBudget
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow
-from bitgolf.core.quantize import absmax_rows
+from bitgolf.core.presets import entropy_coded, rate_aware
 from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import ScorePlan
@@ -18,11 +18,11 @@ from bitgolf.core.windows import Sliding
 
 
 def demo() -> Recipe:
-    """Four layers of width 160 on a vocabulary of 4096, six bits a weight, scored with a sliding window."""
+    """Four layers of width 192 on a vocabulary of 4096, packed to fill a million bytes."""
     return Recipe(
         name="demo",
         data=DataPlan(sequence_length=256, order=ShuffledBlocks()),
-        model=ModelPlan(vocabulary_size=4096, layers=4, width=160, heads=5, kv_heads=1),
+        model=ModelPlan(vocabulary_size=4096, layers=4, width=192, heads=6, kv_heads=1),
         optim=OptimPlan(
             rows=(
                 ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.015)),
@@ -37,8 +37,8 @@ def demo() -> Recipe:
             schedule=WarmdownFraction(fraction=0.6),
         ),
         train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
-        quantize=absmax_rows(matrix_bits=6, embedding_bits=6),
-        pack=PackPlan(codec=Smallest()),
+        quantize=rate_aware().but(rate=FillBudget()),
+        pack=PackPlan(codec=entropy_coded()),
         score=ScorePlan(windows=Sliding(length=256, stride=64)),
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
     )

@@ -6,15 +6,14 @@ bitgolf compare pr1718 frontier
 
 from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Ema
-from bitgolf.core.codec import Smallest
 from bitgolf.core.embed import SmearGate
-from bitgolf.core.grid import Grid
+from bitgolf.core.fill import FillBudget
 from bitgolf.core.heads import SparseGate, Xsa
 from bitgolf.core.layers import LeakyReluSquared, LnScale, TwoLanes
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
 from bitgolf.core.position import Rope
-from bitgolf.core.quantize import Keep, QuantizePlan, QuantRule, SdClip
+from bitgolf.core.presets import entropy_coded, rate_aware
 from bitgolf.core.recipe import DataPlan, Recipe
 from bitgolf.core.route import GatedSkips, Looped
 from bitgolf.core.schedule import WarmdownFraction
@@ -69,13 +68,7 @@ def frontier() -> Recipe:
             steps=4500, train_seconds=588.0, batch_tokens=786_432, grad_clip_norm=0.3, priming_steps=20
         ),
         average=Ema(decay=0.9965),
-        quantize=QuantizePlan(
-            rules=(
-                QuantRule(patterns=("tok_emb.weight",), quantizer=SdClip(grid=Grid(bits=7), sigmas=15.0)),
-                QuantRule(patterns=("*.weight",), axes=2, quantizer=SdClip(grid=Grid(bits=6), sigmas=12.85)),
-                QuantRule(quantizer=Keep(dtype="float16")),
-            )
-        ),
-        pack=PackPlan(codec=Smallest()),
+        quantize=rate_aware().but(rate=FillBudget()),
+        pack=PackPlan(codec=entropy_coded()),
         score=ScorePlan(windows=Sliding(length=2048, stride=64)),
     )

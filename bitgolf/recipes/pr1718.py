@@ -9,14 +9,15 @@ from bitgolf.core.average import Ema
 from bitgolf.core.codec import Brotli
 from bitgolf.core.embed import BigramHash, SmearGate
 from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import Grid
+from bitgolf.core.grid import Grid, PerTensor
 from bitgolf.core.heads import AttentionOutputGate, Xsa
 from bitgolf.core.hessian import TrainText
 from bitgolf.core.layers import LeakyReluSquared, LnScale, ParallelResidual
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
 from bitgolf.core.position import Rope
-from bitgolf.core.quantize import Keep, QuantizePlan, QuantRule, SdClip
+from bitgolf.core.presets import CONTROLS
+from bitgolf.core.quantize import AbsMax, Keep, QuantizePlan, QuantRule, SdClip
 from bitgolf.core.recipe import DataPlan, Recipe
 from bitgolf.core.route import GatedSkips, Looped
 from bitgolf.core.schedule import WarmdownFraction
@@ -77,6 +78,15 @@ def pr1718() -> Recipe:
                         "blocks.*.mlp.*.weight",
                     ),
                     quantizer=Gptq(scales=(SdClip(grid=Grid(bits=6), sigmas=12.85),)),
+                ),
+                # Its "path A v3": control tensors by tensor, small projections by row, both at 8 bits.
+                QuantRule(
+                    patterns=CONTROLS,
+                    quantizer=AbsMax(grid=Grid(bits=8, granularity=PerTensor(), scale_dtype="float32")),
+                ),
+                QuantRule(
+                    patterns=("bigram.proj.weight", "*.attn_gate_proj.weight", "smear_gate.weight"),
+                    quantizer=AbsMax(grid=Grid(bits=8)),
                 ),
                 QuantRule(patterns=("bigram.*.weight",), quantizer=SdClip(grid=Grid(bits=6), sigmas=12.85)),
                 QuantRule(quantizer=Keep(dtype="float16")),
