@@ -8,6 +8,7 @@ from bitgolf.core.average import Ema, SwaCount
 from bitgolf.core.model import count_parameters
 from bitgolf.core.plan import diff
 from bitgolf.core.position import Rope
+from bitgolf.core.quantize import AsSet
 from bitgolf.core.route import Looped
 from bitgolf.core.windows import Sliding
 from bitgolf.lab.budget import flops_per_token
@@ -61,7 +62,8 @@ def test_the_laptop_form_keeps_every_technique(name):
     for path, _, _ in diff(full, small):
         assert path.startswith(CHANGED), path
     assert all(getattr(small.model, key) == getattr(full.model, key) for key in KEPT_OF_MODEL)
-    for key in ("noise", "pack", "budget", "backend"):
+    assert (small.budget == full.budget) is (full.quantize.rate == AsSet())  # else as many bytes a weight
+    for key in ("noise", "pack", "backend"):
         assert getattr(small, key) == getattr(full, key)
     assert small.train.steps <= STEPS and small.train.train_seconds == 0
     work = small.train.steps * small.train.batch_tokens * flops_per_token(small.model, 256)
