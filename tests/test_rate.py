@@ -141,3 +141,12 @@ def test_a_base_that_is_no_step_is_refused():
     for base in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ArtifactError, match="no positive number"):
             Stepped().tensor(pieces | {"base": torch.tensor([base])}, (2, 3))
+
+
+def test_codes_that_two_bytes_do_not_hold_are_refused():
+    matrix = torch.zeros(2, 3, dtype=torch.int8)
+    rest = {"rows": matrix[:, 0], "columns": matrix[0], "base": torch.ones(1)}
+    lowest = Stepped().tensor({"codes": matrix - 128, "carries": matrix - 127, **rest}, (2, 3))
+    assert int(lowest.whole().min()) == -32_640
+    with pytest.raises(ArtifactError, match="outside -32640 to 32639"):
+        Stepped().tensor({"codes": matrix - 128, "carries": matrix - 128, **rest}, (2, 3))
