@@ -1,6 +1,7 @@
 """Trellis-coded rounding: against a slow twin, against every walk there is, and against theory."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -83,8 +84,9 @@ def test_without_feedback_no_walk_errs_less():
         assert costs[tuple(codes.tolist())] == pytest.approx(min(costs.values()), abs=1e-12)
 
 
-def test_codes_say_which_grid_they_are_on():
-    codes = torch.randint(-5, 6, (4, 50), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("columns", [*range(10), 50])
+def test_codes_say_which_grid_they_are_on(columns):
+    codes = torch.randint(-5, 6, (4, columns), generator=torch.Generator().manual_seed(1))
     grids, values = grids_walked(codes), trellis_values(codes, grids_walked(codes))
     for i, row in enumerate(codes.tolist()):
         state = 0
@@ -92,6 +94,13 @@ def test_codes_say_which_grid_they_are_on():
             assert grids[i, j] == GRID_OF_STATE[state]
             assert values[i, j] == value_of(code, state)
             state = following(state, code)
+
+
+def test_long_rows_take_no_long_time():
+    codes = torch.randint(-5, 6, (1, 2**20), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
+    started = time.process_time()
+    grids_walked(codes)
+    assert time.process_time() - started < 1
 
 
 def test_every_state_is_entered_from_two():
