@@ -78,7 +78,8 @@ def weights_of(model: ModelPlan) -> dict[str, Tensor]:
 def rate_aware(weight: Tensor, trellis: bool) -> Shipped:
     """Steps by row and column, from moments that differ."""
     moments = [torch.diag(torch.logspace(-2, 1, size, dtype=torch.float64)) for size in weight.shape]
-    return RateAware(step=0.02, row_block=0, trellis=trellis).quantize(weight, Curvature(moments[1], moments[0], 9))
+    curvature = Curvature(inputs=moments[1], outputs=moments[0], tokens=9)
+    return RateAware(step=0.02, row_block=0, trellis=trellis).quantize(weight, curvature)
 
 
 def turned(weight: Tensor) -> TurnedTensor:

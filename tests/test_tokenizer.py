@@ -218,6 +218,7 @@ def test_pieces_cannot_grow_without_bound_together():
         (model_file() + b"\x22\0", "texts to try itself on"),
         (model_file("41\t" + 100 * "61 "), "writes a text for a character"),
         (model_file() + b"\x0a\x09\x0a\x02\xff\xfe\x15" + bytes(4), "a piece that is not UTF-8"),
+        (b"\x0a\0" * 140_000, "too many pieces"),
         (b"\x0a\0" * 70_000, "two-byte ids"),
         (b"\x1a\x05" + b"\xff" * 5, "two-byte ids"),
         (b"\xff" * 2**20, "two-byte ids"),

@@ -331,9 +331,9 @@ def _open_model(proto: bytes) -> sentencepiece.SentencePieceProcessor:
 
 def _check_model_file(proto: bytes) -> None:
     """Refuse a model file that would take long to open or to use."""
-    for number, content in _fields(proto):
-        if number == 4:
-            raise TokenizerError("a SentencePiece model with texts to try itself on")
+    for count, (number, content) in enumerate(_fields(proto)):
+        if count > 2 * LARGEST_VOCABULARY or number == 4:
+            raise TokenizerError("a SentencePiece model with too many pieces, or texts to try itself on")
         for inner, rules in _fields(content) if number == 3 else ():
             texts = rules[4 + int.from_bytes(rules[:4], "little") :] if inner == 2 else b""
             if max(map(len, texts.split(b"\0"))) > LONGEST_RULE_BYTES:
