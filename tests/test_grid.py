@@ -108,6 +108,13 @@ def test_rows_that_share_a_scale(rows):
     assert torch.equal(wide.fake_quantize(matrix, clip), row.fake_quantize(matrix, clip))
 
 
+@pytest.mark.parametrize("granularity", [RowGroups(rows=10**15), ColumnGroups(columns=10**15)])
+def test_groups_beyond_any_machine_cost_no_more_than_the_matrix(granularity):
+    codes = torch.ones(3, 4, dtype=torch.int8)
+    scales = torch.full((1 if isinstance(granularity, RowGroups) else 3,), 0.5)
+    assert torch.equal(Grid(granularity=granularity).dequantize(codes, scales), torch.full((3, 4), 0.5))
+
+
 @pytest.mark.parametrize(
     ("grid", "levels"),
     [

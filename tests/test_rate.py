@@ -5,6 +5,7 @@ import torch
 
 from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.errors import ArtifactError
+from bitgolf.core.hessian import TrainText
 from bitgolf.core.model import ModelPlan, build_model
 from bitgolf.core.quantize import Curvature, Keep, QuantizePlan, QuantRule, SdClip, quantize_weights
 from bitgolf.core.rate import (
@@ -120,7 +121,9 @@ def test_an_artifact_gives_back_exactly_what_was_rounded():
         for name, w in weights.items()
         if w.ndim == 2 and name.endswith("weight")
     }
-    tensors, report = quantize_weights(QuantizePlan(rules=rules), weights, curvatures)
+    tensors, report = quantize_weights(
+        QuantizePlan(rules=rules, calibration=TrainText(outputs=True)), weights, curvatures
+    )
     tokenizer = train_tokenizer([b"to be or not to be, that is the question " * 20], 300)
     opened = unpack(pack(plan, tensors, tokenizer.to_bytes()).data)
     for name, tensor in tensors.items():
@@ -138,3 +141,12 @@ def test_a_base_that_is_no_step_is_refused():
     for base in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ArtifactError, match="no positive number"):
             Stepped().tensor(pieces | {"base": torch.tensor([base])}, (2, 3))
+
+
+def test_codes_that_two_bytes_do_not_hold_are_refused():
+    matrix = torch.zeros(2, 3, dtype=torch.int8)
+    rest = {"rows": matrix[:, 0], "columns": matrix[0], "base": torch.ones(1)}
+    lowest = Stepped().tensor({"codes": matrix - 128, "carries": matrix - 127, **rest}, (2, 3))
+    assert int(lowest.whole().min()) == -32_640
+    with pytest.raises(ArtifactError, match="outside -32640 to 32639"):
+        Stepped().tensor({"codes": matrix - 128, "carries": matrix - 128, **rest}, (2, 3))

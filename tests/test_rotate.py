@@ -7,7 +7,7 @@ from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.errors import ArtifactError, PlanError
 from bitgolf.core.gptq import Gptq, squared_error
 from bitgolf.core.grid import Grid, PerTensor
-from bitgolf.core.lowrank import CorrectedTensor, LowRank, thin_factors
+from bitgolf.core.lowrank import CorrectedForm, CorrectedTensor, LowRank, thin_factors
 from bitgolf.core.model import ModelPlan, build_model
 from bitgolf.core.quantize import (
     AbsMax,
@@ -19,7 +19,15 @@ from bitgolf.core.quantize import (
     SdClip,
     quantize_weights,
 )
-from bitgolf.core.rotate import Rotated, TurnedTensor, turn, turn_back, turned_curvature, walsh_hadamard
+from bitgolf.core.rotate import (
+    Rotated,
+    TurnedForm,
+    TurnedTensor,
+    turn,
+    turn_back,
+    turned_curvature,
+    walsh_hadamard,
+)
 from bitgolf.core.tokenizer import train_tokenizer
 from tests.conftest import generated_text
 
@@ -107,6 +115,22 @@ def test_wrappers_hold_quantizers_of_codes_alone():
                 wrapper(quantizer=bad)
     assert not Rotated(quantizer=INT4).asks() and Rotated(quantizer=Gptq()).asks()
     assert not LowRank(quantizer=INT4).asks() and LowRank(quantizer=Gptq()).asks()
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (6, 4), (3, 2, 2), (0, 4)])
+def test_forms_are_read_in_any_shape(shape):
+    """An artifact may name them for any tensor."""
+    for form in (TurnedForm(seed=2**63 - 1), CorrectedForm(rank=3)):
+        kinds = form.pieces(shape).items()
+        pieces = {name: torch.ones(size, dtype=dtype) for name, (dtype, size) in kinds}
+        tensor = form.tensor(pieces, shape).dequantize()
+        assert tensor.shape == shape and bool(tensor.isfinite().all())
+    for shape in ((2, 6), (4, 3, 2)):
+        pieces = {"codes": torch.zeros(shape).flatten(1).to(torch.int8)}
+        with pytest.raises(ArtifactError, match="power of two.*found 6"):
+            TurnedForm().tensor(pieces, shape)
+    with pytest.raises(PlanError, match="seed: must be below"):
+        TurnedForm(seed=2**63)
 
 
 @pytest.mark.parametrize("quantizer", [Rotated(quantizer=INT4, seed=3), LowRank(quantizer=INT4, rank=2)])

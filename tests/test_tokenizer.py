@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bitgolf.core.errors import TokenizerError
 from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
+from tests.forgery import model_file
 
 ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
@@ -202,6 +203,32 @@ def test_a_piece_cannot_grow_without_bound():
     doubling = [(97, 97), *((256 + i, 256 + i) for i in range(40))]
     with pytest.raises(TokenizerError, match=r"longer than 1,024 bytes"):
         Tokenizer(1, np.array(doubling, "<u2").T.tobytes())
+
+
+def test_pieces_cannot_grow_without_bound_together():
+    half = [(97, 97), *((256 + i, 256 + i) for i in range(8))]  # the last has 512 bytes
+    longer = [(264, byte) for byte in range(256)] + [(265 + i, j) for i in range(40) for j in range(256)]
+    with pytest.raises(TokenizerError, match=r"more than 4,194,304 bytes of pieces"):
+        Tokenizer(1, np.array(half + longer, "<u2").T.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("proto", "fault"),
+    [
+        (model_file() + b"\x22\0", "texts to try itself on"),
+        (model_file("41\t" + 100 * "61 "), "writes a text for a character"),
+        (model_file() + b"\x0a\x09\x0a\x02\xff\xfe\x15" + bytes(4), "a piece that is not UTF-8"),
+        (b"\x0a\0" * 140_000, "too many pieces"),
+        (b"\x0a\0" * 70_000, "two-byte ids"),
+        (b"\x1a\x05" + b"\xff" * 5, "two-byte ids"),
+        (b"\xff" * 2**20, "two-byte ids"),
+        (b"\x0a\xff\xff\xff\xff\x7f", "two-byte ids"),
+        (b"", "two-byte ids"),
+    ],
+)
+def test_model_files_that_would_take_long_or_are_broken_are_refused(proto, fault):
+    with pytest.raises(TokenizerError, match=fault):
+        Tokenizer(2, proto)
 
 
 def plain_model(tmp_path, **settings):

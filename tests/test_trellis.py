@@ -106,8 +106,9 @@ def test_without_feedback_no_walk_errs_less():
         assert costs[tuple(codes.tolist())] == pytest.approx(min(costs.values()), abs=1e-12)
 
 
-def test_codes_say_which_grid_they_are_on():
-    codes = torch.randint(-5, 6, (4, 50), generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("columns", [*range(10), 50])
+def test_codes_say_which_grid_they_are_on(columns):
+    codes = torch.randint(-5, 6, (4, columns), generator=torch.Generator().manual_seed(1))
     grids, values = grids_walked(codes), trellis_values(codes)
     for i, row in enumerate(codes.tolist()):
         state = 0

@@ -11,7 +11,7 @@ A form other than a grid or a number type is the settings of a `Form`; its piece
 codes (matrices of int8, by group) or like scales, in the order of their names. Codes are one byte each, rows
 or columns first (the high bit of the codec byte), and entropy coders know the shapes of their matrices; other
 numbers are split into planes of bytes. Nothing in an artifact is executed, no size is believed before it is
-checked, and every byte is under a checksum.
+checked, a small file cannot ask for much memory or time, and every byte is under a checksum.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from torch import Tensor
 from bitgolf.core.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
 from bitgolf.core.errors import ArtifactError, BitgolfError, PlanError
 from bitgolf.core.form import Form
-from bitgolf.core.grid import FLOAT_TYPES, Grid, as_matrix
+from bitgolf.core.grid import FLOAT_TYPES, Grid
 from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.plan import Plan, from_json, members, setting, to_json
-from bitgolf.core.quantize import KeptTensor, QuantTensor
+from bitgolf.core.quantize import KeptTensor, QuantTensor, check_codes_of, code_pieces
 from bitgolf.core.tables import Shapes
 from bitgolf.core.tokenizer import Tokenizer
 
@@ -42,9 +42,12 @@ SECTION_ROW = struct.Struct("<BIII")
 COLUMNS_FIRST = 0x80  # in the codec byte
 MAX_SECTIONS = 4096
 MAX_TENSORS = 4096
-MAX_TEXT_BYTES = 2**20  # decoded size of the plan and of the tensor table
-MAX_DECODED_BYTES = 2**28  # decoded size of all sections together
 PLAN_SECTION, TENSORS_SECTION, TOKENIZER_SECTION, FIRST_STREAM = 0, 1, 2, 3
+MAX_TEXT_BYTES = {PLAN_SECTION: 2**13, TENSORS_SECTION: 2**16}  # decoded
+MAX_DECODED_BYTES = 2**28  # decoded size of all sections together
+# A small file may not ask for much: so many bytes, and so many times its own size, up to the maximum.
+SMALL_DECODED_BYTES, MAX_EXPANSION = 2**25, 256
+TENSORS_OF_A_LAYER = 10  # at least: six matrices, two scales, a mix and a gain
 
 
 class NotAnArtifactError(ArtifactError):
@@ -318,16 +321,15 @@ def check_sizes(sections: Sequence[Section], end: int, length: int) -> None:
             raise truncated(length, end, f"section {i}")
     if length > end:
         raise TrailingBytesError("bytes after the last section", where=f"byte {end}", value=length - end)
-    for i in (PLAN_SECTION, TENSORS_SECTION):
-        if sections[i].decoded > MAX_TEXT_BYTES:
+    for i, most in MAX_TEXT_BYTES.items():
+        if sections[i].decoded > most:
             raise HeaderSizeError(
-                f"more than {MAX_TEXT_BYTES:,} bytes of settings",
-                where=f"section {i}",
-                value=sections[i].decoded,
+                f"more than {most:,} bytes of settings", where=f"section {i}", value=sections[i].decoded
             )
     total = sum(section.decoded for section in sections)
-    if total > MAX_DECODED_BYTES:
-        raise SizeLimitError(f"decodes to more than {MAX_DECODED_BYTES:,} bytes", where="header", value=total)
+    most = min(MAX_DECODED_BYTES, SMALL_DECODED_BYTES + MAX_EXPANSION * length)
+    if total > most:
+        raise SizeLimitError(f"decodes to more than {most:,} bytes", where="header", value=total)
 
 
 def truncated(length: int, end: int, where: str) -> TruncatedError:
@@ -361,11 +363,11 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
         raise UnknownFormError(f"unknown settings: {'; '.join(error.problems)}", where="plan") from None
     except OverflowError:
         raise SizeLimitError("numbers beyond any model", where="plan", value=model_json) from None
-    # A layer has at least one tensor, so a table that was read bounds what the plan may ask for.
-    uses = table.get("use")
-    if not isinstance(uses, list) or not model.layers <= len(uses) <= MAX_TENSORS:
+    # A table that was read bounds what the plan may ask for.
+    uses, least = table.get("use"), TENSORS_OF_A_LAYER * model.layers
+    if not isinstance(uses, list) or not least <= len(uses) <= MAX_TENSORS:
         raise ShapeMismatchError(
-            f"expected a table of {model.layers:,} to {MAX_TENSORS:,} tensors",
+            f"expected a table of {least:,} to {MAX_TENSORS:,} tensors",
             where="tensors",
             value=len(uses) if isinstance(uses, list) else uses,
         )
@@ -414,6 +416,8 @@ def read_table(
         )
     if len(uses) != len(shapes) or len(streams) != len(shapes):
         raise ShapeMismatchError(f"the model has {len(shapes)} tensors", where="tensors", value=len(uses))
+    if len(forms) > len(uses):
+        raise UnknownFormError("more forms than tensors", where="tensors", value=len(forms))
     known = [read_form(form) for form in forms]
     for key, values, limit in (("use", uses, len(known)), ("stream", streams, MAX_SECTIONS)):
         wrong = [value for value in values if type(value) is not int or not 0 <= value < limit]
@@ -462,14 +466,8 @@ def pieces_of(name: str, form: Grid | Form | str, shape: tuple[int, ...]) -> lis
     """What is stored of a tensor; its form says."""
     if isinstance(form, str):
         return [Piece(name, "values", FLOAT_TYPES[form], shape)]
-    if isinstance(form, Form):
-        return [Piece(name, kind, *piece) for kind, piece in form.pieces(shape).items()]
-    matrix = as_matrix(torch.empty(shape, device="meta"))
-    groups = form.granularity.groups(matrix)
-    if groups.numel() > MAX_DECODED_BYTES:
-        raise SizeLimitError(f"groups of more than {MAX_DECODED_BYTES:,} weights", where=name)
-    scales = Piece(name, "scales", FLOAT_TYPES[form.scale_dtype], (groups.shape[0],))
-    return [Piece(name, "codes", torch.int8, tuple(matrix.shape)), scales]
+    pieces = form.pieces(shape) if isinstance(form, Form) else code_pieces(form, shape)
+    return [Piece(name, kind, *piece) for kind, piece in pieces.items()]
 
 
 def streams_of(
@@ -542,19 +540,19 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
 
 
 def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> Any:
-    """One tensor from its parts, refused when it holds what its grid cannot."""
+    """One tensor from its parts, refused when it holds what its form cannot."""
     form, shape, found = contents.forms[name], contents.shapes[name], {}
     for _, kind, dtype, size in pieces_of(name, form, shape):
         found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
     if isinstance(form, str):
         return KeptTensor(found["values"])
-    if isinstance(form, Form):
-        return form.tensor(found, shape)
-    codes = found["codes"]
-    if not torch.equal(codes, codes.clamp(form.qmin, form.qmax)):
-        span = [int(codes.min()), int(codes.max())]
-        raise ValueRangeError(f"codes outside {form.qmin} to {form.qmax}", where=name, value=span)
-    return QuantTensor(codes, found["scales"], form, shape)
+    try:
+        if isinstance(form, Form):
+            return form.tensor(found, shape)
+        check_codes_of(form, found["codes"])
+    except ArtifactError as error:
+        raise ValueRangeError(error.what, where=name, value=error.value) from None
+    return QuantTensor(found["codes"], found["scales"], form, shape)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

@@ -98,7 +98,7 @@ class RowGroups(Granularity):
         return filled(matrix, self.rows, 0).reshape(shape)
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
-        return values.repeat_interleave(self.rows)[: shape[0], None]
+        return values.repeat_interleave(min(self.rows, shape[0]))[: shape[0], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class ColumnGroups(Granularity):
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
         by_row = values.reshape(shape[0], -(-shape[1] // self.columns))
-        return by_row.repeat_interleave(self.columns, dim=1)[:, : shape[1]]
+        return by_row.repeat_interleave(min(self.columns, shape[1]), dim=1)[:, : shape[1]]
 
 
 def filled(matrix: Tensor, multiple: int, axis: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitgolf.core.form import Form
 from bitgolf.core.gptq import squared_error
-from bitgolf.core.grid import Grid
+from bitgolf.core.grid import Grid, as_matrix
 from bitgolf.core.plan import setting
 from bitgolf.core.quantize import (
     AbsMax,
@@ -36,7 +36,7 @@ class CorrectedForm(Form):
     rank: int = setting(1, at_least=1)
 
     def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        rows, columns = shape
+        rows, columns = as_matrix(torch.empty(shape, device="meta")).shape
         thin = {"left": (self.rank, rows), "right": (self.rank, columns)}
         found = code_pieces(self.grid, shape)
         for side, size in thin.items():
@@ -66,7 +66,7 @@ class CorrectedTensor:
     @property
     def base(self) -> QuantTensor:
         """The matrix without its correction."""
-        return QuantTensor(self.codes, self.scales, self.form.grid, self.shape)
+        return QuantTensor(self.codes, self.scales, self.form.grid, tuple(self.codes.shape))
 
     @property
     def thin(self) -> tuple[QuantTensor, QuantTensor]:
@@ -78,7 +78,7 @@ class CorrectedTensor:
     def dequantize(self) -> Tensor:
         """The weights that loading gives, float32."""
         left, right = self.thin
-        return self.base.dequantize() + left.dequantize().T @ right.dequantize()
+        return (self.base.dequantize() + left.dequantize().T @ right.dequantize()).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

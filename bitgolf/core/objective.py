@@ -49,7 +49,7 @@ class MultiToken(Objective):
     Neutral: weight=0
     """
 
-    heads: int = setting(1, at_least=1)
+    heads: int = setting(1, at_least=1, at_most=64)
     weight: float = setting(0.2, at_least=0.0)
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:

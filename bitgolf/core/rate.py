@@ -80,6 +80,8 @@ class Stepped(Form):
         base = float(pieces["base"])
         if not 0 < base < math.inf:
             raise ArtifactError("a step that is no positive number", value=base)
+        if bool((pieces["carries"] == -128).any()):
+            raise ArtifactError(f"codes outside {-LARGEST_CODE - 1} to {LARGEST_CODE}")
         return SteppedTensor(**pieces, form=self, shape=shape)
 
 

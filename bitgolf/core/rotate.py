@@ -30,15 +30,16 @@ class TurnedForm(Form):
     """Codes and scales of a matrix whose columns were turned; the seed says how."""
 
     grid: Grid = Grid()
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, below=2**63)
 
     def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return code_pieces(self.grid, shape)
 
     def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> "TurnedTensor":
         check_codes_of(self.grid, pieces["codes"])
-        if shape[-1] & (shape[-1] - 1):
-            raise ArtifactError("only a width that is a power of two can be turned", value=shape)
+        width = pieces["codes"].shape[1]
+        if width & (width - 1):
+            raise ArtifactError("only a width that is a power of two can be turned", value=width)
         return TurnedTensor(self, pieces["codes"], pieces["scales"], shape)
 
 
@@ -75,7 +76,7 @@ class Rotated(Quantizer):
     """
 
     quantizer: Quantizer = SdClip()
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, below=2**63)
 
     def problems(self) -> Iterator[str]:
         if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
@@ -134,7 +135,7 @@ def walsh_hadamard(rows: Tensor) -> Tensor:
     """The normalised Walsh-Hadamard transform of each row, its own inverse. The width is a power of two."""
     result, width = rows, rows.shape[1]
     for half in (1 << power for power in range(width.bit_length() - 1)):
-        pairs = result.reshape(len(rows), -1, 2, half)
+        pairs = result.reshape(len(rows), width // (2 * half), 2, half)
         first, second = pairs[:, :, 0], pairs[:, :, 1]
         result = torch.stack((first + second, first - second), 2).reshape(rows.shape)
     return result / width**0.5

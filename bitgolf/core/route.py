@@ -9,6 +9,8 @@ from bitgolf.core.kernels import PlainKernels
 from bitgolf.core.parts import Start, start_constant
 from bitgolf.core.plan import Plan, setting
 
+MOST_LOOPS = 256  # so that a route is never longer than memory
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence(Plan):
@@ -52,7 +54,7 @@ class Looped(Recurrence):
 
     first: int = setting(3, at_least=0)
     last: int = setting(5, at_least=0)
-    loops: int = setting(2, at_least=0)
+    loops: int = setting(2, at_least=0, at_most=MOST_LOOPS)
     enable_at: float = setting(0.0, at_least=0.0, at_most=1.0)
     more_at: float = setting(0.0, at_least=0.0, at_most=1.0)
 
@@ -82,8 +84,8 @@ class Huginn(Recurrence):
 
     first: int = setting(0, at_least=0)
     last: int = setting(2, at_least=0)
-    loops: int = setting(3, at_least=1)
-    evaluation_loops: int = setting(6, at_least=1)
+    loops: int = setting(3, at_least=1, at_most=MOST_LOOPS)
+    evaluation_loops: int = setting(6, at_least=1, at_most=MOST_LOOPS)
 
     def misfits(self, layers: int) -> list[str]:
         return loop_misfits(self.first, self.last, layers)

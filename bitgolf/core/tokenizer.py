@@ -40,7 +40,9 @@ TOKENIZER_HEADER = struct.Struct("<4sBII")  # magic, kind, size of the body, CRC
 MERGES_KIND, MODEL_FILE_KIND, FOLDED_KIND = 1, 2, 3
 # Each of these bytes has an id; what is learnt merges them.
 ALPHABETS = {MERGES_KIND: bytes(range(256)), FOLDED_KIND: FOLDED_BYTES}
-LARGEST_BODY_BYTES = 1 << 26
+LARGEST_BODY_BYTES = 1 << 21
+LARGEST_PIECES_BYTES = 1 << 22  # of all pieces together
+LONGEST_RULE_BYTES = 64  # what a model file may put in place of a character; the longest in Unicode has 33
 BODY_FILTERS = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 0, "lp": 1, "pb": 0, "nice_len": 273}]
 
 
@@ -61,10 +63,14 @@ class Tokenizer:
             self.vocabulary_size, self.bos, self.lossless = FIRST_BYTE_ID + len(pieces), BOS_ID, True
             self._pieces = [b"", DOCUMENT_BREAK if self.case_ops else b"", *pieces]
         else:
+            _check_model_file(body)
             self._processor = _open_model(body)
             self.vocabulary_size, self.bos = self._processor.get_piece_size(), self._processor.bos_id()
-            self.lossless = _keeps_every_byte(self._processor)
-            self._pieces = _model_pieces(self._processor)
+            try:
+                self._pieces = _model_pieces(self._processor)
+            except UnicodeDecodeError:
+                raise TokenizerError("a SentencePiece model with a piece that is not UTF-8") from None
+            self.lossless = _keeps_every_byte(self._processor, self._pieces)
         self._fill_tables()
 
     def _fill_tables(self) -> None:
@@ -280,6 +286,8 @@ def _read_pieces(body: bytes, alphabet: bytes) -> list[bytes]:
         pieces.append(pieces[left] + pieces[right])
         if len(pieces[-1]) > 1024:
             raise TokenizerError("a piece is longer than 1,024 bytes", where=f"merge {merge}")
+    if sum(map(len, pieces)) > LARGEST_PIECES_BYTES:
+        raise TokenizerError(f"more than {LARGEST_PIECES_BYTES:,} bytes of pieces")
     if len(set(pieces)) < len(pieces):
         raise TokenizerError("two merges make the same piece")
     return pieces
@@ -321,6 +329,36 @@ def _open_model(proto: bytes) -> sentencepiece.SentencePieceProcessor:
     return model
 
 
+def _check_model_file(proto: bytes) -> None:
+    """Refuse a model file that would take long to open or to use."""
+    for count, (number, content) in enumerate(_fields(proto)):
+        if count > 2 * LARGEST_VOCABULARY or number == 4:
+            raise TokenizerError("a SentencePiece model with too many pieces, or texts to try itself on")
+        for inner, rules in _fields(content) if number == 3 else ():
+            texts = rules[4 + int.from_bytes(rules[:4], "little") :] if inner == 2 else b""
+            if max(map(len, texts.split(b"\0"))) > LONGEST_RULE_BYTES:
+                raise TokenizerError("a SentencePiece model that writes a text for a character")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and content of each field of a protobuf message, b'' for numbers, up to the first fault."""
+    stream = io.BytesIO(message)
+    while key := _varint(stream):
+        size = _varint(stream) if key & 7 in (0, 2) else {1: 8, 5: 4}.get(key & 7, 0)
+        yield key >> 3, stream.read(min(size, len(message))) if key & 7 else b""
+
+
+def _varint(stream: io.BytesIO) -> int:
+    """A protobuf number; 0 at the end."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = int.from_bytes(stream.read(1))
+        value |= (byte & 127) << shift
+        if byte < 128:
+            break
+    return value
+
+
 def _model_pieces(model: sentencepiece.SentencePieceProcessor) -> list[bytes]:
     pieces = []
     for token in range(model.get_piece_size()):
@@ -333,14 +371,13 @@ def _model_pieces(model: sentencepiece.SentencePieceProcessor) -> list[bytes]:
     return pieces
 
 
-def _keeps_every_byte(model: sentencepiece.SentencePieceProcessor) -> bool:
+def _keeps_every_byte(model: sentencepiece.SentencePieceProcessor, pieces: list[bytes]) -> bool:
     """Whether a model file has all bytes and changes nothing: spaces, line ends, NFKC, a space in front."""
     sample = "  a\n\n\tb  \u00a0\u2460\ufb01e\u0301 \u4f60\U0001f600\u200b\u0007" + "".join(
         map(chr, range(1, 384))
     )
     if any(model.is_unknown(model.piece_to_id(f"<0x{byte:02X}>")) for byte in range(256)):
         return False
-    pieces = _model_pieces(model)
     return all(
         b"".join(pieces[token] for token in model.encode(text)) == text.encode()
         for text in (sample, sample[::-1], "a", " a")
