@@ -21,6 +21,7 @@ from bitgolf.core.codec import Brotli, Deflate, Zstd
 from bitgolf.core.files import read_json, write_json
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
+from bitgolf.core.metric import bits_per_byte
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
 from bitgolf.core.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
@@ -33,7 +34,15 @@ from bitgolf.core.score import ScorePlan
 from bitgolf.core.train import TrainPlan
 from bitgolf.core.windows import Chunked
 from bitgolf.lab import screen
-from bitgolf.lab.repack import Trained, curvatures_of, figures, float_scores, open_run, packed_by
+from bitgolf.lab.repack import (
+    Trained,
+    by_sequence,
+    curvatures_of,
+    findings,
+    float_scores,
+    open_run,
+    packed_by,
+)
 
 STEP = 0.0002  # near three bits a weight on the models here
 
@@ -146,9 +155,12 @@ def measure(
         if curvatures is None:
             curvatures = curvatures_of(run, rate_aware())
         changed = run._replace(recipe=run.recipe.but({"pack": way.pack}))
-        packing = yield from packed_by(changed, way.quantize, name, curvatures)
-        line = figures(name, packing, base)
-        weights = sum(row["elements"] for row in packing.rows if row["bits"] and "Keep" not in row["rule"])
+        packing, scores = yield from packed_by(changed, way.quantize, name, curvatures)
+        line = findings(changed, packing, by_sequence(scores), by_sequence(base))
+        tensors = line.pop("quantization")
+        line |= {"name": name, "artifact_bytes": len(packing.artifact.data)}
+        line |= {"bits_per_byte": bits_per_byte(scores), "seconds": packing.seconds["pack"]}
+        weights = sum(row["elements"] for row in tensors if row["bits"] and "Keep" not in row["rule"])
         line["bits_per_weight"] = 8 * line["artifact_bytes"] / weights
         lines[name] = line
         write_json(run.folder / "pack.json", lines)

@@ -6,7 +6,7 @@ from bitgolf.core.errors import PlanError
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid, PerTensor
 from bitgolf.core.lowrank import LowRank
-from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.plan import from_json, members, to_json
 from bitgolf.core.presets import (
     clip_searched,
@@ -27,7 +27,6 @@ from bitgolf.core.quantize import (
     QuantTensor,
     SdClip,
     absmax_rows,
-    code_entropy_bytes,
     int6_rows,
     public_int8,
     quantize_weights,
@@ -56,15 +55,16 @@ def weights():
 
 
 def test_int6_rows_gives_every_tensor_its_form(weights):
-    tensors, report = quantize_weights(int6_rows(), weights)
-    assert list(tensors) == list(weights) == [row["name"] for row in report]
-    for row, (name, tensor) in zip(report, tensors.items()):
+    tensors, rows = quantize_weights(int6_rows(), weights)
+    assert list(tensors) == list(weights) == [row["name"] for row in rows]
+    for row, (name, tensor) in zip(rows, tensors.items()):
         bits = 8 if name == "tok_emb.weight" else 6 if name.startswith("blocks") and "weight" in name else 16
-        assert row["bits"] == bits and tensor.shape == tuple(weights[name].shape)
-        assert row["elements"] == weights[name].numel() and row["seconds"] >= 0 and row["alarm"] == ""
-        error = (tensor.dequantize() - weights[name]).square().mean().sqrt()
-        assert row["rmse"] == pytest.approx(float(error), rel=1e-4)
-        assert row["relative_error"] < {16: 0.0005, 8: 0.01, 6: 0.03}[bits]
+        assert tensor.shape == tuple(weights[name].shape)
+        assert row["seconds"] >= 0 and row["rule"] == (
+            "2: Keep" if bits == 16 else f"{4 - bits // 2}: AbsMax"
+        )
+        error = (tensor.dequantize() - weights[name]).norm() / weights[name].norm()
+        assert error < {16: 0.0005, 8: 0.01, 6: 0.03}[bits]
     bits = {name: tensor.grid.bits for name, tensor in tensors.items() if isinstance(tensor, QuantTensor)}
     assert set(bits.values()) == {6, 8}
 
@@ -122,23 +122,6 @@ def test_public_int8_follows_the_public_rule():
     assert float(again["long_vector"].scales[0]) == 1.0
 
 
-def test_alarms():
-    small = 0.02 * torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
-    floor = AbsMax(grid=Grid(bits=6, scale_floor=1 / 31))
-
-    def alarm(quantizer, weight):
-        return quantize_weights(QuantizePlan(rules=(QuantRule(quantizer=quantizer),)), {"w": weight})[1][0][
-            "alarm"
-        ]
-
-    assert alarm(AbsMax(), small) == ""
-    assert alarm(floor, small).startswith("worse than plain rounding: 1")
-    assert alarm(floor, small / 100) == "collapsed: 64 of 64 groups are all zeros"
-    assert alarm(AbsMax(), small / 1e9) == "collapsed: 64 of 64 groups are all zeros"  # below float16
-    assert alarm(Percentile(percentile=0.5), small).startswith("worse than plain rounding")
-    assert alarm(AbsMax(), torch.zeros(3, 4)) == ""
-
-
 def test_what_cannot_be_written_is_refused_by_name():
     plan = QuantizePlan()
     with pytest.raises(QuantizeError, match="big: values that float16 cannot hold .*1000000"):
@@ -146,11 +129,6 @@ def test_what_cannot_be_written_is_refused_by_name():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(QuantizeError, match="w: weights that are not finite"):
             quantize_weights(plan, {"w": torch.tensor([bad])})
-
-
-def report_of(quantizer, weight):
-    plan = QuantizePlan(rules=(QuantRule(quantizer=quantizer),))
-    return quantize_weights(plan, {"w": weight})[1][0]
 
 
 @pytest.mark.parametrize("member", members(Quantizer).values(), ids=lambda member: member.__name__)
@@ -166,8 +144,6 @@ def test_behaviour_of_every_quantizer(member):
     assert torch.equal(weight.grad, 2 * fake.detach())
     coarse = COARSE.get(member, 0.03)
     assert float((fake - weight).detach().norm() / weight.detach().norm()) < coarse
-    assert {"bits", "rmse", "rmse_plain", "bytes", "alarm"} <= report_of(quantizer, weight.detach()).keys()
-    assert report_of(quantizer, weight.detach())["bits"] >= 2
     for shape in [(), (1,), (0, 5), (5, 0), (2, 3, 4)]:
         assert quantizer.quantize(torch.ones(shape)).dequantize().shape == shape
 
@@ -189,21 +165,6 @@ def test_settings_bite():
         Percentile(percentile=1.0).quantize(weight).dequantize(),
         AbsMax(grid=Grid(bits=8)).quantize(weight).dequantize(),
     )
-
-
-def test_entropy_of_codes():
-    assert code_entropy_bytes(torch.zeros(100, dtype=torch.int8)) == 0
-    uniform = torch.arange(-128, 128).to(torch.int8)
-    assert code_entropy_bytes(uniform) == pytest.approx(256)
-
-
-def test_fresh_weights_pass_without_an_alarm():
-    # Output projections start as zeros, and the preflight packs the model before the first step.
-    model = build_model(MODEL)
-    fresh = {name: tensor.detach() for name, tensor in model.named_parameters()}
-    tensors, report = quantize_weights(int6_rows(), fresh)
-    assert {row["alarm"] for row in report} == {""}
-    assert isinstance(tensors["skip_weights"], KeptTensor)
 
 
 def test_the_step_of_a_row_follows_its_deviation():

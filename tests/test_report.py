@@ -86,7 +86,8 @@ def result(**changes: Any) -> dict[str, Any]:
         "status": "ok", "recipe": "demo", "seed": 7, "bits_per_byte": 1.4021, "windows": "sliding 256/64",
         "text_bytes": 9000, "artifact_bytes": 900_000, "code_bytes": 30_000, "total_bytes": 930_000,
         "budget_bytes": 1_000_000, "parameters": 1_234_567, "train_seconds": 40.0, "steps": 400,
-        "tokens_per_second": 41_000.0,
+        "tokens_per_second": 41_000.0, "tokens": 4000,
+        "gap": 0.01, "gap_error": 0.00042, "predicted_gap": 0.0081,
         "variants": [
             {**variant, "name": "live", "bits_per_byte": 1.45},
             {**variant, "name": "averaged", "bits_per_byte": 1.43},
@@ -94,15 +95,19 @@ def result(**changes: Any) -> dict[str, Any]:
             {**variant, "name": "quantized", "windows": "sliding 256/64", "bits_per_byte": 1.4021},
         ],
         "ledger": [
-            ["code", 30_000], ["tokenizer", 5_000], ["tok_emb.weight", 195_000],
+            ["code with plain packing", 27_000], ["code for quantizers and codecs", 3_000],
+            ["tokenizer", 5_000], ["tok_emb.weight", 195_000],
             ["blocks.0.mlp.fc.weight codes", 349_000], ["blocks.0.mlp.fc.weight scales", 1_000],
             ["blocks.1.mlp.fc.weight codes", 349_000],
             ["blocks.0.resid_mix", 1_000],
         ],
         "quantization": [
             {"name": "blocks.0.mlp.fc.weight", "rule": HOSTILE, "bits": 6, "elements": 500_000,
-             "bytes": 350_000, "rmse": 0.004, "rmse_plain": 0.0041, "relative_error": 0.03,
-             "seconds": 0.1, "alarm": "collapsed: 1 row"}
+             "bytes": 350_000, "coded_bits": 5.6, "relative_error": 0.03, "relative_error_plain": 0.0312,
+             "damage_nats": 0.0004, "damage_nats_plain": 0.0009, "calibration_tokens": 32_768,
+             "inputs_seen": 1.0, "outputs_seen": 0.975, "seconds": 0.1, "alarm": "collapsed: 1 row",
+             "levels": {"first": -2, "width": 1, "counts": [1, 900, 5000, 900, 1]}},
+            {"name": "blocks.0.resid_mix", "rule": "1: Keep", "bytes": 1_000, "alarm": ""},
         ],
         "seconds": {"train": 40.0, "score": 3.0},
         "rivals": [
@@ -123,14 +128,17 @@ def test_the_page_tells_the_run(tmp_path: Path) -> None:
     for text in (
         "1.4021", "bits per byte", "930,000 bytes of 1,000,000 (93.0%)", "41,000 tokens/s", "1,234,567",
         "9,000 bytes, sliding 256/64", "xz -9e, primed", "1.7720", "−0.0200", "+0.0100", "mlp.fc", "699,000",
-        "collapsed: 1 row", "␣the", "⏎", "\\xe2", "We the people",
+        "collapsed: 1 row", "27,000 with plain packing, 3,000 for quantizers and codecs", "5.60", "3.12%",
+        "0.000256", "0.000577", "100% 97.5%", "1 tensor stays in floats: 1,000 bytes",
+        "+0.01000 ± 0.00042 bits per byte; +0.00810 was to be expected",
+        "␣the", "⏎", "\\xe2", "We the people",
         "bitgolf run 'my runs/demo/recipe.json' --data sets/text --seed 7 --out 'my runs/demo-again'",
         "splits val tokens", "4,001", "1 of them",
     ):  # fmt: skip
         assert text in page.text, text
     assert "Not readable" not in page.text and "did not" not in page.text
     pictures = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(pictures) == 5 and all(picture["aria-label"] for picture in pictures)
+    assert len(pictures) == 6 and all(picture["aria-label"] for picture in pictures)
 
 
 def test_the_page_is_light_inert_and_the_same_each_time(tmp_path: Path) -> None:
@@ -172,6 +180,16 @@ def test_a_missing_or_damaged_file_costs_its_section_only(tmp_path: Path, name: 
 @pytest.mark.parametrize("key", sorted(result()))
 def test_no_field_of_the_result_can_stop_the_page(tmp_path: Path, key: str, value: Any) -> None:
     (tmp_path / "result.json").write_text(json.dumps(result(**{key: value})))
+    Page(write_report(tmp_path, piece).read_text())
+
+
+@pytest.mark.parametrize("levels", [3, {}, {"first": 0, "width": 1, "counts": []}, {"counts": [HOSTILE]}])
+def test_no_row_of_a_tensor_can_stop_the_page(tmp_path: Path, levels: Any) -> None:
+    row = {"name": 3, "rule": None, "bytes": 1, "alarm": "", "inputs_seen": "x", "levels": levels}
+    (tmp_path / "result.json").write_text(json.dumps(result(quantization=[row])))
+    assert "Not readable" in Page(write_report(tmp_path, piece).read_text()).text
+    whole = {**row, "levels": {"first": 0, "width": 1, "counts": [0]}, "coded_bits": HOSTILE}
+    (tmp_path / "result.json").write_text(json.dumps(result(quantization=[whole], tokens="x")))
     Page(write_report(tmp_path, piece).read_text())
 
 

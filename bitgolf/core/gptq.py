@@ -6,7 +6,6 @@ rule that rounds. `tests/test_gptq.py` has the slow twin, column by column in fl
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +14,12 @@ from bitgolf.core.grid import PerRow, as_matrix
 from bitgolf.core.plan import setting
 from bitgolf.core.quantize import (
     Curvature,
-    KeptTensor,
     QuantizeError,
     Quantizer,
     QuantTensor,
     Rounding,
     SdClip,
     Shipped,
-    quantize_alarm,
 )
 
 
@@ -70,9 +67,6 @@ class Gptq(Quantizer):
         metric = inputs if self.measure == "outputs" else None
         return min(tensors, key=lambda tensor: squared_error(weight, tensor, metric))
 
-    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
-        return output_notes(weight, tensor, self.scales[0].quantize(weight), curvature)
-
 
 def feedback(inputs: Tensor, damping: float, sort: bool) -> tuple[Tensor, Tensor]:
     """The order of the columns, and the upper factor U of the inverse of the damped moments in that order.
@@ -115,20 +109,3 @@ def squared_error(weight: Tensor, tensor: Shipped, inputs: Tensor | None = None)
     squares."""
     error = as_matrix(weight.float() - tensor.dequantize()).double()
     return float((error * (error if inputs is None else error @ inputs.double().to(error.device))).sum())
-
-
-def output_notes(
-    weight: Tensor, tensor: Shipped, plain: Shipped, curvature: Curvature | None
-) -> dict[str, Any]:
-    """Errors in the outputs of a matrix beside those of plain rounding, and the alarm that looks at these."""
-    if curvature is None or isinstance(tensor, KeptTensor):
-        return {}
-    nothing = KeptTensor(torch.zeros_like(weight))
-    size = squared_error(weight, nothing, curvature.inputs) or 1.0
-    mine, other = ((squared_error(weight, each, curvature.inputs) / size) ** 0.5 for each in (tensor, plain))
-    return {
-        "calibration_tokens": curvature.tokens,
-        "output_error": mine,
-        "output_error_plain": other,
-        "alarm": quantize_alarm(weight, tensor, mine, other),
-    }

@@ -21,7 +21,6 @@ from bitgolf.core.quantize import (
     Shipped,
     check_codes_of,
     code_pieces,
-    tensor_report,
 )
 
 FACTOR_DAMPING = 0.01  # of the mean diagonal of the inputs' moments
@@ -130,19 +129,8 @@ class LowRank(Quantizer):
         )
         return min((base, corrected), key=lambda tensor: squared_error(weight, tensor, inputs))
 
-    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
-        if not isinstance(tensor, CorrectedTensor):
-            return {**self.quantizer.notes(weight, tensor, curvature), "correction_bytes": 0}
-        # Bits and alarm are those of the matrix that is corrected, errors those that are left.
-        row = tensor_report(weight, tensor.base) | self.quantizer.notes(weight, tensor.base, curvature)
-        added = sum(tensor_report(thin.dequantize(), thin)["bytes"] for thin in tensor.thin)
-        left = tensor_report(weight, tensor)
-        errors = {name: left[name] for name in ("relative_error", "rmse")}
-        if "output_error" in row:
-            inputs = curvature.inputs if curvature else None
-            share = squared_error(weight, tensor, inputs) / squared_error(weight, tensor.base, inputs)
-            errors["output_error"] = row["output_error"] * share**0.5
-        return {**row, **errors, "bytes": row["bytes"] + added, "correction_bytes": added}
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        return {"corrected": isinstance(tensor, CorrectedTensor)}
 
 
 def thin_factors(error: Tensor, rank: int, inputs: Tensor | None) -> tuple[Tensor, Tensor]:

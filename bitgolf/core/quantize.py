@@ -1,13 +1,11 @@
-"""Weights and a table of rules to quantized tensors, with a report of what it cost.
+"""Weights and a table of rules to quantized tensors.
 
-First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Every tensor is
-compared with plain rounding at the same number of bits, and worse is an alarm. Quantizers that look at what
-a matrix multiplies are in modules of their own.
+First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Quantizers that look
+at what a matrix multiplies are in modules of their own.
 """
 
 import dataclasses
 import fnmatch
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -106,8 +104,8 @@ class Quantizer(Plan):
         """The same with steps longer by a factor; itself where its rate cannot be set."""
         return self
 
-    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
-        """What it adds to the report of a tensor, or puts in place of something there."""
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        """What it alone knows of a tensor it made, for a report."""
         return {}
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
@@ -342,9 +340,9 @@ class QuantizePlan(Plan):
 def quantize_weights(
     plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
 ) -> tuple[dict[str, Shipped], list[dict[str, Any]]]:
-    """Every tensor by its rule, and a report with a row each; without curvatures, by what needs none."""
+    """Every tensor by its rule, and a row each on how; without curvatures, by what needs none."""
     chosen = plan.assign(weights)
-    tensors, report = {}, []
+    tensors, rows = {}, []
     for name, weight in weights.items():
         rule = plan.rules[chosen[name]]
         if not bool(weight.isfinite().all()):
@@ -354,38 +352,10 @@ def quantize_weights(
             tensors[name] = rule.quantizer.quantize(weight, curvature)
         except QuantizeError as error:
             raise QuantizeError(error.what, where=name, value=error.value, way_out=error.way_out) from None
-        seconds = time.perf_counter() - started
-        label = f"{chosen[name]}: {type(rule.quantizer).__name__}"
-        row = tensor_report(weight, tensors[name]) | rule.quantizer.notes(weight, tensors[name], curvature)
-        report.append({"name": name, "rule": label, **row, "seconds": seconds})
-    return tensors, report
-
-
-def tensor_report(weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-    """Bits, error beside that of plain rounding, entropy in bytes, and an alarm (empty when all is well)."""
-    error, size = root_mean_square(weight - tensor.dequantize()), root_mean_square(weight)
-    bits, stored, plain, alarm = 0, 0, error, ""  # of other forms their quantizers know
-    if isinstance(tensor, KeptTensor):
-        bits, stored = 8 * tensor.values.element_size(), tensor.values.nbytes
-    elif isinstance(tensor, QuantTensor):
-        bits, grid = tensor.grid.bits, tensor.grid
-        simple = AbsMax(grid=Grid(bits=bits, largest=grid.largest, granularity=grid.granularity))
-        plain = root_mean_square(weight - simple.quantize(weight).dequantize())
-        alarm = quantize_alarm(weight, tensor, error, plain)
-        stored = math.ceil(code_entropy_bytes(tensor.codes)) + tensor.scales.nbytes
-    errors = {"relative_error": error / size if size else 0.0, "rmse": error, "rmse_plain": plain}
-    return {"bits": bits, "elements": weight.numel(), **errors, "bytes": stored, "alarm": alarm}
-
-
-def quantize_alarm(weight: Tensor, tensor: QuantTensor, error: float, plain: float) -> str:
-    """What should make someone look: rows that vanished, or more error than rounding to the maximum makes."""
-    groups = tensor.grid.granularity.groups
-    gone = (groups(tensor.codes) == 0).all(dim=1) & (groups(as_matrix(weight)) != 0).any(dim=1)
-    if bool(gone.any()):
-        return f"collapsed: {int(gone.sum())} of {len(gone)} groups are all zeros"
-    if error > 1.01 * plain:
-        return f"worse than plain rounding: {error / plain if plain else math.inf:.2f} times its error"
-    return ""
+        row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
+        seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
+        rows.append({**row, **seen, "seconds": time.perf_counter() - started})
+    return tensors, rows
 
 
 def code_pieces(grid: Grid, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -400,18 +370,6 @@ def check_codes_of(grid: Grid, codes: Tensor) -> None:
     if codes.numel() and not (grid.qmin <= int(codes.min()) and int(codes.max()) <= grid.qmax):
         found = [int(codes.min()), int(codes.max())]
         raise ArtifactError(f"codes outside {grid.qmin} to {grid.qmax}", value=found)
-
-
-def root_mean_square(tensor: Tensor) -> float:
-    """Root of the mean square."""
-    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
-
-
-def code_entropy_bytes(codes: Tensor) -> float:
-    """What a coder that knows only how often each code occurs would need."""
-    counts = torch.bincount(codes.flatten().long() + 128, minlength=256).double()
-    shares = counts[counts > 0] / max(1, codes.numel())
-    return float(-(shares * shares.log2()).sum()) * codes.numel() / 8
 
 
 def public_int8() -> QuantizePlan:

@@ -151,14 +151,8 @@ class RateAware(Quantizer):
         codes = rounded_codes(matrix, steps, factor, across, self.trellis)
         return SteppedTensor(*split_wide(codes), rows, columns, base, form, tuple(weight.shape))
 
-    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
-        entropy = code_bits(tensor.whole())
-        stored = math.ceil(entropy / 8) + tensor.rows.numel() + tensor.columns.numel() + 4
-        found: dict[str, Any] = {"bits": entropy / max(1, weight.numel()), "bytes": stored}
-        if curvature is not None and curvature.outputs is not None:
-            found["damage_nats"] = expected_damage(weight, tensor, curvature)
-            found["calibration_tokens"] = curvature.tokens
-        return found
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        return {"bits": code_bits(tensor.whole()) / max(1, weight.numel())}
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:

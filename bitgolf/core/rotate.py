@@ -21,7 +21,6 @@ from bitgolf.core.quantize import (
     Shipped,
     check_codes_of,
     code_pieces,
-    tensor_report,
 )
 
 
@@ -101,12 +100,8 @@ class Rotated(Quantizer):
         turned = TurnedTensor(form, other.codes, other.scales, tuple(weight.shape))
         return min((plain, turned), key=lambda tensor: squared_error(weight, tensor, inputs))
 
-    def notes(self, weight: Tensor, tensor: Shipped, curvature: Curvature | None) -> dict[str, Any]:
-        if not isinstance(tensor, TurnedTensor):
-            return {**self.quantizer.notes(weight, tensor, curvature), "turned": False}
-        matrix, tilted = turn(weight, self.seed), turned_curvature(curvature, self.seed)
-        inner = tensor_report(matrix, tensor.turned) | self.quantizer.notes(matrix, tensor.turned, tilted)
-        return {**inner, "turned": True}
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        return {"turned": isinstance(tensor, TurnedTensor)}
 
 
 def turn(matrix: Tensor, seed: int) -> Tensor:

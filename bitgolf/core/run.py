@@ -55,10 +55,12 @@ def run(
     code: bytes,
     resume: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    show: Callable[[str, Any], Any] = lambda name, value: None,
 ) -> Generator[Event, None, dict[str, Any]]:
     """All stages of a recipe; yields events and returns the result, which also stands in result.json.
 
-    code: the program whose bytes count towards the budget. A crash is a result too (status `crash`) before
+    code: the program whose bytes count towards the budget. show: sees by name what a report needs and no
+    file holds, the curvatures and the scores of each stage. A crash is a result too (status `crash`) before
     the exception goes on; bad input raises BitgolfError and leaves the folder as it was.
     """
     backend = choose_backend(recipe.backend)
@@ -69,7 +71,7 @@ def run(
         yield from preflight(recipe, dataset, backend, seed)
         if world.rank == 0:
             describe_run(folder, recipe, backend, code)
-        return (yield from _stages(recipe, dataset, folder, seed, code, backend, world, clock))
+        return (yield from _stages(recipe, dataset, folder, seed, code, backend, world, clock, show))
     except BitgolfError:
         raise
     except Exception:
@@ -91,6 +93,7 @@ def _stages(
     backend: Backend,
     world: World,
     clock: Callable[[], float],
+    show: Callable[[str, Any], Any],
 ) -> Generator[Event, None, dict[str, Any]]:
     seconds: dict[str, float] = {}
     model = build_model(recipe.model, seed).use(backend)
@@ -122,6 +125,7 @@ def _stages(
     shipped, length = recipe.model.shipped(), recipe.data.sequence_length
     weights = shipped_weights(shipped, averaged)
     curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length)
+    show("curvatures", curvatures)
     seconds["calibrate"] = clock() - started
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(code))
     table = yield from packer.settle()
@@ -130,7 +134,7 @@ def _stages(
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
     seconds["pack"] = clock() - started - seconds["calibrate"]
     started = clock()
-    variants = yield from _score_all(recipe, dataset, folder, live, averaged, backend, clock)
+    variants = yield from _score_all(recipe, dataset, folder, live, averaged, backend, clock, show)
     seconds["score"] = clock() - started
     result = {
         **_verdict(recipe, artifact, packer.total_bytes(artifact), variants[-1]),
@@ -378,6 +382,7 @@ def _score_all(
     averaged: dict[str, Tensor],
     backend: Backend,
     clock: Callable[[], float],
+    show: Callable[[str, Any], Any],
 ) -> Generator[Event, None, list[dict[str, Any]]]:
     """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores."""
     unpacked = unpack((folder / "model.bin").read_bytes())
@@ -394,6 +399,7 @@ def _score_all(
         started = clock()
         stage = f"score {name}" if plan == chunked else "score final"
         scores = yield from score_split(model, dataset, plan, stage)
+        show(stage, scores)
         rows.append({"name": name, **summary(scores), "seconds": clock() - started})
     scores.save(folder / "scores.npz")
     return rows

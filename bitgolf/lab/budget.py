@@ -18,8 +18,9 @@ from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, par
 from bitgolf.core.noise import NoNoise
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
-from bitgolf.core.quantize import KeptTensor, Quantizer, QuantTensor, tensor_report
+from bitgolf.core.quantize import Quantizer
 from bitgolf.core.recipe import Recipe
+from bitgolf.lab.tensors import nominal_bits, stored_parts
 
 SAMPLED_ELEMENTS = 32768  # drawn for each kind of tensor, which is taken to be like them
 TRAINED_STD, DECAYED_STD = 0.4, 0.17  # of trained matrices; matters only to rules with a scale floor
@@ -112,7 +113,7 @@ def refuse_over_memory(facts: dict[str, Any], machine_bytes: int | None = None) 
 def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
     whole = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     chosen = recipe.quantize.assign(whole)
-    known: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
+    known: dict[tuple[tuple[int, ...], int], tuple[float, int]] = {}
     rows = []
     for name, shape in shapes.items():
         quantizer, alike = recipe.quantize.rules[chosen[name]].quantizer, (shape, chosen[name])
@@ -141,24 +142,14 @@ def trained_std(recipe: Recipe) -> float:
 
 def packed_size(
     quantizer: Quantizer, shape: tuple[int, ...], codec: Codec, std: float = TRAINED_STD
-) -> tuple[int, int]:
+) -> tuple[float, int]:
     """Bits of a quantized number, and bytes of a Gaussian tensor of this shape after quantizer and codec."""
     shape = shape or (1,)
     rows = max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))
     weight = std * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
     tensor = quantizer.quantize(weight)
     size = sum(len(codec.encode(plane)[1]) for part in stored_parts(tensor) for plane in byte_planes(part))
-    bits = (tensor_report(weight, tensor) | quantizer.notes(weight, tensor, None))["bits"]
-    return bits, math.ceil(size * shape[0] / rows)
-
-
-def stored_parts(tensor: Any) -> list[Tensor]:
-    """What an artifact stores of a tensor."""
-    if isinstance(tensor, KeptTensor):
-        return [tensor.values]
-    if isinstance(tensor, QuantTensor):
-        return [tensor.codes, tensor.scales]
-    return [getattr(tensor, name) for name in tensor.form.pieces(tuple(tensor.shape))]
+    return nominal_bits(quantizer, weight, tensor), math.ceil(size * shape[0] / rows)
 
 
 def byte_planes(part: Tensor) -> list[bytes]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Ticks = list[tuple[float, str]]
+THIN_END = 0.001  # of all counts, at either side of a histogram, may be left out
+SPARKS, BLOCKS = 15, " ▁▂▃▄▅▆▇█"  # of a histogram in a line of text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,26 @@ def line_chart(
         band=f"M{path(np.max)}L{path(np.min, slice(None, None, -1))}Z" if len(x) > points else "",
         level=None if level is None else up(level),
     )
+
+
+def trimmed(counts: Sequence[int]) -> tuple[int, list[int]]:
+    """A histogram without its thin ends, and how many counts were left out before it."""
+    reached = np.cumsum(counts) / max(1, sum(counts))
+    first = int(np.argmax(reached > THIN_END))
+    last = int(np.argmax(reached >= 1 - THIN_END))
+    return first, list(counts[first : last + 1])
+
+
+def bars(counts: Sequence[int]) -> str:
+    """The path of a histogram: as wide as there are counts, 100 high."""
+    largest = max(counts) or 1
+    return "M0 100" + "".join(f"V{100 - 100 * count / largest:.0f}h1" for count in counts) + "V100Z"
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """A histogram in one line of text."""
+    means = [float(np.mean(part)) for part in np.array_split(counts, min(SPARKS, len(counts)))]
+    return "".join(BLOCKS[math.ceil(mean / (max(means) or 1) * (len(BLOCKS) - 1))] for mean in means)
 
 
 def _onto(low: float, high: float) -> Callable[[float], float]:

@@ -14,16 +14,18 @@ from bitgolf.core.metric import summary
 from bitgolf.core.model import parameter_shapes
 from bitgolf.core.optim import assign_parameters
 from bitgolf.core.plan import diff, parse_changes, to_json
-from bitgolf.core.quantize import Quantizer, tensor_report
+from bitgolf.core.quantize import Quantizer
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.budget import forecast_seconds
+from bitgolf.lab.charts import sparkline, trimmed
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
-from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.flatten import flatten
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
+from bitgolf.lab.script import script_of
 from bitgolf.lab.techniques import (
     by_slot,
     find_technique,
@@ -32,6 +34,7 @@ from bitgolf.lab.techniques import (
     table_row,
     techniques,
 )
+from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
 
@@ -140,6 +143,7 @@ def _finish(result: dict[str, Any], as_json: bool, following: str) -> None:
         title = "The same text by general compressors, in bits per byte"
         columns = ("", "with the training text", "alone")
         screen.table(title, columns, [ours, *rivals], as_json=as_json)
+    _show_alarms(result, as_json)
     if "sample" in result and not as_json:
         print(f"A sample\n{result.pop('sample').strip()}\n")
     screen.close({**result, "next": following}, as_json=as_json)
@@ -163,8 +167,7 @@ def show(
     given = parse_variables(variables or [])
     chosen = _changed(recipe, given, changes, quiet=as_json or script)
     if script:
-        source = flatten(chosen)
-        sys.stdout.buffer.write(pack_script(source) if packed else source.encode())
+        sys.stdout.buffer.write(script_of(chosen) if packed else flatten(chosen).encode())
         return
     tables = ("optim.rows", "quantize.rules")
     changes_made = [(path, right) for path, _, right in diff(Recipe(), chosen) if not path.startswith(tables)]
@@ -174,7 +177,14 @@ def show(
     screen.table("Parameters, first match wins", header, parameter_table(chosen), as_json=as_json)
     header = ("who", "quantizer", "bits", "tensors", "parameters")
     screen.table("Quantization, first match wins", header, quantization_table(chosen), as_json=as_json)
-    facts = {"recipe": chosen.name, "recipe_identity": chosen.identity(), "settings": to_json(chosen)}
+    brotli = chosen.but({"budget.code_codec": "brotli"})
+    facts = {
+        "recipe": chosen.name,
+        "recipe_identity": chosen.identity(),
+        "code_bytes": len(script_of(chosen)),
+        "code_bytes_with_brotli": len(script_of(brotli)),
+        "settings": to_json(chosen),
+    }
     screen.close(facts | ({"public_variables": given} if given else {}), as_json=as_json)
 
 
@@ -211,11 +221,10 @@ def quantization_table(recipe: Recipe) -> list[tuple[Any, ...]]:
     ]
 
 
-def bits_of(quantizer: Quantizer) -> int:
+def bits_of(quantizer: Quantizer) -> float:
     """Bits of each number, before any entropy coding."""
     one = torch.ones(1, 1)
-    tensor = quantizer.quantize(one)
-    return (tensor_report(one, tensor) | quantizer.notes(one, tensor, None))["bits"]
+    return nominal_bits(quantizer, one, quantizer.quantize(one))
 
 
 @app.command()
@@ -265,9 +274,10 @@ def pack(
     """Pack a trained run again by other rules, without training; or see what several would give.
 
     Every figure comes from reloaded bytes. Gaps are to the float weights on the same tokens, with a standard
-    error over sequences. With --compare nothing is written; `recipe` is the run's own table. With
-    --budget-bytes the rate-aware rounding is used (unless the run's own table has it), at the rate that fills
-    the budget to the last tenth of a percent.
+    error over sequences; predicted is what curvature lets expect, where it is known of every tensor. With
+    --compare nothing is written; `recipe` is the run's own table. With --budget-bytes the rate-aware rounding
+    is used (unless the run's own table has it), at the rate that fills the budget to the last tenth of a
+    percent.
 
     Example: bitgolf pack runs/demo --compare int8,int6,gptq,gptq-sdclip
     """
@@ -277,6 +287,7 @@ def pack(
     if tables is None:
         place = out or folder / "packed"
         result = screen.follow(pack_again(trained, place))
+        _show_tensors(result, as_json)
         following = f"bitgolf score {place}"
         screen.close({**result, "packed": str(place), "next": following}, as_json=as_json)
         if result["status"] != "ok":
@@ -284,11 +295,68 @@ def pack(
         return
     names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
     lines = screen.follow(compare_tables(trained, names))
-    keys = ("name", "artifact_bytes", "bits_per_byte", "gap", "gap_error", "seconds", "alarms")
-    header = ("table", "artifact bytes", "bits per byte", "gap", "+-", "seconds", "alarms")
+    keys = (
+        "name", "artifact_bytes", "bits_per_byte", "gap", "gap_error", "predicted_gap", "seconds", "alarms",
+    )  # fmt: skip
+    header = ("table", "bytes", "bits per byte", "gap", "+-", "predicted", "seconds", "alarms")
     title = f"{trained.recipe.name}: packed again, scored {chunked(trained.recipe).windows.label()}"
     screen.table(title, header, [[line.get(key) for key in keys] for line in lines], as_json=as_json)
     screen.close({"run": str(folder), "status": "ok", "tables": lines}, as_json=as_json)
+
+
+def _show_tensors(result: dict[str, Any], as_json: bool) -> None:
+    """What each quantized tensor costs and loses; the floats in one line."""
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    kept = [row for row in result["quantization"] if "levels" not in row]
+    for row in result["quantization"]:
+        if "levels" in row:
+            groups.setdefault(row["rule"], []).append(
+                _tensor_line(row, result["text_bytes"] / result["tokens"])
+            )
+    if kept:
+        size = sum(row["bytes"] for row in kept)
+        groups["as floats"] = [(f"{len(kept)} tensors", "", "", f"{size:,}", *[""] * 6)]
+    screen.grouped_table(TENSOR_COLUMNS, groups.items(), as_json=as_json)
+    _show_alarms(result, as_json)
+
+
+def _tensor_line(row: dict[str, Any], bytes_per_token: float) -> tuple[str, ...]:
+    damages = (row.get(f"damage_nats{ending}") for ending in ("", "_plain"))
+    seen = (row.get(f"{side}_seen") for side in ("inputs", "outputs"))
+    return (
+        row["name"],
+        sparkline(trimmed(row["levels"]["counts"])[1]),
+        f"{row['coded_bits']:.2f}",
+        f"{row['bytes']:,}",
+        *(_share(row.get(f"relative_error{ending}")) for ending in ("", "_plain")),
+        *("-" if nats is None else f"{bits_per_byte_of(nats, bytes_per_token):.6f}" for nats in damages),
+        " ".join(_share(share) for share in seen if share is not None) or "-",
+        f"{row['seconds']:.1f}",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value >= 1 else f"{100 * value:.3g}%"
+
+
+TENSOR_COLUMNS = (
+    screen.Column("tensor"),
+    screen.Column("codes", 15, at_least=76),
+    screen.Column("bits each", 9, right=True),
+    screen.Column("bytes", 10, right=True),
+    screen.Column("error", 7, right=True),
+    screen.Column("plain", 7, right=True, at_least=90),
+    screen.Column("damage", 9, right=True, at_least=60),
+    screen.Column("plain", 9, right=True, at_least=100),
+    screen.Column("seen", 11, right=True, at_least=120),
+    screen.Column("seconds", 7, right=True, at_least=128),
+)
+
+
+def _show_alarms(result: dict[str, Any], as_json: bool) -> None:
+    rows = [(row["name"], row["alarm"]) for row in result.get("quantization", []) if row.get("alarm")]
+    if rows:
+        screen.table("Alarms", ("tensor", ""), rows, as_json=as_json)
 
 
 @app.command()
@@ -358,7 +426,7 @@ def forecast(
     Example: bitgolf forecast baseline --set model.layers=11
     """
     chosen = _changed(recipe, parse_variables(variables or []), changes, quiet=as_json)
-    facts = forecast_recipe(chosen, len(pack_script(flatten(chosen))))
+    facts = forecast_recipe(chosen, len(script_of(chosen)))
     facts |= forecast_seconds(chosen, facts["flops_per_step"])
     header = ("tensor", "shape", "rule", "bits", "bytes")
     rows = [[row[key] for key in ("name", "shape", "rule", "bits", "bytes")] for row in facts["tensors"]]

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import brotli
+
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_tensors
 from bitgolf.core.plan import Plan, to_json
@@ -157,13 +159,16 @@ def _named(value: Any) -> Iterator[str]:
             yield from _named(item)
 
 
-def pack_script(script: str) -> bytes:
+def pack_script(script: str, codec: str = "standard") -> bytes:
     """The self-decompressing form: one Python file that runs as it is. Its length is the code's cost.
 
-    Only the standard library can be needed to start, so brotli is not considered.
+    codec: of the standard library, which alone is sure to be there, or "brotli" too, if that is shorter.
     """
     source = minify(script).encode()
     forms = [_stub("zlib", f"{source_of(_deflate(source))})")]
+    if codec == "brotli":
+        windows = (brotli.compress(source, quality=11, lgwin=bits) for bits in (16, 18, 20))
+        forms += [_stub("brotli", f"{source_of(data)})") for data in windows]
     for literal_bits in (2, 3, 4):  # how many bits of the previous byte predict the next; text has no pb
         settings = {"lc": literal_bits, "pb": 0}
         extra = "".join(f",'{name}':{value}" for name, value in settings.items())

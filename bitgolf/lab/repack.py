@@ -18,6 +18,7 @@ from bitgolf.core.fill import FillBudget
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
 from bitgolf.core.metric import bits_per_byte, summary
+from bitgolf.core.model import count_parameters
 from bitgolf.core.plan import from_json, parse_changes, to_json
 from bitgolf.core.presets import (
     by_part,
@@ -43,7 +44,9 @@ from bitgolf.core.run import Event, Packer, load_model, model_with, score_split,
 from bitgolf.core.score import ScorePlan, Scores
 from bitgolf.core.shards import Dataset
 from bitgolf.core.windows import Chunked
-from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.report import write_report
+from bitgolf.lab.script import script_of, whole_ledger
+from bitgolf.lab.tensors import noise_quantizers, predicted_gap, tensor_rows
 
 RATE_STEP = 0.0002
 OWN = "recipe"  # the name of a run's own table
@@ -67,21 +70,34 @@ MAY_CHANGE = ("quantize", "pack", "score", "budget", "backend")  # of a recipe w
 
 
 class Trained(NamedTuple):
-    """A run folder: its recipe, the weights that were packed (float32, by name), and its text."""
+    """A run folder: its recipe, the weights that were packed (float32, by name), and its text.
+
+    trained_on: the table that training noise was given, where the recipe has been changed since.
+    """
 
     folder: Path
     recipe: Recipe
     weights: dict[str, Tensor]
     dataset: Dataset
+    trained_on: QuantizePlan
 
 
 class Packing(NamedTuple):
-    """One way to pack: the bytes, the report of its tensors, and what reloading them scores."""
+    """One way to pack: its table, what that knew, how each tensor was quantized, bytes and seconds."""
 
-    artifact: Artifact
+    plan: QuantizePlan
+    curvatures: Curvatures
     rows: list[dict[str, Any]]
-    scores: Scores
+    artifact: Artifact
     seconds: dict[str, float]
+
+
+class Sums(NamedTuple):
+    """Scores by sequence: bits that were spent, bytes and tokens of text."""
+
+    bits: np.ndarray
+    bytes: np.ndarray
+    tokens: np.ndarray
 
 
 def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None) -> Trained:
@@ -93,7 +109,8 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
             value=trained[0],
             way_out=f"packing again can change {', '.join(MAY_CHANGE)}",
         )
-    recipe = parse_changes(from_json(Recipe, read_json(folder / "recipe.json")), changes)
+    original = from_json(Recipe, read_json(folder / "recipe.json"))
+    recipe = parse_changes(original, changes)
     if not (folder / "weights.safetensors").is_file():
         raise BitgolfError(
             "this run has no weights", where=str(folder), way_out="finish it: bitgolf run ... --resume"
@@ -105,9 +122,8 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     known = data or (read_json(result).get("dataset") if result.is_file() else None)
     if known is None:
         raise BitgolfError("no dataset is known", where=str(folder), way_out="give it with --data FOLDER")
-    return Trained(
-        folder, recipe, shipped_weights(recipe.model.shipped(), weights), Dataset.open(Path(known))
-    )
+    weights = shipped_weights(recipe.model.shipped(), weights)
+    return Trained(folder, recipe, weights, Dataset.open(Path(known)), original.quantize)
 
 
 def filling(trained: Trained, budget_bytes: int) -> Trained:
@@ -141,61 +157,80 @@ def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
 
 def packed_by(
     trained: Trained, plan: QuantizePlan, name: str, curvatures: Curvatures | None = None
-) -> Generator[Event, None, Packing]:
+) -> Generator[Event, None, tuple[Packing, Scores]]:
     """Calibrate if the table asks for it and no curvatures are known, quantize, pack, reload, score."""
+    recipe, tokenizer = trained.recipe, trained.dataset.tokenizer.to_bytes()
     yield Event(f"pack {name}", 0, 1, {})
     started = time.perf_counter()
     if curvatures is None:
         curvatures = curvatures_of(trained, plan)
     calibrated = time.perf_counter()
-    packer = Packer(trained.recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, 0)
-    rows, artifact = packer.packed(plan)
+    rows, artifact = Packer(recipe, tokenizer, trained.weights, curvatures, 0).packed(plan)
     seconds = {"calibrate": calibrated - started, "pack": time.perf_counter() - calibrated}
     yield Event(f"pack {name}", 1, 1, {"artifact_bytes": len(artifact.data)})
-    loaded = load_model(unpack(artifact.data), choose_backend(trained.recipe.backend))
-    scores = yield from score_split(loaded, trained.dataset, chunked(trained.recipe), f"score {name}")
-    return Packing(artifact, rows, scores, seconds)
+    loaded = load_model(unpack(artifact.data), choose_backend(recipe.backend))
+    scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
+    return Packing(plan, curvatures, rows, artifact, seconds), scores
 
 
-def paired_gap(scores: Scores, base: Scores) -> tuple[float, float]:
+def by_sequence(scores: Scores) -> Sums:
+    """The sums of windows that lie side by side."""
+    sequences = np.cumsum(scores.context == 1) - 1
+    bits = np.bincount(sequences, scores.nats.astype(float)) / math.log(2)
+    return Sums(bits, np.bincount(sequences, scores.bytes), np.bincount(sequences))
+
+
+def paired_gap(scores: Sums, base: Sums) -> tuple[float, float | None]:
     """Bits per byte lost against `base` on the same tokens, and its standard error over sequences.
 
     The error says how far another text of this kind might be; it knows nothing of another training seed.
+    None of a single sequence.
     """
-    sequences = np.cumsum(base.context == 1)
-    count = int(sequences[-1]) + 1
-    bits = np.bincount(sequences, (scores.nats.astype(float) - base.nats) / math.log(2), count)[1:]
-    sizes = np.bincount(sequences, base.bytes, count)[1:]
-    gap = bits.sum() / sizes.sum()
-    spread = (bits - gap * sizes).std(ddof=1) if len(bits) > 1 else math.nan
-    return float(gap), float(spread * math.sqrt(len(bits)) / sizes.sum())
+    lost, sizes = scores.bits - base.bits, base.bytes
+    gap = lost.sum() / sizes.sum()
+    spread = (lost - gap * sizes).std(ddof=1) if len(lost) > 1 else None
+    return float(gap), None if spread is None else float(spread * math.sqrt(len(lost)) / sizes.sum())
 
 
-def figures(name: str, packing: Packing, base: Scores) -> dict[str, Any]:
-    """One line of a comparison."""
-    gap, error = paired_gap(packing.scores, base)
+def findings(
+    trained: Trained, packing: Packing, scores: Sums, base: Sums, known: Curvatures | None = None
+) -> dict[str, Any]:
+    """What packing costs, what it was expected to cost, and what became of each tensor.
+
+    known: curvatures gathered for others, of tensors whose own quantizer asks for none or for less.
+    """
+    gap, error = paired_gap(scores, base)
+    noisy = noise_quantizers(trained.recipe.noise, trained.trained_on, trained.weights)
+    curvatures = {**packing.curvatures, **(known or {})}
+    rows = tensor_rows(packing.plan, trained.weights, curvatures, packing.artifact, packing.rows, noisy)
     return {
-        "name": name,
-        "artifact_bytes": len(packing.artifact.data),
-        "bits_per_byte": bits_per_byte(packing.scores),
         "gap": gap,
-        "gap_error": error if math.isfinite(error) else None,
-        "seconds": sum(packing.seconds.values()),
-        "alarms": sum(bool(row["alarm"]) for row in packing.rows),
+        "gap_error": error,
+        "predicted_gap": predicted_gap(rows, int(scores.bytes.sum()) / int(scores.tokens.sum())),
+        "alarms": sum(bool(row["alarm"]) for row in rows),
+        "quantization": rows,
     }
 
 
 def compare_tables(trained: Trained, names: Sequence[str]) -> Generator[Event, None, list[dict[str, Any]]]:
-    """Every table of these names on one run, after the float weights as they are."""
+    """Every table of these names on one run, after the float weights as they are.
+
+    What one table's calibration knows of gradients predicts the gaps of all that quantize the same tensors.
+    """
     for name in names:
         if name not in (OWN, *TABLES):
             raise BitgolfError("no such table", value=name, way_out=nearest(name, [OWN, *TABLES]))
+    plans = {name: trained.recipe.quantize if name == OWN else TABLES[name]() for name in names}
     base = yield from float_scores(trained)
+    knowing = next((plan for plan in plans.values() if getattr(plan.calibration, "outputs", False)), None)
+    known = {} if knowing is None else curvatures_of(trained, knowing)
     lines: list[dict[str, Any]] = [{"name": "float", "bits_per_byte": bits_per_byte(base)}]
-    for name in names:
-        plan = trained.recipe.quantize if name == OWN else TABLES[name]()
-        packing = yield from packed_by(trained, plan, name)
-        lines.append(figures(name, packing, base))
+    for name, plan in plans.items():
+        packing, scores = yield from packed_by(trained, plan, name)
+        found = findings(trained, packing, by_sequence(scores), by_sequence(base), known)
+        del found["quantization"]
+        figures = {"artifact_bytes": len(packing.artifact.data), "bits_per_byte": bits_per_byte(scores)}
+        lines.append({"name": name, **figures, **found, "seconds": sum(packing.seconds.values())})
     return lines
 
 
@@ -203,30 +238,36 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     """Pack a run by its changed recipe into a folder of its own, which `bitgolf score` takes as a run."""
     if out.resolve() == trained.folder.resolve():
         raise BitgolfError("this folder holds the run itself", where=str(out), way_out="another --out")
-    recipe, code = trained.recipe, pack_script(flatten(trained.recipe))
+    recipe, code = trained.recipe, script_of(trained.recipe)
     curvatures = curvatures_of(trained, recipe.quantize)
     packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
     table = yield from packer.settle()
     base = yield from float_scores(trained)
-    packing = yield from packed_by(trained, table, OWN, curvatures)
-    total = packer.total_bytes(packing.artifact)
-    line = figures(OWN, packing, base)
+    packing, scores = yield from packed_by(trained, table, OWN, curvatures)
+    artifact = packing.artifact
+    total = packer.total_bytes(artifact)
     result = {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
-        **summary(packing.scores),
+        **summary(scores),
         "float_bits_per_byte": bits_per_byte(base),
-        **{key: line[key] for key in ("gap", "gap_error", "alarms", "artifact_bytes")},
+        **findings(trained, packing, by_sequence(scores), by_sequence(base)),
+        "artifact_bytes": len(artifact.data),
         "code_bytes": len(code),
         "total_bytes": total,
         "budget_bytes": recipe.budget.budget_bytes,
-        "ledger": [["code", len(code)], *map(list, packing.artifact.ledger)],
-        "quantization": packing.rows,
+        "recipe": recipe.name,
+        "recipe_identity": recipe.identity(),
+        "parameters": count_parameters(recipe.model.shipped()),
+        "variants": [{"name": "float", **summary(base)}, {"name": "quantized", **summary(scores)}],
+        "ledger": whole_ledger(recipe, code, artifact),
         "rules": to_json(table.rules),
         "seconds": packing.seconds,
         "dataset": str(trained.dataset.folder),
         "packed_from": str(trained.folder),
     }
-    write_bytes(out / "model.bin", packing.artifact.data)
+    write_bytes(out / "model.bin", artifact.data)
     write_json(out / "recipe.json", to_json(recipe))
     write_json(out / "result.json", result)
+    scores.save(out / "scores.npz")
+    write_report(out)
     return result

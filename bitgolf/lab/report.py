@@ -26,7 +26,8 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_json, write_bytes
 from bitgolf.core.plan import to_json
 from bitgolf.core.recipe import Recipe
-from bitgolf.lab.charts import Chart, line_chart, padded
+from bitgolf.lab.charts import Chart, bars, line_chart, padded, trimmed
+from bitgolf.lab.tensors import bits_per_byte_of
 
 METRICS = ("seconds", "nats_per_token", "scale", "step")
 TOP_TOKENS = 20
@@ -154,7 +155,8 @@ def variants(run: Run) -> View:
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
         if _finite(bits):
             before[windows] = bits
-    return {"rows": rows}
+    gaps = ("gap", "gap_error", "predicted_gap")
+    return {"rows": rows} | {key: value for key in gaps if _finite(value := run.result.get(key))}
 
 
 def training(run: Run) -> View:
@@ -202,7 +204,6 @@ def ledger(run: Run) -> View:
         roles[role][part] += size
     sizes = {role: parts.total() for role, parts in roles.items()}
     largest, total = max(sizes.values()) or 1, sum(sizes.values()) or 1
-    tensors = run.result.get("quantization") or []
 
     def drawn(role: str) -> list[tuple[str, int, float]]:
         thin = sizes[role] < largest / 40
@@ -215,9 +216,45 @@ def ledger(run: Run) -> View:
             for role in sorted(sizes, key=lambda r: -sizes[r])
         ],
         "lines": lines,
-        "tensors": tensors,
-        "alarms": [(row["name"], row["alarm"]) for row in tensors if row.get("alarm")],
+        "code": [(name, size) for name, size in lines if name.startswith("code ")],
         "total": total,
+    }
+
+
+def tensors(run: Run) -> View:
+    """What each quantized tensor costs and loses, by rule, and what the floats take."""
+    rows = _known(run.result, "quantization", "The run did not get as far as packing.")
+    text, count = run.result.get("text_bytes"), run.result.get("tokens")
+    rate = text / count if _finite(text) and _finite(count) and count else math.nan
+    groups: dict[str, list[View]] = defaultdict(list)
+    for row in rows:
+        if "levels" in row:
+            groups[row["rule"]].append(_tensor(row, rate))
+    kept = [row for row in rows if "levels" not in row]
+    return {
+        "groups": list(groups.items()),
+        "kept": len(kept),
+        "kept_bytes": sum(row["bytes"] for row in kept),
+        "alarms": [(row["name"], row["alarm"]) for row in rows if row.get("alarm")],
+        "tokens": next((row["calibration_tokens"] for row in rows if "calibration_tokens" in row), None),
+    }
+
+
+def _tensor(row: View, bytes_per_token: float) -> View:
+    levels = row["levels"]
+    skipped, counts = trimmed(levels["counts"])
+    first = levels["first"] + skipped * levels["width"]
+    damages = {
+        key: bits_per_byte_of(row[key], bytes_per_token)
+        for key in ("damage_nats", "damage_nats_plain")
+        if _finite(row.get(key))
+    }
+    return {
+        **row,
+        **damages,
+        "bars": bars(counts),
+        "span": len(counts),
+        "codes": f"codes from {first} to {first + (len(counts) - 1) * levels['width']}",
     }
 
 
@@ -424,6 +461,7 @@ SECTIONS = (
     variants,
     training,
     ledger,
+    tensors,
     tokens,
     places,
     documents,
@@ -469,7 +507,11 @@ def _environment() -> jinja2.Environment:
         "two": _number(".2f"),
         "four": _number(".4f"),
         "signed": _number("+.4f", minus="−"),
+        "gap": _number("+.5f", minus="−"),
+        "five": _number(".5f"),
+        "six": _number(".6f"),
         "share": _number(".1%"),
         "brief": _number(",.3g"),
+        "percent": lambda value: f"{100 * value:.3g}%" if _finite(value) else "–",
     }
     return environment

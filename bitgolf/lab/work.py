@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitgolf.core.artifact import Unpacked, unpack
+from bitgolf.core.artifact import Artifact, Unpacked, unpack
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.core.files import read_json, write_json
@@ -19,10 +19,11 @@ from bitgolf.core.tokenizer import Tokenizer
 from bitgolf.core.world import is_first_process
 from bitgolf.lab.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.lab.find import find_dataset
-from bitgolf.lab.flatten import flatten, pack_script
+from bitgolf.lab.repack import Packing, by_sequence, findings, open_run
 from bitgolf.lab.report import write_report
 from bitgolf.lab.rivals import rivals
 from bitgolf.lab.sample import sample
+from bitgolf.lab.script import script_of, whole_ledger
 
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 
@@ -44,13 +45,18 @@ def work(
     clock = Stopwatch()
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
-    code = pack_script(flatten(recipe))
+    code = script_of(recipe)
     facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))
     refuse_over_budget(facts)
     refuse_over_memory(facts)
     clock.lap("prepare")
+    seen: dict[str, Any] = {}
+
+    def show(name: str, value: Any) -> None:
+        seen[name] = by_sequence(value) if isinstance(value, Scores) else value
+
     try:
-        result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume)
+        result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
     except BitgolfError:
         raise
     except Exception:
@@ -60,6 +66,9 @@ def work(
         return result
     clock.lap("run")
     if "bits_per_byte" in result:
+        yield Event("inspect", 0, 1, {})
+        result |= inspected(recipe, dataset, folder, code, result, seen)
+        clock.lap("inspect")
         yield Event("sample", 0, 1, {})
         result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed)
         clock.lap("sample")
@@ -74,6 +83,22 @@ def work(
     write_report(folder)
     yield Event("report", 1, 1, {})
     return result
+
+
+def inspected(
+    recipe: Recipe, dataset: Dataset, folder: Path, code: bytes, result: dict[str, Any], seen: dict[str, Any]
+) -> dict[str, Any]:
+    """What packing cost, what became of each tensor, and what the code is for; see `findings`.
+
+    seen: what the run has shown on its way.
+    """
+    trained = open_run(folder, data=dataset.folder)
+    artifact = Artifact.of((folder / "model.bin").read_bytes())
+    rows, seconds = result["quantization"], result["seconds"]
+    packing = Packing(recipe.quantize, seen["curvatures"], rows, artifact, seconds)
+    base = seen.get("score averaged", seen["score live"])
+    found = findings(trained, packing, seen["score quantized"], base)
+    return {**found, "ledger": whole_ledger(recipe, code, artifact)}
 
 
 class Stopwatch:
