@@ -1,28 +1,45 @@
 """Forecasts beside what they forecast: packed bytes, work, and memory as the system counts it."""
 
+import math
+
 import pytest
 import torch
 
-from bitgolf.core.artifact import Artifact, pack
+from bitgolf.core.artifact import Artifact, PackPlan, pack
 from bitgolf.core.average import Ema, NoAverage
 from bitgolf.core.backend import Backend, BackendPlan
-from bitgolf.core.codec import Brotli, Deflate, Lzma, Raw, Zstd
+from bitgolf.core.codec import Brotli, Deflate, Lzma, Raw, RowColumn, Zstd
 from bitgolf.core.errors import BudgetError
+from bitgolf.core.grid import Grid
 from bitgolf.core.model import ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import AdamRule, OptimPlan, make_optimizers
-from bitgolf.core.quantize import absmax_rows, int6_rows, public_int8, quantize_weights
+from bitgolf.core.presets import rate_aware
+from bitgolf.core.quantize import (
+    AbsMax,
+    QuantizePlan,
+    QuantRule,
+    absmax_rows,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
 from bitgolf.core.recipe import DataPlan, Recipe
 from bitgolf.core.route import Plain
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.train import ShardBatches, TrainPlan, train
 from bitgolf.lab.budget import (
+    FORECAST_ERROR,
     PROCESS_BYTES,
+    RATE_ERROR,
+    expected_tokenizer_bytes,
     flops_per_token,
     forecast,
     kept_bytes,
     refuse_over_budget,
     refuse_over_memory,
 )
+from bitgolf.lab.expect import ExpectedWeights
+from bitgolf.lab.find import find_recipe
 from bitgolf.recipes.baseline import baseline
 from tests.peak_memory import peak_of
 
@@ -42,9 +59,10 @@ def packed(recipe: Recipe, weights: dict, tokenizer: bytes) -> tuple[Artifact, d
     return artifact, lines
 
 
-def gaussian_weights(model: ModelPlan) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    return {name: 0.4 * torch.randn(s, generator=draw) for name, s in parameter_shapes(model).items()}
+def expected_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Every tensor whole."""
+    expected = ExpectedWeights(recipe)
+    return {name: expected.draw(name, math.prod(s)) for name, s in parameter_shapes(recipe.model).items()}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +71,10 @@ def gaussian_weights(model: ModelPlan) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "rules", [absmax_rows(4, 6), int6_rows(), public_int8()], ids=("int4", "int6", "public")
 )
-def test_bytes_of_gaussian_weights(codec, rules, dataset):
-    recipe = Recipe(model=MIDDLE, quantize=rules).but({"pack.codec": codec})
+def test_bytes_of_weights_that_are_as_expected(codec, rules, dataset):
+    recipe = Recipe(model=TINY, quantize=rules).but({"pack.codec": codec})
     tokenizer = dataset.tokenizer.to_bytes()
-    artifact, lines = packed(recipe, gaussian_weights(MIDDLE), tokenizer)
+    artifact, lines = packed(recipe, expected_weights(recipe), tokenizer)
     facts = forecast(recipe, 0, len(tokenizer))
     assert facts["artifact_bytes"] == pytest.approx(len(artifact.data), rel=0.03)
     for row in facts["tensors"]:
@@ -90,6 +108,59 @@ def test_bytes_of_trained_weights(rules, trained, dataset):
     assert len(matrices) == 4 * 4
     for row in matrices:
         assert row["bytes"] == pytest.approx(lines[row["name"]], rel=0.10), row["name"]
+
+
+def test_size_of_trained_weights(trained):
+    """Without a floor only the shape of rows matters, but a floor of scales makes their size matter."""
+    plan = TrainPlan(steps=40, train_seconds=0, batch_tokens=512, accumulation=1)
+    optim = OptimPlan(schedule=WarmdownFraction(fraction=0.6))
+    data = DataPlan(sequence_length=64)
+    expected = ExpectedWeights(Recipe(data=data, model=MIDDLE, train=plan, optim=optim))
+    for name in ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj"):
+        weight = trained[f"blocks.1.{name}.weight"]
+        drawn = expected.draw(f"blocks.1.{name}.weight", weight.numel())
+        assert float(drawn.std()) == pytest.approx(float(weight.std()), rel=0.25), name
+
+
+def test_small_tensors_of_different_bits_share_a_stream():
+    """Compressors then take codes of both for alike: PR #543 has its first and last layer at eight bits."""
+    rules = int6_rows().rules
+    eight = QuantRule(patterns=("blocks.0.*.weight",), axes=2, quantizer=AbsMax(grid=Grid(bits=8)))
+    mixed = QuantizePlan(rules=(eight, *rules))
+    sizes = {}
+    for width in (128, 512):
+        model = MIDDLE.but(width=width, layers=2)
+        for name, plan in (("six", int6_rows()), ("mixed", mixed), ("eight", absmax_rows(8, 8))):
+            rows = forecast(Recipe(model=model, quantize=plan, pack=PackPlan(codec=Zstd())), 0)["tensors"]
+            sizes[name] = sum(row["bytes"] for row in rows if ".mlp.fc." in row["name"])
+        between = (sizes["mixed"] - sizes["six"]) / (sizes["eight"] - sizes["six"])
+        assert between == pytest.approx(0.5, abs=0.02) if width == 512 else between > 0.6
+
+
+def test_a_rate_aware_step_is_forecast_by_what_all_weights_are_worth():
+    """At high rate half the step is a bit more a weight; the error is said to be larger than elsewhere."""
+    bits = []
+    for step in (0.0001, 0.0002):
+        facts = forecast(Recipe(model=TINY, quantize=rate_aware(step), pack=PackPlan(codec=RowColumn())), 0)
+        bits.append(8 * facts["artifact_bytes"] / facts["parameters"])
+        assert facts["forecast_error"] == RATE_ERROR > forecast(START, 0)["forecast_error"] == FORECAST_ERROR
+    assert bits[0] - bits[1] == pytest.approx(1, abs=0.1)
+    assert 3 < bits[1] < 6
+
+
+def test_a_tokenizer_is_forecast_from_its_pieces():
+    for pieces, measured in ((1024, 1_755), (2048, 4_347), (4096, 9_928), (8192, 21_827)):
+        recipe = baseline().but({"model.vocabulary_size": pieces})
+        assert expected_tokenizer_bytes(recipe) == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("pr212", 15_175_136), ("pr543", 15_949_473), ("pr488", 13_300_000)],
+)
+def test_published_sizes(name, published):
+    """Of full-size trainings by others; the last two have a floor of scales: the size of weights counts."""
+    assert forecast(find_recipe(name), 0)["artifact_bytes"] == pytest.approx(published, rel=0.02)
 
 
 def test_the_public_baseline_weighed_15_815_847_bytes():
@@ -151,7 +222,7 @@ def test_refusal_names_the_largest_tensor_and_the_way_out():
     assert f"about {facts['total_bytes']:,} bytes are forecast (50,000 of them code)" in words
     assert "budget.budget_bytes" in words
     assert "15000000" in words.replace(",", "")
-    assert "largest: tok_emb.weight" in words
+    assert "largest: blocks.0.mlp.fc.weight" in words
 
 
 @pytest.mark.parametrize(("share", "refused"), [(0.94, True), (0.96, False), (1.1, False)])

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def test_show_compare_and_forecast(bitgolf):
     facts = json.loads(out)
     assert code == 0
     assert sum(row["elements"] for row in facts["tensors"]) == facts["parameters"]
+    assert facts["widest"] >= 160 and facts["deepest"] >= 4 and facts["filling_bits"] > 5
+    assert [row["setting"] for row in facts["filling"]] == ["model.width", "model.layers", "bits a weight"]
+
+
+def test_a_forecast_says_what_would_fill_the_budget(bitgolf):
+    changes = ("--set", "budget.budget_bytes=400_000", "--set", "pack.codec=Deflate()")
+    code, out, _ = bitgolf("forecast", "pr543-laptop", *changes)
+    assert code == 1
+    assert "What would fill the budget of 400,000 bytes" in out
+    assert "none of layers 0 to 4" in " ".join(out.split())
+    assert re.search(r"widest: +\d+\n", out) and re.search(r"deepest: +-\n", out)
 
 
 def test_data_prints_a_verified_passport(bitgolf, dataset):

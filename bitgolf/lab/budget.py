@@ -3,28 +3,36 @@
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bitgolf.core.artifact import join_planes
+from bitgolf.core.artifact import ByRole, join_planes
 from bitgolf.core.average import Latest, NoAverage
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
+from bitgolf.core.grid import Grid
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.core.noise import NoNoise
 from bitgolf.core.optim import MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
-from bitgolf.core.quantize import Quantizer
+from bitgolf.core.quantize import QuantizePlan, Quantizer, SdClip
+from bitgolf.core.rate import RateAware
 from bitgolf.core.recipe import Recipe
+from bitgolf.lab.expect import ExpectedWeights
 from bitgolf.lab.tensors import nominal_bits, stored_parts
 
-SAMPLED_ELEMENTS = 32768  # drawn for each kind of tensor, which is taken to be like them
-TRAINED_STD, DECAYED_STD = 0.4, 0.17  # of trained matrices; matters only to rules with a scale floor
+SAMPLED_ELEMENTS = 65536  # drawn for each kind of tensor, which is taken to be like them
+TRAINED_STD = 0.4  # of a matrix of which nothing is known; matters only to rules with a scale floor
+BLOCK_BYTES = 2**17  # of a stream, in which compressors take codes of all tensors for alike
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
+RATE_ERROR = 0.25  # the same where a step against the loss sets the rate
+WORTH_NATS = 0.17  # a token, of all weights together, against which such a step is; 0.09 to 0.5 were measured
+TOKENIZER_BYTES = 2.6  # for each piece that is no single byte
 STEP_SHARE = 0.3  # of the speed of matrix products that a training step reaches; 0.2 to 0.46 were measured
 PRODUCTS = 20  # are timed
 PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
@@ -34,13 +42,13 @@ ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at on
 def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[str, Any]:
     """Parameters, packed bytes by tensor, memory and work of a recipe; nothing is trained.
 
-    Bytes come from quantizing and compressing Gaussian weights of the right shapes as the recipe says.
+    Bytes come from quantizing and compressing weights as they are expected, as the recipe says.
     """
-    shapes = parameter_shapes(recipe.model)
-    rows = _tensor_rows(recipe, parameter_shapes(recipe.model.shipped()))
+    counted_tokenizer = tokenizer_bytes if recipe.budget.count_tokenizer else 0
+    recipe = at_its_rate(recipe, code_bytes + counted_tokenizer)
+    shapes, rows = parameter_shapes(recipe.model), tensor_rows(recipe)
     artifact_bytes = sum(row["bytes"] for row in rows) + tokenizer_bytes
-    counted = artifact_bytes - (0 if recipe.budget.count_tokenizer else tokenizer_bytes)
-    total = counted + code_bytes
+    total = artifact_bytes - tokenizer_bytes + counted_tokenizer + code_bytes
     return {
         "recipe": recipe.name,
         "parameters": sum(row["elements"] for row in rows),
@@ -49,6 +57,7 @@ def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[
         "total_bytes": total,
         "budget_bytes": recipe.budget.budget_bytes,
         "headroom_bytes": recipe.budget.budget_bytes - total,
+        "forecast_error": forecast_error(recipe),
         "memory_bytes": memory_bytes(recipe, shapes),
         "flops_per_token": flops_per_token(recipe.model, recipe.data.sequence_length),
         "flops_per_step": flops_per_token(recipe.model, recipe.data.sequence_length)
@@ -87,7 +96,7 @@ def product_flops_per_second(backend: Backend) -> float:
 def refuse_over_budget(facts: dict[str, Any]) -> None:
     """Raise BudgetError where even a lucky forecast does not fit."""
     total, budget = facts["total_bytes"], facts["budget_bytes"]
-    if total > budget * (1 + FORECAST_ERROR):
+    if total > budget * (1 + facts["forecast_error"]):
         largest = max(facts["tensors"], key=lambda row: row["bytes"])
         raise BudgetError(
             f"about {total:,} bytes are forecast ({facts['code_bytes']:,} of them code)",
@@ -110,52 +119,133 @@ def refuse_over_memory(facts: dict[str, Any], machine_bytes: int | None = None) 
         )
 
 
-def _tensor_rows(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
-    whole = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    chosen = recipe.quantize.assign(whole)
-    known: dict[tuple[tuple[int, ...], int], tuple[float, int]] = {}
-    rows = []
+def at_its_rate(recipe: Recipe, other_bytes: int) -> Recipe:
+    """The recipe with the table that its rate is expected to settle at, beside so many bytes of other things.
+
+    Raises BudgetError where no rate fits.
+    """
+    table = recipe.quantize
+
+    def total_bytes(tried: QuantizePlan) -> int:
+        return other_bytes + sum(row["bytes"] for row in tensor_rows(recipe.but(quantize=tried)))
+
+    steps = table.rate.settle(table, recipe.budget.budget_bytes, total_bytes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return recipe.but(quantize=end.value)
+
+
+def forecast_error(recipe: Recipe) -> float:
+    """How far the packed bytes of a recipe may be from their forecast, as a share."""
+    rated = any(isinstance(rule.quantizer, RateAware) for rule in recipe.quantize.rules)
+    return RATE_ERROR if rated else FORECAST_ERROR
+
+
+def expected_tokenizer_bytes(recipe: Recipe) -> int:
+    """Of a tokenizer that is made for the recipe, once it is packed."""
+    return int(TOKENIZER_BYTES * max(0, recipe.model.vocabulary_size - 256))
+
+
+def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """What each shipped tensor will weigh; those of one role, rule and shape are taken to weigh the same."""
+    shapes = parameter_shapes(recipe.model.shipped())
+    chosen = recipe.quantize.assign({n: torch.empty(shape, device="meta") for n, shape in shapes.items()})
+    quantizers = {name: recipe.quantize.rules[rule].quantizer for name, rule in chosen.items()}
+    expected, parameters = ExpectedWeights(recipe), sum(map(math.prod, shapes.values()))
+    streams: dict[tuple[str, int], dict[tuple[Any, ...], list[str]]] = {}  # names of each rule and shape
     for name, shape in shapes.items():
-        quantizer, alike = recipe.quantize.rules[chosen[name]].quantizer, (shape, chosen[name])
-        if alike not in known:
-            known[alike] = packed_size(quantizer, shape, recipe.pack.codec, trained_std(recipe))
-        bits, size = known[alike]
-        rows.append(
-            {
-                "name": name,
-                "shape": "x".join(map(str, shape)),
-                "elements": math.prod(shape),
-                "rule": type(quantizer).__name__,
-                "bits": bits,
-                "bytes": size,
-            }
-        )
-    return rows
+        apart = chosen[name] if math.prod(shape) >= BLOCK_BYTES else 0
+        stream = streams.setdefault((ByRole().group(name), apart), {})
+        stream.setdefault((chosen[name], shape), []).append(name)
+    known: dict[str, tuple[float, int]] = {}
+    for members in streams.values():
+        elements = [len(names) * math.prod(shape) for (_, shape), names in members.items()]
+        samples = []
+        for (_, shape), (name, *more) in members.items():
+            share = (1 + len(more)) * math.prod(shape) / max(1, sum(elements))
+            weight = expected.draw(name, round(SAMPLED_ELEMENTS * share))
+            samples.append(sampled(quantizer_like(quantizers[name], parameters), shape, weight))
+        sizes = stream_sizes(samples, recipe.pack.codec)
+        for names, sample, size in zip(members.values(), samples, sizes):
+            known |= dict.fromkeys(names, (sample.bits, size))
+    return [
+        {
+            "name": name,
+            "shape": "x".join(map(str, shape)),
+            "elements": math.prod(shape),
+            "rule": type(quantizers[name]).__name__,
+            "bits": known[name][0],
+            "bytes": known[name][1],
+        }
+        for name, shape in shapes.items()
+    ]
 
 
-def trained_std(recipe: Recipe) -> float:
-    """How large the numbers of a trained matrix will be: weight decay keeps them small."""
-    rules = (row.rule for row in recipe.optim.rows)
-    decayed = any(isinstance(rule, MuonRule) and rule.weight_decay for rule in rules)
-    return DECAYED_STD if decayed else TRAINED_STD
+def quantizer_like(quantizer: Quantizer, parameters: int) -> Quantizer:
+    """The quantizer, or one that needs no trained model for as many bytes.
+
+    Rate-aware steps are of equal cost; where all weights are worth the same, they are so many deviations.
+    """
+    if not isinstance(quantizer, RateAware):
+        return quantizer
+    deviations = quantizer.step * math.sqrt(parameters / (2 * WORTH_NATS))
+    grid = Grid(bits=8)
+    return SdClip(grid=grid, sigmas=grid.qmax * deviations)
 
 
-def packed_size(
-    quantizer: Quantizer, shape: tuple[int, ...], codec: Codec, std: float = TRAINED_STD
-) -> tuple[float, int]:
-    """Bits of a quantized number, and bytes of a Gaussian tensor of this shape after quantizer and codec."""
+def packed_size(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> tuple[float, int]:
+    """Bits of a quantized number, and bytes of a normal tensor of this shape after quantizer and codec."""
     shape = shape or (1,)
     rows = max(1, SAMPLED_ELEMENTS // math.prod(shape[1:]))
-    weight = std * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
+    weight = TRAINED_STD * torch.randn(rows, *shape[1:], generator=keyed_generator(0, "forecast"))
+    sample = sampled(quantizer, shape, weight)
+    return sample.bits, stream_sizes([sample], codec)[0]
+
+
+class Sample(NamedTuple):
+    """What an artifact stores of some rows of a tensor, and which share of its rows they are."""
+
+    codes: list[Tensor]  # matrices of one-byte codes
+    others: list[Tensor]
+    share: float
+    bits: float  # of a quantized number
+
+
+def sampled(quantizer: Quantizer, shape: tuple[int, ...], weight: Tensor) -> Sample:
+    """Some rows of a tensor of this shape, quantized."""
     tensor = quantizer.quantize(weight)
-    size = sum(len(codec.encode(plane)[1]) for part in stored_parts(tensor) for plane in byte_planes(part))
-    return nominal_bits(quantizer, weight, tensor), math.ceil(size * shape[0] / rows)
+    parts = stored_parts(tensor)
+    codes = [part for part in parts if part.dtype is torch.int8 and part.ndim == 2]
+    others = [part for part in parts if part.dtype is not torch.int8 or part.ndim != 2]
+    bits = nominal_bits(quantizer, weight, tensor)
+    share = len(weight) / max(1, shape[0]) if weight.ndim else 1.0
+    return Sample(codes, others, share, bits)
 
 
-def byte_planes(part: Tensor) -> list[bytes]:
-    """All first bytes of all numbers, all second bytes, and so on; in an artifact each is long."""
-    joined = join_planes([part])
-    return [joined[start : start + part.numel()] for start in range(0, len(joined), part.numel())]
+def stream_sizes(samples: Sequence[Sample], codec: Codec) -> list[int]:
+    """Bytes of the tensors of some samples. Their codes share a stream, and its bytes by their number."""
+    matrices = [matrix for sample in samples for matrix in sample.codes]
+    count = sum(matrix.numel() for matrix in matrices)
+    stream = join_planes(matrices) if matrices else b""
+    each = len(codec.encode(stream, [tuple(matrix.shape) for matrix in matrices])[1]) / max(1, count)
+    return [
+        math.ceil(
+            (
+                each * sum(matrix.numel() for matrix in sample.codes)
+                + sum(encoded_size(part, codec) for part in sample.others)
+            )
+            / sample.share
+        )
+        for sample in samples
+    ]
+
+
+def encoded_size(part: Tensor, codec: Codec) -> int:
+    """Bytes of numbers after the codec, each plane of their bytes by itself; in an artifact it is long."""
+    joined, count = join_planes([part]), part.numel()
+    return sum(len(codec.encode(joined[i : i + count])[1]) for i in range(0, len(joined), count))
 
 
 def attention_window(model: ModelPlan) -> int:

@@ -19,12 +19,13 @@ from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
+from bitgolf.lab.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.lab.budget import forecast as forecast_recipe
-from bitgolf.lab.budget import forecast_seconds
 from bitgolf.lab.charts import sparkline, trimmed
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
+from bitgolf.lab.room import room
 from bitgolf.lab.script import script_of
 from bitgolf.lab.techniques import (
     by_slot,
@@ -421,16 +422,25 @@ def compare(left: RecipeName, right: RecipeName, variables: Variables = None, as
 def forecast(
     recipe: RecipeName, changes: Changes = None, variables: Variables = None, as_json: Json = False
 ) -> None:
-    """What a recipe will weigh and cost, before any training.
+    """What a recipe will weigh and cost, before any training, and what would fill its budget.
+
+    Bytes come within 5% of those of a trained run, within 25% where a rate-aware step sets the rate. `widest`
+    and `deepest` are the largest width and number of layers that are forecast to fit, all else equal;
+    `filling_bits` what a weight of this model may take.
 
     Example: bitgolf forecast baseline --set model.layers=11
     """
     chosen = _changed(recipe, parse_variables(variables or []), changes, quiet=as_json)
-    facts = forecast_recipe(chosen, len(script_of(chosen)))
+    facts = forecast_recipe(chosen, len(script_of(chosen)), expected_tokenizer_bytes(chosen))
+    filling = room(chosen, facts)
+    facts |= {row["name"]: row["value"] for row in filling} | {"filling": filling}
     facts |= forecast_seconds(chosen, facts["flops_per_step"])
-    header = ("tensor", "shape", "rule", "bits", "bytes")
-    rows = [[row[key] for key in ("name", "shape", "rule", "bits", "bytes")] for row in facts["tensors"]]
-    screen.table(f"{chosen.name}: forecast", header, rows, as_json=as_json)
+    keys = ("name", "shape", "rule", "bits", "bytes")
+    rows = [[row[key] for key in keys] for row in facts["tensors"]]
+    screen.table(f"{chosen.name}: forecast", ("tensor", *keys[1:]), rows, as_json=as_json)
+    title = f"What would fill the budget of {facts['budget_bytes']:,} bytes, all else equal"
+    rows = [[row[key] for key in ("setting", "now", "value", "note")] for row in filling]
+    screen.table(title, ("setting", "now", "fills it", "note"), rows, as_json=as_json)
     screen.close(facts, as_json=as_json)
     if facts["headroom_bytes"] < 0:
         raise typer.Exit(1)

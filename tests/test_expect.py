@@ -1,0 +1,86 @@
+"""What training is expected to do to weights: how far they go, what stays of their start, what is unseen."""
+
+import math
+
+import pytest
+import torch
+
+from bitgolf.core.model import ModelPlan, parameter_shapes
+from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.schedule import Constant, Schedule, WarmdownFraction
+from bitgolf.core.train import TrainPlan
+from bitgolf.lab.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, walk
+
+MODEL = ModelPlan(vocabulary_size=1024, layers=2, width=64, heads=4, kv_heads=2)
+
+
+def training(steps: int = 100, batch_tokens: int = 4096, schedule: Schedule | None = None) -> Recipe:
+    plan = TrainPlan(steps=steps, train_seconds=0, batch_tokens=batch_tokens, accumulation=1)
+    return Recipe(model=MODEL, train=plan, optim=OptimPlan(schedule=schedule or Constant()))
+
+
+def at_rest(model: ModelPlan = MODEL) -> Recipe:
+    """A recipe whose rates are all zero."""
+    rows = public_rows(embedding=AdamRule(lr=0), matrices=MuonRule(lr=0), rest=AdamRule(lr=0))
+    return training().but({"model": model, "optim.rows": rows})
+
+
+def test_steps_of_adam_make_a_random_walk():
+    assert walk(training(), AdamRule(lr=0.01)) == (1.0, pytest.approx(ADAM_WALK * 0.01 * 10))
+    assert walk(training(10_000), AdamRule(lr=0.01)).length == pytest.approx(ADAM_WALK, rel=0.01)
+    warmdown = walk(training(schedule=WarmdownFraction(fraction=1.0)), AdamRule(lr=0.01))
+    assert warmdown.length == pytest.approx(ADAM_WALK * 0.1 / math.sqrt(3), rel=0.02)
+
+
+def test_decay_keeps_a_share_of_the_start_and_ends_the_walk():
+    rule = AdamRule(lr=0.01, weight_decay=0.5)
+    assert walk(training(), rule).kept == pytest.approx(0.995**100)
+    long = walk(training(10_000), rule)
+    assert long.kept < 1e-6
+    assert long.length == pytest.approx(ADAM_WALK * 0.01 / math.sqrt(2 * 0.005), rel=0.15)
+
+
+def test_momentum_and_a_larger_batch_go_further():
+    slow, fast = (walk(training(), MuonRule(momentum=m, warmup_steps=0)).length for m in (0.9, 0.99))
+    assert fast / slow == pytest.approx(math.sqrt(199 / 19))
+    larger = walk(training(batch_tokens=524_288), MuonRule(momentum=0.9, warmup_steps=0)).length
+    assert larger / slow == pytest.approx(128 ** (1 / 18))
+
+
+def test_without_steps_weights_are_as_they_start():
+    expected = ExpectedWeights(at_rest())
+    queries = expected.draw("blocks.1.attn.c_q.weight", 2048)
+    assert queries.shape == (32, 64)
+    assert queries.abs().max() <= 1 / 8 < 1.05 * queries.abs().max()
+    assert not expected.draw("blocks.1.mlp.proj.weight", 2048).any()
+    assert torch.equal(expected.draw("blocks.0.attn_scale", 1), torch.ones(64))
+
+
+def test_every_tensor_can_be_expected_whole_and_the_same_again():
+    expected = ExpectedWeights(training())
+    for name, shape in parameter_shapes(MODEL).items():
+        drawn = expected.draw(name, math.prod(shape))
+        assert drawn.shape == shape
+        assert torch.equal(drawn, ExpectedWeights(training()).draw(name, math.prod(shape)))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_that_no_text_has_are_alike_in_the_head(tied):
+    name, other = ("tok_emb.weight", "lm_head.weight")[:: 1 if tied else -1]
+    recipe = training(1000).but({"model.tied": tied})
+    head = ExpectedWeights(recipe).draw(name, 1024 * 64)
+    alike = torch.corrcoef(head)
+    assert alike[:UNSEEN_TOKENS, :UNSEEN_TOKENS].min() > 0.95
+    assert alike[UNSEEN_TOKENS:, UNSEEN_TOKENS:].fill_diagonal_(0).abs().max() < 0.8
+    if not tied:
+        assert torch.corrcoef(ExpectedWeights(recipe).draw(other, 1024 * 64)).fill_diagonal_(0).max() < 0.8
+
+
+def test_rows_of_a_matrix_are_as_long_whatever_its_width():
+    sizes = []
+    for width in (64, 256):
+        recipe = training(400).but({"model.width": width})
+        proj = ExpectedWeights(recipe).draw("blocks.0.attn.proj.weight", 16_384)
+        sizes.append(float(proj.square().sum(1).mean().sqrt()))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
