@@ -183,7 +183,12 @@ class Taken:
 def tokenizer_of(kind: int, body: bytes) -> bytes:
     """A tokenizer section whatever its body is."""
     packed = lzma.compress(body, format=lzma.FORMAT_RAW, filters=BODY_FILTERS)
-    head = TOKENIZER_HEADER.pack(TOKENIZER_MAGIC, kind, len(body), 0)[:-4]
+    return resealed(TOKENIZER_HEADER.pack(TOKENIZER_MAGIC, kind, len(body), 0) + packed)
+
+
+def resealed(tokenizer: bytes) -> bytes:
+    """The same under a right checksum."""
+    head, packed = tokenizer[: TOKENIZER_HEADER.size - 4], tokenizer[TOKENIZER_HEADER.size :]
     return head + struct.pack("<I", zlib.crc32(head + packed)) + packed
 
 
@@ -327,7 +332,9 @@ def change_section(taken: Taken, section: int, draw: random.Random, change: Call
     elif section > 2:
         fill = draw.choice((b"\0", b"\x7f", b"\x80", b"\xff", b"\x7c", draw.randbytes(1), draw.randbytes(97)))
         taken.replace(section, (fill * size)[:size] if size < 2**14 else fill)
-    elif section == 2 and how < 0.9:
+    elif section == 2 and how < 0.6:
+        taken.replace(2, resealed(change(taken.body(2))))
+    elif section == 2 and how < 0.95:
         kind, body = tokenizer_parts(taken.body(2))
         kind = draw.choice((kind, kind, kind, 1, 2, 3))
         taken.replace(2, tokenizer_of(kind, change(body)))
