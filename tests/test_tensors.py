@@ -43,6 +43,7 @@ from bitgolf.lab.tensors import (
     predicted_gap,
     row_damages,
     same_grid,
+    shown_error,
     stored_bits,
     tensor_bytes,
     tensor_row,
@@ -136,6 +137,12 @@ def test_fresh_weights_and_small_ones_alarm_nobody():
             quantizer = plan.rule_of(name, weight).quantizer
             row = tensor_row(quantizer, weight, quantizer.quantize(weight))
             assert row["alarm"] == "", name
+
+
+def test_the_error_that_is_shown_is_that_of_the_outputs_where_they_are_known():
+    row = {"relative_error": 0.2, "relative_error_plain": 0.1}
+    assert (shown_error(row), shown_error(row, "_plain")) == (0.2, 0.1)
+    assert shown_error({**row, "output_error": 0.05}) == 0.05 and shown_error({}, "_plain") is None
 
 
 def test_too_few_weights_are_not_compared():

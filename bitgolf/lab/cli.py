@@ -35,7 +35,7 @@ from bitgolf.lab.techniques import (
     table_row,
     techniques,
 )
-from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits
+from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits, shown_error
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
 
@@ -296,24 +296,28 @@ def pack(
         return
     names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
     lines = screen.follow(compare_tables(trained, names))
-    keys = (
-        "name", "artifact_bytes", "bits_per_byte", "gap", "gap_error", "predicted_gap", "seconds", "alarms",
-    )  # fmt: skip
     header = ("table", "bytes", "bits per byte", "gap", "+-", "predicted", "seconds", "alarms")
+    rows = [
+        (
+            *(line.get(key) for key in ("name", "artifact_bytes", "bits_per_byte")),
+            *(_five(line.get(key)) for key in ("gap", "gap_error", "predicted_gap")),
+            *(line.get(key) for key in ("seconds", "alarms")),
+        )
+        for line in lines
+    ]
     title = f"{trained.recipe.name}: packed again, scored {chunked(trained.recipe).windows.label()}"
-    screen.table(title, header, [[line.get(key) for key in keys] for line in lines], as_json=as_json)
+    screen.table(title, header, rows, as_json=as_json)
     screen.close({"run": str(folder), "status": "ok", "tables": lines}, as_json=as_json)
 
 
 def _show_tensors(result: dict[str, Any], as_json: bool) -> None:
     """What each quantized tensor costs and loses; the floats in one line."""
+    bytes_per_token = result["text_bytes"] / result["tokens"]
     groups: dict[str, list[tuple[str, ...]]] = {}
-    kept = [row for row in result["quantization"] if "levels" not in row]
     for row in result["quantization"]:
         if "levels" in row:
-            groups.setdefault(row["rule"], []).append(
-                _tensor_line(row, result["text_bytes"] / result["tokens"])
-            )
+            groups.setdefault(row["rule"], []).append(_tensor_line(row, bytes_per_token))
+    kept = [row for row in result["quantization"] if "levels" not in row]
     if kept:
         size = sum(row["bytes"] for row in kept)
         groups["as floats"] = [(f"{len(kept)} tensors", "", "", f"{size:,}", *[""] * 6)]
@@ -329,15 +333,19 @@ def _tensor_line(row: dict[str, Any], bytes_per_token: float) -> tuple[str, ...]
         sparkline(trimmed(row["levels"]["counts"])[1]),
         f"{row['coded_bits']:.2f}",
         f"{row['bytes']:,}",
-        *(_share(row.get(f"relative_error{ending}")) for ending in ("", "_plain")),
+        *(_share(shown_error(row, ending)) for ending in ("", "_plain")),
         *("-" if nats is None else f"{bits_per_byte_of(nats, bytes_per_token):.6f}" for nats in damages),
         " ".join(_share(share) for share in seen if share is not None) or "-",
         f"{row['seconds']:.1f}",
     )
 
 
+def _five(value: float | None) -> str | None:
+    return None if value is None else f"{value:.5f}"
+
+
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value >= 1 else f"{100 * value:.3g}%"
+    return "-" if value is None else f"{100 * value:.3g}%"
 
 
 TENSOR_COLUMNS = (

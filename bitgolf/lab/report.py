@@ -27,7 +27,7 @@ from bitgolf.core.files import read_json, write_bytes
 from bitgolf.core.plan import to_json
 from bitgolf.core.recipe import Recipe
 from bitgolf.lab.charts import Chart, bars, line_chart, padded, trimmed
-from bitgolf.lab.tensors import bits_per_byte_of
+from bitgolf.lab.tensors import bits_per_byte_of, shown_error
 
 METRICS = ("seconds", "nats_per_token", "scale", "step")
 TOP_TOKENS = 20
@@ -252,6 +252,8 @@ def _tensor(row: View, bytes_per_token: float) -> View:
     return {
         **row,
         **damages,
+        "error": shown_error(row),
+        "error_plain": shown_error(row, "_plain"),
         "bars": bars(counts),
         "span": len(counts),
         "codes": f"codes from {first} to {first + (len(counts) - 1) * levels['width']}",

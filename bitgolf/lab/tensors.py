@@ -146,6 +146,11 @@ def losses(weight: Tensor, values: Tensor, curvature: Curvature | None) -> dict[
     return found
 
 
+def shown_error(row: Mapping[str, Any], ending: str = "") -> float | None:
+    """The error of a row's outputs where their inputs are known, else of its weights. ending: "_plain"."""
+    return row.get(f"output_error{ending}", row.get(f"relative_error{ending}"))
+
+
 def is_compared(tensor: Shipped) -> bool:
     """Whether there are four weights for each code, were all as likely: so many show what they cost."""
     count = math.prod(tensor.shape)
@@ -157,10 +162,8 @@ def plain_rounding(weight: Tensor, bits: float) -> Tensor:
     matrix = as_matrix(weight).float()
     largest = absmax_clip(matrix)[:, None]
     values = torch.zeros_like(matrix)
-    few, many = (
-        -1.0,
-        LARGEST_OCTAVE,
-    )  # log2 of the code of a row's largest weight; at half a step all are zero
+    # The code of a row's largest weight, in octaves; at half a step all are zero.
+    few, many = -1.0, LARGEST_OCTAVE
     for _ in range(HALVINGS):
         middle = (few + many) / 2
         steps = largest / 2**middle
@@ -259,17 +262,17 @@ def row_damages(error: Tensor, curvature: Curvature) -> Tensor:
     return rows.double() * (error * (error @ curvature.inputs.double())).sum(dim=1) / 2
 
 
-def comparison(mine: Mapping[str, float], plain: Mapping[str, float], freedom: float) -> Iterator[str]:
+def comparison(mine: Mapping[str, float], plain: Mapping[str, float], squares: float) -> Iterator[str]:
     """An alarm where the best measure there is finds more loss than with plain rounding, and not by chance.
 
-    freedom: of how many independent squares a loss is as good as the sum.
+    squares: of how many independent ones a loss is the sum, see `freedom`.
     """
     if not plain or not mine[measure := [*plain][-1]]:
         return
     words, power = LOSSES[measure]
     ratio = (mine[measure] / plain[measure]) ** power if plain[measure] > 0 else math.inf
-    # The logarithm of the ratio of two such sums has the variance 4 / freedom.
-    if ratio > WORSE * math.exp(CHANCE * 2 / math.sqrt(freedom)):
+    # The logarithm of the ratio of two such sums has the variance 4 / squares.
+    if ratio > WORSE * math.exp(CHANCE * 2 / math.sqrt(squares)):
         yield f"worse than plain rounding of as many bits: {ratio:.2f} times its {words}"
 
 
