@@ -1,5 +1,6 @@
 """Artifacts to attack: good ones of every form, taken apart, changed, put together with right checksums."""
 
+import dataclasses
 import io
 import json
 import lzma
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
+import numpy as np
 import sentencepiece
 import torch
 from torch import Tensor
@@ -53,6 +55,7 @@ from bitgolf.core.quantize import AbsMax, Curvature, Keep, Shipped
 from bitgolf.core.rate import RateAware
 from bitgolf.core.rotate import TurnedForm, TurnedTensor, turn
 from bitgolf.core.route import Plain
+from bitgolf.core.tables import Shapes, grids_of, take_off_templates
 from bitgolf.core.tokenizer import (
     BODY_FILTERS,
     MODEL_FILE_KIND,
@@ -73,6 +76,18 @@ def weights_of(model: ModelPlan) -> dict[str, Tensor]:
 
 
 # A good artifact of each form.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Walking(RowColumn):
+    """Every stream as walks on a trellis with templates, though that is longer."""
+
+    abstract: ClassVar[bool] = True
+
+    def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
+        codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
+        below = np.float32(0.5) * grids_of(codes, shapes)
+        return self.name, self.stream(*take_off_templates(codes, shapes), shapes, True, below)
 
 
 def rate_aware(weight: Tensor, trellis: bool) -> Shipped:
@@ -136,6 +151,7 @@ def artifacts_of_all_forms() -> dict[str, Artifact]:
     codecs = cycle((RowColumn(), Histogram(), Deflate(), Zstd(level=3), Lzma(), Brotli(quality=5)))
     each = {form: artifact_of([form], codec) for form, codec in zip(MATRIX_FORMS, codecs)}
     each |= {f"{form}, coded": artifact_of([form], RowColumn()) for form in ("stepped", "trellis", "ternary")}
+    each["trellis, walking"] = artifact_of(["trellis"], Walking())
     tokenizers = {
         "model file": Tokenizer(MODEL_FILE_KIND, model_file()),
         "model file with rules": Tokenizer(MODEL_FILE_KIND, model_file("41\t61\n42\t62 62\n")),

@@ -1,6 +1,7 @@
 """Every codec gives back what it was given, refuses what is damaged; entropy coders are near their ideal."""
 
 import hashlib
+import itertools
 import math
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from bitgolf.core import codec as codec_module
 from bitgolf.core.codec import (
+    ALIKE,
     CODEC_NAMES,
+    WALKED,
     Brotli,
     Codec,
     DamagedStreamError,
@@ -30,7 +33,15 @@ from bitgolf.core.codec import (
 )
 from bitgolf.core.errors import CodecError, PlanError
 from bitgolf.core.plan import members
-from bitgolf.core.tables import LARGEST_SIZE, SMALLEST_SIZE, bell_counts, measure_sizes
+from bitgolf.core.tables import (
+    LARGEST_SIZE,
+    SMALLEST_SIZE,
+    bell_counts,
+    grids_of,
+    measure_sizes,
+    take_off_templates,
+)
+from bitgolf.core.walk import EIGHT_STATES
 from bitgolf.lab.flatten import flatten
 from bitgolf.recipes.baseline import baseline
 
@@ -193,19 +204,38 @@ def matrix(
     return codes.clip(-127, 127).astype(np.int8)
 
 
-def ideal_bytes(codes: np.ndarray) -> float:
-    """The code length under bells that do not count, and the entropy of the sizes they need."""
-    base, [(rows, columns)] = measure_sizes(codes.reshape(-1), [codes.shape], True)
+def ideal_bytes(codes: np.ndarray, below: np.ndarray | float = 0.0) -> float:
+    """The code length under bells that do not count, and the entropy of the sizes they need.
+
+    below: how much less than its code each value is.
+    """
+    base, [(rows, columns)] = measure_sizes((codes - below).reshape(-1), [codes.shape], True)
     sizes = (base + rows[:, None] + columns).clip(SMALLEST_SIZE, LARGEST_SIZE)
+    below = np.broadcast_to(below, codes.shape)
     bits = 0.0
-    for size in np.unique(sizes):
-        table = bell_counts(int(size))[int(codes.min()) + 128 : int(codes.max()) + 129]
-        places = codes[sizes == size].astype(np.int64) - int(codes.min())
+    for size, off in itertools.product(np.unique(sizes), np.unique(below)):
+        table = bell_counts(int(size), off)[int(codes.min()) + 128 : int(codes.max()) + 129]
+        places = codes[(sizes == size) & (below == off)].astype(np.int64) - int(codes.min())
         bits -= np.log2(table / table.sum())[places].sum()
     for side in (rows, columns):
         _, counts = np.unique(side, return_counts=True)
         bits -= (counts * np.log2(counts / counts.sum())).sum()
     return bits / 8
+
+
+def walks(rows: int, columns: int, deviation: float = 1.2, seed: int = 0) -> np.ndarray:
+    """Codes on the grids that each row walks through: to the nearest of one on its grid, state by state."""
+    draw = np.random.default_rng(seed)
+    wanted = deviation * np.exp(0.3 * draw.standard_normal((rows, 1))) * draw.standard_normal((rows, columns))
+    codes, states = np.zeros((rows, columns), np.int8), np.zeros(rows, int)
+    for j in range(columns):
+        codes[:, j] = np.round(wanted[:, j] + 0.5 * (states & 1)).clip(-127, 127)
+        states = np.array(EIGHT_STATES)[states, codes[:, j] & 1]
+    return codes
+
+
+def flags_of(stream: bytes) -> int:
+    return stream[3]
 
 
 SHAPES = [
@@ -256,6 +286,41 @@ def test_coded_within_a_fifth_of_a_percent_of_the_ideal_and_under_every_compress
         assert size < 0.98 * min(alone + turned)
 
 
+def test_codes_that_walk_are_known_by_their_grids():
+    codes = walks(256, 192)
+    below, shapes = grids_of(codes.ravel(), [codes.shape]).reshape(codes.shape) / 2, [codes.shape]
+    stream = RowColumn().encode(codes.tobytes(), shapes)[1]
+    assert flags_of(stream) == WALKED
+    assert len(stream) <= 1.002 * ideal_bytes(codes, below)
+    unaware = RowColumn().stream(codes.ravel(), [()], shapes, by_column=False)
+    assert flags_of(unaware) == 0 and len(stream) < 0.99 * len(unaware)
+    assert decompress("row_column", unaware, codes.size, shapes) == codes.tobytes()
+    plain = matrix(256, 192)
+    assert flags_of(RowColumn().encode(plain.tobytes(), shapes)[1]) == 0
+
+
+@pytest.mark.parametrize("shapes", [*SHAPES, [(200, 30), (30, 200)]], ids=str)
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 1.2, 90.0])
+def test_walks_are_given_back_with_templates_and_without(shapes, deviation):
+    codes = np.concatenate([walks(*shape, deviation, i).ravel() for i, shape in enumerate(shapes)])
+    below = np.float32(0.5) * grids_of(codes, shapes)
+    same = np.concatenate([np.tile(np.arange(shape[1]) % 5 - 2, (shape[0], 1)).ravel() for shape in shapes])
+    for whole in (codes, (codes + same).astype(np.int8)):
+        for taken in ((whole, [() for _ in shapes]), take_off_templates(whole, shapes)):
+            for by_column in (False, True):
+                stream = RowColumn().stream(*taken, shapes, by_column, below)
+                assert flags_of(stream) & WALKED
+                assert decompress("row_column", stream, codes.size, shapes) == whole.tobytes()
+
+
+def test_walks_whose_rows_resemble_one_another():
+    draw, codes = np.random.default_rng(0), walks(300, 64, 0.8)
+    codes[draw.random(300) < 0.6] += np.round(6 * np.sin(np.arange(64))).astype(np.int8)
+    stream = RowColumn().encode(codes.tobytes(), [codes.shape])[1]
+    assert flags_of(stream) & ALIKE
+    assert decompress("row_column", stream, codes.size, [codes.shape]) == codes.tobytes()
+
+
 def test_a_histogram_is_near_the_entropy():
     codes = matrix(512, 256, spread=0.0)
     _, counts = np.unique(codes, return_counts=True)
@@ -291,24 +356,37 @@ BELLS = "06e5eadafa1cf268d97789aebe210ac9a69040f6a9837c79691846879b654078"
 FROZEN = {
     "histogram": "36a2e94c989fc11b18e28c3d0d2e79b4a7ccc528e831d3d7e58a7f90991d87d7",
     "row_column": "eeeb5a72c4886179a93eda4fb13a1f66bacb061656bbf94621e942342acb71f9",
+    "walks": "4455b8bfd7f7db1ad3d4e562ee63e84f259418cad3b764264240397f84b03ec7",
 }
 
 
-@pytest.mark.parametrize("name", CODERS)
-def test_the_bytes_of_a_coder_never_change(name):
+def steady_codes() -> np.ndarray:
+    """2,400 codes from -6 to 6 that are the same everywhere."""
     state, codes = 1, []
     for _ in range(40 * 60):
         state = (state * 1103515245 + 12345) % 2**31
         codes.append((state >> 16) % 7 + (state >> 20) % 7 - 6)
-    data = (np.array(codes, np.int8).reshape(40, 60) * (1 + np.arange(40)[:, None] // 13)).astype(np.int8)
+    return np.array(codes, np.int8)
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_the_bytes_of_a_coder_never_change(name):
+    data = (steady_codes().reshape(40, 60) * (1 + np.arange(40)[:, None] // 13)).astype(np.int8)
     stream = CODERS[name].encode(data.tobytes(), [data.shape])[1]
     assert hashlib.sha256(stream).hexdigest() == FROZEN[name]
 
 
-@pytest.mark.parametrize("name", CODERS)
+def test_the_bytes_of_walks_never_change():
+    codes, shapes = steady_codes(), [(40, 60)]
+    stream = RowColumn().stream(codes, [()], shapes, True, np.float32(0.5) * grids_of(codes, shapes))
+    assert hashlib.sha256(stream).hexdigest() == FROZEN["walks"]
+
+
+@pytest.mark.parametrize("name", [*CODERS, "walks"])
 def test_a_coders_stream_that_is_cut_or_padded_or_changed(name):
-    codes = matrix(24, 20)
+    codes = walks(24, 60) if name == "walks" else matrix(24, 20)
     data, shapes = codes.tobytes(), [codes.shape]
+    name = "row_column" if name == "walks" else name
     stream = CODERS[name].encode(data, shapes)[1]
     for damaged in [stream[:cut] for cut in range(len(stream))] + [stream + b"\0" * n for n in range(1, 9)]:
         with pytest.raises(DamagedStreamError):
@@ -322,7 +400,8 @@ def test_a_coders_stream_that_is_cut_or_padded_or_changed(name):
         except DamagedStreamError:
             refused += 1
     assert refused
-    for wrong in ([(24, 19)], [(20, 24), (24, 5)], [(480, 2)]):
+    rows, columns = codes.shape
+    for wrong in ([(24, columns - 1)], [(columns, 24), (24, 5)], [(24 * columns, 2)]):
         size = sum(rows * columns for rows, columns in wrong)
         with pytest.raises(DamagedStreamError):
             decompress(name, stream, size, wrong)

@@ -10,7 +10,8 @@ from bitgolf.core import trellis as module
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.form import LARGEST_CODE
 from bitgolf.core.rate import code_bits, feedback_factor
-from bitgolf.core.trellis import EIGHT_STATES, best_walks, grids_walked, rounded_codes, trellis_values
+from bitgolf.core.trellis import best_walks, rounded_codes, trellis_values
+from bitgolf.core.walk import EIGHT_STATES, grids_walked
 
 
 def following(state: int, code: int) -> int:
@@ -20,7 +21,7 @@ def following(state: int, code: int) -> int:
 
 
 def value_of(code: int, state: int) -> float:
-    return code - 0.5 * (state & 1) * ((code > 0) - (code < 0))
+    return code - 0.5 * (state & 1)
 
 
 def nearest(wanted: float, state: int, odd: int) -> int:
@@ -109,7 +110,7 @@ def test_without_feedback_no_walk_errs_less():
 @pytest.mark.parametrize("columns", [*range(10), 50])
 def test_codes_say_which_grid_they_are_on(columns):
     codes = torch.randint(-5, 6, (4, columns), generator=torch.Generator().manual_seed(1))
-    grids, values = grids_walked(codes), trellis_values(codes)
+    grids, values = grids_walked((codes & 1).byte().numpy()), trellis_values(codes)
     for i, row in enumerate(codes.tolist()):
         state = 0
         for j, code in enumerate(row):

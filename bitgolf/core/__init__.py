@@ -11,6 +11,7 @@ READING_ORDER = (
     "plan",
     "files",
     "windows",
+    "walk",
     "tables",
     "codec",
     "form",

@@ -22,7 +22,9 @@ from bitgolf.core.tables import (
     SIZES_OF_SIDES,
     SMALLEST_SIZE,
     Shapes,
+    Sides,
     bell_counts,
+    grids_of,
     measure_sizes,
     put_on_templates,
     sides_in,
@@ -270,7 +272,8 @@ class RowColumn(Codec):
 
     What: a code's deviation is that of its row times that of its column, each stored to a quarter octave;
         codes of one deviation share a table, which starts as a bell (3% of it four times as wide) and counts;
-        a template is taken off the rows that resemble it, as those of rare tokens do
+        a template is taken off the rows that resemble it, as those of rare tokens do; of codes that walk on
+        a trellis it is coded first which are odd, then the rest by the grid that they are on
     Source: row by column Gaussians in reference measurements; counting tables and the template measured here
     Cost: 2 to 4% under zstd-22 and 1 to 2% under brotli on trained weights, side information of some 2 bits a
         row and column included; 16 M symbols/s in, 30 M/s out
@@ -281,31 +284,50 @@ class RowColumn(Codec):
     name: ClassVar[str] = "row_column"
 
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
-        whole, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
-        streams = []
-        for alike in (False, True):
-            codes, templates = take_off_templates(whole, shapes) if alike else (whole, [() for _ in shapes])
-            for by_column in (False, True):
-                base, sizes = measure_sizes(codes, shapes, by_column)
-                header = np.append(_alphabet(codes), np.array([base, alike], np.int8).view(np.uint8))
-                parts = [part for pair in zip(sizes, templates) for each in pair for part in each]
-                side = (np.concatenate(parts).clip(-128, 127) + 128).astype(np.uint8)
-                coder = _RangeCoder()
-                _code_matrices(coder, header, shapes, side, codes.view(np.uint8) - header[0])
-                streams.append(header.tobytes() + coder.written())
-        return self.name, min(streams, key=len)
+        codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
+        below = np.float32(0.5) * grids_of(codes, shapes)
+        bare: tuple[np.ndarray, Sides] = codes, [() for _ in shapes]
+        taken = take_off_templates(codes, shapes)
+        streams = {
+            (alike, by_column, False): self.stream(*(taken if alike else bare), shapes, by_column)
+            for alike in (False, True)
+            for by_column in (False, True)
+        }
+        alike, by_column, _ = min(streams, key=lambda way: len(streams[way]))
+        best = taken if alike else bare
+        streams[alike, by_column, True] = self.stream(*best, shapes, by_column, below)
+        return self.name, min(streams.values(), key=len)
+
+    def stream(
+        self,
+        codes: np.ndarray,
+        templates: Sides,
+        shapes: Shapes,
+        by_column: bool,
+        below: np.ndarray | None = None,
+    ) -> bytes:
+        """The codes without their templates as one stream; `below` is what codes on two grids stand under."""
+        base, sizes = measure_sizes(codes if below is None else codes - below, shapes, by_column)
+        flags = ALIKE * bool(templates[0]) + WALKED * (below is not None)
+        header = np.append(_alphabet(codes), np.array([base, flags], np.int8).view(np.uint8))
+        parts = [part for pair in zip(sizes, templates) for each in pair for part in each]
+        side = (np.concatenate(parts).clip(-128, 127) + 128).astype(np.uint8)
+        coder = _RangeCoder()
+        _code_matrices(coder, header, shapes, side, codes.view(np.uint8) - header[0])
+        return header.tobytes() + coder.written()
 
     @staticmethod
     def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
         shapes = shapes or ((1, size),)
         header, coder = np.frombuffer(data[:4], np.uint8), _RangeCoder(data[4:])
-        if len(header) < 4 or header[3] > 1 or sum(map(math.prod, shapes)) != size:
+        if len(header) < 4 or header[3] > ALIKE + WALKED or sum(map(math.prod, shapes)) != size:
             raise DamagedStreamError("not the stream of these matrices", value=header.tolist())
-        side = np.zeros((1 + int(header[3])) * sum(map(sum, shapes)), np.uint8)
+        alike = bool(header[3] & ALIKE)
+        side = np.zeros((1 + alike) * sum(map(sum, shapes)), np.uint8)
         values = np.zeros(size, np.uint8)
         _code_matrices(coder, header, shapes, side, values)
         values += header[0]
-        if header[3]:
+        if alike:
             put_on_templates(values, shapes, side)
         return values.tobytes(), coder.written() == data[4:]
 
@@ -366,6 +388,7 @@ def _lzma_filter(size: int) -> dict[str, int]:
 
 
 # Range coding.
+ALIKE, WALKED = 1, 2  # flags of a RowColumn stream
 COUNT = 2**11  # what a code that was seen adds to its place in a table
 SORTED_CODES = 2**20  # as many are sorted by their tables at a time, which bounds memory
 
@@ -386,7 +409,7 @@ class _RangeCoder:
         return self.encoder.get_compressed().astype("<u4").tobytes()
 
     def code(self, values: np.ndarray, classes: np.ndarray, start: Callable[[int], np.ndarray]) -> None:
-        """Code values (uint8, in place when reading), each with the table of its class (int8).
+        """Code values (uint8, in place when reading), each with the table of its class (int8 or int16).
 
         start: the counts with which the table of a class begins. A table is renewed when what it has counted
         doubles, so most codes are coded in few calls.
@@ -405,6 +428,8 @@ class _RangeCoder:
 
     def step(self, symbols: np.ndarray, table: np.ndarray) -> np.ndarray:
         """The symbols given, or as many as are given but read, under one table."""
+        if len(table) == 1:
+            return symbols  # nothing to say
         model = self.table_model(table.astype(np.float64), perfect=False)
         symbols = symbols.astype(np.int32)
         if self.decoder is not None:
@@ -441,15 +466,55 @@ def _code_matrices(
     coder: _RangeCoder, header: np.ndarray, shapes: Shapes, side: np.ndarray, values: np.ndarray
 ) -> None:
     """Write or read what stands beside the values (uint8, 128 for none), then the values it describes."""
-    within, base, parts = _within(header), int(header[2:].view(np.int8)[0]), 2 + 2 * int(header[3])
+    within, base = _within(header), int(header[2:].view(np.int8)[0])
+    parts = 4 if header[3] & ALIKE else 2
     kinds = [
         np.full(len(part), i, np.int8)
         for each in sides_in(side, shapes, parts)
         for i, part in enumerate(each)
     ]
     coder.code(side, np.concatenate(kinds), lambda kind: bell_counts(SIZES_OF_SIDES[kind]) // 64 + 1)
-    classes = []
-    for row, column, *_ in sides_in(side.astype(np.int16) - 128, shapes, parts):
-        together = (base + row[:, None] + column).clip(SMALLEST_SIZE, LARGEST_SIZE)
-        classes.append(together.astype(np.int8).ravel())
-    coder.code(values, np.concatenate(classes), lambda size: bell_counts(size)[within])
+    known = list(sides_in(side.astype(np.int16) - 128, shapes, parts))
+    sizes = np.concatenate(
+        [
+            (base + row[:, None] + column).clip(SMALLEST_SIZE, LARGEST_SIZE).astype(np.int8).ravel()
+            for row, column, *_ in known
+        ]
+    )
+    if header[3] & WALKED:
+        taken = [np.outer(marks == 1, template).ravel() for *_, marks, template in known if parts == 4]
+        _code_walks(coder, shapes, within, sizes, np.concatenate(taken) if taken else 0, values)
+    else:
+        coder.code(values, sizes, lambda size: bell_counts(size)[within])
+
+
+def _code_walks(
+    coder: _RangeCoder,
+    shapes: Shapes,
+    within: slice,
+    sizes: np.ndarray,
+    taken: np.ndarray | int,
+    values: np.ndarray,
+) -> None:
+    """Write or read values of codes that walk on a trellis: which are odd, which tells their grids; the rest.
+
+    taken: what was taken off the codes.
+    """
+    first = np.uint8(within.start & 1)  # whether the code of value 0 is odd
+    odd = values & 1 ^ first
+    coder.code(odd, sizes, _odd_counts)
+    grids = grids_of(odd ^ (np.uint8(1) & taken), shapes)
+    rest, kinds = values >> 1, 4 * sizes.astype(np.int16) + 2 * grids + odd
+
+    def start(kind: int) -> np.ndarray:
+        size, on_second, is_odd = kind >> 2, kind >> 1 & 1, kind & 1
+        return bell_counts(size, on_second / 2)[within][(is_odd ^ first) :: 2]
+
+    coder.code(rest, kinds, start)
+    values[:] = 2 * rest + (odd ^ first)
+
+
+def _odd_counts(size: int) -> np.ndarray:
+    """How often codes of a size are even and odd, whichever grid they are on."""
+    both = bell_counts(size) + bell_counts(size, 0.5)
+    return np.array([both[::2].sum(), both[1::2].sum()])

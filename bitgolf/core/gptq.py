@@ -69,21 +69,25 @@ class Gptq(Quantizer):
 
 
 def feedback(inputs: Tensor, damping: float, sort: bool) -> tuple[Tensor, Tensor]:
-    """The order of the columns, and the upper factor U of the inverse of the damped moments in that order.
-
-    U[j, j:] / U[j, j] says how the columns from j on answer to an error in column j. Raises QuantizeError for
-    moments that no text has.
-    """
+    """The order of the columns, and the `inverse_factor` of the damped moments in that order, float32."""
     hessian = inputs.double().clone()
     diagonal = torch.diagonal(hessian)  # a view
     diagonal[diagonal == 0] = 1  # inputs that are always zero; the public code has them in the mean
     diagonal += damping * diagonal.mean()
     order = torch.argsort(diagonal, descending=True, stable=True) if sort else torch.arange(len(diagonal))
     order = order.to(hessian.device)
-    lower, failed = torch.linalg.cholesky_ex(hessian[order][:, order])
+    return order, inverse_factor(hessian[order][:, order]).float()
+
+
+def inverse_factor(moments: Tensor) -> Tensor:
+    """Upper U with U^T U the inverse of damped second moments; U[j, j:] / U[j, j] answers an error in j.
+
+    Raises QuantizeError for moments that no text has.
+    """
+    lower, failed = torch.linalg.cholesky_ex(moments)
     if bool(failed) or not bool(lower.isfinite().all()):
-        raise QuantizeError("the inputs' second moments cannot be inverted", way_out="more damping, or text")
-    return order, torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+        raise QuantizeError("second moments that cannot be inverted", way_out="more damping, or more text")
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
 
 def feedback_codes(matrix: Tensor, plain: QuantTensor, order: Tensor, factor: Tensor, block: int) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from bitgolf.core.errors import ArtifactError
 from bitgolf.core.form import LARGEST_CODE, Form, join_wide, split_wide
+from bitgolf.core.gptq import inverse_factor
 from bitgolf.core.grid import as_matrix
 from bitgolf.core.plan import setting
-from bitgolf.core.quantize import Curvature, QuantizeError, Quantizer, Shipped
+from bitgolf.core.quantize import Curvature, Quantizer, Shipped
 from bitgolf.core.trellis import rounded_codes, trellis_values
 
 EIGHTHS = tuple(2 ** (part / 8) for part in range(8))  # of an octave
@@ -156,12 +157,8 @@ class RateAware(Quantizer):
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:
-    """Upper U, U^T U the inverse of the damped moments; U[j, j:] / U[j, j] answers an error in place j."""
-    damped = moments + damping * moments.diagonal().mean() * torch.eye(len(moments), dtype=moments.dtype)
-    lower, failed = torch.linalg.cholesky_ex(damped)
-    if bool(failed):
-        raise QuantizeError("second moments that cannot be inverted", way_out="more damping, or more text")
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    """The `inverse_factor` of moments with so much of their mean on the diagonal."""
+    return inverse_factor(moments + damping * moments.diagonal().mean() * torch.eye(len(moments)).to(moments))
 
 
 def in_octaves(sizes: Tensor, parts: int) -> tuple[Tensor, float]:

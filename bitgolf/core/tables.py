@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bitgolf.core.walk import grids_walked
+
 Shapes = Sequence[tuple[int, ...]]  # rows and columns of matrices of one-byte codes that lie end to end
 Sides = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
 SMALLEST_SIZE, LARGEST_SIZE = -8, 28  # of a code
@@ -18,13 +20,14 @@ FARTHEST_SIZE = 40  # of a row or a column alone, either way
 SIZES_OF_SIDES = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
 
 
-def bell_counts(size: int) -> np.ndarray:
+def bell_counts(size: int, below: float = 0.0) -> np.ndarray:
     """Counts for the codes -128 to 127 of a size, some 500 codes in all, rounded alike on every machine.
 
-    Student's density of 63 degrees is nearly normal, and needs only arithmetic.
+    below: how much less than the code its value is. Student's density of 63 degrees is nearly normal, and
+    needs only arithmetic.
     """
     deviation = math.sqrt(math.sqrt(math.ldexp(1.0, size)))
-    places = (np.arange(2048) - 1027.5) / 8  # eight to each code
+    places = (np.arange(2048) - 1027.5) / 8 - below  # eight to each code
     narrow, wide = (1 + x * x / 64 for x in (places / deviation, places / (4 * deviation)))
     for _ in range(5):
         narrow, wide = narrow * narrow, wide * wide
@@ -50,7 +53,10 @@ def middle_of(sizes: np.ndarray) -> int:
 
 
 def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, Sides]:
-    """The size of the middle row, and those of all rows (from it on) and columns of each matrix."""
+    """The size of the middle row, and those of all rows (from it on) and columns of each matrix.
+
+    codes: whole numbers or halves, of any type.
+    """
     found = []
     for matrix in matrices_in(codes, shapes):
         squares = matrix.astype(np.float64) ** 2
@@ -85,6 +91,12 @@ def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
         templates.append((alike.astype(np.int64), template.astype(np.int64)))
         matrix -= np.outer(alike, template).astype(np.int8)
     return codes, templates
+
+
+def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """The grid, 0 or 1, of every code where rows are walks on a trellis."""
+    matrices = matrices_in((codes & 1).astype(np.uint8), shapes)
+    return np.concatenate([grids_walked(matrix).ravel() for matrix in matrices])
 
 
 def put_on_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:

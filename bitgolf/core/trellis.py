@@ -1,8 +1,7 @@
-"""Rounding a row on a trellis: eight states say which of two grids the next code is on.
+"""Rounding a row on a trellis: the walk through two grids whose errors are least.
 
-Codes of both grids are a step apart, the second's half a step nearer to zero than the first's; which of them
-holds follows from whether the codes before were odd. Together the two are twice as fine as either, so the
-best walk errs less than rounding does, at as many bits. Plain rounding is the walk with a single state.
+Together the two grids of `walk` are twice as fine as either, so the best walk errs less than rounding does,
+at as many bits. Plain rounding is the walk with a single state.
 """
 
 import functools
@@ -14,41 +13,18 @@ from torch import Tensor
 
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.form import LARGEST_CODE
+from bitgolf.core.walk import EIGHT_STATES, ONE_STATE, grids_walked
 
 try:
     import numba
 except ImportError:
     numba = None  # type: ignore[assignment]
 
-# Ungerboeck's code of rate 1/2 with the parity checks 13 and 4 (octal). A state is the bits a, b, c: the grid
-# is a, and a code that is odd by z leads to the bits a ^ b, c ^ z, a.
-EIGHT_STATES = tuple(
-    tuple((s ^ s >> 1) & 1 | (s >> 2 ^ z) << 1 | (s & 1) << 2 for z in (0, 1)) for s in range(8)
-)
-ONE_STATE = ((0, 0),)
-
-
-def grids_walked(codes: Tensor) -> Tensor:
-    """For integer codes (rows, columns) the grid, 0 or 1, that each is on; every row starts in state 0."""
-    # A grid is the sum, modulo 2, of the grids 1 and 3 places before and of the code 2 places before.
-    # Put into itself, that holds at twice the distances: what is 1 + 3 places off comes twice and vanishes.
-    grids = torch.zeros(codes.shape, dtype=torch.uint8, device=codes.device)
-    grids[:, 2:] = codes[:, :-2] & 1
-    distance = 1
-    while distance < codes.shape[1]:
-        before = grids.clone()
-        for far in (distance, 3 * distance):
-            grids[:, far:] ^= before[:, :-far]
-        distance *= 2
-    return grids
-
 
 def trellis_values(codes: Tensor) -> Tensor:
-    """What codes (rows, columns) stand for, in steps, float32.
-
-    k on the first grid; k - 1/2 above zero and k + 1/2 below on the second, which has a zero too.
-    """
-    return codes.float() - 0.5 * grids_walked(codes) * codes.sign()
+    """What integer codes (rows, columns) stand for, in steps, float32: k, or k - 1/2 on the second grid."""
+    grids = torch.from_numpy(grids_walked((codes & 1).to(torch.uint8).cpu().numpy()))
+    return codes.float() - 0.5 * grids.to(codes.device)
 
 
 def rounded_codes(
@@ -99,18 +75,16 @@ def best_walks(
             for state in range(states):
                 if costs[now, state] == np.inf:
                     continue
-                place, shift = rest[now, state, j] / steps[i, j], 0.5 * (state & 1)
-                size = abs(place)
+                shift = 0.5 * (state & 1)
+                place = rest[now, state, j] / steps[i, j] + shift
                 for odd in range(2):
-                    code = min(2 * round((size + shift - odd) / 2) + odd, largest - 1 + odd)
-                    if code == 2 and shift > 0 and size < 0.75:
-                        code = 0  # 2 is at 1.5 on the second grid, so zero is nearer than it looks
-                    error = (size - max(code - shift, 0.0)) * steps[i, j] / factor[j, j]
+                    code, farthest = 2 * round((place - odd) / 2) + odd, largest - 1 + odd
+                    code = max(-farthest, min(farthest, code))
+                    error = (place - code) * steps[i, j] / factor[j, j]
                     there, cost = following[state, odd], costs[now, state] + error * error
                     if cost < costs[then, there]:
                         costs[then, there], before[j, there] = cost, state
-                        chosen[j, there] = code if place >= 0 else -code
-                        errors[there] = error if place >= 0 else -error
+                        chosen[j, there], errors[there] = code, error
             for state in range(states):
                 if costs[then, state] < np.inf:
                     origin, error = before[j, state], errors[state]
@@ -123,8 +97,7 @@ def best_walks(
         if len(across):
             state = 0
             for j in range(columns):
-                size = max(abs(codes[i, j]) - 0.5 * (state & 1), 0.0)
-                wanted[i, j] -= steps[i, j] * (size if codes[i, j] > 0 else -size)
+                wanted[i, j] -= steps[i, j] * (codes[i, j] - 0.5 * (state & 1))
                 state = following[state, codes[i, j] & 1]
             for later in range(i + 1, rows):
                 wanted[later] -= across[i, later] / across[i, i] * wanted[i]
