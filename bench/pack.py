@@ -1,14 +1,14 @@
 """Ways of packing beside each other on the same trained models: bytes as written, gap as reloaded.
 
 bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
-python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--sequences N] [--threads N] [--redo]
+python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--levels=-2,0] [--redo]
 
 Each run gets a pack.json beside its result; what stands there is not measured again without --redo.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from bitgolf.core.metric import bits_per_byte
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
 from bitgolf.core.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
-from bitgolf.core.quantize import AbsMax, QuantizePlan, SdClip, absmax_rows, int6_rows
+from bitgolf.core.quantize import AbsMax, NoTuning, QuantizePlan, SdClip, absmax_rows, int6_rows
 from bitgolf.core.rate import RateAware
 from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.core.run import Event
@@ -108,10 +108,15 @@ def public_ways() -> dict[str, Way]:
     return ways
 
 
-def our_ways() -> dict[str, Way]:
-    """(e): one step after the other, half an octave apart."""
-    steps = {level: STEP * 2 ** (level / 2) for level in range(-4, 5)}
-    return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps.values()}
+def our_ways(levels: Sequence[int] = range(-2, 5)) -> dict[str, Way]:
+    """(e): steps so many half octaves from the middle one."""
+    steps = [STEP * 2 ** (level / 2) for level in levels]
+    return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps}
+
+
+def rounded_only(step: float) -> QuantizePlan:
+    """The rate-aware table without its tuning."""
+    return rate_aware(step).but(tuning=NoTuning())
 
 
 def parts_of_ours() -> dict[str, Way]:
@@ -127,20 +132,14 @@ def parts_of_ours() -> dict[str, Way]:
         "sides in eighths": RateAware(step=step, octave_parts=8),
         "sides in halves": RateAware(step=step, octave_parts=2),
     }
-    table = rate_aware(step)
+    table = rounded_only(step)
     ways = {
         f"part: {name}": Way(table.but({"rules.0.quantizer": each}), OURS) for name, each in rungs.items()
     }
+    ways["part: and control tensors tuned"] = Way(rate_aware(step), OURS)
     ways["part: zstd in place of the coder"] = Way(table, PackPlan(codec=Zstd()))
     ways["part: brotli in place of the coder"] = Way(table, PackPlan(codec=Brotli()))
     return ways
-
-
-WAYS: dict[str, Callable[[], dict[str, Way]]] = {
-    "public": public_ways,
-    "ours": our_ways,
-    "parts": parts_of_ours,
-}
 
 
 def measure(
@@ -172,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--ways", default="public,ours,parts", help="which groups, with commas between them")
+    parser.add_argument("--levels", default="-2,-1,0,1,2,3,4", help="of ours: half octaves from 0.0002")
     parser.add_argument("--sequences", type=int, default=600, help="scored, 256 tokens each")
     parser.add_argument("--data", type=Path, help="the dataset of runs that did not end")
     parser.add_argument("--threads", type=int, default=0)
@@ -179,7 +179,12 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    ways = {name: way for group in chosen.ways.split(",") for name, way in WAYS[group]().items()}
+    groups: dict[str, Callable[[], dict[str, Way]]] = {
+        "public": public_ways,
+        "ours": lambda: our_ways([int(level) for level in chosen.levels.split(",")]),
+        "parts": parts_of_ours,
+    }
+    ways = {name: way for group in chosen.ways.split(",") for name, way in groups[group]().items()}
     for folder in chosen.runs:
         run = open_run(folder, [f"score.limit_sequences={chosen.sequences}"], chosen.data)
         path = folder / "pack.json"

@@ -44,6 +44,7 @@ READING_ORDER = (
     "objective",
     "model",
     "hessian",
+    "tune",
     "presets",
     "optim",
     "average",

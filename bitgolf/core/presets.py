@@ -7,6 +7,7 @@ from bitgolf.core.grid import Grid
 from bitgolf.core.hessian import TrainText
 from bitgolf.core.quantize import AbsMax, Keep, NoCalibration, QuantizePlan, Quantizer, QuantRule, SdClip
 from bitgolf.core.rate import RateAware
+from bitgolf.core.tune import TuneControls
 
 EMBEDDINGS = ("tok_emb.weight", "lm_head.weight")
 MLP = ("blocks.*.mlp.*.weight",)
@@ -69,7 +70,7 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
 def rate_aware(step: float = 0.0002) -> QuantizePlan:
     """Matrices, embeddings and tables at one expected damage a weight; `step` sets the rate of all.
 
-    Control tensors get eight bits (PR #1716), what is smaller still stays float16.
+    Control tensors are tuned and get eight bits (PR #1716), what is smaller still stays float16.
     """
     return QuantizePlan(
         rules=(
@@ -78,4 +79,5 @@ def rate_aware(step: float = 0.0002) -> QuantizePlan:
             QuantRule(quantizer=Keep(dtype="float16")),
         ),
         calibration=TrainText(outputs=True),
+        tuning=TuneControls(),
     )

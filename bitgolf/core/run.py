@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,16 +25,17 @@ from bitgolf.core.metric import summary
 from bitgolf.core.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import make_optimizers
 from bitgolf.core.plan import to_json
-from bitgolf.core.quantize import Curvatures, QuantizePlan, quantize_weights
+from bitgolf.core.quantize import Curvatures, NoTuning, QuantizePlan, quantize_weights
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.score import ScorePlan, Scores, scoring
-from bitgolf.core.shards import Dataset
+from bitgolf.core.shards import Dataset, TokenStream
 from bitgolf.core.train import ShardBatches, State, train
 from bitgolf.core.windows import Chunked
 from bitgolf.core.world import World, is_first_process, join_world, leave_world
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 PREFLIGHT_WINDOWS = 2
+Result = TypeVar("Result")
 
 
 class Event(NamedTuple):
@@ -128,7 +129,8 @@ def _stages(
     show("curvatures", curvatures)
     seconds["calibrate"] = clock() - started
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(code))
-    table = yield from packer.settle()
+    packer, table = yield from packer.settled(backend, dataset.train)
+    show("packed weights", packer.weights)
     rows, artifact = packer.packed(table)
     write_bytes(folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
@@ -235,6 +237,9 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     shipped = recipe.model.shipped()
     weights = shipped_weights(shipped, weights)
     recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length, trial=True)
+    trial = Packer(recipe, b"", weights, {}, 0)
+    for _ in trial.tuned(recipe.quantize, backend, dataset.train, trial=True):
+        pass
     tensors, _ = quantize_weights(recipe.quantize, weights)
     unpacked = unpack(pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
     for name, tensor in tensors.items():
@@ -266,9 +271,8 @@ class Packer(NamedTuple):
         free = 0 if self.recipe.budget.count_tokenizer else dict(artifact.ledger).get("tokenizer", 0)
         return len(artifact.data) - free + self.code_bytes
 
-    def settle(self) -> Generator[Event, None, QuantizePlan]:
-        """The recipe's table at its rate."""
-        table = self.recipe.quantize
+    def settle(self, table: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
+        """The table at its rate."""
         steps = table.rate.settle(
             table, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
         )
@@ -278,6 +282,29 @@ class Packer(NamedTuple):
             except StopIteration as end:
                 return end.value
             yield Event("fill", 0, 1, facts)
+
+    def tuned(
+        self, table: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
+    ) -> Generator[Event, None, "Packer"]:
+        """The same with small tensors as the table's tuning leaves them; itself where there is none."""
+        names = table.tunable(self.weights)
+        if table.tuning == NoTuning() or not names:
+            return self
+        tensors, _ = quantize_weights(table, self.weights, self.curvatures)
+        shipped, length = self.recipe.model.shipped(), self.recipe.data.sequence_length
+        rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
+        exact = model_with(shipped, self.weights, backend)
+        steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
+        found = yield from told(steps, "tune")
+        return self._replace(weights={**self.weights, **found})
+
+    def settled(
+        self, backend: Backend, stream: TokenStream
+    ) -> Generator[Event, None, tuple["Packer", QuantizePlan]]:
+        """The packer with tuned tensors and the recipe's table, both at the rate that the table asks for."""
+        table = yield from self.settle(self.recipe.quantize)
+        tuned = yield from self.tuned(table, backend, stream)
+        return tuned, table if tuned is self else (yield from tuned.settle(table))
 
 
 def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -415,8 +442,8 @@ def score_split(
     return scores
 
 
-def told(steps: Generator[tuple[int, int], None, Scores], stage: str) -> Generator[Event, None, Scores]:
-    """The (done, total) steps of a scoring as events of a stage."""
+def told(steps: Generator[tuple[int, int], None, Result], stage: str) -> Generator[Event, None, Result]:
+    """The (done, total) steps of some work as events of a stage."""
     while True:
         try:
             done, total = next(steps)

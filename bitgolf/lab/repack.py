@@ -83,10 +83,14 @@ class Trained(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """One way to pack: its table, what that knew, how each tensor was quantized, bytes and seconds."""
+    """One way to pack: its table, what that knew, how each tensor was quantized, bytes and seconds.
+
+    weights: what was quantized, small tensors tuned.
+    """
 
     plan: QuantizePlan
     curvatures: Curvatures
+    weights: dict[str, Tensor]
     rows: list[dict[str, Any]]
     artifact: Artifact
     seconds: dict[str, float]
@@ -158,19 +162,29 @@ def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
 def packed_by(
     trained: Trained, plan: QuantizePlan, name: str, curvatures: Curvatures | None = None
 ) -> Generator[Event, None, tuple[Packing, Scores]]:
-    """Calibrate if the table asks for it and no curvatures are known, quantize, pack, reload, score."""
-    recipe, tokenizer = trained.recipe, trained.dataset.tokenizer.to_bytes()
+    """Calibrate if the table asks for it and no curvatures are known, quantize, tune, pack, reload, score."""
     yield Event(f"pack {name}", 0, 1, {})
     started = time.perf_counter()
     if curvatures is None:
         curvatures = curvatures_of(trained, plan)
-    calibrated = time.perf_counter()
-    rows, artifact = Packer(recipe, tokenizer, trained.weights, curvatures, 0).packed(plan)
-    seconds = {"calibrate": calibrated - started, "pack": time.perf_counter() - calibrated}
+    seconds = {"calibrate": time.perf_counter() - started}
+    recipe, tokenizer = trained.recipe, trained.dataset.tokenizer.to_bytes()
+    packer = Packer(recipe, tokenizer, trained.weights, curvatures, 0)
+    packer = yield from packer.tuned(plan, choose_backend(recipe.backend), trained.dataset.train)
+    return (yield from reloaded(trained, packer, plan, name, seconds, started))
+
+
+def reloaded(
+    trained: Trained, packer: Packer, plan: QuantizePlan, name: str, seconds: dict[str, float], started: float
+) -> Generator[Event, None, tuple[Packing, Scores]]:
+    """Pack, reload, score. started: when packing began, calibration included."""
+    recipe = trained.recipe
+    rows, artifact = packer.packed(plan)
+    seconds["pack"] = time.perf_counter() - started - seconds["calibrate"]
     yield Event(f"pack {name}", 1, 1, {"artifact_bytes": len(artifact.data)})
     loaded = load_model(unpack(artifact.data), choose_backend(recipe.backend))
     scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
-    return Packing(plan, curvatures, rows, artifact, seconds), scores
+    return Packing(plan, packer.curvatures, packer.weights, rows, artifact, seconds), scores
 
 
 def by_sequence(scores: Scores) -> Sums:
@@ -202,7 +216,7 @@ def findings(
     gap, error = paired_gap(scores, base)
     noisy = noise_quantizers(trained.recipe.noise, trained.trained_on, trained.weights)
     curvatures = {**packing.curvatures, **(known or {})}
-    rows = tensor_rows(packing.plan, trained.weights, curvatures, packing.artifact, packing.rows, noisy)
+    rows = tensor_rows(packing.plan, packing.weights, curvatures, packing.artifact, packing.rows, noisy)
     return {
         "gap": gap,
         "gap_error": error,
@@ -238,12 +252,13 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     """Pack a run by its changed recipe into a folder of its own, which `bitgolf score` takes as a run."""
     if out.resolve() == trained.folder.resolve():
         raise BitgolfError("this folder holds the run itself", where=str(out), way_out="another --out")
-    recipe, code = trained.recipe, script_of(trained.recipe)
+    recipe, code, started = trained.recipe, script_of(trained.recipe), time.perf_counter()
     curvatures = curvatures_of(trained, recipe.quantize)
+    seconds = {"calibrate": time.perf_counter() - started}
     packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
-    table = yield from packer.settle()
+    packer, table = yield from packer.settled(choose_backend(recipe.backend), trained.dataset.train)
+    packing, scores = yield from reloaded(trained, packer, table, OWN, seconds, started)
     base = yield from float_scores(trained)
-    packing, scores = yield from packed_by(trained, table, OWN, curvatures)
     artifact = packing.artifact
     total = packer.total_bytes(artifact)
     result = {

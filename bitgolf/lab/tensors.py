@@ -16,6 +16,7 @@ from bitgolf.core.gptq import squared_error
 from bitgolf.core.grid import absmax_clip, as_matrix
 from bitgolf.core.noise import FakeQuantize, Noise
 from bitgolf.core.quantize import (
+    SMALL_ELEMENTS,
     Curvature,
     Curvatures,
     KeptTensor,
@@ -39,8 +40,6 @@ LOSSES = {
     "output_error": ("squared error of outputs", 2),
     "damage_nats": ("expected damage", 1),
 }
-
-CONTROL_ELEMENTS = 2**14  # at most, of a tensor that scales or gates what passes by
 
 
 def tensor_rows(
@@ -90,7 +89,7 @@ def tensor_row(
     values = tensor.dequantize()
     mine = losses(weight, values, curvature)
     plain: dict[str, float] = {}
-    small = weight.numel() <= CONTROL_ELEMENTS and nominal_bits(quantizer, weight, tensor) >= 8
+    small = weight.numel() <= SMALL_ELEMENTS and nominal_bits(quantizer, weight, tensor) >= 8
     if isinstance(tensor, KeptTensor) or (small and curvature is None):
         mine["damage_nats"] = 0.0  # far below what is measured
     if not isinstance(tensor, KeptTensor) and is_compared(tensor):

@@ -95,7 +95,7 @@ def inspected(
     trained = open_run(folder, data=dataset.folder)
     artifact = Artifact.of((folder / "model.bin").read_bytes())
     rows, seconds = result["quantization"], result["seconds"]
-    packing = Packing(recipe.quantize, seen["curvatures"], rows, artifact, seconds)
+    packing = Packing(recipe.quantize, seen["curvatures"], seen["packed weights"], rows, artifact, seconds)
     base = seen.get("score averaged", seen["score live"])
     found = findings(trained, packing, seen["score quantized"], base)
     return {**found, "ledger": whole_ledger(recipe, code, artifact)}
