@@ -1,9 +1,10 @@
 """What `bench.pack` measured, as tables and a plot: `python -m bench.pack_tables RUN ... [--plot FILE.svg]`.
 
-Runs of one recipe are seeds of one size; a figure is their mean.
+Runs of one recipe and as many steps are seeds of one model; a figure is their mean.
 """
 
 import argparse
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 from bitgolf.core.files import read_json
 
 Lines = dict[str, dict[str, Any]]  # of one run, by the name of the way
+GROUPS = ("a ", "b ", "c ", "d ", "e ")  # of ways that are compared
 SMALLEST_GAP = 1e-5  # bits per byte; below this a logarithm says nothing
 
 
 def sizes_in(folders: Sequence[Path]) -> dict[str, list[Lines]]:
-    """The measured lines of runs by the name of their recipe."""
+    """The measured lines of runs by the name of their recipe and their steps."""
     found: dict[str, list[Lines]] = {}
     for folder in folders:
-        name = read_json(folder / "recipe.json")["name"]
+        steps = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+        name = f"{read_json(folder / 'recipe.json')['name']}, {steps:,} steps"
         found.setdefault(name, []).append(read_json(folder / "pack.json"))
     return found
 
@@ -55,7 +58,7 @@ def ways_table(seeds: Sequence[Lines]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for name in seeds[0]:
         lines = [seed[name] for seed in seeds if name in seed]
-        if len(lines) < len(seeds) or name.startswith("part"):
+        if len(lines) < len(seeds) or name[:2] not in GROUPS:
             continue
         error = math.sqrt(mean(line["gap_error"] ** 2 for line in lines) / len(lines))
         figures = [mean(line[key] for line in lines) for key in ("artifact_bytes", "bits_per_weight", "gap")]
@@ -68,7 +71,7 @@ def ways_table(seeds: Sequence[Lines]) -> Iterator[str]:
 
 def savings_table(seeds: Sequence[Lines]) -> Iterator[str]:
     """Our bytes at the gap of each public way, and our gap at its bytes; a value for each seed."""
-    yield "| against | fewer bytes at equal bpb | gap at equal bytes |"
+    yield "| against | fewer bytes at equal bpb | share of its gap at equal bytes |"
     yield "|---|---|---|"
     for name in seeds[0]:
         if name[:2] not in ("b ", "c ", "d ") or any(name not in seed for seed in seeds):
@@ -79,7 +82,8 @@ def savings_table(seeds: Sequence[Lines]) -> Iterator[str]:
             saved.append(100 * (1 - bytes_at_gap(curve(seed, "e"), gap) / size))
             ratio.append(gap_at_bytes(curve(seed, "e"), size) / gap)
         each = ", ".join(f"{value:.1f}" for value in saved)
-        yield f"| {name} | {mean(saved):.1f}% ({each}) | {mean(ratio):.2f} of it |"
+        fewer = "not covered" if math.isnan(mean(saved)) else f"{mean(saved):.1f}% ({each})"
+        yield f"| {name} | {fewer} | {'not covered' if math.isnan(mean(ratio)) else f'{mean(ratio):.2f}'} |"
 
 
 def parts_table(seeds: Sequence[Lines]) -> Iterator[str]:
@@ -97,8 +101,8 @@ def parts_table(seeds: Sequence[Lines]) -> Iterator[str]:
             mean(seed[name][key] for seed in seeds) for key in ("artifact_bytes", "bits_per_weight", "gap")
         )
         cost = bits + math.log2(gap) / 2
+        against = before if math.isnan(whole) else whole
         whole = cost if "trellis" in name else whole
-        against = whole if math.isfinite(whole) and "trellis" not in name else before
         worth = "" if math.isnan(against) else f"{against - cost:+.2f}"
         yield f"| {name.removeprefix('part: ')} | {size:,.0f} | {bits:.2f} | {gap:.5f} | {worth} |"
         before = cost
