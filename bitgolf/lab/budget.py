@@ -161,11 +161,13 @@ def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
         stream.setdefault((chosen[name], shape), []).append(name)
     known: dict[str, tuple[float, int]] = {}
     for members in streams.values():
-        elements = [len(names) * math.prod(shape) for (_, shape), names in members.items()]
+        # No sample is larger than a tensor, and all are in proportion to what they stand for.
+        most = sum(len(names) * math.prod(shape) for (_, shape), names in members.items())
+        drawn = min(SAMPLED_ELEMENTS, most / max(map(len, members.values())))
         samples = []
         for (_, shape), (name, *more) in members.items():
-            share = (1 + len(more)) * math.prod(shape) / max(1, sum(elements))
-            weight = expected.draw(name, round(SAMPLED_ELEMENTS * share))
+            share = (1 + len(more)) * math.prod(shape) / max(1, most)
+            weight = expected.draw(name, round(drawn * share))
             samples.append(sampled(quantizer_like(quantizers[name], parameters), shape, weight))
         sizes = stream_sizes(samples, recipe.pack.codec)
         for names, sample, size in zip(members.values(), samples, sizes):
