@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/bitgolf demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
