@@ -108,7 +108,7 @@ def public_ways() -> dict[str, Way]:
     return ways
 
 
-def our_ways(levels: Sequence[int] = range(-2, 5)) -> dict[str, Way]:
+def our_ways(levels: Sequence[int]) -> dict[str, Way]:
     """(e): steps so many half octaves from the middle one."""
     steps = [STEP * 2 ** (level / 2) for level in levels]
     return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps}

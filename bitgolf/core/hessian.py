@@ -48,10 +48,8 @@ class TrainText(Calibration):
 
     def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")
-        count = 1 if trial else self.sequences
-        starts = torch.randint(max(1, stream.tokens - length), (count,), generator=draws).tolist()
-        rows = (torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts)
-        return gather_curvatures(model, torch.stack(list(rows)), names, self.outputs, draws)
+        text = drawn_text(stream, 1 if trial else self.sequences, length, draws)
+        return gather_curvatures(model, text, names, self.outputs, draws)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +77,12 @@ class OwnText(Calibration):
         shape = (1, min(length, 2)) if trial else (self.sequences, length)
         text = written_text(model, *shape, self.temperature, draws)
         return gather_curvatures(model, text, names, self.outputs, draws)
+
+
+def drawn_text(stream: Any, sequences: int, length: int, draws: torch.Generator) -> Tensor:
+    """Token ids (sequences, length) from anywhere in a stream, on the CPU."""
+    starts = torch.randint(max(1, stream.tokens - length), (sequences,), generator=draws).tolist()
+    return torch.stack([torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts])
 
 
 def written_text(

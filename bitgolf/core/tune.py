@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.core.hessian import drawn_text
 from bitgolf.core.model import keyed_generator
 from bitgolf.core.plan import setting
 from bitgolf.core.quantize import Tuning
@@ -22,9 +23,10 @@ class TuneControls(Tuning):
     What: Adam on gains, mixes and other small tensors, which are then rounded by their own rules, against
         the KL divergence between the predictions of both models on training text.
     Source: none; measured here (docs/packing.md)
-    Cost: no bytes; `steps` passes, forward with one model, forward and backward with the other: 15 seconds
-        for a million weights. A tenth of the gap at four bits a weight.
-    Not for: rules under which no training text may be read after training
+    Cost: no bytes; `steps` passes, forward with one model, forward and backward with the other: some 20
+        seconds of one core for a million weights. 4 to 9% of the gap at four bits a weight.
+    Not for: rules under which no training text may be read after training; barely trained models, where
+        nothing was won
     Neutral: use NoTuning
     """
 
@@ -44,9 +46,7 @@ class TuneControls(Tuning):
         adam = torch.optim.Adam([parameters[name] for name in names], lr=self.lr, betas=MOMENTS)
         for step in range(steps):
             yield step, steps
-            starts = torch.randint(max(1, stream.tokens - length), (rows,), generator=draws).tolist()
-            text = [torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts]
-            ids = torch.stack(text).to(rounded.backend.device)
+            ids = drawn_text(stream, rows, length, draws).to(rounded.backend.device)
             with torch.no_grad():
                 wanted = F.log_softmax(exact.logits(ids).flatten(0, 1), dim=-1)
             said = F.log_softmax(rounded.logits(ids).flatten(0, 1), dim=-1)
