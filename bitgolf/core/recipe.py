@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Averager, NoAverage
@@ -57,6 +58,12 @@ class Recipe(Plan):
     score: ScorePlan = ScorePlan()
     budget: BudgetPlan = BudgetPlan()
     backend: BackendPlan = BackendPlan()
+
+    def training(self) -> Self:
+        """This recipe without what no step of the training sees: equal ones train to equal weights."""
+        blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules
+        unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
+        return self.but({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 
     def problems(self) -> Iterator[str]:
         """What does not fit between the stages."""

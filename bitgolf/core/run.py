@@ -109,6 +109,7 @@ def _stages(
         "steps": state.step,
         "train_tokens": state.tokens,
         "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+        "dataset": str(dataset.folder),
         "data": dataset.passport,
     }
     if world.rank:
@@ -333,7 +334,7 @@ def _train(
     world: World,
     clock: Callable[[], float],
 ) -> Generator[Event, None, tuple[State, str]]:
-    identity = f"{recipe.identity()}-{seed}-{data_identity(dataset)}"
+    identity = training_identity(recipe, dataset, seed)
     path, metrics = folder / CHECKPOINT, folder / "metrics.jsonl"
     state = State.load(path, identity) if path.is_file() else None
     if world.rank == 0:
@@ -374,6 +375,11 @@ def _train(
                 saved = clock()
     assert state is not None, "a plan has at least one step"
     return state, status
+
+
+def training_identity(recipe: Recipe, dataset: Dataset, seed: int) -> str:
+    """Names a training: its state may go on in, or end in, any run that has the same."""
+    return f"{recipe.training().identity()}-{seed}-{data_identity(dataset)}"
 
 
 def finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def work(
         result["rivals"] = yield from measure_rivals(dataset)
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
-    paths = {"dataset": str(dataset.folder), "run": str(folder), "report": str(folder / "report.html")}
+    paths = {"run": str(folder), "report": str(folder / "report.html")}
     given = {"public_variables": dict(variables)} if variables else {}
     result = {**result, "seconds": seconds, **paths, **given}
     write_json(folder / "result.json", result)
