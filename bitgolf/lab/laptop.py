@@ -15,7 +15,7 @@ from bitgolf.core.plan import field_types
 from bitgolf.core.quantize import AsSet, QuantizePlan
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Schedule
-from bitgolf.core.windows import Windows
+from bitgolf.core.windows import Sliding, Windows
 
 NARROWER = 4  # widths, dimensions of tables and of heads' positions
 HEADS = 2  # half as many heads, which are then half as wide
@@ -23,11 +23,12 @@ SHALLOWER = 0.55  # of the layers, rounded
 SEQUENCE_LENGTH = 256
 BATCH_TOKENS = 4096
 STEPS = 400
+MINUTE_STEPS, MINUTE_SEQUENCES = 200, 1024
 
 
-def laptop(recipe: Recipe) -> Recipe:
+def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
     """The recipe for two cores and some minutes. It ends by steps: every machine trains as long."""
-    model, steps = recipe.model, min(recipe.train.steps, STEPS)
+    model, steps = recipe.model, min(recipe.train.steps, most_steps)
     layers = max(2, round(model.layers * SHALLOWER))
     shorter = recipe.data.sequence_length / SEQUENCE_LENGTH
 
@@ -83,6 +84,21 @@ def laptop(recipe: Recipe) -> Recipe:
             "score.windows": _shorter_windows(recipe.score.windows),
         }
     )
+
+
+def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, sequences: int = MINUTE_SEQUENCES) -> Recipe:
+    """Its laptop form at about a minute a run on one core, for studies: fewer steps, a part of the text.
+
+    Sliding windows move by half their length, so twice as much of the text fits in the same time.
+    """
+    changes: dict[str, Any] = {
+        "name": f"{recipe.name}-minute",
+        "train.priming_steps": 0,  # for compilers, which so short a run has no use for
+        "score.limit_sequences": sequences,
+    }
+    if isinstance(recipe.score.windows, Sliding):
+        changes["score.windows.stride"] = SEQUENCE_LENGTH // 2
+    return laptop(recipe, steps).but(changes)
 
 
 def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:
