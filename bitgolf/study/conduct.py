@@ -1,0 +1,183 @@
+"""A study from its file to finished runs: read, checked, its plan kept, run, ended where it has lost."""
+
+import datetime
+import importlib.util
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bitgolf.core.backend import choose_backend
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.files import read_json, write_json
+from bitgolf.core.plan import diff, from_json, to_json
+from bitgolf.core.run import Event, preflight
+from bitgolf.lab.find import find_dataset
+from bitgolf.study.design import AllSeeds, DropLosers, Study
+from bitgolf.study.executors import Executor, Look
+from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of
+from bitgolf.study.stats import contrast
+from bitgolf.study.values import metric_of
+
+RECEIPT = "plan.json"
+Cell = tuple[str, int]  # an arm and a seed
+
+
+class Prepared(NamedTuple):
+    """A study with the run that each arm and seed needs. folder: where its report goes."""
+
+    study: Study
+    folder: Path
+    jobs: dict[Cell, Job]
+
+
+def find_study(text: str) -> Study:
+    """A study by `file.py` (its function `study`), `file.py:function`, or the folder of one begun before."""
+    if Path(text).is_dir():
+        return study_of(Path(text))
+    name, _, function = text.partition(":")
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise BitgolfError(
+            "no such study",
+            where=text,
+            way_out="give a file such as studies/pr682.py, or the folder of a study",
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function or "study")()
+    except BitgolfError:
+        raise
+    except Exception as error:  # a user's file can fail in any way; say which and where
+        raise BitgolfError(
+            f"{type(error).__name__}: {error}", where=f"{path}:{function or 'study'}"
+        ) from error
+    if not isinstance(made, Study):
+        raise BitgolfError("does not return a Study", where=text, value=type(made).__name__)
+    return made
+
+
+def prepare(study: Study, out: Path) -> Generator[Event, None, Prepared]:
+    """Datasets, scripts and folders of all runs, and one try of each recipe that has runs to do.
+
+    Raises BitgolfError for what could not run. Nothing is written but datasets.
+    """
+    recipes = study.recipes()
+    jobs: dict[Cell, Job] = {}
+    for done, (arm, recipe) in enumerate(recipes.items()):
+        yield Event("prepare", done, len(recipes), {})
+        dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
+        first = make_job(recipe, study.seeds[0], dataset, out / "runs", study.processes)
+        for seed in study.seeds:
+            folder = first.folder.with_name(first.folder.name.rpartition("-")[0] + f"-{seed}")
+            jobs[arm, seed] = first._replace(seed=seed, folder=folder)
+        if any(standing(jobs[arm, seed].folder).state == "waiting" for seed in study.seeds):
+            try:
+                for _ in preflight(recipe, dataset, choose_backend(recipe.backend), study.seeds[0]):
+                    pass
+            except BitgolfError as error:
+                raise BitgolfError(f"cannot run: {error}", where=f"arm {arm!r}") from error
+    yield Event("prepare", 1, 1, {})
+    return Prepared(study, out / study.name, jobs)
+
+
+def keep_plan(prepared: Prepared) -> None:
+    """Write the receipt: the plan before the first run, and what was changed of it since, with the time."""
+    path, study = prepared.folder / RECEIPT, prepared.study
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    receipt = (
+        read_json(path) if path.is_file() else {"written": now, "plan": to_json(study), "amendments": []}
+    )
+    before, after = from_json(Study, receipt["plan"]), study
+    changes = [change for change in diff(before, after) if change[0] not in ("reading", "question")]
+    if changes:
+        said = [{"path": p, "before": brief(a), "after": brief(b)} for p, a, b in changes]
+        receipt["amendments"].append({"written": now, "changes": said})
+    receipt["plan"] = to_json(study)
+    receipt["runs"] = [
+        {"arm": arm, "seed": seed, "folder": str(Path("..") / "runs" / job.folder.name)}
+        for (arm, seed), job in prepared.jobs.items()
+    ]
+    write_json(path, receipt)
+
+
+def brief(value: Any) -> Any:
+    """A changed setting in a line: of arms and factors their names alone."""
+    if isinstance(value, tuple):
+        return [brief(item) for item in value]
+    return getattr(value, "name", None) or to_json(value)
+
+
+def receipt_of(folder: Path) -> dict[str, Any]:
+    """The receipt of a study that was begun. Raises BitgolfError where there is none."""
+    if not (folder / RECEIPT).is_file():
+        raise BitgolfError(
+            "no study was begun here", where=str(folder), way_out="run it without --report first"
+        )
+    receipt: dict[str, Any] = read_json(folder / RECEIPT)
+    return receipt
+
+
+def study_of(folder: Path) -> Study:
+    """The plan in a study's folder."""
+    return from_json(Study, receipt_of(folder)["plan"])
+
+
+def conduct(prepared: Prepared, executor: Executor, look: Look, *, retry: bool = False) -> None:
+    """Do all runs that are not done. `look` is called now and then, and once at the end.
+
+    retry: failed runs are begun again; otherwise they stay as they are.
+    """
+    keep_plan(prepared)
+    if retry:
+        forget_failures([*prepared.jobs.values()])
+    executor(tasks(prepared), look)
+    look()
+
+
+def tasks(prepared: Prepared) -> Iterator[Task]:
+    """What is to be run, seed by seed, so that all arms stay equally far; decided as late as possible."""
+    for place, seed in enumerate(prepared.study.seeds):
+        dropped = dropped_arms(prepared, place)
+        wanted = [job for (arm, s), job in prepared.jobs.items() if s == seed and arm not in dropped]
+        for task in tasks_of(wanted):
+            if task.unfinished():
+                yield task
+
+
+def dropped_arms(prepared: Prepared, seeds_done: int) -> set[str]:
+    """Arms that have lost for certain after so many seeds; they get no further ones."""
+    study = prepared.study
+    if isinstance(study.stop, AllSeeds):
+        return set()
+    values = values_of(study, {cell: job.folder for cell, job in prepared.jobs.items()})
+    return losers(study, values[:, :seeds_done])
+
+
+def losers(study: Study, values: np.ndarray) -> set[str]:
+    """Arms that the stop rule ends after these seeds, (arms, seeds). References and cells never are."""
+    if not isinstance(study.stop, DropLosers) or values.shape[1] < study.stop.after_seeds:
+        return set()
+    names = [*study.recipes()]
+    needed = {arm.against for arm in study.arms}
+    rest = [arm for arm in study.arms if arm.name not in needed and not arm.levels]
+    found = {
+        arm.name: contrast(values[[names.index(arm.name), names.index(arm.against)]], (1.0, -1.0))
+        for arm in rest
+    }
+    return {name for name, each in found.items() if each is not None and each.p_worse < study.stop.p}
+
+
+def values_of(study: Study, folders: Mapping[Cell, Path]) -> np.ndarray:
+    """The metric of every run, (arms, seeds), nan where there is none yet."""
+    values = np.full((len(study.recipes()), len(study.seeds)), np.nan)
+    for i, arm in enumerate(study.recipes()):
+        for j, seed in enumerate(study.seeds):
+            found = standing(folders[arm, seed])
+            if found.state == "done" and found.result:
+                values[i, j] = metric_of(found.result, study.metric)
+    return values

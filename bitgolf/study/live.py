@@ -1,0 +1,151 @@
+"""The table of arms and seeds that fills while a study runs, with an ETA, the best so far, and the errors."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bitgolf.study.conduct import Prepared
+from bitgolf.study.runs import Standing, standing
+from bitgolf.study.values import metric_of
+
+ENDED = ("done", "failed")
+
+
+class Board:
+    """Where the runs of a study stand. Finished ones are read once."""
+
+    def __init__(self, prepared: Prepared, seconds_to_do: float) -> None:
+        self.prepared = prepared
+        self.ended: dict[Path, Standing] = {}
+        self.spoken: set[Path] = set()
+        self.started, self.expected = time.monotonic(), seconds_to_do
+        self.found = self.read()
+        self.before = {folder for folder, each in self.found.items() if each.state in ENDED}
+
+    def read(self) -> dict[Path, Standing]:
+        """The standing of every run."""
+        folders = {job.folder for job in self.prepared.jobs.values()}
+        self.found = {folder: self.ended.get(folder) or standing(folder) for folder in folders}
+        self.ended |= {folder: each for folder, each in self.found.items() if each.state in ENDED}
+        return self.found
+
+    def done(self) -> tuple[float, int]:
+        """How many runs are over, running ones by their share, and how many there are."""
+        shares = [1.0 if each.state in ENDED else _share(each) for each in self.found.values()]
+        return sum(shares), len(shares)
+
+    def seconds_left(self) -> float:
+        """By the pace since the start; by the forecast until a tenth of a run is over."""
+        done, total = self.done()
+        here = done - len(self.before)
+        if here < 0.1:
+            return self.expected
+        return (time.monotonic() - self.started) * (total - done) / here
+
+    def best(self) -> tuple[str, float] | None:
+        """The arm with the lowest mean so far."""
+        means = {}
+        for arm in self.prepared.study.recipes():
+            values = [
+                value for seed in self.prepared.study.seeds if (value := self.value(arm, seed)) is not None
+            ]
+            if values:
+                means[arm] = sum(values) / len(values)
+        return min(means.items(), key=lambda pair: pair[1]) if means else None
+
+    def value(self, arm: str, seed: int) -> float | None:
+        """The metric of a run; None while it has none."""
+        found = self.found[self.prepared.jobs[arm, seed].folder]
+        return (
+            metric_of(found.result, self.prepared.study.metric)
+            if found.state == "done" and found.result
+            else None
+        )
+
+    def cell(self, arm: str, seed: int) -> Text:
+        """A run in a few letters."""
+        found = self.found[self.prepared.jobs[arm, seed].folder]
+        if (value := self.value(arm, seed)) is not None:
+            return Text(f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}")
+        if found.state == "failed":
+            return Text(found.stage, style="red")
+        if found.state == "running":
+            return Text(f"{found.stage.split()[0]} {found.share:.0%}", style="cyan")
+        return Text("stopped" if found.state == "stopped" else "·", style="dim")
+
+    def errors(self) -> list[str]:
+        """One line for each failed run: arm, seed, error."""
+        return [
+            f"{arm}, seed {seed}: {found.result.get('error') or found.stage}"
+            for (arm, seed), job in self.prepared.jobs.items()
+            if (found := self.found[job.folder]).state == "failed" and found.result
+        ]
+
+    def drawn(self) -> Group:
+        """All of it for a terminal."""
+        study = self.prepared.study
+        table = Table(header_style="dim", box=None, pad_edge=False)
+        table.add_column(study.name, overflow="fold")
+        for seed in study.seeds:
+            table.add_column(f"seed {seed}", justify="right")
+        for arm in study.recipes():
+            table.add_row(Text(arm), *(self.cell(arm, seed) for seed in study.seeds))
+        return Group(
+            table, Text(self.line(), style="dim"), *(Text(line, style="red") for line in self.errors())
+        )
+
+    def line(self) -> str:
+        """How far, how long, the best so far."""
+        done, total = self.done()
+        words = f"{done:.1f} of {total} runs, {clock(self.seconds_left())} left"
+        best = self.best()
+        return words + (f", lowest {self.prepared.study.metric}: {best[0]} {best[1]:,.4f}" if best else "")
+
+
+def follow(board: Board) -> tuple[AbstractContextManager[Any], Callable[[], None]]:
+    """A context to run in, and what to call in it now and then: a live table, or a line as each run ends."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        live = Live(board.drawn(), console=console, auto_refresh=False)
+
+        def draw() -> None:
+            board.read()
+            live.update(board.drawn(), refresh=True)
+
+        return live, draw
+
+    def say() -> None:
+        board.read()
+        for (arm, seed), job in board.prepared.jobs.items():
+            if board.found[job.folder].state in ENDED and job.folder not in board.before | board.spoken:
+                board.spoken.add(job.folder)
+                print(
+                    f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    return nullcontext(), say
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _share(found: Standing) -> float:
+    """A running run's share of itself: training is most of it."""
+    if found.state != "running":
+        return 0.0
+    return 0.8 * found.share if found.stage == "train" else 0.8 if found.stage != "preflight" else 0.0

@@ -1,0 +1,224 @@
+"""The runs of studies: one folder each, named by all that decides its bits, shared by every study that asks.
+
+A job is one run. Jobs whose recipes differ only after the training form one task and share that training.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from bitgolf.core.backend import choose_backend
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.files import read_json, write_bytes, write_json
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import CHECKPOINT, Event, data_identity, run
+from bitgolf.core.shards import Dataset
+from bitgolf.lab.script import script_of
+
+SPOKEN_SECONDS = 0.5  # progress is written this often
+LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
+BORROWED = (str(CHECKPOINT), "metrics.jsonl")
+
+
+class Job(NamedTuple):
+    """One run. dataset: its folder. code: the script that counts, and that several processes start."""
+
+    recipe: Recipe
+    seed: int
+    dataset: Path
+    folder: Path
+    code: bytes
+    processes: int = 1
+
+
+class Task(NamedTuple):
+    """Jobs of one seed with one training, in the order in which they run."""
+
+    jobs: tuple[Job, ...]
+
+    def unfinished(self) -> list[Job]:
+        """Those without a result, good or bad; the first of them is the one that is run."""
+        return [job for job in self.jobs if not (job.folder / "result.json").is_file()]
+
+
+class Standing(NamedTuple):
+    """Where a run stands. state: waiting, running, stopped, failed, or done."""
+
+    state: str
+    stage: str = ""
+    share: float = 0.0
+    result: dict[str, Any] | None = None
+
+
+@functools.cache
+def code_of(recipe: Recipe) -> bytes:
+    """The script of a recipe; making one takes a second."""
+    return script_of(recipe)
+
+
+def make_job(recipe: Recipe, seed: int, dataset: Dataset, store: Path, processes: int = 1) -> Job:
+    """The job of a recipe and seed; its folder's name holds recipe, seed, code, data and kind of device."""
+    code = code_of(recipe)
+    text = dataset.passport
+    decides = [
+        hashlib.sha256(code).hexdigest(),
+        recipe.identity(),
+        data_identity(dataset),
+        [shard["sha256"] for shard in text["splits"]["val"]["shards"]],
+        dataset.tokenizer.identity,
+        choose_backend(recipe.backend).device.type,
+        processes,
+    ]
+    key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+    return Job(recipe, seed, dataset.folder, store / f"{recipe.name}-{key}-{seed}", code, processes)
+
+
+def tasks_of(jobs: Sequence[Job]) -> list[Task]:
+    """The jobs by training, in the order in which each training first comes; equal jobs are one."""
+    groups: dict[tuple[str, int, Path, int], dict[Path, Job]] = {}
+    for job in jobs:
+        training = (job.recipe.training().identity(), job.seed, job.dataset, job.processes)
+        groups.setdefault(training, {}).setdefault(job.folder, job)
+    return [Task(tuple(group.values())) for group in groups.values()]
+
+
+def standing(folder: Path) -> Standing:
+    """Where a run stands, read from its folder alone."""
+    result = folder / "result.json"
+    if result.is_file():
+        found = read_json(result)
+        good = found["status"] in ("ok", "over budget")
+        return Standing("done" if good else "failed", found["status"], 1.0, found)
+    try:
+        progress = json.loads((folder / "progress.json").read_text())
+        alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
+        return Standing("running" if alive else "stopped", progress["stage"], progress["share"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Standing("stopped" if (folder / "recipe.json").is_file() else "waiting")
+
+
+def run_task(task: Task) -> Generator[Event, None, None]:
+    """Run what of a task is not done yet. A run that fails leaves its error as its result."""
+    for job in task.jobs:
+        yield from _run_job(job, task)
+
+
+def finish_task(task: Task) -> None:
+    """`run_task` to its end, for a process of its own."""
+    for _ in run_task(task):
+        pass
+
+
+def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(job.folder / ".lock"):
+        if (job.folder / "result.json").is_file():
+            return
+        _borrow_training(job, task)
+        spoken = 0.0
+        try:
+            for event in _run_alone(job) if job.processes == 1 else _run_together(job):
+                if time.monotonic() - spoken > SPOKEN_SECONDS:
+                    say(job.folder, event)
+                    spoken = time.monotonic()
+                yield event
+        except Exception as error:
+            give_up(job, f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
+        with suppress(FileNotFoundError):
+            (job.folder / "progress.json").unlink()
+
+
+def _run_alone(job: Job) -> Generator[Event, None, None]:
+    begun = (job.folder / "recipe.json").is_file()
+    dataset = Dataset.open(job.dataset)
+    yield from run(job.recipe, dataset, job.folder, job.seed, code=job.code, resume=begun)
+
+
+def _run_together(job: Job) -> Generator[Event, None, None]:
+    """The script itself under torchrun, on several processes of this machine."""
+    begun = (job.folder / "recipe.json").is_file()
+    script = job.folder / "script.py"
+    write_bytes(script, job.code)
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+    options = ["--data", job.dataset, "--out", job.folder, "--seed", job.seed, *["--resume"] * begun]
+    command = [sys.executable, "-m", *launcher, script, *options]
+    said: list[str] = []
+    with subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stderr
+        for line in child.stderr:
+            said = [*said[-20:], line]
+            stage, _, rest = line.partition(" ")
+            share = rest.split("%")[0]
+            if share.isdigit():
+                yield Event(stage, int(share), 100, {})
+    if not (job.folder / "result.json").is_file():
+        raise BitgolfError("the processes ended without a result", where=str(job.folder), value="".join(said))
+
+
+def _borrow_training(job: Job, task: Task) -> None:
+    """Take over the finished training of another run with the same one, unless there is one already."""
+    if (job.folder / CHECKPOINT).is_file() or (job.folder / "recipe.json").is_file():
+        return
+    for other in task.jobs:
+        if standing(other.folder).state == "done" and all(
+            (other.folder / name).is_file() for name in BORROWED
+        ):
+            (job.folder / CHECKPOINT).parent.mkdir(exist_ok=True)
+            for name in BORROWED:
+                _link(other.folder / name, job.folder / name)
+            return
+
+
+def _link(source: Path, place: Path) -> None:
+    """The same file at another place; files are replaced and never written into, so this is a copy."""
+    try:
+        os.link(source, place)
+    except OSError:
+        shutil.copy(source, place)
+
+
+def say(folder: Path, event: Event) -> None:
+    """Write where a run stands; lost on a crash of the machine, and not missed."""
+    share = min(1.0, event.done / event.total) if event.total else 1.0
+    path = folder / "progress.json"
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({"time": time.time(), "stage": event.stage, "share": share}))
+    beside.replace(path)
+
+
+def give_up(job: Job, error: str, trace: str = "") -> None:
+    """Leave a failure as the result of a run."""
+    facts = {"recipe": job.recipe.name, "recipe_identity": job.recipe.identity(), "seed": job.seed}
+    write_json(job.folder / "result.json", {"status": "crash", **facts, "error": error, "trace": trace})
+
+
+def forget_failures(jobs: Sequence[Job]) -> int:
+    """Put failed runs back to their beginning; how many there were."""
+    failed = [job.folder for job in jobs if standing(job.folder).state == "failed"]
+    for folder in failed:
+        for name in ("result.json", "recipe.json", "progress.json", *BORROWED):
+            with suppress(FileNotFoundError):
+                (folder / name).unlink()
+    return len(failed)
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,0 +1,14 @@
+"""A study gone on with: `python -m tests.go_on STUDY_FOLDER STORE`; for tests that kill it."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from bitgolf.lab.screen import follow
+from bitgolf.study.conduct import conduct, find_study, prepare
+from bitgolf.study.executors import in_this_process
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    conduct(follow(prepare(find_study(sys.argv[1]), Path(sys.argv[2]))), in_this_process, lambda: None)
