@@ -1,0 +1,421 @@
+"""From the folders of a study's runs to what may be claimed: the content of study.json.
+
+Verdicts, in the order in which they are asked for: unfinished (runs are missing), invalid (a run failed, went
+over budget, or too few are left), better and worse (the corrected p is below alpha; lower is better for every
+metric), equivalent (inside the declared bound, corrected as well), no evidence (at this number of seeds).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bitgolf.core.errors import BitgolfError
+from bitgolf.core.files import read_json
+from bitgolf.core.model import count_parameters
+from bitgolf.core.plan import diff
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.score import Scores
+from bitgolf.lab import screen
+from bitgolf.study.conduct import losers, receipt_of, study_of
+from bitgolf.study.design import BASELINE, IN_BITS, METRICS, Margin, Study
+from bitgolf.study.runs import Standing, standing
+from bitgolf.study.stats import (
+    Contrast,
+    contrast,
+    corrected,
+    detectable,
+    over_documents,
+    pooled_deviation,
+    seeds_needed,
+)
+from bitgolf.study.values import bytes_per_token, figures, metric_of
+
+CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
+SIDE_METRICS = ("total_bytes", "train_seconds")
+VERDICTS = ("better", "worse", "equivalent", "no evidence", "invalid", "unfinished")
+
+
+class Comparison(NamedTuple):
+    """A contrast of arms: one weight per arm of the study, the baseline first."""
+
+    name: str
+    kind: str
+    weights: tuple[float, ...]
+    arms: tuple[str, ...]
+
+
+class Runs(NamedTuple):
+    """All runs of a study as they stand, (arms, seeds)."""
+
+    names: list[str]
+    folders: dict[tuple[str, int], Path]
+    standings: dict[tuple[str, int], Standing]
+
+    def values(self, study: Study, metric: str) -> np.ndarray:
+        """One metric of every run, (arms, seeds) float64; nan where there is none."""
+        rows = [[self._value(arm, seed, metric) for seed in study.seeds] for arm in self.names]
+        return np.array(rows, float).reshape(len(self.names), len(study.seeds))
+
+    def _value(self, arm: str, seed: int, metric: str) -> float:
+        found = self.standings[arm, seed]
+        return metric_of(found.result, metric) if found.state == "done" and found.result else math.nan
+
+
+def analyse(folder: Path) -> dict[str, Any]:
+    """What a study's runs say so far, from their folders alone. folder: that of the study."""
+    receipt, study = receipt_of(folder), study_of(folder)
+    folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
+    names = [*study.recipes()]
+    runs = Runs(names, folders, {cell: standing(place) for cell, place in folders.items()})
+    values = runs.values(study, study.metric)
+    good = [found.result for found in runs.standings.values() if found.state == "done" and found.result]
+    some = good[0] if good else None
+    margin, within = (in_metric_of(size, some) for size in (study.margin, study.equivalent_within))
+    deviation, freedom = pooled_deviation(values)
+    dropped = stopped_arms(study, values)
+    rows = [comparison_row(study, runs, values, each, margin, within, dropped) for each in comparisons(study)]
+    decide(rows, study)
+    m = study.comparisons_at_most
+    return {
+        "study": study.name,
+        "question": study.question,
+        "reading": study.reading,
+        "status": "finished" if not any(row["verdict"] == "unfinished" for row in rows) else "unfinished",
+        "metric": study.metric,
+        "metric_in_words": METRICS[study.metric],
+        "test": study.test,
+        "correction": study.correction,
+        "alpha": study.alpha,
+        "comparisons": rows,
+        "seeds": [*study.seeds],
+        "margin": {"value": study.margin.value, "unit": study.margin.unit, "in_metric": _number(margin)},
+        "equivalent_within": {
+            "value": study.equivalent_within.value,
+            "unit": study.equivalent_within.unit,
+            "in_metric": _number(within),
+        },
+        "challenge_margin": challenge_margin(good),
+        "noise": {
+            "deviation": _number(deviation),
+            "degrees_of_freedom": freedom,
+            "detectable": _number(detectable(deviation, len(study.seeds), m, study.alpha))
+            if freedom
+            else None,
+            "seeds_for_the_challenge": seeds_needed(deviation, CHALLENGE_NATS, m, study.alpha)
+            if freedom and deviation > 0 and study.metric in IN_BITS
+            else None,
+        },
+        "arms": [arm_row(study, runs, name, values[i]) for i, name in enumerate(names)],
+        "factors": [{"name": f.name, "levels": [*f.levels]} for f in study.factors],
+        "scale": scale_of(study.baseline, good),
+        "machines": sorted({machine(result) for result in good}),
+        "plan_written": receipt["written"],
+        "amendments": receipt["amendments"],
+    }
+
+
+def comparisons(study: Study) -> list[Comparison]:
+    """Every arm against its reference, then every effect and interaction of the factors."""
+    names = [*study.recipes()]
+    found = []
+    for arm in study.arms:
+        if not arm.levels:
+            weights = tuple(float(n == arm.name) - float(n == arm.against) for n in names)
+            found.append(Comparison(arm.name, "arm", weights, (arm.name, arm.against)))
+    return found + effects(study)
+
+
+def effects(study: Study) -> list[Comparison]:
+    """Main effects, averaged over the other factors, and interactions: how effects depend on each other."""
+    if not study.factors:
+        return []
+    firsts = tuple(factor.levels[0] for factor in study.factors)
+    cells = {arm.levels: arm.name for arm in study.arms if arm.levels} | {firsts: BASELINE}
+    names = [*study.recipes()]
+    found = []
+    choices = product(*((None, *factor.levels[1:]) for factor in study.factors))
+    for chosen in sorted(choices, key=lambda each: sum(level is not None for level in each)):
+        moved = [(f, level) for f, level in zip(study.factors, chosen) if level is not None]
+        if not moved:
+            continue
+        weights = dict.fromkeys(names, 0.0)
+        for cell, name in cells.items():
+            weight = 1.0
+            for factor, level, at in zip(study.factors, chosen, cell):
+                if level is None:
+                    weight /= len(factor.levels)
+                else:
+                    weight *= float(at == level) - float(at == factor.levels[0])
+            weights[name] = weight
+        title = " x ".join(f"{factor.name}: {level}" for factor, level in moved)
+        kind = "main effect" if len(moved) == 1 else "interaction"
+        found.append(Comparison(title, kind, tuple(weights.values()), tuple(cells.values())))
+    return found
+
+
+def comparison_row(
+    study: Study,
+    runs: Runs,
+    values: np.ndarray,
+    each: Comparison,
+    margin: float,
+    within: float,
+    dropped: set[str],
+) -> dict[str, Any]:
+    """One line of the table before verdicts, which need all lines."""
+    found = contrast(values, each.weights, test=study.test, margin=margin, within=within)
+    row: dict[str, Any] = {
+        "name": each.name,
+        "kind": each.kind,
+        "against": each.arms[1] if each.kind == "arm" else None,
+        "weights": {name: w for name, w in zip(runs.names, each.weights) if w},
+        "verdict": "",
+        "why": problem_with(study, runs, each, dropped) or ("" if found else "too few runs"),
+        "unfinished": is_unfinished(study, runs, each, dropped),
+        "stopped_early": each.name in dropped,
+        **({} if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}),
+        "p_corrected": None,
+        "p_within_corrected": None,
+        "detectable": _detectable(found, study, values, each),
+        "documents": document_row(study, runs, each),
+    }
+    sides = [metric for metric in (*IN_BITS, *SIDE_METRICS) if metric != study.metric]
+    row["other_metrics"] = {}
+    for metric in sides:
+        other = contrast(runs.values(study, metric), each.weights)
+        if other is not None:
+            row["other_metrics"][metric] = {k: _number(getattr(other, k)) for k in ("effect", "low", "high")}
+    return row
+
+
+def _detectable(found: Contrast | None, study: Study, values: np.ndarray, each: Comparison) -> float | None:
+    """The smallest difference that this line would have shown, from its own noise."""
+    if found is None or found.n < 2:
+        return None
+    m = study.comparisons_at_most
+    if found.test == "welch":
+        size = math.sqrt(sum(w * w for w in each.weights) / 2)  # of a difference of two arms it is 1
+        deviation, _ = pooled_deviation(values[np.asarray(each.weights) != 0])
+        return _number(size * detectable(deviation, found.n, m, study.alpha))
+    return _number(detectable(found.error * math.sqrt(found.n), found.n, m, study.alpha, paired=True))
+
+
+def decide(rows: list[dict[str, Any]], study: Study) -> None:
+    """Correct the p-values of all lines together and write the verdicts."""
+    tested = [row for row in rows if row.get("p") is not None]
+    for row, p in zip(tested, corrected([row["p"] for row in tested], study.correction)):
+        row["p_corrected"] = p
+    bounded = [row for row in tested if row.get("p_within") is not None]
+    for row, p in zip(bounded, corrected([row["p_within"] for row in bounded], study.correction)):
+        row["p_within_corrected"] = p
+    for row in rows:
+        row["verdict"] = verdict_of(row, study.alpha)
+
+
+def verdict_of(row: Mapping[str, Any], alpha: float) -> str:
+    """One of VERDICTS."""
+    if row["unfinished"]:
+        return "unfinished"
+    if row["why"] or row["p_corrected"] is None:
+        return "invalid"
+    if row["p_corrected"] < alpha:
+        return "better" if row["effect"] < 0 else "worse"
+    if row["p_within_corrected"] is not None and row["p_within_corrected"] < alpha:
+        return "equivalent"
+    return "no evidence"
+
+
+def problem_with(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> str:
+    """Why nothing can be claimed of these arms, in words; empty if nothing is wrong."""
+    said = []
+    for arm in each.arms:
+        found = [runs.standings[arm, seed] for seed in study.seeds]
+        for state in ("crash", "diverged"):
+            if n := sum(f.state == "failed" and f.stage == state for f in found):
+                said.append(f"{arm}: {n} of {len(found)} runs {'crashed' if state == 'crash' else state}")
+        if n := sum(f.stage == "over budget" for f in found):
+            said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
+    return "; ".join(dict.fromkeys(said))
+
+
+def is_unfinished(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> bool:
+    """Whether runs of these arms are still to come."""
+    return any(
+        runs.standings[arm, seed].state not in ("done", "failed")
+        for arm in each.arms
+        if arm not in dropped
+        for seed in study.seeds
+    )
+
+
+def stopped_arms(study: Study, values: np.ndarray) -> set[str]:
+    """Arms that the stop rule has ended: they had lost, and were not run on."""
+    return {
+        name
+        for seeds in range(len(study.seeds))
+        for name in losers(study, values[:, :seeds])
+        if np.isnan(values[[*study.recipes()].index(name), seeds:]).all()
+    }
+
+
+def document_row(study: Study, runs: Runs, each: Comparison) -> dict[str, Any] | None:
+    """What documents say where both arms have the same weights: the change is in packing or scoring alone."""
+    recipes = study.recipes()
+    if each.kind != "arm" or study.metric not in IN_BITS:
+        return None
+    arm, reference = each.arms
+    if recipes[arm].training() != recipes[reference].training():
+        return None
+    sums = []
+    for seed in study.seeds:
+        pair = [runs.folders[name, seed] / "scores.npz" for name in (arm, reference)]
+        if not all(path.is_file() for path in pair):
+            return None
+        left, right = (Scores.load(path) for path in pair)
+        if left.tokens_sha256 != right.tokens_sha256:
+            return None
+        sums.append(by_document(left, right))
+    found = over_documents(*np.mean(sums, axis=0))
+    return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
+
+
+def by_document(left: Scores, right: Scores) -> np.ndarray:
+    """Nats of both sides and bytes of text by document, (3, documents)."""
+    _, place = np.unique(left.document, return_inverse=True)
+    return np.array([np.bincount(place, column) for column in (left.nats, right.nats, left.bytes)])
+
+
+def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str, Any]:
+    """An arm: what it changes, its runs, its means."""
+    recipes = study.recipes()
+    arm = next((arm for arm in study.arms if arm.name == name), None)
+    against = arm.against if arm else None
+    changes = [] if against is None else diff(recipes[against], recipes[name])
+    found = [(seed, runs.standings[name, seed]) for seed in study.seeds]
+    known = values[~np.isnan(values)]
+    metrics: dict[str, Any] = {}
+    for metric in METRICS:
+        column = [metric_of(f.result, metric) for _, f in found if f.state == "done" and f.result]
+        column = [value for value in column if not math.isnan(value)]
+        if column:
+            spread = float(np.std(column, ddof=1)) if len(column) > 1 else None
+            metrics[metric] = {"mean": float(np.mean(column)), "deviation": spread}
+    return {
+        "name": name,
+        "against": against,
+        "bundle": arm.bundle if arm else "",
+        "levels": [*arm.levels] if arm else [factor.levels[0] for factor in study.factors],
+        "changes": [
+            {"path": p, "before": screen.number(a), "after": screen.number(b)} for p, a, b in changes
+        ],
+        "parameters": count_parameters(recipes[name].model.shipped()),
+        "recipe_identity": recipes[name].identity(),
+        "n": len(known),
+        "mean": _number(known.mean()) if len(known) else None,
+        "deviation": _number(known.std(ddof=1)) if len(known) > 1 else None,
+        "metrics": metrics,
+        "runs": [run_row(seed, runs.folders[name, seed], f, study.metric) for seed, f in found],
+    }
+
+
+def run_row(seed: int, folder: Path, found: Standing, metric: str) -> dict[str, Any]:
+    """One run: where it is, how it ended, all its figures."""
+    result = found.result or {}
+    done = found.state == "done"
+    return {
+        "seed": seed,
+        "folder": folder.name,
+        "state": found.state,
+        "status": result.get("status"),
+        "error": result.get("error"),
+        "value": _number(metric_of(result, metric)) if done else None,
+        "figures": figures(result) if done else {},
+        "seconds": sum(result.get("seconds", {}).values()) if done else None,
+    }
+
+
+def in_metric_of(size: Margin, result: dict[str, Any] | None) -> float:
+    """A margin in the metric's unit: nats per byte or per token as bits per byte of a run's scored text."""
+    if size.unit == "metric" or not size.value:
+        return size.value
+    if size.unit == "nats per byte":
+        return size.value / math.log(2)
+    return math.nan if result is None else size.value / math.log(2) / bytes_per_token(result)
+
+
+def challenge_margin(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The public challenge's 0.005 nats as bits per byte, in each unit in which it has been read."""
+    read = {"bits per byte": CHALLENGE_NATS, "nats per byte": CHALLENGE_NATS / math.log(2)}
+    if results:
+        read["nats per token"] = CHALLENGE_NATS / math.log(2) / bytes_per_token(results[0])
+    return read
+
+
+def scale_of(baseline: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How small or large the runs are."""
+    known = results[0] if results else {}
+    seconds = [sum(result["seconds"].values()) for result in results]
+    return {
+        "parameters": count_parameters(baseline.model.shipped()),
+        "train_tokens": known.get("train_tokens"),
+        "steps": known.get("steps"),
+        "data": (known.get("data") or {}).get("name"),
+        "scored_tokens": known.get("tokens"),
+        "windows": known.get("windows"),
+        "runs": len(results),
+        "seconds_per_run": float(np.mean(seconds)) if seconds else None,
+    }
+
+
+def machine(result: dict[str, Any]) -> str:
+    """The machine of a run in a line; figures in seconds compare only within one."""
+    known = result.get("environment") or {}
+    device = (known.get("backend") or {}).get("device", "cpu").partition(":")[0]
+    return f"{known.get('processor')}, {known.get('cores')} cores, {device}, torch {known.get('torch')}"
+
+
+def curves(folder: Path) -> dict[str, list[list[float]]]:
+    """Learning curves by arm for the report: (progress, nats per token) pairs, the mean over seeds."""
+    receipt = receipt_of(folder)
+    read: dict[str, list[np.ndarray]] = {}
+    for row in receipt["runs"]:
+        path = folder / row["folder"] / "metrics.jsonl"
+        if path.is_file():
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            pairs = [(x["progress"], x["nats_per_token"]) for x in lines if x["nats_per_token"] is not None]
+            if pairs:
+                read.setdefault(row["arm"], []).append(np.array(pairs))
+    return {arm: mean_curve(found) for arm, found in read.items()}
+
+
+def mean_curve(found: Sequence[np.ndarray], points: int = 60) -> list[list[float]]:
+    """The mean of several curves at evenly spaced progress, each smoothed over one step of that."""
+    edges = np.linspace(0, 1, points + 1)
+    rows = []
+    for low, high in zip(edges, edges[1:]):
+        inside = [c[(c[:, 0] > low) & (c[:, 0] <= high), 1] for c in found]
+        means = [part.mean() for part in inside if len(part)]
+        if means:
+            rows.append([float((low + high) / 2), float(np.mean(means))])
+    return rows
+
+
+def _number(value: Any) -> Any:
+    """A number that JSON can say."""
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A study.json. Raises BitgolfError for another file."""
+    found = read_json(path)
+    if not isinstance(found, dict) or "comparisons" not in found or "arms" not in found:
+        raise BitgolfError("not the result of a study", where=str(path))
+    return found
