@@ -1,0 +1,140 @@
+"""What a study will cost and what it can show, before any run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bitgolf.core.model import count_parameters
+from bitgolf.core.plan import diff
+from bitgolf.core.recipe import Recipe
+from bitgolf.core.run import data_identity
+from bitgolf.core.shards import Dataset
+from bitgolf.lab import screen
+from bitgolf.lab.budget import forecast, forecast_seconds
+from bitgolf.study.conduct import Prepared
+from bitgolf.study.design import BASELINE, IN_BITS, Study
+from bitgolf.study.runs import Job, Standing, standing
+from bitgolf.study.stats import detectable, seeds_needed
+from bitgolf.study.values import metric_of
+from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
+
+PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s
+COPIES = 7  # of the weights in a run folder: live, averaged, and the training state
+TEST_TIME_SHARE = 1.4  # of the seconds of training that a whole run takes, where nothing was measured
+
+
+class Noise(NamedTuple):
+    """The standard deviation of one run that a plan reckons with, and where it is from."""
+
+    deviation: float
+    source: str
+
+
+def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
+    """Runs, seconds, disk, noise, and what this many seeds can find."""
+    study, jobs = prepared.study, prepared.jobs
+    found = {job.folder: standing(job.folder) for job in jobs.values()}
+    waiting = {job.folder: job for job in jobs.values() if found[job.folder].state != "done"}
+    seconds = seconds_of(study, jobs, found)
+    left = _left_seconds(waiting.values(), seconds)
+    noise = noise_of(prepared)
+    n, m = len(study.seeds), study.comparisons_at_most
+    margin = in_metric_of(study.margin, _some_result(found))
+    facts: dict[str, Any] = {
+        "study": study.name,
+        "arms": len(study.recipes()),
+        "seeds": n,
+        "runs": len(found),
+        "runs_to_do": len(waiting),
+        "seconds_to_do": left / runs_at_once,
+        "disk_bytes": sum(_disk_bytes(job, found) for job in waiting.values()),
+        "noise_assumed": noise.deviation,
+        "noise_from": noise.source,
+        "comparisons": m,
+        "least_p": 2 / 2**n if study.test == "sign-flip" else 0.0,
+        "detectable": detectable(noise.deviation, n, m, study.alpha) if noise.deviation > 0 else None,
+    }
+    if study.metric in IN_BITS and noise.deviation > 0:
+        facts["seeds_for_0.005_bits"] = seeds_needed(noise.deviation, CHALLENGE_NATS, m, study.alpha)
+        if margin > 0:
+            facts["seeds_for_the_margin"] = seeds_needed(noise.deviation, margin, m, study.alpha)
+    return facts
+
+
+def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
+    """Each arm as its difference: arm, against, setting, and from what to what."""
+    recipes, rows = study.recipes(), []
+    for arm in study.arms:
+        changes = diff(recipes[arm.against], recipes[arm.name])
+        for place, (path, before, after) in enumerate(changes):
+            names = (arm.name, arm.against) if place == 0 else ("", "")
+            rows.append((*names, path, f"{screen.number(before)} -> {screen.number(after)}"))
+    return rows
+
+
+def seconds_of(
+    study: Study, jobs: dict[tuple[str, int], Job], found: dict[Path, Standing]
+) -> dict[str, float]:
+    """Seconds of a run by recipe: measured of its own runs, else of others here, else forecast."""
+    known: dict[str, list[float]] = {}
+    for job in jobs.values():
+        if result := found[job.folder].result:
+            spent = sum(result.get("seconds", {}).values())
+            known.setdefault(job.recipe.identity(), []).append(spent)
+    means = {identity: float(np.mean(spent)) for identity, spent in known.items()}
+    if means:
+        return {r.identity(): means.get(r.identity(), max(means.values())) for r in study.recipes().values()}
+    return {recipe.identity(): forecast_run_seconds(recipe) for recipe in study.recipes().values()}
+
+
+def forecast_run_seconds(recipe: Recipe) -> float:
+    """Seconds of a run that nothing like it has been measured for."""
+    flops = forecast(recipe, 0)["flops_per_step"]
+    return TEST_TIME_SHARE * forecast_seconds(recipe, flops)["train_seconds"]
+
+
+def _left_seconds(waiting: Any, seconds: dict[str, float]) -> float:
+    return sum(seconds[job.recipe.identity()] for job in waiting)
+
+
+def _disk_bytes(job: Job, found: dict[Path, Standing]) -> int:
+    done = [folder for folder, each in found.items() if each.state == "done"]
+    if done:
+        return sum(path.stat().st_size for path in done[0].rglob("*") if path.is_file())
+    return COPIES * 4 * count_parameters(job.recipe.model)
+
+
+def _some_result(found: dict[Path, Standing]) -> dict[str, Any] | None:
+    return next((each.result for each in found.values() if each.state == "done"), None)
+
+
+def noise_of(prepared: Prepared) -> Noise:
+    """From at least two runs of the baseline in the store, whatever study made them; else a public figure."""
+    study = prepared.study
+    job = prepared.jobs[BASELINE, study.seeds[0]]
+    values = earlier_values(job, study.metric)
+    if len(values) >= 2:
+        return Noise(float(np.std(values, ddof=1)), f"{len(values)} earlier runs of the same baseline")
+    if study.metric in IN_BITS:
+        return Noise(PUBLIC_DEVIATION, "assumed: five public seeds of PR #212")
+    return Noise(0.0, "unknown: no run of the baseline yet")
+
+
+def earlier_values(job: Job, metric: str) -> Sequence[float]:
+    """The metric of every finished run of this recipe on this text, one for each seed."""
+    text = data_identity(Dataset.open(job.dataset))
+    by_seed: dict[int, float] = {}
+    for folder in job.folder.parent.glob(f"{job.recipe.name}-*"):
+        found = standing(folder)
+        same = found.result and found.result.get("recipe_identity") == job.recipe.identity()
+        if same and found.state == "done" and found.result and _text_of(found.result) == text:
+            by_seed[found.result["seed"]] = metric_of(found.result, metric)
+    return [value for value in by_seed.values() if not math.isnan(value)]
+
+
+def _text_of(result: dict[str, Any]) -> str:
+    path = Path(result.get("dataset", ""))
+    return data_identity(Dataset.open(path)) if (path / "passport.json").is_file() else ""

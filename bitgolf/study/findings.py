@@ -1,0 +1,412 @@
+"""The ledger: what studies below a folder have found, and figures of other people beside it.
+
+A `Finding` was measured here, by runs that are on disk. A `Cited` figure was published by someone else, under
+their conditions. They are different types with different tables, so neither is ever taken for the other.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.markup import escape
+
+from bitgolf.core.errors import BitgolfError, nearest
+from bitgolf.core.files import read_json
+from bitgolf.core.plan import diff
+from bitgolf.lab import screen
+from bitgolf.study.design import IN_BITS, Arm, Study
+from bitgolf.study.verdicts import VERDICTS, read_study
+
+SHIPPED = Path(__file__).with_name("cited.json")
+INSIDE_THE_NOISE = ("no evidence", "equivalent")
+INTERACTION = "interaction"  # a comparison of effects, not of settings
+Rows = tuple[list[str], list[tuple[str, ...]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the table of a study that was run here.
+
+    effect, low, high: in the metric, with the 95% interval; None where too few runs are left. detectable: the
+    smallest difference that this line would have shown. paths: the changed settings, each with its value
+    after the change in the words of `screen.number`. why: what is wrong with an invalid one.
+    """
+
+    technique: str
+    study: str
+    kind: str
+    against: str
+    metric: str
+    effect: float | None
+    low: float | None
+    high: float | None
+    n: int
+    p_corrected: float | None
+    verdict: str
+    why: str
+    detectable: float | None
+    scale: str
+    paths: tuple[tuple[str, str], ...]
+    file: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cited:
+    """One published figure with its conditions; the fields are the columns of a table that can be merged.
+
+    effect: value - reference, or the published difference where either of them is not published. verdict:
+    that of its author. seeds: how many runs are behind the value.
+    """
+
+    source: str
+    technique: str
+    metric: str
+    author: str = ""
+    against: str = ""
+    value: float | None = None
+    reference: float | None = None
+    effect: float | None = None
+    verdict: str = ""
+    conditions: str = ""
+    seeds: int | None = None
+    artifact_bytes: int | None = None
+    note: str = ""
+
+
+Entry = TypeVar("Entry", Finding, Cited)
+COLUMNS = {field.name: field.type for field in dataclasses.fields(Cited)}
+REQUIRED = ("source", "technique", "metric")
+
+
+def measured(folder: Path) -> tuple[list[Finding], list[str]]:
+    """The lines of all study.json below a folder, whatever their verdict, and what is wrong with others."""
+    if not folder.is_dir():
+        raise BitgolfError("no such folder", where=str(folder), way_out="give the one that studies write to")
+    found: list[Finding] = []
+    problems = []
+    for path in sorted(folder.rglob("study.json")):
+        try:
+            found += _findings_of(read_study(path), path)
+        except BitgolfError as error:
+            problems.append(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            problems.append(f"{path}: not the result of a study ({type(error).__name__}: {error})")
+    return found, problems
+
+
+def _findings_of(study: Mapping[str, Any], path: Path) -> list[Finding]:
+    changes, scale = _changes(study), _scale_in_words(study["scale"])
+    found = []
+    for row in study["comparisons"]:
+        if row["verdict"] not in VERDICTS:
+            raise ValueError(f"no verdict is called {row['verdict']!r}")
+        numbers = ("effect", "low", "high", "p_corrected", "detectable")
+        finding = Finding(
+            technique=_plain(row["name"]),
+            study=_plain(study["study"]),
+            kind=_plain(row["kind"]),
+            against=_plain(row.get("against") or ""),
+            metric=_plain(study["metric"]),
+            n=int(_figure(row.get("n")) or 0),
+            verdict=row["verdict"],
+            why=_plain(row.get("why") or ""),
+            scale=scale,
+            paths=changes.get(row["name"], ()),
+            file=str(path),
+            **{name: _figure(row.get(name)) for name in numbers},
+        )
+        found.append(finding)
+    return found
+
+
+def _changes(study: Mapping[str, Any]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The changed settings by the name of a comparison.
+
+    An effect of factors has those of the arm that moves in its factors alone.
+    """
+    firsts = {factor["name"]: factor["levels"][0] for factor in study.get("factors", ())}
+    found = {}
+    for arm in study["arms"]:
+        cell = zip(firsts.items(), arm.get("levels", ()))
+        moved = [f"{factor}: {level}" for (factor, first), level in cell if level != first]
+        paths = ((_plain(change["path"]), _plain(change["after"])) for change in arm["changes"])
+        found[" x ".join(moved) or arm["name"]] = tuple(paths)
+    return found
+
+
+def _scale_in_words(scale: Mapping[str, Any]) -> str:
+    """'1.46 M parameters, 400 steps, 1.64 M tokens of sotu'."""
+    counted = ((scale.get("parameters"), "parameters"), (scale.get("steps"), "steps"))
+    words = [f"{_rounded(count)} {name}" for count, name in counted if count is not None]
+    if (tokens := scale.get("train_tokens")) is not None:
+        words.append(
+            f"{_rounded(tokens)} tokens" + (f" of {_plain(scale['data'])}" if scale.get("data") else "")
+        )
+    return ", ".join(words) or "unknown"
+
+
+def _rounded(count: float) -> str:
+    """A count in at most five characters and its unit."""
+    for size, unit in ((1e9, " B"), (1e6, " M")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:,.0f}"
+
+
+def cited(*more: Path) -> list[Cited]:
+    """The figures that are shipped, and those of further tables: .json (a list of objects) or .csv.
+
+    Their columns are the fields of `Cited`; source, technique and metric must be given. Raises BitgolfError.
+    """
+    return [row for path in (SHIPPED, *more) for row in _cited_rows(path)]
+
+
+def _cited_rows(path: Path) -> Iterator[Cited]:
+    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
+    for position, row in enumerate(rows, 1):
+        yield _cited_row(row, f"{path}, row {position}")
+
+
+def _json_rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        rows = read_json(path)
+    except RecursionError:
+        raise BitgolfError("nested too deeply", where=str(path), way_out="give a list of objects") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BitgolfError(
+            "not a table",
+            where=str(path),
+            value=type(rows).__name__,
+            way_out=f"give a list of objects with {', '.join(REQUIRED)}",
+        )
+    return rows
+
+
+def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        rows = [*reader]
+    except OSError as error:
+        raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BitgolfError(
+            f"not readable as CSV: {error}", where=str(path), way_out="save it as UTF-8 with commas"
+        ) from None
+    if not reader.fieldnames:
+        raise BitgolfError("empty", where=str(path), way_out=f"give a header with {', '.join(REQUIRED)}")
+    for position, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise BitgolfError(
+                "has more or fewer cells than the header",
+                where=f"{path}, row {position}",
+                value=[*row.values()],
+                way_out="put cells with commas in quotes",
+            )
+    return [{name: _number_of_text(name, cell) for name, cell in row.items()} for row in rows]
+
+
+def _number_of_text(column: str, cell: str) -> Any:
+    """A CSV cell as JSON would have it; what is no number stays a text, and is refused as one."""
+    if COLUMNS.get(column) is str:
+        return cell
+    try:
+        return int(cell) if cell.strip().lstrip("+-").isdigit() else float(cell)
+    except ValueError:
+        return cell.strip() or None
+
+
+def _cited_row(row: Mapping[str, Any], where: str) -> Cited:
+    for column in row:
+        if column not in COLUMNS:
+            raise BitgolfError("no such column", where=where, value=column, way_out=nearest(column, COLUMNS))
+    values = {name: _cell(name, value, where) for name, value in row.items() if value is not None}
+    for name in REQUIRED:
+        if not values.get(name):
+            raise BitgolfError(f"has no {name}", where=where, way_out=f"each row needs {', '.join(REQUIRED)}")
+    found = Cited(**values)
+    if found.value is None and found.effect is None and not found.verdict:
+        raise BitgolfError("says nothing", where=where, way_out="give a value, an effect or a verdict")
+    return _with_effect(found, where)
+
+
+def _cell(column: str, value: Any, where: str) -> Any:
+    """A cell by the type of its column. Raises BitgolfError for another."""
+    if COLUMNS[column] is str:
+        if not isinstance(value, str):
+            raise BitgolfError(
+                f"{column} is not a text", where=where, value=value, way_out="put it in quotes"
+            )
+        return _plain(value)
+    try:
+        number = _figure(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None:
+        raise BitgolfError(
+            f"{column} is not a number",
+            where=where,
+            value=value,
+            way_out="write 15949473 or -0.0221, or nothing",
+        )
+    if int in typing.get_args(COLUMNS[column]) and (number < 0 or number != int(number)):
+        raise BitgolfError(f"{column} is not a count", where=where, value=value, way_out="give 0, 1, 2, ...")
+    return value
+
+
+def _with_effect(row: Cited, where: str) -> Cited:
+    """With its effect filled in. Raises BitgolfError where one is given that the other figures contradict."""
+    if row.value is None or row.reference is None:
+        return row
+    exact = Decimal(repr(row.value)) - Decimal(repr(row.reference))
+    if row.effect is None:
+        whole = isinstance(row.value, int) and isinstance(row.reference, int)
+        return dataclasses.replace(row, effect=int(exact) if whole else float(exact))
+    slack = sum(_half_a_place(figure) for figure in (row.value, row.reference, row.effect))
+    if abs(exact - Decimal(repr(row.effect))) > slack:
+        raise BitgolfError(
+            "effect is not value - reference",
+            where=where,
+            value=row.effect,
+            way_out=f"{row.value} - {row.reference} = {exact}; leave effect out to have it computed",
+        )
+    return row
+
+
+def _half_a_place(figure: float) -> Decimal:
+    """How far rounding can have moved a printed figure: half a unit of its last place. Counts are exact."""
+    exponent = Decimal(repr(figure)).as_tuple().exponent
+    return Decimal(5).scaleb(int(exponent) - 1) if isinstance(figure, float) else Decimal(0)
+
+
+def _figure(value: Any) -> float | None:
+    """A finite number or None. Raises TypeError or ValueError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a number")
+    return value
+
+
+def _plain(text: Any) -> str:
+    """A text in one line that moves no cursor: tables come from other people."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is not a text")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def matching(entries: Iterable[Entry], words: Sequence[str]) -> list[Entry]:
+    """Those in whose technique, study, settings or source each of the words occurs, in either case."""
+    wanted = [word.lower() for word in words]
+    return [entry for entry in entries if all(word in _searched(entry) for word in wanted)]
+
+
+def _searched(entry: Finding | Cited) -> str:
+    texts = [entry.technique, entry.against]
+    if isinstance(entry, Finding):
+        texts += [entry.study, *(f"{path}={after}" for path, after in entry.paths)]
+    else:
+        texts += [entry.source, entry.author]
+    return "\n".join(texts).lower()
+
+
+def already_tested(study: Study, findings: Iterable[Finding]) -> list[str]:
+    """A sentence for each planned arm whose change was tested before, in another study, inside the noise.
+
+    A change is the same if it leads to the same values, as people read them, at the same paths. Bits per byte
+    are compared with bits per byte of any kind; other metrics with themselves alone.
+    """
+    null = [
+        finding
+        for finding in findings
+        if finding.verdict in INSIDE_THE_NOISE
+        and finding.study != study.name
+        and finding.kind != INTERACTION
+        and (finding.metric == study.metric or {finding.metric, study.metric} <= {*IN_BITS})
+    ]
+    planned = [(arm, _planned_change(study, arm)) for arm in study.arms]
+    return [
+        _in_a_sentence(arm, finding)
+        for arm, change in planned
+        for finding in null
+        if change == {*finding.paths}
+    ]
+
+
+def _planned_change(study: Study, arm: Arm) -> set[tuple[str, str]]:
+    recipes = study.recipes()
+    changes = diff(recipes[arm.against], recipes[arm.name])
+    return {(_plain(path), _plain(screen.number(after))) for path, _, after in changes}
+
+
+def _in_a_sentence(arm: Arm, finding: Finding) -> str:
+    least = "unknown" if finding.detectable is None else f"{finding.detectable:.4g}"
+    return (
+        f"{arm.name}: tested in the study {finding.study} as {finding.technique!r} ({finding.scale}): "
+        f"{finding.metric} {_effect_in_words(finding)}, n={finding.n}, {finding.verdict}; "
+        f"the smallest difference that it could have shown is {least}"
+    )
+
+
+def _effect_in_words(finding: Finding) -> str:
+    """'-0.0123 [-0.0200, -0.0046]'."""
+    if finding.effect is None:
+        return "-"
+    interval = ", ".join("-" if end is None else _signed(end) for end in (finding.low, finding.high))
+    return f"{_signed(finding.effect)} [{interval}]"
+
+
+def _signed(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:+,.0f}"
+    return f"{value:+.4f}" if abs(value) >= 0.001 or not value else f"{value:+.3g}"
+
+
+def _as_printed(value: float | None, sign: str = "") -> str:
+    """A cited figure with all its places; '-' for none."""
+    return "-" if value is None else f"{Decimal(repr(value)):{sign},f}"
+
+
+def _in_short(metric: str) -> str:
+    return metric.replace("_", " ").replace("bits per byte", "bpb")
+
+
+def measured_rows(findings: Sequence[Finding]) -> Rows:
+    """Header and rows for `screen.table`."""
+    header = ["technique", "study", "metric", "effect, [95%]", "n", "verdict", "scale"]
+    return header, [
+        (
+            escape(each.technique),
+            escape(each.study),
+            escape(_in_short(each.metric)),
+            escape(_effect_in_words(each).replace(" ", "\n", 1)),
+            str(each.n),
+            each.verdict,
+            escape(each.scale),
+        )
+        for each in findings
+    ]
+
+
+def cited_rows(figures: Sequence[Cited]) -> Rows:
+    """Header and rows for `screen.table`."""
+    header = ["technique", "cited from", "metric", "value", "effect", "their verdict", "conditions"]
+    return header, [
+        (
+            escape(f"{each.technique}, against {each.against}" if each.against else each.technique),
+            escape(each.source),
+            escape(_in_short(each.metric)),
+            _as_printed(each.value),
+            _as_printed(each.effect, "+"),
+            escape(each.verdict),
+            escape(each.conditions),
+        )
+        for each in figures
+    ]
