@@ -38,7 +38,9 @@ from bitgolf.lab.techniques import (
 from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits, shown_error
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
+from bitgolf.study.cli import findings, show_comparison, study
 
+BITS = "bits_per_byte"
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -413,11 +415,29 @@ def sample(
 
 
 @app.command()
-def compare(left: RecipeName, right: RecipeName, variables: Variables = None, as_json: Json = False) -> None:
-    """Where two recipes differ, setting by setting; public variables are given to the right one.
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="A B...", help="Two recipes; or runs, sets of runs (r1,r2), folders of them."),
+    ],
+    variables: Variables = None,
+    metric: Annotated[str, typer.Option(help="Of runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
+    as_json: Json = False,
+) -> None:
+    """Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.
+
+    Runs are compared with the first: by seeds where both sides have several, by documents where the weights
+    are the same. Public variables are given to the second recipe.
 
     Example: bitgolf compare baseline demo
+    Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3
     """
+    if all((Path(name.split(",")[0]) / "recipe.json").is_file() for name in names) or len(names) > 2:
+        show_comparison(names, metric, as_json)
+        return
+    if len(names) != 2:
+        raise BitgolfError("expected two recipes or two runs", where="compare", value=names)
+    left, right = names
     changed = apply_variables(find_recipe(right), parse_variables(variables or []))
     changes = diff(find_recipe(left), changed)
     screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
@@ -503,6 +523,10 @@ TECHNIQUE_COLUMNS = (
     screen.Column("source", at_least=140),
     screen.Column("public variables", 25, at_least=90),
 )
+
+
+app.command()(study)
+app.command()(findings)
 
 
 def main() -> None:

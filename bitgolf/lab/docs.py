@@ -73,7 +73,7 @@ package out of reach and comparing weights, packed bytes and per-token scores wi
 def architecture() -> str:
     """The text of docs/architecture.md."""
     core = [CORE_FOLDER / f"{name}.py" for name in READING_ORDER]
-    lab = sorted(path for path in (PACKAGE_FOLDER / "lab").glob("[!_]*.py"))
+    lab, study = (sorted((PACKAGE_FOLDER / room).glob("[!_]*.py")) for room in ("lab", "study"))
     return "\n".join(
         [
             INTRODUCTION,
@@ -89,6 +89,13 @@ def architecture() -> str:
             "What a submission never contains. It may import core; nothing imports it.",
             "",
             *(f"- `{path.stem}`: {first_line(path)}" for path in lab),
+            "",
+            "## Many runs: `bitgolf/study`",
+            "",
+            "What to compare, running it anywhere, and what may be claimed. It may import core and lab; only",
+            "`lab/cli` imports it. In the order of a study: `design`, `conduct`, `verdicts`, `report`.",
+            "",
+            *(f"- `{path.stem}`: {first_line(path)}" for path in study),
             "",
             "Recipes are functions in `bitgolf/recipes`; each returns one value.",
             "",

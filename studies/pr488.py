@@ -1,0 +1,41 @@
+"""Pull request #488: warm-down and averages on an int6 QAT stack.
+
+bitgolf study studies/pr488.py
+"""
+
+from bitgolf.core.average import LateEma, NoAverage, SwaCount
+from bitgolf.core.embed import BigramHash, SmearGate
+from bitgolf.core.grid import Grid, RowGroups
+from bitgolf.core.quantize import AbsMax, QuantRule
+from bitgolf.core.schedule import WarmdownClock
+from bitgolf.lab.laptop import a_minute
+from bitgolf.recipes.pr488 import pr488
+from bitgolf.study.design import Study, changed
+
+
+def study() -> Study:
+    """Its table of five lines. "A" has the public warm-down of 1,200 steps, longer than its training."""
+    best = a_minute(pr488())
+    steps = round(1200 * best.train.steps / pr488().train.steps)
+    clean = best.but({"optim.schedule": WarmdownClock(warmdown_steps=steps), "average": NoAverage()})
+    five = AbsMax(grid=Grid(bits=5, symmetric=False, scale_floor=1 / 15, granularity=RowGroups(rows=8)))
+    mixed = (QuantRule(patterns=("blocks.*.mlp.*.weight",), quantizer=five), *best.quantize.rules)
+    warm = {"optim.schedule": best.optim.schedule}
+    why = "an average of the end of a warm-down needs that warm-down"
+    return Study(
+        name="pr488",
+        question="What do bigram tables, int5, and a late warm-down with an average do to int6 QAT?",
+        baseline=clean,
+        arms=(
+            changed(
+                clean,
+                "BigramHash + SmearGate",
+                {"model.embed": (BigramHash(buckets=1024, dimension=32), SmearGate())},
+            ),
+            changed(clean, "mixed int5/int6", {"quantize.rules": mixed}),
+            changed(clean, "late warm-down", warm),
+            changed(clean, "late warm-down + SWA", warm | {"average": SwaCount(guard=0.5)}, bundle=why),
+            changed(clean, "late warm-down + late EMA", warm | {"average": LateEma(decay=0.9)}, bundle=why),
+        ),
+        seeds=(1, 2, 3),
+    )

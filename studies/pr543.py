@@ -1,0 +1,37 @@
+"""Pull request #543: the eleven-layer stack, one part left out at a time.
+
+bitgolf study studies/pr543.py
+"""
+
+from bitgolf.core.average import NoAverage
+from bitgolf.core.layers import Unscaled
+from bitgolf.core.noise import NoNoise
+from bitgolf.core.quantize import AbsMax
+from bitgolf.lab.laptop import a_minute
+from bitgolf.recipes.pr543 import pr543
+from bitgolf.study.design import Study, leave_one_out
+
+
+def study() -> Study:
+    """What each part of the stack is worth there; the pull request measured none of them alone."""
+    whole = a_minute(pr543(), steps=100, sequences=512)
+    searched = whole.quantize.rules[2].quantizer
+    return Study(
+        name="pr543",
+        question="What does each part of the stack add to the whole?",
+        baseline=whole,
+        arms=leave_one_out(
+            whole,
+            {
+                "partial RoPE": {"model.position.dims": 0},
+                "LN scale": {"model.input_scale": Unscaled()},
+                "XSA": {"model.heads_out": ()},
+                "value embeddings": {"model.values": ()},
+                "the smear": {"model.embed": ()},
+                "tight SWA": {"average": NoAverage()},
+                "late QAT": {"noise": NoNoise()},
+                "clip search": {"quantize.rules.2.quantizer": AbsMax(grid=searched.grid)},
+            },
+        ),
+        seeds=(1, 2, 3),
+    )
