@@ -68,6 +68,17 @@ def test_over_budget_cannot_be_claimed(tmp_path, study):
     assert "over the byte budget" in found["comparisons"][0]["why"]
 
 
+def test_scores_of_different_parts_of_the_text_cannot_be_claimed(tmp_path, study):
+    values = {"baseline": BASE, "good": [1.9, 1.901, 1.899], "bad": [2.1, 2.102, 2.098], "same": BASE}
+    folder = fake_study(tmp_path, study, values)
+    for seed in study.seeds:
+        path = tmp_path / "runs" / f"s-good-{seed}" / "result.json"
+        path.write_text(path.read_text().replace('"text_bytes": 3000,', '"text_bytes": 2900,'))
+    rows = {row["name"]: row for row in analyse(folder)["comparisons"]}
+    assert rows["good"]["verdict"] == "invalid" and "2,900 and 3,000 bytes" in rows["good"]["why"]
+    assert rows["bad"]["verdict"] == "worse"
+
+
 def test_missing_runs_leave_it_unfinished(tmp_path, study):
     values = {"baseline": BASE, "good": [1.9, 1.901, None], "bad": [None] * 3, "same": BASE}
     found = analyse(fake_study(tmp_path, study, values))

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 STORE = Path("runs/studies")
+COMPARISON_COLUMNS = (
+    screen.Column("comparison"),
+    screen.Column("against", 16, at_least=120),
+    screen.Column("n", 3, at_least=90, right=True),
+    screen.Column("difference", 10, right=True),
+    screen.Column("interval", 18, right=True),
+    screen.Column("p", 8, right=True),
+    screen.Column("detectable", 10, at_least=100, right=True),
+    screen.Column("verdict", 11, right=True),
+)
 
 
 def study(
@@ -109,7 +119,8 @@ def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str,
     header = ("arm", "against", "setting", "change")
     screen.table(f"{study.name}: {study.question}", header, change_rows(study), as_json=as_json)
     facts = plan_facts(prepared, processes)
-    facts["already_tested"] = already_tested(study, measured(prepared.folder.parent)[0])
+    store = prepared.folder.parent
+    facts["already_tested"] = already_tested(study, measured(store)[0]) if store.is_dir() else []
     if not as_json:
         for warning in facts["already_tested"]:
             print(f"already tested: {warning}")
@@ -137,24 +148,21 @@ def _finish(folder: Path, as_json: bool) -> None:
     from bitgolf.study.report import write_report
 
     found = write_report(folder)
-    header = ("", "against", "n", "difference", "95% interval", "p", "detectable", "verdict")
     rows = [
         (
             row["name"],
             row["against"] or row["kind"],
-            row.get("n"),
+            str(row.get("n", "-")),
             _signed(row.get("effect")),
-            f"{_signed(row.get('low'))} to {_signed(row.get('high'))}"
-            if row.get("effect") is not None
-            else None,
-            None if row["p_corrected"] is None else f"{row['p_corrected']:.3g}",
+            f"{_signed(row['low'])} to {_signed(row['high'])}" if "effect" in row else "-",
+            "-" if row["p_corrected"] is None else f"{row['p_corrected']:.2g}",
             _signed(row["detectable"]).lstrip("+"),
             row["verdict"],
         )
         for row in found["comparisons"]
     ]
-    title = f"{found['study']}: {found['metric']}, lower is better"
-    screen.table(title, header, rows, as_json=as_json)
+    title = f"{found['study']}: {found['metric']}, lower is better, 95% intervals, p corrected"
+    screen.grouped_table(COMPARISON_COLUMNS, [(title, rows)], as_json=as_json)
     failed = [
         (arm["name"], run["seed"], run["error"] or run["status"])
         for arm in found["arms"]

@@ -36,6 +36,7 @@ from bitgolf.study.stats import (
 )
 from bitgolf.study.values import bytes_per_token, figures, metric_of
 
+SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
 CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
 SIDE_METRICS = ("total_bytes", "train_seconds")
 VERDICTS = ("better", "worse", "equivalent", "no evidence", "invalid", "unfinished")
@@ -176,7 +177,7 @@ def comparison_row(
         "against": each.arms[1] if each.kind == "arm" else None,
         "weights": {name: w for name, w in zip(runs.names, each.weights) if w},
         "verdict": "",
-        "why": problem_with(study, runs, each, dropped) or ("" if found else "too few runs"),
+        "why": problem_with(study, runs, each) or ("" if found else "too few runs"),
         "unfinished": is_unfinished(study, runs, each, dropped),
         "stopped_early": each.name in dropped,
         **({} if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}),
@@ -231,9 +232,10 @@ def verdict_of(row: Mapping[str, Any], alpha: float) -> str:
     return "no evidence"
 
 
-def problem_with(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> str:
+def problem_with(study: Study, runs: Runs, each: Comparison) -> str:
     """Why nothing can be claimed of these arms, in words; empty if nothing is wrong."""
     said = []
+    texts = set()
     for arm in each.arms:
         found = [runs.standings[arm, seed] for seed in study.seeds]
         for state in ("crash", "diverged"):
@@ -241,6 +243,10 @@ def problem_with(study: Study, runs: Runs, each: Comparison, dropped: set[str]) 
                 said.append(f"{arm}: {n} of {len(found)} runs {'crashed' if state == 'crash' else state}")
         if n := sum(f.stage == "over budget" for f in found):
             said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
+        texts |= {f.result["text_bytes"] for f in found if f.state == "done" and f.result}
+    if texts and max(texts) > (1 + SAME_TEXT) * min(texts):
+        sizes = " and ".join(f"{size:,}" for size in (min(texts), max(texts)))
+        said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_sequences")
     return "; ".join(dict.fromkeys(said))
 
 
