@@ -67,7 +67,7 @@ def study(
     if data is not None:
         chosen = chosen.but(data=data)
     if report:
-        _finish(out / chosen.name, as_json)
+        _finish(out / chosen.name, chosen.reading, as_json)
         return
     executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
@@ -78,7 +78,7 @@ def study(
         screen.close(facts, as_json=as_json)
         return
     _run(prepared, executor, facts["seconds_to_do"], retry)
-    _finish(prepared.folder, as_json)
+    _finish(prepared.folder, chosen.reading, as_json)
 
 
 def _executor(
@@ -144,10 +144,10 @@ def _run(prepared: "Prepared", executor: "Executor", seconds: float, retry: bool
         ) from None
 
 
-def _finish(folder: Path, as_json: bool) -> None:
+def _finish(folder: Path, reading: str, as_json: bool) -> None:
     from bitgolf.study.report import write_report
 
-    found = write_report(folder)
+    found = write_report(folder, reading)
     rows = [
         (
             row["name"],

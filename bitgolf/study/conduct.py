@@ -2,7 +2,7 @@
 
 import datetime
 import importlib.util
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of
 from bitgolf.study.stats import contrast
-from bitgolf.study.values import metric_of
+from bitgolf.study.values import value_of
 
 RECEIPT = "plan.json"
 Cell = tuple[str, int]  # an arm and a seed
@@ -89,9 +89,8 @@ def keep_plan(prepared: Prepared) -> None:
     """Write the receipt: the plan before the first run, and what was changed of it since, with the time."""
     path, study = prepared.folder / RECEIPT, prepared.study
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    receipt = (
-        read_json(path) if path.is_file() else {"written": now, "plan": to_json(study), "amendments": []}
-    )
+    begun = {"written": now, "plan": to_json(study), "amendments": []}
+    receipt = read_json(path) if path.is_file() else begun
     before, after = from_json(Study, receipt["plan"]), study
     changes = [change for change in diff(before, after) if change[0] not in ("reading", "question")]
     if changes:
@@ -154,8 +153,10 @@ def dropped_arms(prepared: Prepared, seeds_done: int) -> set[str]:
     study = prepared.study
     if isinstance(study.stop, AllSeeds):
         return set()
-    values = values_of(study, {cell: job.folder for cell, job in prepared.jobs.items()})
-    return losers(study, values[:, :seeds_done])
+    seeds = study.seeds[:seeds_done]
+    found = [[standing(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.recipes()]
+    values = [[value_of(each, study.metric) for each in row] for row in found]
+    return losers(study, np.array(values, float))
 
 
 def losers(study: Study, values: np.ndarray) -> set[str]:
@@ -165,19 +166,15 @@ def losers(study: Study, values: np.ndarray) -> set[str]:
     names = [*study.recipes()]
     needed = {arm.against for arm in study.arms}
     rest = [arm for arm in study.arms if arm.name not in needed and not arm.levels]
-    found = {
-        arm.name: contrast(values[[names.index(arm.name), names.index(arm.against)]], (1.0, -1.0))
+    return {
+        arm.name
         for arm in rest
+        if _has_lost(values[names.index(arm.name)], values[names.index(arm.against)], study.stop.p)
     }
-    return {name for name, each in found.items() if each is not None and each.p_worse < study.stop.p}
 
 
-def values_of(study: Study, folders: Mapping[Cell, Path]) -> np.ndarray:
-    """The metric of every run, (arms, seeds), nan where there is none yet."""
-    values = np.full((len(study.recipes()), len(study.seeds)), np.nan)
-    for i, arm in enumerate(study.recipes()):
-        for j, seed in enumerate(study.seeds):
-            found = standing(folders[arm, seed])
-            if found.state == "done" and found.result:
-                values[i, j] = metric_of(found.result, study.metric)
-    return values
+def _has_lost(arm: np.ndarray, reference: np.ndarray, p: float) -> bool:
+    """Never while a run of either is missing, still running or failed."""
+    pair = np.stack([arm, reference])
+    found = None if np.isnan(pair).any() else contrast(pair, (1.0, -1.0))
+    return found is not None and found.p_worse < p

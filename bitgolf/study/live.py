@@ -1,5 +1,6 @@
 """The table of arms and seeds that fills while a study runs, with an ETA, the best so far, and the errors."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from bitgolf.study.conduct import Prepared
 from bitgolf.study.runs import Standing, standing
-from bitgolf.study.values import metric_of
+from bitgolf.study.values import value_of
 
 ENDED = ("done", "failed")
 
@@ -54,26 +55,21 @@ class Board:
         """The arm with the lowest mean so far."""
         means = {}
         for arm in self.prepared.study.recipes():
-            values = [
-                value for seed in self.prepared.study.seeds if (value := self.value(arm, seed)) is not None
-            ]
+            values = [self.value(arm, seed) for seed in self.prepared.study.seeds]
+            values = [value for value in values if not math.isnan(value)]
             if values:
                 means[arm] = sum(values) / len(values)
         return min(means.items(), key=lambda pair: pair[1]) if means else None
 
-    def value(self, arm: str, seed: int) -> float | None:
-        """The metric of a run; None while it has none."""
+    def value(self, arm: str, seed: int) -> float:
+        """The metric of a run; nan while it has none."""
         found = self.found[self.prepared.jobs[arm, seed].folder]
-        return (
-            metric_of(found.result, self.prepared.study.metric)
-            if found.state == "done" and found.result
-            else None
-        )
+        return value_of(found, self.prepared.study.metric)
 
     def cell(self, arm: str, seed: int) -> Text:
         """A run in a few letters."""
         found = self.found[self.prepared.jobs[arm, seed].folder]
-        if (value := self.value(arm, seed)) is not None:
+        if not math.isnan(value := self.value(arm, seed)):
             return Text(f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}")
         if found.state == "failed":
             return Text(found.stage, style="red")

@@ -40,9 +40,13 @@ EARLY = 0.1  # of the training, in which the loss falls so far that the rest wou
 LABEL = 6.5  # percent of a plot's height that a line of text takes
 
 
-def write_report(folder: Path) -> View:
-    """Write study.json, study.md and study.html from the runs as they stand; returns the first."""
+def write_report(folder: Path, reading: str = "") -> View:
+    """Write study.json, study.md and study.html from the runs as they stand; returns the first.
+
+    reading: in plain words what the numbers say, if it is newer than the plan's.
+    """
     study = analyse(folder)
+    study["reading"] = reading or study["reading"]
     write_json(folder / "study.json", study)
     write_bytes(folder / "study.md", markdown(study).encode())
     write_bytes(folder / "study.html", page(study, curves(folder)).encode())

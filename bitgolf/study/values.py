@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from bitgolf.study.design import METRICS
+from bitgolf.study.runs import Standing
 
 PLAIN = ("artifact_bytes", "total_bytes", "train_seconds", "steps")
 
@@ -19,6 +20,11 @@ def metric_of(result: dict[str, Any], metric: str) -> float:
     if kind == "float":
         return float(found.get("averaged", found.get("live", math.nan)))
     return float(found.get(kind, math.nan))
+
+
+def value_of(found: Standing, metric: str) -> float:
+    """A metric of a run as it stands; nan while it has none, and for good if it failed."""
+    return metric_of(found.result, metric) if found.state == "done" and found.result else math.nan
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:

@@ -34,7 +34,7 @@ from bitgolf.study.stats import (
     pooled_deviation,
     seeds_needed,
 )
-from bitgolf.study.values import bytes_per_token, figures, metric_of
+from bitgolf.study.values import bytes_per_token, figures, metric_of, value_of
 
 SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
 CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
@@ -60,12 +60,8 @@ class Runs(NamedTuple):
 
     def values(self, study: Study, metric: str) -> np.ndarray:
         """One metric of every run, (arms, seeds) float64; nan where there is none."""
-        rows = [[self._value(arm, seed, metric) for seed in study.seeds] for arm in self.names]
+        rows = [[value_of(self.standings[arm, seed], metric) for seed in study.seeds] for arm in self.names]
         return np.array(rows, float).reshape(len(self.names), len(study.seeds))
-
-    def _value(self, arm: str, seed: int, metric: str) -> float:
-        found = self.standings[arm, seed]
-        return metric_of(found.result, metric) if found.state == "done" and found.result else math.nan
 
 
 def analyse(folder: Path) -> dict[str, Any]:
