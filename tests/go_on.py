@@ -1,4 +1,4 @@
-"""A study gone on with: `python -m tests.go_on STUDY_FOLDER STORE`; for tests that kill it."""
+"""A study gone on with: `python -m tests.go_on STUDY_FOLDER STORE [PROCESSES]`; for tests that kill it."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,9 @@ import torch
 
 from bitgolf.lab.screen import follow
 from bitgolf.study.conduct import conduct, find_study, prepare
-from bitgolf.study.executors import in_this_process
+from bitgolf.study.executors import in_processes, in_this_process
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    conduct(follow(prepare(find_study(sys.argv[1]), Path(sys.argv[2]))), in_this_process, lambda: None)
+    executor = in_processes(int(sys.argv[3]), 1) if len(sys.argv) > 3 else in_this_process
+    conduct(follow(prepare(find_study(sys.argv[1]), Path(sys.argv[2]))), executor, lambda: None)

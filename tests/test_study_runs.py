@@ -191,6 +191,27 @@ def test_a_study_that_is_killed_twenty_times(finished, study, tmp_path):
     check_killed(finished, study, tmp_path, kills=20)
 
 
+def test_processes_end_with_the_one_that_started_them(recipe, dataset, tmp_path):
+    endless = recipe.but({"train.steps": 1_000_000})
+    arms = add_one(endless, {"deeper": {"model.layers": 3}})
+    study = Study(name="endless", baseline=endless, arms=arms, data=str(dataset.folder))
+    keep_plan(follow(prepare(study, tmp_path)))
+    command = [sys.executable, "-m", "tests.go_on", str(tmp_path / study.name), str(tmp_path), "1"]
+    child = subprocess.Popen(command, cwd=Path(__file__).parent.parent, start_new_session=True)
+    wait_for_more(tmp_path, 0, child)
+    child.kill()  # alone: nothing tells the others
+    child.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(child.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    raise AssertionError("a process is still at work for a study that is gone")
+
+
 def check_killed(finished, study, folder, kills: int) -> None:
     """SIGKILL after a random while, again and again; then to the end. No finished run is touched again."""
     keep_plan(follow(prepare(study, folder)))

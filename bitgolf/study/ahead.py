@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from bitgolf.study.values import metric_of
 from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
 
 PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s
+MOST_LETTERS = 60  # of a setting in the table of changes
 COPIES = 7  # of the weights in a run folder: live, averaged, and the training state
 TEST_TIME_SHARE = 1.4  # of the seconds of training that a whole run takes, where nothing was measured
 
@@ -54,9 +56,10 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
         "noise_assumed": noise.deviation,
         "noise_from": noise.source,
         "comparisons": m,
-        "least_p": 2 / 2**n if study.test == "sign-flip" else 0.0,
         "detectable": detectable(noise.deviation, n, m, study.alpha) if noise.deviation > 0 else None,
     }
+    if study.test == "sign-flip":
+        facts["least_p"] = 2 / 2**n
     if study.metric in IN_BITS and noise.deviation > 0:
         facts["seeds_for_0.005_bits"] = seeds_needed(noise.deviation, CHALLENGE_NATS, m, study.alpha)
         if margin > 0:
@@ -71,7 +74,10 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
         changes = diff(recipes[arm.against], recipes[arm.name])
         for place, (path, before, after) in enumerate(changes):
             names = (arm.name, arm.against) if place == 0 else ("", "")
-            rows.append((*names, path, f"{screen.number(before)} -> {screen.number(after)}"))
+            said = (
+                shorten(screen.number(value), MOST_LETTERS, placeholder=" ...") for value in (before, after)
+            )
+            rows.append((*names, path, " -> ".join(said)))
     return rows
 
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 STORE = Path("runs/studies")
+CHANGE_COLUMNS = (
+    screen.Column("arm"),
+    screen.Column("against", 20, at_least=120),
+    screen.Column("setting", 24),
+    screen.Column("change"),
+)
 COMPARISON_COLUMNS = (
     screen.Column("comparison"),
     screen.Column("against", 16, at_least=120),
@@ -116,8 +122,8 @@ def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str,
     from bitgolf.study.findings import already_tested, measured
 
     study = prepared.study
-    header = ("arm", "against", "setting", "change")
-    screen.table(f"{study.name}: {study.question}", header, change_rows(study), as_json=as_json)
+    title = f"{study.name}: {study.question}"
+    screen.grouped_table(CHANGE_COLUMNS, [(title, change_rows(study))], as_json=as_json)
     facts = plan_facts(prepared, processes)
     store = prepared.folder.parent
     facts["already_tested"] = already_tested(study, measured(store)[0]) if store.is_dir() else []

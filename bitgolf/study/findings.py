@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -90,7 +91,7 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
         raise BitgolfError("no such folder", where=str(folder), way_out="give the one that studies write to")
     found: list[Finding] = []
     problems = []
-    for path in sorted(folder.rglob("study.json")):
+    for path in sorted(_study_files(folder)):
         try:
             found += _findings_of(read_study(path), path)
         except BitgolfError as error:
@@ -98,6 +99,14 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             problems.append(f"{path}: not the result of a study ({type(error).__name__}: {error})")
     return found, problems
+
+
+def _study_files(folder: Path) -> Iterator[Path]:
+    """Every study.json below a folder, hidden folders left out: environments hold ten thousand others."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if "study.json" in (*files, *folders):
+            yield Path(place) / "study.json"
 
 
 def _findings_of(study: Mapping[str, Any], path: Path) -> list[Finding]:
