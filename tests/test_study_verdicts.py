@@ -43,7 +43,7 @@ def test_every_verdict_in_one_table(tmp_path, study):
 
 def test_noise_hides_an_effect_and_the_table_says_what_it_could_have_seen(tmp_path, study):
     loud = [2.0, 2.1, 1.9]
-    values = {"baseline": loud, "good": [1.95, 2.05, 1.9], "bad": loud, "same": loud}
+    values = {"baseline": loud, "good": [1.95, 2.05, 1.9], "bad": loud[::-1], "same": loud[::-1]}
     found = analyse(fake_study(tmp_path, study, values))
     assert {row["verdict"] for row in found["comparisons"]} == {"no evidence"}
     assert all(row["detectable"] > 0.2 for row in found["comparisons"])
@@ -79,8 +79,16 @@ def test_scores_of_different_parts_of_the_text_cannot_be_claimed(tmp_path, study
     assert rows["bad"]["verdict"] == "worse"
 
 
+def test_a_change_that_does_nothing_is_no_experiment(tmp_path, study):
+    values = {"baseline": BASE, "good": BASE, "bad": [*BASE[:2], 2.1], "same": [None, None, None]}
+    rows = {row["name"]: row for row in analyse(fake_study(tmp_path, study, values))["comparisons"]}
+    assert rows["good"]["verdict"] == "invalid" and "the change does nothing" in rows["good"]["why"]
+    assert rows["bad"]["why"] == "" and "nothing" not in rows["same"]["why"]
+
+
 def test_missing_runs_leave_it_unfinished(tmp_path, study):
     values = {"baseline": BASE, "good": [1.9, 1.901, None], "bad": [None] * 3, "same": BASE}
+    values["same"] = BASE[::-1]
     found = analyse(fake_study(tmp_path, study, values))
     assert verdicts(tmp_path / "s") == {"good": "unfinished", "bad": "unfinished", "same": "equivalent"}
     assert found["status"] == "unfinished"

@@ -243,6 +243,10 @@ def problem_with(study: Study, runs: Runs, each: Comparison) -> str:
     if texts and max(texts) > (1 + SAME_TEXT) * min(texts):
         sizes = " and ".join(f"{size:,}" for size in (min(texts), max(texts)))
         said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_sequences")
+    if each.kind == "arm" and study.metric in IN_BITS:
+        arm, reference = (runs.values(study, study.metric)[runs.names.index(name)] for name in each.arms)
+        if np.array_equal(arm, reference) and len(arm) > 1:
+            said.append(f"every run scored as {each.arms[1]} does, to the last bit: the change does nothing")
     return "; ".join(dict.fromkeys(said))
 
 
