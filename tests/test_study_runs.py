@@ -15,6 +15,7 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_tensors
 from bitgolf.core.windows import Chunked
 from bitgolf.lab.screen import follow
+from bitgolf.study import conduct as conducting
 from bitgolf.study import executors, runs
 from bitgolf.study.conduct import conduct, find_study, keep_plan, prepare, receipt_of, study_of, tasks
 from bitgolf.study.design import DropLosers, Study, add_one
@@ -69,6 +70,15 @@ def test_other_code_or_text_are_other_runs(finished, study, tmp_path, monkeypatc
     assert runs.make_job(job.recipe, 1, dataset, job.folder.parent).folder == job.folder
     monkeypatch.setattr(runs, "code_of", lambda recipe: b"other code")
     assert runs.make_job(job.recipe, 1, dataset, job.folder.parent).folder != job.folder
+
+
+def test_another_kind_of_device_is_another_run_and_is_not_tried_here(study, tmp_path, monkeypatch):
+    here = follow(prepare(study, tmp_path))
+    monkeypatch.setattr(conducting, "preflight", lambda *rest: 1 / 0)
+    there = follow(prepare(study, tmp_path, device="cuda"))
+    assert not {job.folder for job in here.jobs.values()} & {job.folder for job in there.jobs.values()}
+    with pytest.raises(ZeroDivisionError):
+        follow(prepare(study, tmp_path))
 
 
 def test_arms_that_differ_after_training_share_it(finished):

@@ -78,7 +78,7 @@ def study(
     executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
         chosen = _searched(chosen, space, out, search_seconds, as_json)
-    prepared = screen.follow(prepare(chosen, out))
+    prepared = screen.follow(prepare(chosen, out, device="cuda" if gpus else ""))
     facts = _show_plan(prepared, processes, as_json)
     if plan:
         screen.close(facts, as_json=as_json)

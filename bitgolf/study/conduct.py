@@ -61,9 +61,10 @@ def find_study(text: str) -> Study:
     return made
 
 
-def prepare(study: Study, out: Path) -> Generator[Event, None, Prepared]:
+def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None, Prepared]:
     """Datasets, scripts and folders of all runs, and one try of each recipe that has runs to do.
 
+    device: the kind of device of a cluster, where it is not that of this machine; nothing is tried here then.
     Raises BitgolfError for what could not run. Nothing is written but datasets.
     """
     recipes = study.recipes()
@@ -71,11 +72,12 @@ def prepare(study: Study, out: Path) -> Generator[Event, None, Prepared]:
     for done, (arm, recipe) in enumerate(recipes.items()):
         yield Event("prepare", done, len(recipes), {})
         dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
-        first = make_job(recipe, study.seeds[0], dataset, out / "runs", study.processes)
+        first = make_job(recipe, study.seeds[0], dataset, out / "runs", study.processes, device)
         for seed in study.seeds:
             folder = first.folder.with_name(first.folder.name.rpartition("-")[0] + f"-{seed}")
             jobs[arm, seed] = first._replace(seed=seed, folder=folder)
-        if any(standing(jobs[arm, seed].folder).state == "waiting" for seed in study.seeds):
+        begun = all(standing(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
+        if not (begun or device):
             try:
                 for _ in preflight(recipe, dataset, choose_backend(recipe.backend), study.seeds[0]):
                     pass

@@ -68,8 +68,13 @@ def code_of(recipe: Recipe) -> bytes:
     return script_of(recipe)
 
 
-def make_job(recipe: Recipe, seed: int, dataset: Dataset, store: Path, processes: int = 1) -> Job:
-    """The job of a recipe and seed; its folder's name holds recipe, seed, code, data and kind of device."""
+def make_job(
+    recipe: Recipe, seed: int, dataset: Dataset, store: Path, processes: int = 1, device: str = ""
+) -> Job:
+    """The job of a recipe and seed; its folder's name holds recipe, seed, code, data and kind of device.
+
+    device: where it will run, if that is another kind than here.
+    """
     code = code_of(recipe)
     text = dataset.passport
     decides = [
@@ -78,7 +83,7 @@ def make_job(recipe: Recipe, seed: int, dataset: Dataset, store: Path, processes
         data_identity(dataset),
         [shard["sha256"] for shard in text["splits"]["val"]["shards"]],
         dataset.tokenizer.identity,
-        choose_backend(recipe.backend).device.type,
+        device or choose_backend(recipe.backend).device.type,
         processes,
     ]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
