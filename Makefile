@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test slow bench lint clean
+.PHONY: setup demo test slow bench studies lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -22,6 +22,9 @@ slow: setup
 
 bench: setup
 	$(BIN)/python -m bench.train
+
+studies: setup
+	for file in studies/*.py; do $(BIN)/bitgolf study $$file --processes 2 || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .

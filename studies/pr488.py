@@ -20,22 +20,23 @@ def study() -> Study:
     clean = best.but({"optim.schedule": WarmdownClock(warmdown_steps=steps), "average": NoAverage()})
     five = AbsMax(grid=Grid(bits=5, symmetric=False, scale_floor=1 / 15, granularity=RowGroups(rows=8)))
     mixed = (QuantRule(patterns=("blocks.*.mlp.*.weight",), quantizer=five), *best.quantize.rules)
+    bigrams = (BigramHash(buckets=1024, dimension=32), SmearGate())
     warm = {"optim.schedule": best.optim.schedule}
+    swa, ema = {"average": SwaCount(guard=0.5)}, {"average": LateEma(decay=0.9)}
+    late = changed(clean, "late warm-down", warm)
     why = "an average of the end of a warm-down needs that warm-down"
     return Study(
         name="pr488",
         question="What do bigram tables, int5, and a late warm-down with an average do to int6 QAT?",
         baseline=clean,
         arms=(
-            changed(
-                clean,
-                "BigramHash + SmearGate",
-                {"model.embed": (BigramHash(buckets=1024, dimension=32), SmearGate())},
-            ),
+            changed(clean, "BigramHash + SmearGate", {"model.embed": bigrams}),
             changed(clean, "mixed int5/int6", {"quantize.rules": mixed}),
-            changed(clean, "late warm-down", warm),
-            changed(clean, "late warm-down + SWA", warm | {"average": SwaCount(guard=0.5)}, bundle=why),
-            changed(clean, "late warm-down + late EMA", warm | {"average": LateEma(decay=0.9)}, bundle=why),
+            late,
+            changed(clean, "late warm-down + SWA", warm | swa, bundle=why),
+            changed(clean, "late warm-down + late EMA", warm | ema, bundle=why),
+            changed(late.recipe, "SWA alone", swa, against=late.name),
+            changed(late.recipe, "late EMA alone", ema, against=late.name),
         ),
         seeds=(1, 2, 3),
     )
