@@ -67,5 +67,6 @@ def study() -> Study:
             changed(base, "in chunks x2", scored(Chunked(length=double)), against="in chunks", bundle=why),
         ),
         factors=factors,
+        test="paired",  # arms that only score otherwise move with their reference from seed to seed
         seeds=(1, 2, 3),
     )
