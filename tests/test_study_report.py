@@ -10,23 +10,11 @@ from bitgolf.core.average import NoAverage
 from bitgolf.core.files import read_json
 from bitgolf.core.plan import to_json
 from bitgolf.study.design import Margin, Study, add_one, factorial
-from bitgolf.study.report import (
-    Axis,
-    apart,
-    chance,
-    dots,
-    failures,
-    forest,
-    interactions,
-    learning,
-    markdown,
-    page,
-    plain,
-    scatter,
-    shown,
-    write_report,
-)
+from bitgolf.study.markdown import markdown, plain
+from bitgolf.study.plots import Axis, apart, dots, forest, interactions, learning, scatter
+from bitgolf.study.report import page, write_report
 from bitgolf.study.verdicts import analyse
+from bitgolf.study.words import chance, failures, shown
 from tests.test_report import Page
 
 HOSTILE = "<script>|x"
