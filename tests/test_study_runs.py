@@ -197,8 +197,14 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(finished, study, tmp_p
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_twenty_times(finished, study, tmp_path):
-    check_killed(finished, study, tmp_path, kills=20)
+def test_a_study_that_is_killed_twenty_times(study, tmp_path):
+    """Forty-eight runs with a checkpoint after every step, so that half-finished ones resume."""
+    base = study.baseline.but({"train.steps": 40, "train.checkpoint_seconds": 0.0})
+    arms = add_one(base, {"longer": {"train.steps": 60}, "chunks": {"score.windows": Chunked(length=32)}})
+    many = study.but(baseline=base, arms=arms, seeds=tuple(range(1, 17)))
+    whole = follow(prepare(many, tmp_path / "whole"))
+    conduct(whole, in_this_process, nothing)
+    assert check_killed(whole, many, tmp_path / "killed", kills=20) >= 15
 
 
 def test_processes_end_with_the_one_that_started_them(recipe, dataset, tmp_path):
@@ -208,7 +214,7 @@ def test_processes_end_with_the_one_that_started_them(recipe, dataset, tmp_path)
     keep_plan(follow(prepare(study, tmp_path)))
     command = [sys.executable, "-m", "tests.go_on", str(tmp_path / study.name), str(tmp_path), "1"]
     child = subprocess.Popen(command, cwd=Path(__file__).parent.parent, start_new_session=True)
-    wait_for_more(tmp_path, 0, child)
+    wait_for_work(tmp_path, 0.0, child)
     child.kill()  # alone: nothing tells the others
     child.wait()
     deadline = time.monotonic() + 20
@@ -222,15 +228,21 @@ def test_processes_end_with_the_one_that_started_them(recipe, dataset, tmp_path)
     raise AssertionError("a process is still at work for a study that is gone")
 
 
-def check_killed(finished, study, folder, kills: int) -> None:
-    """SIGKILL after a random while, again and again; then to the end. No finished run is touched again."""
+def check_killed(finished, study, folder, kills: int) -> int:
+    """SIGKILL after some while at work, again and again; then to the end. No finished run is touched again.
+
+    Returns how many kills met a study at work.
+    """
     keep_plan(follow(prepare(study, folder)))
     command = [sys.executable, "-m", "tests.go_on", str(folder / study.name), str(folder)]
     kept: dict[Path, int] = {}
+    at_work = 0
     for number in range(kills):
+        started = time.time()
         child = subprocess.Popen(command, cwd=Path(__file__).parent.parent, start_new_session=True)
-        wait_for_more(folder, len(kept), child)
+        wait_for_work(folder, started, child)
         time.sleep((number * 0.37) % 1.1)
+        at_work += child.poll() is None
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         for path in folder.glob("runs/*/result.json"):
@@ -240,13 +252,15 @@ def check_killed(finished, study, folder, kills: int) -> None:
     assert subprocess.run(command, cwd=Path(__file__).parent.parent, check=False).returncode == 0
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     assert scores(follow(prepare(study, folder))) == scores(finished)
+    return at_work
 
 
-def wait_for_more(folder: Path, known: int, child: subprocess.Popen) -> None:
-    """Until a run has begun or ended that had not before, or the child is through."""
+def wait_for_work(folder: Path, started: float, child: subprocess.Popen) -> None:
+    """Until a run says something after this time, or the child is through."""
     deadline = time.monotonic() + 60
     while child.poll() is None and time.monotonic() < deadline:
-        if len([*folder.glob("runs/*/progress.json")]) or len([*folder.glob("runs/*/result.json")]) > known:
+        said = [*folder.glob("runs/*/progress.json"), *folder.glob("runs/*/result.json")]
+        if any(os.path.getmtime(path) > started for path in said if path.is_file()):  # noqa: PTH204
             return
         time.sleep(0.02)
 

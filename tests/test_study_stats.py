@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestIndPower, TTestPower
 
 from bitgolf.study.stats import (
     contrast,
@@ -122,6 +123,21 @@ def test_detectable_and_seeds_agree_with_simulated_power():
     assert seeds_needed(1.0, size * 1.001, 1, ALPHA) == n
     assert detectable(1.0, n, 5, ALPHA) > size
     assert detectable(1.0, 1, 1, ALPHA) == np.inf
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("n", [3, 5, 10, 40])
+def test_detectable_has_statsmodels_power(n, paired):
+    size = detectable(1.0, n, 4, ALPHA, paired=paired)
+    one_side = {"alpha": ALPHA / 4 / 2, "alternative": "larger"}
+    found = TTestPower().power(size, n, **one_side) if paired else TTestIndPower().power(size, n, **one_side)
+    assert found == pytest.approx(0.8, abs=1e-6)
+
+
+def test_many_seeds_are_counted_whatever_the_noise():
+    """scipy's noncentral t is nan here and there among these."""
+    needed = [seeds_needed(0.001 * 1.13**i, 0.005, m, ALPHA) for i in range(45) for m in (1, 7, 13)]
+    assert all(left <= right for left, right in zip(needed, needed[3:])) and needed[-1] > 1000
 
 
 def test_noise_is_pooled_around_each_arms_own_mean():

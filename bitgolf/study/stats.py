@@ -6,14 +6,13 @@ direction.
 """
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
 from scipy import optimize, stats
-from statsmodels.stats.power import TTestIndPower, TTestPower
 
 POWER = 0.8  # of the smallest difference that a table is said to show
 PAIRING_P = 0.05  # pair only if seeds move arms together by this test
@@ -196,12 +195,15 @@ def detectable(deviation: float, n: int, comparisons: int, alpha: float, *, pair
     """
     if n < 2 or deviation == 0:
         return np.inf if n < 2 else 0.0
-    # One side at half of alpha: a claim on the wrong side has no part in the power, and scipy's tail is nan.
-    one_side = {"alpha": alpha / comparisons / 2, "alternative": "larger"}
-    if paired:
-        power = partial(TTestPower().power, nobs=n, **one_side)
-    else:
-        power = partial(TTestIndPower().power, nobs1=n, **one_side)
+    freedom, scale = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
+    needed = float(stats.t.isf(alpha / comparisons / 2, freedom))
+
+    def power(size: float) -> float:
+        """Of a t test against this many deviations; a claim on the wrong side has no part in it."""
+        found = float(stats.nct.sf(needed, freedom, size * scale))
+        # scipy's noncentral t is nan for some large ones, where the normal is as good.
+        return float(stats.norm.sf(needed - size * scale)) if math.isnan(found) else found
+
     most = 1.0
     while power(most) < POWER:
         most *= 2
