@@ -8,13 +8,14 @@ from bitgolf.recipes.pr543 import pr543
 from bitgolf.study.design import Margin, Study, add_one
 
 READING = """\
-Cannot tell. By the clock the same recipe took 76 to 105 steps from seed to seed, because other jobs ran on the
-machine, and its score moved by half a bit with them. Both arms moved together (1.969 and 1.961, 2.442 and 2.451,
-1.924 and 1.931), but the test declared beforehand does not pair, and choosing it now would be a choice of result.
+Cannot tell. By the clock the same recipe took 76 to 105 steps from seed to seed, because other jobs ran
+on the machine, and its score moved by half a bit with them. Both arms moved together (1.969 and 1.961,
+2.442 and 2.451, 1.924 and 1.931), but the test declared beforehand does not pair, and choosing it now
+would be a choice of result.
 
-What can be seen: both take equally many steps (88.7 on average) in equal time. On this machine the 9% wider MLP
-costs no time that shows, so the published gap of 33% a step was not the width's doing. To ask again: a quiet
-machine, one run at a time, and test="paired".
+What can be seen: both take equally many steps (88.7 on average) in equal time. On this machine the 9%
+wider MLP costs no time that shows, which leaves the published 33% a step unexplained. To ask again: a
+quiet machine, one run at a time, and test="paired".
 """
 
 
