@@ -30,7 +30,7 @@ def the_study(steps: int) -> Study:
     return Study(
         name="bench",
         baseline=recipe,
-        arms=add_one(recipe, {"no rope": {"model.position.dims": 4}}),
+        arms=add_one(recipe, {"less rope": {"model.position.dims": 4}}),
         seeds=(1, 2),
     )
 

@@ -75,6 +75,13 @@ def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):
     (row,) = compared["comparisons"]
     assert row["changes"] == [{"path": "train.steps", "left": 4, "right": 6}]
     assert row["effect"] == pytest.approx(again["comparisons"][0]["effect"])
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder, runs in zip(folders, sets):
+        folder.mkdir()
+        for path in runs.split(","):
+            (folder / path.rpartition("/")[2]).symlink_to(path)
+    (same,) = json.loads(bitgolf("compare", *folders, "--json").stdout)["comparisons"]
+    assert same["effect"] == row["effect"] and same["runs"] == 2
     assert row["claim"] in bitgolf("compare", *sets).stdout.replace("\n", " ") + row["claim"]
 
 
@@ -93,8 +100,9 @@ def test_a_search_ends_in_a_study_on_fresh_seeds(file, bitgolf, tmp_path):
         (["study", "{file}", "--processes", "999"], "cores"),
         (["study", "{file}", "--slurm", "partition"], "expected NAME=VALUE"),
         (["study", "{file}", "--search", "model.layers"], "not a range or a list"),
+        (["study", "{file}", "--plan", "--search", "train.steps=5..9"], "not known before it ran"),
         (["findings", "--in", "nowhere"], "no such folder"),
-        (["compare", "demo"], "expected two recipes or two runs"),
+        (["compare", "demo"], "expected two recipes, or two or more"),
     ],
 )
 def test_wrong_use_says_what_and_how(file, bitgolf, words, said):

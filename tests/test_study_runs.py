@@ -260,7 +260,7 @@ def wait_for_work(folder: Path, started: float, child: subprocess.Popen) -> None
     deadline = time.monotonic() + 60
     while child.poll() is None and time.monotonic() < deadline:
         said = [*folder.glob("runs/*/progress.json"), *folder.glob("runs/*/result.json")]
-        if any(os.path.getmtime(path) > started for path in said if path.is_file()):  # noqa: PTH204
+        if any(path.is_file() and path.stat().st_mtime > started for path in said):
             return
         time.sleep(0.02)
 

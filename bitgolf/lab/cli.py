@@ -39,6 +39,7 @@ from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits, shown_error
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
 from bitgolf.study.cli import findings, show_comparison, study
+from bitgolf.study.runs import run_folders
 
 BITS = "bits_per_byte"
 app = typer.Typer(
@@ -432,11 +433,11 @@ def compare(
     Example: bitgolf compare baseline demo
     Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3
     """
-    if all((Path(name.split(",")[0]) / "recipe.json").is_file() for name in names) or len(names) > 2:
+    if all(run_folders(name) for name in names) and len(names) > 1:
         show_comparison(names, metric, as_json)
         return
     if len(names) != 2:
-        raise BitgolfError("expected two recipes or two runs", where="compare", value=names)
+        raise BitgolfError("expected two recipes, or two or more finished runs", where="compare", value=names)
     left, right = names
     changed = apply_variables(find_recipe(right), parse_variables(variables or []))
     changes = diff(find_recipe(left), changed)

@@ -12,7 +12,7 @@ from bitgolf import recipes
 from bitgolf.core.artifact import Unpacked, unpack
 from bitgolf.core.errors import BitgolfError, nearest
 from bitgolf.core.files import read_json
-from bitgolf.core.plan import from_json, parse_changes
+from bitgolf.core.plan import P, from_json, parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import Dataset
@@ -41,7 +41,7 @@ def _read_recipe(text: str) -> Recipe:
         return laptop(made) if text.endswith(LAPTOP) else made
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_python(Path(path), function)
+        return from_python(Path(path), function, Recipe)
     if Path(text).is_dir():
         return from_json(Recipe, read_json(Path(text) / "recipe.json"))
     if text.endswith(".json"):
@@ -54,9 +54,10 @@ def _read_recipe(text: str) -> Recipe:
     )
 
 
-def _from_python(path: Path, function: str) -> Recipe:
+def from_python(path: Path, function: str, kind: type[P]) -> P:
+    """What a function in a user's file returns. Raises BitgolfError, naming both, for whatever goes wrong."""
     if not path.is_file():
-        raise BitgolfError("no such recipe file", where=str(path))
+        raise BitgolfError("no such file", where=str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -67,8 +68,10 @@ def _from_python(path: Path, function: str) -> Recipe:
         raise
     except Exception as error:  # a user's file can fail in any way; say which and where
         raise BitgolfError(f"{type(error).__name__}: {error}", where=f"{path}:{function}") from error
-    if not isinstance(made, Recipe):
-        raise BitgolfError("does not return a Recipe", where=f"{path}:{function}", value=type(made).__name__)
+    if not isinstance(made, kind):
+        raise BitgolfError(
+            f"does not return a {kind.__name__}", where=f"{path}:{function}", value=type(made).__name__
+        )
     return made
 
 

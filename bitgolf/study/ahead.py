@@ -1,7 +1,6 @@
 """What a study will cost and what it can show, before any run."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ import numpy as np
 from bitgolf.core.model import count_parameters
 from bitgolf.core.plan import diff
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import data_identity
 from bitgolf.core.shards import Dataset
 from bitgolf.lab import screen
 from bitgolf.lab.budget import forecast, forecast_seconds
@@ -19,13 +17,13 @@ from bitgolf.study.conduct import Prepared
 from bitgolf.study.design import BASELINE, IN_BITS, Study
 from bitgolf.study.runs import Job, Standing, standing
 from bitgolf.study.stats import detectable, seeds_needed
-from bitgolf.study.values import metric_of
+from bitgolf.study.values import value_of
 from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
 
 PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s
 MOST_LETTERS = 60  # of a setting in the table of changes
 COPIES = 7  # of the weights in a run folder: live, averaged, and the training state
-TEST_TIME_SHARE = 1.4  # of the seconds of training that a whole run takes, where nothing was measured
+WHOLE_RUN = 1.4  # times the seconds of its training, where nothing was measured
 
 
 class Noise(NamedTuple):
@@ -41,7 +39,7 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     found = {job.folder: standing(job.folder) for job in jobs.values()}
     waiting = {job.folder: job for job in jobs.values() if found[job.folder].state != "done"}
     seconds = seconds_of(study, jobs, found)
-    left = _left_seconds(waiting.values(), seconds)
+    left = sum(seconds[job.recipe.identity()] for job in waiting.values())
     noise = noise_of(prepared)
     n, m = len(study.seeds), study.comparisons_at_most
     margin = in_metric_of(study.margin, _some_result(found))
@@ -99,11 +97,7 @@ def seconds_of(
 def forecast_run_seconds(recipe: Recipe) -> float:
     """Seconds of a run that nothing like it has been measured for."""
     flops = forecast(recipe, 0)["flops_per_step"]
-    return TEST_TIME_SHARE * forecast_seconds(recipe, flops)["train_seconds"]
-
-
-def _left_seconds(waiting: Any, seconds: dict[str, float]) -> float:
-    return sum(seconds[job.recipe.identity()] for job in waiting)
+    return WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
 
 
 def _disk_bytes(job: Job, found: dict[Path, Standing]) -> int:
@@ -129,18 +123,13 @@ def noise_of(prepared: Prepared) -> Noise:
     return Noise(0.0, "unknown: no run of the baseline yet")
 
 
-def earlier_values(job: Job, metric: str) -> Sequence[float]:
+def earlier_values(job: Job, metric: str) -> list[float]:
     """The metric of every finished run of this recipe on this text, one for each seed."""
-    text = data_identity(Dataset.open(job.dataset))
+    text = Dataset.open(job.dataset).passport
     by_seed: dict[int, float] = {}
     for folder in job.folder.parent.glob(f"{job.recipe.name}-*"):
         found = standing(folder)
-        same = found.result and found.result.get("recipe_identity") == job.recipe.identity()
-        if same and found.state == "done" and found.result and _text_of(found.result) == text:
-            by_seed[found.result["seed"]] = metric_of(found.result, metric)
+        result = found.result or {}
+        if result.get("recipe_identity") == job.recipe.identity() and result.get("data") == text:
+            by_seed[result["seed"]] = value_of(found, metric)
     return [value for value in by_seed.values() if not math.isnan(value)]
-
-
-def _text_of(result: dict[str, Any]) -> str:
-    path = Path(result.get("dataset", ""))
-    return data_identity(Dataset.open(path)) if (path / "passport.json").is_file() else ""

@@ -75,6 +75,12 @@ def study(
     if report:
         _finish(out / chosen.name, chosen.reading, as_json)
         return
+    if plan and space:
+        raise BitgolfError(
+            "what a search finds is not known before it ran",
+            where="--plan --search",
+            way_out="leave one of them out",
+        )
     executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
         chosen = _searched(chosen, space, out, search_seconds, as_json)

@@ -11,11 +11,10 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_json
 from bitgolf.core.plan import from_json
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.score import Scores
-from bitgolf.study.runs import standing
-from bitgolf.study.stats import Contrast, OverDocuments, contrast, corrected, over_documents
+from bitgolf.study.runs import run_folders, standing
+from bitgolf.study.stats import Contrast, OverDocuments, contrast, corrected
 from bitgolf.study.values import metric_of
-from bitgolf.study.verdicts import by_document
+from bitgolf.study.verdicts import other_parts, over_pairs
 
 ALPHA = 0.05
 
@@ -41,23 +40,13 @@ class RunSet(NamedTuple):
         return {result["seed"]: folder for result, folder in zip(self.results, self.folders)}
 
 
-def is_run_set(text: str) -> bool:
-    """Whether a word of the command line names runs: a folder, a folder of folders, or some with commas."""
-    return bool(_folders(text))
-
-
-def _folders(text: str) -> list[Path]:
-    found: list[Path] = []
-    for part in text.split(","):
-        path = Path(part)
-        inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
-        found += [path] if (path / "result.json").is_file() else inner
-    return found
-
-
 def read_run_set(text: str) -> RunSet:
     """The finished runs that a word names. Raises BitgolfError for unfinished ones, and for mixed recipes."""
-    folders = _folders(text)
+    folders = run_folders(text)
+    if not folders:
+        raise BitgolfError(
+            "no finished run", where=text, way_out="name run folders, with commas between them"
+        )
     results = []
     for folder in folders:
         found = standing(folder)
@@ -127,22 +116,11 @@ def _by_seeds(first: RunSet, other: RunSet, metric: str) -> Contrast | None:
 
 def _by_documents(first: RunSet, other: RunSet) -> OverDocuments | None:
     """The paired bootstrap over documents, over the seeds that both sets have (all pairs, if one each)."""
-    left, right = (
-        {result["seed"]: folder for result, folder in zip(each.results, each.folders)}
-        for each in (first, other)
-    )
-    pairs = [(left[seed], right[seed]) for seed in sorted(left.keys() & right.keys())]
+    left, right = first.by_folder(), other.by_folder()
+    pairs = [(right[seed], left[seed]) for seed in sorted(left.keys() & right.keys())]
     if not pairs and len(left) == len(right) == 1:
-        pairs = [(first.folders[0], other.folders[0])]
-    sums = []
-    for pair in pairs:
-        if not all((folder / "scores.npz").is_file() for folder in pair):
-            return None
-        before, after = (Scores.load(folder / "scores.npz") for folder in pair)
-        if before.tokens_sha256 != after.tokens_sha256:
-            return None
-        sums.append(by_document(after, before))
-    return over_documents(*np.mean(sums, axis=0)) if sums else None
+        pairs = [(other.folders[0], first.folders[0])]
+    return over_pairs(pairs)
 
 
 def _same_weights(first: RunSet, other: RunSet) -> bool:
@@ -153,20 +131,15 @@ def _same_weights(first: RunSet, other: RunSet) -> bool:
 
 
 def _refuse_other_text(first: RunSet, other: RunSet) -> None:
-    left, right = ({_text_of(result) for result in each.results} for each in (first, other))
-    if left != right:
+    results = [*first.results, *other.results]
+    whole = {result["data"]["splits"]["val"]["text_bytes"] for result in results}
+    if len(whole) > 1 or other_parts(results):
         raise BitgolfError(
             "these runs were scored on different texts",
             where=f"{first.name} and {other.name}",
-            way_out="score both on one dataset: bitgolf score RUN --data FOLDER",
+            value=sorted({result["text_bytes"] for result in results}),
+            way_out="score both on one dataset, and as much of it",
         )
-
-
-def _text_of(result: dict[str, Any]) -> tuple[int, bool]:
-    """What of the text was scored: its bytes stand for it, whatever the tokenizer; parts are no whole."""
-    partial = "partial" in result.get("windows", "")
-    whole = result["data"]["splits"]["val"]["text_bytes"]
-    return (whole, partial)
 
 
 def claim(row: dict[str, Any], reference: str, metric: str) -> str:

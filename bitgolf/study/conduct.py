@@ -1,7 +1,6 @@
 """A study from its file to finished runs: read, checked, its plan kept, run, ended where it has lost."""
 
 import datetime
-import importlib.util
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_json, write_json
 from bitgolf.core.plan import diff, from_json, to_json
 from bitgolf.core.run import Event, preflight
-from bitgolf.lab.find import find_dataset
+from bitgolf.lab.find import find_dataset, from_python
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of
@@ -44,21 +43,7 @@ def find_study(text: str) -> Study:
             where=text,
             way_out="give a file such as studies/pr682.py, or the folder of a study",
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, function or "study")()
-    except BitgolfError:
-        raise
-    except Exception as error:  # a user's file can fail in any way; say which and where
-        raise BitgolfError(
-            f"{type(error).__name__}: {error}", where=f"{path}:{function or 'study'}"
-        ) from error
-    if not isinstance(made, Study):
-        raise BitgolfError("does not return a Study", where=text, value=type(made).__name__)
-    return made
+    return from_python(path, function or "study", Study)
 
 
 def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None, Prepared]:

@@ -114,6 +114,16 @@ def standing(folder: Path) -> Standing:
         return Standing("stopped" if (folder / "recipe.json").is_file() else "waiting")
 
 
+def run_folders(text: str) -> list[Path]:
+    """The finished runs that a word names: a run folder, a folder of them, or several with commas."""
+    found: list[Path] = []
+    for part in text.split(","):
+        path = Path(part)
+        inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
+        found += [path] if (path / "result.json").is_file() else inner
+    return found
+
+
 def run_task(task: Task) -> Generator[Event, None, None]:
     """Run what of a task is not done yet. A run that fails leaves its error as its result."""
     for job in task.jobs:

@@ -1,8 +1,9 @@
 """From the folders of a study's runs to what may be claimed: the content of study.json.
 
 Verdicts, in the order in which they are asked for: unfinished (runs are missing), invalid (a run failed, went
-over budget, or too few are left), better and worse (the corrected p is below alpha; lower is better for every
-metric), equivalent (inside the declared bound, corrected as well), no evidence (at this number of seeds).
+over budget, scored another part of the text or exactly as its reference, or too few are left), better and
+worse (the corrected p is below alpha; lower is better for every metric), equivalent (inside the declared
+bound, corrected as well), no evidence (at this number of seeds).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from bitgolf.study.design import BASELINE, IN_BITS, METRICS, Margin, Study
 from bitgolf.study.runs import Standing, standing
 from bitgolf.study.stats import (
     Contrast,
+    OverDocuments,
     contrast,
     corrected,
     detectable,
@@ -70,13 +72,16 @@ def analyse(folder: Path) -> dict[str, Any]:
     folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
     names = [*study.recipes()]
     runs = Runs(names, folders, {cell: standing(place) for cell, place in folders.items()})
-    values = runs.values(study, study.metric)
+    columns = {metric: runs.values(study, metric) for metric in METRICS}
+    values = columns[study.metric]
     good = [found.result for found in runs.standings.values() if found.state == "done" and found.result]
     some = good[0] if good else None
     margin, within = (in_metric_of(size, some) for size in (study.margin, study.equivalent_within))
     deviation, freedom = pooled_deviation(values)
     dropped = stopped_arms(study, values)
-    rows = [comparison_row(study, runs, values, each, margin, within, dropped) for each in comparisons(study)]
+    rows = [
+        comparison_row(study, runs, columns, each, margin, within, dropped) for each in comparisons(study)
+    ]
     decide(rows, study)
     m = study.comparisons_at_most
     return {
@@ -159,13 +164,14 @@ def effects(study: Study) -> list[Comparison]:
 def comparison_row(
     study: Study,
     runs: Runs,
-    values: np.ndarray,
+    columns: Mapping[str, np.ndarray],
     each: Comparison,
     margin: float,
     within: float,
     dropped: set[str],
 ) -> dict[str, Any]:
     """One line of the table before verdicts, which need all lines."""
+    values = columns[study.metric]
     found = contrast(values, each.weights, test=study.test, margin=margin, within=within)
     row: dict[str, Any] = {
         "name": each.name,
@@ -173,7 +179,7 @@ def comparison_row(
         "against": each.arms[1] if each.kind == "arm" else None,
         "weights": {name: w for name, w in zip(runs.names, each.weights) if w},
         "verdict": "",
-        "why": problem_with(study, runs, each) or ("" if found else "too few runs"),
+        "why": problem_with(study, runs, values, each) or ("" if found else "too few runs"),
         "unfinished": is_unfinished(study, runs, each, dropped),
         "stopped_early": each.name in dropped,
         **({} if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}),
@@ -185,7 +191,7 @@ def comparison_row(
     sides = [metric for metric in (*IN_BITS, *SIDE_METRICS) if metric != study.metric]
     row["other_metrics"] = {}
     for metric in sides:
-        other = contrast(runs.values(study, metric), each.weights)
+        other = contrast(columns[metric], each.weights)
         if other is not None:
             row["other_metrics"][metric] = {k: _number(getattr(other, k)) for k in ("effect", "low", "high")}
     return row
@@ -228,10 +234,10 @@ def verdict_of(row: Mapping[str, Any], alpha: float) -> str:
     return "no evidence"
 
 
-def problem_with(study: Study, runs: Runs, each: Comparison) -> str:
+def problem_with(study: Study, runs: Runs, values: np.ndarray, each: Comparison) -> str:
     """Why nothing can be claimed of these arms, in words; empty if nothing is wrong."""
     said = []
-    texts = set()
+    scored: list[dict[str, Any]] = []
     for arm in each.arms:
         found = [runs.standings[arm, seed] for seed in study.seeds]
         for state in ("crash", "diverged"):
@@ -239,15 +245,22 @@ def problem_with(study: Study, runs: Runs, each: Comparison) -> str:
                 said.append(f"{arm}: {n} of {len(found)} runs {'crashed' if state == 'crash' else state}")
         if n := sum(f.stage == "over budget" for f in found):
             said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
-        texts |= {f.result["text_bytes"] for f in found if f.state == "done" and f.result}
-    if texts and max(texts) > (1 + SAME_TEXT) * min(texts):
-        sizes = " and ".join(f"{size:,}" for size in (min(texts), max(texts)))
+        scored += [f.result for f in found if f.state == "done" and f.result]
+    if sizes := other_parts(scored):
         said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_sequences")
     if each.kind == "arm" and study.metric in IN_BITS:
-        arm, reference = (runs.values(study, study.metric)[runs.names.index(name)] for name in each.arms)
+        arm, reference = (values[runs.names.index(name)] for name in each.arms)
         if np.array_equal(arm, reference) and len(arm) > 1:
             said.append(f"every run scored as {each.arms[1]} does, to the last bit: the change does nothing")
     return "; ".join(dict.fromkeys(said))
+
+
+def other_parts(results: Sequence[dict[str, Any]]) -> str:
+    """The sizes of the texts that were scored, where they differ by more than windows explain."""
+    sizes = [result["text_bytes"] for result in results]
+    if not sizes or max(sizes) <= (1 + SAME_TEXT) * min(sizes):
+        return ""
+    return f"{min(sizes):,} and {max(sizes):,}"
 
 
 def is_unfinished(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> bool:
@@ -278,17 +291,25 @@ def document_row(study: Study, runs: Runs, each: Comparison) -> dict[str, Any] |
     arm, reference = each.arms
     if recipes[arm].training() != recipes[reference].training():
         return None
+    pairs = [(runs.folders[arm, seed], runs.folders[reference, seed]) for seed in study.seeds]
+    found = over_pairs(pairs)
+    return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
+
+
+def over_pairs(pairs: Sequence[tuple[Path, Path]]) -> OverDocuments | None:
+    """The bootstrap over documents of runs and their references, the mean over pairs of folders.
+
+    None where a run was not scored, or a pair not on the same tokens.
+    """
     sums = []
-    for seed in study.seeds:
-        pair = [runs.folders[name, seed] / "scores.npz" for name in (arm, reference)]
-        if not all(path.is_file() for path in pair):
+    for pair in pairs:
+        if not all((folder / "scores.npz").is_file() for folder in pair):
             return None
-        left, right = (Scores.load(path) for path in pair)
+        left, right = (Scores.load(folder / "scores.npz") for folder in pair)
         if left.tokens_sha256 != right.tokens_sha256:
             return None
         sums.append(by_document(left, right))
-    found = over_documents(*np.mean(sums, axis=0))
-    return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
+    return over_documents(*np.mean(sums, axis=0)) if sums else None
 
 
 def by_document(left: Scores, right: Scores) -> np.ndarray:

@@ -33,6 +33,7 @@ def known(value: float | None) -> float | None:
 
 
 def text_of(value: float | None, form: str) -> str:
+    """A number in a format with a true minus; a dash for none."""
     return NOTHING if known(value) is None else format(value, form).replace("-", "−")
 
 
@@ -146,6 +147,7 @@ def comparison_table(study: View) -> View:
 
 
 def table_row(study: View, row: View) -> View:
+    """One comparison in words, cell by cell."""
     metric = study["metric"]
     within = row["p_within_corrected"]
     sides = {side: row["other_metrics"].get(side) or {} for side in SIDE_METRICS}
