@@ -57,7 +57,7 @@ def _read_recipe(text: str) -> Recipe:
 def from_python(path: Path, function: str, kind: type[P]) -> P:
     """What a function in a user's file returns. Raises BitgolfError, naming both, for whatever goes wrong."""
     if not path.is_file():
-        raise BitgolfError("no such file", where=str(path))
+        raise BitgolfError(f"no such {kind.__name__.lower()} file", where=str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
