@@ -45,7 +45,7 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     margin = in_metric_of(study.margin, _some_result(found))
     facts: dict[str, Any] = {
         "study": study.name,
-        "arms": len(study.recipes()),
+        "arms": len(study.names),
         "seeds": n,
         "runs": len(found),
         "runs_to_do": len(waiting),

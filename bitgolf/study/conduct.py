@@ -141,7 +141,7 @@ def dropped_arms(prepared: Prepared, seeds_done: int) -> set[str]:
     if isinstance(study.stop, AllSeeds):
         return set()
     seeds = study.seeds[:seeds_done]
-    found = [[standing(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.recipes()]
+    found = [[standing(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.names]
     values = [[value_of(each, study.metric) for each in row] for row in found]
     return losers(study, np.array(values, float))
 
@@ -150,7 +150,7 @@ def losers(study: Study, values: np.ndarray) -> set[str]:
     """Arms that the stop rule ends after these seeds, (arms, seeds). References and cells never are."""
     if not isinstance(study.stop, DropLosers) or values.shape[1] < study.stop.after_seeds:
         return set()
-    names = [*study.recipes()]
+    names = study.names
     needed = {arm.against for arm in study.arms}
     rest = [arm for arm in study.arms if arm.name not in needed and not arm.levels]
     return {

@@ -125,8 +125,7 @@ class Study(Plan):
                 yield f"{field}: nats say nothing about {self.metric}; use unit='metric'"
 
     def _name_problems(self) -> Iterator[str]:
-        names = [BASELINE, *(arm.name for arm in self.arms)]
-        yield from (f"arms: two are called {name!r}" for name, n in Counter(names).items() if n > 1)
+        yield from (f"arms: two are called {name!r}" for name, n in Counter(self.names).items() if n > 1)
         yield from (f"seeds: {seed} is there twice" for seed, n in Counter(self.seeds).items() if n > 1)
         if not self.arms:
             yield "arms: nothing to compare; make some with add_one, leave_one_out, ladder or factorial"
@@ -184,9 +183,14 @@ class Study(Plan):
         cells = int(np.prod([len(factor.levels) for factor in self.factors])) - 1 if self.factors else 0
         return cells + sum(not arm.levels for arm in self.arms)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arms, the baseline first."""
+        return (BASELINE, *(arm.name for arm in self.arms))
+
     def recipes(self) -> dict[str, Recipe]:
         """What each arm runs, the baseline first: one name and one number of threads for all."""
-        named = {BASELINE: self.baseline} | {arm.name: arm.recipe for arm in self.arms}
+        named = dict(zip(self.names, (self.baseline, *(arm.recipe for arm in self.arms))))
         fixed = {"name": self.baseline.name, "backend.threads": self.threads}
         return {name: recipe.but(fixed) for name, recipe in named.items()}
 

@@ -54,7 +54,7 @@ class Board:
     def best(self) -> tuple[str, float] | None:
         """The arm with the lowest mean so far."""
         means = {}
-        for arm in self.prepared.study.recipes():
+        for arm in self.prepared.study.names:
             values = [self.value(arm, seed) for seed in self.prepared.study.seeds]
             values = [value for value in values if not math.isnan(value)]
             if values:
@@ -92,7 +92,7 @@ class Board:
         table.add_column(study.name, overflow="fold")
         for seed in study.seeds:
             table.add_column(f"seed {seed}", justify="right")
-        for arm in study.recipes():
+        for arm in study.names:
             table.add_row(Text(arm), *(self.cell(arm, seed) for seed in study.seeds))
         return Group(
             table, Text(self.line(), style="dim"), *(Text(line, style="red") for line in self.errors())

@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 class Runs(NamedTuple):
     """All runs of a study as they stand, (arms, seeds)."""
 
-    names: list[str]
+    names: tuple[str, ...]
     folders: dict[tuple[str, int], Path]
     standings: dict[tuple[str, int], Standing]
 
@@ -70,7 +70,7 @@ def analyse(folder: Path) -> dict[str, Any]:
     """What a study's runs say so far, from their folders alone. folder: that of the study."""
     receipt, study = receipt_of(folder), study_of(folder)
     folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
-    names = [*study.recipes()]
+    names = study.names
     runs = Runs(names, folders, {cell: standing(place) for cell, place in folders.items()})
     columns = {metric: runs.values(study, metric) for metric in METRICS}
     values = columns[study.metric]
@@ -124,7 +124,7 @@ def analyse(folder: Path) -> dict[str, Any]:
 
 def comparisons(study: Study) -> list[Comparison]:
     """Every arm against its reference, then every effect and interaction of the factors."""
-    names = [*study.recipes()]
+    names = study.names
     found = []
     for arm in study.arms:
         if not arm.levels:
@@ -139,7 +139,7 @@ def effects(study: Study) -> list[Comparison]:
         return []
     firsts = tuple(factor.levels[0] for factor in study.factors)
     cells = {arm.levels: arm.name for arm in study.arms if arm.levels} | {firsts: BASELINE}
-    names = [*study.recipes()]
+    names = study.names
     found = []
     choices = product(*((None, *factor.levels[1:]) for factor in study.factors))
     for chosen in sorted(choices, key=lambda each: sum(level is not None for level in each)):
@@ -279,7 +279,7 @@ def stopped_arms(study: Study, values: np.ndarray) -> set[str]:
         name
         for seeds in range(len(study.seeds))
         for name in losers(study, values[:, :seeds])
-        if np.isnan(values[[*study.recipes()].index(name), seeds:]).all()
+        if np.isnan(values[study.names.index(name), seeds:]).all()
     }
 
 
