@@ -186,7 +186,7 @@ def main() -> None:
     }
     ways = {name: way for group in chosen.ways.split(",") for name, way in groups[group]().items()}
     for folder in chosen.runs:
-        run = open_run(folder, [f"score.limit_sequences={chosen.sequences}"], chosen.data)
+        run = open_run(folder, [f"score.limit_tokens={256 * chosen.sequences}"], chosen.data)
         path = folder / "pack.json"
         known = read_json(path) if path.is_file() else {}
         if chosen.redo:

@@ -151,12 +151,21 @@ def test_a_normalising_tokenizer_keeps_both_denominators(model, tokens):
 
 def test_limit_names_the_score_partial(model, tokens):
     whole = score(model, tokens, Bytes(), plan(SLIDING))
-    part = score(model, tokens, Bytes(), plan(SLIDING, limit_sequences=3), file_bytes=226)
-    assert part.windows == "sliding 32/8, first 3 windows only (partial)"
+    part = score(model, tokens, Bytes(), plan(SLIDING, limit_tokens=48), file_bytes=226)
+    assert part.windows == "sliding 32/8, first 48 tokens only (partial)"
     assert (whole.complete, part.complete, part.file_bytes) == (True, False, None)
     np.testing.assert_allclose(part.nats, whole.nats[: 32 + 16], rtol=1e-5)
-    unlimited = score(model, tokens, Bytes(), plan(SLIDING, limit_sequences=10**6))
+    unlimited = score(model, tokens, Bytes(), plan(SLIDING, limit_tokens=10**6))
     assert (unlimited.windows, unlimited.complete) == ("sliding 32/8", True)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 48, 51, 228])
+def test_a_limit_is_the_same_text_whatever_the_windows(model, tokens, limit):
+    cuts = (SLIDING, Chunked(length=16), Sliding(length=64, stride=64), PerDocument(within=SLIDING))
+    parts = [score(model, tokens, Bytes(), plan(cut, limit_tokens=limit)) for cut in cuts]
+    assert {len(part.nats) for part in parts} == {limit}
+    assert {part.tokens_sha256 for part in parts} == {parts[0].tokens_sha256}
+    assert not any(part.complete for part in parts)
 
 
 def test_dropped_tail_is_not_complete(model, tokens):

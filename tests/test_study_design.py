@@ -130,7 +130,7 @@ def test_all_arms_run_under_one_name_and_thread_count(recipe):
 
 def test_equal_recipes_share_a_training_only_if_no_step_sees_the_difference(recipe):
     fewer_bits = {"quantize.rules.0.quantizer.grid.bits": 5}
-    same = ({"name": "other"}, {"score.limit_sequences": 3}, {"budget.budget_bytes": 9}, fewer_bits)
+    same = ({"name": "other"}, {"score.limit_tokens": 3}, {"budget.budget_bytes": 9}, fewer_bits)
     assert all(recipe.but(change).training() == recipe.training() for change in same)
     other = (LONGER, {"average": Ema(decay=0.9)}, {"data.sequence_length": 64}, {"backend.threads": 2})
     assert all(recipe.but(change).training() != recipe.training() for change in other)

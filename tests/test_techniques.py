@@ -32,7 +32,7 @@ from bitgolf.lab.techniques import (
 from bitgolf.recipes.baseline import baseline
 
 # Variables that only say how long, how large or on what: no technique is theirs.
-OF_NO_TECHNIQUE = {*SETTINGS, "TRAIN_SEQ_LEN", "NO_COMPILE", "SEED"}
+OF_NO_TECHNIQUE = {*SETTINGS, "TRAIN_SEQ_LEN", "MAX_VAL_SEQS", "NO_COMPILE", "SEED"}
 
 
 def test_every_member_of_every_slot_is_listed():

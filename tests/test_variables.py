@@ -125,7 +125,11 @@ BITES: list[tuple[str, dict[str, object]]] = [
     ("GRAD_CLIP_NORM=0.3", {"train.grad_clip_norm": 0.3}),
     ("ITERATIONS=300", {"train.steps": 300}),
     ("LOGIT_SOFTCAP=15", {"model.logit_softcap": 15.0}),
-    ("MAX_VAL_SEQS=256", {"score.limit_sequences": 256}),
+    ("MAX_VAL_SEQS=256", {"score.limit_tokens": 256 * 1024}),
+    (
+        "TRAIN_SEQ_LEN=512 MAX_VAL_SEQS=3 EVAL_SEQ_LEN=1024",
+        {"data.sequence_length": 512, "score.limit_tokens": 3 * 512},
+    ),
     ("MAX_WALLCLOCK_SECONDS=0", {"train.train_seconds": 0.0}),
     ("MODEL_DIM=256", {"model.width": 256}),
     ("NUM_HEADS=4", {"model.heads": 4}),

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -246,9 +247,10 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):
             raise BitgolfError("the artifact does not give back what was packed", where=name)
-    windows = recipe.score.but(limit_sequences=PREFLIGHT_WINDOWS)
     tokens = dataset.val.all()
-    for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, windows):
+    windows = [*islice(recipe.score.windows.windows(len(tokens)), PREFLIGHT_WINDOWS)]
+    part = recipe.score.but(limit_tokens=windows[-1].end if windows else 0)
+    for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, part):
         pass
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
 

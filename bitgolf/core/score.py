@@ -35,12 +35,13 @@ class ScorePlan(Plan):
     """How to score.
 
     batch_tokens: input tokens in one forward pass; changes speed and memory, not the score.
-    limit_sequences: score only the first so many windows (0 = all); the score is then named partial.
+    limit_tokens: score only the first so many tokens after the first (0 = all), whatever the windows; the
+        score is then named partial.
     """
 
     windows: Windows = setting(Chunked())
     batch_tokens: int = setting(16384, at_least=1)
-    limit_sequences: int = setting(0, at_least=0)
+    limit_tokens: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +129,10 @@ def scoring(
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised.
     """
+    limited = 0 < plan.limit_tokens < len(tokens) - 1
+    tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
     starts = document_starts(tokens, tokenizer.bos)
     windows = list(plan.windows.windows(len(tokens), starts.tolist()))
-    limited = 0 < plan.limit_sequences < len(windows)
-    windows = windows[: plan.limit_sequences] if limited else windows
     if not windows:
         raise DataError(
             "too few tokens to score",
@@ -148,10 +149,11 @@ def scoring(
         yield done, len(inputs)
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
-    complete = np.array_equal(inputs, np.arange(len(tokens) - 1))
+    complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
     if complete and tokenizer.lossless and file_bytes is not None:
         _check_conservation(int(token_bytes.sum()) + len(tokenizer.decode(tokens[:1])), file_bytes)
     scored = [window.end - window.first_scored for window in windows]
+    partial = f", first {len(inputs):,} tokens only (partial)" if limited else ""
     return Scores(
         target=tokens[inputs + 1].astype(np.uint16),
         nats=nats,
@@ -159,7 +161,7 @@ def scoring(
         document=document.astype(np.int32),
         position=(inputs - starts[document]).astype(np.int32),
         context=(inputs - np.repeat([window.start for window in windows], scored) + 1).astype(np.int32),
-        windows=plan.windows.label() + (f", first {len(windows)} windows only (partial)" if limited else ""),
+        windows=plan.windows.label() + partial,
         complete=complete,
         file_bytes=file_bytes if complete else None,
     )

@@ -202,6 +202,8 @@ def _further(recipe: Recipe, slots: Mapping[str, Any], given: Given) -> dict[str
         changes["model.embedding_width"] = 0 if as_wide else given["EMBEDDING_DIM"]
     length = given.get("TRAIN_SEQ_LEN", recipe.data.sequence_length)
     changes["data.sequence_length"] = length
+    if "MAX_VAL_SEQS" in given:  # sequences of training, which public scripts score side by side
+        changes["score.limit_tokens"] = given["MAX_VAL_SEQS"] * length
     changes |= _windows(recipe, length, given) | _reference_length(slots["model.position"], length, given)
     return changes
 

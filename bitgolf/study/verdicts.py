@@ -247,7 +247,7 @@ def problem_with(study: Study, runs: Runs, values: np.ndarray, each: Comparison)
             said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
         scored += [f.result for f in found if f.state == "done" and f.result]
     if sizes := other_parts(scored):
-        said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_sequences")
+        said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_tokens")
     if each.kind == "arm" and study.metric in IN_BITS:
         arm, reference = (values[runs.names.index(name)] for name in each.arms)
         if np.array_equal(arm, reference) and len(arm) > 1:
