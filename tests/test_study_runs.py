@@ -1,12 +1,14 @@
 """Running a study: each run once, the same everywhere, whatever is killed or fails on the way."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,39 @@ def test_more_threads_than_cores_are_refused():
         in_processes(1000, 1)
     with pytest.raises(BitgolfError, match="all threads a run"):
         in_processes(2, 0)
+
+
+@pytest.mark.parametrize(
+    "visible, count, gpus, shares",
+    [
+        ("", 2, 1, ["", ""]),
+        ("0", 2, 1, ["0", "0"]),
+        ("3, 5", 2, 1, ["3", "5"]),
+        ("3,5", 3, 1, ["3", "5", "3"]),
+        ("0,1,2,3", 2, 2, ["0,1", "2,3"]),
+        ("0,1", 2, 4, ["0,1", "0,1"]),
+    ],
+)
+def test_processes_share_out_the_gpus(monkeypatch, visible, count, gpus, shares):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert executors.shares_of_gpus(count, gpus) == shares
+
+
+def test_without_a_word_all_gpus_are_shared_out(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert executors.shares_of_gpus(4, 1) == ["0", "1", "2", "0"]
+
+
+def test_each_process_sees_its_own_gpus_only():
+    spawn = multiprocessing.get_context("spawn")
+    shares = spawn.SimpleQueue()
+    for share in ("4", "7"):
+        shares.put(share)
+    with ProcessPoolExecutor(2, mp_context=spawn, initializer=executors._begin, initargs=(shares,)) as pool:
+        seen = [each.result() for each in [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(2)]]
+    assert set(seen) <= {"4", "7"}
 
 
 def test_a_crash_is_a_row_and_comes_again_only_when_asked(study, tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def study(
         list[str] | None,
         typer.Option("--slurm", metavar="NAME=VALUE", help="Run as Slurm jobs, e.g. slurm_partition=gpu."),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs that a run asks Ray for.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run on a cluster, or here if not one.")] = 0,
     space: Annotated[
         list[str] | None,
         typer.Option("--search", metavar="PATH=RANGE", help="First search, e.g. model.layers=3..6."),
@@ -84,7 +84,7 @@ def study(
     executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
         chosen = _searched(chosen, space, out, search_seconds, as_json)
-    prepared = screen.follow(prepare(chosen, out, device="cuda" if gpus else ""))
+    prepared = screen.follow(prepare(chosen, out, device="cuda" if gpus and (ray or slurm) else ""))
     facts = _show_plan(prepared, processes, as_json)
     if plan:
         screen.close(facts, as_json=as_json)
@@ -105,7 +105,9 @@ def _executor(
         if odd := [text for text, (_, equals, value) in zip(slurm, pairs) if not (equals and value)]:
             raise BitgolfError("expected NAME=VALUE", where="--slurm", value=odd[0])
         return on_slurm(out / "slurm", {name: _plain(value) for name, _, value in pairs})
-    return in_this_process if processes == 1 else in_processes(processes, study.threads * study.processes)
+    if processes == 1:
+        return in_this_process
+    return in_processes(processes, study.threads * study.processes, gpus or study.processes)
 
 
 def _plain(value: str) -> Any:

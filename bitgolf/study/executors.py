@@ -4,6 +4,7 @@ An executor takes tasks from an iterator as it gets free, and calls `look` a few
 back but what stands in the folders, which all machines of a cluster must share.
 """
 
+import itertools
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -13,8 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bitgolf.core.errors import BitgolfError
 from bitgolf.study.runs import Task, finish_task, give_up, run_task
@@ -34,9 +38,10 @@ def in_this_process(tasks: Iterator[Task], look: Look) -> None:
                 looked = time.monotonic()
 
 
-def in_processes(count: int, threads: int) -> Executor:
+def in_processes(count: int, threads: int, gpus: int = 1) -> Executor:
     """So many runs at once on this machine. Raises BitgolfError where their threads outnumber its cores.
 
+    gpus: of a run, where there are any; runs share them only if there are too few.
     When a process dies, for want of memory say, its run is given up and the others go on.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -50,28 +55,49 @@ def in_processes(count: int, threads: int) -> Executor:
 
     def execute(tasks: Iterator[Task], look: Look) -> None:
         under_way: list[Task] = []
+        devices = shares_of_gpus(count, gpus)
         while True:
             try:
-                return _in_pool(tasks, count, under_way, look)
+                return _in_pool(tasks, devices, under_way, look)
             except BrokenProcessPool:  # one died and took the others with it: find out which
                 for task in [*under_way]:
-                    _until_finished(task, look)
+                    _until_finished(task, devices[:1], look)
 
     return execute
 
 
-def _until_finished(task: Task, look: Look) -> None:
+def shares_of_gpus(count: int, gpus: int) -> list[str]:
+    """The CUDA_VISIBLE_DEVICES of each of so many processes: those of this one in turn; empty without any."""
+    found = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = [name.strip() for name in found.split(",") if name.strip()]
+    most = min(gpus, len(visible))
+    turns = itertools.cycle(visible)
+    return [",".join(itertools.islice(turns, most)) for _ in range(count)]
+
+
+def _until_finished(task: Task, devices: list[str], look: Look) -> None:
     while task.unfinished():
         try:
-            _in_pool(iter([task]), 1, [], look)
+            _in_pool(iter([task]), devices, [], look)
         except BrokenProcessPool:
             give_up(task.unfinished()[0], "its process was killed; too little memory?")
 
 
-def _in_pool(tasks: Iterator[Task], count: int, under_way: list[Task], look: Look) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
+def _in_pool(tasks: Iterator[Task], devices: list[str], under_way: list[Task], look: Look) -> None:
+    """devices: the GPUs of each process."""
+    spawn, count = multiprocessing.get_context("spawn"), len(devices)
+    shares = spawn.SimpleQueue()
+    for share in devices:
+        shares.put(share)
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(shares,)) as pool:
         _drive(tasks, count, lambda task: pool.submit(finish_task, task), under_way, look)
+
+
+def _begin(shares: "SimpleQueue[str]") -> None:
+    """A process of a pool takes its GPUs, before CUDA looks for any, and watches its parent."""
+    if share := shares.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = share
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
