@@ -1,37 +1,46 @@
 """What the study runner costs over bare runs, and what two processes and Ray gain: `python -m bench.study`.
 
-The same four runs, two arms of two seeds on one thread each: bare in this process, then as a study in this
-process, in two processes, and on a local Ray. Shares are of the bare runs of the same minutes.
+Two arms of four seeds, one thread each. In one process every run is done twice, bare and as a study's, in
+turns and the other way round each time, so that a machine that grows slower slows both; `own_share` is the
+time of the study outside the run itself. Then the eight in two bare processes, which is the most that two
+cores can gain, in two of the study's, and on a local Ray.
 """
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
+from scipy.stats import ttest_1samp
 
-from bitgolf.core.run import run
+from bitgolf.core.run import Event, run
 from bitgolf.core.shards import Dataset
 from bitgolf.lab.laptop import a_minute
 from bitgolf.lab.screen import follow
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.study.conduct import Prepared, conduct, prepare
 from bitgolf.study.design import Study, add_one
-from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray
+from bitgolf.study.executors import Executor, Look, in_processes, in_this_process, on_ray
 from bitgolf.study.live import Board
+from bitgolf.study.runs import Job, Task
 
 
 def the_study(steps: int) -> Study:
-    """Two arms of two seeds."""
+    """Two arms of four seeds."""
     recipe = a_minute(pr682(), steps=steps)
     return Study(
         name="bench",
         baseline=recipe,
         arms=add_one(recipe, {"less rope": {"model.position.dims": 4}}),
-        seeds=(1, 2),
+        seeds=(1, 2, 3, 4),
     )
 
 
@@ -42,12 +51,47 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def bare(prepared: Prepared, folder: Path) -> None:
+def bare(jobs: Sequence[Job], folder: Path) -> None:
     """The jobs of a study without it."""
-    for place, job in enumerate(prepared.jobs.values()):
-        steps = run(job.recipe, Dataset.open(job.dataset), folder / str(place), job.seed, code=job.code)
-        for _ in steps:
+    torch.set_num_threads(1)
+    for job in jobs:
+        place = folder / job.folder.name
+        for _ in run(job.recipe, Dataset.open(job.dataset), place, job.seed, code=job.code):
             pass
+
+
+class InTurns:
+    """`in_this_process`, with each run done bare as well: seconds of both, and of the runs in the study's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bare: list[float] = []
+        self.study: list[float] = []
+        self.inside = 0.0
+
+    def __call__(self, tasks: Iterator[Task], look: Look) -> None:
+        for place, task in enumerate(tasks):
+            ways = [self.one_bare, lambda task: self.one_of_a_study(task, look)]
+            for way in reversed(ways) if place % 2 else ways:
+                way(task)
+
+    def one_bare(self, task: Task) -> None:
+        self.bare.append(timed(lambda: bare(task.jobs, self.folder)))
+
+    def one_of_a_study(self, task: Task, look: Look) -> None:
+        with patch("bitgolf.study.runs.run", self.timed_run):
+            self.study.append(timed(lambda: in_this_process(iter([task]), look)))
+
+    def timed_run(self, *args: Any, **named: Any) -> Iterator[Event]:
+        """The run, timed while it works and not while the study does."""
+        events = run(*args, **named)
+        while True:
+            started = time.perf_counter()
+            event = next(events, None)
+            self.inside += time.perf_counter() - started
+            if event is None:
+                return
+            yield event
 
 
 def as_study(study: Study, folder: Path, executor: Executor) -> dict[str, float]:
@@ -63,31 +107,41 @@ def as_study(study: Study, folder: Path, executor: Executor) -> dict[str, float]
     return {"prepare_seconds": preparing, "run_seconds": timed(lambda: conduct(ready[0], executor, look))}
 
 
+def in_bare_processes(jobs: Sequence[Job], folder: Path) -> None:
+    """Half of the jobs in each of two processes."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        for done in [pool.submit(bare, jobs[half::2], folder) for half in range(2)]:
+            done.result()
+
+
 def measure(steps: int) -> dict[str, object]:
-    """All ways, one after another."""
+    """All ways."""
     torch.set_num_threads(1)
     study = the_study(steps)
-    ways = {
-        "this process": in_this_process,
-        "two processes": in_processes(2, 1),
-        "ray": on_ray("local", 1, 0),
-    }
+    executors = {"two processes": in_processes(2, 1), "ray": on_ray("local", 1, 0)}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        prepared = follow(prepare(study, root / "bare"))
-        before = timed(lambda: bare(prepared, root / "bare runs"))
-        found = {way: as_study(study, root / way, executor) for way, executor in ways.items()}
-        after = timed(lambda: bare(prepared, root / "bare runs again"))
-    seconds = (before + after) / 2
-    rows = {way: each | {"speed_over_bare": seconds / each["run_seconds"]} for way, each in found.items()}
-    own = rows["this process"]["run_seconds"]
+        jobs = [*follow(prepare(study, root / "bare")).jobs.values()]
+        bare(jobs[:1], root / "warm")
+        turns = InTurns(root / "bare")
+        one = as_study(study, root / "one", turns)
+        pair = timed(lambda: in_bare_processes(jobs, root / "bare pair"))
+        ways = {way: as_study(study, root / way, executor) for way, executor in executors.items()}
+    alone, own = np.array(turns.bare), np.array(turns.study)
+    interval = ttest_1samp(own / alone - 1, 0.0).confidence_interval()
     return {
-        "runs": len(prepared.jobs),
-        "bare_seconds": [before, after],
-        "overhead_share": own / seconds - 1,
-        "efficiency_of_two_processes": seconds / rows["two processes"]["run_seconds"] / 2,
-        "efficiency_of_ray": seconds / rows["ray"]["run_seconds"] / 2,
-        "ways": rows,
+        "runs": len(jobs),
+        "bare_run_seconds": alone.tolist(),
+        "study_run_seconds": own.tolist(),
+        "own_share": float((one["run_seconds"] - alone.sum()) / turns.inside - 1),
+        "study_over_bare": float((own / alone).mean() - 1),
+        "study_over_bare_interval": [float(interval.low), float(interval.high)],
+        "prepare_seconds": one["prepare_seconds"],
+        "gain_of_two_bare_processes": float(alone.sum() / pair),
+        "gain_of_two_processes": float(alone.sum() / ways["two processes"]["run_seconds"]),
+        "gain_of_ray": float(alone.sum() / ways["ray"]["run_seconds"]),
+        "ways": ways,
     }
 
 
