@@ -76,6 +76,6 @@ def study() -> Study:
             changed(wide.recipe, "+ SmearGate + BigramHash", {"model.embed": features}, against=wide.name),
             changed(control, "three blocks, recurrent", shared, bundle="fewer blocks, passed more often"),
         ),
-        seeds=(1, 2, 3),
+        seeds=(1, 2, 3, 4, 5),
         reading=READING,
     )

@@ -55,6 +55,6 @@ def study() -> Study:
             changed(late.recipe, "SWA alone", swa, against=late.name),
             changed(late.recipe, "late EMA alone", ema, against=late.name),
         ),
-        seeds=(1, 2, 3),
+        seeds=(1, 2, 3, 4, 5),
         reading=READING,
     )

@@ -32,6 +32,7 @@ def study() -> Study:
         baseline=narrow,
         arms=add_one(narrow, {"MLP 1536": {"model.mlp_hidden": 384}}),
         equivalent_within=Margin(value=0.01),
-        seeds=(1, 2, 3),
+        test="paired",
+        seeds=(1, 2, 3, 4, 5, 6),
         reading=READING,
     )

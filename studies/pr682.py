@@ -48,6 +48,6 @@ def study() -> Study:
             changed(baseline, "partial RoPE + LN scale", both, bundle="one line of its table"),
             Arm(name="all features", recipe=whole, bundle="the last line of its table"),
         ),
-        seeds=(1, 2, 3),
+        seeds=(1, 2, 3, 4, 5),
         reading=READING,
     )

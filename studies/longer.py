@@ -1,0 +1,41 @@
+"""After four times the steps: what is left of the largest gain and loss of pull requests #212 and #682?
+
+bitgolf study studies/longer.py
+"""
+
+from bitgolf.core.embed import BigramHash, SmearGate
+from bitgolf.core.layers import LnScale
+from bitgolf.lab.laptop import a_minute
+from bitgolf.recipes.pr212 import pr212
+from bitgolf.study.design import Study, add_one, changed
+
+READING = """\
+"""
+
+
+def study() -> Study:
+    """#212's int6 stack for 800 steps, with its word pairs and with the partial RoPE and LN scale of #682.
+
+    Their studies of 200 steps found 0.07 better and 0.05 worse; the pull requests found nothing of either.
+    """
+    best = a_minute(pr212(), steps=800)
+    plain = best.but({"model.embed": ()})
+    lower = {"model.position.dims": 8, "model.input_scale": LnScale()}
+    return Study(
+        name="longer",
+        question="What is left of word pairs and of LN scale after 800 steps?",
+        baseline=plain,
+        arms=(
+            *add_one(
+                plain,
+                {
+                    "SmearGate + BigramHash": {
+                        "model.embed": (SmearGate(), BigramHash(buckets=1024, dimension=32))
+                    }
+                },
+            ),
+            changed(plain, "partial RoPE + LN scale", lower, bundle="one line of the table of #682"),
+        ),
+        seeds=(1, 2, 3),
+        reading=READING,
+    )
