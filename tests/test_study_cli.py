@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bitgolf.lab.cli import app
+from bitgolf.study.ahead import disturbances
+from bitgolf.study.design import Study, add_one
 
 FILE = """
 import json
@@ -43,6 +45,17 @@ def bitgolf(tmp_path, monkeypatch):
         return result
 
     return call
+
+
+def test_a_plan_warns_of_clocks_that_run_beside_each_other(recipe):
+    def said(change, *how):
+        arms = add_one(recipe, {"other": change})
+        return disturbances(Study(name="t", question="?", baseline=recipe, arms=arms, seeds=(1, 2)), *how)
+
+    clock = {"train.train_seconds": 5.0}
+    assert said(clock, 2, "cpu")[0].startswith("other: ends by the clock")
+    assert not said(clock, 1, "cpu") and not said(clock, 2, "cuda")
+    assert not said({"train.steps": 6}, 2, "cpu")
 
 
 def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):

@@ -65,6 +65,14 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     return facts
 
 
+def disturbances(study: Study, runs_at_once: int, device: str) -> list[str]:
+    """What makes runs of this study change one another, in sentences."""
+    timed = [name for name, recipe in study.recipes().items() if recipe.train.train_seconds > 0]
+    if not timed or runs_at_once < 2 or device != "cpu":
+        return []
+    return [f"{', '.join(timed)}: ends by the clock, sooner beside other runs; use --processes 1"]
+
+
 def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     """Each arm as its difference: arm, against, setting, and from what to what."""
     recipes, rows = study.recipes(), []

@@ -126,7 +126,8 @@ def _searched(study: "Study", space: list[str], out: Path, seconds: float, as_js
 
 
 def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str, Any]:
-    from bitgolf.study.ahead import change_rows, plan_facts
+    from bitgolf.core.backend import choose_backend
+    from bitgolf.study.ahead import change_rows, disturbances, plan_facts
     from bitgolf.study.findings import already_tested, measured
 
     study = prepared.study
@@ -135,9 +136,11 @@ def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str,
     facts = plan_facts(prepared, processes)
     store = prepared.folder.parent
     facts["already_tested"] = already_tested(study, measured(store)[0]) if store.is_dir() else []
+    facts["disturbed"] = disturbances(study, processes, choose_backend(study.baseline.backend).device.type)
     if not as_json:
-        for warning in facts["already_tested"]:
-            print(f"already tested: {warning}")
+        for name in ("already_tested", "disturbed"):
+            for warning in facts[name]:
+                print(f"{name.replace('_', ' ')}: {warning}")
     return facts
 
 
