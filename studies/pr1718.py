@@ -41,6 +41,6 @@ def study() -> Study:
             },
         ),
         test="paired",  # rotated GPTQ moves with its reference from seed to seed: they share their weights
-        seeds=(1, 2, 3, 4, 5),
+        seeds=(1, 2, 3),
         reading=READING,
     )

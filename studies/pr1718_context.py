@@ -1,4 +1,4 @@
-"""Pull request #1718: longer and shorter contexts in training and in scoring, after five times the steps.
+"""Pull request #1718: longer and shorter contexts in training and in scoring, after four times the steps.
 
 bitgolf study studies/pr1718_context.py
 """
@@ -20,7 +20,7 @@ def study() -> Study:
     """
     length = SEQUENCE_LENGTH
     half, double = length // 2, 2 * length
-    base = a_minute(pr1718(), steps=400).but(
+    base = a_minute(pr1718(), steps=300).but(
         {
             "model.scope": (AttentionWindow(tokens=0, evaluation_tokens=0),),
             "score.windows": Sliding(length=length, stride=half),

@@ -11,19 +11,18 @@ from bitgolf.recipes.pr682 import pr682
 from bitgolf.study.design import Arm, Study, add_one, changed
 
 READING = """\
-Agrees: the moving average. Published 0.167 better than its own live weights; here 0.083 better than the
+Agrees: the moving average. Published 0.167 better than its own live weights; here 0.069 better than the
 baseline, far outside the noise. Rates are constant, so an average does what a warm-down would do
 (docs/findings.md).
 
-Does not agree: partial RoPE with LN scale, published as a slight gain of 0.012 on one seed, costs 0.049 here.
-A guess: lower inputs to deeper layers slow a model that takes only 200 steps.
+Does not agree: partial RoPE with LN scale, published as a slight gain of 0.012 on one seed, costs 0.053 here.
+Whether that is the 200 steps is asked in the study `longer`.
 
 Explains what the pull request left open: there EMA alone (2.4661) beat all features together (2.5273), which
-looked like a copying error. Here it is the same, 1.688 against 1.757, because the other features cost more
-than they give.
+looked like a copying error. Here it is the same, 1.641 against 1.715, because partial RoPE and LN scale cost
+what the average gains.
 
-Cannot tell: anything at nine layers and full width, nor whether decay alone does something. With three seeds
-nothing below about 0.03 bits per byte is shown.
+Cannot tell: anything at nine layers and full width, nor whether decay alone does something.
 """
 
 

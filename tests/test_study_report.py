@@ -206,6 +206,13 @@ def test_one_run_of_each(recipe, tmp_path):
     assert "no arm has two runs yet" in text and "missing" in forest(found) and len(dots(found)["rows"]) == 3
 
 
+def test_an_arm_that_is_noisier_than_others_is_seen(recipe, tmp_path):
+    values = VALUES | {"deeper": [1.2, 1.3, 1.4]}
+    text, said = both(analyse(plant(tmp_path / "s", three(recipe), values)))
+    for report in (text, said):
+        assert "standard deviation 0.0583, 6 degrees of freedom; by arm 0.0100 to 0.1000" in report
+
+
 def test_failures_are_named(recipe, tmp_path):
     diverged = result(None, status="diverged", error="the loss is nan")
     over = result(1.2, status="over budget")

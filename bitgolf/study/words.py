@@ -97,8 +97,14 @@ def _noise(study: View) -> str:
     noise = study["noise"]
     if not noise["degrees_of_freedom"]:
         return "not known: no arm has two runs yet"
-    deviation = shown(study["metric"], noise["deviation"])
-    return f"standard deviation {deviation}, {noise['degrees_of_freedom']} degrees of freedom"
+    metric = study["metric"]
+    freedom = f"{noise['degrees_of_freedom']} degrees of freedom"
+    pooled = f"standard deviation {shown(metric, noise['deviation'])}, {freedom}"
+    spreads = [arm["metrics"].get(metric, {}).get("deviation") for arm in study["arms"]]
+    spreads = [spread for spread in spreads if spread is not None]
+    if len(spreads) < 2:
+        return pooled
+    return f"{pooled}; by arm {shown(metric, min(spreads))} to {shown(metric, max(spreads))}"
 
 
 def _scale(scale: View) -> str:
