@@ -157,6 +157,22 @@ def test_a_better_arm_lies_left_of_zero(recipe, tmp_path):
     assert better["point"] + worse["point"] == pytest.approx(2 * view["zero"], abs=0.02)
 
 
+def test_one_arm_far_off_does_not_squeeze_the_others(recipe, tmp_path):
+    values = VALUES | {"longer": [9.1, 9.2, 9.3]}
+    found = analyse(plant(tmp_path / "s", three(recipe), values))
+    near, far = forest(found)["rows"]
+    assert far["low"] == far["point"] == far["high"] == 100 and 0 < near["low"] < near["high"] < 100
+    assert near["high"] - near["low"] > 10 and far["text"].startswith("+7.6900")
+    *some, last = dots(found)["rows"]
+    assert last["mean"] == 100 and all(0 < row["mean"] < 100 for row in some)
+    assert scatter(found, "total_bytes")["points"][2]["y"] == 100
+    assert [view["beyond"] for view in (forest(found), dots(found))] == [["longer"]] * 2
+    text, _ = both(found)
+    assert text.count("at the edge of the frame: longer.") == 4
+    usual, _ = both(analyse(plant(tmp_path / "other" / "s", three(recipe), VALUES)))
+    assert "edge of the frame" not in usual
+
+
 def test_dots_are_in_the_order_of_their_values(recipe, tmp_path):
     view = dots(analyse(plant(tmp_path / "s", three(recipe), VALUES)))
     places = {row["name"]: [at for at, _ in row["runs"]] for row in view["rows"]}

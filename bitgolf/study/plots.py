@@ -12,6 +12,7 @@ from bitgolf.study.words import View, interval, known, mean_cell, shown, table_r
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 EARLY = 0.1  # of the training, in which the loss falls so far that the rest would be flat
+FAR = 5.0  # times as far off as all others: beyond the frame, or the others would be one point
 LABEL = 6.5  # percent of a plot's height that a line of text takes
 
 
@@ -26,9 +27,25 @@ class Axis(NamedTuple):
         """The range of some values with a little air."""
         return cls(*padded(np.array([*values], float)))
 
+    @classmethod
+    def near(cls, anchor: float, groups: Iterable[Sequence[float]]) -> "Axis":
+        """The range of groups of values and an anchor, without groups that are FAR from it."""
+        reaches = sorted((max(abs(value - anchor) for value in group), list(group)) for group in groups)
+        while len(reaches) > 2 and reaches[-1][0] > FAR * reaches[-2][0] > 0:
+            reaches.pop()
+        return cls.over([anchor, *(value for _, group in reaches for value in group)])
+
     def at(self, value: float) -> float:
         """The place of a value in percent."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+    def held(self, value: float) -> float:
+        """The same, at the edge for what is beyond."""
+        return min(100.0, max(0.0, self.at(value)))
+
+    def beyond(self, values: Mapping[str, float]) -> list[str]:
+        """The names of those that are not on the plot."""
+        return [name for name, value in values.items() if not self.low <= value <= self.high]
 
     def ticks(self, about: int = 4) -> Ticks:
         """Two round numbers or more with their places; as many decimals as tell them apart."""
@@ -44,19 +61,20 @@ def forest(study: View) -> View:
     if not rows:
         return {"missing": "No comparison has two runs on each side yet."}
     metric, margin = study["metric"], known(study["margin"]["in_metric"]) or 0.0
-    ends = [row[key] for row in rows for key in ("effect", "low", "high") if row[key] is not None]
-    axis = Axis.over([0.0, margin, -margin, *ends])
+    ends = [[row[key] for key in ("effect", "low", "high") if row[key] is not None] for row in rows]
+    axis = Axis.near(0.0, [[margin, -margin], *ends])
     return {
         "zero": axis.at(0.0),
         "margin": (axis.at(-margin), axis.at(margin)) if margin else None,
         "ticks": axis.ticks(),
+        "beyond": axis.beyond({row["name"]: row["effect"] for row in rows}),
         "rows": [
             {
                 "name": row["name"],
                 "verdict": row["verdict"],
-                "point": axis.at(row["effect"]),
-                "low": 0.0 if row["low"] is None else axis.at(row["low"]),
-                "high": 100.0 if row["high"] is None else axis.at(row["high"]),
+                "point": axis.held(row["effect"]),
+                "low": 0.0 if row["low"] is None else axis.held(row["low"]),
+                "high": 100.0 if row["high"] is None else axis.held(row["high"]),
                 "text": f"{shown(metric, row['effect'], sign=True)} {interval(metric, row)}",
             }
             for row in rows
@@ -70,17 +88,19 @@ def dots(study: View) -> View:
     if not arms:
         return {"missing": "No run is done yet."}
     metric = study["metric"]
-    axis = Axis.over(run["value"] for arm in arms for run in arm["runs"] if run["value"] is not None)
+    values = [[run["value"] for run in arm["runs"] if run["value"] is not None] for arm in arms]
+    axis = Axis.near(arms[0]["mean"], values)
     return {
         "level": axis.at(arms[0]["mean"]) if arms[0]["against"] is None else None,
         "ticks": axis.ticks(),
+        "beyond": axis.beyond({arm["name"]: arm["mean"] for arm in arms}),
         "rows": [
             {
                 "name": arm["name"],
-                "mean": axis.at(arm["mean"]),
+                "mean": axis.held(arm["mean"]),
                 "text": " ".join(mean_cell(arm, metric)),
                 "runs": [
-                    (axis.at(run["value"]), f"seed {run['seed']}: {shown(metric, run['value'])}")
+                    (axis.held(run["value"]), f"seed {run['seed']}: {shown(metric, run['value'])}")
                     for run in arm["runs"]
                     if run["value"] is not None
                 ],
@@ -126,14 +146,15 @@ def scatter(study: View, side: str) -> View:
     if not found:
         return {"missing": "No run is done yet."}
     pairs = [(arm[side]["mean"], arm[study["metric"]]["mean"]) for arm in found]
-    across, up = Axis.over(x for x, _ in pairs), Axis.over(y for _, y in pairs)
-    points = [(across.at(x), up.at(y)) for x, y in pairs]
+    across, up = Axis.over(x for x, _ in pairs), Axis.near(pairs[0][1], [[y] for _, y in pairs])
+    points = [(across.at(x), up.held(y)) for x, y in pairs]
     height = max(100.0, LABEL * len(points))  # in percent of the usual height
     labels = apart([y for _, y in points], 100 * LABEL / height)
     return {
         "height": height,
         "x_ticks": across.ticks(2),
         "y_ticks": up.ticks(),
+        "beyond": up.beyond({arm["name"]: y for arm, (_, y) in zip(found, pairs)}),
         "points": [
             {"name": arm["name"], "x": x, "y": y, "label": label, "first": not i}
             for i, (arm, (x, y), label) in enumerate(zip(found, points, labels))
