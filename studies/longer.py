@@ -1,4 +1,4 @@
-"""After three times the steps: what is left of the largest gain and loss of pull requests #212 and #682?
+"""What is left of the largest gain and loss of pull requests #212 and #682 after 500 steps instead of 200?
 
 bitgolf study studies/longer.py
 """
@@ -14,16 +14,16 @@ READING = """\
 
 
 def study() -> Study:
-    """#212's int6 stack for 600 steps, with its word pairs and with the partial RoPE and LN scale of #682.
+    """#212's int6 stack for 500 steps, with its word pairs and with the partial RoPE and LN scale of #682.
 
     Their studies of 200 steps found 0.07 better and 0.05 worse; the pull requests found nothing of either.
     """
-    best = a_minute(pr212(), steps=600)
+    best = a_minute(pr212(), steps=500)
     plain = best.but({"model.embed": ()})
     lower = {"model.position.dims": 8, "model.input_scale": LnScale()}
     return Study(
         name="longer",
-        question="What is left of word pairs and of LN scale after 600 steps?",
+        question="What is left of word pairs and of LN scale after 500 steps?",
         baseline=plain,
         arms=(
             *add_one(
