@@ -8,14 +8,12 @@ from bitgolf.recipes.pr543 import pr543
 from bitgolf.study.design import Margin, Study, add_one
 
 READING = """\
-Cannot tell. By the clock the same recipe took 76 to 105 steps from seed to seed, because other jobs ran
-on the machine, and its score moved by half a bit with them. Both arms moved together (1.969 and 1.961,
-2.442 and 2.451, 1.924 and 1.931), but the test declared beforehand does not pair, and choosing it now
-would be a choice of result.
+Leans the same way: in equal time the narrower MLP is 0.039 better (published 0.015), with an interval from
+0.160 better to 0.082 worse.
 
-What can be seen: both take equally many steps (88.7 on average) in equal time. On this machine the 9%
-wider MLP costs no time that shows, which leaves the published 33% a step unexplained. To ask again: a
-quiet machine, one run at a time, and test="paired".
+Cannot tell: more. By the clock the same recipe takes 83 to 94 steps on this machine, one run at a time, and
+one run of 83 steps makes most of the difference. The 9% wider MLP took 2% fewer steps, which that noise can
+be; the published 25% fewer stay unexplained. A first try beside other jobs had ten times the noise.
 """
 
 
@@ -33,6 +31,6 @@ def study() -> Study:
         arms=add_one(narrow, {"MLP 1536": {"model.mlp_hidden": 384}}),
         equivalent_within=Margin(value=0.01),
         test="paired",
-        seeds=(1, 2, 3, 4),
+        seeds=(1, 2, 3),
         reading=READING,
     )

@@ -16,7 +16,7 @@ baseline, far outside the noise. Rates are constant, so an average does what a w
 (docs/findings.md).
 
 Does not agree: partial RoPE with LN scale, published as a slight gain of 0.012 on one seed, costs 0.053 here.
-Whether that is the 200 steps is asked in the study `longer`.
+It is hardly the 200 steps: in the study `longer` 500 steps, on another stack, show a larger loss.
 
 Explains what the pull request left open: there EMA alone (2.4661) beat all features together (2.5273), which
 looked like a copying error. Here it is the same, 1.641 against 1.715, because partial RoPE and LN scale cost
