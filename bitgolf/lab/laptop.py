@@ -89,7 +89,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
 def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, tokens: int = MINUTE_TOKENS) -> Recipe:
     """Its laptop form at about a minute a run on one core, for studies: fewer steps, a part of the text.
 
-    Sliding windows move by half their length, which takes half of the time of a quarter. tokens: to score.
+    Sliding windows move by half their length, which takes half the time of a quarter. tokens: to be scored.
     """
     changes: dict[str, Any] = {
         "name": f"{recipe.name}-minute",
