@@ -1,10 +1,13 @@
 """The verbs of studies from a command line: plan, run, report, search, findings, compare."""
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
 
+from bitgolf.core.files import write_json
+from bitgolf.core.plan import to_json
 from bitgolf.lab.cli import app
 from bitgolf.study.ahead import disturbances
 from bitgolf.study.design import Study, add_one
@@ -25,9 +28,6 @@ def study():
 
 @pytest.fixture
 def file(tmp_path, recipe, dataset):
-    from bitgolf.core.files import write_json
-    from bitgolf.core.plan import to_json
-
     write_json(tmp_path / "recipe.json", to_json(recipe))
     path = tmp_path / "tiny.py"
     path.write_text(FILE.format(recipe=str(tmp_path / "recipe.json"), data=str(dataset.folder)))
@@ -56,6 +56,16 @@ def test_a_plan_warns_of_clocks_that_run_beside_each_other(recipe):
     assert said(clock, 2, "cpu")[0].startswith("other: ends by the clock")
     assert not said(clock, 1, "cpu") and not said(clock, 2, "cuda")
     assert not said({"train.steps": 6}, 2, "cpu")
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="two processes need two cores")
+def test_a_plan_prints_its_warnings(file, bitgolf, recipe, tmp_path):
+    write_json(tmp_path / "recipe.json", to_json(recipe.but({"train.train_seconds": 60})))
+    assert (
+        "disturbed: baseline, longer: ends by the"
+        in bitgolf("study", file, "--plan", "--processes", 2).stdout
+    )
+    assert "disturbed" not in bitgolf("study", file, "--plan").stdout
 
 
 def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):

@@ -169,6 +169,9 @@ def test_one_arm_far_off_does_not_squeeze_the_others(recipe, tmp_path):
     assert [view["beyond"] for view in (forest(found), dots(found))] == [["longer"]] * 2
     text, _ = both(found)
     assert text.count("at the edge of the frame: longer.") == 4
+    values = VALUES | {"deeper": VALUES["longer"], "longer": [2.7, *[1.5] * 8]}  # one run alone is far off
+    found = analyse(plant(tmp_path / "one run" / "s", three(recipe, seeds=tuple(range(1, 10))), values))
+    assert dots(found)["rows"][2]["mean"] < 100 and dots(found)["beyond"] == ["longer"]
     usual, _ = both(analyse(plant(tmp_path / "other" / "s", three(recipe), VALUES)))
     assert "edge of the frame" not in usual
 

@@ -43,9 +43,9 @@ class Axis(NamedTuple):
         """The same, at the edge for what is beyond."""
         return min(100.0, max(0.0, self.at(value)))
 
-    def beyond(self, values: Mapping[str, float]) -> list[str]:
-        """The names of those that are not on the plot."""
-        return [name for name, value in values.items() if not self.low <= value <= self.high]
+    def beyond(self, groups: Mapping[str, Sequence[float]]) -> list[str]:
+        """The names of those that are not wholly on the plot."""
+        return [name for name, group in groups.items() if min(group) < self.low or max(group) > self.high]
 
     def ticks(self, about: int = 4) -> Ticks:
         """Two round numbers or more with their places; as many decimals as tell them apart."""
@@ -67,7 +67,7 @@ def forest(study: View) -> View:
         "zero": axis.at(0.0),
         "margin": (axis.at(-margin), axis.at(margin)) if margin else None,
         "ticks": axis.ticks(),
-        "beyond": axis.beyond({row["name"]: row["effect"] for row in rows}),
+        "beyond": axis.beyond({row["name"]: group for row, group in zip(rows, ends)}),
         "rows": [
             {
                 "name": row["name"],
@@ -93,7 +93,7 @@ def dots(study: View) -> View:
     return {
         "level": axis.at(arms[0]["mean"]) if arms[0]["against"] is None else None,
         "ticks": axis.ticks(),
-        "beyond": axis.beyond({arm["name"]: arm["mean"] for arm in arms}),
+        "beyond": axis.beyond({arm["name"]: group for arm, group in zip(arms, values)}),
         "rows": [
             {
                 "name": arm["name"],
@@ -154,7 +154,7 @@ def scatter(study: View, side: str) -> View:
         "height": height,
         "x_ticks": across.ticks(2),
         "y_ticks": up.ticks(),
-        "beyond": up.beyond({arm["name"]: y for arm, (_, y) in zip(found, pairs)}),
+        "beyond": up.beyond({arm["name"]: [y] for arm, (_, y) in zip(found, pairs)}),
         "points": [
             {"name": arm["name"], "x": x, "y": y, "label": label, "first": not i}
             for i, (arm, (x, y), label) in enumerate(zip(found, points, labels))
