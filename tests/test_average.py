@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from bitgolf.core.average import TAKEN, Averager, Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
+from bitgolf.core.average import (
+    TAKEN,
+    Averager,
+    Ema,
+    LateEma,
+    Latest,
+    NoAverage,
+    Several,
+    Swa,
+    SwaCount,
+    TightSwa,
+)
 from bitgolf.core.errors import PlanError
 from bitgolf.core.files import read_tensors, write_tensors
 from bitgolf.core.plan import members
+from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Constant, Progress, WarmdownClock, WarmdownFraction, WarmupThen
 
 STEPS = 20
@@ -224,6 +236,7 @@ EAGER = [
     TightSwa(every=1),
     SwaCount(),
     Latest(snapshots=3, every=2),
+    Several(averages=(Ema(decay=0.9), Latest(snapshots=3, every=2)), shipped=1),
 ]
 
 
@@ -270,6 +283,7 @@ class TestEveryAverage:
         TightSwa(every=STEPS + 1),
         SwaCount(checkpoints=0),
         Latest(snapshots=1, every=1),
+        Several(averages=(Ema(), Swa(every=1, start_scale=0.9))),
         NoAverage(),
     ],
 )
@@ -286,12 +300,33 @@ def test_neutral_settings_are_exact(neutral):
         (TightSwa(every=1), {"every": 2, "guard": 0.99}),
         (SwaCount(checkpoints=3), {"checkpoints": 4, "guard": 0.9}),
         (Latest(snapshots=3, every=1), {"snapshots": 4, "every": 2}),
+        (Several(averages=(Ema(), Ema(decay=0.5)), shipped=0), {"averages": (Ema(decay=0.9),), "shipped": 1}),
     ],
 )
 def test_every_setting_bites(averager, changes):
     for name, value in changes.items():
         other = averager.but({name: value})
         assert not torch.equal(follow(averager, SEEN, DOWN)["a"], follow(other, SEEN, DOWN)["a"]), name
+
+
+class TestSeveral:
+    MEMBERS = (Ema(decay=0.9), Swa(every=1, start_scale=0.9), Latest(snapshots=3, every=2))
+
+    @pytest.mark.parametrize("place", range(3))
+    def test_ships_what_each_average_alone_would(self, place):
+        together = Several(averages=self.MEMBERS, shipped=place)
+        alone = follow(self.MEMBERS[place], SEEN, DOWN)["a"]
+        assert torch.equal(follow(together, SEEN, DOWN)["a"], alone)
+
+    def test_what_ships_is_no_part_of_the_training(self):
+        recipes = [Recipe(average=Several(averages=self.MEMBERS, shipped=place)) for place in (-1, 0, 2)]
+        assert len({recipe.training().identity() for recipe in recipes}) == 1
+        other = Recipe(average=Several(averages=self.MEMBERS[:2]))
+        assert other.training().identity() != recipes[0].training().identity()
+
+    def test_a_place_without_an_average_is_refused(self):
+        with pytest.raises(PlanError, match="must be below 1"):
+            Several(averages=(Ema(),), shipped=1)
 
 
 def test_no_parameter_can_have_the_name_of_the_count():

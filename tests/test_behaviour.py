@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
+from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Several, Swa, SwaCount, TightSwa
 from bitgolf.core.backend import Backend
 from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShuffledBlocks
 from bitgolf.core.embed import BigramHash, SmearGate, SmearVector
@@ -350,6 +350,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         TightSwa(every=1),
         SwaCount(checkpoints=2, guard=0.0),
         Latest(snapshots=2, every=1),
+        Several(averages=(Ema(decay=0.5), Latest(snapshots=2, every=1)), shipped=1),
     ),
     "noise": (NoNoise(), FakeQuantize(from_progress=0.4), FakeQuantize(under_scale=0.9, patterns=("*",))),
     "order": (PublicOrder(), ShuffledBlocks(), CoprimeStride(), Curriculum(ramp_tokens=200)),

@@ -4,6 +4,7 @@ A state that is still empty stands for the live weights: nothing has been averag
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,10 @@ class Averager(Plan):
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
         """The averaged weights in float32; `live` itself where nothing was averaged."""
         raise NotImplementedError
+
+    def training(self) -> "Averager":
+        """This average without what is only asked after the last step."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,6 +213,52 @@ class Latest(Averager):
         for place in sorted({key.partition("/")[0] for key in state}):
             mean = add_snapshot(mean, {name: state[f"{place}/{name}"] for name in live})
         return snapshot_mean(mean) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several(Averager):
+    """Several averages of one training, of which one is shipped.
+
+    What: `averages` are all kept at once; what is packed is the one at place `shipped`, or the last weights
+        where that is -1. Averages only watch, so recipes that differ in `shipped` alone train to equal
+        weights, and a study trains them once.
+    Source: PR #682, whose log has live and averaged weights of one training side by side.
+    Cost: the memory and passes of each average.
+    Not for: anything but comparing averages.
+    Neutral: shipped=-1
+    """
+
+    averages: tuple[Averager, ...] = (Ema(),)
+    shipped: int = setting(-1, at_least=-1)
+
+    def problems(self) -> Iterator[str]:
+        if self.shipped >= len(self.averages):
+            yield f"shipped: must be below {len(self.averages)}, the averages there are, found {self.shipped}"
+
+    def start(self, weights: Tensors) -> Tensors:
+        return self._joined([each.start(weights) for each in self.averages])
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        parts = [
+            each.update(self._part(state, i), weights, progress, scale)
+            for i, each in enumerate(self.averages)
+        ]
+        return self._joined(parts)
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        if self.shipped < 0:
+            return live
+        return self.averages[self.shipped].weights(self._part(state, self.shipped), live)
+
+    def training(self) -> Averager:
+        return self.but(shipped=-1)
+
+    def _part(self, state: Tensors, place: int) -> Tensors:
+        head = f"{place}:"
+        return {name.removeprefix(head): t for name, t in state.items() if name.startswith(head)}
+
+    def _joined(self, parts: list[Tensors]) -> Tensors:
+        return {f"{place}:{name}": t for place, part in enumerate(parts) for name, t in part.items()}
 
 
 def copy_weights(weights: Tensors) -> Tensors:

@@ -45,6 +45,8 @@ class TrainPlan(Plan):
     """How long, in which batches.
 
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
+    step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
+    was made on gives that run's rates and its number of steps on any machine.
     batch_tokens: of one step, over all processes and micro-batches.
     accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
     forward_tokens: most tokens in one pass through the model; a larger micro-batch is cut by sequences and
@@ -57,6 +59,7 @@ class TrainPlan(Plan):
 
     steps: int = setting(20000, at_least=1)
     train_seconds: float = setting(600.0, at_least=0.0)
+    step_seconds: float = setting(0.0, at_least=0.0)
     batch_tokens: int = setting(524288, at_least=1)
     accumulation: int = setting(0, at_least=0)
     forward_tokens: int = setting(0, at_least=0)
@@ -393,7 +396,8 @@ def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progr
 
 
 def _progress(plan: TrainPlan, state: State) -> Progress:
-    return Progress(state.step, plan.steps, state.seconds, plan.train_seconds)
+    seconds = state.step * plan.step_seconds if plan.step_seconds else state.seconds
+    return Progress(state.step, plan.steps, seconds, plan.train_seconds)
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.core.artifact import ByRole, join_planes
-from bitgolf.core.average import Latest, NoAverage
+from bitgolf.core.average import Averager, Latest, NoAverage, Several
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
@@ -292,14 +292,22 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
         for row, names in zip(recipe.optim.rows, table)
         for name in names
     }
-    averaged = 0 if isinstance(recipe.average, NoAverage) else 1
-    averaged = recipe.average.snapshots if isinstance(recipe.average, Latest) else averaged
+    averaged = averaged_copies(recipe.average)
     averaged += not isinstance(recipe.noise, NoNoise)  # the weights that stand in for others
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (2 + copies[name] + averaged) for name, count in elements.items())
     logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
     updates = 8 * sum(elements.values())
     return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)
+
+
+def averaged_copies(average: Averager) -> int:
+    """How many copies of the weights an average keeps."""
+    if isinstance(average, Several):
+        return sum(map(averaged_copies, average.averages))
+    if isinstance(average, Latest):
+        return average.snapshots
+    return 0 if isinstance(average, NoAverage) else 1
 
 
 def kept_bytes(recipe: Recipe) -> int:

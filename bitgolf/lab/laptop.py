@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from bitgolf.core.average import Averager
+from bitgolf.core.average import Averager, Several
 from bitgolf.core.model import ModelPlan, count_parameters
 from bitgolf.core.optim import MuonRule, OptimPlan
 from bitgolf.core.plan import field_types
@@ -75,7 +75,9 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "model": small,
             "optim": _fewer_steps(recipe.optim, fewer),
             "train.steps": steps,
-            "train.train_seconds": 0.0,
+            # A clock that counts steps counts as many over the training; a real one does not end it.
+            "train.train_seconds": recipe.train.train_seconds if recipe.train.step_seconds else 0.0,
+            "train.step_seconds": recipe.train.step_seconds * recipe.train.steps / steps,
             "train.batch_tokens": BATCH_TOKENS,
             "train.accumulation": 1,
             "average": _shorter_memory(recipe.average, fewer, steps / recipe.train.steps),
@@ -127,6 +129,8 @@ def _in_steps(schedule: Schedule, fewer: Callable[[int], int]) -> Schedule:
 def _shorter_memory(average: Averager, fewer: Callable[[int], int], share: float) -> Averager:
     """Snapshots as many, and a moving average over the same share of the training."""
     changes: dict[str, Any] = {}
+    if isinstance(average, Several):
+        changes["averages"] = tuple(_shorter_memory(each, fewer, share) for each in average.averages)
     if hasattr(average, "every"):
         changes["every"] = fewer(average.every)
     if hasattr(average, "decay"):

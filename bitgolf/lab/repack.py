@@ -28,6 +28,7 @@ from bitgolf.core.presets import (
     feedback_deviations,
     feedback_rows,
     int5_mlp,
+    public_int6,
     rate_aware,
 )
 from bitgolf.core.quantize import (
@@ -52,6 +53,7 @@ RATE_STEP = 0.0002
 OWN = "recipe"  # the name of a run's own table
 TABLES: dict[str, Callable[[], QuantizePlan]] = {
     "public-int8": public_int8,
+    "public-int6": public_int6,
     "int8": lambda: absmax_rows(8, 8),
     "int6": int6_rows,
     "int6-search": clip_searched,

@@ -1,0 +1,53 @@
+"""Pull request #682 at its true size: 17,059,912 parameters, 4,096 tokens a step, 200 steps.
+
+bitgolf study studies/pr682_full.py --processes 2     # half an hour a training on one core
+"""
+
+from bitgolf.core.average import Ema, Several
+from bitgolf.core.layers import LnScale, Unscaled
+from bitgolf.core.presets import public_int6
+from bitgolf.recipes.pr682 import pr682
+from bitgolf.study.design import BASELINE, Arm, Study, changed
+
+SCORED_TOKENS = 32_768  # a quarter of its own 256 sequences: scoring takes as long as a third of training
+
+READING = ""
+
+
+def study() -> Study:
+    """Its table, every line packed in int8 and in int6.
+
+    Averages only watch a training, so lines that differ in them share one, as live and EMA of one log do.
+    """
+    averages = (Ema(decay=0.97), Ema(decay=0.997))
+    baseline = pr682().but(
+        {
+            "name": "pr682-full",
+            "model.position.dims": 0,
+            "model.input_scale": Unscaled(),
+            "average": Several(averages=averages),
+            "train.priming_steps": 0,  # undone before the first step, and there is nothing to compile
+            "score.limit_tokens": SCORED_TOKENS,
+        }
+    )
+    both = {"model.position.dims": 16, "model.input_scale": LnScale()}
+    first, second = {"average.shipped": 0}, {"average.shipped": 1}
+    lines = (
+        changed(baseline, "EMA 0.97", first),
+        changed(baseline, "EMA 0.997", second),
+        changed(baseline, "partial RoPE + LN scale", both, bundle="one line of its table"),
+        changed(baseline, "all features", both | first, bundle="the last line of its table"),
+    )
+    int8 = (Arm(name=BASELINE, recipe=baseline), *lines)
+    int6 = tuple(
+        changed(line.recipe, f"{line.name}, int6", {"quantize": public_int6()}, against=line.name)
+        for line in int8
+    )
+    return Study(
+        name="pr682_full",
+        question="What do its features do at its own size, and what do int8 and int6 make of each?",
+        baseline=baseline,
+        arms=(*lines, *int6),
+        seeds=(1, 2, 3),
+        reading=READING,
+    )
