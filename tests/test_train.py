@@ -77,6 +77,17 @@ class TestReports:
         assert [r.scale for r in by_clock] == [r.scale for r in by_steps]
         assert by_steps[-1].scale == 0.25
 
+    def test_steps_counted_in_seconds_of_another_machine_need_no_clock(self, tmp_path):
+        schedule = WarmdownClock(warmdown_steps=6)
+        counted = trained(
+            tmp_path, PLAN.but(steps=1000, train_seconds=2.0, step_seconds=0.25), schedule=schedule
+        )
+        ticking = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0), schedule=schedule)
+        assert [r.scale for r in counted[2]] == [r.scale for r in ticking[2]]
+        slow = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0, step_seconds=0.5), schedule=schedule)
+        assert (len(counted[2]), len(slow[2])) == (8, 4)
+        assert slow[2][-1].seconds == 1.0  # what is reported is what the steps took
+
     def test_zero_rates_change_nothing(self, tmp_path):
         model, _, _ = trained(
             tmp_path, PLAN.but(steps=3), schedule=WarmdownFraction(fraction=1.0, minimum=0.0)

@@ -72,12 +72,12 @@ def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
     rate = product_flops_per_second(backend)
     step = flops_per_step / (rate * STEP_SHARE)
     clock, steps = recipe.train.train_seconds, recipe.train.steps
-    seconds = min(step * steps, clock) if clock else step * steps
+    steps = min(steps, math.ceil(clock / (recipe.train.step_seconds or step))) if clock else steps
     return {
         "product_gflops_per_second": rate / 1e9,
         "seconds_per_step": step,
-        "steps": min(steps, max(1, round(seconds / step))),
-        "train_seconds": seconds,
+        "steps": steps,
+        "train_seconds": step * steps,
     }
 
 

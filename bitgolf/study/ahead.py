@@ -67,7 +67,8 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
 
 def disturbances(study: Study, runs_at_once: int, device: str) -> list[str]:
     """What makes runs of this study change one another, in sentences."""
-    timed = [name for name, recipe in study.recipes().items() if recipe.train.train_seconds > 0]
+    plans = {name: recipe.train for name, recipe in study.recipes().items()}
+    timed = [name for name, plan in plans.items() if plan.train_seconds > 0 and not plan.step_seconds]
     if not timed or runs_at_once < 2 or device != "cpu":
         return []
     return [f"{', '.join(timed)}: ends by the clock, sooner beside other runs; use --processes 1"]
