@@ -7,9 +7,19 @@ from bitgolf.core.average import Ema, Several
 from bitgolf.core.layers import LnScale, Unscaled
 from bitgolf.core.presets import public_int6
 from bitgolf.recipes.pr682 import pr682
-from bitgolf.study.design import BASELINE, Arm, Study, changed
+from bitgolf.study.design import BASELINE, Arm, Cell, Study, changed
 
 SCORED_TOKENS = 32_768  # a quarter of its own 256 sequences: scoring takes as long as a third of training
+
+# Bits per byte of live and averaged weights, bytes in int8 and int6; one seed, FineWeb, 1,024 pieces.
+PUBLISHED = (
+    ("baseline", 2.6964, None, 11.1e6, 7.0e6),
+    ("EMA 0.97", 2.6333, 2.4661, 11.1e6, None),
+    ("EMA 0.997", 2.6943, 3.1025, None, None),
+    ("partial RoPE + LN scale", 2.6845, None, 11.2e6, 7.0e6),
+    ("all features", 2.6845, 2.5274, 11_028_065.0, 6_706_360.0),
+)
+FINAL = (2.5273, 2.5319)  # all features, reloaded from int8 and from int6
 
 READING = ""
 
@@ -43,11 +53,28 @@ def study() -> Study:
         changed(line.recipe, f"{line.name}, int6", {"quantize": public_int6()}, against=line.name)
         for line in int8
     )
+
+    def cell(row: str, column: str, metric: str, published: float | None, packed: str = "") -> Cell:
+        return Cell(row=row, column=column, arm=row + packed, metric=metric, published=published)
+
+    table = []
+    for name, live, averaged, int8_bytes, int6_bytes in PUBLISHED:
+        table.append(cell(name, "live", "live_bits_per_byte", live))
+        if "EMA" in name or "all" in name:
+            table.append(cell(name, "averaged", "float_bits_per_byte", averaged))
+        end = FINAL if name == "all features" else (None, None)
+        table += [
+            cell(name, "int8", "bits_per_byte", end[0]),
+            cell(name, "int6", "bits_per_byte", end[1], ", int6"),
+            cell(name, "int8 bytes", "artifact_bytes", int8_bytes),
+            cell(name, "int6 bytes", "artifact_bytes", int6_bytes, ", int6"),
+        ]
     return Study(
         name="pr682_full",
         question="What do its features do at its own size, and what do int8 and int6 make of each?",
         baseline=baseline,
         arms=(*lines, *int6),
         seeds=(1, 2, 3),
+        original=tuple(table),
         reading=READING,
     )

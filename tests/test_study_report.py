@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from bitgolf.core.average import NoAverage
+from bitgolf.core.errors import PlanError
 from bitgolf.core.files import read_json
 from bitgolf.core.plan import to_json
-from bitgolf.study.design import Margin, Study, add_one, factorial
+from bitgolf.study.design import BASELINE, Cell, Margin, Study, add_one, factorial
 from bitgolf.study.markdown import markdown, plain
 from bitgolf.study.plots import Axis, apart, dots, forest, interactions, learning, scatter
 from bitgolf.study.report import page, write_report
 from bitgolf.study.verdicts import analyse
-from bitgolf.study.words import chance, failures, shown
+from bitgolf.study.words import chance, failures, original_table, shown
 from tests.test_report import Page
 
 HOSTILE = "<script>|x"
@@ -340,3 +341,26 @@ def test_numbers_as_they_are_written():
         "640,000",
     ]
     assert plain("a_b _c_ [x](y)\n`d` | &") == "a_b \\_c\\_ [x\\](y) \\`d\\` \\| &amp;"
+
+
+def test_the_table_of_the_original_stands_beside_ours(tmp_path, recipe):
+    cells = (
+        Cell(row="plain", column="score", arm=BASELINE, published=1.25),
+        Cell(row="deep", column="score", arm="deeper", published=1.125),
+        Cell(row="deep", column="bytes", arm="deeper", metric="artifact_bytes"),
+    )
+    study = three(recipe, original=cells, seeds=(1, 2))
+    folder = plant(tmp_path / "three", study, {BASELINE: [1.5, 1.7], "deeper": [1.4, 1.4]})
+    table = original_table(write_report(folder))
+    assert table["columns"] == ["score", "bytes"]
+    (plain, (first, nothing)), (deep, (second, size)) = table["rows"]
+    assert (plain, first, nothing) == ("plain", ("1.6000 ± 0.1414", "published 1.2500"), ("", ""))
+    assert (deep, second) == ("deep", ("1.4000 ± 0.0000", "published 1.1250"))
+    assert size == ("90,000 ± 0", "")
+    for name in ("study.md", "study.html"):
+        assert "published 1.1250" in (folder / name).read_text()
+
+
+def test_a_cell_of_an_arm_that_is_not_there_is_refused(recipe):
+    with pytest.raises(PlanError, match="'deper'.*deeper"):
+        three(recipe, original=(Cell(arm="deper"),))

@@ -87,6 +87,20 @@ class Factor(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell(Plan):
+    """One cell of the table of whoever did it first: which arm and metric it is here, and what was published.
+
+    published: in the metric's unit; None where nothing was.
+    """
+
+    row: str = "row"
+    column: str = "column"
+    arm: str = BASELINE
+    metric: str = setting("bits_per_byte", one_of=tuple(METRICS))
+    published: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Study(Plan):
     """What is asked and how it will be decided, all of it said before the first run.
 
@@ -95,6 +109,7 @@ class Study(Plan):
     paired tests compare seed by seed, where the measured correlation supports that; else Welch's is used.
     holm: no false claim in the whole table with probability 1 - alpha; benjamini-hochberg: a share alpha of
     false ones among the claims, for screens. threads, processes: of one run; results depend on the former.
+    original: the table of those who did it first, shown with their figures and ours in each cell.
     """
 
     name: str = "study"
@@ -113,6 +128,7 @@ class Study(Plan):
     stop: Stop = AllSeeds()
     threads: int = setting(1, at_least=0)
     processes: int = setting(1, at_least=1)
+    original: tuple[Cell, ...] = ()
     reading: str = ""
 
     def problems(self) -> Iterator[str]:
@@ -120,6 +136,11 @@ class Study(Plan):
         yield from self._arm_problems()
         yield from self._factor_problems()
         yield from self._power_problems()
+        yield from (
+            f"original: {cell.row!r}, {cell.column!r} is of arm {cell.arm!r}; {nearest(cell.arm, self.names)}"
+            for cell in self.original
+            if cell.arm not in self.names
+        )
         for field in ("margin", "equivalent_within"):
             if getattr(self, field).unit != "metric" and self.metric not in IN_BITS:
                 yield f"{field}: nats say nothing about {self.metric}; use unit='metric'"

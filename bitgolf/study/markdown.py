@@ -14,6 +14,7 @@ from bitgolf.study.words import (
     facts,
     failures,
     metric_table,
+    original_table,
     paragraphs,
     spoken,
     tally,
@@ -32,6 +33,12 @@ def _markdown(study: View) -> Iterator[str]:
     yield f"## {plain(study['study'])}"
     yield from map(plain, paragraphs(study["question"]))
     yield from map(plain, paragraphs(study["reading"]))
+    original = original_table(study)
+    if original["rows"]:
+        lines = [
+            (name, *("; ".join(filter(None, cell)) for cell in cells)) for name, cells in original["rows"]
+        ]
+        yield _grid(("the original's table, mean ± sd here", *original["columns"]), lines)
     yield f"Study {study['status']}: {tally(study)}. Differences in {spoken(metric)}; lower is better."
     rows = comparison_table(study)["rows"]
     heads = ("comparison", "against", "n", "difference [95% interval]", "p, corrected", "detectable")

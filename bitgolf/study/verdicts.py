@@ -114,6 +114,7 @@ def analyse(folder: Path) -> dict[str, Any]:
             else None,
         },
         "arms": [arm_row(study, runs, name, values[i]) for i, name in enumerate(names)],
+        "original": [dataclasses.asdict(cell) for cell in study.original],
         "factors": [{"name": f.name, "levels": [*f.levels]} for f in study.factors],
         "scale": scale_of(study.baseline, good),
         "machines": sorted({machine(result) for result in good}),

@@ -214,6 +214,22 @@ def mean_cell(arm: View, metric: str) -> tuple[str, str]:
     return shown(metric, found["mean"]), "" if spread is None else f"± {shown(metric, spread)}"
 
 
+def original_table(study: View) -> View:
+    """The table of those who did it first: in each cell the mean of the runs here, and what was published."""
+    cells, arms = study.get("original", []), {arm["name"]: arm for arm in study["arms"]}
+    columns = dict.fromkeys(cell["column"] for cell in cells)
+    rows: dict[str, dict[str, tuple[str, str]]] = {}
+    for cell in cells:
+        published = cell["published"]
+        theirs = f"published {shown(cell['metric'], published)}" if published is not None else ""
+        ours = " ".join(mean_cell(arms[cell["arm"]], cell["metric"])).strip()
+        rows.setdefault(cell["row"], {})[cell["column"]] = (ours, theirs)
+    return {
+        "columns": [*columns],
+        "rows": [(name, [row.get(column, ("", "")) for column in columns]) for name, row in rows.items()],
+    }
+
+
 def failures(study: View) -> list[tuple[str, int, str, str]]:
     """Runs that failed or went over budget: arm, seed, status, error."""
     return [
