@@ -246,7 +246,7 @@ def test_caveats_travel_with_the_figures():
     metric = "pre-quant bits per byte"
     assert "absent branches" in row_of("PR #1718", "BIGRAM_DIM 32", metric).note
     assert "2.6845" in row_of("PR #682", "all features", "live bits per byte").note
-    assert "inactive" in row_of("PR #543", "MLP 1408", "roundtrip bits per byte").note
+    assert "one step" in row_of("PR #543", "MLP 1408", "roundtrip bits per byte").note
     assert "bfloat16" in row_of("PR #488", "warm-down + late EMA").note
 
 
