@@ -2,30 +2,28 @@
 
 import importlib
 import os
-import pkgutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests import golden_cases
-from tests.golden_cases.case import Case, NotCoveredError
+from tests.golden_cases import kinds
+from tests.golden_cases.case import AdaptationError, Case
 
 FOLDER = Path(os.environ.get("BITGOLF_GOLDEN", Path(__file__).parent / "golden"))
-CASES = [Case(path) for path in sorted(FOLDER.glob("*.json"))]
-HANDLERS: dict[str, Callable[[Case], None]] = {}
-for found in pkgutil.iter_modules(golden_cases.__path__):
-    HANDLERS |= getattr(importlib.import_module(f"{golden_cases.__name__}.{found.name}"), "HANDLERS", {})
+CASES = sorted(FOLDER.glob("*.json"))
 
 
 def test_there_are_cases():
     assert CASES, f"no golden case in {FOLDER}"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_golden(case):
-    assert case.kind in HANDLERS, f"unknown kind {case.kind!r} in {case.path.name}"
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_golden(path):
+    case = Case(path)
+    known = [name.stem for name in Path(kinds.__file__).parent.glob("[!_]*.py")]
+    assert case.kind in known, f"unknown kind {case.kind!r} in {path.name}"
     try:
-        HANDLERS[case.kind](case)
-    except NotCoveredError as technique:
-        pytest.skip(f"not yet covered: {technique}")
+        importlib.import_module(f"{kinds.__name__}.{case.kind}").check(case)
+    except AdaptationError as missing:
+        pytest.skip(f"adaptation at evaluation is a later issue: {missing}")
+    assert not case.unused(), f"{path.name}: the handler does not use {', '.join(case.unused())}"

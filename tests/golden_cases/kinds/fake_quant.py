@@ -1,0 +1,23 @@
+"""Quantization while training: the weights that are used, and the gradient that reaches the others."""
+
+import torch
+
+from bitgolf.core.clip import Ternary
+from tests.golden_cases.case import Case
+from tests.golden_cases.compare import limits
+from tests.golden_cases.fakes import fake_quantizer
+
+
+def check(case: Case) -> None:
+    quantizer = fake_quantizer(case)
+    weight = case.tensors["W"].clone().requires_grad_()
+    assert list(weight.shape) == case.arguments["shape"]
+    used = quantizer.fake_quantize(weight)
+    (used * case.tensors["G"]).sum().backward()
+    # The ternary layer of the script works in bfloat16.
+    stated, coarse = limits(case, "out.w_used"), limits(case, "bf16 layer")
+    relative = coarse["rel"] if isinstance(quantizer, Ternary) else stated["rel"]
+    absolute = relative * float(weight.detach().abs().max()) + stated["abs"]
+    for found, name in ((used.detach(), "out.w_used"), (weight.grad, "out.grad")):
+        expected = case.tensors[name].float()
+        torch.testing.assert_close(found, expected, rtol=relative, atol=absolute)

@@ -1,0 +1,69 @@
+"""Rounding with error feedback, on the moments that the case gives."""
+
+import dataclasses
+import math
+
+import torch
+
+from bitgolf.core.clip import PUBLIC_PERCENTILES
+from bitgolf.core.gptq import Gptq, squared_error
+from bitgolf.core.quantize import Curvature, Percentile, QuantTensor, SdClip
+from tests.golden_cases.case import Case, Fields, NotCoveredError
+from tests.golden_cases.compare import limits, same_codes, same_weights
+from tests.golden_cases.quantizers import grid_to
+from tests.golden_cases.records import date
+
+
+def check(case: Case) -> None:
+    quantizer, weight, moments = public_gptq(case), case.tensors["W"], case.tensors["H"]
+    assert list(weight.shape) == case.arguments["shape"]
+    check_moments(case)
+    packed = quantizer.quantize(weight, Curvature(moments, None, 1))
+    assert isinstance(packed, QuantTensor)
+    scales, expected = packed.scales.float(), case.tensors["out.scale"].float()
+    torch.testing.assert_close(scales, expected, rtol=limits(case, "out.scale")["rel"], atol=0)
+    used = expected > 0  # with a step of zero the code says nothing
+    if same_codes(packed.codes[used], case.tensors["out.q"][used], 0.02):
+        same_weights(packed.dequantize(), case.tensors["out.deq"])
+    check_errors(case, weight, packed, moments)
+
+
+def public_gptq(case: Case) -> Gptq:
+    """The record's function with the case's keyword arguments; what is not given has its own default."""
+    options, deviations = case.arguments.get("kwargs") or Fields("kwargs", {}), date(case) >= "2026-04-05"
+    if options.get("hessian_clip_lambda", 0.0):
+        raise NotCoveredError("clip values that follow the Hessian")
+    damping = options.get(
+        "percdamp", float(case.knobs.get("GPTQ_DAMP", case.settings.get("gptq_damp", 0.01)))
+    )
+    largest, block = options.get("clip_range", 63 if deviations else 31), options.get("block_size", 128)
+    if deviations:
+        sigmas = options.get("clip_sigmas", 3.0)
+        scales = (SdClip(grid=grid_to(largest), sigmas=sigmas),)
+        return Gptq(scales=scales, block=block, damping=damping)
+    grid = grid_to(largest, scale_floor=1 / largest)
+    tried = tuple(Percentile(grid=grid, percentile=share) for share in PUBLIC_PERCENTILES)
+    return Gptq(scales=tried, block=block, damping=damping, measure="weights")
+
+
+def check_moments(case: Case) -> None:
+    """The moments are those of the inputs beside them, damped once by the records that do."""
+    inputs, moments = case.tensors["X"].double(), case.tensors["H"].double()
+    assert len(inputs) == case.arguments["n_samples"]
+    dead = list(case.arguments.get("dead_columns", ()))
+    assert not inputs[:, dead].any()
+    plain = inputs.T @ inputs / case.arguments["hessian_divisor"]
+    damped = plain + 0.01 * plain.diagonal().mean() * torch.eye(len(plain), dtype=torch.float64)
+    assert any(torch.allclose(moments, each, rtol=1e-4, atol=1e-4) for each in (plain, damped))
+
+
+def check_errors(case: Case, weight: torch.Tensor, packed: QuantTensor, moments: torch.Tensor) -> None:
+    allowed = limits(case, "hessian_error_trace_EHEt")["rel"]
+    nearest = dataclasses.replace(packed, codes=packed.grid.quantize_codes(weight, packed.scales.float()))
+    names = ("hessian_error_trace_EHEt", "hessian_error_round_to_nearest_same_scales")
+    errors = [squared_error(weight, each, moments) for each in (packed, nearest)]
+    for name, found in zip(names, errors):
+        assert math.isclose(found, case.expected[name], rel_tol=allowed, abs_tol=1e-9), name
+    assert errors[0] <= errors[1] * (1 + 1e-9)
+    mean = squared_error(weight, packed) / weight.numel()
+    assert math.isclose(mean, case.expected["mse"], rel_tol=allowed, abs_tol=1e-12)

@@ -1,0 +1,129 @@
+"""A whole state dict by the rules of a script."""
+
+from torch import Tensor
+
+from bitgolf.core.quantize import (
+    PUBLIC_CONTROLS,
+    PUBLIC_SMALL_ELEMENTS,
+    Keep,
+    KeptTensor,
+    QuantizePlan,
+    QuantRule,
+    QuantTensor,
+    quantize_weights,
+)
+from bitgolf.lab.public import pack_public_int8, public_int8_table, unpack_public_int8
+from tests.golden_cases.case import Case, NotCoveredError
+from tests.golden_cases.compare import limits, same_codes, same_scales, same_weights
+from tests.golden_cases.quantizers import PLAIN, narrow, percentile
+
+LATER_CONTROLS = (
+    "*skip_gate*",
+    "*ve_layer_scales*",
+    "*ve_shared.scale*",
+    "*attn_gate*",
+    "*smear*",
+    "*vr_lambda*",
+)
+
+
+def check(case: Case) -> None:
+    state = {name: case.tensors[f"sd.{name}"] for name, *_ in case.arguments["tensors"]}
+    for name, shape, dtype in case.arguments["tensors"]:
+        assert list(state[name].shape) == shape and str(state[name].dtype) == f"torch.{dtype}"
+    assert limits(case, "scales")["rel"] <= 1e-3  # one unit of float16
+    form = case.arguments["format"]
+    if form not in ("int8_clean", "mixed"):
+        raise NotCoveredError(f"a state dict as {form}")
+    (int8_clean if form == "int8_clean" else mixed)(case, state)
+
+
+def int8_clean(case: Case, state: dict[str, Tensor]) -> None:
+    if case.record[:2] == "20" and "keep" in case.facts["what"].lower():
+        raise NotCoveredError(case.facts["what"])
+    table = public_int8_table(state)
+    for key in ("dtypes", "qmeta", "passthrough_orig_dtypes"):
+        assert table.get(key, {}) == case.expected.get(key, {})
+    assert table["__quant_format__"] == case.expected["quant_format"]
+    restored = unpack_public_int8(pack_public_int8(state))
+    assert restored.keys() == state.keys()
+    for name, tensor in restored.items():
+        assert tensor.dtype == state[name].dtype
+        if name in table["quantized"]:
+            same_scales(case, table["scales"][name], f"out.scales.{name}")
+            expected = case.tensors[f"out.deq.{name}"]
+            if same_codes(table["quantized"][name], case.tensors[f"out.quantized.{name}"]):
+                same_weights(tensor, expected)
+        else:
+            same_kept(case, f"out.passthrough.{name}", table["passthrough"][name])
+            same_kept(case, f"out.deq.{name}", tensor)
+    check_stats(case, state, table)
+
+
+def same_kept(case: Case, name: str, found: Tensor) -> None:
+    expected = case.tensors[name]
+    assert found.dtype == expected.dtype and bool((found == expected).all()), name
+
+
+def check_stats(case: Case, state: dict[str, Tensor], table: dict[str, dict[str, Tensor]]) -> None:
+    """The script counts as floats only those tensors that it quantizes."""
+    parts = [t for key in ("quantized", "scales", "passthrough") for t in table[key].values()]
+    stats = {
+        "param_count": sum(t.numel() for t in state.values()),
+        "num_tensors": len(state),
+        "num_float_tensors": len(table["quantized"]),
+        "num_nonfloat_tensors": sum(not t.is_floating_point() for t in state.values()),
+        "baseline_tensor_bytes": sum(t.numel() * t.element_size() for t in state.values()),
+        "int8_payload_bytes": sum(t.numel() * t.element_size() for t in parts),
+    }
+    assert stats == case.expected["stats"]
+
+
+def mixed_rules(case: Case) -> list[tuple[str, QuantRule]]:
+    """The public mixed table, line by line, with what its metadata calls each."""
+    record, plain = case.record, any(name in case.record for name in PLAIN)
+    small = 8192 if "Int5MLP" in record else PUBLIC_SMALL_ELEMENTS
+    large = {"more_than": small, "may_be_idle": True}
+    narrow_parts = set(case.arguments["int6_cats"])
+    parts = {
+        "embed": ("*tok_emb*", "*lm_head*"),
+        "mlp": ("*.mlp.*",),
+        "bigram": ("*bigram*",) if plain else (),
+        "attn": ("*.attn.*", "*.proj.*"),
+    }
+    controls = PUBLIC_CONTROLS + (LATER_CONTROLS if record[:10] >= "2026-03-22" else ())
+    rules = [("passthrough_ctrl", QuantRule(patterns=controls, quantizer=Keep(dtype="float32"), **large))]
+    if plain:
+        kept = ("*tok_emb*", "*blocks.8.attn.c_k*")
+        rules.append(("passthrough_fp16", QuantRule(patterns=kept, quantizer=Keep(), **large)))
+    largest = (case.arguments.get("kwargs") or {}).get("clip_range", 31)
+    for category, patterns in [*parts.items(), ("other", ("*",))]:
+        top = 15 if category == "mlp" and "Int5MLP" in record else largest
+        for axes in (2, 0):
+            chosen = category in narrow_parts
+            quantizer = narrow(case, axes, top) if chosen else percentile(axes)
+            label = ("int5" if top == 15 and "Int5MLP" in record else "int6") if chosen else "int8"
+            if patterns:
+                rules.append((label, QuantRule(patterns=patterns, quantizer=quantizer, axes=axes, **large)))
+    return [*rules, ("passthrough", QuantRule(quantizer=Keep(), may_be_idle=True))]
+
+
+def mixed(case: Case, state: dict[str, Tensor]) -> None:
+    rules = mixed_rules(case)
+    plan = QuantizePlan(rules=tuple(rule for _, rule in rules))
+    weights = {name: tensor.float() for name, tensor in state.items() if tensor.is_floating_point()}
+    chosen = {name: rules[rule][0] for name, rule in plan.assign(weights).items()}
+    meta = {name: {"type": c} if c.startswith("int") else c for name, c in chosen.items()}
+    assert meta == case.expected["meta"]
+    packed, _ = quantize_weights(plan, weights)
+    for name, tensor in packed.items():
+        expected = case.tensors[f"out.deq.{name}"]
+        restored = tensor.dequantize().to(expected.dtype)
+        if isinstance(tensor, KeptTensor):
+            same_kept(case, f"out.w.{name}", tensor.values)
+            same_kept(case, f"out.deq.{name}", restored)
+            continue
+        assert isinstance(tensor, QuantTensor)
+        same_scales(case, tensor.scales, f"out.w.{name}.scale")
+        if same_codes(tensor.codes, case.tensors[f"out.w.{name}.q"]):
+            same_weights(restored, expected)

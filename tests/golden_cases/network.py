@@ -1,0 +1,182 @@
+"""The model of a case: what its tensors show, and what its hyperparameters say besides."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.core.embed import BigramHash, SmearGate
+from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.core.layers import LnScale, ParallelResidual, TwoLanes, Unscaled
+from bitgolf.core.model import Model, ModelPlan, build_model
+from bitgolf.core.objective import MultiToken
+from bitgolf.core.position import AttentionWindow, NoPosition, Position, Rope, Scope
+from bitgolf.core.route import GatedSkips, Looped
+from bitgolf.core.values import ValueEmbedding, ValueResidual
+from bitgolf.lab.public import as_weights, infer_model_plan, unbanked
+from tests.golden_cases import records
+from tests.golden_cases.case import Case, NotCoveredError
+
+Weights = dict[str, Tensor]
+
+
+def public_model(case: Case, *scope: Scope) -> Model:
+    """The model of a case with its weights, and what besides limits its sight."""
+    weights = public_weights(case)
+    return loaded(public_plan(case, weights, scope), weights)
+
+
+def loaded(plan: ModelPlan, weights: Weights) -> Model:
+    model = build_model(plan)
+    model.load_state_dict(weights)
+    return model
+
+
+def public_weights(case: Case, state: Weights | None = None) -> Weights:
+    """The weights of a case under our names, without those that its settings leave unused."""
+    weights = as_weights(case.tensors.starting("weights.") if state is None else state)
+    if case.settings.get("parallel_start_layer", 0) <= 0:
+        weights = {name: w for name, w in weights.items() if not name.startswith("parallel_")}
+    used = value_layers(case)
+    for i in range(len(case.settings.get("ve_layers", "").split(","))):
+        if i >= len(used):
+            weights.pop(f"ve_layer_scales.{i}", None)
+    return weights if used else {k: w for k, w in weights.items() if not k.startswith("ve_shared.")}
+
+
+def value_layers(case: Case) -> tuple[int, ...]:
+    """The layers with a value embedding; the scripts name layers that a small model does not have."""
+    settings = case.settings
+    named = [int(layer) for layer in settings.get("ve_layers", "").split(",") if layer.strip()]
+    used = [layer for layer in named if layer < settings["num_layers"]] if settings.get("ve_enabled") else []
+    if used != named[: len(used)]:
+        raise NotCoveredError(f"VE_LAYERS={settings['ve_layers']}: a layer that is not there before others")
+    return tuple(used)
+
+
+def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **overrides: Any) -> ModelPlan:
+    """The plan of a case; overrides are for cases to which a part of it does not matter."""
+    settings = case.settings
+    changes: dict[str, Any] = {
+        "logit_softcap": settings["logit_softcap"],
+        "qk_gain": settings["qk_gain_init"],
+        "activation": records.activation(case, settings.get("negative_slope", 0.5)),
+        "input_scale": LnScale() if settings.get("ln_scale") else Unscaled(),
+        "position": position(case),
+        "scope": scope,
+    }
+    if window := settings.get("swa_window_size", 0):
+        changes["scope"] += (AttentionWindow(tokens=window),)
+    if recurrence := looped(case):
+        changes["recurrence"] = recurrence
+    if (parallel := settings.get("parallel_residual_start", -1)) >= 0:
+        changes["residual"] = ParallelResidual(first=parallel)
+    lanes, leaves = settings.get("parallel_start_layer", 0), settings.get("parallel_final_lane", "mean")
+    if lanes > 0 and "parallel_resid_lambdas" in weights:
+        changes["residual"] = TwoLanes(first=lanes, leaves=leaves)
+    plan = with_settings_of_parts(case, infer_model_plan(weights, **(changes | overrides)))
+    check_shapes(case, plan)
+    return plan
+
+
+def looped(case: Case) -> Looped | None:
+    """Layers passed again; the scripts build a model in which that is not yet switched on."""
+    first, last, loops = (case.settings.get(name, 0) for name in ("loop_start", "loop_end", "num_loops"))
+    if "loop_start" not in case.settings or not loops:  # an early record counts the one pass
+        return None
+    return Looped(first=first, last=last, loops=loops, enable_at=0.0 if looping(case) else 1.0)
+
+
+def looping(case: Case) -> bool:
+    """Whether layers are passed again, or there are none that could be."""
+    loops = case.settings.get("num_loops", 0) if "loop_start" in case.settings else 0
+    return case.arguments.get("looping_active", False) or not loops
+
+
+def position(case: Case) -> Position:
+    settings = case.settings
+    length, yarn = settings.get("train_seq_len", 0), settings.get("rope_yarn", False)
+    settings.get("rope_train_seq_len")  # stands in the scripts, but they rescale from the length of training
+    rope = Rope(
+        dims=settings.get("rope_dims", 0),
+        base=settings["rope_base"],
+        reference_length=records.reference_length(case, length, yarn),
+    )
+    return NoPosition() if settings.get("nope") else rope
+
+
+def with_settings_of_parts(case: Case, plan: ModelPlan) -> ModelPlan:
+    """What the parts that the tensors show cannot tell by themselves."""
+    settings, changes = case.settings, dict[str, Any]()
+    source = settings.get("gate_attn_src", settings.get("attn_out_gate_src", "proj"))
+    scale = settings.get("sparse_attn_gate_scale", 1.0)
+    weight = settings.get("mtp_loss_weight", 0.2)
+    for seam in ("values", "embed", "heads_out"):
+        for i, part in enumerate(getattr(plan, seam)):
+            if isinstance(part, ValueEmbedding):
+                changes[f"{seam}.{i}.layers"] = value_layers(case)
+            elif isinstance(part, SmearGate):
+                changes[f"{seam}.{i}.boundary"] = records.smear_keeps_documents_apart(case)
+            elif isinstance(part, AttentionOutputGate):
+                changes[f"{seam}.{i}.source"] = "queries" if source == "q" else "input"
+            elif isinstance(part, SparseGate):
+                changes[f"{seam}.{i}.scale"] = scale
+    if isinstance(plan.objective, MultiToken):
+        changes["objective.weight"] = weight
+    plan = plan.but(changes)
+    last = min(settings.get("xsa_last_n", 0), settings["num_layers"])
+    return plan.but(heads_out=(Xsa(last=last), *plan.heads_out)) if last else plan
+
+
+def check_shapes(case: Case, plan: ModelPlan) -> None:
+    """Every hyperparameter that the tensors show as well must say the same."""
+    settings = case.settings
+    parts = {type(part): part for _, part in plan.parts()}
+    bigram, values = parts.get(BigramHash), parts.get(ValueEmbedding)
+    gate = parts.get(AttentionOutputGate) or parts.get(SparseGate) or parts.get(SmearGate)
+    objective = plan.objective
+    skips = plan.route.visits(plan.recurrence.order(plan.layers, 1.0, False))[-1].source >= 0
+    shown = {
+        "vocab_size": plan.vocabulary_size,
+        "num_layers": plan.layers,
+        "model_dim": plan.width,
+        "num_heads": plan.heads,
+        "num_kv_heads": plan.kv_heads,
+        "tie_embeddings": plan.tied,
+        "embedding_dim": plan.dimensions.embedding_width,
+        "bigram_vocab_size": bigram.buckets if isinstance(bigram, BigramHash) else 0,
+        "ve_enabled": isinstance(values, ValueEmbedding),
+        "value_residual": ValueResidual in parts,
+        "skip_gates_enabled": isinstance(plan.route, GatedSkips),
+        "smear_gate_enabled": SmearGate in parts,
+        "gate_attn_out": AttentionOutputGate in parts,
+        "attn_out_gate_enabled": AttentionOutputGate in parts,
+        "gated_attn_enabled": GatedAttention in parts,
+        "sparse_attn_gate_enabled": SparseGate in parts,
+        "mtp_num_heads": objective.heads if isinstance(objective, MultiToken) else 0,
+    }
+    sizes = {  # of parts, which say nothing where the part is left out
+        "bigram_dim": bigram.dimension if isinstance(bigram, BigramHash) else None,
+        "ve_dim": values.dimension if isinstance(values, ValueEmbedding) else None,
+        "gate_width": getattr(gate, "channels", None),
+        "gate_window": getattr(gate, "channels", None),
+        "smear_gate_width": getattr(parts.get(SmearGate), "channels", None),
+    }
+    hidden = settings.get("mlp_hidden") or int(settings["mlp_mult"] * settings["model_dim"])
+    assert plan.hidden_width() == hidden
+    for name, found in {**shown, **sizes}.items():
+        if name in settings:
+            said = settings[name]
+            vacuous = found is None or name == "skip_gates_enabled" and not skips
+            vacuous = vacuous or name == "ve_enabled" and not value_layers(case)
+            assert vacuous or found == said, f"{name}: the tensors show {found}, the case says {said}"
+
+
+def bank_members(case: Case, bank: str) -> list[str]:
+    """Our names of the matrices in a public bank; none for a tensor that is no bank."""
+    if not bank.endswith("_bank"):
+        return []
+    layers = case.settings["num_layers"]
+    count = layers if bank.startswith("mlp_") else 2 * layers
+    alone = unbanked({"mlp_up_bank": torch.zeros(layers, 1), bank: torch.zeros(count, 1)})
+    return [name for name in alone if bank == "mlp_up_bank" or ".mlp.fc." not in name]
