@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -142,11 +144,50 @@ def test_every_byte_of_a_real_text_is_accounted_for():
         score(model, stream[1:], tokenizer, plan(SLIDING), file_bytes=size + 1)
 
 
-def test_a_normalising_tokenizer_keeps_both_denominators(model, tokens):
+def lossy_bytes(bos: int = BOS) -> Bytes:
     tokenizer = Bytes()
-    tokenizer.lossless = False
-    scores = score(model, tokens, tokenizer, plan(SLIDING), file_bytes=240)
-    assert (scores.file_bytes, scores.bytes.sum()) == (240, 226)
+    tokenizer.lossless, tokenizer.bos = False, bos
+    return tokenizer
+
+
+def test_a_text_given_back_but_counted_otherwise_keeps_both_denominators(model, tokens):
+    scores = score(model, tokens, lossy_bytes(), plan(SLIDING), file_bytes=240, differing_bytes=0)
+    assert (scores.file_bytes, scores.bytes.sum(), scores.loss) == (240, 226, "")
+    figures = summary(scores)
+    assert (figures["text_bytes"], figures["file_bytes"]) == (226, 240) and "lossy" not in figures
+    bits = figures["bits_per_byte"] * 226 / 240
+    assert figures["bits_per_file_byte"] == pytest.approx(bits)
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "differing", "counted", "words"),
+    [
+        (240, None, 226, "14 of 240 bytes differ"),
+        (240, 20, 226, "20 of 240 bytes differ"),
+        (226, 9, 226, "9 of 226 bytes differ"),
+        (200, None, 200, "26 of 200 bytes differ"),
+        (200, 0, 200, None),
+        (226, None, 226, None),
+    ],
+)
+def test_lost_bytes_are_said_and_never_counted(model, tokens, file_bytes, differing, counted, words):
+    """The headline counts at most the bytes of the file; no figure for a byte of a file that was changed."""
+    scores = score(model, tokens, lossy_bytes(), plan(SLIDING), file_bytes, differing)
+    figures = summary(scores)
+    assert figures.get("lossy") == words and figures["text_bytes"] == counted
+    assert figures["bits_per_byte"] == pytest.approx(scores.nats.sum() / np.log(2) / counted)
+    assert "bits_per_file_byte" not in figures
+    assert figures.get("file_bytes") == (file_bytes if words else None)
+
+
+def test_the_first_token_of_a_text_without_a_document_start_has_no_figure_per_file_byte(model, tokens):
+    bare = tokens[tokens != BOS]
+    for tokenizer in (lossy_bytes(-1), Bytes()):
+        scores = score(model, bare, tokenizer, plan(SLIDING), file_bytes=226, differing_bytes=0)
+        figures = summary(scores)
+        assert figures["lossy"] == "the first token, 1 of 226 bytes, has no score"
+        assert (figures["text_bytes"], figures["file_bytes"]) == (225, 226)
+        assert "bits_per_file_byte" not in figures
 
 
 def test_limit_names_the_score_partial(model, tokens):
@@ -202,6 +243,9 @@ def test_damaged_files_are_refused(model, tokens, tmp_path):
     score(model, tokens, Bytes(), plan(SLIDING)).save(path)
     with np.load(path) as file:
         columns = dict(file)
+    older = {key: fact for key, fact in json.loads(str(columns["facts"])).items() if key != "loss"}
+    np.savez(path, **{**columns, "facts": np.array(json.dumps(older))})
+    assert Scores.load(path).loss == ""
     damages = {
         "other tokens": {"target": columns["target"][::-1]},
         "column 'bytes'": {"bytes": columns["bytes"][:-1]},

@@ -1,6 +1,8 @@
 """Shards and datasets: what is written is read, and what is damaged is refused by name."""
 
+import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -117,6 +119,63 @@ def test_a_changed_token_is_found_by_verify(folder):
     path.write_bytes(data)
     with pytest.raises(ShardError, match=r"val_000000\.bin: hash of the shard is not what the passport says"):
         dataset.verify()
+
+
+def test_only_the_tokens_of_the_passport_are_scored(folder):
+    dataset = Dataset.open(folder)
+    assert (dataset.scored_tokens() == dataset.val.all()).all()
+    path = folder / "val_000000.bin"
+    tokens = read_shard(path).copy()
+    for changed in (tokens[::-1], np.where(tokens == tokens[-1], 60_000, tokens)):
+        write_shard(path, changed)
+        with pytest.raises(ShardError, match=r"val_000000\.bin: hash of the shard is not what the passport"):
+            Dataset.open(folder).scored_tokens()
+    place = int(np.flatnonzero(changed == 60_000)[0])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    change_passport(folder, lambda p: p["splits"]["val"]["shards"][0].update(sha256=digest))
+    with pytest.raises(ShardError, match=rf"bin, token {place}: a token is past the vocabulary .*60000"):
+        Dataset.open(folder).scored_tokens()
+
+
+def test_shards_keep_the_order_of_the_passport(folder):
+    tokens = Dataset.open(folder).val.all()
+    names = [f"val_{number}.bin" for number in (2, 9, 10, 11)]
+    shards = []
+    for name, part in zip(names, np.split(tokens, [5, 5, 9])):
+        write_shard(folder / name, part)
+        shards.append({"name": name, "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest()})
+    change_passport(folder, lambda p: p["splits"]["val"].update(shards=shards))
+    assert (Dataset.open(folder).scored_tokens() == tokens).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: split.update(text_bytes="12"),
+        lambda split: split.update(documents=None),
+        lambda split: split.update(tokens=1.5),
+        lambda split: split.update(differing_bytes="few"),
+        lambda split: split.update(shards={}),
+        lambda split: split.update(shards=[[]]),
+        lambda split: split.pop("text_sha256"),
+        lambda split: split["shards"][0].update(name="../secret.bin"),
+        lambda split: split["shards"][0].update(name="/etc/passwd"),
+        lambda split: split["shards"][0].update(name=""),
+        lambda split: split["shards"][0].pop("sha256"),
+        lambda split: split["shards"].append(None),
+    ],
+)
+def test_a_passport_of_another_shape_is_one_error(folder, change):
+    change_passport(folder, lambda passport: change(passport["splits"]["val"]))
+    with pytest.raises(DataError, match=r"passport\.json: passport is not usable: .*split 'val'"):
+        Dataset.open(folder)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.bin")
+    for path in (tmp_path / "a.bin", tmp_path):
+        with pytest.raises(ShardError, match="cannot read shard: not a file"):
+            read_shard(path)
 
 
 def test_planted_passport_faults_are_found(folder):

@@ -29,8 +29,10 @@ def total_nats(scores: Scores) -> float:
 
 
 def total_bytes(scores: Scores) -> int:
-    """The bytes that the scored tokens stand for. Raises DataError if there are none."""
+    """The bytes that the scored tokens stand for, never more than the text has. Raises DataError if none."""
     total = int(scores.bytes.sum(dtype=np.int64))
+    if scores.file_bytes is not None:
+        total = min(total, scores.file_bytes)
     if total <= 0:
         raise DataError("nothing was scored", value=f"{len(scores.nats)} tokens, {total} bytes")
     return total
@@ -48,8 +50,11 @@ def summary(scores: Scores) -> dict[str, Any]:
         "complete": scores.complete,
         "tokens_sha256": scores.tokens_sha256,
     }
-    if scores.file_bytes not in (None, text_bytes):
-        # A normalising tokenizer: its canonical denominator is above, that of the file as it came is here.
+    if scores.loss:
+        # The scores do not stand for the whole file, so there is no figure for a byte of it.
+        figures |= {"file_bytes": scores.file_bytes, "lossy": scores.loss}
+    elif scores.file_bytes not in (None, text_bytes):
+        # The file is given back, but counted otherwise: the canonical denominator is above, its own here.
         figures["file_bytes"] = scores.file_bytes
         figures["bits_per_file_byte"] = bits * text_bytes / scores.file_bytes
     if bits < SUSPICIOUS_BITS_PER_BYTE:

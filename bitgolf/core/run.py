@@ -247,7 +247,7 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):
             raise BitgolfError("the artifact does not give back what was packed", where=name)
-    tokens = dataset.val.all()
+    tokens = dataset.scored_tokens()
     windows = [*islice(recipe.score.windows.windows(len(tokens)), PREFLIGHT_WINDOWS)]
     part = recipe.score.but(limit_tokens=windows[-1].end if windows else 0)
     for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, part):
@@ -444,9 +444,9 @@ def score_split(
     model: Model, dataset: Dataset, plan: ScorePlan, stage: str
 ) -> Generator[Event, None, Scores]:
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for."""
-    tokens = dataset.val.all()
-    text_bytes = dataset.passport["splits"]["val"]["text_bytes"]
-    scores = yield from told(scoring(model, tokens, dataset.tokenizer, plan, text_bytes), stage)
+    tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
+    sizes = facts["text_bytes"], facts.get("differing_bytes")
+    scores = yield from told(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
     return scores
 
 
@@ -461,10 +461,10 @@ def told(steps: Generator[tuple[int, int], None, Result], stage: str) -> Generat
 
 
 def _verdict(recipe: Recipe, artifact: Artifact, total: int, score: dict[str, Any]) -> dict[str, Any]:
-    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "windows")
+    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "lossy", "windows")
     return {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
-        **{name: score[name] for name in figures},
+        **{name: score[name] for name in figures if name in score},
         "artifact_bytes": len(artifact.data),
         "total_bytes": total,
     }

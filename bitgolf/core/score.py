@@ -27,7 +27,7 @@ SCORE_COLUMNS = {
     "position": np.int32,
     "context": np.int32,
 }
-SCORE_FACTS = ("windows", "complete", "file_bytes", "tokens_sha256")
+SCORE_FACTS = ("windows", "complete", "file_bytes", "loss", "tokens_sha256")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Scores:
     next document counts as the end of this one.
     context: how many tokens the model saw. complete: every target of the stream was scored exactly once.
     file_bytes: the size of the scored text as it came, where known; a normalising tokenizer changes it.
+    loss: what of that text the scores do not stand for, in words; '' if nothing.
     """
 
     target: np.ndarray
@@ -64,6 +65,7 @@ class Scores:
     windows: str
     complete: bool
     file_bytes: int | None
+    loss: str = ""
 
     @property
     def tokens_sha256(self) -> str:
@@ -98,7 +100,7 @@ def _read_score_fields(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             columns = {name: file[name] for name in SCORE_COLUMNS}
             facts = json.loads(str(file["facts"]))
-            facts = {name: facts[name] for name in SCORE_FACTS}
+            facts = {name: facts[name] for name in SCORE_FACTS if name != "loss" or name in facts}
     except FileNotFoundError:
         raise DataError("no such file", where=str(path)) from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -110,10 +112,15 @@ def _read_score_fields(path: Path) -> dict[str, Any]:
 
 
 def score(
-    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, file_bytes: int | None = None
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    file_bytes: int | None = None,
+    differing_bytes: int | None = None,
 ) -> Scores:
     """Score a token stream; see `scoring`."""
-    steps = scoring(model, tokens, tokenizer, plan, file_bytes)
+    steps = scoring(model, tokens, tokenizer, plan, file_bytes, differing_bytes)
     while True:
         try:
             next(steps)
@@ -122,12 +129,18 @@ def score(
 
 
 def scoring(
-    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, file_bytes: int | None = None
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    file_bytes: int | None = None,
+    differing_bytes: int | None = None,
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
 
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
-    of it, or DataError is raised.
+    of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
+    where that is not known, as many as it counts too few or too many.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -150,8 +163,18 @@ def scoring(
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
-    if complete and tokenizer.lossless and file_bytes is not None:
-        _check_conservation(int(token_bytes.sum()) + len(tokenizer.decode(tokens[:1])), file_bytes)
+    loss = ""
+    if complete and file_bytes is not None:
+        first = len(tokenizer.decode(tokens[:1]))
+        accounted = int(token_bytes.sum()) + first
+        if tokenizer.lossless:
+            _check_conservation(accounted, file_bytes)
+        elif differing_bytes is None:
+            differing_bytes = abs(file_bytes - accounted)
+        if differing_bytes:
+            loss = f"{differing_bytes:,} of {file_bytes:,} bytes differ"
+        elif first:
+            loss = f"the first token, {first} of {file_bytes:,} bytes, has no score"
     scored = [window.end - window.first_scored for window in windows]
     partial = f", first {len(inputs):,} tokens only (partial)" if limited else ""
     return Scores(
@@ -164,6 +187,7 @@ def scoring(
         windows=plan.windows.label() + partial,
         complete=complete,
         file_bytes=file_bytes if complete else None,
+        loss=loss,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def write_shard(path: Path, tokens: np.ndarray | Sequence[int]) -> None:
 def read_shard(path: Path) -> np.ndarray:
     """The tokens of a shard as a read-only memory map. Raises ShardError naming the byte and the check."""
     again = "copy or build the file again"
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ShardError("cannot read shard: not a file", where=str(path))
     try:
         with path.open("rb") as file:
             head = file.read(SHARD_HEADER_BYTES)
@@ -98,6 +101,11 @@ class TokenStream:
         """Every token once (uint16)."""
         return self.read(0, self.tokens)
 
+    def place(self, position: int) -> str:
+        """The shard that holds a token, and its number there."""
+        shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return f"{self.paths[shard]}, token {position - self._starts[shard]}"
+
     def documents(self, bos: int) -> np.ndarray:
         """Where documents start (int64): the places of the BOS token."""
         found = [
@@ -137,13 +145,30 @@ class Dataset:
             _open_split(folder, passport, "val"),
         )
 
+    def check(self, split: str) -> None:
+        """Read the shards of a split: are they those that the passport names?"""
+        for shard in self.passport["splits"][split]["shards"]:
+            path = self.folder / shard["name"]
+            _expect(sha256_of(path), shard["sha256"], "hash of the shard", path)
+
+    def scored_tokens(self) -> np.ndarray:
+        """The validation tokens (uint16), after a look at their hashes and ids: only these are scored."""
+        self.check("val")
+        tokens = self.val.all()
+        for place in np.flatnonzero(tokens >= self.tokenizer.vocabulary_size)[:1].tolist():
+            raise ShardError(
+                f"a token is past the vocabulary of {self.tokenizer.vocabulary_size}",
+                where=self.val.place(place),
+                value=int(tokens[place]),
+                way_out="build the dataset again",
+            )
+        return tokens
+
     def verify(self) -> None:
         """Read everything: hashes of shards, a BOS for each document, the hash of the decoded text."""
         for split, stream in (("train", self.train), ("val", self.val)):
+            self.check(split)
             facts = self.passport["splits"][split]
-            for shard in facts["shards"]:
-                path = self.folder / shard["name"]
-                _expect(sha256_of(path), shard["sha256"], "hash of the shard", path)
             if self.tokenizer.bos >= 0:
                 _expect(
                     len(stream.documents(self.tokenizer.bos)),
@@ -179,19 +204,22 @@ def _passport_problems(passport: Any) -> Iterator[str]:
     splits = passport.get("splits")
     for split in ("train", "val"):
         facts = splits.get(split) if isinstance(splits, dict) else None
-        if not isinstance(facts, dict) or not {
-            "documents",
-            "text_bytes",
-            "text_sha256",
-            "tokens",
-            "shards",
-        } <= set(facts):
+        counts = ("documents", "text_bytes", "tokens")
+        if not isinstance(facts, dict) or any(type(facts.get(name)) is not int for name in counts):
             yield f"no facts about split {split!r}"
+        elif not isinstance(facts.get("differing_bytes", 0), int) or "text_sha256" not in facts:
+            yield f"odd facts about split {split!r}"
+        elif not isinstance(facts.get("shards"), list) or not all(map(_is_shard, facts["shards"])):
+            yield f"a shard of split {split!r} has no plain name or no hash"
+
+
+def _is_shard(shard: Any) -> bool:
+    facts = (shard.get("name"), shard.get("sha256")) if isinstance(shard, dict) else (None,)
+    return all(isinstance(fact, str) and re.fullmatch(r"\w[\w.-]*", fact) for fact in facts)
 
 
 def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStream:
-    shards = sorted(passport["splits"][split]["shards"], key=lambda shard: shard["name"])
-    stream = TokenStream([folder / shard["name"] for shard in shards])
+    stream = TokenStream([folder / shard["name"] for shard in passport["splits"][split]["shards"]])
     _expect(stream.tokens, passport["splits"][split]["tokens"], f"tokens of {split}", folder)
     return stream
 

@@ -50,7 +50,7 @@ class Tokenizer:
     """Made by `train_tokenizer`, `load` or `from_bytes`.
 
     lossless: ids decode to exactly the bytes that went in. bos: the id before each document, -1 if none.
-    case_ops: capitals are operators, which stand for no bytes of the text.
+    case_ops: capitals are operators, which stand for no bytes of the text. unknown: the id of what is lost.
     """
 
     def __init__(self, kind: int, body: bytes) -> None:
@@ -71,6 +71,7 @@ class Tokenizer:
             except UnicodeDecodeError:
                 raise TokenizerError("a SentencePiece model with a piece that is not UTF-8") from None
             self.lossless = _keeps_every_byte(self._processor, self._pieces)
+        self.unknown = int(self._processor.unk_id())
         self._fill_tables()
 
     def _fill_tables(self) -> None:

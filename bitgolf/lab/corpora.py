@@ -28,6 +28,7 @@ from bitgolf.core.shards import (
     write_shard,
 )
 from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.lab.belonging import check_belonging
 from bitgolf.lab.passport import (
     SplitFacts,
     make_passport,
@@ -36,12 +37,14 @@ from bitgolf.lab.passport import (
     split_facts,
 )
 from bitgolf.lab.public_case import check_original_bytes, is_sidecar
-from bitgolf.lab.texts import TEXT_ENDINGS, hub_fetch, hub_files, read_documents
+from bitgolf.lab.textfile import ENDINGS, kind_of, named, refuse_special
+from bitgolf.lab.texts import hub_fetch, hub_files, read_documents
 
 ORDER_SALT = b"bitgolf order 1337 "  # training documents are sorted by the hash of this and their text
 TOKENIZER_TEXT_BYTES = 32_000_000  # how much training text the tokenizer learns from
 HUB_TEXT_BYTES = 1_000_000_000  # how much text is taken from a Hugging Face dataset
 CHALLENGE_HOSTS = {"sp1024": "willdepueoai/parameter-golf"}
+NAMED_FILES = 3  # of those that a folder holds and that are left out
 OTHER_CHALLENGE_HOST = "kevclark/parameter-golf"  # where the later variants (sp4096, sp8192) were published
 
 
@@ -57,15 +60,20 @@ Steps = Generator[Progress, None, None]
 
 
 class Split(NamedTuple):
-    """Documents of a source, apart."""
+    """Documents of a source, apart. notes: what the reader should know of them."""
 
     train: list[bytes]
     val: list[bytes]
     rule: str
+    notes: Sequence[str] = ()
 
 
 class Source:
     """Where text comes from. `key` changes whenever the text might."""
+
+    def notes(self) -> list[str]:
+        """What the reader should know of what was read, a line each."""
+        return []
 
     @property
     def name(self) -> str:
@@ -143,16 +151,35 @@ class Files(TextSource):
 
     @property
     def name(self) -> str:
-        return self.root.name or "files"
+        return printable(self.root.name) or "files"
 
     def paths(self) -> list[Path]:
-        if self.root.is_file():
-            return [self.root]
-        return sorted(
-            path
-            for path in self.root.rglob("*")
-            if path.is_file() and path.name.endswith(TEXT_ENDINGS) and not path.name.startswith(".")
-        )
+        return [self.root] if self.root.is_file() else [path for path, why in self._found() if not why]
+
+    def notes(self) -> list[str]:
+        found = self._found() if self.root.is_dir() else []
+        return left_out(self.name, [(str(path.relative_to(self.root)), why) for path, why in found if why])
+
+    def _found(self) -> list[tuple[Path, str]]:
+        """Every file below the root, sorted, with the reason why it is left out, '' if it is taken.
+
+        What is hidden or has links to folders is left out; a folder is one whatever its name.
+        """
+        found: list[tuple[Path, str]] = []
+        for folder, folders, names in os.walk(self.root, onerror=_refuse_unread):
+            here = Path(folder)
+            found += [(here / name, "a link to a folder") for name in folders if (here / name).is_symlink()]
+            if not folders and not names and named(here.name):
+                found.append((here, "an empty folder"))
+            for path in (here / name for name in names):
+                known, hidden = (
+                    named(path.name),
+                    any(part[0] == "." for part in path.relative_to(self.root).parts),
+                )
+                if known or not hidden:
+                    reasons = (kind_of(path), "hidden" * hidden, "" if known else "unknown ending")
+                    found.append((path, next(filter(None, reasons), "")))
+        return sorted(found)
 
     @property
     def key(self) -> str:
@@ -164,7 +191,8 @@ class Files(TextSource):
             raise DataError(
                 "no text files in this folder",
                 where=str(self.root),
-                way_out=f"it takes {', '.join(TEXT_ENDINGS)}",
+                value=self.notes() or None,
+                way_out=f"it takes {ENDINGS}",
             )
         for path in paths:
             yield from read_documents(path, alone=len(paths) == 1)
@@ -189,8 +217,7 @@ class Hub(TextSource):
         names = [
             name
             for name in hub_files(self.repository)
-            if name.endswith(TEXT_ENDINGS)
-            and (not self.path or name == self.path or name.startswith(self.path + "/"))
+            if named(name) and (not self.path or name == self.path or name.startswith(self.path + "/"))
         ]
         names = [name for name in names if not name.lower().endswith("readme.md")]
         names = [name for name in names if "train" in name] or names
@@ -198,7 +225,7 @@ class Hub(TextSource):
             raise DataError(
                 "no text files in this dataset",
                 where=self.name,
-                way_out=f"it takes {', '.join(TEXT_ENDINGS)}",
+                way_out=f"it takes {ENDINGS}",
             )
         taken = 0
         for name in names:
@@ -230,11 +257,21 @@ class Shards(ShardSource):
 
     @property
     def name(self) -> str:
-        return self.root.name
+        return printable(self.root.name)
 
     @property
     def key(self) -> str:
         return f"shards {self.root.resolve()} {self.model} {_stamps(sorted(self.root.glob('*.bin')))}"
+
+    def notes(self) -> list[str]:
+        return left_out(
+            self.name,
+            [
+                (path.name, "neither train nor val in its name")
+                for path in _token_files(self.root)
+                if not _splits_of(path)
+            ],
+        )
 
     def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
         yield Progress("find", 0, 1)
@@ -249,11 +286,7 @@ class Shards(ShardSource):
                 value=[path.name for path in models],
                 way_out="copy the model that made the shards into this folder",
             )
-        train, val = (
-            sorted(path for path in self.root.glob(f"*{split}*.bin") if not is_sidecar(path))
-            for split in ("train", "val")
-        )
-        return train, val, models[0]
+        return _shards_of(self.root, "train"), _shards_of(self.root, "val"), models[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +307,7 @@ class Challenge(ShardSource):
     def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
         repository = CHALLENGE_HOSTS.get(self.variant, OTHER_CHALLENGE_HOST)
         pattern = rf"(?:.*/)?fineweb10B_{self.variant}/fineweb_(train|val)_\d+\.bin"
-        names = hub_files(repository)
+        names = sorted(hub_files(repository), key=lambda name: by_number(Path(name)))
         matches = [found for name in names if (found := re.fullmatch(pattern, name))]
         train = [found[0] for found in matches if found[1] == "train"][: self.train_shards]
         val = [found[0] for found in matches if found[1] == "val"]
@@ -308,10 +341,11 @@ def source_from(text: str) -> Source:
         if not found:
             raise DataError("not a challenge variant", value=text, way_out="write challenge:sp1024[/SHARDS]")
         return Challenge(found[1], int(found[2] or 1))
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return Shards(path) if any(path.glob("*train*.bin")) else Files(path)
-    if path.is_file():
+    path = path_of(text)
+    if path and path.is_dir():
+        return Shards(path) if _shards_of(path, "train") else Files(path)
+    if path and os.path.lexists(path):
+        refuse_special(path)
         return Files(path)
     raise DataError(
         "no such text source or path",
@@ -320,10 +354,48 @@ def source_from(text: str) -> Source:
     )
 
 
+def path_of(text: str) -> Path | None:
+    """The path that was typed; None for what can be none."""
+    try:
+        path = Path(text).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL in it
+        return None
+    return path if text else None
+
+
+def _shards_of(folder: Path, split: str) -> list[Path]:
+    """Shards of a split by number; a name must not say both."""
+    paths = _token_files(folder)
+    both = [path.name for path in paths if {"train", "val"} <= _splits_of(path)]
+    if both:
+        raise DataError(
+            "the name of a shard says both train and val",
+            where=str(folder),
+            value=both[:NAMED_FILES],
+            way_out="rename it; validation text must not be trained on",
+        )
+    return sorted((path for path in paths if split in _splits_of(path)), key=by_number)
+
+
+def _token_files(folder: Path) -> list[Path]:
+    names = sorted(folder.iterdir())
+    return [path for path in names if path.name.lower().endswith(".bin") and not is_sidecar(path)]
+
+
+def _splits_of(path: Path) -> set[str]:
+    return set(re.findall("train|val", path.name.lower()))
+
+
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Sorts train_2 before train_10, whatever the number of digits."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
 def dataset_name(source: Source, vocabulary_size: int, case_ops: bool = False) -> str:
     """A folder name that changes with the source, its files, the vocabulary and its kind."""
     kind = f"{vocabulary_size}-case-ops" if case_ops else f"{vocabulary_size}"
-    digest = hashlib.sha256(f"{PASSPORT_FORMAT} {source.key} {kind}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(f"{PASSPORT_FORMAT} {source.key} {kind}")).hexdigest()[:12]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name).strip('-')}-{kind}-{digest}"
 
 
@@ -413,9 +485,10 @@ def _split(source: TextSource, fraction: float) -> Generator[Progress, None, Spl
     """Read, drop empty documents, split, and put the training documents into their fixed random order."""
     if not 0 < fraction < 1:
         raise DataError("validation fraction must be between 0 and 1", value=fraction)
-    documents, size = [], 0
+    documents, size, empty = [], 0, 0
     yield Progress("read", 0, 0)
     for document in source.documents():
+        empty += not document
         if document:
             documents.append(document)
             size += len(document)
@@ -425,7 +498,9 @@ def _split(source: TextSource, fraction: float) -> Generator[Progress, None, Spl
         raise DataError("no text in this source", where=source.name, way_out="give files with text in them")
     split = source.split(documents, fraction)
     order = sorted(split.train, key=lambda document: (_place(ORDER_SALT, document), document))
-    return Split(order, split.val, f"{split.rule}; training documents in the order of a salted SHA-256")
+    rule = f"{split.rule}; training documents in the order of a salted SHA-256"
+    without = [f"{empty:,} documents without text (empty or null) are left out"] if empty else []
+    return Split(order, split.val, rule, [*source.notes(), *without])
 
 
 def _tokenize(name: str, split: Split, tokenizer: Tokenizer, folder: Path, shard_tokens: int) -> Steps:
@@ -437,7 +512,8 @@ def _tokenize(name: str, split: Split, tokenizer: Tokenizer, folder: Path, shard
             raise DataError("the validation tokens do not decode to the validation text", where=name)
     overlap = yield from _scan(split.train, split.val, train.text_bytes)
     write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
-    write_json(folder / PASSPORT_FILE, make_passport(name, split.rule, tokenizer, train, val, overlap))
+    passport = make_passport(name, split.rule, tokenizer, train, val, overlap, split.notes)
+    write_json(folder / PASSPORT_FILE, passport)
 
 
 def _write_split(
@@ -481,22 +557,26 @@ def _adopt(source: ShardSource, folder: Path) -> Steps:
         )
     tokenizer = Tokenizer.load(model)
     facts: dict[str, SplitFacts] = {}
+    notes = source.notes()
     for split, paths in (("train", train), ("val", val)):
+        yield Progress(f"check {split}", 0, len(paths))
+        for path in paths:
+            refuse_special(path)
         kept = [folder / f"{split}_{place:06}.bin" for place in range(len(paths))]
-        for place, (path, target) in enumerate(zip(paths, kept)):
-            yield Progress(f"check {split}", place, len(paths))
-            shutil.copyfile(path, target)
-        facts[split] = split_facts(kept, tokenizer, None)
+        facts[split] = split_facts(paths, tokenizer, None, [path.name for path in kept])
         check_original_bytes(paths, tokenizer, facts[split].token_bytes)
-    kept_train, kept_val = (sorted(folder.glob(f"{split}_*.bin")) for split in ("train", "val"))
+        notes += [f"{split}: {note}" for note in check_belonging(paths, tokenizer)]
+        for place, (path, target) in enumerate(zip(paths, kept)):
+            yield Progress(f"copy {split}", place, len(paths))
+            shutil.copyfile(path, target)
     overlap = yield from _scan(
-        shard_documents(kept_train, tokenizer),
-        shard_documents(kept_val, tokenizer),
+        shard_documents(train, tokenizer),
+        shard_documents(val, tokenizer),
         facts["train"].text_bytes,
     )
     write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
     rule = "as published; bytes are those the tokens count"
-    passport = make_passport(source.name, rule, tokenizer, facts["train"], facts["val"], overlap)
+    passport = make_passport(source.name, rule, tokenizer, facts["train"], facts["val"], overlap, notes)
     write_json(folder / PASSPORT_FILE, passport)
 
 
@@ -521,6 +601,25 @@ def _head(documents: Sequence[bytes]) -> Iterator[bytes]:
             return
         yield document[: TOKENIZER_TEXT_BYTES - taken]
         taken += len(document)
+
+
+def left_out(name: str, files: Sequence[tuple[str, str]]) -> list[str]:
+    """A note on the files of a folder that are not read, (name, why) each; none if there are none."""
+    if not files:
+        return []
+    first = ", ".join(f"{printable(file)} ({why})" for file, why in files[:NAMED_FILES])
+    others = f" and {len(files) - NAMED_FILES:,} more" if len(files) > NAMED_FILES else ""
+    return [f"{len(files):,} of the files in {name} are left out: {first}{others}"]
+
+
+def printable(name: str) -> str:
+    """A name as text in one line, whatever its bytes and control characters."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _refuse_unread(error: OSError) -> None:
+    raise DataError(f"cannot read: {error.strerror}", where=str(error.filename)) from None
 
 
 def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

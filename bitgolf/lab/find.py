@@ -15,12 +15,14 @@ from bitgolf.core.files import read_json
 from bitgolf.core.plan import P, from_json, parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
-from bitgolf.core.shards import Dataset
+from bitgolf.core.shards import PASSPORT_FILE, Dataset
 from bitgolf.core.world import is_first_process
-from bitgolf.lab.corpora import build_dataset, dataset_name, source_from
+from bitgolf.lab.corpora import Source, build_dataset, dataset_name, path_of, printable, source_from
 from bitgolf.lab.laptop import laptop
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
+from bitgolf.lab.screen import NOTE
 
+NOTES_SHOWN = 8  # of a passport
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
@@ -82,19 +84,27 @@ def cache_folder() -> Path:
 
 
 def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Generator[Event, None, Dataset]:
-    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress."""
-    if (Path(text) / "passport.json").is_file():
-        return Dataset.open(Path(text))
-    source = source_from(text)
+    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress, notes."""
+    folder = path_of(text)
+    if folder is None or not (folder / PASSPORT_FILE).is_file():
+        folder = yield from _made(source_from(text), vocabulary_size, case_ops)
+    dataset = Dataset.open(folder)
+    notes = dataset.passport.get("notes")
+    for note in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
+        yield Event(NOTE, 1, 1, {"note": printable(str(note))})
+    return dataset
+
+
+def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Event, None, Path]:
+    """The folder where the dataset of a source is kept; made if it is not there."""
     folder = cache_folder() / dataset_name(source, vocabulary_size, case_ops)
-    while not is_first_process() and not (folder / "passport.json").is_file():
+    while not is_first_process() and not (folder / PASSPORT_FILE).is_file():
         time.sleep(0.1)  # the first process is making it
-    if (folder / "passport.json").is_file():
-        return Dataset.open(folder)
-    steps = build_dataset(source, folder, vocabulary_size=vocabulary_size, case_ops=case_ops)
-    for stage, done, total in steps:
-        yield Event(stage, done, total, {})
-    return Dataset.open(folder)
+    if not (folder / PASSPORT_FILE).is_file():
+        steps = build_dataset(source, folder, vocabulary_size=vocabulary_size, case_ops=case_ops)
+        for stage, done, total in steps:
+            yield Event(stage, done, total, {})
+    return folder
 
 
 def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:

@@ -17,6 +17,7 @@ from bitgolf.core.run import Event
 from bitgolf.core.world import is_first_process
 
 Result = TypeVar("Result")
+NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name
 PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
 
 
@@ -28,7 +29,20 @@ def follow(events: Generator[Event, None, Result]) -> Result:
     if not is_first_process():
         return _in_silence(events)
     console = Console(stderr=True)
-    return _draw(events, console) if console.is_terminal else _log(events)
+    return _draw(_noted(events), console) if console.is_terminal else _log(_noted(events))
+
+
+def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+    """The events without the notes among them, which become lines."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if event.stage == NOTE:
+            print(f"note: {event.facts[NOTE]}", file=sys.stderr, flush=True)
+        else:
+            yield event
 
 
 def _in_silence(events: Generator[Event, None, Result]) -> Result:

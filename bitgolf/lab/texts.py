@@ -1,76 +1,148 @@
 """Documents out of text files, and files out of Hugging Face datasets."""
 
-import gzip
 import importlib
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bitgolf.core.errors import DataError
+from bitgolf.lab.textfile import (
+    ENDINGS,
+    JSON,
+    JSON_LINES,
+    PLAIN,
+    TextFile,
+    named,
+    opened,
+    plain_text,
+    refuse_special,
+)
 
-TEXT_ENDINGS = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 PART_BYTES = 4096  # a single text file is cut at blank lines into documents of at least this size
+ROWS = 256  # of a parquet file, read in one go
 
 
 def read_documents(path: Path, *, alone: bool = False) -> Iterator[bytes]:
-    """Documents of one file. alone: it is the whole source, so a plain text is cut into several."""
+    """Documents of one file, read as its ending says; empty where a row has null for its text.
+
+    alone: it is the whole source, so a plain text is cut into several.
+    """
+    name = named(path.name)
+    if name is None:
+        raise DataError(
+            "not a text file by its ending",
+            where=str(path),
+            way_out=f"it takes {ENDINGS}; name plain text .txt",
+        )
     try:
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _read_json_lines(path)
-        elif path.name.endswith(".parquet"):
-            yield from _read_parquet(path)
-        elif alone:
-            yield from _parts(path.read_bytes())
+        if name.form == PLAIN:
+            text = plain_text(path, name.packing)
+            yield from _parts(text) if alone else (text,)
+        elif name.form == JSON_LINES:
+            with opened(path, name.packing) as file:
+                yield from _json_lines(file, str(path))
+        elif name.form == JSON:
+            with opened(path, name.packing) as file:
+                yield from _whole_json(file.read(), str(path))
         else:
-            yield path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"cannot read: {error}", where=str(path)) from None
+            yield from _parquet(path, name.packing)
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror or error}", where=str(path)) from None
 
 
 def _parts(text: bytes) -> Iterator[bytes]:
     """Cut after blank lines (where there are none, after lines), never into less than PART_BYTES."""
-    mark = b"\n\n" if b"\n\n" in text.strip() else b"\n"
-    while text:
-        end = text.find(mark, PART_BYTES)
-        cut = len(text) if end < 0 else end + len(mark)
-        yield text[:cut]
-        text = text[cut:]
+    inside = text.strip()
+    mark = next((mark for mark in (b"\n\n", b"\r\n\r\n") if mark in inside), b"\n")
+    start = 0
+    while start < len(text):
+        found = text.find(mark, start + PART_BYTES)
+        end = len(text) if found < 0 else found + len(mark)
+        yield text[start:end]
+        start = end
 
 
-def _read_json_lines(path: Path) -> Iterator[bytes]:
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # UnicodeDecodeError is one
-                raise DataError(f"not readable as JSON: {error}", where=where) from None
-            yield _text_of(row, where)
+def _json_lines(file: Iterable[bytes], where: str) -> Iterator[bytes]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            place = f"{where}, line {number}"
+            yield _text_of(_parsed(line, place), place)
+
+
+def _whole_json(content: bytes, where: str) -> Iterator[bytes]:
+    """A row, an array of rows or texts, or, as many such files are, JSON lines."""
+    first, _, others = content.strip().partition(b"\n")
+    if others.lstrip().startswith(b"{") and first.rstrip().endswith(b"}"):
+        yield from _json_lines(io.BytesIO(content), where)
+        return
+    rows = _parsed(content, where)
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        place = f"{where}, item {number}" if isinstance(rows, list) else where
+        yield _text_of({"text": row} if isinstance(row, str) else row, place)
+
+
+def _parsed(content: bytes, where: str) -> Any:
+    """JSON; numbers are floats, of any length, and a byte order mark is taken off."""
+    try:
+        return json.loads(
+            content.decode("utf-8-sig", "surrogatepass"),
+            object_pairs_hook=_object,
+            parse_int=float,
+        )
+    except RecursionError:
+        raise DataError("not readable as JSON: nested too deep", where=where) from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise DataError(f"not readable as JSON: {error}", where=where) from None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises ValueError where it has two texts, of which readers take either."""
+    made = dict(pairs)
+    if len(made) < len(pairs) and [key for key, _ in pairs].count("text") > 1:
+        raise ValueError('"text" stands twice in one object')
+    return made
 
 
 def _text_of(row: Any, where: str) -> bytes:
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str):
-        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+    """The text of a row; null is none, so it is empty."""
+    if not isinstance(row, dict) or "text" not in row:
+        found = [key[:40] for key in sorted(row)[:8]] if isinstance(row, dict) else type(row).__name__
         raise DataError('no string under "text"', where=where, value=found)
-    return text.encode("utf-8", "surrogatepass")
+    text = row["text"]
+    if not isinstance(text, (str, type(None))):
+        raise DataError('"text" is not a string', where=where, value=type(text).__name__)
+    return (text or "").encode("utf-8", "surrogatepass")
 
 
-def _read_parquet(path: Path) -> Iterator[bytes]:
-    parquet = _optional("pyarrow.parquet", "parquet")
+def _parquet(path: Path, packing: str) -> Iterator[bytes]:
+    parquet, arrow = _optional("pyarrow.parquet", "parquet"), _optional("pyarrow", "parquet")
+    refuse_special(path)
     try:
-        table = parquet.ParquetFile(path)
+        table = parquet.ParquetFile(io.BytesIO(TextFile(path, packing).readall()) if packing else path)
         names = table.schema_arrow.names
-        if "text" not in names:
-            raise DataError('no column "text"', where=str(path), value=names)
-        for rows in table.iter_batches(columns=["text"]):
+        if names.count("text") != 1:
+            fault = "more than one" if "text" in names else "no"
+            raise DataError(f'{fault} column "text"', where=str(path), value=names)
+        kind = table.schema_arrow.field("text").type
+        if not _is_text(kind, arrow.types):
+            raise DataError(
+                f'column "text" holds {kind}, not strings',
+                where=str(path),
+                way_out="write it as a column of strings",
+            )
+        for rows in table.iter_batches(ROWS, columns=["text"]):
             for text in rows.column(0).to_pylist():
-                yield _text_of({"text": text or ""}, str(path))
-    except _optional("pyarrow", "parquet").ArrowException as error:
+                yield _text_of({"text": text}, str(path))
+    except (arrow.ArrowException, ValueError) as error:  # UnicodeDecodeError is one
         raise DataError(f"not readable as parquet: {error}", where=str(path)) from None
+
+
+def _is_text(kind: Any, types: Any) -> bool:
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    return any(test(value) for test in tests)
 
 
 def hub_files(repository: str) -> list[str]:

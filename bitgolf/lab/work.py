@@ -19,11 +19,13 @@ from bitgolf.core.tokenizer import Tokenizer
 from bitgolf.core.world import is_first_process
 from bitgolf.lab.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.lab.find import find_dataset
+from bitgolf.lab.passport import differing_bytes
 from bitgolf.lab.repack import Packing, by_sequence, findings, open_run
 from bitgolf.lab.report import write_report
 from bitgolf.lab.rivals import rivals
 from bitgolf.lab.sample import sample
 from bitgolf.lab.script import script_of, whole_ledger
+from bitgolf.lab.textfile import text_to_score
 
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 
@@ -179,15 +181,13 @@ def score_artifact(
 def score_text(
     model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
 ) -> Generator[Event, None, Scores]:
-    """Score one file as one document."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read: {error.strerror}", where=str(path)) from None
+    """Score one file as one document; what is packed as its ending says is unpacked."""
+    content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
     tokens = next(tokenizer.encode_documents([content]))
-    return (yield from told(scoring(model, tokens, tokenizer, plan, len(content)), "score"))
+    differing = differing_bytes(content, tokenizer.decode(tokens))
+    return (yield from told(scoring(model, tokens, tokenizer, plan, len(content), differing), "score"))
 
 
 def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:
