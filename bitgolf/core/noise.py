@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.core.plan import Plan, setting
-from bitgolf.core.quantize import QuantizePlan
+from bitgolf.core.quantize import QuantizePlan, QuantRule
 from bitgolf.core.schedule import Progress
 
 
@@ -49,7 +49,8 @@ class FakeQuantize(Noise):
     What: tensors that match `patterns` are replaced by what the recipe's own quantization rules make of
         them, exactly, from the progress `from_progress` on and once the schedule's scale is under
         `under_scale` (0: any scale); the gradient passes straight through. Weights are swapped outside the
-        graph, so nothing can be folded away.
+        graph, so nothing can be folded away. `rules` stand in for the recipe's where a public script trained
+        on another grid than it shipped.
     Source: PR #297, #315 (scale under 0.1; never active there: the flag was folded), PR #488 (last 15% of
         the clock), PR #543, PR #1718 (matrices only; with embeddings "*").
     Cost: no bytes; one quantization of those tensors a step.
@@ -61,6 +62,11 @@ class FakeQuantize(Noise):
     from_progress: float = setting(0.0, at_least=0.0, at_most=1.0)
     under_scale: float = setting(0.0, at_least=0.0, at_most=1.0)
     patterns: tuple[str, ...] = ("blocks.*",)
+    rules: tuple[QuantRule, ...] = ()
+
+    def table(self, quantize: QuantizePlan) -> QuantizePlan:
+        """The rules of the noise, given the recipe's."""
+        return QuantizePlan(rules=self.rules) if self.rules else quantize
 
     def chosen(self, names: Iterable[str]) -> list[str]:
         """Those of these tensors that the patterns name."""
@@ -81,9 +87,10 @@ class FakeQuantize(Noise):
     ) -> dict[str, Tensor]:
         if not self.active(progress, scale):
             return {}
+        table = self.table(quantize)
         with torch.no_grad():
             return {
                 name: rule.quantizer.fake_quantize(weights[name])
                 for name in self.chosen(weights)
-                if (rule := quantize.rule_of(name, weights[name]))
+                if (rule := table.rule_of(name, weights[name]))
             }

@@ -23,8 +23,8 @@ class Rule(Plan):
 
     def make(
         self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
-    ) -> torch.optim.Optimizer:
-        """The optimizer for these parameters."""
+    ) -> torch.optim.Optimizer | None:
+        """The optimizer for these parameters; None where they stay as they start."""
         raise NotImplementedError
 
     def rates(self, scale: float, progress: Progress) -> dict[str, float]:
@@ -121,6 +121,31 @@ class MuonRule(Rule):
             return self.weight_decay
         tapered = min((done - self.taper_start) / (1.0 - self.taper_start), 1.0)
         return self.weight_decay * (1.0 - tapered * (1.0 - self.taper_final))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frozen(Rule):
+    """No update: tensors stay exactly as they start.
+
+    What: they are in no optimizer, have no gradient, and do not count in its length when it is clipped. They
+        are averaged, quantized and shipped like all others. Only a row that says so freezes anything.
+    Source: what public scripts forgot to train: the value embedding of PR #543, smear and bigram table in an
+        ablation of PR #212, the bigram table of PR #1716 and #1718. There their gradients were added up from
+        step to step and counted in the clipping.
+    Cost: none in training; bytes as any tensor, next to none where it starts at zero.
+    Not for: parts whose start says nothing: a table that starts at zero adds zero for good.
+    Neutral: lr=0 of another rule without decay
+    """
+
+    def make(
+        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+    ) -> torch.optim.Optimizer | None:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        return None
+
+    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,6 +251,8 @@ class Optimizers:
             row.rule.make([self.parameters[name] for name in names], world, iteration_dtype)
             for row, names in zip(self.rows, self.names)
         ]
+        if not any(self.optimizers):
+            raise PlanError(["optim.rows: every parameter is frozen; give one of them a rule that trains"])
 
     def zero(self) -> None:
         """Forget all gradients."""
@@ -239,8 +266,9 @@ class Optimizers:
     def step(self, scale: float, progress: Progress) -> None:
         """Follow the gradients, every rate multiplied by scale, with that much done before this step."""
         for row, optimizer in zip(self.rows, self.optimizers):
-            optimizer.param_groups[0].update(row.rule.rates(scale, progress))
-            optimizer.step()
+            if optimizer is not None:
+                optimizer.param_groups[0].update(row.rule.rates(scale, progress))
+                optimizer.step()
 
     def momentum(self, progress: Progress) -> float:
         """Muon's momentum in the step that comes next; 0 without Muon."""
@@ -253,7 +281,7 @@ class Optimizers:
             {
                 "pattern": row.pattern,
                 "rule": type(row.rule).__name__,
-                "lr": row.rule.rates(1.0, Progress(0, 1))["lr"],
+                "lr": row.rule.rates(1.0, Progress(0, 1)).get("lr", 0.0),
                 "tensors": len(names),
                 "elements": sum(self.parameters[name].numel() for name in names),
                 "names": names,
@@ -272,7 +300,7 @@ class Optimizers:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` gave; an empty state is that of optimizers that never stepped."""
         owners = dict(self._owners())
-        for optimizer in self.optimizers:
+        for optimizer in owners.values():
             optimizer.state.clear()
         for key, tensor in state.items():
             name, _, what = key.rpartition("/")
@@ -283,7 +311,8 @@ class Optimizers:
 
     def _owners(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
         for names, optimizer in zip(self.names, self.optimizers):
-            yield from ((name, optimizer) for name in names)
+            if optimizer is not None:
+                yield from ((name, optimizer) for name in names)
 
 
 def make_optimizers(

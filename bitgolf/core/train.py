@@ -47,6 +47,8 @@ class TrainPlan(Plan):
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
     step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
     was made on gives that run's rates and its number of steps on any machine.
+    expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
+    and laptop forms look at it. 0: `steps`.
     batch_tokens: of one step, over all processes and micro-batches.
     accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
     forward_tokens: most tokens in one pass through the model; a larger micro-batch is cut by sequences and
@@ -60,6 +62,7 @@ class TrainPlan(Plan):
     steps: int = setting(20000, at_least=1)
     train_seconds: float = setting(600.0, at_least=0.0)
     step_seconds: float = setting(0.0, at_least=0.0)
+    expected_steps: int = setting(0, at_least=0)
     batch_tokens: int = setting(524288, at_least=1)
     accumulation: int = setting(0, at_least=0)
     forward_tokens: int = setting(0, at_least=0)
@@ -73,6 +76,11 @@ class TrainPlan(Plan):
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)):
             yield f"stages: each must end later than the one before, found {ends}"
+
+    def likely_steps(self) -> int:
+        """Steps to reckon with before training."""
+        counted = math.ceil(self.train_seconds / self.step_seconds) if self.step_seconds else 0
+        return min(counted or self.expected_steps or self.steps, self.steps)
 
     def staged(self, progress: float) -> tuple[int, int]:
         """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""

@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.core.parts import Context, Dimensions, Part, Start, start_constant, start_normal
+from bitgolf.core.parts import (
+    Context,
+    Dimensions,
+    Part,
+    Start,
+    start_constant,
+    start_normal,
+    start_uniform,
+)
 from bitgolf.core.plan import setting
 
 
@@ -31,8 +39,10 @@ class ValueEmbedding(ValuePart):
     """A second embedding of each token, added to the values of chosen layers.
 
     What: v + lambda_layer * scale * (proj @ table[id]), with one table and one projection for all its
-        layers.
-    Source: PR #374 (VE128 in layers 9 and 10); used in PR #543.
+        layers; without `shared_scale` the one scale of the layer alone, and every layer of the model has one,
+        used or not.
+    Source: PR #374 (VE128 in layers 9 and 10); PR #543 (std=1, no shared scale, a projection that does not
+        start at zero; table and projection were in no optimizer: see Frozen).
     Cost: vocabulary * dimension + key-value width * dimension weights; a lookup and a small product a pass.
     Not for: large vocabularies: at 8192 the table is a million weights (dropped in record 2026-04-05).
     Neutral: no layers; projection zero, where it starts without OrthogonalStart.
@@ -42,6 +52,8 @@ class ValueEmbedding(ValuePart):
     layers: tuple[int, ...] = (9, 10)
     std: float = setting(0.01, above=0)
     scale: float = 0.1
+    shared_scale: bool = True
+    zero_projection: bool = True
 
     def misfits(self, dimensions: Dimensions) -> list[str]:
         wrong = [layer for layer in self.layers if not 0 <= layer < dimensions.layers]
@@ -54,10 +66,14 @@ class ValueEmbedding(ValuePart):
         if not self.layers:
             return {}
         table = start_normal(self.std, dimensions.vocabulary_size, self.dimension)
-        starts = {"ve_shared.embed.weight": table, "ve_shared.scale": start_constant(self.scale)}
+        starts = {"ve_shared.embed.weight": table}
         if self.dimension != dimensions.kv_width:
-            projection = start_constant(0.0, dimensions.kv_width, self.dimension, linear=True)
-            starts["ve_shared.proj.weight"] = projection
+            sizes = dimensions.kv_width, self.dimension
+            zero = start_constant(0.0, *sizes, linear=True)
+            starts["ve_shared.proj.weight"] = zero if self.zero_projection else start_uniform(*sizes)
+        if not self.shared_scale:
+            return starts | {f"ve_scales.{i}": start_constant(self.scale) for i in range(dimensions.layers)}
+        starts["ve_shared.scale"] = start_constant(self.scale)
         return starts | {f"ve_layer_scales.{i}": start_constant(1.0, 1) for i in range(len(self.layers))}
 
     def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
@@ -66,8 +82,12 @@ class ValueEmbedding(ValuePart):
             rows = F.embedding(context.inputs, shared.embed.weight).to(v.dtype)
             if self.dimension != v.shape[2] * v.shape[3]:
                 rows = F.linear(rows, shared.proj.weight.to(v.dtype))
-            context.memory["value embedding"] = shared.scale.to(v.dtype) * rows
-        weight = getattr(context.root.ve_layer_scales, str(self.layers.index(layer)))
+            context.memory["value embedding"] = shared.scale.to(v.dtype) * rows if self.shared_scale else rows
+        weight = (
+            getattr(context.root.ve_layer_scales, str(self.layers.index(layer)))
+            if self.shared_scale
+            else getattr(context.root.ve_scales, str(layer))
+        )
         return v + weight.to(v.dtype) * context.memory["value embedding"].view_as(v)
 
 

@@ -18,7 +18,7 @@ from bitgolf.core.grid import Grid
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.core.noise import NoNoise
-from bitgolf.core.optim import MuonRule, assign_parameters
+from bitgolf.core.optim import Frozen, MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
 from bitgolf.core.quantize import QuantizePlan, Quantizer, SdClip
 from bitgolf.core.rate import RateAware
@@ -287,15 +287,15 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     table = assign_parameters(
         recipe.optim, {name: torch.empty(s, device="meta") for name, s in shapes.items()}
     )
-    copies = {
-        name: 1 if isinstance(row.rule, MuonRule) else 2
+    copies = {  # the gradient, and what its optimizer keeps
+        name: 0 if isinstance(row.rule, Frozen) else 2 if isinstance(row.rule, MuonRule) else 3
         for row, names in zip(recipe.optim.rows, table)
         for name in names
     }
     averaged = averaged_copies(recipe.average)
     averaged += not isinstance(recipe.noise, NoNoise)  # the weights that stand in for others
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
-    lasting = sum(4 * count * (2 + copies[name] + averaged) for name, count in elements.items())
+    lasting = sum(4 * count * (1 + copies[name] + averaged) for name, count in elements.items())
     logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
     updates = 8 * sum(elements.values())
     return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.core.model import Model, ModelPlan, keyed_generator
-from bitgolf.core.optim import MuonRule, assign_parameters
+from bitgolf.core.optim import Frozen, MuonRule, assign_parameters
 from bitgolf.core.parts import Start
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
@@ -77,7 +77,9 @@ def walk(recipe: Recipe, rule: Any) -> Walk:
 
     Updates that share a momentum add up before they turn, and a larger batch knows better where to go.
     """
-    steps, kept, squares = recipe.train.steps, 1.0, 0.0
+    if isinstance(rule, Frozen):
+        return Walk(1.0, 0.0)
+    steps, kept, squares = recipe.train.likely_steps(), 1.0, 0.0
     stride = math.ceil(steps / LOOKED_AT_STEPS)
     for step in range(0, steps, stride):
         progress = Progress(step, steps)

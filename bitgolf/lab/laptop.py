@@ -23,12 +23,18 @@ SHALLOWER = 0.55  # of the layers, rounded
 SEQUENCE_LENGTH = 256
 BATCH_TOKENS = 4096
 STEPS = 400
+CALIBRATION_SEQUENCES = 128
 MINUTE_STEPS, MINUTE_TOKENS = 200, 131_072
 
 
 def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
-    """The recipe for two cores and some minutes. It ends by steps: every machine trains as long."""
-    model, steps = recipe.model, min(recipe.train.steps, most_steps)
+    """The recipe for two cores and some minutes. It ends by steps: every machine trains as long.
+
+    Where a clock ends the recipe, these steps stand for those that it is expected to leave: rules of the
+    clock without one go by steps, at the same shares of the training.
+    """
+    model, whole = recipe.model, recipe.train.likely_steps()
+    steps = min(whole, most_steps)
     layers = max(2, round(model.layers * SHALLOWER))
     shorter = recipe.data.sequence_length / SEQUENCE_LENGTH
 
@@ -42,7 +48,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
         return round(count / shorter)
 
     def fewer(count: int) -> int:
-        return max(1, round(count * steps / recipe.train.steps)) if count else 0
+        return max(1, round(count * steps / whole)) if count else 0
 
     rules: dict[str, Callable[[Any], Any]] = {
         "layers": lambda value: tuple(dict.fromkeys(map(layer, value))),
@@ -77,11 +83,12 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "train.steps": steps,
             # A clock that counts steps counts as many over the training; a real one does not end it.
             "train.train_seconds": recipe.train.train_seconds if recipe.train.step_seconds else 0.0,
-            "train.step_seconds": recipe.train.step_seconds * recipe.train.steps / steps,
+            "train.step_seconds": recipe.train.step_seconds * whole / steps,
+            "train.expected_steps": 0,
             "train.batch_tokens": BATCH_TOKENS,
             "train.accumulation": 1,
-            "average": _shorter_memory(recipe.average, fewer, steps / recipe.train.steps),
-            "quantize": _renumbered(recipe.quantize, model.layers, layer),
+            "average": _shorter_memory(recipe.average, fewer, steps / whole),
+            "quantize": _less_text(_renumbered(recipe.quantize, model.layers, layer)),
             "budget.budget_bytes": _smaller_budget(recipe, small),
             "score.windows": _shorter_windows(recipe.score.windows),
         }
@@ -151,6 +158,12 @@ def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]
             rule.but(patterns=tuple(dict.fromkeys(map(renamed, rule.patterns)))) for rule in quantize.rules
         )
     )
+
+
+def _less_text(quantize: QuantizePlan) -> QuantizePlan:
+    sequences = getattr(quantize.calibration, "sequences", 0)
+    few = min(sequences, CALIBRATION_SEQUENCES)
+    return quantize.but({"calibration.sequences": few}) if few < sequences else quantize
 
 
 def _smaller_budget(recipe: Recipe, small: ModelPlan) -> int:

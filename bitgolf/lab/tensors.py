@@ -121,7 +121,9 @@ def nominal_bits(quantizer: Quantizer, weight: Tensor, tensor: Shipped) -> float
     """Bits of a number before any entropy coding; of forms without a grid, the entropy of their codes."""
     if isinstance(tensor, KeptTensor):
         return 8 * tensor.values.element_size()
-    grid = tensor.grid if isinstance(tensor, QuantTensor) else getattr(tensor.form, "grid", None)
+    if isinstance(tensor, QuantTensor):
+        return quantizer.notes(weight, tensor).get("bits", tensor.grid.bits)
+    grid = getattr(tensor.form, "grid", None)
     return quantizer.notes(weight, tensor)["bits"] if grid is None else grid.bits
 
 
@@ -297,6 +299,7 @@ def noise_quantizers(
     """The quantizers that training noise had at its end, by tensor, from the table it was given."""
     if not isinstance(noise, FakeQuantize) or not noise.active(Progress(1, 1), 0.0):
         return {}
+    table = noise.table(table)
     rules = {name: table.rule_of(name, weights[name]) for name in noise.chosen(weights)}
     return {name: rule.quantizer for name, rule in rules.items() if rule is not None}
 
