@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.clip import ClipSearch, Ternary
+from bitgolf.core.clip import ClipSearch, CoarseCodes, Ternary
 from bitgolf.core.errors import PlanError
 from bitgolf.core.gptq import squared_error
 from bitgolf.core.grid import ColumnGroups, Grid, PerTensor, RowGroups
-from bitgolf.core.quantize import AbsMax, Percentile
+from bitgolf.core.quantize import AbsMax, Keep, Percentile
+from bitgolf.lab.tensors import nominal_bits
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,3 +87,51 @@ def test_ternary_errs_less_than_the_largest_weight_as_step():
     assert not Ternary().quantize(torch.zeros(3, 70)).dequantize().any()
     with pytest.raises(PlanError, match="codes are -1, 0 and 1"):
         Ternary(grid=Grid(bits=3))
+
+
+def steps_of_four(weight):
+    """The same in other words: every share in turn, row by row in float32; the least error keeps its codes."""
+    best = (float("inf"), None, None)
+    for share in (0.9999, 0.99999, 0.999999, 0.9999984, 1.0):
+        bound = torch.quantile(weight.abs(), share, dim=1, keepdim=True)
+        step = torch.maximum(bound / 127.0, torch.tensor(1.0 / 127.0))
+        codes = torch.round(weight.minimum(bound).maximum(-bound) / step).clamp(-127, 127)
+        error = float((weight - codes * step).pow(2).mean())
+        if error < best[0]:
+            best = (error, codes, step.half())
+    fours = torch.round(best[1] / 4) * 4
+    return fours.clamp(-127, 127), best[2].squeeze(1)
+
+
+@pytest.mark.parametrize("size", [0.02, 0.4, 3.0])
+def test_int6_as_multiples_of_four_is_the_public_one(size):
+    draw = torch.Generator().manual_seed(4)
+    weight = size * torch.randn(48, 700, generator=draw) * torch.rand(48, 1, generator=draw)
+    weight[3, 5], weight[7] = 9 * size, 0.0
+    grid = Grid(bits=8, round_scale_first=False, scale_floor=1 / 127)
+    shares = (0.9999, 0.99999, 0.999999, 0.9999984, 1.0)
+    eight = ClipSearch(grid=grid, percentiles=shares, choice="tensor", under_floor=True)
+    found = CoarseCodes(of=eight, step=4).quantize(weight)
+    codes, scales = steps_of_four(weight)
+    assert torch.equal(found.codes.float(), codes) and torch.equal(found.scales, scales)
+    assert set(found.codes.unique().tolist()) <= {*range(-124, 125, 4), -127, 127}
+    assert torch.equal(found.dequantize(), codes * scales.float()[:, None])
+
+
+def test_a_weight_beyond_its_percentile_is_clipped_under_a_floor_too_where_told():
+    weight = torch.linspace(-0.5, 0.5, 101)[None]
+    grid = Grid(bits=8, scale_floor=1 / 127, scale_dtype="float32")
+    search = ClipSearch(grid=grid, percentiles=(0.9,))
+    assert search.quantize(weight).codes.max() == 64
+    assert search.but(under_floor=True).quantize(weight).codes.max() == 57  # 0.45 in steps of 1/127
+
+
+def test_coarse_codes_are_off_at_one_and_refuse_what_does_not_round():
+    weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(5))
+    eight = AbsMax(grid=Grid(bits=8))
+    assert torch.equal(CoarseCodes(of=eight, step=1).quantize(weight).codes, eight.quantize(weight).codes)
+    with pytest.raises(PlanError, match="of: expected a rule that rounds, such as AbsMax, found Keep"):
+        CoarseCodes(of=Keep())
+    with pytest.raises(PlanError, match="step: the largest code is 7, found 8"):
+        CoarseCodes(of=AbsMax(grid=Grid(bits=4)), step=8)
+    assert nominal_bits(CoarseCodes(of=eight), weight, CoarseCodes(of=eight).quantize(weight)) == 6

@@ -10,7 +10,8 @@ from bitgolf.core.plan import diff
 from bitgolf.core.position import Rope
 from bitgolf.core.quantize import AsSet
 from bitgolf.core.route import Looped
-from bitgolf.core.windows import Sliding
+from bitgolf.core.schedule import Progress
+from bitgolf.core.windows import Chunked, Sliding
 from bitgolf.lab.budget import flops_per_token
 from bitgolf.lab.find import find_recipe
 from bitgolf.lab.flatten import plans_in
@@ -22,7 +23,7 @@ NAMES = (*PULL_REQUESTS, "frontier", "baseline")
 PUBLISHED_PARAMETERS = {
     "pr682": 17_059_912,
     "pr212": 21_778_504,
-    "pr543": 25_224_283,  # 25,224,291 published; eight are unexplained
+    "pr543": 25_224_291,
     "pr488": 26_501_720,
     "pr1718": 36_486_278,
 }
@@ -75,19 +76,36 @@ def test_what_counts_layers_tokens_or_steps_follows():
     small = laptop(find_recipe("pr543"))
     (table,) = small.model.values
     assert (small.model.layers, table.layers, table.dimension) == (6, (4, 5), 32)
-    assert small.model.position == Rope(dims=8, reference_length=128)
-    assert small.quantize.rules[1].patterns == ("blocks.0.*.weight", "blocks.5.*.weight")
-    assert small.score.windows == Sliding(length=256, stride=64)
+    assert small.model.position == Rope(dims=8)
+    assert small.quantize.rules[2].patterns == ("blocks.0.*.weight", "blocks.5.*.weight")
+    assert small.score.windows == Chunked(length=256)
     share = small.train.steps / 4071
-    assert small.optim.rows[4].rule.warmup_steps == round(1500 * share)
+    assert small.optim.rows[5].rule.warmup_steps == round(1500 * share)
     assert small.optim.schedule.warmdown_steps == round(3000 * share)
     assert small.average.every == round(50 * share)
     looped = laptop(find_recipe("pr1718"))
+    assert looped.model.position == Rope(dims=8, reference_length=256)
+    assert looped.quantize.calibration.sequences == 128
     assert looped.model.recurrence == Looped(first=1, last=2, loops=2, enable_at=0.35)
     assert isinstance(looped.average, Ema)
     share = STEPS / 4393  # the average remembers the same share of the training
     assert 1 - looped.average.decay == pytest.approx((1 - 0.9965) / share)
     assert laptop(find_recipe("pr488")).average == SwaCount(checkpoints=7, guard=0.5)
+    assert laptop(find_recipe("pr212")).score.windows == Sliding(length=256, stride=64)
+
+
+@pytest.mark.parametrize("name", ["pr212", "pr543", "pr488", "pr1718"])
+def test_a_clock_that_ends_a_recipe_ends_no_laptop_form(name):
+    """Rates follow the same course over the steps that the clock was seen to leave, and over the laptop's."""
+    full, small = find_recipe(name), find_recipe(f"{name}-laptop")
+    seen, seconds = full.train.expected_steps, full.train.train_seconds
+    assert (full.train.steps, small.train.steps) == (20_000, STEPS)
+    assert small.train.train_seconds == small.train.expected_steps == 0
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        step = round(share * seen)
+        clocked = full.optim.schedule.scale(Progress(step, 20_000, step * seconds / seen, seconds))
+        counted = small.optim.schedule.scale(Progress(round(share * STEPS), STEPS))
+        assert counted == pytest.approx(clocked, abs=0.01)
 
 
 @pytest.mark.slow

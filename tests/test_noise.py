@@ -5,14 +5,16 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from bitgolf.core.backend import Backend
+from bitgolf.core.grid import Grid
 from bitgolf.core.model import ModelPlan, build_model
 from bitgolf.core.noise import FakeQuantize, NoNoise
 from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.quantize import absmax_rows, quantize_weights
+from bitgolf.core.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
 from bitgolf.core.route import Looped
 from bitgolf.core.run import model_with
 from bitgolf.core.schedule import Progress, WarmdownFraction
 from bitgolf.core.train import standing_in
+from bitgolf.lab.tensors import noise_quantizers
 from tests.small_training import PLAN, start, tensors_of
 
 PLAIN = ModelPlan(vocabulary_size=64, layers=3, width=32, heads=2, kv_heads=1)
@@ -150,3 +152,15 @@ def test_the_number_of_graphs_is_bounded_by_the_number_of_routes():
         model.at(progress.fraction)
         losses(model, noise, progress, schedule.scale(progress))
     assert counter.frame_count == 3
+
+
+def test_noise_may_have_rules_of_its_own():
+    weights = tensors_of(moved())
+    eight = AbsMax(grid=Grid(bits=8))
+    own = FakeQuantize(patterns=("*.weight",), rules=(QuantRule(patterns=("blocks.*",), quantizer=eight),))
+    found = own.replaced(weights, RULES, HALFWAY, 1.0)
+    assert set(found) == {name for name in weights if name.startswith("blocks.") and name.endswith("weight")}
+    for name, values in found.items():
+        assert torch.equal(values, eight.quantize(weights[name]).dequantize())
+    assert noise_quantizers(own, RULES, weights) == dict.fromkeys(found, eight)
+    assert own.but(rules=()).table(RULES) == RULES

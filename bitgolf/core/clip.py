@@ -59,21 +59,27 @@ class CoarseCodes(Quantizer):
     What: code' = step * round(code / step), halves to even, never beyond the grid. Int8 in steps of four has
         the 63 values of int6 and the two ends.
     Source: PR #543 ("int6 step rounding": layers 1 to 9).
-    Cost: the bytes of six bits after packing; rounded twice, which costs up to 1/8 of a step more than once.
+    Cost: the bytes of six bits after packing; rounded twice, a weight may end 1/8 of a step further away.
     Not for: grids of six bits and fewer, which are there themselves.
     Neutral: step=1
     """
 
-    of: Rounding = ClipSearch(grid=Grid(bits=8))
+    of: Quantizer = ClipSearch(grid=Grid(bits=8))
     step: int = setting(4, at_least=1)
 
+    def problems(self) -> Iterator[str]:
+        if not isinstance(self.of, Rounding):
+            yield f"of: expected a rule that rounds, such as AbsMax, found {type(self.of).__name__}"
+        elif self.step > self.of.grid.qmax:
+            yield f"step: the largest code is {self.of.grid.qmax}, found {self.step}"
+
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
-        fine = self.of.quantize(weight)
+        fine: QuantTensor = self.of.quantize(weight)
         codes = (fine.codes.float() / self.step).round() * self.step
         return dataclasses.replace(fine, codes=codes.clamp(fine.grid.qmin, fine.grid.qmax).to(torch.int8))
 
     def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-        return {"bits": self.of.grid.bits - math.log2(self.step)}
+        return {"bits": tensor.grid.bits - math.log2(self.step)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -79,10 +79,10 @@ def walk(recipe: Recipe, rule: Any) -> Walk:
     """
     if isinstance(rule, Frozen):
         return Walk(1.0, 0.0)
-    steps, kept, squares = recipe.train.likely_steps(), 1.0, 0.0
-    stride = math.ceil(steps / LOOKED_AT_STEPS)
+    plan, steps, kept, squares = recipe.train, recipe.train.likely_steps(), 1.0, 0.0
+    stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
     for step in range(0, steps, stride):
-        progress = Progress(step, steps)
+        progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)
         rates = rule.rates(recipe.optim.schedule.scale(progress), progress)
         momentum = rates.get("momentum", 0.0)
         left = (1 - rates["lr"] * rates.get("weight_decay", rule.weight_decay)) ** stride

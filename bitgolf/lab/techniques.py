@@ -90,11 +90,16 @@ def slots() -> dict[type[Plan], str]:
     for name in READING_ORDER:
         importlib.import_module(f"bitgolf.core.{name}")
     found: dict[type[Plan], str] = {}
-    _collect(Recipe, "", found)
-    return found
+    owners: list[tuple[type[Plan], str]] = [(Recipe, "")]
+    for owner, path in owners:  # grows: a slot of the recipe's own plans comes before the same in a member
+        _collect(owner, path, found, owners)
+    order = list(field_types(Recipe))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1].split(".")[0])))
 
 
-def _collect(owner: type[Plan], path: str, found: dict[type[Plan], str]) -> None:
+def _collect(
+    owner: type[Plan], path: str, found: dict[type[Plan], str], members_too: list[tuple[type[Plan], str]]
+) -> None:
     for name, hint in field_types(owner).items():
         here = f"{path}.{name}".lstrip(".")
         many = typing.get_origin(hint) is tuple
@@ -104,10 +109,9 @@ def _collect(owner: type[Plan], path: str, found: dict[type[Plan], str]) -> None
         inside = f"{here}.0" if many else here
         if kind.__dict__.get("abstract"):
             found[kind] = here
-            for member in members(kind).values():
-                _collect(member, inside, found)
+            members_too += [(member, inside) for member in members(kind).values()]
         else:
-            _collect(kind, inside, found)
+            _collect(kind, inside, found, members_too)
 
 
 @functools.cache
