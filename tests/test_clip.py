@@ -90,7 +90,7 @@ def test_ternary_errs_less_than_the_largest_weight_as_step():
 
 
 def steps_of_four(weight):
-    """The same in other words: every share in turn, row by row in float32; the least error keeps its codes."""
+    """The same in other words: every share in turn, in float32; the least error keeps its codes."""
     best = (float("inf"), None, None)
     for share in (0.9999, 0.99999, 0.999999, 0.9999984, 1.0):
         bound = torch.quantile(weight.abs(), share, dim=1, keepdim=True)
