@@ -27,7 +27,8 @@ class PlanError(BitgolfError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
-        super().__init__("\n  ".join(["invalid settings:", *self.problems]))
+        lines = len(self.problems) > 1
+        super().__init__(("\n  " if lines else " ").join(["invalid settings:", *self.problems]))
 
 
 class DataError(BitgolfError):

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from bitgolf.lab import screen
 from bitgolf.lab.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.charts import sparkline, trimmed
+from bitgolf.lab.faults import ended
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
@@ -42,6 +44,7 @@ from bitgolf.study.cli import findings, show_comparison, study
 from bitgolf.study.runs import run_folders
 
 BITS = "bits_per_byte"
+TEXT = "\n\t"  # what stays as it is where a terminal shows text of a model
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -149,8 +152,9 @@ def _finish(result: dict[str, Any], as_json: bool, following: str) -> None:
         screen.table(title, columns, [ours, *rivals], as_json=as_json)
     _show_alarms(result, as_json)
     if "sample" in result and not as_json:
-        print(f"A sample\n{result.pop('sample').strip()}\n")
-    screen.close({**result, "next": following}, as_json=as_json)
+        print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
+    scored = "bits_per_byte" in result  # else there is nothing to go on with
+    screen.close(result | ({"next": following} if scored else {}), as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
 
@@ -405,9 +409,13 @@ def sample(
     Example: bitgolf sample runs/demo --prompt "My fellow citizens"
     """
     path, unpacked = find_artifact(model)
-    text = sample_text(unpacked, prompt=prompt, tokens=tokens, temperature=temperature, seed=seed)
-    if not as_json:
-        print(prompt + text + "\n")
+    # The shell may have given any bytes; for Python they are half characters then.
+    opening = os.fsencode(prompt)
+    text = sample_text(unpacked, prompt=opening, tokens=tokens, temperature=temperature, seed=seed)
+    if not as_json and sys.stdout.isatty():
+        print(screen.escaped(prompt + text, keep=TEXT) + "\n")
+    elif not as_json:
+        sys.stdout.buffer.write(opening + text.encode() + b"\n\n")
     screen.close(
         {"artifact": str(path), "tokens": tokens, "temperature": temperature, "seed": seed}
         | ({"prompt": prompt, "text": text} if as_json else {}),
@@ -531,14 +539,10 @@ app.command()(findings)
 
 
 def main() -> None:
-    """The console script: errors become one line and exit code 2, never a traceback.
+    """The console script: whatever happens ends in one line and an exit code, see `faults`.
 
     Under torchrun the first process speaks for all.
     """
     if not is_first_process():
-        sys.stdout = io.StringIO()
-    try:
-        app()
-    except BitgolfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    sys.exit(ended(app))

@@ -4,8 +4,11 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import sys
 import time
+import traceback
 from collections.abc import Generator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from bitgolf import recipes
@@ -64,17 +67,29 @@ def from_python(path: Path, function: str, kind: type[P]) -> P:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        made = getattr(module, function)()
-    except BitgolfError:
-        raise
-    except Exception as error:  # a user's file can fail in any way; say which and where
-        raise BitgolfError(f"{type(error).__name__}: {error}", where=f"{path}:{function}") from error
+        with redirect_stdout(sys.stderr):  # stdout is for the answer
+            spec.loader.exec_module(module)
+            made = getattr(module, function)()
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way; say which and where
+        said = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
+        line = line_in(str(spec.origin), error)
+        raise BitgolfError(
+            f"line {line}: {said}" if line else said, where=f"{path}:{function}", way_out="mend the file"
+        ) from error
     if not isinstance(made, kind):
         raise BitgolfError(
             f"does not return a {kind.__name__}", where=f"{path}:{function}", value=type(made).__name__
         )
     return made
+
+
+def line_in(file: str, error: BaseException) -> int:
+    """The line of a user's file that an error came from; 0 if none of it did."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno or 0
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == file]
+    return lines[-1] if lines else 0
 
 
 def cache_folder() -> Path:
@@ -116,7 +131,7 @@ def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
     if not path.is_file():
         raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
     if path.suffix not in (".pt", ".ptz"):
-        return path, unpack(path.read_bytes())
+        return path, read_artifact(path)
     if data is None:
         raise BitgolfError(
             "a public checkpoint carries no tokenizer",
@@ -125,3 +140,11 @@ def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
         )
     weights = as_weights(read_public(path))
     return path, Unpacked(infer_model_plan(weights), weights, Dataset.open(data).tokenizer, {})
+
+
+def read_artifact(path: Path) -> Unpacked:
+    """A packed model's file, read and checked; whatever is wrong with it, the file is named."""
+    try:
+        return unpack(path.read_bytes())
+    except BitgolfError as error:
+        raise BitgolfError(str(error), where=str(path)) from error

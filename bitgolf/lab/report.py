@@ -59,7 +59,7 @@ def write_report(folder: Path, piece: Piece | None = None) -> Path:
     views = {section.__name__: _view(section, run) for section in SECTIONS}
     page = _environment().get_template("report.html.jinja").render(result=run.result, name=run.name, **views)
     path = folder / "report.html"
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))  # names of files may hold half characters
     return path
 
 

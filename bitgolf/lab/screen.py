@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import sys
 import time
+import unicodedata
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,6 +21,27 @@ from bitgolf.core.world import is_first_process
 Result = TypeVar("Result")
 NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name
 PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
+# Control and format characters (bidirectional ones among them), separators of lines, halves of characters.
+UNSHOWN = ("Cc", "Cf", "Zl", "Zp", "Cs")
+JOINERS = "\u200c\u200d"  # scripts and emoji need them, and they move nothing
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Text from users, files or models as a screen may show it: nothing in it moves, hides or turns text.
+
+    keep: characters that are left alone all the same.
+    """
+    return "".join(
+        char if char in keep + JOINERS or unicodedata.category(char) not in UNSHOWN else _code(char)
+        for char in text
+    )
+
+
+def _code(char: str) -> str:
+    number = ord(char)
+    return (
+        f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+    )
 
 
 def follow(events: Generator[Event, None, Result]) -> Result:
@@ -55,13 +78,13 @@ def _in_silence(events: Generator[Event, None, Result]) -> Result:
 
 def _draw(events: Generator[Event, None, Result], console: Console) -> Result:
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<10}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
     )
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=console) as progress:
@@ -73,7 +96,7 @@ def _draw(events: Generator[Event, None, Result], console: Console) -> Result:
             if event.stage not in tasks:
                 for task in tasks.values():
                     progress.update(task, completed=1)
-                tasks[event.stage] = progress.add_task(event.stage, total=1, facts="")
+                tasks[event.stage] = progress.add_task(escaped(event.stage), total=1, facts="")
             share = min(event.done / event.total, 1) if event.total else 1
             progress.update(tasks[event.stage], completed=share, facts=in_words(event.facts))
 
@@ -91,7 +114,7 @@ def _log(events: Generator[Event, None, Result]) -> Result:
         if event.stage != stage or now - spoken > PLAIN_LINE_SECONDS or event.done >= event.total:
             share = min(event.done / event.total, 1) if event.total else 1
             left = (now - started) * (1 - share) / share if share > 0 else 0
-            words = f"{event.stage:<10} {share:4.0%}  {left:4.0f} s left  {in_words(event.facts)}"
+            words = f"{escaped(event.stage):<10} {share:4.0%}  {left:4.0f} s left  {in_words(event.facts)}"
             print(words.rstrip(), file=sys.stderr, flush=True)
             stage, spoken = event.stage, now
 
@@ -116,10 +139,12 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
         if abs(value) >= 1000 or value == int(value):
             return f"{value:,.0f}"
         return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.3g}"
-    return str(value)
+    return escaped(str(value))
 
 
 def close(facts: Mapping[str, Any], *, as_json: bool) -> None:
@@ -139,11 +164,12 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
         return
     drawn = Table(header_style="dim", box=None, pad_edge=False)
     for position, name in enumerate(header):
-        drawn.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+        justify: Any = "left" if position == 0 else "right"
+        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
     for row in rows:
-        drawn.add_row(*(number(value) for value in row))
+        drawn.add_row(*(Text(number(value)) for value in row))
     console = Console()
-    console.print(title, style="bold", highlight=False, soft_wrap=True)
+    console.print(escaped(title), style="bold", highlight=False, soft_wrap=True, markup=False)
     console.print(drawn)
     console.print()
 
@@ -173,9 +199,9 @@ def grouped_table(
                 column.name, justify="right" if column.right else "left", overflow="fold", **size
             )
         for row in rows:
-            drawn.add_row(*(row[i] for i in shown))
+            drawn.add_row(*(Text(escaped(row[i], keep="\n")) for i in shown))
         if heading:
-            console.print(heading, style="bold", markup=False)
+            console.print(escaped(heading), style="bold", markup=False)
         console.print(drawn)
         console.print()
 
@@ -185,11 +211,11 @@ def card(title: str, lines: Mapping[str, str], *, as_json: bool) -> None:
     if as_json:
         return
     console = Console(highlight=False)
-    console.print(title, style="bold", markup=False)
+    console.print(escaped(title), style="bold", markup=False)
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="dim")
     drawn.add_column(overflow="fold")
     for name, text in lines.items():
-        drawn.add_row(name, Text(text))
+        drawn.add_row(name, Text(escaped(text, keep="\n")))
     console.print(drawn)
     console.print()

@@ -1,5 +1,6 @@
 """A whole run from the command line: data, forecast, stages, sample, rivals, report."""
 
+import shlex
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,26 @@ from bitgolf.core.files import read_json, write_json
 from bitgolf.core.model import Model, parameter_shapes
 from bitgolf.core.plan import from_json, parse_changes
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import Event, load_model, model_with, run, score_split, told
+from bitgolf.core.run import (
+    CHECKPOINT,
+    Event,
+    claim_folder,
+    load_model,
+    model_with,
+    run,
+    score_split,
+    told,
+    training_identity,
+)
 from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset
 from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.core.train import State
 from bitgolf.core.world import is_first_process
 from bitgolf.lab.budget import forecast, refuse_over_budget, refuse_over_memory
+from bitgolf.lab.faults import kept_trace
 from bitgolf.lab.find import find_dataset
+from bitgolf.lab.folder import held
 from bitgolf.lab.passport import differing_bytes
 from bitgolf.lab.repack import Packing, by_sequence, findings, open_run
 from bitgolf.lab.report import write_report
@@ -44,6 +58,39 @@ def work(
 
     variables: the public variables that the recipe was changed with, for the record.
     """
+    if not is_first_process():
+        return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+    with held(folder):
+        try:
+            return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+        except KeyboardInterrupt as stop:
+            stop.add_note(_going_on(data, folder, seed))
+            raise
+        except BitgolfError:
+            raise
+        except Exception as error:
+            if (folder / "recipe.json").is_file():
+                error.add_note(kept_trace(error, folder))
+            raise
+
+
+def _going_on(data: str, folder: Path, seed: int) -> str:
+    """What someone can do who stopped a run."""
+    if not (folder / "recipe.json").is_file():
+        return "nothing was trained yet; the same command begins again"
+    words = ("bitgolf", "run", folder, "--data", data, "--out", folder, "--seed", seed, "--resume")
+    return f"go on with --resume: {shlex.join(map(str, words))}"
+
+
+def _work(
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    seed: int,
+    resume: bool,
+    against_rivals: bool,
+    variables: Mapping[str, str] | None,
+) -> Generator[Event, None, dict[str, Any]]:
     clock = Stopwatch()
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
@@ -57,12 +104,14 @@ def work(
     def show(name: str, value: Any) -> None:
         seen[name] = by_sequence(value) if isinstance(value, Scores) else value
 
+    if resume and (finished := finished_result(folder, recipe, dataset, seed)):
+        yield Event("finished already", 1, 1, {})
+        return finished
     try:
         result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
-    except BitgolfError:
-        raise
     except Exception:
-        write_report(folder)
+        if (folder / "result.json").is_file():  # what is known of a run that failed
+            write_report(folder)
         raise
     if not is_first_process():
         return result
@@ -84,6 +133,22 @@ def work(
     write_json(folder / "result.json", result)
     write_report(folder)
     yield Event("report", 1, 1, {})
+    return result
+
+
+def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do, its report included; None of any other.
+
+    Raises BitgolfError where the folder is another run's.
+    """
+    path = folder / "result.json"
+    result = read_json(path) if path.is_file() else None
+    if not isinstance(result, dict) or "report" not in result or result.get("seed") != seed:
+        return None
+    claim_folder(folder, recipe, resume=True)
+    if (folder / CHECKPOINT).is_file():
+        State.load(folder / CHECKPOINT, training_identity(recipe, dataset, seed))
+    write_report(folder)  # it is written last, so it alone may be missing
     return result
 
 
@@ -117,13 +182,18 @@ class Stopwatch:
 
 
 def sample_text(
-    unpacked: Unpacked, *, prompt: str = "", tokens: int = SAMPLE_TOKENS, temperature: float = 0.8, seed: int
+    unpacked: Unpacked,
+    *,
+    prompt: bytes = b"",
+    tokens: int = SAMPLE_TOKENS,
+    temperature: float = 0.8,
+    seed: int,
 ) -> str:
     """Text from a packed model, in float32."""
     pieces = sample(
         load_model(unpacked, Backend()),
         unpacked.tokenizer,
-        prompt.encode(),
+        prompt,
         tokens=tokens,
         temperature=temperature,
         seed=seed,
@@ -182,6 +252,8 @@ def score_text(
     model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
 ) -> Generator[Event, None, Scores]:
     """Score one file as one document; what is packed as its ending says is unpacked."""
+    if path.exists() and not path.is_file():  # an endless device, a pipe, a folder
+        raise DataError("not a plain file", where=str(path))
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))

@@ -153,12 +153,9 @@ def _run(prepared: "Prepared", executor: "Executor", seconds: float, retry: bool
     try:
         with context:
             conduct(prepared, executor, look, retry=retry)
-    except KeyboardInterrupt:
-        raise BitgolfError(
-            "stopped; nothing is lost",
-            where=prepared.study.name,
-            way_out="the same command goes on from here",
-        ) from None
+    except KeyboardInterrupt as stop:
+        stop.add_note("nothing is lost, the same command goes on from here")
+        raise
 
 
 def _finish(folder: Path, reading: str, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bitgolf.lab.screen import escaped
 from bitgolf.study.conduct import Prepared
 from bitgolf.study.runs import Standing, standing
 from bitgolf.study.values import value_of
@@ -89,13 +90,15 @@ class Board:
         """All of it for a terminal."""
         study = self.prepared.study
         table = Table(header_style="dim", box=None, pad_edge=False)
-        table.add_column(study.name, overflow="fold")
+        table.add_column(Text(escaped(study.name)), overflow="fold")
         for seed in study.seeds:
             table.add_column(f"seed {seed}", justify="right")
         for arm in study.names:
-            table.add_row(Text(arm), *(self.cell(arm, seed) for seed in study.seeds))
+            table.add_row(Text(escaped(arm)), *(self.cell(arm, seed) for seed in study.seeds))
         return Group(
-            table, Text(self.line(), style="dim"), *(Text(line, style="red") for line in self.errors())
+            table,
+            Text(self.line(), style="dim"),
+            *(Text(escaped(line), style="red") for line in self.errors()),
         )
 
     def line(self) -> str:
@@ -123,11 +126,8 @@ def follow(board: Board) -> tuple[AbstractContextManager[Any], Callable[[], None
         for (arm, seed), job in board.prepared.jobs.items():
             if board.found[job.folder].state in ENDED and job.folder not in board.before | board.spoken:
                 board.spoken.add(job.folder)
-                print(
-                    f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                words = f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}"
+                print(escaped(words), file=sys.stderr, flush=True)
 
     return nullcontext(), say
 
