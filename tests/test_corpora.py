@@ -354,6 +354,7 @@ def test_a_hugging_face_dataset_is_fetched_as_far_as_needed(hub, tmp_path, monke
         (folder / f"train-{part}.jsonl").write_text("\n".join(rows))
     (folder / "test-0.jsonl").write_text('{"text": "never read"}')
     (folder.parent / "README.md").write_text("never read")
+    (folder / "train-info.json").write_text('{"never": "read"}')
     dataset = build(source_from("hf:some/stories"), tmp_path / "all")
     assert hub.fetched == [f"data/train-{part}.jsonl" for part in range(3)]
     assert dataset.passport["splits"]["train"]["documents"] > 40

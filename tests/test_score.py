@@ -20,6 +20,7 @@ class Bytes:
 
     bos = BOS
     lossless = True
+    unknown = -1
 
     def token_bytes(self, targets, previous):
         return (np.asarray(targets) < BOS).astype(np.int64)
@@ -177,7 +178,18 @@ def test_lost_bytes_are_said_and_never_counted(model, tokens, file_bytes, differ
     assert figures.get("lossy") == words and figures["text_bytes"] == counted
     assert figures["bits_per_byte"] == pytest.approx(scores.nats.sum() / np.log(2) / counted)
     assert "bits_per_file_byte" not in figures
-    assert figures.get("file_bytes") == (file_bytes if words else None)
+    assert figures.get("file_bytes") == (file_bytes if file_bytes != counted else None)
+
+
+def test_unknown_tokens_are_said_of_a_part_too(model, tokens):
+    tokenizer = lossy_bytes()
+    tokenizer.unknown = int(tokens[5])
+    for limit, count in (
+        (0, int((tokens[1:] == tokens[5]).sum())),
+        (9, int((tokens[1:10] == tokens[5]).sum())),
+    ):
+        scores = score(model, tokens, tokenizer, plan(SLIDING, limit_tokens=limit), file_bytes=226)
+        assert summary(scores)["lossy"] == f"{count} of {len(scores.nats)} tokens are unknown"
 
 
 def test_the_first_token_of_a_text_without_a_document_start_has_no_figure_per_file_byte(model, tokens):

@@ -137,6 +137,12 @@ def test_only_the_tokens_of_the_passport_are_scored(folder):
         Dataset.open(folder).scored_tokens()
 
 
+def test_tokens_that_stand_for_nothing_are_not_scored(folder):
+    change_passport(folder, lambda passport: passport["splits"]["val"].update(token_bytes=0))
+    with pytest.raises(DataError, match="the validation tokens stand for no bytes"):
+        Dataset.open(folder).scored_tokens()
+
+
 def test_shards_keep_the_order_of_the_passport(folder):
     tokens = Dataset.open(folder).val.all()
     names = [f"val_{number}.bin" for number in (2, 9, 10, 11)]

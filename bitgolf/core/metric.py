@@ -50,13 +50,13 @@ def summary(scores: Scores) -> dict[str, Any]:
         "complete": scores.complete,
         "tokens_sha256": scores.tokens_sha256,
     }
-    if scores.loss:
-        # The scores do not stand for the whole file, so there is no figure for a byte of it.
-        figures |= {"file_bytes": scores.file_bytes, "lossy": scores.loss}
-    elif scores.file_bytes not in (None, text_bytes):
-        # The file is given back, but counted otherwise: the canonical denominator is above, its own here.
+    if scores.file_bytes not in (None, text_bytes):
         figures["file_bytes"] = scores.file_bytes
-        figures["bits_per_file_byte"] = bits * text_bytes / scores.file_bytes
+        if not scores.loss:
+            # The text is given back but counted otherwise: by the canonical rule above, by its size here.
+            figures["bits_per_file_byte"] = bits * text_bytes / scores.file_bytes
+    if scores.loss:
+        figures["lossy"] = scores.loss
     if bits < SUSPICIOUS_BITS_PER_BYTE:
         figures["warning"] = (
             f"{bits:.3f} bits per byte is better than any small model of text is known to be; "

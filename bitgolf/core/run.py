@@ -461,7 +461,7 @@ def told(steps: Generator[tuple[int, int], None, Result], stage: str) -> Generat
 
 
 def _verdict(recipe: Recipe, artifact: Artifact, total: int, score: dict[str, Any]) -> dict[str, Any]:
-    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "lossy", "windows")
+    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "lossy", "warning", "windows")
     return {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
         **{name: score[name] for name in figures if name in score},

@@ -163,7 +163,7 @@ def scoring(
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
-    loss = ""
+    losses, unknown = [], int((tokens[inputs + 1] == tokenizer.unknown).sum())
     if complete and file_bytes is not None:
         first = len(tokenizer.decode(tokens[:1]))
         accounted = int(token_bytes.sum()) + first
@@ -172,9 +172,11 @@ def scoring(
         elif differing_bytes is None:
             differing_bytes = abs(file_bytes - accounted)
         if differing_bytes:
-            loss = f"{differing_bytes:,} of {file_bytes:,} bytes differ"
-        elif first:
-            loss = f"the first token, {first} of {file_bytes:,} bytes, has no score"
+            losses.append(f"{differing_bytes:,} of {file_bytes:,} bytes differ")
+        if first:
+            losses.append(f"the first token, {first} of {file_bytes:,} bytes, has no score")
+    if unknown:
+        losses.append(f"{unknown:,} of {len(inputs):,} tokens are unknown")
     scored = [window.end - window.first_scored for window in windows]
     partial = f", first {len(inputs):,} tokens only (partial)" if limited else ""
     return Scores(
@@ -187,7 +189,7 @@ def scoring(
         windows=plan.windows.label() + partial,
         complete=complete,
         file_bytes=file_bytes if complete else None,
-        loss=loss,
+        loss=", ".join(losses),
     )
 
 

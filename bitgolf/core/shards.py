@@ -154,6 +154,8 @@ class Dataset:
     def scored_tokens(self) -> np.ndarray:
         """The validation tokens (uint16), after a look at their hashes and ids: only these are scored."""
         self.check("val")
+        if not self.passport["splits"]["val"].get("token_bytes", 1):
+            raise DataError("the validation tokens stand for no bytes", where=str(self.folder))
         tokens = self.val.all()
         for place in np.flatnonzero(tokens >= self.tokenizer.vocabulary_size)[:1].tolist():
             raise ShardError(

@@ -37,13 +37,14 @@ from bitgolf.lab.passport import (
     split_facts,
 )
 from bitgolf.lab.public_case import check_original_bytes, is_sidecar
-from bitgolf.lab.textfile import ENDINGS, kind_of, named, refuse_special
+from bitgolf.lab.textfile import ENDINGS, JSON, kind_of, named, refuse_special
 from bitgolf.lab.texts import hub_fetch, hub_files, read_documents
 
 ORDER_SALT = b"bitgolf order 1337 "  # training documents are sorted by the hash of this and their text
 TOKENIZER_TEXT_BYTES = 32_000_000  # how much training text the tokenizer learns from
 HUB_TEXT_BYTES = 1_000_000_000  # how much text is taken from a Hugging Face dataset
 CHALLENGE_HOSTS = {"sp1024": "willdepueoai/parameter-golf"}
+READING = 2  # changes when the same files give other documents; what was kept before is made again
 NAMED_FILES = 3  # of those that a folder holds and that are left out
 OTHER_CHALLENGE_HOST = "kevclark/parameter-golf"  # where the later variants (sp4096, sp8192) were published
 
@@ -183,7 +184,7 @@ class Files(TextSource):
 
     @property
     def key(self) -> str:
-        return f"files {self.root.resolve()} {_stamps(self.paths())}"
+        return f"files {READING} {self.root.resolve()} {_stamps(self.paths())}"
 
     def documents(self) -> Iterator[bytes]:
         paths = self.paths()
@@ -217,7 +218,9 @@ class Hub(TextSource):
         names = [
             name
             for name in hub_files(self.repository)
-            if named(name) and (not self.path or name == self.path or name.startswith(self.path + "/"))
+            if (kind := named(name))
+            and (kind.form != JSON or name == self.path)  # those are about the text beside them
+            and (not self.path or name == self.path or name.startswith(self.path + "/"))
         ]
         names = [name for name in names if not name.lower().endswith("readme.md")]
         names = [name for name in names if "train" in name] or names
@@ -261,7 +264,9 @@ class Shards(ShardSource):
 
     @property
     def key(self) -> str:
-        return f"shards {self.root.resolve()} {self.model} {_stamps(sorted(self.root.glob('*.bin')))}"
+        return (
+            f"shards {READING} {self.root.resolve()} {self.model} {_stamps(sorted(self.root.glob('*.bin')))}"
+        )
 
     def notes(self) -> list[str]:
         return left_out(

@@ -109,7 +109,8 @@ def _text_of(row: Any, where: str) -> bytes:
     """The text of a row; null is none, so it is empty."""
     if not isinstance(row, dict) or "text" not in row:
         found = [key[:40] for key in sorted(row)[:8]] if isinstance(row, dict) else type(row).__name__
-        raise DataError('no string under "text"', where=where, value=found)
+        way_out = "every row needs one; leave out files that hold something else"
+        raise DataError('no string under "text"', where=where, value=found, way_out=way_out)
     text = row["text"]
     if not isinstance(text, (str, type(None))):
         raise DataError('"text" is not a string', where=where, value=type(text).__name__)
