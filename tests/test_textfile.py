@@ -227,7 +227,7 @@ def test_files_left_out_are_named_and_counted(tmp_path):
     for name in (".g.txt", "e.docx", "f", "h.csv", "linked"):
         (tmp_path / name).unlink()
     (tmp_path / "sub.txt").rmdir()
-    assert source.notes()[0].endswith(r"left out: \xe9\n[b].doc (unknown ending)")
+    assert source.notes()[0].endswith(r"left out: \udce9\x0a[b].doc (unknown ending)")
 
 
 def test_blank_lines_of_every_system_cut_a_text(tmp_path):

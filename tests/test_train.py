@@ -1,5 +1,6 @@
 """The loop: what is timed, when it ends, what a state holds, and that many processes are one."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ import torch
 
 from bitgolf.core.average import NoAverage, Swa
 from bitgolf.core.batches import CoprimeStride, PublicOrder, ShuffledBlocks
-from bitgolf.core.errors import CheckpointError, PlanError
+from bitgolf.core.errors import CheckpointError, DataError, PlanError
 from bitgolf.core.files import read_tensors, write_tensors
 from bitgolf.core.model import build_model
 from bitgolf.core.noise import FakeQuantize
@@ -430,3 +431,9 @@ class TestStages:
             PLAN.but(stages=(Stage(until=0.5), Stage(until=0.5)))
         with pytest.raises(PlanError, match="multiple of 16"):
             trained(tmp_path, PLAN.but(stages=(Stage(until=0.5, batch_tokens=100),)))
+
+
+def test_a_training_token_past_the_vocabulary_is_an_error_of_the_data(tmp_path):
+    source = dataclasses.replace(batches(tmp_path), vocabulary_size=3)
+    with pytest.raises(DataError, match="a training token is past the vocabulary of 3"):
+        source.take(0, 4, World(), source.length)

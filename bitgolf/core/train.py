@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bitgolf.core.average import Averager
 from bitgolf.core.batches import Order
-from bitgolf.core.errors import CheckpointError, PlanError
+from bitgolf.core.errors import CheckpointError, DataError, PlanError
 from bitgolf.core.files import read_tensors, write_tensors
 from bitgolf.core.model import Model
 from bitgolf.core.noise import Noise, NoNoise
@@ -148,7 +148,15 @@ class ShardBatches:
         batch, position = self.order.take(
             self.stream, position, rows, length, world.size, world.rank, self.bos
         )
-        return torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets), position
+        inputs, targets = torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets)
+        if (largest := max(int(inputs.max()), int(targets.max()))) >= self.vocabulary_size:
+            raise DataError(
+                f"a training token is past the vocabulary of {self.vocabulary_size}",
+                where=str(self.stream.paths[0].parent),
+                value=largest,
+                way_out="the shards were changed; check them with `bitgolf data FOLDER`",
+            )
+        return inputs, targets, position
 
     def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
         ids = torch.arange(rows * (self.length + 1)).view(rows, -1) % self.vocabulary_size

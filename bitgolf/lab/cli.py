@@ -20,6 +20,7 @@ from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
 from bitgolf.core.world import is_first_process
 from bitgolf.lab import screen
+from bitgolf.lab.belonging import check_belonging
 from bitgolf.lab.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.lab.budget import forecast as forecast_recipe
 from bitgolf.lab.charts import sparkline, trimmed
@@ -252,13 +253,15 @@ def data(
     """
     dataset = screen.follow(find_dataset(source, vocabulary_size, case_ops))
     dataset.verify()
+    for stream in (dataset.train, dataset.val):
+        check_belonging(stream.paths, dataset.tokenizer)
     passport = dataset.passport
     header = ("split", "documents", "text bytes", "tokens", "bytes per token")
     rows = [
         (name, part["documents"], part["text_bytes"], part["tokens"], part["text_bytes"] / part["tokens"])
         for name, part in passport["splits"].items()
     ]
-    screen.table(f"{passport['name']}", header, rows, as_json=as_json)
+    screen.table(str(passport.get("name")), header, rows, as_json=as_json)
     screen.close({"folder": str(dataset.folder), "verified": True, **passport}, as_json=as_json)
 
 

@@ -37,6 +37,7 @@ from bitgolf.lab.passport import (
     split_facts,
 )
 from bitgolf.lab.public_case import check_original_bytes, is_sidecar
+from bitgolf.lab.screen import escaped
 from bitgolf.lab.textfile import ENDINGS, JSON, kind_of, named, refuse_special
 from bitgolf.lab.texts import hub_fetch, hub_files, read_documents
 
@@ -152,7 +153,7 @@ class Files(TextSource):
 
     @property
     def name(self) -> str:
-        return printable(self.root.name) or "files"
+        return escaped(self.root.name) or "files"
 
     def paths(self) -> list[Path]:
         return [self.root] if self.root.is_file() else [path for path, why in self._found() if not why]
@@ -260,7 +261,7 @@ class Shards(ShardSource):
 
     @property
     def name(self) -> str:
-        return printable(self.root.name)
+        return escaped(self.root.name)
 
     @property
     def key(self) -> str:
@@ -612,15 +613,9 @@ def left_out(name: str, files: Sequence[tuple[str, str]]) -> list[str]:
     """A note on the files of a folder that are not read, (name, why) each; none if there are none."""
     if not files:
         return []
-    first = ", ".join(f"{printable(file)} ({why})" for file, why in files[:NAMED_FILES])
+    first = ", ".join(f"{escaped(file)} ({why})" for file, why in files[:NAMED_FILES])
     others = f" and {len(files) - NAMED_FILES:,} more" if len(files) > NAMED_FILES else ""
     return [f"{len(files):,} of the files in {name} are left out: {first}{others}"]
-
-
-def printable(name: str) -> str:
-    """A name as text in one line, whatever its bytes and control characters."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _refuse_unread(error: OSError) -> None:

@@ -20,7 +20,7 @@ from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import PASSPORT_FILE, Dataset
 from bitgolf.core.world import is_first_process
-from bitgolf.lab.corpora import Source, build_dataset, dataset_name, path_of, printable, source_from
+from bitgolf.lab.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.lab.laptop import laptop
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
 from bitgolf.lab.screen import NOTE
@@ -106,7 +106,7 @@ def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Gen
     dataset = Dataset.open(folder)
     notes = dataset.passport.get("notes")
     for note in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
-        yield Event(NOTE, 1, 1, {"note": printable(str(note))})
+        yield Event(NOTE, 1, 1, {NOTE: str(note)})
     return dataset
 
 

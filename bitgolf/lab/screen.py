@@ -63,7 +63,7 @@ def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Res
         except StopIteration as end:
             return end.value
         if event.stage == NOTE:
-            print(f"note: {event.facts[NOTE]}", file=sys.stderr, flush=True)
+            print(f"note: {escaped(event.facts[NOTE])}", file=sys.stderr, flush=True)
         else:
             yield event
 
