@@ -252,8 +252,6 @@ def score_text(
     model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
 ) -> Generator[Event, None, Scores]:
     """Score one file as one document; what is packed as its ending says is unpacked."""
-    if path.exists() and not path.is_file():  # an endless device, a pipe, a folder
-        raise DataError("not a plain file", where=str(path))
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
