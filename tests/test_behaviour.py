@@ -31,7 +31,7 @@ from bitgolf.core.objective import MultiToken, NextToken, Objective
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, make_optimizers, public_rows
 from bitgolf.core.parts import Part
 from bitgolf.core.plan import Plan, from_json, members, to_json
-from bitgolf.core.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, Rope
+from bitgolf.core.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, RelativeBuckets, Rope
 from bitgolf.core.quantize import int6_rows
 from bitgolf.core.route import GatedSkips, Huginn, Looped, Once, Plain, Recurrence, Route, USkips
 from bitgolf.core.schedule import (
@@ -76,6 +76,7 @@ TECHNIQUES = {
     Alibi: Technique(
         {"position": Alibi()}, {"position": Alibi(steepness=0.0)}, like={"position": NoPosition()}
     ),
+    RelativeBuckets: Technique({"position": RelativeBuckets(buckets=4, longest=6)}),
     AttentionWindow: Technique(
         {"scope": (AttentionWindow(tokens=7),)}, {"scope": (AttentionWindow(tokens=0),)}
     ),
@@ -310,7 +311,13 @@ def test_every_parameter_has_one_optimizer_and_moves(kind):
 
 
 FACTORS: dict[str, tuple[Any, ...]] = {
-    "position": (Rope(), Rope(dims=6, reference_length=8), NoPosition(), Alibi()),
+    "position": (
+        Rope(),
+        Rope(dims=6, reference_length=8),
+        NoPosition(),
+        Alibi(),
+        RelativeBuckets(buckets=4, longest=6),
+    ),
     "window": ((), (AttentionWindow(tokens=5, evaluation_tokens=9),)),
     "documents": ((), (DocumentAttention(longest=11),)),
     "bigram": ((), (BigramHash(buckets=40, dimension=8, boundary=True),)),

@@ -108,7 +108,7 @@ def test_each_fast_kernel_alone_equals_its_twin():
     def numbers(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=draw, dtype=torch.float64)
 
-    tables = [table.double() for table in Rope(base=100.0).tables(7, 6, torch.device("cpu"))]
+    tables = [table.double() for table in Rope(base=100.0).tables(7, 0, 6, torch.device("cpu"))]
     gain = torch.tensor([1.5, 0.0, -2.0], dtype=torch.float64)
     cases = {  # operation: what it is differentiated by, and the rest
         "norm": ([numbers(3, 7, 8)], []),
@@ -281,7 +281,7 @@ def test_logits_stay_under_the_cap_and_agree_with_nats():
 def test_rotation_depends_on_distance_alone():
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(2, 1, 16, generator=draw)
-    cos, sin = Rope().tables(40, 16, torch.device("cpu"))
+    cos, sin = Rope().tables(40, 0, 16, torch.device("cpu"))
     ones = torch.ones(2)
 
     def product(first: int, second: int) -> float:

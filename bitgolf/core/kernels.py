@@ -28,10 +28,12 @@ class Sight(NamedTuple):
 
     window: how many, its own included (0: all). changes: functions of scores (key heads, batch, group,
     queries, keys) and the places of the first key and the first query, that return the changed scores.
+    learned: changes have weights of their own, which attention by hand has no gradient for.
     """
 
     window: int = 0
     changes: tuple[Callable[[Tensor, int, int], Tensor], ...] = ()
+    learned: bool = False
 
     def changed(self, scores: Tensor, first: int = 0, start: int = 0) -> Tensor:
         """The scores after all changes."""
@@ -319,7 +321,7 @@ def attend(heads: Tensor, queries: int, kind: str, sight: Sight = Sight()) -> Te
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).
     Returns (batch, time, queries * dimension). kind: 'chunk', 'sdpa' or 'math'.
     """
-    if kind == "chunk":
+    if kind == "chunk" and not sight.learned:
         return ChunkAttention.apply(heads, queries, sight)
     keys = (len(heads) - queries) // 2
     asked, known, carried = heads.transpose(0, 1).split((queries, keys, keys), 1)

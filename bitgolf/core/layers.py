@@ -208,7 +208,7 @@ class Residual(Part):
         x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
 
-    def skipped(self, x: Any, join: Callable[[Tensor], Tensor]) -> Any:
+    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
         """The stream after a skip has joined it."""
         return join(x)
 
@@ -256,8 +256,8 @@ class TwoLanes(Residual):
     """Two streams in the last layers: attention reads one, the MLP the other, both write to both.
 
     What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
-        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0; the mean (or
-        one) leaves.
+        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
+        first of these layers too; the mean (or one) leaves.
     Source: record 2026-03-31, PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
     Cost: 6 weights a layer; a second stream in memory.
     Not for: gains of more than 0.002 bpb (one seed).
@@ -277,7 +277,7 @@ class TwoLanes(Residual):
         index = block.attn.layer
         if index < self.first:
             return super().layer(x, block, context)
-        read, write = x if isinstance(x, tuple) else (x, x)
+        read, write = self.lanes(x)
         a = block.attn_scale.to(read.dtype) * block.attended(block.mixed(read, context), context)
         m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
         keep = context.root.parallel_resid_lambdas[index].to(read.dtype)
@@ -285,8 +285,15 @@ class TwoLanes(Residual):
         read = keep[0] * read + post[0, 0] * a + post[1, 0] * m
         return read, keep[1] * write + post[0, 1] * a + post[1, 1] * m
 
-    def skipped(self, x: Any, join: Callable[[Tensor], Tensor]) -> Any:
-        return (join(x[0]), x[1]) if isinstance(x, tuple) else join(x)
+    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
+        if layer < self.first:
+            return join(x)
+        read, write = self.lanes(x)
+        return join(read), write
+
+    def lanes(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Both streams; before the first layer that has two they are one."""
+        return x if isinstance(x, tuple) else (x, x)
 
     def closed(self, x: Any) -> Tensor:
         if not isinstance(x, tuple):

@@ -147,6 +147,7 @@ class Model(Module):
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))
         self.scoring_visits = plan.visits()
+        self.window = 0  # tokens of a whole window, where scoring says it
         self.at(1.0)
         self.choose(Backend())
 
@@ -215,11 +216,11 @@ class Model(Module):
 
     def context(self, inputs: Tensor, start: Tensor) -> Context:
         """What every layer may look at."""
-        plan, device = self.plan, inputs.device
-        sight = plan.position.limit(Sight(), plan.heads, device)
+        plan, head_width = self.plan, self.plan.width // self.plan.heads
+        sight = plan.position.limit(Sight(), plan.heads, self)
         for scope in plan.scope:
             sight = scope.limit(sight, inputs, plan.bos_id, self.training)
-        tables = plan.position.tables(inputs.shape[1], plan.width // plan.heads, device)
+        tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)
         return Context(inputs, start, *tables, self.kernels, self.backend.attention, sight, self, {})
 
     def hidden(self, inputs: Tensor) -> Tensor:
@@ -231,7 +232,7 @@ class Model(Module):
         for layer, source, row in self.training_visits if self.training else self.scoring_visits:
             if source >= 0:
                 join = partial(route.join, skip=outputs[source], row=row, root=self, kernels=context.kernels)
-                x = residual.skipped(x, join)
+                x = residual.skipped(x, join, layer)
             x = self.blocks[layer](x, context)
             outputs.append(x)
         x = self.kernels.norm(residual.closed(x))

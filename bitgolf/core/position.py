@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.core.kernels import Sight
-from bitgolf.core.parts import Dimensions, Part
+from bitgolf.core.parts import Dimensions, Part, Start, start_constant
 from bitgolf.core.plan import setting
 
 Tables = tuple[Tensor, Tensor]
@@ -21,12 +21,19 @@ class Position(Part):
 
     abstract: ClassVar[bool] = True
 
-    def tables(self, time: int, head_width: int, device: torch.device) -> Tables:
-        """Cosines and sines (time, half of the dimensions that turn), float32."""
+    def trained_at(self, length: int) -> Self:
+        """This position as a model has it that was trained on sequences of so many tokens."""
+        return self
+
+    def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
+        """Cosines and sines (time, half of the dimensions that turn), float32.
+
+        window: the tokens of a whole window, of which this one may be the short last; 0 where not known.
+        """
         return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
 
-    def limit(self, sight: Sight, heads: int, device: torch.device) -> Sight:
-        """The sight as distance changes it, for so many query heads."""
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        """The sight as distance changes it, for so many query heads of the model `root`."""
         return sight
 
 
@@ -35,8 +42,9 @@ class Rope(Position):
     """Rotary positions, of a whole head or of its first dimensions (partial RoPE).
 
     What: pairs (j, j + dims/2) of the first `dims` dimensions turn by place * base^(-2j/dims); the others
-        pass. In sequences longer than `reference_length` the base grows by (time /
-        reference)^(dims/(dims-2)) (NTK).
+        pass. In windows longer than `reference_length` the base grows by (window /
+        reference)^(dims/(dims-2)) (NTK): by the length that is trained or scored at, not that of a short
+        last window. `trained_length` is filled in by the recipe; shorter windows keep its angles.
     Source: the public baseline; partial PR #315; the records of 2026-03-20 to 03-29 rescale from 1024
         although they train on 2048, so that they train on another base: there, reference_length=1024.
     Cost: no bytes; fewer dimensions cost no less.
@@ -47,6 +55,7 @@ class Rope(Position):
     dims: int = setting(0, at_least=0)
     base: float = setting(10000.0, above=1)
     reference_length: int = setting(0, at_least=0)
+    trained_length: int = setting(0, at_least=0)
     # Public checkpoints were trained with frequencies that a cast of the model had rounded to bfloat16.
     frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
 
@@ -57,10 +66,13 @@ class Rope(Position):
             return [f"dims: a head has {dimensions.head_width} dimensions, found {self.dims}"]
         return []
 
-    def tables(self, time: int, head_width: int, device: torch.device) -> Tables:
-        dims, base = self.dims or head_width, self.base
-        if 0 < self.reference_length < time and dims > 2:
-            base *= (time / self.reference_length) ** (dims / (dims - 2))
+    def trained_at(self, length: int) -> Self:
+        return self.but(trained_length=length) if self.reference_length and not self.trained_length else self
+
+    def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
+        dims, base, longest = self.dims or head_width, self.base, max(time, window, self.trained_length)
+        if 0 < self.reference_length < longest and dims > 2:
+            base *= (longest / self.reference_length) ** (dims / (dims - 2))
         frequencies = 1 / base ** (torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims)
         times = torch.arange(time, dtype=torch.float32, device=device)
         angles = torch.outer(times, frequencies.to(getattr(torch, self.frequencies)).float())
@@ -93,8 +105,8 @@ class Alibi(Position):
 
     steepness: float = setting(1.0, at_least=0.0)
 
-    def limit(self, sight: Sight, heads: int, device: torch.device) -> Sight:
-        steps = torch.arange(1, heads + 1, dtype=torch.float32, device=device)
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.tok_emb.weight.device)
         slopes = self.steepness * 2 ** (-8 * steps / heads)
         return sight._replace(changes=(*sight.changes, partial(lose_with_distance, slopes)))
 
@@ -105,6 +117,54 @@ def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -
     places = torch.arange(max(first + known, start + asked), device=scores.device)
     ahead = places[first : first + known] - places[start : start + asked, None]
     return scores + (slopes.view(count, 1, group, 1, 1) * ahead).to(scores.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeBuckets(Position):
+    """A learned bias for each head and range of distances (T5).
+
+    What: scores gain a bias that layers share, of the bucket of their distance: the first half of the
+        `buckets` are one distance each, the rest grow by equal ratios up to `longest`, from where on it is
+        the last. Nothing turns. The biases start at zero.
+    Source: Raffel et al. 2020, causal form; recommended in PR #1718 against tokens in unknown positions,
+        never measured there.
+    Cost: buckets * heads weights; one more pass over the scores, no flash attention, slower on CPUs too.
+    Not for: speed.
+    Neutral: none; biases of zero, where they start, are NoPosition by another kernel.
+    """
+
+    buckets: int = setting(32, at_least=2)
+    longest: int = setting(128, at_least=2)
+
+    def misfits(self, dimensions: Dimensions) -> list[str]:
+        exact = self.buckets // 2
+        return [f"longest: must be above {exact}, found {self.longest}"] * (self.longest <= exact)
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        return {"relative_bias": start_constant(0.0, self.buckets, dimensions.heads)}
+
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        change = partial(add_by_distance, root.relative_bias, self.buckets, self.longest)
+        return sight._replace(changes=(*sight.changes, change), learned=True)
+
+
+def add_by_distance(
+    bias: Tensor, buckets: int, longest: int, scores: Tensor, first: int, start: int
+) -> Tensor:
+    """Scores plus the bias of their distance; bias (buckets, query heads)."""
+    count, _, group, asked, known = scores.shape
+    places = torch.arange(max(first + known, start + asked), device=scores.device)
+    back = (places[start : start + asked, None] - places[first : first + known]).clamp_min(0)
+    added = bias[distance_buckets(back, buckets, longest)].movedim(-1, 0)  # (query heads, asked, known)
+    return scores + added.view(count, 1, group, asked, known).to(scores.dtype)
+
+
+def distance_buckets(back: Tensor, buckets: int, longest: int) -> Tensor:
+    """The bucket of each distance to a key before: one each for half of them, then equal ratios."""
+    exact = buckets // 2
+    ratio = (back.clamp_min(1).float() / exact).log() / math.log(longest / exact)
+    far = exact + (ratio * (buckets - exact)).long()
+    return torch.where(back < exact, back, far.clamp_max(buckets - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,11 @@ class Recipe(Plan):
     budget: BudgetPlan = BudgetPlan()
     backend: BackendPlan = BackendPlan()
 
+    def network(self) -> ModelPlan:
+        """The model as this recipe trains it: its positions know the length of the sequences."""
+        lengths = (self.data.sequence_length, *(stage.sequence_length for stage in self.train.stages))
+        return self.model.but(position=self.model.position.trained_at(max(lengths)))
+
     def training(self) -> Self:
         """This recipe without what no step of the training sees: equal ones train to equal weights."""
         blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules

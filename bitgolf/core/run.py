@@ -98,7 +98,7 @@ def _stages(
     show: Callable[[str, Any], Any],
 ) -> Generator[Event, None, dict[str, Any]]:
     seconds: dict[str, float] = {}
-    model = build_model(recipe.model, seed).use(backend)
+    model = build_model(recipe.network(), seed).use(backend)
     state, status = yield from _train(recipe, dataset, folder, seed, model, world, clock)
     facts = {
         "recipe": recipe.name,
@@ -125,7 +125,7 @@ def _stages(
     write_tensors(folder / "weights.safetensors", _both(live, averaged), {"recipe": recipe.identity()})
     started = clock()
     yield Event("pack", 0, 1, {})
-    shipped, length = recipe.model.shipped(), recipe.data.sequence_length
+    shipped, length = recipe.network().shipped(), recipe.data.sequence_length
     weights = shipped_weights(shipped, averaged)
     curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length)
     show("curvatures", curvatures)
@@ -231,12 +231,12 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
             where=str(dataset.folder),
             way_out=f"--set model.bos_id={bos}",
         )
-    model = build_model(recipe.model, seed)
+    model = build_model(recipe.network(), seed)
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     make_optimizers(recipe.optim, model)
     if problems := recipe.noise.misfits(weights):
         raise PlanError(f"noise.{problem}" for problem in problems)
-    shipped = recipe.model.shipped()
+    shipped = recipe.network().shipped()
     weights = shipped_weights(shipped, weights)
     recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length, trial=True)
     trial = Packer(recipe, b"", weights, {}, 0)
@@ -267,7 +267,7 @@ class Packer(NamedTuple):
     def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
         """The report of the tensors by a table, and the artifact."""
         tensors, rows = quantize_weights(table, self.weights, self.curvatures)
-        return rows, pack(self.recipe.model.shipped(), tensors, self.tokenizer, self.recipe.pack)
+        return rows, pack(self.recipe.network().shipped(), tensors, self.tokenizer, self.recipe.pack)
 
     def total_bytes(self, artifact: Artifact) -> int:
         """What counts towards the budget: code and artifact, without the tokenizer where that is free."""
@@ -294,7 +294,7 @@ class Packer(NamedTuple):
         if table.tuning == NoTuning() or not names:
             return self
         tensors, _ = quantize_weights(table, self.weights, self.curvatures)
-        shipped, length = self.recipe.model.shipped(), self.recipe.data.sequence_length
+        shipped, length = self.recipe.network().shipped(), self.recipe.data.sequence_length
         rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
         exact = model_with(shipped, self.weights, backend)
         steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
@@ -423,9 +423,10 @@ def _score_all(
     unpacked = unpack((folder / "model.bin").read_bytes())
     packed = load_model(unpacked, backend)
     chunked = recipe.score.but(windows=Chunked(length=recipe.data.sequence_length))
+    network = recipe.network()
     cases: list[tuple[str, Model, ScorePlan]] = [
-        ("live", model_with(recipe.model, live, backend), chunked),
-        *([] if averaged is live else [("averaged", model_with(recipe.model, averaged, backend), chunked)]),
+        ("live", model_with(network, live, backend), chunked),
+        *([] if averaged is live else [("averaged", model_with(network, averaged, backend), chunked)]),
         ("quantized", packed, chunked),
         *([] if recipe.score == chunked else [("quantized", packed, recipe.score)]),
     ]

@@ -155,11 +155,15 @@ def scoring(
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     nats = np.full(len(inputs), np.nan, np.float32)
     done = 0
-    for place, batch in _score_batches(windows, plan.batch_tokens):
-        batch_nats = _scored_nats(model, tokens, batch)
-        nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
-        done += batch_nats.size
-        yield done, len(inputs)
+    model.window = plan.windows.longest()
+    try:
+        for place, batch in _score_batches(windows, plan.batch_tokens):
+            batch_nats = _scored_nats(model, tokens, batch)
+            nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
+            done += batch_nats.size
+            yield done, len(inputs)
+    finally:
+        model.window = 0
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))

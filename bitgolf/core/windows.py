@@ -28,6 +28,10 @@ class Windows(Plan):
         """The short name that goes beside every score: 'sliding 512/64'."""
         raise NotImplementedError
 
+    def longest(self) -> int:
+        """Tokens of a whole window; 0 where they have no common length."""
+        return 0
+
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
         raise NotImplementedError
@@ -49,6 +53,9 @@ class Chunked(Windows):
 
     def label(self) -> str:
         return f"chunked {self.length}" + ("" if self.tail else ", tail dropped")
+
+    def longest(self) -> int:
+        return self.length
 
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         targets = tokens - 1
@@ -80,6 +87,9 @@ class Sliding(Windows):
     def label(self) -> str:
         return f"sliding {self.length}/{self.stride}" + (", tail counted again" if self.public_tail else "")
 
+    def longest(self) -> int:
+        return self.length
+
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         targets = tokens - 1
         overlap = self.length - self.stride
@@ -110,6 +120,9 @@ class PerDocument(Windows):
 
     def label(self) -> str:
         return f"{self.within.label()}, each document alone"
+
+    def longest(self) -> int:
+        return self.within.longest()
 
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         starts = [0, *(int(start) for start in (() if documents is None else documents) if start > 0)]

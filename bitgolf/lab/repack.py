@@ -150,14 +150,14 @@ def chunked(recipe: Recipe) -> ScorePlan:
 def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
     """What the weights score before they are quantized."""
     recipe = trained.recipe
-    model = model_with(recipe.model.shipped(), trained.weights, choose_backend(recipe.backend))
+    model = model_with(recipe.network().shipped(), trained.weights, choose_backend(recipe.backend))
     return (yield from score_split(model, trained.dataset, chunked(recipe), "score float"))
 
 
 def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
     """What the quantizers of a table ask about a run."""
     recipe = trained.recipe
-    model = model_with(recipe.model.shipped(), trained.weights, choose_backend(recipe.backend))
+    model = model_with(recipe.network().shipped(), trained.weights, choose_backend(recipe.backend))
     return plan.curvatures(model, trained.dataset.train, recipe.data.sequence_length)
 
 

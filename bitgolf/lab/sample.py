@@ -41,6 +41,7 @@ def sample(
     draws = np.random.default_rng(seed)
     text = codecs.getincrementaldecoder("utf-8")("replace")
     written = len(tokenizer.decode(ids))
+    model.window = window  # places turn alike however much of it is filled
     for _ in range(tokens):
         following = choose(next_logits(model, ids[-window:]), temperature, top_p, draws.random())
         if following == tokenizer.bos:

@@ -65,7 +65,7 @@ def context(case: Case, x: Tensor, start: Tensor) -> Context:
     ids, sight = torch.zeros(x.shape[:2], dtype=torch.long), Sight()
     for documents in given_documents(case, x.shape[1]):
         sight = documents.limit(sight, ids, records.BOS, False)
-    tables = rope(case).tables(x.shape[1], head_width, CPU)
+    tables = rope(case).tables(x.shape[1], 0, head_width, CPU)
     return Context(ids, start, *tables, PlainKernels(), "math", sight, None, {})
 
 
@@ -145,7 +145,7 @@ def mlp(case: Case) -> None:
 def rotary(case: Case) -> None:
     arguments, x = case.arguments, case.tensors["x"]
     assert tuple(x.shape[2:]) == (arguments["num_heads"], arguments["head_dim"])
-    tables = rope(case, alone=True).tables(arguments["seq"], arguments["head_dim"], CPU)
+    tables = rope(case, alone=True).tables(arguments["seq"], 0, arguments["head_dim"], CPU)
     close(case, "out.cos", tables[0])
     close(case, "out.sin", tables[1])
     close(case, "out.y", rotate(x.transpose(1, 2), *tables).transpose(1, 2))
