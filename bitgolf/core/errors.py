@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MOST_SHOWN = 300  # characters of a value in a message
+
 
 class BitgolfError(Exception):
     """Bad input or wrong use. The command line prints it as one line and exits with code 2.
@@ -16,7 +18,7 @@ class BitgolfError(Exception):
         self.what, self.where, self.value, self.way_out = what, where, value, way_out
         text = f"{where}: {what}" if where else what
         if value is not None:
-            text += f" (found {value!r})"
+            text += f" (found {displayed(value)})"
         if way_out:
             text += f"; {way_out}"
         super().__init__(text)
@@ -57,6 +59,15 @@ class CheckpointError(BitgolfError):
 
 class BudgetError(BitgolfError):
     """A byte budget cannot be met."""
+
+
+def displayed(value: Any) -> str:
+    """A value as a message shows it: what comes from a file may be endless or nested without end."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deeply"
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

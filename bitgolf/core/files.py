@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,19 @@ import safetensors.torch
 import torch
 
 from bitgolf.core.errors import BitgolfError, CheckpointError
+
+MOST_NAME_BYTES = 100
+NAME_RULE = "a name is letters, digits and ._- after a letter or digit, and no path"
+# What bytes that are no tensors, or facts of another shape, can raise.
+UNREADABLE_TENSORS = (
+    safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+    struct.error,
+)  # fmt: skip
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether a text is the name of one file or folder: letters, digits and ._- after a letter or digit."""
+    return bool(re.fullmatch(r"\w[\w.-]*", text)) and len(text.encode()) <= MOST_NAME_BYTES
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -52,6 +66,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BitgolfError("no such file", where=str(path)) from None
+    except RecursionError:
+        raise BitgolfError("not readable as JSON: nested too deeply", where=str(path)) from None
     except (ValueError, OSError) as error:
         raise BitgolfError(f"not readable as JSON: {error}", where=str(path)) from None
 
@@ -74,10 +90,13 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         note = json.loads(header["__metadata__"]["bitgolf"])
         if _tensors_sha256(tensors, note["facts"]) != note["sha256"]:
             raise ValueError("the checksum does not hold")
-        return tensors, json.loads(note["facts"])
+        facts = json.loads(note["facts"])
+        if not isinstance(facts, dict):
+            raise ValueError("its facts have no names")
+        return tensors, facts
     except OSError as error:
         raise CheckpointError(f"cannot read: {error.strerror}", where=str(path)) from None
-    except (safetensors.SafetensorError, ValueError, KeyError, struct.error) as error:
+    except UNREADABLE_TENSORS as error:
         raise CheckpointError(
             f"damaged: {error}",
             where=str(path),

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
-from bitgolf.core.errors import PlanError, nearest
+from bitgolf.core.errors import PlanError, displayed, nearest
 
 P = TypeVar("P", bound="Plan")
 
@@ -40,7 +40,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name, kind in field_types(type(self)).items():
             if kind is float and type(getattr(self, name)) is int:
-                object.__setattr__(self, name, float(getattr(self, name)))  # 2 and 2.0 are one identity
+                object.__setattr__(self, name, _float(getattr(self, name)))  # 2 and 2.0 are one identity
         problems = list(field_problems(self)) or list(self.problems())
         if problems:
             raise PlanError(f"{type(self).__name__}.{problem}" for problem in problems)
@@ -81,7 +81,7 @@ def field_problems(plan: Plan) -> Iterator[str]:
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
         if not _fits(value, kinds[field.name]):
-            yield f"{field.name}: expected {describe(kinds[field.name])}, found {value!r}"
+            yield f"{field.name}: expected {describe(kinds[field.name])}, found {displayed(value)}"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{field.name}: expected a finite number, found {value!r}"
         else:
@@ -140,7 +140,10 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[P], data: Any) -> P:
     """The plan that `to_json` wrote. Raises PlanError with all problems, each with its path."""
     problems: list[str] = []
-    plan = _read(kind, data, "", problems)
+    try:
+        plan = _read(kind, data, "", problems)
+    except RecursionError:
+        problems = ["nested too deeply"]
     if problems:
         raise PlanError(problems)
     return typing.cast(P, plan)
@@ -154,10 +157,18 @@ def _read(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
     if plan_kind is not None and isinstance(data, dict):
         return _read_plan(plan_kind, data, path, problems)
     if (kind is float or float in options) and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        return _float(data)
     if not _fits(data, kind):
-        problems.append(f"{path.lstrip('.') or 'plan'}: expected {describe(kind)}, found {data!r}")
+        problems.append(f"{path.lstrip('.') or 'plan'}: expected {describe(kind)}, found {displayed(data)}")
     return data
+
+
+def _float(number: int) -> float:
+    """A whole number as a float; one beyond all floats is infinite, and refused as that."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _is_plan(kind: Any) -> bool:
@@ -168,7 +179,9 @@ def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list
     known = members(slot)
     name = data.get("class", next(iter(known)) if len(known) == 1 else None)
     if not isinstance(name, str) or name not in known:
-        problems.append(f"{path.lstrip('.') or 'plan'}: unknown class {name!r}; {nearest(str(name), known)}")
+        problems.append(
+            f"{path.lstrip('.') or 'plan'}: unknown class {displayed(name)}; {nearest(str(name)[:99], known)}"
+        )
         return None
     chosen = known[name]
     kinds = field_types(chosen)
@@ -178,7 +191,7 @@ def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list
         if key == "class":
             continue
         if key not in kinds:
-            problems.append(f"{path}.{key}".lstrip(".") + f": unknown setting; {nearest(key, kinds)}")
+            problems.append(f"{path}.{key}".lstrip(".") + f": unknown setting; {nearest(key[:99], kinds)}")
         else:
             fields[key] = _read(kinds[key], item, f"{path}.{key}", problems)
     if len(problems) > before:
@@ -260,8 +273,8 @@ def _parse(kind: Any, text: str, path: str) -> Any:
         return text.lower() in ("true", "1", "yes")
     try:
         data = _literal(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError):
-        raise PlanError([f"{path}: cannot read {text!r} as {describe(kind)}"]) from None
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise PlanError([f"{path}: cannot read {displayed(text)} as {describe(kind)}"]) from None
     problems: list[str] = []
     value = _read(kind, data, path, problems)
     if problems:

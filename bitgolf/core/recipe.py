@@ -8,6 +8,8 @@ from bitgolf.core.artifact import PackPlan
 from bitgolf.core.average import Averager, NoAverage
 from bitgolf.core.backend import BackendPlan
 from bitgolf.core.batches import Order, PublicOrder
+from bitgolf.core.errors import displayed
+from bitgolf.core.files import NAME_RULE, is_plain_name
 from bitgolf.core.model import ModelPlan
 from bitgolf.core.noise import Noise, NoNoise
 from bitgolf.core.optim import OptimPlan
@@ -73,6 +75,8 @@ class Recipe(Plan):
 
     def problems(self) -> Iterator[str]:
         """What does not fit between the stages."""
+        if not is_plain_name(self.name):  # it becomes the name of a folder
+            yield f"name: {NAME_RULE}, found {displayed(self.name)}"
         for stage in (Stage(), *self.train.stages):
             tokens = stage.batch_tokens or self.train.batch_tokens
             length = stage.sequence_length or self.data.sequence_length

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bitgolf.core.errors import DataError, ShardError
-from bitgolf.core.files import read_json, sha256_of, write_bytes
+from bitgolf.core.files import is_plain_name, read_json, sha256_of, write_bytes
 from bitgolf.core.tokenizer import Tokenizer
 
 SHARD_MAGIC, SHARD_VERSION = 20240520, 1
@@ -217,7 +216,7 @@ def _passport_problems(passport: Any) -> Iterator[str]:
 
 def _is_shard(shard: Any) -> bool:
     facts = (shard.get("name"), shard.get("sha256")) if isinstance(shard, dict) else (None,)
-    return all(isinstance(fact, str) and re.fullmatch(r"\w[\w.-]*", fact) for fact in facts)
+    return all(isinstance(fact, str) and is_plain_name(fact) for fact in facts)
 
 
 def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStream:

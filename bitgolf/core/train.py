@@ -28,7 +28,7 @@ CPU_FORWARD_TOKENS = 8192  # more costs memory and is no faster
 PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scripts
 CLIP_EPSILON = 1e-6
 STATE_PARTS = ("weights", "optimizer", "averaged", "random")
-STATE_FACTS = ("identity", "step", "seconds", "position", "tokens")
+STATE_FACTS = {"identity": str, "step": int, "seconds": float, "position": int, "tokens": int}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,8 +194,14 @@ class State:
     def load(cls, path: Path, identity: str) -> Self:
         """Read what `save` wrote. Raises CheckpointError for a damaged file or another recipe."""
         tensors, facts = read_tensors(path)
-        if set(facts) != set(STATE_FACTS):
-            raise CheckpointError("not a training state", where=str(path), value=sorted(facts))
+        odd = [
+            name for name in {**facts, **STATE_FACTS} if type(facts.get(name)) is not STATE_FACTS.get(name)
+        ]
+        numbers = [name for name in facts if name != "identity" and not odd]
+        odd += [name for name in numbers if not 0 <= facts[name] < math.inf]
+        odd += [key for key in tensors if key.partition("/")[0] not in STATE_PARTS]
+        if odd:
+            raise CheckpointError("not a training state", where=str(path), value=odd[0])
         if facts["identity"] != identity:
             raise CheckpointError(
                 f"state of another recipe than {identity!r}",

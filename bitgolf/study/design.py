@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bitgolf.core.errors import PlanError, nearest
+from bitgolf.core.errors import PlanError, displayed, nearest
+from bitgolf.core.files import NAME_RULE, is_plain_name
 from bitgolf.core.plan import Plan, diff, setting
 from bitgolf.core.recipe import Recipe
 
@@ -146,6 +147,8 @@ class Study(Plan):
                 yield f"{field}: nats say nothing about {self.metric}; use unit='metric'"
 
     def _name_problems(self) -> Iterator[str]:
+        if not is_plain_name(self.name):  # it becomes the name of a folder
+            yield f"name: {NAME_RULE}, found {displayed(self.name)}"
         yield from (f"arms: two are called {name!r}" for name, n in Counter(self.names).items() if n > 1)
         yield from (f"seeds: {seed} is there twice" for seed, n in Counter(self.seeds).items() if n > 1)
         if not self.arms:
