@@ -145,7 +145,7 @@ class Frozen(Rule):
         return None
 
     def rates(self, scale: float, progress: Progress) -> dict[str, float]:
-        return {}
+        return {"lr": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ class Optimizers:
             {
                 "pattern": row.pattern,
                 "rule": type(row.rule).__name__,
-                "lr": row.rule.rates(1.0, Progress(0, 1)).get("lr", 0.0),
+                "lr": row.rule.rates(1.0, Progress(0, 1))["lr"],
                 "tensors": len(names),
                 "elements": sum(self.parameters[name].numel() for name in names),
                 "names": names,

@@ -77,11 +77,6 @@ class TrainPlan(Plan):
         if ends != sorted(set(ends)):
             yield f"stages: each must end later than the one before, found {ends}"
 
-    def likely_steps(self) -> int:
-        """Steps to reckon with before training."""
-        counted = math.ceil(self.train_seconds / self.step_seconds) if self.step_seconds else 0
-        return min(counted or self.expected_steps or self.steps, self.steps)
-
     def staged(self, progress: float) -> tuple[int, int]:
         """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""
         stage = next((stage for stage in self.stages if progress < stage.until), Stage())

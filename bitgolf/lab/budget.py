@@ -15,6 +15,7 @@ from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.codec import Codec
 from bitgolf.core.errors import BudgetError
 from bitgolf.core.grid import Grid
+from bitgolf.core.hessian import HEADS
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.core.noise import NoNoise
@@ -26,7 +27,8 @@ from bitgolf.core.recipe import Recipe
 from bitgolf.lab.expect import ExpectedWeights
 from bitgolf.lab.tensors import nominal_bits, stored_parts
 
-SAMPLED_ELEMENTS = 65536  # drawn for each kind of tensor, which is taken to be like them
+SAMPLED_ELEMENTS = 2**17  # drawn for each kind of tensor, which is taken to be like them
+HEAD_ELEMENTS = 2**19  # of tables with a row for each token: a few rows of a kind that compresses better
 TRAINED_STD = 0.4  # of a matrix of which nothing is known; matters only to rules with a scale floor
 BLOCK_BYTES = 2**17  # of a stream, in which compressors take codes of all tensors for alike
 FORECAST_ERROR = 0.05  # a forecast this far above the budget may still fit
@@ -160,10 +162,11 @@ def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
         stream = streams.setdefault((ByRole().group(name), apart), {})
         stream.setdefault((chosen[name], shape), []).append(name)
     known: dict[str, tuple[float, int]] = {}
-    for members in streams.values():
+    for (group, _), members in streams.items():
         # No sample is larger than a tensor, and all are in proportion to what they stand for.
         most = sum(len(names) * math.prod(shape) for (_, shape), names in members.items())
-        drawn = min(SAMPLED_ELEMENTS, most / max(map(len, members.values())))
+        limit = HEAD_ELEMENTS if group in HEADS else SAMPLED_ELEMENTS
+        drawn = min(limit, most / max(map(len, members.values())))
         samples = []
         for (_, shape), (name, *more) in members.items():
             share = (1 + len(more)) * math.prod(shape) / max(1, most)
@@ -226,28 +229,45 @@ def sampled(quantizer: Quantizer, shape: tuple[int, ...], weight: Tensor) -> Sam
     return Sample(codes, others, share, bits)
 
 
+class Size(NamedTuple):
+    """Bytes that a codec makes of a stream: what each number adds, and what it costs whatever its length."""
+
+    each: float
+    once: float
+
+
 def stream_sizes(samples: Sequence[Sample], codec: Codec) -> list[int]:
     """Bytes of the tensors of some samples. Their codes share a stream, and its bytes by their number."""
     matrices = [matrix for sample in samples for matrix in sample.codes]
     count = sum(matrix.numel() for matrix in matrices)
-    stream = join_planes(matrices) if matrices else b""
-    each = len(codec.encode(stream, [tuple(matrix.shape) for matrix in matrices])[1]) / max(1, count)
-    return [
-        math.ceil(
-            (
-                each * sum(matrix.numel() for matrix in sample.codes)
-                + sum(encoded_size(part, codec) for part in sample.others)
-            )
-            / sample.share
+    code = size_of([matrix[: len(matrix) // 2] for matrix in matrices], matrices, codec)
+    sizes = []
+    for sample in samples:
+        own = sum(matrix.numel() for matrix in sample.codes)
+        size = code.each * own / sample.share + code.once * own / max(1, count)
+        for part in sample.others:
+            planes = join_planes([part])
+            for i in range(0, len(planes), max(1, part.numel())):
+                plane = torch.frombuffer(bytearray(planes[i : i + part.numel()]), dtype=torch.uint8)
+                other = size_of([plane[: len(plane) // 2]], [plane], codec)
+                size += other.each * len(plane) / sample.share + other.once
+        sizes.append(math.ceil(size))
+    return sizes
+
+
+def size_of(half: Sequence[Tensor], whole: Sequence[Tensor], codec: Codec) -> Size:
+    """From the bytes of a half of a stream and of all of it: what a sample costs once counts once."""
+    (few, less), (many, more) = (
+        (
+            sum(part.numel() for part in parts),
+            len(codec.encode(join_planes(parts), [tuple(p.shape) for p in parts if p.ndim == 2])[1]),
         )
-        for sample in samples
-    ]
-
-
-def encoded_size(part: Tensor, codec: Codec) -> int:
-    """Bytes of numbers after the codec, each plane of their bytes by itself; in an artifact it is long."""
-    joined, count = join_planes([part]), part.numel()
-    return sum(len(codec.encode(joined[i : i + count])[1]) for i in range(0, len(joined), count))
+        if any(part.numel() for part in parts)
+        else (0, 0)
+        for parts in (half, whole)
+    )
+    each = max(0.0, (more - less) / (many - few)) if many > few else 0.0
+    return Size(each, more - each * many)
 
 
 def attention_window(model: ModelPlan) -> int:

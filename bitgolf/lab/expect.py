@@ -16,6 +16,7 @@ from bitgolf.core.optim import Frozen, MuonRule, assign_parameters
 from bitgolf.core.parts import Start
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Progress
+from bitgolf.core.train import TrainPlan
 
 LOOKED_AT_STEPS = 200  # of a training
 ADAM_WALK = 0.85  # of the length of a walk whose steps know nothing of each other
@@ -55,7 +56,10 @@ class ExpectedWeights:
         if name == ("tok_emb.weight" if self.model.tied else "lm_head.weight"):
             unseen = round(len(moved) * min(1.0, UNSEEN_TOKENS / self.model.vocabulary_size))
             shared = torch.randn(2, moved.shape[1], generator=draws).prod(dim=0)  # a few are large
-            moved[:unseen] = shared + UNSEEN_SPREAD * moved[:unseen]
+            # Side by side, as the bytes of a vocabulary are, with a share in both halves of a sample.
+            half = len(moved) // 2
+            rows = [*range(unseen - unseen // 2), *range(half, half + unseen // 2)]
+            moved[rows] = shared + UNSEEN_SPREAD * moved[rows]
         kept, length = self.walks[name]
         return kept * start + length * moved
 
@@ -72,6 +76,12 @@ def starts_of(plan: ModelPlan) -> dict[str, Start]:
     return {name: plan.start.start(name, start, plan.layers) for name, start in own.items()}
 
 
+def likely_steps(plan: TrainPlan) -> int:
+    """Steps to reckon with before training, where the clock may end it."""
+    counted = math.ceil(plan.train_seconds / plan.step_seconds) if plan.step_seconds else 0
+    return min(counted or plan.expected_steps or plan.steps, plan.steps)
+
+
 def walk(recipe: Recipe, rule: Any) -> Walk:
     """What a rule makes of its numbers in all steps of a recipe; with Muon, of a matrix of one column.
 
@@ -79,7 +89,7 @@ def walk(recipe: Recipe, rule: Any) -> Walk:
     """
     if isinstance(rule, Frozen):
         return Walk(1.0, 0.0)
-    plan, steps, kept, squares = recipe.train, recipe.train.likely_steps(), 1.0, 0.0
+    plan, steps, kept, squares = recipe.train, likely_steps(recipe.train), 1.0, 0.0
     stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
     for step in range(0, steps, stride):
         progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)

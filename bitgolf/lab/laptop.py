@@ -16,6 +16,7 @@ from bitgolf.core.quantize import AsSet, QuantizePlan
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.schedule import Schedule
 from bitgolf.core.windows import Sliding, Windows
+from bitgolf.lab.expect import likely_steps
 
 NARROWER = 4  # widths, dimensions of tables and of heads' positions
 HEADS = 2  # half as many heads, which are then half as wide
@@ -33,7 +34,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
     Where a clock ends the recipe, these steps stand for those that it is expected to leave: rules of the
     clock without one go by steps, at the same shares of the training.
     """
-    model, whole = recipe.model, recipe.train.likely_steps()
+    model, whole = recipe.model, likely_steps(recipe.train)
     steps = min(whole, most_steps)
     layers = max(2, round(model.layers * SHALLOWER))
     shorter = recipe.data.sequence_length / SEQUENCE_LENGTH
