@@ -177,8 +177,8 @@ class Curriculum(BlockOrder):
         the easiest share q of the pass's blocks, evenly from those that are left (none left: the easiest of
         the others). From q = 1 on the pass goes on with what is left in the order of ShuffledBlocks, and
         later passes are its passes. So every pass has each block once.
-    Source: PR #212 tested a curriculum and published no definition (catalogue C10); a linear ramp over texts
-        sorted by how rare their words are is in Platanios et al. 2019, arXiv:1903.09848
+    Source: a linear ramp over texts sorted by how rare their words are: Platanios et al. 2019,
+        arXiv:1903.09848. That of PR #212 is another: whole shards, those of short documents first
     Cost: no bytes; before the first batch, on the clock, three readings of the stream (half a second per 100M
         tokens on one core), then under a millisecond per batch
     Not for: text without BOS, which is refused; streams of billions of tokens. A ramp about as long as a pass

@@ -21,8 +21,8 @@ class ClipSearch(Rounding):
 
     What: every percentile's clip values are tried; each row keeps its best, or with choice="tensor" all rows
         the one that is best for the whole matrix.
-    Source: record 2026-03-22, PR #543, #682; the published code chooses by tensor, with a floor of 1/31 under
-        which nothing is left to search.
+    Source: record 2026-03-22 (by tensor, under a floor of 1/31 that leaves nothing to search); PR #543 (by
+        tensor, int8, `under_floor`); PR #682.
     Cost: a rounding for each percentile; no bytes (0.2% more after packing, as codes spread wider).
     Not for: gains: none at 6 and 5 bits (int6 0.0005 bpb with and without, int5 0.0029 against 0.0031).
     Neutral: percentiles=(1.0,), which is AbsMax
