@@ -12,7 +12,7 @@ SUBJECTS = {
         "post_gptq_eval_only fused_ce_enabled compressor use_zstd zstd_level warmup_steps recur_warmup_steps"
     ),
     "start": "*_init_std qk_gain_init_schedule",
-    "adaptation": "ttt_* global_ttt_* phased_* slot_* lora_lr lora_rank ngram_*",
+    "adaptation": "ttt_* global_ttt_* phased_* slot_* etlb_* lora_lr lora_rank ngram_*",
     "evaluation": "eval_* val_* sliding_* caseops_enabled",
     "averaging": "ema_* swa_enabled swa_every swa_start_frac lawa_*",
     "packing": (
@@ -21,7 +21,8 @@ SUBJECTS = {
         "lqer_* prune_ratio fp16_embed_export fp_storage gated_attn_quant_gate"
     ),
     "schedule": ("iterations max_wallclock_seconds warmdown_* min_lr gptq_reserve_* muon_momentum_warmup_*"),
-    "steps": "grad_clip_norm enable_looping_at loop_phase2_at recur_start_step",
+    "steps": "grad_clip_norm enable_looping_at loop_phase2_at",
+    "switching": "recur_start_step",
     "optimizer": (
         "*_lr matrix_lr_* beta1 beta2 adam_eps adam_wd adam_weight_decay weight_decay embed_wd muon_* "
         "wd_taper_* block_lars_*"

