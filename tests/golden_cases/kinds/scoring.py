@@ -33,7 +33,7 @@ class ShortLeftOut(Sliding):
 class ByteTables:
     """The byte tables of a case in place of a tokenizer."""
 
-    bos = -1
+    bos = unknown = -1
     lossless = False
 
     def __init__(self, case: Case) -> None:
