@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,18 @@ from bitgolf.core.embed import BigramHash
 from bitgolf.core.errors import BitgolfError, PlanError
 from bitgolf.core.gptq import Gptq, squared_error
 from bitgolf.core.heads import SparseGate
-from bitgolf.core.hessian import OwnText, TrainText, both_uses, gather_curvatures, written_text
-from bitgolf.core.model import ModelPlan, build_model
+from bitgolf.core.hessian import (
+    OwnText,
+    TrainText,
+    both_uses,
+    drawn_text,
+    gather_curvatures,
+    looked_up_rows,
+    lookup_moments,
+    row_frequencies,
+    written_text,
+)
+from bitgolf.core.model import ModelPlan, build_model, keyed_generator
 from bitgolf.core.parts import Linear
 from bitgolf.core.plan import from_json, to_json
 from bitgolf.core.presets import feedback_deviations, feedback_rows
@@ -27,8 +38,10 @@ from bitgolf.core.quantize import (
     int6_rows,
     quantize_weights,
 )
+from bitgolf.core.rate import RateAware
 from bitgolf.core.route import Looped
 from bitgolf.core.run import run
+from bitgolf.core.values import ValueEmbedding
 from tests.test_run import CODE, drive
 
 PLAN = ModelPlan(vocabulary_size=90, layers=3, width=24, heads=2, kv_heads=1)
@@ -186,8 +199,14 @@ def lookups_of(model, text, labels):
     finally:
         F.embedding = kept
     g = rows.grad.flatten(0, 1)
-    squares = torch.zeros(len(model.tok_emb.weight)).index_add(0, text.flatten(), g.square().sum(1))
-    return Curvature(g.T @ g / g.square().sum(), squares / text.numel(), text.numel())
+    by_row = {
+        row: [float(each @ each) for each in g[text.flatten() == row]]
+        for row in range(len(model.tok_emb.weight))
+    }
+    average = sum(sum(each) for each in by_row.values()) / text.numel()
+    sensitive = torch.tensor([(sum(each) + 2 * average) / (len(each) + 2) for each in by_row.values()])
+    often = torch.tensor([len(each) + 0.5 for each in by_row.values()])
+    return Curvature(g.T @ g / g.square().sum(), sensitive * often / often.sum(), text.numel())
 
 
 def test_a_table_that_is_only_looked_up_has_a_curvature_too():
@@ -200,7 +219,70 @@ def test_a_table_that_is_only_looked_up_has_a_curvature_too():
     torch.testing.assert_close(found.inputs, expected.inputs, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-3, atol=1e-6)
     never = torch.bincount(TEXT.flatten(), minlength=90) == 0
-    assert bool(never.any()) and not bool(found.outputs[never].any())
+    assert bool(never.any()) and bool((found.outputs[never] > 0).all()), "a row that is not seen still counts"
+
+
+class Stream:
+    """Tokens as a dataset gives them."""
+
+    def __init__(self, ids):
+        self.ids, self.tokens = np.asarray(ids, np.uint16), len(ids)
+
+    def read(self, start, count):
+        return self.ids[start : start + count]
+
+
+@pytest.mark.parametrize("most", [10**6, 300])
+def test_rows_count_as_often_as_the_whole_stream_looks_them_up(most):
+    plan = PLAN.but(embed=(BigramHash(buckets=31, dimension=8, boundary=True),), bos_id=1)
+    plan = plan.but(values=(ValueEmbedding(dimension=8, layers=(1,)),))
+    ids = np.random.default_rng(0).integers(0, 40, 500)
+    found = row_frequencies(plan, Stream(ids), most)
+    assert set(found) == {"tok_emb.weight", "bigram.embed.weight", "ve_shared.embed.weight"}
+    for name, rows in found.items():
+        assert float(rows.sum()) == pytest.approx(1) and bool((rows > 0).all()), name
+    if most > 500:
+        counts = np.bincount(ids, minlength=plan.vocabulary_size) + 0.5
+        assert np.allclose(found["tok_emb.weight"], counts / counts.sum())
+        assert torch.equal(found["tok_emb.weight"], found["ve_shared.embed.weight"])
+        pairs = [30] + [int((36313 * b) ^ (27191 * a)) % 30 for a, b in zip(ids, ids[1:])]
+        pairs = [30 if token == 1 else pair for token, pair in zip(ids, pairs)]
+        counts = np.bincount(pairs, minlength=31) + 0.5
+        assert np.allclose(found["bigram.embed.weight"], counts / counts.sum())
+
+
+def test_a_rare_row_is_as_sensitive_as_rows_are_on_average():
+    sums, seen = torch.tensor([8.0, 0.0, 300.0]), torch.tensor([2, 0, 98])
+    often = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    mean = 308 / 100
+    expected = [0.5 * (8 + 2 * mean) / 4, 0.25 * mean, 0.25 * (300 + 2 * mean) / 100]
+    assert torch.allclose(lookup_moments(sums, seen, often), torch.tensor(expected))
+    assert not bool(lookup_moments(torch.zeros(3), seen, often).any()), (
+        "what the loss does not see stays unseen"
+    )
+
+
+@pytest.mark.parametrize("embed", [(), (BigramHash(buckets=64, dimension=8),)])
+def test_tokens_that_calibration_never_shows_are_not_given_up(embed, dataset, recipe):
+    """Planted: with the moments of the calibration text alone, rows that are not in it were destroyed."""
+    model = moved(recipe.model.but(embed=embed))
+    name = "bigram.embed.weight" if embed else "tok_emb.weight"
+    weight = dict(model.named_parameters())[name].detach()
+    calibration = TrainText(sequences=2, outputs=True)
+    found = calibration.gather([name], model, dataset.train, 32, False)[name]
+    text = drawn_text(dataset.train, 2, 32, keyed_generator(0, "calibration"))
+    silent = torch.ones(len(weight), dtype=torch.bool)
+    silent[looked_up_rows(model.plan, text)[name].unique()] = False
+    assert bool(silent.any())
+    often = row_frequencies(model.plan, dataset.train, 10**9)[name]
+    used = silent & (often > 1.4 * often.min())
+    assert bool(used.any())
+    blind = found._replace(outputs=found.outputs * ~silent)
+    error = {}
+    for key, curvature in (("mended", found), ("blind", blind)):
+        tensor = RateAware(step=0.002).quantize(weight, curvature)
+        error[key] = float((tensor.dequantize() - weight)[used].norm() / weight[used].norm())
+    assert error["mended"] < 0.7 * error["blind"]
 
 
 def test_the_model_of_damage_is_about_right():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bitgolf.core.clip import Ternary
+from bitgolf.core.clip import ClipSearch, Ternary
 from bitgolf.core.errors import PlanError
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid, PerTensor
@@ -17,6 +17,7 @@ from bitgolf.core.presets import (
 )
 from bitgolf.core.quantize import (
     AbsMax,
+    Curvature,
     Keep,
     KeptTensor,
     Percentile,
@@ -197,3 +198,33 @@ def test_ready_tables_cover_a_model_and_can_be_written(make, weights):
     if make is int5_mlp:
         assert tensors["blocks.0.mlp.fc.weight"].grid.bits == 5
         assert tensors["blocks.0.attn.c_q.weight"].grid.bits == 6
+
+
+ALIKE = {
+    "constant": torch.full((4, 64), 0.03),
+    "negative": torch.full((4, 64), -0.03),
+    "nearly": 0.03 + 1e-6 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0)),
+    "one column": torch.randn(5, 1, generator=torch.Generator().manual_seed(1)),
+    "some rows": torch.cat(
+        (torch.full((2, 64), 0.5), torch.randn(2, 64, generator=torch.Generator().manual_seed(2)))
+    ),
+    "zeros among them": torch.cat((torch.zeros(2, 64), torch.full((2, 64), -0.5))),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize(
+    "quantizer",
+    [SdClip(), Gptq(), AbsMax(), Percentile(), ClipSearch(), Ternary(), Rotated(quantizer=Gptq())],
+    ids=lambda quantizer: type(quantizer).__name__,
+)
+def test_rows_whose_weights_are_alike_survive(quantizer, name):
+    """Planted: a clip value of so many deviations is zero for them."""
+    weight = ALIKE[name]
+    curvature = Curvature(torch.eye(weight.shape[1]), None, 100)
+    for given in (None, curvature):
+        tensor = quantizer.quantize(weight, given)
+        error = float((tensor.dequantize() - weight).norm() / weight.norm())
+        assert error < (0.8 if isinstance(quantizer, Ternary) else 0.2), (name, error)
+        alive = weight.abs().amax(1) > 0
+        assert bool((tensor.dequantize().abs().amax(1) > 0)[alive].all())

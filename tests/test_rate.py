@@ -14,10 +14,12 @@ from bitgolf.core.rate import (
     code_bits,
     expected_damage,
     feedback_factor,
+    holding,
     power_of_two,
 )
 from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.core.trellis import rounded_codes
+from bitgolf.lab.tensors import tensor_row
 
 ROWS, COLUMNS = 24, 40
 
@@ -150,3 +152,66 @@ def test_codes_that_two_bytes_do_not_hold_are_refused():
     assert int(lowest.whole().min()) == -32_640
     with pytest.raises(ArtifactError, match="outside -32640 to 32639"):
         Stepped().tensor({"codes": matrix - 128, "carries": matrix - 128, **rest}, (2, 3))
+
+
+def test_columns_have_steps_by_what_the_columns_to_come_leave_of_them():
+    """By regressions: the plain variances of the inputs would give other steps."""
+    weight, curvature = problem(4)
+    tensor = RateAware(octave_parts=8).quantize(weight, curvature)
+    inputs = curvature.inputs.double()
+    damped = inputs + 0.003 * inputs.diagonal().mean() * torch.eye(COLUMNS)
+    left = torch.empty(COLUMNS, dtype=torch.float64)
+    for j in range(COLUMNS):
+        later = slice(j + 1, None)
+        known = torch.linalg.lstsq(damped[later, later], damped[later, j]).solution
+        left[j] = damped[j, j] - damped[j, later] @ known
+
+    def steps_of(variances):
+        logs = -0.5 * variances.log2()
+        return ((logs - logs.mean()) * 8).round().to(torch.int8)
+
+    assert torch.equal(tensor.columns, steps_of(left))
+    assert (tensor.columns != steps_of(damped.diagonal())).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("silent", ["inputs", "outputs", "both"])
+@pytest.mark.parametrize("head", [False, True])
+def test_a_matrix_that_the_loss_does_not_see_takes_no_bits(silent, head):
+    weight, curvature = problem(5)
+    if head:
+        curvature = curvature._replace(outputs=curvature.outputs.diagonal())
+    for name in ("inputs", "outputs") if silent == "both" else (silent,):
+        curvature = curvature._replace(**{name: torch.zeros_like(getattr(curvature, name))})
+    tensor = RateAware().quantize(weight, curvature)
+    assert not bool(tensor.dequantize().any()) and tensor.dequantize().shape == weight.shape
+    assert code_bits(tensor.whole()) == 0
+    assert (
+        tensor_row(RateAware(), weight, tensor, curvature)["alarm"] == "the loss does not see it: it is zeros"
+    )
+
+
+@pytest.mark.parametrize("outlier", [1e3, -1e4, 1e6])
+@pytest.mark.parametrize("trellis", [False, True])
+def test_a_weight_far_out_is_held(outlier, trellis):
+    weight, curvature = problem(6)
+    weight[3, 7] = outlier
+    tensor = RateAware(trellis=trellis).quantize(weight, curvature)
+    assert float(tensor.dequantize()[3, 7]) == pytest.approx(outlier, rel=1e-3)
+    others = [row for row in range(ROWS) if row != 3]
+    plain = RateAware(trellis=trellis).quantize(
+        weight.clone().index_fill_(0, torch.tensor([3]), 0.0), curvature
+    )
+    assert torch.equal(tensor.rows[others], plain.rows[others]), "rows without it keep their steps"
+
+
+def test_what_has_no_outlier_is_rounded_as_before():
+    weight, curvature = problem(7)
+    tensor = RateAware().quantize(weight, curvature)
+    steps = tensor.form.steps(tensor.base, tensor.rows, tensor.columns)
+    assert torch.equal(holding(tensor.rows, weight.double(), steps, 4), tensor.rows)
+
+
+@pytest.mark.parametrize("weight", [torch.full((4, 16), 0.03), torch.full((4, 16), -2.0), torch.ones(1, 1)])
+def test_constant_rows_live_without_calibration(weight):
+    found = RateAware().quantize(weight).dequantize()
+    assert float((found - weight).norm() / weight.norm()) < 0.3

@@ -55,10 +55,14 @@ class BigramHash(EmbedPart):
             starts["bigram.proj.weight"] = start_orthogonal(width, self.dimension)
         return starts | {"bigram.scale": start_constant(self.scale)}
 
-    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
+    def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
         buckets = bigram_buckets(inputs, self.buckets)
         if self.boundary:
             buckets = buckets.masked_fill(inputs == bos_id, self.buckets - 1)
+        return {"bigram.embed.weight": buckets}
+
+    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
+        (buckets,) = self.lookups(inputs, bos_id).values()
         rows = F.embedding(buckets, root.bigram.embed.weight).to(x.dtype)
         if self.dimension != x.shape[-1]:
             rows = F.linear(rows, root.bigram.proj.weight.to(x.dtype))

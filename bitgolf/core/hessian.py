@@ -7,7 +7,7 @@ itself, which makes the moments of gradients those of the Fisher information.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -18,12 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from bitgolf.core.errors import PlanError
 from bitgolf.core.kernels import capped_logits
-from bitgolf.core.model import Model, keyed_generator
+from bitgolf.core.model import Model, ModelPlan, keyed_generator, parameter_shapes
 from bitgolf.core.plan import setting
 from bitgolf.core.quantize import Calibration, Curvature, Curvatures
 
 CALIBRATION_TOKENS = 8192  # of one pass
 HEADS = ("tok_emb.weight", "lm_head.weight")  # have a row for each token: of gradients the diagonal is kept
+SHRINKAGE = 2.0  # occurrences of an average row that are added to those of each
+COUNTED_TOKENS, TRIAL_TOKENS = 2**26, 2**12  # of the training stream, for frequencies of rows
+COUNTED_AT_ONCE = 2**20
 LOOKUP_DAMPING = 0.003  # of the mean of the diagonal, added to moments that are inverted
 
 
@@ -49,7 +52,8 @@ class TrainText(Calibration):
     def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")
         text = drawn_text(stream, 1 if trial else self.sequences, length, draws)
-        return gather_curvatures(model, text, names, self.outputs, draws)
+        often = row_frequencies(model.plan, stream, TRIAL_TOKENS if trial else COUNTED_TOKENS)
+        return gather_curvatures(model, text, names, self.outputs, draws, often if self.outputs else {})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,11 +108,43 @@ def written_text(
     return torch.cat(parts)
 
 
+def row_frequencies(plan: ModelPlan, stream: Any, most: int) -> dict[str, Tensor]:
+    """How often a token of the stream looks up each row of each table, float64, by the table's name.
+
+    Half an occurrence is added to each row, so that none is unheard of. Of more than `most` tokens, as many
+    are read in even stretches.
+    """
+    stretches = -(-min(stream.tokens, most) // COUNTED_AT_ONCE)
+    counts: dict[str, Tensor] = {}
+    shapes = parameter_shapes(plan)
+    for i in range(stretches):
+        start, end = (stream.tokens * (i + k) // stretches for k in (0, 1))
+        ids = stream.read(start, min(end - start, COUNTED_AT_ONCE))
+        for name, rows in looked_up_rows(plan, torch.from_numpy(ids.astype("int64"))[None]).items():
+            found = rows.flatten().bincount(minlength=shapes[name][0])
+            counts[name] = counts.get(name, torch.full(found.shape, 0.5, dtype=torch.float64)) + found
+    return {name: found / found.sum() for name, found in counts.items()}
+
+
+def looked_up_rows(plan: ModelPlan, inputs: Tensor) -> dict[str, Tensor]:
+    """The rows of each table that token ids (batch, time) look up."""
+    found = {"tok_emb.weight": inputs}
+    for _, part in plan.parts():
+        found |= part.lookups(inputs, plan.bos_id)
+    return found
+
+
 def gather_curvatures(
-    model: Model, text: Tensor, names: Iterable[str], outputs: bool, draws: torch.Generator
+    model: Model,
+    text: Tensor,
+    names: Iterable[str],
+    outputs: bool,
+    draws: torch.Generator,
+    frequencies: Mapping[str, Tensor] = {},  # noqa: B006
 ) -> Curvatures:
     """The curvature of tensors by name, in float32, over token ids (sequences, length).
 
+    frequencies: how often rows of tables are looked up in all the text there is; if not given, in this one.
     A matrix that is used several times, as layers in a loop are, has the inputs of all its uses added.
     Raises PlanError for a tensor that no product was seen with.
     """
@@ -124,7 +160,7 @@ def gather_curvatures(
                 loss.backward(inputs=tables)
                 for table in tables:
                     table.grad = None
-    return watch.curvatures(text.numel())
+    return watch.curvatures(text.numel(), frequencies)
 
 
 class ProductWatch(TorchFunctionMode):
@@ -142,6 +178,7 @@ class ProductWatch(TorchFunctionMode):
         self.tables: dict[str, Tensor] = {}  # what rows were looked up in
         self.lookups: dict[str, Tensor] = {}  # moments of the gradients at rows that were looked up
         self.looked_up: dict[str, Tensor] = {}  # the squared gradients at each row
+        self.occurrences: dict[str, Tensor] = {}  # how often each row was looked up
         self.uses = dict.fromkeys(self.names, 0)
 
     def __enter__(self) -> Self:
@@ -189,30 +226,46 @@ class ProductWatch(TorchFunctionMode):
         self.lookups[name] = self.lookups.get(name, 0) + rows.T @ rows
         sums = self.looked_up.setdefault(name, rows.new_zeros(self.sizes[name]))
         sums.index_add_(0, ids, rows.square().sum(1))
+        seen = ids.bincount(minlength=self.sizes[name])
+        self.occurrences[name] = self.occurrences.get(name, 0) + seen
 
-    def curvatures(self, tokens: int) -> Curvatures:
+    def curvatures(self, tokens: int, frequencies: Mapping[str, Tensor]) -> Curvatures:
         """What was seen over so many tokens. Raises PlanError for a tensor that was in no product."""
         if lost := [name for name in self.names if not self.uses[name] and name not in self.lookups]:
             raise PlanError(
                 f"quantize.rules: nothing is multiplied with {name}; give it a quantizer that does not ask"
                 for name in lost
             )
-        return {name: self.curvature(name, tokens) for name in self.names}
+        return {name: self.curvature(name, tokens, frequencies.get(name)) for name in self.names}
 
-    def curvature(self, name: str, tokens: int) -> Curvature:
-        """What was seen of one tensor over so many tokens."""
+    def curvature(self, name: str, tokens: int, often: Tensor | None) -> Curvature:
+        """What was seen of one tensor over so many tokens; often: the frequency of each row of a table."""
         products = lookups = None
         if self.uses[name]:
             outputs = self.gradients[name] / self.uses[name] if self.outputs else None
             products = Curvature(self.inputs[name] / tokens, outputs, tokens)
         if name in self.lookups:
             total = self.looked_up[name].sum().clamp_min(torch.finfo(torch.float32).tiny)
-            lookups = Curvature(self.lookups[name] / total, self.looked_up[name] / tokens, tokens)
+            rows = lookup_moments(self.looked_up[name], self.occurrences[name], often)
+            lookups = Curvature(self.lookups[name] / total, rows, tokens)
         if products and lookups:
             return both_uses(products, lookups)
         found = products or lookups
         assert found is not None, "curvatures() has refused what was not seen"
         return found
+
+
+def lookup_moments(sums: Tensor, seen: Tensor, often: Tensor | None) -> Tensor:
+    """The squared gradients at each row (rows,) that a token is expected to bring, float32.
+
+    sums: those of a calibration text in which each row was `seen` so many times. A row
+    that is rare there, or not there at all, is taken to be as sensitive each time as rows are on average, and
+    to be looked up as often as in all the text there is.
+    """
+    sums, seen = sums.double().cpu(), seen.double().cpu()
+    often = (seen + 0.5) / (seen + 0.5).sum() if often is None else often
+    mean = sums.sum() / seen.sum().clamp_min(1)
+    return (often * (sums + SHRINKAGE * mean) / (seen + SHRINKAGE)).float()
 
 
 def both_uses(products: Curvature, lookups: Curvature) -> Curvature:

@@ -140,6 +140,10 @@ class Part(Plan):
         """The tensors of the whole model that this part needs, by their names in the model."""
         return {}
 
+    def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
+        """The rows that it looks up for token ids (batch, time), by the name of their table."""
+        return {}
+
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
         """The tensors that it needs in the attention of one layer, by their names there."""
         return {}

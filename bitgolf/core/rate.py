@@ -23,6 +23,8 @@ from bitgolf.core.quantize import Curvature, Quantizer, Shipped
 from bitgolf.core.trellis import rounded_codes, trellis_values
 
 EIGHTHS = tuple(2 ** (part / 8) for part in range(8))  # of an octave
+SMALLEST, LARGEST = 1e-30, 1e30  # steps that float32 can hold with those of rows and columns
+ROOM = 2.0  # times the largest weight of a row that codes reach, as feedback adds to weights
 PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.85
 
 
@@ -131,22 +133,27 @@ class RateAware(Quantizer):
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         matrix = as_matrix(weight).double()
         if curvature is None or curvature.outputs is None or not weight.numel():
-            spread = matrix.std() if weight.numel() > 1 else matrix.new_ones(())
+            spread = (
+                torch.maximum(matrix.std(), matrix.mean().abs()) if weight.numel() > 1 else matrix.abs().sum()
+            )
             rows, columns = (torch.zeros(size, dtype=torch.int8) for size in matrix.shape)
-            base = (PLAIN_STEP * spread).clamp_min(torch.finfo(torch.float32).tiny).float().reshape(1)
+            base = (PLAIN_STEP * spread).clamp_min(SMALLEST).float().reshape(1)
             codes = (matrix / base).round().clamp(-LARGEST_CODE, LARGEST_CODE)
             return SteppedTensor(
                 *split_wide(codes), rows, columns, base.cpu(), Stepped(), tuple(weight.shape)
             )
         inputs, outputs = curvature.inputs.double(), curvature.outputs.double()
-        factor = feedback_factor(inputs, self.damping)
         row_moments = outputs if outputs.ndim == 1 else outputs.diagonal()
+        if not float(inputs.diagonal().sum()) * float(row_moments.sum()):
+            return nothing_of(weight)  # the loss does not see it
+        factor = feedback_factor(inputs, self.damping)
         row_sizes = (row_moments + self.damping * row_moments.mean()).rsqrt()
         column_sizes = factor.diagonal()  # one over the root of the conditional variance
         form = Stepped(octave_parts=self.octave_parts, trellis=self.trellis)
         rows, row_mean = in_octaves(row_sizes, form.octave_parts * self.by_row)
         columns, column_mean = in_octaves(column_sizes, form.octave_parts * self.by_column)
-        base = torch.tensor([self.step * row_mean * column_mean], dtype=torch.float32)
+        base = torch.tensor([min(max(self.step * row_mean * column_mean, SMALLEST), LARGEST)]).float()
+        rows = holding(rows, matrix, form.steps(base, rows, columns), form.octave_parts)
         across = feedback_factor(outputs, self.damping) if self.across_rows and outputs.ndim == 2 else None
         steps = form.steps(base, rows, columns).double()
         codes = rounded_codes(matrix, steps, factor, across, self.trellis)
@@ -154,6 +161,13 @@ class RateAware(Quantizer):
 
     def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
         return {"bits": code_bits(tensor.whole()) / max(1, weight.numel())}
+
+
+def nothing_of(weight: Tensor) -> SteppedTensor:
+    """Zeros in place of a weight, which take no bits."""
+    codes = torch.zeros(as_matrix(weight).shape)
+    rows, columns = (torch.zeros(size, dtype=torch.int8) for size in codes.shape)
+    return SteppedTensor(*split_wide(codes), rows, columns, torch.ones(1), Stepped(), tuple(weight.shape))
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:
@@ -166,6 +180,13 @@ def in_octaves(sizes: Tensor, parts: int) -> tuple[Tensor, float]:
     logs = sizes.log2()
     mean = float(logs.mean())
     return ((logs - mean) * parts).round().clamp(-128, 127).to(torch.int8), 2.0**mean
+
+
+def holding(rows: Tensor, matrix: Tensor, steps: Tensor, parts: int) -> Tensor:
+    """Row steps, longer where a weight of the row would else be out of reach of the largest code."""
+    reach = (matrix.abs() / steps.double()).amax(1) * (ROOM / LARGEST_CODE)
+    longer = (reach.clamp_min(1).log2() * parts).ceil()
+    return (rows + longer).clamp(-128, 127).to(torch.int8)
 
 
 def expected_damage(weight: Tensor, tensor: Shipped, curvature: Curvature) -> float:

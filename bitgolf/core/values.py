@@ -76,6 +76,9 @@ class ValueEmbedding(ValuePart):
         starts["ve_shared.scale"] = start_constant(self.scale)
         return starts | {f"ve_layer_scales.{i}": start_constant(1.0, 1) for i in range(len(self.layers))}
 
+    def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
+        return {"ve_shared.embed.weight": inputs} if self.layers else {}
+
     def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
         shared = context.root.ve_shared
         if "value embedding" not in context.memory:

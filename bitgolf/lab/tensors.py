@@ -33,6 +33,7 @@ LEVELS_SHOWN = 63  # counts of a histogram at most
 LARGEST_OCTAVE, HALVINGS = 15.0, 12  # the search for plain rounding's levels: to 0.004 bits a weight
 WORSE = 1.5  # times the loss of plain rounding, which is 0.3 bits a weight
 CHANCE = 3.0  # deviations by which the losses of two roundings may differ anyhow
+UNSEEN_ERROR = 0.001  # of the weights' size: a third of what eight bits lose
 GIVEN_UP = 2.0  # times the mean damage of a row may be lost with one that is all zeros
 # What an alarm calls each measure, and the power that makes it one of squares.
 LOSSES = {
@@ -96,6 +97,7 @@ def tensor_row(
         plain = losses(weight, plain_rounding(weight, stored_bits(tensor)), curvature)
     alarms = [
         *collapse(weight, tensor, values, curvature),
+        *lost_outlier(weight, values),
         *comparison(mine, plain, freedom(weight, curvature)),
         *foreign_grid(weight, tensor, noise),
     ]
@@ -243,6 +245,9 @@ def collapse(weight: Tensor, tensor: Shipped, values: Tensor, curvature: Curvatu
     """
     if isinstance(tensor, KeptTensor):
         return
+    if is_unseen(curvature):
+        yield f"the loss does not see it{'' if bool(values.any()) else ': it is zeros'}"
+        return
     before, after, kind = as_matrix(weight), as_matrix(values), "rows"
     if isinstance(tensor, QuantTensor) and (curvature is None or curvature.outputs is None):
         before, after = (tensor.grid.granularity.groups(matrix) for matrix in (before, after))
@@ -253,6 +258,24 @@ def collapse(weight: Tensor, tensor: Shipped, values: Tensor, curvature: Curvatu
         gone &= damages > GIVEN_UP * damages[~gone].mean()
     if bool(gone.any()):
         yield f"collapsed: {int(gone.sum())} of {len(gone)} {kind} are all zeros"
+
+
+def is_unseen(curvature: Curvature | None) -> bool:
+    """Whether no error of a matrix would change the loss of the calibration text."""
+    if curvature is None or curvature.outputs is None:
+        return False
+    return not float(curvature.inputs.diagonal().sum()) * float(curvature.outputs.abs().sum())
+
+
+def lost_outlier(weight: Tensor, values: Tensor) -> Iterator[str]:
+    """An alarm where the largest weight is shipped at less than half its size, and most error is there."""
+    if not weight.numel():
+        return
+    place = int(weight.abs().argmax())
+    before, after = float(weight.flatten()[place]), float(values.flatten()[place])
+    total = float((weight.double() - values.double()).square().sum())
+    if abs(after) < abs(before) / 2 < abs(before) and (before - after) ** 2 > total / 2:
+        yield f"its largest weight, {before:.4g}, is shipped as {after:.4g}"
 
 
 def row_damages(error: Tensor, curvature: Curvature) -> Tensor:
@@ -268,7 +291,7 @@ def comparison(mine: Mapping[str, float], plain: Mapping[str, float], squares: f
 
     squares: of how many independent ones a loss is the sum, see `freedom`.
     """
-    if not plain or not mine[measure := [*plain][-1]]:
+    if not plain or not mine[measure := [*plain][-1]] or mine["relative_error"] < UNSEEN_ERROR:
         return
     words, power = LOSSES[measure]
     ratio = (mine[measure] / plain[measure]) ** power if plain[measure] > 0 else math.inf
