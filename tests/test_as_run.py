@@ -13,9 +13,10 @@ from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import PerTensor, RowGroups
 from bitgolf.core.model import build_model, parameter_shapes
 from bitgolf.core.noise import NoNoise
-from bitgolf.core.optim import AdamRule, Frozen, MuonRule
+from bitgolf.core.optim import AdamRule, Frozen, MuonRule, assign_parameters
 from bitgolf.core.position import Rope
 from bitgolf.core.quantize import AbsMax, Keep, Percentile, SdClip
+from bitgolf.core.route import Plain
 from bitgolf.core.schedule import Progress, WarmdownClock, WarmdownFraction
 from bitgolf.core.start import OrthogonalStart, UniformStart
 from bitgolf.core.windows import Chunked, Sliding
@@ -230,3 +231,22 @@ def test_1718_ships_what_its_log_lists():
     assert rules["blocks.0.attn.attn_gate_proj.weight"] == rules["smear_lambda"] == rules["skip_gates"]
     model = build_model(find_recipe("pr1718-laptop").model)
     assert not model.bigram.embed.weight.any() and model.bigram.proj.weight.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pr543", {"model.values": ()}),
+        ("pr543", {"model.embed": (), "model.heads_out": (), "noise": NoNoise()}),
+        ("pr1718", {"model.embed": ()}),
+        ("pr1718", {"model.embed": (), "model.heads_out": (), "model.route": Plain()}),
+    ],
+)
+def test_parts_can_be_left_out(name, changes):
+    """An ablation changes the part alone: rows, rules and noise of what is gone are idle."""
+    recipe = find_recipe(f"{name}-laptop").but(changes)
+    shapes = parameter_shapes(recipe.model)
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert sum(map(len, assign_parameters(recipe.optim, tensors))) == len(shapes)
+    assert recipe.quantize.assign(tensors).keys() == shapes.keys()
+    assert recipe.noise.misfits(shapes) == []

@@ -64,8 +64,8 @@ def pr1718() -> Recipe:
         ),
         optim=OptimPlan(
             rows=(
-                ParameterRow(pattern="bigram.embed.weight", rule=Frozen()),
-                ParameterRow(pattern="smear_gate.weight", rule=matrices),
+                ParameterRow(pattern="bigram.embed.weight", rule=Frozen(), may_be_idle=True),
+                ParameterRow(pattern="smear_gate.weight", rule=matrices, may_be_idle=True),
                 *public_rows(
                     embedding=AdamRule(lr=0.03, weight_decay=0.085),
                     matrices=matrices,
@@ -96,8 +96,11 @@ def pr1718() -> Recipe:
                 QuantRule(
                     patterns=("bigram.proj.weight", "*.attn_gate_proj.weight", "smear_gate.weight"),
                     quantizer=AbsMax(grid=Grid(bits=8)),
+                    may_be_idle=True,
                 ),
-                QuantRule(patterns=("bigram.embed.weight",), quantizer=AbsMax(grid=Grid(bits=6))),
+                QuantRule(
+                    patterns=("bigram.embed.weight",), quantizer=AbsMax(grid=Grid(bits=6)), may_be_idle=True
+                ),
                 QuantRule(quantizer=Keep(dtype="float16")),
             ),
             calibration=TrainText(sequences=3072),  # 64 batches of the first of eight processes

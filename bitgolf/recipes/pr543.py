@@ -50,7 +50,7 @@ def pr543() -> Recipe:
     matrices = ("blocks.*.weight",)
     rules = (
         QuantRule(patterns=("tok_emb.weight", "ve_shared.proj.weight"), quantizer=Keep(dtype="float16")),
-        QuantRule(patterns=("ve_shared.embed.weight",), quantizer=eight),
+        QuantRule(patterns=("ve_shared.embed.weight",), quantizer=eight, may_be_idle=True),
         QuantRule(patterns=("blocks.0.*.weight", "blocks.10.*.weight"), axes=2, quantizer=eight),
         QuantRule(patterns=matrices, axes=2, quantizer=CoarseCodes(of=eight, step=4)),
         QuantRule(patterns=PUBLIC_CONTROLS, quantizer=Keep(dtype="float32")),
@@ -74,7 +74,7 @@ def pr543() -> Recipe:
         ),
         optim=OptimPlan(
             rows=(
-                ParameterRow(pattern="ve_shared.*.weight", rule=Frozen()),
+                ParameterRow(pattern="ve_shared.*.weight", rule=Frozen(), may_be_idle=True),
                 *public_rows(
                     embedding=AdamRule(lr=0.035),
                     matrices=MuonRule(
@@ -95,7 +95,7 @@ def pr543() -> Recipe:
         average=TightSwa(every=50),
         noise=FakeQuantize(
             under_scale=0.1,
-            patterns=(*matrices, "ve_shared.proj.weight"),
+            patterns=(*matrices, "*proj.weight"),
             rules=(QuantRule(quantizer=AbsMax(grid=Grid(bits=6, scale_dtype="float32"))),),
         ),
         quantize=QuantizePlan(rules=rules),
