@@ -11,6 +11,7 @@ import torch
 from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Several, Swa, SwaCount, TightSwa
 from bitgolf.core.backend import Backend
 from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShuffledBlocks
+from bitgolf.core.clip import CoarseCodes
 from bitgolf.core.embed import BigramHash, SmearGate, SmearVector
 from bitgolf.core.errors import PlanError
 from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
@@ -28,11 +29,19 @@ from bitgolf.core.layers import (
 from bitgolf.core.model import Model, ModelPlan, build_model, keyed_generator
 from bitgolf.core.noise import FakeQuantize, NoNoise
 from bitgolf.core.objective import MultiToken, NextToken, Objective
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, make_optimizers, public_rows
+from bitgolf.core.optim import (
+    AdamRule,
+    Frozen,
+    MuonRule,
+    OptimPlan,
+    ParameterRow,
+    make_optimizers,
+    public_rows,
+)
 from bitgolf.core.parts import Part
 from bitgolf.core.plan import Plan, from_json, members, to_json
 from bitgolf.core.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, RelativeBuckets, Rope
-from bitgolf.core.quantize import int6_rows
+from bitgolf.core.quantize import QuantRule, int6_rows
 from bitgolf.core.route import GatedSkips, Huginn, Looped, Once, Plain, Recurrence, Route, USkips
 from bitgolf.core.schedule import (
     Constant,
@@ -287,11 +296,12 @@ def test_the_probes_catch_planted_bugs(monkeypatch):
     assert sees_the_future(shaken(plan).eval(), stream(plan), 19)
 
 
-def optim(changes: dict[str, Any] | None = None, schedule: Any = None) -> OptimPlan:
-    """The public groups at rates that move a small model."""
+def optim(changes: dict[str, Any] | None = None, schedule: Any = None, frozen: str = "") -> OptimPlan:
+    """The public groups at rates that move a small model, behind a row for what is frozen."""
     muon = MuonRule(lr=0.02, warmup_steps=0, **(changes or {}))
     rows = public_rows(embedding=AdamRule(lr=0.02), matrices=muon, rest=AdamRule(lr=0.02))
-    return OptimPlan(rows=rows, schedule=schedule or Constant())
+    first = (ParameterRow(pattern=frozen, rule=Frozen()),) if frozen else ()
+    return OptimPlan(rows=(*first, *rows), schedule=schedule or Constant())
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
@@ -322,7 +332,12 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "documents": ((), (DocumentAttention(longest=11),)),
     "bigram": ((), (BigramHash(buckets=40, dimension=8, boundary=True),)),
     "smear": ((), (SmearVector(boundary=True),), (SmearGate(),)),
-    "table": ((), (ValueEmbedding(dimension=8, layers=(0, 2)),)),
+    "table": (
+        (),
+        (ValueEmbedding(dimension=8, layers=(0, 2)),),
+        (ValueEmbedding(dimension=8, layers=(1,), shared_scale=False, zero_projection=False),),
+    ),
+    "frozen": ("", "blocks.0.attn.*", "blocks.1.mlp.*"),
     "first": ((), (ValueResidual(),)),
     "xsa": ((), (Xsa(last=3),)),
     "gate": ((), (AttentionOutputGate(source="queries"),), (GatedAttention(),), (SparseGate(),)),
@@ -359,7 +374,12 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         Latest(snapshots=2, every=1),
         Several(averages=(Ema(decay=0.5), Latest(snapshots=2, every=1)), shipped=1),
     ),
-    "noise": (NoNoise(), FakeQuantize(from_progress=0.4), FakeQuantize(under_scale=0.9, patterns=("*",))),
+    "noise": (
+        NoNoise(),
+        FakeQuantize(from_progress=0.4),
+        FakeQuantize(under_scale=0.9, patterns=("*",)),
+        FakeQuantize(rules=(QuantRule(quantizer=CoarseCodes()),)),
+    ),
     "order": (PublicOrder(), ShuffledBlocks(), CoprimeStride(), Curriculum(ramp_tokens=200)),
     "stages": ((), (Stage(until=0.5, sequence_length=8, batch_tokens=64),)),
     "grad_clip_norm": (0.0, 0.3),
@@ -397,7 +417,7 @@ def test_techniques_work_together(number, tmp_path):
     level = {name: FACTORS[name][i] for name, i in ROWS[number].items()}
     plan = model_of(level, 64)
     model = build_model(plan, seed=1).use(level["backend"])
-    optimizers = make_optimizers(optim(level["muon"], level["schedule"]), model)
+    optimizers = make_optimizers(optim(level["muon"], level["schedule"], level["frozen"]), model)
     batches = ShardBatches(
         stream=token_stream(tmp_path), order=level["order"], length=16, vocabulary_size=64, bos=1
     )

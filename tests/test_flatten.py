@@ -418,7 +418,7 @@ BUNDLES = [
 )
 def test_scripts_of_every_technique_train_and_score_as_the_package(data, number):
     level = BUNDLES[number]
-    optim = behaviour_optim(level["muon"], level["schedule"])
+    optim = behaviour_optim(level["muon"], level["schedule"], level["frozen"])
     recipe = (
         baseline()
         .but(TINY)
