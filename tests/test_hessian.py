@@ -277,6 +277,8 @@ def test_tokens_that_calibration_never_shows_are_not_given_up(embed, dataset, re
     often = row_frequencies(model.plan, dataset.train, 10**9)[name]
     used = silent & (often > 1.4 * often.min())
     assert bool(used.any())
+    assert found.silent_rows == int(silent.sum())
+    assert found.silent_share == pytest.approx(float(often[silent].sum()))
     blind = found._replace(outputs=found.outputs * ~silent)
     error = {}
     for key, curvature in (("mended", found), ("blind", blind)):

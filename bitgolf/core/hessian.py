@@ -246,8 +246,10 @@ class ProductWatch(TorchFunctionMode):
             products = Curvature(self.inputs[name] / tokens, outputs, tokens)
         if name in self.lookups:
             total = self.looked_up[name].sum().clamp_min(torch.finfo(torch.float32).tiny)
-            rows = lookup_moments(self.looked_up[name], self.occurrences[name], often)
-            lookups = Curvature(self.lookups[name] / total, rows, tokens)
+            seen = self.occurrences[name].cpu()
+            rows = lookup_moments(self.looked_up[name], seen, often)
+            missed = 0.0 if often is None else float(often[seen == 0].sum())
+            lookups = Curvature(self.lookups[name] / total, rows, tokens, int((seen == 0).sum()), missed)
         if products and lookups:
             return both_uses(products, lookups)
         found = products or lookups
@@ -281,7 +283,7 @@ def both_uses(products: Curvature, lookups: Curvature) -> Curvature:
     damping = LOOKUP_DAMPING * inputs.diagonal().mean() * torch.eye(len(inputs)).to(inputs)
     errors = torch.linalg.inv(inputs + damping) / len(inputs)
     outputs = head * (products.inputs.double() * errors).sum() + table * (lookups.inputs * errors).sum()
-    return Curvature(inputs.float(), outputs.float(), products.tokens)
+    return lookups._replace(inputs=inputs.float(), outputs=outputs.float())
 
 
 @contextlib.contextmanager

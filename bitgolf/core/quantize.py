@@ -73,11 +73,14 @@ class Curvature(NamedTuple):
 
     inputs: E[x x^T] (columns, columns) of what it multiplies. outputs: E[g g^T] (rows, rows) of the gradient
     of the loss of one token at its products; of the head the diagonal (rows,) alone; None if not asked for.
+    silent_rows: of a table, how many that text never looks up; silent_share: how often all other text does.
     """
 
     inputs: Tensor
     outputs: Tensor | None
     tokens: int
+    silent_rows: int = 0
+    silent_share: float = 0.0
 
 
 Curvatures = dict[str, Curvature]  # by the name of the tensor

@@ -38,7 +38,7 @@ from bitgolf.lab.techniques import (
     table_row,
     techniques,
 )
-from bitgolf.lab.tensors import bits_per_byte_of, nominal_bits, shown_error
+from bitgolf.lab.tensors import GAPS, bits_per_byte_of, nominal_bits, shown_error
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
 from bitgolf.study.cli import findings, show_comparison, study
@@ -306,11 +306,11 @@ def pack(
         return
     names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
     lines = screen.follow(compare_tables(trained, names))
-    header = ("table", "bytes", "bits per byte", "gap", "+-", "predicted", "seconds", "alarms")
+    header = ("table", "bytes", "bits per byte", "gap", "+-", "KL", "predicted", "seconds", "alarms")
     rows = [
         (
             *(line.get(key) for key in ("name", "artifact_bytes", "bits_per_byte")),
-            *(_five(line.get(key)) for key in ("gap", "gap_error", "predicted_gap")),
+            *(_five(line.get(key)) for key in GAPS if key != "kl_gap_error"),
             *(line.get(key) for key in ("seconds", "alarms")),
         )
         for line in lines

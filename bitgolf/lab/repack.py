@@ -45,9 +45,10 @@ from bitgolf.core.run import Event, Packer, load_model, model_with, score_split,
 from bitgolf.core.score import ScorePlan, Scores
 from bitgolf.core.shards import Dataset
 from bitgolf.core.windows import Chunked
+from bitgolf.lab.divergence import Divergence, divergence
 from bitgolf.lab.report import write_report
 from bitgolf.lab.script import script_of, whole_ledger
-from bitgolf.lab.tensors import noise_quantizers, predicted_gap, tensor_rows
+from bitgolf.lab.tensors import bits_per_byte_of, noise_quantizers, predicted_gap, tensor_rows
 
 RATE_STEP = 0.0002
 OWN = "recipe"  # the name of a run's own table
@@ -219,13 +220,25 @@ def findings(
     noisy = noise_quantizers(trained.recipe.noise, trained.trained_on, trained.weights)
     curvatures = {**packing.curvatures, **(known or {})}
     rows = tensor_rows(packing.plan, packing.weights, curvatures, packing.artifact, packing.rows, noisy)
+    bytes_per_token = int(scores.bytes.sum()) / int(scores.tokens.sum())
+    moved = divergence_of(trained, packing.artifact)
     return {
         "gap": gap,
         "gap_error": error,
-        "predicted_gap": predicted_gap(rows, int(scores.bytes.sum()) / int(scores.tokens.sum())),
+        "kl_gap": bits_per_byte_of(moved.nats, bytes_per_token),
+        "kl_gap_error": bits_per_byte_of(moved.error, bytes_per_token),
+        "predicted_gap": predicted_gap(rows, bytes_per_token),
         "alarms": sum(bool(row["alarm"]) for row in rows),
         "quantization": rows,
     }
+
+
+def divergence_of(trained: Trained, artifact: Artifact) -> Divergence:
+    """How far packing moved the predictions of a run's model."""
+    recipe, backend = trained.recipe, choose_backend(trained.recipe.backend)
+    exact = model_with(recipe.network().shipped(), trained.weights, backend)
+    packed = load_model(unpack(artifact.data), backend)
+    return divergence(exact, packed, trained.dataset.train, recipe.data.sequence_length)
 
 
 def compare_tables(trained: Trained, names: Sequence[str]) -> Generator[Event, None, list[dict[str, Any]]]:

@@ -27,7 +27,7 @@ from bitgolf.core.files import read_json, write_bytes
 from bitgolf.core.plan import to_json
 from bitgolf.core.recipe import Recipe
 from bitgolf.lab.charts import Chart, bars, line_chart, padded, trimmed
-from bitgolf.lab.tensors import bits_per_byte_of, shown_error
+from bitgolf.lab.tensors import GAPS, bits_per_byte_of, shown_error
 
 METRICS = ("seconds", "nats_per_token", "scale", "step")
 TOP_TOKENS = 20
@@ -155,8 +155,7 @@ def variants(run: Run) -> View:
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
         if _finite(bits):
             before[windows] = bits
-    gaps = ("gap", "gap_error", "predicted_gap")
-    return {"rows": rows} | {key: value for key in gaps if _finite(value := run.result.get(key))}
+    return {"rows": rows} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
 
 
 def training(run: Run) -> View:

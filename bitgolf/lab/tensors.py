@@ -34,8 +34,10 @@ LARGEST_OCTAVE, HALVINGS = 15.0, 12  # the search for plain rounding's levels: t
 WORSE = 1.5  # times the loss of plain rounding, which is 0.3 bits a weight
 CHANCE = 3.0  # deviations by which the losses of two roundings may differ anyhow
 UNSEEN_ERROR = 0.001  # of the weights' size: a third of what eight bits lose
+SILENT_SHARE = 0.01  # of the training text that calibration may miss
 GIVEN_UP = 2.0  # times the mean damage of a row may be lost with one that is all zeros
 # What an alarm calls each measure, and the power that makes it one of squares.
+GAPS = ("gap", "gap_error", "kl_gap", "kl_gap_error", "predicted_gap")  # of a whole model, in bits per byte
 LOSSES = {
     "relative_error": ("squared error", 2),
     "output_error": ("squared error of outputs", 2),
@@ -98,6 +100,7 @@ def tensor_row(
     alarms = [
         *collapse(weight, tensor, values, curvature),
         *lost_outlier(weight, values),
+        *silent_rows(curvature),
         *comparison(mine, plain, freedom(weight, curvature)),
         *foreign_grid(weight, tensor, noise),
     ]
@@ -231,6 +234,8 @@ def coverage(curvature: Curvature | None) -> dict[str, Any]:
     if curvature is None:
         return {}
     found: dict[str, Any] = {"calibration_tokens": curvature.tokens}
+    if curvature.silent_rows:
+        found["silent_rows"], found["silent_share"] = curvature.silent_rows, curvature.silent_share
     found["inputs_seen"] = float((curvature.inputs.diagonal() > 0).double().mean())
     if curvature.outputs is not None:
         rows = curvature.outputs if curvature.outputs.ndim == 1 else curvature.outputs.diagonal()
@@ -265,6 +270,13 @@ def is_unseen(curvature: Curvature | None) -> bool:
     if curvature is None or curvature.outputs is None:
         return False
     return not float(curvature.inputs.diagonal().sum()) * float(curvature.outputs.abs().sum())
+
+
+def silent_rows(curvature: Curvature | None) -> Iterator[str]:
+    """An alarm where calibration never saw tokens that the training text often has."""
+    if curvature is not None and curvature.silent_share > SILENT_SHARE:
+        share = f"{100 * curvature.silent_share:.1f}% of the training text"
+        yield f"{curvature.silent_rows:,} rows, {share}, are not in that of calibration: more sequences"
 
 
 def lost_outlier(weight: Tensor, values: Tensor) -> Iterator[str]:
