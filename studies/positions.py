@@ -1,0 +1,67 @@
+"""The open question of pull request #1718: which positions stand windows longer than those of the training?
+
+bitgolf study studies/positions.py --processes 2
+"""
+
+from typing import Any
+
+from bitgolf.core.batches import ShuffledBlocks
+from bitgolf.core.position import Alibi, NoPosition, Position, RelativeBuckets, Rope
+from bitgolf.core.schedule import WarmdownFraction
+from bitgolf.core.windows import Chunked, Sliding
+from bitgolf.lab.laptop import a_minute
+from bitgolf.recipes.baseline import baseline
+from bitgolf.study.design import BASELINE, Arm, Study, changed
+
+LENGTH = 128  # so short that 3.3 million tokens teach a model to use all of it
+STEPS, SCORED_TOKENS = 800, 65_536
+POSITIONS: dict[str, Position] = {
+    "RoPE": Rope(),
+    "RoPE with NTK": Rope(reference_length=LENGTH),
+    "ALiBi": Alibi(),
+    "NoPE": NoPosition(),
+    "T5 buckets": RelativeBuckets(longest=LENGTH),
+}
+
+READING = ""
+
+
+def study() -> Study:
+    """Each trained at one length, and scored at it and at twice of it, sliding and in chunks."""
+    step = LENGTH // 2
+    base = a_minute(baseline(), STEPS, SCORED_TOKENS).but(
+        {
+            "name": "positions",
+            "data.sequence_length": LENGTH,
+            "data.order": ShuffledBlocks(),
+            "optim.schedule": WarmdownFraction(fraction=0.5),
+            "score.windows": Sliding(length=LENGTH, stride=step),
+        }
+    )
+    scores: dict[str, dict[str, Any]] = {
+        "sliding, twice as long": {"score.windows": Sliding(length=2 * LENGTH, stride=step)},
+        "chunks": {"score.windows": Chunked(length=LENGTH)},
+        "chunks, twice as long": {"score.windows": Chunked(length=2 * LENGTH)},
+    }
+    arms: list[Arm] = []
+    for name, position in POSITIONS.items():
+        own = {} if position == Rope() else {"model.position": position}
+        stretched = name == "RoPE with NTK"  # at the length of the training it is RoPE to the bit
+        of, chunks = (BASELINE, "RoPE, chunks") if stretched or not own else (name, f"{name}, chunks")
+        if of == name:
+            arms.append(changed(base, name, own))
+        for windows, change in scores.items():
+            if stretched and windows == "chunks":
+                continue
+            against = chunks if windows == "chunks, twice as long" else of
+            why = "a base for longer windows, and longer windows" if stretched else ""
+            arms.append(changed(base, f"{name}, {windows}", own | change, against=against, bundle=why))
+    return Study(
+        name="positions",
+        question="Which positions stand windows longer than those of the training, sliding and in chunks?",
+        baseline=base,
+        arms=tuple(arms),
+        test="paired",
+        seeds=(1, 2, 3),
+        reading=READING,
+    )
