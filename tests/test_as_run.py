@@ -14,6 +14,7 @@ from bitgolf.core.grid import PerTensor, RowGroups
 from bitgolf.core.model import build_model, parameter_shapes
 from bitgolf.core.noise import NoNoise
 from bitgolf.core.optim import AdamRule, Frozen, MuonRule, assign_parameters
+from bitgolf.core.plan import diff
 from bitgolf.core.position import Rope
 from bitgolf.core.quantize import AbsMax, Keep, Percentile, SdClip
 from bitgolf.core.route import Plain
@@ -130,6 +131,14 @@ def test_settings_are_those_of_the_script(name):
 def test_what_was_in_no_optimizer_is_frozen_and_nothing_else(name):
     frozen = {parameter for parameter, rule in rules_of(find_recipe(name)).items() if rule == Frozen()}
     assert frozen == FROZEN.get(name, set())
+
+
+def test_1718_as_meant_differs_in_the_forgotten_table_alone():
+    run, meant = (rules_of(find_recipe(name)) for name in ("pr1718", "pr1718_meant"))
+    assert {name for name in run if run[name] != meant[name]} == {"bigram.embed.weight"}
+    assert meant["bigram.embed.weight"] == meant["tok_emb.weight"]
+    paths = [path for path, *_ in diff(find_recipe("pr1718"), find_recipe("pr1718_meant"))]
+    assert all(path == "name" or path.startswith("optim.rows") for path in paths)
 
 
 def test_212_rates_fall_from_the_first_step_on():

@@ -128,7 +128,8 @@ class Frozen(Rule):
     """No update: tensors stay exactly as they start.
 
     What: they are in no optimizer, have no gradient, and do not count in its length when it is clipped. They
-        are averaged, quantized and shipped like all others. Only a row that says so freezes anything.
+        are averaged, quantized, tuned after rounding where a recipe says so, and shipped like all others.
+        Only a row that says so freezes anything.
     Source: what public scripts forgot to train: the value embedding of PR #543, smear and bigram table in an
         ablation of PR #212, the bigram table of PR #1716 and #1718. There their gradients were added up from
         step to step and counted in the clipping.
