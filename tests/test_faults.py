@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.core.files import write_json
+from bitgolf.core.files import read_json, write_json
 from bitgolf.core.plan import to_json
 from bitgolf.lab import cli, faults, screen
 from bitgolf.lab.folder import held
@@ -136,6 +136,15 @@ def command(recipe, dataset, tmp_path):
 
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", **more}
+
+
+def test_numbers_that_are_none_do_not_stop_a_terminal(command, tmp_path):
+    wild = [each for i in range(3) for each in ("--set", f"optim.rows.{i}.rule.lr=3e38")]
+    code, said = on_a_terminal([*command, "--out", tmp_path / "r", *wild], environment())
+    assert code == 1, said
+    assert "Traceback" not in said and "diverged" in said and "next:" not in said
+    assert read_json(tmp_path / "r" / "result.json")["status"] == "diverged"
+    assert (tmp_path / "r" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

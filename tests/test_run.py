@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import time
 import numpy as np
 import pytest
 
+from bitgolf.core import backend as backend_module
 from bitgolf.core import run as run_module
 from bitgolf.core.artifact import pack, unpack
 from bitgolf.core.average import Ema, Latest, NoAverage, Swa, SwaCount
 from bitgolf.core.backend import Backend, choose_backend
-from bitgolf.core.errors import BitgolfError
+from bitgolf.core.errors import BitgolfError, DataError
 from bitgolf.core.files import read_json, read_tensors, write_json
 from bitgolf.core.metric import bits_per_byte
 from bitgolf.core.model import count_parameters
@@ -22,12 +24,14 @@ from bitgolf.core.noise import FakeQuantize
 from bitgolf.core.objective import MultiToken
 from bitgolf.core.optim import AdamRule
 from bitgolf.core.plan import from_json, to_json
+from bitgolf.core.presets import feedback_rows
 from bitgolf.core.quantize import quantize_weights
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import load_model, run, score_split
+from bitgolf.core.run import load_model, preflight, run, score_split
 from bitgolf.core.schedule import WarmdownFraction
 from bitgolf.core.score import Scores
 from bitgolf.core.windows import Chunked
+from bitgolf.lab.repack import open_run, pack_again
 
 CODE = b"print('the code that counts')\n"
 
@@ -148,6 +152,103 @@ def test_a_crash_is_a_result_and_the_run_can_go_on(finished, recipe, dataset, tm
     assert (tmp_path / "r" / "model.bin").read_bytes() == (whole / "model.bin").read_bytes()
 
 
+def test_one_command_serves_before_and_after_a_kill_at_any_moment(finished, recipe, dataset, tmp_path):
+    """Whatever a killed run has left, the same call with resume ends in the same bytes."""
+    _, whole = finished
+    left = {
+        "nothing": [],
+        "before recipe.json": ["environment.json"],
+        "before the first checkpoint": ["environment.json", "train_gpt.py", "recipe.json", "metrics.jsonl"],
+        "before the result": [*(p.name for p in whole.iterdir() if p.is_file() and p.name != "result.json")],
+        "after it": [path.name for path in whole.iterdir() if path.is_file()],
+    }
+    for place, (moment, names) in enumerate(left.items()):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        for name in names:
+            shutil.copy(whole / name, folder)
+        if "result" in moment or "after" in moment:
+            shutil.copytree(whole / "checkpoint", folder / "checkpoint")
+        result = drive(run(recipe, dataset, folder, 1, code=CODE, resume=True))
+        assert result["status"] == "ok", moment
+        assert (folder / "model.bin").read_bytes() == (whole / "model.bin").read_bytes(), moment
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4], moment
+
+
+@pytest.mark.parametrize(
+    "line", [b"\0\0\0\0", b"\xff\xfe", b"{}", b"[]", b"null", b'{"step": "2"}', b'{"step": 2', b"[" * 9999]
+)
+def test_a_line_of_metrics_that_cannot_be_read_is_dropped(finished, recipe, dataset, line):
+    _, folder = finished
+    good = (folder / "metrics.jsonl").read_bytes()
+    (folder / "result.json").unlink()
+    first, rest = good.split(b"\n", 1)
+    (folder / "metrics.jsonl").write_bytes(first + b"\n" + line + b"\n" + rest + line)
+    assert drive(run(recipe, dataset, folder, 1, code=CODE, resume=True))["status"] == "ok"
+    assert (folder / "metrics.jsonl").read_bytes() == good
+
+
+def test_what_fails_after_training_is_a_result_with_what_is_known(recipe, dataset, tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+
+    def broken(*_):
+        raise DataError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "score_split", broken)
+        with pytest.raises(DataError, match="planted"):
+            drive(run(recipe, dataset, folder, 1, code=CODE))
+    crash = read_json(folder / "result.json")
+    assert crash["status"] == "crash" and crash["error"] == "DataError: planted"
+    assert "broken" in crash["trace"]
+    assert crash["steps"] == 4 and crash["dtype"] == "float32" and crash["train_tokens"] == 512
+    assert drive(pack_again(open_run(folder), tmp_path / "packed"))["status"] == "ok"
+
+
+@pytest.mark.parametrize("rate", [1e9, 3e38])
+def test_a_spike_names_its_tensor(recipe, dataset, tmp_path, rate):
+    rows = [row.but(rule=AdamRule(lr=rate)) if row.pattern == "*" else row for row in recipe.optim.rows]
+    wild = recipe.but({"optim.rows": tuple(rows), "train.steps": 1})
+    result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
+    assert result["status"] == "diverged"
+    assert "skip_weights" in result["error"] or "live/" in result["error"]
+    assert result == read_json(tmp_path / "r" / "result.json")
+
+
+def test_the_number_type_that_a_run_began_in_is_kept(recipe, dataset, tmp_path, monkeypatch):
+    """The machine measures otherwise when the run goes on; it ends as if nothing had been measured."""
+    auto = recipe.but({"backend.dtype": "auto"})
+    for place, began in enumerate(("bfloat16", "float32")):
+        folder, gains = tmp_path / began, {"bfloat16": 9.0, "float32": 0.1}
+        monkeypatch.setattr(backend_module, "bfloat16_gain", lambda _, gain=gains[began]: gain)
+        drive(run(auto, dataset, folder, 1, code=CODE))
+        before = (folder / "model.bin").read_bytes()
+        result = read_json(folder / "result.json")
+        assert result["dtype"] == began
+        other = ("float32", "bfloat16")[place]
+        monkeypatch.setattr(backend_module, "bfloat16_gain", lambda _, gain=gains[other]: gain)
+        again = drive(run(auto, dataset, folder, 1, code=CODE, resume=True))
+        assert again["dtype"] == began and (folder / "model.bin").read_bytes() == before
+        assert again["bits_per_byte"] == result["bits_per_byte"]
+        assert again["environment"]["backend"]["dtype"] == f"{began}: kept, it was begun in this"
+        assert open_run(folder).backend.dtype_name == began
+
+
+def test_preflight_packs_with_what_calibration_saw_and_scores(recipe, dataset, monkeypatch):
+    asked = recipe.but({"quantize": feedback_rows()})
+    seen = []
+    monkeypatch.setattr(
+        run_module, "quantize_weights", lambda *given: seen.append(given) or quantize_weights(*given)
+    )
+    shown = {}
+    drive(preflight(asked, dataset, Backend(), 1, shown.__setitem__))
+    assert seen[0][2] and shown["preflight"].model == recipe.model
+    monkeypatch.setattr(run_module, "summary", lambda scores: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drive(preflight(asked, dataset, Backend(), 1))
+
+
 def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tmp_path):
     _, folder = finished
     before = (folder / "result.json").read_bytes()
@@ -155,8 +256,6 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tm
         drive(run(recipe, dataset, folder, 1, code=CODE))
     with pytest.raises(BitgolfError, match="run of another recipe"):
         drive(run(recipe.but({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
-    with pytest.raises(BitgolfError, match="no run to resume"):
-        drive(run(recipe, dataset, tmp_path / "absent", 1, code=CODE, resume=True))
     with pytest.raises(BitgolfError, match="state of another recipe"):
         drive(run(recipe, dataset, folder, 2, code=CODE, resume=True))
     assert (folder / "result.json").read_bytes() == before

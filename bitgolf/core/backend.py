@@ -52,9 +52,17 @@ class Backend:
         """The number type for a forward pass over this many tokens: decoding a few at a time is float32."""
         return torch.float32 if self.device.type == "cpu" and rows < DECODE_ROWS else self.dtype
 
+    @property
+    def dtype_name(self) -> str:
+        """The number type as settings and results say it."""
+        return str(self.dtype).removeprefix("torch.")
 
-def choose_backend(plan: BackendPlan) -> Backend:
-    """Resolve every 'auto'. Raises BitgolfError when a device is asked for that is not there."""
+
+def choose_backend(plan: BackendPlan, begun_in: str = "") -> Backend:
+    """Resolve every 'auto'. Raises BitgolfError when a device is asked for that is not there.
+
+    begun_in: the number type of what goes on here; it is kept, whatever would be faster now.
+    """
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise BitgolfError("no CUDA device", where="backend.device", way_out="use device=cpu or device=auto")
     if plan.compile and not compiler_found():
@@ -71,7 +79,7 @@ def choose_backend(plan: BackendPlan) -> Backend:
         reasons["reuse_memory"] = "on" if keep_freed_memory() else "off: needs Linux with glibc"
     if plan.compile:
         reasons["compile"] = "on: the first step of each shape takes minutes"
-    dtype, reasons["dtype"] = _choose_dtype(plan.dtype, device)
+    dtype, reasons["dtype"] = _choose_dtype(plan.dtype, device, begun_in)
     attention, reasons["attention"] = _choose_attention(plan.attention, device, dtype)
     return Backend(
         device=device,
@@ -93,9 +101,11 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _choose_dtype(wish: str, device: torch.device) -> tuple[torch.dtype, str]:
+def _choose_dtype(wish: str, device: torch.device, begun_in: str) -> tuple[torch.dtype, str]:
     if wish != "auto":
         return getattr(torch, wish), f"{wish}: asked for"
+    if begun_in in ("float32", "bfloat16"):
+        return getattr(torch, begun_in), f"{begun_in}: kept, it was begun in this"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, "bfloat16: the device has it natively"

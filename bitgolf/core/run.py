@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,7 +27,7 @@ from bitgolf.core.metric import summary
 from bitgolf.core.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.core.optim import make_optimizers
 from bitgolf.core.plan import to_json
-from bitgolf.core.quantize import Curvatures, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.core.quantize import Curvatures, NoTuning, QuantizeError, QuantizePlan, quantize_weights
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.score import ScorePlan, Scores, scoring
 from bitgolf.core.shards import Dataset, TokenStream
@@ -35,7 +36,7 @@ from bitgolf.core.windows import Chunked
 from bitgolf.core.world import World, is_first_process, join_world, leave_world
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
-PREFLIGHT_WINDOWS = 2
+PREFLIGHT_WINDOWS = 8
 Result = TypeVar("Result")
 
 
@@ -62,25 +63,31 @@ def run(
     """All stages of a recipe; yields events and returns the result, which also stands in result.json.
 
     code: the program whose bytes count towards the budget. show: sees by name what a report needs and no
-    file holds, the curvatures and the scores of each stage. A crash is a result too (status `crash`) before
-    the exception goes on; bad input raises BitgolfError and leaves the folder as it was.
+    file holds, the curvatures and the scores of each stage. Whatever fails from training on is a result too
+    (status `crash`, with all that is known by then) before the exception goes on; bad input raises
+    BitgolfError before that and leaves the folder as it was.
     """
-    backend = choose_backend(recipe.backend)
+    if is_first_process():
+        claim_folder(folder, recipe, resume)
+    path = folder / CHECKPOINT
+    state = State.load(path, training_identity(recipe, dataset, seed)) if path.is_file() else None
+    backend = choose_backend(recipe.backend, state.dtype if state else "")
     world = join_world(backend.device.type)
+    facts: dict[str, Any] = {"recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
+    facts["dtype"], begun = backend.dtype_name, False
     try:
-        if world.rank == 0:
-            claim_folder(folder, recipe, resume)
-        yield from preflight(recipe, dataset, backend, seed)
+        yield from preflight(recipe, dataset, backend, seed, show)
         if world.rank == 0:
             describe_run(folder, recipe, backend, code)
-        return (yield from _stages(recipe, dataset, folder, seed, code, backend, world, clock, show))
-    except BitgolfError:
-        raise
-    except Exception:
-        if world.rank == 0:
-            facts = {"recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
-            crash = {"status": "crash", **facts, "error": traceback.format_exc()}
-            write_json(folder / "result.json", crash)
+        begun = True
+        return (
+            yield from _stages(recipe, dataset, folder, seed, code, backend, world, clock, show, state, facts)
+        )
+    except Exception as error:
+        if world.rank == 0 and (begun or not isinstance(error, BitgolfError)):
+            said = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+            with suppress(BitgolfError):  # the first error is the one to tell
+                write_json(folder / "result.json", {"status": "crash", **facts, **said})
         raise
     finally:
         leave_world(world)
@@ -96,14 +103,13 @@ def _stages(
     world: World,
     clock: Callable[[], float],
     show: Callable[[str, Any], Any],
+    state: State | None,
+    facts: dict[str, Any],
 ) -> Generator[Event, None, dict[str, Any]]:
     seconds: dict[str, float] = {}
     model = build_model(recipe.network(), seed).use(backend)
-    state, status = yield from _train(recipe, dataset, folder, seed, model, world, clock)
-    facts = {
-        "recipe": recipe.name,
-        "recipe_identity": recipe.identity(),
-        "seed": seed,
+    state, status = yield from _train(recipe, dataset, folder, seed, model, world, clock, state)
+    facts |= {
         "parameters": count_parameters(recipe.model.shipped()),
         "budget_bytes": recipe.budget.budget_bytes,
         "train_seconds": state.seconds,
@@ -115,14 +121,15 @@ def _stages(
     }
     if world.rank:
         return {"status": "diverged" if status == "diverged" else "ok", **facts}
-    if status == "diverged":
-        result = {"status": "diverged", **facts, "seconds": {"train": state.seconds}}
-        write_json(folder / "result.json", result)
-        return result
     seconds["train"] = state.seconds
+    if status == "diverged":
+        return _diverged(folder, {**facts, "seconds": seconds}, "the loss or its gradient is no number")
     live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
     averaged = recipe.average.weights(state.averaged, live)
-    write_tensors(folder / "weights.safetensors", _both(live, averaged), {"recipe": recipe.identity()})
+    both = _both(live, averaged)
+    write_tensors(folder / "weights.safetensors", both, {"recipe": recipe.identity()})
+    if odd := [name for name, tensor in both.items() if not bool(tensor.isfinite().all())]:
+        return _diverged(folder, {**facts, "seconds": seconds}, f"{odd[0]}: weights that are not finite")
     started = clock()
     yield Event("pack", 0, 1, {})
     shipped, length = recipe.network().shipped(), recipe.data.sequence_length
@@ -131,9 +138,12 @@ def _stages(
     show("curvatures", curvatures)
     seconds["calibrate"] = clock() - started
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(code))
-    packer, table = yield from packer.settled(backend, dataset.train)
-    show("packed weights", packer.weights)
-    rows, artifact = packer.packed(table)
+    try:
+        packer, table = yield from packer.settled(backend, dataset.train)
+        show("packed weights", packer.weights)
+        rows, artifact = packer.packed(table)
+    except QuantizeError as error:  # what no rule can hold is the trace of a spike
+        return _diverged(folder, {**facts, "seconds": seconds}, str(error))
     write_bytes(folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
     seconds["pack"] = clock() - started - seconds["calibrate"]
@@ -155,14 +165,17 @@ def _stages(
     return result
 
 
+def _diverged(folder: Path, facts: dict[str, Any], error: str) -> dict[str, Any]:
+    """The result of a training that left nothing to pack; error: what is wrong with which tensor."""
+    result = {"status": "diverged", **facts, "error": error}
+    write_json(folder / "result.json", result)
+    return result
+
+
 def claim_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse to write over another run, and to resume what is not there or is another recipe's."""
+    """Refuse to write over another run, and to resume another recipe's; where nothing is, a run begins."""
     known = folder / "recipe.json"
     if not known.is_file():
-        if resume:
-            raise BitgolfError(
-                "no run to resume here", where=str(folder), way_out="start it without --resume"
-            )
         return
     if not resume:
         raise BitgolfError(
@@ -205,8 +218,17 @@ def processor_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> Iterator[Event]:
-    """What would fail after an hour fails now: data, tables, one trip through the artifact, two scores."""
+def preflight(
+    recipe: Recipe,
+    dataset: Dataset,
+    backend: Backend,
+    seed: int,
+    show: Callable[[str, Any], Any] = lambda name, value: None,
+) -> Iterator[Event]:
+    """What would fail after an hour fails now: data, tables, one trip through the artifact, a few scores.
+
+    show: sees the unpacked artifact.
+    """
     yield Event("preflight", 0, 1, {})
     pieces = dataset.tokenizer.vocabulary_size
     if pieces > recipe.model.vocabulary_size:
@@ -238,11 +260,12 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
         raise PlanError(f"noise.{problem}" for problem in problems)
     shipped = recipe.network().shipped()
     weights = shipped_weights(shipped, weights)
-    recipe.quantize.curvatures(model_with(shipped, weights, backend), dataset.train, length, trial=True)
-    trial = Packer(recipe, b"", weights, {}, 0)
+    model = model_with(shipped, weights, backend)
+    curvatures = recipe.quantize.curvatures(model, dataset.train, length, trial=True)
+    trial = Packer(recipe, b"", weights, curvatures, 0)
     for _ in trial.tuned(recipe.quantize, backend, dataset.train, trial=True):
         pass
-    tensors, _ = quantize_weights(recipe.quantize, weights)
+    tensors, _ = quantize_weights(recipe.quantize, weights, curvatures)
     unpacked = unpack(pack(shipped, tensors, dataset.tokenizer.to_bytes(), recipe.pack).data)
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):
@@ -250,8 +273,14 @@ def preflight(recipe: Recipe, dataset: Dataset, backend: Backend, seed: int) -> 
     tokens = dataset.scored_tokens()
     windows = [*islice(recipe.score.windows.windows(len(tokens)), PREFLIGHT_WINDOWS)]
     part = recipe.score.but(limit_tokens=windows[-1].end if windows else 0)
-    for _ in scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, part):
-        pass
+    summary(
+        (
+            yield from told(
+                scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, part), "preflight"
+            )
+        )
+    )
+    show("preflight", unpacked)
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
 
 
@@ -335,10 +364,9 @@ def _train(
     model: Model,
     world: World,
     clock: Callable[[], float],
+    state: State | None,
 ) -> Generator[Event, None, tuple[State, str]]:
-    identity = training_identity(recipe, dataset, seed)
     path, metrics = folder / CHECKPOINT, folder / "metrics.jsonl"
-    state = State.load(path, identity) if path.is_file() else None
     if world.rank == 0:
         keep_metrics(metrics, state.step if state else 0)
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
@@ -358,7 +386,7 @@ def _train(
         clock=clock,
         world=world,
         state=state,
-        identity=identity,
+        identity=training_identity(recipe, dataset, seed),
         noise=recipe.noise,
         quantize=recipe.quantize,
     )
@@ -366,6 +394,7 @@ def _train(
     with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:
         for report in steps:
             state, status = report.state, report.status
+            state.dtype = model.backend.dtype_name
             if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or status != "running"):
                 log.write(json.dumps(finite(report.row())) + "\n")
             shown = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
@@ -397,10 +426,19 @@ def data_identity(dataset: Dataset) -> str:
 
 
 def keep_metrics(path: Path, steps: int) -> None:
-    """Drop the lines that a killed run wrote after its last checkpoint; they will be written again."""
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= steps]
-    write_bytes(path, "".join(kept).encode())
+    """Drop what a killed run wrote after its last checkpoint, to be written again, and what is no line."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    write_bytes(path, b"".join(line + b"\n" for line in lines if 0 < logged_step(line) <= steps))
+
+
+def logged_step(line: bytes) -> int:
+    """The step of a line of metrics; 0 of what a power cut has made of one."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return 0
+    step = row.get("step") if isinstance(row, dict) else 0
+    return step if type(step) is int else 0
 
 
 def _both(live: dict[str, Tensor], averaged: dict[str, Tensor]) -> dict[str, Tensor]:

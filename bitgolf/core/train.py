@@ -28,7 +28,7 @@ CPU_FORWARD_TOKENS = 8192  # more costs memory and is no faster
 PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scripts
 CLIP_EPSILON = 1e-6
 STATE_PARTS = ("weights", "optimizer", "averaged", "random")
-STATE_FACTS = {"identity": str, "step": int, "seconds": float, "position": int, "tokens": int}
+STATE_FACTS = {"identity": str, "step": int, "seconds": float, "position": int, "tokens": int, "dtype": str}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,7 @@ class State:
     seconds: float = 0.0
     position: int = 0
     tokens: int = 0
+    dtype: str = ""  # what the steps were computed in; empty where an older version did not say
     weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     optimizer: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     averaged: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -189,10 +190,11 @@ class State:
     def load(cls, path: Path, identity: str) -> Self:
         """Read what `save` wrote. Raises CheckpointError for a damaged file or another recipe."""
         tensors, facts = read_tensors(path)
+        facts = {"dtype": "", **facts}
         odd = [
             name for name in {**facts, **STATE_FACTS} if type(facts.get(name)) is not STATE_FACTS.get(name)
         ]
-        numbers = [name for name in facts if name != "identity" and not odd]
+        numbers = [name for name in facts if not odd and STATE_FACTS[name] is not str]
         odd += [name for name in numbers if not 0 <= facts[name] < math.inf]
         odd += [key for key in tensors if key.partition("/")[0] not in STATE_PARTS]
         if odd:

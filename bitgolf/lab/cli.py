@@ -393,8 +393,9 @@ def score(
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
     path, unpacked = find_artifact(model, dataset)
-    scores = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
-    facts = {"artifact": str(path), "artifact_bytes": path.stat().st_size, **summary(scores)}
+    scores, dtype = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
+    size = path.stat().st_size
+    facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), "dtype": dtype}
     screen.close(facts, as_json=as_json)
 
 

@@ -22,6 +22,7 @@ LOOKED_AT_STEPS = 200  # of a training
 ADAM_WALK = 0.85  # of the length of a walk whose steps know nothing of each other
 MUON_WALK, BATCH_POWER = 0.43, 1 / 18  # the same: 0.68 with 4,096 tokens a batch, 0.89 with 524,288
 UNSEEN_TOKENS = 140  # of the 256 bytes of a vocabulary: those that no text in UTF-8 has as tokens
+LARGEST = 60_000.0  # number that float16 holds, about
 UNSEEN_SPREAD = 0.05  # of their rows around the one that they share
 
 
@@ -61,7 +62,8 @@ class ExpectedWeights:
             rows = [*range(unseen - unseen // 2), *range(half, half + unseen // 2)]
             moved[rows] = shared + UNSEEN_SPREAD * moved[rows]
         kept, length = self.walks[name]
-        return kept * start + length * moved
+        # A rate that is far too high is for the run to find out, with the tensor that it spoils.
+        return (kept * start + length * moved).nan_to_num().clamp(-LARGEST, LARGEST)
 
 
 def starts_of(plan: ModelPlan) -> dict[str, Start]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from bitgolf.core.artifact import Artifact, unpack
-from bitgolf.core.backend import choose_backend
+from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, nearest
 from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json
 from bitgolf.core.fill import FillBudget
@@ -76,6 +76,7 @@ class Trained(NamedTuple):
     """A run folder: its recipe, the weights that were packed (float32, by name), and its text.
 
     trained_on: the table that training noise was given, where the recipe has been changed since.
+    dtype: the number type it was trained and scored in, where that is known.
     """
 
     folder: Path
@@ -83,6 +84,12 @@ class Trained(NamedTuple):
     weights: dict[str, Tensor]
     dataset: Dataset
     trained_on: QuantizePlan
+    dtype: str = ""
+
+    @property
+    def backend(self) -> Backend:
+        """What it is packed and scored on: in the number type of the run unless its recipe says another."""
+        return choose_backend(self.recipe.backend, self.dtype)
 
 
 class Packing(NamedTuple):
@@ -130,7 +137,16 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     if known is None:
         raise BitgolfError("no dataset is known", where=str(folder), way_out="give it with --data FOLDER")
     weights = shipped_weights(recipe.model.shipped(), weights)
-    return Trained(folder, recipe, weights, Dataset.open(Path(known)), original.quantize)
+    dataset, dtype = Dataset.open(Path(known)), dtype_of(folder)
+    return Trained(folder, recipe, weights, dataset, original.quantize, dtype)
+
+
+def dtype_of(folder: Path) -> str:
+    """The number type that a run was trained and scored in, as its result says; empty where none does."""
+    path = folder / "result.json"
+    result = read_json(path) if path.is_file() else None
+    dtype = result.get("dtype") if isinstance(result, dict) else None
+    return dtype if isinstance(dtype, str) else ""
 
 
 def filling(trained: Trained, budget_bytes: int) -> Trained:
@@ -151,14 +167,14 @@ def chunked(recipe: Recipe) -> ScorePlan:
 def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
     """What the weights score before they are quantized."""
     recipe = trained.recipe
-    model = model_with(recipe.network().shipped(), trained.weights, choose_backend(recipe.backend))
+    model = model_with(recipe.network().shipped(), trained.weights, trained.backend)
     return (yield from score_split(model, trained.dataset, chunked(recipe), "score float"))
 
 
 def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
     """What the quantizers of a table ask about a run."""
     recipe = trained.recipe
-    model = model_with(recipe.network().shipped(), trained.weights, choose_backend(recipe.backend))
+    model = model_with(recipe.network().shipped(), trained.weights, trained.backend)
     return plan.curvatures(model, trained.dataset.train, recipe.data.sequence_length)
 
 
@@ -173,7 +189,7 @@ def packed_by(
     seconds = {"calibrate": time.perf_counter() - started}
     recipe, tokenizer = trained.recipe, trained.dataset.tokenizer.to_bytes()
     packer = Packer(recipe, tokenizer, trained.weights, curvatures, 0)
-    packer = yield from packer.tuned(plan, choose_backend(recipe.backend), trained.dataset.train)
+    packer = yield from packer.tuned(plan, trained.backend, trained.dataset.train)
     return (yield from reloaded(trained, packer, plan, name, seconds, started))
 
 
@@ -185,7 +201,7 @@ def reloaded(
     rows, artifact = packer.packed(plan)
     seconds["pack"] = time.perf_counter() - started - seconds["calibrate"]
     yield Event(f"pack {name}", 1, 1, {"artifact_bytes": len(artifact.data)})
-    loaded = load_model(unpack(artifact.data), choose_backend(recipe.backend))
+    loaded = load_model(unpack(artifact.data), trained.backend)
     scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
     return Packing(plan, packer.curvatures, packer.weights, rows, artifact, seconds), scores
 
@@ -271,7 +287,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     curvatures = curvatures_of(trained, recipe.quantize)
     seconds = {"calibrate": time.perf_counter() - started}
     packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
-    packer, table = yield from packer.settled(choose_backend(recipe.backend), trained.dataset.train)
+    packer, table = yield from packer.settled(trained.backend, trained.dataset.train)
     packing, scores = yield from reloaded(trained, packer, table, OWN, seconds, started)
     base = yield from float_scores(trained)
     artifact = packing.artifact
@@ -279,6 +295,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     result = {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
         **summary(scores),
+        "dtype": trained.backend.dtype_name,
         "float_bits_per_byte": bits_per_byte(base),
         **findings(trained, packing, by_sequence(scores), by_sequence(base)),
         "artifact_bytes": len(artifact.data),

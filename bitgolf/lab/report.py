@@ -182,7 +182,7 @@ def training(run: Run) -> View:
 
 def _metrics(path: Path) -> Iterator[View]:
     """Logged steps with finite numbers; a killed run may leave half a line."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
     for line in lines:
         try:
             row = json.loads(line)

@@ -34,7 +34,7 @@ from bitgolf.lab.faults import kept_trace
 from bitgolf.lab.find import find_dataset
 from bitgolf.lab.folder import held
 from bitgolf.lab.passport import differing_bytes
-from bitgolf.lab.repack import Packing, by_sequence, findings, open_run
+from bitgolf.lab.repack import Packing, by_sequence, dtype_of, findings, open_run
 from bitgolf.lab.report import write_report
 from bitgolf.lab.rivals import rivals
 from bitgolf.lab.sample import sample
@@ -42,6 +42,7 @@ from bitgolf.lab.script import script_of, whole_ledger
 from bitgolf.lab.textfile import text_to_score
 
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
+OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
 
 def work(
@@ -100,8 +101,11 @@ def _work(
     refuse_over_memory(facts)
     clock.lap("prepare")
     seen: dict[str, Any] = {}
+    opening = opening_of(dataset)
 
     def show(name: str, value: Any) -> None:
+        if name == "preflight":  # what the report will ask for is tried before the training
+            sample_text(value, prompt=opening, tokens=1, seed=seed)
         seen[name] = by_sequence(value) if isinstance(value, Scores) else value
 
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
@@ -121,7 +125,7 @@ def _work(
         result |= inspected(recipe, dataset, folder, code, result, seen)
         clock.lap("inspect")
         yield Event("sample", 0, 1, {})
-        result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed)
+        result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
         clock.lap("sample")
     if against_rivals:
         result["rivals"] = yield from measure_rivals(dataset)
@@ -201,18 +205,28 @@ def sample_text(
     return "".join(pieces)
 
 
-def shown_sample(unpacked: Unpacked, seed: int) -> str:
-    """A document that the model begins; the first of a few that does not end at once."""
+def opening_of(dataset: Dataset) -> bytes:
+    """What a sample goes on from: a document's start, or the first words of the text where there is none."""
+    if dataset.tokenizer.bos >= 0:
+        return b""
+    tokens = dataset.scored_tokens()
+    readable = (dataset.tokenizer.decode(tokens[:count]) for count in (OPENING_TOKENS, len(tokens)))
+    return next(filter(None, readable), b"\n")[:OPENING_BYTES]
+
+
+def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:
+    """A document that the model begins, or goes on with; the first of a few that does not end at once."""
     texts = [""]
     while len(texts) <= SAMPLE_TRIES and len(texts[-1]) < SAMPLE_LETTERS:
-        texts.append(sample_text(unpacked, seed=seed + len(texts) - 1))
+        written = sample_text(unpacked, prompt=opening, seed=seed + len(texts) - 1)
+        texts.append(opening.decode(errors="replace") + written)
     return max(texts, key=len) if len(texts[-1]) < SAMPLE_LETTERS else texts[-1]
 
 
 def score_artifact(
     path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
-) -> Generator[Event, None, Scores]:
-    """Score a packed model on a file, on a dataset, or on the data of its run.
+) -> Generator[Event, None, tuple[Scores, str]]:
+    """Score a packed model on a file, on a dataset, or on the data of its run; and in which number type.
 
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
@@ -226,9 +240,10 @@ def score_artifact(
             value=[change for change in changes if change.startswith("model.")],
             way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
         )
-    model = model_with(recipe.model, unpacked.weights, choose_backend(recipe.backend))
+    backend = choose_backend(recipe.backend, dtype_of(path.parent))
+    model = model_with(recipe.model, unpacked.weights, backend)
     if text is not None:
-        return (yield from score_text(model, unpacked.tokenizer, text, recipe.score))
+        return (yield from score_text(model, unpacked.tokenizer, text, recipe.score)), backend.dtype_name
     if data is None:
         recorded = path.parent / "result.json"
         known = read_json(recorded).get("dataset") if recorded.is_file() else None
@@ -245,7 +260,7 @@ def score_artifact(
             value=dataset.tokenizer.identity[:16],
             way_out="score the text itself with --text FILE",
         )
-    return (yield from score_split(model, dataset, recipe.score, "score"))
+    return (yield from score_split(model, dataset, recipe.score, "score")), backend.dtype_name
 
 
 def score_text(
