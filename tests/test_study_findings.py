@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,56 @@ def test_a_broken_file_is_named_and_others_are_read(tmp_path, content):
     assert [Path(each.file).parent.name for each in found] == ["good"]
     assert len(problems) == 1
     assert problems[0].startswith(str(tmp_path / "bad" / "study.json"))
+
+
+def test_a_study_is_one_by_its_content_whatever_its_name(tmp_path):
+    content = (write(tmp_path / "made") / "study.json").read_bytes()
+    (tmp_path / "made" / "study.json").unlink()
+    for name in ("pr682.json", "Long Name.JSON", "made/x.json"):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "pr682.json").write_bytes(content)
+    (tmp_path / "pr682.json.txt").write_bytes(content)
+    found, problems = measured(tmp_path)
+    assert sorted(Path(each.file).name for each in found) == ["Long Name.JSON", "pr682.json", "x.json"]
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"null", b"\xff", b'{"arms": 3}', b'{"study": "x", "arms": []}', b"[" * 100_000,
+     b'[{"study": 1, "arms": 2, "comparisons": 3}]', b'"comparisons"'],
+    ids=range(10),
+)  # fmt: skip
+def test_another_json_file_is_left_alone(tmp_path, content):
+    write(tmp_path / "good")
+    (tmp_path / "other.json").write_bytes(content)
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    found, problems = measured(tmp_path)
+    assert len(found) == 1
+    assert not problems
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.99])
+def test_a_study_of_any_name_that_is_cut_short_is_named(tmp_path, cut):
+    content = (write(tmp_path / "good") / "study.json").read_bytes()
+    (tmp_path / "pr1.json").write_bytes(content[: int(cut * len(content))])
+    found, problems = measured(tmp_path)
+    assert len(found) == len(problems) == 1
+    assert problems[0].startswith(str(tmp_path / "pr1.json"))
+    assert "\n" not in problems[0]
+
+
+def test_a_pipe_in_place_of_a_study_is_named(tmp_path):
+    os.mkfifo(tmp_path / "study.json")
+    assert "not a regular file" in measured(tmp_path)[1][0]
+
+
+def test_the_shipped_studies_are_found():
+    found, problems = measured(Path(__file__).parent.parent / "docs")
+    assert {Path(each.file).stem for each in found} >= {"pr682", "pr212", "pr543", "pr488", "pr1718"}
+    assert not problems
 
 
 def test_what_is_broken_there_is_nothing_else(tmp_path):

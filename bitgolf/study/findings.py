@@ -21,10 +21,14 @@ from bitgolf.core.errors import BitgolfError, nearest
 from bitgolf.core.files import read_json
 from bitgolf.core.plan import diff
 from bitgolf.lab import screen
+from bitgolf.lab.textfile import refuse_special
 from bitgolf.study.design import IN_BITS, Arm, Study
-from bitgolf.study.verdicts import VERDICTS, read_study
+from bitgolf.study.verdicts import VERDICTS, is_study, read_study
 
 SHIPPED = Path(__file__).with_name("cited.json")
+OWN_NAME = "study.json"  # what `bitgolf study` writes
+MARKS = (b'"study"', b'"comparisons"', b'"arms"')
+MOST_BYTES = 2**26  # of a file that is looked into
 INSIDE_THE_NOISE = ("no evidence", "equivalent")
 INTERACTION = "interaction"  # a comparison of effects, not of settings
 Rows = tuple[list[str], list[tuple[str, ...]]]
@@ -86,14 +90,19 @@ REQUIRED = ("source", "technique", "metric")
 
 
 def measured(folder: Path) -> tuple[list[Finding], list[str]]:
-    """The lines of all study.json below a folder, whatever their verdict, and what is wrong with others."""
+    """The lines of all studies below a folder, whatever their verdict, and what is wrong with broken ones.
+
+    A JSON file is a study by its content, whatever its name; one named study.json claims to be one.
+    """
     if not folder.is_dir():
         raise BitgolfError("no such folder", where=str(folder), way_out="give the one that studies write to")
     found: list[Finding] = []
     problems = []
     for path in sorted(_study_files(folder)):
         try:
-            found += _findings_of(read_study(path), path)
+            refuse_special(path)
+            if path.name == OWN_NAME or is_study(read_json(path)):
+                found += _findings_of(read_study(path), path)
         except BitgolfError as error:
             problems.append(str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -102,11 +111,24 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
 
 
 def _study_files(folder: Path) -> Iterator[Path]:
-    """Every study.json below a folder, hidden folders left out: environments hold ten thousand others."""
+    """What may be a study; hidden folders are left out: environments hold ten thousand files."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if "study.json" in (*files, *folders):
-            yield Path(place) / "study.json"
+        if OWN_NAME in folders:
+            yield Path(place) / OWN_NAME
+        for name in files:
+            path = Path(place) / name
+            if name == OWN_NAME or (path.suffix.lower() == ".json" and _has_marks(path)):
+                yield path
+
+
+def _has_marks(path: Path) -> bool:
+    """Whether two of the words of a study stand in a file, so that a study cut short is missed as one."""
+    try:
+        data = path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else b""
+    except OSError:
+        return False
+    return sum(mark in data for mark in MARKS) > 1
 
 
 def _findings_of(study: Mapping[str, Any], path: Path) -> list[Finding]:

@@ -441,9 +441,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+def is_study(found: Any) -> bool:
+    """Whether what was read from JSON has the parts of a study's result."""
+    return isinstance(found, dict) and {"comparisons", "arms"} <= found.keys()
+
+
 def read_study(path: Path) -> dict[str, Any]:
     """A study.json. Raises BitgolfError for another file."""
     found = read_json(path)
-    if not isinstance(found, dict) or "comparisons" not in found or "arms" not in found:
+    if not is_study(found):
         raise BitgolfError("not the result of a study", where=str(path))
     return found
