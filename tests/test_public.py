@@ -18,19 +18,15 @@ from bitgolf.core.quantize import int6_rows, quantize_weights
 from bitgolf.core.route import Plain
 from bitgolf.core.tokenizer import train_tokenizer
 from bitgolf.lab.public import (
-    PublicFileError,
     as_weights,
-    byte_shuffle,
-    byte_unshuffle,
-    expand,
     infer_model_plan,
-    inflate,
     pack_public_int8,
-    public_int8_table,
     read_public,
     unpack_public_int6,
     unpack_public_int8,
 )
+from bitgolf.lab.public_streams import PublicFileError, byte_shuffle, byte_unshuffle, expand, inflate
+from bitgolf.lab.public_tables import public_int8_table
 
 SHAPES = [
     ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2),

@@ -1,54 +1,39 @@
 """The public challenge's files: checkpoints and artifacts read, int8 ones written too, nothing executed.
 
-`final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` is zlib around a pickled table
-of int8 codes, scales and small tensors; `final_model.int6.ptz` is zstd, zlib, or brotli after a byte shuffle,
-around another such table. All are loaded with weights_only, their size bounded first.
+`final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` and `final_model.int6.ptz` are
+a pickled table of codes, scales and small tensors (public_tables) in a packed stream (public_streams). All
+are loaded with weights_only, their size bounded first.
 """
 
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import zstandard
 from torch import Tensor
 
-from bitgolf.core.codec import Brotli, DamagedStreamError
 from bitgolf.core.embed import BigramHash, EmbedPart, SmearGate, SmearVector
-from bitgolf.core.errors import BitgolfError
 from bitgolf.core.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
 from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.objective import MultiToken, NextToken
 from bitgolf.core.position import Rope
-from bitgolf.core.quantize import KeptTensor, QuantTensor, public_int8, quantize_weights
 from bitgolf.core.route import GatedSkips, Plain, USkips
 from bitgolf.core.values import ValueEmbedding, ValuePart, ValueResidual
+from bitgolf.lab.public_streams import MAX_FILE_BYTES, PublicFileError, expand, pack_stream
+from bitgolf.lab.public_tables import int6_state, int8_state, public_int8_table, state_of_table
 
-INT8_FORMAT = "int8_clean_per_row_v1"
-INT8_TABLES = ("quantized", "scales", "dtypes", "passthrough")
-MAX_FILE_BYTES = 2**30
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-ZSTD_WINDOW = 2**27  # the largest that level 22 asks for
-SHUFFLE_MAGIC = b"BSHF"
-BFLOAT16_SUFFIXES = ("tok_emb.weight", ".embed.weight")  # what the scripts leave in bfloat16: embeddings
 BANKS = {  # the matrices of all layers, then the second one of all layers
     "qo_bank": ("attn.c_q", "attn.proj"),
     "kv_bank": ("attn.c_k", "attn.c_v"),
     "mlp_up_bank": ("mlp.fc", ""),
     "mlp_down_bank": ("mlp.proj", ""),
 }
-DTYPES = {
-    str(kind).removeprefix("torch."): kind
-    for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-}
-
-
-class PublicFileError(BitgolfError):
-    """A file is not what the public scripts write."""
+# What other scripts call a tensor, and what it is called here: #543, #212.
+OTHER_NAMES = {"smear_gate.gate_weight": "smear.gate", "smear_gate.gate": "smear.gate"}
+OTHER_STARTS = {"ve.": "ve_shared."}
 
 
 def read_public(path: Path) -> dict[str, Tensor]:
@@ -68,8 +53,20 @@ def read_public(path: Path) -> dict[str, Tensor]:
 
 
 def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A public state dict as weights of our model: float32, out of its banks, without empty tensors."""
-    return {name: tensor.float() for name, tensor in unbanked(state).items() if tensor.numel()}
+    """A public state dict as weights of our model: our names, float32, no banks, no empty tensors."""
+    return {name: tensor.float() for name, tensor in renamed(unbanked(state)).items() if tensor.numel()}
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that scripts call differently, each under one name; a gate of a vector has no further axes."""
+    found = {}
+    for name, tensor in state.items():
+        start = next((start for start in OTHER_STARTS if name.startswith(start)), "")
+        own = OTHER_NAMES.get(name, OTHER_STARTS.get(start, "") + name.removeprefix(start))
+        if own != name and own in state:
+            raise PublicFileError("two tensors of one meaning", value=[name, own])
+        found[own] = tensor.reshape(-1) if name in OTHER_NAMES else tensor
+    return found
 
 
 def unbanked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,90 +98,9 @@ def load_tensors(data: bytes) -> dict[str, Any]:
     return value
 
 
-def inflate(data: bytes, limit: int) -> bytes:
-    """A whole zlib stream of at most `limit` bytes."""
-    decoder = zlib.decompressobj()
-    try:
-        result = decoder.decompress(data, limit)
-    except zlib.error as error:
-        raise PublicFileError(f"neither a torch file nor a zlib stream: {error}") from None
-    if decoder.unconsumed_tail:
-        raise PublicFileError(f"decodes to more than {limit:,} bytes")
-    if not decoder.eof or decoder.unused_data:
-        fault = "bytes after the zlib stream" if decoder.eof else "the zlib stream is cut short"
-        raise PublicFileError(fault, value=f"{len(data):,} bytes")
-    return result
-
-
-def unzstd(data: bytes, limit: int) -> bytes:
-    """A whole zstd frame of at most `limit` bytes."""
-    decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
-    try:
-        result = decoder.stream_reader(io.BytesIO(data)).read(limit + 1)
-        if len(result) > limit:
-            raise PublicFileError(f"decodes to more than {limit:,} bytes")
-        whole = decoder.decompressobj()  # the frame is known to be small now, so its end can be looked for
-        whole.decompress(data)
-    except zstandard.ZstdError as error:
-        raise PublicFileError(f"not a zstd frame: {error}") from None
-    if not whole.eof or whole.unused_data:
-        fault = "bytes after the zstd frame" if whole.eof else "the zstd frame is cut short"
-        raise PublicFileError(fault, value=f"{len(data):,} bytes")
-    return result
-
-
-def unbrotli(data: bytes, limit: int) -> bytes:
-    """A whole brotli stream of at most `limit` bytes."""
-    try:
-        result, complete = Brotli.decode(data, limit, ())
-    except DamagedStreamError:
-        result, complete = b"", False
-    if len(result) > limit:
-        raise PublicFileError(f"decodes to more than {limit:,} bytes")
-    if not complete:
-        raise PublicFileError("neither a torch file nor a zlib stream, a zstd frame or whole brotli")
-    return result
-
-
-def expand(data: bytes, limit: int = MAX_FILE_BYTES) -> bytes:
-    """What a packed file holds, its bytes in their own order. zstd and zlib can be told by their start."""
-    if data[:4] == ZSTD_MAGIC:
-        whole = unzstd(data, limit)
-    elif len(data) > 1 and data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0:
-        whole = inflate(data, limit)
-    else:
-        whole = unbrotli(data, limit)
-    return byte_unshuffle(whole) if whole[:4] == SHUFFLE_MAGIC else whole
-
-
-def byte_shuffle(data: bytes, stride: int = 2) -> bytes:
-    """All first bytes of so many, all second ones and so on, after a magic and the stride; 1 leaves them."""
-    if not 0 <= stride < 256:
-        raise PublicFileError("a stride of the byte shuffle is one byte", value=stride)
-    if stride < 2 or len(data) < stride:
-        return data
-    return SHUFFLE_MAGIC + bytes([stride]) + b"".join(data[start::stride] for start in range(stride))
-
-
-def byte_unshuffle(data: bytes) -> bytes:
-    """The inverse of `byte_shuffle`, for any length; data without the magic stays as it is."""
-    if data[:4] != SHUFFLE_MAGIC:
-        return data
-    if len(data) < 5 or data[4] < 1:
-        raise PublicFileError("a byte shuffle without a stride", value=data[:5])
-    stride, body = data[4], data[5:]
-    result, place = bytearray(len(body)), 0
-    for start in range(min(stride, len(body))):
-        count = len(range(start, len(body), stride))
-        result[start::stride] = body[place : place + count]
-        place += count
-    return bytes(result)
-
-
 def unpack_public(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
     """The state dict in a packed file of any public kind."""
-    table = load_tensors(expand(data, limit))
-    return int6_state(table) if {"w", "m"} <= table.keys() else int8_state(table)
+    return state_of_table(load_tensors(expand(data, limit)))
 
 
 def unpack_public_int6(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
@@ -197,84 +113,13 @@ def unpack_public_int8(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Te
     return int8_state(load_tensors(expand(data, limit)))
 
 
-def int6_state(table: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors by their kind in `m`: codes and scales in `w`, or as they are.
-
-    The file does not say what float16 was before: the scripts train embeddings in bfloat16, all else in
-    float32.
-    """
-    tensors, kinds = table.get("w"), table.get("m")
-    if not isinstance(tensors, dict) or not isinstance(kinds, dict):
-        raise PublicFileError("tables are missing", value=["w", "m"])
-    state = {}
-    for name in kinds:
-        dtype = "bfloat16" if str(name).endswith(BFLOAT16_SUFFIXES) else "float32"
-        kept = tensors.get(name)
-        if isinstance(kept, Tensor):
-            state[name] = kept.to(DTYPES[dtype]) if kept.dtype == torch.float16 else kept
-            continue
-        parts = {"quantized": f"{name}.q", "scales": f"{name}.scale"}
-        one = {key: {name: tensors.get(part)} for key, part in parts.items()}
-        state[name] = dequantize_public(name, {**one, "dtypes": {name: dtype}})
-    return state
-
-
-def int8_state(table: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of the baseline's table."""
-    if table.get("__quant_format__") != INT8_FORMAT:
-        raise PublicFileError(
-            f"expected the format {INT8_FORMAT}",
-            value=table.get("__quant_format__"),
-            way_out="other formats: issues",
-        )
-    missing = [key for key in INT8_TABLES if not isinstance(table.get(key), dict)]
-    if missing:
-        raise PublicFileError("tables are missing", value=missing)
-    state = {name: dequantize_public(name, table) for name in table["quantized"]}
-    original = table.get("passthrough_orig_dtypes", {})
-    for name, tensor in table["passthrough"].items():
-        state[name] = tensor.to(DTYPES[original[name]]) if original.get(name) in DTYPES else tensor
-    return state
-
-
-def dequantize_public(name: str, table: Mapping[str, Any]) -> Tensor:
-    """One tensor: codes times its scale or the scales of its rows."""
-    codes, scales, dtype = table["quantized"][name], table["scales"].get(name), table["dtypes"].get(name)
-    if not isinstance(codes, Tensor) or not isinstance(scales, Tensor) or dtype not in DTYPES:
-        raise PublicFileError("codes, scale or number type is missing", value=name)
-    if scales.ndim and scales.shape != codes.shape[:1]:
-        raise PublicFileError("not one scale a row", value=[name, tuple(codes.shape), tuple(scales.shape)])
-    shaped = scales.float().reshape(-1, *[1] * (codes.ndim - 1)) if scales.ndim else scales.float()
-    return (codes.float() * shaped).to(DTYPES[dtype])
-
-
-def public_int8_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The table that the baseline pickles: codes, scales, and what stays as it is."""
-    floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    tensors, _ = quantize_weights(public_int8(), {name: tensor.float() for name, tensor in floats.items()})
-    table: dict[str, Any] = {key: {} for key in (*INT8_TABLES, "qmeta", "passthrough_orig_dtypes")}
-    for name, tensor in state.items():
-        dtype, packed = str(tensor.dtype).removeprefix("torch."), tensors.get(name)
-        if isinstance(packed, QuantTensor):
-            rows = tensor.ndim == 2
-            table["quantized"][name] = packed.codes.reshape(tensor.shape)
-            table["scales"][name] = packed.scales if rows else packed.scales[0]
-            table["dtypes"][name] = dtype
-            table["qmeta"] |= {name: {"scheme": "per_row", "axis": 0}} if rows else {}
-            continue
-        kept = packed.values if isinstance(packed, KeptTensor) else tensor
-        table["passthrough"][name] = kept.contiguous()
-        if kept.dtype == torch.float16 and dtype in ("float32", "bfloat16"):
-            table["passthrough_orig_dtypes"][name] = dtype
-    optional = {key: table[key] for key in ("qmeta", "passthrough_orig_dtypes") if table[key]}
-    return {"__quant_format__": INT8_FORMAT, **{key: table[key] for key in INT8_TABLES}, **optional}
-
-
-def pack_public_int8(state: Mapping[str, Tensor]) -> bytes:
-    """`final_model.int8.ptz` as the baseline writes it: zlib level 9 around torch.save."""
+def pack_public_int8(
+    state: Mapping[str, Tensor], compressor: str = "zlib", shuffle_header_bytes: int = 0
+) -> bytes:
+    """`final_model.int8.ptz` as the baseline writes it, zlib level 9 around torch.save, or otherwise."""
     buffer = io.BytesIO()
     torch.save(public_int8_table(state), buffer)
-    return zlib.compress(buffer.getvalue(), level=9)
+    return pack_stream(buffer.getvalue(), compressor, shuffle_header_bytes)
 
 
 def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, Any]:
@@ -291,7 +136,13 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         embed.append(SmearGate(channels=gate[1], boundary=False))
     if table := shapes.get("ve_shared.embed.weight"):
         count = sum(name.startswith("ve_layer_scales.") for name in shapes)
-        values.append(ValueEmbedding(dimension=table[1], layers=tuple(range(layers - count, layers))))
+        shared = "ve_shared.scale" in shapes
+        used = count if shared else min(2, layers)  # a scale for each layer does not show which are used
+        values.append(
+            ValueEmbedding(
+                dimension=table[1], layers=tuple(range(layers - used, layers)), shared_scale=shared
+            )
+        )
     if any(name.endswith("vr_lambda") for name in shapes):
         values.append(ValueResidual())
     if gate := shapes.get("blocks.0.attn.attn_gate_proj.weight"):

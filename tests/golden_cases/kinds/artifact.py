@@ -8,14 +8,14 @@ from torch import Tensor
 
 from bitgolf.core.position import Rope
 from bitgolf.lab.public import (
-    expand,
     infer_model_plan,
     load_tensors,
     pack_public_int8,
-    public_int8_table,
     read_public,
     unpack_public_int8,
 )
+from bitgolf.lab.public_streams import expand
+from bitgolf.lab.public_tables import public_int8_table
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import close_figure
 from tests.golden_cases.kinds.quant_state_dict import check_stats

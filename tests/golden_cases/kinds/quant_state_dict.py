@@ -12,7 +12,8 @@ from bitgolf.core.quantize import (
     QuantTensor,
     quantize_weights,
 )
-from bitgolf.lab.public import pack_public_int8, public_int8_table, unpack_public_int8
+from bitgolf.lab.public import pack_public_int8, unpack_public_int8
+from bitgolf.lab.public_tables import public_int8_table
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits, same_codes, same_scales, same_weights
 from tests.golden_cases.quantizers import PLAIN, narrow, percentile
