@@ -41,7 +41,7 @@ from bitgolf.lab.techniques import (
 from bitgolf.lab.tensors import GAPS, bits_per_byte_of, nominal_bits, shown_error
 from bitgolf.lab.variables import apply_variables, parse_variables, seed_of, variable_rows
 from bitgolf.lab.work import sample_text, score_artifact, work
-from bitgolf.study.cli import findings, show_comparison, study
+from bitgolf.study.cli import findings, show_against, show_comparison, study
 from bitgolf.study.runs import run_folders
 
 BITS = "bits_per_byte"
@@ -435,6 +435,9 @@ def compare(
     ],
     variables: Variables = None,
     metric: Annotated[str, typer.Option(help="Of runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
+    against: Annotated[
+        float | None, typer.Option(help="A published figure that one set of runs is tested against.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.
@@ -444,7 +447,13 @@ def compare(
 
     Example: bitgolf compare baseline demo
     Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3
+    Example: bitgolf compare runs/a1,runs/a2,runs/a3 --against 1.2244
     """
+    if against is not None:
+        if len(names) != 1:
+            raise BitgolfError("expected one set of runs", where="--against", value=names)
+        show_against(names[0], against, metric, as_json)
+        return
     if all(run_folders(name) for name in names) and len(names) > 1:
         show_comparison(names, metric, as_json)
         return

@@ -14,8 +14,7 @@ from pathlib import Path
 from bitgolf import recipes
 from bitgolf.core.artifact import Unpacked, unpack
 from bitgolf.core.errors import BitgolfError, nearest
-from bitgolf.core.files import read_json
-from bitgolf.core.plan import P, from_json, parse_changes
+from bitgolf.core.plan import P, parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import PASSPORT_FILE, Dataset
@@ -24,6 +23,7 @@ from bitgolf.lab.corpora import Source, build_dataset, dataset_name, path_of, so
 from bitgolf.lab.laptop import laptop
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
 from bitgolf.lab.screen import NOTE
+from bitgolf.lab.typed import read_plan
 
 NOTES_SHOWN = 8  # of a passport
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
@@ -48,9 +48,9 @@ def _read_recipe(text: str) -> Recipe:
     if colon and path.endswith(".py"):
         return from_python(Path(path), function, Recipe)
     if Path(text).is_dir():
-        return from_json(Recipe, read_json(Path(text) / "recipe.json"))
+        return read_plan(Path(text) / "recipe.json", Recipe)
     if text.endswith(".json"):
-        return from_json(Recipe, read_json(Path(text)))
+        return read_plan(Path(text), Recipe)
     known = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
     raise BitgolfError(
         "no such recipe",

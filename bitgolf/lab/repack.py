@@ -13,13 +13,13 @@ from torch import Tensor
 from bitgolf.core.artifact import Artifact, unpack
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, nearest
-from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json
+from bitgolf.core.files import read_tensors, write_bytes, write_json
 from bitgolf.core.fill import FillBudget
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
 from bitgolf.core.metric import bits_per_byte, summary
 from bitgolf.core.model import count_parameters
-from bitgolf.core.plan import from_json, parse_changes, to_json
+from bitgolf.core.plan import parse_changes, to_json
 from bitgolf.core.presets import (
     by_part,
     clip_searched,
@@ -49,6 +49,7 @@ from bitgolf.lab.divergence import Divergence, divergence
 from bitgolf.lab.report import write_report
 from bitgolf.lab.script import script_of, whole_ledger
 from bitgolf.lab.tensors import bits_per_byte_of, noise_quantizers, predicted_gap, tensor_rows
+from bitgolf.lab.typed import Origin, read_as, read_plan
 
 RATE_STEP = 0.0002
 OWN = "recipe"  # the name of a run's own table
@@ -123,7 +124,7 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
             value=trained[0],
             way_out=f"packing again can change {', '.join(MAY_CHANGE)}",
         )
-    original = from_json(Recipe, read_json(folder / "recipe.json"))
+    original = read_plan(folder / "recipe.json", Recipe)
     recipe = parse_changes(original, changes)
     if not (folder / "weights.safetensors").is_file():
         raise BitgolfError(
@@ -133,7 +134,7 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     kind = "averaged" if any(name.startswith("averaged/") for name in stored) else "live"
     weights = {name.removeprefix(f"{kind}/"): t for name, t in stored.items() if name.startswith(kind)}
     result = folder / "result.json"
-    known = data or (read_json(result).get("dataset") if result.is_file() else None)
+    known = data or (read_as(result, Origin).get("dataset") if result.is_file() else None)
     if known is None:
         raise BitgolfError("no dataset is known", where=str(folder), way_out="give it with --data FOLDER")
     weights = shipped_weights(recipe.model.shipped(), weights)

@@ -11,7 +11,7 @@ from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.core.files import read_json, write_json
 from bitgolf.core.model import Model, parameter_shapes
-from bitgolf.core.plan import from_json, parse_changes
+from bitgolf.core.plan import parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import (
     CHECKPOINT,
@@ -40,6 +40,7 @@ from bitgolf.lab.rivals import rivals
 from bitgolf.lab.sample import sample
 from bitgolf.lab.script import script_of, whole_ledger
 from bitgolf.lab.textfile import text_to_score
+from bitgolf.lab.typed import Origin, read_as, read_plan
 
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
@@ -231,7 +232,7 @@ def score_artifact(
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
     recipe_file = path.parent / "recipe.json"
-    recipe = from_json(Recipe, read_json(recipe_file)) if recipe_file.is_file() else Recipe()
+    recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
     recipe = parse_changes(recipe.but(model=unpacked.model), changes)
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(
@@ -246,7 +247,7 @@ def score_artifact(
         return (yield from score_text(model, unpacked.tokenizer, text, recipe.score)), backend.dtype_name
     if data is None:
         recorded = path.parent / "result.json"
-        known = read_json(recorded).get("dataset") if recorded.is_file() else None
+        known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
         if known is None:
             raise BitgolfError(
                 "no text to score", where=str(path), way_out="give --text FILE or --data FOLDER"

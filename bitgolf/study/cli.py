@@ -1,5 +1,6 @@
 """The verbs of studies. Their modules are imported when a verb runs: statistics take a second to load."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,6 +239,36 @@ def findings(
             "unreadable": problems,
         }
     screen.close(facts, as_json=as_json)
+
+
+def show_against(name: str, published: float, metric: str, as_json: bool) -> None:
+    """`bitgolf compare RUNS --against FIGURE`."""
+    from bitgolf.core.errors import nearest
+    from bitgolf.study.compare import against_constant, read_run_set
+    from bitgolf.study.design import METRICS
+
+    if metric not in METRICS:
+        raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
+    if not math.isfinite(published):
+        raise BitgolfError("not a number", where="--against", value=published, way_out="e.g. 1.2244")
+    found = against_constant(read_run_set(name), published, metric)
+    if not as_json:
+        print("\n".join([screen.escaped(found["claim"]), found.get("units", "")]).strip() + "\n")
+    plain = (
+        "metric",
+        "against",
+        "n",
+        "mean",
+        "deviation",
+        "effect",
+        "low",
+        "high",
+        "t",
+        "freedom",
+        "p",
+        "p_lower",
+    )
+    screen.close(found if as_json else {key: found[key] for key in plain}, as_json=as_json)
 
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:

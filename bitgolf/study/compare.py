@@ -1,6 +1,7 @@
 """Finished runs, or sets of them, compared by the test that fits, and in one sentence what can be claimed."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_json
-from bitgolf.core.plan import from_json
 from bitgolf.core.recipe import Recipe
+from bitgolf.lab.typed import Named, read_plan, typed
+from bitgolf.study.design import IN_BITS
 from bitgolf.study.runs import run_folders, standing
-from bitgolf.study.stats import Contrast, OverDocuments, contrast, corrected
-from bitgolf.study.values import metric_of
-from bitgolf.study.verdicts import other_parts, over_pairs
+from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample
+from bitgolf.study.values import bytes_per_token, metric_of, other_texts, repeats
+from bitgolf.study.verdicts import CHALLENGE_NATS, challenge_margin, over_pairs
 
 ALPHA = 0.05
 
@@ -29,11 +30,15 @@ class RunSet(NamedTuple):
     @property
     def recipe(self) -> Recipe:
         """What they ran."""
-        return from_json(Recipe, read_json(self.folders[0] / "recipe.json"))
+        return read_plan(self.folders[0] / "recipe.json", Recipe)
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """The metric of each seed."""
         return {result["seed"]: metric_of(result, metric) for result in self.results}
+
+    def runs(self) -> list[tuple[int, dict[str, Any], Path]]:
+        """Seed, result and folder of each."""
+        return [(result["seed"], result, folder) for result, folder in zip(self.results, self.folders)]
 
     def by_folder(self) -> dict[int, Path]:
         """The folder of each seed."""
@@ -51,7 +56,14 @@ def read_run_set(text: str) -> RunSet:
     for folder in folders:
         found = standing(folder)
         if found.state != "done" or not found.result:
-            raise BitgolfError("this run has no score", where=str(folder), value=found.stage or found.state)
+            error = (found.result or {}).get("error")
+            raise BitgolfError(
+                "this run has no score",
+                where=str(folder),
+                value=found.stage or found.state,
+                way_out=str(error).strip().splitlines()[-1] if error else "finish it with --resume",
+            )
+        typed(found.result, Named, folder / "result.json")
         results.append(found.result)
     identities = {result["recipe_identity"] for result in results}
     if len(identities) != 1:
@@ -73,6 +85,8 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
     Raises BitgolfError for scores of different texts.
     """
     first, *others = sets
+    for each in sets:
+        _refuse_without(each, metric)
     for other in others:
         _refuse_other_text(first, other)
     rows = [_compared(first, other, metric) for other in others]
@@ -85,7 +99,8 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
 
 
 def _compared(first: RunSet, other: RunSet, metric: str) -> dict[str, Any]:
-    seeds = _by_seeds(first, other, metric)
+    same = {each.name: found for each in (first, other) if (found := repeats(each.runs()))}
+    seeds = None if same else _by_seeds(first, other, metric)
     documents = _by_documents(first, other)
     means = [float(np.mean([*each.by_seed(metric).values()])) for each in (first, other)]
     return {
@@ -99,6 +114,7 @@ def _compared(first: RunSet, other: RunSet, metric: str) -> dict[str, Any]:
         "high": seeds.high if seeds else None,
         "p": seeds.p if seeds else None,
         "p_corrected": None,
+        "repeated_seeds": same,
         "same_weights": _same_weights(first, other),
         "documents": dataclasses.asdict(documents) if documents else None,
     }
@@ -131,15 +147,29 @@ def _same_weights(first: RunSet, other: RunSet) -> bool:
 
 
 def _refuse_other_text(first: RunSet, other: RunSet) -> None:
-    results = [*first.results, *other.results]
-    whole = {result["data"]["splits"]["val"]["text_bytes"] for result in results}
-    if len(whole) > 1 or other_parts(results):
+    both = {folder.resolve() for folder in first.folders} & {folder.resolve() for folder in other.folders}
+    if both:
+        raise BitgolfError(
+            "a run is on both sides",
+            where=f"{first.name} and {other.name}",
+            value=str(min(both)),
+            way_out="name other runs on one side",
+        )
+    if differing := other_texts([*first.results, *other.results]):
         raise BitgolfError(
             "these runs were scored on different texts",
             where=f"{first.name} and {other.name}",
-            value=sorted({result["text_bytes"] for result in results}),
+            value=differing,
             way_out="score both on one dataset, and as much of it",
         )
+
+
+def _refuse_without(runs: RunSet, metric: str) -> None:
+    for seed, value in runs.by_seed(metric).items():
+        if not math.isfinite(value):
+            raise BitgolfError(
+                f"this run has no {metric}", where=f"{runs.name}, seed {seed}", way_out="another --metric"
+            )
 
 
 def claim(row: dict[str, Any], reference: str, metric: str) -> str:
@@ -155,10 +185,78 @@ def claim(row: dict[str, Any], reference: str, metric: str) -> str:
             f"{head}; the weights are the same, and over {documents['documents']} documents the 95% interval "
             f"is {documents['low']:+.4f} to {documents['high']:+.4f}: {verdict} on text like this."
         )
+    for name, seeds in row["repeated_seeds"].items():
+        which = ", ".join(map(str, seeds))
+        return (
+            f"{head}, but seeds {which} of {name} scored alike to the last bit, as one run would: "
+            "nothing can be claimed."
+        )
+    if row["effect"] == row["low"] == row["high"]:
+        return f"{head}; no seed moves it, so there is nothing to test: it follows from the settings alone."
     if row["p_corrected"] is None:
         return f"{head}, from one run on a side: that may be the seed alone, and nothing can be claimed."
     verdict = "can be claimed" if row["p_corrected"] < ALPHA else "no evidence at this number of seeds"
     return (
         f"{head} (95% interval {row['low']:+.4f} to {row['high']:+.4f} over seeds, {row['test']} test, "
         f"corrected p {row['p_corrected']:.3g}): {verdict}."
+    )
+
+
+def against_constant(runs: RunSet, published: float, metric: str = "bits_per_byte") -> dict[str, Any]:
+    """Runs against a published figure by the one-sample t test, in bits per byte and in both kinds of nats.
+
+    The figure stands for itself: nothing is known of its own noise, text or tokenizer. Raises BitgolfError
+    where a test would say nothing: one run, runs that are one, seeds that move nothing.
+    """
+    _refuse_without(runs, metric)
+    values = [*runs.by_seed(metric).values()]
+    way_out = "name finished runs of several seeds"
+    if len(values) < 2:
+        raise BitgolfError("one run shows no noise", where=runs.name, value=values, way_out=way_out)
+    if same := repeats(runs.runs()):
+        raise BitgolfError(
+            "these runs scored alike to the last bit, as one run would",
+            where=runs.name,
+            value=f"seeds {', '.join(map(str, same))}",
+            way_out=way_out,
+        )
+    if len(set(values)) < 2:
+        raise BitgolfError(f"no seed moves {metric}", where=runs.name, value=values[0], way_out=way_out)
+    if differing := other_texts(runs.results):
+        raise BitgolfError("these runs were scored on different texts", where=runs.name, value=differing)
+    found = one_sample(values, published)
+    row: dict[str, Any] = {"metric": metric, "runs": runs.name, "against": published}
+    row |= dataclasses.asdict(found)
+    if metric not in IN_BITS or metric == "quantization_gap":
+        return row | {"claim": _one_sample_claim(row, found)}
+    rate = bytes_per_token(runs.results[0])
+    nats = {"nats_per_byte": found.effect * math.log(2), "nats_per_token": found.effect * math.log(2) * rate}
+    margins = challenge_margin(runs.results)
+    beyond = {unit: one_sample(values, published - size).p_lower for unit, size in margins.items()}
+    row |= nats | {"margin": margins, "p_beyond_margin": beyond, "bytes_per_token": rate}
+    return row | {"claim": _one_sample_claim(row, found), "units": _units(row)}
+
+
+def _one_sample_claim(row: dict[str, Any], found: OneSample) -> str:
+    side = "below" if found.effect < 0 else "above"
+    verdict = "can be claimed" if found.p < ALPHA else "no evidence at this number of seeds"
+    return (
+        f"{row['runs']}: the mean of {found.n} runs is {abs(found.effect):.4f} {side} {row['against']} (95% "
+        f"interval {found.low:+.4f} to {found.high:+.4f}, t = {found.t:.1f} with {found.freedom} degrees of "
+        f"freedom, p {found.p:.3g} two-sided, {min(found.p_lower, found.p_higher):.3g} one-sided): "
+        f"{verdict}. A constant has no noise: that of the runs behind it is not counted."
+    )
+
+
+def _units(row: dict[str, Any]) -> str:
+    """The trap in "0.005 nats", with the figures of these runs."""
+    read = [
+        f"{size:.4f} if they are {unit} (p {row['p_beyond_margin'][unit]:.2g})"
+        for unit, size in row["margin"].items()
+    ]
+    sizes = row["margin"].values()
+    return (
+        f"mind the unit: this difference is {row['effect']:+.4f} bits per byte, {row['nats_per_byte']:+.4f} "
+        f"nats per byte, {row['nats_per_token']:+.4f} nats per token; the challenge's {CHALLENGE_NATS} nats "
+        f"are in bits per byte {', '.join(read)}, a factor of {max(sizes) / min(sizes):.1f}."
     )

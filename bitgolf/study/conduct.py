@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgolf.core.backend import choose_backend
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_json, write_json
+from bitgolf.core.errors import BitgolfError, PlanError
+from bitgolf.core.files import write_json
 from bitgolf.core.plan import diff, from_json, to_json
 from bitgolf.core.run import Event, preflight
 from bitgolf.lab.find import find_dataset, from_python
+from bitgolf.lab.typed import Change, Receipt, read_as
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of
@@ -20,6 +21,8 @@ from bitgolf.study.stats import contrast
 from bitgolf.study.values import value_of
 
 RECEIPT = "plan.json"
+RUNS = "../runs/"  # of a study, from its folder
+MOVE_AWAY = "move the file away and begin the study again; finished runs are kept"
 Cell = tuple[str, int]  # an arm and a seed
 
 
@@ -76,16 +79,16 @@ def keep_plan(prepared: Prepared) -> None:
     """Write the receipt: the plan before the first run, and what was changed of it since, with the time."""
     path, study = prepared.folder / RECEIPT, prepared.study
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    begun = {"written": now, "plan": to_json(study), "amendments": []}
-    receipt = read_json(path) if path.is_file() else begun
-    before, after = from_json(Study, receipt["plan"]), study
+    begun: Receipt = {"written": now, "plan": to_json(study), "amendments": [], "runs": []}
+    receipt = receipt_of(prepared.folder) if path.is_file() else begun
+    before, after = _plan_in(receipt, prepared.folder), study
     changes = [change for change in diff(before, after) if change[0] not in ("reading", "question")]
     if changes:
-        said = [{"path": p, "before": brief(a), "after": brief(b)} for p, a, b in changes]
+        said = [Change(path=p, before=brief(a), after=brief(b)) for p, a, b in changes]
         receipt["amendments"].append({"written": now, "changes": said})
     receipt["plan"] = to_json(study)
     receipt["runs"] = [
-        {"arm": arm, "seed": seed, "folder": str(Path("..") / "runs" / job.folder.name)}
+        {"arm": arm, "seed": seed, "folder": RUNS + job.folder.name}
         for (arm, seed), job in prepared.jobs.items()
     ]
     write_json(path, receipt)
@@ -98,19 +101,35 @@ def brief(value: Any) -> Any:
     return getattr(value, "name", None) or to_json(value)
 
 
-def receipt_of(folder: Path) -> dict[str, Any]:
-    """The receipt of a study that was begun. Raises BitgolfError where there is none."""
+def receipt_of(folder: Path) -> Receipt:
+    """The receipt of a study that was begun. Raises BitgolfError where there is none, or no such."""
     if not (folder / RECEIPT).is_file():
         raise BitgolfError(
             "no study was begun here", where=str(folder), way_out="run it without --report first"
         )
-    receipt: dict[str, Any] = read_json(folder / RECEIPT)
+    receipt = read_as(folder / RECEIPT, Receipt, MOVE_AWAY)
+    for run in receipt["runs"]:
+        name = run["folder"].removeprefix(RUNS)
+        if not run["folder"].startswith(RUNS) or name != Path(name).name or name in ("", ".."):
+            raise BitgolfError(
+                f"a run of a study lies in {RUNS}NAME",
+                where=str(folder / RECEIPT),
+                value=run["folder"],
+                way_out=MOVE_AWAY,
+            )
     return receipt
 
 
 def study_of(folder: Path) -> Study:
     """The plan in a study's folder."""
-    return from_json(Study, receipt_of(folder)["plan"])
+    return _plan_in(receipt_of(folder), folder)
+
+
+def _plan_in(receipt: Receipt, folder: Path) -> Study:
+    try:
+        return from_json(Study, receipt["plan"])
+    except PlanError as error:
+        raise PlanError(f"{folder / RECEIPT}: {problem}" for problem in error.problems) from None
 
 
 def conduct(prepared: Prepared, executor: Executor, look: Look, *, retry: bool = False) -> None:

@@ -21,14 +21,16 @@ from filelock import FileLock, Timeout
 
 from bitgolf.core.backend import choose_backend
 from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_json, write_bytes, write_json
+from bitgolf.core.files import write_bytes, write_json
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import CHECKPOINT, Event, data_identity, run
 from bitgolf.core.shards import Dataset
 from bitgolf.lab.script import script_of
+from bitgolf.lab.typed import Progress, Result, Score, read_as, typed
 
 SPOKEN_SECONDS = 0.5  # progress is written this often
 LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
+UNREADABLE = "unreadable"  # the status of a run whose result.json is no result
 BORROWED = (str(CHECKPOINT), "metrics.jsonl")
 
 
@@ -100,18 +102,28 @@ def tasks_of(jobs: Sequence[Job]) -> list[Task]:
 
 
 def standing(folder: Path) -> Standing:
-    """Where a run stands, read from its folder alone."""
+    """Where a run stands, read from its folder alone. One with an unreadable result has failed."""
     result = folder / "result.json"
     if result.is_file():
-        found = read_json(result)
-        good = found["status"] in ("ok", "over budget")
-        return Standing("done" if good else "failed", found["status"], 1.0, found)
+        try:
+            return _ended(result)
+        except BitgolfError as error:
+            return Standing("failed", UNREADABLE, 1.0, {"status": UNREADABLE, "error": str(error)})
     try:
-        progress = json.loads((folder / "progress.json").read_text())
-        alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
-        return Standing("running" if alive else "stopped", progress["stage"], progress["share"])
-    except (OSError, ValueError, KeyError, TypeError):
+        progress = read_as(folder / "progress.json", Progress)
+    except BitgolfError:
         return Standing("stopped" if (folder / "recipe.json").is_file() else "waiting")
+    alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
+    return Standing("running" if alive else "stopped", progress["stage"], progress["share"])
+
+
+def _ended(path: Path) -> Standing:
+    """How a run ended. Raises BitgolfError for what is no result.json, or says a score and has none."""
+    found = read_as(path, Result)
+    good = found["status"] in ("ok", "over budget")
+    if good:
+        typed(found, Score, path)
+    return Standing("done" if good else "failed", found["status"], 1.0, dict(found))
 
 
 def run_folders(text: str) -> list[Path]:

@@ -175,6 +175,48 @@ def subset_mean_interval(differences: np.ndarray, level: float = 0.95) -> tuple[
     return (float(means[cut - 1]), float(means[-cut])) if cut else (-np.inf, np.inf)
 
 
+@dataclasses.dataclass(frozen=True)
+class OneSample:
+    """Runs against a constant: the mean's difference from it with its 95% interval, and Student's t.
+
+    p: two-sided. p_lower, p_higher: that the mean is not below, not above the constant.
+    """
+
+    n: int
+    mean: float
+    deviation: float
+    effect: float
+    low: float
+    high: float
+    t: float
+    freedom: int
+    p: float
+    p_lower: float
+    p_higher: float
+
+
+def one_sample(values: Sequence[float], constant: float) -> OneSample:
+    """Student's one-sample t test of two or more values that are not all equal."""
+    two, lower, higher = (
+        stats.ttest_1samp(values, constant, alternative=side) for side in ("two-sided", "less", "greater")
+    )
+    low, high = two.confidence_interval(0.95)
+    mean = float(np.mean(values))
+    return OneSample(
+        n=len(values),
+        mean=mean,
+        deviation=float(np.std(values, ddof=1)),
+        effect=mean - constant,
+        low=float(low) - constant,
+        high=float(high) - constant,
+        t=float(two.statistic),
+        freedom=int(two.df),
+        p=float(two.pvalue),
+        p_lower=float(lower.pvalue),
+        p_higher=float(higher.pvalue),
+    )
+
+
 def corrected(p_values: Sequence[float], correction: str) -> list[float]:
     """The p-values of one table, corrected for how many they are: `holm` or `benjamini-hochberg`."""
     if not p_values:

@@ -1,11 +1,15 @@
 """The figures of one run by name, as studies use them."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from bitgolf.core.files import sha256_of
 from bitgolf.study.design import METRICS
 from bitgolf.study.runs import Standing
 
+SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
 PLAIN = ("artifact_bytes", "total_bytes", "train_seconds", "steps")
 
 
@@ -31,6 +35,64 @@ def figures(result: dict[str, Any]) -> dict[str, float]:
     """All metrics that a run has."""
     known = {metric: metric_of(result, metric) for metric in METRICS}
     return {metric: value for metric, value in known.items() if not math.isnan(value)}
+
+
+def whole_text(result: dict[str, Any]) -> str:
+    """Names the text that a run was scored on, whatever its tokenizer; empty where nothing says so."""
+    return _validation(result).get("text_sha256") or ""
+
+
+def _validation(result: dict[str, Any]) -> dict[str, Any]:
+    """What the passport said of the text that was scored."""
+    splits = (result.get("data") or {}).get("splits") or {}
+    return splits.get("val") or {}
+
+
+def scored_tokens(result: dict[str, Any]) -> str:
+    """Names the tokens that gave a run's score; empty for runs that were made before this was kept."""
+    last = (result.get("variants") or [{}])[-1]
+    return last.get("tokens_sha256") or ""
+
+
+def repeats(runs: Sequence[tuple[int, dict[str, Any], Path]]) -> list[int]:
+    """Seeds of runs (seed, result, folder) that are one run: copies, or nothing in them depends on the seed.
+
+    Real seeds move every score: so they are if all score alike to the last bit, or some do token by token.
+    """
+    alike: dict[float, list[tuple[int, Path]]] = {}
+    for seed, result, folder in runs:
+        alike.setdefault(result["bits_per_byte"], []).append((seed, folder / "scores.npz"))
+    found: list[int] = []
+    for group in alike.values():
+        files = [path for _, path in group if path.is_file()] if len(group) < len(runs) else []
+        hashes = [sha256_of(path) for path in files] if len(group) > 1 else []
+        same = {path for path, name in zip(files, hashes) if hashes.count(name) > 1}
+        found += [seed for seed, path in group if path in same or 1 < len(group) == len(runs)]
+    return sorted(found)
+
+
+def other_texts(results: Sequence[dict[str, Any]]) -> str:
+    """What differs between the texts that were scored, in words; empty if nothing is known to.
+
+    Ends of windows may lie apart by SAME_TEXT of the text.
+    """
+    if len({*map(whole_text, results)} - {""}) > 1:
+        return "texts of different content"
+    whole = [size for result in results if (size := _validation(result).get("text_bytes"))] or [1]
+    if len({*whole}) > 1:
+        return f"texts of {min(whole):,} and {max(whole):,} bytes"
+    sizes = [result["text_bytes"] for result in results] or [1]
+    if max(sizes) > (1 + SAME_TEXT) * min(sizes):
+        return f"different parts of the text, {min(sizes):,} and {max(sizes):,} bytes: see score.limit_tokens"
+    named: dict[tuple[Any, ...], set[str]] = {}
+    for result in results:
+        tokenizer = (result.get("data") or {}).get("tokenizer_identity")
+        named.setdefault((tokenizer, result["tokens"], result["text_bytes"]), set()).add(
+            scored_tokens(result)
+        )
+    if any(len(hashes - {""}) > 1 for hashes in named.values()):
+        return "different tokens of equal number"
+    return ""
 
 
 def bytes_per_token(result: dict[str, Any]) -> float:

@@ -7,7 +7,6 @@ bound, corrected as well), no evidence (at this number of seeds).
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -23,9 +22,10 @@ from bitgolf.core.plan import diff
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.score import Scores
 from bitgolf.lab import screen
-from bitgolf.study.conduct import losers, receipt_of, study_of
+from bitgolf.lab.typed import Step, read_lines
+from bitgolf.study.conduct import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
 from bitgolf.study.design import BASELINE, IN_BITS, METRICS, Margin, Study
-from bitgolf.study.runs import Standing, standing
+from bitgolf.study.runs import UNREADABLE, Standing, standing
 from bitgolf.study.stats import (
     Contrast,
     OverDocuments,
@@ -36,11 +36,11 @@ from bitgolf.study.stats import (
     pooled_deviation,
     seeds_needed,
 )
-from bitgolf.study.values import bytes_per_token, figures, metric_of, value_of
+from bitgolf.study.values import bytes_per_token, figures, metric_of, other_texts, repeats, value_of
 
-SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
 CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
 SIDE_METRICS = ("total_bytes", "train_seconds")
+FAILURES = {"crash": "crashed", "diverged": "diverged", UNREADABLE: "left no readable result"}
 VERDICTS = ("better", "worse", "equivalent", "no evidence", "invalid", "unfinished")
 
 
@@ -71,6 +71,13 @@ def analyse(folder: Path) -> dict[str, Any]:
     receipt, study = receipt_of(folder), study_of(folder)
     folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
     names = study.names
+    for cell in product(names, study.seeds):
+        if cell not in folders:
+            raise BitgolfError(
+                f"names no run of arm {cell[0]!r}, seed {cell[1]}",
+                where=str(folder / RECEIPT),
+                way_out=MOVE_AWAY,
+            )
     runs = Runs(names, folders, {cell: standing(place) for cell, place in folders.items()})
     columns = {metric: runs.values(study, metric) for metric in METRICS}
     values = columns[study.metric]
@@ -241,27 +248,28 @@ def problem_with(study: Study, runs: Runs, values: np.ndarray, each: Comparison)
     scored: list[dict[str, Any]] = []
     for arm in each.arms:
         found = [runs.standings[arm, seed] for seed in study.seeds]
-        for state in ("crash", "diverged"):
+        for state, word in FAILURES.items():
             if n := sum(f.state == "failed" and f.stage == state for f in found):
-                said.append(f"{arm}: {n} of {len(found)} runs {'crashed' if state == 'crash' else state}")
+                said.append(f"{arm}: {n} of {len(found)} runs {word}")
         if n := sum(f.stage == "over budget" for f in found):
             said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
-        scored += [f.result for f in found if f.state == "done" and f.result]
-    if sizes := other_parts(scored):
-        said.append(f"scored on different parts of the text, {sizes} bytes: see score.limit_tokens")
+        done = [
+            (seed, f.result, runs.folders[arm, seed])
+            for seed, f in zip(study.seeds, found)
+            if f.state == "done" and f.result
+        ]
+        if same := repeats(done):
+            said.append(
+                f"{arm}: seeds {', '.join(map(str, same))} scored alike to the last bit, as one run would"
+            )
+        scored += [result for _, result, _ in done]
+    if differing := other_texts(scored):
+        said.append(f"scored on {differing}")
     if each.kind == "arm" and study.metric in IN_BITS:
         arm, reference = (values[runs.names.index(name)] for name in each.arms)
         if np.array_equal(arm, reference) and len(arm) > 1:
             said.append(f"every run scored as {each.arms[1]} does, to the last bit: the change does nothing")
     return "; ".join(dict.fromkeys(said))
-
-
-def other_parts(results: Sequence[dict[str, Any]]) -> str:
-    """The sizes of the texts that were scored, where they differ by more than windows explain."""
-    sizes = [result["text_bytes"] for result in results]
-    if not sizes or max(sizes) <= (1 + SAME_TEXT) * min(sizes):
-        return ""
-    return f"{min(sizes):,} and {max(sizes):,}"
 
 
 def is_unfinished(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> bool:
@@ -293,7 +301,10 @@ def document_row(study: Study, runs: Runs, each: Comparison) -> dict[str, Any] |
     if recipes[arm].training() != recipes[reference].training():
         return None
     pairs = [(runs.folders[arm, seed], runs.folders[reference, seed]) for seed in study.seeds]
-    found = over_pairs(pairs)
+    try:
+        found = over_pairs(pairs)
+    except BitgolfError:  # scores that cannot be read: the seeds still speak
+        return None
     return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
 
 
@@ -388,7 +399,7 @@ def challenge_margin(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 def scale_of(baseline: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How small or large the runs are."""
     known = results[0] if results else {}
-    seconds = [sum(result["seconds"].values()) for result in results]
+    seconds = [sum(result.get("seconds", {}).values()) for result in results]
     return {
         "parameters": count_parameters(baseline.model.shipped()),
         "train_tokens": known.get("train_tokens"),
@@ -413,12 +424,10 @@ def curves(folder: Path) -> dict[str, list[list[float]]]:
     receipt = receipt_of(folder)
     read: dict[str, list[np.ndarray]] = {}
     for row in receipt["runs"]:
-        path = folder / row["folder"] / "metrics.jsonl"
-        if path.is_file():
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            pairs = [(x["progress"], x["nats_per_token"]) for x in lines if x["nats_per_token"] is not None]
-            if pairs:
-                read.setdefault(row["arm"], []).append(np.array(pairs))
+        lines = read_lines(folder / row["folder"] / "metrics.jsonl", Step)
+        pairs = [(x["progress"], x["nats_per_token"]) for x in lines if x["nats_per_token"] is not None]
+        if pairs:
+            read.setdefault(row["arm"], []).append(np.array(pairs))
     return {arm: mean_curve(found) for arm, found in read.items()}
 
 
