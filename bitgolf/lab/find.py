@@ -12,20 +12,22 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from bitgolf import recipes
-from bitgolf.core.artifact import Unpacked, unpack
-from bitgolf.core.errors import BitgolfError, nearest
+from bitgolf.core.artifact import ARTIFACT_MAGIC, Unpacked, unpack
+from bitgolf.core.errors import BitgolfError, PlanError, nearest
 from bitgolf.core.plan import P, parse_changes
 from bitgolf.core.recipe import Recipe
 from bitgolf.core.run import Event
 from bitgolf.core.shards import PASSPORT_FILE, Dataset
+from bitgolf.core.tokenizer import Tokenizer
 from bitgolf.core.world import is_first_process
 from bitgolf.lab.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.lab.laptop import laptop
 from bitgolf.lab.public import as_weights, infer_model_plan, read_public
-from bitgolf.lab.screen import NOTE
+from bitgolf.lab.screen import NOTE, note
 from bitgolf.lab.typed import read_plan
 
 NOTES_SHOWN = 8  # of a passport
+PUBLIC_ENDINGS = (".pt", ".ptz", ".pth", ".ckpt", ".safetensors")
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
@@ -105,8 +107,8 @@ def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Gen
         folder = yield from _made(source_from(text), vocabulary_size, case_ops)
     dataset = Dataset.open(folder)
     notes = dataset.passport.get("notes")
-    for note in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
-        yield Event(NOTE, 1, 1, {NOTE: str(note)})
+    for each in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
+        yield Event(NOTE, 1, 1, {NOTE: str(each)})
     return dataset
 
 
@@ -125,12 +127,15 @@ def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Eve
 def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
     """A packed model by its file or its run folder, read and checked.
 
-    A public checkpoint (`.pt`, `.ptz`) is taken too; it has no tokenizer, so it gets that of the dataset.
+    A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
+    gets that of the dataset.
     """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
     if not path.is_file():
         raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
-    if path.suffix not in (".pt", ".ptz"):
+    with path.open("rb") as file:
+        start = file.read(len(ARTIFACT_MAGIC))
+    if start == ARTIFACT_MAGIC or not (path.suffix.lower() in PUBLIC_ENDINGS or start[:2] == b"PK"):
         return path, read_artifact(path)
     if data is None:
         raise BitgolfError(
@@ -138,8 +143,29 @@ def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
             where=str(path),
             way_out="give its dataset with --data",
         )
-    weights = as_weights(read_public(path))
-    return path, Unpacked(infer_model_plan(weights), weights, Dataset.open(data).tokenizer, {})
+    return path, _public_artifact(path, Dataset.open(data).tokenizer)
+
+
+def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
+    """A public checkpoint with the tokenizer of the data that it is to be scored on."""
+    said: list[str] = []
+    state = read_public(path, said)
+    try:
+        weights = as_weights(state)
+        model = infer_model_plan(weights)
+    except PlanError as error:
+        raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
+    except BitgolfError as error:
+        raise BitgolfError(str(error), where=str(path)) from None
+    if model.vocabulary_size != tokenizer.vocabulary_size:
+        raise BitgolfError(
+            f"its vocabulary has {model.vocabulary_size:,} entries, the data's {tokenizer.vocabulary_size:,}",
+            where=str(path),
+            way_out="give the dataset made with the tokenizer that it was trained with",
+        )
+    for each in said:
+        note(f"{path.name}: {each}")
+    return Unpacked(model, weights, tokenizer, {})
 
 
 def read_artifact(path: Path) -> Unpacked:

@@ -7,7 +7,6 @@ are loaded with weights_only, their size bounded first.
 
 import io
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,21 @@ from bitgolf.core.route import GatedSkips, Plain, USkips
 from bitgolf.core.values import ValueEmbedding, ValuePart, ValueResidual
 from bitgolf.lab.public_streams import MAX_FILE_BYTES, PublicFileError, expand, pack_stream
 from bitgolf.lab.public_tables import int6_state, int8_state, public_int8_table, state_of_table
+from bitgolf.lab.torchfile import (
+    as_floats,
+    is_safetensors,
+    is_torch_file,
+    load_safetensors,
+    load_tensors,
+    refuse_codes,
+    state_in,
+)
 
+# Axes of the tensors from which a plan is read, by how their names end.
+AXES = {
+    **dict.fromkeys((".weight", ".attn_gate_w", "skip_weights", "skip_gates"), 2),
+    **dict.fromkeys((".q_gain", "smear.gate"), 1),
+}
 BANKS = {  # the matrices of all layers, then the second one of all layers
     "qo_bank": ("attn.c_q", "attn.proj"),
     "kv_bank": ("attn.c_k", "attn.c_v"),
@@ -36,25 +49,36 @@ OTHER_NAMES = {"smear_gate.gate_weight": "smear.gate", "smear_gate.gate": "smear
 OTHER_STARTS = {"ve.": "ve_shared."}
 
 
-def read_public(path: Path) -> dict[str, Tensor]:
-    """The state dict in a public checkpoint or artifact, in the number types it was trained with."""
+def read_public(path: Path, said: list[str] | None = None) -> dict[str, Tensor]:
+    """The state dict in a public checkpoint or artifact, in the number types it was trained with.
+
+    said: gets a sentence for whatever was taken off on the way to its tensors.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PublicFileError(f"cannot read: {error.strerror}", where=str(path)) from None
     try:
-        state = load_tensors(data) if data[:2] == b"PK" else unpack_public(data)
+        state, taken = state_in(_loaded(data))
     except PublicFileError as error:
-        raise PublicFileError(error.what, where=str(path), value=error.value, way_out=error.way_out) from None
-    wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if wrong or not state:
-        raise PublicFileError("expected a state dict of tensors only", where=str(path), value=wrong[:3])
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise PublicFileError(error.what, where=where, value=error.value, way_out=error.way_out) from None
+    if said is not None:
+        said += taken
     return state
+
+
+def _loaded(data: bytes) -> dict[str, Any]:
+    if is_safetensors(data):
+        return load_safetensors(data)
+    return load_tensors(data) if is_torch_file(data) else unpack_public(data)
 
 
 def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict as weights of our model: our names, float32, no banks, no empty tensors."""
-    return {name: tensor.float() for name, tensor in renamed(unbanked(state)).items() if tensor.numel()}
+    return {
+        name: as_floats(name, tensor) for name, tensor in renamed(unbanked(state)).items() if tensor.numel()
+    }
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,31 +95,18 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unbanked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Matrices that records from 2026-03-23 on stack by shape, each under its own name."""
+    for name in BANKS:
+        if name in state and state[name].ndim != 3:
+            raise PublicFileError("is no bank of matrices", where=name, value=[*state[name].shape])
     layers = len(state.get("mlp_up_bank", ()))
     alone = {name: tensor for name, tensor in state.items() if name not in BANKS}
     for bank, (first, second) in BANKS.items():
+        count = layers * (2 if second else 1)
+        if bank in state and len(state[bank]) != count:
+            raise PublicFileError(f"{count} matrices are expected", where=bank, value=[*state[bank].shape])
         for i, matrix in enumerate(state.get(bank, ())):
             alone[f"blocks.{i % layers}.{first if i < layers else second}.weight"] = matrix
     return alone
-
-
-def load_tensors(data: bytes) -> dict[str, Any]:
-    """What torch.save wrote, tensors and plain containers only; anything that would run code is refused."""
-    way_out = "expected a file that torch.save wrote, with tensors only"
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            claimed = sum(member.file_size for member in archive.infolist())
-        if claimed > min(MAX_FILE_BYTES, 2 * len(data) + 2**16):
-            raise PublicFileError("claims more bytes than it has", value=claimed, way_out=way_out)
-        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except PublicFileError:
-        raise
-    except Exception as error:  # torch and zipfile raise a dozen kinds for damaged or hostile files
-        first_line = str(error).strip().partition("\n")[0][:200]
-        raise PublicFileError(f"not a safe torch file: {first_line}", way_out=way_out) from None
-    if not isinstance(value, dict):
-        raise PublicFileError("expected a dictionary", value=type(value).__name__, way_out=way_out)
-    return value
 
 
 def unpack_public(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
@@ -168,6 +179,7 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
 
     Raises PublicFileError when a tensor is missing, or belongs to a technique that the plan cannot express.
     """
+    refuse_codes(weights)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if tensor.numel()}
     needed = (
         "tok_emb.weight",
@@ -176,11 +188,20 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise PublicFileError("not a model of the baseline's kind: tensors are missing", value=missing)
+    for name, shape in shapes.items():
+        axes = next((count for end, count in AXES.items() if name.endswith(end)), len(shape))
+        if len(shape) != axes:
+            raise PublicFileError(f"{axes} axes are expected", where=name, value=[*shape])
     vocabulary_size, embedding_width = shapes["tok_emb.weight"]
     width = shapes["blocks.0.attn.c_k.weight"][1]
     heads = shapes["blocks.0.attn.q_gain"][0]
     hidden = shapes["blocks.0.mlp.fc.weight"][0]
-    layers = [int(found.group(1)) for found in map(re.compile(r"blocks\.(\d+)\.").match, shapes) if found]
+    layers = {int(found.group(1)) for found in map(re.compile(r"blocks\.(\d{1,9})\.").match, shapes) if found}
+    if max(layers) >= len(layers):
+        absent = min({*range(len(layers))} - layers)
+        raise PublicFileError(f"block {absent} is missing", value=f"blocks.{max(layers)}")
+    if width < 1 or width % heads:
+        raise PublicFileError("the width is no multiple of the heads", value=[width, heads])
     mlp = {"mlp_hidden": hidden} if hidden % width else {"mlp_multiplier": hidden / width}
     plan = ModelPlan(
         vocabulary_size=vocabulary_size,

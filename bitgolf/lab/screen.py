@@ -55,6 +55,11 @@ def follow(events: Generator[Event, None, Result]) -> Result:
     return _draw(_noted(events), console) if console.is_terminal else _log(_noted(events))
 
 
+def note(text: str) -> None:
+    """A line for the reader, on stderr."""
+    print(f"note: {escaped(text)}", file=sys.stderr, flush=True)
+
+
 def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
     """The events without the notes among them, which become lines."""
     while True:
@@ -63,7 +68,7 @@ def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Res
         except StopIteration as end:
             return end.value
         if event.stage == NOTE:
-            print(f"note: {escaped(event.facts[NOTE])}", file=sys.stderr, flush=True)
+            note(event.facts[NOTE])
         else:
             yield event
 
