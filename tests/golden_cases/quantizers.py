@@ -44,7 +44,7 @@ def quantizer_of(case: Case, axes: int) -> Quantizer:
     """The rule behind the public function that a case names, with its keyword arguments."""
     function, options = case.arguments["function"], case.arguments.get("kwargs") or Fields("kwargs", {})
     if function == "quantize_float_tensor":
-        by_default = 31 if case.record[:10] == "2026-03-19" and "_Int6" in case.record else 127
+        by_default = 31 if any(name in case.record for name in ("MixedQuant", "smeargate")) else 127
         bits = options.get("bits", 6 if options.get("use_int6") else 8)
         by_default = 2 ** (bits - 1) - 1 if "bits" in options or "use_int6" in options else by_default
         largest = options.get("quant_range", by_default)

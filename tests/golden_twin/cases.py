@@ -1,0 +1,387 @@
+"""Fifteen cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Facts = dict[str, Any]
+Given = tuple[Facts, dict[str, Tensor]]
+WIDTH = 20  # of five heads, which share one head of keys and values
+SIZES = {
+    "vocab_size": 41,
+    "num_layers": 5,
+    "model_dim": WIDTH,
+    "num_heads": 5,
+    "num_kv_heads": 1,
+    "mlp_mult": 1.35,
+}
+NETWORK = {"tie_embeddings": True, "logit_softcap": 17.5, "rope_base": 700.0, "qk_gain_init": 1.7}
+LATE = NETWORK | {
+    "skip_gates_enabled": True,
+    "num_loops": 0,
+    "loop_start": 1,
+    "loop_end": 2,
+    "ln_scale": True,
+}
+RATES = {
+    "iterations": 40,
+    "warmdown_frac": 0.6,
+    "min_lr": 0.1,
+    "max_wallclock_seconds": 0.1,
+    "gptq_reserve_seconds": 0.03,
+    "embed_lr": 0.6,
+    "head_lr": 0.008,
+    "tied_embed_lr": 0.03,
+    "matrix_lr": 0.022,
+    "scalar_lr": 0.02,
+    "muon_momentum": 0.99,
+    "muon_backend_steps": 5,
+    "muon_momentum_warmup_start": 0.92,
+    "muon_momentum_warmup_steps": 4,
+    "muon_row_normalize": True,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "adam_eps": 1e-8,
+    "adam_wd": 0.02,
+    "muon_wd": 0.095,
+    "embed_wd": 0.085,
+    "grad_clip_norm": 0.3,
+    "enable_looping_at": 0.35,
+}
+FORWARD = {
+    "mean_loss": {"abs": 2e-5},
+    "out.logits": {"abs": 2e-4},
+    "out.nll": {"abs": 2e-4},
+    "grad_l2_norms": {"rel": 1e-3, "abs": 1e-6},
+}
+PARTS = {"out.*": {"abs": 2e-5, "rel": 2e-5}, "integer outputs": "exact"}
+FEEDBACK = {"out.scale": {"rel": 1e-3}, "out.q": "2 % of codes", "hessian_error_trace_EHEt": {"rel": 0.02}}
+SCORED = {"positions, counts": "exact", "val_loss": {"abs": 2e-5}, "val_bpb": {"rel": 5e-6}}
+STEPS = {
+    "loss_before_each_step[0]": {"abs": 2e-5},
+    "loss_before_each_step": {"abs": 0.02},
+    "out.after.*": {"rel_frobenius_of_total_change": 0.2},
+    "lr_multiplier, muon_momentum": {"rel": 1e-12},
+    "why": "the twin iterates in float64, Muon in bfloat16",
+}
+
+
+def draws(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+
+def drawn(shapes: dict[str, tuple[int, ...]], draw: torch.Generator) -> dict[str, Tensor]:
+    """Weights by public name, of which none is at its start."""
+    found = {}
+    for name, shape in shapes.items():
+        plain = torch.randn(shape, generator=draw)
+        small = len(shape) < 2 or any(part in name for part in ("resid_mix", "lambdas", "skip_"))
+        found[f"weights.{name}"] = 0.8 + 0.3 * plain if small else plain / math.sqrt(shape[-1])
+    return found
+
+
+def shapes(s: Facts, banked: bool = False, **further: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network; `further` has those of its parts, with _ for a dot."""
+    width, layers, hidden = s["model_dim"], s["num_layers"], int(s["mlp_mult"] * s["model_dim"])
+    kv_width = s["num_kv_heads"] * width // s["num_heads"]
+    found: dict[str, tuple[int, ...]] = {"tok_emb.weight": (s["vocab_size"], s.get("embedding_dim", width))}
+    matrices = {"attn.c_q": (width, width), "attn.c_k": (kv_width, width), "attn.c_v": (kv_width, width)}
+    matrices |= {"attn.proj": (width, width), "mlp.fc": (hidden, width), "mlp.proj": (width, hidden)}
+    for i in range(layers):
+        found |= {f"blocks.{i}.{n}": (width,) for n in ("attn_scale", "mlp_scale")}
+        found |= {f"blocks.{i}.resid_mix": (2, width), f"blocks.{i}.attn.q_gain": (s["num_heads"],)}
+        found |= {} if banked else {f"blocks.{i}.{n}.weight": shape for n, shape in matrices.items()}
+    if banked:
+        found |= {"qo_bank": (2 * layers, width, width), "kv_bank": (2 * layers, kv_width, width)}
+        found |= {"mlp_up_bank": (layers, hidden, width), "mlp_down_bank": (layers, width, hidden)}
+    return found | {name.replace("__", "."): shape for name, shape in further.items()}
+
+
+def ids(s: Facts, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    return torch.randint(s["vocab_size"], shape, generator=draw).int()
+
+
+def forward(
+    name: str, record: str, settings: Facts, twin: Facts, batch: int, seq: int, arguments: Facts, **parts: Any
+) -> Given:
+    draw = draws(name)
+    tensors = drawn(shapes(settings, **parts), draw)
+    tensors |= {key: ids(settings, (batch, seq), draw) for key in ("input_ids", "target_ids")}
+    facts = {
+        "kind": "model_forward",
+        "record": record,
+        "settings": settings,
+        "twin": twin,
+        "arguments": {"batch": batch, "seq": seq, **arguments},
+        "tolerance": FORWARD,
+    }
+    return facts, tensors
+
+
+def own_model_lanes_in_loop() -> Given:
+    """Two lanes after a loop, sparse gates, a smear that stops at BOS, NTK, one key head."""
+    s = SIZES | LATE | {"num_layers": 6, "num_loops": 1, "xsa_last_n": 4, "rope_dims": 4, "train_seq_len": 9}
+    s |= {"rope_yarn": True, "parallel_start_layer": 4, "parallel_final_lane": "mean", "vocab_size": 7}
+    s |= {"smear_gate_enabled": True, "gate_window": 3, "sparse_attn_gate_enabled": True}
+    s |= {"sparse_attn_gate_scale": 0.5}
+    parts: dict[str, Any] = {f"blocks__{i}__attn__attn_gate_w": (5, 3) for i in range(6)}
+    parts |= {"skip_weights": (4, WIDTH), "skip_gates": (4, WIDTH), "smear_gate__weight": (1, 3)}
+    parts |= {"smear_lambda": (1,), "parallel_resid_lambdas": (6, 2), "parallel_post_lambdas": (6, 2, 2)}
+    twin = {"reference": 9, "slope": 0.5, "smear_stops_at_bos": True}
+    record, loop = "2026-04-29_SmearGateBOSFix_3Seed_1.06141", {"looping_active": True}
+    return forward("lanes", record, s, twin, 2, 13, loop, banked=True, **parts)
+
+
+def own_model_values() -> Given:
+    """Value residual and value embedding, a hash of pairs, the vector smear, XSA in two layers."""
+    s = SIZES | NETWORK | {"xsa_last_n": 2, "rope_dims": 2, "ln_scale": False, "train_seq_len": 2048}
+    s |= {"bigram_vocab_size": 11, "bigram_dim": 7, "ve_enabled": True, "ve_dim": 5, "ve_layers": "0,3"}
+    s |= {"value_residual": True}
+    parts: dict[str, Any] = {f"blocks__{i}__attn__vr_lambda": (2,) for i in range(5)}
+    parts |= {"bigram__embed__weight": (11, 7), "bigram__proj__weight": (WIDTH, 7), "bigram__scale": ()}
+    parts |= {"smear__gate": (WIDTH,), "skip_weights": (2, WIDTH), "ve_shared__embed__weight": (41, 5)}
+    parts |= {"ve_shared__proj__weight": (4, 5), "ve_shared__scale": ()}
+    parts |= {f"ve_layer_scales__{i}": (1,) for i in range(2)}
+    record, twin = "2026-03-23_LeakyReLU_LegalTTT_ParallelMuon", {"reference": 1024, "slope": 0.5}
+    return forward("values", record, s, twin, 2, 11, {}, banked=True, **parts)
+
+
+def own_model_parallel_factored() -> Given:
+    """Attention and MLP side by side, a factored table, a separate head, a loop of one layer."""
+    s = SIZES | LATE | {"tie_embeddings": False, "embedding_dim": 18, "num_loops": 2, "loop_end": 1}
+    s |= {
+        "parallel_residual_start": 3,
+        "xsa_last_n": 5,
+        "rope_dims": 0,
+        "train_seq_len": 8,
+        "ln_scale": False,
+    }
+    parts = {"embed_proj__weight": (WIDTH, 18), "head_proj__weight": (18, WIDTH), "lm_head__weight": (41, 18)}
+    parts |= {"skip_weights": (3, WIDTH), "skip_gates": (3, WIDTH)}
+    record = "2026-04-09_SP8192_3LayerRecur_ParResid_QK525_LegalTTT"
+    twin, loop = {"reference": 8, "slope": 0.5}, {"looping_active": True}
+    return forward("parallel", record, s, twin, 1, 15, loop, **parts)
+
+
+def part(
+    name: str, record: str, arguments: Facts, twin: Facts, weights: dict[str, Any], **given: Any
+) -> Given:
+    draw = draws(name)
+    arguments = {"batch": 2, "rope_base": 333.0, "rope_dims": 4, **arguments}
+    if arguments["component"] != "rotary":
+        arguments |= {"model_dim": WIDTH, "num_heads": 5, "num_kv_heads": 1, "qk_gain_init": 0.9}
+    first = arguments["batch"], arguments["seq"]
+    tensors = drawn(weights, draw)
+    for key, shape in given.items():
+        whole = shape if key.endswith("_w") else (*first, *shape)
+        tensors[key] = torch.randn(whole, generator=draw) / (
+            math.sqrt(shape[-1]) if key.endswith("_w") else 1
+        )
+    return {
+        "kind": "component",
+        "record": record,
+        "arguments": arguments,
+        "twin": twin,
+        "tolerance": PARTS,
+    }, tensors
+
+
+def own_block_parallel() -> Given:
+    """A block whose MLP reads what its attention reads, longer than its reference length."""
+    a = {"component": "block", "seq": 17, "mlp_mult": 1.5, "layer_idx": 6, "ln_scale": True, "parallel": True}
+    a |= {"train_seq_len": 10, "use_xsa": True}
+    named = shapes(SIZES | {"num_layers": 1, "mlp_mult": 1.5})
+    named = {n.removeprefix("blocks.0."): shape for n, shape in named.items() if n.startswith("blocks.")}
+    record = "2026-04-09_SP8192_3LayerRecur_ParResid_QK525_LegalTTT"
+    return part("block", record, a, {"reference": 10, "slope": 0.5}, named, x=(WIDTH,), x0=(WIDTH,))
+
+
+def own_attention_documents() -> Given:
+    """Attention over documents of 1, 8 and 14 tokens, with a sparse gate, and never rescaled."""
+    a = {"component": "attention_banked", "batch": 1, "seq": 23, "train_seq_len": 5, "use_xsa": True}
+    a |= {"cu_seqlens": [0, 1, 9, 23], "max_seqlen": 14}
+    a |= {
+        "extra": {"yarn": False, "sparse_attn_gate": True, "sparse_attn_gate_scale": 0.25, "gate_window": 4}
+    }
+    matrices = {"q_w": (WIDTH, WIDTH), "k_w": (4, WIDTH), "v_w": (4, WIDTH), "out_w": (WIDTH, WIDTH)}
+    record, own = "2026-04-29_SmearGateBOSFix_3Seed_1.06141", {"q_gain": (5,), "attn_gate_w": (5, 4)}
+    return part("attention", record, a, {"reference": 0}, own, x=(WIDTH,), **matrices)
+
+
+def own_rope_never_rescaled() -> Given:
+    """Positions of a record whose class has no reference length, beyond the length of training."""
+    a = {
+        "component": "rotary",
+        "seq": 29,
+        "num_heads": 3,
+        "head_dim": 10,
+        "rope_dims": 0,
+        "train_seq_len": 16,
+    }
+    record = "2026-03-20_Int6_MLP3x_SmearGate_BigramHash_MuonWD_SWA"
+    return part("rope", record, a, {}, {}, x=(3, 10))
+
+
+def scored(
+    name: str, record: str, settings: Facts, twin: Facts, arguments: Facts, tokens: Tensor, **parts: Any
+) -> Given:
+    draw, size = draws(name), settings["vocab_size"]
+    tensors = drawn(shapes(settings, **parts), draw) | {"val_tokens": tokens.int()}
+    tensors |= {"base_bytes": torch.randint(1, 9, (size,), generator=draw).to(torch.int16)}
+    for key, share in (("has_leading_space", 0.4), ("is_boundary", 0.1)):
+        tensors[key] = torch.rand(size, generator=draw) < share
+    facts = {
+        "kind": "scoring",
+        "record": record,
+        "settings": settings,
+        "twin": twin,
+        "arguments": {"n_tokens": len(tokens), **arguments},
+        "tolerance": SCORED,
+    }
+    return facts, tensors
+
+
+def own_sliding_odd_stride() -> Given:
+    """Windows of 11 by 4, of which those with less than a stride are left out."""
+    s = SIZES | NETWORK | {"num_layers": 3, "mlp_mult": 2, "train_seq_len": 11, "bigram_vocab_size": 0}
+    record, twin = "2026-03-20_10L_Int5MLP_MuonWD04_SWA50", {"reference": 0, "slope": 0.0, "length": 11}
+    a = {"function": "eval_val_sliding", "stride": 4, "batch_seqs": 3}
+    tokens = ids(s, (55,), draws("sliding tokens"))
+    return scored("sliding", record, s, twin, a, tokens, skip_weights=(1, WIDTH), smear__gate=(WIDTH,))
+
+
+def own_documents_in_rows() -> Given:
+    """Three sequences of 13 in a row, cut at documents and at 13; rows that are not full are dropped."""
+    s = SIZES | LATE | {"num_layers": 3, "xsa_last_n": 2, "rope_dims": 2, "train_seq_len": 13}
+    s |= {"eval_seq_len": 13, "val_batch_tokens": 8 * 13 * 3, "parallel_start_layer": 0, "rope_yarn": False}
+    tokens = ids(s, (100,), draws("row tokens"))
+    tokens[tokens == 1] = 2
+    opens = [0, 5, 6, 30, 41, 77, 90]
+    tokens[opens] = 1
+    twin, a = {"reference": 0, "slope": 0.5, "length": 13}, {"function": "eval_val", "bos_at": opens}
+    parts = {"skip_weights": (1, WIDTH), "skip_gates": (1, WIDTH)}
+    parts |= {"parallel_resid_lambdas": (3, 2), "parallel_post_lambdas": (3, 2, 2)}
+    record = "2026-04-10_VarLenAttn"
+    return scored("rows", record, s, twin, a, tokens, banked=True, **parts)
+
+
+def calibrated(name: str, record: str, settings: Facts, twin: Facts, **parts: Any) -> Given:
+    draw = draws(name)
+    tensors = drawn(shapes(settings, **parts), draw) | {"tokens": ids(settings, (3, 2, 10), draw)}
+    a = {"n_batches": 3, "batch": 2, "seq": 9}
+    facts = {"kind": "hessian", "record": record, "settings": settings, "twin": twin, "arguments": a}
+    return facts, tensors
+
+
+def own_hessian_damped() -> Given:
+    """Moments that are damped as they are collected, of texts whose last token is a target alone."""
+    s = SIZES | NETWORK | {"num_layers": 2, "xsa_last_n": 1, "rope_dims": 4, "train_seq_len": 2048}
+    record = "2026-03-25_ValCalib_GPTQ_XSA_BigramHash3072"
+    twin, parts = (
+        {"reference": 1024, "slope": 0.5, "damping": 0.01},
+        {"skip_weights": (1, WIDTH), "smear__gate": (WIDTH,)},
+    )
+    return calibrated("damped", record, s, twin, banked=True, **parts)
+
+
+def own_hessian_of_a_loop() -> Given:
+    """Plain moments of a layer that is passed three times."""
+    s = SIZES | LATE | {"num_layers": 3, "num_loops": 2, "loop_end": 1, "xsa_last_n": 0, "rope_dims": 0}
+    s |= {"train_seq_len": 64}
+    record, twin = (
+        "2026-04-05_SP8192_GPTQ-Embeddings_SDClip_Loop45x2",
+        {"reference": 64, "slope": 0.5, "damping": 0.0},
+    )
+    facts, tensors = calibrated("loop", record, s, twin, skip_weights=(2, WIDTH), skip_gates=(2, WIDTH))
+    facts["arguments"]["looping_active"] = True
+    return facts, tensors
+
+
+def feedback(name: str, record: str, options: Facts, dead: list[int]) -> Given:
+    draw = draws(name)
+    inputs = torch.randn(90, 37, generator=draw) @ (torch.eye(37) + 0.3 * torch.randn(37, 37, generator=draw))
+    inputs[:, dead] = 0
+    weight = 0.4 * torch.randn(11, 37, generator=draw)
+    weight[4] = 0.125
+    a = {"shape": [11, 37], "n_samples": 90, "hessian_divisor": 3, "dead_columns": dead, "kwargs": options}
+    facts = {"kind": "quant_gptq", "record": record, "arguments": a, "twin": {}, "tolerance": FEEDBACK}
+    return facts, {"W": weight, "X": inputs, "H": inputs.T @ inputs / 3}
+
+
+def own_gptq_damping() -> Given:
+    """A fifth of the mean as damping, blocks of 16 columns, int5, two dead columns."""
+    options = {"clip_range": 15, "block_size": 16, "percdamp": 0.2}
+    return feedback("damping", "2026-03-29_Loader_FullGPTQ_XSA11_BigramHash2816", options, [3, 36])
+
+
+def own_gptq_int7() -> Given:
+    """Seven bits at 8.5 deviations in blocks of 10, with a constant row."""
+    options = {"clip_range": 63, "clip_sigmas": 8.5, "block_size": 10}
+    return feedback("int7", "2026-04-29_SmearGateBOSFix_3Seed_1.06141", options, [0])
+
+
+def own_int6_floored() -> Given:
+    """int6 to the row's maximum, one more code below zero, no step below 1/31."""
+    draw, sizes = draws("floored"), [[7, 33], [3, 2], [19]]
+    tensors = {f"t.{i}": (0.5 + i) * torch.randn(size, generator=draw) for i, size in enumerate(sizes)}
+    tensors["t.0"][2] = 0
+    a = {"function": "quantize_int6_per_row", "shapes": sizes}
+    record = "2026-03-21_11L_XSA4_EMA_PartialRoPE_LateQAT_1.1248"
+    tolerance = {"out.q.*": "0.1 % of codes", "out.scale.*": {"rel": 1e-3}}
+    return {
+        "kind": "quant_tensor",
+        "record": record,
+        "arguments": a,
+        "twin": {},
+        "tolerance": tolerance,
+    }, tensors
+
+
+def own_fake_int8_without_floor() -> Given:
+    """int8 while training, with steps as small as the rows are."""
+    draw, a = draws("fake"), {"function": "CastedLinear", "shape": [9, 31]}
+    record, tolerance = "2026-03-19_MLP3x_QAT_Int6_SlidingWindow", {"out.*": {"abs": 1e-5, "rel": 1e-5}}
+    facts = {"kind": "fake_quant", "record": record, "arguments": a, "twin": {}, "tolerance": tolerance}
+    return facts, {"W": 0.01 * torch.randn(9, 31, generator=draw), "G": torch.randn(9, 31, generator=draw)}
+
+
+def own_schedule_floor() -> Given:
+    """The last 0.6 of 70 ms, never below a tenth."""
+    points = [[0, 0.0], [3, 27.999], [3, 28.0], [9, 41.5], [17, 69.0], [18, 70.0], [19, 99.0]]
+    record = "2026-04-05_SP8192_GPTQ-Embeddings_SDClip_Loop45x2"
+    facts = {"kind": "schedule", "record": record, "settings": RATES, "twin": {}}
+    facts |= {"arguments": {"points": points, "momentum_steps": [0, 1, 3, 4, 9]}}
+    return facts | {"tolerance": {"everything": {"rel": 1e-12}}}, {}
+
+
+def own_groups_forgotten() -> Given:
+    """The split of a factored, untied model: two projections are in no group."""
+    s = SIZES | LATE | RATES | {"tie_embeddings": False, "embedding_dim": 18, "num_loops": 2}
+    s |= {"muon_row_normalize": False, "xsa_last_n": 5, "rope_dims": 16, "train_seq_len": 64}
+    named = shapes(s, skip_weights=(4, WIDTH), skip_gates=(4, WIDTH), embed_proj__weight=(WIDTH, 18))
+    named |= {"head_proj.weight": (18, WIDTH), "lm_head.weight": (41, 18)}
+    record = "2026-04-05_SP8192_GPTQ-Embeddings_SDClip_Loop45x2"
+    twin = {"names": {name: len(shape) for name, shape in named.items()}}
+    return {"kind": "optimizer_groups", "record": record, "settings": s, "arguments": {}, "twin": twin}, {}
+
+
+def own_steps_by_the_clock() -> Given:
+    """Four steps of two sequences of 7 with rows at length 1, decay, clipping and a clock."""
+    s = SIZES | LATE | RATES | {"num_layers": 3, "xsa_last_n": 3, "rope_dims": 2}
+    s |= {"train_seq_len": 64}
+    draw = draws("steps")
+    tensors = drawn(shapes(s, skip_weights=(1, WIDTH), skip_gates=(1, WIDTH)), draw)
+    tensors["tokens"] = ids(s, (4, 2, 8), draw)
+    a = {"batch": 2, "seq": 7, "n_steps": 4, "elapsed_ms": [0, 13, 29, 55]}
+    record, twin = "2026-04-05_SP8192_GPTQ-Embeddings_SDClip_Loop45x2", {"reference": 64, "slope": 0.5}
+    facts = {"kind": "training_steps", "record": record, "settings": s, "arguments": a, "twin": twin}
+    return facts | {"tolerance": STEPS}, tensors
+
+
+CASES: dict[str, Callable[[], Given]] = {
+    name: case for name, case in list(globals().items()) if name.startswith("own_")
+}

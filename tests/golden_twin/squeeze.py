@@ -1,0 +1,56 @@
+"""Rounding, error feedback and moments, written out column by column in float64."""
+
+import torch
+from torch import Tensor
+
+
+def half(x: Tensor) -> Tensor:
+    """Through float16 and back."""
+    return x.half().double()
+
+
+def rounded(weight: Tensor, steps: Tensor, low: int, high: int) -> Tensor:
+    """Nearest codes, row by row; zeros where the step is zero."""
+    codes = torch.zeros_like(weight)
+    for r, step in enumerate(steps):
+        if step > 0:
+            codes[r] = (weight[r] / step).round().clamp(low, high)
+    return codes
+
+
+def gptq(weight: Tensor, moments: Tensor, steps: Tensor, largest: int, damping: float) -> Tensor:
+    """Codes with error feedback: the inverse is taken anew for the columns still to come, one by one."""
+    rows, columns = weight.shape
+    hessian = moments.clone()
+    dead = [c for c in range(columns) if hessian[c, c] == 0]
+    for c in dead:
+        hessian[c, c] = 1
+    hessian += damping * hessian.diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    order = sorted(range(columns), key=lambda c: -float(hessian[c, c]))
+    left = weight.clone()
+    left[:, dead] = 0
+    codes = torch.zeros_like(weight)
+    for place, c in enumerate(order):
+        rest = order[place:]
+        inverse = torch.linalg.inv(hessian[rest][:, rest])
+        for r in range(rows):
+            if steps[r] > 0:
+                codes[r, c] = (left[r, c] / steps[r]).round().clamp(-largest, largest)
+        error = left[:, c] - codes[:, c] * steps
+        left[:, rest] -= error[:, None] * inverse[0] / inverse[0, 0]
+    return codes
+
+
+def error_under(weight: Tensor, codes: Tensor, steps: Tensor, moments: Tensor) -> float:
+    """tr(E H E^T) of the rounding error."""
+    error = weight - codes * steps[:, None]
+    return float((error @ moments * error).sum())
+
+
+def clip_at(weight: Tensor, share: float) -> Tensor:
+    """The size that this share of a row does not exceed, linear between two of them."""
+    sizes = weight.abs().sort(1).values
+    place = float(torch.tensor(share, dtype=torch.float32)) * (sizes.shape[1] - 1)
+    low = min(int(place), sizes.shape[1] - 1)
+    high = min(low + 1, sizes.shape[1] - 1)
+    return sizes[:, low] + (place - low) * (sizes[:, high] - sizes[:, low])
