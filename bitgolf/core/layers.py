@@ -257,7 +257,8 @@ class TwoLanes(Residual):
 
     What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
         where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
-        first of these layers too; the mean (or one) leaves.
+        first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
+        an earlier layer that a loop comes back to passes the lanes on.
     Source: record 2026-03-31, PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
     Cost: 6 weights a layer; a second stream in memory.
     Not for: gains of more than 0.002 bpb (one seed).
@@ -274,9 +275,10 @@ class TwoLanes(Residual):
         }
 
     def layer(self, x: Any, block: Block, context: Context) -> Any:
-        index = block.attn.layer
-        if index < self.first:
-            return super().layer(x, block, context)
+        index, memory = block.attn.layer, context.memory
+        memory["stops"] = memory.get("stops", -1) + 1
+        if index < self.first or self.taken_later(context):
+            return x if isinstance(x, tuple) else super().layer(x, block, context)
         read, write = self.lanes(x)
         a = block.attn_scale.to(read.dtype) * block.attended(block.mixed(read, context), context)
         m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
@@ -285,9 +287,15 @@ class TwoLanes(Residual):
         read = keep[0] * read + post[0, 0] * a + post[1, 0] * m
         return read, keep[1] * write + post[0, 1] * a + post[1, 1] * m
 
+    def taken_later(self, context: Context) -> bool:
+        """Whether a skip takes the output of the stop that is being passed."""
+        root, memory = context.root, context.memory
+        visits = root.training_visits if root.training else root.scoring_visits
+        return any(visit.source == memory["stops"] for visit in visits)
+
     def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
         if layer < self.first:
-            return join(x)
+            return x if isinstance(x, tuple) else join(x)
         read, write = self.lanes(x)
         return join(read), write
 

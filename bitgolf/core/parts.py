@@ -123,7 +123,7 @@ class Context(NamedTuple):
     attention: str
     sight: Sight
     root: Any  # the model, which holds the tensors that layers share
-    memory: dict[str, Tensor]  # what one layer leaves for later ones
+    memory: dict[str, Any]  # what one layer leaves for later ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

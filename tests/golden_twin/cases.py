@@ -124,8 +124,20 @@ def forward(
 
 def own_model_lanes_in_loop() -> Given:
     """Two lanes after a loop, sparse gates, a smear that stops at BOS, NTK, one key head."""
-    s = SIZES | LATE | {"num_layers": 6, "num_loops": 1, "xsa_last_n": 4, "rope_dims": 4, "train_seq_len": 9}
-    s |= {"rope_yarn": True, "parallel_start_layer": 4, "parallel_final_lane": "mean", "vocab_size": 7}
+    s = (
+        SIZES
+        | LATE
+        | {
+            "num_layers": 6,
+            "num_loops": 1,
+            "loop_start": 2,
+            "loop_end": 4,
+            "xsa_last_n": 4,
+            "rope_dims": 4,
+            "train_seq_len": 9,
+        }
+    )
+    s |= {"rope_yarn": True, "parallel_start_layer": 3, "parallel_final_lane": "mean", "vocab_size": 7}
     s |= {"smear_gate_enabled": True, "gate_window": 3, "sparse_attn_gate_enabled": True}
     s |= {"sparse_attn_gate_scale": 0.5}
     parts: dict[str, Any] = {f"blocks__{i}__attn__attn_gate_w": (5, 3) for i in range(6)}

@@ -157,6 +157,8 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
         row, two = place - first, place >= first and how.get("lanes", layers) <= i
         if two and lanes is None:
             lanes = [x, x]
+        if lanes and not two:  # an earlier layer that the loop comes back to: nothing happens
+            continue
         if 0 <= row < len(kept):
             skip = weights["skip_weights"][row] * kept[first - 1 - row]
             into = lanes[0] if lanes else x
