@@ -8,9 +8,9 @@ import torch
 from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.schedule import Constant, Schedule, WarmdownFraction
+from bitgolf.core.schedule import Constant, Schedule, WarmdownClock, WarmdownFraction
 from bitgolf.core.train import TrainPlan
-from bitgolf.lab.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, walk
+from bitgolf.lab.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
 
 MODEL = ModelPlan(vocabulary_size=1024, layers=2, width=64, heads=4, kv_heads=2)
 
@@ -86,3 +86,20 @@ def test_rows_of_a_matrix_are_as_long_whatever_its_width():
         proj = ExpectedWeights(recipe).draw("blocks.0.attn.proj.weight", 16_384)
         sizes.append(float(proj.square().sum(1).mean().sqrt()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+def test_a_walk_follows_the_clock_that_ends_it():
+    """By steps alone the warm-down of 1,200 would begin at a sixth of the rate and end at none."""
+    rule = AdamRule(lr=0.01)
+    counted = training(200, schedule=WarmdownClock(warmdown_steps=1200)).but(
+        {"train.train_seconds": 600.0, "train.step_seconds": 1.04}
+    )
+    scales = [(600 - 1.04 * step) / (1200 * 1.04) if step else 1.0 for step in range(200)]
+    expected = ADAM_WALK * 0.01 * math.sqrt(sum(scale**2 for scale in scales))
+    assert walk(counted, rule).length == pytest.approx(expected, rel=1e-6)
+    known = counted.but({"train.step_seconds": 0.0, "train.steps": 20_000, "train.expected_steps": 500})
+    assert likely_steps(known.train) == 500 and likely_steps(counted.train) == 200
+    assert likely_steps(counted.train.but(steps=20_000)) == 577
+    scales = [min(1.0, (600 - 1.2 * step) / (1200 * 1.2)) if step else 1.0 for step in range(0, 500, 3)]
+    expected = ADAM_WALK * 0.01 * math.sqrt(3 * sum(scale**2 for scale in scales))
+    assert walk(known, rule).length == pytest.approx(expected, rel=1e-6)
