@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
+from bitgolf.core.codec import Brotli, Deflate, Lzma, Zstd
 from bitgolf.core.embed import BigramHash, SmearGate
 from bitgolf.core.errors import PlanError
 from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
@@ -27,8 +28,9 @@ from bitgolf.core.optim import AdamRule, MuonRule
 from bitgolf.core.plan import Plan, field_types
 from bitgolf.core.position import AttentionWindow, NoPosition, Rope
 from bitgolf.core.recipe import Recipe
-from bitgolf.core.route import GatedSkips, Looped, Once, USkips
+from bitgolf.core.route import GatedSkips, Looped, Once, Plain, USkips
 from bitgolf.core.schedule import Constant, WarmdownClock, WarmdownFraction
+from bitgolf.core.start import OrthogonalStart, UniformStart
 from bitgolf.core.train import Stage
 from bitgolf.core.values import ValueEmbedding, ValueResidual
 from bitgolf.core.windows import Chunked, Sliding
@@ -39,11 +41,16 @@ OTHER_NAMES = {
     "ADAM_WEIGHT_DECAY": "ADAM_WD",
     "ATTN_OUT_GATE_ENABLED": "GATE_ATTN_OUT",
     "ATTN_OUT_GATE_SRC": "GATE_ATTN_SRC",
+    "BIGRAM_HASH_BUCKETS": "BIGRAM_VOCAB_SIZE",
+    "BIGRAM_HASH_DIM": "BIGRAM_DIM",
     "GRAD_CLIP": "GRAD_CLIP_NORM",
     "MUON_WEIGHT_DECAY": "MUON_WD",
     "PARTIAL_ROPE_DIMS": "ROPE_DIMS",
     "QAT": "QAT_ENABLED",
+    "QAT_LATE_THRESHOLD": "LATE_QAT_THRESHOLD",
     "SMEAR_GATE_ENABLED": "SMEAR_GATE",
+    "SWA": "SWA_ENABLED",
+    "SWA_THRESHOLD": "SWA_START_FRAC",
     "WEIGHT_DECAY": "MUON_WD",
 }
 
@@ -62,6 +69,7 @@ SETTINGS = {
     "TIE_EMBEDDINGS": "model.tied",
     "TRAIN_BATCH_TOKENS": "train.batch_tokens",
     "TRAIN_LOG_EVERY": "train.log_steps",
+    "VAL_MAX_TOKENS": "score.limit_tokens",
     "VOCAB_SIZE": "model.vocabulary_size",
     "WARMUP_STEPS": "train.priming_steps",
 }
@@ -76,6 +84,7 @@ class Further(NamedTuple):
 
 
 FURTHER = {
+    "COMPRESSOR": Further(str, ("pack.codec",)),
     "EMBEDDING_DIM": Further(int, ("model.embedding_width",)),
     "EVAL_SEQ_LEN": Further(int, ("score.windows.length",), (Chunked, Sliding)),
     "EVAL_STRIDE": Further(int, ("score.windows.stride",), (Sliding,)),
@@ -86,7 +95,10 @@ FURTHER = {
     "ROPE_TRAIN_SEQ_LEN": Further(int, ("model.position.reference_length",), (Rope,)),
     "ROPE_YARN": Further(bool, ("model.position.reference_length",), (Rope,)),
     "SEED": Further(int, ()),
+    "SLIDING_WINDOW_ENABLED": Further(bool, ("score.windows",), (Sliding,)),
+    "TORCH_COMPILE": Further(bool, ("backend.compile",)),
     "TRAIN_SEQ_LEN": Further(int, ("data.sequence_length", "score.windows.length")),
+    "USE_ZSTD": Further(bool, ("pack.codec",)),
 }
 
 ADAM = ("embedding", "head", "rest")
@@ -113,7 +125,9 @@ RATES = {
 
 # Values that mean something else than they say.
 MEANINGS: dict[str, dict[Any, Any]] = {
+    "COMPRESSOR": {"brotli": Brotli(), "lzma": Lzma(), "zlib": Deflate(), "zstd": Zstd()},
     "GATE_ATTN_SRC": {"proj": "input", "q": "queries"},
+    "USE_ZSTD": {False: Deflate(), True: Zstd()},
     "WD_TAPER_START_FRAC": {0.0: 1.0},
 }
 FIRST_LAYER_IS_0 = ("PARALLEL_RESIDUAL_START",)  # where -1 is off and 0 is not
@@ -172,7 +186,7 @@ class Switched:
 # In a slot that is a tuple, techniques stand in the order of this list, which is that of the public code.
 SWITCHED = (
     Switched(
-        "model.embed", BigramHash(), on=("BIGRAM_VOCAB_SIZE",),
+        "model.embed", BigramHash(), on=("BIGRAM_VOCAB_SIZE", "BIGRAM_HASH"),
         fields={"BIGRAM_VOCAB_SIZE": "buckets", "BIGRAM_DIM": "dimension"},
     ),
     Switched(
@@ -229,6 +243,8 @@ SWITCHED = (
         },
         without=Once(),
     ),
+    Switched("model.start", OrthogonalStart(), on=("ORTHO_INIT",), without=UniformStart()),
+    Switched("model.route", USkips(), on=("UNET_SKIPS",), without=Plain()),
     Switched("model.route", GatedSkips(), on=("SKIP_GATES_ENABLED",), without=USkips()),
     Switched(
         "model.objective", MultiToken(), on=("MTP_NUM_HEADS",),
@@ -279,42 +295,65 @@ SWITCHED = (
     ),
 )  # fmt: skip
 
+# Known variables that change nothing here: what to give in their place, or that it is not built.
 LATER = {
-    "*_CLIP_SIGMAS": "not here yet: SDClip by kind of tensor; a rule of quantize.rules can have SdClip",
+    "*_CLIP_SIGMAS": "set in quantize.rules: SdClip and Gptq have sigmas, each rule its own",
     "APPEND_EOS": "not a setting here: documents open with BOS and have no EOS",
-    "CONTROL_TENSOR_NAME_PATTERNS": "not a setting here: optim.rows and quantize.rules have patterns",
-    "COMPRESSOR": "not here yet: the record's compressors; pack.codec chooses one",
-    "DATA_DIR": "not a setting of the recipe: give the dataset with --data",
-    "DATA_PATH": "not a setting of the recipe: give the dataset with --data",
-    "DISABLE_LAYER0_ATTN": "not here yet: a first layer without attention",
-    "DTG_ENABLED": "not here yet: a gate over what a whole layer changed",
-    "EMBED_BITS": "not here yet: bits by kind of tensor; each rule of quantize.rules has a grid of its own",
-    "ETLB_*": "not here yet: a logit bias fitted while scoring, which is disputed",
-    "GATED_ATTENTION": "not here yet: the output gate with a bias of 4; GATED_ATTN_ENABLED has none",
-    "GATED_ATTN_QUANT_GATE": "not here yet: gates at 8 bits",
-    "GLOBAL_TTT_*": "not here yet: test-time training of all weights",
-    "GPTQ_*": "not here yet: quantization with error feedback (GPTQ)",
-    "INT4_LAYERS": "not here yet: a coarser grid for some layers",
-    "INT4_STEP": "not here yet: a coarser grid for some layers",
-    "INT6_SCALE_*": "not here yet: one scale for several rows",
-    "LQER_*": "not here yet: a correction of low rank for the rounding error (LQER)",
-    "MATRIX_BITS": "not here yet: bits by kind of tensor; each rule of quantize.rules has a grid of its own",
-    "MIXED_KEEP_FLOAT_PATTERNS": "not a setting here: quantize.rules says which tensors stay floats",
-    "N_INT6_LAYERS": "not here yet: bits chosen by sensitivity",
-    "PHASED_TTT_*": "not here yet: test-time training in phases",
-    "RECUR_*": "not here yet: recurrence with an MLP of its own in each pass; NUM_LOOPS repeats whole layers",
-    "REPEAT_UNTIE_MLP": "not here yet: recurrence with an MLP of its own in each pass",
-    "ROPE_TYPE": "not here yet: the ramp of YaRN; ROPE_YARN rescales the base",
-    "RUN_ID": "not a setting of the recipe: give the run folder with --out",
-    "SEQ_LEN_START": "not here yet: short sequences first; train.stages sets them",
-    "SEQ_SCHEDULE_FRACTION": "not here yet: short sequences first; train.stages sets them",
-    "TARGET_MB": "not here yet: pruning until the artifact fits",
-    "TOKENIZER_PATH": "not a setting of the recipe: the tokenizer is that of the dataset",
-    "TTT_*": "not here yet: test-time training",
-    "VAL_BATCH_SIZE": "not here yet: validation during training; score.batch_tokens is the size of a pass",
-    "VAL_LOSS_EVERY": "not here yet: validation during training",
-    "YARN_MAX_LEN": "not here yet: the ramp of YaRN",
+    "AUTO_RESCUE_*": "not built: floats beside the codes of some rows; Keep in quantize.rules keeps tensors",
+    "CONTROL_TENSOR_NAME_PATTERNS": "set in optim.rows and quantize.rules, which have patterns",
+    "CURRICULUM": "set by --set: data.order",
+    "DISABLE_LAYER0_ATTN": "not built: a first layer without attention",
+    "DOC_ISOLATED_EVAL": "set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))",
+    "DTG_ENABLED": "not built: a gate over what a whole layer changed",
+    "EMBED_BITS": "set in quantize.rules: each rule has a grid of its own",
+    "ENABLE_TTT_EVAL": "not built: test-time training",
+    "ETLB_*": "not built: a logit bias fitted while scoring, which is disputed",
+    "FP16_EMBED_EXPORT": "set in quantize.rules: Keep(dtype=float16) for tok_emb.weight",
+    "GATED_ATTENTION": "not built: the output gate with a bias of 4; GATED_ATTN_ENABLED has none",
+    "GATED_ATTN_QUANT_GATE": "set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits",
+    "GLOBAL_TTT_*": "not built: test-time training of all weights",
+    "GPTQ_*": "set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration",
+    "INT4_LAYERS": "set in quantize.rules: CoarseCodes for the patterns of some layers",
+    "INT4_STEP": "set in quantize.rules: CoarseCodes has the step",
+    "INT6_SCALE_*": "set in quantize.rules: Grid(per=RowGroups(rows=8))",
+    "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS": "set in quantize.rules: Keep(dtype=float32) for patterns",
+    "LATE_K_FP16": "set in quantize.rules: Keep(dtype=float16) for the keys of the last layer",
+    "LORA_*": "not built: low-rank weights of each pass through shared layers",
+    "LQER_*": "set in quantize.rules: LowRank(quantizer=..., rank=4) for the patterns that it should correct",
+    "MATRIX_BITS": "set in quantize.rules: each rule has a grid of its own",
+    "MIXED_KEEP_FLOAT_PATTERNS": "set in quantize.rules, which say what stays floats",
+    "N_INT6_LAYERS": "set in quantize.rules: a grid for the patterns of some layers; the packer chooses by "
+    "sensitivity",
+    "OUTLIER_*": "not built: a penalty on the kurtosis of activations",
+    "PHASED_TTT_*": "not built: test-time training in phases",
+    "PRUNE_PCT": "not built: the smallest weights set to zero; RateAware rounds by what a code costs",
+    "QAT_BITS": "set by --set: noise.rules has the grid of the noise",
+    "QAT_MATRIX_*": "set by --set: noise.rules has the grid and the clipping of the noise",
+    "QAT_MIN_SECONDS": "set by --set: noise.from_progress says when the noise begins",
+    "QAT_WARMUP_STEPS": "set by --set: noise.from_progress says when the noise begins",
+    "QUANT_BITS": "set in quantize.rules: each rule has a grid of its own",
+    "READOUT_*": "not built: a readout of every pass",
+    "RECUR_*": "not a variable here: model.recurrence repeats layers, as NUM_LOOPS does",
+    "REPEAT_UNTIE_MLP": "not a variable here: set model.recurrence",
+    "ROPE_TYPE": "not built: the ramp of YaRN; ROPE_YARN rescales the base",
+    "SEQ_LEN_START": "set by --set: train.stages has a sequence length",
+    "SEQ_SCHEDULE_FRACTION": "set by --set: train.stages has a sequence length and an end",
+    "TARGET_MB": "not a variable here: bitgolf fit fills a budget of bytes",
+    "TEMP_CAL_*": "not built: a temperature fitted on validation text, which is disputed",
+    "TIER2_MODE": "not a variable here: give the settings of the short run themselves",
+    "TTT_*": "not built: test-time training",
+    "USE_PASS_READOUT": "not built: a readout of every pass",
+    "YARN_MAX_LEN": "not built: the ramp of YaRN",
 }
+OFF = ("", "0", "0.0", "none", "off")  # at which such a variable asks for nothing
+
+# Where files are, how the machine is used, what is logged; MUON_BETA2 is read by the scripts and never used.
+IGNORED = (
+    "DATA_DIR", "DATA_PATH", "DEVICE", "EVAL_BATCH_SEQS", "LOCAL_RANK", "MUON_BETA2", "OUTLIER_LOG_EVERY",
+    "OUTLIER_PROBE_LAYERS", "RANK", "RUN_ID", "TOKENIZER_PATH", "TRAIN_FILES", "USE_FA3", "VAL_BATCH_SIZE",
+    "VAL_BATCH_TOKENS", "VAL_FILES", "VAL_LOSS_EVERY", "WORLD_SIZE",
+)  # fmt: skip
+WHY_IGNORED = "describes the machine, its files or the log: ignored (--data names the text, --out the run)"
 
 
 def is_on(name: str, value: Any) -> bool:
@@ -345,5 +384,5 @@ SWITCHES = {name for one in SWITCHED for name in one.on}
 
 
 def later(name: str) -> str | None:
-    """What a known variable is about that changes nothing here; None for any other name."""
+    """What to give in place of a known variable that changes nothing here; None for any other name."""
     return next((what for pattern, what in LATER.items() if fnmatch.fnmatchcase(name, pattern)), None)

@@ -26,7 +26,7 @@ from bitgolf.core.values import ValueEmbedding
 from bitgolf.lab.budget import packed_size
 from bitgolf.lab.find import find_recipe, recipe_names
 from bitgolf.lab.flatten import literal, plans_in
-from bitgolf.lab.public_names import KINDS, LATER, OTHER_NAMES
+from bitgolf.lab.public_names import IGNORED, KINDS, LATER, OTHER_NAMES
 from bitgolf.lab.single_settings import SINGLE_SETTINGS
 from bitgolf.lab.source import CORE_FOLDER
 from bitgolf.lab.variables import places, variables_at, variables_of
@@ -342,6 +342,8 @@ def _variables_table() -> Iterator[str]:
     yield "Known, and refused unless they are off:"
     yield ""
     yield from (f"- `{name}`: {what}" for name, what in LATER.items())
+    yield ""
+    yield f"Ignored, for they describe the machine, its files or the log: {_codes(IGNORED)}."
 
 
 def _codes(names: typing.Iterable[str]) -> str:

@@ -19,13 +19,16 @@ from bitgolf.core.windows import Chunked, PerDocument, Sliding, Windows
 from bitgolf.lab.public_names import (
     FIRST_LAYER_IS_0,
     FURTHER,
+    IGNORED,
     KINDS,
     MEANINGS,
+    OFF,
     OTHER_NAMES,
     RATES,
     SETTINGS,
     SWITCHED,
     SWITCHES,
+    WHY_IGNORED,
     Given,
     Switched,
     is_on,
@@ -37,8 +40,8 @@ DEFAULT_SEED = 1337
 
 
 def known_names() -> list[str]:
-    """Every variable that changes something here, by all its names."""
-    return sorted((*KINDS, *OTHER_NAMES))
+    """Every variable that has a meaning here, by all its names."""
+    return sorted((*KINDS, *OTHER_NAMES, *IGNORED))
 
 
 def parse_variables(texts: Sequence[str]) -> dict[str, str]:
@@ -59,7 +62,7 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
 def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     """The recipe as the public variables change it, all of them together. SEED changes no recipe.
 
-    Raises PlanError with all problems: unknown variables, techniques that are not here yet, values of another
+    Raises PlanError with all problems: unknown variables, techniques that are not built, values of another
     type, variables that would change nothing, and settings that do not fit.
     """
     given, problems = read_variables(variables)
@@ -88,13 +91,15 @@ def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     problems = []
     for name, text in variables.items():
         first = OTHER_NAMES.get(name, name)
+        if name in IGNORED:
+            continue
         if first not in KINDS:
             what = later(first)
             if what is None:
                 hint = nearest(name.upper(), known_names())
                 hint = hint if hint.startswith("did") else "`bitgolf techniques` names the variables"
                 problems.append(f"{name}: unknown variable; {hint}")
-            elif text not in ("", "0"):
+            elif text.lower() not in OFF:
                 problems.append(f"{name}: known, but {what}")
             continue
         try:
@@ -193,6 +198,13 @@ def _further(recipe: Recipe, slots: Mapping[str, Any], given: Given) -> dict[str
     changes: dict[str, Any] = {}
     if given.get("NO_COMPILE"):
         changes["backend.compile"] = False
+    if "TORCH_COMPILE" in given:
+        changes["backend.compile"] = given["TORCH_COMPILE"]
+    if given.get("COMPRESSOR", given.get("USE_ZSTD")) != given.get("USE_ZSTD", given.get("COMPRESSOR")):
+        return _refuse("COMPRESSOR and USE_ZSTD name two compressors; give one of them")
+    for name in ("COMPRESSOR", "USE_ZSTD"):
+        if name in given:
+            changes["pack.codec"] = given[name]
     if "MLP_MULT" in given:
         changes |= {"model.mlp_multiplier": given["MLP_MULT"], "model.mlp_hidden": 0}
     if "MLP_HIDDEN" in given:
@@ -219,6 +231,10 @@ def _windows(recipe: Recipe, length: int, given: Given) -> dict[str, Any]:
     follows = windows.length == recipe.data.sequence_length or "EVAL_SEQ_LEN" in given
     wanted = given.get("EVAL_SEQ_LEN") or (length if follows else windows.length)
     stride = given.get("EVAL_STRIDE", windows.stride if isinstance(windows, Sliding) else 0)
+    if not given.get("SLIDING_WINDOW_ENABLED", True):
+        stride = 0
+    elif "SLIDING_WINDOW_ENABLED" in given and not stride:
+        return _refuse("SLIDING_WINDOW_ENABLED: the recipe has no stride; give EVAL_STRIDE too")
     try:
         changed: Windows = Sliding(length=wanted, stride=stride) if stride > 0 else Chunked(length=wanted)
         if type(changed) is type(windows):
@@ -322,14 +338,19 @@ def _held(one: Switched, field: str, recipe: Recipe) -> Any:
 def variable_rows(
     before: Recipe, after: Recipe, variables: Mapping[str, str]
 ) -> list[tuple[str, str, str, Any, Any]]:
-    """What the variables did, for people: name, value, setting, before, after."""
+    """What the variables did, for people: name, value, setting, before, after; one row for all ignored."""
     rows: list[tuple[str, str, str, Any, Any]] = []
+    ignored = [name for name in variables if name in IGNORED]
     for name, text in variables.items():
+        if name in ignored:
+            continue
         if later(name):
             rows.append((name, text, "off here too", None, None))
             continue
         found = [(name, text, p.words, p.look(before), p.look(after)) for p in places(name, variables)]
         rows += [row for row in found if row[3] != row[4]] or found[:1]
+    if ignored:
+        rows.append((", ".join(ignored), "", WHY_IGNORED, None, None))
     if len(before.optim.rows) != len(after.optim.rows):
         was, is_now = (f"{len(recipe.optim.rows)} rows" for recipe in (before, after))
         rows.append(("", "", "optim.rows, for new parameters", was, is_now))
