@@ -80,7 +80,7 @@ class Tokenizer:
         self.leading_space = np.zeros(LARGEST_VOCABULARY, bool)
         self.boundary = np.ones(LARGEST_VOCABULARY, bool)
         size = self.vocabulary_size
-        if self.lossless:
+        if self.lossless:  # the bytes of the text; the public rule can count more: lab/public_bytes.py
             self.base_bytes[:size] = [len(self.piece(token)) for token in range(size)]
             self.boundary[:size] = self.base_bytes[:size] == 0
             return
@@ -145,6 +145,11 @@ class Tokenizer:
     def identity(self) -> str:
         """Hex SHA-256 of the content before compression: the same on machines with another lzma."""
         return hashlib.sha256(bytes([self._kind]) + self._body).hexdigest()
+
+    @property
+    def model_file(self) -> bytes:
+        """The SentencePiece model that it was made from; empty for one trained here."""
+        return self._body if self._kind == MODEL_FILE_KIND else b""
 
     def encode(self, document: bytes) -> np.ndarray:
         """Ids (uint16) of one document, without BOS."""

@@ -27,6 +27,7 @@ from bitgolf.lab.charts import sparkline, trimmed
 from bitgolf.lab.faults import ended
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten
+from bitgolf.lab.public_bytes import public_rule
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
 from bitgolf.lab.room import room
 from bitgolf.lab.script import script_of
@@ -396,6 +397,7 @@ def score(
     scores, dtype = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     size = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), "dtype": dtype}
+    facts |= public_rule(unpacked.tokenizer, scores)
     screen.close(facts, as_json=as_json)
 
 
