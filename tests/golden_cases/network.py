@@ -196,5 +196,5 @@ def bank_members(case: Case, bank: str) -> list[str]:
         return []
     layers = case.settings["num_layers"]
     count = layers if bank.startswith("mlp_") else 2 * layers
-    alone = unbanked({"mlp_up_bank": torch.zeros(layers, 1), bank: torch.zeros(count, 1)})
+    alone = unbanked({"mlp_up_bank": torch.zeros(layers, 1, 1), bank: torch.zeros(count, 1, 1)})
     return [name for name in alone if bank == "mlp_up_bank" or ".mlp.fc." not in name]
