@@ -125,7 +125,7 @@ def test_the_verb(bitgolf, folder, dataset, tmp_path):  # noqa: F811
     facts = json.loads(out)
     assert code == 0 and [line["name"] for line in facts["tables"]] == ["float", "int8", "gptq-int4"]
     code, out, _ = bitgolf(*words, "--compare", "int6")
-    assert code == 0 and "bits per" in out and "KL" in out and "chunked 32" in out and "status:" in out
+    assert code == 0 and "(bpb)" in out and "KL" in out and "chunked 32" in out and "status:" in out
     assert "predicted" in out
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     code, out, _ = bitgolf(*words, "--set", "quantize.rules.1.quantizer.grid.bits=4", "--json")

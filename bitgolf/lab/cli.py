@@ -307,7 +307,7 @@ def pack(
         return
     names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
     lines = screen.follow(compare_tables(trained, names))
-    header = ("table", "bytes", "bits per byte", "gap", "+-", "KL", "predicted", "seconds", "alarms")
+    header = ("table", "bytes", "bpb", "gap", "+-", "KL", "predicted", "seconds", "alarms")
     rows = [
         (
             *(line.get(key) for key in ("name", "artifact_bytes", "bits_per_byte")),
@@ -316,7 +316,9 @@ def pack(
         )
         for line in lines
     ]
-    title = f"{trained.recipe.name}: packed again, scored {chunked(trained.recipe).windows.label()}"
+    title = (
+        f"{trained.recipe.name}: packed again; bits per byte (bpb), {chunked(trained.recipe).windows.label()}"
+    )
     screen.table(title, header, rows, as_json=as_json)
     screen.close({"run": str(folder), "status": "ok", "tables": lines}, as_json=as_json)
 
