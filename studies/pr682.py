@@ -11,19 +11,20 @@ from bitgolf.recipes.pr682 import pr682
 from bitgolf.study.design import Study, changed
 
 READING = """\
-Agrees in direction: EMA 0.97 is better, by 0.010, and EMA 0.997 far worse, by 0.75 (published 0.167 better and
-0.41 worse than their own live weights). All features together are worse than EMA alone, by 0.12 (published 0.06).
+Agrees in direction: EMA 0.97 is better, by 0.010, and EMA 0.997 far worse, by 0.75 (published 0.167 better
+and 0.41 worse than their own live weights). All features together are worse than EMA alone, by 0.12
+(published 0.06).
 
-Does not agree in size: the published gain of EMA 0.97 is seventeen times as large, at the same rates, in a model
-four times as wide with nine layers in place of five.
+Does not agree in size: the published gain of EMA 0.97 is seventeen times as large, at the same rates, in a
+model four times as wide with nine layers in place of five.
 
-Does not agree: partial RoPE with LN scale, published as 0.012 better, costs 0.10 here, and so all features lose 0.11
-against the baseline, where 0.17 were gained. The published 0.012 is one pair of runs, and three runs of one training
-there differ by 0.063. Apart, partial RoPE costs 0.07 and LN scale 0.02: the two add up. On top of them the average
-costs 0.01 where it gains 0.01 without them.
+Does not agree: partial RoPE with LN scale, published as 0.012 better, costs 0.10 here, and so all features
+lose 0.11 against the baseline, where 0.17 were gained. The published 0.012 is one pair of runs, and three
+runs of one training there differ by 0.063. Apart, partial RoPE costs 0.07 and LN scale 0.02: the two add
+up. On top of them the average costs 0.01 where it gains 0.01 without them.
 
-The rates are those of the original's clock, 0.57 falling to 0.31 of their value; weight decay is in none of its runs.
-Seconds were measured beside other jobs.
+The rates are those of the original's clock, 0.57 falling to 0.31 of their value; weight decay is in none of
+its runs. Seconds were measured beside other jobs.
 """
 
 
