@@ -145,9 +145,7 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
 def dtype_of(folder: Path) -> str:
     """The number type that a run was trained and scored in, as its result says; empty where none does."""
     path = folder / "result.json"
-    result = read_json(path) if path.is_file() else None
-    dtype = result.get("dtype") if isinstance(result, dict) else None
-    return dtype if isinstance(dtype, str) else ""
+    return read_as(path, Origin).get("dtype", "") if path.is_file() else ""
 
 
 def filling(trained: Trained, budget_bytes: int) -> Trained:

@@ -106,6 +106,7 @@ class Origin(TypedDict, total=False):
     """Where a run's data lies, in its result.json."""
 
     dataset: str
+    dtype: str
 
 
 @STRICT
