@@ -13,7 +13,7 @@ from torch import Tensor
 from bitgolf.core.artifact import Artifact, unpack
 from bitgolf.core.backend import Backend, choose_backend
 from bitgolf.core.errors import BitgolfError, nearest
-from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json
+from bitgolf.core.files import read_tensors, write_bytes, write_json
 from bitgolf.core.fill import FillBudget
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid
