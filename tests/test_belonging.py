@@ -1,6 +1,7 @@
 """Public shards become a dataset only if they are what they say: whose tokens, which split, which order."""
 
 import io
+import os
 import random
 
 import numpy as np
@@ -128,6 +129,16 @@ def test_normalising_tokenizers_get_their_own_shards_back(tmp_path, settings):
     documents = [each + odd.encode() * (place % 9 == 0) for place, each in enumerate(DOCUMENTS * 3)]
     tokenizer = put(tmp_path / "a", model(1, **settings), {"x.bin": documents})
     assert share_returned([tmp_path / "a" / "x.bin"], tokenizer) > 0.97
+
+
+def test_a_pipe_for_a_shard_or_a_model_is_not_waited_for(tmp_path):
+    for name, message in (("val_0.bin", "not a regular file"), ("tok.model", "tok.model: not a file")):
+        folder = tmp_path / name[:3]
+        put(folder, model(1), SPLITS)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match=message):
+            build(folder)
 
 
 def test_unknown_tokens_are_counted_before_training(tmp_path):

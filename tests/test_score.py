@@ -20,7 +20,6 @@ class Bytes:
 
     bos = BOS
     lossless = True
-    unknown = -1
 
     def token_bytes(self, targets, previous):
         return (np.asarray(targets) < BOS).astype(np.int64)
@@ -147,7 +146,7 @@ def test_every_byte_of_a_real_text_is_accounted_for():
 
 def lossy_bytes(bos: int = BOS) -> Bytes:
     tokenizer = Bytes()
-    tokenizer.lossless, tokenizer.bos = False, bos
+    tokenizer.lossless, tokenizer.bos, tokenizer.unknown = False, bos, -1
     return tokenizer
 
 

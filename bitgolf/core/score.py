@@ -167,7 +167,7 @@ def scoring(
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
-    losses, unknown = [], int((tokens[inputs + 1] == tokenizer.unknown).sum())
+    losses: list[str] = []
     if complete and file_bytes is not None:
         first = len(tokenizer.decode(tokens[:1]))
         accounted = int(token_bytes.sum()) + first
@@ -179,7 +179,7 @@ def scoring(
             losses.append(f"{differing_bytes:,} of {file_bytes:,} bytes differ")
         if first:
             losses.append(f"the first token, {first} of {file_bytes:,} bytes, has no score")
-    if unknown:
+    if not tokenizer.lossless and (unknown := int((tokens[inputs + 1] == tokenizer.unknown).sum())):
         losses.append(f"{unknown:,} of {len(inputs):,} tokens are unknown")
     scored = [window.end - window.first_scored for window in windows]
     partial = f", first {len(inputs):,} tokens only (partial)" if limited else ""

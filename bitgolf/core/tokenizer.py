@@ -100,6 +100,8 @@ class Tokenizer:
     def load(path: Path | str) -> "Tokenizer":
         """Read a `tokenizer.bin` of ours or a SentencePiece `.model`."""
         try:
+            if Path(path).exists() and not Path(path).is_file():
+                raise TokenizerError("not a file")  # a pipe would be waited for
             data = Path(path).read_bytes()
             return (
                 Tokenizer.from_bytes(data)

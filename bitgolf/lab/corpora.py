@@ -501,7 +501,12 @@ def _split(source: TextSource, fraction: float) -> Generator[Progress, None, Spl
             if len(documents) % 1000 == 0:
                 yield Progress("read", size, 0)
     if not documents:
-        raise DataError("no text in this source", where=source.name, way_out="give files with text in them")
+        raise DataError(
+            "no text in this source",
+            where=source.name,
+            value=f"{empty:,} documents without text",
+            way_out="give files with text in them",
+        )
     split = source.split(documents, fraction)
     order = sorted(split.train, key=lambda document: (_place(ORDER_SALT, document), document))
     rule = f"{split.rule}; training documents in the order of a salted SHA-256"
