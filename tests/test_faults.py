@@ -240,3 +240,21 @@ def test_a_damaged_artifact_is_named(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main()
     assert "odd.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.layers=1000000",
+        "model.width=1000000000000",
+        "model.mlp_multiplier=1e300",
+        "train.steps=" + "9" * 30,
+    ],
+)
+def test_an_absurd_size_is_refused_at_its_setting(monkeypatch, capsys, change):
+    monkeypatch.setattr(sys, "argv", ["bitgolf", "forecast", "demo", "--set", change])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and err.count("\n") == 1
+    assert change.split("=")[0].split(".")[1] in err and "must be at most" in err

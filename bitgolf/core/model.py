@@ -45,14 +45,14 @@ class ModelPlan(Plan):
     bos_id: the token that opens a document; only parts that keep documents apart look at it.
     """
 
-    vocabulary_size: int = setting(1024, at_least=2)
-    layers: int = setting(9, at_least=1)
-    width: int = setting(512, at_least=2)
+    vocabulary_size: int = setting(1024, at_least=2, at_most=2**20)
+    layers: int = setting(9, at_least=1, at_most=1000)
+    width: int = setting(512, at_least=2, at_most=2**16)
     heads: int = setting(8, at_least=1)
     kv_heads: int = setting(4, at_least=1)
-    mlp_multiplier: float = setting(2.0, above=0)
-    mlp_hidden: int = setting(0, at_least=0)
-    embedding_width: int = setting(0, at_least=0)
+    mlp_multiplier: float = setting(2.0, above=0, at_most=1000)
+    mlp_hidden: int = setting(0, at_least=0, at_most=2**20)
+    embedding_width: int = setting(0, at_least=0, at_most=2**16)
     tied: bool = True
     logit_softcap: float = setting(30.0, above=0)
     qk_gain: float = 1.5

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from bitgolf.core.errors import PlanError, displayed, nearest
 
 P = TypeVar("P", bound="Plan")
+LARGEST_INTEGER = 10**12  # of any setting; beyond it there is only a slip of the hand
 
 
 def setting(
@@ -89,6 +90,8 @@ def field_problems(plan: Plan) -> Iterator[str]:
 
 
 def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
+    if type(value) is int and abs(value) > LARGEST_INTEGER:
+        yield f"must be at most {LARGEST_INTEGER:,}, found {value!r}"
     if "one_of" in limits and value not in limits["one_of"]:
         hint = nearest(value, limits["one_of"]) if isinstance(value, str) else f"one of {limits['one_of']}"
         yield f"unknown value {value!r}; {hint}"
