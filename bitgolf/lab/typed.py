@@ -156,7 +156,7 @@ class PlannedRun(TypedDict):
 class Receipt(TypedDict):
     """The plan.json of a study."""
 
-    written: str
+    written: Annotated[str, Field(min_length=len("2026-01-02"))]
     plan: dict[str, Any]
     amendments: list[Amendment]
     runs: list[PlannedRun]
