@@ -1,5 +1,7 @@
 """What packing moves, by KL divergence: against plain numpy, zero for equal models, less noisy than a gap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,13 @@ def test_it_is_the_mean_over_training_text():
 def test_a_larger_change_moves_more():
     small, large = (divergence(*pair(change), Stream(), 64).nats for change in (0.02, 0.04))
     assert large == pytest.approx(4 * small, rel=0.3)
+
+
+def test_the_number_type_of_the_backend_is_not_in_it():
+    """Planted: in bfloat16 the rounding of two passes hid what packing did."""
+    exact, packed = pair(0.001)
+    found = divergence(exact, packed, Stream(), 32)
+    for model in (exact, packed):
+        model.use(dataclasses.replace(model.backend, dtype=torch.bfloat16))
+    assert divergence(exact, packed, Stream(), 32) == found
+    assert exact.backend.dtype == packed.backend.dtype == torch.bfloat16

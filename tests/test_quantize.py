@@ -5,8 +5,10 @@ from bitgolf.core.clip import ClipSearch, Ternary
 from bitgolf.core.errors import PlanError
 from bitgolf.core.gptq import Gptq
 from bitgolf.core.grid import Grid, PerTensor
+from bitgolf.core.hessian import TrainText
 from bitgolf.core.lowrank import LowRank
 from bitgolf.core.model import ModelPlan, parameter_shapes
+from bitgolf.core.noise import FakeQuantize
 from bitgolf.core.plan import from_json, members, to_json
 from bitgolf.core.presets import (
     clip_searched,
@@ -34,6 +36,8 @@ from bitgolf.core.quantize import (
 )
 from bitgolf.core.rate import RateAware
 from bitgolf.core.rotate import Rotated
+from bitgolf.core.schedule import Progress
+from bitgolf.lab.tensors import tensor_row
 
 # Relative error of Gaussian weights where it is not that of six bits or more.
 COARSE = {
@@ -125,8 +129,20 @@ def test_public_int8_follows_the_public_rule():
 
 def test_what_cannot_be_written_is_refused_by_name():
     plan = QuantizePlan()
-    with pytest.raises(QuantizeError, match="big: values that float16 cannot hold .*1000000"):
+    wanted = (
+        r"big: values that float16 cannot hold \(found 1000000.0\); use Keep\(dtype='float32'\); "
+        r"its quantizer is Keep\(dtype='float16'\)"
+    )
+    with pytest.raises(QuantizeError, match=wanted):
         quantize_weights(plan, {"big": torch.tensor([1e6])})
+    noise = FakeQuantize(patterns=("big",))
+    with pytest.raises(QuantizeError, match=wanted):  # in training too
+        noise.replaced({"big": torch.tensor([1e6])}, plan, Progress(1, 1), 0.0)
+    rules = (QuantRule(quantizer=RateAware(step=0.003)),)
+    table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
+    unsound = Curvature(-torch.eye(3), torch.eye(2), 9)
+    with pytest.raises(QuantizeError, match=r"w: second moments .*more damping.*RateAware\(step=0.003"):
+        quantize_weights(table, {"w": torch.ones(2, 3)}, {"w": unsound})
     for bad in (float("nan"), float("inf")):
         with pytest.raises(QuantizeError, match="w: weights that are not finite"):
             quantize_weights(plan, {"w": torch.tensor([bad])})
@@ -228,3 +244,16 @@ def test_rows_whose_weights_are_alike_survive(quantizer, name):
         assert error < (0.8 if isinstance(quantizer, Ternary) else 0.2), (name, error)
         alive = weight.abs().amax(1) > 0
         assert bool((tensor.dequantize().abs().amax(1) > 0)[alive].all())
+
+
+def test_what_scales_and_floats_cannot_reach_alarms():
+    """Planted: weights out of reach of the largest float16 scale, or below the least, were lost unsaid."""
+    weight = 1e7 * torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    for quantizer in (AbsMax(), SdClip(), Ternary()):
+        alarm = tensor_row(quantizer, weight, quantizer.quantize(weight))["alarm"]
+        assert "8 of 8 scales are the largest that float16 holds" in alarm
+        assert "scales" not in tensor_row(quantizer, weight / 1e7, quantizer.quantize(weight / 1e7))["alarm"]
+    tiny = torch.full((4,), 1e-9)
+    assert tensor_row(Keep(), tiny, Keep().quantize(tiny))["alarm"] == "too small for float16: it is zeros"
+    zeros = torch.zeros(4)
+    assert tensor_row(Keep(), zeros, Keep().quantize(zeros))["alarm"] == ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.core.plan import Plan, setting
-from bitgolf.core.quantize import QuantizePlan, QuantRule
+from bitgolf.core.quantize import QuantizePlan, QuantRule, naming
 from bitgolf.core.schedule import Progress
 
 
@@ -89,8 +89,9 @@ class FakeQuantize(Noise):
             return {}
         table = self.table(quantize)
         with torch.no_grad():
-            return {
-                name: rule.quantizer.fake_quantize(weights[name])
-                for name in self.chosen(weights)
-                if (rule := table.rule_of(name, weights[name]))
-            }
+            found = {}
+            for name in self.chosen(weights):
+                if rule := table.rule_of(name, weights[name]):
+                    with naming(name, rule):
+                        found[name] = rule.quantizer.fake_quantize(weights[name])
+            return found

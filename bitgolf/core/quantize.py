@@ -4,6 +4,7 @@ First matching rule wins; a tensor without a rule and a rule without a tensor ar
 at what a matrix multiplies are in modules of their own.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import time
@@ -136,7 +137,9 @@ class Keep(Quantizer):
         values = weight.to(FLOAT_TYPES[self.dtype])
         if not bool(values.isfinite().all()):
             largest = float(weight.float().abs().max())
-            raise QuantizeError(f"values that {self.dtype} cannot hold", value=largest, way_out="use float32")
+            raise QuantizeError(
+                f"values that {self.dtype} cannot hold", value=largest, way_out="use Keep(dtype='float32')"
+            )
         return KeptTensor(values)
 
 
@@ -382,6 +385,16 @@ class QuantizePlan(Plan):
         return self.calibration.gather(names, model, stream, length, trial) if names else {}
 
 
+@contextlib.contextmanager
+def naming(name: str, rule: QuantRule) -> Iterator[None]:
+    """Errors of a quantizer say of which tensor, and by which quantizer at which rate."""
+    try:
+        yield
+    except QuantizeError as error:
+        way_out = f"{error.way_out}; its quantizer is {rule.quantizer}"
+        raise QuantizeError(error.what, where=name, value=error.value, way_out=way_out) from None
+
+
 def quantize_weights(
     plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
 ) -> tuple[dict[str, Shipped], list[dict[str, Any]]]:
@@ -393,10 +406,8 @@ def quantize_weights(
         if not bool(weight.isfinite().all()):
             raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
         started, curvature = time.perf_counter(), (curvatures or {}).get(name)
-        try:
+        with naming(name, rule):
             tensors[name] = rule.quantizer.quantize(weight, curvature)
-        except QuantizeError as error:
-            raise QuantizeError(error.what, where=name, value=error.value, way_out=error.way_out) from None
         row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
         seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
         rows.append({**row, **seen, "seconds": time.perf_counter() - started})

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from bitgolf.core.hessian import CALIBRATION_TOKENS, drawn_text
+from bitgolf.core.hessian import drawn_text, plain_float32
 from bitgolf.core.model import Model, keyed_generator
 from bitgolf.core.shards import TokenStream
 
 TOKENS, LEAST_SEQUENCES = 16_384, 16
+PASS_TOKENS = 2048  # of one pass: probabilities of all pieces are float64
 
 
 class Divergence(NamedTuple):
@@ -29,8 +30,8 @@ def divergence(exact: Model, packed: Model, stream: TokenStream, length: int, se
     draws = keyed_generator(seed, "divergence")
     text = drawn_text(stream, max(LEAST_SEQUENCES, TOKENS // length), length, draws)
     found = []
-    with torch.inference_mode():
-        for rows in text.split(max(1, CALIBRATION_TOKENS // length)):
+    with torch.inference_mode(), plain_float32(exact), plain_float32(packed):
+        for rows in text.split(max(1, PASS_TOKENS // length)):
             ids = rows.to(exact.backend.device)
             wanted, said = (F.log_softmax(model.logits(ids).double(), dim=-1) for model in (exact, packed))
             found.append(F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1).mean(1).cpu())

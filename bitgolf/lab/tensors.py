@@ -99,7 +99,7 @@ def tensor_row(
         plain = losses(weight, plain_rounding(weight, stored_bits(tensor)), curvature)
     alarms = [
         *collapse(weight, tensor, values, curvature),
-        *lost_outlier(weight, values),
+        *lost_outlier(weight, tensor, values),
         *silent_rows(curvature),
         *comparison(mine, plain, freedom(weight, curvature)),
         *foreign_grid(weight, tensor, noise),
@@ -249,6 +249,8 @@ def collapse(weight: Tensor, tensor: Shipped, values: Tensor, curvature: Curvatu
     Where gradients are known, a row may be given up that costs no more than others do by rounding.
     """
     if isinstance(tensor, KeptTensor):
+        if bool(weight.any()) and not bool(values.any()):
+            yield f"too small for {str(tensor.values.dtype).removeprefix('torch.')}: it is zeros"
         return
     if is_unseen(curvature):
         yield f"the loss does not see it{'' if bool(values.any()) else ': it is zeros'}"
@@ -279,10 +281,18 @@ def silent_rows(curvature: Curvature | None) -> Iterator[str]:
         yield f"{curvature.silent_rows:,} rows, {share}, are not in that of calibration: more sequences"
 
 
-def lost_outlier(weight: Tensor, values: Tensor) -> Iterator[str]:
-    """An alarm where the largest weight is shipped at less than half its size, and most error is there."""
+def lost_outlier(weight: Tensor, tensor: Shipped, values: Tensor) -> Iterator[str]:
+    """An alarm where the largest weight is shipped at less than half its size, and most error is there.
+
+    Or where a scale is the largest that its type holds, so that codes cannot reach the weights.
+    """
     if not weight.numel():
         return
+    if isinstance(tensor, QuantTensor) and tensor.scales.numel():
+        full = tensor.scales.float() >= torch.finfo(tensor.scales.dtype).max
+        if bool(full.any()):
+            kind = str(tensor.scales.dtype).removeprefix("torch.")
+            yield f"{int(full.sum())} of {full.numel()} scales are the largest that {kind} holds"
     place = int(weight.abs().argmax())
     before, after = float(weight.flatten()[place]), float(values.flatten()[place])
     total = float((weight.double() - values.double()).square().sum())
