@@ -172,7 +172,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
         justify: Any = "left" if position == 0 else "right"
         drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(number(value)) for value in row))
+        drawn.add_row(
+            *(Text(escaped(value, keep="\n") if isinstance(value, str) else number(value)) for value in row)
+        )
     console = Console()
     console.print(escaped(title), style="bold", highlight=False, soft_wrap=True, markup=False)
     console.print(drawn)

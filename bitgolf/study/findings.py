@@ -15,8 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.markup import escape
-
 from bitgolf.core.errors import BitgolfError, nearest
 from bitgolf.core.files import read_json
 from bitgolf.core.plan import diff
@@ -414,13 +412,13 @@ def measured_rows(findings: Sequence[Finding]) -> Rows:
     header = ["technique", "study", "metric", "effect, [95%]", "n", "verdict", "scale"]
     return header, [
         (
-            escape(each.technique),
-            escape(each.study),
-            escape(_in_short(each.metric)),
-            escape(_effect_in_words(each).replace(" ", "\n", 1)),
+            each.technique,
+            each.study,
+            _in_short(each.metric),
+            _effect_in_words(each).replace(" ", "\n", 1),
             str(each.n),
             each.verdict,
-            escape(each.scale),
+            each.scale,
         )
         for each in findings
     ]
@@ -431,13 +429,13 @@ def cited_rows(figures: Sequence[Cited]) -> Rows:
     header = ["technique", "cited from", "metric", "value", "effect", "their verdict", "conditions"]
     return header, [
         (
-            escape(f"{each.technique}, against {each.against}" if each.against else each.technique),
-            escape(each.source),
-            escape(_in_short(each.metric)),
+            f"{each.technique}, against {each.against}" if each.against else each.technique,
+            each.source,
+            _in_short(each.metric),
             _as_printed(each.value),
             _as_printed(each.effect, "+"),
-            escape(each.verdict),
-            escape(each.conditions),
+            each.verdict,
+            each.conditions,
         )
         for each in figures
     ]
