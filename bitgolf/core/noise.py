@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.core.plan import Plan, setting
-from bitgolf.core.quantize import QuantizePlan, QuantRule, naming
+from bitgolf.core.quantize import QuantizeError, QuantizePlan, QuantRule, named
 from bitgolf.core.schedule import Progress
 
 
@@ -92,6 +92,8 @@ class FakeQuantize(Noise):
             found = {}
             for name in self.chosen(weights):
                 if rule := table.rule_of(name, weights[name]):
-                    with naming(name, rule):
+                    try:
                         found[name] = rule.quantizer.fake_quantize(weights[name])
+                    except QuantizeError as error:
+                        raise named(error, name, rule) from None
             return found

@@ -4,7 +4,6 @@ First matching rule wins; a tensor without a rule and a rule without a tensor ar
 at what a matrix multiplies are in modules of their own.
 """
 
-import contextlib
 import dataclasses
 import fnmatch
 import time
@@ -385,14 +384,10 @@ class QuantizePlan(Plan):
         return self.calibration.gather(names, model, stream, length, trial) if names else {}
 
 
-@contextlib.contextmanager
-def naming(name: str, rule: QuantRule) -> Iterator[None]:
-    """Errors of a quantizer say of which tensor, and by which quantizer at which rate."""
-    try:
-        yield
-    except QuantizeError as error:
-        way_out = f"{error.way_out}; its quantizer is {rule.quantizer}"
-        raise QuantizeError(error.what, where=name, value=error.value, way_out=way_out) from None
+def named(error: QuantizeError, name: str, rule: QuantRule) -> QuantizeError:
+    """The error of a quantizer, with the tensor and the quantizer at its rate."""
+    way_out = f"{error.way_out}; now {rule.quantizer}"
+    return QuantizeError(error.what, where=name, value=error.value, way_out=way_out)
 
 
 def quantize_weights(
@@ -406,8 +401,10 @@ def quantize_weights(
         if not bool(weight.isfinite().all()):
             raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
         started, curvature = time.perf_counter(), (curvatures or {}).get(name)
-        with naming(name, rule):
+        try:
             tensors[name] = rule.quantizer.quantize(weight, curvature)
+        except QuantizeError as error:
+            raise named(error, name, rule) from None
         row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
         seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
         rows.append({**row, **seen, "seconds": time.perf_counter() - started})
