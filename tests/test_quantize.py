@@ -130,7 +130,7 @@ def test_public_int8_follows_the_public_rule():
 def test_what_cannot_be_written_is_refused_by_name():
     plan = QuantizePlan()
     wanted = (
-        r"big: values that float16 cannot hold \(found 1000000.0\); use float32; "
+        r"big: values that float16 cannot hold \(found 1000000.0\); use Keep\(dtype='float32'\); "
         r"now Keep\(dtype='float16'\)"
     )
     with pytest.raises(QuantizeError, match=wanted):
