@@ -80,7 +80,7 @@ class Result(TypedDict, total=False):
     """A result.json, whatever became of the run, as far as others compute with it."""
 
     status: Required[str]
-    error: str
+    error: str | None
     data: Passport
     environment: Environment
     variants: list[Variant]
