@@ -83,7 +83,7 @@ class PlainModel(nn.Module):
         plan = self.plan
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         assert isinstance(plan.position, Rope)
-        tables = plan.position.tables(inputs.shape[1], plan.width // plan.heads, inputs.device)
+        tables = plan.position.tables(inputs.shape[1], 0, plan.width // plan.heads, inputs.device)
         start = F.rms_norm(self.tok_emb(inputs).to(dtype), (plan.width,), eps=1e-7)
         x, skips = start, []
         for number, block in enumerate(self.blocks):

@@ -32,7 +32,19 @@ from bitgolf.lab.techniques import (
 from bitgolf.recipes.baseline import baseline
 
 # Variables that only say how long, how large or on what: no technique is theirs.
-OF_NO_TECHNIQUE = {*SETTINGS, "TRAIN_SEQ_LEN", "MAX_VAL_SEQS", "NO_COMPILE", "SEED"}
+OF_NO_TECHNIQUE = {
+    *SETTINGS,
+    *("TRAIN_SEQ_LEN", "MAX_VAL_SEQS", "NO_COMPILE", "TORCH_COMPILE", "SEED", "COMPRESSOR", "USE_ZSTD"),
+}
+    *SETTINGS,
+    "TRAIN_SEQ_LEN",
+    "MAX_VAL_SEQS",
+    "NO_COMPILE",
+    "TORCH_COMPILE",
+    "SEED",
+    "COMPRESSOR",
+    "USE_ZSTD",
+}
 
 
 def test_every_member_of_every_slot_is_listed():

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from bitgolf.core.errors import PlanError, displayed, nearest
 
 P = TypeVar("P", bound="Plan")
-LARGEST_INTEGER = 10**12  # of any setting; beyond it there is only a slip of the hand
+LARGEST_INTEGER = 2**63 - 1  # of any setting, seeds too; beyond it there is only a slip of the hand
 
 
 def setting(
