@@ -36,15 +36,6 @@ OF_NO_TECHNIQUE = {
     *SETTINGS,
     *("TRAIN_SEQ_LEN", "MAX_VAL_SEQS", "NO_COMPILE", "TORCH_COMPILE", "SEED", "COMPRESSOR", "USE_ZSTD"),
 }
-    *SETTINGS,
-    "TRAIN_SEQ_LEN",
-    "MAX_VAL_SEQS",
-    "NO_COMPILE",
-    "TORCH_COMPILE",
-    "SEED",
-    "COMPRESSOR",
-    "USE_ZSTD",
-}
 
 
 def test_every_member_of_every_slot_is_listed():
