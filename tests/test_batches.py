@@ -17,6 +17,7 @@ from bitgolf.core.batches import (
     Curriculum,
     Order,
     PublicOrder,
+    ShardsByLength,
     ShuffledBlocks,
     block_difficulty,
     document_nats,
@@ -45,7 +46,7 @@ EVERY_BLOCK_ORDER = pytest.mark.parametrize(
 
 @pytest.fixture
 def stream(tmp_path):
-    return stream_of(tmp_path, np.arange(1000), (300, 310))
+    return stream_of(tmp_path, np.arange(1000), (10, 300))
 
 
 def documents_of(rng, count):
@@ -280,6 +281,67 @@ class TestCurriculum:
         for fields in ({"easiest": 0.0}, {"easiest": 1.1}, {"ramp_tokens": -1}):
             with pytest.raises(PlanError, match=next(iter(fields))):
                 Curriculum(**fields)
+
+
+class TestShardsByLength:
+    def shards(self):
+        """Shards of documents of one length each, in no order; the length is the token after BOS."""
+        return [[1, length, *[9] * (length - 2)] * (120 // length) for length in (12, 3, 40, 5, 5)]
+
+    def stream(self, folder, shards):
+        return stream_of(folder, np.concatenate(shards), np.cumsum([len(s) for s in shards])[:-1])
+
+    @staticmethod
+    def as_published(shards, sample, bos=1):
+        """An independent twin: a table of (mean length, place), sorted by its first column alone."""
+        table = []
+        for place, shard in enumerate(shards):
+            head = list(shard)[:sample]
+            table.append((len(head) / (head.count(bos) or 1), place))
+        table.sort(key=lambda row: row[0])
+        return [token for _, place in table for token in shards[place]]
+
+    @pytest.mark.parametrize("sample", [100_000, 40, 2, 1])
+    def test_it_is_the_public_order_over_sorted_shards(self, tmp_path, sample):
+        shards = self.shards()
+        shards.append([7] * 30)  # no document starts here: the whole sample is one
+        stream, order = self.stream(tmp_path, shards), ShardsByLength(sample_tokens=sample)
+        (tmp_path / "sorted").mkdir()
+        by_hand = stream_of(tmp_path / "sorted", self.as_published(shards, sample))
+        position = same = 0
+        for _ in range(40):  # more than a round
+            batch, position = order.take(stream, position, 2, 8, bos=1)
+            expected, same = PublicOrder().take(by_hand, same, 2, 8, bos=1)
+            assert position == same and all(torch.equal(a, b) for a, b in zip(batch, expected))
+
+    def test_only_the_start_of_a_shard_is_looked_at(self, tmp_path):
+        long_then_short = [1, 3, 9, 9, 9, 9] + [1, 2] * 50
+        stream = self.stream(tmp_path, [long_then_short, [1, 4, 9] * 20])
+        first = [
+            ShardsByLength(sample_tokens=n).take(stream, 0, 1, 2, bos=1)[0].inputs[0, 1] for n in (6, 999)
+        ]
+        assert [int(token) for token in first] == [4, 3]
+
+    def test_pieces_and_the_other_direction(self, tmp_path):
+        shards = self.shards()
+        whole = [np.concatenate(shards)]
+        pieces = ShardsByLength(piece_tokens=120).take(self.stream(tmp_path, whole), 0, 1, 599, bos=1)[0]
+        (tmp_path / "cut").mkdir()
+        cut = self.stream(tmp_path / "cut", [whole[0][at : at + 120] for at in range(0, len(whole[0]), 120)])
+        files = ShardsByLength().take(cut, 0, 1, 599, bos=1)[0]
+        assert torch.equal(pieces.inputs, files.inputs)
+        back = ShardsByLength(descending=True).take(cut, 0, 1, 599, bos=1)[0].inputs[0]
+        assert int(back[1]) == 40 and int(files.inputs[0, 1]) == 3
+
+    def test_a_single_shard_is_the_public_order(self, written, tmp_path):
+        alone = stream_of(tmp_path, written.all())
+        for position in (0, 777):
+            pair = [order.take(alone, position, 3, 16, bos=1) for order in (ShardsByLength(), PublicOrder())]
+            assert pair[0][1] == pair[1][1] and torch.equal(pair[0][0].inputs, pair[1][0].inputs)
+
+    def test_a_tokenizer_without_bos_is_refused(self, written):
+        with pytest.raises(DataError, match="documents that start with BOS.*data.order"):
+            ShardsByLength().take(written, 0, 2, 16)
 
 
 def test_documents_are_counted_at_bos(tmp_path):

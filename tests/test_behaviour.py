@@ -10,13 +10,14 @@ import torch
 
 from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Several, Swa, SwaCount, TightSwa
 from bitgolf.core.backend import Backend
-from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShuffledBlocks
+from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShardsByLength, ShuffledBlocks
 from bitgolf.core.clip import CoarseCodes
 from bitgolf.core.embed import BigramHash, SmearGate, SmearVector
 from bitgolf.core.errors import PlanError
 from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
 from bitgolf.core.layers import (
     Activation,
+    GatedMlp,
     InputScale,
     LeakyReluSquared,
     LnScale,
@@ -28,7 +29,7 @@ from bitgolf.core.layers import (
 )
 from bitgolf.core.model import Model, ModelPlan, build_model, keyed_generator
 from bitgolf.core.noise import FakeQuantize, NoNoise
-from bitgolf.core.objective import MultiToken, NextToken, Objective
+from bitgolf.core.objective import MultiToken, NextToken, Objective, TokenAfterNext
 from bitgolf.core.optim import (
     AdamRule,
     Frozen,
@@ -116,6 +117,9 @@ TECHNIQUES = {
     LeakyReluSquared: Technique(
         {"activation": LeakyReluSquared()}, {"activation": LeakyReluSquared(slope=0.0)}
     ),
+    GatedMlp: Technique(
+        {"activation": GatedMlp()}, {"activation": GatedMlp()}, like={"activation": LeakyReluSquared()}
+    ),
     Unscaled: Technique({"input_scale": Unscaled()}, {}),
     LnScale: Technique(
         {"input_scale": LnScale()}, {"input_scale": LnScale(), "layers": 1}, like={"layers": 1}
@@ -139,6 +143,7 @@ TECHNIQUES = {
     ),
     NextToken: Technique({"objective": NextToken()}, {}),
     MultiToken: Technique({"objective": MultiToken(heads=2)}, {"objective": MultiToken(weight=0.0)}),
+    TokenAfterNext: Technique({"objective": TokenAfterNext()}, {"objective": TokenAfterNext(weight=0.0)}),
     UniformStart: Technique({"start": UniformStart()}, {}),
     OrthogonalStart: Technique(
         {"start": OrthogonalStart(smallest=16)}, {"start": OrthogonalStart(smallest=1000)}
@@ -341,7 +346,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "first": ((), (ValueResidual(),)),
     "xsa": ((), (Xsa(last=3),)),
     "gate": ((), (AttentionOutputGate(source="queries"),), (GatedAttention(),), (SparseGate(),)),
-    "activation": (ReluSquared(), LeakyReluSquared()),
+    "activation": (ReluSquared(), LeakyReluSquared(), GatedMlp(inner=ReluSquared(), channels=5)),
     "input_scale": (Unscaled(), LnScale()),
     "residual": (Serial(), ParallelResidual(first=1), TwoLanes(first=3)),
     "recurrence": (
@@ -350,7 +355,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         Huginn(first=0, last=1, loops=2, evaluation_loops=3),
     ),
     "route": (USkips(), GatedSkips(), Plain()),
-    "objective": (NextToken(), MultiToken(heads=2)),
+    "objective": (NextToken(), MultiToken(heads=2), TokenAfterNext()),
     "start": (UniformStart(), OrthogonalStart(smallest=8)),
     "tied": (True, False),
     "embedding_width": (0, 32),
@@ -380,7 +385,13 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         FakeQuantize(under_scale=0.9, patterns=("*",)),
         FakeQuantize(rules=(QuantRule(quantizer=CoarseCodes()),)),
     ),
-    "order": (PublicOrder(), ShuffledBlocks(), CoprimeStride(), Curriculum(ramp_tokens=200)),
+    "order": (
+        PublicOrder(),
+        ShuffledBlocks(),
+        CoprimeStride(),
+        Curriculum(ramp_tokens=200),
+        ShardsByLength(piece_tokens=90),
+    ),
     "stages": ((), (Stage(until=0.5, sequence_length=8, batch_tokens=64),)),
     "grad_clip_norm": (0.0, 0.3),
     "backend": (PLAIN, CHUNK, BACKENDS["bfloat16"]),
@@ -458,6 +469,7 @@ def test_parts_that_do_not_fit_are_refused_by_name():
         "turn in pairs": {"position": Rope(dims=3)},
         "layers: 7 is none of": {"values": (ValueEmbedding(layers=(7,)),)},
         "at most the width 48": {"heads_out": (SparseGate(channels=60),)},
+        "activation: channels: at most the width 48": {"activation": GatedMlp(channels=49)},
         "two parts have a tensor": {"embed": (SmearVector(), SmearVector(start=1.0))},
         "comes before the first": {"recurrence": Looped(first=3, last=1)},
         "the layers are 0 to 3": {"recurrence": Huginn(first=0, last=4)},

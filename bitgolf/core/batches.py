@@ -75,6 +75,59 @@ class PublicOrder(Order):
         ), position + world * span
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardsByLength(Order):
+    """Whole shards, those of short documents first.
+
+    What: PublicOrder over the shards sorted by their mean document length: the first `sample_tokens` tokens
+        of a shard by the number of BOS among them (none counts as one). Equal ones keep their order.
+    Source: PR #212 (CURRICULUM=1, 80 shards): 1.1942 against 1.1929 bpb, though lower losses at first.
+    Cost: no bytes; before the first batch a look at the start of each shard.
+    Not for: a single shard, unless `piece_tokens` cuts it; trainings that do not see all of the text, which
+        see nothing but short documents.
+    Neutral: a single shard, PublicOrder
+
+    piece_tokens: cut every shard into pieces of so many tokens and sort those; 0 sorts the files.
+    descending: long documents first, as a control.
+    """
+
+    sample_tokens: int = setting(100_000, at_least=1)
+    piece_tokens: int = setting(0, at_least=0)
+    descending: bool = False
+
+    def take(
+        self,
+        stream: TokenStream,
+        position: int,
+        rows: int,
+        length: int,
+        world: int = 1,
+        rank: int = 0,
+        bos: int = -1,
+    ) -> tuple[Batch, int]:
+        return PublicOrder().take(_by_length(self, stream, bos), position, rows, length, world, rank, bos)
+
+
+@functools.lru_cache(maxsize=2)
+def _by_length(plan: ShardsByLength, stream: TokenStream, bos: int) -> TokenStream:
+    """The stream with the shards in the order of the plan."""
+    if bos < 0:
+        raise _no_documents(bos)
+
+    def mean_length(shard: np.ndarray) -> float:
+        sample = shard[: plan.sample_tokens]
+        length = len(sample) / max(int(np.count_nonzero(sample == bos)), 1)
+        return -length if plan.descending else length
+
+    pieces = [
+        (path, shard[start : start + (plan.piece_tokens or len(shard))])
+        for path, shard in zip(stream.paths, stream.shards)
+        for start in range(0, len(shard), plan.piece_tokens or max(len(shard), 1))
+    ]
+    pieces.sort(key=lambda piece: mean_length(piece[1]))
+    return TokenStream([path for path, _ in pieces], [piece for _, piece in pieces])
+
+
 class BlockPass(NamedTuple):
     """One round through a stream cut into blocks of `length` tokens, the first of which starts at `phase`."""
 
@@ -178,7 +231,7 @@ class Curriculum(BlockOrder):
         the others). From q = 1 on the pass goes on with what is left in the order of ShuffledBlocks, and
         later passes are its passes. So every pass has each block once.
     Source: a linear ramp over texts sorted by how rare their words are: Platanios et al. 2019,
-        arXiv:1903.09848. That of PR #212 is another: whole shards, those of short documents first
+        arXiv:1903.09848. That of PR #212 is another, ShardsByLength
     Cost: no bytes; before the first batch, on the clock, three readings of the stream (half a second per 100M
         tokens on one core), then under a millisecond per batch
     Not for: text without BOS, which is refused; streams of billions of tokens. A ramp about as long as a pass
@@ -233,11 +286,7 @@ def document_nats(stream: TokenStream, bos: int) -> tuple[np.ndarray, np.ndarray
     """Bounds of all documents, end included, and the unigram nats of all tokens before each bound."""
     starts = stream.documents(bos)
     if not len(starts):
-        raise DataError(
-            "a curriculum by document needs documents that start with BOS",
-            value=f"BOS {bos}",
-            way_out="choose another data.order, or a tokenizer that has BOS",
-        )
+        raise _no_documents(bos)
     bounds = np.unique(np.concatenate([[0], starts, [stream.tokens]]))
     pieces = [(at, min(at + COUNT_TOKENS, stream.tokens)) for at in range(0, stream.tokens, COUNT_TOKENS)]
     counts = np.ones(1 << 16, np.int64)
@@ -251,6 +300,14 @@ def document_nats(stream: TokenStream, bos: int) -> tuple[np.ndarray, np.ndarray
         before[first:last] = sums[bounds[first:last] - begin - 1]
         total = int(sums[-1])
     return bounds, before / NAT_PARTS
+
+
+def _no_documents(bos: int) -> DataError:
+    return DataError(
+        "a curriculum by document needs documents that start with BOS",
+        value=f"BOS {bos}",
+        way_out="choose another data.order, or a tokenizer that has BOS",
+    )
 
 
 def _blocks_of(stream: TokenStream, length: int) -> int:

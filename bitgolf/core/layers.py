@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -22,9 +22,21 @@ class Activation(Plan):
 
     abstract: ClassVar[bool] = True
 
+    def misfits(self, width: int) -> list[str]:
+        """What keeps it from a model of this width, as sentences."""
+        return []
+
+    def tensors(self, width: int) -> dict[str, Start]:
+        """The tensors that it needs beside the two matrices, by their names in the MLP."""
+        return {}
+
     def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
         """The activations of the hidden units."""
         raise NotImplementedError
+
+    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
+        """What an MLP makes of the stream it reads."""
+        return mlp.proj(self.apply(mlp.fc(x), kernels))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +69,39 @@ class LeakyReluSquared(Activation):
 
     def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
         return FusedLeakySquared.apply(x, self.slope)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedMlp(Activation):
+    """A gate on the output of the MLP that looks at a few channels; everything passes at first.
+
+    What: y * 2 sigmoid(w . u[:channels]), one number a token, w zero at first, u what the MLP read; the
+        activation is `inner`.
+    Source: PR #1667 (GATE_MLP_OUT, GATE_WIDTH=12; off in its record).
+    Cost: `channels` weights a layer; a pass over the MLP's output.
+    Not for: gains above the noise of seeds: none is published.
+    Neutral: w=0, where it starts.
+    """
+
+    inner: Activation = LeakyReluSquared()
+    channels: int = setting(12, at_least=1)
+
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.inner, GatedMlp):
+            yield "inner: one gate is enough, choose another activation"
+
+    def misfits(self, width: int) -> list[str]:
+        return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
+
+    def tensors(self, width: int) -> dict[str, Start]:
+        return {"mlp_gate_proj.weight": start_constant(0.0, 1, self.channels)}
+
+    def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        return self.inner.apply(x, kernels)
+
+    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
+        gate = F.linear(x[..., : self.channels], mlp.mlp_gate_proj.weight.to(x.dtype)).sigmoid()
+        return super().mlp(x, mlp, kernels) * 2 * gate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,9 +205,10 @@ class Mlp(Module):
         self.activation = activation
         self.fc = Linear(width, hidden)
         self.proj = Linear(hidden, width, zero=True)
+        self.adopt(activation.tensors(width))
 
     def forward(self, x: Tensor, kernels: PlainKernels) -> Tensor:
-        return self.proj(self.activation.apply(self.fc(x), kernels))
+        return self.activation.mlp(x, self, kernels)
 
 
 class Block(Module):

@@ -84,6 +84,7 @@ class ModelPlan(Plan):
             return
         for seam, part in self.parts():
             yield from (f"{seam}: {type(part).__name__}.{text}" for text in part.misfits(self.dimensions))
+        yield from (f"activation: {text}" for text in self.activation.misfits(self.width))
         yield from (f"recurrence: {text}" for text in self.recurrence.misfits(self.layers))
         names = Counter(name for _, part in self.parts() for name in self.part_tensors(part))
         yield from (

@@ -75,12 +75,15 @@ def read_shard(path: Path) -> np.ndarray:
 
 
 class TokenStream:
-    """Shards in the order given as one row of tokens; reading past the end goes on at the start."""
+    """Shards in the order given as one row of tokens; reading past the end goes on at the start.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    paths: the files; shards: their tokens, where they are open already.
+    """
+
+    def __init__(self, paths: Sequence[Path], shards: Sequence[np.ndarray] = ()) -> None:
         self.paths = tuple(paths)
-        self._shards = [read_shard(path) for path in self.paths]
-        self._starts = [0, *itertools.accumulate(len(shard) for shard in self._shards)]
+        self.shards = list(shards) or [read_shard(path) for path in self.paths]
+        self._starts = [0, *itertools.accumulate(len(shard) for shard in self.shards)]
         self.tokens = self._starts[-1]
         if self.tokens == 0:
             raise ShardError("no tokens", where=", ".join(map(str, paths)) or "no shard")
@@ -91,7 +94,7 @@ class TokenStream:
         while count > 0:
             shard = int(np.searchsorted(self._starts, place, side="right")) - 1
             offset = place - self._starts[shard]
-            parts.append(self._shards[shard][offset : offset + count])
+            parts.append(self.shards[shard][offset : offset + count])
             count -= len(parts[-1])
             place = (place + len(parts[-1])) % self.tokens
         return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
@@ -107,9 +110,7 @@ class TokenStream:
 
     def documents(self, bos: int) -> np.ndarray:
         """Where documents start (int64): the places of the BOS token."""
-        found = [
-            np.flatnonzero(shard == bos) + start for shard, start in zip(self._shards, self._starts[:-1])
-        ]
+        found = [np.flatnonzero(shard == bos) + start for shard, start in zip(self.shards, self._starts[:-1])]
         return np.concatenate(found).astype(np.int64)
 
 
