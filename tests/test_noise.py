@@ -1,5 +1,7 @@
 """Training on quantized weights: exactly what export makes of them, on when told, never folded away."""
 
+import math
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -7,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 from bitgolf.core.backend import Backend
 from bitgolf.core.grid import Grid
 from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.noise import FakeQuantize, NoNoise
+from bitgolf.core.noise import FakeQuantize, NoNoise, SoftRound, soft_rounded
 from bitgolf.core.optim import OptimPlan, make_optimizers
 from bitgolf.core.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
 from bitgolf.core.route import Looped
@@ -164,3 +166,87 @@ def test_noise_may_have_rules_of_its_own():
         assert torch.equal(values, eight.quantize(weights[name]).dequantize())
     assert noise_quantizers(own, RULES, weights) == dict.fromkeys(found, eight)
     assert own.but(rules=()).table(RULES) == RULES
+
+
+def soft_twin(y: float, a: float, smallest: int, largest: int) -> float:
+    """The public curve for one weight in steps."""
+    below = math.floor(y)
+    soft = below + 0.5 * math.tanh(a * (y - below - 0.5)) / math.tanh(a / 2) + 0.5
+    return min(max(soft, smallest), largest)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0, 16.0])
+def test_soft_rounding_is_the_public_curve_with_its_own_gradient(sharpness):
+    quantizer = AbsMax(grid=Grid(bits=3, scale_dtype="float32"))
+    weight = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    soft = soft_rounded(weight, quantizer, sharpness)
+    for row, found, slopes in zip(weight.tolist(), soft.tolist(), soft.slope.tolist()):
+        step = max(map(abs, row)) / 3
+        for w, f, slope in zip(row, found, slopes):
+            assert f == pytest.approx(step * soft_twin(w / step, sharpness, -3, 3), abs=1e-4)
+            if 1e-3 < (w / step) % 1 < 1 - 1e-3 and abs(w / step) < 2.99:
+                ahead, behind = (soft_twin(w / step + d, sharpness, -3, 3) for d in (1e-4, -1e-4))
+                assert slope == pytest.approx((ahead - behind) / 2e-4, rel=1e-2, abs=1e-4)
+
+
+def test_hard_soft_rounding_is_rounding_and_the_softest_hardly_moves_a_weight():
+    quantizer, weight = AbsMax(grid=Grid(bits=4)), moved().get_parameter("blocks.0.mlp.fc.weight").detach()
+    hard = quantizer.quantize(weight).dequantize()
+    clear = ((weight / hard - 1).abs() < 0.05) & (hard != 0)  # not near the middle between two values
+    assert torch.allclose(soft_rounded(weight, quantizer, 100.0)[clear], hard[clear], rtol=1e-3)
+    assert torch.allclose(soft_rounded(weight, quantizer, 1e-3), weight, atol=1e-3)
+
+
+def test_soft_gradients_are_those_of_the_curve_at_the_soft_weights():
+    model, noise = moved(), SoftRound(patterns=("blocks.*.weight",))
+    _, found = losses(model, noise)
+    soft = noise.replaced(dict(model.named_parameters()), RULES, HALFWAY, 1.0)
+    other = moved()
+    other.load_state_dict({**tensors_of(other), **soft})
+    _, expected = losses(other, NoNoise())
+    for name, gradient in expected.items():
+        wanted = gradient * soft[name].slope if name in soft else gradient
+        assert torch.allclose(found[name], wanted, rtol=1e-5, atol=1e-8), name
+    quiet, again = losses(model, NoNoise()), losses(moved(), NoNoise())
+    assert quiet[0] == again[0]  # nothing stays behind, no hook either
+    optimizers = make_optimizers(OptimPlan(), model)
+    assert not any(tensor._backward_hooks for tensor in optimizers.parameters.values())
+
+
+@pytest.mark.parametrize(
+    ("noise", "sharpness"),
+    [
+        (SoftRound(under_scale=0.5), [1.0, 4.0, 13.0]),
+        (SoftRound(from_progress=0.5), [1.0, 4.0, 13.0]),
+        (SoftRound(softest=2.0, hardest=2.0), [2.0, 2.0, 2.0]),
+    ],
+)
+def test_it_hardens_as_the_training_ends(noise, sharpness):
+    schedule = WarmdownFraction(fraction=1.0)
+    for step, expected in zip((0, 12, 18), sharpness):
+        progress = Progress(step, 20)
+        assert noise.sharpness(progress, schedule.scale(progress)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_soft_rounding_off_changes_no_bit_and_on_trains(tmp_path):
+    plan = PLAN.but(steps=6)
+
+    def weights(noise):
+        model, _, reports = start(tmp_path, plan, model=moved(), noise=noise, quantize=RULES)
+        list(reports)
+        return tensors_of(model)
+
+    plain, off, on = (weights(n) for n in (NoNoise(), SoftRound(from_progress=1.0), SoftRound()))
+    assert all(torch.equal(plain[name], off[name]) for name in plain)
+    assert any(not torch.equal(plain[name], on[name]) for name in plain)
+    assert all(tensor.isfinite().all() for tensor in on.values())
+
+
+def test_a_compiled_step_passes_the_soft_gradient_on():
+    model, plain = moved(), moved()
+    model.compiled_loss = torch.compile(model.eager_loss, backend="aot_eager")
+    for noise in (NoNoise(), SoftRound(), NoNoise(), SoftRound()):
+        (loss, found), (same, expected) = losses(model, noise), losses(plain, noise)
+        assert loss == pytest.approx(same, rel=1e-5)
+        for name, gradient in expected.items():
+            assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name

@@ -2,14 +2,16 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bitgolf.core.grid import as_matrix
 from bitgolf.core.plan import Plan, setting
-from bitgolf.core.quantize import QuantizeError, QuantizePlan, QuantRule, named
+from bitgolf.core.quantize import QuantizeError, QuantizePlan, QuantRule, Rounding, named
 from bitgolf.core.schedule import Progress
 
 
@@ -26,7 +28,10 @@ class Noise(Plan):
     def replaced(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
     ) -> dict[str, Tensor]:
-        """The weights that stand in for others in this step; the gradient at them goes to those others."""
+        """The weights that stand in for others in this step; the gradient at them goes to those others.
+
+        One that has an attribute `slope` (a tensor of its shape) passes its gradient on times that.
+        """
         return {}
 
 
@@ -97,3 +102,60 @@ class FakeQuantize(Noise):
                     except QuantizeError as error:
                         raise named(error, name, rule) from None
             return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftRound(FakeQuantize):
+    """Rounding that begins soft and ends nearly hard, with its own gradient (soft-rounded QAT).
+
+    What: a weight of y steps, n = floor(y), becomes n + 1/2 + tanh(a (y - n - 1/2)) / (2 tanh(a / 2)) steps
+        within the codes of its grid. The gradient is that of this curve, steps held fixed. a goes from
+        `softest` to `hardest`: with the schedule's scale from `under_scale` to 0, or, where that is 0, with
+        the progress from `from_progress` to 1. When and on which tensors as in FakeQuantize; only rules that
+        round to a grid (Rounding) take part.
+    Source: PR #606 (a from 1 to 16), after Agustsson & Theis 2020, arXiv:2006.09952. PR #631 has the second
+        half inside the brackets, which moves every weight by a quarter step.
+    Cost: no bytes; a quantization of those tensors a step, and their size in memory twice.
+    Not for: gains: none is isolated; at its hard end the gradient is near zero between two steps.
+    Neutral: from_progress=1
+    """
+
+    softest: float = setting(1.0, above=0.0, at_most=100.0)
+    hardest: float = setting(16.0, above=0.0, at_most=100.0)
+
+    def sharpness(self, progress: Progress, scale: float) -> float:
+        """How steep the curve is at this place of the training."""
+        if self.under_scale:
+            done = 1 - scale / self.under_scale
+        else:
+            done = (progress.fraction - self.from_progress) / (1 - self.from_progress)
+        return self.softest + (self.hardest - self.softest) * min(max(done, 0.0), 1.0)
+
+    def replaced(
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+    ) -> dict[str, Tensor]:
+        if not self.active(progress, scale):
+            return {}
+        table, sharpness = self.table(quantize), self.sharpness(progress, scale)
+        rules = {name: table.rule_of(name, weights[name]) for name in self.chosen(weights)}
+        return {
+            name: soft_rounded(weights[name], rule.quantizer, sharpness)
+            for name, rule in rules.items()
+            if rule and isinstance(rule.quantizer, Rounding)
+        }
+
+
+@torch.no_grad()
+def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+    """The weight as SoftRound trains on it, with the slope at each place as its attribute `slope`."""
+    matrix, grid = as_matrix(weight).float(), quantizer.grid
+    scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
+    steps = grid.granularity.spread(scales, matrix.shape)
+    y = torch.where(steps > 0, matrix / steps, 0.0)
+    curve, reach = torch.tanh(sharpness * (y - y.floor() - 0.5)), math.tanh(sharpness / 2)
+    soft = y.floor() + 0.5 + curve / (2 * reach)
+    inside = (soft >= grid.qmin) & (soft <= grid.qmax) & (steps > 0)
+    slope = torch.where(inside, sharpness * (1 - curve.square()) / (2 * reach), 0.0)
+    result = (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
+    result.slope = slope.reshape(weight.shape).to(weight.dtype)  # type: ignore[attr-defined]
+    return result

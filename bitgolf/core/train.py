@@ -376,11 +376,16 @@ def standing_in(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iter
     """Parameters with other values for a while. Only the values change places, so that gradients land where
     they belong and a compiled step sees ordinary inputs."""
     masters = {name: optimizers.parameters[name].data for name in stand_ins}
+    hooks = []
     for name, values in stand_ins.items():
         optimizers.parameters[name].data = values
+        if (slope := getattr(values, "slope", None)) is not None:
+            hooks.append(optimizers.parameters[name].register_hook(slope.mul))
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for name, values in masters.items():
             optimizers.parameters[name].data = values
 

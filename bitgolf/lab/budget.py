@@ -18,7 +18,7 @@ from bitgolf.core.grid import Grid
 from bitgolf.core.hessian import HEADS
 from bitgolf.core.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.core.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
-from bitgolf.core.noise import NoNoise
+from bitgolf.core.noise import NoNoise, SoftRound
 from bitgolf.core.optim import Frozen, MuonRule, assign_parameters
 from bitgolf.core.position import AttentionWindow
 from bitgolf.core.quantize import QuantizePlan, Quantizer, SdClip
@@ -314,6 +314,7 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     }
     averaged = averaged_copies(recipe.average)
     averaged += not isinstance(recipe.noise, NoNoise)  # the weights that stand in for others
+    averaged += isinstance(recipe.noise, SoftRound)  # their slopes
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (1 + copies[name] + averaged) for name, count in elements.items())
     logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
