@@ -28,7 +28,7 @@ from bitgolf.core.layers import (
     Unscaled,
 )
 from bitgolf.core.model import Model, ModelPlan, build_model, keyed_generator
-from bitgolf.core.noise import FakeQuantize, NoNoise
+from bitgolf.core.noise import FakeQuantize, NoNoise, SoftRound
 from bitgolf.core.objective import MultiToken, NextToken, Objective, TokenAfterNext
 from bitgolf.core.optim import (
     AdamRule,
@@ -384,6 +384,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         FakeQuantize(from_progress=0.4),
         FakeQuantize(under_scale=0.9, patterns=("*",)),
         FakeQuantize(rules=(QuantRule(quantizer=CoarseCodes()),)),
+        SoftRound(from_progress=0.2),
     ),
     "order": (
         PublicOrder(),
