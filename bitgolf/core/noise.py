@@ -48,21 +48,13 @@ class NoNoise(Noise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FakeQuantize(Noise):
-    """The loss of the weights as they will be shipped (quantization-aware training).
+class LateNoise(Noise):
+    """Noise on some tensors in a part of the training, by the recipe's rules of quantization or its own.
 
-    What: tensors that match `patterns` are replaced by what the recipe's own quantization rules make of
-        them, exactly, from the progress `from_progress` on and once the schedule's scale is under
-        `under_scale` (0: any scale); the gradient passes straight through. Weights are swapped outside the
-        graph, so nothing can be folded away. `rules` stand in for the recipe's where a public script trained
-        on another grid than it shipped.
-    Source: PR #297, #315 (scale under 0.1; never active there: the flag was folded), PR #488 (last 15% of
-        the clock), PR #543, PR #1718 (matrices only; with embeddings "*").
-    Cost: no bytes; one quantization of those tensors a step.
-    Not for: int8, where it costs more steps than it saves (PR #212: +0.012); test-time training afterwards
-        (#1718).
-    Neutral: from_progress=1
+    from_progress, under_scale: it begins where both hold, the second for the scale of the rates (0: any).
     """
+
+    abstract: ClassVar[bool] = True
 
     from_progress: float = setting(0.0, at_least=0.0, at_most=1.0)
     under_scale: float = setting(0.0, at_least=0.0, at_most=1.0)
@@ -87,6 +79,24 @@ class FakeQuantize(Noise):
         late = progress.fraction >= self.from_progress and self.from_progress < 1.0
         return late and (self.under_scale == 0.0 or scale < self.under_scale)
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeQuantize(LateNoise):
+    """The loss of the weights as they will be shipped (quantization-aware training).
+
+    What: tensors that match `patterns` are replaced by what the recipe's own quantization rules make of
+        them, exactly, from the progress `from_progress` on and once the schedule's scale is under
+        `under_scale` (0: any scale); the gradient passes straight through. Weights are swapped outside the
+        graph, so nothing can be folded away. `rules` stand in for the recipe's where a public script trained
+        on another grid than it shipped.
+    Source: PR #297, #315 (scale under 0.1; never active there: the flag was folded), PR #488 (last 15% of
+        the clock), PR #543, PR #1718 (matrices only; with embeddings "*").
+    Cost: no bytes; one quantization of those tensors a step.
+    Not for: int8, where it costs more steps than it saves (PR #212: +0.012); test-time training afterwards
+        (#1718).
+    Neutral: from_progress=1
+    """
+
     def replaced(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
     ) -> dict[str, Tensor]:
@@ -105,7 +115,7 @@ class FakeQuantize(Noise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftRound(FakeQuantize):
+class SoftRound(LateNoise):
     """Rounding that begins soft and ends nearly hard, with its own gradient (soft-rounded QAT).
 
     What: a weight of y steps, n = floor(y), becomes n + 1/2 + tanh(a (y - n - 1/2)) / (2 tanh(a / 2)) steps

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitgolf.core.artifact import Artifact, unpack
 from bitgolf.core.gptq import squared_error
 from bitgolf.core.grid import absmax_clip, as_matrix
-from bitgolf.core.noise import FakeQuantize, Noise
+from bitgolf.core.noise import LateNoise, Noise
 from bitgolf.core.quantize import (
     SMALL_ELEMENTS,
     Curvature,
@@ -342,7 +342,7 @@ def noise_quantizers(
     noise: Noise, table: QuantizePlan, weights: Mapping[str, Tensor]
 ) -> dict[str, Quantizer]:
     """The quantizers that training noise had at its end, by tensor, from the table it was given."""
-    if not isinstance(noise, FakeQuantize) or not noise.active(Progress(1, 1), 0.0):
+    if not isinstance(noise, LateNoise) or not noise.active(Progress(1, 1), 0.0):
         return {}
     table = noise.table(table)
     rules = {name: table.rule_of(name, weights[name]) for name in noise.chosen(weights)}
