@@ -266,14 +266,17 @@ def refused_or_whole(data: bytes) -> bool:
 # Random changes.
 
 
-def words_of(kind: Any) -> set[str]:
-    """The classes and settings that JSON for this type can name."""
+def words_of(kind: Any, above: frozenset[Any] = frozenset()) -> set[str]:
+    """The classes and settings that JSON for this type can name; `above` holds what it stands inside."""
+    if kind in above:
+        return set()
+    inner = above | {kind}
     if not (isinstance(kind, type) and issubclass(kind, Plan)):
-        return set().union(*map(words_of, get_args(kind)))
+        return set().union(*(words_of(each, inner) for each in get_args(kind)))
     words = set()
     for member in members(kind).values():
         kinds = field_types(member)
-        words |= {member.__name__, *kinds}.union(*map(words_of, kinds.values()))
+        words |= {member.__name__, *kinds}.union(*(words_of(each, inner) for each in kinds.values()))
     return words
 
 

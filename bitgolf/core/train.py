@@ -378,9 +378,11 @@ def standing_in(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iter
     masters = {name: optimizers.parameters[name].data for name in stand_ins}
     hooks = []
     for name, values in stand_ins.items():
-        optimizers.parameters[name].data = values
-        if (slope := getattr(values, "slope", None)) is not None:
-            hooks.append(optimizers.parameters[name].register_hook(slope.mul))
+        parameter = optimizers.parameters[name]
+        parameter.data = values
+        slope = getattr(values, "slope", None)
+        if slope is not None and parameter.requires_grad:  # frozen ones have no gradient to bend
+            hooks.append(parameter.register_hook(slope.mul))
     try:
         yield
     finally:
