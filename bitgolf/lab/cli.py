@@ -27,6 +27,7 @@ from bitgolf.lab.charts import sparkline, trimmed
 from bitgolf.lab.faults import ended
 from bitgolf.lab.find import find_artifact, find_dataset, find_recipe
 from bitgolf.lab.flatten import flatten
+from bitgolf.lab.optional import is_installed
 from bitgolf.lab.public_bytes import public_rule
 from bitgolf.lab.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
 from bitgolf.lab.room import room
@@ -192,7 +193,7 @@ def show(
         "recipe": chosen.name,
         "recipe_identity": chosen.identity(),
         "code_bytes": len(script_of(chosen)),
-        "code_bytes_with_brotli": len(script_of(brotli)),
+        "code_bytes_with_brotli": len(script_of(brotli)) if is_installed("brotli") else None,
         "settings": to_json(chosen),
     }
     screen.close(facts | ({"public_variables": given} if given else {}), as_json=as_json)

@@ -21,11 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import brotli
-
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_tensors
 from bitgolf.core.plan import Plan, to_json
+from bitgolf.lab.optional import needed
 from bitgolf.lab.shrink import minify
 from bitgolf.lab.source import Definition, Import, Module, reach, read_core
 
@@ -167,6 +166,7 @@ def pack_script(script: str, codec: str = "standard") -> bytes:
     source = minify(script).encode()
     forms = [_stub("zlib", f"{source_of(_deflate(source))})")]
     if codec == "brotli":
+        brotli = needed("brotli", "budget.code_codec=brotli")
         windows = (brotli.compress(source, quality=11, lgwin=bits) for bits in (16, 18, 20))
         forms += [_stub("brotli", f"{source_of(data)})") for data in windows]
     for literal_bits in (2, 3, 4):  # how many bits of the previous byte predict the next; text has no pb

@@ -8,10 +8,9 @@ import io
 import lzma
 import zlib
 
-import zstandard
-
 from bitgolf.core.codec import Brotli, DamagedStreamError
 from bitgolf.core.errors import BitgolfError
+from bitgolf.lab.optional import needed
 
 MAX_FILE_BYTES = 2**30
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -44,6 +43,7 @@ def inflate(data: bytes, limit: int) -> bytes:
 
 def unzstd(data: bytes, limit: int) -> bytes:
     """A whole zstd frame of at most `limit` bytes."""
+    zstandard = needed("zstandard", "a zstd frame")
     decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
     try:
         result = decoder.stream_reader(io.BytesIO(data)).read(limit + 1)
@@ -145,7 +145,7 @@ def pack_stream(data: bytes, compressor: str = "zlib", shuffle_header_bytes: int
         case "zlib":
             return zlib.compress(data, level=9)
         case "zstd":
-            return zstandard.ZstdCompressor(level=22).compress(data)
+            return needed("zstandard", "packing with zstd").ZstdCompressor(level=22).compress(data)
         case "lzma":
             return lzma.compress(data, preset=6)
         case "brotli":

@@ -12,40 +12,49 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import brotli
-import zstandard
-
 from bitgolf.core.errors import BitgolfError
 from bitgolf.core.files import read_json, write_json
+from bitgolf.lab.optional import is_installed, needed
 
 WINDOW_BYTES = {"xz -9e": 1 << 26, "zstd -22 --long": 1 << 27, "brotli -11 --lgwin=24": (1 << 24) - 16}
-ZSTD_VERSION = ".".join(map(str, zstandard.ZSTD_VERSION))
-VERSIONS = {
-    "xz -9e": "python lzma, .xz container",
-    "zstd -22 --long": f"zstandard {zstandard.__version__}, zstd {ZSTD_VERSION}",
-    # The Python binding stops at a window of 16 MB; the format's own "large window" is not reachable from it.
-    "brotli -11 --lgwin=24": f"brotli {brotli.__version__}",
-}
+# The Python binding of brotli stops at a window of 16 MB; the format has a larger one, out of its reach.
+PACKAGES = {"zstd -22 --long": "zstandard", "brotli -11 --lgwin=24": "brotli"}
+
+
+def rivals_here() -> list[str]:
+    """Those whose package is installed."""
+    return [name for name in WINDOW_BYTES if name not in PACKAGES or is_installed(PACKAGES[name])]
+
+
+def version_of(rival: str) -> str:
+    """What measures a rival."""
+    if rival not in PACKAGES:
+        return "python lzma, .xz container"
+    library = needed(PACKAGES[rival], rival)
+    inner = f", zstd {'.'.join(map(str, library.ZSTD_VERSION))}" if PACKAGES[rival] == "zstandard" else ""
+    return f"{PACKAGES[rival]} {library.__version__}{inner}"
 
 
 def compressed_size(rival: str, text: bytes) -> int:
     """Bytes that the named compressor needs for the text."""
     if rival == "xz -9e":
         return len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+    library = needed(PACKAGES[rival], rival)
     if rival == "zstd -22 --long":
-        settings = zstandard.ZstdCompressionParameters.from_level(
+        settings = library.ZstdCompressionParameters.from_level(
             22, source_size=len(text), window_log=27, enable_ldm=True
         )
-        return len(zstandard.ZstdCompressor(compression_params=settings).compress(text))
-    return len(brotli.compress(text, quality=11, lgwin=24))
+        return len(library.ZstdCompressor(compression_params=settings).compress(text))
+    return len(library.compress(text, quality=11, lgwin=24))
 
 
 def rivals(
     train_text: bytes, val_text: bytes, cache: Path | None = None
 ) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
-    """Measure all rivals, two at a time; yields (bytes compressed, bytes in all) and returns a row for each.
+    """Measure rivals, two at a time; yields (bytes compressed, bytes in all) and returns a row for each.
 
-    With `cache`, a JSON file, rows measured before on the same texts with the same versions are read from it.
+    One whose package is not installed is left out. With `cache`, a JSON file, rows measured before on the
+    same texts with the same versions are read from it.
     """
     if not val_text:
         raise BitgolfError("there is no validation text to compress", way_out="use a larger corpus")
@@ -59,10 +68,10 @@ def rivals(
 
 
 def _measure(train_text: bytes, val_text: bytes) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
-    texts = {"both": train_text + val_text, "train": train_text, "val": val_text}
+    texts, names = {"both": train_text + val_text, "train": train_text, "val": val_text}, rivals_here()
     # The slowest compressor first, so that the second core is not left with it at the end.
-    jobs = [(rival, part) for part in texts for rival in reversed(WINDOW_BYTES)]
-    total, done = len(WINDOW_BYTES) * sum(map(len, texts.values())), 0
+    jobs = [(rival, part) for part in texts for rival in reversed(names)]
+    total, done = len(names) * sum(map(len, texts.values())), 0
     measured: dict[tuple[str, str], tuple[int, float]] = {}
     # Threads are enough: all three libraries let go of the interpreter while they compress.
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=2)
@@ -76,7 +85,7 @@ def _measure(train_text: bytes, val_text: bytes) -> Generator[tuple[int, int], N
         pool.shutdown(cancel_futures=True)
     return [
         _row(rival, {part: measured[rival, part] for part in texts}, len(texts["both"]), len(val_text))
-        for rival in WINDOW_BYTES
+        for rival in names
     ]
 
 
@@ -97,7 +106,7 @@ def _row(
         "alone_bits_per_byte": 8 * alone / val_bytes,
         "primed_bits_per_byte": 8 * primed / val_bytes,
         "seconds": round(sum(seconds for _, seconds in measured.values()), 2),
-        "version": VERSIONS[rival],
+        "version": version_of(rival),
     }
     if both_bytes > WINDOW_BYTES[rival]:
         row["note"] = f"sees only {WINDOW_BYTES[rival]:,} bytes back, less than the training text"
@@ -110,7 +119,7 @@ def _key(train_text: bytes, val_text: bytes) -> dict[str, Any]:
         "val_sha256": hashlib.sha256(val_text).hexdigest(),
         "train_bytes": len(train_text),
         "val_bytes": len(val_text),
-        "versions": VERSIONS,
+        "versions": {name: version_of(name) for name in rivals_here()},
     }
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-import zstandard
-
 from bitgolf.core.errors import DataError
+from bitgolf.lab.optional import needed
 
 PLAIN, JSON_LINES, JSON, PARQUET = "plain text", "JSON lines", "JSON", "parquet"
 FORMS = {
@@ -25,7 +24,7 @@ PACKINGS: dict[str, tuple[str, Callable[[], Any]]] = {
     ".gz": ("gzip", lambda: zlib.decompressobj(31)),
     ".bz2": ("bzip2", bz2.BZ2Decompressor),
     ".xz": ("xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 30)),
-    ".zst": ("zstandard", lambda: zstandard.ZstdDecompressor().decompressobj()),
+    ".zst": ("zstandard", lambda: needed("zstandard", "a .zst file").ZstdDecompressor().decompressobj()),
 }
 ENDINGS = f"{', '.join(FORMS)}, also packed as {', '.join(PACKINGS)}"
 
@@ -189,7 +188,7 @@ def _unpacked(path: Path, packing: str) -> Iterator[bytes]:
             tool = tool or start()
             try:
                 part = tool.decompress(piece)
-            except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
+            except Exception as error:  # each tool has its own kinds
                 raise DataError(f"cannot read: not {name} data: {error}", where=str(path)) from None
             if part:
                 yield part

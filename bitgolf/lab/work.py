@@ -36,8 +36,9 @@ from bitgolf.lab.folder import held
 from bitgolf.lab.passport import differing_bytes
 from bitgolf.lab.repack import Packing, by_sequence, dtype_of, findings, open_run
 from bitgolf.lab.report import write_report
-from bitgolf.lab.rivals import rivals
+from bitgolf.lab.rivals import WINDOW_BYTES, rivals, rivals_here
 from bitgolf.lab.sample import sample
+from bitgolf.lab.screen import NOTE
 from bitgolf.lab.script import script_of, whole_ledger
 from bitgolf.lab.textfile import text_to_score
 from bitgolf.lab.typed import Origin, read_as, read_plan
@@ -279,6 +280,9 @@ def score_text(
 def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:
     """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
     texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
+    left_out = [name for name in WINDOW_BYTES if name not in rivals_here()]
+    if left_out:
+        yield Event(NOTE, 1, 1, {NOTE: f"not installed, so not compared with: {', '.join(left_out)}"})
     steps = rivals(texts[0], texts[1], dataset.folder / "rivals.json")
     while True:
         try:
