@@ -1,6 +1,7 @@
 """The command line: its contract, its refusals (one line, exit code 2, nothing lost), its help."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import zstandard
 
 from bitgolf.core import codec
+from bitgolf.core.embed import SmearVector
 from bitgolf.core.files import read_json, read_tensors, write_json
+from bitgolf.core.model import ModelPlan, parameter_shapes
 from bitgolf.core.plan import to_json
+from bitgolf.core.values import ValueEmbedding
 from bitgolf.lab import cli
 from bitgolf.lab.public import pack_public_int8
 
@@ -132,6 +137,76 @@ def test_a_public_checkpoint_is_scored_with_the_tokenizer_of_the_dataset(
         assert code == 0
         bits[name] = json.loads(out)["bits_per_byte"]
     assert 0 < abs(bits["final_model.pt"] - bits["final_model.int8.ptz"]) < 0.01
+
+
+def mixed_per_row(state):
+    """A file in #543's form, by an own writer: int8 by row, blocks in steps of four, the table float16."""
+    table = {"__quant_format__": "int8_mixed_per_row_v1"}
+    table |= {key: {} for key in ("quantized", "scales", "dtypes", "passthrough", "passthrough_orig_dtypes")}
+    for name, tensor in state.items():
+        if tensor.ndim != 2 or tensor.numel() < 500 or name == "tok_emb.weight":
+            small = tensor.numel() < 100
+            table["passthrough"][name] = tensor if small else tensor.half()
+            table["passthrough_orig_dtypes"] |= {} if small else {name: "float32"}
+            continue
+        scales = (tensor.abs().amax(1) / 127).half()
+        codes = (tensor / scales.float()[:, None]).round()
+        codes = (codes / 4).round() * 4 if name.startswith("blocks.") else codes
+        table["quantized"][name] = codes.clamp(-127, 127).to(torch.int8)
+        table["scales"][name], table["dtypes"][name] = scales, "float32"
+    back = {
+        name: codes * table["scales"][name].float()[:, None] for name, codes in table["quantized"].items()
+    }
+    buffer = io.BytesIO()
+    torch.save(table, buffer)
+    packed = zstandard.ZstdCompressor(level=22).compress(buffer.getvalue())
+    return packed, back | {name: tensor.float() for name, tensor in table["passthrough"].items()}
+
+
+def test_an_artifact_in_the_form_of_543_is_scored(bitgolf, dataset, tmp_path):
+    plan = ModelPlan(
+        vocabulary_size=dataset.tokenizer.vocabulary_size,
+        layers=3,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        embed=(SmearVector(),),
+        values=(ValueEmbedding(dimension=8, layers=(1, 2), shared_scale=False),),
+    )
+    draw = torch.Generator().manual_seed(5)
+    state = {name: torch.randn(shape, generator=draw) * 0.3 for name, shape in parameter_shapes(plan).items()}
+    theirs = {"ve_shared.": "ve.", "smear.gate": "smear_gate.gate_weight"}
+
+    def public(name):
+        return next((other + name.removeprefix(own) for own, other in theirs.items() if own in name), name)
+
+    packed, back = mixed_per_row({public(name): tensor for name, tensor in state.items()})
+    (tmp_path / "final_model.int8.ptz").write_bytes(packed)
+    ours = {name: back[public(name)] for name in state}
+    torch.save(ours, tmp_path / "final_model.pt")
+    windows = ("--data", dataset.folder, "--set", "score.windows=Chunked(length=32)", "--json")
+    named = (
+        "model.heads_out=(Xsa(last=2),)",
+        "model.position.dims=4",
+        "model.input_scale=LnScale()",
+        "model.activation=ReluSquared()",
+    )
+    bits = []
+    for count in range(len(named) + 1):
+        given = [word for change in named[:count] for word in ("--set", change)]
+        found = []
+        for name in ("final_model.int8.ptz", "final_model.pt"):
+            code, out, err = bitgolf("score", name, *windows, *given)
+            assert code == 0
+            found.append(json.loads(out)["bits_per_byte"])
+            notes = [line for line in err.splitlines() if "weights do not show" in line]
+            assert len(notes) == (count < len(named))
+            for change in named[count:]:  # what nobody named is in the line, with how to name it
+                assert change.partition("=")[0] in notes[0]
+            assert not any(change.partition("=")[0] in note for change in named[:count] for note in notes)
+        assert found[0] == found[1]
+        bits.append(found[0])
+    assert len({*bits[:4]}) == 4 and bits[4] == bits[3]  # each of them counts; the last is the baseline's own
 
 
 def test_sample_is_repeatable(bitgolf, finished):

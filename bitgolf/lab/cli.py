@@ -392,11 +392,12 @@ def score(
 ) -> None:
     """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
 
-    A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data.
+    A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data; what
+    has no weights is named with --set, as #543's --set "model.heads_out=(Xsa(last=4),)".
 
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
-    path, unpacked = find_artifact(model, dataset)
+    path, unpacked = find_artifact(model, dataset, changes or [])
     scores, dtype = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     size = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), "dtype": dtype}

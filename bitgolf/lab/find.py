@@ -28,6 +28,13 @@ from bitgolf.lab.typed import read_plan
 
 NOTES_SHOWN = 8  # of a passport
 PUBLIC_ENDINGS = (".pt", ".ptz", ".pth", ".ckpt", ".safetensors")
+# Techniques without tensors, by the setting that has them: how people call one, and how it is given.
+UNSEEN = {
+    "model.heads_out": ("XSA", "=(Xsa(last=4),)"),
+    "model.position": ("partial RoPE", ".dims=16"),
+    "model.input_scale": ("LN scale", "=LnScale()"),
+    "model.activation": ("a leaky activation", "=LeakyReluSquared()"),
+}
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
@@ -124,11 +131,12 @@ def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Eve
     return folder
 
 
-def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
+def find_artifact(text: str, data: Path | None = None, changes: Sequence[str] = ()) -> tuple[Path, Unpacked]:
     """A packed model by its file or its run folder, read and checked.
 
     A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
-    gets that of the dataset.
+    gets that of the dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
+    weights do not show and nobody named.
     """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
     if not path.is_file():
@@ -143,7 +151,12 @@ def find_artifact(text: str, data: Path | None = None) -> tuple[Path, Unpacked]:
             where=str(path),
             way_out="give its dataset with --data",
         )
-    return path, _public_artifact(path, Dataset.open(data).tokenizer)
+    unpacked = _public_artifact(path, Dataset.open(data).tokenizer)
+    if unseen := [place for place in UNSEEN if not any(change.startswith(place) for change in changes)]:
+        what = ", ".join(UNSEEN[place][0] for place in unseen)
+        ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
+        note(f"{path.name}: weights do not show {what}; taken as without. If its script has them: {ways}")
+    return path, unpacked
 
 
 def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
