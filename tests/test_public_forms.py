@@ -18,6 +18,7 @@ from bitgolf.core.values import ValueEmbedding
 from bitgolf.lab.public import (
     as_weights,
     infer_model_plan,
+    pack_public_int6,
     pack_public_int8,
     read_public,
     unpack_public,
@@ -222,6 +223,91 @@ BROKEN = [
 def test_parts_that_do_not_fit_are_refused(kind, parts, message):
     with pytest.raises(PublicFileError, match=message):
         int6_state(coded(kind, **parts))
+
+
+# The writer of the mixed form
+
+
+def mixed_state():
+    draw = torch.Generator().manual_seed(11)
+    shapes = {
+        "tok_emb.weight": (300, 220),
+        "blocks.0.mlp.fc.weight": (330, 200),
+        "blocks.0.attn.c_q.weight": (32, 32),
+        "blocks.0.attn.bank": (2, 200, 200),
+        "blocks.0.attn.q_gain": (70_000,),
+        "bigram.proj.weight": (270, 250),
+        "canon": (3, 30_000, 1),
+        "bigram.scale": (),
+    }
+    state = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    state["blocks.0.mlp.fc.weight"][:, 0] *= 30  # what clipping has to weigh
+    state["blocks.0.mlp.fc.weight"][5] = 0
+    return state | {"tok_emb.weight": state["tok_emb.weight"].bfloat16(), "steps": torch.arange(3)}
+
+
+def clipped(rows, largest, share):
+    """Codes, scales and error of rows clipped at a share of their sizes, row by row."""
+    codes, scales = torch.zeros(rows.shape, dtype=torch.int8), torch.zeros(len(rows)).half()
+    for i, row in enumerate(rows):
+        scales[i] = max(float(row.abs().quantile(share)) / largest, 1 / largest)
+        codes[i] = (row / float(scales[i])).round().clamp(-largest, largest)
+    back = codes.float() * scales.float()[:, None]
+    return float((back - rows).square().mean()), codes, scales
+
+
+def test_the_mixed_form_is_written_as_an_own_reader_reads_it():
+    state = mixed_state()
+    data = pack_public_int6(state)
+    table = torch.load(io.BytesIO(zstandard.decompress(data)), weights_only=True)
+    tensors, kinds = table["w"], table["m"]
+    six, eight = {"type": "int6"}, {"type": "int8"}
+    assert kinds == {
+        "tok_emb.weight": eight,
+        "blocks.0.mlp.fc.weight": six,
+        "blocks.0.attn.c_q.weight": "passthrough",
+        "blocks.0.attn.bank": six,
+        "blocks.0.attn.q_gain": "passthrough_ctrl",
+        "bigram.proj.weight": six,
+        "canon": eight,
+        "bigram.scale": "passthrough",
+        "steps": "passthrough",
+    }
+    assert {name: t.dtype for name, t in tensors.items() if name in state} == {
+        "blocks.0.attn.c_q.weight": torch.float16,
+        "blocks.0.attn.q_gain": torch.float32,
+        "bigram.scale": torch.float16,
+        "steps": torch.int64,
+    }
+    for name in ("blocks.0.mlp.fc.weight", "bigram.proj.weight"):
+        found = [clipped(state[name], 31, share) for share in (0.999, 0.9995, 0.9999, 0.99999, 1.0)]
+        _, codes, scales = min(found, key=lambda one: one[0])
+        assert tensors[f"{name}.scale"].dtype == torch.float16
+        assert torch.equal(tensors[f"{name}.scale"], scales) and torch.equal(tensors[f"{name}.q"], codes)
+    bank = state["blocks.0.attn.bank"]
+    step = (bank.abs().max() / 31).half()
+    assert tensors["blocks.0.attn.bank.scale"].shape == () and tensors["blocks.0.attn.bank.scale"] == step
+    assert torch.equal(tensors["blocks.0.attn.bank.q"], (bank / step.float()).round().to(torch.int8))
+    restored = unpack_public(data)
+    assert restored.keys() == state.keys()
+    for name, tensor in restored.items():
+        expected = tensors.get(name)
+        if expected is None:
+            scale, codes = tensors[f"{name}.scale"].float(), tensors[f"{name}.q"].float()
+            expected = codes * (scale[:, None] if scale.ndim else scale)
+            worst = float((expected - state[name].float()).abs().max())
+            assert worst <= 0.6 * float(scale.max()) or name == "blocks.0.mlp.fc.weight"
+        assert tensor.dtype == state[name].dtype and torch.equal(tensor, expected.to(tensor.dtype))
+
+
+@pytest.mark.parametrize("header_bytes", [0, 2])
+@pytest.mark.parametrize("compressor", ["zlib", "brotli"])
+def test_the_mixed_form_in_other_containers(compressor, header_bytes):
+    state = {name: tensor for name, tensor in mixed_state().items() if tensor.numel() < 70_000}
+    found, expected = (
+        unpack_public(pack_public_int6(state, *how)) for how in ((compressor, header_bytes), ())
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in state)
 
 
 # Names of other scripts

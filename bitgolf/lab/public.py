@@ -1,4 +1,4 @@
-"""The public challenge's files: checkpoints and artifacts read, int8 ones written too, nothing executed.
+"""The public challenge's files: checkpoints and artifacts read, artifacts written, nothing executed.
 
 `final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` and `final_model.int6.ptz` are
 a pickled table of codes, scales and small tensors (public_tables) in a packed stream (public_streams). All
@@ -22,7 +22,13 @@ from bitgolf.core.position import Rope
 from bitgolf.core.route import GatedSkips, Plain, USkips
 from bitgolf.core.values import ValueEmbedding, ValuePart, ValueResidual
 from bitgolf.lab.public_streams import MAX_FILE_BYTES, PublicFileError, expand, pack_stream
-from bitgolf.lab.public_tables import int6_state, int8_state, public_int8_table, state_of_table
+from bitgolf.lab.public_tables import (
+    int6_state,
+    int8_state,
+    public_int6_table,
+    public_int8_table,
+    state_of_table,
+)
 from bitgolf.lab.torchfile import (
     as_floats,
     is_safetensors,
@@ -128,8 +134,22 @@ def pack_public_int8(
     state: Mapping[str, Tensor], compressor: str = "zlib", shuffle_header_bytes: int = 0
 ) -> bytes:
     """`final_model.int8.ptz` as the baseline writes it, zlib level 9 around torch.save, or otherwise."""
+    return _packed(public_int8_table(state), compressor, shuffle_header_bytes)
+
+
+def pack_public_int6(
+    state: Mapping[str, Tensor], compressor: str = "zstd", shuffle_header_bytes: int = 0
+) -> bytes:
+    """`final_model.int6.ptz` as record 2026-03-22 writes it, zstd level 22 around torch.save, or otherwise.
+
+    The file does not say what float16 was before, see `int6_state`.
+    """
+    return _packed(public_int6_table(state), compressor, shuffle_header_bytes)
+
+
+def _packed(table: Mapping[str, Any], compressor: str, shuffle_header_bytes: int) -> bytes:
     buffer = io.BytesIO()
-    torch.save(public_int8_table(state), buffer)
+    torch.save(table, buffer)
     return pack_stream(buffer.getvalue(), compressor, shuffle_header_bytes)
 
 

@@ -11,12 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.core.quantize import KeptTensor, QuantTensor, public_int8, quantize_weights
+from bitgolf.core.clip import ClipSearch
+from bitgolf.core.grid import Grid, PerTensor
+from bitgolf.core.quantize import (
+    PUBLIC_CONTROLS,
+    AbsMax,
+    Keep,
+    KeptTensor,
+    QuantizePlan,
+    QuantRule,
+    QuantTensor,
+    public_int8,
+    quantize_weights,
+)
 from bitgolf.lab.public_streams import PublicFileError
 
 INT8_FORMAT = "int8_clean_per_row_v1"
 # What a table of the baseline's form may call itself; how codes and scales are read is the same.
 INT8_FORMATS = (INT8_FORMAT, "int8_mixed_per_row_v1", "mixed_int8_int6_v1")
+INT6_PARTS = ("*.mlp.*", "*.attn.*", "*.proj.*")  # whose large tensors get six bits in a mixed table
+INT6_CONTROLS = (*PUBLIC_CONTROLS, "*smear*", "*dtg_gate*", "*ve_layer_scales*", "*ve_shared.scale*")
 INT8_TABLES = ("quantized", "scales", "dtypes", "passthrough")
 BFLOAT16_SUFFIXES = ("tok_emb.weight", ".embed.weight")  # what the scripts leave in bfloat16: embeddings
 DTYPES = {
@@ -192,3 +206,41 @@ def public_int8_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
             table["passthrough_orig_dtypes"][name] = dtype
     optional = {key: table[key] for key in ("qmeta", "passthrough_orig_dtypes") if table[key]}
     return {"__quant_format__": INT8_FORMAT, **{key: table[key] for key in INT8_TABLES}, **optional}
+
+
+def public_int6_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The mixed table of record 2026-03-22: MLP and attention in six bits by clip search, other large tensors
+    in eight as the baseline has them, what is small in float16."""
+    plan = _mixed_plan()
+    floats = {name: tensor.float() for name, tensor in state.items() if tensor.is_floating_point()}
+    packed, _ = quantize_weights(plan, floats)
+    tensors: dict[str, Tensor] = {}
+    kinds: dict[str, Any] = {}
+    for name, tensor in state.items():
+        one = packed.get(name)
+        if isinstance(one, QuantTensor):
+            tensors[f"{name}.q"] = one.codes.reshape(tensor.shape)
+            tensors[f"{name}.scale"] = one.scales if tensor.ndim == 2 else one.scales[0]
+            kinds[name] = {"type": f"int{one.grid.bits}"}
+            continue
+        tensors[name] = (one.values if isinstance(one, KeptTensor) else tensor).contiguous()
+        kept_whole = isinstance(one, KeptTensor) and tensors[name].dtype == torch.float32
+        kinds[name] = "passthrough_ctrl" if kept_whole else "passthrough"
+    return {"w": tensors, "m": kinds}
+
+
+def _mixed_plan() -> QuantizePlan:
+    """The rules of a mixed table; in it the size of a tensor decides before its name."""
+    rows, whole, *_ = public_int8().rules
+    six = ClipSearch(grid=Grid(bits=6, scale_floor=1 / 31), choice="tensor")
+    six_whole = AbsMax(grid=Grid(bits=6, granularity=PerTensor(), zero_scale=1.0))
+    return QuantizePlan(
+        rules=(
+            whole.but(patterns=INT6_CONTROLS, quantizer=Keep(dtype="float32")),
+            rows.but(patterns=INT6_PARTS, quantizer=six),
+            whole.but(patterns=INT6_PARTS, quantizer=six_whole),
+            rows,
+            whole,
+            QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),
+        )
+    )
