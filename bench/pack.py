@@ -14,27 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import Ema
-from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.codec import Brotli, Deflate, Zstd
-from bitgolf.core.files import read_json, write_json
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import Grid
-from bitgolf.core.metric import bits_per_byte
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
-from bitgolf.core.quantize import AbsMax, NoTuning, QuantizePlan, SdClip, absmax_rows, int6_rows
-from bitgolf.core.rate import RateAware
-from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
-from bitgolf.core.run import Event
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Chunked
-from bitgolf.lab import screen
-from bitgolf.lab.repack import (
+from bitgolf.base.files import read_json, write_json
+from bitgolf.cli.repack import (
     Trained,
     by_sequence,
     curvatures_of,
@@ -43,6 +24,25 @@ from bitgolf.lab.repack import (
     open_run,
     packed_by,
 )
+from bitgolf.net.model import ModelPlan
+from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
+from bitgolf.report import screen
+from bitgolf.run import Event
+from bitgolf.score.metric import bits_per_byte
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.codec import Brotli, Deflate, Zstd
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
+from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, SdClip, absmax_rows, int6_rows
+from bitgolf.squeeze.rate import RateAware
+from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.train.average import Ema
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
+from bitgolf.train.schedule import WarmdownFraction
 
 STEP = 0.0002  # near three bits a weight on the models here
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bitgolf.core.files import read_json
+from bitgolf.base.files import read_json
 
 Lines = dict[str, dict[str, Any]]  # of one run, by the name of the way
 GROUPS = ("a ", "b ", "c ", "d ", "e ")  # of ways that are compared

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.muon import orthogonalise_reference
-from bitgolf.core.position import Rope
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.position import Rope
+from bitgolf.train.muon import orthogonalise_reference
 
 
 class PlainAttention(nn.Module):

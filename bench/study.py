@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
-from bitgolf.core.run import Event, run
-from bitgolf.core.shards import Dataset
-from bitgolf.lab.laptop import a_minute
-from bitgolf.lab.screen import follow
+from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr682 import pr682
+from bitgolf.report.screen import follow
+from bitgolf.run import Event, run
 from bitgolf.study.conduct import Prepared, conduct, prepare
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.executors import Executor, Look, in_processes, in_this_process, on_ray
 from bitgolf.study.live import Board
 from bitgolf.study.runs import Job, Task
+from bitgolf.text.shards import Dataset
 
 
 def the_study(steps: int, seeds: int) -> Study:

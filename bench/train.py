@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.plain import PlainMuon, PlainStep
-from bitgolf.core.backend import BackendPlan, choose_backend
-from bitgolf.core.kernels import attend
-from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
-from bitgolf.core.muon import Muon
-from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.schedule import Progress
+from bitgolf.net.backend import BackendPlan, choose_backend
+from bitgolf.net.kernels import attend
+from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.train.muon import Muon
+from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.schedule import Progress
 
 SHAPES = {  # model, tokens of context, sequences in a batch
     "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32),

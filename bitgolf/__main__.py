@@ -1,6 +1,6 @@
 """`python -m bitgolf`, and what torchrun starts: the command line."""
 
-from bitgolf.lab.cli import main
+from bitgolf.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -3,9 +3,9 @@
 bitgolf study studies/longer.py
 """
 
-from bitgolf.core.embed import BigramHash, SmearGate
-from bitgolf.core.layers import LnScale
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.layers import LnScale
 from bitgolf.recipes.pr212 import pr212
 from bitgolf.study.design import Study, add_one, changed
 

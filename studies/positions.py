@@ -5,13 +5,13 @@ bitgolf study studies/positions.py --processes 2
 
 from typing import Any
 
-from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.position import Alibi, NoPosition, Position, RelativeBuckets, Rope
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.windows import Chunked, Sliding
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.position import Alibi, NoPosition, Position, RelativeBuckets, Rope
 from bitgolf.recipes.baseline import baseline
+from bitgolf.score.windows import Chunked, Sliding
 from bitgolf.study.design import BASELINE, Arm, Study, changed
+from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.train.schedule import WarmdownFraction
 
 LENGTH = 128  # so short that 3.3 million tokens teach a model to use all of it
 STEPS, SCORED_TOKENS = 800, 65_536

@@ -6,14 +6,14 @@ bitgolf study studies/pr1718.py:context     # those of the context again, with a
 
 from typing import Any
 
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.position import AttentionWindow
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.rotate import Rotated
-from bitgolf.core.windows import Chunked, Sliding
-from bitgolf.lab.laptop import MINUTE_TOKENS, SEQUENCE_LENGTH, a_minute
+from bitgolf.forecast.laptop import MINUTE_TOKENS, SEQUENCE_LENGTH, a_minute
+from bitgolf.net.position import AttentionWindow
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.pr1718 import pr1718
+from bitgolf.score.windows import Chunked, Sliding
+from bitgolf.squeeze.rotate import Rotated
 from bitgolf.study.design import Arm, Study, add_one, changed, factorial
+from bitgolf.train.qat import FakeQuantize
 
 READING = """\
 Agrees: none of the levers helps. Rotated GPTQ, BIGRAM_DIM, QAT of matrices and of matrices and table,

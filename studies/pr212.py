@@ -3,17 +3,17 @@
 bitgolf study studies/pr212.py
 """
 
-from bitgolf.core.average import Swa
-from bitgolf.core.batches import Curriculum, ShuffledBlocks
-from bitgolf.core.embed import BigramHash, SmearGate
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.objective import MultiToken
-from bitgolf.core.route import Huginn, Plain
-from bitgolf.core.windows import PerDocument, Sliding
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.objective import MultiToken
+from bitgolf.net.route import Huginn, Plain
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr212 import pr212
+from bitgolf.score.windows import PerDocument, Sliding
 from bitgolf.study.design import Study, add_one, changed
+from bitgolf.text.batches import Curriculum, ShuffledBlocks
+from bitgolf.train.average import Swa
+from bitgolf.train.qat import FakeQuantize
 
 READING = """\
 Agrees: the recurrence is a catastrophe (published 4.34 to 5.58; here 0.85 bits per byte worse with three

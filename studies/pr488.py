@@ -3,15 +3,15 @@
 bitgolf study studies/pr488.py
 """
 
-from bitgolf.core.average import LateEma, NoAverage
-from bitgolf.core.embed import BigramHash, SmearVector
-from bitgolf.core.grid import Grid, RowGroups
-from bitgolf.core.quantize import AbsMax, QuantRule
-from bitgolf.core.schedule import WarmdownClock
-from bitgolf.lab.expect import likely_steps
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.expect import likely_steps
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.embed import BigramHash, SmearVector
 from bitgolf.recipes.pr488 import pr488
+from bitgolf.squeeze.grid import Grid, RowGroups
+from bitgolf.squeeze.quantize import AbsMax, QuantRule
 from bitgolf.study.design import Study, changed
+from bitgolf.train.average import LateEma, NoAverage
+from bitgolf.train.schedule import WarmdownClock
 
 READING = ""
 

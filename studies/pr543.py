@@ -3,13 +3,13 @@
 bitgolf study studies/pr543.py
 """
 
-from bitgolf.core.average import NoAverage
-from bitgolf.core.layers import Unscaled
-from bitgolf.core.noise import NoNoise
-from bitgolf.core.quantize import AbsMax
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.layers import Unscaled
 from bitgolf.recipes.pr543 import pr543
+from bitgolf.squeeze.quantize import AbsMax
 from bitgolf.study.design import Study, leave_one_out
+from bitgolf.train.average import NoAverage
+from bitgolf.train.qat import NoNoise
 
 READING = """\
 Agrees with keeping them: the smear (0.089 worse without), XSA (0.018) and the shared value embeddings (0.015,

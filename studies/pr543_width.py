@@ -3,7 +3,7 @@
 bitgolf study studies/pr543_width.py
 """
 
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr543 import pr543
 from bitgolf.study.design import Margin, Study, add_one
 

@@ -4,11 +4,11 @@ bitgolf study studies/pr682.py
 Its own size: studies/pr682_full.py
 """
 
-from bitgolf.core.average import Ema, Several
-from bitgolf.core.layers import LnScale, Unscaled
-from bitgolf.lab.laptop import a_minute
+from bitgolf.forecast.laptop import a_minute
+from bitgolf.net.layers import LnScale, Unscaled
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.study.design import Study, changed
+from bitgolf.train.average import Ema, Several
 
 READING = """\
 Agrees in direction: EMA 0.97 is better, by 0.010, and EMA 0.997 far worse, by 0.75 (published 0.167 better

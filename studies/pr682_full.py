@@ -3,11 +3,11 @@
 bitgolf study studies/pr682_full.py --processes 2     # half an hour a training on one core
 """
 
-from bitgolf.core.average import Ema, Several
-from bitgolf.core.layers import LnScale, Unscaled
-from bitgolf.core.presets import public_int6
+from bitgolf.net.layers import LnScale, Unscaled
 from bitgolf.recipes.pr682 import pr682
+from bitgolf.squeeze.presets import public_int6
 from bitgolf.study.design import BASELINE, Arm, Cell, Study, changed
+from bitgolf.train.average import Ema, Several
 
 SCORED_TOKENS = 32_768  # a quarter of its own 256 sequences: scoring takes as long as a third of training
 

@@ -5,19 +5,19 @@ import random
 import pytest
 import torch
 
-from bitgolf.core.average import Ema
-from bitgolf.core.backend import BackendPlan
-from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.optim import OptimPlan
-from bitgolf.core.quantize import int6_rows
-from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.shards import Dataset
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Sliding
-from bitgolf.lab.corpora import build_dataset, source_from
+from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.net.backend import BackendPlan
+from bitgolf.net.model import ModelPlan
+from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.quantize import int6_rows
+from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.text.shards import Dataset
+from bitgolf.train.average import Ema
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import OptimPlan
+from bitgolf.train.schedule import WarmdownFraction
 
 WORDS = (
     "the people of this nation and their government shall keep peace with all for many years to come".split()

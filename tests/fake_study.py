@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bitgolf.core.files import write_json
-from bitgolf.core.plan import to_json
+from bitgolf.base.files import write_json
+from bitgolf.base.plan import to_json
 from bitgolf.study.conduct import RECEIPT
 from bitgolf.study.design import Study
 

@@ -20,7 +20,11 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from bitgolf.core.artifact import (
+from bitgolf.base.errors import ArtifactError, CodecError
+from bitgolf.base.plan import Plan, field_types, from_json, members
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.net.route import Plain
+from bitgolf.squeeze.artifact import (
     ARTIFACT_PREFIX,
     SECTION_ROW,
     Artifact,
@@ -33,8 +37,8 @@ from bitgolf.core.artifact import (
     streams_of,
     unpack,
 )
-from bitgolf.core.clip import Ternary
-from bitgolf.core.codec import (
+from bitgolf.squeeze.clip import Ternary
+from bitgolf.squeeze.codec import (
     CODEC_NAMES,
     Brotli,
     Codec,
@@ -45,18 +49,14 @@ from bitgolf.core.codec import (
     Zstd,
     decompress,
 )
-from bitgolf.core.errors import ArtifactError, CodecError
-from bitgolf.core.form import Form
-from bitgolf.core.grid import ColumnGroups, Grid, RowGroups
-from bitgolf.core.lowrank import LowRank
-from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.plan import Plan, field_types, from_json, members
-from bitgolf.core.quantize import AbsMax, Curvature, Keep, Shipped
-from bitgolf.core.rate import RateAware
-from bitgolf.core.rotate import TurnedForm, TurnedTensor, turn
-from bitgolf.core.route import Plain
-from bitgolf.core.tables import Shapes, grids_of, take_off_templates
-from bitgolf.core.tokenizer import (
+from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.grid import ColumnGroups, Grid, RowGroups
+from bitgolf.squeeze.lowrank import LowRank
+from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep, Shipped
+from bitgolf.squeeze.rate import RateAware
+from bitgolf.squeeze.rotate import TurnedForm, TurnedTensor, turn
+from bitgolf.squeeze.tables import Shapes, grids_of, take_off_templates
+from bitgolf.text.tokenizer import (
     BODY_FILTERS,
     MODEL_FILE_KIND,
     TOKENIZER_HEADER,

@@ -14,7 +14,7 @@ from pathlib import Path
 import atheris
 
 # numba cannot compile what is watched, and rounding reads no artifact.
-with atheris.instrument_imports(include=["bitgolf.core"], exclude=["bitgolf.core.trellis"]):
+with atheris.instrument_imports(include=["bitgolf.core"], exclude=["bitgolf.squeeze.trellis"]):
     from tests import forgery
 from tests.peak_memory import peak_so_far
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from bitgolf.lab.screen import follow
+from bitgolf.report.screen import follow
 from bitgolf.study.conduct import conduct, find_study, prepare
 from bitgolf.study.executors import in_processes, in_this_process
 

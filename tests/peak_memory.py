@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgolf.core.backend import choose_backend
-from bitgolf.core.files import read_json, write_json
-from bitgolf.core.model import build_model
-from bitgolf.core.optim import make_optimizers
-from bitgolf.core.plan import from_json, to_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.shards import TokenStream, write_shard
-from bitgolf.core.train import ShardBatches, train
+from bitgolf.base.files import read_json, write_json
+from bitgolf.base.plan import from_json, to_json
+from bitgolf.net.backend import choose_backend
+from bitgolf.net.model import build_model
+from bitgolf.recipe import Recipe
+from bitgolf.text.shards import TokenStream, write_shard
+from bitgolf.train.loop import ShardBatches, train
+from bitgolf.train.optim import make_optimizers
 
 
 def peak_of(recipe: Recipe, folder: Path) -> int:

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from bitgolf.core.files import read_json
-from bitgolf.core.plan import from_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import print_events, run
-from bitgolf.core.shards import Dataset
+from bitgolf.base.files import read_json
+from bitgolf.base.plan import from_json
+from bitgolf.recipe import Recipe
+from bitgolf.run import print_events, run
+from bitgolf.text.shards import Dataset
 
 if __name__ == "__main__":
     recipe_path, data, folder, *extra = sys.argv[1:]

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitgolf.core.average import Averager, Ema
-from bitgolf.core.batches import Order, ShuffledBlocks
-from bitgolf.core.files import write_tensors
-from bitgolf.core.model import Model, ModelPlan, build_model
-from bitgolf.core.optim import Optimizers, OptimPlan, make_optimizers
-from bitgolf.core.schedule import Schedule, WarmdownFraction
-from bitgolf.core.shards import TokenStream, write_shard
-from bitgolf.core.train import ShardBatches, State, StepReport, TrainPlan, train
-from bitgolf.core.world import World, join_world, leave_world
+from bitgolf.base.files import write_tensors
+from bitgolf.net.model import Model, ModelPlan, build_model
+from bitgolf.text.batches import Order, ShuffledBlocks
+from bitgolf.text.shards import TokenStream, write_shard
+from bitgolf.train.average import Averager, Ema
+from bitgolf.train.loop import ShardBatches, State, StepReport, TrainPlan, train
+from bitgolf.train.optim import Optimizers, OptimPlan, make_optimizers
+from bitgolf.train.schedule import Schedule, WarmdownFraction
+from bitgolf.train.world import World, join_world, leave_world
 
 VOCABULARY = 64
 MODEL = ModelPlan(vocabulary_size=VOCABULARY, layers=2, width=32, heads=2, kv_heads=1)

@@ -17,8 +17,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core import codec as codec_module
-from bitgolf.core.artifact import (
+from bitgolf.base.errors import ArtifactError
+from bitgolf.base.plan import from_json, members, setting
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.position import Rope
+from bitgolf.net.route import Plain
+from bitgolf.squeeze import codec as codec_module
+from bitgolf.squeeze.artifact import (
     ARTIFACT_PREFIX,
     MAX_DECODED_BYTES,
     SECTION_ROW,
@@ -47,7 +52,7 @@ from bitgolf.core.artifact import (
     sparse_json,
     unpack,
 )
-from bitgolf.core.codec import (
+from bitgolf.squeeze.codec import (
     CODEC_NAMES,
     Brotli,
     Deflate,
@@ -59,13 +64,9 @@ from bitgolf.core.codec import (
     Smallest,
     Zstd,
 )
-from bitgolf.core.errors import ArtifactError
-from bitgolf.core.form import Form, join_wide, split_wide
-from bitgolf.core.grid import Grid
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.plan import from_json, members, setting
-from bitgolf.core.position import Rope
-from bitgolf.core.quantize import (
+from bitgolf.squeeze.form import Form, join_wide, split_wide
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.quantize import (
     AbsMax,
     Keep,
     QuantizePlan,
@@ -74,8 +75,7 @@ from bitgolf.core.quantize import (
     public_int8,
     quantize_weights,
 )
-from bitgolf.core.route import Plain
-from bitgolf.core.tokenizer import train_tokenizer
+from bitgolf.text.tokenizer import train_tokenizer
 from tests.forgery import (
     SMALL,
     TEXT,
@@ -753,8 +753,8 @@ def test_a_missing_codec_is_named_when_loading(monkeypatch):
 BOMB = """
 from tests.peak_memory import peak_so_far
 from tests.test_artifact import ATTACKS
-from bitgolf.core.artifact import unpack
-from bitgolf.core.errors import ArtifactError
+from bitgolf.squeeze.artifact import unpack
+from bitgolf.base.errors import ArtifactError
 
 before = peak_so_far()
 for data, _ in ATTACKS.values():
@@ -786,7 +786,7 @@ HOLLOW_CODECS = (Deflate(), Zstd(level=1), Lzma(), Brotli(quality=1), Histogram(
 HOLLOW = """
 import sys, time
 from pathlib import Path
-from bitgolf.core.artifact import unpack
+from bitgolf.squeeze.artifact import unpack
 from tests.peak_memory import peak_so_far
 
 before = peak_so_far()

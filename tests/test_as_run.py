@@ -5,23 +5,23 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.core.average import Ema, NoAverage, SwaCount, TightSwa
-from bitgolf.core.batches import PublicOrder, ShuffledBlocks
-from bitgolf.core.clip import ClipSearch, CoarseCodes
-from bitgolf.core.codec import Brotli, Zstd
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import PerTensor, RowGroups
-from bitgolf.core.model import build_model, parameter_shapes
-from bitgolf.core.noise import NoNoise
-from bitgolf.core.optim import AdamRule, Frozen, MuonRule, assign_parameters
-from bitgolf.core.plan import diff
-from bitgolf.core.position import Rope
-from bitgolf.core.quantize import AbsMax, Keep, Percentile, SdClip
-from bitgolf.core.route import Plain
-from bitgolf.core.schedule import Progress, WarmdownClock, WarmdownFraction
-from bitgolf.core.start import OrthogonalStart, UniformStart
-from bitgolf.core.windows import Chunked, Sliding
-from bitgolf.lab.find import find_recipe
+from bitgolf.base.plan import diff
+from bitgolf.inputs.find import find_recipe
+from bitgolf.net.model import build_model, parameter_shapes
+from bitgolf.net.position import Rope
+from bitgolf.net.route import Plain
+from bitgolf.net.start import OrthogonalStart, UniformStart
+from bitgolf.score.windows import Chunked, Sliding
+from bitgolf.squeeze.clip import ClipSearch, CoarseCodes
+from bitgolf.squeeze.codec import Brotli, Zstd
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.grid import PerTensor, RowGroups
+from bitgolf.squeeze.quantize import AbsMax, Keep, Percentile, SdClip
+from bitgolf.text.batches import PublicOrder, ShuffledBlocks
+from bitgolf.train.average import Ema, NoAverage, SwaCount, TightSwa
+from bitgolf.train.optim import AdamRule, Frozen, MuonRule, assign_parameters
+from bitgolf.train.qat import NoNoise
+from bitgolf.train.schedule import Progress, WarmdownClock, WarmdownFraction
 
 # What each script sets, and in `steps` what its log says the clock left of 20,000.
 AS_RUN: dict[str, dict[str, Any]] = {

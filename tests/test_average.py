@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from bitgolf.core.average import (
+from bitgolf.base.errors import PlanError
+from bitgolf.base.files import read_tensors, write_tensors
+from bitgolf.base.plan import members
+from bitgolf.recipe import Recipe
+from bitgolf.train.average import (
     TAKEN,
     Averager,
     Ema,
@@ -15,11 +19,7 @@ from bitgolf.core.average import (
     SwaCount,
     TightSwa,
 )
-from bitgolf.core.errors import PlanError
-from bitgolf.core.files import read_tensors, write_tensors
-from bitgolf.core.plan import members
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.schedule import Constant, Progress, WarmdownClock, WarmdownFraction, WarmupThen
+from bitgolf.train.schedule import Constant, Progress, WarmdownClock, WarmdownFraction, WarmupThen
 
 STEPS = 20
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from bitgolf.core import backend as chosen
-from bitgolf.core.backend import Backend, BackendPlan, choose_backend
-from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.core.model import ModelPlan, build_model
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.net import backend as chosen
+from bitgolf.net.backend import Backend, BackendPlan, choose_backend
+from bitgolf.net.model import ModelPlan, build_model
 
 TINY = ModelPlan(vocabulary_size=64, layers=2, width=32, heads=2, kv_heads=1)
 
@@ -80,7 +80,7 @@ def test_reusing_memory_saves_page_faults():
     """Each fresh big block would be faulted in page by page; the switch must make that stop."""
     program = (
         "import resource, sys, torch\n"
-        "from bitgolf.core.backend import keep_freed_memory\n"
+        "from bitgolf.net.backend import keep_freed_memory\n"
         "if sys.argv[1] == 'on' and not keep_freed_memory(): print(0); sys.exit()\n"
         "faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]\n"
         "for _ in range(30):\n"

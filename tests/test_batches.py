@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core import batches
-from bitgolf.core.batches import (
+from bitgolf.base.errors import DataError, PlanError
+from bitgolf.base.plan import members
+from bitgolf.text import batches
+from bitgolf.text.batches import (
     BlockOrder,
     BlockPass,
     CoprimeStride,
@@ -22,9 +24,7 @@ from bitgolf.core.batches import (
     block_difficulty,
     document_nats,
 )
-from bitgolf.core.errors import DataError, PlanError
-from bitgolf.core.plan import members
-from bitgolf.core.shards import TokenStream, write_shard
+from bitgolf.text.shards import TokenStream, write_shard
 
 
 def stream_of(folder, tokens, cuts=()):

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Several, Swa, SwaCount, TightSwa
-from bitgolf.core.backend import Backend
-from bitgolf.core.batches import CoprimeStride, Curriculum, PublicOrder, ShardsByLength, ShuffledBlocks
-from bitgolf.core.clip import CoarseCodes
-from bitgolf.core.embed import BigramHash, SmearGate, SmearVector
-from bitgolf.core.errors import PlanError
-from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.core.layers import (
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import Plan, from_json, members, to_json
+from bitgolf.net.backend import Backend
+from bitgolf.net.embed import BigramHash, SmearGate, SmearVector
+from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.layers import (
     Activation,
     GatedMlp,
     InputScale,
@@ -27,10 +25,19 @@ from bitgolf.core.layers import (
     TwoLanes,
     Unscaled,
 )
-from bitgolf.core.model import Model, ModelPlan, build_model, keyed_generator
-from bitgolf.core.noise import FakeQuantize, NoNoise, SoftRound
-from bitgolf.core.objective import MultiToken, NextToken, Objective, TokenAfterNext
-from bitgolf.core.optim import (
+from bitgolf.net.model import Model, ModelPlan, build_model, keyed_generator
+from bitgolf.net.objective import MultiToken, NextToken, Objective, TokenAfterNext
+from bitgolf.net.parts import Part
+from bitgolf.net.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, RelativeBuckets, Rope
+from bitgolf.net.route import GatedSkips, Huginn, Looped, Once, Plain, Recurrence, Route, USkips
+from bitgolf.net.start import Initialisation, OrthogonalStart, UniformStart
+from bitgolf.net.values import ValueEmbedding, ValueResidual
+from bitgolf.squeeze.clip import CoarseCodes
+from bitgolf.squeeze.quantize import QuantRule, int6_rows
+from bitgolf.text.batches import CoprimeStride, Curriculum, PublicOrder, ShardsByLength, ShuffledBlocks
+from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Several, Swa, SwaCount, TightSwa
+from bitgolf.train.loop import Stage, TrainPlan, train
+from bitgolf.train.optim import (
     AdamRule,
     Frozen,
     MuonRule,
@@ -39,12 +46,8 @@ from bitgolf.core.optim import (
     make_optimizers,
     public_rows,
 )
-from bitgolf.core.parts import Part
-from bitgolf.core.plan import Plan, from_json, members, to_json
-from bitgolf.core.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, RelativeBuckets, Rope
-from bitgolf.core.quantize import QuantRule, int6_rows
-from bitgolf.core.route import GatedSkips, Huginn, Looped, Once, Plain, Recurrence, Route, USkips
-from bitgolf.core.schedule import (
+from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
+from bitgolf.train.schedule import (
     Constant,
     Cosine,
     Progress,
@@ -53,9 +56,6 @@ from bitgolf.core.schedule import (
     WarmdownSteps,
     WarmupThen,
 )
-from bitgolf.core.start import Initialisation, OrthogonalStart, UniformStart
-from bitgolf.core.train import Stage, TrainPlan, train
-from bitgolf.core.values import ValueEmbedding, ValueResidual
 from tests.covering import covering_array, pairs_of
 from tests.small_training import ShardBatches, Ticking, token_stream
 
@@ -297,7 +297,7 @@ def test_boundaries_are_kept_by_parts_that_look_back(part):
 def test_the_probes_catch_planted_bugs(monkeypatch):
     plan = BASE.but(heads_out=(Xsa(last=2),))
     # A mean over the sequence in place of the own value: the leak of PR #1608.
-    monkeypatch.setattr("bitgolf.core.heads.without_own_value", lambda y, values: y - y.mean(1, keepdim=True))
+    monkeypatch.setattr("bitgolf.net.heads.without_own_value", lambda y, values: y - y.mean(1, keepdim=True))
     assert sees_the_future(shaken(plan).eval(), stream(plan), 19)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bitgolf.core.errors import DataError, ShardError, TokenizerError
-from bitgolf.core.shards import Dataset, read_shard, write_shard
-from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
-from bitgolf.lab.belonging import share_returned
-from bitgolf.lab.corpora import build_dataset, by_number, source_from
-from bitgolf.lab.passport import differing_bytes
+from bitgolf.base.errors import DataError, ShardError, TokenizerError
+from bitgolf.corpus.belonging import share_returned
+from bitgolf.corpus.corpora import build_dataset, by_number, source_from
+from bitgolf.corpus.passport import differing_bytes
+from bitgolf.text.shards import Dataset, read_shard, write_shard
+from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = "the people of this nation and their government shall keep peace with all for many years".split()
 

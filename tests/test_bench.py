@@ -4,7 +4,7 @@ import json
 import sys
 
 from bench import train
-from bitgolf.core.model import ModelPlan
+from bitgolf.net.model import ModelPlan
 
 MICRO = {"micro": (ModelPlan(vocabulary_size=64, layers=2, width=16, heads=2, kv_heads=1), 16, 2)}
 

@@ -5,30 +5,8 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.artifact import Artifact, PackPlan, join_planes, pack
-from bitgolf.core.average import Ema, NoAverage
-from bitgolf.core.backend import Backend, BackendPlan
-from bitgolf.core.codec import Brotli, Deflate, Lzma, Raw, RowColumn, Zstd
-from bitgolf.core.errors import BudgetError
-from bitgolf.core.grid import Grid
-from bitgolf.core.model import ModelPlan, build_model, count_parameters, parameter_shapes
-from bitgolf.core.optim import AdamRule, OptimPlan, make_optimizers
-from bitgolf.core.presets import rate_aware
-from bitgolf.core.quantize import (
-    AbsMax,
-    QuantizePlan,
-    QuantRule,
-    SdClip,
-    absmax_rows,
-    int6_rows,
-    public_int8,
-    quantize_weights,
-)
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.route import Plain
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.train import ShardBatches, TrainPlan, train
-from bitgolf.lab.budget import (
+from bitgolf.base.errors import BudgetError
+from bitgolf.forecast.budget import (
     FORECAST_ERROR,
     PROCESS_BYTES,
     RATE_ERROR,
@@ -42,10 +20,32 @@ from bitgolf.lab.budget import (
     sampled,
     stream_sizes,
 )
-from bitgolf.lab.expect import ExpectedWeights
-from bitgolf.lab.find import find_recipe
-from bitgolf.lab.script import script_of
+from bitgolf.forecast.expect import ExpectedWeights
+from bitgolf.inputs.find import find_recipe
+from bitgolf.net.backend import Backend, BackendPlan
+from bitgolf.net.model import ModelPlan, build_model, count_parameters, parameter_shapes
+from bitgolf.net.route import Plain
+from bitgolf.recipe import DataPlan, Recipe
 from bitgolf.recipes.baseline import baseline
+from bitgolf.script.counted import script_of
+from bitgolf.squeeze.artifact import Artifact, PackPlan, join_planes, pack
+from bitgolf.squeeze.codec import Brotli, Deflate, Lzma, Raw, RowColumn, Zstd
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.presets import rate_aware
+from bitgolf.squeeze.quantize import (
+    AbsMax,
+    QuantizePlan,
+    QuantRule,
+    SdClip,
+    absmax_rows,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
+from bitgolf.train.average import Ema, NoAverage
+from bitgolf.train.loop import ShardBatches, TrainPlan, train
+from bitgolf.train.optim import AdamRule, OptimPlan, make_optimizers
+from bitgolf.train.schedule import WarmdownFraction
 from tests.peak_memory import peak_of
 
 MIDDLE = ModelPlan(vocabulary_size=320, layers=4, width=128, heads=4, kv_heads=2)  # 502,032 parameters

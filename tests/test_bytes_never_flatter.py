@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.metric import summary
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.score import ScorePlan, score
-from bitgolf.core.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
-from bitgolf.lab.passport import differing_bytes
+from bitgolf.corpus.passport import differing_bytes
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.score.metric import summary
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
 from tests.test_belonging import DOCUMENTS, model
 
 MODELS = {

@@ -10,11 +10,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.casing import FOLDED_BYTES, fold_case, unfold_case
-from bitgolf.core.errors import ShardError
-from bitgolf.core.shards import read_shard, write_shard
-from bitgolf.core.tokenizer import MERGES_KIND, Tokenizer, train_tokenizer
-from bitgolf.lab.public_case import (
+from bitgolf.base.errors import ShardError
+from bitgolf.public.case import (
     CONTROLS,
     decode_public_case,
     encode_public_case,
@@ -25,6 +22,9 @@ from bitgolf.lab.public_case import (
     tokenize_public_case,
     write_sidecar,
 )
+from bitgolf.text.casing import FOLDED_BYTES, fold_case, unfold_case
+from bitgolf.text.shards import read_shard, write_shard
+from bitgolf.text.tokenizer import MERGES_KIND, Tokenizer, train_tokenizer
 
 BY_HAND = {
     "The NASA iPhone McDonald A USA x": "Tthe Anasa iCphone TmcCdonald Ta Ausa x",

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_json, write_json
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_json, write_json
 from bitgolf.study.compare import against_constant, compare_runs, read_run_set
 from bitgolf.study.conduct import receipt_of
 from bitgolf.study.design import Study, add_one

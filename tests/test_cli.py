@@ -12,14 +12,14 @@ import pytest
 import torch
 import zstandard
 
-from bitgolf.core import codec
-from bitgolf.core.embed import SmearVector
-from bitgolf.core.files import read_json, read_tensors, write_json
-from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.plan import to_json
-from bitgolf.core.values import ValueEmbedding
-from bitgolf.lab import cli
-from bitgolf.lab.public import pack_public_int8
+from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.plan import to_json
+from bitgolf.cli import main as cli
+from bitgolf.net.embed import SmearVector
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.public.checkpoints import pack_public_int8
+from bitgolf.squeeze import codec
 
 RESULT_KEYS = {
     "bits_per_byte", "nats_per_token", "tokens", "text_bytes", "artifact_bytes", "code_bytes", "total_bytes",
@@ -258,7 +258,7 @@ def test_every_verb_teaches_by_example(bitgolf):
 
 
 def test_an_over_budget_run_exits_with_1(bitgolf, recipe, dataset, recipe_file, monkeypatch):
-    monkeypatch.setattr("bitgolf.lab.work.refuse_over_budget", lambda facts: None)
+    monkeypatch.setattr("bitgolf.cli.work.refuse_over_budget", lambda facts: None)
     code, out, _ = bitgolf(
         "run", recipe_file, "--data", dataset.folder, "--set", "budget.budget_bytes=9000", "--json"
     )

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.clip import ClipSearch, CoarseCodes, Ternary
-from bitgolf.core.errors import PlanError
-from bitgolf.core.gptq import squared_error
-from bitgolf.core.grid import ColumnGroups, Grid, PerTensor, RowGroups
-from bitgolf.core.quantize import AbsMax, Keep, Percentile
-from bitgolf.lab.tensors import nominal_bits
+from bitgolf.base.errors import PlanError
+from bitgolf.report.tensors import nominal_bits
+from bitgolf.squeeze.clip import ClipSearch, CoarseCodes, Ternary
+from bitgolf.squeeze.gptq import squared_error
+from bitgolf.squeeze.grid import ColumnGroups, Grid, PerTensor, RowGroups
+from bitgolf.squeeze.quantize import AbsMax, Keep, Percentile
 
 
 @settings(max_examples=60, deadline=None)

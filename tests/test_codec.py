@@ -12,8 +12,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core import codec as codec_module
-from bitgolf.core.codec import (
+from bitgolf.base.errors import CodecError, PlanError
+from bitgolf.base.plan import members
+from bitgolf.recipes.baseline import baseline
+from bitgolf.script.flatten import flatten
+from bitgolf.squeeze import codec as codec_module
+from bitgolf.squeeze.codec import (
     ALIKE,
     CODEC_NAMES,
     WALKED,
@@ -31,9 +35,7 @@ from bitgolf.core.codec import (
     codec_named,
     decompress,
 )
-from bitgolf.core.errors import CodecError, PlanError
-from bitgolf.core.plan import members
-from bitgolf.core.tables import (
+from bitgolf.squeeze.tables import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
     bell_counts,
@@ -41,9 +43,7 @@ from bitgolf.core.tables import (
     measure_sizes,
     take_off_templates,
 )
-from bitgolf.core.walk import EIGHT_STATES
-from bitgolf.lab.flatten import flatten
-from bitgolf.recipes.baseline import baseline
+from bitgolf.squeeze.walk import EIGHT_STATES
 
 COMPRESSORS = CODEC_NAMES[:5]
 CODERS = {"histogram": Histogram(), "row_column": RowColumn()}
@@ -92,7 +92,7 @@ def test_streams_that_are_cut_or_longer_or_changed_are_refused(name):
 BOMB = """
 import lzma, resource, sys, zlib
 import brotli, zstandard
-from bitgolf.core.codec import DamagedStreamError, decompress
+from bitgolf.squeeze.codec import DamagedStreamError, decompress
 
 block, blocks = bytes(2**20), 256
 filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 4096}]
@@ -424,7 +424,7 @@ def test_an_alphabet_that_no_encoder_writes_is_refused(name):
 
 CLAIM = """
 import resource, sys, time
-from bitgolf.core.codec import DamagedStreamError, decompress
+from bitgolf.squeeze.codec import DamagedStreamError, decompress
 
 unit = 2**20 if sys.platform == "darwin" else 2**10
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

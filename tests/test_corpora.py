@@ -20,11 +20,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import BitgolfError, DataError, ShardError, TokenizerError
-from bitgolf.core.shards import Dataset, write_shard
-from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
-from bitgolf.lab import corpora, texts
-from bitgolf.lab.corpora import (
+from bitgolf.base.errors import BitgolfError, DataError, ShardError, TokenizerError
+from bitgolf.corpus import corpora, texts
+from bitgolf.corpus.corpora import (
     Challenge,
     Files,
     Hub,
@@ -34,9 +32,11 @@ from bitgolf.lab.corpora import (
     dataset_name,
     source_from,
 )
-from bitgolf.lab.find import find_dataset
-from bitgolf.lab.passport import scan_overlap, word_grams
-from bitgolf.lab.public_case import CONTROLS, tokenize_public_case, write_sidecar
+from bitgolf.corpus.passport import scan_overlap, word_grams
+from bitgolf.inputs.find import find_dataset
+from bitgolf.public.case import CONTROLS, tokenize_public_case, write_sidecar
+from bitgolf.text.shards import Dataset, write_shard
+from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
 
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
 
@@ -296,7 +296,7 @@ def test_a_build_never_overwrites_and_restarts_after_a_kill(tmp_path):
     steps.close()
     assert not list(tmp_path.glob(".*"))
     code = (
-        "import os\nfrom pathlib import Path\nfrom bitgolf.lab.corpora import build_dataset, source_from\n"
+        "import os\nfrom pathlib import Path\nfrom bitgolf.corpus.corpora import build_dataset, source_from\n"
         f"steps = build_dataset(source_from({str(tmp_path / 'texts')!r}),"
         f" Path({str(tmp_path / 'data')!r}), vocabulary_size=300)\n"
         "for step in steps:\n    if step.stage == 'overlap': os._exit(9)"

@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from bitgolf.core.plan import to_json
-from bitgolf.core.shards import read_shard, write_shard
-from bitgolf.lab import cli
+from bitgolf.base.plan import to_json
+from bitgolf.cli import main as cli
+from bitgolf.text.shards import read_shard, write_shard
 from tests.test_belonging import DOCUMENTS, SPLITS, model, put
 
 EMOJI = "\U0001f600\U0001f601\U0001f602".encode()

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from bitgolf.core.files import read_json
-from bitgolf.lab import cli, work
+from bitgolf.base.files import read_json
+from bitgolf.cli import main as cli
+from bitgolf.cli import work
 
 PROMISED_BITS_PER_BYTE = 1.44
 PROMISED_SECONDS = 300
@@ -39,7 +40,7 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
 def test_the_real_demo_keeps_its_promise(tmp_path):
     """From no cache at all; prints its figures. The limit on seconds is for a machine at rest."""
     started = time.monotonic()
-    command = [sys.executable, "-c", "from bitgolf.lab.cli import main; main()"]
+    command = [sys.executable, "-c", "from bitgolf.cli.main import main; main()"]
     done = subprocess.run(
         [*command, "demo", "--out", str(tmp_path / "demo"), "--json"],
         env={**os.environ, "BITGOLF_CACHE": str(tmp_path / "cache")},

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from bitgolf.core.files import read_json, read_tensors, write_json
-from bitgolf.core.plan import to_json
-from bitgolf.lab.screen import follow
-from bitgolf.lab.work import work
+from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.plan import to_json
+from bitgolf.cli.work import work
+from bitgolf.report.screen import follow
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 STEPS = 12

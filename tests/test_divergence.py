@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.core.hessian import drawn_text
-from bitgolf.core.model import ModelPlan, build_model, keyed_generator
-from bitgolf.lab.divergence import divergence
+from bitgolf.net.model import ModelPlan, build_model, keyed_generator
+from bitgolf.report.divergence import divergence
+from bitgolf.squeeze.hessian import drawn_text
 
 PLAN = ModelPlan(vocabulary_size=40, layers=2, width=32, heads=2, kv_heads=1)
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.schedule import Constant, Schedule, WarmdownClock, WarmdownFraction
-from bitgolf.core.train import TrainPlan
-from bitgolf.lab.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
+from bitgolf.forecast.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.recipe import Recipe
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
+from bitgolf.train.schedule import Constant, Schedule, WarmdownClock, WarmdownFraction
 
 MODEL = ModelPlan(vocabulary_size=1024, layers=2, width=64, heads=4, kv_heads=2)
 

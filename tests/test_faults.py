@@ -14,11 +14,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.core.files import read_json, write_json
-from bitgolf.core.plan import to_json
-from bitgolf.lab import cli, faults, screen
-from bitgolf.lab.folder import held
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.files import read_json, write_json
+from bitgolf.base.plan import to_json
+from bitgolf.cli import faults
+from bitgolf.cli import main as cli
+from bitgolf.inputs.folder import held
+from bitgolf.report import screen
 
 EVIL = "\x1b[2J[bold]red[/bold]\u202e\udce9"
 
@@ -213,8 +215,8 @@ USER_FILES = {
     "def make():\n    return make()": "line 2: RecursionError",
     "import absent_module": "line 1: ModuleNotFoundError",
     "def other(): pass": "has no attribute 'make'",
-    "print('noise')\nfrom bitgolf.core.recipe import Recipe\ndef make():\n    return Recipe(nme=1)": "line 4",
-    "from bitgolf.core.train import TrainPlan\ndef make():\n    return TrainPlan(steps=0)": "line 3: invalid",
+    "print('noise')\nfrom bitgolf.recipe import Recipe\ndef make():\n    return Recipe(nme=1)": "line 4",
+    "from bitgolf.train.loop import TrainPlan\ndef make():\n    return TrainPlan(steps=0)": "line 3: invalid",
     "def make():\n    raise BaseExceptionGroup('g', [KeyError()])": "line 2",
     "\0": "null bytes",
 }

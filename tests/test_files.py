@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from bitgolf.core.errors import BitgolfError, CheckpointError
-from bitgolf.core.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from bitgolf.base.errors import BitgolfError, CheckpointError
+from bitgolf.base.files import read_json, read_tensors, write_bytes, write_json, write_tensors
 
 
 def test_json_and_tensors_round_trip(tmp_path):

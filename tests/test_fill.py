@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.errors import BudgetError, PlanError
-from bitgolf.core.fill import FillBudget, coarser
-from bitgolf.core.presets import by_part, deviations, entropy_coded, feedback_deviations, rate_aware
-from bitgolf.core.quantize import AbsMax, AsSet, Keep, QuantizePlan, QuantRule
-from bitgolf.core.rate import RateAware, code_bits, expected_damage
-from bitgolf.core.run import run
-from bitgolf.lab.repack import filling, open_run, pack_again
+from bitgolf.base.errors import BudgetError, PlanError
+from bitgolf.cli.repack import filling, open_run, pack_again
+from bitgolf.run import run
+from bitgolf.squeeze.fill import FillBudget, coarser
+from bitgolf.squeeze.presets import by_part, deviations, entropy_coded, feedback_deviations, rate_aware
+from bitgolf.squeeze.quantize import AbsMax, AsSet, Keep, QuantizePlan, QuantRule
+from bitgolf.squeeze.rate import RateAware, code_bits, expected_damage
 from tests.test_cli import bitgolf, refused  # noqa: F401
 from tests.test_rate import problem
 from tests.test_run import CODE, drive

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bitgolf.core.average import Ema
-from bitgolf.core.embed import BigramHash
-from bitgolf.core.errors import PlanError
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, make_optimizers, public_rows
-from bitgolf.core.schedule import Progress
+from bitgolf.base.errors import PlanError
+from bitgolf.net.embed import BigramHash
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.train.average import Ema
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, make_optimizers, public_rows
+from bitgolf.train.schedule import Progress
 
 PLAN = ModelPlan(
     vocabulary_size=64,

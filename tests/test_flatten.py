@@ -9,11 +9,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bitgolf.core.files import write_tensors
-from bitgolf.core.plan import Plan
-from bitgolf.core.quantize import absmax_rows
-from bitgolf.core.train import Stage
-from bitgolf.lab.flatten import (
+from bitgolf.base.files import write_tensors
+from bitgolf.base.plan import Plan
+from bitgolf.recipes.baseline import baseline
+from bitgolf.script.flatten import (
     COMPARED_FILES,
     ScriptError,
     body_hash,
@@ -27,9 +26,10 @@ from bitgolf.lab.flatten import (
     source_of,
     undefined_names,
 )
-from bitgolf.lab.shrink import minify
-from bitgolf.lab.source import SourceError, read_core
-from bitgolf.recipes.baseline import baseline
+from bitgolf.script.shrink import minify
+from bitgolf.script.source import SourceError, read_core
+from bitgolf.squeeze.quantize import absmax_rows
+from bitgolf.train.loop import Stage
 from tests.test_behaviour import FACTORS, model_of
 from tests.test_behaviour import optim as behaviour_optim
 
@@ -370,7 +370,7 @@ def test_lines_of_code_are_counted_without_prose():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from bitgolf.lab.corpora import build_dataset, source_from
+    from bitgolf.corpus.corpora import build_dataset, source_from
 
     text = tmp_path_factory.mktemp("text")
     for i in range(20):

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from bitgolf.lab.budget import FORECAST_ERROR
+from bitgolf.forecast.budget import FORECAST_ERROR
 
-BITGOLF = [sys.executable, "-c", "from bitgolf.lab.cli import main; main()"]
+BITGOLF = [sys.executable, "-c", "from bitgolf.cli.main import main; main()"]
 
 
 def answer(*words: str) -> dict:

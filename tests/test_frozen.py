@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount
-from bitgolf.core.embed import BigramHash
-from bitgolf.core.errors import PlanError
-from bitgolf.core.model import build_model, keyed_generator
-from bitgolf.core.noise import FakeQuantize, NoNoise
-from bitgolf.core.optim import (
+from bitgolf.base.errors import PlanError
+from bitgolf.forecast.budget import memory_bytes, parameter_shapes
+from bitgolf.forecast.expect import ExpectedWeights
+from bitgolf.net.embed import BigramHash
+from bitgolf.net.model import build_model, keyed_generator
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.squeeze.quantize import int6_rows
+from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount
+from bitgolf.train.loop import State
+from bitgolf.train.optim import (
     AdamRule,
     Frozen,
     MuonRule,
@@ -17,13 +22,8 @@ from bitgolf.core.optim import (
     make_optimizers,
     public_rows,
 )
-from bitgolf.core.quantize import int6_rows
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.schedule import Constant
-from bitgolf.core.train import State
-from bitgolf.core.values import ValueEmbedding
-from bitgolf.lab.budget import memory_bytes, parameter_shapes
-from bitgolf.lab.expect import ExpectedWeights
+from bitgolf.train.qat import FakeQuantize, NoNoise
+from bitgolf.train.schedule import Constant
 from tests.small_training import MODEL, PLAN, start, tensors_of
 
 FROZEN = ("bigram.embed.weight", "ve_shared.embed.weight", "ve_shared.proj.weight")

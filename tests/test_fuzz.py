@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bitgolf.core import artifact as artifact_module
+from bitgolf.squeeze import artifact as artifact_module
 from tests import forgery
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ PLANTED = """
 class Planted(fuzz_artifact.forgery.ArtifactError):
     def __init__(self, *_, **__):
         {fault}
-from bitgolf.core import artifact
+from bitgolf.squeeze import artifact
 artifact.ValueRangeError = Planted
 """
 

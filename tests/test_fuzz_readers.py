@@ -7,18 +7,18 @@ import time
 
 import pytest
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import write_tensors
-from bitgolf.core.plan import to_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.score import Scores
-from bitgolf.core.shards import read_passport
-from bitgolf.core.train import State
-from bitgolf.lab.typed import Step, read_lines, read_plan
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import write_tensors
+from bitgolf.base.plan import to_json
+from bitgolf.inputs.typed import Step, read_lines, read_plan
+from bitgolf.recipe import Recipe
+from bitgolf.score.score import Scores
 from bitgolf.study.compare import compare_runs, read_run_set
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.findings import cited, measured
 from bitgolf.study.report import write_report
+from bitgolf.text.shards import read_passport
+from bitgolf.train.loop import State
 from tests.fake_study import fake_study
 from tests.test_study_verdicts import write_scores
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bitgolf.core.clip import ClipSearch
-from bitgolf.core.errors import PlanError
-from bitgolf.core.gptq import Gptq, feedback, squared_error
-from bitgolf.core.grid import ColumnGroups, Grid, PerColumn, PerTensor, RowGroups
-from bitgolf.core.quantize import (
+from bitgolf.base.errors import PlanError
+from bitgolf.squeeze.clip import ClipSearch
+from bitgolf.squeeze.gptq import Gptq, feedback, squared_error
+from bitgolf.squeeze.grid import ColumnGroups, Grid, PerColumn, PerTensor, RowGroups
+from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
     Keep,

@@ -5,8 +5,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import PlanError
-from bitgolf.core.grid import (
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import from_json, members, to_json
+from bitgolf.squeeze.grid import (
     ColumnGroups,
     Granularity,
     Grid,
@@ -18,7 +19,6 @@ from bitgolf.core.grid import (
     as_matrix,
     percentile_clip,
 )
-from bitgolf.core.plan import from_json, members, to_json
 
 GRANULARITIES = [PerRow(), PerTensor(), PerColumn(), RowGroups(rows=4), ColumnGroups(columns=5)]
 GRIDS = st.builds(

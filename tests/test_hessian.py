@@ -7,12 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.embed import BigramHash
-from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.core.gptq import Gptq, squared_error
-from bitgolf.core.heads import SparseGate
-from bitgolf.core.hessian import (
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.plan import from_json, to_json
+from bitgolf.net.backend import Backend
+from bitgolf.net.embed import BigramHash
+from bitgolf.net.heads import SparseGate
+from bitgolf.net.model import ModelPlan, build_model, keyed_generator
+from bitgolf.net.parts import Linear
+from bitgolf.net.route import Looped
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.run import run
+from bitgolf.squeeze.gptq import Gptq, squared_error
+from bitgolf.squeeze.hessian import (
     OwnText,
     TrainText,
     both_uses,
@@ -23,11 +29,8 @@ from bitgolf.core.hessian import (
     row_frequencies,
     written_text,
 )
-from bitgolf.core.model import ModelPlan, build_model, keyed_generator
-from bitgolf.core.parts import Linear
-from bitgolf.core.plan import from_json, to_json
-from bitgolf.core.presets import feedback_deviations, feedback_rows
-from bitgolf.core.quantize import (
+from bitgolf.squeeze.presets import feedback_deviations, feedback_rows
+from bitgolf.squeeze.quantize import (
     AbsMax,
     Calibration,
     Curvature,
@@ -38,10 +41,7 @@ from bitgolf.core.quantize import (
     int6_rows,
     quantize_weights,
 )
-from bitgolf.core.rate import RateAware
-from bitgolf.core.route import Looped
-from bitgolf.core.run import run
-from bitgolf.core.values import ValueEmbedding
+from bitgolf.squeeze.rate import RateAware
 from tests.test_run import CODE, drive
 
 PLAN = ModelPlan(vocabulary_size=90, layers=3, width=24, heads=2, kv_heads=1)

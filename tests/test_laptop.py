@@ -4,18 +4,18 @@ import dataclasses
 
 import pytest
 
-from bitgolf.core.average import Ema, SwaCount
-from bitgolf.core.model import count_parameters
-from bitgolf.core.plan import diff
-from bitgolf.core.position import Rope
-from bitgolf.core.quantize import AsSet
-from bitgolf.core.route import Looped
-from bitgolf.core.schedule import Progress
-from bitgolf.core.windows import Chunked, Sliding
-from bitgolf.lab.budget import flops_per_token
-from bitgolf.lab.find import find_recipe
-from bitgolf.lab.flatten import plans_in
-from bitgolf.lab.laptop import STEPS, laptop
+from bitgolf.base.plan import diff
+from bitgolf.forecast.budget import flops_per_token
+from bitgolf.forecast.laptop import STEPS, laptop
+from bitgolf.inputs.find import find_recipe
+from bitgolf.net.model import count_parameters
+from bitgolf.net.position import Rope
+from bitgolf.net.route import Looped
+from bitgolf.score.windows import Chunked, Sliding
+from bitgolf.script.flatten import plans_in
+from bitgolf.squeeze.quantize import AsSet
+from bitgolf.train.average import Ema, SwaCount
+from bitgolf.train.schedule import Progress
 from tests.peak_memory import peak_of
 
 PULL_REQUESTS = ("pr682", "pr212", "pr543", "pr488", "pr1718")

@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from bitgolf.core.errors import DataError
-from bitgolf.core.metric import bits_per_byte, summary
-from bitgolf.core.score import Scores
+from bitgolf.base.errors import DataError
+from bitgolf.score.metric import bits_per_byte, summary
+from bitgolf.score.score import Scores
 
 
 def make_scores(nats, token_bytes, file_bytes=None) -> Scores:

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.errors import PlanError
-from bitgolf.core.kernels import CHUNK_SHORT, FusedKernels, PlainKernels, attend
-from bitgolf.core.model import (
+from bitgolf.base.errors import PlanError
+from bitgolf.net.backend import Backend
+from bitgolf.net.kernels import CHUNK_SHORT, FusedKernels, PlainKernels, attend
+from bitgolf.net.model import (
     Model,
     ModelPlan,
     build_model,
@@ -16,10 +16,10 @@ from bitgolf.core.model import (
     keyed_generator,
     parameter_shapes,
 )
-from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.position import Rope
-from bitgolf.core.route import Plain, USkips
-from bitgolf.core.schedule import Progress
+from bitgolf.net.position import Rope
+from bitgolf.net.route import Plain, USkips
+from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.schedule import Progress
 
 SMALL = ModelPlan(vocabulary_size=96, layers=5, width=48, heads=4, kv_heads=2)
 EXACT = Backend(dtype=torch.float64, attention="math")
@@ -147,7 +147,7 @@ def test_attention_kinds_agree(time):
 
 def test_attention_weights_made_again_give_the_same_gradients(monkeypatch):
     kept = gradients(SMALL, FAST["float32 chunk"], 140)[1]
-    monkeypatch.setattr("bitgolf.core.kernels.KEEP_BYTES", 0)
+    monkeypatch.setattr("bitgolf.net.kernels.KEEP_BYTES", 0)
     assert distance(gradients(SMALL, FAST["float32 chunk"], 140)[1], kept) == 0
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.muon import (
+from bitgolf.train.muon import (
     CACHE_ELEMENTS,
     FIVE_STEPS,
     NEWTON_SCHULZ,
@@ -17,7 +17,7 @@ from bitgolf.core.muon import (
     orthogonalise,
     orthogonalise_reference,
 )
-from bitgolf.core.world import World
+from bitgolf.train.world import World
 
 SHAPES = [(48, 32), (32, 48), (40, 40), (32, 48), (96, 24), (24, 96), (48, 32)]
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.grid import Grid
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.noise import FakeQuantize, NoNoise, SoftRound, soft_rounded
-from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
-from bitgolf.core.route import Looped
-from bitgolf.core.run import model_with
-from bitgolf.core.schedule import Progress, WarmdownFraction
-from bitgolf.core.train import standing_in
-from bitgolf.lab.tensors import noise_quantizers
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.net.route import Looped
+from bitgolf.report.tensors import noise_quantizers
+from bitgolf.run import model_with
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
+from bitgolf.train.loop import standing_in
+from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound, soft_rounded
+from bitgolf.train.schedule import Progress, WarmdownFraction
 from tests.small_training import PLAN, start, tensors_of
 
 PLAIN = ModelPlan(vocabulary_size=64, layers=3, width=32, heads=2, kv_heads=1)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bitgolf.core.errors import CheckpointError, PlanError
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon
-from bitgolf.core.optim import (
+from bitgolf.base.errors import CheckpointError, PlanError
+from bitgolf.base.plan import from_json, members, to_json
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.train.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon
+from bitgolf.train.optim import (
     AdamRule,
     MuonRule,
     OptimPlan,
@@ -17,8 +18,7 @@ from bitgolf.core.optim import (
     make_optimizers,
     public_rows,
 )
-from bitgolf.core.plan import from_json, members, to_json
-from bitgolf.core.schedule import Progress
+from bitgolf.train.schedule import Progress
 
 PLAN = ModelPlan(vocabulary_size=32, layers=2, width=16, heads=2, kv_heads=1)
 

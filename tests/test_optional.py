@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from bitgolf.core.artifact import PackPlan, pack
-from bitgolf.core.codec import Brotli, MissingCodecError
-from bitgolf.core.files import write_json
-from bitgolf.core.model import build_model
-from bitgolf.core.plan import to_json
-from bitgolf.core.quantize import quantize_weights
-from bitgolf.lab import rivals
-from bitgolf.lab.optional import is_installed, needed
+from bitgolf.base.files import write_json
+from bitgolf.base.plan import to_json
+from bitgolf.net.model import build_model
+from bitgolf.report import rivals
+from bitgolf.script.optional import is_installed, needed
+from bitgolf.squeeze.artifact import PackPlan, pack
+from bitgolf.squeeze.codec import Brotli, MissingCodecError
+from bitgolf.squeeze.quantize import quantize_weights
 
 WITHOUT = """
 import contextlib, io, json, sys
@@ -24,7 +24,7 @@ class Refuse:
             raise ModuleNotFoundError("blocked: " + name)
 
 sys.meta_path.insert(0, Refuse())
-from bitgolf.lab import cli
+from bitgolf.cli import main as cli
 
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitgolf.core.errors import PlanError
-from bitgolf.core.kernels import PlainKernels
-from bitgolf.core.layers import GatedMlp, LeakyReluSquared, Mlp, ReluSquared
-from bitgolf.core.model import ModelPlan, build_model, keyed_generator
-from bitgolf.core.objective import MultiToken, TokenAfterNext
+from bitgolf.base.errors import PlanError
+from bitgolf.net.kernels import PlainKernels
+from bitgolf.net.layers import GatedMlp, LeakyReluSquared, Mlp, ReluSquared
+from bitgolf.net.model import ModelPlan, build_model, keyed_generator
+from bitgolf.net.objective import MultiToken, TokenAfterNext
 
 PLAN = ModelPlan(vocabulary_size=40, layers=3, width=32, heads=2, kv_heads=1)
 IDS = torch.randint(40, (2, 25), generator=torch.Generator().manual_seed(3))

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import pytest
 
-from bitgolf.core.errors import PlanError
-from bitgolf.core.plan import Plan, diff, from_json, members, parse_changes, setting, to_json
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import Plan, diff, from_json, members, parse_changes, setting, to_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

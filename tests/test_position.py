@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.batches import PublicOrder
-from bitgolf.core.kernels import Sight, attend
-from bitgolf.core.layers import TwoLanes
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.position import Alibi, NoPosition, RelativeBuckets, Rope, distance_buckets
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.route import GatedSkips, USkips
-from bitgolf.core.score import ScorePlan, score
-from bitgolf.core.train import Stage, TrainPlan
-from bitgolf.core.windows import Chunked, PerDocument, Sliding
-from bitgolf.lab.sample import next_logits, sample
+from bitgolf.net.backend import Backend
+from bitgolf.net.kernels import Sight, attend
+from bitgolf.net.layers import TwoLanes
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.net.position import Alibi, NoPosition, RelativeBuckets, Rope, distance_buckets
+from bitgolf.net.route import GatedSkips, USkips
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.report.sample import next_logits, sample
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.text.batches import PublicOrder
+from bitgolf.train.loop import Stage, TrainPlan
 from tests.test_score import Bytes
 
 

@@ -11,13 +11,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.core.artifact import pack, unpack
-from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
-from bitgolf.core.position import Rope
-from bitgolf.core.quantize import int6_rows, quantize_weights
-from bitgolf.core.route import Plain
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.lab.public import (
+from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.net.position import Rope
+from bitgolf.net.route import Plain
+from bitgolf.public.checkpoints import (
     as_weights,
     infer_model_plan,
     pack_public_int8,
@@ -25,8 +22,11 @@ from bitgolf.lab.public import (
     unpack_public_int6,
     unpack_public_int8,
 )
-from bitgolf.lab.public_streams import PublicFileError, byte_shuffle, byte_unshuffle, expand, inflate
-from bitgolf.lab.public_tables import public_int8_table
+from bitgolf.public.streams import PublicFileError, byte_shuffle, byte_unshuffle, expand, inflate
+from bitgolf.public.tables import public_int8_table
+from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.quantize import int6_rows, quantize_weights
+from bitgolf.text.tokenizer import train_tokenizer
 
 SHAPES = [
     ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2),

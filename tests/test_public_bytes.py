@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bitgolf.core.score import Scores
-from bitgolf.core.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
-from bitgolf.lab.public_bytes import public_rule
+from bitgolf.public.byte_counts import public_rule
+from bitgolf.score.score import Scores
+from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
 
 TEXT = "the cat  sat   on the mat\n" * 40 + " the dog    ran\n" * 30
 ODD = {

@@ -13,9 +13,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.core.model import ModelPlan, build_model, parameter_shapes
-from bitgolf.core.values import ValueEmbedding
-from bitgolf.lab.public import (
+from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.public.checkpoints import (
     as_weights,
     infer_model_plan,
     pack_public_int6,
@@ -23,8 +23,8 @@ from bitgolf.lab.public import (
     read_public,
     unpack_public,
 )
-from bitgolf.lab.public_streams import PublicFileError, byte_shuffle, byte_unshuffle, expand, pack_stream
-from bitgolf.lab.public_tables import int6_state
+from bitgolf.public.streams import PublicFileError, byte_shuffle, byte_unshuffle, expand, pack_stream
+from bitgolf.public.tables import int6_state
 
 ROWS, COLUMNS = 12, 32
 NAME = "blocks.0.attn.c_q.weight"

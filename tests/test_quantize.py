@@ -1,23 +1,23 @@
 import pytest
 import torch
 
-from bitgolf.core.clip import ClipSearch, Ternary
-from bitgolf.core.errors import PlanError
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import Grid, PerTensor
-from bitgolf.core.hessian import TrainText
-from bitgolf.core.lowrank import LowRank
-from bitgolf.core.model import ModelPlan, parameter_shapes
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.plan import from_json, members, to_json
-from bitgolf.core.presets import (
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import from_json, members, to_json
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.report.tensors import tensor_row
+from bitgolf.squeeze.clip import ClipSearch, Ternary
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.grid import Grid, PerTensor
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.lowrank import LowRank
+from bitgolf.squeeze.presets import (
     clip_searched,
     deviations,
     feedback_deviations,
     feedback_rows,
     int5_mlp,
 )
-from bitgolf.core.quantize import (
+from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
     Keep,
@@ -34,10 +34,10 @@ from bitgolf.core.quantize import (
     public_int8,
     quantize_weights,
 )
-from bitgolf.core.rate import RateAware
-from bitgolf.core.rotate import Rotated
-from bitgolf.core.schedule import Progress
-from bitgolf.lab.tensors import tensor_row
+from bitgolf.squeeze.rate import RateAware
+from bitgolf.squeeze.rotate import Rotated
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import Progress
 
 # Relative error of Gaussian weights where it is not that of six bits or more.
 COARSE = {

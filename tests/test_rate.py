@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from bitgolf.core.artifact import pack, unpack
-from bitgolf.core.errors import ArtifactError
-from bitgolf.core.hessian import TrainText
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.quantize import Curvature, Keep, QuantizePlan, QuantRule, SdClip, quantize_weights
-from bitgolf.core.rate import (
+from bitgolf.base.errors import ArtifactError
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.report.tensors import tensor_row
+from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.quantize import Curvature, Keep, QuantizePlan, QuantRule, SdClip, quantize_weights
+from bitgolf.squeeze.rate import (
     RateAware,
     Stepped,
     code_bits,
@@ -17,9 +18,8 @@ from bitgolf.core.rate import (
     holding,
     power_of_two,
 )
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.core.trellis import rounded_codes
-from bitgolf.lab.tensors import tensor_row
+from bitgolf.squeeze.trellis import rounded_codes
+from bitgolf.text.tokenizer import train_tokenizer
 
 ROWS, COLUMNS = 24, 40
 

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.errors import BitgolfError, CheckpointError, PlanError, displayed
-from bitgolf.core.files import is_plain_name, read_json, read_tensors, write_tensors
-from bitgolf.core.plan import from_json, parse_changes, to_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.train import State
+from bitgolf.base.errors import BitgolfError, CheckpointError, PlanError, displayed
+from bitgolf.base.files import is_plain_name, read_json, read_tensors, write_tensors
+from bitgolf.base.plan import from_json, parse_changes, to_json
+from bitgolf.recipe import Recipe
 from bitgolf.study.design import Study, add_one
+from bitgolf.train.loop import State
 
 ODD_NAMES = [
     "",

@@ -4,20 +4,20 @@ import importlib
 
 import pytest
 
-from bitgolf.core.average import NoAverage
-from bitgolf.core.batches import PublicOrder
-from bitgolf.core.codec import Deflate
-from bitgolf.core.model import count_parameters, parameter_shapes
-from bitgolf.core.optim import AdamRule, MuonRule, assign_parameters, baseline_rows
-from bitgolf.core.plan import diff, from_json, to_json
-from bitgolf.core.quantize import public_int8
-from bitgolf.core.recipe import BudgetPlan, Recipe
-from bitgolf.core.route import USkips
-from bitgolf.core.schedule import Progress, WarmdownClock, momentum_at
-from bitgolf.core.windows import Chunked
-from bitgolf.lab.find import find_recipe, recipe_names
+from bitgolf.base.plan import diff, from_json, to_json
+from bitgolf.inputs.find import find_recipe, recipe_names
+from bitgolf.net.model import count_parameters, parameter_shapes
+from bitgolf.net.route import USkips
+from bitgolf.recipe import BudgetPlan, Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.codec import Deflate
+from bitgolf.squeeze.quantize import public_int8
+from bitgolf.text.batches import PublicOrder
+from bitgolf.train.average import NoAverage
+from bitgolf.train.optim import AdamRule, MuonRule, assign_parameters, baseline_rows
+from bitgolf.train.schedule import Progress, WarmdownClock, momentum_at
 
 
 def test_the_recipes_are_found():

@@ -6,16 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from bitgolf.core.artifact import unpack
-from bitgolf.core.average import Ema, NoAverage
-from bitgolf.core.files import read_json, read_tensors, write_json
-from bitgolf.core.hessian import TrainText
-from bitgolf.core.metric import bits_per_byte
-from bitgolf.core.model import parameter_shapes
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.presets import feedback_rows
-from bitgolf.core.run import run
-from bitgolf.lab.repack import (
+from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.cli.repack import (
     OWN,
     TABLES,
     Sums,
@@ -26,6 +18,14 @@ from bitgolf.lab.repack import (
     packed_by,
     paired_gap,
 )
+from bitgolf.net.model import parameter_shapes
+from bitgolf.run import run
+from bitgolf.score.metric import bits_per_byte
+from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.presets import feedback_rows
+from bitgolf.train.average import Ema, NoAverage
+from bitgolf.train.qat import FakeQuantize
 from tests.test_cli import bitgolf, refused  # noqa: F401
 from tests.test_run import CODE, drive
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitgolf.core.artifact import pack
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.plan import to_json
-from bitgolf.core.quantize import int6_rows, quantize_weights
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.lab.charts import decades, line_chart, round_numbers, short
-from bitgolf.lab.report import Run, ledger, places, rivals, tokens, training, variants, write_report
+from bitgolf.base.plan import to_json
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.recipe import Recipe
+from bitgolf.report.charts import decades, line_chart, round_numbers, short
+from bitgolf.report.report import Run, ledger, places, rivals, tokens, training, variants, write_report
+from bitgolf.squeeze.artifact import pack
+from bitgolf.squeeze.quantize import int6_rows, quantize_weights
+from bitgolf.text.tokenizer import train_tokenizer
 
 HOSTILE = "<script>alert(1)</script>"
 PIECES = [b"", b" the", b"\n", HOSTILE.encode(), b"\xe2", b"\x80", b"\x94", b"\"'&<"]

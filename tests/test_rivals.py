@@ -3,8 +3,8 @@ import random
 
 import pytest
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.lab.rivals import WINDOW_BYTES, compressed_size, rivals
+from bitgolf.base.errors import BitgolfError
+from bitgolf.report.rivals import WINDOW_BYTES, compressed_size, rivals
 
 WORDS = [bytes(random.Random(i).choices(range(97, 123), k=6)) for i in range(400)]
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from bitgolf.core.errors import PlanError
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.quantize import int6_rows
-from bitgolf.core.recipe import Recipe
-from bitgolf.lab.budget import forecast
-from bitgolf.lab.find import find_recipe
-from bitgolf.lab.room import Largest, largest, room
+from bitgolf.base.errors import PlanError
+from bitgolf.forecast.budget import forecast
+from bitgolf.forecast.room import Largest, largest, room
+from bitgolf.inputs.find import find_recipe
+from bitgolf.net.model import ModelPlan
+from bitgolf.recipe import Recipe
+from bitgolf.squeeze.quantize import int6_rows
 
 START = Recipe(
     model=ModelPlan(vocabulary_size=512, layers=3, width=96, heads=4, kv_heads=2), quantize=int6_rows()

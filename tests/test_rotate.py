@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from bitgolf.core.artifact import pack, unpack
-from bitgolf.core.errors import ArtifactError, PlanError
-from bitgolf.core.gptq import Gptq, squared_error
-from bitgolf.core.grid import Grid, PerTensor
-from bitgolf.core.lowrank import CorrectedForm, CorrectedTensor, LowRank, thin_factors
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.quantize import (
+from bitgolf.base.errors import ArtifactError, PlanError
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.gptq import Gptq, squared_error
+from bitgolf.squeeze.grid import Grid, PerTensor
+from bitgolf.squeeze.lowrank import CorrectedForm, CorrectedTensor, LowRank, thin_factors
+from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
     Keep,
@@ -19,7 +19,7 @@ from bitgolf.core.quantize import (
     SdClip,
     quantize_weights,
 )
-from bitgolf.core.rotate import (
+from bitgolf.squeeze.rotate import (
     Rotated,
     TurnedForm,
     TurnedTensor,
@@ -28,7 +28,7 @@ from bitgolf.core.rotate import (
     turned_curvature,
     walsh_hadamard,
 )
-from bitgolf.core.tokenizer import train_tokenizer
+from bitgolf.text.tokenizer import train_tokenizer
 from tests.conftest import generated_text
 
 INT4 = AbsMax(grid=Grid(bits=4))

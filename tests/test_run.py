@@ -11,27 +11,27 @@ import time
 import numpy as np
 import pytest
 
-from bitgolf.core import backend as backend_module
-from bitgolf.core import run as run_module
-from bitgolf.core.artifact import pack, unpack
-from bitgolf.core.average import Ema, Latest, NoAverage, Swa, SwaCount
-from bitgolf.core.backend import Backend, choose_backend
-from bitgolf.core.errors import BitgolfError, DataError
-from bitgolf.core.files import read_json, read_tensors, write_json
-from bitgolf.core.metric import bits_per_byte
-from bitgolf.core.model import count_parameters
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.objective import MultiToken
-from bitgolf.core.optim import AdamRule
-from bitgolf.core.plan import from_json, to_json
-from bitgolf.core.presets import feedback_rows
-from bitgolf.core.quantize import quantize_weights
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import load_model, preflight, run, score_split
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import Scores
-from bitgolf.core.windows import Chunked
-from bitgolf.lab.repack import open_run, pack_again
+from bitgolf import run as run_module
+from bitgolf.base.errors import BitgolfError, DataError
+from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.plan import from_json, to_json
+from bitgolf.cli.repack import open_run, pack_again
+from bitgolf.net import backend as backend_module
+from bitgolf.net.backend import Backend, choose_backend
+from bitgolf.net.model import count_parameters
+from bitgolf.net.objective import MultiToken
+from bitgolf.recipe import Recipe
+from bitgolf.run import load_model, preflight, run, score_split
+from bitgolf.score.metric import bits_per_byte
+from bitgolf.score.score import Scores
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.presets import feedback_rows
+from bitgolf.squeeze.quantize import quantize_weights
+from bitgolf.train.average import Ema, Latest, NoAverage, Swa, SwaCount
+from bitgolf.train.optim import AdamRule
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import WarmdownFraction
 
 CODE = b"print('the code that counts')\n"
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.lab.sample import choose, sample
+from bitgolf.base.errors import BitgolfError
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.report.sample import choose, sample
 
 BOS = 256
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.core.plan import Plan, members
-from bitgolf.core.schedule import (
+from bitgolf.base.plan import Plan, members
+from bitgolf.train.schedule import (
     Constant,
     Cosine,
     Progress,

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.errors import DataError
-from bitgolf.core.metric import summary
-from bitgolf.core.model import Model, ModelPlan, build_model
-from bitgolf.core.score import ScorePlan, Scores, score, scoring
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.core.windows import Chunked, PerDocument, Sliding
+from bitgolf.base.errors import DataError
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import Model, ModelPlan, build_model
+from bitgolf.score.metric import summary
+from bitgolf.score.score import ScorePlan, Scores, score, scoring
+from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.text.tokenizer import train_tokenizer
 
 BOS = 256
 

@@ -6,19 +6,19 @@ import sys
 
 import pytest
 
-from bitgolf.core.artifact import Artifact, pack
-from bitgolf.core.codec import Deflate, RowColumn, Smallest
-from bitgolf.core.errors import ArtifactError, PlanError
-from bitgolf.core.files import read_json
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.model import build_model
-from bitgolf.core.presets import rate_aware
-from bitgolf.core.quantize import AbsMax, Keep, QuantizePlan, absmax_rows, quantize_weights
-from bitgolf.core.rate import RateAware
-from bitgolf.lab.flatten import flatten, pack_script, run_alone
-from bitgolf.lab.script import plainly_packed, script_of, whole_ledger
+from bitgolf.base.errors import ArtifactError, PlanError
+from bitgolf.base.files import read_json
+from bitgolf.net.model import build_model
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
+from bitgolf.script.counted import plainly_packed, script_of, whole_ledger
+from bitgolf.script.flatten import flatten, pack_script, run_alone
+from bitgolf.squeeze.artifact import Artifact, pack
+from bitgolf.squeeze.codec import Deflate, RowColumn, Smallest
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.presets import rate_aware
+from bitgolf.squeeze.quantize import AbsMax, Keep, QuantizePlan, absmax_rows, quantize_weights
+from bitgolf.squeeze.rate import RateAware
 from tests.test_cli import bitgolf, finished, recipe_file  # noqa: F401
 
 BROTLI = {"budget.code_codec": "brotli"}

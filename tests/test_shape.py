@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import bitgolf.recipes
-from bitgolf.core import READING_ORDER
-from bitgolf.core.plan import Plan, from_json, members, to_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.lab.docs import PAGE, architecture
-from bitgolf.lab.flatten import flatten, undefined_names
-from bitgolf.lab.source import CORE_FOLDER, SourceError, read_core
+from bitgolf import READING_ORDER
+from bitgolf.base.plan import Plan, from_json, members, to_json
+from bitgolf.catalog.architecture import PAGE, architecture
+from bitgolf.recipe import Recipe
+from bitgolf.script.flatten import flatten, undefined_names
+from bitgolf.script.source import CORE_FOLDER, SourceError, read_core
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
 OPTIONAL = {"codec": {"brotli", "constriction", "zstandard"}, "trellis": {"numba"}}
@@ -148,7 +148,7 @@ def test_every_recipe_is_one_value_that_becomes_a_script(name, make):
 
 
 def test_the_architecture_page_is_up_to_date():
-    assert architecture() == PAGE.read_text(), "run `python -m bitgolf.lab.docs`"
+    assert architecture() == PAGE.read_text(), "run `python -m bitgolf.catalog.architecture`"
 
 
 # Planted bugs: each line is added to a copy of core and must be found there.
@@ -157,7 +157,7 @@ FORBIDDEN_LINES = {
     "import pickle": "pickle",
     "import requests": "requests",
     "import brotli": "brotli",
-    "from bitgolf.lab.flatten import flatten": "bitgolf.lab.flatten",
+    "from bitgolf.script.flatten import flatten": "bitgolf.script.flatten",
     "X = eval('1')": "eval",
     "X = torch.load('file')": "torch.load",
     "X = np.load('file', allow_pickle=True)": "allow_pickle",
@@ -189,11 +189,11 @@ def test_a_planted_forbidden_line_is_found(copy, line):
     [
         (
             "windows",
-            "from bitgolf.core.score import score",
-            "imports bitgolf.core.score, which is not before",
+            "from bitgolf.score.score import score",
+            "imports bitgolf.score.score, which is not before",
         ),
         ("windows", "from bitgolf.core import plan", "imports a core module"),
-        ("windows", "def f():\n    from bitgolf.core.plan import Plan", "import inside a function"),
+        ("windows", "def f():\n    from bitgolf.base.plan import Plan", "import inside a function"),
         ("metric", "def setting(): ...", "setting already means something else at plan.py"),
     ],
 )

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import DataError, ShardError
-from bitgolf.core.shards import Dataset, TokenStream, read_shard, write_shard
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.lab.corpora import build_dataset, source_from
+from bitgolf.base.errors import DataError, ShardError
+from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.text.shards import Dataset, TokenStream, read_shard, write_shard
+from bitgolf.text.tokenizer import train_tokenizer
 
 
 def test_header_is_the_public_one(tmp_path):

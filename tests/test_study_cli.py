@@ -6,17 +6,17 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from bitgolf.core.files import write_json
-from bitgolf.core.plan import to_json
-from bitgolf.lab.cli import app
+from bitgolf.base.files import write_json
+from bitgolf.base.plan import to_json
+from bitgolf.cli.main import app
 from bitgolf.study.ahead import disturbances
 from bitgolf.study.design import Study, add_one
 
 FILE = """
 import json
 from pathlib import Path
-from bitgolf.core.plan import from_json
-from bitgolf.core.recipe import Recipe
+from bitgolf.base.plan import from_json
+from bitgolf.recipe import Recipe
 from bitgolf.study.design import Study, add_one
 
 def study():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.windows import Chunked
+from bitgolf.base.errors import BitgolfError
+from bitgolf.score.windows import Chunked
 from bitgolf.study.compare import compare_runs, read_run_set
 from bitgolf.study.design import Study, add_one
 from tests.fake_study import fake_study

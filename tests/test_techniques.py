@@ -5,17 +5,11 @@ import inspect
 
 import pytest
 
-from bitgolf.core import READING_ORDER
-from bitgolf.core.embed import BigramHash
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.model import count_parameters
-from bitgolf.core.plan import Plan, field_types, members
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.route import Plain
-from bitgolf.lab import cli, screen
-from bitgolf.lab.public_names import KINDS, SETTINGS
-from bitgolf.lab.single_settings import SINGLE_SETTINGS
-from bitgolf.lab.techniques import (
+from bitgolf import READING_ORDER
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.plan import Plan, field_types, members
+from bitgolf.catalog.single_settings import SINGLE_SETTINGS
+from bitgolf.catalog.techniques import (
     PAGE,
     by_slot,
     card_of,
@@ -29,7 +23,14 @@ from bitgolf.lab.techniques import (
     techniques,
     weight_of,
 )
+from bitgolf.cli import main as cli
+from bitgolf.net.embed import BigramHash
+from bitgolf.net.model import count_parameters
+from bitgolf.net.route import Plain
+from bitgolf.public.names import KINDS, SETTINGS
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
+from bitgolf.report import screen
 
 # Variables that only say how long, how large or on what: no technique is theirs.
 OF_NO_TECHNIQUE = {
@@ -158,7 +159,7 @@ def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
 
 
 def test_the_page_is_up_to_date():
-    assert page() == PAGE.read_text(encoding="utf-8"), "run `python -m bitgolf.lab.techniques`"
+    assert page() == PAGE.read_text(encoding="utf-8"), "run `python -m bitgolf.catalog.techniques`"
 
 
 def test_the_page_names_every_technique_and_variable():

@@ -6,32 +6,10 @@ import math
 import pytest
 import torch
 
-from bitgolf.core.artifact import pack
-from bitgolf.core.clip import ClipSearch
-from bitgolf.core.codec import RowColumn
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import ColumnGroups, Grid
-from bitgolf.core.lowrank import CorrectedTensor, LowRank
-from bitgolf.core.model import ModelPlan, build_model
-from bitgolf.core.noise import FakeQuantize, NoNoise
-from bitgolf.core.plan import members
-from bitgolf.core.quantize import (
-    AbsMax,
-    Curvature,
-    Keep,
-    Percentile,
-    Quantizer,
-    SdClip,
-    absmax_rows,
-    int6_rows,
-    public_int8,
-    quantize_weights,
-)
-from bitgolf.core.rate import RateAware, expected_damage
-from bitgolf.core.rotate import Rotated, TurnedTensor
-from bitgolf.core.tokenizer import train_tokenizer
-from bitgolf.lab.charts import bars, sparkline, trimmed
-from bitgolf.lab.tensors import (
+from bitgolf.base.plan import members
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.report.charts import bars, sparkline, trimmed
+from bitgolf.report.tensors import (
     LEVELS_SHOWN,
     bits_per_byte_of,
     entropy_bits,
@@ -49,6 +27,28 @@ from bitgolf.lab.tensors import (
     tensor_row,
     tensor_rows,
 )
+from bitgolf.squeeze.artifact import pack
+from bitgolf.squeeze.clip import ClipSearch
+from bitgolf.squeeze.codec import RowColumn
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.grid import ColumnGroups, Grid
+from bitgolf.squeeze.lowrank import CorrectedTensor, LowRank
+from bitgolf.squeeze.quantize import (
+    AbsMax,
+    Curvature,
+    Keep,
+    Percentile,
+    Quantizer,
+    SdClip,
+    absmax_rows,
+    int6_rows,
+    public_int8,
+    quantize_weights,
+)
+from bitgolf.squeeze.rate import RateAware, expected_damage
+from bitgolf.squeeze.rotate import Rotated, TurnedTensor
+from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.train.qat import FakeQuantize, NoNoise
 
 INT4, INT6 = AbsMax(grid=Grid(bits=4)), AbsMax()
 MODEL = ModelPlan(vocabulary_size=280, layers=2, width=32, heads=4, kv_heads=2)

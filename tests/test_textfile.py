@@ -15,11 +15,11 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import DataError
-from bitgolf.lab import textfile
-from bitgolf.lab.corpora import Files, source_from
-from bitgolf.lab.textfile import named, text_to_score
-from bitgolf.lab.texts import read_documents
+from bitgolf.base.errors import DataError
+from bitgolf.corpus import textfile
+from bitgolf.corpus.corpora import Files, source_from
+from bitgolf.corpus.textfile import named, text_to_score
+from bitgolf.corpus.texts import read_documents
 
 TEXT = b"".join(b"line %d of a text\n\n" % place for place in range(3000))
 PACK = {

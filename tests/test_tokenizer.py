@@ -11,8 +11,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import TokenizerError
-from bitgolf.core.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.base.errors import TokenizerError
+from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
 from tests.forgery import model_file
 
 ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
@@ -106,7 +106,7 @@ def test_compact_form_round_trips_and_keeps_the_ids(tokenizer):
 
 def test_training_is_deterministic_across_processes(tokenizer):
     code = (
-        "from tests.test_tokenizer import text; from bitgolf.core.tokenizer import train_tokenizer\n"
+        "from tests.test_tokenizer import text; from bitgolf.text.tokenizer import train_tokenizer\n"
         f"documents = [text(2000, seed, {tokenizer.case_ops}) for seed in range(4)]\n"
         f"print(train_tokenizer(documents, 400, case_ops={tokenizer.case_ops}).identity)"
     )

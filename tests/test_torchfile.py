@@ -12,11 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.model import ModelPlan
-from bitgolf.lab.find import find_artifact
-from bitgolf.lab.public import as_weights, infer_model_plan, pack_public_int8, read_public
-from bitgolf.lab.torchfile import PublicFileError, load_tensors
+from bitgolf.base.errors import BitgolfError
+from bitgolf.inputs.find import find_artifact
+from bitgolf.net.model import ModelPlan
+from bitgolf.public.checkpoints import as_weights, infer_model_plan, pack_public_int8, read_public
+from bitgolf.public.torchfile import PublicFileError, load_tensors
 from tests.test_public import saved, state_of
 
 PLAN = ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2)
@@ -114,7 +114,7 @@ ODD = {
     "number": (STATE | {3: torch.zeros(2)}, "3", "tensors only"),
     "empty": ({}, "", "tensors only"),
     "numpy": (STATE | {"best": np.float64(1.2)}, "", "numpy scalar"),
-    "class": (STATE | {"plan": PLAN}, "", "it holds bitgolf.core.layers"),
+    "class": (STATE | {"plan": PLAN}, "", "it holds bitgolf.net.layers"),
 }  # fmt: skip
 
 

@@ -9,18 +9,18 @@ import sys
 import pytest
 import torch
 
-from bitgolf.core.average import NoAverage, Swa
-from bitgolf.core.batches import CoprimeStride, PublicOrder, ShuffledBlocks
-from bitgolf.core.errors import CheckpointError, DataError, PlanError
-from bitgolf.core.files import read_tensors, write_tensors
-from bitgolf.core.model import build_model
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.optim import OptimPlan, make_optimizers
-from bitgolf.core.quantize import absmax_rows
-from bitgolf.core.route import Looped
-from bitgolf.core.schedule import Constant, WarmdownClock, WarmdownFraction
-from bitgolf.core.train import Stage, State, TrainPlan, train
-from bitgolf.core.world import World
+from bitgolf.base.errors import CheckpointError, DataError, PlanError
+from bitgolf.base.files import read_tensors, write_tensors
+from bitgolf.net.model import build_model
+from bitgolf.net.route import Looped
+from bitgolf.squeeze.quantize import absmax_rows
+from bitgolf.text.batches import CoprimeStride, PublicOrder, ShuffledBlocks
+from bitgolf.train.average import NoAverage, Swa
+from bitgolf.train.loop import Stage, State, TrainPlan, train
+from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import Constant, WarmdownClock, WarmdownFraction
+from bitgolf.train.world import World
 from tests.small_training import LENGTH, MODEL, PLAN, Ticking, batches, start, tensors_of
 
 

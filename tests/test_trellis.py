@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.core import trellis as module
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.form import LARGEST_CODE
-from bitgolf.core.rate import code_bits, feedback_factor
-from bitgolf.core.trellis import best_walks, rounded_codes, trellis_values
-from bitgolf.core.walk import EIGHT_STATES, grids_walked
+from bitgolf.base.errors import BitgolfError
+from bitgolf.squeeze import trellis as module
+from bitgolf.squeeze.form import LARGEST_CODE
+from bitgolf.squeeze.rate import code_bits, feedback_factor
+from bitgolf.squeeze.trellis import best_walks, rounded_codes, trellis_values
+from bitgolf.squeeze.walk import EIGHT_STATES, grids_walked
 
 
 def following(state: int, code: int) -> int:

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitgolf.core.artifact import unpack
-from bitgolf.core.backend import choose_backend
-from bitgolf.core.files import read_tensors
-from bitgolf.core.presets import by_part, entropy_coded, rate_aware
-from bitgolf.core.quantize import AbsMax, NoTuning, QuantizePlan, quantize_weights
-from bitgolf.core.run import Packer, model_with, run
-from bitgolf.core.tune import TuneControls
-from bitgolf.lab.repack import open_run, pack_again
+from bitgolf.base.files import read_tensors
+from bitgolf.cli.repack import open_run, pack_again
+from bitgolf.net.backend import choose_backend
+from bitgolf.run import Packer, model_with, run
+from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.presets import by_part, entropy_coded, rate_aware
+from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.tune import TuneControls
 from tests.test_run import CODE, drive
 
 COARSE = rate_aware(0.002)  # coarser, and every output projection of so short a training is zero

@@ -5,27 +5,19 @@ import random
 import pytest
 import torch
 
-from bitgolf.core.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
-from bitgolf.core.codec import Brotli, Lzma, Zstd
-from bitgolf.core.embed import BigramHash, SmearGate
-from bitgolf.core.errors import BitgolfError, PlanError
-from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.core.layers import LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
-from bitgolf.core.model import parameter_shapes
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.objective import MultiToken
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, assign_parameters, public_rows
-from bitgolf.core.plan import diff
-from bitgolf.core.position import AttentionWindow, NoPosition, Rope
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.route import GatedSkips, Looped, Plain
-from bitgolf.core.schedule import WarmdownClock, WarmdownFraction
-from bitgolf.core.start import OrthogonalStart
-from bitgolf.core.train import Stage
-from bitgolf.core.values import ValueEmbedding, ValueResidual
-from bitgolf.core.windows import Chunked, PerDocument, Sliding
-from bitgolf.lab.public_names import IGNORED, KINDS, LATER, OTHER_NAMES, WHY_IGNORED, later
-from bitgolf.lab.variables import (
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.plan import diff
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.layers import LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
+from bitgolf.net.model import parameter_shapes
+from bitgolf.net.objective import MultiToken
+from bitgolf.net.position import AttentionWindow, NoPosition, Rope
+from bitgolf.net.route import GatedSkips, Looped, Plain
+from bitgolf.net.start import OrthogonalStart
+from bitgolf.net.values import ValueEmbedding, ValueResidual
+from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES, WHY_IGNORED, later
+from bitgolf.public.variables import (
     apply_variables,
     parse_variables,
     places,
@@ -34,9 +26,17 @@ from bitgolf.lab.variables import (
     variables_at,
     variables_of,
 )
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
 from bitgolf.recipes.pr682 import STEP_SECONDS, pr682
+from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.squeeze.codec import Brotli, Lzma, Zstd
+from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
+from bitgolf.train.loop import Stage
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, assign_parameters, public_rows
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import WarmdownClock, WarmdownFraction
 
 # Every variable that the catalogue of techniques names.
 CATALOGUE = """

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.core.errors import PlanError
-from bitgolf.core.plan import from_json, to_json
-from bitgolf.core.windows import Chunked, PerDocument, Sliding, Window, Windows
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import from_json, to_json
+from bitgolf.score.windows import Chunked, PerDocument, Sliding, Window, Windows
 
 LENGTHS = st.integers(1, 40)
 TOKENS = st.integers(0, 300)

@@ -4,10 +4,10 @@ bitgolf show baseline
 bitgolf run baseline --data challenge:sp1024
 """
 
-from bitgolf.core.quantize import public_int8
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.windows import Chunked
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.quantize import public_int8
 
 
 def baseline() -> Recipe:

@@ -4,17 +4,17 @@ bitgolf demo
 bitgolf run demo --set train.train_seconds=60
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.fill import FillBudget
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, ParameterRow
-from bitgolf.core.presets import entropy_coded, rate_aware
-from bitgolf.core.recipe import BudgetPlan, DataPlan, Recipe
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Sliding
+from bitgolf.net.model import ModelPlan
+from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.fill import FillBudget
+from bitgolf.squeeze.presets import entropy_coded, rate_aware
+from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow
+from bitgolf.train.schedule import WarmdownFraction
 
 
 def demo() -> Recipe:

@@ -4,22 +4,22 @@ bitgolf run frontier-laptop
 bitgolf compare pr1718 frontier
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import Ema
-from bitgolf.core.embed import SmearGate
-from bitgolf.core.fill import FillBudget
-from bitgolf.core.heads import SparseGate, Xsa
-from bitgolf.core.layers import LeakyReluSquared, LnScale, TwoLanes
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.position import Rope
-from bitgolf.core.presets import entropy_coded, rate_aware
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.route import GatedSkips, Looped
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Sliding
+from bitgolf.net.embed import SmearGate
+from bitgolf.net.heads import SparseGate, Xsa
+from bitgolf.net.layers import LeakyReluSquared, LnScale, TwoLanes
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.position import Rope
+from bitgolf.net.route import GatedSkips, Looped
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.fill import FillBudget
+from bitgolf.squeeze.presets import entropy_coded, rate_aware
+from bitgolf.train.average import Ema
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
+from bitgolf.train.schedule import WarmdownFraction
 
 
 def frontier() -> Recipe:

@@ -4,28 +4,28 @@ bitgolf run pr1718-laptop
 bitgolf run pr1718 --set data.sequence_length=4096 --data challenge:sp8192
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import Ema
-from bitgolf.core.batches import ShuffledBlocks
-from bitgolf.core.codec import Brotli
-from bitgolf.core.embed import BigramHash, SmearGate
-from bitgolf.core.gptq import Gptq
-from bitgolf.core.grid import Grid, PerTensor
-from bitgolf.core.heads import AttentionOutputGate, Xsa
-from bitgolf.core.hessian import TrainText
-from bitgolf.core.layers import LeakyReluSquared, LnScale, ParallelResidual
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.optim import AdamRule, Frozen, MuonRule, OptimPlan, ParameterRow, public_rows
-from bitgolf.core.position import Rope
-from bitgolf.core.presets import CONTROLS, PRODUCTS
-from bitgolf.core.quantize import AbsMax, Keep, QuantizePlan, QuantRule, SdClip
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.route import GatedSkips, Looped
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.start import OrthogonalStart
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Sliding
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.heads import AttentionOutputGate, Xsa
+from bitgolf.net.layers import LeakyReluSquared, LnScale, ParallelResidual
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.position import Rope
+from bitgolf.net.route import GatedSkips, Looped
+from bitgolf.net.start import OrthogonalStart
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.codec import Brotli
+from bitgolf.squeeze.gptq import Gptq
+from bitgolf.squeeze.grid import Grid, PerTensor
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.presets import CONTROLS, PRODUCTS
+from bitgolf.squeeze.quantize import AbsMax, Keep, QuantizePlan, QuantRule, SdClip
+from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.train.average import Ema
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, Frozen, MuonRule, OptimPlan, ParameterRow, public_rows
+from bitgolf.train.schedule import WarmdownFraction
 
 
 def pr1718() -> Recipe:

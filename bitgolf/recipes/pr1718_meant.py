@@ -4,7 +4,7 @@ bitgolf run pr1718_meant-laptop
 bitgolf compare pr1718 pr1718_meant
 """
 
-from bitgolf.core.recipe import Recipe
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.pr1718 import pr1718
 
 

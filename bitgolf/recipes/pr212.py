@@ -4,15 +4,15 @@ bitgolf run pr212-laptop
 bitgolf run pr212 --data challenge:sp1024
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.codec import Zstd
-from bitgolf.core.grid import Grid
-from bitgolf.core.optim import AdamRule, MuonRule, public_rows
-from bitgolf.core.quantize import PUBLIC_CONTROLS, Keep, Percentile, QuantizePlan, QuantRule
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.schedule import WarmdownClock
-from bitgolf.core.windows import Sliding
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.codec import Zstd
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.quantize import PUBLIC_CONTROLS, Keep, Percentile, QuantizePlan, QuantRule
+from bitgolf.train.optim import AdamRule, MuonRule, public_rows
+from bitgolf.train.schedule import WarmdownClock
 
 
 def pr212() -> Recipe:

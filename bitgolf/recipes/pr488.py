@@ -4,20 +4,20 @@ bitgolf run pr488-laptop
 bitgolf compare pr488 pr543
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import SwaCount
-from bitgolf.core.codec import Zstd
-from bitgolf.core.grid import Grid, RowGroups
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, public_rows
-from bitgolf.core.quantize import AbsMax, Keep, Percentile, QuantizePlan, QuantRule
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.schedule import WarmdownFraction
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.start import OrthogonalStart
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.windows import Sliding
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.start import OrthogonalStart
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.codec import Zstd
+from bitgolf.squeeze.grid import Grid, RowGroups
+from bitgolf.squeeze.quantize import AbsMax, Keep, Percentile, QuantizePlan, QuantRule
+from bitgolf.train.average import SwaCount
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import WarmdownFraction
 
 
 def pr488() -> Recipe:

@@ -4,19 +4,20 @@ bitgolf run pr543-laptop
 bitgolf forecast pr543 --set model.mlp_hidden=1536
 """
 
-from bitgolf.core.artifact import PackPlan
-from bitgolf.core.average import TightSwa
-from bitgolf.core.clip import ClipSearch, CoarseCodes
-from bitgolf.core.codec import Zstd
-from bitgolf.core.embed import SmearVector
-from bitgolf.core.grid import Grid
-from bitgolf.core.heads import Xsa
-from bitgolf.core.layers import LnScale
-from bitgolf.core.model import ModelPlan
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.optim import AdamRule, Frozen, MuonRule, OptimPlan, ParameterRow, public_rows
-from bitgolf.core.position import Rope
-from bitgolf.core.quantize import (
+from bitgolf.net.embed import SmearVector
+from bitgolf.net.heads import Xsa
+from bitgolf.net.layers import LnScale
+from bitgolf.net.model import ModelPlan
+from bitgolf.net.position import Rope
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.recipe import DataPlan, Recipe
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.clip import ClipSearch, CoarseCodes
+from bitgolf.squeeze.codec import Zstd
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.quantize import (
     PUBLIC_CONTROLS,
     PUBLIC_PERCENTILE,
     AbsMax,
@@ -24,12 +25,11 @@ from bitgolf.core.quantize import (
     QuantizePlan,
     QuantRule,
 )
-from bitgolf.core.recipe import DataPlan, Recipe
-from bitgolf.core.schedule import WarmdownClock
-from bitgolf.core.score import ScorePlan
-from bitgolf.core.train import TrainPlan
-from bitgolf.core.values import ValueEmbedding
-from bitgolf.core.windows import Chunked
+from bitgolf.train.average import TightSwa
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import AdamRule, Frozen, MuonRule, OptimPlan, ParameterRow, public_rows
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import WarmdownClock
 
 
 def pr543() -> Recipe:

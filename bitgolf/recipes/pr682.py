@@ -4,12 +4,12 @@ bitgolf run pr682-laptop
 bitgolf run pr682 --env EMA_DECAY=0 --data challenge:sp1024
 """
 
-from bitgolf.core.average import Ema
-from bitgolf.core.layers import LnScale
-from bitgolf.core.position import Rope
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.windows import Chunked
+from bitgolf.net.layers import LnScale
+from bitgolf.net.position import Rope
+from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
+from bitgolf.score.windows import Chunked
+from bitgolf.train.average import Ema
 
 STEP_SECONDS = 1.0405  # on its card, by its log
 

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf.core.model import count_parameters
-from bitgolf.core.plan import diff
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.shards import Dataset
-from bitgolf.lab import screen
-from bitgolf.lab.budget import forecast, forecast_seconds
+from bitgolf.base.plan import diff
+from bitgolf.forecast.budget import forecast, forecast_seconds
+from bitgolf.net.model import count_parameters
+from bitgolf.recipe import Recipe
+from bitgolf.report import screen
 from bitgolf.study.conduct import Prepared
 from bitgolf.study.design import BASELINE, IN_BITS, Study
 from bitgolf.study.runs import Job, Standing, standing
 from bitgolf.study.stats import detectable, seeds_needed
 from bitgolf.study.values import value_of
 from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
+from bitgolf.text.shards import Dataset
 
 PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s
 MOST_LETTERS = 60  # of a setting in the table of changes

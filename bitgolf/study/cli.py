@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.lab import screen
+from bitgolf.base.errors import BitgolfError
+from bitgolf.report import screen
 
 if TYPE_CHECKING:
     from bitgolf.study.conduct import Prepared
@@ -127,7 +127,7 @@ def _searched(study: "Study", space: list[str], out: Path, seconds: float, as_js
 
 
 def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str, Any]:
-    from bitgolf.core.backend import choose_backend
+    from bitgolf.net.backend import choose_backend
     from bitgolf.study.ahead import change_rows, disturbances, plan_facts
     from bitgolf.study.findings import already_tested, measured
 
@@ -243,7 +243,7 @@ def findings(
 
 def show_against(name: str, published: float, metric: str, as_json: bool) -> None:
     """`bitgolf compare RUNS --against FIGURE`."""
-    from bitgolf.core.errors import nearest
+    from bitgolf.base.errors import nearest
     from bitgolf.study.compare import against_constant, read_run_set
     from bitgolf.study.design import METRICS
 
@@ -273,8 +273,8 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     """`bitgolf compare` of finished runs."""
-    from bitgolf.core.errors import nearest
-    from bitgolf.core.plan import diff, to_json
+    from bitgolf.base.errors import nearest
+    from bitgolf.base.plan import diff, to_json
     from bitgolf.study.compare import compare_runs, read_run_set
     from bitgolf.study.design import METRICS
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.recipe import Recipe
-from bitgolf.lab.typed import Named, read_plan, typed
+from bitgolf.base.errors import BitgolfError
+from bitgolf.inputs.typed import Named, read_plan, typed
+from bitgolf.recipe import Recipe
 from bitgolf.study.design import IN_BITS
 from bitgolf.study.runs import run_folders, standing
 from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample

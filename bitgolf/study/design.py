@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bitgolf.core.errors import PlanError, displayed, nearest
-from bitgolf.core.files import NAME_RULE, is_plain_name
-from bitgolf.core.plan import Plan, diff, setting
-from bitgolf.core.recipe import Recipe
+from bitgolf.base.errors import PlanError, displayed, nearest
+from bitgolf.base.files import NAME_RULE, is_plain_name
+from bitgolf.base.plan import Plan, diff, setting
+from bitgolf.recipe import Recipe
 
 BASELINE = "baseline"
 METRICS = {

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bitgolf.core.errors import BitgolfError
+from bitgolf.base.errors import BitgolfError
 from bitgolf.study.runs import Task, finish_task, give_up, run_task
 
 LOOK_SECONDS = 0.25

@@ -15,11 +15,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bitgolf.core.errors import BitgolfError, nearest
-from bitgolf.core.files import read_json
-from bitgolf.core.plan import diff
-from bitgolf.lab import screen
-from bitgolf.lab.textfile import refuse_special
+from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.files import read_json
+from bitgolf.base.plan import diff
+from bitgolf.corpus.textfile import refuse_special
+from bitgolf.report import screen
 from bitgolf.study.design import IN_BITS, Arm, Study
 from bitgolf.study.verdicts import VERDICTS, is_study, read_study
 

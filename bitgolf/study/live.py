@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bitgolf.lab.screen import escaped
+from bitgolf.report.screen import escaped
 from bitgolf.study.conduct import Prepared
 from bitgolf.study.runs import Standing, standing
 from bitgolf.study.values import value_of

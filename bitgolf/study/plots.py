@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf.lab.charts import Ticks, padded, round_numbers
+from bitgolf.report.charts import Ticks, padded, round_numbers
 from bitgolf.study.words import View, interval, known, mean_cell, shown, table_row, text_of
 
 Curves = Mapping[str, Sequence[Sequence[float]]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from bitgolf.core.files import write_bytes, write_json
+from bitgolf.base.files import write_bytes, write_json
 from bitgolf.study.design import METRICS
 from bitgolf.study.markdown import markdown
 from bitgolf.study.plots import Curves, dots, forest, interactions, learning, scatter

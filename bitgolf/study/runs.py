@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from bitgolf.core.backend import choose_backend
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import write_bytes, write_json
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.run import CHECKPOINT, Event, data_identity, run
-from bitgolf.core.shards import Dataset
-from bitgolf.lab.script import script_of
-from bitgolf.lab.typed import Progress, Result, Score, read_as, typed
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import write_bytes, write_json
+from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
+from bitgolf.net.backend import choose_backend
+from bitgolf.recipe import Recipe
+from bitgolf.run import CHECKPOINT, Event, data_identity, run
+from bitgolf.script.counted import script_of
+from bitgolf.text.shards import Dataset
 
 SPOKEN_SECONDS = 0.5  # progress is written this often
 LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bitgolf.core.files import sha256_of
+from bitgolf.base.files import sha256_of
 from bitgolf.study.design import METRICS
 from bitgolf.study.runs import Standing
 

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf.core.errors import BitgolfError
-from bitgolf.core.files import read_json
-from bitgolf.core.model import count_parameters
-from bitgolf.core.plan import diff
-from bitgolf.core.recipe import Recipe
-from bitgolf.core.score import Scores
-from bitgolf.lab import screen
-from bitgolf.lab.typed import Step, read_lines
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_json
+from bitgolf.base.plan import diff
+from bitgolf.inputs.typed import Step, read_lines
+from bitgolf.net.model import count_parameters
+from bitgolf.recipe import Recipe
+from bitgolf.report import screen
+from bitgolf.score.score import Scores
 from bitgolf.study.conduct import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
 from bitgolf.study.design import BASELINE, IN_BITS, METRICS, Margin, Study
 from bitgolf.study.runs import UNREADABLE, Standing, standing

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bitgolf.core.kernels import Sight
-from bitgolf.core.position import Scope, hide_others
+from bitgolf.net.kernels import Sight
+from bitgolf.net.position import Scope, hide_others
 from tests.golden_cases.case import Case
 
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bitgolf.core.clip import Ternary
-from bitgolf.core.grid import ColumnGroups, Grid
-from bitgolf.core.quantize import AbsMax, Quantizer
+from bitgolf.squeeze.clip import Ternary
+from bitgolf.squeeze.grid import ColumnGroups, Grid
+from bitgolf.squeeze.quantize import AbsMax, Quantizer
 from tests.golden_cases.case import Case, NotCoveredError
 
 FLOAT = {"scale_dtype": "float32"}

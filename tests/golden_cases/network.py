@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.core.embed import BigramHash, SmearGate
-from bitgolf.core.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.core.layers import LnScale, ParallelResidual, TwoLanes, Unscaled
-from bitgolf.core.model import Model, ModelPlan, build_model
-from bitgolf.core.objective import MultiToken
-from bitgolf.core.position import AttentionWindow, NoPosition, Position, Rope, Scope
-from bitgolf.core.route import GatedSkips, Looped
-from bitgolf.core.values import ValueEmbedding, ValueResidual
-from bitgolf.lab.public import as_weights, infer_model_plan, unbanked
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.layers import LnScale, ParallelResidual, TwoLanes, Unscaled
+from bitgolf.net.model import Model, ModelPlan, build_model
+from bitgolf.net.objective import MultiToken
+from bitgolf.net.position import AttentionWindow, NoPosition, Position, Rope, Scope
+from bitgolf.net.route import GatedSkips, Looped
+from bitgolf.net.values import ValueEmbedding, ValueResidual
+from bitgolf.public.checkpoints import as_weights, infer_model_plan, unbanked
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, NotCoveredError
 

@@ -1,6 +1,6 @@
 """The parameter table that the hyperparameters of a case mean, and what its record fixes besides."""
 
-from bitgolf.core.optim import AdamRule, MuonRule, ParameterRow, public_rows
+from bitgolf.train.optim import AdamRule, MuonRule, ParameterRow, public_rows
 from tests.golden_cases.case import Case
 from tests.golden_cases.records import date
 

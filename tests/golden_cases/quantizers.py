@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bitgolf.core.clip import ClipSearch
-from bitgolf.core.grid import Grid, PerTensor
-from bitgolf.core.quantize import AbsMax, Percentile, Quantizer
+from bitgolf.squeeze.clip import ClipSearch
+from bitgolf.squeeze.grid import Grid, PerTensor
+from bitgolf.squeeze.quantize import AbsMax, Percentile, Quantizer
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 
 HALF_TINY = 2.0**-14  # the smallest normal float16, a floor of two records of 2026-03-20

@@ -6,16 +6,16 @@ import zlib
 import torch
 from torch import Tensor
 
-from bitgolf.core.position import Rope
-from bitgolf.lab.public import (
+from bitgolf.net.position import Rope
+from bitgolf.public.checkpoints import (
     infer_model_plan,
     load_tensors,
     pack_public_int8,
     read_public,
     unpack_public_int8,
 )
-from bitgolf.lab.public_streams import expand
-from bitgolf.lab.public_tables import public_int8_table
+from bitgolf.public.streams import expand
+from bitgolf.public.tables import public_int8_table
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import close_figure
 from tests.golden_cases.kinds.quant_state_dict import check_stats

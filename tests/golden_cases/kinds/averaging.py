@@ -2,8 +2,8 @@
 
 import torch
 
-from bitgolf.core.average import TAKEN, Averager, Ema, Swa, TightSwa
-from bitgolf.core.schedule import Progress
+from bitgolf.train.average import TAKEN, Averager, Ema, Swa, TightSwa
+from bitgolf.train.schedule import Progress
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits
 

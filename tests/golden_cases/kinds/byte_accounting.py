@@ -4,7 +4,7 @@ import hashlib
 
 import sentencepiece
 
-from bitgolf.core.tokenizer import Tokenizer
+from bitgolf.text.tokenizer import Tokenizer
 from tests.golden_cases.case import Case, NotCoveredError
 
 SPACE_MARK = "\u2581"

@@ -1,6 +1,6 @@
 """The bytes of a file in another order, and back."""
 
-from bitgolf.lab.public_streams import byte_shuffle, byte_unshuffle
+from bitgolf.public.streams import byte_shuffle, byte_unshuffle
 from tests.golden_cases.case import Case
 
 

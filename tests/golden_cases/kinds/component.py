@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.core.embed import BigramHash, SmearVector, bigram_buckets
-from bitgolf.core.heads import (
+from bitgolf.net.embed import BigramHash, SmearVector, bigram_buckets
+from bitgolf.net.heads import (
     AttentionOutputGate,
     GatedAttention,
     HeadsPart,
@@ -15,11 +15,11 @@ from bitgolf.core.heads import (
     Xsa,
     without_own_value,
 )
-from bitgolf.core.kernels import PlainKernels, Sight, rotate
-from bitgolf.core.layers import Attention, Block, LnScale, Mlp, ParallelResidual, Serial, Unscaled
-from bitgolf.core.parts import Context, Dimensions, Module
-from bitgolf.core.position import Rope
-from bitgolf.core.values import ValueEmbedding, ValuePart
+from bitgolf.net.kernels import PlainKernels, Sight, rotate
+from bitgolf.net.layers import Attention, Block, LnScale, Mlp, ParallelResidual, Serial, Unscaled
+from bitgolf.net.parts import Context, Dimensions, Module
+from bitgolf.net.position import Rope
+from bitgolf.net.values import ValueEmbedding, ValuePart
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 from tests.golden_cases.compare import close

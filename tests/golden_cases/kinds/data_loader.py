@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bitgolf.core.batches import PublicOrder
-from bitgolf.core.shards import TokenStream, write_shard
+from bitgolf.text.batches import PublicOrder
+from bitgolf.text.shards import TokenStream, write_shard
 from tests.golden_cases.case import Case, NotCoveredError
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from bitgolf.core.clip import Ternary
+from bitgolf.squeeze.clip import Ternary
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import limits
 from tests.golden_cases.fakes import fake_quantizer

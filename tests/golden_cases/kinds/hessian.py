@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bitgolf.core.hessian import gather_curvatures
+from bitgolf.squeeze.hessian import gather_curvatures
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits
 from tests.golden_cases.network import looping, public_model

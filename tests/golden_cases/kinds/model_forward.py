@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from bitgolf.core.backend import Backend
-from bitgolf.core.model import Model
-from bitgolf.core.noise import FakeQuantize
-from bitgolf.core.quantize import QuantizePlan, QuantRule
-from bitgolf.core.schedule import Progress
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import Model
+from bitgolf.squeeze.quantize import QuantizePlan, QuantRule
+from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.schedule import Progress
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import close, close_figure, limits
 from tests.golden_cases.documents import given_documents

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bitgolf.core.muon import NEWTON_SCHULZ, POLAR_EXPRESS, orthogonalise, orthogonalise_reference
-from bitgolf.core.optim import MuonRule
-from bitgolf.core.world import World
+from bitgolf.train.muon import NEWTON_SCHULZ, POLAR_EXPRESS, orthogonalise, orthogonalise_reference
+from bitgolf.train.optim import MuonRule
+from bitgolf.train.world import World
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import limits, relative
 

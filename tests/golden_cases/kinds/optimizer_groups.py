@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from bitgolf.core.optim import AdamRule, MuonRule, OptimPlan, make_optimizers
-from bitgolf.core.position import Rope
+from bitgolf.net.position import Rope
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, make_optimizers
 from tests.golden_cases.case import Case, Fields
 from tests.golden_cases.network import bank_members, loaded, public_plan, public_weights
 from tests.golden_cases.optimizers import public_table

@@ -5,9 +5,9 @@ import math
 
 import torch
 
-from bitgolf.core.clip import PUBLIC_PERCENTILES
-from bitgolf.core.gptq import Gptq, squared_error
-from bitgolf.core.quantize import Curvature, Percentile, QuantTensor, SdClip
+from bitgolf.squeeze.clip import PUBLIC_PERCENTILES
+from bitgolf.squeeze.gptq import Gptq, squared_error
+from bitgolf.squeeze.quantize import Curvature, Percentile, QuantTensor, SdClip
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 from tests.golden_cases.compare import limits, same_codes, same_weights
 from tests.golden_cases.quantizers import grid_to

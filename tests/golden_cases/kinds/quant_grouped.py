@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bitgolf.core.clip import Ternary
-from bitgolf.core.grid import ColumnGroups, Grid, filled
-from bitgolf.core.quantize import Keep
+from bitgolf.squeeze.clip import Ternary
+from bitgolf.squeeze.grid import ColumnGroups, Grid, filled
+from bitgolf.squeeze.quantize import Keep
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 from tests.golden_cases.compare import limits, same_codes, same_scales
 

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from bitgolf.core.quantize import (
+from bitgolf.public.checkpoints import pack_public_int8, unpack_public_int8
+from bitgolf.public.tables import public_int8_table
+from bitgolf.squeeze.quantize import (
     PUBLIC_CONTROLS,
     PUBLIC_SMALL_ELEMENTS,
     Keep,
@@ -12,8 +14,6 @@ from bitgolf.core.quantize import (
     QuantTensor,
     quantize_weights,
 )
-from bitgolf.lab.public import pack_public_int8, unpack_public_int8
-from bitgolf.lab.public_tables import public_int8_table
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits, same_codes, same_scales, same_weights
 from tests.golden_cases.quantizers import PLAIN, narrow, percentile

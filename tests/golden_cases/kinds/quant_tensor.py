@@ -2,7 +2,7 @@
 
 import math
 
-from bitgolf.core.quantize import QuantTensor
+from bitgolf.squeeze.quantize import QuantTensor
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import same_codes, same_scales, same_weights
 from tests.golden_cases.quantizers import quantizer_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bitgolf.core.schedule import Progress, Schedule, WarmdownClock, WarmdownFraction, momentum_at
+from bitgolf.train.schedule import Progress, Schedule, WarmdownClock, WarmdownFraction, momentum_at
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import limits
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from bitgolf.core.metric import summary, total_nats
-from bitgolf.core.position import DocumentAttention
-from bitgolf.core.route import Once
-from bitgolf.core.score import ScorePlan, score
-from bitgolf.core.windows import Chunked, Sliding, Window, Windows
+from bitgolf.net.position import DocumentAttention
+from bitgolf.net.route import Once
+from bitgolf.score.metric import summary, total_nats
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.windows import Chunked, Sliding, Window, Windows
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.core.average import NoAverage
-from bitgolf.core.optim import AdamRule, OptimPlan, ParameterRow, make_optimizers
-from bitgolf.core.train import TrainPlan, train
-from bitgolf.core.world import World
-from bitgolf.lab.public import as_weights
+from bitgolf.public.checkpoints import as_weights
+from bitgolf.train.average import NoAverage
+from bitgolf.train.loop import TrainPlan, train
+from bitgolf.train.optim import AdamRule, OptimPlan, ParameterRow, make_optimizers
+from bitgolf.train.world import World
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import limits, relative
 from tests.golden_cases.kinds.schedule import clock_seconds, public_schedule

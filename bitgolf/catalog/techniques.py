@@ -1,0 +1,359 @@
+"""Every technique there is, found in core itself. `python -m bitgolf.catalog.techniques` writes their page."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+import re
+import textwrap
+import typing
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from bitgolf import READING_ORDER
+from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.plan import Plan, describe, field_types, members
+from bitgolf.catalog.single_settings import SINGLE_SETTINGS
+from bitgolf.forecast.budget import packed_size
+from bitgolf.inputs.find import find_recipe, recipe_names
+from bitgolf.net.model import parameter_shapes
+from bitgolf.net.values import ValueEmbedding
+from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
+from bitgolf.public.variables import places, variables_at, variables_of
+from bitgolf.recipe import Recipe
+from bitgolf.script.flatten import literal, plans_in
+from bitgolf.script.source import CORE_FOLDER
+from bitgolf.squeeze.codec import Codec
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.presets import rate_aware
+from bitgolf.squeeze.quantize import QuantizePlan, Quantizer
+
+PAGE = CORE_FOLDER.parent.parent / "docs" / "techniques.md"
+LABELS = ("What", "Source", "Cost", "Not for", "Neutral")
+PLAIN_SETTINGS = "Settings"  # the slot of techniques that are one setting
+SHOWN_VARIABLES = 3  # of each technique in the table of all
+SHOWN_CHARACTERS = 90  # of a line of its card there
+
+# What the baseline is measured with where a technique's defaults do not fit its nine layers.
+EXAMPLES: dict[type[Plan], Plan] = {ValueEmbedding: ValueEmbedding(layers=(7, 8))}
+
+
+class Card(NamedTuple):
+    """What a technique says of itself; notes: whatever follows its five lines."""
+
+    title: str
+    what: str
+    source: str
+    cost: str
+    not_for: str
+    neutral: str
+    notes: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+    """A technique and where it stands in a recipe.
+
+    slot: the abstract plan that it is a member of. path: of the slot, or of the one setting that it is.
+    example: what the baseline is measured with.
+    """
+
+    name: str
+    slot: str
+    path: str
+    card: Card
+    example: Any
+    kind: type[Plan] | None = None
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The public variables that switch it on or set something in it."""
+        return variables_at(self.path) if self.kind is None else variables_of(self.kind)
+
+
+def card_of(text: str) -> Card:
+    """A card from the docstring that it is written in."""
+    title, _, rest = inspect.cleandoc(text).partition("\n\n")
+    lines, _, notes = rest.partition("\n\n")
+    parts = re.split(rf"^({'|'.join(LABELS)}):", lines, flags=re.MULTILINE)
+    found = dict.fromkeys(LABELS, "")
+    found |= {label: " ".join(words.split()) for label, words in zip(parts[1::2], parts[2::2])}
+    what, source, cost, not_for, neutral = found.values()
+    return Card(title, what, source, cost, not_for, neutral, " ".join(notes.split()))
+
+
+def slots() -> dict[type[Plan], str]:
+    """Every slot with its path, in the order of the recipe; 0 stands for any place in a tuple."""
+    for name in READING_ORDER:
+        importlib.import_module(f"bitgolf.core.{name}")
+    found: dict[type[Plan], str] = {}
+    owners: list[tuple[type[Plan], str]] = [(Recipe, "")]
+    for owner, path in owners:  # grows: a slot of the recipe's own plans comes before the same in a member
+        _collect(owner, path, found, owners)
+    order = list(field_types(Recipe))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1].split(".")[0])))
+
+
+def _collect(
+    owner: type[Plan], path: str, found: dict[type[Plan], str], members_too: list[tuple[type[Plan], str]]
+) -> None:
+    for name, hint in field_types(owner).items():
+        here = f"{path}.{name}".lstrip(".")
+        many = typing.get_origin(hint) is tuple
+        kind = typing.get_args(hint)[0] if many else hint
+        if not (isinstance(kind, type) and issubclass(kind, Plan)) or kind in found:
+            continue
+        inside = f"{here}.0" if many else here
+        if kind.__dict__.get("abstract"):
+            found[kind] = here
+            members_too += [(member, inside) for member in members(kind).values()]
+        else:
+            _collect(kind, inside, found, members_too)
+
+
+@functools.cache
+def techniques() -> tuple[Technique, ...]:
+    """All techniques: the members of every slot, then the single settings that are one."""
+    found = [
+        Technique(name, slot.__name__, path, card_of(kind.__doc__ or ""), EXAMPLES.get(kind) or kind(), kind)
+        for slot, path in slots().items()
+        for name, kind in members(slot).items()
+        if kind.__module__.startswith("bitgolf.core.")
+    ]
+    single = (Technique(n, PLAIN_SETTINGS, path, card_of(card), e) for n, path, e, card in SINGLE_SETTINGS)
+    return (*found, *single)
+
+
+def find_technique(name: str) -> Technique:
+    """A technique by its name or one of its public variables. Raises BitgolfError with the nearest name."""
+    for one in techniques():
+        if name.lower() == one.name.lower():
+            return one
+    for one in techniques():
+        if name.upper() in one.variables:
+            return one
+    hint = nearest(name, (one.name for one in techniques()))
+    raise BitgolfError("no such technique", where=name, way_out=hint)
+
+
+def settings_of(technique: Technique) -> list[dict[str, Any]]:
+    """Its settings: name, type, default, limits in words, and the public variables of each."""
+    owner, name = technique.kind, ""
+    if owner is None:
+        path, _, name = technique.path.rpartition(".")
+        owner = Recipe
+        for key in path.split("."):
+            owner = field_types(owner)[key]
+    rows = []
+    for field in dataclasses.fields(owner):
+        if name and field.name != name:
+            continue
+        names = technique.variables
+        if technique.kind is not None:
+            names = tuple(
+                n for n in names if any(_sets(place.words, technique, field.name) for place in places(n))
+            )
+        rows.append(
+            {
+                "name": field.name,
+                "type": describe(field_types(owner)[field.name]),
+                "default": field.default,
+                "limits": limits_in_words(field.metadata),
+                "variables": names,
+            }
+        )
+    return rows
+
+
+def _sets(words: str, technique: Technique, field: str) -> bool:
+    """Whether a place, in words, is this setting of the technique."""
+    place, _, setting = words.rpartition(": ")
+    if setting == f"{technique.name}.{field}" or words == f"{technique.path}.{field}":
+        return True
+    return technique.slot == "Rule" and place.startswith("optim.rows") and setting == field
+
+
+def limits_in_words(limits: typing.Mapping[str, Any]) -> str:
+    """'at least 0, below 1.0' or 'one of input, queries'."""
+    words = []
+    for name, bound in limits.items():
+        bound = ", ".join(map(str, bound)) if isinstance(bound, tuple) else bound
+        words.append(f"{name.replace('_', ' ')} {bound}")
+    return ", ".join(words)
+
+
+def recipes_with(technique: Technique) -> list[str]:
+    """The recipes that ship and use it; of a setting, those that change it."""
+    found = []
+    for name in recipe_names():
+        recipe = find_recipe(name)
+        if technique.kind is not None:
+            uses = any(type(plan) is technique.kind for plan in plans_in(recipe))
+        else:
+            uses = value_at(recipe, technique.path) != value_at(Recipe(), technique.path)
+        found += [name] * uses
+    return found
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    """The value of a setting, or a slot, by its dotted path."""
+    value: Any = recipe
+    for key in path.split("."):
+        value = value[int(key)] if key.isdigit() else getattr(value, key)
+    return value
+
+
+def weight_of(technique: Technique) -> tuple[int, int]:
+    """Shipped parameters and packed bytes that the baseline at full size gains with it."""
+    baseline = find_recipe("baseline")
+    if technique.path.startswith("quantize"):  # what its members ask for
+        rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules
+        table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
+        baseline = baseline.but(quantize=table)
+    held = value_at(baseline, technique.path)
+    many = technique.kind is not None and isinstance(held, tuple)
+    changed = baseline.but({technique.path: (*held, technique.example) if many else technique.example})
+    before, after = (_weight(recipe) for recipe in (baseline, changed))
+    return after[0] - before[0], after[1] - before[1]
+
+
+@functools.cache
+def _weight(recipe: Recipe) -> tuple[int, int]:
+    shapes = parameter_shapes(recipe.model.shipped())
+    packed = 0
+    for name, shape in shapes.items():
+        if rule := recipe.quantize.rule_of(name, torch.empty(shape, device="meta")):
+            packed += _packed(rule.quantizer, shape, recipe.pack.codec)
+    return sum(math.prod(shape) for shape in shapes.values()), packed
+
+
+@functools.cache
+def _packed(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> int:
+    return packed_size(quantizer, shape, codec)[1]
+
+
+def record(technique: Technique) -> dict[str, Any]:
+    """All that is known of a technique, as JSON data."""
+    parameters, packed = weight_of(technique)
+    rows = settings_of(technique)
+    return {
+        "name": technique.name,
+        "slot": technique.slot,
+        "path": technique.path,
+        **technique.card._asdict(),
+        "parameters": parameters,
+        "bytes": packed,
+        "settings": [row | {"default": literal(row["default"])} for row in rows],
+        "public_variables": list(technique.variables),
+        "recipes": recipes_with(technique),
+    }
+
+
+def table_row(technique: Technique) -> tuple[str, ...]:
+    """A technique in one line: name, title, parameters, bytes, neutral, source, some of its variables."""
+    weight = (f"{value:+,}" if value else "0" for value in weight_of(technique))
+    names = technique.variables
+    more = (f"{len(names) - SHOWN_VARIABLES} more",) if len(names) > SHOWN_VARIABLES + 1 else ()
+    shown = ", ".join((*names[:SHOWN_VARIABLES], *more) if more else names)
+    long = (technique.card.neutral, technique.card.source)
+    short = (textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ...") for text in long)
+    return (technique.name, technique.card.title.rstrip("."), *weight, *short, shown)
+
+
+def path_in_words(path: str) -> str:
+    """A path with N for any place in a tuple."""
+    return re.sub(r"\.0\b", ".N", path)
+
+
+def by_slot() -> Iterator[tuple[str, list[Technique]]]:
+    """Groups of techniques under a heading: the slot, its path, what it is for."""
+    purposes = {slot.__name__: (inspect.getdoc(slot) or "").partition("\n")[0] for slot in slots()}
+    for slot in dict.fromkeys(one.slot for one in techniques()):
+        group = [one for one in techniques() if one.slot == slot]
+        if slot == PLAIN_SETTINGS:
+            yield f"{slot}: single settings that are a technique", group
+            continue
+        purpose = re.split(r"[.;]( |$)", re.sub(r"^(The slot of|Slot:) ", "", purposes[slot]))[0]
+        yield f"{slot} ({path_in_words(group[0].path)}): {purpose[:1].lower()}{purpose[1:]}", group
+
+
+INTRODUCTION = """\
+# Techniques
+
+Each is one class or one setting: its card in five lines, its settings, and the environment variables of the
+public scripts that set them (`bitgolf run RECIPE --env NAME=VALUE`). `bitgolf techniques` prints them with
+what they weigh.
+
+This page is generated by `python -m bitgolf.catalog.techniques`; a test keeps it up to date.
+"""
+
+VARIABLES = """\
+## Public variables
+
+All that are given are applied together, before `--set`; their order is nothing. 0 or an empty text is off, as
+in the public scripts. A parameter of a new part is trained in the public group that it belongs to: where a
+recipe has no row for that group, its table becomes that of `public_rows`, with the same rates.
+"""
+
+
+def page() -> str:
+    """The text of docs/techniques.md."""
+    lines = [INTRODUCTION]
+    for heading, group in by_slot():
+        lines += [f"## {heading}", ""]
+        for one in group:
+            lines += [f"### {one.name}", "", _escaped(one.card.title), ""]
+            values = (one.card.what, one.card.source, one.card.cost, one.card.not_for, one.card.neutral)
+            lines += [f"- **{label}:** {_escaped(value)}" for label, value in zip(LABELS, values)]
+            if parameters := weight_of(one)[0]:
+                lines.append(
+                    f"- **Parameters:** {parameters:+,} with `{literal(one.example)}` in the baseline."
+                )
+            if one.kind is None:
+                lines.append(f"- **Setting:** `{one.path}`")
+            rows = settings_of(one)
+            switches = [n for n in one.variables if not any(n in row["variables"] for row in rows)]
+            if switches:
+                lines.append(f"- **Public variables:** {_codes(switches)}")
+            lines += ["", _escaped(one.card.notes)] if one.card.notes else []
+            lines += ["", *_settings_table(rows), ""] if rows else [""]
+    return "\n".join([*lines, VARIABLES, *_variables_table(), ""])
+
+
+def _settings_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| setting | type | default | limits | public variables |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        default = literal(row["default"]) or "''"
+        cells = (f"`{row['name']}`", row["type"], f"`{default}`", row["limits"], _codes(row["variables"]))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _variables_table() -> Iterator[str]:
+    yield "| variable | also called | sets |"
+    yield "|---|---|---|"
+    for name in sorted(KINDS):
+        others = [other for other, first in OTHER_NAMES.items() if first == name]
+        yield f"| `{name}` | {_codes(others)} | {'; '.join(place.words for place in places(name))} |"
+    yield ""
+    yield "Known, and refused unless they are off:"
+    yield ""
+    yield from (f"- `{name}`: {what}" for name, what in LATER.items())
+    yield ""
+    yield f"Ignored, for they describe the machine, its files or the log: {_codes(IGNORED)}."
+
+
+def _codes(names: typing.Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*<])", r"\\\1", text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)

@@ -1,0 +1,187 @@
+"""However a command ends: one line on stderr, an exit code, and nothing on stdout unless it did its work.
+
+Exit codes: 2 for input that cannot be used, 3 for a fault of bitgolf itself, 130 and 143 if it was stopped.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.report.screen import escaped
+
+BAD_INPUT, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
+SHOW_TRACE = "BITGOLF_TRACE"
+TRACE_FILE = "trace.txt"
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch says it with RuntimeError
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked to end: Ctrl-C or SIGTERM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def ended(command: Callable[[], Any]) -> int:
+    """Do a command to whatever end it comes to, say so, and return its exit code."""
+    held = None if _is_terminal(sys.stdout) else _Held(sys.stdout)
+    with stop_signals():
+        try:
+            command()
+            code = 0
+        except SystemExit as end:
+            # The library of the command line ends in its own way what was stopped or has no reader.
+            causes = [each for each in chain(end) if isinstance(each, (KeyboardInterrupt, BrokenPipeError))]
+            code = said(causes[0]) if causes else _code_of(end)
+        except BaseException as error:
+            code = said(error)
+        finally:
+            if held:
+                held.give_back()
+        if held and code < BAD_INPUT:
+            try:
+                held.write_out()
+            except OSError as error:
+                code = said(error)
+    return code
+
+
+def said(error: BaseException) -> int:
+    """Say an error in one line on stderr, keep the trace of a fault of ours, and return the exit code."""
+    line, code = in_one_line(error)
+    notes = list(getattr(error, "__notes__", ()))
+    if code == OUR_FAULT and not notes:
+        notes = [kept_trace(error)]
+    with suppress(OSError, ValueError):  # there may be nobody to hear it
+        if os.environ.get(SHOW_TRACE):
+            sys.stderr.write(escaped("".join(traceback.format_exception(error)), keep="\n"))
+        if line:
+            print(escaped("; ".join([line, *notes]), keep="\n"), file=sys.stderr, flush=True)
+    if code == BROKEN_PIPE:
+        _forget_stdout()
+    return code
+
+
+def in_one_line(error: BaseException) -> tuple[str, int]:
+    """What happened, for a user, and the exit code. Settings with several faults take more lines."""
+    text = str(error) if isinstance(error, PlanError) else " ".join(str(error).split())
+    kind = type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", getattr(error, "exit_code", INTERRUPTED)
+    if isinstance(error, BitgolfError):
+        return f"error: {text}", BAD_INPUT
+    if isinstance(error, BrokenPipeError):
+        return "", BROKEN_PIPE
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
+    ):
+        return f"error: not enough memory ({text or kind}); take a smaller model or shorter passes", BAD_INPUT
+    if isinstance(error, RecursionError):
+        return f"error: something is nested too deeply to be read ({text})", BAD_INPUT
+    if isinstance(error, UnicodeError):
+        return f"error: text that cannot be read or written here ({text})", BAD_INPUT
+    if isinstance(error, OSError):
+        return f"error: {in_words(error)}", BAD_INPUT
+    return f"error: a fault of bitgolf, not of yours: {kind}: {text}", OUR_FAULT
+
+
+def in_words(error: OSError) -> str:
+    """What the system refused, the file first."""
+    names = [
+        os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+    ]
+    what = error.strerror or str(error) or type(error).__name__
+    advice = "; free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
+    return ": ".join([*names, what]) + advice
+
+
+def kept_trace(error: BaseException, folder: Path | None = None) -> str:
+    """Write where an error came from beside a run, or into a temporary file; where that is, in words."""
+    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    try:
+        if folder is None:
+            handle, name = tempfile.mkstemp(prefix="bitgolf-", suffix=".txt")
+            os.close(handle)
+            path = Path(name)
+        else:
+            path = folder / TRACE_FILE
+        path.write_bytes(text)
+    except OSError as problem:
+        return f"its trace could not be written ({problem.strerror}), {SHOW_TRACE}=1 shows it"
+    return f"its trace is in {path}, {SHOW_TRACE}=1 shows it"
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM raise Stopped, so that files are closed and folders freed."""
+
+    def stop(number: int, _frame: Any) -> None:
+        raise Stopped(number)
+
+    before = {}
+    with suppress(ValueError):  # only the main thread may
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Held:
+    """Stands for a stdout that a program reads, which gets everything or nothing."""
+
+    def __init__(self, real: Any) -> None:
+        encoding = getattr(real, "encoding", None) or "utf-8"
+        self.real, self.bytes = real, io.BytesIO()
+        self.text = io.TextIOWrapper(self.bytes, encoding, "backslashreplace", "", write_through=True)
+        sys.stdout = self.text
+
+    def give_back(self) -> None:
+        """End standing for it."""
+        self.text.detach()  # its bytes stay
+        sys.stdout = self.real
+
+    def write_out(self) -> None:
+        """Everything that was said."""
+        if hasattr(self.real, "buffer"):
+            self.real.flush()
+            self.real.buffer.write(self.bytes.getvalue())
+        else:
+            self.real.write(self.bytes.getvalue().decode(errors="backslashreplace"))
+        self.real.flush()
+
+
+def _is_terminal(stream: Any) -> bool:
+    return bool(getattr(stream, "isatty", bool)())
+
+
+def _code_of(end: SystemExit) -> int:
+    if isinstance(end.code, int):
+        return end.code
+    return 0 if end.code is None else 1
+
+
+def _forget_stdout() -> None:
+    """Nobody reads it any more; the last flush of the interpreter must not complain about that."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]

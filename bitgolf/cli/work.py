@@ -1,0 +1,292 @@
+"""A whole run from the command line: data, forecast, stages, sample, rivals, report."""
+
+import shlex
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.base.files import read_json, write_json
+from bitgolf.base.plan import parse_changes
+from bitgolf.cli.faults import kept_trace
+from bitgolf.cli.repack import Packing, by_sequence, dtype_of, findings, open_run
+from bitgolf.corpus.passport import differing_bytes
+from bitgolf.corpus.textfile import text_to_score
+from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
+from bitgolf.inputs.find import find_dataset
+from bitgolf.inputs.folder import held
+from bitgolf.inputs.typed import Origin, read_as, read_plan
+from bitgolf.net.backend import Backend, choose_backend
+from bitgolf.net.model import Model, parameter_shapes
+from bitgolf.recipe import Recipe
+from bitgolf.report.report import write_report
+from bitgolf.report.rivals import WINDOW_BYTES, rivals, rivals_here
+from bitgolf.report.sample import sample
+from bitgolf.report.screen import NOTE
+from bitgolf.run import (
+    CHECKPOINT,
+    Event,
+    claim_folder,
+    load_model,
+    model_with,
+    run,
+    score_split,
+    told,
+    training_identity,
+)
+from bitgolf.score.score import ScorePlan, Scores, scoring
+from bitgolf.script.counted import script_of, whole_ledger
+from bitgolf.squeeze.artifact import Artifact, Unpacked, unpack
+from bitgolf.text.shards import Dataset
+from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.loop import State
+from bitgolf.train.world import is_first_process
+
+SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
+OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
+
+
+def work(
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    seed: int,
+    *,
+    resume: bool = False,
+    against_rivals: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> Generator[Event, None, dict[str, Any]]:
+    """Run a recipe on a dataset or text source and write its report; yields events, returns the result.
+
+    variables: the public variables that the recipe was changed with, for the record.
+    """
+    if not is_first_process():
+        return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+    with held(folder):
+        try:
+            return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+        except KeyboardInterrupt as stop:
+            stop.add_note(_going_on(data, folder, seed))
+            raise
+        except BitgolfError:
+            raise
+        except Exception as error:
+            if (folder / "recipe.json").is_file():
+                error.add_note(kept_trace(error, folder))
+            raise
+
+
+def _going_on(data: str, folder: Path, seed: int) -> str:
+    """What someone can do who stopped a run."""
+    if not (folder / "recipe.json").is_file():
+        return "nothing was trained yet; the same command begins again"
+    words = ("bitgolf", "run", folder, "--data", data, "--out", folder, "--seed", seed, "--resume")
+    return f"go on with --resume: {shlex.join(map(str, words))}"
+
+
+def _work(
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    seed: int,
+    resume: bool,
+    against_rivals: bool,
+    variables: Mapping[str, str] | None,
+) -> Generator[Event, None, dict[str, Any]]:
+    clock = Stopwatch()
+    dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
+    clock.lap("data")
+    code = script_of(recipe)
+    facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))
+    refuse_over_budget(facts)
+    refuse_over_memory(facts)
+    clock.lap("prepare")
+    seen: dict[str, Any] = {}
+    opening = opening_of(dataset)
+
+    def show(name: str, value: Any) -> None:
+        if name == "preflight":  # what the report will ask for is tried before the training
+            sample_text(value, prompt=opening, tokens=1, seed=seed)
+        seen[name] = by_sequence(value) if isinstance(value, Scores) else value
+
+    if resume and (finished := finished_result(folder, recipe, dataset, seed)):
+        yield Event("finished already", 1, 1, {})
+        return finished
+    try:
+        result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
+    except Exception:
+        if (folder / "result.json").is_file():  # what is known of a run that failed
+            write_report(folder)
+        raise
+    if not is_first_process():
+        return result
+    clock.lap("run")
+    if "bits_per_byte" in result:
+        yield Event("inspect", 0, 1, {})
+        result |= inspected(recipe, dataset, folder, code, result, seen)
+        clock.lap("inspect")
+        yield Event("sample", 0, 1, {})
+        result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
+        clock.lap("sample")
+    if against_rivals:
+        result["rivals"] = yield from measure_rivals(dataset)
+        clock.lap("rivals")
+    seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
+    paths = {"run": str(folder), "report": str(folder / "report.html")}
+    given = {"public_variables": dict(variables)} if variables else {}
+    result = {**result, "seconds": seconds, **paths, **given}
+    write_json(folder / "result.json", result)
+    write_report(folder)
+    yield Event("report", 1, 1, {})
+    return result
+
+
+def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do, its report included; None of any other.
+
+    Raises BitgolfError where the folder is another run's.
+    """
+    path = folder / "result.json"
+    result = read_json(path) if path.is_file() else None
+    if not isinstance(result, dict) or "report" not in result or result.get("seed") != seed:
+        return None
+    claim_folder(folder, recipe, resume=True)
+    if (folder / CHECKPOINT).is_file():
+        State.load(folder / CHECKPOINT, training_identity(recipe, dataset, seed))
+    write_report(folder)  # it is written last, so it alone may be missing
+    return result
+
+
+def inspected(
+    recipe: Recipe, dataset: Dataset, folder: Path, code: bytes, result: dict[str, Any], seen: dict[str, Any]
+) -> dict[str, Any]:
+    """What packing cost, what became of each tensor, and what the code is for; see `findings`.
+
+    seen: what the run has shown on its way.
+    """
+    trained = open_run(folder, data=dataset.folder)
+    artifact = Artifact.of((folder / "model.bin").read_bytes())
+    rows, seconds = result["quantization"], result["seconds"]
+    packing = Packing(recipe.quantize, seen["curvatures"], seen["packed weights"], rows, artifact, seconds)
+    base = seen.get("score averaged", seen["score live"])
+    found = findings(trained, packing, seen["score quantized"], base)
+    return {**found, "ledger": whole_ledger(recipe, code, artifact)}
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Put the seconds since the last lap under a name."""
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+
+def sample_text(
+    unpacked: Unpacked,
+    *,
+    prompt: bytes = b"",
+    tokens: int = SAMPLE_TOKENS,
+    temperature: float = 0.8,
+    seed: int,
+) -> str:
+    """Text from a packed model, in float32."""
+    pieces = sample(
+        load_model(unpacked, Backend()),
+        unpacked.tokenizer,
+        prompt,
+        tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return "".join(pieces)
+
+
+def opening_of(dataset: Dataset) -> bytes:
+    """What a sample goes on from: a document's start, or the first words of the text where there is none."""
+    if dataset.tokenizer.bos >= 0:
+        return b""
+    tokens = dataset.scored_tokens()
+    readable = (dataset.tokenizer.decode(tokens[:count]) for count in (OPENING_TOKENS, len(tokens)))
+    return next(filter(None, readable), b"\n")[:OPENING_BYTES]
+
+
+def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:
+    """A document that the model begins, or goes on with; the first of a few that does not end at once."""
+    texts = [""]
+    while len(texts) <= SAMPLE_TRIES and len(texts[-1]) < SAMPLE_LETTERS:
+        written = sample_text(unpacked, prompt=opening, seed=seed + len(texts) - 1)
+        texts.append(opening.decode(errors="replace") + written)
+    return max(texts, key=len) if len(texts[-1]) < SAMPLE_LETTERS else texts[-1]
+
+
+def score_artifact(
+    path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
+) -> Generator[Event, None, tuple[Scores, str]]:
+    """Score a packed model on a file, on a dataset, or on the data of its run; and in which number type.
+
+    Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
+    """
+    recipe_file = path.parent / "recipe.json"
+    recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
+    recipe = parse_changes(recipe.but(model=unpacked.model), changes)
+    if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
+        raise BitgolfError(
+            "these settings of the model need other weights",
+            where=str(path),
+            value=[change for change in changes if change.startswith("model.")],
+            way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
+        )
+    backend = choose_backend(recipe.backend, dtype_of(path.parent))
+    model = model_with(recipe.model, unpacked.weights, backend)
+    if text is not None:
+        return (yield from score_text(model, unpacked.tokenizer, text, recipe.score)), backend.dtype_name
+    if data is None:
+        recorded = path.parent / "result.json"
+        known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
+        if known is None:
+            raise BitgolfError(
+                "no text to score", where=str(path), way_out="give --text FILE or --data FOLDER"
+            )
+        data = Path(known)
+    dataset = Dataset.open(data)
+    if dataset.tokenizer.identity != unpacked.tokenizer.identity:
+        raise TokenizerError(
+            "the dataset was made with another tokenizer than the model's",
+            where=str(data),
+            value=dataset.tokenizer.identity[:16],
+            way_out="score the text itself with --text FILE",
+        )
+    return (yield from score_split(model, dataset, recipe.score, "score")), backend.dtype_name
+
+
+def score_text(
+    model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
+) -> Generator[Event, None, Scores]:
+    """Score one file as one document; what is packed as its ending says is unpacked."""
+    content = text_to_score(path)
+    if not content:
+        raise DataError("the file is empty", where=str(path))
+    tokens = next(tokenizer.encode_documents([content]))
+    differing = differing_bytes(content, tokenizer.decode(tokens))
+    return (yield from told(scoring(model, tokens, tokenizer, plan, len(content), differing), "score"))
+
+
+def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:
+    """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
+    texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
+    left_out = [name for name in WINDOW_BYTES if name not in rivals_here()]
+    if left_out:
+        yield Event(NOTE, 1, 1, {NOTE: f"not installed, so not compared with: {', '.join(left_out)}"})
+    steps = rivals(texts[0], texts[1], dataset.folder / "rivals.json")
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield Event("rivals", done, total, {})

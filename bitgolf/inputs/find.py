@@ -1,0 +1,189 @@
+"""From what the user typed to what it names: a recipe, a dataset, a run, an artifact."""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+import time
+import traceback
+from collections.abc import Generator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from bitgolf import recipes
+from bitgolf.base.errors import BitgolfError, PlanError, nearest
+from bitgolf.base.plan import P, parse_changes
+from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
+from bitgolf.forecast.laptop import laptop
+from bitgolf.inputs.typed import read_plan
+from bitgolf.public.checkpoints import as_weights, infer_model_plan, read_public
+from bitgolf.recipe import Recipe
+from bitgolf.report.screen import NOTE, note
+from bitgolf.run import Event
+from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
+from bitgolf.text.shards import PASSPORT_FILE, Dataset
+from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.world import is_first_process
+
+NOTES_SHOWN = 8  # of a passport
+PUBLIC_ENDINGS = (".pt", ".ptz", ".pth", ".ckpt", ".safetensors")
+# Techniques without tensors, by the setting that has them: how people call one, and how it is given.
+UNSEEN = {
+    "model.heads_out": ("XSA", "=(Xsa(last=4),)"),
+    "model.position": ("partial RoPE", ".dims=16"),
+    "model.input_scale": ("LN scale", "=LnScale()"),
+    "model.activation": ("a leaky activation", "=LeakyReluSquared()"),
+}
+LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with bitgolf."""
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+
+
+def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
+    return parse_changes(_read_recipe(text), changes)
+
+
+def _read_recipe(text: str) -> Recipe:
+    name = text.removesuffix(LAPTOP)
+    if name in recipe_names():  # before any folder that happens to have the same name
+        made = getattr(importlib.import_module(f"{recipes.__name__}.{name}"), name)()
+        return laptop(made) if text.endswith(LAPTOP) else made
+    path, colon, function = text.rpartition(":")
+    if colon and path.endswith(".py"):
+        return from_python(Path(path), function, Recipe)
+    if Path(text).is_dir():
+        return read_plan(Path(text) / "recipe.json", Recipe)
+    if text.endswith(".json"):
+        return read_plan(Path(text), Recipe)
+    known = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
+    raise BitgolfError(
+        "no such recipe",
+        where=text,
+        way_out=f"{nearest(text, known)}; or give file.py:function or a recipe.json",
+    )
+
+
+def from_python(path: Path, function: str, kind: type[P]) -> P:
+    """What a function in a user's file returns. Raises BitgolfError, naming both, for whatever goes wrong."""
+    if not path.is_file():
+        raise BitgolfError(f"no such {kind.__name__.lower()} file", where=str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for the answer
+            spec.loader.exec_module(module)
+            made = getattr(module, function)()
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way; say which and where
+        said = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
+        line = line_in(str(spec.origin), error)
+        raise BitgolfError(
+            f"line {line}: {said}" if line else said, where=f"{path}:{function}", way_out="mend the file"
+        ) from error
+    if not isinstance(made, kind):
+        raise BitgolfError(
+            f"does not return a {kind.__name__}", where=f"{path}:{function}", value=type(made).__name__
+        )
+    return made
+
+
+def line_in(file: str, error: BaseException) -> int:
+    """The line of a user's file that an error came from; 0 if none of it did."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno or 0
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == file]
+    return lines[-1] if lines else 0
+
+
+def cache_folder() -> Path:
+    """Where datasets are kept between runs: BITGOLF_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("BITGOLF_CACHE") or Path(home) / "bitgolf")
+
+
+def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Generator[Event, None, Dataset]:
+    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress, notes."""
+    folder = path_of(text)
+    if folder is None or not (folder / PASSPORT_FILE).is_file():
+        folder = yield from _made(source_from(text), vocabulary_size, case_ops)
+    dataset = Dataset.open(folder)
+    notes = dataset.passport.get("notes")
+    for each in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
+        yield Event(NOTE, 1, 1, {NOTE: str(each)})
+    return dataset
+
+
+def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Event, None, Path]:
+    """The folder where the dataset of a source is kept; made if it is not there."""
+    folder = cache_folder() / dataset_name(source, vocabulary_size, case_ops)
+    while not is_first_process() and not (folder / PASSPORT_FILE).is_file():
+        time.sleep(0.1)  # the first process is making it
+    if not (folder / PASSPORT_FILE).is_file():
+        steps = build_dataset(source, folder, vocabulary_size=vocabulary_size, case_ops=case_ops)
+        for stage, done, total in steps:
+            yield Event(stage, done, total, {})
+    return folder
+
+
+def find_artifact(text: str, data: Path | None = None, changes: Sequence[str] = ()) -> tuple[Path, Unpacked]:
+    """A packed model by its file or its run folder, read and checked.
+
+    A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
+    gets that of the dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
+    weights do not show and nobody named.
+    """
+    path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
+    if not path.is_file():
+        raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
+    with path.open("rb") as file:
+        start = file.read(len(ARTIFACT_MAGIC))
+    if start == ARTIFACT_MAGIC or not (path.suffix.lower() in PUBLIC_ENDINGS or start[:2] == b"PK"):
+        return path, read_artifact(path)
+    if data is None:
+        raise BitgolfError(
+            "a public checkpoint carries no tokenizer",
+            where=str(path),
+            way_out="give its dataset with --data",
+        )
+    unpacked = _public_artifact(path, Dataset.open(data).tokenizer)
+    if unseen := [place for place in UNSEEN if not any(change.startswith(place) for change in changes)]:
+        what = ", ".join(UNSEEN[place][0] for place in unseen)
+        ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
+        note(f"{path.name}: weights do not show {what}; taken as without. If its script has them: {ways}")
+    return path, unpacked
+
+
+def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
+    """A public checkpoint with the tokenizer of the data that it is to be scored on."""
+    said: list[str] = []
+    state = read_public(path, said)
+    try:
+        weights = as_weights(state)
+        model = infer_model_plan(weights)
+    except PlanError as error:
+        raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
+    except BitgolfError as error:
+        raise BitgolfError(str(error), where=str(path)) from None
+    if model.vocabulary_size != tokenizer.vocabulary_size:
+        raise BitgolfError(
+            f"its vocabulary has {model.vocabulary_size:,} entries, the data's {tokenizer.vocabulary_size:,}",
+            where=str(path),
+            way_out="give the dataset made with the tokenizer that it was trained with",
+        )
+    for each in said:
+        note(f"{path.name}: {each}")
+    return Unpacked(model, weights, tokenizer, {})
+
+
+def read_artifact(path: Path) -> Unpacked:
+    """A packed model's file, read and checked; whatever is wrong with it, the file is named."""
+    try:
+        return unpack(path.read_bytes())
+    except BitgolfError as error:
+        raise BitgolfError(str(error), where=str(path)) from error

@@ -1,0 +1,207 @@
+"""JSON from outside, read by type: a file that parses need not have the shape that is asked of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Required, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.files import read_json
+from bitgolf.base.plan import P, from_json
+
+Shape = TypeVar("Shape")
+Count = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(ge=0)]
+Figure = Annotated[float, Field(ge=0)]
+STRICT = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+AGAIN = "the file was changed or cut short; make it again"
+
+
+@STRICT
+class Variant(TypedDict, total=False):
+    """A score of the same run by other weights or windows."""
+
+    name: Required[str]
+    bits_per_byte: Required[Figure]
+    tokens_sha256: str
+
+
+@STRICT
+class Split(TypedDict, total=False):
+    """What a passport says of a split."""
+
+    text_bytes: Size
+    text_sha256: str | None
+
+
+@STRICT
+class Splits(TypedDict):
+    """Both of them."""
+
+    val: Split
+
+
+@STRICT
+class Passport(TypedDict, total=False):
+    """What a result says about its data."""
+
+    name: str
+    tokenizer_identity: str
+    splits: Splits
+
+
+@STRICT
+class Named(TypedDict):
+    """What a result.json says of its run, where only that is known."""
+
+    seed: int
+    recipe_identity: str
+
+
+@STRICT
+class Device(TypedDict, total=False):
+    """What a run was computed on."""
+
+    device: str
+
+
+@STRICT
+class Environment(TypedDict, total=False):
+    """The machine of a run."""
+
+    backend: Device
+
+
+@STRICT
+class Result(TypedDict, total=False):
+    """A result.json, whatever became of the run, as far as others compute with it."""
+
+    status: Required[str]
+    error: str | None
+    data: Passport
+    environment: Environment
+    variants: list[Variant]
+    seconds: dict[str, float]
+    train_seconds: Figure
+    train_tokens: Size
+    steps: Size
+    artifact_bytes: Size
+    total_bytes: Size
+
+
+@STRICT
+class Score(Result):
+    """That of a run with a score."""
+
+    bits_per_byte: Figure
+    tokens: Count
+    text_bytes: Count
+
+
+@STRICT
+class Origin(TypedDict, total=False):
+    """Where a run's data lies, in its result.json."""
+
+    dataset: str
+    dtype: str
+
+
+@STRICT
+class Progress(TypedDict):
+    """The progress.json of a run that is under way."""
+
+    time: float
+    stage: str
+    share: float
+
+
+@STRICT
+class Step(TypedDict):
+    """A line of metrics.jsonl, as far as curves are drawn of it."""
+
+    progress: float
+    nats_per_token: float | None
+
+
+@STRICT
+class Change(TypedDict):
+    """A setting of a study that was changed after its first run."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@STRICT
+class Amendment(TypedDict):
+    """What was changed at one time."""
+
+    written: str
+    changes: list[Change]
+
+
+@STRICT
+class PlannedRun(TypedDict):
+    """Where the run of an arm and a seed lies."""
+
+    arm: str
+    seed: int
+    folder: str
+
+
+@STRICT
+class Receipt(TypedDict):
+    """The plan.json of a study."""
+
+    written: Annotated[str, Field(min_length=len("2026-01-02"))]
+    plan: dict[str, Any]
+    amendments: list[Amendment]
+    runs: list[PlannedRun]
+
+
+def typed(data: Any, shape: type[Shape], where: Path | str, way_out: str = AGAIN) -> Shape:
+    """The data itself, which has this shape. Raises BitgolfError naming file, key and value.
+
+    Keys that the shape does not name may hold anything.
+    """
+    try:
+        TypeAdapter(shape).validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        value = first["input"]
+        if first["type"] == "missing":
+            said, value = "is missing", None
+        elif value is None:
+            said += ", found null"
+        raise BitgolfError(
+            f"{key or 'its content'}: {said}", where=str(where), value=value, way_out=way_out
+        ) from None
+    return data
+
+
+def read_as(path: Path, shape: type[Shape], way_out: str = AGAIN) -> Shape:
+    """A JSON file of this shape. Raises BitgolfError for any other."""
+    return typed(read_json(path), shape, path, way_out)
+
+
+def read_plan(path: Path, kind: type[P]) -> P:
+    """The settings in a JSON file. Raises PlanError, which names the file in front of every problem."""
+    try:
+        return from_json(kind, read_json(path))
+    except PlanError as error:
+        raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
+
+
+def read_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:
+    """The lines of a .jsonl file that have this shape. Others are dropped: a kill may leave half of one."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            yield typed(json.loads(line), shape, path)
+        except (ValueError, RecursionError, BitgolfError):
+            continue

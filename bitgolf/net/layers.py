@@ -1,0 +1,355 @@
+"""One layer of the network: attention, MLP, and how both join the residual stream."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.heads import HeadsPart
+from bitgolf.net.kernels import FusedLeakySquared, PlainKernels, attend
+from bitgolf.net.parts import Context, Dimensions, Linear, Module, Part, Start, start_constant
+from bitgolf.net.values import ValuePart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Activation(Plan):
+    """The slot of what stands between the two matrices of the MLP."""
+
+    abstract: ClassVar[bool] = True
+
+    def misfits(self, width: int) -> list[str]:
+        """What keeps it from a model of this width, as sentences."""
+        return []
+
+    def tensors(self, width: int) -> dict[str, Start]:
+        """The tensors that it needs beside the two matrices, by their names in the MLP."""
+        return {}
+
+    def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        """The activations of the hidden units."""
+        raise NotImplementedError
+
+    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
+        """What an MLP makes of the stream it reads."""
+        return mlp.proj(self.apply(mlp.fc(x), kernels))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReluSquared(Activation):
+    """Relu, squared.
+
+    What: max(x, 0)^2
+    Source: So et al. 2021; the public baseline; 0.024 bpb better than relu (record 2026-03-24).
+    Cost: nothing.
+    Not for: nothing known at these sizes.
+    Neutral: this is the neutral one.
+    """
+
+    def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        return kernels.relu_squared(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeakyReluSquared(Activation):
+    """A leaky relu, squared: negative inputs count too, as positive outputs.
+
+    What: x^2 where x is positive, (slope x)^2 where it is not
+    Source: PR #493, record 2026-03-23 (slope 0.5, about -0.003 bpb); PR #1427 uses 0.75.
+    Cost: nothing.
+    Not for: gains above the noise of a few seeds.
+    Neutral: slope=0 is ReluSquared.
+    """
+
+    slope: float = setting(0.5, at_least=0.0, at_most=1.0)
+
+    def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        return FusedLeakySquared.apply(x, self.slope)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedMlp(Activation):
+    """A gate on the output of the MLP that looks at a few channels; everything passes at first.
+
+    What: y * 2 sigmoid(w . u[:channels]), one number a token, w zero at first, u what the MLP read; the
+        activation is `inner`.
+    Source: PR #1667 (GATE_MLP_OUT, GATE_WIDTH=12; off in its record).
+    Cost: `channels` weights a layer; a pass over the MLP's output.
+    Not for: gains above the noise of seeds: none is published.
+    Neutral: w=0, where it starts.
+    """
+
+    inner: Activation = LeakyReluSquared()
+    channels: int = setting(12, at_least=1)
+
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.inner, GatedMlp):
+            yield "inner: one gate is enough, choose another activation"
+
+    def misfits(self, width: int) -> list[str]:
+        return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
+
+    def tensors(self, width: int) -> dict[str, Start]:
+        return {"mlp_gate_proj.weight": start_constant(0.0, 1, self.channels)}
+
+    def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        return self.inner.apply(x, kernels)
+
+    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
+        gate = F.linear(x[..., : self.channels], mlp.mlp_gate_proj.weight.to(x.dtype)).sigmoid()
+        return super().mlp(x, mlp, kernels) * 2 * gate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputScale(Plan):
+    """The slot of what multiplies the normalised input of attention and MLP."""
+
+    abstract: ClassVar[bool] = True
+
+    def factor(self, layer: int) -> float:
+        """The factor in this layer, counted from 0."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unscaled(InputScale):
+    """Normalised inputs as they are.
+
+    What: the factor is 1 in every layer.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: nothing known.
+    Neutral: this is the neutral one.
+    """
+
+    def factor(self, layer: int) -> float:
+        return 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LnScale(InputScale):
+    """Smaller inputs in deeper layers (LN scale).
+
+    What: the normalised input of attention and MLP is multiplied by 1 / sqrt(layer + 1). Queries and keys
+        are normalised again, so it acts on values (by that factor) and on the squared MLP (by 1 / (layer +
+        1)).
+    Source: PR #315, record 2026-03-21 (with partial RoPE 1.1271 to 1.1248, not isolated); PR #543, #682.
+    Cost: nothing.
+    Not for: single layers.
+    Neutral: the first layer, whose factor is 1.
+    """
+
+    def factor(self, layer: int) -> float:
+        return 1 / math.sqrt(layer + 1)
+
+
+class Attention(Module):
+    """Causal attention with grouped key-value heads, normalised queries and keys, and a gain per head."""
+
+    q_gain: Tensor
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        layer: int,
+        qk_gain: float,
+        values: tuple[ValuePart, ...],
+        heads_out: tuple[HeadsPart, ...],
+    ) -> None:
+        super().__init__()
+        width, kv_width = dimensions.width, dimensions.kv_width
+        self.heads, self.kv_heads = dimensions.heads, dimensions.kv_heads
+        self.head_width, self.layer = dimensions.head_width, layer
+        self.values = tuple(part for part in values if part.at(layer, dimensions))
+        self.heads_out = tuple(part for part in heads_out if part.at(layer, dimensions))
+        self.c_q = Linear(width, width)
+        self.c_k = Linear(width, kv_width)
+        self.c_v = Linear(width, kv_width)
+        self.proj = Linear(width, width, zero=True)
+        self.adopt({"q_gain": start_constant(qk_gain, dimensions.heads)})
+        for part in (*self.values, *self.heads_out):
+            self.adopt(part.layer_tensors(dimensions, layer))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        batch, time, _ = x.shape
+        # Three names, one product: the matrices meet only where they are cast.
+        matrices = [part.matrix(x.dtype) for part in (self.c_q, self.c_k, self.c_v)]
+        mixed = F.linear(x, torch.cat(matrices)).view(batch, time, -1, self.head_width)
+        if self.values:
+            v = mixed[:, :, -self.kv_heads :]
+            for part in self.values:
+                v = part.values(v, self.layer, self, context)
+            mixed = torch.cat((mixed[:, :, : -self.kv_heads], v), 2)
+        gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
+        tables = context.cos.to(x.dtype), context.sin.to(x.dtype)
+        heads = context.kernels.heads(mixed, gain.to(x.dtype), *tables)
+        y = attend(heads, self.heads, context.attention, context.sight)
+        if self.heads_out:
+            apart = y.view(batch, time, self.heads, self.head_width)
+            v, queries = mixed[:, :, -self.kv_heads :], mixed[:, :, : self.heads].flatten(2)
+            for each in self.heads_out:
+                apart = each.heads_out(apart, v, x, queries, self)
+            y = apart.flatten(2)
+        return self.proj(y)
+
+
+class Mlp(Module):
+    """Two matrices with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+        self.fc = Linear(width, hidden)
+        self.proj = Linear(hidden, width, zero=True)
+        self.adopt(activation.tensors(width))
+
+    def forward(self, x: Tensor, kernels: PlainKernels) -> Tensor:
+        return self.activation.mlp(x, self, kernels)
+
+
+class Block(Module):
+    """One layer: what it adds to the stream, at which size. How, its `residual` says."""
+
+    attn_scale: Tensor
+    mlp_scale: Tensor
+    resid_mix: Tensor
+
+    def __init__(self, attention: Attention, mlp: Mlp, residual: "Residual", factor: float) -> None:
+        width = attention.c_q.weight.shape[1]
+        keep_stream = Start((2, width), lambda shape, draw: torch.tensor([[1.0], [0.0]]).expand(shape))
+        scales = {name: start_constant(1.0, width) for name in ("attn_scale", "mlp_scale")}
+        super().__init__(scales | {"resid_mix": keep_stream})
+        self.attn, self.mlp, self.residual, self.factor = attention, mlp, residual, factor
+
+    def forward(self, x: Any, context: Context) -> Any:
+        return self.residual.layer(x, self, context)
+
+    def mixed(self, x: Tensor, context: Context) -> Tensor:
+        """The stream mixed with its start."""
+        return context.kernels.mix(x, context.start, self.resid_mix.to(x.dtype))
+
+    def attended(self, x: Tensor, context: Context) -> Tensor:
+        """What the attention makes of a stream."""
+        return self.attn(context.kernels.norm(x, self.factor), context)
+
+    def transformed(self, x: Tensor, context: Context) -> Tensor:
+        """What the MLP makes of a stream."""
+        return self.mlp(context.kernels.norm(x, self.factor), context.kernels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Residual(Part):
+    """The slot of how attention and MLP join the stream, which is a tensor unless a member says otherwise."""
+
+    abstract: ClassVar[bool] = True
+
+    def layer(self, x: Any, block: Block, context: Context) -> Any:
+        """The stream (batch, time, width) after a layer."""
+        kernels, dtype = context.kernels, context.start.dtype
+        x = block.mixed(x, context)
+        x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
+        return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
+
+    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
+        """The stream after a skip has joined it."""
+        return join(x)
+
+    def closed(self, x: Any) -> Tensor:
+        """The stream as it leaves the last layer."""
+        return x
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Serial(Residual):
+    """Attention first, then the MLP on its result.
+
+    What: x + a * attention(norm x), then x + m * mlp(norm x), a and m learned for each channel.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: nothing known.
+    Neutral: this is the neutral one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelResidual(Residual):
+    """Attention and MLP side by side in the last layers.
+
+    What: x + a * attention(norm x) + m * mlp(norm x) from layer `first` on.
+    Source: GPT-J; records 2026-04-06 to 04-09 (PARALLEL_RESIDUAL_START=7): a smaller quantization gap.
+    Cost: nothing; saves a little on GPUs.
+    Not for: float scores, which it hardly moves.
+    Neutral: `first` at the number of layers.
+    """
+
+    first: int = setting(7, at_least=0)
+
+    def layer(self, x: Any, block: Block, context: Context) -> Any:
+        if block.attn.layer < self.first:
+            return super().layer(x, block, context)
+        kernels, dtype = context.kernels, context.start.dtype
+        x = block.mixed(x, context)
+        y = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
+        return kernels.add_scaled(y, block.transformed(x, context), block.mlp_scale.to(dtype))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoLanes(Residual):
+    """Two streams in the last layers: attention reads one, the MLP the other, both write to both.
+
+    What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
+        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
+        first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
+        an earlier layer that a loop comes back to passes the lanes on.
+    Source: record 2026-03-31, PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
+    Cost: 6 weights a layer; a second stream in memory.
+    Not for: gains of more than 0.002 bpb (one seed).
+    Neutral: `first` at the number of layers.
+    """
+
+    first: int = setting(7, at_least=0)
+    leaves: str = setting("mean", one_of=("mean", "attn", "mlp"))
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        return {
+            "parallel_resid_lambdas": start_constant(1.1, dimensions.layers, 2),
+            "parallel_post_lambdas": start_constant(1.0, dimensions.layers, 2, 2),
+        }
+
+    def layer(self, x: Any, block: Block, context: Context) -> Any:
+        index, memory = block.attn.layer, context.memory
+        memory["stops"] = memory.get("stops", -1) + 1
+        if index < self.first or self.taken_later(context):
+            return x if isinstance(x, tuple) else super().layer(x, block, context)
+        read, write = self.lanes(x)
+        a = block.attn_scale.to(read.dtype) * block.attended(block.mixed(read, context), context)
+        m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
+        keep = context.root.parallel_resid_lambdas[index].to(read.dtype)
+        post = context.root.parallel_post_lambdas[index].to(read.dtype)
+        read = keep[0] * read + post[0, 0] * a + post[1, 0] * m
+        return read, keep[1] * write + post[0, 1] * a + post[1, 1] * m
+
+    def taken_later(self, context: Context) -> bool:
+        """Whether a skip takes the output of the stop that is being passed."""
+        root, memory = context.root, context.memory
+        visits = root.training_visits if root.training else root.scoring_visits
+        return any(visit.source == memory["stops"] for visit in visits)
+
+    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
+        if layer < self.first:
+            return x if isinstance(x, tuple) else join(x)
+        read, write = self.lanes(x)
+        return join(read), write
+
+    def lanes(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Both streams; before the first layer that has two they are one."""
+        return x if isinstance(x, tuple) else (x, x)
+
+    def closed(self, x: Any) -> Tensor:
+        if not isinstance(x, tuple):
+            return x
+        return {"mean": 0.5 * (x[0] + x[1]), "attn": x[0], "mlp": x[1]}[self.leaves]

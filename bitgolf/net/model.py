@@ -1,0 +1,276 @@
+"""The network: one forward pass, used by training, scoring and sampling alike."""
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.backend import Backend
+from bitgolf.net.embed import EmbedPart
+from bitgolf.net.heads import HeadsPart
+from bitgolf.net.kernels import CompiledKernels, FusedKernels, PlainKernels, Sight, capped_logits
+from bitgolf.net.layers import (
+    Activation,
+    Attention,
+    Block,
+    InputScale,
+    Mlp,
+    ReluSquared,
+    Residual,
+    Serial,
+    Unscaled,
+)
+from bitgolf.net.objective import NextToken, Objective
+from bitgolf.net.parts import Context, Dimensions, Embedding, Linear, Module, Part
+from bitgolf.net.position import Position, Rope, Scope
+from bitgolf.net.route import Once, Recurrence, Route, USkips, Visit
+from bitgolf.net.start import Initialisation, UniformStart
+from bitgolf.net.values import ValuePart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelPlan(Plan):
+    """The shape of the network; the defaults are the public baseline's 17,059,912 parameters.
+
+    mlp_hidden: hidden width of the MLP; 0 takes mlp_multiplier times the width.
+    embedding_width: of the token table; 0 is the width, another one is projected to it and back (factored).
+    embed_std: spread of the initial embedding where it is also the output head; a separate one starts at 1.
+    bos_id: the token that opens a document; only parts that keep documents apart look at it.
+    """
+
+    vocabulary_size: int = setting(1024, at_least=2, at_most=2**20)
+    layers: int = setting(9, at_least=1, at_most=1000)
+    width: int = setting(512, at_least=2, at_most=2**16)
+    heads: int = setting(8, at_least=1)
+    kv_heads: int = setting(4, at_least=1)
+    mlp_multiplier: float = setting(2.0, above=0, at_most=1000)
+    mlp_hidden: int = setting(0, at_least=0, at_most=2**20)
+    embedding_width: int = setting(0, at_least=0, at_most=2**16)
+    tied: bool = True
+    logit_softcap: float = setting(30.0, above=0)
+    qk_gain: float = 1.5
+    embed_std: float = setting(0.005, above=0)
+    bos_id: int = setting(1, at_least=-1)
+    start: Initialisation = UniformStart()
+    position: Position = Rope()
+    scope: tuple[Scope, ...] = ()
+    embed: tuple[EmbedPart, ...] = ()
+    input_scale: InputScale = Unscaled()
+    values: tuple[ValuePart, ...] = ()
+    heads_out: tuple[HeadsPart, ...] = ()
+    activation: Activation = ReluSquared()
+    residual: Residual = Serial()
+    recurrence: Recurrence = Once()
+    route: Route = USkips()
+    objective: Objective = NextToken()
+
+    def problems(self) -> Iterator[str]:
+        if self.width % self.heads:
+            yield f"heads: {self.heads} must divide the width {self.width}"
+        elif self.width // self.heads % 2:
+            yield f"heads: a head must have an even width, found {self.width}/{self.heads}"
+        if self.heads % self.kv_heads:
+            yield f"kv_heads: {self.kv_heads} must divide the {self.heads} heads"
+        if self.hidden_width() < 1:
+            yield f"mlp_multiplier: {self.mlp_multiplier} of width {self.width} leaves no hidden unit"
+        if self.heads % self.kv_heads or self.width % self.heads:
+            return
+        for seam, part in self.parts():
+            yield from (f"{seam}: {type(part).__name__}.{text}" for text in part.misfits(self.dimensions))
+        yield from (f"activation: {text}" for text in self.activation.misfits(self.width))
+        yield from (f"recurrence: {text}" for text in self.recurrence.misfits(self.layers))
+        names = Counter(name for _, part in self.parts() for name in self.part_tensors(part))
+        yield from (
+            f"{name}: two parts have a tensor of this name; keep one" for name in names if names[name] > 1
+        )
+
+    def parts(self) -> list[tuple[str, Part]]:
+        """Every part with the seam it is at."""
+        seams = ("scope", "embed", "values", "heads_out")
+        single = [("position", self.position), ("residual", self.residual)]
+        return single + [(seam, part) for seam in seams for part in getattr(self, seam)]
+
+    def part_tensors(self, part: Part) -> list[str]:
+        """The names that a part gives its tensors, in the model and in a layer after the first."""
+        return [*part.tensors(self.dimensions), *part.layer_tensors(self.dimensions, 1)]
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """What parts may know of the model."""
+        rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
+        return Dimensions(self.vocabulary_size, self.layers, self.width, *rest)
+
+    def hidden_width(self) -> int:
+        """Hidden units of each MLP."""
+        return self.mlp_hidden or int(self.mlp_multiplier * self.width)
+
+    def visits(self, progress: float = 1.0, training: bool = False) -> tuple[Visit, ...]:
+        """The stops of a token, at this progress of the training or outside it."""
+        return self.route.visits(self.recurrence.order(self.layers, progress, training))
+
+    def shipped(self) -> Self:
+        """The model as it is packed: without what only training needs."""
+        return self.but(objective=NextToken())
+
+
+class Model(Module):
+    """The language model. Weights are float32; the stream is in the backend's number type."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        super().__init__()
+        self.plan = plan
+        sizes = plan.dimensions
+        std = plan.embed_std if plan.tied else 1.0
+        self.tok_emb = Embedding(plan.vocabulary_size, sizes.embedding_width, std)
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(sizes, layer, plan.qk_gain, plan.values, plan.heads_out),
+                Mlp(plan.width, plan.hidden_width(), plan.activation),
+                plan.residual,
+                plan.input_scale.factor(layer),
+            )
+            for layer in range(plan.layers)
+        )
+        routes = (plan.visits(), plan.visits(training=True))
+        self.adopt(plan.route.tensors(1 + max(visit.skip for route in routes for visit in route), plan.width))
+        self.lm_head = None if plan.tied else Linear(sizes.embedding_width, plan.vocabulary_size, zero=True)
+        factored = sizes.embedding_width != plan.width
+        self.embed_proj = Linear(sizes.embedding_width, plan.width) if factored else None
+        self.head_proj = Linear(plan.width, sizes.embedding_width) if factored else None
+        for _, part in plan.parts():
+            self.adopt(part.tensors(sizes))
+        self.adopt(plan.objective.tensors(sizes))
+        self.scoring_visits = plan.visits()
+        self.window = 0  # tokens of a whole window, where scoring says it
+        self.at(1.0)
+        self.choose(Backend())
+
+    def at(self, progress: float) -> None:
+        """Take the route of this progress of the training."""
+        self.training_visits = self.plan.visits(progress, training=True)
+
+    def use(self, backend: Backend) -> Self:
+        """Move to the backend's device and compute as it says from now on."""
+        self.choose(backend)
+        return self.to(backend.device)
+
+    def choose(self, backend: Backend) -> None:
+        """Take the backend's operations, without moving anything."""
+        self.backend, self.kernels = backend, choose_kernels(backend)
+        self.compiled_loss = torch.compile(self.eager_loss) if backend.compile else None
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The training loss; the entry point that distributed wrappers call."""
+        return self.loss(inputs, targets)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token, and what else the objective adds in training."""
+        return (self.compiled_loss or self.eager_loss)(inputs, targets)
+
+    def eager_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """`loss` before compilation."""
+        hidden = self.hidden(inputs)
+        return self.plan.objective.loss(self.nats_of(hidden, targets), hidden, targets, self)
+
+    def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each target (batch, time), float32."""
+        return self.nats_of(self.hidden(inputs), targets)
+
+    def nats_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each target under the state that predicts it; scoring asks for a few only."""
+        return self.nats_under(hidden, targets, self.head())
+
+    def nats_under(self, hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
+        """Cross-entropy of each target under a state and a matrix (vocabulary, width)."""
+        rows = hidden.flatten(0, 1)
+        nats = self.kernels.nats(rows, head.to(rows.dtype), targets.flatten(), self.plan.logit_softcap)
+        return nats.view(targets.shape)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Softcapped logits (batch, time, vocabulary), float32."""
+        hidden = self.hidden(inputs)
+        return capped_logits(hidden, self.head().to(hidden.dtype), self.plan.logit_softcap)
+
+    def head(self) -> Tensor:
+        """The matrix that turns hidden states into logits."""
+        return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
+
+    def embedded(self, inputs: Tensor) -> Tensor:
+        """What enters the first layer (batch, time, width)."""
+        plan, dtype = self.plan, self.backend.compute_dtype(inputs.numel())
+        x = self.tok_emb(inputs)
+        for part in plan.embed:
+            x = x if part.after else part.embed(x, inputs, self, plan.bos_id)
+        x = self.kernels.norm(x).to(dtype)
+        if self.embed_proj is not None:
+            x = self.embed_proj(x)
+        for part in plan.embed:
+            x = part.embed(x, inputs, self, plan.bos_id) if part.after else x
+        return x
+
+    def context(self, inputs: Tensor, start: Tensor) -> Context:
+        """What every layer may look at."""
+        plan, head_width = self.plan, self.plan.width // self.plan.heads
+        sight = plan.position.limit(Sight(), plan.heads, self)
+        for scope in plan.scope:
+            sight = scope.limit(sight, inputs, plan.bos_id, self.training)
+        tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)
+        return Context(inputs, start, *tables, self.kernels, self.backend.attention, sight, self, {})
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Normalised final states (batch, time, embedding width)."""
+        start = self.embedded(inputs)
+        context, residual, route = self.context(inputs, start), self.plan.residual, self.plan.route
+        x: Any = start
+        outputs: list[Any] = []
+        for layer, source, row in self.training_visits if self.training else self.scoring_visits:
+            if source >= 0:
+                join = partial(route.join, skip=outputs[source], row=row, root=self, kernels=context.kernels)
+                x = residual.skipped(x, join, layer)
+            x = self.blocks[layer](x, context)
+            outputs.append(x)
+        x = self.kernels.norm(residual.closed(x))
+        return x if self.head_proj is None else self.head_proj(x)
+
+
+def choose_kernels(backend: Backend) -> PlainKernels:
+    """The fast operations, or the plain ones they are checked against."""
+    if not backend.fused:
+        return PlainKernels()
+    return CompiledKernels() if backend.compile else FusedKernels()
+
+
+def build_model(plan: ModelPlan, seed: int = 1337) -> Model:
+    """A model with initial weights. Each tensor is drawn under its own key, so adding one moves no other."""
+    model = Model(plan)
+    with torch.no_grad():
+        for path, module in model.named_modules():
+            for local, own in module.starts.items() if isinstance(module, Module) else ():
+                name = f"{path}.{local}".lstrip(".")
+                start = plan.start.start(name, own, plan.layers)
+                getattr(module, local).copy_(start.draw(start.shape, keyed_generator(seed, name)))
+    return model
+
+
+def keyed_generator(seed: int, name: str) -> torch.Generator:
+    """Random numbers that depend on the seed and this name alone."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def parameter_shapes(plan: ModelPlan) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, without allocating any."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Model(plan).named_parameters()}
+
+
+def count_parameters(plan: ModelPlan) -> int:
+    """How many numbers the model has."""
+    return sum(math.prod(shape) for shape in parameter_shapes(plan).values())

@@ -1,0 +1,92 @@
+"""What training makes small besides the loss on the next token."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.parts import Dimensions, Start, start_constant, start_uniform
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(Plan):
+    """The slot of the training loss."""
+
+    abstract: ClassVar[bool] = True
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        """Tensors that only training needs; no artifact holds them."""
+        return {}
+
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+        """The loss, given nats (batch, time) of the next token and what they were made from."""
+        return nats.mean()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken(Objective):
+    """The next token alone.
+
+    What: mean nats per token.
+    Source: common practice.
+    Cost: nothing.
+    Not for: nothing known.
+    Neutral: this is the neutral one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiToken(Objective):
+    """Further heads that predict the tokens after the next one.
+
+    What: head k (from 0) predicts k + 1 tokens beyond the next; weight * their mean loss is added in
+        training. Outside training the heads are not there, and never in an artifact.
+    Source: PR #88, #198 (MTP_NUM_HEADS, MTP_LOSS_WEIGHT 0.2); PR #212: no effect (+0.0018 bpb).
+    Cost: no bytes; heads * vocabulary * width weights in training, as many more products as the head.
+    Not for: small models: no public gain.
+    Neutral: weight=0
+    """
+
+    heads: int = setting(1, at_least=1, at_most=64)
+    weight: float = setting(0.2, at_least=0.0)
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        shape = dimensions.vocabulary_size, dimensions.embedding_width
+        return {f"mtp_heads.{k}.weight": start_constant(0.0, *shape) for k in range(self.heads)}
+
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+        if not root.training or not self.weight or targets.shape[1] < 2:
+            return nats.mean()
+        far = [
+            root.nats_under(hidden[:, : -k - 1], targets[:, k + 1 :], getattr(root.mtp_heads, str(k)).weight)
+            for k in range(min(self.heads, targets.shape[1] - 1))
+        ]
+        return nats.mean() + self.weight * torch.stack([each.mean() for each in far]).mean()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenAfterNext(Objective):
+    """One matrix predicts the token after the next through the model's own head.
+
+    What: in training, weight * mean nats of the token two ahead under head(W h) is added, W (width, width), h
+        the normalised final state, the softcap as for the next token. Outside training W is not there, and
+        never in an artifact.
+    Source: PR #212 (weight 0.5): 1.1947 against 1.1929 bpb, 3% of the steps lost.
+    Cost: no bytes; width * width weights in training, and a second product with the head.
+    Not for: small models: no public gain.
+    Neutral: weight=0
+    """
+
+    weight: float = setting(0.5, at_least=0.0)
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        return {"mtp_head.weight": start_uniform(dimensions.embedding_width, dimensions.embedding_width)}
+
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+        if not root.training or not self.weight or targets.shape[1] < 2:
+            return nats.mean()
+        ahead = F.linear(hidden[:, :-1], root.mtp_head.weight.to(hidden.dtype))
+        return nats.mean() + self.weight * root.nats_under(ahead, targets[:, 1:], root.head()).mean()

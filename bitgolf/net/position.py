@@ -1,0 +1,232 @@
+"""How attention knows the order of tokens, and how far back it sees."""
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.plan import setting
+from bitgolf.net.kernels import Sight
+from bitgolf.net.parts import Dimensions, Part, Start, start_constant
+
+Tables = tuple[Tensor, Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Position(Part):
+    """The slot of what tells a query how far away a key is."""
+
+    abstract: ClassVar[bool] = True
+
+    def trained_at(self, length: int) -> Self:
+        """This position as a model has it that was trained on sequences of so many tokens."""
+        return self
+
+    def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
+        """Cosines and sines (time, half of the dimensions that turn), float32.
+
+        window: the tokens of a whole window, of which this one may be the short last; 0 where not known.
+        """
+        return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
+
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        """The sight as distance changes it, for so many query heads of the model `root`."""
+        return sight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope(Position):
+    """Rotary positions, of a whole head or of its first dimensions (partial RoPE).
+
+    What: pairs (j, j + dims/2) of the first `dims` dimensions turn by place * base^(-2j/dims); the others
+        pass. In windows longer than `reference_length` the base grows by (window /
+        reference)^(dims/(dims-2)) (NTK): by the length that is trained or scored at, not that of a short
+        last window. `trained_length` is filled in by the recipe; shorter windows keep its angles.
+    Source: the public baseline; partial PR #315; the records of 2026-03-20 to 03-29 rescale from 1024
+        although they train on 2048, so that they train on another base: there, reference_length=1024.
+    Cost: no bytes; fewer dimensions cost no less.
+    Not for: scoring at twice the trained length (PR #1718: sliding +0.0056 bpb; tokens see unknown angles).
+    Neutral: dims=0 turns the whole head; reference_length=0 never rescales.
+    """
+
+    dims: int = setting(0, at_least=0)
+    base: float = setting(10000.0, above=1)
+    reference_length: int = setting(0, at_least=0)
+    trained_length: int = setting(0, at_least=0)
+    # Public checkpoints were trained with frequencies that a cast of the model had rounded to bfloat16.
+    frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
+
+    def misfits(self, dimensions: Dimensions) -> list[str]:
+        if self.dims % 2:
+            return [f"dims: dimensions turn in pairs, found {self.dims}"]
+        if self.dims > dimensions.head_width:
+            return [f"dims: a head has {dimensions.head_width} dimensions, found {self.dims}"]
+        return []
+
+    def trained_at(self, length: int) -> Self:
+        return self.but(trained_length=length) if self.reference_length and not self.trained_length else self
+
+    def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
+        dims, base, longest = self.dims or head_width, self.base, max(time, window, self.trained_length)
+        if 0 < self.reference_length < longest and dims > 2:
+            base *= (longest / self.reference_length) ** (dims / (dims - 2))
+        frequencies = 1 / base ** (torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims)
+        times = torch.arange(time, dtype=torch.float32, device=device)
+        angles = torch.outer(times, frequencies.to(getattr(torch, self.frequencies)).float())
+        return angles.cos(), angles.sin()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPosition(Position):
+    """No position at all (NoPE).
+
+    What: nothing turns; the causal mask is the only sign of order.
+    Source: Kazemnejad et al. 2023; proposed in PR #1718, no public result.
+    Cost: no bytes.
+    Not for: models of one layer, which then see a bag of tokens.
+    Neutral: none; choose Rope.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alibi(Position):
+    """A linear loss with distance (ALiBi).
+
+    What: a score of head h (from 1) loses 2^(-8h/heads) for each token of distance; nothing turns.
+    Source: Press et al. 2021; recommended in PR #1718 against tokens in unknown positions, never measured
+        there.
+    Cost: no bytes; one more pass over the scores, and no flash attention.
+    Not for: speed on GPUs.
+    Neutral: steepness=0 equals NoPosition.
+    """
+
+    steepness: float = setting(1.0, at_least=0.0)
+
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.tok_emb.weight.device)
+        slopes = self.steepness * 2 ** (-8 * steps / heads)
+        return sight._replace(changes=(*sight.changes, partial(lose_with_distance, slopes)))
+
+
+def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
+    """Scores less what distance costs each head; slopes (query heads,), float32."""
+    count, _, group, asked, known = scores.shape
+    places = torch.arange(max(first + known, start + asked), device=scores.device)
+    ahead = places[first : first + known] - places[start : start + asked, None]
+    return scores + (slopes.view(count, 1, group, 1, 1) * ahead).to(scores.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeBuckets(Position):
+    """A learned bias for each head and range of distances (T5).
+
+    What: scores gain a bias that layers share, of the bucket of their distance: the first half of the
+        `buckets` are one distance each, the rest grow by equal ratios up to `longest`, from where on it is
+        the last. Nothing turns. The biases start at zero.
+    Source: Raffel et al. 2020, causal form; recommended in PR #1718 against tokens in unknown positions,
+        never measured there.
+    Cost: buckets * heads weights; one more pass over the scores, no flash attention, slower on CPUs too.
+    Not for: speed.
+    Neutral: none; biases of zero, where they start, are NoPosition by another kernel.
+    """
+
+    buckets: int = setting(32, at_least=2)
+    longest: int = setting(128, at_least=2)
+
+    def misfits(self, dimensions: Dimensions) -> list[str]:
+        exact = self.buckets // 2
+        return [f"longest: must be above {exact}, found {self.longest}"] * (self.longest <= exact)
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        return {"relative_bias": start_constant(0.0, self.buckets, dimensions.heads)}
+
+    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+        change = partial(add_by_distance, root.relative_bias, self.buckets, self.longest)
+        return sight._replace(changes=(*sight.changes, change), learned=True)
+
+
+def add_by_distance(
+    bias: Tensor, buckets: int, longest: int, scores: Tensor, first: int, start: int
+) -> Tensor:
+    """Scores plus the bias of their distance; bias (buckets, query heads)."""
+    count, _, group, asked, known = scores.shape
+    places = torch.arange(max(first + known, start + asked), device=scores.device)
+    back = (places[start : start + asked, None] - places[first : first + known]).clamp_min(0)
+    added = bias[distance_buckets(back, buckets, longest)].movedim(-1, 0)  # (query heads, asked, known)
+    return scores + added.view(count, 1, group, asked, known).to(scores.dtype)
+
+
+def distance_buckets(back: Tensor, buckets: int, longest: int) -> Tensor:
+    """The bucket of each distance to a key before: one each for half of them, then equal ratios."""
+    exact = buckets // 2
+    ratio = (back.clamp_min(1).float() / exact).log() / math.log(longest / exact)
+    far = exact + (ratio * (buckets - exact)).long()
+    return torch.where(back < exact, back, far.clamp_max(buckets - 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scope(Part):
+    """The slot of what limits which tokens a query sees."""
+
+    abstract: ClassVar[bool] = True
+
+    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+        """The sight with this limit. inputs: token ids (batch, time)."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionWindow(Scope):
+    """Sliding-window attention.
+
+    What: a query sees its own and the `tokens` - 1 tokens before; `evaluation_tokens` of them outside
+        training (-1: the same, 0: all).
+    Source: PR #1718 (SWA_WINDOW_SIZE=1024; not to be confused with averaging of weights)
+    Cost: no bytes; saves time where a sequence is several windows long.
+    Not for: sequences of 2048: every combination of training and evaluation lost 0.003 to 0.005 bpb (PR
+        #1718).
+    Neutral: tokens=0 sees all.
+    """
+
+    tokens: int = setting(1024, at_least=0)
+    evaluation_tokens: int = setting(-1, at_least=-1)
+
+    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+        window = self.tokens if training or self.evaluation_tokens < 0 else self.evaluation_tokens
+        return sight._replace(window=window if window < inputs.shape[1] else 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DocumentAttention(Scope):
+    """Attention that stays inside its document.
+
+    What: a query sees keys since the last BOS only; of a document longer than `longest` tokens, those of
+        its own stretch of so many (0: no limit).
+    Source: variable-length attention, PR #1530 (about 0.001 nats); the 2026-04-10 records on.
+    Cost: no bytes; here one more pass over the scores.
+    Not for: models scored on the unbroken stream: contexts across documents are then out of distribution.
+    Neutral: a stream without BOS.
+    """
+
+    longest: int = setting(0, at_least=0)
+
+    def misfits(self, dimensions: Dimensions) -> list[str]:
+        return ["bos_id: -1 says that no token opens a document"] if dimensions.bos_id < 0 else []
+
+    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+        opens = inputs == bos_id
+        if self.longest:
+            places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
+            since = places - torch.where(opens, places, 0).cummax(1).values
+            opens = opens | (since % self.longest == 0)
+        return sight._replace(changes=(*sight.changes, partial(hide_others, opens.cumsum(1))))
+
+
+def hide_others(documents: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
+    """Scores with the keys of other documents hidden; documents (batch, time), a number for each token."""
+    asked, known = scores.shape[-2:]
+    own, theirs = documents[:, start : start + asked], documents[:, first : first + known]
+    return scores.masked_fill((own[:, :, None] != theirs[:, None])[:, None], -math.inf)

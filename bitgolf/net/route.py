@@ -1,0 +1,195 @@
+"""Which layers a token passes, in which order, and the skips between them."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.kernels import PlainKernels
+from bitgolf.net.parts import Start, start_constant
+
+MOST_LOOPS = 256  # so that a route is never longer than memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recurrence(Plan):
+    """The slot of which layers are passed, and how often."""
+
+    abstract: ClassVar[bool] = True
+
+    def misfits(self, layers: int) -> list[str]:
+        """What keeps it from a model of so many layers, as sentences."""
+        return []
+
+    def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
+        """The layers in the order they are passed, at this progress of the training or outside it."""
+        return tuple(range(layers))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Once(Recurrence):
+    """Every layer once.
+
+    What: layers in their order.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: nothing known.
+    Neutral: this is the neutral one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Looped(Recurrence):
+    """Some layers passed several times (depth recurrence).
+
+    What: layers `first` to `last` are passed `loops` more times in a row, from the progress `enable_at` on
+        (the second of them and more from `more_at` on); outside training always.
+    Source: records from 2026-04-05 (NUM_LOOPS=2, layers 4 to 5, then 3 to 5; ENABLE_LOOPING_AT 0.5, then
+        0.35).
+    Cost: no bytes; the seconds of the layers passed again.
+    Not for: small models: PR #212 reports 4.3 to 5.6 bpb with three shared blocks, PR #1449 +0.036.
+    Neutral: loops=0
+    """
+
+    first: int = setting(3, at_least=0)
+    last: int = setting(5, at_least=0)
+    loops: int = setting(2, at_least=0, at_most=MOST_LOOPS)
+    enable_at: float = setting(0.0, at_least=0.0, at_most=1.0)
+    more_at: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+    def misfits(self, layers: int) -> list[str]:
+        return loop_misfits(self.first, self.last, layers)
+
+    def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
+        loops = self.loops
+        if training and progress < self.enable_at:
+            loops = 0
+        elif training and progress < self.more_at:
+            loops = min(loops, 1)
+        return looped_order(self.first, self.last, layers, 1 + loops)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Huginn(Recurrence):
+    """Layers iterated, more often outside training than in it (evaluation-time scaling).
+
+    What: layers `first` to `last` are passed `loops` times in training and `evaluation_loops` times
+        elsewhere; the start of the stream enters each of them through its mix.
+    Source: Geiping et al. 2025; PR #212 (3 shared blocks, 7.6M parameters; 3 loops trained, 6 scored).
+    Cost: no bytes; the seconds of every pass.
+    Not for: small models (PR #212: 4.34 to 5.58 bpb): passes beyond the trained number are unknown to it.
+    Neutral: loops=1 and evaluation_loops=1
+    """
+
+    first: int = setting(0, at_least=0)
+    last: int = setting(2, at_least=0)
+    loops: int = setting(3, at_least=1, at_most=MOST_LOOPS)
+    evaluation_loops: int = setting(6, at_least=1, at_most=MOST_LOOPS)
+
+    def misfits(self, layers: int) -> list[str]:
+        return loop_misfits(self.first, self.last, layers)
+
+    def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
+        loops = self.loops if training else self.evaluation_loops
+        return looped_order(self.first, self.last, layers, loops)
+
+
+def loop_misfits(first: int, last: int, layers: int) -> list[str]:
+    """Why layers first to last cannot be passed again."""
+    if first > last:
+        return [f"last: {last} comes before the first, {first}"]
+    return [f"last: the layers are 0 to {layers - 1}, found {last}"] * (last >= layers)
+
+
+def looped_order(first: int, last: int, layers: int, passes: int) -> tuple[int, ...]:
+    """All layers in order, `first` to `last` passed so many times in a row."""
+    return (*range(first), *(passes * tuple(range(first, last + 1))), *range(last + 1, layers))
+
+
+class Visit(NamedTuple):
+    """One stop on the route: a layer, and which earlier stop's output is first added with which skip row."""
+
+    layer: int
+    source: int = -1
+    skip: int = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Route(Plan):
+    """Slot: the skips between the stops of a route."""
+
+    abstract: ClassVar[bool] = True
+
+    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+        """The stops, for layers in this order."""
+        raise NotImplementedError
+
+    def tensors(self, skips: int, width: int) -> dict[str, Start]:
+        """The tensors that so many skips need."""
+        return {"skip_weights": start_constant(1.0, skips, width)} if skips else {}
+
+    def join(self, x: Tensor, skip: Tensor, row: int, root: Any, kernels: PlainKernels) -> Tensor:
+        """The stream after a skip has joined it."""
+        return kernels.add_scaled(x, skip, root.skip_weights[row].to(x.dtype))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain(Route):
+    """No skips.
+
+    What: the ordinary residual stack.
+    Source: common practice
+    Cost: nothing
+    Not for: the public baseline, which has skips
+    Neutral: this is the neutral route
+    """
+
+    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+        return tuple(Visit(layer) for layer in order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class USkips(Route):
+    """Outputs of the first half are added before the layers of the second half, last one first.
+
+    What: x + w * skip with a learned weight per channel, starting at one.
+    Source: the public baseline (catalogue A3)
+    Cost: width weights for each skip, stored in high precision; two passes over the stream each
+    Not for: fewer than two layers
+    Neutral: skip weights of zero equal the plain route
+    """
+
+    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+        return paired_visits(order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedSkips(Route):
+    """The skips of USkips, blended in rather than added.
+
+    What: g * x + (1 - g) * (w * skip) with g = sigmoid(gate) for each channel; at first half of each.
+    Source: SKIP_GATES_ENABLED in the records from 2026-04-01 on
+    Cost: 2 * width weights for each skip; three passes over the stream each
+    Not for: parity with earlier records: it is not the additive form at any gate but a large one
+    Neutral: none in its weights; choose USkips
+    """
+
+    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+        return paired_visits(order)
+
+    def tensors(self, skips: int, width: int) -> dict[str, Start]:
+        names = {"skip_weights": 1.0, "skip_gates": 0.0}
+        return {name: start_constant(value, skips, width) for name, value in names.items() if skips}
+
+    def join(self, x: Tensor, skip: Tensor, row: int, root: Any, kernels: PlainKernels) -> Tensor:
+        share = root.skip_gates[row].sigmoid().to(x.dtype)
+        return (root.skip_weights[row].to(x.dtype) * skip).lerp(x, share)
+
+
+def paired_visits(order: tuple[int, ...]) -> tuple[Visit, ...]:
+    """Stops of which the second half take the outputs of the first half, last one first."""
+    first = len(order) // 2
+    pairs = ((first - 1 - i, i) if i < first else (-1, -1) for i in range(len(order) - first))
+    second = (Visit(layer, *pair) for layer, pair in zip(order[first:], pairs))
+    return (*(Visit(layer) for layer in order[:first]), *second)

@@ -1,0 +1,246 @@
+"""The public challenge's files: checkpoints and artifacts read, artifacts written, nothing executed.
+
+`final_model.pt` is a state dict written by torch.save; `final_model.int8.ptz` and `final_model.int6.ptz` are
+a pickled table of codes, scales and small tensors (public_tables) in a packed stream (public_streams). All
+are loaded with weights_only, their size bounded first.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.net.embed import BigramHash, EmbedPart, SmearGate, SmearVector
+from bitgolf.net.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.net.objective import MultiToken, NextToken
+from bitgolf.net.position import Rope
+from bitgolf.net.route import GatedSkips, Plain, USkips
+from bitgolf.net.values import ValueEmbedding, ValuePart, ValueResidual
+from bitgolf.public.streams import MAX_FILE_BYTES, PublicFileError, expand, pack_stream
+from bitgolf.public.tables import (
+    int6_state,
+    int8_state,
+    public_int6_table,
+    public_int8_table,
+    state_of_table,
+)
+from bitgolf.public.torchfile import (
+    as_floats,
+    is_safetensors,
+    is_torch_file,
+    load_safetensors,
+    load_tensors,
+    refuse_codes,
+    state_in,
+)
+
+# Axes of the tensors from which a plan is read, by how their names end.
+AXES = {
+    **dict.fromkeys((".weight", ".attn_gate_w", "skip_weights", "skip_gates"), 2),
+    **dict.fromkeys((".q_gain", "smear.gate"), 1),
+}
+BANKS = {  # the matrices of all layers, then the second one of all layers
+    "qo_bank": ("attn.c_q", "attn.proj"),
+    "kv_bank": ("attn.c_k", "attn.c_v"),
+    "mlp_up_bank": ("mlp.fc", ""),
+    "mlp_down_bank": ("mlp.proj", ""),
+}
+# What other scripts call a tensor, and what it is called here: #543, #212.
+OTHER_NAMES = {"smear_gate.gate_weight": "smear.gate", "smear_gate.gate": "smear.gate"}
+OTHER_STARTS = {"ve.": "ve_shared."}
+
+
+def read_public(path: Path, said: list[str] | None = None) -> dict[str, Tensor]:
+    """The state dict in a public checkpoint or artifact, in the number types it was trained with.
+
+    said: gets a sentence for whatever was taken off on the way to its tensors.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PublicFileError(f"cannot read: {error.strerror}", where=str(path)) from None
+    try:
+        state, taken = state_in(_loaded(data))
+    except PublicFileError as error:
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise PublicFileError(error.what, where=where, value=error.value, way_out=error.way_out) from None
+    if said is not None:
+        said += taken
+    return state
+
+
+def _loaded(data: bytes) -> dict[str, Any]:
+    if is_safetensors(data):
+        return load_safetensors(data)
+    return load_tensors(data) if is_torch_file(data) else unpack_public(data)
+
+
+def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict as weights of our model: our names, float32, no banks, no empty tensors."""
+    return {
+        name: as_floats(name, tensor) for name, tensor in renamed(unbanked(state)).items() if tensor.numel()
+    }
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that scripts call differently, each under one name; a gate of a vector has no further axes."""
+    found = {}
+    for name, tensor in state.items():
+        start = next((start for start in OTHER_STARTS if name.startswith(start)), "")
+        own = OTHER_NAMES.get(name, OTHER_STARTS.get(start, "") + name.removeprefix(start))
+        if own != name and own in state:
+            raise PublicFileError("two tensors of one meaning", value=[name, own])
+        found[own] = tensor.reshape(-1) if name in OTHER_NAMES else tensor
+    return found
+
+
+def unbanked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices that records from 2026-03-23 on stack by shape, each under its own name."""
+    for name in BANKS:
+        if name in state and state[name].ndim != 3:
+            raise PublicFileError("is no bank of matrices", where=name, value=[*state[name].shape])
+    layers = len(state.get("mlp_up_bank", ()))
+    alone = {name: tensor for name, tensor in state.items() if name not in BANKS}
+    for bank, (first, second) in BANKS.items():
+        count = layers * (2 if second else 1)
+        if bank in state and len(state[bank]) != count:
+            raise PublicFileError(f"{count} matrices are expected", where=bank, value=[*state[bank].shape])
+        for i, matrix in enumerate(state.get(bank, ())):
+            alone[f"blocks.{i % layers}.{first if i < layers else second}.weight"] = matrix
+    return alone
+
+
+def unpack_public(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict in a packed file of any public kind."""
+    return state_of_table(load_tensors(expand(data, limit)))
+
+
+def unpack_public_int6(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict in a mixed int6 and int8 file of the records from 2026-03-20 on."""
+    return int6_state(load_tensors(expand(data, limit)))
+
+
+def unpack_public_int8(data: bytes, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """The state dict that the baseline loads from its packed file."""
+    return int8_state(load_tensors(expand(data, limit)))
+
+
+def pack_public_int8(
+    state: Mapping[str, Tensor], compressor: str = "zlib", shuffle_header_bytes: int = 0
+) -> bytes:
+    """`final_model.int8.ptz` as the baseline writes it, zlib level 9 around torch.save, or otherwise."""
+    return _packed(public_int8_table(state), compressor, shuffle_header_bytes)
+
+
+def pack_public_int6(
+    state: Mapping[str, Tensor], compressor: str = "zstd", shuffle_header_bytes: int = 0
+) -> bytes:
+    """`final_model.int6.ptz` as record 2026-03-22 writes it, zstd level 22 around torch.save, or otherwise.
+
+    The file does not say what float16 was before, see `int6_state`.
+    """
+    return _packed(public_int6_table(state), compressor, shuffle_header_bytes)
+
+
+def _packed(table: Mapping[str, Any], compressor: str, shuffle_header_bytes: int) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(table, buffer)
+    return pack_stream(buffer.getvalue(), compressor, shuffle_header_bytes)
+
+
+def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, Any]:
+    """The seams of a model plan, as far as the shapes of the tensors show them."""
+    embed: list[EmbedPart] = []
+    values: list[ValuePart] = []
+    heads_out: list[HeadsPart] = []
+    layers = len({name for name in shapes if name.endswith(".attn.q_gain")})
+    if table := shapes.get("bigram.embed.weight"):
+        embed.append(BigramHash(buckets=table[0], dimension=table[1]))
+    if "smear.gate" in shapes:
+        embed.append(SmearVector())
+    if gate := shapes.get("smear_gate.weight"):
+        embed.append(SmearGate(channels=gate[1], boundary=False))
+    if table := shapes.get("ve_shared.embed.weight"):
+        count = sum(name.startswith("ve_layer_scales.") for name in shapes)
+        shared = "ve_shared.scale" in shapes
+        used = count if shared else min(2, layers)  # a scale for each layer does not show which are used
+        values.append(
+            ValueEmbedding(
+                dimension=table[1], layers=tuple(range(layers - used, layers)), shared_scale=shared
+            )
+        )
+    if any(name.endswith("vr_lambda") for name in shapes):
+        values.append(ValueResidual())
+    if gate := shapes.get("blocks.0.attn.attn_gate_proj.weight"):
+        heads_out.append(AttentionOutputGate(channels=gate[1]))
+    if gate := shapes.get("blocks.0.attn.attn_gate_w"):
+        heads_out.append(GatedAttention() if gate[1] == width else SparseGate(channels=gate[1]))
+    route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
+    further = sum(name.startswith("mtp_heads.") for name in shapes)
+    return {
+        "embed": tuple(embed),
+        "values": tuple(values),
+        "heads_out": tuple(heads_out),
+        "route": route,
+        "objective": MultiToken(heads=further) if further else NextToken(),
+    }
+
+
+def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPlan:
+    """The model plan behind a public state dict; what shapes do not show is given by its setting.
+
+    They do not show logit_softcap, position, values' layers, heads_out without tensors (XSA), input_scale,
+    activation, recurrence, and where two lanes begin.
+
+    Raises PublicFileError when a tensor is missing, or belongs to a technique that the plan cannot express.
+    """
+    refuse_codes(weights)
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items() if tensor.numel()}
+    needed = (
+        "tok_emb.weight",
+        *(f"blocks.0.{part}" for part in ("attn.q_gain", "attn.c_k.weight", "mlp.fc.weight")),
+    )
+    missing = [name for name in needed if name not in shapes]
+    if missing:
+        raise PublicFileError("not a model of the baseline's kind: tensors are missing", value=missing)
+    for name, shape in shapes.items():
+        axes = next((count for end, count in AXES.items() if name.endswith(end)), len(shape))
+        if len(shape) != axes:
+            raise PublicFileError(f"{axes} axes are expected", where=name, value=[*shape])
+    vocabulary_size, embedding_width = shapes["tok_emb.weight"]
+    width = shapes["blocks.0.attn.c_k.weight"][1]
+    heads = shapes["blocks.0.attn.q_gain"][0]
+    hidden = shapes["blocks.0.mlp.fc.weight"][0]
+    layers = {int(found.group(1)) for found in map(re.compile(r"blocks\.(\d{1,9})\.").match, shapes) if found}
+    if max(layers) >= len(layers):
+        absent = min({*range(len(layers))} - layers)
+        raise PublicFileError(f"block {absent} is missing", value=f"blocks.{max(layers)}")
+    if width < 1 or width % heads:
+        raise PublicFileError("the width is no multiple of the heads", value=[width, heads])
+    mlp = {"mlp_hidden": hidden} if hidden % width else {"mlp_multiplier": hidden / width}
+    plan = ModelPlan(
+        vocabulary_size=vocabulary_size,
+        width=width,
+        embedding_width=embedding_width if embedding_width != width else 0,
+        layers=1 + max(layers),
+        heads=heads,
+        kv_heads=shapes["blocks.0.attn.c_k.weight"][0] * heads // width,
+        tied="lm_head.weight" not in shapes,
+        **infer_parts(shapes, width),
+        position=Rope(frequencies="bfloat16"),  # what the public script's .bfloat16() leaves of them
+    ).but(**{**mlp, **settings})
+    expected = parameter_shapes(plan)
+    wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
+    if wrong:
+        raise PublicFileError(
+            f"{len(wrong)} tensors do not fit the plan that the others show",
+            where=wrong[0],
+            value=shapes.get(wrong[0], "nothing"),
+            way_out="the checkpoint uses a technique that this model does not have, or name its setting",
+        )
+    return plan

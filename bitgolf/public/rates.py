@@ -1,0 +1,141 @@
+"""The parameter table by its public groups: tables of ids, head, matrices, and the rest."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import field_types
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, Rule, public_rows
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# The groups are the arguments of public_rows; a rule of its own marks the rows of each.
+_MARKS = {
+    group: AdamRule(lr=float(place))
+    for place, group in enumerate(("embedding", "head", "matrices", "rest"), start=1)
+}
+_PUBLIC = public_rows(
+    embedding=_MARKS["embedding"], head=_MARKS["head"], matrices=_MARKS["matrices"], rest=_MARKS["rest"]
+)
+# What a row is there for that takes nothing in this model.
+_OF_PARTS: Shapes = {
+    "bigram.embed.weight": (1, 1),
+    "lm_head.weight": (1, 1),
+    "blocks.0.attn.attn_gate_proj.weight": (1, 1),
+    "bigram.proj.weight": (1, 1),
+    "smear_lambda": (1,),
+}
+
+
+class Rate(NamedTuple):
+    """A value for one setting of the rules of some groups."""
+
+    value: Any
+    field: str
+    groups: tuple[str, ...]
+
+
+def group_of(name: str, shape: tuple[int, ...]) -> str:
+    """The public group of a parameter."""
+    rule = _rule_of(_PUBLIC, name, shape)
+    return next(group for group, mark in _MARKS.items() if mark == rule)
+
+
+def row_groups(rows: tuple[ParameterRow, ...], shapes: Shapes) -> list[set[str]]:
+    """The groups of the parameters that each row takes, or is there to take; Muon is for matrices."""
+    groups: list[set[str]] = [{"matrices"} if isinstance(row.rule, MuonRule) else set() for row in rows]
+    for names in (shapes, _OF_PARTS):
+        found: list[set[str]] = [set() for _ in rows]
+        for name, shape in names.items():
+            if (place := _place(rows, name, shape)) is not None:
+                found[place].add(group_of(name, shape))
+        groups = [known or new for known, new in zip(groups, found)]
+    return groups
+
+
+def group_rules(optim: OptimPlan, shapes: Shapes) -> dict[str, Rule]:
+    """The rule of each group, as far as the table tells the groups apart."""
+    rules: dict[str, Rule] = {}
+    for name, shape in shapes.items():
+        if rule := _rule_of(optim.rows, name, shape):
+            rules.setdefault(group_of(name, shape), rule)
+    for row, groups in zip(optim.rows, row_groups(optim.rows, shapes)):
+        rules = dict.fromkeys(groups, row.rule) | rules
+    return rules
+
+
+def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
+    """The table for a model with other parameters than before.
+
+    Where it has no row for the group of a new parameter, it becomes that of public_rows, with the same rules.
+    Raises PlanError if that would change the rule of any other parameter.
+    """
+    groups = row_groups(optim.rows, before)
+    new = {name: shape for name, shape in after.items() if name not in before}
+    places = {name: _place(optim.rows, name, shape) for name, shape in new.items()}
+    lost = [n for n, place in places.items() if place is None or group_of(n, new[n]) not in groups[place]]
+    if not lost:
+        taking = {_place(optim.rows, name, shape) for name, shape in after.items()}
+        idle = {row for row in optim.rows if row.may_be_idle}
+        rows = tuple(row for place, row in enumerate(optim.rows) if place in taking or row in idle)
+        return optim.but(rows=rows)
+    rules = group_rules(optim, before)
+    rows = public_rows(
+        embedding=rules["embedding"], matrices=rules["matrices"], rest=rules["rest"], head=rules.get("head")
+    )
+    moved = [
+        n for n, s in before.items() if n in after and _rule_of(rows, n, s) != _rule_of(optim.rows, n, s)
+    ]
+    if moved:
+        raise PlanError(
+            [
+                f"optim.rows: there is no row for {lost[0]}, and the public groups have none for {moved[0]}, "
+                "which this table treats apart; add the rows to the recipe"
+            ]
+        )
+    return optim.but(rows=rows)
+
+
+def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> OptimPlan:
+    """The table with settings of its rules changed; the keys name each change in errors.
+
+    Raises PlanError where no row of the groups has such a setting, or one takes other groups as well.
+    """
+    rows, problems = list(optim.rows), []
+    for name, (value, field, groups) in rates.items():
+        wanted = set(groups)
+        places = [
+            place
+            for place, own in enumerate(row_groups(optim.rows, shapes))
+            if own & wanted and field in field_types(type(rows[place].rule))
+        ]
+        if not places:
+            problems.append(f"{name}: no row of optim.rows for {_words(wanted)} has the setting {field!r}")
+        for place in places:
+            other = row_groups(optim.rows, shapes)[place] - wanted
+            if other:
+                problems.append(f"{name}: optim.rows.{place} is for {_words(other)} too; give them a row")
+                continue
+            try:
+                rows[place] = rows[place].but(rule=rows[place].rule.but({field: value}))
+            except PlanError as error:
+                problems += [f"{name}: {problem}" for problem in error.problems]
+    if problems:
+        raise PlanError(dict.fromkeys(problems))
+    return optim.but(rows=tuple(rows))
+
+
+def _place(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> int | None:
+    parameter = torch.empty(shape, device="meta")
+    return next((place for place, row in enumerate(rows) if row.matches(name, parameter)), None)
+
+
+def _rule_of(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> Rule | None:
+    place = _place(rows, name, shape)
+    return None if place is None else rows[place].rule
+
+
+def _words(groups: set[str]) -> str:
+    return " and ".join(sorted(groups))

@@ -1,0 +1,87 @@
+"""The whole as one value: what is trained, how, how it is squeezed and how it is scored."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Self
+
+from bitgolf.base.errors import displayed
+from bitgolf.base.files import NAME_RULE, is_plain_name
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.backend import BackendPlan
+from bitgolf.net.model import ModelPlan
+from bitgolf.score.score import ScorePlan
+from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.squeeze.quantize import QuantizePlan
+from bitgolf.text.batches import Order, PublicOrder
+from bitgolf.train.average import Averager, NoAverage
+from bitgolf.train.loop import Stage, TrainPlan
+from bitgolf.train.optim import OptimPlan
+from bitgolf.train.qat import Noise, NoNoise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataPlan(Plan):
+    """How the training tokens are made, cut and ordered. Lengths in tokens.
+
+    case_ops: a tokenizer made for this recipe keeps case apart from letters; no effect on a dataset.
+    """
+
+    sequence_length: int = setting(1024, at_least=2)
+    order: Order = PublicOrder()
+    case_ops: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BudgetPlan(Plan):
+    """The byte budget and what counts towards it.
+
+    The challenge counts code and model; its tokenizer is free. Our own demo counts every byte.
+    code_codec: what unpacks the script; brotli is about 3% shorter and needs its package to start.
+    """
+
+    budget_bytes: int = setting(16_000_000, at_least=1)
+    count_tokenizer: bool = False
+    code_codec: str = setting("standard", one_of=("standard", "brotli"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Plan):
+    """Everything a run depends on besides its data and its seed. Each stage is given its own plan only."""
+
+    name: str = "recipe"
+    data: DataPlan = DataPlan()
+    model: ModelPlan = ModelPlan()
+    optim: OptimPlan = OptimPlan()
+    train: TrainPlan = TrainPlan()
+    average: Averager = NoAverage()
+    noise: Noise = NoNoise()
+    quantize: QuantizePlan = QuantizePlan()
+    pack: PackPlan = PackPlan()
+    score: ScorePlan = ScorePlan()
+    budget: BudgetPlan = BudgetPlan()
+    backend: BackendPlan = BackendPlan()
+
+    def network(self) -> ModelPlan:
+        """The model as this recipe trains it: its positions know the length of the sequences."""
+        lengths = (self.data.sequence_length, *(stage.sequence_length for stage in self.train.stages))
+        return self.model.but(position=self.model.position.trained_at(max(lengths)))
+
+    def training(self) -> Self:
+        """This recipe without what no step of the training sees: equal ones train to equal weights."""
+        blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules
+        unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
+        unseen |= {"average": self.average.training(), "train": self.train.but(expected_steps=0)}
+        return self.but({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit between the stages."""
+        if not is_plain_name(self.name):  # it becomes the name of a folder
+            yield f"name: {NAME_RULE}, found {displayed(self.name)}"
+        for stage in (Stage(), *self.train.stages):
+            tokens = stage.batch_tokens or self.train.batch_tokens
+            length = stage.sequence_length or self.data.sequence_length
+            if tokens % length:
+                yield (
+                    f"train.batch_tokens: must be a multiple of data.sequence_length {length}, "
+                    f"found {tokens}; nearest {max(round(tokens / length), 1) * length}"
+                )

@@ -1,0 +1,518 @@
+"""A run folder as one page: what was reached, against whom, at which cost, and where the bits go.
+
+The page needs no network, no script and no other file. Whatever a run left unwritten is said in a sentence.
+The numbers are made here, the geometry of the curves in `charts`, the HTML in `report.html.jinja`, which
+escapes everything that is put into it.
+"""
+
+import codecs
+import functools
+import json
+import math
+import re
+import shlex
+import zipfile
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_json, write_bytes
+from bitgolf.base.plan import to_json
+from bitgolf.recipe import Recipe
+from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
+from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
+from bitgolf.squeeze.artifact import unpack
+
+METRICS = ("seconds", "nats_per_token", "scale", "step")
+TOP_TOKENS = 20
+DOCUMENTS_SHOWN = 4  # this many of the hardest, and of the easiest
+OPENING_TOKENS, PASSAGE_TOKENS = 40, 240
+SAMPLE_CHARACTERS = 4000
+SHADES = 6  # steps of the marker in the passage, of SHADE_NATS each
+SHADE_NATS = 1.5
+PLACE_BUCKETS = 24
+PLACE_TOKENS = 200  # a point of the curve stands for at least so many
+
+# What a cut, changed or foreign file in the run folder can raise on its way into the page.
+UNREADABLE = (
+    BitgolfError, ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+Piece = Callable[[int], bytes]
+View = dict[str, Any]
+
+
+class MissingError(Exception):
+    """A part of the run folder is not there; the text says which, for the reader of the page."""
+
+
+def write_report(folder: Path, piece: Piece | None = None) -> Path:
+    """Write `report.html` from what the run folder holds. `piece`: instead of model.bin's tokenizer."""
+    run = Run(folder, piece)
+    views = {section.__name__: _view(section, run) for section in SECTIONS}
+    page = _environment().get_template("report.html.jinja").render(result=run.result, name=run.name, **views)
+    path = folder / "report.html"
+    write_bytes(path, page.encode(errors="backslashreplace"))  # names of files may hold half characters
+    return path
+
+
+class Run:
+    """What can be read of a run folder; the rest is empty, or raises MissingError when asked for."""
+
+    def __init__(self, folder: Path, piece: Piece | None = None) -> None:
+        self.folder = folder
+        self.result, self.recipe = _mapping(folder / "result.json"), _mapping(folder / "recipe.json")
+        self.environment = _mapping(folder / "environment.json") or self.result.get("environment") or {}
+        self.name = self.result.get("recipe") or folder.resolve().name
+        self.piece = piece or self._piece
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """The columns of scores.npz, a row per scored token."""
+        path = self.folder / "scores.npz"
+        if not path.is_file():
+            raise MissingError("The run has not been scored: scores.npz is not there.")
+        with np.load(path, allow_pickle=False) as columns:
+            scores = dict(columns)
+        if not len(scores["nats"]):
+            raise MissingError("scores.npz holds no tokens.")
+        return {**scores, "nats": scores["nats"].astype(np.float64)}
+
+    def _piece(self, token: int) -> bytes:
+        return self._tokenizer.piece(token)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        try:
+            return unpack((self.folder / "model.bin").read_bytes()).tokenizer
+        except (OSError, BitgolfError):
+            raise MissingError("Tokens have no text here: model.bin cannot be read.") from None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = read_json(path)
+    except BitgolfError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _view(section: Callable[[Run], View], run: Run) -> View:
+    """A section's content, or the sentence that stands for it. A page about a crash must not crash."""
+    try:
+        return section(run)
+    except MissingError as missing:
+        return {"missing": str(missing)}
+    except UNREADABLE as error:
+        return {"missing": f"Not readable in this run folder ({type(error).__name__}: {error})."}
+
+
+def _known(data: dict[str, Any], key: str, sentence: str) -> Any:
+    if data.get(key) in (None, [], {}, ""):
+        raise MissingError(sentence)
+    return data[key]
+
+
+def budget(run: Run) -> View:
+    """The bytes counted, as shares of the bytes allowed."""
+    total = _known(run.result, "total_bytes", "The run did not get as far as packing.")
+    allowed = run.result.get("budget_bytes") or 0
+    code, whole = run.result.get("code_bytes") or 0, max(total, allowed)
+    return {
+        "total": total,
+        "allowed": allowed,
+        "used": total / allowed if allowed else None,
+        "over": bool(allowed) and total > allowed,
+        "parts": [(name, n, 100 * n / whole) for name, n in (("model", total - code), ("code", code)) if n],
+    }
+
+
+def rivals(run: Run) -> View:
+    """This run among the compressors, smallest first."""
+    listed = _known(run.result, "rivals", "The run was not compared with compressors.")
+    rows = [(f"bitgolf {run.name}", run.result.get("bits_per_byte"), "ours")]
+    for rival in listed:
+        rows.append((f"{rival['name']}, primed", rival.get("primed_bits_per_byte"), "primed"))
+        rows.append((f"{rival['name']}, alone", rival.get("alone_bits_per_byte"), "alone"))
+    known: list[tuple[Any, ...]] = [row for row in rows if _finite(row[1])]
+    return {"rows": _shares(sorted(known, key=lambda row: row[1]))}
+
+
+def variants(run: Run) -> View:
+    """The weights as trained, as averaged and as packed, each with its step from the one before."""
+    rows = []
+    before: dict[str, float] = {}  # by windows: scores of different windows cannot be compared
+    for row in _known(run.result, "variants", "The run did not get as far as scoring."):
+        bits, windows = row["bits_per_byte"], row.get("windows", "")
+        change = bits - before[windows] if windows in before and _finite(bits) else None
+        rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
+        if _finite(bits):
+            before[windows] = bits
+    return {"rows": rows} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
+
+
+def training(run: Run) -> View:
+    """Loss and schedule over the seconds of training."""
+    rows = list(_metrics(run.folder / "metrics.jsonl"))
+    if len(rows) < 2:
+        raise MissingError("Fewer than two training steps were logged in metrics.jsonl.")
+    seconds, loss, scale, steps = (np.array([row[key] for row in rows], dtype=np.float64) for key in METRICS)
+    clock = bool(seconds[-1] > seconds[0])
+    x, x_label = (seconds, "seconds of training") if clock else (steps, "steps")
+    frame = padded(loss[loss <= np.quantile(loss, 0.96)])  # the first steps would flatten all that follows
+    title = f"Loss, from {loss[0]:.2f} to {loss[-1]:.2f} nats per token"
+    up_to = 1.05 * max(scale.max(), 1e-9)
+    return {
+        "loss": line_chart(title, x, loss, y_range=frame),
+        "scale": line_chart("Learning-rate scale", x, scale, x_label=x_label, y_range=(0, up_to)),
+        "first": loss[0],
+        "last": loss[-max(1, len(loss) // 50) :].mean(),
+        "cut": loss.max() if loss.max() > frame[1] else None,
+        "steps": int(steps[-1]),
+        "tokens": rows[-1].get("tokens"),
+    }
+
+
+def _metrics(path: Path) -> Iterator[View]:
+    """Logged steps with finite numbers; a killed run may leave half a line."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and all(_finite(row.get(key)) for key in METRICS):
+            yield row
+
+
+def ledger(run: Run) -> View:
+    """Every byte by its line: tensors of blocks gathered by role, the rest under its own name."""
+    lines = _known(run.result, "ledger", "The run did not get as far as packing.")
+    roles: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, size in lines:
+        owner = name.split(" ")[0]  # a tensor's codes and scales are lines of their own
+        in_block = re.fullmatch(r"blocks\.(\d+)\.(.+?)(\.weight)?", owner)
+        role, part = (in_block[2], f"block {in_block[1]}") if in_block else (owner, name)
+        roles[role][part] += size
+    sizes = {role: parts.total() for role, parts in roles.items()}
+    largest, total = max(sizes.values()) or 1, sum(sizes.values()) or 1
+
+    def drawn(role: str) -> list[tuple[str, int, float]]:
+        thin = sizes[role] < largest / 40
+        parts = Counter({role: sizes[role]}) if thin else roles[role]
+        return [(name, size, 100 * size / largest) for name, size in parts.items()]
+
+    return {
+        "roles": [
+            (role, sizes[role], sizes[role] / total, drawn(role))
+            for role in sorted(sizes, key=lambda r: -sizes[r])
+        ],
+        "lines": lines,
+        "code": [(name, size) for name, size in lines if name.startswith("code ")],
+        "total": total,
+    }
+
+
+def tensors(run: Run) -> View:
+    """What each quantized tensor costs and loses, by rule, and what the floats take."""
+    rows = _known(run.result, "quantization", "The run did not get as far as packing.")
+    text, count = run.result.get("text_bytes"), run.result.get("tokens")
+    rate = text / count if _finite(text) and _finite(count) and count else math.nan
+    groups: dict[str, list[View]] = defaultdict(list)
+    for row in rows:
+        if "levels" in row:
+            groups[row["rule"]].append(_tensor(row, rate))
+    kept = [row for row in rows if "levels" not in row]
+    return {
+        "groups": list(groups.items()),
+        "kept": len(kept),
+        "kept_bytes": sum(row["bytes"] for row in kept),
+        "alarms": [(row["name"], row["alarm"]) for row in rows if row.get("alarm")],
+        "tokens": next((row["calibration_tokens"] for row in rows if "calibration_tokens" in row), None),
+    }
+
+
+def _tensor(row: View, bytes_per_token: float) -> View:
+    levels = row["levels"]
+    skipped, counts = trimmed(levels["counts"])
+    first = levels["first"] + skipped * levels["width"]
+    damages = {
+        key: bits_per_byte_of(row[key], bytes_per_token)
+        for key in ("damage_nats", "damage_nats_plain")
+        if _finite(row.get(key))
+    }
+    return {
+        **row,
+        **damages,
+        "error": shown_error(row),
+        "error_plain": shown_error(row, "_plain"),
+        "bars": bars(counts),
+        "span": len(counts),
+        "codes": f"codes from {first} to {first + (len(counts) - 1) * levels['width']}",
+    }
+
+
+def tokens(run: Run) -> View:
+    """The tokens on which most nats are spent."""
+    target, nats = run.scores["target"], run.scores["nats"]
+    spent, times = np.bincount(target, weights=nats), np.bincount(target)
+    kinds = int(np.count_nonzero(times))
+    top = np.argsort(-spent, kind="stable")[: min(TOP_TOKENS, kinds)]
+    share = spent / (nats.sum() or 1)
+    return {
+        "rows": [
+            (
+                _shown(run, int(t)),
+                100 * spent[t] / (spent.max() or 1),
+                share[t],
+                int(times[t]),
+                spent[t] / times[t],
+            )
+            for t in top
+        ],
+        "share": share[top].sum(),
+        "kinds": kinds,
+        "nats": nats.sum(),
+    }
+
+
+def _shown(run: Run, token: int) -> str:
+    """A piece with its white space visible, or its number."""
+    try:
+        data = run.piece(token)
+    except MissingError:
+        return f"token {token}"
+    text = data.decode("utf-8", "backslashreplace").translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) or f"token {token}, no text"
+
+
+def places(run: Run) -> View:
+    """Bits per byte by how far into its document, and after how much context, a token was predicted."""
+    scores = run.scores
+    charts = {
+        "by_position": _by_place(scores, "position", "tokens into the document"),
+        "by_context": _by_place(scores, "context", "tokens of context"),
+    }
+    if not any(charts.values()):
+        raise MissingError("All tokens were scored at the same position with the same context.")
+    return charts
+
+
+def _by_place(scores: dict[str, np.ndarray], column: str, label: str) -> Chart | None:
+    place = np.maximum(scores[column].astype(np.int64), 1)
+    bucket = _buckets(place)
+    nats, size, count, total = (
+        np.bincount(bucket, weights=weights)
+        for weights in (scores["nats"], scores["bytes"], np.ones(len(place)), place)
+    )
+    if len(size) < 2 or not size.all():
+        return None
+    bits = nats / math.log(2) / size
+    whole = _bits_per_byte(scores["nats"].sum(), scores["bytes"].sum())
+    title = f"Bits per byte by {label}, {bits[0]:.2f} at first, {bits[-1]:.2f} at last"
+    return line_chart(title, total / count, bits, x_label=label, log_x=True, level=whole)
+
+
+def _buckets(place: np.ndarray) -> np.ndarray:
+    """A bucket for each place, evenly on a logarithmic scale but none with so few tokens that it is noise."""
+    edges = np.unique(np.geomspace(1, place.max() + 1, PLACE_BUCKETS + 1).astype(np.int64))
+    fine = np.searchsorted(edges, place, side="right") - 1
+    least = min(PLACE_TOKENS, len(place) // PLACE_BUCKETS)
+    merged, held, current = np.zeros(len(edges), dtype=np.int64), 0, 0
+    for index, tokens_here in enumerate(np.bincount(fine)):
+        merged[index] = current
+        held += tokens_here
+        if held >= max(1, least):
+            current, held = current + 1, 0
+    return np.minimum(merged[fine], max(0, current - 1))  # what is left at the end joins the last full one
+
+
+def documents(run: Run) -> View:
+    """The hardest and the easiest documents, and a passage of the middle one with its nats as a marker."""
+    scores = run.scores
+    names, row_of = np.unique(scores["document"], return_inverse=True)
+    nats, size = (np.bincount(row_of, weights=scores[column]) for column in ("nats", "bytes"))
+    bits = np.array([_bits_per_byte(*pair) for pair in zip(nats, size)])
+    order = np.argsort(-bits, kind="stable")
+    ends = np.r_[order[:DOCUMENTS_SHOWN], order[-DOCUMENTS_SHOWN:]]
+    shown = ends if len(ends) < len(order) else order
+    middle = order[len(order) // 2]
+
+    def row(index: int) -> View:
+        return {
+            "document": int(names[index]),
+            "bits": bits[index],
+            "bytes": int(size[index]),
+            "share": nats[index] / nats.sum(),
+            "opening": _text(run, scores["target"][row_of == index][:OPENING_TOKENS]),
+        }
+
+    return {
+        "rows": [row(index) for index in shown],
+        "left_out": len(order) - len(shown),
+        "passage": _passage(run, np.flatnonzero(row_of == middle)),
+        "shades": [(shade, shade * SHADE_NATS) for shade in range(SHADES + 1)],
+        "passage_document": int(names[middle]),
+    }
+
+
+def _text(run: Run, targets: np.ndarray) -> str:
+    try:
+        return " ".join(b"".join(run.piece(int(t)) for t in targets).decode("utf-8", "replace").split())
+    except MissingError:
+        return ""
+
+
+def _passage(run: Run, rows: np.ndarray) -> list[tuple[str, int, float]]:
+    """(text, shade, nats) from a third of the way in; a character of several tokens has all their nats."""
+    start = min(len(rows) // 3, max(0, len(rows) - PASSAGE_TOKENS))
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    parts, carried = [], 0.0
+    for row in rows[start : start + PASSAGE_TOKENS]:
+        try:
+            text = decode(run.piece(int(run.scores["target"][row])))
+        except MissingError:
+            return []
+        carried += float(run.scores["nats"][row])
+        if text:
+            parts.append((text, min(SHADES, int(carried / SHADE_NATS)), carried))
+            carried = 0.0
+    return parts
+
+
+def sample(run: Run) -> View:
+    """Text the packed model wrote."""
+    text = str(_known(run.result, "sample", "The run kept no sample."))
+    return {"text": text[:SAMPLE_CHARACTERS], "cut": len(text) > SAMPLE_CHARACTERS}
+
+
+def stages(run: Run) -> View:
+    """Where the time went, in the order it was spent."""
+    seconds = _known(run.result, "seconds", "The run did not time its stages.")
+    return {"rows": _shares(list(seconds.items())), "total": sum(seconds.values())}
+
+
+def settings(run: Run) -> View:
+    """What this recipe changes from the defaults, then all of it."""
+    if not run.recipe:
+        raise MissingError("recipe.json is not there or cannot be read.")
+    return {
+        "changes": list(_changes(to_json(Recipe()), run.recipe)),
+        "all": json.dumps(run.recipe, indent=2, ensure_ascii=False),
+    }
+
+
+def _changes(default: Any, found: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """(path, default, found) of recorded plans; another class in a slot is one change."""
+    if isinstance(default, dict) and isinstance(found, dict) and default.get("class") == found.get("class"):
+        for key in found:
+            yield from _changes(default.get(key), found[key], f"{path}.{key}".lstrip("."))
+    elif default != found:
+        yield path, _brief(default), _brief(found)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        inside = ", ".join(f"{k}={_brief(v)}" for k, v in value.items() if k != "class")
+        return f"{value.get('class', '')}({inside})"
+    if isinstance(value, list):
+        return f"({', '.join(map(_brief, value))})"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def circumstances(run: Run) -> View:
+    """The machine, the data and the code, flattened to `name: value` lines."""
+    if not run.environment and not run.result.get("data"):
+        raise MissingError("The run recorded neither its environment nor its data.")
+    return {"environment": list(_flat(run.environment)), "data": list(_flat(run.result.get("data") or {}))}
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{path} {key}".strip().replace("_", " "))
+    elif isinstance(value, list):
+        yield path, f"{len(value):,} of them"
+    elif type(value) is int:
+        yield path, f"{value:,}"
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def again(run: Run) -> View:
+    """The commands that repeat this run, and that score its model once more."""
+    folder = Path(str(run.result.get("run", ".")))
+    repeat = ["bitgolf", "run", str(folder / "recipe.json")]
+    for option, key in (("--data", "dataset"), ("--seed", "seed")):
+        repeat += [option, str(run.result[key])] if key in run.result else []
+    repeat += ["--out", f"{folder}-again" if folder.name else "again"]
+    return {"commands": [shlex.join(repeat), shlex.join(["bitgolf", "score", str(folder / "model.bin")])]}
+
+
+SECTIONS = (
+    budget,
+    rivals,
+    variants,
+    training,
+    ledger,
+    tensors,
+    tokens,
+    places,
+    documents,
+    sample,
+    stages,
+    settings,
+    circumstances,
+    again,
+)
+
+
+def _bits_per_byte(nats: float, size: float) -> float:
+    return float(nats / math.log(2) / size) if size else math.nan
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _shares(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows (name, value, ...) with the value as percent of the largest put behind it."""
+    largest = max((row[1] for row in rows), default=0) or 1
+    return [(name, value, 100 * value / largest, *rest) for name, value, *rest in rows]
+
+
+def _number(form: str, minus: str = "-") -> Callable[[Any], str]:
+    return lambda value: format(value, form).replace("-", minus) if _finite(value) else "–"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates that escape, and refuse a name that is not there."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bitgolf", "lab"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.ChainableUndefined,
+    )
+    environment.filters |= {
+        "whole": _number(",.0f"),
+        "seconds": _number(",.1f"),
+        "two": _number(".2f"),
+        "four": _number(".4f"),
+        "signed": _number("+.4f", minus="−"),
+        "gap": _number("+.5f", minus="−"),
+        "five": _number(".5f"),
+        "six": _number(".6f"),
+        "share": _number(".1%"),
+        "brief": _number(",.3g"),
+        "percent": lambda value: f"{100 * value:.3g}%" if _finite(value) else "–",
+    }
+    return environment

@@ -1,0 +1,235 @@
+"""A model and tokens to scores: a row per scored token, from which all that is reported is computed."""
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from bitgolf.base.errors import DataError
+from bitgolf.base.files import write_arrays
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.model import Model
+from bitgolf.score.windows import Chunked, Window, Windows
+from bitgolf.text.tokenizer import Tokenizer
+
+SCORE_COLUMNS = {
+    "target": np.uint16,
+    "nats": np.float32,
+    "bytes": np.int32,
+    "document": np.int32,
+    "position": np.int32,
+    "context": np.int32,
+}
+SCORE_FACTS = ("windows", "complete", "file_bytes", "loss", "tokens_sha256")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScorePlan(Plan):
+    """How to score.
+
+    batch_tokens: input tokens in one forward pass; changes speed and memory, not the score.
+    limit_tokens: score only the first so many tokens after the first (0 = all), whatever the windows; the
+        score is then named partial.
+    """
+
+    windows: Windows = setting(Chunked())
+    batch_tokens: int = setting(16384, at_least=1)
+    limit_tokens: int = setting(0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One row per scored token, in the order of the stream.
+
+    bytes: what the target stands for after its predecessor. document, position: the document that the
+    target continues and how many tokens of it came between its start and the target; the start of the
+    next document counts as the end of this one.
+    context: how many tokens the model saw. complete: every target of the stream was scored exactly once.
+    file_bytes: the size of the scored text as it came, where known; a normalising tokenizer changes it.
+    loss: what of that text the scores do not stand for, in words; '' if nothing.
+    """
+
+    target: np.ndarray
+    nats: np.ndarray
+    bytes: np.ndarray
+    document: np.ndarray
+    position: np.ndarray
+    context: np.ndarray
+    windows: str
+    complete: bool
+    file_bytes: int | None
+    loss: str = ""
+
+    @property
+    def tokens_sha256(self) -> str:
+        """Names the tokens that were scored, in order: scores can be paired only if this is equal."""
+        return hashlib.sha256(self.target.astype("<u2").tobytes()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write all columns and facts as .npz."""
+        facts = {name: getattr(self, name) for name in SCORE_FACTS}
+        columns = {name: getattr(self, name) for name in SCORE_COLUMNS}
+        write_arrays(path, {**columns, "facts": np.array(json.dumps(facts))})
+
+    @classmethod
+    def load(cls, path: Path, tokens_sha256: str = "") -> Self:
+        """Read what `save` wrote. Raises DataError if it is damaged or scores other tokens than asked for."""
+        fields = _read_score_fields(path)
+        named = fields.pop("tokens_sha256")
+        scores = cls(**fields)
+        for expected in filter(None, (named, tokens_sha256)):
+            if scores.tokens_sha256 != expected:
+                raise DataError(
+                    "these scores are of other tokens",
+                    where=str(path),
+                    value=scores.tokens_sha256[:16],
+                    way_out=f"expected {expected[:16]}; score the data again",
+                )
+        return scores
+
+
+def _read_score_fields(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: file[name] for name in SCORE_COLUMNS}
+            facts = json.loads(str(file["facts"]))
+            facts = {name: facts[name] for name in SCORE_FACTS if name != "loss" or name in facts}
+    except FileNotFoundError:
+        raise DataError("no such file", where=str(path)) from None
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds for damaged files
+        raise DataError(f"not a scores file: {error}", where=str(path)) from None
+    for name, column in columns.items():
+        if column.dtype != SCORE_COLUMNS[name] or column.shape != columns["target"].shape:
+            raise DataError(f"column {name!r} does not fit", where=str(path), value=str(column.dtype))
+    return {**columns, **facts}
+
+
+def score(
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    file_bytes: int | None = None,
+    differing_bytes: int | None = None,
+) -> Scores:
+    """Score a token stream; see `scoring`."""
+    steps = scoring(model, tokens, tokenizer, plan, file_bytes, differing_bytes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def scoring(
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    file_bytes: int | None = None,
+    differing_bytes: int | None = None,
+) -> Generator[tuple[int, int], None, Scores]:
+    """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
+
+    file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
+    of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
+    where that is not known, as many as it counts too few or too many.
+    """
+    limited = 0 < plan.limit_tokens < len(tokens) - 1
+    tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
+    starts = document_starts(tokens, tokenizer.bos)
+    windows = list(plan.windows.windows(len(tokens), starts.tolist()))
+    if not windows:
+        raise DataError(
+            "too few tokens to score",
+            value=len(tokens),
+            way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
+        )
+    inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
+    nats = np.full(len(inputs), np.nan, np.float32)
+    done = 0
+    model.window = plan.windows.longest()
+    try:
+        for place, batch in _score_batches(windows, plan.batch_tokens):
+            batch_nats = _scored_nats(model, tokens, batch)
+            nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
+            done += batch_nats.size
+            yield done, len(inputs)
+    finally:
+        model.window = 0
+    document = np.searchsorted(starts, inputs, side="right") - 1
+    token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
+    complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
+    losses: list[str] = []
+    if complete and file_bytes is not None:
+        first = len(tokenizer.decode(tokens[:1]))
+        accounted = int(token_bytes.sum()) + first
+        if tokenizer.lossless:
+            _check_conservation(accounted, file_bytes)
+        elif differing_bytes is None:
+            differing_bytes = abs(file_bytes - accounted)
+        if differing_bytes:
+            losses.append(f"{differing_bytes:,} of {file_bytes:,} bytes differ")
+        if first:
+            losses.append(f"the first token, {first} of {file_bytes:,} bytes, has no score")
+    if not tokenizer.lossless and (unknown := int((tokens[inputs + 1] == tokenizer.unknown).sum())):
+        losses.append(f"{unknown:,} of {len(inputs):,} tokens are unknown")
+    scored = [window.end - window.first_scored for window in windows]
+    partial = f", first {len(inputs):,} tokens only (partial)" if limited else ""
+    return Scores(
+        target=tokens[inputs + 1].astype(np.uint16),
+        nats=nats,
+        bytes=token_bytes.astype(np.int32),
+        document=document.astype(np.int32),
+        position=(inputs - starts[document]).astype(np.int32),
+        context=(inputs - np.repeat([window.start for window in windows], scored) + 1).astype(np.int32),
+        windows=plan.windows.label() + partial,
+        complete=complete,
+        file_bytes=file_bytes if complete else None,
+        loss=", ".join(losses),
+    )
+
+
+def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:
+    """Where documents start; what stands before the first BOS is a document too."""
+    starts = np.flatnonzero(tokens == bos) if bos >= 0 else np.zeros(0, np.int64)
+    return starts if len(starts) and starts[0] == 0 else np.concatenate([[0], starts])
+
+
+def _check_conservation(accounted: int, file_bytes: int) -> None:
+    if accounted != file_bytes:
+        raise DataError(
+            "the tokens do not account for the bytes of the text",
+            value=f"{accounted:,} of {file_bytes:,} bytes",
+            way_out="the shards or the tokenizer are not those of this text; build the dataset again",
+        )
+
+
+def _score_batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[tuple[np.ndarray, list[Window]]]:
+    """Windows of equal shape together, so that nothing is ever padded; with the row of their first score."""
+    places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
+    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, window in enumerate(windows):
+        shapes[window.end - window.start, window.end - window.first_scored].append(index)
+    for (length, _), indices in shapes.items():
+        rows = max(1, batch_tokens // length)
+        for first in range(0, len(indices), rows):
+            chosen = indices[first : first + rows]
+            yield places[chosen], [windows[index] for index in chosen]
+
+
+def _scored_nats(model: Model, tokens: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
+    """(windows, scored) nats; the head is computed only where it is asked for."""
+    device = next(model.parameters()).device
+    rows = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
+    scored = windows[0].end - windows[0].first_scored
+    with torch.inference_mode():
+        stream = torch.from_numpy(rows).to(device)
+        hidden = model.hidden(stream[:, :-1])[:, -scored:]
+        return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()

@@ -1,0 +1,131 @@
+"""Which tokens are context and which are scored. Integers only; no text, no model.
+
+A stream of n tokens has n - 1 targets: the first token is never one. Input position i predicts token i + 1.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+from bitgolf.base.plan import Plan, setting
+
+
+class Window(NamedTuple):
+    """One look at the stream: inputs tokens[start:end], scored from input position first_scored on."""
+
+    start: int
+    end: int
+    first_scored: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Windows(Plan):
+    """A way to cut a stream into windows. Unless a setting says otherwise, every target once, in order."""
+
+    abstract: ClassVar[bool] = True
+
+    def label(self) -> str:
+        """The short name that goes beside every score: 'sliding 512/64'."""
+        raise NotImplementedError
+
+    def longest(self) -> int:
+        """Tokens of a whole window; 0 where they have no common length."""
+        return 0
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunked(Windows):
+    """Chunked scoring: windows side by side.
+
+    What: each target is seen once, with 1 to `length` tokens of context, half of `length` on average.
+    Source: the public baseline (catalogue E3), which drops the rest that fills no window: `tail=False`.
+    Cost: no bytes; one forward pass over the stream
+    Not for: final scores, where sliding gives each target a long context
+    Neutral: a length of the whole stream
+    """
+
+    length: int = setting(1024, at_least=1)
+    tail: bool = setting(True)
+
+    def label(self) -> str:
+        return f"chunked {self.length}" + ("" if self.tail else ", tail dropped")
+
+    def longest(self) -> int:
+        return self.length
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        targets = tokens - 1
+        for start in range(0, targets, self.length):
+            end = min(start + self.length, targets)
+            if self.tail or end - start == self.length:
+                yield Window(start, end, start)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sliding(Windows):
+    """Sliding-window scoring: overlapping windows, only the last `stride` positions of each scored.
+
+    What: after the first window each target has at least length - stride + 1 tokens of context.
+    Source: catalogue E4; `public_tail=True` is the first public version, which scored the end repeatedly.
+    Cost: no bytes; length / stride forward passes over the stream
+    Not for: validation during training, where the time is better spent on steps
+    Neutral: stride = length, which is chunked scoring
+    """
+
+    length: int = setting(1024, at_least=1)
+    stride: int = setting(64, at_least=1)
+    public_tail: bool = setting(False)
+
+    def problems(self) -> Iterator[str]:
+        if self.stride > self.length:
+            yield f"stride: {self.stride} tokens would skip targets; at most the length, {self.length}"
+
+    def label(self) -> str:
+        return f"sliding {self.length}/{self.stride}" + (", tail counted again" if self.public_tail else "")
+
+    def longest(self) -> int:
+        return self.length
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        targets = tokens - 1
+        overlap = self.length - self.stride
+        # The exact rule starts a window only where it has something new to score.
+        last = targets if self.public_tail else max(targets - overlap, min(targets, 1))
+        for start in range(0, last, self.stride):
+            end = min(start + self.length, targets)
+            if start == 0:
+                yield Window(start, end, start)
+            elif self.public_tail:
+                yield Window(start, end, max(start, end - self.stride))
+            else:
+                yield Window(start, end, start + overlap)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerDocument(Windows):
+    """Document-isolated scoring: no window reaches across the start of a document.
+
+    What: each document is cut by `within`, from its own first token to the first token of the next.
+    Source: catalogue E5
+    Cost: no bytes; somewhat more than `within` alone, as windows end where documents do
+    Not for: models trained on the unbroken stream, scored with a long overlap (measured: worse)
+    Neutral: a stream of one document
+    """
+
+    within: Windows = setting(Chunked())
+
+    def label(self) -> str:
+        return f"{self.within.label()}, each document alone"
+
+    def longest(self) -> int:
+        return self.within.longest()
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        starts = [0, *(int(start) for start in (() if documents is None else documents) if start > 0)]
+        for first, following in zip(starts, [*starts[1:], tokens - 1], strict=True):
+            for start, end, first_scored in self.within.windows(following - first + 1):
+                yield Window(first + start, first + end, first + first_scored)

@@ -1,0 +1,320 @@
+"""Core and one recipe to a single script, its self-decompressing form, and the proofs that both are equal.
+
+The recipe is frozen as a literal; what `main` and the recipe use is kept, in reading order. A technique the
+recipe does not name is used by nobody and is therefore absent, without any list of techniques.
+"""
+
+import ast
+import builtins
+import dataclasses
+import hashlib
+import itertools
+import json
+import lzma
+import re
+import subprocess
+import symtable
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_tensors
+from bitgolf.base.plan import Plan, to_json
+from bitgolf.script.optional import needed
+from bitgolf.script.shrink import minify
+from bitgolf.script.source import Definition, Import, Module, reach, read_core
+
+LINE_LENGTH = 100
+COMPARED_FILES = ("recipe.json", "weights.safetensors", "model.bin", "scores.npz")
+
+
+class ScriptError(BitgolfError):
+    """A generated script does not do what the package does."""
+
+
+def flatten(
+    recipe: Plan, main: str = "main", *, full: bool = False, modules: Sequence[Module] | None = None
+) -> str:
+    """One readable script that runs the recipe without the package. Raises SourceError if core forbids it.
+
+    full: write every setting of the recipe, not only those that differ from their defaults.
+    """
+    modules = read_core() if modules is None else modules
+    classes = {type(plan).__name__ for plan in plans_in(recipe)} if full else set(_named(recipe))
+    definitions, imports = reach(modules, sorted({main, *classes}))
+    body = "\n".join(
+        [
+            *_import_lines([*imports, Import("sys", None, None)]),
+            *_sections(modules, definitions),
+            "\n",
+            "# The recipe. A setting not written here has the default of its class.",
+            f"RECIPE = {literal(recipe, full=full)}",
+            "",
+            'if __name__ == "__main__":',
+            f"    sys.exit({main}(RECIPE))",
+            "",
+        ]
+    )
+    return _header(recipe, main, body) + body
+
+
+def body_hash(script: str) -> str:
+    """SHA-256 of everything after the header, as the header states it."""
+    return hashlib.sha256(script.partition('"""\n')[2].encode()).hexdigest()
+
+
+def _header(recipe: Plan, main: str, body: str) -> str:
+    name = ascii(getattr(recipe, "name", type(recipe).__name__)).replace('"', "'")
+    return f'''"""bitgolf recipe {name} as one script, generated: change the recipe, not this file.
+
+Recipe identity: {recipe.identity()}
+SHA-256 of the text below: {hashlib.sha256(body.encode()).hexdigest()}
+Usage: python train_gpt.py --data DATASET --out RUN [--seed N] [--resume]
+Contents: what {main}() and the recipe use, in the package's reading order.
+"""
+'''
+
+
+def _sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> Iterator[str]:
+    for module in modules:
+        own = [d for d in definitions if d.module == module.name]
+        if not own:
+            continue
+        yield f"\n\n# {f' {module.name} '.center(LINE_LENGTH, '=')}"
+        yield from (f"# {line}".rstrip() for line in module.docstring.splitlines())
+        previous_is_constant = False
+        for definition in own:
+            is_constant = "\n" not in definition.text
+            yield ("" if previous_is_constant and is_constant else "\n\n") + definition.text
+            previous_is_constant = is_constant
+
+
+def _import_lines(imports: Iterable[Import]) -> Iterator[str]:
+    """Merged imports: standard library first, plain imports before from-imports, sorted."""
+    unique = sorted(set(imports), key=lambda item: (item.module, item.name or ""))
+    for is_standard in (True, False):
+        group = [i for i in unique if (i.module.partition(".")[0] in sys.stdlib_module_names) == is_standard]
+        if group:
+            yield ""
+        for item in group:
+            if item.name is None:
+                yield f"import {item.module}" + (f" as {item.alias}" if item.alias else "")
+        for module, items in itertools.groupby((i for i in group if i.name), key=lambda item: item.module):
+            names = ", ".join(f"{i.name} as {i.alias}" if i.alias else str(i.name) for i in items)
+            yield f"from {module} import {names}"
+
+
+def plans_in(value: Any) -> Iterator[Plan]:
+    """The plan and every plan inside it."""
+    if isinstance(value, Plan):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from plans_in(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from plans_in(item)
+
+
+def literal(value: Any, *, full: bool = False, indent: int = 0) -> str:
+    """A Python expression that evaluates to the value, wrapped like code."""
+    if not isinstance(value, Plan | tuple):
+        return repr(value)
+    if isinstance(value, Plan):
+        opening, closing = f"{type(value).__name__}(", ")"
+        items = [(f"{name}=", item) for name, item in _written_fields(value, full)]
+    else:
+        opening, closing = "(", ",)" if len(value) == 1 else ")"
+        items = [("", item) for item in value]
+    flat = ", ".join(name + literal(item, full=full, indent=indent + 4) for name, item in items)
+    if indent + len(opening + flat + closing) <= LINE_LENGTH and "\n" not in flat:
+        return opening + flat + closing
+    pad = "\n" + " " * (indent + 4)
+    lines = (f"{pad}{name}{literal(item, full=full, indent=indent + 4)}," for name, item in items)
+    return opening + "".join(lines) + "\n" + " " * indent + ")"
+
+
+def _written_fields(plan: Plan, full: bool) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(plan):
+        value = getattr(plan, field.name)
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if full or default is dataclasses.MISSING or repr(value) != repr(default):
+            yield field.name, value
+
+
+def _named(value: Any) -> Iterator[str]:
+    """The classes the short literal writes out."""
+    if isinstance(value, Plan):
+        yield type(value).__name__
+        for _, item in _written_fields(value, full=False):
+            yield from _named(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _named(item)
+
+
+def pack_script(script: str, codec: str = "standard") -> bytes:
+    """The self-decompressing form: one Python file that runs as it is. Its length is the code's cost.
+
+    codec: of the standard library, which alone is sure to be there, or "brotli" too, if that is shorter.
+    """
+    source = minify(script).encode()
+    forms = [_stub("zlib", f"{source_of(_deflate(source))})")]
+    if codec == "brotli":
+        brotli = needed("brotli", "budget.code_codec=brotli")
+        windows = (brotli.compress(source, quality=11, lgwin=bits) for bits in (16, 18, 20))
+        forms += [_stub("brotli", f"{source_of(data)})") for data in windows]
+    for literal_bits in (2, 3, 4):  # how many bits of the previous byte predict the next; text has no pb
+        settings = {"lc": literal_bits, "pb": 0}
+        extra = "".join(f",'{name}':{value}" for name, value in settings.items())
+        filters: list[dict[str, Any]] = [
+            {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "nice_len": 273, **settings}
+        ]
+        data = lzma.compress(source, lzma.FORMAT_RAW, filters=filters)
+        forms.append(_stub("lzma", f"{source_of(data)},3,None,[{{'id':2**62+1{extra}}}])"))
+    return min(forms, key=len)
+
+
+def _deflate(data: bytes) -> bytes:
+    coder = zlib.compressobj(9, zlib.DEFLATED, 15, 9)
+    return coder.compress(data) + coder.flush()
+
+
+def _stub(module: str, arguments: str) -> bytes:
+    text = f"#coding:L1\nimport {module}\nexec({module}.decompress({arguments})\n"
+    return text.encode("latin-1")
+
+
+def source_of(data: bytes) -> str:
+    """Bytes as a string literal with one character per byte, in a latin-1 source file: 2% longer than the
+    bytes, where base85 is 25% longer.
+
+    Escaped: NUL (Python refuses it) and carriage return (Python reads it as a newline, which also keeps the
+    literal whole when a checkout turns newlines into CRLF).
+    """
+    text = data.decode("latin-1").replace("\\", "\\\\").replace("\r", "\\r")
+    text = re.sub("\0(?=[0-7])", r"\\x00", text).replace("\0", "\\0")
+    return '"""' + re.sub('"(?="")|"$', '\\"', text) + '""".encode("L1")'
+
+
+# ---- proofs ----
+
+# Runs a script with the package out of reach, even where it is installed.
+_ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "bitgolf":
+            raise ModuleNotFoundError("the package is not available here: " + name)
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_PACKAGE = """
+import json, sys
+from pathlib import Path
+import bitgolf.recipe, bitgolf.run
+from bitgolf.base.plan import from_json
+recipe = from_json(bitgolf.recipe.Recipe, json.loads(Path(sys.argv[1]).read_text()))
+sys.argv = sys.argv[1:]
+sys.exit(bitgolf.run.main(recipe))
+"""
+
+
+def undefined_names(script: str) -> list[str]:
+    """Names some function of the script reads that nothing defines: a crash waiting on an untried path."""
+    top = symtable.symtable(script, "script", "exec")
+    known = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    known |= set(dir(builtins)) | {"__name__"}
+    tables, missing = [top], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        missing |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()} - known
+    return sorted(missing)
+
+
+def run_alone(
+    script: str | bytes, arguments: Sequence[str] = ("--help",), *, seconds: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Run the script as a user would, in an empty folder, with `import bitgolf` refused."""
+    with tempfile.TemporaryDirectory() as empty:
+        place = Path(empty) / "train_gpt.py"
+        place.write_bytes(script.encode() if isinstance(script, str) else script)
+        return _python(_ALONE, [str(place), *arguments], Path(empty), seconds)
+
+
+def run_packaged(
+    recipe: Plan, arguments: Sequence[str], *, seconds: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """The same command line, run from the installed package."""
+    with tempfile.TemporaryDirectory() as empty:
+        place = Path(empty) / "recipe.json"
+        place.write_text(json.dumps(to_json(recipe)))
+        return _python(_PACKAGE, [str(place), *arguments], Path(empty), seconds)
+
+
+def _python(
+    program: str, arguments: Sequence[str], folder: Path, seconds: float
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", program, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def prove_scripts(
+    recipe: Plan, data: Path, scripts: Mapping[str, str | bytes], *, seed: int = 1337, seconds: float = 600
+) -> dict[str, int]:
+    """Train, pack and score with the package, then with each script alone; every bit must agree.
+
+    The recipe should be short (20 steps), without a clock and with a fixed dtype: what is measured on the
+    machine may differ between two runs of anything. Returns the sizes of the files compared. Raises
+    ScriptError naming the script and the first difference.
+    """
+    options = ["--data", str(data.resolve()), "--seed", str(seed)]
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "package"
+        process = run_packaged(recipe, [*options, "--out", str(package)], seconds=seconds)
+        _expect_scores(process, package)
+        for name, script in scripts.items():
+            if isinstance(script, str) and (missing := undefined_names(script)):
+                raise ScriptError("reads names it does not define", where=name, value=missing)
+            out = Path(folder) / name
+            process = run_alone(script, [*options, "--out", str(out)], seconds=seconds)
+            _expect_scores(process, out)
+            compare_runs(out, package)
+        return {file: (package / file).stat().st_size for file in COMPARED_FILES}
+
+
+def _expect_scores(process: subprocess.CompletedProcess[str], out: Path) -> None:
+    if not (out / "scores.npz").is_file():
+        raise ScriptError("came to no score", where=out.name, value=process.stderr[-2000:])
+
+
+def compare_runs(out: Path, package: Path) -> None:
+    """Raise ScriptError unless recipe, weights, packed model and per-token scores are the same bits."""
+    for file in COMPARED_FILES:
+        if _contents(out / file) != _contents(package / file):
+            raise ScriptError(f"its {file} is not the package's", where=out.name)
+
+
+def _contents(path: Path) -> Any:
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    tensors, facts = read_tensors(path)  # the format leaves the order of its header open
+    return facts, {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
+
+
+def code_lines(script: str) -> int:
+    """Lines that hold code: no blank ones, comments or docstrings."""
+    tree = ast.parse(script)
+    told: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            told |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = enumerate(map(str.strip, script.splitlines()), start=1)
+    return sum(1 for number, line in lines if line and line[0] != "#" and number not in told)

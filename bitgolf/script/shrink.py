@@ -1,0 +1,150 @@
+"""A readable script to the shortest equal one: no comments, no docstrings, short private names.
+
+What stays: annotations of class fields (settings are checked by them at run time), class and field names
+(they are the recipe's JSON), parameters, and any name that also occurs as an attribute or as text.
+"""
+
+import ast
+import builtins
+import itertools
+import keyword
+import string
+from collections import Counter
+from collections.abc import Iterator
+
+from bitgolf.script.source import names_loaded, reach, read_module
+
+# Decorators that do not read annotations; any other (torch custom operators, for one) may.
+BLIND_DECORATORS = frozenset(
+    {"property", "staticmethod", "classmethod", "abstractmethod", "functools.cache", "functools.lru_cache"}
+    | {"contextlib.contextmanager", "torch.no_grad", "torch.inference_mode"}
+)
+
+
+def minify(script: str) -> str:
+    """The same program in fewer characters; what only annotations used falls away too."""
+    tree = ast.parse(_drop_unreached(ast.unparse(_Strip().visit(ast.parse(script)))))
+    _shorten_names(tree)
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    lines = (line for line in text.splitlines() if line)
+    return (
+        "\n".join(" " * ((len(line) - len(line.lstrip(" "))) // 4) + line.lstrip(" ") for line in lines)
+        + "\n"
+    )
+
+
+class _Strip(ast.NodeTransformer):
+    """Removes docstrings and the annotations nobody reads."""
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self._without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._without_docstring(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        decorators = {ast.unparse(item).split("(")[0] for item in node.decorator_list}
+        if decorators <= BLIND_DECORATORS:
+            node.returns = None
+            for item in ast.walk(node.args):
+                if isinstance(item, ast.arg):
+                    item.annotation = None
+        inner = _StripLocals()
+        node.body = [inner.visit(item) for item in node.body]
+        return self._without_docstring(node)
+
+    def _without_docstring(self, node: ast.Module | ast.ClassDef | ast.FunctionDef) -> ast.AST:
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del node.body[0]
+        node.body = node.body or [ast.Expr(ast.Constant(...))]
+        return self.generic_visit(node)
+
+
+class _StripLocals(ast.NodeTransformer):
+    """Local annotations are never evaluated by Python: `x: int = 1` is `x = 1`."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if node.value is None:
+            return ast.Pass()
+        return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+
+def _drop_unreached(script: str) -> str:
+    module = read_module(script, "script")
+    tail = module.tree.body[-1]
+    if not isinstance(tail, ast.If):
+        return script
+    defined = {name for definition in module.definitions for name in definition.names}
+    used = set(names_loaded(ast.walk(tail)))
+    definitions, imports = reach([module], used & defined)
+    kept = [d.node for d in definitions]
+    needed = {item.bound for item in imports} | used
+    heads: list[ast.stmt] = []
+    for node in module.tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            node.names = [
+                alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) in needed
+            ]
+            heads += [node] if node.names else []
+    return ast.unparse(ast.Module(body=[*heads, *kept, tail], type_ignores=[]))
+
+
+def _shorten_names(tree: ast.Module) -> None:
+    """Rename an identifier everywhere at once, which is safe when nothing outside sees it.
+
+    Most frequent first, so they get the shortest names.
+    """
+    counts = Counter(item.id for item in ast.walk(tree) if isinstance(item, ast.Name))
+    visible = set(_visible_names(tree))
+    if {"locals", "globals", "vars"} & counts.keys():
+        return
+    used = visible | counts.keys()
+    fresh = (name for name in _short_names() if name not in used)
+    short = {name: next(fresh) for name, _ in counts.most_common() if name not in visible and len(name) > 1}
+    short = {name: new for name, new in short.items() if len(new) < len(name)}
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Name):
+            item.id = short.get(item.id, item.id)
+        elif (
+            isinstance(item, ast.FunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and item.name
+        ):
+            item.name = short.get(item.name, item.name)
+        elif isinstance(item, ast.Global | ast.Nonlocal):
+            item.names = [short.get(name, name) for name in item.names]
+
+
+def _visible_names(tree: ast.Module) -> Iterator[str]:
+    yield from dir(builtins)
+    yield from keyword.kwlist
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Attribute):
+            yield item.attr
+        elif isinstance(item, ast.arg | ast.keyword) and item.arg:
+            yield item.arg
+        elif isinstance(item, ast.alias):
+            yield (item.asname or item.name).split(".")[0]
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+            yield item.value
+        elif isinstance(item, ast.ClassDef):
+            yield item.name
+            for statement in item.body:
+                if isinstance(statement, ast.Assign | ast.AnnAssign):
+                    yield from (name.id for name in ast.walk(statement) if isinstance(name, ast.Name))
+                if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+                    yield statement.name
+        elif isinstance(item, ast.MatchMapping) and item.rest:
+            yield item.rest
+        elif isinstance(item, ast.Name) and item.id.startswith("__"):
+            yield item.id
+
+
+def _short_names() -> Iterator[str]:
+    letters = string.ascii_letters + "_"
+    for length in itertools.count(1):
+        for parts in itertools.product(letters, repeat=length):
+            if not keyword.iskeyword(name := "".join(parts)):
+                yield name

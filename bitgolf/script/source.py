@@ -1,0 +1,333 @@
+"""The core read as text: definitions, imports, what each definition uses, and the rules that keep it movable.
+
+Single-file bundling breaks on renaming imports, imports inside functions, data files, `__file__` and future
+imports. Core forbids all of them, so putting it into one file needs no renaming and no guessing.
+"""
+
+import ast
+import builtins
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+
+from bitgolf import READING_ORDER
+from bitgolf.base.errors import BitgolfError
+from bitgolf.core import __file__ as core_file
+
+CORE_FOLDER = Path(core_file).parent
+CORE_PACKAGE = "bitgolf.core"
+PLAIN_BASES = frozenset({"object", "Exception", "NamedTuple", "Protocol"})
+# A script has no docstrings once packed and lies in another folder than the package.
+NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spec__"})
+
+
+class SourceError(BitgolfError):
+    """Core breaks a rule the generated script depends on; carries every fault as 'file:line: sentence'."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n  ".join(["core cannot be put into one file:", *self.faults]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One imported name: `import module as alias`, or `from module import name as alias`."""
+
+    module: str
+    name: str | None
+    alias: str | None
+
+    @property
+    def bound(self) -> str:
+        """The name the importing module sees."""
+        return self.alias or self.name or self.module.partition(".")[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Definition:
+    """A top-level statement that binds names, with its text and the comment lines right above it."""
+
+    module: str
+    names: tuple[str, ...]
+    node: ast.stmt
+    text: str
+    used: frozenset[str]
+
+    @property
+    def is_import(self) -> bool:
+        """True for an optional dependency: try, import, except ImportError."""
+        return isinstance(self.node, ast.Try)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Module:
+    """One source file: its definitions in order, its imports, and the core names it takes from others."""
+
+    name: str
+    tree: ast.Module
+    definitions: tuple[Definition, ...]
+    imports: tuple[tuple[Import, int], ...]
+
+    @property
+    def docstring(self) -> str:
+        """The module's docstring, or nothing."""
+        return ast.get_docstring(self.tree) or ""
+
+
+def read_core(folder: Path = CORE_FOLDER, order: Sequence[str] = READING_ORDER) -> list[Module]:
+    """The modules of core in reading order. Raises SourceError with every broken rule."""
+    files = [(name, (folder / f"{name}.py")) for name in order]
+    modules = [read_module(path.read_text(encoding="utf-8"), name) for name, path in files if path.exists()]
+    faults = [*(f"{name}.py: missing" for name, path in files if not path.exists()), *core_faults(modules)]
+    if faults:
+        raise SourceError(faults)
+    return modules
+
+
+def read_module(text: str, name: str) -> Module:
+    """Split one source text into definitions and imports."""
+    tree = ast.parse(text, filename=f"{name}.py")
+    lines = text.splitlines()
+    definitions, imports = [], []
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += [(item, node.lineno) for item in _imports(node)]
+        elif names := _bound_names(node):
+            used = frozenset(names_loaded(ast.walk(node)))
+            own_text = "\n".join(lines[_first_line(node, lines) : node.end_lineno])
+            definitions.append(Definition(name, names, node, own_text, used))
+    return Module(name, tree, tuple(definitions), tuple(imports))
+
+
+def _imports(node: ast.Import | ast.ImportFrom) -> list[Import]:
+    if isinstance(node, ast.Import):
+        return [Import(alias.name, None, alias.asname) for alias in node.names]
+    return [Import("." * node.level + (node.module or ""), alias.name, alias.asname) for alias in node.names]
+
+
+def _bound_names(node: ast.stmt) -> tuple[str, ...]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return (node.name,)
+    if isinstance(node, ast.Assign):
+        targets = [item for target in node.targets for item in ast.walk(target)]
+        return tuple(item.id for item in targets if isinstance(item, ast.Name))
+    if isinstance(node, ast.AnnAssign):
+        return (node.target.id,) if isinstance(node.target, ast.Name) else ()
+    if isinstance(node, ast.Try):
+        imported = (item for item in node.body if isinstance(item, ast.Import | ast.ImportFrom))
+        return tuple(item.bound for statement in imported for item in _imports(statement))
+    return ()
+
+
+def _first_line(node: ast.stmt, lines: list[str]) -> int:
+    """Where a definition begins, counted from 0: at its decorators and the comment lines right above."""
+    decorators = getattr(node, "decorator_list", [])
+    start = min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
+    while start > 0 and lines[start - 1].lstrip().startswith("#"):
+        start -= 1
+    return start
+
+
+def names_loaded(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Every name these nodes read, those inside quoted annotations included."""
+    for item in nodes:
+        if isinstance(item, ast.Name):
+            yield item.id
+        for part in (getattr(item, "annotation", None), getattr(item, "returns", None)):
+            for quoted in ast.walk(part) if isinstance(part, ast.AST) else ():
+                if isinstance(quoted, ast.Constant) and isinstance(quoted.value, str):
+                    yield from _names_in_text(quoted.value)
+
+
+def _names_in_text(text: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError:
+        return
+    yield from (item.id for item in ast.walk(tree) if isinstance(item, ast.Name))
+
+
+def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definition], list[Import]]:
+    """What the roots use, directly or not: definitions in reading order, and the imports those need.
+
+    A method counts as used when anything kept mentions its name. Raises SourceError for an unknown root.
+    """
+    home = {name: d for module in modules for d in module.definitions for name in d.names}
+    waiting = list(roots)
+    if unknown := [name for name in waiting if name not in home]:
+        raise SourceError(f"{name}: not defined in core" for name in unknown)
+    kept: set[Definition] = set()
+    mentioned: set[str] = set()
+    asleep: dict[tuple[Definition, str], ast.stmt] = {}  # methods of kept classes, not mentioned so far
+    while waiting:
+        definition = home[waiting.pop()]
+        if definition not in kept:
+            kept.add(definition)
+            methods = {item.name: item for item in optional_methods(definition.node, home)}
+            asleep |= {(definition, name): item for name, item in methods.items()}
+            parts = [definition.node]
+            while parts:
+                part = parts.pop()
+                inside = list(walk_without(part, set(asleep.values()) - {part}))
+                waiting += [name for name in names_loaded(inside) if name in home]
+                mentioned |= set(names_mentioned(inside))
+                for key in [key for key in asleep if key[1] in mentioned]:
+                    parts.append(asleep.pop(key))
+    definitions = [
+        without_methods(d, {name for owner, name in asleep if owner is d})
+        for module in modules
+        for d in module.definitions
+        if d in kept
+    ]
+    imports = {
+        item: None
+        for module in modules
+        for item, _ in module.imports
+        if not item.module.startswith(CORE_PACKAGE) and _is_used(item, module.name, definitions)
+    }
+    return definitions, list(imports)
+
+
+def optional_methods(node: ast.stmt, home: Mapping[str, Definition]) -> Iterator[ast.FunctionDef]:
+    """Methods that only core calls, and only by name. Libraries call the methods of their own subclasses."""
+    if isinstance(node, ast.ClassDef) and _has_plain_bases(node, home):
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and not item.name.startswith("__"):
+                yield item
+
+
+def _has_plain_bases(node: ast.ClassDef, home: Mapping[str, Definition]) -> bool:
+    for base in map(ast.unparse, node.bases):
+        parent = home[base].node if base in home else None
+        if isinstance(parent, ast.ClassDef) and not _has_plain_bases(parent, home):
+            return False
+        if parent is None and base not in PLAIN_BASES:
+            return False
+    return True
+
+
+def walk_without(node: ast.AST, left_out: Set[ast.AST]) -> Iterator[ast.AST]:
+    """Like ast.walk, but not into the nodes left out."""
+    waiting = [node]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        waiting += [child for child in ast.iter_child_nodes(item) if child not in left_out]
+
+
+def names_mentioned(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Attributes, and texts that could be one."""
+    for item in nodes:
+        if isinstance(item, ast.Attribute):
+            yield item.attr
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+            yield item.value
+
+
+def without_methods(definition: Definition, dropped: Set[str]) -> Definition:
+    """The class with these methods cut from its text, comments and decorators included."""
+    if not dropped or not isinstance(definition.node, ast.ClassDef):
+        return definition
+    lines = definition.text.splitlines()
+    (node,) = ast.parse(definition.text).body
+    assert isinstance(node, ast.ClassDef)
+    for item in reversed(node.body):
+        if isinstance(item, ast.FunctionDef) and item.name in dropped:
+            start = _first_line(item, lines)
+            while not lines[start - 1].strip():
+                start -= 1
+            del lines[start : item.end_lineno]
+    if all(isinstance(item, ast.FunctionDef) and item.name in dropped for item in node.body):
+        lines.append("    ...")
+    (remaining,) = read_module("\n".join(lines), definition.module).definitions
+    return remaining
+
+
+def _is_used(item: Import, module: str, definitions: list[Definition]) -> bool:
+    users = [d for d in definitions if d.module == module and item.bound in d.used]
+    if item.name is None and item.alias is None and "." in item.module:  # `import a.b`: only for users of a.b
+        return any(f"{item.module}." in ast.unparse(d.node) for d in users)
+    return bool(users)
+
+
+def core_faults(modules: Sequence[Module]) -> Iterator[str]:
+    """Every rule broken, as 'file:line: sentence'. Nothing when core can be put into one file."""
+    earlier: dict[str, set[str]] = {}
+    for module in modules:
+        yield from (f"{module.name}.py:{text}" for text in _statement_faults(module))
+        yield from (f"{module.name}.py:{text}" for text in _import_faults(module, earlier))
+        earlier[module.name] = {name for d in module.definitions for name in d.names}
+    yield from _shared_namespace_faults(modules)
+
+
+def _statement_faults(module: Module) -> Iterator[str]:
+    for position, node in enumerate(module.tree.body):
+        is_docstring = position == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not (is_docstring or isinstance(node, ast.Import | ast.ImportFrom) or _is_plain(node)):
+            line = ast.unparse(node).splitlines()[0]
+            yield f"{node.lineno}: {line!r} at top level; only def, class, constants, imports"
+    top = set(module.tree.body) | {
+        item for node in module.tree.body if isinstance(node, ast.Try) for item in node.body
+    }
+    for item in ast.walk(module.tree):
+        if isinstance(item, ast.Import | ast.ImportFrom) and item not in top:
+            yield f"{item.lineno}: import inside a function or block; move it to the top"
+        name = item.id if isinstance(item, ast.Name) else getattr(item, "attr", None)
+        if name in NAMES_LOST_IN_A_SCRIPT:
+            yield f"{item.lineno}: {name} means something else in a script"  # type: ignore[attr-defined]
+
+
+def _is_plain(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Try):
+        handled = [ast.unparse(handler.type) if handler.type else "" for handler in node.handlers]
+        fallbacks = [item for handler in node.handlers for item in handler.body]
+        return (
+            all(isinstance(item, ast.Import | ast.ImportFrom) for item in node.body)
+            and set(handled) <= {"ImportError", "ModuleNotFoundError"}
+            and all(isinstance(item, ast.Assign) for item in fallbacks)
+            and not node.orelse
+            and not node.finalbody
+        )
+    if isinstance(node, ast.Assign):
+        return all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) or bool(_bound_names(node))
+
+
+def _import_faults(module: Module, earlier: dict[str, set[str]]) -> Iterator[str]:
+    for item, line in module.imports:
+        source = item.module.removeprefix(f"{CORE_PACKAGE}.")
+        if item.module.startswith("."):
+            yield f"{line}: relative import; write `from {CORE_PACKAGE}.X import name`"
+        elif item.name == "*":
+            yield f"{line}: star import; name what is used"
+        elif item.module == "__future__":
+            yield f"{line}: future import; it would change every other module in the script"
+        elif item.module.partition(".")[0] != CORE_PACKAGE.partition(".")[0]:
+            continue
+        elif item.name is None or item.module == CORE_PACKAGE:
+            yield f"{line}: imports a core module; write `from {CORE_PACKAGE}.X import name`"
+        elif item.alias:
+            yield f"{line}: `{item.name} as {item.alias}`; core names keep one name"
+        elif source not in earlier:
+            yield f"{line}: imports {item.module}, which is not before {module.name} in READING_ORDER"
+        elif item.name not in earlier[source]:
+            yield f"{line}: {item.module} defines no {item.name}"
+
+
+def _shared_namespace_faults(modules: Sequence[Module]) -> Iterator[str]:
+    """In one file all modules share a namespace: a name must mean one thing everywhere."""
+    meaning: dict[str, tuple[object, str]] = {}
+    for module in modules:
+        uses: list[tuple[str, int, object]] = [
+            (name, d.node.lineno, d) for d in module.definitions for name in d.names
+        ]
+        for item, line in module.imports:
+            if not item.module.startswith((CORE_PACKAGE, ".")) and item.name != "*":
+                dotted = item.name is None and item.alias is None  # `import a` and `import a.b` both bind a
+                uses.append((item.bound, line, item.bound if dotted else item))
+        for name, line, what in uses:
+            first = meaning.setdefault(name, (what, f"{module.name}.py:{line}"))
+            if first[0] != what:
+                yield f"{module.name}.py:{line}: {name} already means something else at {first[1]}"
+            if hasattr(builtins, name):
+                yield f"{module.name}.py:{line}: {name} hides the builtin in every other module of a script"

@@ -1,0 +1,591 @@
+"""Quantized tensors, model plan and tokenizer to one string of bytes and back.
+
+    magic (4) · version (1) · number of sections (2) · CRC-32 of this and the table (4)
+    table, for each section: codec and order (1) · stored size (4) · decoded size (4) · CRC-32 as stored (4)
+    sections without gaps: plan · tensors · tokenizer · codes, a stream for each group · scales · values
+
+All numbers are little-endian. `plan` is the model plan as JSON without the settings that are at their
+default, so the defaults of ModelPlan are part of the format. `tensors` is JSON too: the grids in use, which
+tensor uses which, and which tensors share a stream. Names and shapes follow from the plan and are not stored.
+A form other than a grid or a number type is the settings of a `Form`; its pieces of one name are streams like
+codes (matrices of int8, by group) or like scales, in the order of their names. Codes are one byte each, rows
+or columns first (the high bit of the codec byte), and entropy coders know the shapes of their matrices; other
+numbers are split into planes of bytes. Nothing in an artifact is executed, no size is believed before it is
+checked, a small file cannot ask for much memory or time, and every byte is under a checksum.
+"""
+
+import dataclasses
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf.base.plan import Plan, from_json, members, setting, to_json
+from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.squeeze.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
+from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.grid import FLOAT_TYPES, Grid
+from bitgolf.squeeze.quantize import KeptTensor, QuantTensor, check_codes_of, code_pieces
+from bitgolf.squeeze.tables import Shapes
+from bitgolf.text.tokenizer import Tokenizer
+
+ARTIFACT_MAGIC = b"BGLF"
+ARTIFACT_VERSION = 1
+ARTIFACT_PREFIX = struct.Struct("<4sBHI")
+SECTION_ROW = struct.Struct("<BIII")
+COLUMNS_FIRST = 0x80  # in the codec byte
+MAX_SECTIONS = 4096
+MAX_TENSORS = 4096
+PLAN_SECTION, TENSORS_SECTION, TOKENIZER_SECTION, FIRST_STREAM = 0, 1, 2, 3
+MAX_TEXT_BYTES = {PLAN_SECTION: 2**13, TENSORS_SECTION: 2**16}  # decoded
+MAX_DECODED_BYTES = 2**28  # decoded size of all sections together
+# A small file may not ask for much: so many bytes, and so many times its own size, up to the maximum.
+SMALL_DECODED_BYTES, MAX_EXPANSION = 2**25, 256
+TENSORS_OF_A_LAYER = 10  # at least: six matrices, two scales, a mix and a gain
+
+
+class NotAnArtifactError(ArtifactError):
+    """The file does not start like a packed model."""
+
+
+class ArtifactVersionError(ArtifactError):
+    """Written by another version of the format."""
+
+
+class TruncatedError(ArtifactError):
+    """The file ends before its last section does."""
+
+
+class HeaderSizeError(ArtifactError):
+    """The header claims more than any packed model needs."""
+
+
+class SizeLimitError(ArtifactError):
+    """Decoding would need more memory than a packed model may ask for."""
+
+
+class ChecksumError(ArtifactError):
+    """Bytes changed since they were written."""
+
+
+class TrailingBytesError(ArtifactError):
+    """There are bytes after the last section."""
+
+
+class UnknownFormError(ArtifactError):
+    """A codec, class, setting or number type that this version does not know."""
+
+
+class ShapeMismatchError(ArtifactError):
+    """Tensors are not those that the model plan asks for."""
+
+
+class StreamError(ArtifactError):
+    """A section does not decode to its size."""
+
+
+class ValueRangeError(ArtifactError):
+    """A code outside its grid, or a float that is not finite."""
+
+
+class VocabularyError(ArtifactError):
+    """The tokenizer is not the one that the model was trained with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout(Plan):
+    """Which tensors' codes share a compressed stream."""
+
+    abstract: ClassVar[bool] = True
+
+    def group(self, name: str) -> str:
+        """Tensors of equal group are coded together."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByName(Layout):
+    """A stream for each tensor.
+
+    What: every matrix has its own statistics and its own exact line in the ledger
+    Source: none
+    Cost: 13 bytes and a table of symbols each: 0.1 to 0.4% more than by role on small models
+    Not for: the last hundred bytes
+    Neutral: a model of one layer
+    """
+
+    def group(self, name: str) -> str:
+        return name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByRole(Layout):
+    """A stream for the same matrix of all layers.
+
+    What: c_q of all layers, then c_k of all layers, and so on; the ledger divides a stream by decoded size
+    Source: public records with per-group compression (PR #1855)
+    Cost: none
+    Not for: layers of different bits: their statistics mix
+    Neutral: a model of one layer
+    """
+
+    def group(self, name: str) -> str:
+        return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackPlan(Plan):
+    """How tensors become bytes."""
+
+    codec: Codec = Deflate()
+    layout: Layout = ByRole()
+    order: str = setting("smallest", one_of=("rows", "columns", "smallest"))
+
+
+class Section(NamedTuple):
+    """One row of the table, and where its bytes are."""
+
+    codec: str
+    columns_first: bool
+    start: int
+    stored: int
+    decoded: int
+    checksum: int
+
+
+class Piece(NamedTuple):
+    """What one tensor puts into a stream."""
+
+    tensor: str
+    kind: str  # codes, scales, values or what else a form has
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def is_codes(self) -> bool:
+        """Whether it is a matrix that codecs may see as one."""
+        return self.dtype is torch.int8 and len(self.shape) == 2
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        return self.dtype.itemsize * self.numbers
+
+
+class Contents(NamedTuple):
+    """What the first two sections say: the model, the form of each tensor, and the streams."""
+
+    model: ModelPlan
+    shapes: dict[str, tuple[int, ...]]
+    forms: dict[str, Grid | Form | str]  # a grid, a form, or the number type of a tensor that was kept
+    streams: list[list[Piece]]
+
+
+class Unpacked(NamedTuple):
+    """A packed model, opened."""
+
+    model: ModelPlan
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    tensors: dict[str, Any]  # QuantTensor, KeptTensor or what a form makes
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """The bytes, and a ledger in which every one of them belongs to a named line."""
+
+    data: bytes
+    ledger: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        total = sum(size for _, size in self.ledger)
+        if total != len(self.data):
+            raise ArtifactError(f"the ledger adds up to {total:,} bytes of {len(self.data):,}")
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """The ledger of bytes that were packed earlier. Raises as `unpack` does, but decodes no weights."""
+        sections = read_sections(data)
+        contents = read_contents(data, sections)
+        checksums = 4 * (1 + len(sections))
+        header = ARTIFACT_PREFIX.size + SECTION_ROW.size * len(sections) - checksums
+        ledger = [("header", header), ("checksums", checksums)]
+        named = ((PLAN_SECTION, "plan"), (TENSORS_SECTION, "tensors"), (TOKENIZER_SECTION, "tokenizer"))
+        ledger += [(name, sections[i].stored) for i, name in named]
+        for section, pieces in zip(sections[FIRST_STREAM:], contents.streams, strict=True):
+            shares = apportion(section.stored, [piece.size for piece in pieces])
+            ledger += [(f"{piece.tensor} {piece.kind}", share) for piece, share in zip(pieces, shares)]
+        return cls(data, tuple(ledger))
+
+
+def pack(
+    model: ModelPlan, tensors: Mapping[str, Any], tokenizer: bytes, plan: PackPlan | None = None
+) -> Artifact:
+    """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
+    plan = plan or PackPlan()
+    shapes = parameter_shapes(model)
+    check_shapes(shapes, {name: tensor.shape for name, tensor in tensors.items()})
+    table = tensor_table(shapes, tensors, plan.layout)
+    streams = streams_of(*read_table(table, shapes), shapes)
+    texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
+    encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
+    encoded += [encode_stream(pieces, tensors, plan) for pieces in streams]
+    rows = b"".join(
+        SECTION_ROW.pack(
+            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), size, zlib.crc32(data)
+        )
+        for columns, size, codec, data in encoded
+    )
+    start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
+    header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
+    return Artifact.of(header + b"".join(data for *_, data in encoded))
+
+
+def unpack(data: bytes) -> Unpacked:
+    """The model, float32 weights and tokenizer in an artifact.
+
+    Raises a subclass of ArtifactError for each fault, and CodecError when a compressor is not installed.
+    """
+    sections = read_sections(data)
+    contents = read_contents(data, sections)
+    try:
+        tokenizer = Tokenizer.from_bytes(read_section(data, sections[TOKENIZER_SECTION], "tokenizer"))
+    except (ArtifactError, MemoryError):
+        raise
+    except BitgolfError as error:
+        raise VocabularyError(f"not a tokenizer: {error}", where="tokenizer") from None
+    if tokenizer.vocabulary_size != contents.model.vocabulary_size:
+        raise VocabularyError(
+            f"the model has {contents.model.vocabulary_size} tokens, the tokenizer another number",
+            where="tokenizer",
+            value=tokenizer.vocabulary_size,
+        )
+    parts: dict[tuple[str, str], Tensor] = {}
+    for section, pieces in zip(sections[FIRST_STREAM:], contents.streams, strict=True):
+        body = read_section(data, section, stream_name(pieces), code_shapes(pieces, section.columns_first))
+        for piece, part in zip(pieces, split_planes(body, pieces, section.columns_first)):
+            parts[piece.tensor, piece.kind] = part
+    tensors = {name: assemble(name, contents, parts) for name in contents.shapes}
+    weights = {name: tensor.dequantize() for name, tensor in tensors.items()}
+    odd = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+    if odd:
+        raise ValueRangeError("numbers that are not finite", where=odd[0])
+    return Unpacked(contents.model, weights, tokenizer, tensors)
+
+
+def read_sections(data: bytes) -> list[Section]:
+    """The table of sections, checked against the length of the file before anything is decoded."""
+    if not data or data[: len(ARTIFACT_MAGIC)] != ARTIFACT_MAGIC[: len(data)]:
+        raise NotAnArtifactError(
+            "not a packed model", value=data[:4], way_out="expected a model.bin of a run"
+        )
+    if len(data) > len(ARTIFACT_MAGIC) and data[4] != ARTIFACT_VERSION:
+        raise ArtifactVersionError(
+            f"this bitgolf reads version {ARTIFACT_VERSION}", where="byte 4", value=data[4]
+        )
+    if len(data) < ARTIFACT_PREFIX.size:
+        raise truncated(len(data), ARTIFACT_PREFIX.size, "header")
+    _, _, count, checksum = ARTIFACT_PREFIX.unpack_from(data)
+    if not FIRST_STREAM <= count <= MAX_SECTIONS:
+        raise HeaderSizeError(f"a packed model has 3 to {MAX_SECTIONS} sections", where="byte 5", value=count)
+    end = ARTIFACT_PREFIX.size + count * SECTION_ROW.size
+    if len(data) < end:
+        raise truncated(len(data), end, "header")
+    table = data[ARTIFACT_PREFIX.size : end]
+    if zlib.crc32(data[: ARTIFACT_PREFIX.size - 4] + table) != checksum:
+        raise ChecksumError("the header has changed since it was written", where=f"bytes 0 to {end}")
+    sections = []
+    for i, (codec, stored, decoded, crc) in enumerate(SECTION_ROW.iter_unpack(table)):
+        if codec & ~COLUMNS_FIRST >= len(CODEC_NAMES):
+            raise UnknownFormError("unknown codec", where=f"section {i}", value=codec & ~COLUMNS_FIRST)
+        name = CODEC_NAMES[codec & ~COLUMNS_FIRST]
+        sections.append(Section(name, bool(codec & COLUMNS_FIRST), end, stored, decoded, crc))
+        end += stored
+    check_sizes(sections, end, len(data))
+    return sections
+
+
+def check_sizes(sections: Sequence[Section], end: int, length: int) -> None:
+    """Refuse files that are too short or too long, and sections that would not fit in memory."""
+    for i, section in enumerate(sections):
+        if section.start + section.stored > length:
+            raise truncated(length, end, f"section {i}")
+    if length > end:
+        raise TrailingBytesError("bytes after the last section", where=f"byte {end}", value=length - end)
+    for i, most in MAX_TEXT_BYTES.items():
+        if sections[i].decoded > most:
+            raise HeaderSizeError(
+                f"more than {most:,} bytes of settings", where=f"section {i}", value=sections[i].decoded
+            )
+    total = sum(section.decoded for section in sections)
+    most = min(MAX_DECODED_BYTES, SMALL_DECODED_BYTES + MAX_EXPANSION * length)
+    if total > most:
+        raise SizeLimitError(f"decodes to more than {most:,} bytes", where="header", value=total)
+
+
+def truncated(length: int, end: int, where: str) -> TruncatedError:
+    """The error for a file that was cut."""
+    return TruncatedError(
+        f"the file ends at byte {length:,} of {end:,}",
+        where=where,
+        way_out="copy it again, or pack the run again",
+    )
+
+
+def read_section(data: bytes, section: Section, name: str, shapes: Shapes = ()) -> bytes:
+    """The decoded bytes of one section, after its checksum."""
+    stored = data[section.start : section.start + section.stored]
+    if zlib.crc32(stored) != section.checksum:
+        where = f"{name}, bytes {section.start} to {section.start + section.stored}"
+        raise ChecksumError("the section has changed since it was written", where=where)
+    try:
+        return decompress(section.codec, stored, section.decoded, shapes)
+    except DamagedStreamError as error:
+        raise StreamError(error.what, where=name, value=error.value) from None
+
+
+def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
+    """The model plan and the table of tensors, and whether the sections are the ones they ask for."""
+    model_json = read_json_section(data, sections[PLAN_SECTION], "plan")
+    table = read_json_section(data, sections[TENSORS_SECTION], "tensors")
+    try:
+        model = from_json(ModelPlan, model_json)
+    except PlanError as error:
+        raise UnknownFormError(f"unknown settings: {'; '.join(error.problems)}", where="plan") from None
+    except OverflowError:
+        raise SizeLimitError("numbers beyond any model", where="plan", value=model_json) from None
+    # A table that was read bounds what the plan may ask for.
+    uses, least = table.get("use"), TENSORS_OF_A_LAYER * model.layers
+    if not isinstance(uses, list) or not least <= len(uses) <= MAX_TENSORS:
+        raise ShapeMismatchError(
+            f"expected a table of {least:,} to {MAX_TENSORS:,} tensors",
+            where="tensors",
+            value=len(uses) if isinstance(uses, list) else uses,
+        )
+    try:
+        shapes = {name: tuple(shape) for name, shape in parameter_shapes(model).items()}
+        if sum(math.prod(shape) for shape in shapes.values()) > MAX_DECODED_BYTES:
+            raise SizeLimitError(f"more than {MAX_DECODED_BYTES:,} weights", where="plan", value=model_json)
+        forms, groups = read_table(table, shapes)
+        streams = streams_of(forms, groups, shapes)
+    except (RuntimeError, TypeError, OverflowError):
+        raise SizeLimitError(
+            "no machine holds tensors of this size", where="plan", value=model_json
+        ) from None
+    if len(streams) != len(sections) - FIRST_STREAM:
+        raise ShapeMismatchError(
+            f"the model needs {len(streams)} streams", where="header", value=len(sections) - FIRST_STREAM
+        )
+    for section, pieces in zip(sections[FIRST_STREAM:], streams):
+        expected = sum(piece.size for piece in pieces)
+        in_order = pieces[0].is_codes or not section.columns_first
+        if section.decoded != expected or not in_order:
+            needs = f"the model needs {expected:,} bytes, columns first only of codes"
+            raise ShapeMismatchError(needs, where=stream_name(pieces), value=section.decoded)
+    return Contents(model, shapes, forms, streams)
+
+
+def read_json_section(data: bytes, section: Section, name: str) -> dict[str, Any]:
+    """A section that holds one JSON object."""
+    try:
+        value = json.loads(read_section(data, section, name))
+    except (ValueError, RecursionError):
+        raise UnknownFormError("not readable as JSON", where=name) from None
+    if not isinstance(value, dict):
+        raise UnknownFormError("expected a JSON object", where=name, value=type(value).__name__)
+    return value
+
+
+def read_table(
+    table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Grid | Form | str], dict[str, int]]:
+    """The form of every tensor, and the stream of every quantized one."""
+    forms, uses, streams = (table.get(key) for key in ("forms", "use", "stream"))
+    if not (isinstance(forms, list) and isinstance(uses, list) and isinstance(streams, list)):
+        raise UnknownFormError(
+            "expected the lists forms, use and stream", where="tensors", value=sorted(table)
+        )
+    if len(uses) != len(shapes) or len(streams) != len(shapes):
+        raise ShapeMismatchError(f"the model has {len(shapes)} tensors", where="tensors", value=len(uses))
+    if len(forms) > len(uses):
+        raise UnknownFormError("more forms than tensors", where="tensors", value=len(forms))
+    known = [read_form(form) for form in forms]
+    for key, values, limit in (("use", uses, len(known)), ("stream", streams, MAX_SECTIONS)):
+        wrong = [value for value in values if type(value) is not int or not 0 <= value < limit]
+        if wrong:
+            raise UnknownFormError(f"{key}: expected numbers below {limit}", where="tensors", value=wrong[0])
+    chosen = {name: known[use] for name, use in zip(shapes, uses)}
+    return chosen, dict(zip(shapes, streams))
+
+
+def read_form(form: Any) -> Grid | Form | str:
+    """A grid, the number type of kept tensors, or a form by the name of its class."""
+    if isinstance(form, str) and form in FLOAT_TYPES:
+        return form
+    if not isinstance(form, dict):
+        raise UnknownFormError("unknown number type", where="tensors", value=form)
+    try:
+        kind: Any = Form if str(form.get("class")) in members(Form) else Grid
+        return from_json(kind, form)
+    except PlanError as error:
+        raise UnknownFormError(f"unknown grid: {'; '.join(error.problems)}", where="tensors") from None
+
+
+def tensor_table(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], layout: Layout
+) -> dict[str, Any]:
+    """What the tensors section says: forms in order of first use, and for each tensor its form and stream."""
+    forms: list[Any] = []
+    groups: list[str] = []
+    uses, streams = [], []
+    for name in shapes:
+        tensor = tensors[name]
+        if isinstance(tensor, KeptTensor):
+            form: Any = str(tensor.values.dtype).removeprefix("torch.")
+            streams.append(0)
+        else:
+            form = sparse_json(tensor.grid if isinstance(tensor, QuantTensor) else tensor.form)
+            group = layout.group(name)
+            groups += [group] if group not in groups else []
+            streams.append(groups.index(group))
+        forms += [form] if form not in forms else []
+        uses.append(forms.index(form))
+    return {"forms": forms, "use": uses, "stream": streams}
+
+
+def pieces_of(name: str, form: Grid | Form | str, shape: tuple[int, ...]) -> list[Piece]:
+    """What is stored of a tensor; its form says."""
+    if isinstance(form, str):
+        return [Piece(name, "values", FLOAT_TYPES[form], shape)]
+    pieces = form.pieces(shape) if isinstance(form, Form) else code_pieces(form, shape)
+    return [Piece(name, kind, *piece) for kind, piece in pieces.items()]
+
+
+def streams_of(
+    forms: Mapping[str, Grid | Form | str], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> list[list[Piece]]:
+    """The streams in order: codes by group, then all scales, all values. Streams of no bytes are left out."""
+    streams: dict[tuple[bool, str, int], list[Piece]] = {}
+    for name, form in forms.items():
+        for piece in pieces_of(name, form, shapes[name]):
+            group = groups[name] if piece.is_codes else 0
+            streams.setdefault((not piece.is_codes, piece.kind, group), []).append(piece)
+    ordered = [streams[key] for key in sorted(streams)]
+    return [pieces for pieces in ordered if sum(piece.size for piece in pieces)]
+
+
+def code_shapes(pieces: Sequence[Piece], columns_first: bool) -> Shapes:
+    """The matrices in a stream of codes, as they lie there; none in others."""
+    return [piece.shape[:: -1 if columns_first else 1] for piece in pieces if piece.is_codes]
+
+
+def stream_name(pieces: Sequence[Piece]) -> str:
+    """A stream in an error message."""
+    more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
+    return f"{pieces[0].tensor} {pieces[0].kind}{more}"
+
+
+def encode_stream(
+    pieces: Sequence[Piece], tensors: Mapping[str, Any], plan: PackPlan
+) -> tuple[bool, int, str, bytes]:
+    """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
+    parts = [getattr(tensors[piece.tensor], piece.kind) for piece in pieces]
+    order = plan.order if pieces[0].is_codes else "rows"
+    orders = {"rows": (False,), "columns": (True,), "smallest": (False, True)}[order]
+    results = []
+    for columns in orders:
+        body = join_planes([part.T if columns else part for part in parts])
+        results.append((columns, len(body), *plan.codec.encode(body, code_shapes(pieces, columns))))
+    return min(results, key=lambda result: len(result[3]))
+
+
+def join_planes(parts: Sequence[Tensor]) -> bytes:
+    """All first bytes of all numbers, then all second bytes: each plane has its own statistics."""
+    rows = [
+        part.cpu().contiguous().reshape(-1).view(torch.uint8).reshape(-1, part.element_size())
+        for part in parts
+    ]
+    widest = max(row.shape[1] for row in rows)
+    planes = [row[:, byte] for byte in range(widest) for row in rows if row.shape[1] > byte]
+    return torch.cat(planes).numpy().tobytes()
+
+
+def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> Iterator[Tensor]:
+    """The inverse of `join_planes`, one tensor for each piece."""
+    flat = torch.frombuffer(bytearray(body), dtype=torch.uint8)
+    counts = [piece.numbers for piece in pieces]
+    rows = [
+        torch.empty(count, piece.dtype.itemsize, dtype=torch.uint8) for count, piece in zip(counts, pieces)
+    ]
+    place = 0
+    for byte in range(max(row.shape[1] for row in rows)):
+        for row, count in zip(rows, counts):
+            if row.shape[1] > byte:
+                row[:, byte] = flat[place : place + count]
+                place += count
+    for row, piece in zip(rows, pieces):
+        values = row.reshape(-1).view(piece.dtype)
+        yield (
+            values.reshape(piece.shape[::-1]).T.contiguous() if columns_first else values.reshape(piece.shape)
+        )
+
+
+def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> Any:
+    """One tensor from its parts, refused when it holds what its form cannot."""
+    form, shape, found = contents.forms[name], contents.shapes[name], {}
+    for _, kind, dtype, size in pieces_of(name, form, shape):
+        found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
+    if isinstance(form, str):
+        return KeptTensor(found["values"])
+    try:
+        if isinstance(form, Form):
+            return form.tensor(found, shape)
+        check_codes_of(form, found["codes"])
+    except ArtifactError as error:
+        raise ValueRangeError(error.what, where=name, value=error.value) from None
+    return QuantTensor(found["codes"], found["scales"], form, shape)
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse tensors that are missing, surplus (a tied head, an optimizer's state) or of another shape."""
+    for name in [*expected, *found]:
+        wanted, given = expected.get(name), found.get(name)
+        if wanted is None or given is None or tuple(wanted) != tuple(given):
+            wanted_text = "no such tensor" if wanted is None else f"shape {tuple(wanted)}"
+            raise ShapeMismatchError(
+                f"the model plan asks for {wanted_text}", where=name, value=given or "nothing"
+            )
+
+
+def apportion(total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole shares of `total` in proportion to `sizes`; they add up exactly."""
+    whole, seen, given, shares = sum(sizes), 0, 0, []
+    for size in sizes:
+        seen += size
+        shares.append(total * seen // whole - given)
+        given += shares[-1]
+    return shares
+
+
+def sparse_json(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON without the settings that are at their defaults."""
+    data: dict[str, Any] = {"class": type(plan).__name__}
+    for field in dataclasses.fields(plan):
+        value = getattr(plan, field.name)
+        if value != field.default:
+            data[field.name] = sparse_json(value) if isinstance(value, Plan) else to_json(value)
+    return data
+
+
+def json_bytes(value: Any) -> bytes:
+    """The shortest JSON, the same in every process."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

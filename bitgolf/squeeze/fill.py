@@ -1,0 +1,90 @@
+"""The rate that fills a byte budget, found by packing and packing again.
+
+One factor makes all steps coarser or finer together. With rate-aware rules that keeps every tensor at the
+same slope of damage against bytes, so no exchange of bytes between tensors helps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from bitgolf.base.errors import BudgetError
+from bitgolf.base.plan import setting
+from bitgolf.squeeze.quantize import QuantizePlan, Rate
+
+LEAST_SHARE = 0.999  # of the budget
+TRIES = 30
+PLACES = 1 / 4096  # of an octave, to which a factor is rounded
+COARSEST, FINEST = 24.0, -12.0  # octaves from the steps as set; every code is zero, or nothing is left to win
+LONGEST_MOVE = 4.0  # octaves at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FillBudget(Rate):
+    """All steps longer or shorter by one factor, so that code and artifact fill the budget.
+
+    What: quantizes, packs and counts until the total is between 99.9% and 100% of budget.budget_bytes,
+        usually three to six times. Sets RateAware by its step and SdClip by its deviations.
+    Source: the public records turned their clips by hand or cut the smallest codes (PR #609) until it fit
+    Cost: the time of so many packings: two seconds each for a million weights
+    Not for: a budget that many bits a weight would not fill: it then stays below it
+    Neutral: use AsSet
+    """
+
+    least_share: float = setting(LEAST_SHARE, above=0, at_most=1)
+
+    def misfits(self, plan: QuantizePlan) -> Iterator[str]:
+        if all(rule.quantizer.coarser(2.0) == rule.quantizer for rule in plan.rules):
+            yield "rate: FillBudget needs a rule with a rate to set, such as RateAware or SdClip"
+
+    def settle(
+        self, plan: QuantizePlan, budget_bytes: int, total_bytes: Callable[[QuantizePlan], int]
+    ) -> Generator[dict[str, Any], None, QuantizePlan]:
+        tried: dict[float, int] = {}
+        place = 0.0
+        while len(tried) < TRIES and place not in tried:
+            tried[place] = size = total_bytes(coarser(plan, 2.0**place))
+            yield {"rate_factor": 2.0**place, "total_bytes": size}
+            if self.least_share * budget_bytes <= size <= budget_bytes or place == FINEST:
+                break
+            if size > budget_bytes and place == COARSEST:
+                raise BudgetError(
+                    "no rate makes this model fit",
+                    where="budget.budget_bytes",
+                    value=budget_bytes,
+                    way_out=f"the smallest feasible budget is {size:,} bytes",
+                )
+            place = next_place(tried, budget_bytes, (1 + self.least_share) / 2 * budget_bytes)
+        fitting = [place for place, size in tried.items() if size <= budget_bytes]
+        return coarser(plan, 2.0 ** min(fitting))
+
+
+def coarser(plan: QuantizePlan, factor: float) -> QuantizePlan:
+    """The table with all steps longer by a factor."""
+    rules = tuple(rule.but(quantizer=rule.quantizer.coarser(factor)) for rule in plan.rules)
+    return plan.but(rules=rules)
+
+
+def next_place(tried: dict[float, int], budget_bytes: int, aim: float) -> float:
+    """Octaves to try next: by the line through the two nearest tries, halfway where that has not got far.
+
+    Sizes fall as the place rises.
+    """
+    fitting = [place for place, size in tried.items() if size <= budget_bytes]
+    failing = [place for place, size in tried.items() if size > budget_bytes]
+    if fitting and failing:
+        low, high = max(failing), min(fitting)
+        share = (tried[low] - aim) / (tried[low] - tried[high])
+        share = share if len(tried) % 3 else 0.5  # a curve that bends keeps a line on one side of it
+        return round((low + min(0.95, max(0.05, share)) * (high - low)) / PLACES) * PLACES
+    # Bytes go down by a near constant for each octave, then ever slower.
+    place = min(fitting) if fitting else max(failing)
+    others = [other for other in tried if other != place]
+    if others:
+        other = min(others, key=lambda each: abs(each - place))
+        slope = (tried[other] - tried[place]) / (place - other)
+    else:
+        slope = tried[place] / 4
+    move = (tried[place] - aim) / max(slope, 1.0)
+    move = min(LONGEST_MOVE, max(0.25, move)) if failing else max(-LONGEST_MOVE, min(-0.25, move))
+    return round(min(COARSEST, max(FINEST, place + move)) / PLACES) * PLACES

@@ -1,0 +1,459 @@
+"""Weights and a table of rules to quantized tensors.
+
+First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Quantizers that look
+at what a matrix multiplies are in modules of their own.
+"""
+
+import dataclasses
+import fnmatch
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf.base.plan import Plan, setting
+from bitgolf.squeeze.grid import (
+    FLOAT_TYPES,
+    Grid,
+    PerTensor,
+    StraightThrough,
+    absmax_clip,
+    as_matrix,
+    percentile_clip,
+)
+
+# Tensors that the public rules never quantize; they match anywhere in a name.
+PUBLIC_CONTROLS = ("*attn_scale*", "*mlp_scale*", "*resid_mix*", "*q_gain*", "*skip_weight*")
+PUBLIC_SMALL_ELEMENTS = 65_536
+SMALL_ELEMENTS = 2**14  # at most, of a tensor that scales or gates what passes by
+PUBLIC_PERCENTILE = 0.9999984
+
+
+class QuantizeError(BitgolfError):
+    """A tensor cannot be written as asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantTensor:
+    """Integer codes (rows, columns) int8, one scale for each group, and the shape they came from."""
+
+    codes: Tensor
+    scales: Tensor
+    grid: Grid
+    shape: tuple[int, ...]
+
+    def dequantize(self) -> Tensor:
+        """The weights that loading gives, float32."""
+        return self.grid.dequantize(self.codes, self.scales).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptTensor:
+    """A tensor that stays a float, in the type it is shipped in."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    def dequantize(self) -> Tensor:
+        """The weights that loading gives, float32."""
+        return self.values.float()
+
+
+Shipped = Any  # one of the two above, or the tensor of a Form
+
+
+class Curvature(NamedTuple):
+    """How the loss looks at a matrix (rows, columns): means over the tokens of a calibration text.
+
+    inputs: E[x x^T] (columns, columns) of what it multiplies. outputs: E[g g^T] (rows, rows) of the gradient
+    of the loss of one token at its products; of the head the diagonal (rows,) alone; None if not asked for.
+    silent_rows: of a table, how many that text never looks up; silent_share: how often all other text does.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+    tokens: int
+    silent_rows: int = 0
+    silent_share: float = 0.0
+
+
+Curvatures = dict[str, Curvature]  # by the name of the tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantizer(Plan):
+    """How one tensor becomes something shorter."""
+
+    abstract: ClassVar[bool] = True
+
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+        """The tensor as it is shipped; without its curvature, what can be had without."""
+        raise NotImplementedError
+
+    def asks(self) -> bool:
+        """Whether it wants the curvature."""
+        return False
+
+    def asks_outputs(self) -> bool:
+        """Whether it wants the outputs of the curvature too."""
+        return False
+
+    def coarser(self, factor: float) -> "Quantizer":
+        """The same with steps longer by a factor; itself where its rate cannot be set."""
+        return self
+
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        """What it alone knows of a tensor it made, for a report."""
+        return {}
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """The weight as it would be loaded without calibration, exactly; gradients pass straight through."""
+        with torch.no_grad():
+            shipped = self.quantize(weight.detach()).dequantize().to(weight.dtype)
+        return StraightThrough.apply(weight, shipped)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keep(Quantizer):
+    """The tensor as a float.
+
+    What: rounds to a float type and stores that
+    Source: the public baseline (control tensors float32, other small ones float16)
+    Cost: two or four bytes a weight before packing
+    Not for: matrices
+    Neutral: float32
+    """
+
+    dtype: str = setting("float16", one_of=("float16", "bfloat16", "float32"))
+
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> KeptTensor:
+        values = weight.to(FLOAT_TYPES[self.dtype])
+        if not bool(values.isfinite().all()):
+            largest = float(weight.float().abs().max())
+            raise QuantizeError(
+                f"values that {self.dtype} cannot hold", value=largest, way_out="use Keep(dtype='float32')"
+            )
+        return KeptTensor(values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounding(Quantizer):
+    """A quantizer that rounds every weight to the nearest value of a grid; members say where it ends."""
+
+    abstract: ClassVar[bool] = True
+
+    grid: Grid = Grid()
+
+    def clip(self, groups: Tensor) -> Tensor:
+        """The weight of each group (a row) that gets the largest code."""
+        raise NotImplementedError
+
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
+        matrix, grid = as_matrix(weight), self.grid
+        clip = self.clip(grid.granularity.groups(matrix))
+        scales = grid.choose_scales(clip)
+        codes = grid.quantize_codes(matrix, scales, clip)
+        return QuantTensor(codes, grid.stored_scales(scales), grid, tuple(weight.shape))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbsMax(Rounding):
+    """Plain rounding with the largest weight on the largest code.
+
+    What: scale is max|w| / qmax for each row; nothing is clipped
+    Source: public records from 2026-03-20 on (int6 and int5 per row)
+    Cost: int6 about 5.4 bits a weight after packing, 0.0005 bpb; int5 4.4 bits, 0.003; int4 3.4 bits, 0.015
+    Not for: below 5 bits, where error feedback is worth half a bit
+    Neutral: 8 bits: no loss measured on matrices
+    """
+
+    grid: Grid = Grid(bits=6)
+
+    def clip(self, groups: Tensor) -> Tensor:
+        return absmax_clip(groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Percentile(Rounding):
+    """Rounding with the largest code at a percentile of the sizes.
+
+    What: weights beyond the percentile of their row are clipped to it
+    Source: the public baseline (0.9999984 at 8 bits)
+    Cost: as AbsMax; a selection over each row
+    Not for: rows of less than a million weights at the public percentile, where it is nearly the maximum
+    Neutral: percentile 1
+    """
+
+    grid: Grid = Grid(bits=8)
+    percentile: float = setting(PUBLIC_PERCENTILE, above=0, at_most=1)
+
+    def clip(self, groups: Tensor) -> Tensor:
+        return percentile_clip(groups, self.percentile)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SdClip(Rounding):
+    """Rounding with the largest code at a number of standard deviations.
+
+    What: scale is sigmas * std(row) / qmax, unbiased; hardly anything is clipped: `sigmas` sets the rate.
+        Never below the mean of a row, so that one whose weights are all alike keeps them.
+    Source: record 2026-04-05 (SDClip; 6 bits at 12.85 for matrices, 8 bits at 20 for embeddings)
+    Cost: 6 bits at 12.85 about 3.3 bits a weight after packing, relative error 1.4%
+    Not for: use without error feedback (GPTQ), which its records have
+    Neutral: none; choose AbsMax
+    """
+
+    grid: Grid = Grid(bits=6)
+    sigmas: float = setting(12.85, above=0)
+
+    def coarser(self, factor: float) -> "SdClip":
+        return self.but(sigmas=self.sigmas * factor)
+
+    def clip(self, groups: Tensor) -> Tensor:
+        if not groups.numel():
+            return groups.new_zeros(groups.shape[0])
+        values = groups.float()
+        deviation = values.std(dim=1) if groups.shape[1] > 1 else groups.new_zeros(groups.shape[0])
+        return torch.maximum(self.sigmas * deviation, values.mean(dim=1).abs())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration(Plan):
+    """The slot of the text that shows a trained model's quantizers which weights matter."""
+
+    abstract: ClassVar[bool] = True
+
+    def gives_outputs(self) -> bool:
+        """Whether its curvatures have outputs."""
+        return False
+
+    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+        """The curvature of the tensors of these names in a model.
+
+        stream: the training tokens. length: of a sequence. trial: one sequence, to see whether it works.
+        Raises PlanError where it cannot be had.
+        """
+        raise PlanError([f"quantize.calibration: {names[0]} needs one; nearest: TrainText"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoCalibration(Calibration):
+    """No text: quantizers look at the weights alone.
+
+    What: no pass through the model.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: quantizers that ask for a curvature, which are refused without one.
+    Neutral: this is the neutral one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantRule(Plan):
+    """One line of the table: which tensors, and what happens to them."""
+
+    patterns: tuple[str, ...] = setting(("*",))  # any of these, with * and ?, on the tensor's name
+    quantizer: Quantizer = Keep()
+    more_than: int = setting(0, at_least=0)  # only tensors with more elements than this (0: all)
+    axes: int = setting(0, at_least=0)  # only tensors with so many axes (0: any)
+    may_be_idle: bool = False  # a rule by size may match nothing in a small model
+
+    def matches(self, name: str, weight: Tensor) -> bool:
+        """Whether this line speaks of the tensor."""
+        return (
+            any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+            and (not self.more_than or weight.numel() > self.more_than)
+            and (not self.axes or weight.ndim == self.axes)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rate(Plan):
+    """The slot of who says how many bytes the tensors get."""
+
+    abstract: ClassVar[bool] = True
+
+    def misfits(self, plan: "QuantizePlan") -> Iterator[str]:
+        """What is wrong with it for a table."""
+        yield from ()
+
+    def settle(
+        self, plan: "QuantizePlan", budget_bytes: int, total_bytes: Callable[["QuantizePlan"], int]
+    ) -> Generator[dict[str, Any], None, "QuantizePlan"]:
+        """The table at its rate; yields facts about each try.
+
+        total_bytes: what code and artifact weigh with a table. Raises BudgetError where no rate fits.
+        """
+        yield from ()
+        return plan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsSet(Rate):
+    """The rate that the rules say.
+
+    What: every quantizer works as it is set
+    Source: the public baseline
+    Cost: nothing
+    Not for: a byte budget that is to be filled
+    Neutral: this is the neutral one
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning(Plan):
+    """The slot of what becomes of small tensors once all are rounded."""
+
+    abstract: ClassVar[bool] = True
+
+    def tune(
+        self, exact: Any, rounded: Any, names: Sequence[str], stream: Any, length: int, trial: bool
+    ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
+        """New weights of the tensors of these names, float32 on the CPU; yields (steps done, steps).
+
+        exact, rounded: the model with the weights as trained and as shipped; the second is changed. stream:
+        the training tokens. length: of a sequence. trial: one step, to see whether it works.
+        """
+        yield from ()
+        return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoTuning(Tuning):
+    """Small tensors as training left them.
+
+    What: nothing is trained after rounding
+    Source: the public records
+    Cost: nothing
+    Not for: five bits a weight and fewer, where TuneControls had 4 to 17% of the gap back
+    Neutral: this is the neutral one
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizePlan(Plan):
+    """The table; the first line that matches a tensor wins."""
+
+    rules: tuple[QuantRule, ...] = setting((QuantRule(),))
+    calibration: Calibration = NoCalibration()
+    rate: Rate = AsSet()
+    tuning: Tuning = NoTuning()
+
+    def problems(self) -> Iterator[str]:
+        if not self.calibration.gives_outputs() and any(rule.quantizer.asks_outputs() for rule in self.rules):
+            yield "calibration: RateAware needs TrainText(outputs=True) or OwnText(outputs=True)"
+        yield from self.rate.misfits(self)
+
+    def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
+        """The rule that decides a tensor; None where the table says nothing about it."""
+        return next((rule for rule in self.rules if rule.matches(name, weight)), None)
+
+    def assign(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """The number of each tensor's rule. Raises PlanError with every gap of the table."""
+        chosen = {
+            name: next((i for i, rule in enumerate(self.rules) if rule.matches(name, weight)), -1)
+            for name, weight in weights.items()
+        }
+        problems = [f"QuantizePlan.rules: no rule for {name}" for name, rule in chosen.items() if rule < 0]
+        problems += [
+            f"QuantizePlan.rules.{i}: {', '.join(rule.patterns)} decides no tensor; remove it, move it up, "
+            "or set may_be_idle=True"
+            for i, rule in enumerate(self.rules)
+            if not rule.may_be_idle and i not in chosen.values()
+        ]
+        if problems:
+            raise PlanError(problems)
+        return chosen
+
+    def tunable(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """The tensors that tuning may change: small ones that need no curvature."""
+        small = [name for name, weight in weights.items() if weight.numel() <= SMALL_ELEMENTS]
+        rules = {name: self.rule_of(name, weights[name]) for name in small}
+        return [name for name, rule in rules.items() if rule is not None and not rule.quantizer.asks()]
+
+    def curvatures(self, model: Any, stream: Any, length: int, trial: bool = False) -> Curvatures:
+        """What the quantizers ask about a model; see Calibration.gather, which is left out if none asks."""
+        chosen = self.assign(dict(model.named_parameters()))
+        names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.asks()]
+        return self.calibration.gather(names, model, stream, length, trial) if names else {}
+
+
+def named(error: QuantizeError, name: str, rule: QuantRule) -> QuantizeError:
+    """The error of a quantizer, with the tensor and the quantizer at its rate."""
+    way_out = f"{error.way_out}; now {rule.quantizer}"
+    return QuantizeError(error.what, where=name, value=error.value, way_out=way_out)
+
+
+def quantize_weights(
+    plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
+) -> tuple[dict[str, Shipped], list[dict[str, Any]]]:
+    """Every tensor by its rule, and a row each on how; without curvatures, by what needs none."""
+    chosen = plan.assign(weights)
+    tensors, rows = {}, []
+    for name, weight in weights.items():
+        rule = plan.rules[chosen[name]]
+        if not bool(weight.isfinite().all()):
+            raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
+        started, curvature = time.perf_counter(), (curvatures or {}).get(name)
+        try:
+            tensors[name] = rule.quantizer.quantize(weight, curvature)
+        except QuantizeError as error:
+            raise named(error, name, rule) from None
+        row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
+        seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
+        rows.append({**row, **seen, "seconds": time.perf_counter() - started})
+    return tensors, rows
+
+
+def code_pieces(grid: Grid, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What forms with codes store of a tensor: a matrix of int8, and a scale for each group."""
+    matrix = as_matrix(torch.empty(shape, device="meta"))
+    groups = grid.granularity.groups(matrix).shape[0]
+    return {"codes": (torch.int8, tuple(matrix.shape)), "scales": (FLOAT_TYPES[grid.scale_dtype], (groups,))}
+
+
+def check_codes_of(grid: Grid, codes: Tensor) -> None:
+    """Raise ArtifactError for codes that the grid does not have."""
+    if codes.numel() and not (grid.qmin <= int(codes.min()) and int(codes.max()) <= grid.qmax):
+        found = [int(codes.min()), int(codes.max())]
+        raise ArtifactError(f"codes outside {grid.qmin} to {grid.qmax}", value=found)
+
+
+def public_int8() -> QuantizePlan:
+    """The public baseline: int8 by percentile for large tensors; small ones float16, controls float32."""
+    rows = Grid(bits=8, round_scale_first=False, scale_floor=1 / 127)
+    whole = Grid(bits=8, granularity=PerTensor(), scale_dtype="float32", zero_scale=1.0)
+    large = QuantRule(more_than=PUBLIC_SMALL_ELEMENTS, may_be_idle=True)
+    return QuantizePlan(
+        rules=(
+            large.but(axes=2, quantizer=Percentile(grid=rows)),
+            large.but(quantizer=Percentile(grid=whole)),
+            QuantRule(patterns=PUBLIC_CONTROLS, quantizer=Keep(dtype="float32"), may_be_idle=True),
+            QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),
+        )
+    )
+
+
+def absmax_rows(matrix_bits: int = 6, embedding_bits: int = 8) -> QuantizePlan:
+    """Matrices and embeddings by row without a scale floor, everything else float16."""
+    return QuantizePlan(
+        rules=(
+            QuantRule(
+                patterns=("tok_emb.weight", "lm_head.weight"),
+                quantizer=AbsMax(grid=Grid(bits=embedding_bits)),
+            ),
+            QuantRule(patterns=("blocks.*.weight",), axes=2, quantizer=AbsMax(grid=Grid(bits=matrix_bits))),
+            QuantRule(quantizer=Keep(dtype="float16")),
+        )
+    )
+
+
+def int6_rows() -> QuantizePlan:
+    """int6 matrices, int8 embeddings, float16 controls: the default of bitgolf's own recipes."""
+    return absmax_rows(matrix_bits=6, embedding_bits=8)

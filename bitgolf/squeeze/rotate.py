@@ -1,0 +1,136 @@
+"""Quantizing a matrix in a turned basis, in which no input stands out."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.errors import ArtifactError
+from bitgolf.base.plan import setting
+from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.gptq import squared_error
+from bitgolf.squeeze.grid import Grid
+from bitgolf.squeeze.quantize import (
+    Curvature,
+    Keep,
+    Quantizer,
+    QuantTensor,
+    SdClip,
+    Shipped,
+    check_codes_of,
+    code_pieces,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TurnedForm(Form):
+    """Codes and scales of a matrix whose columns were turned; the seed says how."""
+
+    grid: Grid = Grid()
+    seed: int = setting(0, at_least=0, below=2**63)
+
+    def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        return code_pieces(self.grid, shape)
+
+    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> "TurnedTensor":
+        check_codes_of(self.grid, pieces["codes"])
+        width = pieces["codes"].shape[1]
+        if width & (width - 1):
+            raise ArtifactError("only a width that is a power of two can be turned", value=width)
+        return TurnedTensor(self, pieces["codes"], pieces["scales"], shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnedTensor:
+    """Codes (rows, columns) int8 and a scale for each group, of a turned matrix."""
+
+    form: TurnedForm
+    codes: Tensor
+    scales: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def turned(self) -> QuantTensor:
+        """The matrix before it is turned back."""
+        return QuantTensor(self.codes, self.scales, self.form.grid, tuple(self.codes.shape))
+
+    def dequantize(self) -> Tensor:
+        """The weights that loading gives, float32."""
+        return turn_back(self.turned.dequantize(), self.form.seed).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotated(Quantizer):
+    """Quantized in a turned basis where that makes less error (adaptive Hadamard).
+
+    What: columns get seeded signs and a Walsh-Hadamard transform before `quantizer` and lose them after
+        loading; each tensor keeps the better of both, by output error where its inputs are known.
+    Source: PR #1718 (its prototype had no error feedback); QuIP#
+    Cost: a flag for each tensor; a second quantization
+    Not for: matrices trained with Muon, which have no outliers (PR #1718: nothing won; 0.03 bit a weight
+        with error feedback); widths that are no power of two stay as they are
+    Neutral: every tensor that it does not help
+    """
+
+    quantizer: Quantizer = SdClip()
+    seed: int = setting(0, at_least=0, below=2**63)
+
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
+            yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
+
+    def asks(self) -> bool:
+        return self.quantizer.asks()
+
+    def asks_outputs(self) -> bool:
+        return self.quantizer.asks_outputs()
+
+    def coarser(self, factor: float) -> "Rotated":
+        return self.but(quantizer=self.quantizer.coarser(factor))
+
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+        plain = self.quantizer.quantize(weight, curvature)
+        if weight.ndim != 2 or not weight.numel() or weight.shape[1] & (weight.shape[1] - 1):
+            return plain
+        inputs = None if curvature is None else curvature.inputs.to(weight.device)
+        other = self.quantizer.quantize(turn(weight, self.seed), turned_curvature(curvature, self.seed))
+        form = TurnedForm(grid=other.grid, seed=self.seed)
+        turned = TurnedTensor(form, other.codes, other.scales, tuple(weight.shape))
+        return min((plain, turned), key=lambda tensor: squared_error(weight, tensor, inputs))
+
+    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+        return {"turned": isinstance(tensor, TurnedTensor)}
+
+
+def turn(matrix: Tensor, seed: int) -> Tensor:
+    """Each row with its signs changed and transformed; lengths and angles of rows stay."""
+    return walsh_hadamard(matrix.float() * seeded_signs(matrix.shape[1], seed).to(matrix.device))
+
+
+def turned_curvature(curvature: Curvature | None, seed: int) -> Curvature | None:
+    """The curvature of a matrix whose rows are turned."""
+    if curvature is None:
+        return None
+    return curvature._replace(inputs=turn(turn(curvature.inputs, seed).T, seed))
+
+
+def turn_back(matrix: Tensor, seed: int) -> Tensor:
+    """The inverse of `turn`."""
+    return walsh_hadamard(matrix) * seeded_signs(matrix.shape[1], seed).to(matrix.device)
+
+
+def seeded_signs(columns: int, seed: int) -> Tensor:
+    """Minus or plus one for each column."""
+    return 2.0 * torch.randint(2, (columns,), generator=torch.Generator().manual_seed(seed)) - 1
+
+
+def walsh_hadamard(rows: Tensor) -> Tensor:
+    """The normalised Walsh-Hadamard transform of each row, its own inverse. The width is a power of two."""
+    result, width = rows, rows.shape[1]
+    for half in (1 << power for power in range(width.bit_length() - 1)):
+        pairs = result.reshape(len(rows), width // (2 * half), 2, half)
+        first, second = pairs[:, :, 0], pairs[:, :, 1]
+        result = torch.stack((first + second, first - second), 2).reshape(rows.shape)
+    return result / width**0.5

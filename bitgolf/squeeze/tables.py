@@ -1,0 +1,118 @@
+"""How large the codes of a matrix are by row and column, and how often each code is expected to occur.
+
+A size is a deviation in quarter octaves: 2 ** (size / 4). What a decoder computes is whole numbers, or made
+of them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log), so a stream decodes to
+the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so the order of a sum
+does not matter and packing gives the same bytes everywhere too.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bitgolf.squeeze.walk import grids_walked
+
+Shapes = Sequence[tuple[int, ...]]  # rows and columns of matrices of one-byte codes that lie end to end
+Sides = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
+SMALLEST_SIZE, LARGEST_SIZE = -8, 28  # of a code
+FARTHEST_SIZE = 40  # of a row or a column alone, either way
+SIZES_OF_SIDES = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
+
+
+def bell_counts(size: int, below: float = 0.0) -> np.ndarray:
+    """Counts for the codes -128 to 127 of a size, some 500 codes in all, rounded alike on every machine.
+
+    below: how much less than the code its value is. Student's density of 63 degrees is nearly normal, and
+    needs only arithmetic.
+    """
+    deviation = math.sqrt(math.sqrt(math.ldexp(1.0, size)))
+    places = (np.arange(2048) - 1027.5) / 8 - below  # eight to each code
+    narrow, wide = (1 + x * x / 64 for x in (places / deviation, places / (4 * deviation)))
+    for _ in range(5):
+        narrow, wide = narrow * narrow, wide * wide
+    density = 1 / narrow + 0.03 / 4 / wide
+    masses = sum((density[i::8] for i in range(8)), np.zeros(256))
+    return (masses * (50_000 / deviation)).astype(np.int64) + 1
+
+
+def variances_of(sizes: np.ndarray) -> np.ndarray:
+    """2 ** (size / 2) for whole sizes; a root of a power of two is rounded alike everywhere."""
+    return np.sqrt(np.ldexp(1.0, sizes))
+
+
+def nearest_sizes(variances: np.ndarray) -> np.ndarray:
+    """Whole sizes, int32."""
+    between = np.sqrt(variances_of(2 * np.arange(-FARTHEST_SIZE, FARTHEST_SIZE) + 1))
+    return np.searchsorted(between, variances) - FARTHEST_SIZE
+
+
+def middle_of(sizes: np.ndarray) -> int:
+    """The upper median; 0 of nothing."""
+    return int(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 0
+
+
+def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, Sides]:
+    """The size of the middle row, and those of all rows (from it on) and columns of each matrix.
+
+    codes: whole numbers or halves, of any type.
+    """
+    found = []
+    for matrix in matrices_in(codes, shapes):
+        squares = matrix.astype(np.float64) ** 2
+        rows, columns = matrix.shape
+        column = np.zeros(columns, np.int64)
+        for _ in range(3 if by_column else 1):
+            row = nearest_sizes(squares @ np.floor(2**16 / variances_of(column)) / 2**16 / max(1, columns))
+            if by_column:
+                column = nearest_sizes(np.floor(2**16 / variances_of(row)) @ squares / 2**16 / max(1, rows))
+        middle = middle_of(column)
+        found.append((row + middle, column - middle))
+    base = middle_of(np.concatenate([row for row, _ in found]))
+    return base, [(row - base, column) for row, column in found]
+
+
+def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, Sides]:
+    """The codes without the template of their matrix, and for each the marks of rows that had it and itself.
+
+    The template is the mean of the rows that resemble the sum of those that do, starting with all.
+    """
+    codes, templates = codes.copy(), Sides()
+    for matrix in matrices_in(codes, shapes):
+        exact = matrix.astype(np.float64)
+        squares, alike = (exact**2).sum(1), np.ones(len(matrix), bool)
+        weights = np.floor(2**8 / np.sqrt(variances_of(nearest_sizes(squares / max(1, matrix.shape[1])))))
+        for _ in range(8):
+            total = (alike * weights) @ exact  # each row of equal size, lest the large ones lead
+            along, square = exact @ total, int((total.astype(np.int64) ** 2).sum())
+            alike = (along > 0) & (along**2 > squares * square / 2)
+        template = np.round(alike @ exact / max(1, alike.sum())).clip(-128, 127)
+        alike = squares - 2 * (exact @ template) + template @ template < squares / 2
+        templates.append((alike.astype(np.int64), template.astype(np.int64)))
+        matrix -= np.outer(alike, template).astype(np.int8)
+    return codes, templates
+
+
+def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """The grid, 0 or 1, of every code where rows are walks on a trellis."""
+    matrices = matrices_in((codes & 1).astype(np.uint8), shapes)
+    return np.concatenate([grids_walked(matrix).ravel() for matrix in matrices])
+
+
+def put_on_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:
+    """The inverse of `take_off_templates`, in place, from what stands beside the sizes."""
+    for matrix, (_, _, marks, template) in zip(matrices_in(values, shapes), sides_in(side, shapes, 4)):
+        matrix += (marks == 129)[:, None] * (template - 128)
+
+
+def matrices_in(codes: np.ndarray, shapes: Shapes) -> Iterator[np.ndarray]:
+    """Views of the matrices that lie end to end."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    return (part.reshape(shape) for part, shape in zip(np.split(codes, ends[:-1]), shapes))
+
+
+def sides_in(side: np.ndarray, shapes: Shapes, parts: int) -> Iterator[list[np.ndarray]]:
+    """For each matrix the sizes of rows and columns, and with 4 parts the marks of rows and the template."""
+    lengths = np.cumsum([length for shape in shapes for length in shape * (parts // 2)])
+    split = np.split(side, lengths[:-1])
+    return (split[i : i + parts] for i in range(0, len(split), parts))

@@ -1,0 +1,286 @@
+"""Averages of the weights over the steps; always kept in float32.
+
+A state that is still empty stands for the live weights: nothing has been averaged so far.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.train.schedule import Progress
+
+Tensors = dict[str, Tensor]  # weights, or the state of an average, by name
+TAKEN = "taken."  # how many snapshots a state holds; no parameter has this name, torch refuses empty parts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Averager(Plan):
+    """The slot of what is packed instead of the last weights."""
+
+    abstract: ClassVar[bool] = True
+
+    def start(self, weights: Tensors) -> Tensors:
+        """The state before the first step; empty where the average begins later."""
+        return {}
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        """The state after a step that left these weights; may change the given state in place.
+
+        progress: after that step. scale: what the schedule multiplied its rates by.
+        """
+        raise NotImplementedError
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        """The averaged weights in float32; `live` itself where nothing was averaged."""
+        raise NotImplementedError
+
+    def training(self) -> "Averager":
+        """This average without what is only asked after the last step."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoAverage(Averager):
+    """The last weights as they are.
+
+    What: nothing is averaged.
+    Source: the public baseline.
+    Cost: no bytes, no seconds.
+    Not for: noisy ends of training, where an average is free.
+    Neutral: always.
+    """
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        return state
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        return live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ema(Averager):
+    """Exponential moving average of all weights.
+
+    What: after every step, average = decay * average + (1 - decay) * weights, in float32 whatever the dtype
+        of the weights (a bfloat16 sum stands still). It begins with the initial weights, or with those of the
+        first step that brings the progress to `start_fraction`.
+    Source: public records from 2026-03-22 on (0.997); PR #682 uses 0.97 for 200 steps.
+    Cost: one more copy of the weights in memory, one pass over them per step.
+    Not for: runs shorter than a few times 1 / (1 - decay) steps, which would remember their start.
+    Neutral: decay=0
+    """
+
+    decay: float = setting(0.997, at_least=0.0, below=1.0)
+    start_fraction: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+    def start(self, weights: Tensors) -> Tensors:
+        return copy_weights(weights) if self.start_fraction == 0.0 else {}
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        if state:
+            return move_towards(state, weights, 1.0 - self.decay)
+        return copy_weights(weights) if progress.fraction >= self.start_fraction else state
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        return dict(state) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LateEma(Averager):
+    """Exponential moving average that begins with the warm-down.
+
+    What: as Ema, but begun with the weights of the first step whose rates were scaled below 1, and not before
+        a progress of `start_fraction`, so that neither a warm-up nor a fooled clock begins it.
+    Source: PR #488, where it lost; its embedding was averaged in bfloat16, which stands still.
+    Cost: as Ema.
+    Not for: warm-downs shorter than a few times 1 / (1 - decay) steps.
+    Neutral: decay=0
+    """
+
+    decay: float = setting(0.997, at_least=0.0, below=1.0)
+    start_fraction: float = setting(0.85, at_least=0.0, at_most=1.0)
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        if state:
+            return move_towards(state, weights, 1.0 - self.decay)
+        begins = scale < 1.0 and progress.fraction >= self.start_fraction
+        return copy_weights(weights) if begins else state
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        return dict(state) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Swa(Averager):
+    """Stochastic weight averaging: the mean of snapshots from the end of the warm-down.
+
+    What: a snapshot at every step that `every` divides while the schedule's scale is below `start_scale` and
+        the progress at least `guard`; their plain mean, in float32 (a bfloat16 sum loses additions).
+    Source: public records from 2026-03-20 on; guard: PR #488, because WarmdownClock can be below 1 at step 1.
+    Cost: one more copy of the weights, one pass over them per snapshot.
+    Not for: constant rates, where it collects nothing; a warm-up or WarmdownClock without a guard.
+    Neutral: start_scale=0
+    """
+
+    every: int = setting(50, at_least=1)
+    start_scale: float = setting(0.5, at_least=0.0, at_most=1.0)
+    guard: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        collects = scale < self.start_scale and progress.fraction >= self.guard
+        return add_snapshot(state, weights) if collects and progress.step % self.every == 0 else state
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        return snapshot_mean(state) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TightSwa(Averager):
+    """Stochastic weight averaging of the very last steps.
+
+    What: Swa with a scale below 0.2: about the last 600 of the public steps, twelve snapshots.
+    Source: PR #374; PR #543.
+    Cost: as Swa.
+    Not for: schedules that end above 0.2, where it collects nothing.
+    Neutral: `every` above the number of steps.
+    """
+
+    every: int = setting(50, at_least=1)
+    guard: float = setting(0.0, at_least=0.0, at_most=1.0)
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        loose = Swa(every=self.every, start_scale=0.2, guard=self.guard)
+        return loose.update(state, weights, progress, scale)
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        return snapshot_mean(state) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwaCount(Averager):
+    """Stochastic weight averaging of a fixed number of snapshots and the final weights.
+
+    What: snapshot k of n at the first step whose scale is at most 1 - k / (n + 1), at most one a step,
+        none up to a progress of `guard`; then the mean of all of them and the final weights, in float32.
+    Source: PR #488.
+    Cost: one more copy of the weights, n + 1 passes over them.
+    Not for: schedules that stay above n / (n + 1) until the end, where it collects nothing.
+    Neutral: checkpoints=0
+    """
+
+    checkpoints: int = setting(7, at_least=0)
+    guard: float = setting(0.5, at_least=0.0, at_most=1.0)
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        k = 1 + (int(state[TAKEN]) if state else 0)
+        due = k <= self.checkpoints and scale <= 1.0 - k / (self.checkpoints + 1)
+        return add_snapshot(state, weights) if due and progress.fraction > self.guard else state
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        if not state:
+            return live
+        mean = copy_weights(snapshot_mean(state))
+        return move_towards(mean, live, 1.0 / (int(state[TAKEN]) + 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latest(Averager):
+    """Latest weight averaging (LAWA): the mean of the last few snapshots.
+
+    What: a snapshot at every step that `every` divides; the plain mean of the last `snapshots` of them, in
+        float32, whatever the schedule does.
+    Source: Kaddour 2022; record 2026-03-23, where it is off.
+    Cost: `snapshots` more copies of the weights in memory.
+    Not for: large models; Swa needs one copy for any number of snapshots.
+    Neutral: snapshots=1, every=1
+    """
+
+    snapshots: int = setting(10, at_least=1)
+    every: int = setting(100, at_least=1)
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        if progress.step % self.every:
+            return state
+        place = progress.step // self.every % self.snapshots
+        return state | {f"{place}/{name}": tensor for name, tensor in copy_weights(weights).items()}
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        mean: Tensors = {}
+        for place in sorted({key.partition("/")[0] for key in state}):
+            mean = add_snapshot(mean, {name: state[f"{place}/{name}"] for name in live})
+        return snapshot_mean(mean) or live
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Several(Averager):
+    """Several averages of one training, of which one is shipped.
+
+    What: `averages` are all kept at once; what is packed is the one at place `shipped`, or the last weights
+        where that is -1. Averages only watch, so recipes that differ in `shipped` alone train to equal
+        weights, and a study trains them once.
+    Source: PR #682, whose log has live and averaged weights of one training side by side.
+    Cost: the memory and passes of each average.
+    Not for: anything but comparing averages.
+    Neutral: shipped=-1
+    """
+
+    averages: tuple[Averager, ...] = (Ema(),)
+    shipped: int = setting(-1, at_least=-1)
+
+    def problems(self) -> Iterator[str]:
+        if self.shipped >= len(self.averages):
+            yield f"shipped: must be below {len(self.averages)}, the averages there are, found {self.shipped}"
+
+    def start(self, weights: Tensors) -> Tensors:
+        return self._joined([each.start(weights) for each in self.averages])
+
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+        parts = [
+            each.update(self._part(state, i), weights, progress, scale)
+            for i, each in enumerate(self.averages)
+        ]
+        return self._joined(parts)
+
+    def weights(self, state: Tensors, live: Tensors) -> Tensors:
+        if self.shipped < 0:
+            return live
+        return self.averages[self.shipped].weights(self._part(state, self.shipped), live)
+
+    def training(self) -> Averager:
+        return self.but(shipped=-1)
+
+    def _part(self, state: Tensors, place: int) -> Tensors:
+        head = f"{place}:"
+        return {name.removeprefix(head): t for name, t in state.items() if name.startswith(head)}
+
+    def _joined(self, parts: list[Tensors]) -> Tensors:
+        return {f"{place}:{name}": t for place, part in enumerate(parts) for name, t in part.items()}
+
+
+def copy_weights(weights: Tensors) -> Tensors:
+    """The weights in float32, in memory of their own."""
+    return {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in weights.items()}
+
+
+def move_towards(state: Tensors, weights: Tensors, share: float) -> Tensors:
+    """The averages moved, in place, by this share of their distance to the weights; not at all if equal."""
+    live = [tensor.detach().float() for tensor in weights.values()]
+    torch._foreach_lerp_([state[name] for name in weights], live, share)
+    return state
+
+
+def add_snapshot(state: Tensors, weights: Tensors) -> Tensors:
+    """The mean of one more snapshot. A running mean: equal snapshots are their mean to the last bit."""
+    if not state:
+        return copy_weights(weights) | {TAKEN: torch.ones((), dtype=torch.int64)}
+    state[TAKEN] += 1
+    return move_towards(state, weights, 1.0 / int(state[TAKEN]))
+
+
+def snapshot_mean(state: Tensors) -> Tensors:
+    """The weights in a state made by `add_snapshot`; empty where there was no snapshot."""
+    return {name: tensor for name, tensor in state.items() if name != TAKEN}

@@ -1,0 +1,440 @@
+"""The training loop: a generator of step reports whose caller prints, stores or stops."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.base.errors import CheckpointError, DataError, PlanError
+from bitgolf.base.files import read_tensors, write_tensors
+from bitgolf.base.plan import Plan, setting
+from bitgolf.net.model import Model
+from bitgolf.squeeze.quantize import QuantizePlan
+from bitgolf.text.batches import Order
+from bitgolf.text.shards import TokenStream
+from bitgolf.train.average import Averager
+from bitgolf.train.optim import Optimizers
+from bitgolf.train.qat import Noise, NoNoise
+from bitgolf.train.schedule import Progress
+from bitgolf.train.world import World
+
+CPU_FORWARD_TOKENS = 8192  # more costs memory and is no faster
+PUBLIC_MICRO_BATCHES = 8  # per step and over all processes, in the public scripts
+CLIP_EPSILON = 1e-6
+STATE_PARTS = ("weights", "optimizer", "averaged", "random")
+STATE_FACTS = {"identity": str, "step": int, "seconds": float, "position": int, "tokens": int, "dtype": str}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(Plan):
+    """A first part of the training with batches or sequences of its own; 0 keeps the recipe's."""
+
+    until: float = setting(0.5, above=0.0, at_most=1.0)
+    batch_tokens: int = setting(0, at_least=0)
+    sequence_length: int = setting(0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainPlan(Plan):
+    """How long, in which batches.
+
+    train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
+    step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
+    was made on gives that run's rates and its number of steps on any machine.
+    expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
+    and laptop forms look at it. 0: `steps`.
+    batch_tokens: of one step, over all processes and micro-batches.
+    accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
+    forward_tokens: most tokens in one pass through the model; a larger micro-batch is cut by sequences and
+    gives the same gradient from less memory. 0 cuts at 8,192 on a CPU and nowhere on a GPU.
+    priming_steps: steps on synthetic batches before the clock starts, then undone.
+    grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
+    stages: parts of the training, in order, whose batches differ (a schedule of batch or sequence length).
+    checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.
+    """
+
+    steps: int = setting(20000, at_least=1)
+    train_seconds: float = setting(600.0, at_least=0.0)
+    step_seconds: float = setting(0.0, at_least=0.0)
+    expected_steps: int = setting(0, at_least=0)
+    batch_tokens: int = setting(524288, at_least=1)
+    accumulation: int = setting(0, at_least=0)
+    forward_tokens: int = setting(0, at_least=0)
+    priming_steps: int = setting(0, at_least=0)
+    grad_clip_norm: float = setting(0.0, at_least=0.0)
+    stages: tuple[Stage, ...] = ()
+    checkpoint_seconds: float = setting(60.0, at_least=0.0)
+    log_steps: int = setting(1, at_least=1)
+
+    def problems(self) -> Iterator[str]:
+        ends = [stage.until for stage in self.stages]
+        if ends != sorted(set(ends)):
+            yield f"stages: each must end later than the one before, found {ends}"
+
+    def staged(self, progress: float) -> tuple[int, int]:
+        """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""
+        stage = next((stage for stage in self.stages if progress < stage.until), Stage())
+        return stage.batch_tokens or self.batch_tokens, stage.sequence_length
+
+    def micro_batches(self, world_size: int) -> int:
+        """Micro-batches per step on each process. Raises PlanError where eight cannot be shared out."""
+        if self.accumulation:
+            return self.accumulation
+        if PUBLIC_MICRO_BATCHES % world_size:
+            raise PlanError(
+                [f"train.accumulation: 0 needs a number of processes that divides 8, found {world_size}"]
+            )
+        return PUBLIC_MICRO_BATCHES // world_size
+
+    def rows(self, length: int, world_size: int, batch_tokens: int = 0) -> int:
+        """Sequences in each micro-batch. Raises PlanError when batch_tokens does not divide."""
+        tokens = batch_tokens or self.batch_tokens
+        parts = self.micro_batches(world_size) * world_size
+        if tokens % (parts * length):
+            raise PlanError(
+                [
+                    f"train.batch_tokens: {tokens} must be a multiple of {parts * length} "
+                    f"({parts} micro-batches of sequences of {length} tokens)"
+                ]
+            )
+        return tokens // (parts * length)
+
+    def forward_rows(self, length: int, device: torch.device) -> int:
+        """Most sequences in one pass through the model."""
+        whole = self.batch_tokens if device.type == "cuda" else CPU_FORWARD_TOKENS
+        return max(1, (self.forward_tokens or whole) // length)
+
+
+class BatchSource(Protocol):
+    """Where batches come from; the position is all there is to remember between two of them."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in one sequence."""
+
+    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
+        """Inputs and targets (rows, length) of this process, and the position after all processes' rows."""
+
+    def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the same shape that hold no data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardBatches:
+    """Batches of a token stream, in an order.
+
+    Each micro-batch moves the position past the rows of all processes, so W processes with A micro-batches
+    each train on exactly the rows of one process with W * A.
+    """
+
+    stream: TokenStream
+    order: Order
+    length: int
+    vocabulary_size: int
+    bos: int = -1
+
+    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
+        batch, position = self.order.take(
+            self.stream, position, rows, length, world.size, world.rank, self.bos
+        )
+        inputs, targets = torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets)
+        if (largest := max(int(inputs.max()), int(targets.max()))) >= self.vocabulary_size:
+            raise DataError(
+                f"a training token is past the vocabulary of {self.vocabulary_size}",
+                where=str(self.stream.paths[0].parent),
+                value=largest,
+                way_out="the shards were changed; check them with `bitgolf data FOLDER`",
+            )
+        return inputs, targets, position
+
+    def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
+        ids = torch.arange(rows * (self.length + 1)).view(rows, -1) % self.vocabulary_size
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+@dataclasses.dataclass(kw_only=True)
+class State:
+    """All of a training between two steps. The tensors in a report's state are the live ones, not copies."""
+
+    identity: str = ""
+    step: int = 0
+    seconds: float = 0.0
+    position: int = 0
+    tokens: int = 0
+    dtype: str = ""  # what the steps were computed in; empty where an older version did not say
+    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    optimizer: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    averaged: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    random: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def copy(self) -> Self:
+        """The same values in memory of their own."""
+        copied = dataclasses.replace(self)
+        for part in STATE_PARTS:
+            tensors = {name: tensor.detach().clone() for name, tensor in getattr(self, part).items()}
+            setattr(copied, part, tensors)
+        return copied
+
+    def save(self, path: Path) -> None:
+        """Write to one file, whole or not at all. With several processes only the first one should."""
+        tensors = {f"{part}/{k}": v for part in STATE_PARTS for k, v in getattr(self, part).items()}
+        write_tensors(path, tensors, {name: getattr(self, name) for name in STATE_FACTS})
+
+    @classmethod
+    def load(cls, path: Path, identity: str) -> Self:
+        """Read what `save` wrote. Raises CheckpointError for a damaged file or another recipe."""
+        tensors, facts = read_tensors(path)
+        facts = {"dtype": "", **facts}
+        odd = [
+            name for name in {**facts, **STATE_FACTS} if type(facts.get(name)) is not STATE_FACTS.get(name)
+        ]
+        numbers = [name for name in facts if not odd and STATE_FACTS[name] is not str]
+        odd += [name for name in numbers if not 0 <= facts[name] < math.inf]
+        odd += [key for key in tensors if key.partition("/")[0] not in STATE_PARTS]
+        if odd:
+            raise CheckpointError("not a training state", where=str(path), value=odd[0])
+        if facts["identity"] != identity:
+            raise CheckpointError(
+                f"state of another recipe than {identity!r}",
+                where=str(path),
+                value=facts["identity"],
+                way_out="resume with the recipe, seed and data of that run, or train into another folder",
+            )
+        state = cls(**facts)
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            getattr(state, part)[name] = tensor
+        return state
+
+    def restore(self, model: nn.Module, optimizers: Optimizers) -> None:
+        """Bring a model and its optimizers to this state. Raises CheckpointError for another model."""
+        live = model.state_dict()
+        if {k: v.shape for k, v in live.items()} != {k: v.shape for k, v in self.weights.items()}:
+            odd = sorted(set(live) ^ set(self.weights)) or ["shapes differ"]
+            raise CheckpointError("state of another model", value=odd[0])
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(self.weights[name])
+        optimizers.restore(self.optimizer)
+        torch.set_rng_state(self.random["cpu"].cpu())
+        if "cuda" in self.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.random["cuda"].cpu())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one step did.
+
+    status: running, finished (the last one), or diverged (also the last; weights as before the bad step).
+    nats_per_token: loss of the whole global batch before the step. gradient_norm: before clipping.
+    seconds: of training so far, without whatever the caller does between two reports.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+    progress: float
+    nats_per_token: float
+    scale: float
+    momentum: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    status: str
+    state: State
+
+    def row(self) -> dict[str, Any]:
+        """The report as one line of metrics."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "state"}
+
+
+def train(
+    model: Model,
+    plan: TrainPlan,
+    optimizers: Optimizers,
+    averager: Averager,
+    batches: BatchSource,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    world: World | None = None,
+    state: State | None = None,
+    identity: str = "",
+    noise: Noise = NoNoise(),  # noqa: B008
+    quantize: QuantizePlan = QuantizePlan(),  # noqa: B008
+) -> Iterator[StepReport]:
+    """Train, yielding a report after every step; the clock stands still while the caller holds one.
+
+    noise, quantize: what stands in for the weights while a loss is taken, by which rules.
+    state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
+    Each report carries the whole state: save or copy it before asking for the next report.
+    """
+    world = world or World()
+    micro_batches, device = plan.micro_batches(world.size), next(model.parameters()).device
+    for start in (0.0, *(stage.until for stage in plan.stages)):
+        tokens, length = plan.staged(start)
+        plan.rows(length or batches.length, world.size, tokens)  # a stage that does not divide fails now
+    state = _begin(model, optimizers, averager, state, identity)
+    synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * micro_batches
+    pieces = cut(synthetic, plan.forward_rows(batches.length, device))
+    _prime(model, plan, optimizers, pieces, world, state)
+    model.train()
+    started = clock()
+    while (before := _progress(plan, state)).fraction < 1.0:
+        scale, momentum = optimizers.plan.schedule.scale(before), optimizers.momentum(before)
+        tokens, length = plan.staged(before.fraction)
+        length = length or batches.length
+        rows = plan.rows(length, world.size, tokens)
+        pairs, position = [], state.position
+        for _ in range(micro_batches):
+            inputs, targets, position = batches.take(position, rows, world, length)
+            pairs.append((inputs, targets))
+        model.at(before.fraction)
+        with standing_in(optimizers, noise.replaced(optimizers.parameters, quantize, before, scale)):
+            loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
+        diverged = not (math.isfinite(loss) and math.isfinite(norm))
+        if not diverged:
+            _update(plan, optimizers, scale, before, norm)
+            state.step, state.position = state.step + 1, position
+            state.tokens += tokens
+            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), scale)
+            state.optimizer, state.random = optimizers.state(), _random_state()
+        _wait(state.weights)
+        spent = world.from_first(clock() - started)
+        state.seconds += spent
+        fraction = _progress(plan, state).fraction
+        yield StepReport(
+            step=state.step,
+            steps=plan.steps,
+            seconds=state.seconds,
+            progress=min(fraction, 1.0),
+            nats_per_token=loss,
+            scale=scale,
+            momentum=momentum,
+            gradient_norm=norm,
+            tokens=state.tokens,
+            tokens_per_second=tokens / spent if spent > 0 else 0.0,
+            status="diverged" if diverged else "finished" if fraction >= 1.0 else "running",
+            state=state,
+        )
+        if diverged:
+            return
+        started = clock()
+
+
+def _begin(
+    model: nn.Module, optimizers: Optimizers, averager: Averager, saved: State | None, identity: str
+) -> State:
+    """A state that holds the live tensors, at the start or where the saved one stopped."""
+    if saved is not None:
+        saved.restore(model, optimizers)
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    device = next(iter(weights.values())).device
+    state = State(identity=identity) if saved is None else saved.copy()
+    state.weights, state.optimizer, state.random = weights, optimizers.state(), _random_state()
+    if saved is None:
+        state.averaged = averager.start(weights)
+    else:
+        state.averaged = {name: tensor.to(device) for name, tensor in state.averaged.items()}
+    return state
+
+
+def _prime(
+    model: nn.Module,
+    plan: TrainPlan,
+    optimizers: Optimizers,
+    pieces: list[tuple[Tensor, Tensor]],
+    world: World,
+    state: State,
+) -> None:
+    """Real steps on synthetic batches, so that compilation and first allocations are over; then undone."""
+    if plan.priming_steps == 0:
+        return
+    before = state.copy()
+    model.train()
+    for step in range(plan.priming_steps):
+        _, norm = _gradients(model, optimizers, pieces, world)
+        _update(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
+    optimizers.zero()
+    before.restore(model, optimizers)
+    state.optimizer = optimizers.state()
+    _wait(state.weights)
+
+
+def cut(pairs: list[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Tensor, Tensor]]:
+    """The same sequences in the same order, at most `rows` of them at a time."""
+    return [piece for pair in pairs for piece in zip(*(tensor.split(rows) for tensor in pair))]
+
+
+@contextmanager
+def standing_in(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iterator[None]:
+    """Parameters with other values for a while. Only the values change places, so that gradients land where
+    they belong and a compiled step sees ordinary inputs."""
+    masters = {name: optimizers.parameters[name].data for name in stand_ins}
+    hooks = []
+    for name, values in stand_ins.items():
+        parameter = optimizers.parameters[name]
+        parameter.data = values
+        slope = getattr(values, "slope", None)
+        if slope is not None and parameter.requires_grad:  # frozen ones have no gradient to bend
+            hooks.append(parameter.register_hook(slope.mul))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, values in masters.items():
+            optimizers.parameters[name].data = values
+
+
+def _gradients(
+    model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
+) -> tuple[float, float]:
+    """Leave the gradient of the global batch in the parameters; its mean loss and the gradient's length."""
+    optimizers.zero()
+    device = next(model.parameters()).device
+    rows = sum(len(inputs) for inputs, _ in pieces)
+    losses = []
+    for inputs, targets in pieces:
+        loss = model(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+        share = loss * (len(inputs) / rows)
+        share.backward()
+        losses.append(share.detach().float())
+    gradients = optimizers.gradients()
+    mean = torch.stack(losses).sum()
+    world.average([*gradients, mean])
+    norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
+    found = torch.stack([mean, norm]).tolist()  # the one wait for the device before the update
+    return found[0], found[1]
+
+
+def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progress, norm: float) -> None:
+    if plan.grad_clip_norm > 0:
+        factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
+        if factor < 1.0:
+            torch._foreach_mul_(optimizers.gradients(), factor)
+    optimizers.step(scale, before)
+
+
+def _progress(plan: TrainPlan, state: State) -> Progress:
+    seconds = state.step * plan.step_seconds if plan.step_seconds else state.seconds
+    return Progress(state.step, plan.steps, seconds, plan.train_seconds)
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Where torch's own random numbers stand."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _wait(weights: dict[str, Tensor]) -> None:
+    """Let the device finish, so that the clock reads what was done and not what was asked for."""
+    if next(iter(weights.values())).is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,171 @@
+"""Training on the weights that will be shipped: quantization noise while the loss is taken."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.plan import Plan, setting
+from bitgolf.squeeze.grid import as_matrix
+from bitgolf.squeeze.quantize import QuantizeError, QuantizePlan, QuantRule, Rounding, named
+from bitgolf.train.schedule import Progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise(Plan):
+    """The slot of what the weights look like while a training loss is taken."""
+
+    abstract: ClassVar[bool] = True
+
+    def misfits(self, names: Iterable[str]) -> list[str]:
+        """What keeps it from a model with tensors of these names, as sentences."""
+        return []
+
+    def replaced(
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+    ) -> dict[str, Tensor]:
+        """The weights that stand in for others in this step; the gradient at them goes to those others.
+
+        One that has an attribute `slope` (a tensor of its shape) passes its gradient on times that.
+        """
+        return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoNoise(Noise):
+    """The weights as they are.
+
+    What: the loss is that of the float weights.
+    Source: the public baseline.
+    Cost: nothing.
+    Not for: grids so coarse that rounding costs more than training on them.
+    Neutral: this is the neutral one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LateNoise(Noise):
+    """Noise on some tensors in a part of the training, by the recipe's rules of quantization or its own.
+
+    from_progress, under_scale: it begins where both hold, the second for the scale of the rates (0: any).
+    """
+
+    abstract: ClassVar[bool] = True
+
+    from_progress: float = setting(0.0, at_least=0.0, at_most=1.0)
+    under_scale: float = setting(0.0, at_least=0.0, at_most=1.0)
+    patterns: tuple[str, ...] = ("blocks.*",)
+    rules: tuple[QuantRule, ...] = ()
+
+    def table(self, quantize: QuantizePlan) -> QuantizePlan:
+        """The rules of the noise, given the recipe's."""
+        return QuantizePlan(rules=self.rules) if self.rules else quantize
+
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """Those of these tensors that the patterns name."""
+        return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in self.patterns)]
+
+    def misfits(self, names: Iterable[str]) -> list[str]:
+        known = list(names)
+        lost = [p for p in self.patterns if not any(fnmatch.fnmatchcase(name, p) for name in known)]
+        return [f"patterns: {pattern!r} matches no tensor; names are like {known[0]}" for pattern in lost]
+
+    def active(self, progress: Progress, scale: float) -> bool:
+        """Whether this step is taken on quantized weights."""
+        late = progress.fraction >= self.from_progress and self.from_progress < 1.0
+        return late and (self.under_scale == 0.0 or scale < self.under_scale)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeQuantize(LateNoise):
+    """The loss of the weights as they will be shipped (quantization-aware training).
+
+    What: tensors that match `patterns` are replaced by what the recipe's own quantization rules make of
+        them, exactly, from the progress `from_progress` on and once the schedule's scale is under
+        `under_scale` (0: any scale); the gradient passes straight through. Weights are swapped outside the
+        graph, so nothing can be folded away. `rules` stand in for the recipe's where a public script trained
+        on another grid than it shipped.
+    Source: PR #297, #315 (scale under 0.1; never active there: the flag was folded), PR #488 (last 15% of
+        the clock), PR #543, PR #1718 (matrices only; with embeddings "*").
+    Cost: no bytes; one quantization of those tensors a step.
+    Not for: int8, where it costs more steps than it saves (PR #212: +0.012); test-time training afterwards
+        (#1718).
+    Neutral: from_progress=1
+    """
+
+    def replaced(
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+    ) -> dict[str, Tensor]:
+        if not self.active(progress, scale):
+            return {}
+        table = self.table(quantize)
+        with torch.no_grad():
+            found = {}
+            for name in self.chosen(weights):
+                if rule := table.rule_of(name, weights[name]):
+                    try:
+                        found[name] = rule.quantizer.fake_quantize(weights[name])
+                    except QuantizeError as error:
+                        raise named(error, name, rule) from None
+            return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftRound(LateNoise):
+    """Rounding that begins soft and ends nearly hard, with its own gradient (soft-rounded QAT).
+
+    What: a weight of y steps, n = floor(y), becomes n + 1/2 + tanh(a (y - n - 1/2)) / (2 tanh(a / 2)) steps
+        within the codes of its grid. The gradient is that of this curve, steps held fixed. a goes from
+        `softest` to `hardest`: with the schedule's scale from `under_scale` to 0, or, where that is 0, with
+        the progress from `from_progress` to 1. When and on which tensors as in FakeQuantize; only rules that
+        round to a grid (Rounding) take part.
+    Source: PR #606 (a from 1 to 16), after Agustsson & Theis 2020, arXiv:2006.09952. PR #631 has the second
+        half inside the brackets, which moves every weight by a quarter step.
+    Cost: no bytes; a quantization of those tensors a step, and their size in memory twice.
+    Not for: gains: none is isolated; at its hard end the gradient is near zero between two steps.
+    Neutral: from_progress=1
+    """
+
+    softest: float = setting(1.0, above=0.0, at_most=100.0)
+    hardest: float = setting(16.0, above=0.0, at_most=100.0)
+
+    def sharpness(self, progress: Progress, scale: float) -> float:
+        """How steep the curve is at this place of the training."""
+        if self.under_scale:
+            done = 1 - scale / self.under_scale
+        else:
+            done = (progress.fraction - self.from_progress) / (1 - self.from_progress)
+        return self.softest + (self.hardest - self.softest) * min(max(done, 0.0), 1.0)
+
+    def replaced(
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+    ) -> dict[str, Tensor]:
+        if not self.active(progress, scale):
+            return {}
+        table, sharpness = self.table(quantize), self.sharpness(progress, scale)
+        rules = {name: table.rule_of(name, weights[name]) for name in self.chosen(weights)}
+        return {
+            name: soft_rounded(weights[name], rule.quantizer, sharpness)
+            for name, rule in rules.items()
+            if rule and isinstance(rule.quantizer, Rounding)
+        }
+
+
+@torch.no_grad()
+def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+    """The weight as SoftRound trains on it, with the slope at each place as its attribute `slope`."""
+    matrix, grid = as_matrix(weight).float(), quantizer.grid
+    scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
+    steps = grid.granularity.spread(scales, matrix.shape)
+    y = torch.where(steps > 0, matrix / steps, 0.0)
+    curve, reach = torch.tanh(sharpness * (y - y.floor() - 0.5)), math.tanh(sharpness / 2)
+    soft = y.floor() + 0.5 + curve / (2 * reach)
+    inside = (soft >= grid.qmin) & (soft <= grid.qmax) & (steps > 0)
+    slope = torch.where(inside, sharpness * (1 - curve.square()) / (2 * reach), 0.0)
+    result = (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
+    result.slope = slope.reshape(weight.shape).to(weight.dtype)  # type: ignore[attr-defined]
+    return result
