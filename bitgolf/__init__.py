@@ -1,1 +1,80 @@
-"""bitgolf trains, squeezes and proves the best language model that fits in N bytes."""
+"""bitgolf trains, squeezes and proves the best language model that fits in N bytes.
+
+Two lists hold the house together. READING_ORDER names what a submission can contain: a module imports only
+modules named before it. AROUND names the packages around it: each imports READING_ORDER and packages named
+before it.
+"""
+
+import importlib
+
+READING_ORDER = (
+    "base.errors",
+    "base.plan",
+    "base.files",
+    "text.casing",
+    "text.tokenizer",
+    "text.shards",
+    "text.batches",
+    "net.backend",
+    "net.kernels",
+    "net.parts",
+    "net.position",
+    "net.start",
+    "net.embed",
+    "net.values",
+    "net.heads",
+    "net.layers",
+    "net.route",
+    "net.objective",
+    "net.model",
+    "squeeze.walk",
+    "squeeze.tables",
+    "squeeze.codec",
+    "squeeze.form",
+    "squeeze.grid",
+    "squeeze.quantize",
+    "squeeze.fill",
+    "squeeze.clip",
+    "squeeze.gptq",
+    "squeeze.rotate",
+    "squeeze.lowrank",
+    "squeeze.trellis",
+    "squeeze.rate",
+    "squeeze.hessian",
+    "squeeze.tune",
+    "squeeze.presets",
+    "squeeze.artifact",
+    "train.world",
+    "train.muon",
+    "train.schedule",
+    "train.optim",
+    "train.average",
+    "train.qat",
+    "train.loop",
+    "score.windows",
+    "score.score",
+    "score.metric",
+    "recipe",
+    "run",
+)
+AROUND = (
+    "script",
+    "report",
+    "public",
+    "corpus",
+    "forecast",
+    "recipes",
+    "inputs",
+    "catalog",
+    "study",
+    "cli",
+)
+
+
+def load() -> None:
+    """Import all of READING_ORDER: a slot finds its members among the classes that are there.
+
+    Called before settings are read from text, which may name any of them.
+    """
+    for name in READING_ORDER:
+        importlib.import_module(f"bitgolf.{name}")

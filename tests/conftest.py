@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+import bitgolf
 from bitgolf.corpus.corpora import build_dataset, source_from
 from bitgolf.net.backend import BackendPlan
 from bitgolf.net.model import ModelPlan
@@ -18,6 +19,8 @@ from bitgolf.train.average import Ema
 from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import OptimPlan
 from bitgolf.train.schedule import WarmdownFraction
+
+bitgolf.load()
 
 WORDS = (
     "the people of this nation and their government shall keep peace with all for many years to come".split()

@@ -14,8 +14,11 @@ from pathlib import Path
 import atheris
 
 # numba cannot compile what is watched, and rounding reads no artifact.
-with atheris.instrument_imports(include=["bitgolf.core"], exclude=["bitgolf.squeeze.trellis"]):
+with atheris.instrument_imports(include=["bitgolf"], exclude=["bitgolf.squeeze.trellis"]):
+    import bitgolf
     from tests import forgery
+
+    bitgolf.load()
 from tests.peak_memory import peak_so_far
 
 CPU_SECONDS, SECONDS = 5, 30  # for one input; the second ends what would never end, on a busy machine too

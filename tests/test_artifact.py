@@ -786,9 +786,11 @@ HOLLOW_CODECS = (Deflate(), Zstd(level=1), Lzma(), Brotli(quality=1), Histogram(
 HOLLOW = """
 import sys, time
 from pathlib import Path
+import bitgolf
 from bitgolf.squeeze.artifact import unpack
 from tests.peak_memory import peak_so_far
 
+bitgolf.load()
 before = peak_so_far()
 for path in sorted(Path(sys.argv[1]).iterdir()):
     data, started = path.read_bytes(), time.process_time()

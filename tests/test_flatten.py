@@ -97,7 +97,7 @@ SMALL_CORE = {
         import math
         import sys
 
-        from bitgolf.core.shapes import Shape
+        from bitgolf.shapes import Shape
 
 
         # Says what it sees.
@@ -260,13 +260,13 @@ def test_class_fields_keep_their_annotations_and_visible_names():
 
 
 BAD_LINES = {
-    "from bitgolf.core.shapes import Shape as S": "core names keep one name",
-    "import bitgolf.core.shapes": "imports a core module",
-    "from bitgolf.core import shapes": "imports a core module",
-    "from bitgolf.core.later import thing": "not before draw in READING_ORDER",
-    "from bitgolf.core.shapes import Shepe": "defines no Shepe",
+    "from bitgolf.shapes import Shape as S": "core names keep one name",
+    "import bitgolf.shapes": "imports a whole module",
+    "from bitgolf import shapes": "imports a whole module",
+    "from bitgolf.later import thing": "not before draw in READING_ORDER",
+    "from bitgolf.shapes import Shepe": "defines no Shepe",
     "from .shapes import Shape": "relative import",
-    "from bitgolf.core.shapes import *": "star import",
+    "from bitgolf.shapes import *": "star import",
     "from __future__ import annotations": "future import",
     "def helper():\n    import os": "import inside a function",
     "class Circle: ...": "Circle already means something else at shapes.py:",

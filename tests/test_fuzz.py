@@ -27,7 +27,7 @@ fuzz_artifact.main(Path({folder!r}), {seconds})
 
 
 class Fuzzed(NamedTuple):
-    """What a coverage-guided run did; coverage in branches of bitgolf.core."""
+    """What a coverage-guided run did; coverage in branches of bitgolf."""
 
     executions: int
     seconds: float

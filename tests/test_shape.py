@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import shutil
@@ -13,16 +14,16 @@ from pathlib import Path
 import pytest
 
 import bitgolf.recipes
-from bitgolf import READING_ORDER
+from bitgolf import AROUND, READING_ORDER
 from bitgolf.base.plan import Plan, from_json, members, to_json
 from bitgolf.catalog.architecture import PAGE, architecture
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import flatten, undefined_names
-from bitgolf.script.source import CORE_FOLDER, SourceError, read_core
+from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of, read_core
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
-OPTIONAL = {"codec": {"brotli", "constriction", "zstandard"}, "trellis": {"numba"}}
-READS_ENVIRONMENT = {"world"}  # torchrun speaks to its processes through environment variables
+OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "squeeze/trellis.py": {"numba"}}
+READS_ENVIRONMENT = {"train/world.py"}  # torchrun speaks to its processes through environment variables
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "copyreg", "importlib", "runpy", "subprocess"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "globals", "locals"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -30,7 +31,7 @@ CARD = ("What", "Source", "Cost", "Not for", "Neutral")
 
 
 def core_modules() -> list[object]:
-    return [importlib.import_module(f"bitgolf.core.{name}") for name in READING_ORDER]
+    return [importlib.import_module(f"bitgolf.{name}") for name in READING_ORDER]
 
 
 def classes_of_core() -> list[type]:
@@ -42,14 +43,24 @@ def classes_of_core() -> list[type]:
     ]
 
 
+def ships(kind: type) -> bool:
+    """Whether a class is one of ours, not of a test."""
+    return kind.__module__.removeprefix("bitgolf.") in READING_ORDER
+
+
 def slots() -> list[type[Plan]]:
     return [item for item in classes_of_core() if issubclass(item, Plan) and item.__dict__.get("abstract")]
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """What a submission can contain, by its file."""
+    return {file_of(name): folder / file_of(name) for name in READING_ORDER}
+
+
 def forbidden(folder: Path) -> Iterator[str]:
-    """What core may not contain, as 'file:line: text'."""
-    for path in sorted(folder.glob("*.py")):
-        allowed = sys.stdlib_module_names - FORBIDDEN_MODULES | THIRD_PARTY | OPTIONAL.get(path.stem, set())
+    """What a submission may not contain, as 'file:line: text'."""
+    for file, path in files_of(folder).items():
+        allowed = sys.stdlib_module_names - FORBIDDEN_MODULES | THIRD_PARTY | OPTIONAL.get(file, set())
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
             if isinstance(node, ast.Import):
@@ -57,7 +68,7 @@ def forbidden(folder: Path) -> Iterator[str]:
             elif isinstance(node, ast.ImportFrom):
                 names = [str(node.module)]
             found = [name for name in names if name.split(".")[0] not in allowed]
-            found = [name for name in found if not name.startswith("bitgolf.core.")]
+            found = [name for name in found if name.removeprefix("bitgolf.") not in READING_ORDER]
             if isinstance(node, ast.Call) and ast.unparse(node.func) in FORBIDDEN_CALLS:
                 found.append(ast.unparse(node.func))
             if (
@@ -66,20 +77,20 @@ def forbidden(folder: Path) -> Iterator[str]:
                 and ast.unparse(node.value) != "False"
             ):
                 found.append("allow_pickle")
-            if path.stem not in READS_ENVIRONMENT and getattr(node, "attr", "") in ("environ", "getenv"):
+            if file not in READS_ENVIRONMENT and getattr(node, "attr", "") in ("environ", "getenv"):
                 found.append("environment variables")
-            yield from (f"{path.name}:{node.lineno}: {text}" for text in found)
+            yield from (f"{file}:{node.lineno}: {text}" for text in found)
 
 
 def without_docstring(folder: Path) -> Iterator[str]:
     """Public functions, classes and modules of core that say nothing about themselves."""
-    for path in sorted(folder.glob("*.py")):
+    for file, path in files_of(folder).items():
         tree = ast.parse(path.read_text())
         for node in [tree, *tree.body]:
             is_public = isinstance(node, ast.Module) or not getattr(node, "name", "_").startswith("_")
             documented = not isinstance(node, DOCUMENTED) or ast.get_docstring(node)
             if is_public and not documented:
-                yield f"{path.name}:{getattr(node, 'lineno', 1)}: {getattr(node, 'name', 'module')}"
+                yield f"{file}:{getattr(node, 'lineno', 1)}: {getattr(node, 'name', 'module')}"
 
 
 def card_faults(name: str, docstring: str | None) -> Iterator[str]:
@@ -93,7 +104,35 @@ def card_faults(name: str, docstring: str | None) -> Iterator[str]:
 
 
 def test_reading_order_lists_every_module_of_core_once():
-    assert sorted(READING_ORDER) == sorted(path.stem for path in CORE_FOLDER.glob("[!_]*.py"))
+    packages = {name.rpartition(".")[0] for name in READING_ORDER}
+    there = [path for package in packages for path in (PACKAGE_FOLDER / package).glob("[!_]*.py")]
+    assert sorted(map(file_of, READING_ORDER)) == sorted(
+        str(path.relative_to(PACKAGE_FOLDER)) for path in there
+    )
+
+
+def test_the_packages_stand_in_one_order():
+    """Modules of a package stand together, and every other package is named in AROUND."""
+    order = [package for package, _ in itertools.groupby(READING_ORDER, lambda name: name.rpartition(".")[0])]
+    assert len(set(order)) == len(order)
+    assert {path.parent.name for path in PACKAGE_FOLDER.glob("*/__init__.py")} == {*order, *AROUND} - {""}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The packages of bitgolf that a file imports anywhere, by name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "bitgolf":
+            inside = (node.module or "").partition(".")[2]
+            yield from [inside.partition(".")[0]] if inside else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bitgolf."))
+
+
+@pytest.mark.parametrize("package", AROUND)
+def test_packages_around_import_only_those_before_them(package):
+    before = AROUND[: AROUND.index(package) + 1]
+    for path in (PACKAGE_FOLDER / package).glob("*.py"):
+        assert not {*imported(path)} & ({*AROUND} - {*before}), path
 
 
 def test_core_can_be_put_into_one_file():
@@ -101,17 +140,17 @@ def test_core_can_be_put_into_one_file():
 
 
 def test_core_holds_nothing_forbidden():
-    assert list(forbidden(CORE_FOLDER)) == []
+    assert list(forbidden(PACKAGE_FOLDER)) == []
 
 
 def test_everything_public_in_core_has_a_docstring():
-    assert list(without_docstring(CORE_FOLDER)) == []
+    assert list(without_docstring(PACKAGE_FOLDER)) == []
 
 
 def test_every_technique_has_its_card():
     faults = []
     for slot in slots():
-        own = [kind for kind in members(slot).values() if kind.__module__.startswith("bitgolf.core.")]
+        own = [kind for kind in members(slot).values() if ships(kind)]
         assert own, f"{slot.__name__} has no member"
         faults += [text for kind in own for text in card_faults(kind.__name__, kind.__dict__.get("__doc__"))]
     assert faults == []
@@ -120,9 +159,9 @@ def test_every_technique_has_its_card():
 def test_techniques_are_final_frozen_and_keyword_only():
     for slot in slots():
         for kind in members(slot).values():
-            own = [child for child in kind.__subclasses__() if child.__module__.startswith("bitgolf.core.")]
+            own = [child for child in kind.__subclasses__() if ships(child)]
             assert own == [], f"{kind.__name__} is subclassed; wrap it instead"
-            if kind.__module__.startswith("bitgolf.core."):
+            if ships(kind):
                 assert kind.__dataclass_params__.frozen, kind.__name__
                 assert inspect.getfullargspec(kind).args == ["self"], f"{kind.__name__}: keyword-only"
 
@@ -168,45 +207,47 @@ FORBIDDEN_LINES = {
 
 @pytest.fixture
 def copy(tmp_path):
-    return Path(shutil.copytree(CORE_FOLDER, tmp_path / "core", ignore=shutil.ignore_patterns("__pycache__")))
+    return Path(
+        shutil.copytree(PACKAGE_FOLDER, tmp_path / "bitgolf", ignore=shutil.ignore_patterns("__pycache__"))
+    )
 
 
 def plant(copy: Path, module: str, line: str) -> int:
     """Append the line; its number comes back."""
-    text = (copy / f"{module}.py").read_text()
-    (copy / f"{module}.py").write_text(f"{text}\n{line}\n")
+    text = (copy / file_of(module)).read_text()
+    (copy / file_of(module)).write_text(f"{text}\n{line}\n")
     return text.count("\n") + 2
 
 
 @pytest.mark.parametrize("line", FORBIDDEN_LINES)
 def test_a_planted_forbidden_line_is_found(copy, line):
-    number = plant(copy, "windows", line) + line.count("\n")
-    assert list(forbidden(copy)) == [f"windows.py:{number}: {FORBIDDEN_LINES[line]}"]
+    number = plant(copy, "score.windows", line) + line.count("\n")
+    assert list(forbidden(copy)) == [f"score/windows.py:{number}: {FORBIDDEN_LINES[line]}"]
 
 
 @pytest.mark.parametrize(
     ("module", "line", "message"),
     [
         (
-            "windows",
-            "from bitgolf.score.score import score",
-            "imports bitgolf.score.score, which is not before",
+            "score.windows",
+            "from bitgolf.run import run",
+            "imports bitgolf.run, which is not before",
         ),
-        ("windows", "from bitgolf.core import plan", "imports a core module"),
-        ("windows", "def f():\n    from bitgolf.base.plan import Plan", "import inside a function"),
-        ("metric", "def setting(): ...", "setting already means something else at plan.py"),
+        ("score.windows", "from bitgolf.base import plan", "imports a whole module"),
+        ("score.windows", "def f():\n    from bitgolf.base.plan import Plan", "import inside a function"),
+        ("score.metric", "def setting(): ...", "setting already means something else at base/plan.py"),
     ],
 )
 def test_a_planted_break_of_the_order_is_found_with_its_line(copy, module, line, message):
     number = plant(copy, module, line) + line.count("\n")
     with pytest.raises(SourceError) as caught:
         read_core(copy)
-    assert any(f.startswith(f"{module}.py:{number}: ") and message in f for f in caught.value.faults)
+    assert any(f.startswith(f"{file_of(module)}:{number}: ") and message in f for f in caught.value.faults)
 
 
 def test_a_planted_silent_function_is_found(copy):
-    number = plant(copy, "windows", "def silent():\n    return 1")
-    assert list(without_docstring(copy)) == [f"windows.py:{number}: silent"]
+    number = plant(copy, "score.windows", "def silent():\n    return 1")
+    assert list(without_docstring(copy)) == [f"score/windows.py:{number}: silent"]
 
 
 def test_a_bad_card_is_found():

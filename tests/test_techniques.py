@@ -40,7 +40,7 @@ OF_NO_TECHNIQUE = {
 
 
 def test_every_member_of_every_slot_is_listed():
-    modules = [importlib.import_module(f"bitgolf.core.{name}") for name in READING_ORDER]
+    modules = [importlib.import_module(f"bitgolf.{name}") for name in READING_ORDER]
     abstract = {
         kind
         for module in modules
@@ -51,7 +51,7 @@ def test_every_member_of_every_slot_is_listed():
         name
         for slot in abstract
         for name, kind in members(slot).items()
-        if kind.__module__.startswith("bitgolf.core.")
+        if kind.__module__.startswith("bitgolf.")
     }
     assert {one.name for one in techniques() if one.kind is not None} == expected
     assert len({one.name for one in techniques()}) == len(techniques())

@@ -1,0 +1,1 @@
+"""Every technique and every room, listed from the code."""

@@ -1,12 +1,12 @@
-"""The architecture page, written from the code: `python -m bitgolf.catalog.architecture` brings it up to date."""
+"""The architecture page, written from the code: `python -m bitgolf.catalog.architecture`."""
 
 import ast
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bitgolf import READING_ORDER
-from bitgolf.script.source import CORE_FOLDER
+from bitgolf import AROUND, READING_ORDER
+from bitgolf.script.source import PACKAGE_FOLDER, file_of
 
-PACKAGE_FOLDER = CORE_FOLDER.parent
 PAGE = PACKAGE_FOLDER.parent / "docs" / "architecture.md"
 
 INTRODUCTION = """\
@@ -44,6 +44,12 @@ quantizing and loading are plain functions. Document boundaries travel with the 
 frozen, checked whole when made, compared with `diff`, changed with `but`, written as JSON.
 """
 
+BESIDE = """\
+## What a submission never contains
+
+Each package may import those above it and everything a submission can contain.
+"""
+
 RUN_FOLDER = """\
 ## A run folder
 
@@ -72,36 +78,23 @@ package out of reach and comparing weights, packed bytes and per-token scores wi
 
 def architecture() -> str:
     """The text of docs/architecture.md."""
-    core = [CORE_FOLDER / f"{name}.py" for name in READING_ORDER]
-    lab, study = (sorted((PACKAGE_FOLDER / room).glob("[!_]*.py")) for room in ("lab", "study"))
-    return "\n".join(
-        [
-            INTRODUCTION,
-            "## The reading order: `bitgolf/core`",
-            "",
-            "Everything a submission can contain, with the standard library, numpy, torch, sentencepiece and",
-            "safetensors; optional compressors are probed in `codec` alone.",
-            "",
-            *(f"{place}. `{path.stem}`: {first_line(path)}" for place, path in enumerate(core, start=1)),
-            "",
-            "## Around it: `bitgolf/lab`",
-            "",
-            "What a submission never contains. It may import core; nothing imports it.",
-            "",
-            *(f"- `{path.stem}`: {first_line(path)}" for path in lab),
-            "",
-            "## Many runs: `bitgolf/study`",
-            "",
-            "What to compare, running it anywhere, and what may be claimed. It may import core and lab; only",
-            "`lab/cli` imports it. In the order of a study: `design`, `conduct`, `verdicts`, `report`.",
-            "",
-            *(f"- `{path.stem}`: {first_line(path)}" for path in study),
-            "",
-            "Recipes are functions in `bitgolf/recipes`; each returns one value.",
-            "",
-            RUN_FOLDER,
-        ]
-    )
+    packages: dict[str, list[Path]] = {}
+    for name in READING_ORDER:
+        packages.setdefault(name.rpartition(".")[0], []).append(PACKAGE_FOLDER / file_of(name))
+    around = {name: sorted((PACKAGE_FOLDER / name).glob("[!_]*.py")) for name in AROUND}
+    return "\n".join([INTRODUCTION, *_rooms(packages), BESIDE, *_rooms(around), RUN_FOLDER])
+
+
+def _rooms(packages: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """A heading for each package, then its modules with their first lines."""
+    for name, paths in packages.items():
+        if name:
+            lines = sum(path.read_text(encoding="utf-8").count("\n") for path in paths)
+            yield f"### `{name}/`: {first_line(PACKAGE_FOLDER / name / '__init__.py')} {lines:,} lines.\n"
+        else:
+            yield "### At the top\n"
+        yield from (f"- `{path.stem}`: {first_line(path)}" for path in paths)
+        yield ""
 
 
 def first_line(path: Path) -> str:

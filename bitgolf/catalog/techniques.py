@@ -1,8 +1,7 @@
-"""Every technique there is, found in core itself. `python -m bitgolf.catalog.techniques` writes their page."""
+"""Every technique, found in the code itself: `python -m bitgolf.catalog.techniques` writes the page."""
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
 import re
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf import READING_ORDER
+from bitgolf import READING_ORDER, load
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.plan import Plan, describe, field_types, members
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
@@ -25,13 +24,13 @@ from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
 from bitgolf.public.variables import places, variables_at, variables_of
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import literal, plans_in
-from bitgolf.script.source import CORE_FOLDER
+from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.codec import Codec
 from bitgolf.squeeze.hessian import TrainText
 from bitgolf.squeeze.presets import rate_aware
 from bitgolf.squeeze.quantize import QuantizePlan, Quantizer
 
-PAGE = CORE_FOLDER.parent.parent / "docs" / "techniques.md"
+PAGE = PACKAGE_FOLDER.parent / "docs" / "techniques.md"
 LABELS = ("What", "Source", "Cost", "Not for", "Neutral")
 PLAIN_SETTINGS = "Settings"  # the slot of techniques that are one setting
 SHOWN_VARIABLES = 3  # of each technique in the table of all
@@ -87,8 +86,7 @@ def card_of(text: str) -> Card:
 
 def slots() -> dict[type[Plan], str]:
     """Every slot with its path, in the order of the recipe; 0 stands for any place in a tuple."""
-    for name in READING_ORDER:
-        importlib.import_module(f"bitgolf.core.{name}")
+    load()
     found: dict[type[Plan], str] = {}
     owners: list[tuple[type[Plan], str]] = [(Recipe, "")]
     for owner, path in owners:  # grows: a slot of the recipe's own plans comes before the same in a member
@@ -114,14 +112,20 @@ def _collect(
             _collect(kind, inside, found, members_too)
 
 
+def own_members(slot: type[Plan]) -> list[tuple[str, type[Plan]]]:
+    """The members of a slot that a submission can contain, in reading order."""
+    place = {f"bitgolf.{name}": number for number, name in enumerate(READING_ORDER)}
+    own = [(name, kind) for name, kind in members(slot).items() if kind.__module__ in place]
+    return sorted(own, key=lambda item: place[item[1].__module__])
+
+
 @functools.cache
 def techniques() -> tuple[Technique, ...]:
     """All techniques: the members of every slot, then the single settings that are one."""
     found = [
         Technique(name, slot.__name__, path, card_of(kind.__doc__ or ""), EXAMPLES.get(kind) or kind(), kind)
         for slot, path in slots().items()
-        for name, kind in members(slot).items()
-        if kind.__module__.startswith("bitgolf.core.")
+        for name, kind in own_members(slot)
     ]
     single = (Technique(n, PLAIN_SETTINGS, path, card_of(card), e) for n, path, e, card in SINGLE_SETTINGS)
     return (*found, *single)

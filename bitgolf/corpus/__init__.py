@@ -1,0 +1,1 @@
+"""Texts from anywhere, made into datasets."""

@@ -1,0 +1,1 @@
+"""What a recipe will weigh and take, before it runs."""

@@ -1,0 +1,1 @@
+"""From what a user typed to what it names, read by type."""

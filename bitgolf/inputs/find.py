@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from bitgolf import recipes
+from bitgolf import load, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
@@ -45,6 +45,7 @@ def recipe_names() -> list[str]:
 
 def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
+    load()
     return parse_changes(_read_recipe(text), changes)
 
 
@@ -183,6 +184,7 @@ def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
 
 def read_artifact(path: Path) -> Unpacked:
     """A packed model's file, read and checked; whatever is wrong with it, the file is named."""
+    load()
     try:
         return unpack(path.read_bytes())
     except BitgolfError as error:

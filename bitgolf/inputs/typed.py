@@ -8,6 +8,7 @@ from typing import Annotated, Any, Required, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import P, from_json
@@ -192,6 +193,7 @@ def read_as(path: Path, shape: type[Shape], way_out: str = AGAIN) -> Shape:
 def read_plan(path: Path, kind: type[P]) -> P:
     """The settings in a JSON file. Raises PlanError, which names the file in front of every problem."""
     try:
+        load()
         return from_json(kind, read_json(path))
     except PlanError as error:
         raise PlanError(f"{path}: {problem}" for problem in error.problems) from None

@@ -1,0 +1,1 @@
+"""The forms, names and rules of the public scripts."""

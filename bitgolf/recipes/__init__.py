@@ -1,0 +1,1 @@
+"""Recipes that ship with bitgolf: each a function that returns one value."""

@@ -496,7 +496,7 @@ def _number(form: str, minus: str = "-") -> Callable[[Any], str]:
 def _environment() -> jinja2.Environment:
     """Templates that escape, and refuse a name that is not there."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitgolf", "lab"),
+        loader=jinja2.PackageLoader("bitgolf", "report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

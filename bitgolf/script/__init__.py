@@ -1,0 +1,1 @@
+"""The single file that a recipe becomes, and its bytes."""

@@ -218,8 +218,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 _PACKAGE = """
 import json, sys
 from pathlib import Path
-import bitgolf.recipe, bitgolf.run
+import bitgolf, bitgolf.recipe, bitgolf.run
 from bitgolf.base.plan import from_json
+bitgolf.load()
 recipe = from_json(bitgolf.recipe.Recipe, json.loads(Path(sys.argv[1]).read_text()))
 sys.argv = sys.argv[1:]
 sys.exit(bitgolf.run.main(recipe))

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from bitgolf import READING_ORDER
+from bitgolf import __file__ as package_file
 from bitgolf.base.errors import BitgolfError
-from bitgolf.core import __file__ as core_file
 
-CORE_FOLDER = Path(core_file).parent
-CORE_PACKAGE = "bitgolf.core"
+PACKAGE_FOLDER = Path(package_file).parent
+PACKAGE = "bitgolf"
 PLAIN_BASES = frozenset({"object", "Exception", "NamedTuple", "Protocol"})
 # A script has no docstrings once packed and lies in another folder than the package.
 NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spec__"})
@@ -61,7 +61,7 @@ class Definition:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Module:
-    """One source file: its definitions in order, its imports, and the core names it takes from others."""
+    """One source file by its dotted name: its definitions in order, and its imports."""
 
     name: str
     tree: ast.Module
@@ -69,16 +69,29 @@ class Module:
     imports: tuple[tuple[Import, int], ...]
 
     @property
+    def file(self) -> str:
+        """Where it stands in the package, e.g. net/model.py."""
+        return file_of(self.name)
+
+    @property
     def docstring(self) -> str:
         """The module's docstring, or nothing."""
         return ast.get_docstring(self.tree) or ""
 
 
-def read_core(folder: Path = CORE_FOLDER, order: Sequence[str] = READING_ORDER) -> list[Module]:
+def file_of(name: str) -> str:
+    """The file of a module by its dotted name."""
+    return name.replace(".", "/") + ".py"
+
+
+def read_core(folder: Path = PACKAGE_FOLDER, order: Sequence[str] = READING_ORDER) -> list[Module]:
     """The modules of core in reading order. Raises SourceError with every broken rule."""
-    files = [(name, (folder / f"{name}.py")) for name in order]
+    files = [(name, folder / file_of(name)) for name in order]
     modules = [read_module(path.read_text(encoding="utf-8"), name) for name, path in files if path.exists()]
-    faults = [*(f"{name}.py: missing" for name, path in files if not path.exists()), *core_faults(modules)]
+    faults = [
+        *(f"{file_of(name)}: missing" for name, path in files if not path.exists()),
+        *core_faults(modules),
+    ]
     if faults:
         raise SourceError(faults)
     return modules
@@ -86,7 +99,7 @@ def read_core(folder: Path = CORE_FOLDER, order: Sequence[str] = READING_ORDER) 
 
 def read_module(text: str, name: str) -> Module:
     """Split one source text into definitions and imports."""
-    tree = ast.parse(text, filename=f"{name}.py")
+    tree = ast.parse(text, filename=file_of(name))
     lines = text.splitlines()
     definitions, imports = [], []
     for node in tree.body:
@@ -183,7 +196,7 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
         item: None
         for module in modules
         for item, _ in module.imports
-        if not item.module.startswith(CORE_PACKAGE) and _is_used(item, module.name, definitions)
+        if not item.module.startswith(f"{PACKAGE}.") and _is_used(item, module.name, definitions)
     }
     return definitions, list(imports)
 
@@ -252,10 +265,11 @@ def _is_used(item: Import, module: str, definitions: list[Definition]) -> bool:
 
 def core_faults(modules: Sequence[Module]) -> Iterator[str]:
     """Every rule broken, as 'file:line: sentence'. Nothing when core can be put into one file."""
+    known = {module.name for module in modules}
     earlier: dict[str, set[str]] = {}
     for module in modules:
-        yield from (f"{module.name}.py:{text}" for text in _statement_faults(module))
-        yield from (f"{module.name}.py:{text}" for text in _import_faults(module, earlier))
+        yield from (f"{module.file}:{text}" for text in _statement_faults(module))
+        yield from (f"{module.file}:{text}" for text in _import_faults(module, earlier, known))
         earlier[module.name] = {name for d in module.definitions for name in d.names}
     yield from _shared_namespace_faults(modules)
 
@@ -293,19 +307,19 @@ def _is_plain(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef | ast.ClassDef) or bool(_bound_names(node))
 
 
-def _import_faults(module: Module, earlier: dict[str, set[str]]) -> Iterator[str]:
+def _import_faults(module: Module, earlier: dict[str, set[str]], known: Set[str]) -> Iterator[str]:
     for item, line in module.imports:
-        source = item.module.removeprefix(f"{CORE_PACKAGE}.")
+        source = item.module.removeprefix(f"{PACKAGE}.")
         if item.module.startswith("."):
-            yield f"{line}: relative import; write `from {CORE_PACKAGE}.X import name`"
+            yield f"{line}: relative import; write `from {PACKAGE}.X import name`"
         elif item.name == "*":
             yield f"{line}: star import; name what is used"
         elif item.module == "__future__":
             yield f"{line}: future import; it would change every other module in the script"
-        elif item.module.partition(".")[0] != CORE_PACKAGE.partition(".")[0]:
+        elif item.module.partition(".")[0] != PACKAGE:
             continue
-        elif item.name is None or item.module == CORE_PACKAGE:
-            yield f"{line}: imports a core module; write `from {CORE_PACKAGE}.X import name`"
+        elif item.name is None or f"{item.module}.{item.name}".removeprefix(f"{PACKAGE}.") in known:
+            yield f"{line}: imports a whole module; write `from {PACKAGE}.X import name`"
         elif item.alias:
             yield f"{line}: `{item.name} as {item.alias}`; core names keep one name"
         elif source not in earlier:
@@ -322,12 +336,12 @@ def _shared_namespace_faults(modules: Sequence[Module]) -> Iterator[str]:
             (name, d.node.lineno, d) for d in module.definitions for name in d.names
         ]
         for item, line in module.imports:
-            if not item.module.startswith((CORE_PACKAGE, ".")) and item.name != "*":
+            if not item.module.startswith((f"{PACKAGE}.", ".")) and item.name != "*":
                 dotted = item.name is None and item.alias is None  # `import a` and `import a.b` both bind a
                 uses.append((item.bound, line, item.bound if dotted else item))
         for name, line, what in uses:
-            first = meaning.setdefault(name, (what, f"{module.name}.py:{line}"))
+            first = meaning.setdefault(name, (what, f"{module.file}:{line}"))
             if first[0] != what:
-                yield f"{module.name}.py:{line}: {name} already means something else at {first[1]}"
+                yield f"{module.file}:{line}: {name} already means something else at {first[1]}"
             if hasattr(builtins, name):
                 yield f"{module.name}.py:{line}: {name} hides the builtin in every other module of a script"

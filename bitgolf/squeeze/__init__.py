@@ -1,0 +1,1 @@
+"""From weights to the bytes that are shipped, and back."""

@@ -251,7 +251,7 @@ def pack(
 
 
 def unpack(data: bytes) -> Unpacked:
-    """The model, float32 weights and tokenizer in an artifact.
+    """The model, float32 weights and tokenizer in an artifact; its forms are found after `bitgolf.load()`.
 
     Raises a subclass of ArtifactError for each fault, and CodecError when a compressor is not installed.
     """

@@ -1,1 +1,1 @@
-"""Studies: what to compare, running it anywhere, and what may be claimed."""
+"""Many runs: what to compare, running it anywhere, and what may be claimed."""

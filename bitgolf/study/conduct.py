@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
@@ -127,6 +128,7 @@ def study_of(folder: Path) -> Study:
 
 def _plan_in(receipt: Receipt, folder: Path) -> Study:
     try:
+        load()
         return from_json(Study, receipt["plan"])
     except PlanError as error:
         raise PlanError(f"{folder / RECEIPT}: {problem}" for problem in error.problems) from None

@@ -80,7 +80,7 @@ class Tokenizer:
         self.leading_space = np.zeros(LARGEST_VOCABULARY, bool)
         self.boundary = np.ones(LARGEST_VOCABULARY, bool)
         size = self.vocabulary_size
-        if self.lossless:  # the bytes of the text; the public rule can count more: lab/public_bytes.py
+        if self.lossless:  # the bytes of the text; the public rule can count more: public.byte_counts
             self.base_bytes[:size] = [len(self.piece(token)) for token in range(size)]
             self.boundary[:size] = self.base_bytes[:size] == 0
             return
