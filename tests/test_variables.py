@@ -9,7 +9,7 @@ from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import diff
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
+from bitgolf.net.layers import GatedMlp, LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Rope
@@ -32,10 +32,11 @@ from bitgolf.recipes.demo import demo
 from bitgolf.recipes.pr682 import STEP_SECONDS, pr682
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
 from bitgolf.squeeze.codec import Brotli, Lzma, Zstd
+from bitgolf.text.batches import PublicOrder, ShardsByLength
 from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
 from bitgolf.train.loop import Stage
 from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, assign_parameters, public_rows
-from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
 from bitgolf.train.schedule import WarmdownClock, WarmdownFraction
 
 # Every variable that the catalogue of techniques names.
@@ -252,6 +253,19 @@ BITES: list[tuple[str, dict[str, object]]] = [
     ("VAL_MAX_TOKENS=4096", {"score.limit_tokens": 4096}),
     ("QAT_START_FRAC=0.85", {"noise": FakeQuantize(from_progress=0.85)}),
     ("LATE_QAT_THRESHOLD=0.1 QAT_ENABLED=0", {"noise": FakeQuantize(under_scale=0.1)}),
+    ("SOFT_ROUND_QAT=1", {"noise": SoftRound(under_scale=0.5)}),
+    ("SOFT_ROUND_QAT=1 LATE_QAT_THRESHOLD=0.15", {"noise": SoftRound(under_scale=0.15)}),
+    (
+        "SOFT_ROUND_QAT=1 QAT_START_FRAC=0.7",
+        {"noise": SoftRound(under_scale=0.5, from_progress=0.7)},
+    ),
+    ("SOFT_ROUND_QAT=0 LATE_QAT_THRESHOLD=0.15", {"noise": FakeQuantize(under_scale=0.15)}),
+    ("CURRICULUM=1", {"data.order": ShardsByLength()}),
+    ("GATE_MLP_OUT=1", {"model.activation": GatedMlp(), **NEW_ROWS}),
+    (
+        "GATE_MLP_OUT=1 GATE_WIDTH=24 NEGATIVE_SLOPE=0.3",
+        {"model.activation": GatedMlp(inner=LeakyReluSquared(slope=0.3), channels=24), **NEW_ROWS},
+    ),
 ]
 
 # What each variable is at when it is off, or as the baseline has it.
@@ -270,7 +284,7 @@ SWA_WINDOW_SIZE=0 TIED_EMBED_INIT_STD=0.005 TIED_EMBED_LR=0.05 TIE_EMBEDDINGS=1 
 TRAIN_LOG_EVERY=1 TRAIN_SEQ_LEN=1024 VALUE_RESIDUAL=0 VE_ENABLED=0 VE_LAYERS= VOCAB_SIZE=1024
 WARMDOWN_FRAC=0 WARMDOWN_ITERS=1200 WARMUP_STEPS=0 WD_TAPER_FINAL_MULT=1 WD_TAPER_START_FRAC=0
 XSA_LAST_N=0 SEED=42 BIGRAM_HASH=0 ORTHO_INIT=0 UNET_SKIPS=1 SLIDING_WINDOW_ENABLED=0
-USE_ZSTD=0 COMPRESSOR=zlib VAL_MAX_TOKENS=0
+USE_ZSTD=0 COMPRESSOR=zlib VAL_MAX_TOKENS=0 SOFT_ROUND_QAT=0 CURRICULUM=0 GATE_MLP_OUT=0
 TORCH_COMPILE=0 AUTO_RESCUE_MODE=off PRUNE_PCT=0.0 TTT_ENABLED=0 LQER_ENABLED=0 DTG_ENABLED=
 """.split()
 
@@ -393,6 +407,30 @@ def test_late_and_early_noise_are_switched_apart():
     assert given("QAT_START_FRAC=0", late) == late
     assert given("QAT_START_FRAC=0", clock) == baseline()
     assert given("LATE_QAT_THRESHOLD=0.2", late) == late.but({"noise.under_scale": 0.2})
+
+
+def test_soft_rounding_is_switched_apart_from_the_straight_one():
+    soft = baseline().but({"noise": SoftRound(under_scale=0.3, hardest=8.0)})
+    assert given("LATE_QAT_THRESHOLD=0.2", soft) == soft.but({"noise.under_scale": 0.2})
+    assert given("SOFT_ROUND_QAT=0", soft).noise == given("LATE_QAT_THRESHOLD=0", soft).noise == NoNoise()
+    assert given("SOFT_ROUND_QAT=1 LATE_QAT_THRESHOLD=0") == baseline()  # never under a scale of zero
+    hard = baseline().but({"noise": FakeQuantize(under_scale=0.1)})
+    assert given("SOFT_ROUND_QAT=1 LATE_QAT_THRESHOLD=0.1", hard).noise == SoftRound(under_scale=0.1)
+
+
+def test_the_gate_of_the_mlp_keeps_what_is_inside_it():
+    gated = baseline().but({"model.activation": GatedMlp(channels=5)})
+    slope = given("NEGATIVE_SLOPE=0.7", gated).model.activation
+    assert slope == GatedMlp(inner=LeakyReluSquared(slope=0.7), channels=5)
+    assert given("GATE_WIDTH=9", gated).model.activation == GatedMlp(channels=9)
+    assert given("GATE_MLP_OUT=0", gated).model.activation == LeakyReluSquared()
+    both = given("GATE_MLP_OUT=1 GATE_ATTN_OUT=1 GATE_WIDTH=6")
+    assert both.model.activation == GatedMlp(channels=6)
+    assert both.model.heads_out == (AttentionOutputGate(channels=6),)
+
+
+def test_the_order_of_short_documents_is_switched_off():
+    assert given("CURRICULUM=0", baseline().but({"data.order": ShardsByLength()})).data.order == PublicOrder()
 
 
 def test_a_public_command_line_is_the_recipe_of_its_pull_request():

@@ -305,7 +305,8 @@ class TwoLanes(Residual):
         where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
         first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
         an earlier layer that a loop comes back to passes the lanes on.
-    Source: record 2026-03-31, PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
+    Source: PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp). Record 2026-03-31 has
+        another form: the MLP after the attention, mixed with the start too, and skips into both lanes.
     Cost: 6 weights a layer; a second stream in memory.
     Not for: gains of more than 0.002 bpb (one seed).
     Neutral: `first` at the number of layers.

@@ -13,6 +13,7 @@ from bitgolf.base.plan import Plan, field_types
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
 from bitgolf.net.layers import (
+    GatedMlp,
     LeakyReluSquared,
     LnScale,
     ParallelResidual,
@@ -29,10 +30,11 @@ from bitgolf.net.values import ValueEmbedding, ValueResidual
 from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Chunked, Sliding
 from bitgolf.squeeze.codec import Brotli, Deflate, Lzma, Zstd
+from bitgolf.text.batches import PublicOrder, ShardsByLength
 from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
 from bitgolf.train.loop import Stage
 from bitgolf.train.optim import AdamRule, MuonRule
-from bitgolf.train.qat import FakeQuantize, NoNoise
+from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
 from bitgolf.train.schedule import Constant, WarmdownClock, WarmdownFraction
 
 Given = Mapping[str, Any]  # values that were read, under the first name of their variable
@@ -222,7 +224,11 @@ SWITCHED = (
     Switched("model.input_scale", LnScale(), on=("LN_SCALE",), without=Unscaled()),
     Switched(
         "model.activation", LeakyReluSquared(), on=("NEGATIVE_SLOPE",), fields={"NEGATIVE_SLOPE": "slope"},
-        without=ReluSquared(),
+        replaced_by="GATE_MLP_OUT", without=ReluSquared(),
+    ),
+    Switched(
+        "model.activation", GatedMlp(), on=("GATE_MLP_OUT",),
+        fields={"GATE_WIDTH": "channels", "NEGATIVE_SLOPE": "inner.slope"}, without=LeakyReluSquared(),
     ),
     Switched(
         "model.residual", ParallelResidual(), on=("PARALLEL_RESIDUAL_START",),
@@ -287,12 +293,17 @@ SWITCHED = (
     ),
     Switched(
         "noise", FakeQuantize(), on=("QAT_ENABLED", "QAT_START_FRAC"),
-        fields={"QAT_START_FRAC": "from_progress"}, without=NoNoise(),
+        fields={"QAT_START_FRAC": "from_progress"}, replaced_by="SOFT_ROUND_QAT", without=NoNoise(),
     ),
     Switched(
         "noise", FakeQuantize(), on=("LATE_QAT_THRESHOLD",), fields={"LATE_QAT_THRESHOLD": "under_scale"},
-        without=NoNoise(),
+        replaced_by="SOFT_ROUND_QAT", without=NoNoise(),
     ),
+    Switched(
+        "noise", SoftRound(under_scale=0.5), on=("SOFT_ROUND_QAT",), also=("LATE_QAT_THRESHOLD",),
+        fields={"LATE_QAT_THRESHOLD": "under_scale", "QAT_START_FRAC": "from_progress"}, without=NoNoise(),
+    ),
+    Switched("data.order", ShardsByLength(), on=("CURRICULUM",), without=PublicOrder()),
 )  # fmt: skip
 
 # Known variables that change nothing here: what to give in their place, or that it is not built.
@@ -301,7 +312,6 @@ LATER = {
     "APPEND_EOS": "not a setting here: documents open with BOS and have no EOS",
     "AUTO_RESCUE_*": "not built: floats beside the codes of some rows; Keep in quantize.rules keeps tensors",
     "CONTROL_TENSOR_NAME_PATTERNS": "set in optim.rows and quantize.rules, which have patterns",
-    "CURRICULUM": "set by --set: data.order",
     "DISABLE_LAYER0_ATTN": "not built: a first layer without attention",
     "DOC_ISOLATED_EVAL": "set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))",
     "DTG_ENABLED": "not built: a gate over what a whole layer changed",
@@ -375,7 +385,8 @@ def _kinds() -> dict[str, Any]:
     for name, (field, groups) in RATES.items():
         kinds[name] = field_types(MuonRule if groups == ("matrices",) else AdamRule)[field]
     for one in SWITCHED:
-        kinds |= {name: field_types(one.kind)[field] for name, field in one.fields.items()}
+        own = field_types(one.kind)  # a field of a part inside it is that of another technique as well
+        kinds |= {name: own[field] for name, field in one.fields.items() if field in own}
     return kinds | {name: bool for one in SWITCHED for name in one.on if name not in kinds}
 
 

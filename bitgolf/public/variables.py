@@ -128,8 +128,8 @@ def _read(name: str, text: str) -> Any:
     return tuple(int(item) for item in text.split(",") if item.strip())
 
 
-def _at(recipe: Recipe, path: str) -> Any:
-    value: Any = recipe
+def _at(plan: Plan, path: str) -> Any:
+    value: Any = plan
     for key in path.split("."):
         value = getattr(value, key, None)
     return value
@@ -332,7 +332,7 @@ def _held(one: Switched, field: str, recipe: Recipe) -> Any:
     held = [part for part in (value if isinstance(value, tuple) else [value]) if type(part) is one.kind]
     if not field:
         return bool(held)
-    return getattr(held[0], field) if held else None
+    return _at(held[0], field) if held else None
 
 
 def variable_rows(

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from bitgolf.public.checkpoints import pack_public_int8, unpack_public_int8
-from bitgolf.public.tables import public_int8_table
+from bitgolf.public.tables import public_int6_table, public_int8_table
 from bitgolf.squeeze.quantize import (
     PUBLIC_CONTROLS,
     PUBLIC_SMALL_ELEMENTS,
@@ -128,3 +128,17 @@ def mixed(case: Case, state: dict[str, Tensor]) -> None:
         same_scales(case, tensor.scales, f"out.w.{name}.scale")
         if same_codes(tensor.codes, case.tensors[f"out.w.{name}.q"]):
             same_weights(restored, expected)
+    if case.record.startswith("2026-03-22") and {*case.arguments["int6_cats"]} == {"mlp", "attn"}:
+        written(case, public_int6_table(state), {*packed})
+
+
+def written(case: Case, table: dict[str, dict[str, Tensor]], floats: set[str]) -> None:
+    """What our own writer of the mixed form makes of the same state dict."""
+    assert table["m"] == case.expected["meta"]
+    for name, tensor in table["w"].items():
+        if name.endswith(".q"):
+            same_codes(tensor, case.tensors[f"out.w.{name}"])
+        elif name in floats:
+            same_kept(case, f"out.w.{name}", tensor)
+        else:
+            same_scales(case, tensor, f"out.w.{name}")
