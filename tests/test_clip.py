@@ -118,6 +118,17 @@ def test_int6_as_multiples_of_four_is_the_public_one(size):
     assert torch.equal(found.dequantize(), codes * scales.float()[:, None])
 
 
+def test_int6_with_multiples_alone():
+    weight = torch.tensor([[1.0, -0.5, 0.118, 0.0], [0.25, -2.0, 1.95, 0.03]])
+    eight = AbsMax(grid=Grid(bits=8, symmetric=False, scale_dtype="float32"))
+    coarse = CoarseCodes(of=eight, multiples_only=True)
+    assert coarse.quantize(weight).codes.tolist() == [[124, -64, 16, 0], [16, -128, 124, 0]]
+    assert coarse.but(multiples_only=False).quantize(weight).codes.tolist()[0] == [127, -64, 16, 0]
+    same = AbsMax(grid=Grid(bits=8, scale_dtype="float32"))
+    assert CoarseCodes(of=same, multiples_only=True).quantize(weight).codes[1].tolist() == [16, -124, 124, 0]
+    assert torch.equal(coarse.but(step=1).quantize(weight).codes, eight.quantize(weight).codes)
+
+
 def test_a_weight_beyond_its_percentile_is_clipped_under_a_floor_too_where_told():
     weight = torch.linspace(-0.5, 0.5, 101)[None]
     grid = Grid(bits=8, scale_floor=1 / 127, scale_dtype="float32")

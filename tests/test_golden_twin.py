@@ -118,6 +118,10 @@ def test_what_is_off_or_touches_another_kind_needs_no_use(changed):
         ("own_steps_by_the_clock", "effective_hyperparameters", {"muon_row_normalize": False}),
         ("own_schedule_floor", "effective_hyperparameters", {"min_lr": 0.0}),
         ("own_model_lanes_in_loop", "effective_hyperparameters", {"sparse_attn_gate_scale": 1.0}),
+        ("own_int6_in_fours", "arguments", {"function": "quantize_float_tensor"}),
+        ("own_fake_int6_in_fours", "arguments", {"qat_int6": False}),
+        ("own_mlp_gated", "arguments", {"neg_slope": 0.3}),
+        ("own_model_gated_mlp", "effective_hyperparameters", {"gate_width": 4}),
         ("own_model_parallel_factored", "effective_hyperparameters", {"parallel_residual_start": 4}),
     ],
 )

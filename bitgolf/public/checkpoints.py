@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitgolf.net.embed import BigramHash, EmbedPart, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
+from bitgolf.net.layers import GatedMlp, ReluSquared
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.net.objective import MultiToken, NextToken
 from bitgolf.net.position import Rope
@@ -180,12 +181,14 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         heads_out.append(AttentionOutputGate(channels=gate[1]))
     if gate := shapes.get("blocks.0.attn.attn_gate_w"):
         heads_out.append(GatedAttention() if gate[1] == width else SparseGate(channels=gate[1]))
+    gate = shapes.get("blocks.0.mlp.mlp_gate_proj.weight")
     route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
     further = sum(name.startswith("mtp_heads.") for name in shapes)
     return {
         "embed": tuple(embed),
         "values": tuple(values),
         "heads_out": tuple(heads_out),
+        "activation": GatedMlp(channels=gate[1]) if gate else ReluSquared(),
         "route": route,
         "objective": MultiToken(heads=further) if further else NextToken(),
     }

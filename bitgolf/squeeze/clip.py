@@ -58,7 +58,8 @@ class CoarseCodes(Quantizer):
 
     What: code' = step * round(code / step), halves to even, never beyond the grid. Int8 in steps of four has
         the 63 values of int6 and the two ends.
-    Source: PR #543 ("int6 step rounding": layers 1 to 9).
+    Source: PR #543 ("int6 step rounding": layers 1 to 9); record 2026-03-19 (MLP3x, multiples_only: with one
+        more code below zero it has -128 to 124).
     Cost: the bytes of six bits after packing; rounded twice, a weight may end 1/8 of a step further away.
     Not for: grids of six bits and fewer, which are there themselves.
     Neutral: step=1
@@ -66,6 +67,7 @@ class CoarseCodes(Quantizer):
 
     of: Quantizer = ClipSearch(grid=Grid(bits=8))
     step: int = setting(4, at_least=1)
+    multiples_only: bool = False  # what rounds beyond the grid becomes its last multiple, not its last code
 
     def problems(self) -> Iterator[str]:
         if not isinstance(self.of, Rounding):
@@ -76,7 +78,10 @@ class CoarseCodes(Quantizer):
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
         fine: QuantTensor = self.of.quantize(weight)
         codes = (fine.codes.float() / self.step).round() * self.step
-        return dataclasses.replace(fine, codes=codes.clamp(fine.grid.qmin, fine.grid.qmax).to(torch.int8))
+        low, high = fine.grid.qmin, fine.grid.qmax
+        if self.multiples_only:
+            low, high = -(-low // self.step * self.step), high // self.step * self.step
+        return dataclasses.replace(fine, codes=codes.clamp(low, high).to(torch.int8))
 
     def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
         return {"bits": tensor.grid.bits - math.log2(self.step)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import LnScale, ParallelResidual, TwoLanes, Unscaled
+from bitgolf.net.layers import GatedMlp, LnScale, ParallelResidual, TwoLanes, Unscaled
 from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Position, Rope, Scope
@@ -72,6 +72,8 @@ def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **o
         "position": position(case),
         "scope": scope,
     }
+    if (gate := weights.get("blocks.0.mlp.mlp_gate_proj.weight")) is not None:
+        changes["activation"] = GatedMlp(inner=changes["activation"], channels=gate.shape[1])
     if window := settings.get("swa_window_size", 0):
         changes["scope"] += (AttentionWindow(tokens=window),)
     if recurrence := looped(case):
@@ -152,6 +154,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
     parts = {type(part): part for _, part in plan.parts()}
     bigram, values = parts.get(BigramHash), parts.get(ValueEmbedding)
     gate = parts.get(AttentionOutputGate) or parts.get(SparseGate) or parts.get(SmearGate)
+    gated = plan.activation if isinstance(plan.activation, GatedMlp) else None
     objective = plan.objective
     skips = plan.route.visits(plan.recurrence.order(plan.layers, 1.0, False))[-1].source >= 0
     shown = {
@@ -168,6 +171,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
         "skip_gates_enabled": isinstance(plan.route, GatedSkips),
         "smear_gate_enabled": SmearGate in parts,
         "gate_attn_out": AttentionOutputGate in parts,
+        "gate_mlp_out": gated is not None,
         "attn_out_gate_enabled": AttentionOutputGate in parts,
         "gated_attn_enabled": GatedAttention in parts,
         "sparse_attn_gate_enabled": SparseGate in parts,
@@ -176,7 +180,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
     sizes = {  # of parts, which say nothing where the part is left out
         "bigram_dim": bigram.dimension if isinstance(bigram, BigramHash) else None,
         "ve_dim": values.dimension if isinstance(values, ValueEmbedding) else None,
-        "gate_width": getattr(gate, "channels", None),
+        "gate_width": getattr(gated or gate, "channels", None),
         "gate_window": getattr(gate, "channels", None),
         "smear_gate_width": getattr(parts.get(SmearGate), "channels", None),
     }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bitgolf.squeeze.clip import ClipSearch
+from bitgolf.squeeze.clip import ClipSearch, CoarseCodes
 from bitgolf.squeeze.grid import Grid, PerTensor
 from bitgolf.squeeze.quantize import AbsMax, Percentile, Quantizer
 from tests.golden_cases.case import Case, Fields, NotCoveredError
@@ -17,13 +17,17 @@ def grid_to(largest: int, **settings: Any) -> Grid:
     return Grid(bits=max(2, largest.bit_length() + 1), largest=largest, **settings)
 
 
-def percentile(axes: int, largest: int = 127) -> Quantizer:
+def percentile(axes: int, largest: int = 127, **settings: Any) -> Quantizer:
     """`quantize_float_tensor`: codes with the step before it is rounded; a vector has one step."""
     if axes != 2:
-        return Percentile(
-            grid=grid_to(largest, granularity=PerTensor(), scale_dtype="float32", zero_scale=1.0)
-        )
-    return Percentile(grid=grid_to(largest, round_scale_first=False, scale_floor=1 / largest))
+        settings |= {"granularity": PerTensor(), "scale_dtype": "float32", "zero_scale": 1.0}
+        return Percentile(grid=grid_to(largest, **settings))
+    return Percentile(grid=grid_to(largest, round_scale_first=False, scale_floor=1 / largest, **settings))
+
+
+def in_fours(eight: Quantizer) -> Quantizer:
+    """int6 as multiples of four, of which 124 is the largest."""
+    return CoarseCodes(of=eight, step=4, multiples_only=True)
 
 
 def narrow(case: Case, axes: int, largest: int = 31) -> Quantizer:
@@ -55,6 +59,8 @@ def quantizer_of(case: Case, axes: int) -> Quantizer:
             else largest
         )
         return percentile(axes, largest if axes == 2 else whole)
+    if function == "quantize_float_tensor_int6":
+        return in_fours(percentile(axes, symmetric=False))
     if function in ("quantize_int6_per_row", "quantize_intN_per_row", "_quantize_int6_percentile"):
         return narrow(case, axes, options.get("clip_range", 31))
     if function == "_quantize_gate_int8_row":

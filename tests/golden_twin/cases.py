@@ -1,4 +1,4 @@
-"""Fifteen cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
+"""Nineteen cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
 
 import math
 import zlib
@@ -351,6 +351,54 @@ def own_int6_floored() -> Given:
         "twin": {},
         "tolerance": tolerance,
     }, tensors
+
+
+def own_int6_in_fours() -> Given:
+    """int8 in steps of four, of which 124 is the largest and -128 the smallest; a vector with one step."""
+    draw, sizes = draws("fours"), [[8, 37], [3, 5], [21]]
+    tensors = {f"t.{i}": (0.4 + i) * torch.randn(size, generator=draw) for i, size in enumerate(sizes)}
+    tensors["t.0"][1] = 0
+    tensors["t.0"][:, 4] *= 5  # of both signs, so that both ends of the codes are met
+    a = {"function": "quantize_float_tensor_int6", "shapes": sizes}
+    record = "2026-03-19_MLP3x_QAT_Int6_SlidingWindow"
+    tolerance = {"out.q.*": "0.1 % of codes", "out.scale.*": {"rel": 1e-3}}
+    facts = {"kind": "quant_tensor", "record": record, "arguments": a, "twin": {}, "tolerance": tolerance}
+    return facts, tensors
+
+
+def own_fake_int6_in_fours() -> Given:
+    """int8 in steps of four while training, without a floor."""
+    draw = draws("fake fours")
+    a = {"function": "CastedLinear", "shape": [7, 29], "qat_int6": True}
+    record, tolerance = "2026-03-19_MLP3x_QAT_Int6_SlidingWindow", {"out.*": {"abs": 1e-5, "rel": 1e-5}}
+    facts = {"kind": "fake_quant", "record": record, "arguments": a, "twin": {}, "tolerance": tolerance}
+    weight = 0.02 * torch.randn(7, 29, generator=draw)
+    weight[:, 3] *= 6
+    return facts, {"W": weight, "G": torch.randn(7, 29, generator=draw)}
+
+
+def own_mlp_gated() -> Given:
+    """An MLP whose output a gate on its first seven channels scales."""
+    a = {"component": "mlp_banked", "seq": 9, "mlp_mult": 1.7}
+    a |= {"extra": {"gate_mlp_out": True, "gate_width": 7}}
+    record, own = "2026-04-16_SmearGate_AttentionOutputGate_ScoreFirstTTT", {"mlp_gate_proj.weight": (1, 7)}
+    hidden = int(1.7 * WIDTH)
+    facts, tensors = part(
+        "gated", record, a, {"slope": 0.5}, own, x=(WIDTH,), up_w=(hidden, WIDTH), down_w=(WIDTH, hidden)
+    )
+    for name in ("rope_base", "rope_dims", "num_heads", "num_kv_heads", "qk_gain_init"):
+        del facts["arguments"][name]
+    return facts, tensors
+
+
+def own_model_gated_mlp() -> Given:
+    """A gate on the output of every MLP, of five channels, one key head."""
+    s = SIZES | LATE | {"num_layers": 3, "xsa_last_n": 2, "rope_dims": 2, "train_seq_len": 64}
+    s |= {"gate_mlp_out": True, "gate_width": 5, "rope_yarn": False, "smear_gate_enabled": False}
+    parts: dict[str, Any] = {f"blocks__{i}__mlp__mlp_gate_proj__weight": (1, 5) for i in range(3)}
+    parts |= {"skip_weights": (1, WIDTH), "skip_gates": (1, WIDTH)}
+    record = "2026-04-16_SmearGate_AttentionOutputGate_ScoreFirstTTT"
+    return forward("gated model", record, s, {"reference": 0, "slope": 0.5}, 2, 12, {}, banked=True, **parts)
 
 
 def own_fake_int8_without_floor() -> Given:

@@ -67,6 +67,10 @@ def component(facts: Facts, tensors: Tensors) -> Outputs:
     if a["component"] == "rotary":
         cos, sin = network.angles(a["seq"], a["rope_dims"] or a["head_dim"], a["rope_base"], 0, a["seq"])
         return {}, {"out.cos": cos, "out.sin": sin, "out.y": network.turned(given["x"], cos, sin)}
+    if a["component"] == "mlp_banked":
+        own = {"fc": given["up_w"], "mlp_proj": given["down_w"]}
+        own |= {"mlp_gate": weights_of(tensors)["mlp_gate_proj.weight"]} if a["extra"]["gate_mlp_out"] else {}
+        return {}, {"out.y": network.mlp(own, given["x"], {"slope": record["slope"]})}
     how = {
         "heads": a["num_heads"],
         "kv_heads": a["num_kv_heads"],
@@ -182,6 +186,14 @@ def quant_tensor(facts: Facts, tensors: Tensors) -> Outputs:
     for i in range(len(facts["arguments"]["shapes"])):
         weight = tensors[f"t.{i}"].double()
         rows = weight if weight.ndim == 2 else weight[None]
+        if facts["arguments"]["function"] == "quantize_float_tensor_int6":
+            codes, steps, shipped = squeeze.in_fours(rows, floored=weight.ndim == 2)
+            outputs |= {f"out.q.{i}": codes.view(weight.shape).to(torch.int8)}
+            outputs |= {f"out.scale.{i}": shipped if weight.ndim == 2 else shipped[0]}
+            back = (codes * shipped.double()[:, None]).view(weight.shape)
+            outputs[f"out.deq.{i}"] = back
+            errors.append(float((back - weight).square().mean()))
+            continue
         most = rows.abs().amax(1)
         steps = (most / 31).clamp_min(1 / 31) if weight.ndim == 2 else most / 31
         steps = squeeze.half(steps)
@@ -196,7 +208,10 @@ def quant_tensor(facts: Facts, tensors: Tensors) -> Outputs:
 def fake_quant(facts: Facts, tensors: Tensors) -> Outputs:
     weight = tensors["W"].double()
     steps = weight.abs().amax(1).clamp_min(1e-12) / 127
-    used = squeeze.rounded(weight, steps, -127, 127) * steps[:, None]
+    codes = squeeze.rounded(weight, steps, -127, 127)
+    if facts["arguments"].get("qat_int6"):
+        codes = squeeze.fours(codes)
+    used = codes * steps[:, None]
     return {}, {"out.w_used": used, "out.grad": tensors["G"].clone()}
 
 

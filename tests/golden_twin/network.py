@@ -85,7 +85,11 @@ def mlp(p: Weights, x: Tensor, how: dict[str, Any]) -> Tensor:
     hidden = x @ p["fc"].T
     hidden = torch.where(hidden > 0, hidden, how["slope"] * hidden).square()
     note(how, ("mlp.proj",), hidden)
-    return hidden @ p["mlp_proj"].T
+    y = hidden @ p["mlp_proj"].T
+    if "mlp_gate" not in p:
+        return y
+    seen = x[..., : p["mlp_gate"].shape[1]]
+    return y * 2 * torch.sigmoid(seen @ p["mlp_gate"][0])[..., None]
 
 
 def note(how: dict[str, Any], names: Sequence[str], x: Tensor) -> None:
@@ -106,6 +110,8 @@ def layer_weights(weights: Weights, i: int, layers: int) -> Weights:
     for short, name in (("c_q", "attn.c_q"), ("c_k", "attn.c_k"), ("c_v", "attn.c_v"), ("proj", "attn.proj")):
         if f"{own}{name}.weight" in weights:
             p[short] = weights[f"{own}{name}.weight"]
+    if f"{own}mlp.mlp_gate_proj.weight" in weights:
+        p["mlp_gate"] = weights[f"{own}mlp.mlp_gate_proj.weight"]
     if "qo_bank" in weights:
         qo, kv = weights["qo_bank"], weights["kv_bank"]
         p |= {"c_q": qo[i], "c_k": kv[i], "c_v": kv[layers + i], "proj": qo[layers + i]}

@@ -18,6 +18,20 @@ def rounded(weight: Tensor, steps: Tensor, low: int, high: int) -> Tensor:
     return codes
 
 
+def fours(codes: Tensor) -> Tensor:
+    """Codes as multiples of four, halves to even ones, of which 31 are above zero and 32 below."""
+    return torch.tensor([[4.0 * min(31, round(float(c) / 4)) for c in row] for row in codes]).double()
+
+
+def in_fours(rows: Tensor, floored: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes in steps of four, the steps, and the steps as they are shipped."""
+    clip = clip_at(rows, 0.9999984)
+    steps = (clip / 127).clamp_min(1 / 127) if floored else clip / 127
+    clipped = rows.clamp(-clip[:, None], clip[:, None])
+    codes = fours(rounded(clipped, steps, -127, 127))
+    return codes, steps, steps.half() if floored else steps.float()
+
+
 def gptq(weight: Tensor, moments: Tensor, steps: Tensor, largest: int, damping: float) -> Tensor:
     """Codes with error feedback: the inverse is taken anew for the columns still to come, one by one."""
     rows, columns = weight.shape

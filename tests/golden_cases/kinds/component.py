@@ -16,7 +16,7 @@ from bitgolf.net.heads import (
     without_own_value,
 )
 from bitgolf.net.kernels import PlainKernels, Sight, rotate
-from bitgolf.net.layers import Attention, Block, LnScale, Mlp, ParallelResidual, Serial, Unscaled
+from bitgolf.net.layers import Attention, Block, GatedMlp, LnScale, Mlp, ParallelResidual, Serial, Unscaled
 from bitgolf.net.parts import Context, Dimensions, Module
 from bitgolf.net.position import Rope
 from bitgolf.net.values import ValueEmbedding, ValuePart
@@ -131,9 +131,13 @@ def block(case: Case) -> None:
 
 
 def mlp_part(case: Case) -> Mlp:
-    width = case.arguments["model_dim"]
-    slope = case.arguments.get("neg_slope", extra(case).get("neg_slope", 0.5))
-    return Mlp(width, int(case.arguments["mlp_mult"] * width), records.activation(case, slope))
+    width, further = case.arguments["model_dim"], extra(case)
+    slope = case.arguments.get("neg_slope", further.get("neg_slope", 0.5))
+    activation = records.activation(case, slope)
+    given = {name: case.arguments.get(name, further.get(name)) for name in ("gate_mlp_out", "gate_width")}
+    if given["gate_mlp_out"]:
+        activation = GatedMlp(inner=activation, channels=given["gate_width"] or 12)
+    return Mlp(width, int(case.arguments["mlp_mult"] * width), activation)
 
 
 def mlp(case: Case) -> None:
