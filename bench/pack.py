@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bitgolf.base.events import Event
 from bitgolf.base.files import read_json, write_json
-from bitgolf.cli.repack import (
+from bitgolf.net.model import ModelPlan
+from bitgolf.pipeline.repack import (
     Trained,
     by_sequence,
     curvatures_of,
@@ -24,10 +26,8 @@ from bitgolf.cli.repack import (
     open_run,
     packed_by,
 )
-from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.report import screen
-from bitgolf.run import Event
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
+from bitgolf.base.events import Event
 from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.report.screen import follow
-from bitgolf.run import Event, run
+from bitgolf.run import run
 from bitgolf.study.conduct import Prepared, conduct, prepare
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.executors import Executor, Look, in_processes, in_this_process, on_ray

@@ -9,8 +9,10 @@ import importlib
 
 READING_ORDER = (
     "base.errors",
+    "base.events",
     "base.plan",
     "base.files",
+    "base.tensors",
     "text.casing",
     "text.tokenizer",
     "text.shards",
@@ -65,6 +67,7 @@ AROUND = (
     "forecast",
     "recipes",
     "inputs",
+    "pipeline",
     "catalog",
     "study",
     "cli",

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError, DataError, PlanError
-from bitgolf.base.files import read_json, write_bytes, write_json, write_tensors
+from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.files import read_json, write_bytes, write_json
 from bitgolf.base.plan import to_json
+from bitgolf.base.tensors import write_tensors
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.recipe import Recipe
@@ -33,20 +35,11 @@ from bitgolf.squeeze.quantize import Curvatures, NoTuning, QuantizeError, Quanti
 from bitgolf.text.shards import Dataset, TokenStream
 from bitgolf.train.loop import ShardBatches, State, train
 from bitgolf.train.optim import make_optimizers
-from bitgolf.train.world import World, is_first_process, join_world, leave_world
+from bitgolf.train.world import World, join_world, leave_world
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 PREFLIGHT_WINDOWS = 8
 Result = TypeVar("Result")
-
-
-class Event(NamedTuple):
-    """Where a long piece of work stands: its stage, how much is done of how much, and facts to show."""
-
-    stage: str
-    done: float
-    total: float
-    facts: dict[str, Any]
 
 
 def run(

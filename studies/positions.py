@@ -9,7 +9,8 @@ from bitgolf.forecast.laptop import a_minute
 from bitgolf.net.position import Alibi, NoPosition, Position, RelativeBuckets, Rope
 from bitgolf.recipes.baseline import baseline
 from bitgolf.score.windows import Chunked, Sliding
-from bitgolf.study.design import BASELINE, Arm, Study, changed
+from bitgolf.study.design import Arm, Study, changed
+from bitgolf.study.terms import BASELINE
 from bitgolf.text.batches import ShuffledBlocks
 from bitgolf.train.schedule import WarmdownFraction
 

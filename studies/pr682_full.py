@@ -6,7 +6,8 @@ bitgolf study studies/pr682_full.py --processes 2     # half an hour a training 
 from bitgolf.net.layers import LnScale, Unscaled
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.squeeze.presets import public_int6
-from bitgolf.study.design import BASELINE, Arm, Cell, Study, changed
+from bitgolf.study.design import Arm, Cell, Study, changed
+from bitgolf.study.terms import BASELINE
 from bitgolf.train.average import Ema, Several
 
 SCORED_TOKENS = 32_768  # a quarter of its own 256 sequences: scoring takes as long as a third of training

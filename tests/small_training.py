@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitgolf.base.files import write_tensors
+from bitgolf.base.tensors import write_tensors
 from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.text.batches import Order, ShuffledBlocks
 from bitgolf.text.shards import TokenStream, write_shard

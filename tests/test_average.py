@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bitgolf.base.errors import PlanError
-from bitgolf.base.files import read_tensors, write_tensors
 from bitgolf.base.plan import members
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.recipe import Recipe
 from bitgolf.train.average import (
     TAKEN,

@@ -12,8 +12,9 @@ import pytest
 import torch
 import zstandard
 
-from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import to_json
+from bitgolf.base.tensors import read_tensors
 from bitgolf.cli import main as cli
 from bitgolf.net.embed import SmearVector
 from bitgolf.net.model import ModelPlan, parameter_shapes
@@ -258,7 +259,7 @@ def test_every_verb_teaches_by_example(bitgolf):
 
 
 def test_an_over_budget_run_exits_with_1(bitgolf, recipe, dataset, recipe_file, monkeypatch):
-    monkeypatch.setattr("bitgolf.cli.work.refuse_over_budget", lambda facts: None)
+    monkeypatch.setattr("bitgolf.pipeline.work.refuse_over_budget", lambda facts: None)
     code, out, _ = bitgolf(
         "run", recipe_file, "--data", dataset.folder, "--set", "budget.budget_bytes=9000", "--json"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from bitgolf.base.files import read_json
 from bitgolf.cli import main as cli
-from bitgolf.cli import work
+from bitgolf.pipeline import work
 
 PROMISED_BITS_PER_BYTE = 1.44
 PROMISED_SECONDS = 300

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import to_json
-from bitgolf.cli.work import work
+from bitgolf.base.tensors import read_tensors
+from bitgolf.pipeline.work import work
 from bitgolf.report.screen import follow
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

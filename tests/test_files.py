@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError, CheckpointError
-from bitgolf.base.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from bitgolf.base.files import read_json, write_bytes, write_json
+from bitgolf.base.tensors import read_tensors, write_tensors
 
 
 def test_json_and_tensors_round_trip(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BudgetError, PlanError
-from bitgolf.cli.repack import filling, open_run, pack_again
+from bitgolf.pipeline.repack import filling, open_run, pack_again
 from bitgolf.run import run
 from bitgolf.squeeze.fill import FillBudget, coarser
 from bitgolf.squeeze.presets import by_part, deviations, entropy_coded, feedback_deviations, rate_aware

@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bitgolf.base.files import write_tensors
 from bitgolf.base.plan import Plan
+from bitgolf.base.tensors import write_tensors
 from bitgolf.recipes.baseline import baseline
 from bitgolf.script.flatten import (
     COMPARED_FILES,

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import write_tensors
 from bitgolf.base.plan import to_json
+from bitgolf.base.tensors import write_tensors
 from bitgolf.inputs.typed import Step, read_lines, read_plan
 from bitgolf.recipe import Recipe
 from bitgolf.score.score import Scores

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError, CheckpointError, PlanError, displayed
-from bitgolf.base.files import is_plain_name, read_json, read_tensors, write_tensors
+from bitgolf.base.files import is_plain_name, read_json
 from bitgolf.base.plan import from_json, parse_changes, to_json
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.recipe import Recipe
 from bitgolf.study.design import Study, add_one
 from bitgolf.train.loop import State

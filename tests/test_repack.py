@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from bitgolf.base.files import read_json, read_tensors, write_json
-from bitgolf.cli.repack import (
+from bitgolf.base.files import read_json, write_json
+from bitgolf.base.tensors import read_tensors
+from bitgolf.net.model import parameter_shapes
+from bitgolf.pipeline.repack import (
     OWN,
     TABLES,
     Sums,
@@ -18,7 +20,6 @@ from bitgolf.cli.repack import (
     packed_by,
     paired_gap,
 )
-from bitgolf.net.model import parameter_shapes
 from bitgolf.run import run
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.squeeze.artifact import unpack

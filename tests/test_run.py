@@ -13,13 +13,14 @@ import pytest
 
 from bitgolf import run as run_module
 from bitgolf.base.errors import BitgolfError, DataError
-from bitgolf.base.files import read_json, read_tensors, write_json
+from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
-from bitgolf.cli.repack import open_run, pack_again
+from bitgolf.base.tensors import read_tensors
 from bitgolf.net import backend as backend_module
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import count_parameters
 from bitgolf.net.objective import MultiToken
+from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.recipe import Recipe
 from bitgolf.run import load_model, preflight, run, score_split
 from bitgolf.score.metric import bits_per_byte

@@ -23,7 +23,10 @@ from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of, read_cor
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
 OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "squeeze/trellis.py": {"numba"}}
-READS_ENVIRONMENT = {"train/world.py"}  # torchrun speaks to its processes through environment variables
+READS_ENVIRONMENT = {
+    "base/events.py",
+    "train/world.py",
+}  # torchrun speaks through them
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "copyreg", "importlib", "runpy", "subprocess"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "globals", "locals"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import read_tensors
+from bitgolf.base.tensors import read_tensors
 from bitgolf.report.screen import follow
 from bitgolf.score.windows import Chunked
 from bitgolf.study import conduct as conducting

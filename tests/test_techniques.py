@@ -23,7 +23,7 @@ from bitgolf.catalog.techniques import (
     techniques,
     weight_of,
 )
-from bitgolf.cli import main as cli
+from bitgolf.cli.techniques import TECHNIQUE_COLUMNS
 from bitgolf.net.embed import BigramHash
 from bitgolf.net.model import count_parameters
 from bitgolf.net.route import Plain
@@ -149,7 +149,7 @@ def test_slots_have_the_paths_that_a_recipe_can_be_changed_at():
 def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     groups = [(heading, [table_row(one) for one in group]) for heading, group in by_slot()]
-    screen.grouped_table(cli.TECHNIQUE_COLUMNS, groups, as_json=False)
+    screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=False)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns
     first_words = {line.split()[0] for line in out.splitlines() if line[:1].strip()}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import CheckpointError, DataError, PlanError
-from bitgolf.base.files import read_tensors, write_tensors
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.net.model import build_model
 from bitgolf.net.route import Looped
 from bitgolf.squeeze.quantize import absmax_rows

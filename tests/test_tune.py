@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bitgolf.base.files import read_tensors
-from bitgolf.cli.repack import open_run, pack_again
+from bitgolf.base.tensors import read_tensors
 from bitgolf.net.backend import choose_backend
+from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.run import Packer, model_with, run
 from bitgolf.squeeze.artifact import unpack
 from bitgolf.squeeze.presets import by_part, entropy_coded, rate_aware

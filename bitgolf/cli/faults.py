@@ -8,21 +8,16 @@ import io
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.report.screen import escaped
+from bitgolf.report.trace import SHOW_TRACE, kept_trace
 
 BAD_INPUT, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
-SHOW_TRACE = "BITGOLF_TRACE"
-TRACE_FILE = "trace.txt"
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch says it with RuntimeError
 
 
@@ -84,8 +79,10 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
         return f"error: {text}", BAD_INPUT
     if isinstance(error, BrokenPipeError):
         return "", BROKEN_PIPE
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
+    if (
+        isinstance(error, MemoryError)
+        or kind == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY))
     ):
         return f"error: not enough memory ({text or kind}); take a smaller model or shorter passes", BAD_INPUT
     if isinstance(error, RecursionError):
@@ -105,22 +102,6 @@ def in_words(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
     advice = "; free some space, then go on with --resume" if error.errno == errno.ENOSPC else ""
     return ": ".join([*names, what]) + advice
-
-
-def kept_trace(error: BaseException, folder: Path | None = None) -> str:
-    """Write where an error came from beside a run, or into a temporary file; where that is, in words."""
-    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
-    try:
-        if folder is None:
-            handle, name = tempfile.mkstemp(prefix="bitgolf-", suffix=".txt")
-            os.close(handle)
-            path = Path(name)
-        else:
-            path = folder / TRACE_FILE
-        path.write_bytes(text)
-    except OSError as problem:
-        return f"its trace could not be written ({problem.strerror}), {SHOW_TRACE}=1 shows it"
-    return f"its trace is in {path}, {SHOW_TRACE}=1 shows it"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

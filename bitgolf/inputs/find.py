@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bitgolf import load, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
+from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.forecast.laptop import laptop
@@ -20,11 +21,9 @@ from bitgolf.inputs.typed import read_plan
 from bitgolf.public.checkpoints import as_weights, infer_model_plan, read_public
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
-from bitgolf.run import Event
 from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
 from bitgolf.text.shards import PASSPORT_FILE, Dataset
 from bitgolf.text.tokenizer import Tokenizer
-from bitgolf.train.world import is_first_process
 
 NOTES_SHOWN = 8  # of a passport
 PUBLIC_ENDINGS = (".pt", ".ptz", ".pth", ".ckpt", ".safetensors")

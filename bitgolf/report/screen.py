@@ -14,9 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.plan import Plan
-from bitgolf.run import Event
-from bitgolf.train.world import is_first_process
 
 Result = TypeVar("Result")
 NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from bitgolf.base.errors import DataError
-from bitgolf.base.files import write_arrays
 from bitgolf.base.plan import Plan, setting
+from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
 from bitgolf.score.windows import Chunked, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import read_tensors
 from bitgolf.base.plan import Plan, to_json
+from bitgolf.base.tensors import read_tensors
 from bitgolf.script.optional import needed
 from bitgolf.script.shrink import minify
 from bitgolf.script.source import Definition, Import, Module, reach, read_core

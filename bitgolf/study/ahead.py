@@ -13,9 +13,10 @@ from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.study.conduct import Prepared
-from bitgolf.study.design import BASELINE, IN_BITS, Study
+from bitgolf.study.design import Study
 from bitgolf.study.runs import Job, Standing, standing
 from bitgolf.study.stats import detectable, seeds_needed
+from bitgolf.study.terms import BASELINE, IN_BITS
 from bitgolf.study.values import value_of
 from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
 from bitgolf.text.shards import Dataset

@@ -11,9 +11,9 @@ import numpy as np
 from bitgolf.base.errors import BitgolfError
 from bitgolf.inputs.typed import Named, read_plan, typed
 from bitgolf.recipe import Recipe
-from bitgolf.study.design import IN_BITS
 from bitgolf.study.runs import run_folders, standing
 from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample
+from bitgolf.study.terms import IN_BITS
 from bitgolf.study.values import bytes_per_token, metric_of, other_texts, repeats
 from bitgolf.study.verdicts import CHALLENGE_NATS, challenge_margin, over_pairs
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.events import Event
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
 from bitgolf.inputs.find import find_dataset, from_python
 from bitgolf.inputs.typed import Change, Receipt, read_as
 from bitgolf.net.backend import choose_backend
-from bitgolf.run import Event, preflight
+from bitgolf.run import preflight
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of

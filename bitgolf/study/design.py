@@ -12,21 +12,8 @@ from bitgolf.base.errors import PlanError, displayed, nearest
 from bitgolf.base.files import NAME_RULE, is_plain_name
 from bitgolf.base.plan import Plan, diff, setting
 from bitgolf.recipe import Recipe
+from bitgolf.study.terms import BASELINE, IN_BITS, METRICS
 
-BASELINE = "baseline"
-METRICS = {
-    "bits_per_byte": "bits per byte of the packed model, scored as the recipe says",
-    "quantized_bits_per_byte": "bits per byte of the packed model in chunks",
-    "float_bits_per_byte": "bits per byte before quantization, averaged weights where there are any",
-    "live_bits_per_byte": "bits per byte of the last weights, never averaged",
-    "adapted_bits_per_byte": "bits per byte with test-time training",
-    "quantization_gap": "bits per byte that quantization costs, in chunks",
-    "artifact_bytes": "bytes of the packed model",
-    "total_bytes": "bytes that count towards the budget, code included",
-    "train_seconds": "seconds of training",
-    "steps": "steps that the training took",
-}
-IN_BITS = tuple(name for name in METRICS if "bits" in name or name == "quantization_gap")
 UNITS = ("metric", "nats per byte", "nats per token")
 Changes = Mapping[str, Any]
 

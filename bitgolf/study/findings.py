@@ -13,15 +13,17 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import diff
 from bitgolf.corpus.textfile import refuse_special
 from bitgolf.report import screen
-from bitgolf.study.design import IN_BITS, Arm, Study
-from bitgolf.study.verdicts import VERDICTS, is_study, read_study
+from bitgolf.study.terms import IN_BITS, VERDICTS, is_study, read_study
+
+if TYPE_CHECKING:
+    from bitgolf.study.design import Arm, Study
 
 SHIPPED = Path(__file__).with_name("cited.json")
 OWN_NAME = "study.json"  # what `bitgolf study` writes
@@ -346,7 +348,7 @@ def _searched(entry: Finding | Cited) -> str:
     return "\n".join(texts).lower()
 
 
-def already_tested(study: Study, findings: Iterable[Finding]) -> list[str]:
+def already_tested(study: "Study", findings: Iterable[Finding]) -> list[str]:
     """A sentence for each planned arm whose change was tested before, in another study, inside the noise.
 
     A change is the same if it leads to the same values, as people read them, at the same paths. Bits per byte
@@ -369,13 +371,13 @@ def already_tested(study: Study, findings: Iterable[Finding]) -> list[str]:
     ]
 
 
-def _planned_change(study: Study, arm: Arm) -> set[tuple[str, str]]:
+def _planned_change(study: "Study", arm: "Arm") -> set[tuple[str, str]]:
     recipes = study.recipes()
     changes = diff(recipes[arm.against], recipes[arm.name])
     return {(_plain(path), _plain(screen.number(after))) for path, _, after in changes}
 
 
-def _in_a_sentence(arm: Arm, finding: Finding) -> str:
+def _in_a_sentence(arm: "Arm", finding: Finding) -> str:
     least = "unknown" if finding.detectable is None else f"{finding.detectable:.4g}"
     return (
         f"{arm.name}: tested in the study {finding.study} as {finding.technique!r} ({finding.scale}): "

@@ -9,9 +9,9 @@ from pathlib import Path
 import jinja2
 
 from bitgolf.base.files import write_bytes, write_json
-from bitgolf.study.design import METRICS
 from bitgolf.study.markdown import markdown
 from bitgolf.study.plots import Curves, dots, forest, interactions, learning, scatter
+from bitgolf.study.terms import METRICS
 from bitgolf.study.verdicts import SIDE_METRICS, analyse, curves
 from bitgolf.study.words import (
     View,

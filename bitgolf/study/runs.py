@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
 from bitgolf.net.backend import choose_backend
 from bitgolf.recipe import Recipe
-from bitgolf.run import CHECKPOINT, Event, data_identity, run
+from bitgolf.run import CHECKPOINT, data_identity, run
 from bitgolf.script.counted import script_of
 from bitgolf.text.shards import Dataset
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.events import Event
 from bitgolf.base.plan import diff, parse_changes
 from bitgolf.inputs.find import find_dataset
 from bitgolf.recipe import Recipe
-from bitgolf.run import Event
 from bitgolf.study.design import Arm, Study
 from bitgolf.study.runs import Task, make_job, run_task, standing
 from bitgolf.study.values import metric_of

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.base.files import sha256_of
-from bitgolf.study.design import METRICS
 from bitgolf.study.runs import Standing
+from bitgolf.study.terms import METRICS
 
 SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
 PLAIN = ("artifact_bytes", "total_bytes", "train_seconds", "steps")

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import read_json
 from bitgolf.base.plan import diff
 from bitgolf.inputs.typed import Step, read_lines
 from bitgolf.net.model import count_parameters
@@ -24,7 +23,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.score.score import Scores
 from bitgolf.study.conduct import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
-from bitgolf.study.design import BASELINE, IN_BITS, METRICS, Margin, Study
+from bitgolf.study.design import Margin, Study
 from bitgolf.study.runs import UNREADABLE, Standing, standing
 from bitgolf.study.stats import (
     Contrast,
@@ -36,12 +35,12 @@ from bitgolf.study.stats import (
     pooled_deviation,
     seeds_needed,
 )
+from bitgolf.study.terms import BASELINE, IN_BITS, METRICS
 from bitgolf.study.values import bytes_per_token, figures, metric_of, other_texts, repeats, value_of
 
 CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
 SIDE_METRICS = ("total_bytes", "train_seconds")
 FAILURES = {"crash": "crashed", "diverged": "diverged", UNREADABLE: "left no readable result"}
-VERDICTS = ("better", "worse", "equivalent", "no evidence", "invalid", "unfinished")
 
 
 class Comparison(NamedTuple):
@@ -448,16 +447,3 @@ def _number(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def is_study(found: Any) -> bool:
-    """Whether what was read from JSON has the parts of a study's result."""
-    return isinstance(found, dict) and {"comparisons", "arms"} <= found.keys()
-
-
-def read_study(path: Path) -> dict[str, Any]:
-    """A study.json. Raises BitgolfError for another file."""
-    found = read_json(path)
-    if not is_study(found):
-        raise BitgolfError("not the result of a study", where=str(path))
-    return found

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from bitgolf.study.stats import MOST_SEEDS
-from bitgolf.study.verdicts import SIDE_METRICS, VERDICTS
+from bitgolf.study.terms import VERDICTS
+from bitgolf.study.verdicts import SIDE_METRICS
 
 NOTHING = "–"
 UNPAIRED = "Welch's where seeds do not move both sides together"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.base.errors import CheckpointError, DataError, PlanError
-from bitgolf.base.files import read_tensors, write_tensors
 from bitgolf.base.plan import Plan, setting
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.net.model import Model
 from bitgolf.squeeze.quantize import QuantizePlan
 from bitgolf.text.batches import Order

@@ -37,11 +37,6 @@ class World:
         return self.sum(mine).item()
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that writes and speaks; known before the world is joined."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def join_world(device: str) -> World:
     """The world that torchrun's environment variables describe; a single process without them."""
     size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,8 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.files import read_tensors, write_bytes, write_json
+from bitgolf.base.events import Event
+from bitgolf.base.files import write_bytes, write_json
 from bitgolf.base.plan import parse_changes, to_json
+from bitgolf.base.tensors import read_tensors
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import count_parameters
@@ -20,7 +22,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.divergence import Divergence, divergence
 from bitgolf.report.report import write_report
 from bitgolf.report.tensors import bits_per_byte_of, noise_quantizers, predicted_gap, tensor_rows
-from bitgolf.run import Event, Packer, load_model, model_with, score_split, shipped_weights
+from bitgolf.run import Packer, load_model, model_with, score_split, shipped_weights
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores
 from bitgolf.score.windows import Chunked

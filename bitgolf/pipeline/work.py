@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import parse_changes
-from bitgolf.cli.faults import kept_trace
-from bitgolf.cli.repack import Packing, by_sequence, dtype_of, findings, open_run
 from bitgolf.corpus.passport import differing_bytes
 from bitgolf.corpus.textfile import text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
@@ -19,14 +18,15 @@ from bitgolf.inputs.folder import held
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, parameter_shapes
+from bitgolf.pipeline.repack import Packing, by_sequence, dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
 from bitgolf.report.report import write_report
 from bitgolf.report.rivals import WINDOW_BYTES, rivals, rivals_here
 from bitgolf.report.sample import sample
 from bitgolf.report.screen import NOTE
+from bitgolf.report.trace import kept_trace
 from bitgolf.run import (
     CHECKPOINT,
-    Event,
     claim_folder,
     load_model,
     model_with,
@@ -41,7 +41,6 @@ from bitgolf.squeeze.artifact import Artifact, Unpacked, unpack
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.loop import State
-from bitgolf.train.world import is_first_process
 
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start

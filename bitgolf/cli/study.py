@@ -1,27 +1,34 @@
-"""The verbs of studies. Their modules are imported when a verb runs: statistics take a second to load."""
+"""A study from its file to its verdicts."""
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.cli.options import Json
+from bitgolf.net.backend import choose_backend
 from bitgolf.report import screen
+from bitgolf.study.ahead import change_rows, disturbances, plan_facts
+from bitgolf.study.conduct import Prepared, conduct, find_study, prepare
+from bitgolf.study.design import Study
+from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray, on_slurm
+from bitgolf.study.findings import already_tested, measured
+from bitgolf.study.live import Board, follow
+from bitgolf.study.report import write_report
+from bitgolf.study.search import parse_space, search
 
-if TYPE_CHECKING:
-    from bitgolf.study.conduct import Prepared
-    from bitgolf.study.design import Study
-    from bitgolf.study.executors import Executor
-
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 STORE = Path("runs/studies")
+
+
 CHANGE_COLUMNS = (
     screen.Column("arm"),
     screen.Column("against", 20, at_least=120),
     screen.Column("setting", 24),
     screen.Column("change"),
 )
+
+
 COMPARISON_COLUMNS = (
     screen.Column("comparison"),
     screen.Column("against", 16, at_least=120),
@@ -61,15 +68,13 @@ def study(
     data: Annotated[str | None, typer.Option("--data", help="Another text than the study's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """One change at a time, over several seeds, with intervals and verdicts; `FILE` says what and how.
+    """One change at a time, over several seeds, with intervals and verdicts.
 
     Killed anywhere, the same command goes on: finished runs are kept, half-finished ones resume. Writes
     study.html, study.md and study.json. Exit code 1 if a run failed.
 
     Example: bitgolf study studies/pr682.py --processes 2
     """
-    from bitgolf.study.conduct import find_study, prepare
-
     chosen = find_study(file)
     if data is not None:
         chosen = chosen.but(data=data)
@@ -95,10 +100,8 @@ def study(
 
 
 def _executor(
-    study: "Study", processes: int, ray: str | None, slurm: list[str], gpus: int, out: Path
-) -> "Executor":
-    from bitgolf.study.executors import in_processes, in_this_process, on_ray, on_slurm
-
+    study: Study, processes: int, ray: str | None, slurm: list[str], gpus: int, out: Path
+) -> Executor:
     if ray:
         return on_ray(ray, study.threads * study.processes, gpus)
     if slurm:
@@ -115,9 +118,7 @@ def _plain(value: str) -> Any:
     return int(value) if value.lstrip("-").isdigit() else value
 
 
-def _searched(study: "Study", space: list[str], out: Path, seconds: float, as_json: bool) -> "Study":
-    from bitgolf.study.search import parse_space, search
-
+def _searched(study: Study, space: list[str], out: Path, seconds: float, as_json: bool) -> Study:
     found = screen.follow(search(study, parse_space(study.baseline, space), out, seconds))
     rows = [(", ".join(trial.changes), trial.value, trial.error) for trial in found.trials]
     screen.table(
@@ -126,11 +127,7 @@ def _searched(study: "Study", space: list[str], out: Path, seconds: float, as_js
     return found.claim
 
 
-def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str, Any]:
-    from bitgolf.net.backend import choose_backend
-    from bitgolf.study.ahead import change_rows, disturbances, plan_facts
-    from bitgolf.study.findings import already_tested, measured
-
+def _show_plan(prepared: Prepared, processes: int, as_json: bool) -> dict[str, Any]:
     study = prepared.study
     title = f"{study.name}: {study.question}"
     screen.grouped_table(CHANGE_COLUMNS, [(title, change_rows(study))], as_json=as_json)
@@ -145,10 +142,7 @@ def _show_plan(prepared: "Prepared", processes: int, as_json: bool) -> dict[str,
     return facts
 
 
-def _run(prepared: "Prepared", executor: "Executor", seconds: float, retry: bool) -> None:
-    from bitgolf.study.conduct import conduct
-    from bitgolf.study.live import Board, follow
-
+def _run(prepared: Prepared, executor: Executor, seconds: float, retry: bool) -> None:
     board = Board(prepared, seconds)
     context, look = follow(board)
     try:
@@ -160,8 +154,6 @@ def _run(prepared: "Prepared", executor: "Executor", seconds: float, retry: bool
 
 
 def _finish(folder: Path, reading: str, as_json: bool) -> None:
-    from bitgolf.study.report import write_report
-
     found = write_report(folder, reading)
     rows = [
         (
@@ -204,90 +196,3 @@ def _signed(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:+.4f}" if abs(value) < 1000 else f"{value:+,.0f}"
-
-
-def findings(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORD]...", help="Only lines with these words.")
-    ] = None,
-    folder: Annotated[Path, typer.Option("--in", help="Every study below this folder.")] = Path(),
-    cited: Annotated[
-        list[Path] | None, typer.Option("--cited", help="More figures of other people: a .json or .csv file.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """What all studies found, null and negative results too; beside it, apart, what others published.
-
-    Example: bitgolf findings EMA
-    """
-    import dataclasses
-
-    from bitgolf.study import findings as ledger
-
-    known, problems = ledger.measured(folder)
-    own = ledger.matching(known, words or [])
-    others = ledger.matching(ledger.cited(*(cited or [])), words or [])
-    screen.table("Measured here", *ledger.measured_rows(own), as_json=as_json)
-    screen.table("Cited: other people's figures and conditions", *ledger.cited_rows(others), as_json=as_json)
-    if problems and not as_json:
-        print("not readable: " + ", ".join(problems) + "\n")
-    facts: dict[str, Any] = {"measured": len(own), "cited": len(others), "unreadable": len(problems)}
-    if as_json:
-        facts = {
-            "measured": [dataclasses.asdict(each) for each in own],
-            "cited": [dataclasses.asdict(each) for each in others],
-            "unreadable": problems,
-        }
-    screen.close(facts, as_json=as_json)
-
-
-def show_against(name: str, published: float, metric: str, as_json: bool) -> None:
-    """`bitgolf compare RUNS --against FIGURE`."""
-    from bitgolf.base.errors import nearest
-    from bitgolf.study.compare import against_constant, read_run_set
-    from bitgolf.study.design import METRICS
-
-    if metric not in METRICS:
-        raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
-    if not math.isfinite(published):
-        raise BitgolfError("not a number", where="--against", value=published, way_out="e.g. 1.2244")
-    found = against_constant(read_run_set(name), published, metric)
-    if not as_json:
-        print("\n".join([screen.escaped(found["claim"]), found.get("units", "")]).strip() + "\n")
-    plain = (
-        "metric",
-        "against",
-        "n",
-        "mean",
-        "deviation",
-        "effect",
-        "low",
-        "high",
-        "t",
-        "freedom",
-        "p",
-        "p_lower",
-    )
-    screen.close(found if as_json else {key: found[key] for key in plain}, as_json=as_json)
-
-
-def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
-    """`bitgolf compare` of finished runs."""
-    from bitgolf.base.errors import nearest
-    from bitgolf.base.plan import diff, to_json
-    from bitgolf.study.compare import compare_runs, read_run_set
-    from bitgolf.study.design import METRICS
-
-    if metric not in METRICS:
-        raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
-    sets = [read_run_set(name) for name in names]
-    found = compare_runs(sets, metric)
-    for other, row in zip(sets[1:], found["comparisons"]):
-        changes = [change for change in diff(sets[0].recipe, other.recipe) if change[0] != "name"]
-        row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
-        title = f"{sets[0].name} against {other.name}"
-        screen.table(title, ("setting", "left", "right"), changes, as_json=as_json)
-        if not as_json:
-            print(row["claim"] + "\n")
-    lines = {"metric": metric, "against": found["against"], "comparisons": len(found["comparisons"])}
-    screen.close(found if as_json else lines, as_json=as_json)

@@ -1,0 +1,99 @@
+"""Recipes and runs beside each other."""
+
+import math
+from typing import Annotated, Any
+
+import typer
+
+from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.plan import diff, to_json
+from bitgolf.cli.options import BITS, Json, Variables
+from bitgolf.inputs.find import find_recipe
+from bitgolf.public.variables import apply_variables, parse_variables
+from bitgolf.report import screen
+from bitgolf.study.compare import against_constant, compare_runs, read_run_set
+from bitgolf.study.runs import run_folders
+from bitgolf.study.terms import METRICS
+
+
+def compare(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="A B...", help="Two recipes; or runs, sets of runs (r1,r2), folders of them."),
+    ],
+    variables: Variables = None,
+    metric: Annotated[str, typer.Option(help="Of runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
+    against: Annotated[
+        float | None, typer.Option(help="A published figure that one set of runs is tested against.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.
+
+    Runs are compared with the first: by seeds where both sides have several, by documents where the weights
+    are the same. Public variables are given to the second recipe.
+
+    Example: bitgolf compare baseline demo
+    Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3
+    Example: bitgolf compare runs/a1,runs/a2,runs/a3 --against 1.2244
+    """
+    if against is not None:
+        if len(names) != 1:
+            raise BitgolfError("expected one set of runs", where="--against", value=names)
+        show_against(names[0], against, metric, as_json)
+        return
+    if all(run_folders(name) for name in names) and len(names) > 1:
+        show_comparison(names, metric, as_json)
+        return
+    if len(names) != 2:
+        raise BitgolfError("expected two recipes, or two or more finished runs", where="compare", value=names)
+    left, right = names
+    changed = apply_variables(find_recipe(right), parse_variables(variables or []))
+    changes = diff(find_recipe(left), changed)
+    screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
+    facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
+    facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
+    screen.close(facts, as_json=as_json)
+
+
+def show_against(name: str, published: float, metric: str, as_json: bool) -> None:
+    """`bitgolf compare RUNS --against FIGURE`."""
+    if metric not in METRICS:
+        raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
+    if not math.isfinite(published):
+        raise BitgolfError("not a number", where="--against", value=published, way_out="e.g. 1.2244")
+    found = against_constant(read_run_set(name), published, metric)
+    if not as_json:
+        print("\n".join([screen.escaped(found["claim"]), found.get("units", "")]).strip() + "\n")
+    plain = (
+        "metric",
+        "against",
+        "n",
+        "mean",
+        "deviation",
+        "effect",
+        "low",
+        "high",
+        "t",
+        "freedom",
+        "p",
+        "p_lower",
+    )
+    screen.close(found if as_json else {key: found[key] for key in plain}, as_json=as_json)
+
+
+def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
+    """`bitgolf compare` of finished runs."""
+    if metric not in METRICS:
+        raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
+    sets = [read_run_set(name) for name in names]
+    found = compare_runs(sets, metric)
+    for other, row in zip(sets[1:], found["comparisons"]):
+        changes = [change for change in diff(sets[0].recipe, other.recipe) if change[0] != "name"]
+        row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
+        title = f"{sets[0].name} against {other.name}"
+        screen.table(title, ("setting", "left", "right"), changes, as_json=as_json)
+        if not as_json:
+            print(row["claim"] + "\n")
+    lines = {"metric": metric, "against": found["against"], "comparisons": len(found["comparisons"])}
+    screen.close(found if as_json else lines, as_json=as_json)

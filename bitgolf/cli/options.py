@@ -1,0 +1,26 @@
+"""Options that several verbs take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BITS = "bits_per_byte"
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, e.g. --set train.steps=100."),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env", metavar="NAME=VALUE", help="A variable of the public scripts, e.g. --env EMA_DECAY=0.997."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the initial weights.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Dataset folder, text file or folder, hf:OWNER/NAME, sotu.")
+]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name, file.py:function, or recipe.json.")]
+ModelName = Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or a model.bin.")]

@@ -1,0 +1,34 @@
+"""Train, squeeze, reload and score a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Changes, Data, Json, Out, RecipeName, Variables
+from bitgolf.cli.shown import changed_recipe, finish
+from bitgolf.pipeline.work import work
+from bitgolf.public.variables import parse_variables, seed_of
+from bitgolf.report import screen
+
+
+def run(
+    recipe: RecipeName,
+    changes: Changes = None,
+    variables: Variables = None,
+    data: Data = "sotu",
+    out: Out = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial weights; 1337 if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train, squeeze, reload and score a recipe; everything lands in a run folder.
+
+    Example: bitgolf run demo --set train.train_seconds=60 --out runs/short
+    """
+    given = parse_variables(variables or [])
+    seed = seed_of(given, seed)
+    chosen = changed_recipe(recipe, given, changes, quiet=as_json)
+    folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
+    result = screen.follow(work(chosen, data, folder, seed, resume=resume, variables=given))
+    finish(result, as_json, f"bitgolf score {folder}")

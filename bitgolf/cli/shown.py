@@ -1,0 +1,53 @@
+"""What several verbs show alike."""
+
+from typing import Any
+
+import typer
+
+from bitgolf.base.plan import parse_changes
+from bitgolf.inputs.find import find_recipe
+from bitgolf.public.variables import apply_variables, variable_rows
+from bitgolf.recipe import Recipe
+from bitgolf.report import screen
+
+TEXT = "\n\t"  # what stays as it is where a terminal shows text of a model
+
+
+def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | None, *, quiet: bool) -> Recipe:
+    """A recipe with public variables, which are shown, and then with single settings changed."""
+    recipe = find_recipe(name)
+    changed = apply_variables(recipe, variables)
+    if variables:
+        header = ("public variable", "value", "setting", "before", "after")
+        rows = variable_rows(recipe, changed, variables)
+        screen.table("What the public variables change", header, rows, as_json=quiet)
+    return parse_changes(changed, changes or [])
+
+
+def finish(result: dict[str, Any], as_json: bool, following: str) -> None:
+    header = ("weights", "windows", "bits per byte", "nats per token", "seconds")
+    keys = ("name", "windows", "bits_per_byte", "nats_per_token", "seconds")
+    rows = [[variant.get(key) for key in keys] for variant in result.get("variants", [])]
+    if rows:
+        screen.table("Live, averaged and quantized weights, side by side", header, rows, as_json=as_json)
+    if "rivals" in result:
+        rivals = [
+            (row["name"], row["primed_bits_per_byte"], row["alone_bits_per_byte"]) for row in result["rivals"]
+        ]
+        ours = ("this model", result.get("bits_per_byte"), None)
+        title = "The same text by general compressors, in bits per byte"
+        columns = ("", "with the training text", "alone")
+        screen.table(title, columns, [ours, *rivals], as_json=as_json)
+    show_alarms(result, as_json)
+    if "sample" in result and not as_json:
+        print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
+    scored = "bits_per_byte" in result  # else there is nothing to go on with
+    screen.close(result | ({"next": following} if scored else {}), as_json=as_json)
+    if result["status"] != "ok":
+        raise typer.Exit(1)
+
+
+def show_alarms(result: dict[str, Any], as_json: bool) -> None:
+    rows = [(row["name"], row["alarm"]) for row in result.get("quantization", []) if row.get("alarm")]
+    if rows:
+        screen.table("Alarms", ("tensor", ""), rows, as_json=as_json)
