@@ -7,14 +7,7 @@ from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr543 import pr543
 from bitgolf.study.design import Margin, Study, add_one
 
-READING = """\
-Leans the same way: in equal time the narrower MLP is 0.039 better (published 0.015), with an interval from
-0.160 better to 0.082 worse.
-
-Cannot tell: more. By the clock the same recipe takes 83 to 94 steps on this machine, one run at a time, and
-one run of 83 steps makes most of the difference. The 9% wider MLP took 2% fewer steps, which that noise can
-be; the published 25% fewer stay unexplained. A first try beside other jobs had ten times the noise.
-"""
+READING = ""
 
 
 def study() -> Study:

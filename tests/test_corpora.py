@@ -74,6 +74,7 @@ def texts_of(dataset: Dataset, split: str) -> list[bytes]:
 
 def test_what_is_typed_is_understood(tmp_path):
     assert source_from("sotu") == Sotu()
+    assert source_from("sotu:paragraphs") == Sotu(paragraphs=True)
     assert source_from("hf:roneneldan/TinyStories") == Hub("roneneldan/TinyStories")
     assert source_from("hf:a/b/sample/10BT") == Hub("a/b", "sample/10BT")
     assert source_from("challenge:sp1024") == Challenge("sp1024", 1)
@@ -105,6 +106,19 @@ def test_the_default_corpus_is_split_by_its_documented_rule():
     assert sum(map(len, split.val)) == 1_129_563
     assert split.val[0] == documents[5]
     assert "index % 10 == 5" in split.rule
+
+
+def test_the_default_corpus_can_be_cut_into_its_paragraphs():
+    documents = list(Sotu().documents())
+    whole, cut = (Sotu(paragraphs=each).split(documents, 0.5) for each in (False, True))
+    for speeches, parts in ((whole.train, cut.train), (whole.val, cut.val)):
+        found = [part for speech in speeches for part in speech.replace(b"\n\n", b"\n\n\0").split(b"\0")]
+        assert sorted(parts) == sorted(part for part in found if part.strip(b"\n"))
+        assert sum(map(len, parts)) == sum(map(len, speeches))  # no byte is lost
+        assert not any(b"\n\n" in part.rstrip(b"\n") for part in parts)
+    assert cut.val[0] not in whole.val[0]  # strangers stand side by side
+    assert len(cut.train) + len(cut.val) > 25_000
+    assert Sotu(paragraphs=True).key != Sotu().key
 
 
 def test_a_folder_becomes_a_dataset(tmp_path):

@@ -17,7 +17,7 @@ from bitgolf.net.model import (
     parameter_shapes,
 )
 from bitgolf.net.position import Rope
-from bitgolf.net.route import Plain, USkips
+from bitgolf.net.route import Huginn, Plain, USkips
 from bitgolf.train.optim import OptimPlan, make_optimizers
 from bitgolf.train.schedule import Progress
 
@@ -251,6 +251,38 @@ def test_skips_are_last_in_first_out():
     assert [visit.layer for visit in visits] == list(range(9))
     assert [(visit.source, visit.skip) for visit in visits[4:]] == [(3, 0), (2, 1), (1, 2), (0, 3), (-1, -1)]
     assert all(visit.source == -1 for visit in visits[:4])
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_loops_beyond_the_trained_ones_have_no_skips(skips):
+    """Against a plain loop: PR #212's three shared blocks, three loops in training and six outside it."""
+    route = USkips(paired_stops=9) if skips else Plain()
+    recurrence = Huginn(first=0, last=2, loops=3, evaluation_loops=6)
+    model = shaken(SMALL.but(layers=3, recurrence=recurrence, route=route))
+    inputs, _ = tokens(SMALL, 2, 12)
+    for loops, training in ((3, True), (6, False)):
+        model.train(training)
+        start = model.embedded(inputs)
+        context, x, earlier = model.context(inputs, start), start, []
+        for stop in range(3 * loops):
+            if skips and stop >= 4 and earlier:
+                x = x + model.skip_weights[stop - 4] * earlier.pop()
+            x = model.blocks[stop % 3](x, context)
+            if stop < 4:
+                earlier.append(x)
+        expected = torch.nn.functional.rms_norm(x, x.shape[-1:])
+        torch.testing.assert_close(model.hidden(inputs), expected)
+    assert skips == ("skip_weights" in dict(model.named_parameters()))
+    assert not skips or len(model.skip_weights) == 4  # as many as are trained
+
+
+def test_all_stops_are_paired_where_no_number_is_given():
+    order = (0, 1, 2) * 6
+    assert (
+        USkips().visits(order)
+        == USkips(paired_stops=18).visits(order)
+        == USkips(paired_stops=99).visits(order)
+    )
 
 
 def test_a_cap_too_large_for_exp_is_still_exact():

@@ -158,10 +158,16 @@ class USkips(Route):
     Cost: width weights for each skip, stored in high precision; two passes over the stream each
     Not for: fewer than two layers
     Neutral: skip weights of zero equal the plain route
+
+    paired_stops: so many stops, from the first, have skips between them; 0 is all. Those after them, as
+        PR #212's loops beyond the trained ones, have none.
     """
 
+    paired_stops: int = setting(0, at_least=0)
+
     def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
-        return paired_visits(order)
+        paired = self.paired_stops or len(order)
+        return (*paired_visits(order[:paired]), *(Visit(layer) for layer in order[paired:]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgolf.base.plan import diff
-from bitgolf.forecast.budget import forecast, forecast_seconds
+from bitgolf.forecast.budget import flops_per_token, forecast_seconds
 from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
@@ -106,7 +106,7 @@ def seconds_of(
 
 def forecast_run_seconds(recipe: Recipe) -> float:
     """Seconds of a run that nothing like it has been measured for."""
-    flops = forecast(recipe, 0)["flops_per_step"]
+    flops = flops_per_token(recipe.model, recipe.data.sequence_length) * recipe.train.batch_tokens
     return WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
 
 
