@@ -1,4 +1,4 @@
-"""The studies that ship with bitgolf build with today's recipes; a page says of which recipe each table is."""
+"""The studies that ship build with the recipes of today; a page says of which recipe each table is."""
 
 import json
 import re
