@@ -87,11 +87,11 @@ def test_plain_packing_is_rounding_by_rows_and_deflate_and_nothing_else_changes(
     assert plain.but(changes) == recipe
 
 
-def test_show_says_exactly_what_it_would_print(bitgolf):  # noqa: F811
-    facts = json.loads(bitgolf("show", "demo", "--json")[1])
+def test_the_forecast_says_exactly_what_show_would_print(bitgolf):  # noqa: F811
+    facts = json.loads(bitgolf("forecast", "demo", "--json")[1])
     assert facts["code_bytes"] == len(script_of(demo()))
     assert facts["code_bytes_with_brotli"] == len(script_of(demo().but(BROTLI)))
-    _, out, _ = bitgolf("show", "demo")
+    _, out, _ = bitgolf("forecast", "demo")
     assert f"{facts['code_bytes']:,}" in out and f"{facts['code_bytes_with_brotli']:,}" in out
 
 

@@ -10,6 +10,7 @@ from bitgolf.forecast.room import room
 from bitgolf.public.variables import parse_variables
 from bitgolf.report import screen
 from bitgolf.script.counted import script_of
+from bitgolf.script.optional import is_installed
 
 
 def forecast(
@@ -25,6 +26,8 @@ def forecast(
     """
     chosen = changed_recipe(recipe, parse_variables(variables or []), changes, quiet=as_json)
     facts = forecast_recipe(chosen, len(script_of(chosen)), expected_tokenizer_bytes(chosen))
+    brotli = chosen.but({"budget.code_codec": "brotli"})
+    facts["code_bytes_with_brotli"] = len(script_of(brotli)) if is_installed("brotli") else None
     filling = room(chosen, facts)
     facts |= {row["name"]: row["value"] for row in filling} | {"filling": filling}
     facts |= forecast_seconds(chosen, facts["flops_per_step"])

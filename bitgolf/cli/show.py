@@ -10,14 +10,13 @@ import typer
 from bitgolf.base.plan import diff, to_json
 from bitgolf.cli.options import Changes, Json, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe
-from bitgolf.net.model import parameter_shapes
+from bitgolf.net.model import count_parameters, parameter_shapes
 from bitgolf.public.variables import parse_variables
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.report.tensors import nominal_bits
 from bitgolf.script.counted import script_of
 from bitgolf.script.flatten import flatten
-from bitgolf.script.optional import is_installed
 from bitgolf.squeeze.quantize import Quantizer
 from bitgolf.train.optim import assign_parameters
 from bitgolf.train.schedule import Progress
@@ -48,12 +47,10 @@ def show(
     screen.table("Parameters, first match wins", header, parameter_table(chosen), as_json=as_json)
     header = ("who", "quantizer", "bits", "tensors", "parameters")
     screen.table("Quantization, first match wins", header, quantization_table(chosen), as_json=as_json)
-    brotli = chosen.but({"budget.code_codec": "brotli"})
     facts = {
         "recipe": chosen.name,
         "recipe_identity": chosen.identity(),
-        "code_bytes": len(script_of(chosen)),
-        "code_bytes_with_brotli": len(script_of(brotli)) if is_installed("brotli") else None,
+        "parameters": count_parameters(chosen.model),
         "settings": to_json(chosen),
     }
     screen.close(facts | ({"public_variables": given} if given else {}), as_json=as_json)
@@ -92,7 +89,8 @@ def quantization_table(recipe: Recipe) -> list[tuple[Any, ...]]:
     ]
 
 
-def bits_of(quantizer: Quantizer) -> float:
-    """Bits of each number, before any entropy coding."""
+def bits_of(quantizer: Quantizer) -> float | str:
+    """Bits of each number before any entropy coding, where a grid sets them and not a rate."""
     one = torch.ones(1, 1)
-    return nominal_bits(quantizer, one, quantizer.quantize(one))
+    bits = nominal_bits(quantizer, one, quantizer.quantize(one))
+    return bits if bits > 0 else "by rate"
