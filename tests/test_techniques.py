@@ -7,10 +7,12 @@ import pytest
 
 from bitgolf import READING_ORDER
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_json
 from bitgolf.base.plan import Plan, field_types, members
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.catalog.techniques import (
     PAGE,
+    WEIGHTS,
     by_slot,
     card_of,
     find_technique,
@@ -21,6 +23,7 @@ from bitgolf.catalog.techniques import (
     slots,
     table_row,
     techniques,
+    weigh,
     weight_of,
 )
 from bitgolf.cli.techniques import TECHNIQUE_COLUMNS
@@ -166,3 +169,12 @@ def test_the_page_names_every_technique_and_variable():
     text = page()
     assert all(f"### {one.name}\n" in text for one in techniques())
     assert all(f"| `{name}` |" in text for name in KINDS)
+
+
+def test_the_known_weights_are_those_that_are_measured():
+    """All parameters; bytes of every fourth, as packing takes a while."""
+    names = [one.name for one in techniques()]
+    known = read_json(WEIGHTS)
+    assert [*known] == names
+    for one in techniques()[::4]:
+        assert weigh(one) == weight_of(one) == tuple(known[one.name]), one.name

@@ -14,6 +14,7 @@ import torch
 
 from bitgolf import READING_ORDER, load
 from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import Plan, describe, field_types, members
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.forecast.budget import packed_size
@@ -30,6 +31,7 @@ from bitgolf.squeeze.hessian import TrainText
 from bitgolf.squeeze.presets import rate_aware
 from bitgolf.squeeze.quantize import QuantizePlan, Quantizer
 
+WEIGHTS = PACKAGE_FOLDER / "catalog" / "weights.json"
 PAGE = PACKAGE_FOLDER.parent / "docs" / "techniques.md"
 LABELS = ("What", "Source", "Cost", "Not for", "Neutral")
 PLAIN_SETTINGS = "Settings"  # the slot of techniques that are one setting
@@ -211,7 +213,22 @@ def value_at(recipe: Recipe, path: str) -> Any:
 
 
 def weight_of(technique: Technique) -> tuple[int, int]:
-    """Shipped parameters and packed bytes that the baseline at full size gains with it."""
+    """Shipped parameters and packed bytes that the baseline at full size gains with it.
+
+    Of our own techniques they are known, as packing them all takes a minute; others are weighed.
+    """
+    known = _known_weights().get(technique.name)
+    own = technique.kind is None or technique.kind.__module__.removeprefix("bitgolf.") in READING_ORDER
+    return (known[0], known[1]) if known and own else weigh(technique)
+
+
+@functools.cache
+def _known_weights() -> dict[str, list[int]]:
+    return read_json(WEIGHTS) if WEIGHTS.is_file() else {}
+
+
+def weigh(technique: Technique) -> tuple[int, int]:
+    """The same, measured."""
     baseline = find_recipe("baseline")
     if technique.path.startswith("quantize"):  # what its members ask for
         rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules
@@ -359,5 +376,7 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
+    # Known weights are kept; delete the file to weigh all again.
+    write_json(WEIGHTS, {one.name: weight_of(one) for one in techniques()})
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)
