@@ -12,7 +12,7 @@ from bitgolf.net.model import count_parameters
 from bitgolf.net.position import Rope
 from bitgolf.net.route import Looped
 from bitgolf.score.windows import Chunked, Sliding
-from bitgolf.script.flatten import plans_in
+from bitgolf.script.own import plans_in
 from bitgolf.squeeze.quantize import AsSet
 from bitgolf.train.average import Ema, SwaCount
 from bitgolf.train.schedule import Progress

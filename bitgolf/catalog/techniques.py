@@ -24,7 +24,8 @@ from bitgolf.net.values import ValueEmbedding
 from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
 from bitgolf.public.variables import places, variables_at, variables_of
 from bitgolf.recipe import Recipe
-from bitgolf.script.flatten import literal, plans_in
+from bitgolf.script.flatten import literal
+from bitgolf.script.own import plans_in
 from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.codec import Codec
 from bitgolf.squeeze.hessian import TrainText

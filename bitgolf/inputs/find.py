@@ -1,15 +1,14 @@
 """From what the user typed to what it names: a recipe, a dataset, a run, an artifact."""
 
 import importlib
-import importlib.util
-import os
 import pkgutil
 import sys
 import time
 import traceback
-from collections.abc import Generator, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 from bitgolf import load, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
@@ -17,10 +16,13 @@ from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.forecast.laptop import laptop
+from bitgolf.inputs.folder import cache_folder
+from bitgolf.inputs.recorded import remember, techniques_of
 from bitgolf.inputs.typed import read_plan
 from bitgolf.public.checkpoints import as_weights, infer_model_plan, read_public
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
+from bitgolf.script.own import OWN_FILES, load_own
 from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
 from bitgolf.text.shards import PASSPORT_FILE, Dataset
 from bitgolf.text.tokenizer import Tokenizer
@@ -72,24 +74,35 @@ def from_python(path: Path, function: str, kind: type[P]) -> P:
     """What a function in a user's file returns. Raises BitgolfError, naming both, for whatever goes wrong."""
     if not path.is_file():
         raise BitgolfError(f"no such {kind.__name__.lower()} file", where=str(path))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        with redirect_stdout(sys.stderr):  # stdout is for the answer
-            spec.loader.exec_module(module)
-            made = getattr(module, function)()
-    except (Exception, SystemExit) as error:  # a user's file can fail in any way; say which and where
-        said = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
-        line = line_in(str(spec.origin), error)
-        raise BitgolfError(
-            f"line {line}: {said}" if line else said, where=f"{path}:{function}", way_out="mend the file"
-        ) from error
+    with mending(path, f"{path}:{function}"):
+        made = getattr(module_of(path), function)()
     if not isinstance(made, kind):
         raise BitgolfError(
             f"does not return a {kind.__name__}", where=f"{path}:{function}", value=type(made).__name__
         )
     return made
+
+
+def module_of(path: Path) -> ModuleType:
+    """The module of a file that the user has named; from now on its techniques are found."""
+    module = load_own(path)
+    if own := OWN_FILES.get(module.__name__):
+        remember(own.text)
+    return module
+
+
+@contextmanager
+def mending(path: Path, where: str) -> Iterator[None]:
+    """Whatever goes wrong within it is a fault of a user's file: a BitgolfError that names its line."""
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for the answer
+            yield
+    except (Exception, SystemExit) as error:  # a user's file can fail in any way; say which and where
+        said = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
+        line = line_in(str(path.absolute()), error)
+        raise BitgolfError(
+            f"line {line}: {said}" if line else said, where=where, way_out="mend the file"
+        ) from error
 
 
 def line_in(file: str, error: BaseException) -> int:
@@ -99,12 +112,6 @@ def line_in(file: str, error: BaseException) -> int:
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == file]
     return lines[-1] if lines else 0
-
-
-def cache_folder() -> Path:
-    """Where datasets are kept between runs: BITGOLF_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BITGOLF_CACHE") or Path(home) / "bitgolf")
 
 
 def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Generator[Event, None, Dataset]:
@@ -184,7 +191,8 @@ def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
 def read_artifact(path: Path) -> Unpacked:
     """A packed model's file, read and checked; whatever is wrong with it, the file is named."""
     load()
-    try:
-        return unpack(path.read_bytes())
-    except BitgolfError as error:
-        raise BitgolfError(str(error), where=str(path)) from error
+    with techniques_of(path.parent):
+        try:
+            return unpack(path.read_bytes())
+        except BitgolfError as error:
+            raise BitgolfError(str(error), where=str(path)) from error

@@ -12,6 +12,7 @@ from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import P, from_json
+from bitgolf.inputs.recorded import techniques_of
 
 Shape = TypeVar("Shape")
 Count = Annotated[int, Field(gt=0)]
@@ -192,11 +193,12 @@ def read_as(path: Path, shape: type[Shape], way_out: str = AGAIN) -> Shape:
 
 def read_plan(path: Path, kind: type[P]) -> P:
     """The settings in a JSON file. Raises PlanError, which names the file in front of every problem."""
-    try:
-        load()
-        return from_json(kind, read_json(path))
-    except PlanError as error:
-        raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
+    load()
+    with techniques_of(path.parent):
+        try:
+            return from_json(kind, read_json(path))
+        except PlanError as error:
+            raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
 
 
 def read_lines(path: Path, shape: type[Shape]) -> Iterator[Shape]:

@@ -15,6 +15,7 @@ from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.base.plan import parse_changes, to_json
 from bitgolf.base.tensors import read_tensors
+from bitgolf.inputs.recorded import record
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import count_parameters
@@ -315,6 +316,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     }
     write_bytes(out / "model.bin", artifact.data)
     write_json(out / "recipe.json", to_json(recipe))
+    record(recipe, out)
     write_json(out / "result.json", result)
     scores.save(out / "scores.npz")
     write_report(out)

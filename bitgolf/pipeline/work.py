@@ -15,6 +15,7 @@ from bitgolf.corpus.textfile import text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.inputs.find import find_dataset
 from bitgolf.inputs.folder import held
+from bitgolf.inputs.recorded import kept, refuse_changed
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, parameter_shapes
@@ -112,8 +113,11 @@ def _work(
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
         yield Event("finished already", 1, 1, {})
         return finished
+    if resume:
+        refuse_changed(recipe, folder)
     try:
-        result = yield from run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
+        steps = run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
+        result = yield from kept(steps, recipe, folder)
     except Exception:
         if (folder / "result.json").is_file():  # what is known of a run that failed
             write_report(folder)

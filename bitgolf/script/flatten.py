@@ -25,8 +25,9 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, to_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.script.optional import needed
+from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
-from bitgolf.script.source import Definition, Import, Module, reach, read_core
+from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
 
 LINE_LENGTH = 100
 COMPARED_FILES = ("recipe.json", "weights.safetensors", "model.bin", "scores.npz")
@@ -44,6 +45,8 @@ def flatten(
     full: write every setting of the recipe, not only those that differ from their defaults.
     """
     modules = read_core() if modules is None else modules
+    own = carried({type(plan) for plan in plans_in(recipe)}, modules)
+    modules = [*modules, *own]
     classes = {type(plan).__name__ for plan in plans_in(recipe)} if full else set(_named(recipe))
     definitions, imports = reach(modules, sorted({main, *classes}))
     body = "\n".join(
@@ -59,6 +62,8 @@ def flatten(
             "",
         ]
     )
+    if own and (missing := undefined_names(body)):
+        raise SourceError((f"{name}: read and not defined" for name in missing), "the script is not whole:")
     return _header(recipe, main, body) + body
 
 
@@ -106,17 +111,6 @@ def _import_lines(imports: Iterable[Import]) -> Iterator[str]:
         for module, items in itertools.groupby((i for i in group if i.name), key=lambda item: item.module):
             names = ", ".join(f"{i.name} as {i.alias}" if i.alias else str(i.name) for i in items)
             yield f"from {module} import {names}"
-
-
-def plans_in(value: Any) -> Iterator[Plan]:
-    """The plan and every plan inside it."""
-    if isinstance(value, Plan):
-        yield value
-        for field in dataclasses.fields(value):
-            yield from plans_in(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from plans_in(item)
 
 
 def literal(value: Any, *, full: bool = False, indent: int = 0) -> str:
@@ -218,9 +212,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 _PACKAGE = """
 import json, sys
 from pathlib import Path
+sys.path.insert(0, sys.argv.pop(1))
 import bitgolf, bitgolf.recipe, bitgolf.run
 from bitgolf.base.plan import from_json
+from bitgolf.script.own import load_own
 bitgolf.load()
+for own in sorted(Path(sys.argv[1]).parent.glob("own*.py")):
+    load_own(own)
 recipe = from_json(bitgolf.recipe.Recipe, json.loads(Path(sys.argv[1]).read_text()))
 sys.argv = sys.argv[1:]
 sys.exit(bitgolf.run.main(recipe))
@@ -257,7 +255,9 @@ def run_packaged(
     with tempfile.TemporaryDirectory() as empty:
         place = Path(empty) / "recipe.json"
         place.write_text(json.dumps(to_json(recipe)))
-        return _python(_PACKAGE, [str(place), *arguments], Path(empty), seconds)
+        for number, file in enumerate(own_files({type(plan) for plan in plans_in(recipe)}).values()):
+            (Path(empty) / f"own{number}.py").write_text(file.text, encoding="utf-8")
+        return _python(_PACKAGE, [str(PACKAGE_FOLDER.parent), str(place), *arguments], Path(empty), seconds)
 
 
 def _python(

@@ -24,9 +24,9 @@ NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spe
 class SourceError(BitgolfError):
     """Core breaks a rule the generated script depends on; carries every fault as 'file:line: sentence'."""
 
-    def __init__(self, faults: Iterable[str]) -> None:
+    def __init__(self, faults: Iterable[str], what: str = "core cannot be put into one file:") -> None:
         self.faults = list(faults)
-        super().__init__("\n  ".join(["core cannot be put into one file:", *self.faults]))
+        super().__init__("\n  ".join([what, *self.faults]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +61,21 @@ class Definition:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Module:
-    """One source file by its dotted name: its definitions in order, and its imports."""
+    """One source file by its dotted name: its definitions in order, and its imports.
+
+    path: of a file outside the package.
+    """
 
     name: str
     tree: ast.Module
     definitions: tuple[Definition, ...]
     imports: tuple[tuple[Import, int], ...]
+    path: str = ""
 
     @property
     def file(self) -> str:
-        """Where it stands in the package, e.g. net/model.py."""
-        return file_of(self.name)
+        """Where it stands in the package, e.g. net/model.py, or outside of it."""
+        return self.path or file_of(self.name)
 
     @property
     def docstring(self) -> str:
@@ -97,8 +101,8 @@ def read_core(folder: Path = PACKAGE_FOLDER, order: Sequence[str] = READING_ORDE
     return modules
 
 
-def read_module(text: str, name: str) -> Module:
-    """Split one source text into definitions and imports."""
+def read_module(text: str, name: str, path: str = "") -> Module:
+    """Split one source text into definitions and imports. path: of a file outside the package."""
     tree = ast.parse(text, filename=file_of(name))
     lines = text.splitlines()
     definitions, imports = [], []
@@ -109,7 +113,7 @@ def read_module(text: str, name: str) -> Module:
             used = frozenset(names_loaded(ast.walk(node)))
             own_text = "\n".join(lines[_first_line(node, lines) : node.end_lineno])
             definitions.append(Definition(name, names, node, own_text, used))
-    return Module(name, tree, tuple(definitions), tuple(imports))
+    return Module(name, tree, tuple(definitions), tuple(imports), path)
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> list[Import]:
@@ -268,22 +272,26 @@ def core_faults(modules: Sequence[Module]) -> Iterator[str]:
     known = {module.name for module in modules}
     earlier: dict[str, set[str]] = {}
     for module in modules:
-        yield from (f"{module.file}:{text}" for text in _statement_faults(module))
+        yield from (f"{module.file}:{text}" for text in top_level_faults(module))
+        yield from (f"{module.file}:{text}" for text in inner_faults(module.tree.body))
         yield from (f"{module.file}:{text}" for text in _import_faults(module, earlier, known))
         earlier[module.name] = {name for d in module.definitions for name in d.names}
-    yield from _shared_namespace_faults(modules)
+    yield from shared_namespace_faults(modules)
 
 
-def _statement_faults(module: Module) -> Iterator[str]:
+def top_level_faults(module: Module) -> Iterator[str]:
+    """Statements at top level that a script would not hold, as 'line: sentence'."""
     for position, node in enumerate(module.tree.body):
         is_docstring = position == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not (is_docstring or isinstance(node, ast.Import | ast.ImportFrom) or _is_plain(node)):
             line = ast.unparse(node).splitlines()[0]
             yield f"{node.lineno}: {line!r} at top level; only def, class, constants, imports"
-    top = set(module.tree.body) | {
-        item for node in module.tree.body if isinstance(node, ast.Try) for item in node.body
-    }
-    for item in ast.walk(module.tree):
+
+
+def inner_faults(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """What top-level statements may not have in them, as 'line: sentence'."""
+    top = {*statements} | {item for node in statements if isinstance(node, ast.Try) for item in node.body}
+    for item in (item for node in statements for item in ast.walk(node)):
         if isinstance(item, ast.Import | ast.ImportFrom) and item not in top:
             yield f"{item.lineno}: import inside a function or block; move it to the top"
         name = item.id if isinstance(item, ast.Name) else getattr(item, "attr", None)
@@ -328,7 +336,7 @@ def _import_faults(module: Module, earlier: dict[str, set[str]], known: Set[str]
             yield f"{line}: {item.module} defines no {item.name}"
 
 
-def _shared_namespace_faults(modules: Sequence[Module]) -> Iterator[str]:
+def shared_namespace_faults(modules: Sequence[Module]) -> Iterator[str]:
     """In one file all modules share a namespace: a name must mean one thing everywhere."""
     meaning: dict[str, tuple[object, str]] = {}
     for module in modules:
@@ -344,4 +352,4 @@ def _shared_namespace_faults(modules: Sequence[Module]) -> Iterator[str]:
             if first[0] != what:
                 yield f"{module.file}:{line}: {name} already means something else at {first[1]}"
             if hasattr(builtins, name):
-                yield f"{module.name}.py:{line}: {name} hides the builtin in every other module of a script"
+                yield f"{module.file}:{line}: {name} hides the builtin in every other module of a script"

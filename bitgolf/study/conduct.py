@@ -13,6 +13,7 @@ from bitgolf.base.events import Event
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
 from bitgolf.inputs.find import find_dataset, from_python
+from bitgolf.inputs.recorded import record, techniques_of
 from bitgolf.inputs.typed import Change, Receipt, read_as
 from bitgolf.net.backend import choose_backend
 from bitgolf.run import preflight
@@ -94,6 +95,7 @@ def keep_plan(prepared: Prepared) -> None:
         for (arm, seed), job in prepared.jobs.items()
     ]
     write_json(path, receipt)
+    record(study, prepared.folder)
 
 
 def brief(value: Any) -> Any:
@@ -128,11 +130,12 @@ def study_of(folder: Path) -> Study:
 
 
 def _plan_in(receipt: Receipt, folder: Path) -> Study:
-    try:
-        load()
-        return from_json(Study, receipt["plan"])
-    except PlanError as error:
-        raise PlanError(f"{folder / RECEIPT}: {problem}" for problem in error.problems) from None
+    load()
+    with techniques_of(folder):
+        try:
+            return from_json(Study, receipt["plan"])
+        except PlanError as error:
+            raise PlanError(f"{folder / RECEIPT}: {problem}" for problem in error.problems) from None
 
 
 def conduct(prepared: Prepared, executor: Executor, look: Look, *, retry: bool = False) -> None:

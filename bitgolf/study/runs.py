@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
+from bitgolf.inputs.recorded import kept
 from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
 from bitgolf.net.backend import choose_backend
 from bitgolf.recipe import Recipe
@@ -157,7 +158,8 @@ def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
         _borrow_training(job, task)
         spoken = 0.0
         try:
-            for event in _run_alone(job) if job.processes == 1 else _run_together(job):
+            steps = _run_alone(job) if job.processes == 1 else _run_together(job)
+            for event in kept(steps, job.recipe, job.folder):
                 if time.monotonic() - spoken > SPOKEN_SECONDS:
                     say(job.folder, event)
                     spoken = time.monotonic()
