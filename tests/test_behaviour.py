@@ -352,6 +352,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "recurrence": (
         Once(),
         Looped(first=1, last=2, loops=2, enable_at=0.4, more_at=0.7),
+        Looped(first=1, last=2, loops=1, enable_at=0.4, untied=True),
         Huginn(first=0, last=1, loops=2, evaluation_loops=3),
     ),
     "route": (USkips(), GatedSkips(), Plain()),

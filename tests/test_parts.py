@@ -1,6 +1,7 @@
 """Parts of the network that stand in public scripts, each against an independent twin in plain torch."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def test_the_gated_mlp_is_the_public_one(slope):
     up, down, gate = (
         mlp.get_parameter(f"{n}.weight").detach().double() for n in ("fc", "proj", "mlp_gate_proj")
     )
-    for row, found in zip(x.flatten(0, 1).double(), mlp(x, PlainKernels()).flatten(0, 1)):
+    for row, found in zip(
+        x.flatten(0, 1).double(), mlp(x, SimpleNamespace(kernels=PlainKernels())).flatten(0, 1)
+    ):
         hidden = [max(float(h), slope * float(h)) ** 2 for h in up @ row]
         share = 2 / (1 + math.exp(-float(gate[0] @ row[:12])))
         expected = share * (down @ torch.tensor(hidden, dtype=torch.float64))

@@ -207,8 +207,8 @@ class Mlp(Module):
         self.proj = Linear(hidden, width, zero=True)
         self.adopt(activation.tensors(width))
 
-    def forward(self, x: Tensor, kernels: PlainKernels) -> Tensor:
-        return self.activation.mlp(x, self, kernels)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.activation.mlp(x, self, context.kernels)
 
 
 class Block(Module):
@@ -238,7 +238,7 @@ class Block(Module):
 
     def transformed(self, x: Tensor, context: Context) -> Tensor:
         """What the MLP makes of a stream."""
-        return self.mlp(context.kernels.norm(x, self.factor), context.kernels)
+        return self.mlp(context.kernels.norm(x, self.factor), context)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from bitgolf.net.layers import (
     Attention,
     Block,
     InputScale,
-    Mlp,
     ReluSquared,
     Residual,
     Serial,
@@ -132,7 +131,7 @@ class Model(Module):
         self.blocks = nn.ModuleList(
             Block(
                 Attention(sizes, layer, plan.qk_gain, plan.values, plan.heads_out),
-                Mlp(plan.width, plan.hidden_width(), plan.activation),
+                plan.recurrence.mlp(layer, plan.width, plan.hidden_width(), plan.activation),
                 plan.residual,
                 plan.input_scale.factor(layer),
             )
@@ -147,13 +146,13 @@ class Model(Module):
         for _, part in plan.parts():
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))
-        self.scoring_visits = plan.visits()
+        self.scoring_visits, self.training_visits = routes
         self.window = 0  # tokens of a whole window, where scoring says it
-        self.at(1.0)
         self.choose(Backend())
 
     def at(self, progress: float) -> None:
         """Take the route of this progress of the training."""
+        self.plan.recurrence.enter(self, progress)
         self.training_visits = self.plan.visits(progress, training=True)
 
     def use(self, backend: Backend) -> Self:
@@ -189,9 +188,8 @@ class Model(Module):
 
     def nats_under(self, hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
         """Cross-entropy of each target under a state and a matrix (vocabulary, width)."""
-        rows = hidden.flatten(0, 1)
-        nats = self.kernels.nats(rows, head.to(rows.dtype), targets.flatten(), self.plan.logit_softcap)
-        return nats.view(targets.shape)
+        rows, cap = hidden.flatten(0, 1), self.plan.logit_softcap
+        return self.kernels.nats(rows, head.to(rows.dtype), targets.flatten(), cap).view(targets.shape)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Softcapped logits (batch, time, vocabulary), float32."""
@@ -209,8 +207,7 @@ class Model(Module):
         for part in plan.embed:
             x = x if part.after else part.embed(x, inputs, self, plan.bos_id)
         x = self.kernels.norm(x).to(dtype)
-        if self.embed_proj is not None:
-            x = self.embed_proj(x)
+        x = x if self.embed_proj is None else self.embed_proj(x)
         for part in plan.embed:
             x = part.embed(x, inputs, self, plan.bos_id) if part.after else x
         return x

@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.kernels import PlainKernels
-from bitgolf.net.parts import Start, start_constant
+from bitgolf.net.layers import Activation, Mlp
+from bitgolf.net.parts import Context, Start, start_constant
 
 MOST_LOOPS = 256  # so that a route is never longer than memory
 
@@ -25,6 +27,13 @@ class Recurrence(Plan):
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
         """The layers in the order they are passed, at this progress of the training or outside it."""
         return tuple(range(layers))
+
+    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
+        """The MLP of a layer, with what its further passes have."""
+        return Mlp(width, hidden, activation)
+
+    def enter(self, model: Any, progress: float) -> None:
+        """Make ready what the training comes to at this progress."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +53,12 @@ class Looped(Recurrence):
     """Some layers passed several times (depth recurrence).
 
     What: layers `first` to `last` are passed `loops` more times in a row, from the progress `enable_at` on
-        (the second of them and more from `more_at` on); outside training always.
+        (the second of them and more from `more_at` on); outside training always. `untied`: each further pass
+        has its own MLP, a copy of the layer's when the training first comes to it.
     Source: records from 2026-04-05 (NUM_LOOPS=2, layers 4 to 5, then 3 to 5; ENABLE_LOOPING_AT 0.5, then
-        0.35).
-    Cost: no bytes; the seconds of the layers passed again.
+        0.35); untied in record 2026-03-31 (layers 4 and 5 once more, from step 3,000 on, no isolated gain;
+        REPEAT_UNTIE_MLP=full: "down", an own second matrix alone, is not here).
+    Cost: no bytes, but the MLPs of `untied`; the seconds of the layers passed again.
     Not for: small models: PR #212 reports 4.3 to 5.6 bpb with three shared blocks, PR #1449 +0.036.
     Neutral: loops=0
     """
@@ -57,6 +68,7 @@ class Looped(Recurrence):
     loops: int = setting(2, at_least=0, at_most=MOST_LOOPS)
     enable_at: float = setting(0.0, at_least=0.0, at_most=1.0)
     more_at: float = setting(0.0, at_least=0.0, at_most=1.0)
+    untied: bool = False
 
     def misfits(self, layers: int) -> list[str]:
         return loop_misfits(self.first, self.last, layers)
@@ -68,6 +80,43 @@ class Looped(Recurrence):
         elif training and progress < self.more_at:
             loops = min(loops, 1)
         return looped_order(self.first, self.last, layers, 1 + loops)
+
+    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
+        if self.untied and self.first <= layer <= self.last:
+            return UntiedMlp(layer, self.loops, width, hidden, activation)
+        return super().mlp(layer, width, hidden, activation)
+
+    @torch.no_grad()
+    def enter(self, model: Any, progress: float) -> None:
+        layers, looped = model.plan.layers, 1 + self.last - self.first
+        if self.untied:
+            was, now = (
+                (stops - layers) // looped
+                for stops in (len(model.training_visits), len(self.order(layers, progress, True)))
+            )
+            for block in model.blocks[self.first : self.last + 1]:
+                block.mlp.part(was, now)
+
+
+class UntiedMlp(Mlp):
+    """The MLP of a layer that is passed again, and one more for each further pass."""
+
+    def __init__(self, layer: int, further: int, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__(width, hidden, activation)
+        self.layer = layer
+        self.again = nn.ModuleList(Mlp(width, hidden, activation) for _ in range(further))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        key = f"passes of layer {self.layer}"
+        passed = context.memory[key] = context.memory.get(key, -1) + 1
+        return self.again[passed - 1](x, context) if passed else super().forward(x, context)
+
+    def part(self, first: int, end: int) -> None:
+        """Copy the first MLP to those of these further passes."""
+        own = dict(self.named_parameters())
+        for number in range(first, end):
+            for name, tensor in self.again[number].named_parameters():
+                tensor.copy_(own[name])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,132 @@
+"""Layers passed again with MLPs of their own: against the layers written out, and when they part."""
+
+import pytest
+import torch
+
+from bitgolf.net.layers import GatedMlp, LnScale, TwoLanes
+from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
+from bitgolf.net.route import GatedSkips, Looped, Plain
+from bitgolf.recipes.baseline import baseline
+from bitgolf.script.flatten import flatten
+from bitgolf.squeeze.presets import MLP
+
+BASE = ModelPlan(vocabulary_size=96, layers=4, width=48, heads=4, kv_heads=2, route=Plain())
+LOOP = Looped(first=1, last=2, loops=2, untied=True)
+IDS = torch.randint(2, 95, (2, 21), generator=torch.Generator().manual_seed(5))
+INPUTS, TARGETS = IDS[:, :-1], IDS[:, 1:]
+
+
+def shaken(plan, seed=1):
+    model = build_model(plan, seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor += 0.1 * torch.randn(tensor.shape, generator=draw)
+    return model
+
+
+def nats(model):
+    with torch.no_grad():
+        return model.nats(INPUTS, TARGETS)
+
+
+@pytest.mark.parametrize("changes", [{}, {"activation": GatedMlp(channels=5)}], ids=["plain", "gated"])
+def test_the_layers_written_out_say_the_same(changes):
+    plan = BASE.but({"recurrence": LOOP, **changes})
+    model = shaken(plan).eval()
+    order = [0, 1, 2, 1, 2, 1, 2, 3]
+    long = build_model(BASE.but({"layers": len(order), **changes})).eval()
+    own, found = dict(model.named_parameters()), {}
+    for name in dict(long.named_parameters()):
+        if not name.startswith("blocks."):
+            found[name] = own[name]
+            continue
+        _, place, rest = name.split(".", 2)
+        layer, number = order[int(place)], order[: int(place)].count(order[int(place)])
+        if number and rest.startswith("mlp."):
+            rest = f"mlp.again.{number - 1}.{rest.removeprefix('mlp.')}"
+        found[name] = own[f"blocks.{layer}.{rest}"]
+    long.load_state_dict(found)
+    torch.testing.assert_close(nats(model), nats(long), rtol=1e-5, atol=1e-5)
+
+
+def test_each_pass_has_its_own_and_all_are_trained():
+    model = shaken(BASE.but(recurrence=LOOP)).train()
+    model.loss(INPUTS, TARGETS).backward()
+    assert all(tensor.grad is not None and tensor.grad.any() for tensor in model.parameters())
+    before = nats(model)
+    for name, tensor in model.named_parameters():
+        if ".again." in name:
+            with torch.no_grad():
+                kept = tensor.clone()
+                tensor.zero_()
+                assert not torch.equal(nats(model), before), name
+                tensor.copy_(kept)
+
+
+def test_off_is_exact():
+    tied = parameter_shapes(BASE.but(recurrence=LOOP.but(untied=False)))
+    assert tied == parameter_shapes(BASE)
+    none = BASE.but(recurrence=LOOP.but(loops=0))
+    assert parameter_shapes(none) == parameter_shapes(BASE)
+    assert torch.equal(nats(shaken(none)), nats(shaken(BASE)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"residual": TwoLanes(first=2), "route": GatedSkips()}])
+def test_they_part_when_the_training_comes_to_them(changes):
+    loop = LOOP.but(enable_at=0.4, more_at=0.7)
+    model = shaken(BASE.but({"recurrence": loop, **changes})).train()
+    tied = shaken(BASE.but({"recurrence": loop.but(untied=False), **changes})).train()
+    tied.load_state_dict({name: w for name, w in model.state_dict().items() if ".again." not in name})
+    for progress in (0.0, 0.39, 0.4, 0.7, 1.0):
+        for each in (model, tied):
+            each.at(progress)
+        assert torch.equal(nats(model), nats(tied)), progress
+    again = model.blocks[1].mlp.again
+    with torch.no_grad():
+        again[0].fc.weight[0, 0] = 7.0
+    model.at(1.0)
+    assert again[0].fc.weight[0, 0] == 7.0 and not torch.equal(nats(model), nats(tied))
+
+
+def test_the_second_pass_parts_later_than_the_first():
+    model = shaken(BASE.but(recurrence=LOOP.but(enable_at=0.4, more_at=0.7))).train()
+    mlp = model.blocks[2].mlp
+    model.at(0.0)
+    model.at(0.5)
+    assert torch.equal(mlp.again[0].fc.weight, mlp.fc.weight)
+    assert not torch.equal(mlp.again[1].fc.weight, mlp.fc.weight)
+    with torch.no_grad():
+        mlp.fc.weight += 1
+    model.at(0.8)
+    assert torch.equal(mlp.again[1].proj.weight, mlp.proj.weight)
+    assert torch.equal(mlp.again[1].fc.weight, mlp.fc.weight)
+    torch.testing.assert_close(mlp.again[0].fc.weight, mlp.fc.weight - 1)
+
+
+def test_a_training_that_goes_on_does_not_part_again():
+    plan = BASE.but(recurrence=LOOP.but(enable_at=0.4))
+    trained = shaken(plan).state_dict()
+    model = build_model(plan)
+    model.load_state_dict(trained)
+    for progress in (0.8, 1.0):
+        model.at(progress)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_script_has_them_only_where_its_recipe_does():
+    with_them = flatten(baseline().but({"model.recurrence": LOOP}))
+    assert "class UntiedMlp" in with_them and "UntiedMlp" not in flatten(baseline())
+    script: dict[str, object] = {"__name__": "script"}
+    exec(compile(with_them, "script", "exec"), script)
+    plan = script["RECIPE"].model.but(layers=3, width=32, heads=4)
+    again = [name for name in script["parameter_shapes"](plan) if ".again." in name]
+    assert again[0] == "blocks.1.mlp.again.0.fc.weight" and len(again) == 8
+
+
+def test_rules_for_mlps_are_theirs_too():
+    plan = BASE.but(recurrence=LOOP, input_scale=LnScale())
+    names = [name for name in parameter_shapes(plan) if ".again." in name]
+    assert len(names) == 2 * 2 * 2
+    assert all(name.startswith("blocks.") and ".mlp." in name for name in names)
+    assert MLP == ("blocks.*.mlp.*.weight",)
