@@ -467,9 +467,9 @@ def test_the_generated_baseline_stays_small():
     one of tokens (5 lines, 30 bytes), when scored tokens had to be those of the passport and what a
     tokenizer loses was said (75 lines, 800 bytes), when names had to stay in their folder and states to
     have their types (35 lines, 320 bytes), when every failure became a result, a bad line of metrics no
-    hindrance and the number type part of the state (35 lines, 220 bytes), and when the MLP got a seam (10
-    lines, 100 bytes).
+    hindrance and the number type part of the state (35 lines, 220 bytes), when the MLP got a seam (10
+    lines, 100 bytes), and when further passes of a layer could have their own (no line, 50 bytes).
     """
     script = flatten(baseline())
     assert code_lines(script) < 3630
-    assert len(pack_script(script)) < 36_500
+    assert len(pack_script(script)) < 36_550

@@ -86,9 +86,7 @@ class ModelPlan(Plan):
         yield from (f"activation: {text}" for text in self.activation.misfits(self.width))
         yield from (f"recurrence: {text}" for text in self.recurrence.misfits(self.layers))
         names = Counter(name for _, part in self.parts() for name in self.part_tensors(part))
-        yield from (
-            f"{name}: two parts have a tensor of this name; keep one" for name in names if names[name] > 1
-        )
+        yield from (f"{n}: two parts have a tensor of this name; keep one" for n in names if names[n] > 1)
 
     def parts(self) -> list[tuple[str, Part]]:
         """Every part with the seam it is at."""
@@ -131,7 +129,7 @@ class Model(Module):
         self.blocks = nn.ModuleList(
             Block(
                 Attention(sizes, layer, plan.qk_gain, plan.values, plan.heads_out),
-                plan.recurrence.mlp(layer, plan.width, plan.hidden_width(), plan.activation),
+                plan.recurrence.mlp(layer, plan),
                 plan.residual,
                 plan.input_scale.factor(layer),
             )

@@ -28,9 +28,9 @@ class Recurrence(Plan):
         """The layers in the order they are passed, at this progress of the training or outside it."""
         return tuple(range(layers))
 
-    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
-        """The MLP of a layer, with what its further passes have."""
-        return Mlp(width, hidden, activation)
+    def mlp(self, layer: int, plan: Any) -> Mlp:
+        """The MLP of a layer of the model of a plan, with what its further passes have."""
+        return Mlp(plan.width, plan.hidden_width(), plan.activation)
 
     def enter(self, model: Any, progress: float) -> None:
         """Make ready what the training comes to at this progress."""
@@ -81,10 +81,10 @@ class Looped(Recurrence):
             loops = min(loops, 1)
         return looped_order(self.first, self.last, layers, 1 + loops)
 
-    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
+    def mlp(self, layer: int, plan: Any) -> Mlp:
         if self.untied and self.first <= layer <= self.last:
-            return UntiedMlp(layer, self.loops, width, hidden, activation)
-        return super().mlp(layer, width, hidden, activation)
+            return UntiedMlp(layer, self.loops, plan.width, plan.hidden_width(), plan.activation)
+        return super().mlp(layer, plan)
 
     @torch.no_grad()
     def enter(self, model: Any, progress: float) -> None:
