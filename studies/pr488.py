@@ -23,7 +23,7 @@ def study() -> Study:
     clean = best.but({"optim.schedule": WarmdownClock(warmdown_steps=steps), "average": NoAverage()})
     five = AbsMax(grid=Grid(bits=5, symmetric=False, scale_floor=1 / 15, granularity=RowGroups(rows=8)))
     mixed = (QuantRule(patterns=("blocks.*.mlp.*.weight",), quantizer=five), *best.quantize.rules)
-    bigrams = (BigramHash(buckets=1024, dimension=32), SmearVector())
+    bigrams = (BigramHash(buckets=512, dimension=24), SmearVector())  # 2,048 and 96 there
     warm = {"optim.schedule": best.optim.schedule}
     swa = {"average": best.average}
     ema = {"average": a_minute(pr488().but({"average": LateEma(decay=0.995)})).average}
