@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +23,7 @@ from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.files import read_json, write_bytes, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.base.tensors import write_tensors
-from bitgolf.net.backend import Backend, choose_backend
+from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import Model, ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.recipe import Recipe
 from bitgolf.score.metric import summary
@@ -64,11 +63,12 @@ def run(
         claim_folder(folder, recipe, resume)
     path = folder / CHECKPOINT
     state = State.load(path, training_identity(recipe, dataset, seed)) if path.is_file() else None
-    backend = choose_backend(recipe.backend, state.dtype if state else "")
-    world = join_world(backend.device.type)
+    world = join_world(choose_device(recipe.backend).type)
     facts: dict[str, Any] = {"recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
-    facts["dtype"], begun = backend.dtype_name, False
+    begun = False
     try:
+        backend = choose_backend(recipe.backend, state.dtype if state else "", world.from_first)
+        facts["dtype"] = backend.dtype_name
         yield from preflight(recipe, dataset, backend, seed, show)
         if world.rank == 0:
             describe_run(folder, recipe, backend, code)
@@ -263,16 +263,9 @@ def preflight(
     for name, tensor in tensors.items():
         if not torch.equal(unpacked.weights[name], tensor.dequantize()):
             raise BitgolfError("the artifact does not give back what was packed", where=name)
-    tokens = dataset.scored_tokens()
-    windows = [*islice(recipe.score.windows.windows(len(tokens)), PREFLIGHT_WINDOWS)]
-    part = recipe.score.but(limit_tokens=windows[-1].end if windows else 0)
-    summary(
-        (
-            yield from told(
-                scoring(load_model(unpacked, backend), tokens, dataset.tokenizer, part), "preflight"
-            )
-        )
-    )
+    model, tokens = load_model(unpacked, backend), dataset.scored_tokens()
+    steps = scoring(model, tokens, dataset.tokenizer, recipe.score, sample=PREFLIGHT_WINDOWS)
+    summary((yield from told(steps, "preflight")))
     show("preflight", unpacked)
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
 
@@ -516,7 +509,7 @@ def main(recipe: Recipe) -> int:
             recipe, Dataset.open(choice.data), choice.out, choice.seed, code=code, resume=choice.resume
         )
         result = print_events(steps)
-    except BitgolfError as error:
+    except (BitgolfError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if is_first_process():

@@ -93,3 +93,12 @@ def test_reusing_memory_saves_page_faults():
         for switch in ("on", "off")
     }
     assert faults["on"] <= faults["off"] / 10
+
+
+def test_of_several_processes_all_take_what_the_first_one_measured(monkeypatch):
+    gains = iter([9.0, 0.1])
+    monkeypatch.setattr(chosen, "bfloat16_gain", lambda device: next(gains))
+    first: list[float] = []
+    agreed = [lambda gain: first.append(gain) or gain, lambda gain: first[0]]
+    types = [choose_backend(BackendPlan(device="cpu"), "", each).dtype for each in agreed]
+    assert types == [torch.bfloat16] * 2

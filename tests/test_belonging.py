@@ -31,11 +31,18 @@ def model(seed: int, **settings) -> bytes:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(text[seed:] for text in texts),
         model_writer=made,
-        model_type="bpe",
         vocab_size=settings.pop("vocab_size", 330),
         hard_vocab_limit=False,
         minloglevel=3,
-        **{"byte_fallback": True, "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, **settings},
+        **{
+            "model_type": "bpe",
+            "byte_fallback": True,
+            "pad_id": 0,
+            "bos_id": 1,
+            "eos_id": 2,
+            "unk_id": 3,
+            **settings,
+        },
     )
     return made.getvalue()
 

@@ -178,3 +178,26 @@ def test_a_pipe_or_device_is_not_waited_for_when_scoring(bitgolf, recipe, tmp_pa
         ("absent.txt", "No such file"),
     ):
         assert words in refusal(bitgolf("score", "run", "--text", name))
+
+
+def test_a_validation_text_of_nothing_but_unknown_tokens_is_refused_before_training(
+    bitgolf, recipe, tmp_path
+):
+    tokenizer = put(tmp_path / "shards", model(1, byte_fallback=False, vocab_size=120), SPLITS)
+    write_shard(tmp_path / "shards" / "val_0.bin", [tokenizer.unknown] * 4000)
+    line = refusal(run_folder(bitgolf, recipe, tmp_path, tokenizer))
+    assert "stand for no bytes" in line and "4,000 of 4,000 tokens are unknown" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("opening", ["words", "spaces", "unknown"])
+def test_a_tokenizer_without_document_start_runs_to_its_report(bitgolf, recipe, tmp_path, opening):
+    proto = model(1, byte_fallback=False, bos_id=-1, pad_id=-1, eos_id=1, unk_id=0, vocab_size=120)
+    tokenizer = put(tmp_path / "shards", proto, SPLITS)
+    space = tokenizer.encode(b"a b")[1:2]
+    start = {"words": [], "spaces": [*space] * 12, "unknown": [tokenizer.unknown] * 12}[opening]
+    place = tmp_path / "shards" / "val_0.bin"
+    write_shard(place, [*start, *read_shard(place).tolist()])
+    code, out, err = run_folder(bitgolf, recipe.but({"model.bos_id": -1}), tmp_path, tokenizer)
+    assert code == 0, err
+    assert (tmp_path / "run" / "report.html").is_file()

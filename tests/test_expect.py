@@ -103,3 +103,12 @@ def test_a_walk_follows_the_clock_that_ends_it():
     scales = [min(1.0, (600 - 1.2 * step) / (1200 * 1.2)) if step else 1.0 for step in range(0, 500, 3)]
     expected = ADAM_WALK * 0.01 * math.sqrt(3 * sum(scale**2 for scale in scales))
     assert walk(known, rule).length == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e18, 9.2e18])
+def test_settings_at_their_limits_have_a_forecast(recipe, value):
+    """What comes of them is for the run to find out."""
+    rule = AdamRule(lr=value, weight_decay=value)
+    assert all(number == number for number in walk(recipe, rule))
+    clocked = recipe.train.but(train_seconds=9.2e18, step_seconds=value, steps=7)
+    assert 1 <= likely_steps(clocked) <= 7

@@ -17,7 +17,7 @@ from filelock import FileLock
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import to_json
-from bitgolf.cli import faults
+from bitgolf.cli import faults, show
 from bitgolf.cli import main as cli
 from bitgolf.inputs.folder import held
 from bitgolf.report import screen
@@ -50,13 +50,13 @@ FAULTS = [
 def test_whatever_is_raised_becomes_one_line_and_a_code(
     monkeypatch, capsys, tmp_path, error, code, words, through_verb
 ):
-    def raises(*_):
+    def raises(*_, **__):
         print("said before the error")
         raise error
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(*((cli, "find_recipe") if through_verb else (cli, "app")), raises)
+    monkeypatch.setattr(*((show, "changed_recipe") if through_verb else (cli, "app")), raises)
     monkeypatch.setattr(sys, "argv", ["bitgolf", "show", "demo"])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -260,3 +260,12 @@ def test_an_absurd_size_is_refused_at_its_setting(monkeypatch, capsys, change):
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == "" and err.count("\n") == 1
     assert change.split("=")[0].split(".")[1] in err and "must be at most" in err
+
+
+def test_endless_problems_are_said_in_few_lines():
+    problems = [f"settings.{i}: {'x' * 100_000} unknown" for i in range(20_000)]
+    line, code = faults.in_one_line(PlanError(problems))
+    assert code == 2 and line.count("\n") == faults.MOST_LINES and len(line) < 200_000
+    assert line.startswith("error: invalid settings:\n  settings.0: xxx") and line.endswith("and 19,961 more")
+    line, _ = faults.in_one_line(BitgolfError("odd", where="w" * 50_000, way_out="mend it"))
+    assert len(line) < 4000 and line.endswith("mend it")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from bitgolf.base.errors import BitgolfError, CheckpointError, PlanError, displa
 from bitgolf.base.files import is_plain_name, read_json
 from bitgolf.base.plan import from_json, parse_changes, to_json
 from bitgolf.base.tensors import read_tensors, write_tensors
+from bitgolf.inputs.typed import MOST_JSON_BYTES, MOST_JSON_ITEMS, Result, read_as, read_outside, read_plan
+from bitgolf.net.values import ValueEmbedding
 from bitgolf.recipe import Recipe
 from bitgolf.study.design import Study, add_one
 from bitgolf.train.loop import State
@@ -70,12 +74,43 @@ def test_numbers_beyond_all_floats_are_refused(recipe):
         from_json(Recipe, data)
 
 
+def test_numbers_in_lists_of_settings_have_the_same_limits(recipe):
+    values = ValueEmbedding(layers=(1,))
+    for odd in (2**63, 10**30, -(10**400)):
+        with pytest.raises(PlanError, match=r"ValueEmbedding\.layers: expected a finite number below"):
+            values.but(layers=(1, odd))
+    for odd in (2**63, 10**30, -(10**300)):
+        with pytest.raises(PlanError, match=r"seed: expected a finite number below .*found"):
+            parse_changes(recipe, [f"data.order=ShuffledBlocks(seed={odd})"])
+    for odd in (math.nan, math.inf, -math.inf, 1e300, 9.3e18):
+        with pytest.raises(PlanError, match=r"train_seconds: expected a finite number below"):
+            recipe.but({"train.train_seconds": odd})
+    assert recipe.but({"train.train_seconds": 9.2e18}).train.train_seconds == 9.2e18
+
+
+def test_json_that_is_no_file_or_of_absurd_size_is_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(BitgolfError, match=r"pipe\.json: not a regular file"):
+        read_plan(tmp_path / "pipe.json", Recipe)
+    for path in ("/dev/zero", "/dev/null", str(tmp_path)):
+        with pytest.raises(BitgolfError, match="not a regular file"):
+            read_outside(Path(path))
+    large = tmp_path / "large.json"
+    large.write_text('{"rules": [' + "{}," * MOST_JSON_ITEMS + "{}]}")
+    with pytest.raises(BitgolfError, match=r"large\.json: more than 100,000 items in one .*100,001"):
+        read_plan(large, Recipe)
+    with large.open("wb") as file:
+        file.truncate(MOST_JSON_BYTES + 1)
+    with pytest.raises(BitgolfError, match=r"large\.json: more than 67,108,864 bytes of JSON"):
+        read_as(large, Result)
+
+
 def test_a_message_shows_a_bounded_part_of_a_value():
     assert len(str(BitgolfError("odd", value="x" * 10**6))) < 400
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert "nested" in str(BitgolfError("odd", value=deep))
+    assert "endless" in str(BitgolfError("odd", value=deep))
     while deep:
         deep = deep.pop()
 

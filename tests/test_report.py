@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import decades, line_chart, round_numbers, short
 from bitgolf.report.report import Run, ledger, places, rivals, tokens, training, variants, write_report
+from bitgolf.report.screen import UNSHOWN
 from bitgolf.squeeze.artifact import pack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
 from bitgolf.text.tokenizer import train_tokenizer
@@ -151,6 +153,17 @@ def test_the_page_is_light_inert_and_the_same_each_time(tmp_path: Path) -> None:
     assert not [name for name, _ in attributes if name in ("src", "href", "srcdoc") or name.startswith("on")]
     assert not re.search(r"https?:|//|url\(|@import", text.replace("</", ""))
     assert write_report(tmp_path, piece).read_text() == text
+
+
+def test_text_of_others_moves_hides_and_turns_nothing(tmp_path: Path) -> None:
+    evil = "a\x1b[2J\u202eb\u2066c\u00ad\udce9"
+    plant(tmp_path)
+    crash = result(sample=evil, dataset=evil, run=evil, recipe=evil, error=evil, status="crash")
+    for odd in (crash, result(sample=evil, ledger=[[evil, 5]])):
+        (tmp_path / "result.json").write_text(json.dumps(odd))
+        text = write_report(tmp_path, piece).read_text()
+        assert {char for char in text if unicodedata.category(char) in UNSHOWN} <= {"\n", "\t"}
+        assert "\\u202eb\\u2066c\\xad\\udce9" in text
 
 
 def test_an_empty_run_and_a_crash_are_told(tmp_path: Path) -> None:

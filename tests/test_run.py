@@ -10,22 +10,24 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from bitgolf import run as run_module
 from bitgolf.base.errors import BitgolfError, DataError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.base.tensors import read_tensors
+from bitgolf.inputs.machine import other_machine
 from bitgolf.net import backend as backend_module
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import count_parameters
 from bitgolf.net.objective import MultiToken
 from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.recipe import Recipe
-from bitgolf.run import load_model, preflight, run, score_split
+from bitgolf.run import PREFLIGHT_WINDOWS, load_model, preflight, run, score_split
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import Scores
-from bitgolf.score.windows import Chunked
+from bitgolf.score.windows import Chunked, PerDocument
 from bitgolf.squeeze.artifact import pack, unpack
 from bitgolf.squeeze.presets import feedback_rows
 from bitgolf.squeeze.quantize import quantize_weights
@@ -352,3 +354,52 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_training(recipe, d
         with pytest.raises(BitgolfError, match=message):
             drive(run(recipe.but(changes), dataset, tmp_path / "refused", 1, code=CODE))
         assert not (tmp_path / "refused" / "recipe.json").exists()
+
+
+def test_preflight_scores_windows_from_all_over_the_text(recipe, dataset, monkeypatch):
+    """Its end and its start among them: what goes wrong anywhere goes wrong before the training."""
+    seen = []
+    monkeypatch.setattr(run_module, "summary", seen.append)
+    windows = [recipe.score.windows, Chunked(length=32), PerDocument(within=Chunked(length=32))]
+    for each in windows:
+        drive(preflight(recipe.but({"score.windows": each}), dataset, Backend(), 1))
+    tokens = dataset.val.all()
+    for scores in seen:
+        assert not scores.complete and np.isfinite(scores.nats).all()
+        assert scores.target[scores.position.argsort()[0]] in tokens
+        assert 0 < len(scores.nats) <= PREFLIGHT_WINDOWS * 32
+        documents = set(scores.document.tolist())
+        assert len(documents) > 1 and scores.document.max() == (tokens == dataset.tokenizer.bos).sum() - 1
+    end = seen[0].target[: int((seen[0].context[1:] <= seen[0].context[:-1]).argmax()) + 1]
+    assert np.array_equal(end, tokens[-len(end) :])
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(recipe, dataset, tmp_path, monkeypatch):
+    assert other_machine(tmp_path, recipe) == ""
+    drive(run(recipe, dataset, tmp_path, 1, code=CODE))
+    assert other_machine(tmp_path, recipe) == ""
+    begun = read_json(tmp_path / "environment.json")
+    begun |= {"torch": "2.6.0", "backend": {**begun["backend"], "device": "cuda: the best one found"}}
+    write_json(tmp_path / "environment.json", begun)
+    said = other_machine(tmp_path, recipe.but({"backend.device": "cpu"}))
+    assert f"torch 2.6.0 before, {torch.__version__} now, device cuda before, cpu now" in said
+    assert "processor" not in said and "\n" not in said
+    write_json(tmp_path / "environment.json", {"torch": 2})
+    assert "not known on which machine" in other_machine(tmp_path, recipe)
+
+
+def test_a_script_says_in_one_line_what_the_system_refuses(recipe, dataset, tmp_path, monkeypatch, capsys):
+    """A fault of its own is a traceback, for whoever wrote the submission."""
+    words = ["train_gpt.py", "--data", str(dataset.folder), "--out", str(tmp_path / "r")]
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / words[0]), *words[1:]])
+    assert run_module.main(recipe) == 2
+    monkeypatch.setattr(run_module, "preflight", lambda *_: (tmp_path / "gone.bin").read_bytes())
+    monkeypatch.setattr(sys, "argv", [__file__, *words[1:]])
+    assert run_module.main(recipe) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 2
+    assert all(line.startswith("error: ") and "No such file" in line for line in err.splitlines())
+    assert "gone.bin" in err and words[0] in err
+    monkeypatch.setattr(run_module, "preflight", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_module.main(recipe)

@@ -1,6 +1,7 @@
 """The report of a study: everything named, nothing executable, places that agree with the numbers."""
 
 import json
+import unicodedata
 from html import unescape
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def test_names_cannot_be_markup(recipe, tmp_path):
     text, said = both(analyse(folder))
     assert "<script" not in text and "<script" not in said
     assert HOSTILE in unescape(text) and "&lt;script&gt;\\|x" in said
+
+
+def test_names_move_hide_and_turn_nothing(recipe, tmp_path):
+    """Controls, bidirectional marks and halves of characters are shown as their codes."""
+    evil = "a\x1b[2J\u202eb\u2066c\u00ad\udce9"
+    study = Study(question=evil, reading=evil, baseline=recipe, arms=add_one(recipe, {evil: ARMS["deeper"]}))
+    values = {"baseline": VALUES["baseline"], evil: [1.3, 1.31, result(None, status="crash", error=evil)]}
+    for text in both(analyse(plant(tmp_path / "s", study, values))):
+        odd = {char for char in text if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Cs")}
+        assert odd <= {"\n"}
+        assert "u202eb" in text and "x1b[2J" in text and "udce9" in text
 
 
 def test_a_better_arm_lies_left_of_zero(recipe, tmp_path):

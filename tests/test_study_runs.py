@@ -1,5 +1,6 @@
 """Running a study: each run once, the same everywhere, whatever is killed or fails on the way."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import read_json
 from bitgolf.base.tensors import read_tensors
+from bitgolf.net import backend as backend_module
 from bitgolf.report.screen import follow
 from bitgolf.score.windows import Chunked
 from bitgolf.study import conduct as conducting
@@ -387,3 +390,21 @@ def test_a_study_file_that_is_none_says_why(tmp_path, text, said):
         path.write_text(text)
     with pytest.raises(BitgolfError, match=said):
         find_study(str(path))
+
+
+def test_all_runs_of_a_store_have_one_number_type(study, recipe, tmp_path, monkeypatch):
+    """Whatever each start would measure; a store keeps what was measured for its first run."""
+    auto = recipe.but({"backend.dtype": "auto"})
+    study = dataclasses.replace(study, baseline=auto, arms=add_one(auto, {"longer": {"train.steps": 6}}))
+    gains = iter([9.0, 0.1])
+    monkeypatch.setattr(backend_module, "bfloat16_gain", lambda device: next(gains))
+    first, again = (follow(prepare(study, tmp_path)).jobs for _ in range(2))
+    assert first == again
+    assert {job.recipe.backend.dtype for job in first.values()} == {"bfloat16"}
+    assert read_json(tmp_path / "runs" / runs.NUMBER_TYPES) == {"cpu": "bfloat16"}
+    other = follow(prepare(study, tmp_path / "other")).jobs
+    assert {job.recipe.backend.dtype for job in other.values()} == {"float32"}
+    assert not {job.folder.name for job in first.values()} & {job.folder.name for job in other.values()}
+    (tmp_path / "runs" / runs.NUMBER_TYPES).write_text('{"cpu": 16}')
+    with pytest.raises(BitgolfError, match=r"number-types\.json: cpu: "):
+        follow(prepare(study, tmp_path))

@@ -530,6 +530,13 @@ def test_two_averages_do_not_stack():
         ("COMPRESSOR=brotli USE_ZSTD=1", ("COMPRESSOR and USE_ZSTD",)),
         ("ITERATIONS=many", ("ITERATIONS: expected int, found 'many'",)),
         ("MATRIX_LR=", ("MATRIX_LR: expected float, found ''",)),
+        ("EMA_DECAY=nan", ("EMA_DECAY: expected a finite number, found 'nan'",)),
+        ("MATRIX_LR=-inf", ("MATRIX_LR: expected a finite number, found '-inf'",)),
+        ("MUON_WEIGHT_DECAY=1e999", ("MUON_WEIGHT_DECAY: expected a finite number, found '1e999'",)),
+        (
+            "ITERATIONS=" + "9" * 30,
+            ("a finite number below 2**63, found 999", "ITERATIONS"),
+        ),
         ("LN_SCALE=yes", ("LN_SCALE: expected 0 or 1, found 'yes'",)),
         ("VE_ENABLED=1 VE_LAYERS=7,x", ("VE_LAYERS: expected a list of int",)),
         ("VE_ENABLED=1", ("ValueEmbedding.layers: 9 is none of layers 0 to 8", "(VE_ENABLED)")),
@@ -551,6 +558,14 @@ def test_two_averages_do_not_stack():
 )
 def test_what_does_not_fit_is_refused_by_name(text, words):
     refused(text, *words)
+
+
+def test_endless_names_and_values_are_shown_by_their_start():
+    refused("ITERATIONS=" + "9" * 9999, "ITERATIONS: expected int, found '999", "9...")
+    refused("N" * 99999 + "=1", "NNN...: unknown variable; ")
+    with pytest.raises(PlanError) as error:
+        parse_variables([f"SEED={'9' * 9999}", f"SEED={'8' * 9999}", "x" * 99999])
+    assert len(str(error.value)) < 2000
 
 
 def test_all_problems_come_at_once():

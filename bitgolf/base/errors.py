@@ -65,8 +65,8 @@ def displayed(value: Any) -> str:
     """A value as a message shows it: what comes from a file may be endless or nested without end."""
     try:
         text = repr(value)
-    except RecursionError:
-        return "something nested too deeply"
+    except (RecursionError, ValueError):  # of numbers with thousands of digits
+        return "something endless"
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 

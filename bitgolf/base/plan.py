@@ -17,7 +17,6 @@ from typing import Any, Self, TypeVar
 from bitgolf.base.errors import PlanError, displayed, nearest
 
 P = TypeVar("P", bound="Plan")
-LARGEST_INTEGER = 2**63 - 1  # of any setting, seeds too; beyond it there is only a slip of the hand
 
 
 def setting(
@@ -81,17 +80,18 @@ def field_problems(plan: Plan) -> Iterator[str]:
     kinds = field_types(type(plan))
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
+        items = value if type(value) is tuple else (value,)
+        # From 2**63 on a setting, seeds too, is a slip of the hand.
+        odd = [item for item in items if type(item) in (int, float) and not abs(item) < 2**63]
         if not _fits(value, kinds[field.name]):
             yield f"{field.name}: expected {describe(kinds[field.name])}, found {displayed(value)}"
-        elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{field.name}: expected a finite number, found {value!r}"
+        elif odd:
+            yield f"{field.name}: expected a finite number below 2**63, found {odd[0]!r}"
         else:
             yield from (f"{field.name}: {text}" for text in _limit_problems(value, field.metadata))
 
 
 def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
-    if type(value) is int and abs(value) > LARGEST_INTEGER:
-        yield f"must be at most {LARGEST_INTEGER:,}, found {value!r}"
     if "one_of" in limits and value not in limits["one_of"]:
         hint = nearest(value, limits["one_of"]) if isinstance(value, str) else f"one of {limits['one_of']}"
         yield f"unknown value {value!r}; {hint}"

@@ -94,6 +94,6 @@ def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
         title = f"{sets[0].name} against {other.name}"
         screen.table(title, ("setting", "left", "right"), changes, as_json=as_json)
         if not as_json:
-            print(row["claim"] + "\n")
+            print(screen.escaped(row["claim"]) + "\n")
     lines = {"metric": metric, "against": found["against"], "comparisons": len(found["comparisons"])}
     screen.close(found if as_json else lines, as_json=as_json)

@@ -18,6 +18,7 @@ from bitgolf.report.screen import escaped
 from bitgolf.report.trace import SHOW_TRACE, kept_trace
 
 BAD_INPUT, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
+MOST_LINES, MOST_LETTERS = 40, 3000  # of a message; names and values can be endless
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch says it with RuntimeError
 
 
@@ -71,7 +72,7 @@ def said(error: BaseException) -> int:
 
 def in_one_line(error: BaseException) -> tuple[str, int]:
     """What happened, for a user, and the exit code. Settings with several faults take more lines."""
-    text = str(error) if isinstance(error, PlanError) else " ".join(str(error).split())
+    text = in_few_lines(error) if isinstance(error, PlanError) else cut(" ".join(str(error).split()))
     kind = type(error).__name__
     if isinstance(error, KeyboardInterrupt):
         return "stopped", getattr(error, "exit_code", INTERRUPTED)
@@ -92,6 +93,19 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"error: {in_words(error)}", BAD_INPUT
     return f"error: a fault of bitgolf, not of yours: {kind}: {text}", OUR_FAULT
+
+
+def in_few_lines(error: PlanError) -> str:
+    """Every problem of some settings in a line; the first of very many."""
+    lines = str(error).split("\n")
+    more = [f"  and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []
+    return "\n".join([*map(cut, lines[:MOST_LINES]), *more])
+
+
+def cut(line: str) -> str:
+    """A line with its middle left out where nobody would read it; what was wrong stands at either end."""
+    half = MOST_LETTERS // 2
+    return line if len(line) <= MOST_LETTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 def in_words(error: OSError) -> str:

@@ -31,7 +31,7 @@ def findings(
     screen.table("Measured here", *ledger.measured_rows(own), as_json=as_json)
     screen.table("Cited: other people's figures and conditions", *ledger.cited_rows(others), as_json=as_json)
     if problems and not as_json:
-        print("not readable: " + ", ".join(problems) + "\n")
+        print(f"not readable: {screen.escaped(', '.join(problems))}\n")
     facts: dict[str, Any] = {"measured": len(own), "cited": len(others), "unreadable": len(problems)}
     if as_json:
         facts = {

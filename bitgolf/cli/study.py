@@ -138,7 +138,7 @@ def _show_plan(prepared: Prepared, processes: int, as_json: bool) -> dict[str, A
     if not as_json:
         for name in ("already_tested", "disturbed"):
             for warning in facts[name]:
-                print(f"{name.replace('_', ' ')}: {warning}")
+                print(f"{name.replace('_', ' ')}: {screen.escaped(warning)}")
     return facts
 
 

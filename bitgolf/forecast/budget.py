@@ -74,7 +74,7 @@ def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
     rate = product_flops_per_second(backend)
     step = flops_per_step / (rate * STEP_SHARE)
     clock, steps = recipe.train.train_seconds, recipe.train.steps
-    steps = min(steps, math.ceil(clock / (recipe.train.step_seconds or step))) if clock else steps
+    steps = math.ceil(min(steps, clock / (recipe.train.step_seconds or step))) if clock else steps
     return {
         "product_gflops_per_second": rate / 1e9,
         "seconds_per_step": step,

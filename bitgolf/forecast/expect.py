@@ -23,6 +23,7 @@ ADAM_WALK = 0.85  # of the length of a walk whose steps know nothing of each oth
 MUON_WALK, BATCH_POWER = 0.43, 1 / 18  # the same: 0.68 with 4,096 tokens a batch, 0.89 with 524,288
 UNSEEN_TOKENS = 140  # of the 256 bytes of a vocabulary: those that no text in UTF-8 has as tokens
 LARGEST = 60_000.0  # number that float16 holds, about
+MOST_DECAY = 2.0  # of a step; from here on a weight only grows, which the run will find out
 UNSEEN_SPREAD = 0.05  # of their rows around the one that they share
 
 
@@ -80,8 +81,8 @@ def starts_of(plan: ModelPlan) -> dict[str, Start]:
 
 def likely_steps(plan: TrainPlan) -> int:
     """Steps to reckon with before training, where the clock may end it."""
-    counted = math.ceil(plan.train_seconds / plan.step_seconds) if plan.step_seconds else 0
-    return min(counted or plan.expected_steps or plan.steps, plan.steps)
+    counted = min(plan.train_seconds / plan.step_seconds, plan.steps) if plan.step_seconds else 0
+    return min(math.ceil(counted) or plan.expected_steps or plan.steps, plan.steps)
 
 
 def walk(recipe: Recipe, rule: Any) -> Walk:
@@ -97,7 +98,8 @@ def walk(recipe: Recipe, rule: Any) -> Walk:
         progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)
         rates = rule.rates(recipe.optim.schedule.scale(progress), progress)
         momentum = rates.get("momentum", 0.0)
-        left = (1 - rates["lr"] * rates.get("weight_decay", rule.weight_decay)) ** stride
+        decay = min(rates["lr"] * rates.get("weight_decay", rule.weight_decay), MOST_DECAY)
+        left = (1 - decay) ** stride
         squares = left**2 * squares + stride * rates["lr"] ** 2 * (1 + momentum) / (1 - momentum)
         kept *= left
     share = MUON_WALK * recipe.train.batch_tokens**BATCH_POWER if isinstance(rule, MuonRule) else ADAM_WALK

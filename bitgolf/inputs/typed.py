@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Required, TypeVar
+from typing import Annotated, Any, Literal, Required, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -12,13 +12,15 @@ from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import P, from_json
+from bitgolf.corpus.textfile import refuse_special
 from bitgolf.inputs.recorded import techniques_of
 
 Shape = TypeVar("Shape")
-Count = Annotated[int, Field(gt=0)]
-Size = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(gt=0, lt=2**63)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
 Figure = Annotated[float, Field(ge=0)]
 STRICT = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+MOST_JSON_BYTES, MOST_JSON_ITEMS = 2**26, 100_000  # no file of ours comes near
 AGAIN = "the file was changed or cut short; make it again"
 
 
@@ -129,6 +131,23 @@ class Step(TypedDict):
 
 
 @STRICT
+class Machine(TypedDict, total=False):
+    """The environment.json of a run, as far as bits depend on it."""
+
+    torch: str
+    processor: str
+    backend: Device
+
+
+@STRICT
+class NumberTypes(TypedDict, total=False):
+    """In which number type the runs of a store are computed, by kind of device."""
+
+    cpu: Literal["float32", "bfloat16"]
+    cuda: Literal["float32", "bfloat16"]
+
+
+@STRICT
 class Change(TypedDict):
     """A setting of a study that was changed after its first run."""
 
@@ -186,9 +205,34 @@ def typed(data: Any, shape: type[Shape], where: Path | str, way_out: str = AGAIN
     return data
 
 
+def read_outside(path: Path) -> Any:
+    """A JSON file that may be anybody's. Raises BitgolfError for one that is no file or of absurd size."""
+    if path.exists():
+        refuse_special(path)
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise BitgolfError(
+                f"more than {MOST_JSON_BYTES:,} bytes of JSON",
+                where=str(path),
+                value=f"{size:,}",
+                way_out=AGAIN,
+            )
+    data = read_json(path)
+    left = [data]
+    while left:
+        each = left.pop()
+        inner = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        if len(inner) > MOST_JSON_ITEMS:
+            found = f"{len(inner):,}"
+            raise BitgolfError(
+                f"more than {MOST_JSON_ITEMS:,} items in one", where=str(path), value=found, way_out=AGAIN
+            )
+        left += inner
+    return data
+
+
 def read_as(path: Path, shape: type[Shape], way_out: str = AGAIN) -> Shape:
     """A JSON file of this shape. Raises BitgolfError for any other."""
-    return typed(read_json(path), shape, path, way_out)
+    return typed(read_outside(path), shape, path, way_out)
 
 
 def read_plan(path: Path, kind: type[P]) -> P:
@@ -196,7 +240,7 @@ def read_plan(path: Path, kind: type[P]) -> P:
     load()
     with techniques_of(path.parent):
         try:
-            return from_json(kind, read_json(path))
+            return from_json(kind, read_outside(path))
         except PlanError as error:
             raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -58,19 +59,26 @@ class Backend:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose_backend(plan: BackendPlan, begun_in: str = "") -> Backend:
+def choose_device(plan: BackendPlan) -> torch.device:
+    """The device that is asked for, or the best one. Raises BitgolfError when it is not there."""
+    found = torch.cuda.is_available()
+    if plan.device == "cuda" and not found:
+        raise BitgolfError("no CUDA device", where="backend.device", way_out="use device=cpu or device=auto")
+    return torch.device("cuda" if found and plan.device != "cpu" else "cpu")
+
+
+def choose_backend(plan: BackendPlan, begun_in: str = "", same: Callable[[float], float] = float) -> Backend:
     """Resolve every 'auto'. Raises BitgolfError when a device is asked for that is not there.
 
-    begun_in: the number type of what goes on here; it is kept, whatever would be faster now.
+    begun_in: the number type of what goes on here; it is kept, whatever would be faster now. same: what
+    one of several processes has measured as all of them take it.
     """
-    if plan.device == "cuda" and not torch.cuda.is_available():
-        raise BitgolfError("no CUDA device", where="backend.device", way_out="use device=cpu or device=auto")
+    device = choose_device(plan)
     if plan.compile and not compiler_found():
         raise BitgolfError(
             "no C++ compiler", where="backend.compile", way_out="install g++, or compile=false"
         )
     reasons = {}
-    device = torch.device(plan.device if plan.device != "auto" else _best_device())
     reasons["device"] = f"{device.type}: {'asked for' if plan.device != 'auto' else 'the best one found'}"
     if plan.threads:
         torch.set_num_threads(plan.threads)
@@ -79,7 +87,7 @@ def choose_backend(plan: BackendPlan, begun_in: str = "") -> Backend:
         reasons["reuse_memory"] = "on" if keep_freed_memory() else "off: needs Linux with glibc"
     if plan.compile:
         reasons["compile"] = "on: the first step of each shape takes minutes"
-    dtype, reasons["dtype"] = _choose_dtype(plan.dtype, device, begun_in)
+    dtype, reasons["dtype"] = _choose_dtype(plan.dtype, device, begun_in, same)
     attention, reasons["attention"] = _choose_attention(plan.attention, device, dtype)
     return Backend(
         device=device,
@@ -97,11 +105,9 @@ def compiler_found() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _choose_dtype(wish: str, device: torch.device, begun_in: str) -> tuple[torch.dtype, str]:
+def _choose_dtype(
+    wish: str, device: torch.device, begun_in: str, same: Callable[[float], float]
+) -> tuple[torch.dtype, str]:
     if wish != "auto":
         return getattr(torch, wish), f"{wish}: asked for"
     if begun_in in ("float32", "bfloat16"):
@@ -110,7 +116,7 @@ def _choose_dtype(wish: str, device: torch.device, begun_in: str) -> tuple[torch
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, "bfloat16: the device has it natively"
         return torch.float32, "float32: the device has no native bfloat16"
-    gain = bfloat16_gain(device)
+    gain = same(bfloat16_gain(device))
     chosen = "bfloat16" if gain >= BFLOAT16_GAIN else "float32"
     return getattr(torch, chosen), f"{chosen}: bfloat16 products measured {gain:.1f} times as fast as float32"
 

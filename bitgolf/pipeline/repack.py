@@ -253,7 +253,7 @@ def findings(
 
 def divergence_of(trained: Trained, artifact: Artifact) -> Divergence:
     """How far packing moved the predictions of a run's model."""
-    recipe, backend = trained.recipe, choose_backend(trained.recipe.backend)
+    recipe, backend = trained.recipe, trained.backend
     exact = model_with(recipe.network().shipped(), trained.weights, backend)
     packed = load_model(unpack(artifact.data), backend)
     return divergence(exact, packed, trained.dataset.train, recipe.data.sequence_length)

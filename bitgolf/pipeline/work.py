@@ -8,15 +8,16 @@ from typing import Any
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.base.events import Event, is_first_process
-from bitgolf.base.files import read_json, write_json
+from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.passport import differing_bytes
 from bitgolf.corpus.textfile import text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.inputs.find import find_dataset
 from bitgolf.inputs.folder import held
+from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept, refuse_changed
-from bitgolf.inputs.typed import Origin, read_as, read_plan
+from bitgolf.inputs.typed import Origin, read_as, read_outside, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, parameter_shapes
 from bitgolf.pipeline.repack import Packing, by_sequence, dtype_of, findings, open_run
@@ -115,6 +116,9 @@ def _work(
         return finished
     if resume:
         refuse_changed(recipe, folder)
+    elsewhere = other_machine(folder, recipe) if resume else ""
+    if elsewhere:
+        yield Event(NOTE, 1, 1, {NOTE: elsewhere})
     try:
         steps = run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
         result = yield from kept(steps, recipe, folder)
@@ -139,6 +143,8 @@ def _work(
     paths = {"run": str(folder), "report": str(folder / "report.html")}
     given = {"public_variables": dict(variables)} if variables else {}
     result = {**result, "seconds": seconds, **paths, **given}
+    if elsewhere:
+        result["resumed"] = elsewhere
     write_json(folder / "result.json", result)
     write_report(folder)
     yield Event("report", 1, 1, {})
@@ -151,7 +157,7 @@ def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -
     Raises BitgolfError where the folder is another run's.
     """
     path = folder / "result.json"
-    result = read_json(path) if path.is_file() else None
+    result = read_outside(path) if path.is_file() else None
     if not isinstance(result, dict) or "report" not in result or result.get("seed") != seed:
         return None
     claim_folder(folder, recipe, resume=True)
@@ -215,8 +221,9 @@ def opening_of(dataset: Dataset) -> bytes:
     if dataset.tokenizer.bos >= 0:
         return b""
     tokens = dataset.scored_tokens()
-    readable = (dataset.tokenizer.decode(tokens[:count]) for count in (OPENING_TOKENS, len(tokens)))
-    return next(filter(None, readable), b"\n")[:OPENING_BYTES]
+    counts = (OPENING_TOKENS, len(tokens))
+    texts = (dataset.tokenizer.decode(tokens[:count]).lstrip()[:OPENING_BYTES] for count in counts)
+    return next((text for text in texts if len(dataset.tokenizer.encode(text))), b"a")
 
 
 def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:

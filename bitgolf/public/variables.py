@@ -3,12 +3,13 @@
 All that are given are applied together, so that their order is nothing.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bitgolf.base.errors import BitgolfError, PlanError, nearest
+from bitgolf.base.errors import BitgolfError, PlanError, displayed, nearest
 from bitgolf.base.plan import Plan, describe
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.position import Rope
@@ -49,11 +50,13 @@ def parse_variables(texts: Sequence[str]) -> dict[str, str]:
     variables: dict[str, str] = {}
     problems = []
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            problems.append(f"{text!r}: expected NAME=VALUE, for example EMA_DECAY=0.997")
-        elif variables.setdefault(name.strip(), value.strip()) != value.strip():
-            problems.append(f"{name.strip()}: given as {variables[name.strip()]!r} and as {value.strip()!r}")
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            problems.append(f"{displayed(text)}: expected NAME=VALUE, for example EMA_DECAY=0.997")
+        elif variables.setdefault(name, value) != value:
+            problems.append(
+                f"{shortened(name)}: given as {displayed(variables[name])} and as {displayed(value)}"
+            )
     if problems:
         raise PlanError(problems)
     return variables
@@ -90,15 +93,15 @@ def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     given: dict[str, Any] = {}
     problems = []
     for name, text in variables.items():
-        first = OTHER_NAMES.get(name, name)
+        first, shown = OTHER_NAMES.get(name, name), shortened(name)
         if name in IGNORED:
             continue
         if first not in KINDS:
             what = later(first)
             if what is None:
-                hint = nearest(name.upper(), known_names())
+                hint = nearest(name[:99].upper(), known_names())
                 hint = hint if hint.startswith("did") else "`bitgolf techniques` names the variables"
-                problems.append(f"{name}: unknown variable; {hint}")
+                problems.append(f"{shown}: unknown variable; {hint}")
             elif text.lower() not in OFF:
                 problems.append(f"{name}: known, but {what}")
             continue
@@ -106,15 +109,24 @@ def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[s
             value = _read(first, text)
         except ValueError:
             kind = "0 or 1" if KINDS[first] is bool else describe(KINDS[first])
-            problems.append(f"{name}: expected {kind}, found {text!r}")
+            problems.append(f"{name}: expected {kind}, found {displayed(text)}")
+            continue
+        if isinstance(value, float) and not math.isfinite(value):  # equal to nothing, itself included
+            problems.append(f"{name}: expected a finite number, found {displayed(text)}")
             continue
         if first in MEANINGS and isinstance(value, str) and value not in MEANINGS[first]:
-            problems.append(f"{name}: unknown value {text!r}; {nearest(text, MEANINGS[first])}")
+            hint = nearest(text[:99], MEANINGS[first])
+            problems.append(f"{name}: unknown value {displayed(text)}; {hint}")
             continue
         value = MEANINGS.get(first, {}).get(value, value)
         if given.setdefault(first, value) != value:
             problems.append(f"{name}: {first} is the same variable and has another value")
     return given, problems
+
+
+def shortened(name: str) -> str:
+    """A name as a message shows it."""
+    return name if len(name) < 99 else name[:99] + "..."
 
 
 def _read(name: str, text: str) -> Any:

@@ -26,6 +26,7 @@ from bitgolf.base.files import read_json, write_bytes
 from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
+from bitgolf.report.screen import on_page
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
 from bitgolf.squeeze.artifact import unpack
 
@@ -498,6 +499,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bitgolf", "report"),
         autoescape=True,
+        finalize=on_page,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,

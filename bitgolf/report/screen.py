@@ -36,6 +36,11 @@ def escaped(text: str, keep: str = "") -> str:
     )
 
 
+def on_page(value: Any) -> Any:
+    """What a template puts into a page; text by the same rule, so that a page shows what a screen does."""
+    return escaped(value, keep="\n\t") if type(value) is str else value
+
+
 def _code(char: str) -> str:
     number = ord(char)
     return (

@@ -134,17 +134,20 @@ def scoring(
     plan: ScorePlan,
     file_bytes: int | None = None,
     differing_bytes: int | None = None,
+    sample: int = 0,
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
 
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
-    where that is not known, as many as it counts too few or too many.
+    where that is not known, as many as it counts too few or too many. sample: score only so many
+    windows, from its end back to its start.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
     starts = document_starts(tokens, tokenizer.bos)
     windows = list(plan.windows.windows(len(tokens), starts.tolist()))
+    windows = windows[:: -len(windows) // sample or -1] if sample else windows
     if not windows:
         raise DataError(
             "too few tokens to score",

@@ -39,7 +39,7 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     study, jobs = prepared.study, prepared.jobs
     found = {job.folder: standing(job.folder) for job in jobs.values()}
     waiting = {job.folder: job for job in jobs.values() if found[job.folder].state != "done"}
-    seconds = seconds_of(study, jobs, found)
+    seconds = seconds_of(jobs, found)
     left = sum(seconds[job.recipe.identity()] for job in waiting.values())
     noise = noise_of(prepared)
     n, m = len(study.seeds), study.comparisons_at_most
@@ -89,19 +89,18 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def seconds_of(
-    study: Study, jobs: dict[tuple[str, int], Job], found: dict[Path, Standing]
-) -> dict[str, float]:
+def seconds_of(jobs: dict[tuple[str, int], Job], found: dict[Path, Standing]) -> dict[str, float]:
     """Seconds of a run by recipe: measured of its own runs, else of others here, else forecast."""
     known: dict[str, list[float]] = {}
     for job in jobs.values():
         if result := found[job.folder].result:
             spent = sum(result.get("seconds", {}).values())
             known.setdefault(job.recipe.identity(), []).append(spent)
+    recipes = {job.recipe.identity(): job.recipe for job in jobs.values()}
     means = {identity: float(np.mean(spent)) for identity, spent in known.items()}
     if means:
-        return {r.identity(): means.get(r.identity(), max(means.values())) for r in study.recipes().values()}
-    return {recipe.identity(): forecast_run_seconds(recipe) for recipe in study.recipes().values()}
+        return {identity: means.get(identity, max(means.values())) for identity in recipes}
+    return {identity: forecast_run_seconds(recipe) for identity, recipe in recipes.items()}
 
 
 def forecast_run_seconds(recipe: Recipe) -> float:

@@ -56,7 +56,7 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
     """Datasets, scripts and folders of all runs, and one try of each recipe that has runs to do.
 
     device: the kind of device of a cluster, where it is not that of this machine; nothing is tried here then.
-    Raises BitgolfError for what could not run. Nothing is written but datasets.
+    Raises BitgolfError for what could not run. Nothing is written but datasets and the number type.
     """
     recipes = study.recipes()
     jobs: dict[Cell, Job] = {}
@@ -70,7 +70,9 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
         begun = all(standing(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
         if not (begun or device):
             try:
-                for _ in preflight(recipe, dataset, choose_backend(recipe.backend), study.seeds[0]):
+                for _ in preflight(
+                    first.recipe, dataset, choose_backend(first.recipe.backend), study.seeds[0]
+                ):
                     pass
             except BitgolfError as error:
                 raise BitgolfError(f"cannot run: {error}", where=f"arm {arm!r}") from error

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.files import read_json
 from bitgolf.base.plan import diff
-from bitgolf.corpus.textfile import refuse_special
+from bitgolf.inputs.typed import read_outside
 from bitgolf.report import screen
 from bitgolf.study.terms import IN_BITS, VERDICTS, is_study, read_study
 
@@ -100,8 +99,7 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
     problems = []
     for path in sorted(_study_files(folder)):
         try:
-            refuse_special(path)
-            if path.name == OWN_NAME or is_study(read_json(path)):
+            if path.name == OWN_NAME or is_study(read_outside(path)):
                 found += _findings_of(read_study(path), path)
         except BitgolfError as error:
             problems.append(str(error))
@@ -206,7 +204,7 @@ def _cited_rows(path: Path) -> Iterator[Cited]:
 
 def _json_rows(path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = read_json(path)
+        rows = read_outside(path)
     except RecursionError:
         raise BitgolfError("nested too deeply", where=str(path), way_out="give a list of objects") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

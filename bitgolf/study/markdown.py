@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bitgolf.report.screen import escaped
 from bitgolf.study.verdicts import SIDE_METRICS
 from bitgolf.study.words import (
     View,
@@ -94,5 +95,5 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def plain(text: Any) -> str:
     """Text on one line that GitHub shows as it is, in cells of tables as well."""
-    safe = html.escape(" ".join(str(text).split()), quote=False)
+    safe = html.escape(escaped(" ".join(str(text).split())), quote=False)
     return re.sub(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[]))", r"\\\1", safe)

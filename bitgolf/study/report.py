@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from bitgolf.base.files import write_bytes, write_json
+from bitgolf.report.screen import on_page
 from bitgolf.study.markdown import markdown
 from bitgolf.study.plots import Curves, dots, forest, interactions, learning, scatter
 from bitgolf.study.terms import METRICS
@@ -69,6 +70,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bitgolf", "study"),
         autoescape=True,
+        finalize=on_page,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

@@ -22,9 +22,10 @@ from filelock import FileLock, Timeout
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
+from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept
-from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
-from bitgolf.net.backend import choose_backend
+from bitgolf.inputs.typed import NumberTypes, Progress, Result, Score, read_as, typed
+from bitgolf.net.backend import BackendPlan, choose_backend, choose_device
 from bitgolf.recipe import Recipe
 from bitgolf.run import CHECKPOINT, data_identity, run
 from bitgolf.script.counted import script_of
@@ -32,6 +33,7 @@ from bitgolf.text.shards import Dataset
 
 SPOKEN_SECONDS = 0.5  # progress is written this often
 LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
+NUMBER_TYPES = "number-types.json"  # of a store
 UNREADABLE = "unreadable"  # the status of a run whose result.json is no result
 BORROWED = (str(CHECKPOINT), "metrics.jsonl")
 
@@ -77,8 +79,11 @@ def make_job(
 ) -> Job:
     """The job of a recipe and seed; its folder's name holds recipe, seed, code, data and kind of device.
 
-    device: where it will run, if that is another kind than here.
+    device: where it will run, if that is another kind than here. Elsewhere a number type that the recipe
+    leaves open is settled now, by the store: whatever a start would measure, its runs can be compared.
     """
+    if not device:
+        recipe = recipe.but({"backend.dtype": number_type(store, recipe.backend)})
     code = code_of(recipe)
     text = dataset.passport
     decides = [
@@ -92,6 +97,18 @@ def make_job(
     ]
     key = hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
     return Job(recipe, seed, dataset.folder, store / f"{recipe.name}-{key}-{seed}", code, processes)
+
+
+def number_type(store: Path, plan: BackendPlan) -> str:
+    """What runs of a store are computed in: what the plan says, else what was measured for its first run."""
+    if plan.dtype != "auto":
+        return plan.dtype
+    path, device = store / NUMBER_TYPES, choose_device(plan).type
+    known: dict[str, Any] = {**read_as(path, NumberTypes)} if path.is_file() else {}
+    if device not in known:
+        known[device] = choose_backend(plan).dtype_name
+        write_json(path, known)
+    return str(known[device])
 
 
 def tasks_of(jobs: Sequence[Job]) -> list[Task]:
@@ -173,7 +190,10 @@ def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
 def _run_alone(job: Job) -> Generator[Event, None, None]:
     begun = (job.folder / "recipe.json").is_file()
     dataset = Dataset.open(job.dataset)
-    yield from run(job.recipe, dataset, job.folder, job.seed, code=job.code, resume=begun)
+    elsewhere = other_machine(job.folder, job.recipe) if begun else ""
+    result = yield from run(job.recipe, dataset, job.folder, job.seed, code=job.code, resume=begun)
+    if elsewhere:
+        write_json(job.folder / "result.json", {**result, "resumed": elsewhere})
 
 
 def _run_together(job: Job) -> Generator[Event, None, None]:
