@@ -468,8 +468,10 @@ def test_the_generated_baseline_stays_small():
     tokenizer loses was said (75 lines, 800 bytes), when names had to stay in their folder and states to
     have their types (35 lines, 320 bytes), when every failure became a result, a bad line of metrics no
     hindrance and the number type part of the state (35 lines, 220 bytes), when the MLP got a seam (10
-    lines, 100 bytes), and when further passes of a layer could have their own (no line, 50 bytes).
+    lines, 100 bytes), when further passes of a layer could have their own (no line, 50 bytes), and when
+    several processes had to share what one measures and preflight to look at the whole text (no line, 50
+    bytes).
     """
     script = flatten(baseline())
     assert code_lines(script) < 3630
-    assert len(pack_script(script)) < 36_550
+    assert len(pack_script(script)) < 36_600
