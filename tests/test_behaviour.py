@@ -10,6 +10,16 @@ import torch
 
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import Plan, from_json, members, to_json
+from bitgolf.catalog.behaviour import (
+    CHUNK,
+    PLAIN,
+    results,
+    sees_other_documents,
+    sees_the_future,
+    shaken,
+    starts_equal,
+    stream,
+)
 from bitgolf.net.backend import Backend
 from bitgolf.net.embed import BigramHash, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
@@ -25,7 +35,7 @@ from bitgolf.net.layers import (
     TwoLanes,
     Unscaled,
 )
-from bitgolf.net.model import Model, ModelPlan, build_model, keyed_generator
+from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.net.objective import MultiToken, NextToken, Objective, TokenAfterNext
 from bitgolf.net.parts import Part
 from bitgolf.net.position import Alibi, AttentionWindow, DocumentAttention, NoPosition, RelativeBuckets, Rope
@@ -60,14 +70,12 @@ from tests.covering import covering_array, pairs_of
 from tests.small_training import ShardBatches, Ticking, token_stream
 
 BASE = ModelPlan(vocabulary_size=96, layers=4, width=48, heads=4, kv_heads=2)
-PLAIN, CHUNK = Backend(attention="math"), Backend(attention="chunk", fused=True)
 BACKENDS = {
     "math": PLAIN,
     "sdpa": Backend(attention="sdpa", fused=True),
     "chunk": CHUNK,
     "bfloat16": Backend(dtype=torch.bfloat16, attention="chunk", fused=True),
 }
-TIME = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,32 +162,6 @@ NEUTRAL_MEMBERS = {ReluSquared, Unscaled, Serial, USkips, Once, NextToken, Unifo
 IDS = [kind.__name__ for kind in TECHNIQUES]
 
 
-def shaken(plan: ModelPlan, seed: int = 1) -> Model:
-    """A model none of whose tensors is at a special value; equal names get equal values."""
-    model = build_model(plan, seed)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            noise = torch.randn(tensor.shape, generator=keyed_generator(seed, "shake " + name))
-            tensor += noise * (0.1 if name.endswith("weight") else 0.2)
-    return model
-
-
-def stream(plan: ModelPlan, rows: int = 2, time: int = TIME) -> torch.Tensor:
-    """Token ids (rows, time + 1) without BOS."""
-    ids = torch.randint(2, 95, (rows, time + 1), generator=torch.Generator().manual_seed(5))
-    return ids % (plan.vocabulary_size - 2) + 2
-
-
-def results(model: Model, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Training loss, nats, and the gradients of the tensors that every model has."""
-    loss = model.loss(ids[:, :-1], ids[:, 1:])
-    nats = model.nats(ids[:, :-1], ids[:, 1:])
-    model.zero_grad()
-    loss.backward()
-    common = ("tok_emb.weight", "blocks.0.attn.c_v.weight", "blocks.0.mlp.fc.weight")
-    return loss.detach(), nats.detach(), *(dict(model.named_parameters())[name].grad for name in common)
-
-
 def test_every_technique_has_a_case():
     found = {kind for slot in SLOTS for kind in members(slot).values() if "bitgolf" in kind.__module__}
     assert found == set(TECHNIQUES)
@@ -194,12 +176,7 @@ def test_off_is_exact(kind, backend):
     plan = BASE.but(case.off)
     # Weights at their starts: some are off only there.
     off, base = build_model(plan).use(backend), build_model(BASE.but(case.like)).use(backend)
-    shared = dict(off.named_parameters())
-    with torch.no_grad():  # projections start at zero, which would hide a difference
-        for name, tensor in base.named_parameters():
-            if name.endswith("proj.weight"):
-                tensor.normal_(0, 0.2, generator=keyed_generator(0, name))
-                shared[name].copy_(tensor)
+    starts_equal(off, base)
     ids = stream(plan)
     for found, expected in zip(results(off, ids), results(base, ids)):
         assert torch.equal(found, expected)
@@ -236,26 +213,6 @@ def test_every_attention_computes_the_same(kind, backend):
     close = 0.1 if backend.dtype == torch.bfloat16 else 1e-4
     for one, other in zip(found, expected):
         assert (one - other).norm() <= close * other.norm()
-
-
-def sees_the_future(model: Model, ids: torch.Tensor, place: int) -> bool:
-    """Whether nats up to a place move when the tokens after it are replaced."""
-    changed = ids.clone()
-    changed[:, place + 1 :] = (ids[:, place + 1 :] + 7) % 60 + 2
-    with torch.no_grad():
-        first, second = (model.nats(x[:, :-1], x[:, 1:])[:, :place] for x in (ids, changed))
-    return not torch.equal(first, second)
-
-
-def sees_other_documents(model: Model, ids: torch.Tensor, start: int) -> bool:
-    """Whether nats of the document that opens at `start` move with the tokens before it."""
-    ids = ids.clone()
-    ids[:, start] = 1
-    changed = ids.clone()
-    changed[:, :start] = (ids[:, :start] + 7) % 60 + 2
-    with torch.no_grad():
-        first, second = (model.nats(x[:, :-1], x[:, 1:])[:, start:] for x in (ids, changed))
-    return not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)

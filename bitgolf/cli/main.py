@@ -25,6 +25,7 @@ VERBS = {
     "compare": "Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.",
     "forecast": "What a recipe will weigh and cost, before any training, and what would fill its budget.",
     "techniques": "Every technique: its source, what it weighs, its public variables; or all about one.",
+    "check": "Whether the techniques in a file of yours keep what ours keep; each failure in words.",
     "study": "One change at a time, over several seeds, with intervals and verdicts.",
     "findings": "What all studies found, null results too; beside it, apart, what others published.",
 }

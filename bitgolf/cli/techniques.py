@@ -1,9 +1,11 @@
 """Every technique, or all about one."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bitgolf.catalog.own import own_record, techniques_in
 from bitgolf.catalog.techniques import by_slot, find_technique, path_in_words, record, table_row
 from bitgolf.catalog.techniques import techniques as all_techniques
 from bitgolf.cli.options import Json
@@ -12,7 +14,8 @@ from bitgolf.report import screen
 
 def techniques(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A technique, or a public variable of one.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A technique, a public variable of one, or a file of yours."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -22,14 +25,55 @@ def techniques(
     costs in seconds is on its card.
 
     Example: bitgolf techniques Xsa
+    Example: bitgolf techniques mine.py
     """
+    if name is not None and ".py" in name:
+        _show_own(name, as_json)
+        return
     if name is None:
         groups = [(heading, map(table_row, group)) for heading, group in by_slot()]
         screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=as_json)
         facts: dict[str, Any] = {"techniques": len(all_techniques()), "next": "bitgolf techniques NAME"}
         screen.close({"techniques": [*map(record, all_techniques())]} if as_json else facts, as_json=as_json)
         return
-    one = record(find_technique(name))
+    _show(record(find_technique(name)), as_json)
+
+
+def _show_own(name: str, as_json: bool) -> None:
+    """The techniques in a user's file: a table, their cards, and what these lack."""
+    path, _, one = name.partition(".py")
+    found = techniques_in(Path(f"{path}.py"), one.removeprefix(":"))
+    records = [own_record(technique) for technique in found]
+    keys = ("name", "slot", "title", "parameters", "bytes")
+    rows = [(*(each[key] for key in keys), len(each["faults"]) or "none") for each in records]
+    header = ("technique", "slot", "what it does", "parameters", "bytes", "faults")
+    screen.table(f"{name}: techniques", header, rows, as_json=as_json)
+    for each in records:
+        _show_card(each, as_json)
+    lacking = [(each["name"], fault) for each in records for fault in each["faults"]]
+    if lacking:
+        screen.table("What they lack", ("technique", ""), lacking, as_json=as_json)
+    facts: dict[str, Any] = {
+        "techniques": len(found),
+        "faults": len(lacking),
+        "next": f"bitgolf check {name}",
+    }
+    screen.close(facts | {"techniques": records} if as_json else facts, as_json=as_json)
+
+
+def _show(one: dict[str, Any], as_json: bool) -> None:
+    _show_card(one, as_json)
+    shown = {name for setting in one["settings"] for name in setting["variables"]}
+    switches = [name for name in one["public_variables"] if name not in shown]
+    if not as_json:
+        one = {key: one[key] for key in ("name", "slot", "parameters", "bytes")} | {
+            "switched_by": ", ".join(switches) or "none",
+            "recipes": ", ".join(one["recipes"]) or "none",
+        }
+    screen.close(one, as_json=as_json)
+
+
+def _show_card(one: dict[str, Any], as_json: bool) -> None:
     lines = ("what", "source", "cost", "not_for", "neutral", "notes")
     said = {line.replace("_", " ").capitalize(): one[line] for line in lines if one[line]}
     screen.card(f"{one['name']}: {one['title']}", said, as_json=as_json)
@@ -39,14 +83,6 @@ def techniques(
     ]
     if rows:
         screen.table(f"Settings at {path_in_words(one['path'])}", header, rows, as_json=as_json)
-    shown = {name for setting in one["settings"] for name in setting["variables"]}
-    switches = [name for name in one["public_variables"] if name not in shown]
-    if not as_json:
-        one = {key: one[key] for key in ("name", "slot", "parameters", "bytes")} | {
-            "switched_by": ", ".join(switches) or "none",
-            "recipes": ", ".join(one["recipes"]) or "none",
-        }
-    screen.close(one, as_json=as_json)
 
 
 TECHNIQUE_COLUMNS = (
