@@ -71,8 +71,13 @@ report.html            the same for people, one self-contained page
 `bitgolf show RECIPE --script` prints it. The recipe becomes a literal, the definitions that `main` and the
 recipe reach are kept with their comments, and imports are merged. For this, core keeps a few habits:
 names are imported from their module under their own name, imports stand at the top, a top-level name exists
-once in all of core, and nothing runs at import. A script is proven by running it in an empty folder with the
-package out of reach and comparing weights, packed bytes and per-token scores with the package's, bit for bit.
+once in all of core, and nothing runs at import.
+
+A script gets core slim (`bitgolf/script/slim.py`), by rules that know no technique: what only refuses goes
+(`trust.py`), settings are plain constants, and a definition in `bitgolf/script/lean` stands for the longer
+one of the same name: it reads bare shards and its own artifact, keeps one checksum, and neither resumes nor
+rehearses. A script is proven by running it in an empty folder with the package out of reach and comparing
+weights, packed bytes and per-token scores with the package's, bit for bit.
 """
 
 

@@ -1,4 +1,4 @@
-"""Core and one recipe to a single script, its self-decompressing form, and the proofs that both are equal.
+"""Slim core and one recipe to one script, its self-decompressing form, and the proofs that both are equal.
 
 The recipe is frozen as a literal; what `main` and the recipe use is kept, in reading order. A technique the
 recipe does not name is used by nobody and is therefore absent, without any list of techniques.
@@ -21,16 +21,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
+
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, to_json
-from bitgolf.base.tensors import read_tensors
+from bitgolf.script.decided import decided
 from bitgolf.script.optional import needed
 from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
+from bitgolf.script.slim import plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
+from bitgolf.script.trust import trusting
 
 LINE_LENGTH = 100
-COMPARED_FILES = ("recipe.json", "weights.safetensors", "model.bin", "scores.npz")
+COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
+COMPARED_COLUMNS = ("target", "nats", "bytes")  # of the scores
 
 
 class ScriptError(BitgolfError):
@@ -44,9 +50,11 @@ def flatten(
 
     full: write every setting of the recipe, not only those that differ from their defaults.
     """
-    modules = read_core() if modules is None else modules
-    own = carried({type(plan) for plan in plans_in(recipe)}, modules)
-    modules = [*modules, *own]
+    own = carried({type(plan) for plan in plans_in(recipe)}, read_core() if modules is None else modules)
+    if modules is None:
+        modules = trusting(decided(plain_settings([*slim_core(), *own]), plans_in(recipe)))
+    else:
+        modules = [*modules, *own]
     classes = {type(plan).__name__ for plan in plans_in(recipe)} if full else set(_named(recipe))
     definitions, imports = reach(modules, sorted({main, *classes}))
     body = "\n".join(
@@ -78,7 +86,7 @@ def _header(recipe: Plan, main: str, body: str) -> str:
 
 Recipe identity: {recipe.identity()}
 SHA-256 of the text below: {hashlib.sha256(body.encode()).hexdigest()}
-Usage: python train_gpt.py --data DATASET --out RUN [--seed N] [--resume]
+Usage: python train_gpt.py --data SHARDS --out RUN [--seed N]
 Contents: what {main}() and the recipe use, in the package's reading order.
 """
 '''
@@ -297,17 +305,20 @@ def _expect_scores(process: subprocess.CompletedProcess[str], out: Path) -> None
 
 
 def compare_runs(out: Path, package: Path) -> None:
-    """Raise ScriptError unless recipe, weights, packed model and per-token scores are the same bits."""
+    """Raise ScriptError unless weights, packed model and per-token scores are the same bits."""
     for file in COMPARED_FILES:
         if _contents(out / file) != _contents(package / file):
             raise ScriptError(f"its {file} is not the package's", where=out.name)
 
 
 def _contents(path: Path) -> Any:
-    if path.suffix != ".safetensors":
-        return path.read_bytes()
-    tensors, facts = read_tensors(path)  # the format leaves the order of its header open
-    return facts, {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
+    if path.suffix == ".safetensors":
+        tensors = safetensors.torch.load(path.read_bytes())  # whatever facts stand in its header
+        return {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as columns:
+            return [(columns[name].dtype, columns[name].tobytes()) for name in COMPARED_COLUMNS]
+    return path.read_bytes()
 
 
 def code_lines(script: str) -> int:

@@ -1,7 +1,7 @@
 """A readable script to the shortest equal one: no comments, no docstrings, short private names.
 
-What stays: annotations of class fields (settings are checked by them at run time), class and field names
-(they are the recipe's JSON), parameters, and any name that also occurs as an attribute or as text.
+What stays: that class fields have an annotation (data classes are made by it), class and field names (they
+are the artifact's JSON), and any name that also occurs as an attribute, as a keyword or as text.
 """
 
 import ast
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from bitgolf.script.source import names_loaded, reach, read_module
 
-# Decorators that do not read annotations; any other (torch custom operators, for one) may.
+# Decorators that read neither annotations nor names of parameters; any other may (torch custom operators).
 BLIND_DECORATORS = frozenset(
     {"property", "staticmethod", "classmethod", "abstractmethod", "functools.cache", "functools.lru_cache"}
     | {"contextlib.contextmanager", "torch.no_grad", "torch.inference_mode"}
@@ -40,11 +40,13 @@ class _Strip(ast.NodeTransformer):
         return self._without_docstring(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        for item in node.body:  # a data class asks whether a field has an annotation, not which
+            if isinstance(item, ast.AnnAssign) and "ClassVar" not in ast.unparse(item.annotation):
+                item.annotation = ast.Name("int", ast.Load())
         return self._without_docstring(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        decorators = {ast.unparse(item).split("(")[0] for item in node.decorator_list}
-        if decorators <= BLIND_DECORATORS:
+        if _is_blind(node):
             node.returns = None
             for item in ast.walk(node.args):
                 if isinstance(item, ast.arg):
@@ -59,6 +61,10 @@ class _Strip(ast.NodeTransformer):
             del node.body[0]
         node.body = node.body or [ast.Expr(ast.Constant(...))]
         return self.generic_visit(node)
+
+
+def _is_blind(node: ast.FunctionDef) -> bool:
+    return {ast.unparse(item).split("(")[0] for item in node.decorator_list} <= BLIND_DECORATORS
 
 
 class _StripLocals(ast.NodeTransformer):
@@ -99,6 +105,7 @@ def _shorten_names(tree: ast.Module) -> None:
     Most frequent first, so they get the shortest names.
     """
     counts = Counter(item.id for item in ast.walk(tree) if isinstance(item, ast.Name))
+    counts.update(item.arg for item in ast.walk(tree) if isinstance(item, ast.arg))
     visible = set(_visible_names(tree))
     if {"locals", "globals", "vars"} & counts.keys():
         return
@@ -109,6 +116,8 @@ def _shorten_names(tree: ast.Module) -> None:
     for item in ast.walk(tree):
         if isinstance(item, ast.Name):
             item.id = short.get(item.id, item.id)
+        elif isinstance(item, ast.arg):
+            item.arg = short.get(item.arg, item.arg)
         elif (
             isinstance(item, ast.FunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and item.name
         ):
@@ -123,8 +132,10 @@ def _visible_names(tree: ast.Module) -> Iterator[str]:
     for item in ast.walk(tree):
         if isinstance(item, ast.Attribute):
             yield item.attr
-        elif isinstance(item, ast.arg | ast.keyword) and item.arg:
+        elif isinstance(item, ast.keyword) and item.arg:
             yield item.arg
+        elif isinstance(item, ast.FunctionDef) and not _is_blind(item):  # may hand names on, as annotations
+            yield from (inner.arg for inner in ast.walk(item.args) if isinstance(inner, ast.arg))
         elif isinstance(item, ast.alias):
             yield (item.asname or item.name).split(".")[0]
         elif isinstance(item, ast.Constant) and isinstance(item.value, str):

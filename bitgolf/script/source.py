@@ -111,7 +111,7 @@ def read_module(text: str, name: str, path: str = "") -> Module:
             imports += [(item, node.lineno) for item in _imports(node)]
         elif names := _bound_names(node):
             used = frozenset(names_loaded(ast.walk(node)))
-            own_text = "\n".join(lines[_first_line(node, lines) : node.end_lineno])
+            own_text = "\n".join(lines[first_line(node, lines) : node.end_lineno])
             definitions.append(Definition(name, names, node, own_text, used))
     return Module(name, tree, tuple(definitions), tuple(imports), path)
 
@@ -136,7 +136,7 @@ def _bound_names(node: ast.stmt) -> tuple[str, ...]:
     return ()
 
 
-def _first_line(node: ast.stmt, lines: list[str]) -> int:
+def first_line(node: ast.stmt, lines: list[str]) -> int:
     """Where a definition begins, counted from 0: at its decorators and the comment lines right above."""
     decorators = getattr(node, "decorator_list", [])
     start = min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
@@ -250,7 +250,7 @@ def without_methods(definition: Definition, dropped: Set[str]) -> Definition:
     assert isinstance(node, ast.ClassDef)
     for item in reversed(node.body):
         if isinstance(item, ast.FunctionDef) and item.name in dropped:
-            start = _first_line(item, lines)
+            start = first_line(item, lines)
             while not lines[start - 1].strip():
                 start -= 1
             del lines[start : item.end_lineno]

@@ -280,9 +280,7 @@ def train(
         tokens, length = plan.staged(start)
         plan.rows(length or batches.length, world.size, tokens)  # a stage that does not divide fails now
     state = _begin(model, optimizers, averager, state, identity)
-    synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * micro_batches
-    pieces = cut(synthetic, plan.forward_rows(batches.length, device))
-    _prime(model, plan, optimizers, pieces, world, state)
+    _prime(model, plan, optimizers, batches, world, state)
     model.train()
     started = clock()
     while (before := _progress(plan, state)).fraction < 1.0:
@@ -348,13 +346,15 @@ def _prime(
     model: nn.Module,
     plan: TrainPlan,
     optimizers: Optimizers,
-    pieces: list[tuple[Tensor, Tensor]],
+    batches: BatchSource,
     world: World,
     state: State,
 ) -> None:
     """Real steps on synthetic batches, so that compilation and first allocations are over; then undone."""
     if plan.priming_steps == 0:
         return
+    synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * plan.micro_batches(world.size)
+    pieces = cut(synthetic, plan.forward_rows(batches.length, next(model.parameters()).device))
     before = state.copy()
     model.train()
     for step in range(plan.priming_steps):

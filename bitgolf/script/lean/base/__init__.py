@@ -1,0 +1,1 @@
+"""Shorter forms of `bitgolf.base` for a script."""

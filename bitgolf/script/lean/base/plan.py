@@ -1,0 +1,34 @@
+"""Frozen settings: classes of fields with their values."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Self
+
+
+class Plan:
+    """Settings. A subclass becomes a frozen data class whose fields are given by name."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+    def but(self, **fields: Any) -> Self:
+        """A copy with changes."""
+        return dataclasses.replace(self, **fields)  # type: ignore[type-var]
+
+
+def to_json(value: Any) -> Any:
+    """Settings as JSON data; each names its class."""
+    if isinstance(value, Plan):
+        return {"class": type(value).__name__, **{k: to_json(v) for k, v in value.__dict__.items()}}
+    return [to_json(item) for item in value] if isinstance(value, tuple) else value
+
+
+def members(slot: type[Any]) -> dict[str, type[Any]]:
+    """The classes that can stand in a slot, by name."""
+    return dict(_below(slot))
+
+
+def _below(slot: type[Any]) -> Iterator[tuple[str, type[Any]]]:
+    yield slot.__name__, slot
+    for child in slot.__subclasses__():
+        yield from _below(child)

@@ -1,0 +1,57 @@
+"""Which device, number type and kernels a run uses, chosen by measuring."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from bitgolf.net.backend import (
+    BFLOAT16_GAIN,
+    DECODE_ROWS,
+    BackendPlan,
+    bfloat16_gain,
+    choose_device,
+    keep_freed_memory,
+)
+
+FLASH_CAPABILITY = (8, 0)  # of a card that has bfloat16 and flash attention
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backend:
+    """The choices, made."""
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    attention: str = "sdpa"
+    fused: bool = False
+    compile: bool = False
+
+    def compute_dtype(self, rows: int) -> torch.dtype:
+        """The number type for a forward pass over this many tokens: decoding a few at a time is float32."""
+        return torch.float32 if self.device.type == "cpu" and rows < DECODE_ROWS else self.dtype
+
+
+def choose_backend(plan: BackendPlan, same: Callable[[float], float]) -> Backend:
+    """Resolve every 'auto'; same: what one of several processes has measured as all of them take it."""
+    device = choose_device(plan)
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+    if plan.reuse_memory and device.type == "cpu":
+        keep_freed_memory()
+    new_card = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+    dtype, attention = plan.dtype, plan.attention
+    if dtype == "auto":
+        fast = new_card or (device.type == "cpu" and same(bfloat16_gain(device)) >= BFLOAT16_GAIN)
+        dtype = "bfloat16" if fast else "float32"
+    if attention == "auto" and device.type == "cpu":
+        attention = "chunk" if dtype == "bfloat16" else "sdpa"
+    elif attention == "auto":
+        attention = "sdpa" if new_card else "math"
+    return Backend(
+        device=device,
+        dtype=getattr(torch, dtype),
+        attention=attention,
+        fused=plan.fused,
+        compile=plan.compile,
+    )

@@ -1,0 +1,1 @@
+"""Shorter forms of `bitgolf.score` for a script."""

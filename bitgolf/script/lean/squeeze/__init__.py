@@ -1,0 +1,1 @@
+"""Shorter forms of `bitgolf.squeeze` for a script."""

@@ -1,0 +1,1 @@
+"""Shorter forms of `bitgolf.text` for a script."""

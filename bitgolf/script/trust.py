@@ -1,0 +1,200 @@
+"""Core without its refusals: a script is given one recipe and reads only what it wrote itself.
+
+What goes, statement by statement: `assert`, a condition that only raises an error of ours, handlers that only
+turn an error into one of ours, then what is left without a use: loops without a body, locals that nobody
+reads, calls of functions that have become empty. Lines are cut out of the text, so that comments and layout
+of what stays are the package's. Everything a right run computes is computed as before, which the proofs show.
+"""
+
+import ast
+from collections.abc import Iterator, Sequence, Set
+
+from bitgolf.script.source import Definition, Module, first_line, read_module
+
+FAMILY = "BitgolfError"
+# Calls without a trace: what only they computed may fall away with its last reader.
+PURE_CALLS = frozenset(
+    {
+        "all",
+        "any",
+        "bool",
+        "dict",
+        "enumerate",
+        "float",
+        "getattr",
+        "int",
+        "isinstance",
+        "len",
+        "list",
+        "max",
+        "min",
+    }
+    | {"items", "keys", "range", "set", "sorted", "str", "sum", "tuple", "type", "values", "zip"}
+)
+Block = Sequence[ast.stmt]
+
+
+def trusting(modules: Sequence[Module]) -> list[Module]:
+    """The same modules without refusals, and without calls of what did nothing else."""
+    errors, idle = _errors(modules), set[str]()
+    while True:
+        modules = [_module(module, errors, idle) for module in modules]
+        if (found := _idle_functions(modules)) == idle:
+            return list(modules)
+        idle = found
+
+
+def _errors(modules: Sequence[Module]) -> set[str]:
+    """The family of errors, and the functions that make one."""
+    found = {FAMILY}
+    for module in modules:
+        for definition in module.definitions:
+            node = definition.node
+            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & found:
+                found.add(node.name)
+            if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in found:
+                found.add(node.name)
+    return found
+
+
+def _idle_functions(modules: Sequence[Module]) -> set[str]:
+    """Names of functions and methods, of whatever class, that do nothing."""
+    busy: set[str] = set()
+    idle: set[str] = set()
+    for module in modules:
+        for definition in module.definitions:
+            for node in ast.walk(definition.node):
+                if isinstance(node, ast.FunctionDef):
+                    (idle if _is_idle(node) else busy).add(node.name)
+    return idle - busy
+
+
+def _is_idle(node: ast.FunctionDef) -> bool:
+    return not node.decorator_list and all(
+        isinstance(item, ast.Pass)
+        or (isinstance(item, ast.Return) and item.value is None)
+        or (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
+        for item in node.body
+    )
+
+
+def _module(module: Module, errors: Set[str], idle: Set[str]) -> Module:
+    changed = tuple(_definition(definition, errors, idle) for definition in module.definitions)
+    return Module(module.name, module.tree, changed, module.imports)
+
+
+def _definition(definition: Definition, errors: Set[str], idle: Set[str]) -> Definition:
+    words = ("raise", "assert", *idle)
+    while isinstance(definition.node, ast.FunctionDef | ast.ClassDef):
+        if not any(word in definition.text for word in words):
+            break
+        lines = definition.text.splitlines()
+        (node,) = ast.parse(definition.text).body
+        functions = [item for item in ast.walk(node) if isinstance(item, ast.FunctionDef)]
+        cuts = [cut for function in functions for cut in _Cutter(function, lines, errors, idle).cuts]
+        if not cuts:
+            break
+        for first, last, instead in sorted(cuts, key=lambda cut: cut[0], reverse=True):
+            lines[first:last] = instead
+        (definition,) = read_module("\n".join(lines), definition.module).definitions
+        words = ("",)  # what was cut may have been the last reader of something
+    return definition
+
+
+class _Cutter:
+    """The lines to cut from one function: from, to, and what stands there instead."""
+
+    def __init__(self, function: ast.FunctionDef, lines: list[str], errors: Set[str], idle: Set[str]) -> None:
+        self.lines, self.errors, self.idle = lines, errors, idle
+        self.cuts: list[tuple[int, int, list[str]]] = []
+        self.loaded = _loads(function)
+        changed = [item for item in ast.walk(function) if isinstance(item, ast.AugAssign)]
+        kept = [item.target for item in changed if _traceless_targets(item) is None]
+        self.read = {*self.loaded, *(target.id for target in kept if isinstance(target, ast.Name))}
+        self._block(function.body)
+
+    def _block(self, body: Block) -> None:
+        gone = [item for item in body if self._is_refusal(item) or self._is_unread(item)]
+        for item in body:
+            if item in gone:
+                self._cut(item, ["pass"] if len(gone) == len(body) and item is body[0] else [])
+            elif isinstance(item, ast.Try) and self._only_translates(item):
+                inside = self.lines[first_line(item.body[0], self.lines) : item.body[-1].end_lineno]
+                self._cut(item, [line.removeprefix("    ") for line in inside], ready=True)
+            elif not isinstance(item, ast.FunctionDef | ast.ClassDef):
+                for part in _blocks(item):
+                    self._block(part)
+
+    def _cut(self, item: ast.stmt, instead: list[str], *, ready: bool = False) -> None:
+        pad = "" if ready else " " * item.col_offset
+        self.cuts.append((first_line(item, self.lines), item.end_lineno or 0, [pad + i for i in instead]))
+
+    def _is_refusal(self, item: ast.stmt) -> bool:
+        """Whether nothing happens here in a run that goes well."""
+        if isinstance(item, ast.Assert):
+            return True
+        if isinstance(item, ast.Expr) and isinstance(item.value, ast.Call):
+            called = item.value.func
+            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            return name in self.idle
+        if isinstance(item, ast.If) and not item.orelse:
+            kept = {n.target.id for n in ast.walk(item.test) if isinstance(n, ast.NamedExpr)}
+            inside = _loads(item)
+            used_later = any(self.loaded.count(name) > inside.count(name) for name in kept)
+            return not used_later and self._ends_in_refusal(item.body)
+        if isinstance(item, ast.For):
+            return not item.orelse and self._ends_in_refusal(item.body)
+        return False
+
+    def _ends_in_refusal(self, body: Block) -> bool:
+        """Locals for a message, then the refusal."""
+        locals_only = all(
+            isinstance(item, ast.Assign) and all(isinstance(target, ast.Name) for target in item.targets)
+            for item in body[:-1]
+            if not self._is_refusal(item)
+        )
+        return locals_only and (self._raises_ours(body[-1]) or self._is_refusal(body[-1]))
+
+    def _raises_ours(self, item: ast.stmt) -> bool:
+        if not isinstance(item, ast.Raise):
+            return False
+        if item.exc is None:
+            return True
+        called = item.exc.func if isinstance(item.exc, ast.Call) else item.exc
+        return isinstance(called, ast.Name) and called.id in self.errors
+
+    def _only_translates(self, item: ast.Try) -> bool:
+        ends = [handler.body[-1] for handler in item.handlers]
+        return bool(ends) and not item.orelse and not item.finalbody and all(map(self._raises_ours, ends))
+
+    def _is_unread(self, item: ast.stmt) -> bool:
+        """An assignment to locals that nobody reads, of a value made without a trace."""
+        targets = _traceless_targets(item)
+        return targets is not None and not targets & self.read
+
+
+def _traceless_targets(item: ast.stmt) -> set[str] | None:
+    """The locals that a statement sets by a value made without a trace; None for others."""
+    if not isinstance(item, ast.Assign | ast.AugAssign):
+        return None
+    targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+    messages = [
+        part for text in ast.walk(item.value) if isinstance(text, ast.JoinedStr) for part in ast.walk(text)
+    ]
+    calls = [n.func for n in ast.walk(item.value) if isinstance(n, ast.Call) and n not in messages]
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    is_pure = all(getattr(call, "id", getattr(call, "attr", "")) in PURE_CALLS for call in calls)
+    return names if is_pure and all(isinstance(target, ast.Name) for target in targets) else None
+
+
+def _loads(node: ast.AST) -> list[str]:
+    names = (item for item in ast.walk(node) if isinstance(item, ast.Name))
+    return [name.id for name in names if isinstance(name.ctx, ast.Load)]
+
+
+def _blocks(item: ast.stmt) -> Iterator[Block]:
+    for name in ("body", "orelse", "finalbody"):
+        if block := getattr(item, name, None):
+            yield block
+    for handler in getattr(item, "handlers", ()):
+        yield handler.body

@@ -1,0 +1,84 @@
+"""Branches that a recipe has decided, and those that only a run decides."""
+
+import dataclasses
+import textwrap
+
+import pytest
+
+from bitgolf.base.plan import Plan
+from bitgolf.script.decided import decided
+from bitgolf.script.source import read_module
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner(Plan):
+    rate: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known(Plan):
+    steps: int = 0
+    moved: int = 0
+    inner: Inner = Inner()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Twice(Plan):
+    steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made(Plan):
+    steps: int = 0
+
+
+PLANS = (Known(), Inner(), Twice(steps=0), Twice(steps=1), Made())
+ELSEWHERE = "\n\ndef elsewhere(plan):\n    return plan.but(moved=1), Made(steps=3)\n"
+DECIDED = {
+    "if plan.steps:\n    x = 1": "",
+    "if plan.steps == 0:\n    x = 1": "x = 1",
+    "if not plan.steps:\n    x = 1\nelse:\n    x = 2": "x = 1",
+    "if plan.steps > 0:\n    x = 1\nelse:\n    x = 2": "x = 2",
+    "if x and plan.steps:\n    x = 1": "",
+    "if plan.inner.rate < 1:\n    x = 1": "x = 1",
+}
+OPEN = (
+    "if plan.moved:\n    x = 1",  # changed by somebody
+    "if twice.steps:\n    x = 1",  # two values
+    "if made.steps:\n    x = 1",  # made by somebody
+    "if x:\n    x = 1",
+    "if x or plan.steps:\n    x = 1",
+    "if other.steps:\n    x = 1",
+    "if plan.unknown:\n    x = 1",
+    "if x:\n    x = 1\nelif plan.steps:\n    x = 2",
+)
+
+
+def work(body: str) -> str:
+    head = "def work(plan: Known, twice: Twice, made: Made, other, x):\n"
+    return head + textwrap.indent(body + "\nreturn x" if body else "return x", "    ")
+
+
+def after(text: str) -> str:
+    (module,) = decided([read_module(text + ELSEWHERE, "some")], PLANS)
+    return module.definitions[0].text
+
+
+@pytest.mark.parametrize("body", DECIDED)
+def test_a_branch_that_the_recipe_decides_is_decided(body):
+    assert after(work(body)) == work(DECIDED[body])
+
+
+@pytest.mark.parametrize("body", OPEN)
+def test_a_branch_that_a_run_decides_stays(body):
+    assert after(work(body)) == work(body)
+
+
+def test_nothing_stays_after_a_return_that_is_always_reached():
+    text = work("if plan.steps == 0:\n    return 5\nx = x + 1")
+    assert after(text).endswith(":\n    return 5")
+
+
+def test_a_parameter_that_is_another_value_later_is_not_known():
+    body = "plan = x\nif plan.steps:\n    x = 1"
+    assert after(work(body)) == work(body)

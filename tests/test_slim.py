@@ -1,0 +1,153 @@
+"""Core as a script is given it: what falls away, and that nothing else does."""
+
+import textwrap
+
+import pytest
+
+from bitgolf import READING_ORDER
+from bitgolf.script.slim import LEAN_FOLDER, overlaid, plain_settings, slim_core
+from bitgolf.script.source import file_of, read_core, read_module
+from bitgolf.script.trust import trusting
+
+ERRORS = '''
+class BitgolfError(Exception):
+    """Ours."""
+
+
+class DataError(BitgolfError):
+    """A child."""
+
+
+def too_long(size: int) -> DataError:
+    """Makes one."""
+    return DataError(f"{size}")
+
+
+'''
+
+
+def trusted(body: str) -> str:
+    """The text of the function `work` without refusals."""
+    text = ERRORS + textwrap.dedent(body).lstrip()
+    (module,) = trusting([read_module(text, "some")])
+    return next(d.text for d in module.definitions if d.names == ("work",))
+
+
+GONE = {
+    "an assertion": ("assert x > 0, 'why'", ""),
+    "a condition that raises": ("if x < 0:\n    raise DataError('no', value=x)", ""),
+    "an error made by a function": ("if x < 0:\n    raise too_long(x)", ""),
+    "what only the message reads": ("if x < 0:\n    said = str(x)\n    raise DataError(said)", ""),
+    "what only the condition reads": ("odd = [i for i in x if i]\nif odd:\n    raise DataError('no')", ""),
+    "a list of faults that grows": (
+        "odd = [i for i in x if i]\nodd += [f'{i.name()}' for i in x]\nif odd:\n    raise DataError(odd)",
+        "",
+    ),
+    "a condition that names its value": ("if odd := sorted(x):\n    raise DataError(odd)", ""),
+    "a loop of refusals": ("for i in x:\n    if i:\n        raise DataError('no')", ""),
+    "a check of its own": ("check(x)", ""),
+    "a handler that translates": (
+        "try:\n    y = x()\nexcept OSError as error:\n    raise DataError('no') from error",
+        "y = x()",
+    ),
+    "a comment with what it explains": ("# why\nif x:\n    raise DataError('no')", ""),
+}
+KEPT = {
+    "another family": "if x < 0:\n    raise ValueError(x)",
+    "a condition that does something": "if x < 0:\n    x = 0",
+    "a condition with another way": "if x < 0:\n    raise DataError('no')\nelse:\n    x = 1",
+    "a handler that goes on": "try:\n    x = int(x)\nexcept ValueError:\n    x = 0",
+    "a raise at the end": "raise DataError('no')",
+    "a value that is read later": "if y := x:\n    raise DataError('no')\nx = y",
+    "a sum that grows by calls": "y = 0\ny += x.pop()\nassert x",
+    "a call that does something": "y = x.pop()\nif y:\n    raise ValueError('no')",
+    "an unread value of an unknown call": "y = x.pop()\nassert x",
+}
+CHECK = "\n\ndef check(x):\n    if not x:\n        raise DataError('no')\n"
+
+
+def work(body: str) -> str:
+    return "def work(x):\n" + textwrap.indent(body + "\nreturn x", "    ") + "\n"
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_refusals_go(name):
+    body, left = GONE[name]
+    assert trusted(work(body) + CHECK).split() == work(left).split()
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_no_refusal_stays(name):
+    assert trusted(work(KEPT[name])) == work(KEPT[name].replace("\nassert x", "")).rstrip()
+
+
+SETTINGS = '''
+class Plan:
+    """Base."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slot(Plan):
+    """A slot."""
+
+    abstract: ClassVar[bool] = True
+
+    def act(self) -> int:
+        """Open."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member(Slot):
+    """A member."""
+
+    size: float = setting(2, at_least=1)
+    names: tuple[str, ...] = setting(("a", "b"))
+
+    def problems(self) -> Iterator[str]:
+        yield "size: no"
+
+    def act(self) -> int:
+        return 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other:
+    """No settings."""
+'''
+
+
+def test_settings_keep_their_defaults_and_what_they_do():
+    (module,) = plain_settings([read_module(SETTINGS, "some")])
+    slot, member, other = (d.text for d in module.definitions[1:])
+    assert slot == 'class Slot(Plan):\n    """A slot."""\n'.rstrip()
+    assert "size: float = 2.0" in member and "names: tuple[str, ...] = ('a', 'b')" in member
+    assert "problems" not in member and "def act" in member and "dataclass" not in member
+    assert other.startswith("@dataclasses.dataclass")
+
+
+def test_every_shorter_definition_stands_for_one_of_core_or_serves_one():
+    core = {module.name: module for module in read_core()}
+    files = {file_of(name) for name in READING_ORDER}
+    for path in LEAN_FOLDER.rglob("*.py"):
+        if path.name != "__init__.py":
+            assert path.relative_to(LEAN_FOLDER).as_posix() in files
+            name = path.relative_to(LEAN_FOLDER).with_suffix("").as_posix().replace("/", ".")
+            own = {n for d in core[name].definitions for n in d.names}
+            lean = read_module(path.read_text(), name)
+            assert own & {n for d in lean.definitions for n in d.names}, path
+
+
+def test_slim_core_has_one_meaning_for_a_name():
+    names = [name for module in slim_core() for d in module.definitions for name in d.names]
+    assert len(names) == len(set(names))
+
+
+def test_a_shorter_definition_stands_in_the_place_of_the_long_one(tmp_path):
+    (tmp_path / "some.py").write_text(
+        "import json\n\n\ndef helper():\n    return 1\n\n\ndef b():\n    return helper()\n"
+    )
+    long = read_module("def a(): ...\n\n\ndef b():\n    return 2\n\n\ndef c(): ...\n", "some")
+    module = overlaid(long, tmp_path)
+    assert [d.names[0] for d in module.definitions] == ["a", "helper", "b", "c"]
+    assert [item.module for item, _ in module.imports] == ["json"]
