@@ -300,7 +300,7 @@ def test_a_module_listed_but_absent_is_named(tmp_path):
 
 
 def test_a_recipe_class_outside_core_is_refused(modules):
-    with pytest.raises(SourceError, match="Pair: not defined in core"):
+    with pytest.raises(SourceError, match="Pair is of tests.test_flatten; put it into the file"):
         flatten(Pair(), modules=modules)
 
 
