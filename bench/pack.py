@@ -116,7 +116,7 @@ def our_ways(levels: Sequence[int]) -> dict[str, Way]:
 
 def rounded_only(step: float) -> QuantizePlan:
     """The rate-aware table without its tuning."""
-    return rate_aware(step).but(tuning=NoTuning())
+    return rate_aware(step).replace(tuning=NoTuning())
 
 
 def parts_of_ours() -> dict[str, Way]:
@@ -125,16 +125,16 @@ def parts_of_ours() -> dict[str, Way]:
     bare = RateAware(step=step, by_row=False, by_column=False, across_rows=False, trellis=False)
     rungs = {
         "steps by tensor": bare,
-        "and by row": bare.but(by_row=True),
-        "and by column": bare.but(by_row=True, by_column=True),
-        "and feedback over rows": bare.but(by_row=True, by_column=True, across_rows=True),
+        "and by row": bare.replace(by_row=True),
+        "and by column": bare.replace(by_row=True, by_column=True),
+        "and feedback over rows": bare.replace(by_row=True, by_column=True, across_rows=True),
         "and a trellis": RateAware(step=step),
         "sides in eighths": RateAware(step=step, octave_parts=8),
         "sides in halves": RateAware(step=step, octave_parts=2),
     }
     table = rounded_only(step)
     ways = {
-        f"part: {name}": Way(table.but({"rules.0.quantizer": each}), OURS) for name, each in rungs.items()
+        f"part: {name}": Way(table.replace({"rules.0.quantizer": each}), OURS) for name, each in rungs.items()
     }
     ways["part: and control tensors tuned"] = Way(rate_aware(step), OURS)
     ways["part: zstd in place of the coder"] = Way(table, PackPlan(codec=Zstd()))
@@ -153,7 +153,7 @@ def measure(
             continue
         if curvatures is None:
             curvatures = curvatures_of(run, rate_aware())
-        changed = run._replace(recipe=run.recipe.but({"pack": way.pack}))
+        changed = run._replace(recipe=run.recipe.replace({"pack": way.pack}))
         packing, scores = yield from packed_by(changed, way.quantize, name, curvatures)
         line = findings(changed, packing, by_sequence(scores), by_sequence(base))
         tensors = line.pop("quantization")

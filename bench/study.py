@@ -26,10 +26,10 @@ from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.report.screen import follow
 from bitgolf.run import run
-from bitgolf.study.conduct import Prepared, conduct, prepare
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.executors import Executor, Look, in_processes, in_this_process, on_ray
 from bitgolf.study.live import Board
+from bitgolf.study.runner import Prepared, prepare, run_study
 from bitgolf.study.runs import Job, Task
 from bitgolf.text.shards import Dataset
 
@@ -105,7 +105,7 @@ def as_study(study: Study, folder: Path, executor: Executor) -> dict[str, float]
         board.read()
         board.drawn()
 
-    return {"prepare_seconds": preparing, "run_seconds": timed(lambda: conduct(ready[0], executor, look))}
+    return {"prepare_seconds": preparing, "run_seconds": timed(lambda: run_study(ready[0], executor, look))}
 
 
 def in_bare_processes(jobs: Sequence[Job], folder: Path) -> None:

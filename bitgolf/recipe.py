@@ -64,14 +64,14 @@ class Recipe(Plan):
     def network(self) -> ModelPlan:
         """The model as this recipe trains it: its positions know the length of the sequences."""
         lengths = (self.data.sequence_length, *(stage.sequence_length for stage in self.train.stages))
-        return self.model.but(position=self.model.position.trained_at(max(lengths)))
+        return self.model.replace(position=self.model.position.trained_at(max(lengths)))
 
     def training(self) -> Self:
         """This recipe without what no step of the training sees: equal ones train to equal weights."""
         blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules
         unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
-        unseen |= {"average": self.average.training(), "train": self.train.but(expected_steps=0)}
-        return self.but({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
+        unseen |= {"average": self.average.training(), "train": self.train.replace(expected_steps=0)}
+        return self.replace({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 
     def problems(self) -> Iterator[str]:
         """What does not fit between the stages."""

@@ -132,7 +132,7 @@ def _stages(
     seconds["calibrate"] = clock() - started
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(code))
     try:
-        packer, table = yield from packer.settled(backend, dataset.train)
+        packer, table = yield from packer.allocated(backend, dataset.train)
         show("packed weights", packer.weights)
         rows, artifact = packer.packed(table)
     except QuantizeError as error:  # what no rule can hold is the trace of a spike
@@ -265,7 +265,7 @@ def preflight(
             raise BitgolfError("the artifact does not give back what was packed", where=name)
     model, tokens = load_model(unpacked, backend), dataset.scored_tokens()
     steps = scoring(model, tokens, dataset.tokenizer, recipe.score, sample=PREFLIGHT_WINDOWS)
-    summary((yield from told(steps, "preflight")))
+    summary((yield from with_progress(steps, "preflight")))
     show("preflight", unpacked)
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
 
@@ -289,9 +289,9 @@ class Packer(NamedTuple):
         free = 0 if self.recipe.budget.count_tokenizer else dict(artifact.ledger).get("tokenizer", 0)
         return len(artifact.data) - free + self.code_bytes
 
-    def settle(self, table: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
+    def allocate(self, table: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
         """The table at its rate."""
-        steps = table.rate.settle(
+        steps = table.rate.allocate(
             table, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
         )
         while True:
@@ -313,16 +313,16 @@ class Packer(NamedTuple):
         rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
         exact = model_with(shipped, self.weights, backend)
         steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
-        found = yield from told(steps, "tune")
+        found = yield from with_progress(steps, "tune")
         return self._replace(weights={**self.weights, **found})
 
-    def settled(
+    def allocated(
         self, backend: Backend, stream: TokenStream
     ) -> Generator[Event, None, tuple["Packer", QuantizePlan]]:
         """The packer with tuned tensors and the recipe's table, both at the rate that the table asks for."""
-        table = yield from self.settle(self.recipe.quantize)
+        table = yield from self.allocate(self.recipe.quantize)
         tuned = yield from self.tuned(table, backend, stream)
-        return tuned, table if tuned is self else (yield from tuned.settle(table))
+        return tuned, table if tuned is self else (yield from tuned.allocate(table))
 
 
 def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -446,7 +446,7 @@ def _score_all(
     """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores."""
     unpacked = unpack((folder / "model.bin").read_bytes())
     packed = load_model(unpacked, backend)
-    chunked = recipe.score.but(windows=Chunked(length=recipe.data.sequence_length))
+    chunked = recipe.score.replace(windows=Chunked(length=recipe.data.sequence_length))
     network = recipe.network()
     cases: list[tuple[str, Model, ScorePlan]] = [
         ("live", model_with(network, live, backend), chunked),
@@ -471,11 +471,13 @@ def score_split(
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for."""
     tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
     sizes = facts["text_bytes"], facts.get("differing_bytes")
-    scores = yield from told(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
+    scores = yield from with_progress(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
     return scores
 
 
-def told(steps: Generator[tuple[int, int], None, Result], stage: str) -> Generator[Event, None, Result]:
+def with_progress(
+    steps: Generator[tuple[int, int], None, Result], stage: str
+) -> Generator[Event, None, Result]:
     """The (done, total) steps of some work as events of a stage."""
     while True:
         try:

@@ -30,7 +30,7 @@ READING = ""
 def study() -> Study:
     """Each trained at one length, and scored at it and at twice of it, sliding and in chunks."""
     step = LENGTH // 2
-    base = a_minute(baseline(), STEPS, SCORED_TOKENS).but(
+    base = a_minute(baseline(), STEPS, SCORED_TOKENS).replace(
         {
             "name": "positions",
             "data.sequence_length": LENGTH,

@@ -64,7 +64,7 @@ def context() -> Study:
 
 
 def _base(steps: int, tokens: int = MINUTE_TOKENS) -> Recipe:
-    return a_minute(pr1718(), steps, tokens).but(
+    return a_minute(pr1718(), steps, tokens).replace(
         {
             "model.scope": (AttentionWindow(tokens=0, evaluation_tokens=0),),
             "score.windows": Sliding(length=SEQUENCE_LENGTH, stride=SEQUENCE_LENGTH // 2),

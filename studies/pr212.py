@@ -60,7 +60,7 @@ def study() -> Study:
     (31 previous + id) and a table that starts at 0.01 under a projection of zero: frozen, both add nothing.
     Its later notes call the frozen smear half and half, as SmearVector. It never ran them trained alone.
     """
-    control = a_minute(baseline().but({"train.expected_steps": 13_651})).but(
+    control = a_minute(baseline().replace({"train.expected_steps": 13_651})).replace(
         {
             "name": "pr212-minute",
             "score.windows": Sliding(length=SEQUENCE_LENGTH, stride=64),

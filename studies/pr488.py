@@ -3,8 +3,8 @@
 bitgolf study studies/pr488.py
 """
 
-from bitgolf.forecast.expect import likely_steps
 from bitgolf.forecast.laptop import a_minute
+from bitgolf.forecast.weight_model import likely_steps
 from bitgolf.net.embed import BigramHash, SmearVector
 from bitgolf.recipes.pr488 import pr488
 from bitgolf.squeeze.grid import Grid, RowGroups
@@ -20,13 +20,13 @@ def study() -> Study:
     """Its table of five lines. "A" has a warm-down of 3,000 steps, three times as long as its training."""
     best = a_minute(pr488())
     steps = round(3000 * best.train.steps / likely_steps(pr488().train))
-    clean = best.but({"optim.schedule": WarmdownClock(warmdown_steps=steps), "average": NoAverage()})
+    clean = best.replace({"optim.schedule": WarmdownClock(warmdown_steps=steps), "average": NoAverage()})
     five = AbsMax(grid=Grid(bits=5, symmetric=False, scale_floor=1 / 15, granularity=RowGroups(rows=8)))
     mixed = (QuantRule(patterns=("blocks.*.mlp.*.weight",), quantizer=five), *best.quantize.rules)
     bigrams = (BigramHash(buckets=512, dimension=24), SmearVector())  # 2,048 and 96 there
     warm = {"optim.schedule": best.optim.schedule}
     swa = {"average": best.average}
-    ema = {"average": a_minute(pr488().but({"average": LateEma(decay=0.995)})).average}
+    ema = {"average": a_minute(pr488().replace({"average": LateEma(decay=0.995)})).average}
     late = changed(clean, "late warm-down", warm)
     why = "an average of the end of a warm-down needs that warm-down"
     return Study(

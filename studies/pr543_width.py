@@ -16,7 +16,7 @@ def study() -> Study:
     The published pair, 1.1804 against 1.1958, had 4,071 and 3,061 steps: a third more time for 4% more work.
     """
     clock = {"train.train_seconds": 40.0, "train.steps": 10_000}
-    narrow = a_minute(pr543()).but(clock)
+    narrow = a_minute(pr543()).replace(clock)
     return Study(
         name="pr543_width",
         question="Does the narrower MLP win when both have the same time?",

@@ -30,7 +30,7 @@ its runs. Seconds were measured beside other jobs.
 
 def study() -> Study:
     """Its table. Averages only watch a training, so lines that differ in them share one."""
-    baseline = a_minute(pr682()).but(
+    baseline = a_minute(pr682()).replace(
         {
             "model.position.dims": 0,
             "model.input_scale": Unscaled(),

@@ -31,7 +31,7 @@ def study() -> Study:
     Averages only watch a training, so lines that differ in them share one, as live and EMA of one log do.
     """
     averages = (Ema(decay=0.97), Ema(decay=0.997))
-    baseline = pr682().but(
+    baseline = pr682().replace(
         {
             "name": "pr682-full",
             "model.position.dims": 0,

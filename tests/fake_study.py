@@ -6,8 +6,8 @@ from typing import Any
 
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
-from bitgolf.study.conduct import RECEIPT
 from bitgolf.study.design import Study
+from bitgolf.study.runner import RECEIPT
 
 Outcome = float | str | None
 

@@ -55,7 +55,7 @@ from bitgolf.squeeze.lowrank import LowRank
 from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep, Shipped
 from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.rotate import TurnedForm, TurnedTensor, turn
-from bitgolf.squeeze.tables import Shapes, grids_of, take_off_templates
+from bitgolf.squeeze.symbol_model import Shapes, grids_of, take_off_templates
 from bitgolf.text.tokenizer import (
     BODY_FILTERS,
     MODEL_FILE_KIND,
@@ -137,7 +137,7 @@ def model_file(rules: str = "") -> bytes:
 
 def artifact_of(forms: Iterable[str], codec: Codec, tokenizer: Tokenizer = TOKENIZER) -> Artifact:
     """Matrices in these forms by turns, all else float16."""
-    turns, model = cycle(forms), SMALL.but(vocabulary_size=tokenizer.vocabulary_size)
+    turns, model = cycle(forms), SMALL.replace(vocabulary_size=tokenizer.vocabulary_size)
     tensors = {
         name: MATRIX_FORMS[next(turns)](weight) if name.endswith("weight") else Keep().quantize(weight)
         for name, weight in weights_of(model).items()

@@ -91,7 +91,7 @@ def run_until_done(folder: Path) -> None:
     """Train and store the state after every step, going on from what an earlier process stored."""
     path = folder / "state.safetensors"
     state = State.load(path, "small") if path.exists() else None
-    _, _, reports = start(folder, PLAN.but(steps=150, train_seconds=30.0), state=state)
+    _, _, reports = start(folder, PLAN.replace(steps=150, train_seconds=30.0), state=state)
     for report in reports:
         report.state.save(path)
         print(report.step, flush=True)

@@ -10,8 +10,8 @@ import pytest
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
-from bitgolf.inputs.find import find_recipe
 from bitgolf.inputs.recorded import kept, record, recorded, refuse_changed
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.inputs.typed import read_plan
 from bitgolf.pipeline.work import work
 from bitgolf.recipe import Recipe
@@ -60,7 +60,7 @@ def test_a_script_holds_what_the_class_needs_and_no_more(file):
 def test_the_counted_code_holds_it_and_computes_the_same(file, dataset):
     recipe = recipe_of(file)
     code = script_of(recipe)
-    assert len(code) > len(script_of(recipe.but({"optim.schedule": Recipe().optim.schedule})))
+    assert len(code) > len(script_of(recipe.replace({"optim.schedule": Recipe().optim.schedule})))
     sizes = prove_scripts(recipe, dataset.folder, {"readable": flatten(recipe), "packed": code})
     assert sizes["model.bin"] > 1000
 

@@ -109,8 +109,8 @@ ALL_FORMS = artifacts_of_all_forms()["all"]
 
 MODELS = {
     "plain": MODEL,
-    "one layer, no skips": MODEL.but(layers=1, route=Plain()),
-    "untied, odd sizes": MODEL.but(tied=False, layers=3, mlp_hidden=37, logit_softcap=17.5),
+    "one layer, no skips": MODEL.replace(layers=1, route=Plain()),
+    "untied, odd sizes": MODEL.replace(tied=False, layers=3, mlp_hidden=37, logit_softcap=17.5),
 }
 RULES = {
     "int6": int6_rows(),
@@ -803,9 +803,9 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 def hollow_cases(size: int) -> Iterator[tuple[str, bytes]]:
     """All forms, and all codecs of one, at nearly so many decoded bytes."""
-    model = SMALL.but(vocabulary_size=262, mlp_hidden=size // 40)
+    model = SMALL.replace(vocabulary_size=262, mlp_hidden=size // 40)
     for name, form in HOLLOW_FORMS.items():
-        wide = model.but(mlp_hidden=size // 32) if name == "turned" else model  # a power of two
+        wide = model.replace(mlp_hidden=size // 32) if name == "turned" else model  # a power of two
         yield name, hollow(wide, form, Deflate()).bytes()
     for codec in HOLLOW_CODECS:
         yield codec.name, hollow(model, HOLLOW_FORMS["trellis"], codec).bytes()

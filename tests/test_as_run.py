@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bitgolf.base.plan import diff
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.model import build_model, parameter_shapes
 from bitgolf.net.position import Rope
 from bitgolf.net.route import Plain
@@ -253,7 +253,7 @@ def test_1718_ships_what_its_log_lists():
 )
 def test_parts_can_be_left_out(name, changes):
     """An ablation changes the part alone: rows, rules and noise of what is gone are idle."""
-    recipe = find_recipe(f"{name}-laptop").but(changes)
+    recipe = find_recipe(f"{name}-laptop").replace(changes)
     shapes = parameter_shapes(recipe.model)
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert sum(map(len, assign_parameters(recipe.optim, tensors))) == len(shapes)

@@ -305,7 +305,7 @@ def test_neutral_settings_are_exact(neutral):
 )
 def test_every_setting_bites(averager, changes):
     for name, value in changes.items():
-        other = averager.but({name: value})
+        other = averager.replace({name: value})
         assert not torch.equal(follow(averager, SEEN, DOWN)["a"], follow(other, SEEN, DOWN)["a"]), name
 
 

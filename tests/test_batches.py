@@ -115,7 +115,7 @@ def test_blocks_come_once_per_pass_in_a_new_order(written, order):
         assert sorted(starts) != starts
     assert passes[0] != passes[1] != passes[2]
     assert len({min(starts) for starts in passes}) > 1
-    assert passes[0] != starts_of(order.but(seed=6), written, length, 0)
+    assert passes[0] != starts_of(order.replace(seed=6), written, length, 0)
     batch, _ = order.take(written, 0, len(passes[0]), length, bos=1)
     assert batch.inputs.tolist() == [written.read(start, length).tolist() for start in passes[0]]
 
@@ -129,10 +129,10 @@ def test_blocks_come_once_per_pass_whatever_the_sizes(
     rng = np.random.default_rng(random.randrange(2**32))
     tokens = np.concatenate([*documents_of(rng, documents), [1] * length])
     stream = stream_of(tmp_path_factory.mktemp("stream"), tokens)
-    order = order.but(seed=seed)
+    order = order.replace(seed=seed)
     if isinstance(order, Curriculum):
         ramp_tokens, easiest = int(rng.integers(0, 3 * stream.tokens)), float(1 - rng.random())
-        order = order.but(ramp_tokens=ramp_tokens, easiest=easiest, descending=bool(rng.integers(2)))
+        order = order.replace(ramp_tokens=ramp_tokens, easiest=easiest, descending=bool(rng.integers(2)))
     assert_once_per_pass(stream, length, starts_of(order, stream, length, number))
 
 
@@ -235,7 +235,7 @@ class TestCurriculum:
         shuffled = self.difficulties(ShuffledBlocks(), written)
         assert sorted(found) == sorted(shuffled)
         assert tenths[0] < shuffled.mean() - shuffled.std()
-        hardest = self.difficulties(order.but(descending=True), written)
+        hardest = self.difficulties(order.replace(descending=True), written)
         tenths = [part.mean() for part in np.array_split(hardest, 10)]
         assert all(early > late for early, late in zip(tenths, tenths[1:]))
 
@@ -245,7 +245,7 @@ class TestCurriculum:
         order = Curriculum(easiest=0.2, ramp_tokens=ramp * self.LENGTH)
         ranks = []
         for seed in range(60):
-            found = self.difficulties(order.but(seed=seed), written)
+            found = self.difficulties(order.replace(seed=seed), written)
             rank = np.searchsorted(np.sort(found), found)  # of equals the first
             allowed = np.ceil(blocks * (0.2 + 0.8 * np.arange(blocks) / ramp) + 1e-9)
             assert (rank < allowed).all()
@@ -369,4 +369,4 @@ def test_a_sequence_longer_than_the_text_is_refused(tmp_path, order):
 @EVERY_BLOCK_ORDER
 def test_a_negative_seed_is_refused(order):
     with pytest.raises(PlanError, match="seed"):
-        order.but(seed=-1)
+        order.replace(seed=-1)

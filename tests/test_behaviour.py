@@ -173,9 +173,9 @@ def test_off_is_exact(kind, backend):
     case = TECHNIQUES[kind]
     if case.off is None:
         pytest.skip("this technique has no neutral setting, as its card says")
-    plan = BASE.but(case.off)
+    plan = BASE.replace(case.off)
     # Weights at their starts: some are off only there.
-    off, base = build_model(plan).use(backend), build_model(BASE.but(case.like)).use(backend)
+    off, base = build_model(plan).use(backend), build_model(BASE.replace(case.like)).use(backend)
     starts_equal(off, base)
     ids = stream(plan)
     for found, expected in zip(results(off, ids), results(base, ids)):
@@ -184,7 +184,7 @@ def test_off_is_exact(kind, backend):
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_on_bites(kind):
-    plan = BASE.but(TECHNIQUES[kind].on)
+    plan = BASE.replace(TECHNIQUES[kind].on)
     ids = stream(plan)
     ids[:, 20] = 1
     changed = results(shaken(plan).use(PLAIN), ids)[0]
@@ -194,7 +194,7 @@ def test_on_bites(kind):
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_json_says_everything_and_equal_plans_make_equal_models(kind):
-    plan = BASE.but(TECHNIQUES[kind].on)
+    plan = BASE.replace(TECHNIQUES[kind].on)
     again = from_json(ModelPlan, to_json(plan))
     assert again == plan and again.identity() == plan.identity()
     ids = stream(plan)
@@ -205,7 +205,7 @@ def test_json_says_everything_and_equal_plans_make_equal_models(kind):
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_every_attention_computes_the_same(kind, backend):
-    plan = BASE.but(TECHNIQUES[kind].on)
+    plan = BASE.replace(TECHNIQUES[kind].on)
     ids = stream(plan, time=150)
     ids[:, 33] = ids[0, 90] = 1
     expected = results(shaken(plan).use(PLAIN), ids)
@@ -217,7 +217,7 @@ def test_every_attention_computes_the_same(kind, backend):
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_nothing_sees_the_future(kind):
-    plan = BASE.but(TECHNIQUES[kind].on)
+    plan = BASE.replace(TECHNIQUES[kind].on)
     for backend, place in itertools.product((PLAIN, CHUNK), (0, 1, 19, 38)):
         assert not sees_the_future(shaken(plan).use(backend).eval(), stream(plan), place)
 
@@ -225,9 +225,9 @@ def test_nothing_sees_the_future(kind):
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_documents_stay_apart_where_that_is_claimed(kind):
     case = TECHNIQUES[kind]
-    plan = BASE.but(case.on).but(scope=(*BASE.but(case.on).scope, DocumentAttention()))
+    plan = BASE.replace(case.on).replace(scope=(*BASE.replace(case.on).scope, DocumentAttention()))
     if kind is DocumentAttention:
-        plan = BASE.but(case.on)
+        plan = BASE.replace(case.on)
     for backend in (PLAIN, CHUNK):
         leaks = sees_other_documents(shaken(plan).use(backend).eval(), stream(plan), 17)
         assert leaks != case.keeps_documents
@@ -243,16 +243,16 @@ def test_documents_stay_apart_where_that_is_claimed(kind):
     ],
 )
 def test_boundaries_are_kept_by_parts_that_look_back(part):
-    plan = BASE.but(embed=(part,), scope=(DocumentAttention(),))
+    plan = BASE.replace(embed=(part,), scope=(DocumentAttention(),))
     assert not sees_other_documents(shaken(plan).eval(), stream(plan), 17)
-    assert sees_other_documents(shaken(BASE.but(embed=(part,))).eval(), stream(plan), 17)
+    assert sees_other_documents(shaken(BASE.replace(embed=(part,))).eval(), stream(plan), 17)
     if isinstance(part, SmearGate):
-        open_gate = plan.but(embed=(part.but(boundary=False),))
+        open_gate = plan.replace(embed=(part.replace(boundary=False),))
         assert sees_other_documents(shaken(open_gate).eval(), stream(plan), 17)
 
 
 def test_the_probes_catch_planted_bugs(monkeypatch):
-    plan = BASE.but(heads_out=(Xsa(last=2),))
+    plan = BASE.replace(heads_out=(Xsa(last=2),))
     # A mean over the sequence in place of the own value: the leak of PR #1608.
     monkeypatch.setattr("bitgolf.net.heads.without_own_value", lambda y, values: y - y.mean(1, keepdim=True))
     assert sees_the_future(shaken(plan).eval(), stream(plan), 19)
@@ -268,7 +268,7 @@ def optim(changes: dict[str, Any] | None = None, schedule: Any = None, frozen: s
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_every_parameter_has_one_optimizer_and_moves(kind):
-    model = build_model(BASE.but(TECHNIQUES[kind].on), seed=2)
+    model = build_model(BASE.replace(TECHNIQUES[kind].on), seed=2)
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimizers = make_optimizers(optim(), model)
     taken = [name for names in optimizers.names for name in names]
@@ -436,4 +436,4 @@ def test_parts_that_do_not_fit_are_refused_by_name():
     }
     for message, changes in cases.items():
         with pytest.raises(PlanError, match=message):
-            BASE.but(changes)
+            BASE.replace(changes)

@@ -20,8 +20,8 @@ from bitgolf.forecast.budget import (
     sampled,
     stream_sizes,
 )
-from bitgolf.forecast.expect import ExpectedWeights
-from bitgolf.inputs.find import find_recipe
+from bitgolf.forecast.weight_model import ExpectedWeights
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.backend import Backend, BackendPlan
 from bitgolf.net.model import ModelPlan, build_model, count_parameters, parameter_shapes
 from bitgolf.net.route import Plain
@@ -77,7 +77,7 @@ def expected_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     "rules", [absmax_rows(4, 6), int6_rows(), public_int8()], ids=("int4", "int6", "public")
 )
 def test_bytes_of_weights_that_are_as_expected(codec, rules, dataset):
-    recipe = Recipe(model=TINY, quantize=rules).but({"pack.codec": codec})
+    recipe = Recipe(model=TINY, quantize=rules).replace({"pack.codec": codec})
     tokenizer = dataset.tokenizer.to_bytes()
     artifact, lines = packed(recipe, expected_weights(recipe), tokenizer)
     facts = forecast(recipe, 0, len(tokenizer))
@@ -134,7 +134,7 @@ def test_small_tensors_of_different_bits_share_a_stream():
     mixed = QuantizePlan(rules=(eight, *rules))
     sizes = {}
     for width in (128, 512):
-        model = MIDDLE.but(width=width, layers=2)
+        model = MIDDLE.replace(width=width, layers=2)
         for name, plan in (("six", int6_rows()), ("mixed", mixed), ("eight", absmax_rows(8, 8))):
             rows = forecast(Recipe(model=model, quantize=plan, pack=PackPlan(codec=Zstd())), 0)["tensors"]
             sizes[name] = sum(row["bytes"] for row in rows if ".mlp.fc." in row["name"])
@@ -155,7 +155,7 @@ def test_a_rate_aware_step_is_forecast_by_what_all_weights_are_worth():
 
 def test_a_tokenizer_is_forecast_from_its_pieces():
     for pieces, measured in ((1024, 1_755), (2048, 4_347), (4096, 9_928), (8192, 21_827)):
-        recipe = baseline().but({"model.vocabulary_size": pieces})
+        recipe = baseline().replace({"model.vocabulary_size": pieces})
         assert expected_tokenizer_bytes(recipe) == pytest.approx(measured, rel=0.15)
 
 
@@ -211,7 +211,7 @@ def test_the_public_baseline_weighed_15_815_847_bytes():
 
 def test_the_tokenizer_counts_only_where_the_rules_say_so(recipe):
     counted = forecast(recipe, 1000, 5000)
-    free = forecast(recipe.but({"budget.count_tokenizer": False}), 1000, 5000)
+    free = forecast(recipe.replace({"budget.count_tokenizer": False}), 1000, 5000)
     assert counted["artifact_bytes"] == free["artifact_bytes"]
     assert counted["total_bytes"] - free["total_bytes"] == 5000
     assert counted["total_bytes"] == counted["artifact_bytes"] + 1000
@@ -225,7 +225,7 @@ START = Recipe(model=MIDDLE, quantize=absmax_rows(6, 6))
 
 
 def test_a_training_that_does_not_fit_the_machine_is_refused():
-    facts = forecast(baseline().but({"train.forward_tokens": 2**19}), 0)
+    facts = forecast(baseline().replace({"train.forward_tokens": 2**19}), 0)
     with pytest.raises(BudgetError, match="lower train.forward_tokens"):
         refuse_over_memory(facts, 8 * GIB)
     refuse_over_memory(forecast(baseline(), 0), 8 * GIB)
@@ -246,13 +246,13 @@ def test_a_training_that_does_not_fit_the_machine_is_refused():
     ids=str,
 )
 def test_what_makes_a_model_larger_makes_the_forecast_larger(change):
-    larger, start = forecast(START.but(change), 0), forecast(START, 0)
+    larger, start = forecast(START.replace(change), 0), forecast(START, 0)
     assert larger["artifact_bytes"] > 1.02 * start["artifact_bytes"]
     assert larger["total_bytes"] - start["total_bytes"] == start["headroom_bytes"] - larger["headroom_bytes"]
 
 
 def test_refusal_names_the_largest_tensor_and_the_way_out():
-    facts = forecast(baseline().but({"budget.budget_bytes": 15_000_000}), 50_000)
+    facts = forecast(baseline().replace({"budget.budget_bytes": 15_000_000}), 50_000)
     with pytest.raises(BudgetError) as refused:
         refuse_over_budget(facts)
     words = str(refused.value)
@@ -265,7 +265,7 @@ def test_refusal_names_the_largest_tensor_and_the_way_out():
 @pytest.mark.parametrize(("share", "refused"), [(0.94, True), (0.96, False), (1.1, False)])
 def test_only_what_cannot_fit_is_refused(share, refused):
     total = forecast(START, 0)["total_bytes"]
-    facts = forecast(START.but({"budget.budget_bytes": int(total * share)}), 0)
+    facts = forecast(START.replace({"budget.budget_bytes": int(total * share)}), 0)
     if refused:
         with pytest.raises(BudgetError):
             refuse_over_budget(facts)
@@ -278,22 +278,22 @@ def test_only_what_cannot_fit_is_refused(share, refused):
 )
 def test_work_per_token(model, length, megaflops):
     assert flops_per_token(model, length) / 1e6 == pytest.approx(megaflops, abs=0.05)
-    recipe = Recipe(model=model).but({"data.sequence_length": length})
+    recipe = Recipe(model=model).replace({"data.sequence_length": length})
     facts = forecast(recipe, 0)
     assert facts["flops_per_token"] == flops_per_token(model, length)
     assert facts["flops_per_step"] == 524_288 * facts["flops_per_token"]
 
 
 def test_work_does_not_count_what_multiplies_nothing():
-    assert flops_per_token(TINY.but(route=Plain()), 256) == flops_per_token(TINY, 256)
-    assert flops_per_token(TINY.but(tied=False), 256) == flops_per_token(TINY, 256)
+    assert flops_per_token(TINY.replace(route=Plain()), 256) == flops_per_token(TINY, 256)
+    assert flops_per_token(TINY.replace(tied=False), 256) == flops_per_token(TINY, 256)
     more = flops_per_token(TINY, 512) - flops_per_token(TINY, 256)
     assert more == 6 * 4 * 256 * 128
 
 
 def stepping(model: ModelPlan, length: int, rows: int, dtype: str) -> Recipe:
     """Two steps of two micro-batches of so many sequences."""
-    return baseline().but(
+    return baseline().replace(
         data=DataPlan(sequence_length=length),
         model=model,
         train=TrainPlan(steps=2, train_seconds=0, batch_tokens=2 * rows * length, accumulation=2),
@@ -335,7 +335,9 @@ def test_what_is_kept_for_the_backward_pass(model, length, rows, dtype):
 def test_what_attention_keeps_is_bounded():
     """Weights of more than 256 MiB a layer are made again: eight times the rows, less than that kept."""
     recipe = stepping(ModelPlan(), 1024, 64, "bfloat16")
-    few, twice, many = (kept_bytes(recipe.but({"train.forward_tokens": 2**bits})) for bits in (13, 14, 16))
+    few, twice, many = (
+        kept_bytes(recipe.replace({"train.forward_tokens": 2**bits})) for bits in (13, 14, 16)
+    )
     assert twice > 1.9 * few
     assert many < 6 * few
 
@@ -361,13 +363,13 @@ def test_a_pass_is_no_larger_than_a_micro_batch_and_no_larger_than_told():
 )
 def test_what_takes_memory_is_forecast(change):
     start = forecast(baseline(), 0)["memory_bytes"]
-    assert forecast(baseline().but(change), 0)["memory_bytes"] > start + 4 * 17_000_000
+    assert forecast(baseline().replace(change), 0)["memory_bytes"] > start + 4 * 17_000_000
 
 
 def test_an_optimizer_with_two_states_takes_more_than_muon():
-    rows = tuple(row.but(rule=AdamRule()) for row in OptimPlan().rows)
+    rows = tuple(row.replace(rule=AdamRule()) for row in OptimPlan().rows)
     more = (
-        forecast(baseline().but({"optim.rows": rows}), 0)["memory_bytes"]
+        forecast(baseline().replace({"optim.rows": rows}), 0)["memory_bytes"]
         - forecast(baseline(), 0)["memory_bytes"]
     )
     assert more == 4 * 9 * 1_835_008

@@ -10,7 +10,7 @@ import pytest
 from bitgolf.catalog.behaviour import Small, Verdict, check
 from bitgolf.catalog.own import faults_of, techniques_in
 from bitgolf.catalog.techniques import Technique, techniques
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.script.flatten import flatten, undefined_names
 from bitgolf.squeeze.grid import Grid
 from bitgolf.squeeze.quantize import AbsMax

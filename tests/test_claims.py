@@ -9,10 +9,10 @@ import pytest
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.study.compare import against_constant, compare_runs, read_run_set
-from bitgolf.study.conduct import receipt_of
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.report import write_report
-from bitgolf.study.runs import standing
+from bitgolf.study.runner import receipt_of
+from bitgolf.study.runs import run_status
 from bitgolf.study.stats import one_sample
 from bitgolf.study.verdicts import analyse
 from tests.fake_study import fake_study
@@ -90,7 +90,7 @@ def test_a_score_that_is_not_a_number_is_no_score(pair, value):
     path.write_text(path.read_text().replace('"bits_per_byte": 1.899', f'"bits_per_byte": {value}', 1))
     with pytest.raises(BitgolfError, match="no score.*bits_per_byte.*finite"):
         read_run_set(words(runs["deeper"]))
-    assert math.isnan(float(standing(runs["deeper"][2]).result.get("bits_per_byte", "nan")))
+    assert math.isnan(float(run_status(runs["deeper"][2]).result.get("bits_per_byte", "nan")))
 
 
 @pytest.mark.parametrize(
@@ -256,5 +256,5 @@ def test_odd_lines_of_metrics_and_progress_are_left_out(pair):
     runs["baseline"][0].mkdir()
     for text in ("[]", "{", "null", '{"time": "x", "stage": "train", "share": 0.5}', "[" * 100_000):
         (runs["baseline"][0] / "progress.json").write_text(text)
-        assert standing(runs["baseline"][0]).state == "waiting"
+        assert run_status(runs["baseline"][0]).state == "waiting"
     write_report(folder, "")

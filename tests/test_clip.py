@@ -40,7 +40,7 @@ def test_each_row_has_its_best_percentile():
     expected = torch.stack([one.dequantize() for one in each])[errors.argmin(0), torch.arange(20)]
     assert torch.equal(search.quantize(weight).dequantize(), expected)
     assert len(errors.argmin(0).unique()) > 1
-    whole = search.but(choice="tensor").quantize(weight).dequantize()
+    whole = search.replace(choice="tensor").quantize(weight).dequantize()
     assert torch.equal(whole, each[int(errors.sum(1).argmin())].dequantize())
 
 
@@ -123,10 +123,10 @@ def test_int6_with_multiples_alone():
     eight = AbsMax(grid=Grid(bits=8, symmetric=False, scale_dtype="float32"))
     coarse = CoarseCodes(of=eight, multiples_only=True)
     assert coarse.quantize(weight).codes.tolist() == [[124, -64, 16, 0], [16, -128, 124, 0]]
-    assert coarse.but(multiples_only=False).quantize(weight).codes.tolist()[0] == [127, -64, 16, 0]
+    assert coarse.replace(multiples_only=False).quantize(weight).codes.tolist()[0] == [127, -64, 16, 0]
     same = AbsMax(grid=Grid(bits=8, scale_dtype="float32"))
     assert CoarseCodes(of=same, multiples_only=True).quantize(weight).codes[1].tolist() == [16, -124, 124, 0]
-    assert torch.equal(coarse.but(step=1).quantize(weight).codes, eight.quantize(weight).codes)
+    assert torch.equal(coarse.replace(step=1).quantize(weight).codes, eight.quantize(weight).codes)
 
 
 def test_a_weight_beyond_its_percentile_is_clipped_under_a_floor_too_where_told():
@@ -134,7 +134,7 @@ def test_a_weight_beyond_its_percentile_is_clipped_under_a_floor_too_where_told(
     grid = Grid(bits=8, scale_floor=1 / 127, scale_dtype="float32")
     search = ClipSearch(grid=grid, percentiles=(0.9,))
     assert search.quantize(weight).codes.max() == 64
-    assert search.but(under_floor=True).quantize(weight).codes.max() == 57  # 0.45 in steps of 1/127
+    assert search.replace(under_floor=True).quantize(weight).codes.max() == 57  # 0.45 in steps of 1/127
 
 
 def test_coarse_codes_are_off_at_one_and_refuse_what_does_not_round():

@@ -35,15 +35,15 @@ from bitgolf.squeeze.codec import (
     codec_named,
     decompress,
 )
-from bitgolf.squeeze.tables import (
+from bitgolf.squeeze.symbol_model import (
     LARGEST_SIZE,
     SMALLEST_SIZE,
-    bell_counts,
     grids_of,
     measure_sizes,
+    prior_counts,
     take_off_templates,
 )
-from bitgolf.squeeze.walk import EIGHT_STATES
+from bitgolf.squeeze.trellis_states import EIGHT_STATES
 
 COMPRESSORS = CODEC_NAMES[:5]
 CODERS = {"histogram": Histogram(), "row_column": RowColumn()}
@@ -214,7 +214,7 @@ def ideal_bytes(codes: np.ndarray, below: np.ndarray | float = 0.0) -> float:
     below = np.broadcast_to(below, codes.shape)
     bits = 0.0
     for size, off in itertools.product(np.unique(sizes), np.unique(below)):
-        table = bell_counts(int(size), off)[int(codes.min()) + 128 : int(codes.max()) + 129]
+        table = prior_counts(int(size), off)[int(codes.min()) + 128 : int(codes.max()) + 129]
         places = codes[(sizes == size) & (below == off)].astype(np.int64) - int(codes.min())
         bits -= np.log2(table / table.sum())[places].sum()
     for side in (rows, columns):
@@ -340,14 +340,14 @@ def test_rows_that_resemble_one_another_are_found():
 
 def test_bells_are_nearly_normal_and_never_change():
     for size in (-4, 0, 5, 12):
-        deviation, table = 2 ** (size / 4), bell_counts(size) / bell_counts(size).sum()
+        deviation, table = 2 ** (size / 4), prior_counts(size) / prior_counts(size).sum()
         for code in range(-4, 5):
             share = [
                 (math.erf((code + 0.5) / d) - math.erf((code - 0.5) / d)) / 2
                 for d in (deviation * math.sqrt(2), 4 * deviation * math.sqrt(2))
             ]
             assert abs(table[code + 128] - (0.97 * share[0] + 0.03 * share[1])) < 0.01
-    tables = np.stack([bell_counts(size) for size in range(-8, 29)])
+    tables = np.stack([prior_counts(size) for size in range(-8, 29)])
     assert tables.min() >= 1 and hashlib.sha256(tables.astype("<i8").tobytes()).hexdigest() == BELLS
 
 
@@ -446,7 +446,7 @@ def test_a_few_bytes_that_claim_eight_million_codes_take_little():
 
 def test_scripts_that_name_no_coder_have_none():
     for codec in (Deflate(), Zstd(), Brotli()):
-        script = flatten(baseline().but({"pack.codec": codec}))
+        script = flatten(baseline().replace({"pack.codec": codec}))
         assert not any(word in script for word in ("constriction", "RangeCoder", "bell_counts"))
-    assert "bell_counts" not in flatten(baseline().but({"pack.codec": Histogram()}))
-    assert "bell_counts" in flatten(baseline().but({"pack.codec": RowColumn()}))
+    assert "bell_counts" not in flatten(baseline().replace({"pack.codec": Histogram()}))
+    assert "bell_counts" in flatten(baseline().replace({"pack.codec": RowColumn()}))

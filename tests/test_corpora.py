@@ -33,7 +33,7 @@ from bitgolf.corpus.corpora import (
     source_from,
 )
 from bitgolf.corpus.passport import scan_overlap, word_grams
-from bitgolf.inputs.find import find_dataset
+from bitgolf.inputs.resolve import find_dataset
 from bitgolf.public.case import CONTROLS, tokenize_public_case, write_sidecar
 from bitgolf.text.shards import Dataset, write_shard
 from bitgolf.text.tokenizer import Tokenizer, train_tokenizer

@@ -103,7 +103,7 @@ def test_one_line_for_each_odd_source(bitgolf, tmp_path, texts):
 
 
 def run_folder(bitgolf, recipe, tmp_path, tokenizer):
-    recipe = recipe.but({"model.vocabulary_size": tokenizer.vocabulary_size})
+    recipe = recipe.replace({"model.vocabulary_size": tokenizer.vocabulary_size})
     (tmp_path / "tiny.json").write_text(json.dumps(to_json(recipe)))
     return bitgolf("run", "tiny.json", "--data", "shards", "--out", "run")
 
@@ -198,6 +198,6 @@ def test_a_tokenizer_without_document_start_runs_to_its_report(bitgolf, recipe, 
     start = {"words": [], "spaces": [*space] * 12, "unknown": [tokenizer.unknown] * 12}[opening]
     place = tmp_path / "shards" / "val_0.bin"
     write_shard(place, [*start, *read_shard(place).tolist()])
-    code, out, err = run_folder(bitgolf, recipe.but({"model.bos_id": -1}), tmp_path, tokenizer)
+    code, out, err = run_folder(bitgolf, recipe.replace({"model.bos_id": -1}), tmp_path, tokenizer)
     assert code == 0, err
     assert (tmp_path / "run" / "report.html").is_file()

@@ -28,7 +28,7 @@ def outcome(*command):
 @pytest.fixture
 def cut(recipe):
     """The tiny recipe in float32, its batch cut into that many micro-batches."""
-    return lambda parts: recipe.but({"train.steps": STEPS, "train.accumulation": parts})
+    return lambda parts: recipe.replace({"train.steps": STEPS, "train.accumulation": parts})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bitgolf.forecast.expect import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
+from bitgolf.forecast.weight_model import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.recipe import Recipe
 from bitgolf.train.loop import TrainPlan
@@ -23,7 +23,7 @@ def training(steps: int = 100, batch_tokens: int = 4096, schedule: Schedule | No
 def at_rest(model: ModelPlan = MODEL) -> Recipe:
     """A recipe whose rates are all zero."""
     rows = public_rows(embedding=AdamRule(lr=0), matrices=MuonRule(lr=0), rest=AdamRule(lr=0))
-    return training().but({"model": model, "optim.rows": rows})
+    return training().replace({"model": model, "optim.rows": rows})
 
 
 def test_steps_of_adam_make_a_random_walk():
@@ -68,7 +68,7 @@ def test_every_tensor_can_be_expected_whole_and_the_same_again():
 @pytest.mark.parametrize("tied", [True, False])
 def test_tokens_that_no_text_has_are_alike_in_the_head(tied):
     name, other = ("tok_emb.weight", "lm_head.weight")[:: 1 if tied else -1]
-    recipe = training(1000).but({"model.tied": tied})
+    recipe = training(1000).replace({"model.tied": tied})
     head = ExpectedWeights(recipe).draw(name, 1024 * 64)
     half = UNSEEN_TOKENS // 2
     unseen = torch.cat((head[:half], head[512 : 512 + half]))
@@ -82,7 +82,7 @@ def test_tokens_that_no_text_has_are_alike_in_the_head(tied):
 def test_rows_of_a_matrix_are_as_long_whatever_its_width():
     sizes = []
     for width in (64, 256):
-        recipe = training(400).but({"model.width": width})
+        recipe = training(400).replace({"model.width": width})
         proj = ExpectedWeights(recipe).draw("blocks.0.attn.proj.weight", 16_384)
         sizes.append(float(proj.square().sum(1).mean().sqrt()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
@@ -91,15 +91,15 @@ def test_rows_of_a_matrix_are_as_long_whatever_its_width():
 def test_a_walk_follows_the_clock_that_ends_it():
     """By steps alone the warm-down of 1,200 would begin at a sixth of the rate and end at none."""
     rule = AdamRule(lr=0.01)
-    counted = training(200, schedule=WarmdownClock(warmdown_steps=1200)).but(
+    counted = training(200, schedule=WarmdownClock(warmdown_steps=1200)).replace(
         {"train.train_seconds": 600.0, "train.step_seconds": 1.04}
     )
     scales = [(600 - 1.04 * step) / (1200 * 1.04) if step else 1.0 for step in range(200)]
     expected = ADAM_WALK * 0.01 * math.sqrt(sum(scale**2 for scale in scales))
     assert walk(counted, rule).length == pytest.approx(expected, rel=1e-6)
-    known = counted.but({"train.step_seconds": 0.0, "train.steps": 20_000, "train.expected_steps": 500})
+    known = counted.replace({"train.step_seconds": 0.0, "train.steps": 20_000, "train.expected_steps": 500})
     assert likely_steps(known.train) == 500 and likely_steps(counted.train) == 200
-    assert likely_steps(counted.train.but(steps=20_000)) == 577
+    assert likely_steps(counted.train.replace(steps=20_000)) == 577
     scales = [min(1.0, (600 - 1.2 * step) / (1200 * 1.2)) if step else 1.0 for step in range(0, 500, 3)]
     expected = ADAM_WALK * 0.01 * math.sqrt(3 * sum(scale**2 for scale in scales))
     assert walk(known, rule).length == pytest.approx(expected, rel=1e-6)
@@ -110,5 +110,5 @@ def test_settings_at_their_limits_have_a_forecast(recipe, value):
     """What comes of them is for the run to find out."""
     rule = AdamRule(lr=value, weight_decay=value)
     assert all(number == number for number in walk(recipe, rule))
-    clocked = recipe.train.but(train_seconds=9.2e18, step_seconds=value, steps=7)
+    clocked = recipe.train.replace(train_seconds=9.2e18, step_seconds=value, steps=7)
     assert 1 <= likely_steps(clocked) <= 7

@@ -11,13 +11,13 @@ from bitgolf.pipeline.repack import filling, open_run, pack_again
 from bitgolf.run import run
 from bitgolf.squeeze.fill import FillBudget, coarser
 from bitgolf.squeeze.presets import by_part, deviations, entropy_coded, feedback_deviations, rate_aware
-from bitgolf.squeeze.quantize import AbsMax, AsSet, Keep, QuantizePlan, QuantRule
+from bitgolf.squeeze.quantize import AbsMax, Fixed, Keep, QuantizePlan, QuantRule
 from bitgolf.squeeze.rate import RateAware, code_bits, expected_damage
 from tests.test_cli import bitgolf, refused  # noqa: F401
 from tests.test_rate import problem
 from tests.test_run import CODE, drive
 
-FILLED = rate_aware().but(rate=FillBudget())
+FILLED = rate_aware().replace(rate=FillBudget())
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def folder(recipe, dataset, tmp_path):
     return tmp_path / "run"
 
 
-def settled(total_bytes, budget_bytes, plan=FILLED):
+def allocated(total_bytes, budget_bytes, plan=FILLED):
     """The table, and what was tried on the way to it."""
-    tries, steps = [], plan.rate.settle(plan, budget_bytes, total_bytes)
+    tries, steps = [], plan.rate.allocate(plan, budget_bytes, total_bytes)
     while True:
         try:
             tries.append(next(steps))
@@ -51,34 +51,34 @@ def bytes_of(bits_at_once: float, floor: int = 20_000, weights: int = 1_000_000)
 @pytest.mark.parametrize("bits_at_once", [1.0, 3.0, 6.0])
 def test_any_feasible_budget_is_filled_in_a_few_tries(bits_at_once, budget_bytes):
     total = bytes_of(bits_at_once)
-    table, tries = settled(total, budget_bytes)
+    table, tries = allocated(total, budget_bytes)
     assert 0.999 * budget_bytes <= total(table) <= budget_bytes
     assert len(tries) <= 15 and tries[-1]["total_bytes"] == total(table)
 
 
 def test_a_table_that_fills_at_once_is_left_alone():
     total = bytes_of(3.0)
-    table, tries = settled(total, total(FILLED))
+    table, tries = allocated(total, total(FILLED))
     assert table == FILLED and len(tries) == 1
 
 
 def test_a_budget_beyond_use_is_not_filled_for_its_own_sake():
-    table, tries = settled(bytes_of(3.0), 16_000_000)
+    table, tries = allocated(bytes_of(3.0), 16_000_000)
     assert table.rules[0].quantizer.step == pytest.approx(RateAware().step * 2.0**-12) and len(tries) < 10
 
 
 def test_what_cannot_fit_names_the_smallest_that_does():
     with pytest.raises(BudgetError, match=r"smallest feasible budget is [\d,]+ bytes") as refusal:
-        settled(bytes_of(3.0), 19_000)
+        allocated(bytes_of(3.0), 19_000)
     smallest = int(str(refusal.value).split("budget is ")[1].split(" bytes")[0].replace(",", ""))
-    assert bytes_of(3.0)(settled(bytes_of(3.0), smallest)[0]) <= smallest
+    assert bytes_of(3.0)(allocated(bytes_of(3.0), smallest)[0]) <= smallest
 
 
 def test_bytes_that_jump_give_the_largest_that_fits():
     def total(plan):
         return bytes_of(3.0)(plan) // 50_000 * 50_000
 
-    table, tries = settled(total, 420_000)
+    table, tries = allocated(total, 420_000)
     assert total(table) == 400_000 and len(tries) <= 30
 
 
@@ -98,9 +98,9 @@ def test_rules_keep_their_proportions_and_others_stay():
 
 
 def test_a_table_without_a_rate_is_refused():
-    assert by_part(AbsMax(), AbsMax()).rate == AsSet()
+    assert by_part(AbsMax(), AbsMax()).rate == Fixed()
     with pytest.raises(PlanError, match="needs a rule with a rate"):
-        by_part(AbsMax(), AbsMax()).but(rate=FillBudget())
+        by_part(AbsMax(), AbsMax()).replace(rate=FillBudget())
 
 
 def test_no_exchange_of_bytes_between_tensors_helps():
@@ -123,7 +123,7 @@ def test_no_exchange_of_bytes_between_tensors_helps():
 @pytest.mark.parametrize("budget_bytes", [54_000, 59_000])
 def test_a_run_fills_its_budget(recipe, dataset, tmp_path, budget_bytes):
     changes = {"quantize": FILLED, "pack.codec": entropy_coded(), "budget.budget_bytes": budget_bytes}
-    result = drive(run(recipe.but(changes), dataset, tmp_path / "run", 1, code=bytes(20_000)))
+    result = drive(run(recipe.replace(changes), dataset, tmp_path / "run", 1, code=bytes(20_000)))
     assert 0.999 * budget_bytes <= result["total_bytes"] <= budget_bytes and result["status"] == "ok"
     assert result["rules"][0]["quantizer"]["step"] != RateAware().step
 

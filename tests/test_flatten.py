@@ -13,7 +13,7 @@ import torch
 
 from bitgolf.base.plan import Plan
 from bitgolf.base.tensors import write_tensors
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.script.flatten import (
     COMPARED_COLUMNS,
@@ -402,7 +402,7 @@ TINY = {
 
 
 def test_readable_and_packed_script_train_and_score_as_the_package_bit_for_bit(data):
-    recipe = baseline().but(TINY)
+    recipe = baseline().replace(TINY)
     script = flatten(recipe)
     wrong = script.replace("recipe.network(), choice.seed)", "recipe.network(), choice.seed + 1)")
     assert wrong != script
@@ -425,8 +425,8 @@ def test_scripts_of_every_technique_train_and_score_as_the_package(data, number)
     optim = behaviour_optim(level["muon"], level["schedule"], level["frozen"])
     recipe = (
         baseline()
-        .but(TINY)
-        .but(
+        .replace(TINY)
+        .replace(
             {
                 "model": model_of(level, 280),
                 "optim": optim,

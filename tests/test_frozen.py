@@ -5,7 +5,7 @@ import torch
 
 from bitgolf.base.errors import PlanError
 from bitgolf.forecast.budget import memory_bytes, parameter_shapes
-from bitgolf.forecast.expect import ExpectedWeights
+from bitgolf.forecast.weight_model import ExpectedWeights
 from bitgolf.net.embed import BigramHash
 from bitgolf.net.model import build_model, keyed_generator
 from bitgolf.net.values import ValueEmbedding
@@ -28,7 +28,7 @@ from tests.small_training import MODEL, PLAN, start, tensors_of
 
 FROZEN = ("bigram.embed.weight", "ve_shared.embed.weight", "ve_shared.proj.weight")
 PLAIN = public_rows(embedding=AdamRule(lr=0.02), matrices=MuonRule(lr=0.02), rest=AdamRule(lr=0.02))
-SHAPE = MODEL.but(
+SHAPE = MODEL.replace(
     embed=(BigramHash(buckets=40, dimension=8),),
     values=(ValueEmbedding(dimension=8, layers=(1,), std=1.0, shared_scale=False, zero_projection=False),),
 )
@@ -66,7 +66,7 @@ def trained(folder, optim, **settings):
 )  # fmt: skip
 def test_they_are_their_start_to_the_bit_live_and_averaged(average, tmp_path):
     noise = FakeQuantize(patterns=("*",))
-    plan = PLAN.but(priming_steps=3, grad_clip_norm=0.3)
+    plan = PLAN.replace(priming_steps=3, grad_clip_norm=0.3)
     before, after, last, _ = trained(
         tmp_path, table(), plan=plan, average=average, noise=noise, quantize=int6_rows()
     )
@@ -98,8 +98,8 @@ def test_they_have_no_gradient_and_no_share_in_its_length(tmp_path):
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
-    _, expected, _, _ = trained(tmp_path, table(), plan=PLAN.but(grad_clip_norm=0.3))
-    plan = PLAN.but(grad_clip_norm=0.3)
+    _, expected, _, _ = trained(tmp_path, table(), plan=PLAN.replace(grad_clip_norm=0.3))
+    plan = PLAN.replace(grad_clip_norm=0.3)
     _, _, reports = start(tmp_path, plan, model=model_with_a_table(), optim=table())
     for report in reports:
         if report.step == 7:
@@ -131,5 +131,5 @@ def test_a_forecast_knows_that_they_stay():
     assert not expected.draw("bigram.embed.weight", 1000).any()
     assert expected.draw("ve_shared.embed.weight", 1 << 20).std().item() == pytest.approx(1.0, rel=0.05)
     shapes = parameter_shapes(SHAPE)
-    freed = memory_bytes(recipe.but(optim=table(AdamRule())), shapes) - memory_bytes(recipe, shapes)
+    freed = memory_bytes(recipe.replace(optim=table(AdamRule())), shapes) - memory_bytes(recipe, shapes)
     assert freed == 4 * 3 * (40 * 8 + 64 * 8 + 16 * 8)  # a gradient and two moments of each

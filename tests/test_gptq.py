@@ -127,7 +127,7 @@ def test_settings_bite_and_bad_ones_are_refused():
     weight, curvature = drawn()
     base = Gptq(scales=(SCALES["absmax"],))
     for change in ({"damping": 1.0}, {"sort": False}, {"scales": (SCALES["search"],)}):
-        other = base.but(change).quantize(weight, curvature)
+        other = base.replace(change).quantize(weight, curvature)
         assert not torch.equal(base.quantize(weight, curvature).dequantize(), other.dequantize()), change
     for scales in ((), (Keep(),), (AbsMax(), Gptq())):
         with pytest.raises(PlanError, match="rules that round"):

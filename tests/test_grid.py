@@ -101,10 +101,10 @@ def test_rows_that_share_a_scale(rows):
     scales = (padded.abs().amax((1, 2)) / 31).clamp_min(1 / 31).half().float()
     expected = ((padded / scales[:, None, None]).round().clamp(-32, 31) * scales[:, None, None]).flatten(0, 1)
     assert torch.equal(grid.fake_quantize(matrix, clip_of(grid, matrix)), expected[:rows])
-    one, row = grid.but(granularity=RowGroups(rows=1)), grid.but(granularity=PerRow())
+    one, row = grid.replace(granularity=RowGroups(rows=1)), grid.replace(granularity=PerRow())
     clip = clip_of(row, matrix)
     assert torch.equal(one.fake_quantize(matrix, clip), row.fake_quantize(matrix, clip))
-    wide = grid.but(granularity=ColumnGroups(columns=30))
+    wide = grid.replace(granularity=ColumnGroups(columns=30))
     assert torch.equal(wide.fake_quantize(matrix, clip), row.fake_quantize(matrix, clip))
 
 
@@ -147,7 +147,7 @@ def test_quantizing_again_changes_nothing_when_the_scale_is_rounded_first(bits, 
 def test_the_public_int8_makes_codes_with_a_scale_it_does_not_store():
     matrix = torch.randn(64, 300, generator=torch.Generator().manual_seed(0)) * 3
     public = Grid(bits=8, round_scale_first=False, scale_floor=1 / 127)
-    ours = public.but(round_scale_first=True)
+    ours = public.replace(round_scale_first=True)
     clip = clip_of(public, matrix)
     exact, rounded = public.choose_scales(clip), ours.choose_scales(clip)
     assert not torch.equal(exact, rounded) and torch.equal(exact.half(), rounded.half())
@@ -184,10 +184,10 @@ def test_every_setting_bites():
         "scale_floor": 1 / 31,
         "zero_scale": 1.0,
     }.items():
-        before, after = result(base), result(base.but({name: value}))
+        before, after = result(base), result(base.replace({name: value}))
         if name == "round_scale_first":
             clip = clip_of(base, matrix)
-            assert not torch.equal(base.choose_scales(clip), base.but({name: value}).choose_scales(clip))
+            assert not torch.equal(base.choose_scales(clip), base.replace({name: value}).choose_scales(clip))
             continue
         same_codes = torch.equal(before[0], after[0])
         same_scales = before[1].dtype == after[1].dtype and torch.equal(before[1], after[1])

@@ -48,10 +48,10 @@ PLAN = ModelPlan(vocabulary_size=90, layers=3, width=24, heads=2, kv_heads=1)
 TEXT = torch.randint(90, (6, 20), generator=torch.Generator().manual_seed(0))
 MODELS = {
     "plain": PLAN,
-    "untied": PLAN.but(tied=False),
-    "looped": PLAN.but(recurrence=Looped(first=1, last=1, loops=2)),
-    "factored": PLAN.but(embedding_width=16),
-    "bigram": PLAN.but(embed=(BigramHash(buckets=40, dimension=8),), heads_out=(SparseGate(),)),
+    "untied": PLAN.replace(tied=False),
+    "looped": PLAN.replace(recurrence=Looped(first=1, last=1, loops=2)),
+    "factored": PLAN.replace(embedding_width=16),
+    "bigram": PLAN.replace(embed=(BigramHash(buckets=40, dimension=8),), heads_out=(SparseGate(),)),
 }
 
 
@@ -234,8 +234,8 @@ class Stream:
 
 @pytest.mark.parametrize("most", [10**6, 300])
 def test_rows_count_as_often_as_the_whole_stream_looks_them_up(most):
-    plan = PLAN.but(embed=(BigramHash(buckets=31, dimension=8, boundary=True),), bos_id=1)
-    plan = plan.but(values=(ValueEmbedding(dimension=8, layers=(1,)),))
+    plan = PLAN.replace(embed=(BigramHash(buckets=31, dimension=8, boundary=True),), bos_id=1)
+    plan = plan.replace(values=(ValueEmbedding(dimension=8, layers=(1,)),))
     ids = np.random.default_rng(0).integers(0, 40, 500)
     found = row_frequencies(plan, Stream(ids), most)
     assert set(found) == {"tok_emb.weight", "bigram.embed.weight", "ve_shared.embed.weight"}
@@ -265,7 +265,7 @@ def test_a_rare_row_is_as_sensitive_as_rows_are_on_average():
 @pytest.mark.parametrize("embed", [(), (BigramHash(buckets=64, dimension=8),)])
 def test_tokens_that_calibration_never_shows_are_not_given_up(embed, dataset, recipe):
     """Planted: with the moments of the calibration text alone, rows that are not in it were destroyed."""
-    model = moved(recipe.model.but(embed=embed))
+    model = moved(recipe.model.replace(embed=embed))
     name = "bigram.embed.weight" if embed else "tok_emb.weight"
     weight = dict(model.named_parameters())[name].detach()
     calibration = TrainText(sequences=2, outputs=True)
@@ -325,7 +325,7 @@ def test_slots_of_calibration(calibration, dataset, recipe):
     names = ["blocks.0.mlp.fc.weight"]
     found, again = (calibration.gather(names, model, dataset.train, 32, False)[names[0]] for _ in range(2))
     assert torch.equal(found.inputs, again.inputs) and found.tokens == 32 * calibration.sequences
-    other = calibration.but(seed=9).gather(names, model, dataset.train, 32, False)[names[0]]
+    other = calibration.replace(seed=9).gather(names, model, dataset.train, 32, False)[names[0]]
     assert not torch.equal(found.inputs, other.inputs)
     assert (found.outputs is None) is not calibration.outputs
     assert calibration.gather(names, model, dataset.train, 32, True)[names[0]].tokens < found.tokens
@@ -334,7 +334,7 @@ def test_slots_of_calibration(calibration, dataset, recipe):
 def test_gptq_on_calibration_beats_rounding_on_every_matrix(dataset, recipe):
     model = moved(recipe.model)
     weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
-    plan = feedback_deviations().but(calibration=TrainText(sequences=40))
+    plan = feedback_deviations().replace(calibration=TrainText(sequences=40))
     curvatures = plan.curvatures(model, dataset.train, 32)
     assert "tok_emb.weight" in curvatures and "blocks.1.attn.c_v.weight" in curvatures
     tensors, report = quantize_weights(plan, weights, curvatures)
@@ -362,16 +362,16 @@ def test_who_asks_without_calibration_is_refused_before_training(recipe, dataset
         (lost, "nothing is multiplied with skip"),
     ):
         with pytest.raises(BitgolfError, match=message):
-            drive(run(recipe.but(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
+            drive(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
         assert not (tmp_path / "r").exists()
 
 
 def test_a_run_calibrates_and_says_so(recipe, dataset, tmp_path):
-    plan = feedback_rows(4).but(calibration=TrainText(sequences=8))
-    result = drive(run(recipe.but(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
+    plan = feedback_rows(4).replace(calibration=TrainText(sequences=8))
+    result = drive(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
     rows = {row["name"]: row for row in result["quantization"]}
     assert rows["blocks.0.mlp.fc.weight"]["calibration_tokens"] == 8 * 32
     assert "calibration_tokens" not in rows["tok_emb.weight"]
     assert result["seconds"]["calibrate"] > 0
-    plain = drive(run(recipe.but(quantize=int6_rows()), dataset, tmp_path / "p", 1, code=CODE))
+    plain = drive(run(recipe.replace(quantize=int6_rows()), dataset, tmp_path / "p", 1, code=CODE))
     assert not any("calibration_tokens" in row for row in plain["quantization"])

@@ -7,13 +7,13 @@ import pytest
 from bitgolf.base.plan import diff
 from bitgolf.forecast.budget import flops_per_token
 from bitgolf.forecast.laptop import STEPS, laptop
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.model import count_parameters
 from bitgolf.net.position import Rope
 from bitgolf.net.route import Looped
 from bitgolf.score.windows import Chunked, Sliding
 from bitgolf.script.own import plans_in
-from bitgolf.squeeze.quantize import AsSet
+from bitgolf.squeeze.quantize import Fixed
 from bitgolf.train.average import Ema, SwaCount
 from bitgolf.train.schedule import Progress
 from tests.peak_memory import peak_of
@@ -63,7 +63,7 @@ def test_the_laptop_form_keeps_every_technique(name):
     for path, _, _ in diff(full, small):
         assert path.startswith(CHANGED), path
     assert all(getattr(small.model, key) == getattr(full.model, key) for key in KEPT_OF_MODEL)
-    assert (small.budget == full.budget) is (full.quantize.rate == AsSet())  # else as many bytes a weight
+    assert (small.budget == full.budget) is (full.quantize.rate == Fixed())  # else as many bytes a weight
     for key in ("noise", "pack", "backend"):
         assert getattr(small, key) == getattr(full, key)
     assert small.train.steps <= STEPS
@@ -117,6 +117,6 @@ def test_two_full_size_steps_fit_in_memory(name, tmp_path):
     train = dataclasses.replace(
         recipe.train, steps=2, train_seconds=0.0, batch_tokens=tokens, accumulation=1, priming_steps=0
     )
-    peak = peak_of(recipe.but(train=train), tmp_path)
+    peak = peak_of(recipe.replace(train=train), tmp_path)
     print(f"{name}: {peak / 2**30:.2f} GiB")
     assert peak < FULL_SIZE_BYTES

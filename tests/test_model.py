@@ -72,7 +72,7 @@ def test_baseline_has_the_public_parameter_count():
 
 
 def test_shapes_are_those_of_the_built_model():
-    for plan in (SMALL, SMALL.but(tied=False, layers=1), SMALL.but(route=Plain())):
+    for plan in (SMALL, SMALL.replace(tied=False, layers=1), SMALL.replace(route=Plain())):
         built = {name: tuple(value.shape) for name, value in build_model(plan).state_dict().items()}
         assert parameter_shapes(plan) == built
 
@@ -90,7 +90,7 @@ def test_fast_float32_step_equals_the_plain_one(backend, time):
 
 
 def test_fast_bfloat16_step_is_no_further_from_exact_than_the_plain_one():
-    plan = SMALL.but(width=64, vocabulary_size=256)
+    plan = SMALL.replace(width=64, vocabulary_size=256)
     ratios = []
     for seed in range(4):
         exact = gradients(plan, EXACT, 150, seed)[1]
@@ -188,8 +188,8 @@ def test_first_loss_is_that_of_a_uniform_guess_and_depth_is_inert():
 
 
 def test_initial_values_have_the_public_distributions():
-    model = build_model(SMALL.but(tied=False, width=96, vocabulary_size=500))
-    tied = build_model(SMALL.but(width=96, vocabulary_size=500))
+    model = build_model(SMALL.replace(tied=False, width=96, vocabulary_size=500))
+    tied = build_model(SMALL.replace(width=96, vocabulary_size=500))
     assert abs(tied.tok_emb.weight.std() - 0.005) < 1e-4
     assert abs(model.tok_emb.weight.std() - 1) < 0.02
     assert not model.lm_head.weight.any()
@@ -203,7 +203,7 @@ def test_initial_values_have_the_public_distributions():
 
 
 def test_initial_values_are_keyed_by_seed_and_name():
-    first, deeper = build_model(SMALL).state_dict(), build_model(SMALL.but(layers=7)).state_dict()
+    first, deeper = build_model(SMALL).state_dict(), build_model(SMALL.replace(layers=7)).state_dict()
     for name, value in first.items():
         if name != "skip_weights":
             assert torch.equal(value, deeper[name]), name
@@ -231,7 +231,7 @@ def test_initial_values_are_keyed_by_seed_and_name():
 )
 def test_every_setting_changes_the_result(path, value):
     inputs, targets = tokens(SMALL, 2, 30)
-    changed = SMALL.but({path: value})
+    changed = SMALL.replace({path: value})
     with torch.no_grad():
         assert not torch.equal(shaken(SMALL).nats(inputs, targets), shaken(changed).nats(inputs, targets)), (
             path
@@ -240,7 +240,7 @@ def test_every_setting_changes_the_result(path, value):
 
 def test_skip_weights_of_zero_equal_the_plain_route():
     inputs, targets = tokens(SMALL, 2, 30)
-    skipping, plain = shaken(SMALL), shaken(SMALL.but(route=Plain()))
+    skipping, plain = shaken(SMALL), shaken(SMALL.replace(route=Plain()))
     with torch.no_grad():
         skipping.skip_weights.zero_()
         torch.testing.assert_close(skipping.nats(inputs, targets), plain.nats(inputs, targets))
@@ -258,7 +258,7 @@ def test_loops_beyond_the_trained_ones_have_no_skips(skips):
     """Against a plain loop: PR #212's three shared blocks, three loops in training and six outside it."""
     route = USkips(paired_stops=9) if skips else Plain()
     recurrence = Huginn(first=0, last=2, loops=3, evaluation_loops=6)
-    model = shaken(SMALL.but(layers=3, recurrence=recurrence, route=route))
+    model = shaken(SMALL.replace(layers=3, recurrence=recurrence, route=route))
     inputs, _ = tokens(SMALL, 2, 12)
     for loops, training in ((3, True), (6, False)):
         model.train(training)
@@ -286,7 +286,7 @@ def test_all_stops_are_paired_where_no_number_is_given():
 
 
 def test_a_cap_too_large_for_exp_is_still_exact():
-    plan = SMALL.but(logit_softcap=1e4)
+    plan = SMALL.replace(logit_softcap=1e4)
     fast = shaken(plan).use(FAST["float32 chunk"])
     with torch.no_grad():
         fast.tok_emb.weight.mul_(300)  # logits far beyond what float32 can exponentiate
@@ -299,7 +299,7 @@ def test_a_cap_too_large_for_exp_is_still_exact():
 
 
 def test_logits_stay_under_the_cap_and_agree_with_nats():
-    model = shaken(SMALL.but(logit_softcap=3.0)).use(FAST["float32 chunk"])
+    model = shaken(SMALL.replace(logit_softcap=3.0)).use(FAST["float32 chunk"])
     with torch.no_grad():
         model.tok_emb.weight.mul_(50)
         inputs, targets = tokens(SMALL, 2, 20)
@@ -348,7 +348,7 @@ def test_the_compiled_step_equals_the_eager_one():
 @pytest.mark.slow
 def test_loss_curves_of_200_steps_coincide():
     """Fast bfloat16 beside plain float32, on text of a random grammar: equal within what seeds change."""
-    plan = SMALL.but(width=64, layers=3)
+    plan = SMALL.replace(width=64, layers=3)
     plain = curve(plan, Backend(attention="math"), 1)
     fast = curve(plan, Backend(dtype=torch.bfloat16, attention="chunk", fused=True), 1)
     other = curve(plan, Backend(attention="math"), 2)

@@ -13,7 +13,7 @@ from bitgolf.report.tensors import noise_quantizers
 from bitgolf.run import model_with
 from bitgolf.squeeze.grid import Grid
 from bitgolf.squeeze.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
-from bitgolf.train.loop import standing_in
+from bitgolf.train.loop import swapped_weights
 from bitgolf.train.optim import OptimPlan, make_optimizers
 from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound, soft_rounded
 from bitgolf.train.schedule import Progress, WarmdownFraction
@@ -38,7 +38,7 @@ def moved(plan: ModelPlan = PLAIN, seed: int = 1):
 def losses(model, noise, progress=HALFWAY, scale=1.0):
     """Loss and gradients with the noise in place."""
     optimizers = make_optimizers(OptimPlan(), model)
-    with standing_in(optimizers, noise.replaced(optimizers.parameters, RULES, progress, scale)):
+    with swapped_weights(optimizers, noise.fake_quantized(optimizers.parameters, RULES, progress, scale)):
         loss = model(IDS[:, :-1], IDS[:, 1:])
         loss.backward()
     return loss.item(), {name: tensor.grad for name, tensor in model.named_parameters()}
@@ -69,9 +69,9 @@ def test_gradients_are_those_at_the_quantized_weights():
 def test_only_what_the_patterns_name_is_replaced():
     model = moved()
     parameters = dict(model.named_parameters())
-    matrices = FakeQuantize(patterns=("blocks.*.weight",)).replaced(parameters, RULES, HALFWAY, 1.0)
+    matrices = FakeQuantize(patterns=("blocks.*.weight",)).fake_quantized(parameters, RULES, HALFWAY, 1.0)
     assert set(matrices) == {name for name in parameters if name.startswith("blocks") and "weight" in name}
-    everything = FakeQuantize(patterns=("*",)).replaced(parameters, RULES, HALFWAY, 1.0)
+    everything = FakeQuantize(patterns=("*",)).fake_quantized(parameters, RULES, HALFWAY, 1.0)
     assert set(everything) == set(parameters)
     problems = FakeQuantize(patterns=("block.*",)).misfits(parameters)
     assert len(problems) == 1 and "block.*" in problems[0]
@@ -94,12 +94,12 @@ def test_it_begins_when_told(noise, active):
     parameters = dict(model.named_parameters())
     for step, expected in zip((0, 12, 18), active):
         progress = Progress(step, 20)
-        replaced = noise.replaced(parameters, RULES, progress, schedule.scale(progress))
-        assert bool(replaced) == expected, step
+        fake_quantized = noise.fake_quantized(parameters, RULES, progress, schedule.scale(progress))
+        assert bool(fake_quantized) == expected, step
 
 
 def test_neutral_noise_changes_no_bit_of_a_training_and_noise_changes_it(tmp_path):
-    plan = PLAN.but(steps=6)
+    plan = PLAN.replace(steps=6)
 
     def weights(noise):
         model, _, reports = start(tmp_path, plan, model=moved(), noise=noise, quantize=RULES)
@@ -146,7 +146,7 @@ def test_a_flag_that_was_folded_at_the_first_trace_would_be_caught():
 
 def test_the_number_of_graphs_is_bounded_by_the_number_of_routes():
     counter = CompileCounter()
-    model = moved(PLAIN.but(recurrence=Looped(first=1, last=1, loops=2, enable_at=0.4, more_at=0.7)))
+    model = moved(PLAIN.replace(recurrence=Looped(first=1, last=1, loops=2, enable_at=0.4, more_at=0.7)))
     model.compiled_loss = torch.compile(model.eager_loss, backend=counter)
     noise, schedule = FakeQuantize(from_progress=0.5), WarmdownFraction(fraction=0.5)
     for step in range(20):
@@ -160,12 +160,12 @@ def test_noise_may_have_rules_of_its_own():
     weights = tensors_of(moved())
     eight = AbsMax(grid=Grid(bits=8))
     own = FakeQuantize(patterns=("*.weight",), rules=(QuantRule(patterns=("blocks.*",), quantizer=eight),))
-    found = own.replaced(weights, RULES, HALFWAY, 1.0)
+    found = own.fake_quantized(weights, RULES, HALFWAY, 1.0)
     assert set(found) == {name for name in weights if name.startswith("blocks.") and name.endswith("weight")}
     for name, values in found.items():
         assert torch.equal(values, eight.quantize(weights[name]).dequantize())
     assert noise_quantizers(own, RULES, weights) == dict.fromkeys(found, eight)
-    assert own.but(rules=()).table(RULES) == RULES
+    assert own.replace(rules=()).table(RULES) == RULES
 
 
 def soft_twin(y: float, a: float, smallest: int, largest: int) -> float:
@@ -200,7 +200,7 @@ def test_hard_soft_rounding_is_rounding_and_the_softest_hardly_moves_a_weight():
 def test_soft_gradients_are_those_of_the_curve_at_the_soft_weights():
     model, noise = moved(), SoftRound(patterns=("blocks.*.weight",))
     _, found = losses(model, noise)
-    soft = noise.replaced(dict(model.named_parameters()), RULES, HALFWAY, 1.0)
+    soft = noise.fake_quantized(dict(model.named_parameters()), RULES, HALFWAY, 1.0)
     other = moved()
     other.load_state_dict({**tensors_of(other), **soft})
     _, expected = losses(other, NoNoise())
@@ -229,7 +229,7 @@ def test_it_hardens_as_the_training_ends(noise, sharpness):
 
 
 def test_soft_rounding_off_changes_no_bit_and_on_trains(tmp_path):
-    plan = PLAN.but(steps=6)
+    plan = PLAN.replace(steps=6)
 
     def weights(noise):
         model, _, reports = start(tmp_path, plan, model=moved(), noise=noise, quantize=RULES)

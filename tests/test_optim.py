@@ -24,7 +24,7 @@ PLAN = ModelPlan(vocabulary_size=32, layers=2, width=16, heads=2, kv_heads=1)
 
 
 def model_with_gradients(tied=True, seed=0):
-    model = build_model(PLAN.but(tied=tied), seed=1)
+    model = build_model(PLAN.replace(tied=tied), seed=1)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -41,7 +41,7 @@ def weights_of(model):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_baseline_groups(tied):
-    model = build_model(PLAN.but(tied=tied))
+    model = build_model(PLAN.replace(tied=tied))
     table = make_optimizers(OptimPlan(rows=baseline_rows(tied)), model).table()
     names = {row["pattern"]: row["names"] for row in table}
     assert names["tok_emb.weight"] == ["tok_emb.weight"]
@@ -141,7 +141,7 @@ def test_public_groups():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_public_groups_of_the_baseline_are_its_groups(tied):
-    model = build_model(PLAN.but(tied=tied))
+    model = build_model(PLAN.replace(tied=tied))
     rows = public_rows(
         embedding=AdamRule(lr=0.05 if tied else 0.6), matrices=MuonRule(), rest=AdamRule(lr=0.04)
     )
@@ -214,7 +214,7 @@ def test_decay_is_decoupled_and_follows_the_schedule():
 )
 def test_every_setting_bites(path, value):
     after = []
-    for plan in (OptimPlan(), OptimPlan().but({path: value})):
+    for plan in (OptimPlan(), OptimPlan().replace({path: value})):
         model = model_with_gradients()
         optimizers = make_optimizers(plan, model)
         for step in range(3):
@@ -232,7 +232,7 @@ def test_the_decay_tapers():
     assert decays == pytest.approx([0.1, 0.1, 0.075, 0.05, 0.05])
     by_clock = rule.rates(1.0, Progress(1, 1000, 85.0, 100.0))["weight_decay"]
     assert by_clock == pytest.approx(0.075)
-    for neutral in (rule.but(taper_start=1.0), rule.but(taper_final=1.0)):
+    for neutral in (rule.replace(taper_start=1.0), rule.replace(taper_final=1.0)):
         assert {neutral.rates(1.0, at(step))["weight_decay"] for step in range(1002)} == {0.1}
 
 
@@ -298,7 +298,7 @@ class TestState:
 def test_tables_are_settings():
     plan = OptimPlan(rows=baseline_rows(tied=False))
     assert from_json(OptimPlan, to_json(plan)) == plan
-    assert plan.but({"rows.2.rule.lr": 0.02}).identity() != plan.identity()
+    assert plan.replace({"rows.2.rule.lr": 0.02}).identity() != plan.identity()
 
 
 @pytest.mark.parametrize("member", members(Rule).values())

@@ -9,7 +9,7 @@ import pytest
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.net.model import build_model
-from bitgolf.report import rivals
+from bitgolf.report import compressors as rivals
 from bitgolf.script.optional import is_installed, needed
 from bitgolf.squeeze.artifact import PackPlan, pack
 from bitgolf.squeeze.codec import Brotli, MissingCodecError

@@ -57,7 +57,7 @@ def test_a_gate_within_a_gate_is_refused():
 
 
 def test_the_token_after_the_next_as_published():
-    model = drawn(PLAN.but(objective=TokenAfterNext()))
+    model = drawn(PLAN.replace(objective=TokenAfterNext()))
     x, y = IDS[:, :-1], IDS[:, 1:]
     assert model.mtp_head.weight.shape == (32, 32)
     hidden = model.hidden(x)
@@ -77,11 +77,11 @@ def test_the_token_after_the_next_as_published():
 
 @pytest.mark.parametrize("objective", [TokenAfterNext(), MultiToken(heads=2)])
 def test_sequences_of_one_token_have_nothing_ahead(objective):
-    model = drawn(PLAN.but(objective=objective))
+    model = drawn(PLAN.replace(objective=objective))
     assert torch.equal(model(IDS[:, :1], IDS[:, 1:2]), model.nats(IDS[:, :1], IDS[:, 1:2]).mean())
 
 
 def test_only_training_needs_the_matrix_of_the_token_after_the_next():
-    plan = PLAN.but(objective=TokenAfterNext())
+    plan = PLAN.replace(objective=TokenAfterNext())
     assert plan.shipped() == PLAN
     assert "mtp_head.weight" not in dict(build_model(plan.shipped()).named_parameters())

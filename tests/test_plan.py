@@ -49,7 +49,7 @@ def test_slot_members_exclude_the_abstract_class():
 
 def test_but_changes_one_path_and_leaves_the_original():
     scene = Scene()
-    changed = scene.but({"many.1.name": "cube"}, count=9)
+    changed = scene.replace({"many.1.name": "cube"}, count=9)
     assert (changed.many[1].name, changed.count) == ("cube", 9)
     assert scene == Scene()
 
@@ -58,7 +58,7 @@ def test_diff_names_paths_and_treats_another_class_as_one_difference():
     left, right = Scene(), Scene(shape=Box(), many=(Circle(radius=2), Box()))
     assert [path for path, _, _ in diff(left, right)] == ["shape", "many.0.radius"]
     assert [path for path, _, _ in diff(left, Scene(many=()))] == ["many"]
-    assert diff(left, left.but(count=4)) == [("count", 3, 4)]
+    assert diff(left, left.replace(count=4)) == [("count", 3, 4)]
     assert diff(left, Scene()) == []
 
 
@@ -81,8 +81,8 @@ def test_identity_is_stable_and_sees_every_setting():
         ),
         (lambda: Box(name="cub"), "unknown value 'cub'; did you mean 'cube'?"),
         (lambda: Scene(count=6, visible=False), "a hidden scene holds at most 5"),
-        (lambda: Scene().but({"cuont": 1}), "unknown setting 'cuont'; did you mean 'count'?"),
-        (lambda: Scene().but({"many.7.radius": 1}), "many.7: unknown setting '7'"),
+        (lambda: Scene().replace({"cuont": 1}), "unknown setting 'cuont'; did you mean 'count'?"),
+        (lambda: Scene().replace({"many.7.radius": 1}), "many.7: unknown setting '7'"),
         (lambda: parse_changes(Scene(), ["shape.radius=big"]), "shape.radius: expected float, found"),
         (lambda: parse_changes(Scene(), ["count"]), "expected PATH=VALUE"),
         (lambda: parse_changes(Scene(), ["shape=Cricle(radius=2)"]), "did you mean 'Circle'?"),
@@ -98,7 +98,7 @@ def test_refusals(make, message):
 
 
 def test_changes_are_checked_together_not_one_by_one():
-    assert Scene().but({"visible": False, "count": 4}).count == 4
+    assert Scene().replace({"visible": False, "count": 4}).count == 4
     hidden = parse_changes(Scene(count=9), ["visible=no", "count=2", "shape=Circle", "shape.radius=3"])
     assert (hidden.visible, hidden.count, hidden.shape) == (False, 2, Circle(radius=3))
     with pytest.raises(PlanError, match="at most 5"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgolf.net.backend import Backend
-from bitgolf.net.kernels import Sight, attend
+from bitgolf.net.kernels import AttentionMask, attend
 from bitgolf.net.layers import TwoLanes
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.net.position import Alibi, NoPosition, RelativeBuckets, Rope, distance_buckets
@@ -39,7 +39,7 @@ WINDOWS = (Chunked(length=32), Sliding(length=32, stride=12), PerDocument(within
 
 def model_of(position, seed=3, **changes):
     """A small model whose every tensor is drawn, so that nothing is zero."""
-    model = build_model(TINY.but(position=position, **changes), seed).eval()
+    model = build_model(TINY.replace(position=position, **changes), seed).eval()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.parameters():
@@ -93,11 +93,13 @@ def test_shorter_windows_keep_the_angles_of_the_training():
 
 
 def test_a_recipe_tells_its_positions_what_it_trains_on():
-    recipe = Recipe(data=DataPlan(sequence_length=64), model=TINY.but(position=NTK))
-    assert recipe.network().position == NTK.but(trained_length=64)
-    staged = recipe.but(train=TrainPlan(batch_tokens=512, stages=(Stage(until=0.5, sequence_length=128),)))
-    assert staged.network().position == NTK.but(trained_length=128)
-    plain = recipe.but({"model.position": Rope()})
+    recipe = Recipe(data=DataPlan(sequence_length=64), model=TINY.replace(position=NTK))
+    assert recipe.network().position == NTK.replace(trained_length=64)
+    staged = recipe.replace(
+        train=TrainPlan(batch_tokens=512, stages=(Stage(until=0.5, sequence_length=128),))
+    )
+    assert staged.network().position == NTK.replace(trained_length=128)
+    plain = recipe.replace({"model.position": Rope()})
     assert plain.network() == plain.model, "what does not stretch is packed as before"
     assert recipe.data.order == PublicOrder()
 
@@ -138,7 +140,7 @@ def test_bucket_biases_are_added_and_learned_by_every_kernel(kind):
     heads = torch.randn(4 + 2 + 2, 2, time, 8, generator=draw)
     root = torch.nn.Module()
     root.relative_bias = torch.nn.Parameter(torch.randn(6, 4, generator=draw))
-    sight = position.limit(Sight(), 4, root)
+    sight = position.limit(AttentionMask(), 4, root)
     out = attend(heads, 4, kind, sight)
     queries, keys, values = heads.transpose(0, 1).split((4, 2, 2), 1)
     keys, values = (x.repeat_interleave(2, 1) for x in (keys, values))

@@ -58,14 +58,14 @@ def test_a_checkpoint_is_read_and_its_plan_inferred(tmp_path, plan):
     found = read_public(path)
     assert all(torch.equal(found[name], state[name]) for name in state)
     assert found["tok_emb.weight"].dtype == torch.bfloat16
-    assert infer_model_plan(found) == plan.but(position=Rope(frequencies="bfloat16"))
+    assert infer_model_plan(found) == plan.replace(position=Rope(frequencies="bfloat16"))
     assert infer_model_plan(found, logit_softcap=12.0).logit_softcap == 12.0
     model = build_model(plan)
     model.load_state_dict(as_weights(found))
 
 
 def test_int8_artifact_there_and_back(tmp_path):
-    plan = SHAPES[0].but(vocabulary_size=2100)
+    plan = SHAPES[0].replace(vocabulary_size=2100)
     state = state_of(plan)
     path = tmp_path / "final_model.int8.ptz"
     path.write_bytes(pack_public_int8(state))
@@ -87,7 +87,7 @@ def test_a_public_checkpoint_is_packed_again_in_our_format():
     tensors, _ = quantize_weights(int6_rows(), weights)
     opened = unpack(pack(infer_model_plan(weights), tensors, tokenizer.to_bytes()).data)
     assert (
-        opened.model == plan.but(position=Rope(frequencies="bfloat16"))
+        opened.model == plan.replace(position=Rope(frequencies="bfloat16"))
         and opened.weights.keys() == weights.keys()
     )
 
@@ -143,7 +143,7 @@ def test_mixed_int6_artifacts_are_read(tmp_path, container):
         assert torch.equal(tensor, expected), name
     again = unpack_public_int6(path.read_bytes())
     assert all(torch.equal(again[name], found[name]) for name in found)
-    assert infer_model_plan(as_weights(found)) == SHAPES[0].but(position=Rope(frequencies="bfloat16"))
+    assert infer_model_plan(as_weights(found)) == SHAPES[0].replace(position=Rope(frequencies="bfloat16"))
 
 
 @given(data=st.binary(max_size=99).filter(lambda data: data[:4] != b"BSHF"), stride=st.integers(2, 9))
@@ -176,7 +176,7 @@ class Hostile:
 
 def cases():
     good = pack_public_int8(state_of(SHAPES[0]))
-    table = public_int8_table(state_of(SHAPES[0].but(vocabulary_size=2100)))
+    table = public_int8_table(state_of(SHAPES[0].replace(vocabulary_size=2100)))
     name = "tok_emb.weight"
 
     def broken(**changes):

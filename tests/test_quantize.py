@@ -78,7 +78,7 @@ def test_mixed_bits_are_one_call_or_one_rule(weights):
     tensors, _ = quantize_weights(absmax_rows(matrix_bits=4, embedding_bits=7), weights)
     assert tensors["tok_emb.weight"].grid.bits == 7 and tensors["blocks.1.mlp.fc.weight"].grid.bits == 4
     mlp = QuantRule(patterns=("blocks.*.mlp.*",), quantizer=AbsMax(grid=Grid(bits=5)))
-    mixed = int6_rows().but(rules=(mlp, *int6_rows().rules))
+    mixed = int6_rows().replace(rules=(mlp, *int6_rows().rules))
     tensors, _ = quantize_weights(mixed, weights)
     assert tensors["blocks.0.mlp.fc.weight"].grid.bits == 5
     assert tensors["blocks.0.attn.proj.weight"].grid.bits == 6
@@ -137,7 +137,7 @@ def test_what_cannot_be_written_is_refused_by_name():
         quantize_weights(plan, {"big": torch.tensor([1e6])})
     noise = FakeQuantize(patterns=("big",))
     with pytest.raises(QuantizeError, match=wanted):  # in training too
-        noise.replaced({"big": torch.tensor([1e6])}, plan, Progress(1, 1), 0.0)
+        noise.fake_quantized({"big": torch.tensor([1e6])}, plan, Progress(1, 1), 0.0)
     rules = (QuantRule(quantizer=RateAware(step=0.003)),)
     table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
     unsound = Curvature(-torch.eye(3), torch.eye(2), 9)

@@ -84,9 +84,9 @@ def test_every_ingredient_lowers_the_damage_at_equal_bits():
     rungs = [
         damage(SdClip()),
         damage(bare),
-        damage(bare.but(by_row=True)),
-        damage(bare.but(by_row=True, by_column=True)),
-        damage(bare.but(by_row=True, by_column=True, across_rows=True)),
+        damage(bare.replace(by_row=True)),
+        damage(bare.replace(by_row=True, by_column=True)),
+        damage(bare.replace(by_row=True, by_column=True, across_rows=True)),
         damage(RateAware(step=0.2)),
     ]
     assert rungs == sorted(rungs, reverse=True), rungs

@@ -49,7 +49,7 @@ def test_names_that_leave_their_folder_are_refused(name, recipe):
 
 def test_plain_names_are_taken(recipe):
     for name in ("pr682", "baseline-laptop", "a.b_c-1", "größe", "x" * 100):
-        assert recipe.but(name=name).name == name
+        assert recipe.replace(name=name).name == name
 
 
 def test_deep_json_is_refused_wherever_it_stands(tmp_path, recipe):
@@ -78,14 +78,14 @@ def test_numbers_in_lists_of_settings_have_the_same_limits(recipe):
     values = ValueEmbedding(layers=(1,))
     for odd in (2**63, 10**30, -(10**400)):
         with pytest.raises(PlanError, match=r"ValueEmbedding\.layers: expected a finite number below"):
-            values.but(layers=(1, odd))
+            values.replace(layers=(1, odd))
     for odd in (2**63, 10**30, -(10**300)):
         with pytest.raises(PlanError, match=r"seed: expected a finite number below .*found"):
             parse_changes(recipe, [f"data.order=ShuffledBlocks(seed={odd})"])
     for odd in (math.nan, math.inf, -math.inf, 1e300, 9.3e18):
         with pytest.raises(PlanError, match=r"train_seconds: expected a finite number below"):
-            recipe.but({"train.train_seconds": odd})
-    assert recipe.but({"train.train_seconds": 9.2e18}).train.train_seconds == 9.2e18
+            recipe.replace({"train.train_seconds": odd})
+    assert recipe.replace({"train.train_seconds": 9.2e18}).train.train_seconds == 9.2e18
 
 
 def test_json_that_is_no_file_or_of_absurd_size_is_refused(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from bitgolf.base.plan import diff, from_json, to_json
-from bitgolf.inputs.find import find_recipe, recipe_names
+from bitgolf.inputs.resolve import find_recipe, recipe_names
 from bitgolf.net.model import count_parameters, parameter_shapes
 from bitgolf.net.route import USkips
 from bitgolf.recipe import BudgetPlan, Recipe
@@ -72,7 +72,7 @@ def test_the_baseline_has_the_public_shape():
     ("change", "parameters"), [({"tied": False}, 1024 * 512), ({"kv_heads": 8}, 9 * 2 * 256 * 512)]
 )
 def test_the_count_follows_the_shape(change, parameters):
-    assert count_parameters(baseline().model.but(**change)) == 17_059_912 + parameters
+    assert count_parameters(baseline().model.replace(**change)) == 17_059_912 + parameters
 
 
 def test_the_baseline_has_the_public_groups():
@@ -103,7 +103,7 @@ def test_an_untied_baseline_has_rates_for_embedding_and_head():
     rows = {row.pattern: row.rule for row in baseline_rows(tied=False)}
     assert rows["tok_emb.weight"] == AdamRule(lr=0.6)
     assert rows["lm_head.weight"] == AdamRule(lr=0.008)
-    untied = baseline().but({"model.tied": False, "optim.rows": baseline_rows(tied=False)})
+    untied = baseline().replace({"model.tied": False, "optim.rows": baseline_rows(tied=False)})
     names = {name: AnyTensor(shape) for name, shape in parameter_shapes(untied.model).items()}
     assert assign_parameters(untied.optim, names)[1] == ["lm_head.weight"]
 
@@ -151,7 +151,7 @@ def test_the_demo_counts_every_byte():
 
 
 def test_a_changed_default_is_noticed():
-    changed = baseline().but({"model.qk_gain": 4.0})
+    changed = baseline().replace({"model.qk_gain": 4.0})
     assert [(path, left, right) for path, left, right in diff(baseline(), changed)] == [
         ("model.qk_gain", 1.5, 4.0)
     ]

@@ -108,7 +108,7 @@ def test_other_rules_into_a_folder_of_their_own(folder, dataset, tmp_path):
 
 
 def test_another_grid_than_that_of_the_training_noise_is_an_alarm(recipe, dataset, tmp_path):
-    noisy = recipe.but(noise=FakeQuantize(patterns=("blocks.*.weight",)))
+    noisy = recipe.replace(noise=FakeQuantize(patterns=("blocks.*.weight",)))
     drive(run(noisy, dataset, tmp_path / "run", 1, code=CODE))
     matrices = len([name for name in parameter_shapes(recipe.model) if re.match(r"blocks.*\.weight", name)])
     bits = "quantize.rules.1.quantizer.grid.bits=4"
@@ -157,7 +157,7 @@ def test_what_packing_cannot_do_is_refused(bitgolf, folder, dataset, tmp_path): 
 
 @pytest.mark.parametrize(("average", "kind"), [(Ema(decay=0.5), "averaged"), (NoAverage(), "live")])
 def test_averaged_weights_where_there_are_some(average, kind, recipe, dataset, tmp_path):
-    drive(run(recipe.but(average=average), dataset, tmp_path / "run", 1, code=CODE))
+    drive(run(recipe.replace(average=average), dataset, tmp_path / "run", 1, code=CODE))
     stored, _ = read_tensors(tmp_path / "run" / "weights.safetensors")
     trained = open_run(tmp_path / "run", data=dataset.folder)
     expected = stored[f"{kind}/tok_emb.weight"]

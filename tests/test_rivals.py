@@ -4,7 +4,7 @@ import random
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.report.rivals import WINDOW_BYTES, compressed_size, rivals
+from bitgolf.report.compressors import WINDOW_BYTES, compressed_size, rivals
 
 WORDS = [bytes(random.Random(i).choices(range(97, 123), k=6)) for i in range(400)]
 

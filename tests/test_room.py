@@ -4,8 +4,8 @@ import pytest
 
 from bitgolf.base.errors import PlanError
 from bitgolf.forecast.budget import forecast
-from bitgolf.forecast.room import Largest, largest, room
-from bitgolf.inputs.find import find_recipe
+from bitgolf.forecast.largest_fit import Largest, largest, largest_fit
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import Recipe
 from bitgolf.squeeze.quantize import int6_rows
@@ -51,13 +51,13 @@ def test_settings_in_the_way_are_named():
 
 @pytest.mark.parametrize("budget_bytes", [100_000, 300_000, 1_000_000])
 def test_the_next_size_does_not_fit(budget_bytes):
-    recipe = START.but({"budget.budget_bytes": budget_bytes})
-    width, layers, bits = room(recipe, forecast(recipe, 20_000))
+    recipe = START.replace({"budget.budget_bytes": budget_bytes})
+    width, layers, bits = largest_fit(recipe, forecast(recipe, 20_000))
     assert (width["now"], layers["now"]) == (96, 3)
     for row, step in ((width, 8), (layers, 1)):
         steps = (0, step) if row["value"] else (step,)
         for more in steps:
-            changed = recipe.but({row["setting"]: (row["value"] or 0) + more})
+            changed = recipe.replace({row["setting"]: (row["value"] or 0) + more})
             assert (forecast(changed, 20_000)["headroom_bytes"] >= 0) == (more == 0), row
     assert bits["value"] == pytest.approx(8 * (budget_bytes - 20_000) / forecast(recipe, 0)["parameters"])
 
@@ -65,16 +65,16 @@ def test_the_next_size_does_not_fit(budget_bytes):
 def test_bits_that_make_no_sense_are_called_so():
     notes = []
     for budget_bytes in (80_000, 170_000, 1_000_000):
-        recipe = START.but({"budget.budget_bytes": budget_bytes})
-        notes.append(room(recipe, forecast(recipe, 20_000))[2]["note"])
+        recipe = START.replace({"budget.budget_bytes": budget_bytes})
+        notes.append(largest_fit(recipe, forecast(recipe, 20_000))[2]["note"])
     assert notes[1] == ""
     assert "below 2.5: too large a model" in notes[0]
     assert "above 5: a larger model would do better" in notes[2]
 
 
 def test_layers_that_other_settings_name_cannot_be_left_out():
-    recipe = find_recipe("pr543-laptop").but({"budget.budget_bytes": 500_000})
-    width, layers, _ = room(recipe, forecast(recipe, 0))
+    recipe = find_recipe("pr543-laptop").replace({"budget.budget_bytes": 500_000})
+    width, layers, _ = largest_fit(recipe, forecast(recipe, 0))
     assert 32 <= width["value"] < 128
     assert layers["value"] is None
     assert "ValueEmbedding.layers: 5 is none of layers 0 to 4" in layers["note"]

@@ -111,8 +111,8 @@ def test_wrappers_hold_quantizers_of_codes_alone():
         for wrapper in (Rotated, LowRank):
             with pytest.raises(PlanError, match="codes and scales alone"):
                 wrapper(quantizer=bad)
-    assert not Rotated(quantizer=INT4).asks() and Rotated(quantizer=Gptq()).asks()
-    assert not LowRank(quantizer=INT4).asks() and LowRank(quantizer=Gptq()).asks()
+    assert not Rotated(quantizer=INT4).needs_hessian() and Rotated(quantizer=Gptq()).needs_hessian()
+    assert not LowRank(quantizer=INT4).needs_hessian() and LowRank(quantizer=Gptq()).needs_hessian()
 
 
 @pytest.mark.parametrize("shape", [(), (8,), (6, 4), (3, 2, 2), (0, 4)])

@@ -92,42 +92,44 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(finished, 
 
 def test_the_tokenizer_counts_only_where_the_rules_say_so(finished, recipe, dataset, tmp_path):
     counted, _ = finished
-    free = drive(run(recipe.but({"budget.count_tokenizer": False}), dataset, tmp_path / "free", 1, code=CODE))
+    free = drive(
+        run(recipe.replace({"budget.count_tokenizer": False}), dataset, tmp_path / "free", 1, code=CODE)
+    )
     tokenizer = dict(map(tuple, free["ledger"]))["tokenizer"]
     assert tokenizer > 0
     assert counted["total_bytes"] - free["total_bytes"] == tokenizer
 
 
 def test_without_an_average_there_is_one_set_of_weights(recipe, dataset, tmp_path):
-    result = drive(run(recipe.but(average=NoAverage()), dataset, tmp_path / "r", 1, code=CODE))
+    result = drive(run(recipe.replace(average=NoAverage()), dataset, tmp_path / "r", 1, code=CODE))
     assert [row["name"] for row in result["variants"]] == ["live", "quantized", "quantized"]
     weights = read_tensors(tmp_path / "r" / "weights.safetensors")[0]
     assert all(name.startswith("live/") for name in weights)
 
 
 def test_fewer_lines_are_logged_where_asked_for(recipe, dataset, tmp_path):
-    drive(run(recipe.but({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
+    drive(run(recipe.replace({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 4]  # the last step always
 
 
 def test_what_is_scored_once_is_one_row(recipe, dataset, tmp_path):
     """The final windows of this recipe are those of the comparison."""
-    plan = recipe.but({"score.windows": Chunked(length=32), "average": NoAverage()})
+    plan = recipe.replace({"score.windows": Chunked(length=32), "average": NoAverage()})
     result = drive(run(plan, dataset, tmp_path / "r", 1, code=CODE))
     assert [row["name"] for row in result["variants"]] == ["live", "quantized"]
     assert result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
 
 
 def test_over_budget_is_a_result(recipe, dataset, tmp_path):
-    result = drive(run(recipe.but({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE))
+    result = drive(run(recipe.replace({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "over budget"
     assert result["bits_per_byte"] > 0
 
 
 def test_divergence_is_a_result(recipe, dataset, tmp_path):
-    rows = [row.but(rule=AdamRule(lr=1e30)) if row.pattern == "*" else row for row in recipe.optim.rows]
-    wild = recipe.but({"optim.rows": tuple(rows)})
+    rows = [row.replace(rule=AdamRule(lr=1e30)) if row.pattern == "*" else row for row in recipe.optim.rows]
+    wild = recipe.replace({"optim.rows": tuple(rows)})
     result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "diverged"
     assert "bits_per_byte" not in result
@@ -211,8 +213,8 @@ def test_what_fails_after_training_is_a_result_with_what_is_known(recipe, datase
 
 @pytest.mark.parametrize("rate", [1e9, 3e38])
 def test_a_spike_names_its_tensor(recipe, dataset, tmp_path, rate):
-    rows = [row.but(rule=AdamRule(lr=rate)) if row.pattern == "*" else row for row in recipe.optim.rows]
-    wild = recipe.but({"optim.rows": tuple(rows), "train.steps": 1})
+    rows = [row.replace(rule=AdamRule(lr=rate)) if row.pattern == "*" else row for row in recipe.optim.rows]
+    wild = recipe.replace({"optim.rows": tuple(rows), "train.steps": 1})
     result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "diverged"
     assert "skip_weights" in result["error"] or "live/" in result["error"]
@@ -221,7 +223,7 @@ def test_a_spike_names_its_tensor(recipe, dataset, tmp_path, rate):
 
 def test_the_number_type_that_a_run_began_in_is_kept(recipe, dataset, tmp_path, monkeypatch):
     """The machine measures otherwise when the run goes on; it ends as if nothing had been measured."""
-    auto = recipe.but({"backend.dtype": "auto"})
+    auto = recipe.replace({"backend.dtype": "auto"})
     for place, began in enumerate(("bfloat16", "float32")):
         folder, gains = tmp_path / began, {"bfloat16": 9.0, "float32": 0.1}
         monkeypatch.setattr(backend_module, "bfloat16_gain", lambda _, gain=gains[began]: gain)
@@ -239,7 +241,7 @@ def test_the_number_type_that_a_run_began_in_is_kept(recipe, dataset, tmp_path, 
 
 
 def test_preflight_packs_with_what_calibration_saw_and_scores(recipe, dataset, monkeypatch):
-    asked = recipe.but({"quantize": feedback_rows()})
+    asked = recipe.replace({"quantize": feedback_rows()})
     seen = []
     monkeypatch.setattr(
         run_module, "quantize_weights", lambda *given: seen.append(given) or quantize_weights(*given)
@@ -258,7 +260,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tm
     with pytest.raises(BitgolfError, match="holds a run already"):
         drive(run(recipe, dataset, folder, 1, code=CODE))
     with pytest.raises(BitgolfError, match="run of another recipe"):
-        drive(run(recipe.but({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
+        drive(run(recipe.replace({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
     with pytest.raises(BitgolfError, match="state of another recipe"):
         drive(run(recipe, dataset, folder, 2, code=CODE, resume=True))
     assert (folder / "result.json").read_bytes() == before
@@ -275,13 +277,13 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tm
 )
 def test_preflight_refuses_before_any_training(recipe, dataset, tmp_path, changes, message):
     with pytest.raises(BitgolfError, match=message):
-        drive(run(recipe.but(changes), dataset, tmp_path / "r", 1, code=CODE))
+        drive(run(recipe.replace(changes), dataset, tmp_path / "r", 1, code=CODE))
     assert not (tmp_path / "r").exists()
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(recipe, dataset, tmp_path):
     """Kill -9 somewhere in training, twice; what comes out is what an undisturbed run gives."""
-    long = recipe.but({"train.steps": 120, "train.checkpoint_seconds": 0.0})
+    long = recipe.replace({"train.steps": 120, "train.checkpoint_seconds": 0.0})
     drive(run(long, dataset, tmp_path / "whole", 3, code=b""))
     write_json(tmp_path / "recipe.json", to_json(long))
     command = [sys.executable, "-m", "tests.run_tiny", str(tmp_path / "recipe.json"), str(dataset.folder)]
@@ -315,7 +317,7 @@ def test_a_model_needs_nothing_but_its_artifact(finished):
 
 
 def test_heads_of_training_never_enter_the_artifact(recipe, dataset, tmp_path):
-    ahead = recipe.but({"model.objective": MultiToken(heads=2, weight=0.5)})
+    ahead = recipe.replace({"model.objective": MultiToken(heads=2, weight=0.5)})
     result = drive(run(ahead, dataset, tmp_path / "ahead", 1, code=CODE))
     data = (tmp_path / "ahead" / "model.bin").read_bytes()
     opened = unpack(data)
@@ -335,12 +337,12 @@ def test_live_and_averaged_stand_side_by_side_whatever_the_average(recipe, datas
         "count": SwaCount(checkpoints=2, guard=0.2),
         "latest": Latest(snapshots=2, every=1),
     }
-    recipe = recipe.but({"optim.schedule": WarmdownFraction(fraction=1.0)})
+    recipe = recipe.replace({"optim.schedule": WarmdownFraction(fraction=1.0)})
     for name, average in averages.items():
-        result = drive(run(recipe.but(average=average), dataset, tmp_path / name, 1, code=CODE))
+        result = drive(run(recipe.replace(average=average), dataset, tmp_path / name, 1, code=CODE))
         scores = {row["name"]: row["bits_per_byte"] for row in result["variants"]}
         assert scores["live"] != scores["averaged"], name
-    nothing = recipe.but(average=Swa(every=1000))
+    nothing = recipe.replace(average=Swa(every=1000))
     result = drive(run(nothing, dataset, tmp_path / "nothing", 1, code=CODE))
     assert "averaged" not in {row["name"] for row in result["variants"]}
 
@@ -352,7 +354,7 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_training(recipe, d
     }
     for message, changes in cases.items():
         with pytest.raises(BitgolfError, match=message):
-            drive(run(recipe.but(changes), dataset, tmp_path / "refused", 1, code=CODE))
+            drive(run(recipe.replace(changes), dataset, tmp_path / "refused", 1, code=CODE))
         assert not (tmp_path / "refused" / "recipe.json").exists()
 
 
@@ -362,7 +364,7 @@ def test_preflight_scores_windows_from_all_over_the_text(recipe, dataset, monkey
     monkeypatch.setattr(run_module, "summary", seen.append)
     windows = [recipe.score.windows, Chunked(length=32), PerDocument(within=Chunked(length=32))]
     for each in windows:
-        drive(preflight(recipe.but({"score.windows": each}), dataset, Backend(), 1))
+        drive(preflight(recipe.replace({"score.windows": each}), dataset, Backend(), 1))
     tokens = dataset.val.all()
     for scores in seen:
         assert not scores.complete and np.isfinite(scores.nats).all()
@@ -381,7 +383,7 @@ def test_a_run_that_goes_on_elsewhere_says_so(recipe, dataset, tmp_path, monkeyp
     begun = read_json(tmp_path / "environment.json")
     begun |= {"torch": "2.6.0", "backend": {**begun["backend"], "device": "cuda: the best one found"}}
     write_json(tmp_path / "environment.json", begun)
-    said = other_machine(tmp_path, recipe.but({"backend.device": "cpu"}))
+    said = other_machine(tmp_path, recipe.replace({"backend.device": "cpu"}))
     assert f"torch 2.6.0 before, {torch.__version__} now, device cuda before, cpu now" in said
     assert "processor" not in said and "\n" not in said
     write_json(tmp_path / "environment.json", {"torch": 2})

@@ -35,19 +35,19 @@ def artifact(recipe, dataset):
 def test_the_smaller_form_is_taken_and_brotli_only_where_it_was_chosen():
     recipe = baseline()
     script = flatten(recipe)
-    standard, brotli = script_of(recipe), script_of(recipe.but(BROTLI))
+    standard, brotli = script_of(recipe), script_of(recipe.replace(BROTLI))
     assert standard == pack_script(script) and b"import lzma" in standard[:40]
     assert b"import brotli" in brotli[:40] and len(brotli) < 0.98 * len(standard)
     assert len(pack_script("x = 1\n", "brotli")) <= len(pack_script("x = 1\n"))
     for form in (standard, brotli):
         assert run_alone(form).stdout.startswith("usage: train_gpt.py")
     with pytest.raises(PlanError, match="zstd"):
-        recipe.but({"budget.code_codec": "zstd"})
+        recipe.replace({"budget.code_codec": "zstd"})
 
 
 @pytest.mark.parametrize(("changes", "missed"), [({}, "numpy"), (BROTLI, "brotli")])
 def test_what_a_script_misses_first_where_no_package_is_installed(tmp_path, changes, missed):
-    (tmp_path / "train_gpt.py").write_bytes(script_of(baseline().but(changes)))
+    (tmp_path / "train_gpt.py").write_bytes(script_of(baseline().replace(changes)))
     command = [sys.executable, "-I", "-S", str(tmp_path / "train_gpt.py")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert f"No module named '{missed}'" in ended.stderr
@@ -63,7 +63,7 @@ def test_what_a_script_misses_first_where_no_package_is_installed(tmp_path, chan
     ids=["plain", "floats", "rate-aware"],
 )
 def test_the_lines_of_the_code_add_up_exactly(artifact, quantize, codec):
-    recipe = demo().but({"quantize": quantize, "pack.codec": codec})
+    recipe = demo().replace({"quantize": quantize, "pack.codec": codec})
     code = script_of(recipe)
     ledger = whole_ledger(recipe, code, artifact)
     assert [name for name, _ in ledger[:2]] == [BASE, OWN] and ledger[2:] == [*map(list, artifact.ledger)]
@@ -77,20 +77,20 @@ def test_the_lines_of_the_code_add_up_exactly(artifact, quantize, codec):
 
 
 def test_plain_packing_is_rounding_by_rows_and_deflate_and_nothing_else_changes():
-    recipe = demo().but({"quantize": rate_aware(), "pack.codec": RowColumn()})
+    recipe = demo().replace({"quantize": rate_aware(), "pack.codec": RowColumn()})
     plain = plainly_packed(recipe)
     kinds = [type(rule.quantizer) for rule in plain.quantize.rules]
     assert kinds == [AbsMax, AbsMax, Keep] and plain.pack.codec == Deflate()
     for name in (RateAware, Gptq, RowColumn):
         assert f"class {name.__name__}(" not in flatten(plain)
     changes = {"quantize": recipe.quantize, "pack": recipe.pack}
-    assert plain.but(changes) == recipe
+    assert plain.replace(changes) == recipe
 
 
 def test_the_forecast_says_exactly_what_show_would_print(bitgolf):  # noqa: F811
     facts = json.loads(bitgolf("forecast", "demo", "--json")[1])
     assert facts["code_bytes"] == len(script_of(demo()))
-    assert facts["code_bytes_with_brotli"] == len(script_of(demo().but(BROTLI)))
+    assert facts["code_bytes_with_brotli"] == len(script_of(demo().replace(BROTLI)))
     _, out, _ = bitgolf("forecast", "demo")
     assert f"{facts['code_bytes']:,}" in out and f"{facts['code_bytes_with_brotli']:,}" in out
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitgolf.inputs.find import from_python
+from bitgolf.inputs.resolve import from_python
 from bitgolf.net.model import Model
-from bitgolf.study.ahead import change_rows, forecast_run_seconds
 from bitgolf.study.design import BASELINE, Study, changed_paths
+from bitgolf.study.power import change_rows, forecast_run_seconds
 from bitgolf.train.average import Several
 from bitgolf.train.optim import assign_parameters
 

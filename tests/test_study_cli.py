@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.cli.main import app
-from bitgolf.study.ahead import disturbances
 from bitgolf.study.design import Study, add_one
+from bitgolf.study.power import disturbances
 
 FILE = """
 import json
@@ -60,7 +60,7 @@ def test_a_plan_warns_of_clocks_that_run_beside_each_other(recipe):
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="two processes need two cores")
 def test_a_plan_prints_its_warnings(file, bitgolf, recipe, tmp_path):
-    write_json(tmp_path / "recipe.json", to_json(recipe.but({"train.train_seconds": 60})))
+    write_json(tmp_path / "recipe.json", to_json(recipe.replace({"train.train_seconds": 60})))
     assert (
         "disturbed: baseline, longer: ends by the"
         in bitgolf("study", file, "--plan", "--processes", 2).stdout

@@ -43,7 +43,7 @@ def test_add_one_leave_one_out_and_ladder(recipe):
     assert without.name == "without EMA" and without.recipe.average == NoAverage()
     first, second = ladder(recipe, {"deeper": DEEPER, "longer": LONGER})
     assert (first.against, second.against) == ("baseline", "+ deeper")
-    assert second.recipe == recipe.but(DEEPER | LONGER)
+    assert second.recipe == recipe.replace(DEEPER | LONGER)
     assert make(recipe, (first, second)).comparisons_at_most == 2
 
 
@@ -54,9 +54,9 @@ def test_a_factorial_has_every_cell_once(recipe):
     study = make(recipe, arms, factors=factors)
     assert len(arms) == 5 and study.comparisons_at_most == 5
     assert {arm.levels for arm in arms} == {("2", "8"), ("3", "4"), ("3", "8"), ("4", "4"), ("4", "8")}
-    assert next(a for a in arms if a.levels == ("3", "8")).recipe == recipe.but(DEEPER | LONGER)
+    assert next(a for a in arms if a.levels == ("3", "8")).recipe == recipe.replace(DEEPER | LONGER)
     assert "('4', '8')" in problems(recipe, arms[:-1], factors=factors)
-    assert "has 2 arms" in problems(recipe, (*arms, arms[0].but(name="again")), factors=factors)
+    assert "has 2 arms" in problems(recipe, (*arms, arms[0].replace(name="again")), factors=factors)
     assert "different levels" in problems(recipe, arms, factors=(Factor(name="depth", levels=("2",)),))
 
 
@@ -73,7 +73,7 @@ def test_several_changes_need_a_reason(recipe):
 
 
 def test_a_renamed_recipe_is_no_change(recipe):
-    assert "is the same recipe" in problems(recipe, (Arm(name="same", recipe=recipe.but(name="other")),))
+    assert "is the same recipe" in problems(recipe, (Arm(name="same", recipe=recipe.replace(name="other")),))
 
 
 def test_arms_that_make_no_sense_are_refused_all_at_once(recipe):
@@ -123,7 +123,7 @@ def test_a_wrong_setting_names_its_arm(recipe):
 
 
 def test_all_arms_run_under_one_name_and_thread_count(recipe):
-    study = make(recipe, (changed(recipe.but(name="b"), "deeper", DEEPER),), threads=2)
+    study = make(recipe, (changed(recipe.replace(name="b"), "deeper", DEEPER),), threads=2)
     assert {r.name for r in study.recipes().values()} == {"tiny"}
     assert {r.backend.threads for r in study.recipes().values()} == {2}
 
@@ -131,8 +131,8 @@ def test_all_arms_run_under_one_name_and_thread_count(recipe):
 def test_equal_recipes_share_a_training_only_if_no_step_sees_the_difference(recipe):
     fewer_bits = {"quantize.rules.0.quantizer.grid.bits": 5}
     same = ({"name": "other"}, {"score.limit_tokens": 3}, {"budget.budget_bytes": 9}, fewer_bits)
-    assert all(recipe.but(change).training() == recipe.training() for change in same)
+    assert all(recipe.replace(change).training() == recipe.training() for change in same)
     other = (LONGER, {"average": Ema(decay=0.9)}, {"data.sequence_length": 64}, {"backend.threads": 2})
-    assert all(recipe.but(change).training() != recipe.training() for change in other)
-    noisy = recipe.but(noise=FakeQuantize())
-    assert noisy.but(fewer_bits).training() != noisy.training()
+    assert all(recipe.replace(change).training() != recipe.training() for change in other)
+    noisy = recipe.replace(noise=FakeQuantize())
+    assert noisy.replace(fewer_bits).training() != noisy.training()

@@ -11,12 +11,12 @@ from bitgolf.base.errors import PlanError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import to_json
 from bitgolf.study.design import Cell, Margin, Study, add_one, factorial
+from bitgolf.study.formatting import chance, failures, original_table, shown
 from bitgolf.study.markdown import markdown, plain
 from bitgolf.study.plots import Axis, apart, dots, forest, interactions, learning, scatter
 from bitgolf.study.report import page, write_report
 from bitgolf.study.terms import BASELINE
 from bitgolf.study.verdicts import analyse
-from bitgolf.study.words import chance, failures, original_table, shown
 from bitgolf.train.average import NoAverage
 from tests.test_report import Page
 

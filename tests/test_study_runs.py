@@ -20,13 +20,13 @@ from bitgolf.base.tensors import read_tensors
 from bitgolf.net import backend as backend_module
 from bitgolf.report.screen import follow
 from bitgolf.score.windows import Chunked
-from bitgolf.study import conduct as conducting
 from bitgolf.study import executors, runs
-from bitgolf.study.conduct import conduct, find_study, keep_plan, prepare, receipt_of, study_of, tasks
+from bitgolf.study import runner as conducting
 from bitgolf.study.design import DropLosers, Study, add_one
 from bitgolf.study.executors import in_processes, in_this_process, on_ray, on_slurm
 from bitgolf.study.live import Board
-from bitgolf.study.runs import Task, finish_task, standing, tasks_of
+from bitgolf.study.runner import find_study, keep_plan, prepare, receipt_of, run_study, study_of, tasks
+from bitgolf.study.runs import Task, finish_task, run_status, tasks_of
 from tests.fake_study import fake_result
 
 SAME = ("status", "bits_per_byte", "artifact_bytes", "total_bytes", "steps", "ledger", "rules")
@@ -52,13 +52,13 @@ def store(tmp_path_factory):
 @pytest.fixture
 def finished(study, store):
     prepared = follow(prepare(study, store))
-    conduct(prepared, in_this_process, nothing)
+    run_study(prepared, in_this_process, nothing)
     return prepared
 
 
 def scores(prepared) -> dict:
     """What must be equal wherever a run has run."""
-    found = {cell: standing(job.folder).result for cell, job in prepared.jobs.items()}
+    found = {cell: run_status(job.folder).result for cell, job in prepared.jobs.items()}
     return {cell: [result[name] for name in SAME] for cell, result in found.items()}
 
 
@@ -66,7 +66,7 @@ def test_every_run_is_done_once(finished):
     before = {job.folder: (job.folder / "result.json").stat().st_mtime_ns for job in finished.jobs.values()}
     assert len(before) == 6
     assert [*tasks(finished)] == []
-    conduct(finished, in_this_process, nothing)
+    run_study(finished, in_this_process, nothing)
     assert all((folder / "result.json").stat().st_mtime_ns == at for folder, at in before.items())
 
 
@@ -114,7 +114,7 @@ def test_every_executor_gives_the_same(finished, study, tmp_path, kind):
         "ray": lambda: on_ray("local", 1, 0),
     }[kind]
     prepared = follow(prepare(study, tmp_path))
-    conduct(prepared, make(), nothing)
+    run_study(prepared, make(), nothing)
     assert scores(prepared) == scores(finished)
 
 
@@ -169,19 +169,19 @@ def test_a_crash_is_a_row_and_comes_again_only_when_asked(study, tmp_path, monke
         return real(recipe, *rest, **named)
 
     monkeypatch.setattr(runs, "run", failing)
-    conduct(prepared, in_this_process, nothing)
-    states = {cell: standing(job.folder).state for cell, job in prepared.jobs.items()}
+    run_study(prepared, in_this_process, nothing)
+    states = {cell: run_status(job.folder).state for cell, job in prepared.jobs.items()}
     assert {arm for (arm, _), state in states.items() if state == "failed"} == {"longer"}
-    assert "no luck" in standing(prepared.jobs["longer", 1].folder).result["error"]
+    assert "no luck" in run_status(prepared.jobs["longer", 1].folder).result["error"]
     assert Board(prepared, 0.0).errors() == [
         "longer, seed 1: RuntimeError: no luck", "longer, seed 2: RuntimeError: no luck",
     ]  # fmt: skip
     calls.clear()
-    conduct(prepared, in_this_process, nothing)
+    run_study(prepared, in_this_process, nothing)
     assert calls == []
     monkeypatch.setattr(runs, "run", real)
-    conduct(prepared, in_this_process, nothing, retry=True)
-    assert {standing(job.folder).state for job in prepared.jobs.values()} == {"done"}
+    run_study(prepared, in_this_process, nothing, retry=True)
+    assert {run_status(job.folder).state for job in prepared.jobs.values()} == {"done"}
 
 
 def test_a_process_that_dies_costs_its_own_run_only(study, tmp_path, monkeypatch):
@@ -200,8 +200,8 @@ def test_a_process_that_dies_costs_its_own_run_only(study, tmp_path, monkeypatch
             under_way.clear()
 
     monkeypatch.setattr(executors, "_in_pool", pool)
-    conduct(prepared, in_processes(1, 1), nothing)
-    states = {cell: standing(job.folder) for cell, job in prepared.jobs.items()}
+    run_study(prepared, in_processes(1, 1), nothing)
+    states = {cell: run_status(job.folder) for cell, job in prepared.jobs.items()}
     assert {arm for (arm, _), found in states.items() if found.state == "failed"} == {"longer"}
     assert {found.state for (arm, _), found in states.items() if arm != "longer"} == {"done"}
     assert "too little memory" in states["longer", 2].result["error"]
@@ -224,10 +224,10 @@ def test_an_executor_that_loses_a_task_gives_up_its_run_and_does_the_rest(study,
                 raise OSError("the node is gone")
             finish_task(self.task)
 
-    conduct(prepared, lambda each, look: executors._drive(each, 2, Done, [], look), nothing)
-    states = {cell: standing(job.folder).state for cell, job in prepared.jobs.items()}
+    run_study(prepared, lambda each, look: executors._drive(each, 2, Done, [], look), nothing)
+    states = {cell: run_status(job.folder).state for cell, job in prepared.jobs.items()}
     assert [cell for cell, state in states.items() if state != "done"] == [("baseline", 1)]
-    assert "the node is gone" in standing(lost).result["error"]
+    assert "the node is gone" in run_status(lost).result["error"]
 
 
 def test_a_study_that_is_killed_goes_on_to_the_same_table(finished, study, tmp_path):
@@ -237,16 +237,16 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(finished, study, tmp_p
 @pytest.mark.slow
 def test_a_study_that_is_killed_twenty_times(study, tmp_path):
     """Forty-eight runs with a checkpoint after every step, so that half-finished ones resume."""
-    base = study.baseline.but({"train.steps": 40, "train.checkpoint_seconds": 0.0})
+    base = study.baseline.replace({"train.steps": 40, "train.checkpoint_seconds": 0.0})
     arms = add_one(base, {"longer": {"train.steps": 60}, "chunks": {"score.windows": Chunked(length=32)}})
-    many = study.but(baseline=base, arms=arms, seeds=tuple(range(1, 17)))
+    many = study.replace(baseline=base, arms=arms, seeds=tuple(range(1, 17)))
     whole = follow(prepare(many, tmp_path / "whole"))
-    conduct(whole, in_this_process, nothing)
+    run_study(whole, in_this_process, nothing)
     assert check_killed(whole, many, tmp_path / "killed", kills=20) >= 15
 
 
 def test_processes_end_with_the_one_that_started_them(recipe, dataset, tmp_path):
-    endless = recipe.but({"train.steps": 1_000_000})
+    endless = recipe.replace({"train.steps": 1_000_000})
     arms = add_one(endless, {"deeper": {"model.layers": 3}})
     study = Study(name="endless", baseline=endless, arms=arms, data=str(dataset.folder))
     keep_plan(follow(prepare(study, tmp_path)))
@@ -305,14 +305,19 @@ def wait_for_work(folder: Path, started: float, child: subprocess.Popen) -> None
 
 def test_several_processes_run_the_script_itself(recipe, dataset, tmp_path):
     pair = {"train.accumulation": 1, "train.batch_tokens": 128}
-    arms = add_one(recipe.but(pair), {"longer": {"train.steps": 5}})
+    arms = add_one(recipe.replace(pair), {"longer": {"train.steps": 5}})
     study = Study(
-        name="pair", baseline=recipe.but(pair), arms=arms, seeds=(1, 2), data=str(dataset.folder), processes=2
+        name="pair",
+        baseline=recipe.replace(pair),
+        arms=arms,
+        seeds=(1, 2),
+        data=str(dataset.folder),
+        processes=2,
     )
     prepared = follow(prepare(study, tmp_path))
     job = prepared.jobs["baseline", 1]
     finish_task(Task((job,)))
-    found = standing(job.folder)
+    found = run_status(job.folder)
     assert found.state == "done", found.result
     assert found.result["code_bytes"] == len(job.code)
 
@@ -327,9 +332,9 @@ def test_a_bad_arm_is_refused_before_anything_runs(recipe, dataset, tmp_path):
 
 def test_the_receipt_keeps_what_was_changed_after_the_first_run(study, tmp_path):
     keep_plan(follow(prepare(study, tmp_path)))
-    keep_plan(follow(prepare(study.but(reading="words"), tmp_path)))
+    keep_plan(follow(prepare(study.replace(reading="words"), tmp_path)))
     assert receipt_of(tmp_path / study.name)["amendments"] == []
-    more = study.but(seeds=(1, 2, 3))
+    more = study.replace(seeds=(1, 2, 3))
     keep_plan(follow(prepare(more, tmp_path)))
     (found,) = receipt_of(tmp_path / study.name)["amendments"]
     assert found["changes"] == [{"path": "seeds", "before": [1, 2], "after": [1, 2, 3]}]
@@ -337,7 +342,7 @@ def test_the_receipt_keeps_what_was_changed_after_the_first_run(study, tmp_path)
 
 
 def test_clear_losers_get_no_more_seeds(study, tmp_path):
-    stopping = study.but(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
+    stopping = study.replace(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
     prepared = follow(prepare(stopping, tmp_path))
     for (arm, seed), job in prepared.jobs.items():
         if seed < 4:
@@ -349,17 +354,17 @@ def test_clear_losers_get_no_more_seeds(study, tmp_path):
 
 
 def test_standing_is_read_from_the_folder_alone(tmp_path):
-    assert standing(tmp_path).state == "waiting"
+    assert run_status(tmp_path).state == "waiting"
     (tmp_path / "recipe.json").write_text("{}")
-    assert standing(tmp_path).state == "stopped"
+    assert run_status(tmp_path).state == "stopped"
     (tmp_path / "progress.json").write_text(json.dumps({"time": time.time(), "stage": "train", "share": 0.5}))
-    assert standing(tmp_path) == runs.Standing("running", "train", 0.5)
+    assert run_status(tmp_path) == runs.RunStatus("running", "train", 0.5)
     (tmp_path / "progress.json").write_text(
         json.dumps({"time": time.time() - 60, "stage": "train", "share": 0.5})
     )
-    assert standing(tmp_path).state == "stopped"
+    assert run_status(tmp_path).state == "stopped"
     with runs.FileLock(tmp_path / ".lock"):
-        assert standing(tmp_path).state == "running"
+        assert run_status(tmp_path).state == "running"
 
 
 def test_the_board_fills(finished, study, tmp_path):
@@ -370,7 +375,7 @@ def test_the_board_fills(finished, study, tmp_path):
     source = finished.jobs["longer", 1].folder
     shutil.copytree(source, fresh.jobs["longer", 1].folder)
     board.read()
-    value = standing(source).result["bits_per_byte"]
+    value = run_status(source).result["bits_per_byte"]
     assert str(board.cell("longer", 1)) == f"{value:.4f}"
     assert board.best() == ("longer", value) and board.done() == (1.0, 6)
 
@@ -394,7 +399,7 @@ def test_a_study_file_that_is_none_says_why(tmp_path, text, said):
 
 def test_all_runs_of_a_store_have_one_number_type(study, recipe, tmp_path, monkeypatch):
     """Whatever each start would measure; a store keeps what was measured for its first run."""
-    auto = recipe.but({"backend.dtype": "auto"})
+    auto = recipe.replace({"backend.dtype": "auto"})
     study = dataclasses.replace(study, baseline=auto, arms=add_one(auto, {"longer": {"train.steps": 6}}))
     gains = iter([9.0, 0.1])
     monkeypatch.setattr(backend_module, "bfloat16_gain", lambda device: next(gains))

@@ -7,8 +7,8 @@ import pytest
 
 from bitgolf.score.score import Scores
 from bitgolf.score.windows import Chunked
-from bitgolf.study.conduct import losers
 from bitgolf.study.design import AllSeeds, DropLosers, Margin, Study, add_one, changed, factorial
+from bitgolf.study.runner import losers
 from bitgolf.study.verdicts import analyse, curves
 from tests.fake_study import fake_study
 
@@ -101,9 +101,9 @@ def test_a_study_that_has_not_begun_to_run_can_be_shown(tmp_path, study):
 
 def test_the_margin_must_be_exceeded(tmp_path, study):
     values = {"baseline": BASE, "good": [1.9, 1.901, 1.899], "bad": BASE, "same": BASE}
-    wide = study.but(margin=Margin(value=0.2), name="w")
+    wide = study.replace(margin=Margin(value=0.2), name="w")
     assert verdicts(fake_study(tmp_path, wide, values))["good"] == "no evidence"
-    nats = study.but(margin=Margin(value=0.2, unit="nats per token"), name="n")
+    nats = study.replace(margin=Margin(value=0.2, unit="nats per token"), name="n")
     found = analyse(fake_study(tmp_path, nats, values))
     assert found["margin"]["in_metric"] == pytest.approx(0.2 / math.log(2) / 3)  # 3 bytes a token
 
@@ -156,18 +156,18 @@ def test_effects_of_three_levels_count_each_against_the_first(tmp_path, recipe):
 
 
 def test_losers_end_early_and_winners_never(recipe, study):
-    stopping = study.but(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
+    stopping = study.replace(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
     values = np.array([BASE, [1.5, 1.501, 1.499], [2.5, 2.501, 2.499], [2.0, 2.002, 2.001]])
     assert losers(stopping, values) == {"bad"}
     assert losers(stopping, values[:, :2]) == set()
-    assert losers(study.but(stop=AllSeeds()), values) == set()
-    leaning = changed(recipe.but({"model.layers": 1}), "leaning", {"train.steps": 9}, against="bad")
-    needed = stopping.but(arms=(*stopping.arms, leaning))
+    assert losers(study.replace(stop=AllSeeds()), values) == set()
+    leaning = changed(recipe.replace({"model.layers": 1}), "leaning", {"train.steps": 9}, against="bad")
+    needed = stopping.replace(arms=(*stopping.arms, leaning))
     assert "bad" not in losers(needed, np.concatenate([values, values[:1]]))
 
 
 def test_an_arm_that_was_ended_early_is_worse_and_not_unfinished(tmp_path, study):
-    stopping = study.but(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
+    stopping = study.replace(stop=DropLosers(after_seeds=3), seeds=(1, 2, 3, 4))
     values = {
         "baseline": [*BASE, 2.0], "good": [1.9, 1.901, 1.899, 1.9],
         "bad": [2.5, 2.501, 2.499, None], "same": [*BASE, 2.0],
@@ -212,7 +212,7 @@ def write_scores(path, nats: np.ndarray) -> None:
 
 def test_another_metric_of_the_same_runs(tmp_path, study):
     values = {"baseline": BASE, "good": [1.9, 1.901, 1.899], "bad": BASE, "same": BASE}
-    folder = fake_study(tmp_path, study.but(metric="quantization_gap"), values)
+    folder = fake_study(tmp_path, study.replace(metric="quantization_gap"), values)
     found = analyse(folder)
     assert found["arms"][0]["mean"] == pytest.approx(0.01)
     assert found["comparisons"][0]["other_metrics"]["float_bits_per_byte"]["effect"] == pytest.approx(-0.1)

@@ -80,7 +80,7 @@ def test_single_settings_are_settings_of_a_recipe():
         for key in owners:
             kind = field_types(kind)[key]
         assert last in field_types(kind), name
-        assert Recipe().but({path: example}) != Recipe(), name
+        assert Recipe().replace({path: example}) != Recipe(), name
 
 
 def test_weights_are_those_of_models_that_were_built():
@@ -91,7 +91,7 @@ def test_weights_are_those_of_models_that_were_built():
         "Plain": {"route": Plain()},
     }
     for name, change in built.items():
-        grown = count_parameters(model.but(change)) - count_parameters(model)
+        grown = count_parameters(model.replace(change)) - count_parameters(model)
         assert weight_of(find_technique(name))[0] == grown
     assert weight_of(find_technique("BigramHash"))[0] == 2048 * 128 + 512 * 128 + 1
     for name in ("Xsa", "Rope", "MultiToken", "Ema", "Sliding"):

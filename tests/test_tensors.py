@@ -125,7 +125,7 @@ def test_no_grid_alarms_where_all_is_well(bits):
     grid = Grid(bits=bits)
     for quantizer in (AbsMax(grid=grid), SdClip(grid=grid), Percentile(grid=grid)):
         assert alarm(quantizer, weight) == "", quantizer
-    groups = AbsMax(grid=grid.but(granularity=ColumnGroups(columns=64)))
+    groups = AbsMax(grid=grid.replace(granularity=ColumnGroups(columns=64)))
     assert alarm(groups, weight) == alarm(ClipSearch(grid=grid), weight) == ""
 
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.inputs.find import find_artifact
+from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.model import ModelPlan
 from bitgolf.public.checkpoints import as_weights, infer_model_plan, pack_public_int8, read_public
 from bitgolf.public.torchfile import PublicFileError, load_tensors
@@ -174,7 +174,7 @@ def test_a_vocabulary_other_than_the_datas_is_refused(tmp_path, dataset):
     path.write_bytes(saved(under("module")))
     with pytest.raises(BitgolfError, match=r"m\.pth: its vocabulary has 300"):
         find_artifact(str(path), dataset.folder)
-    path.write_bytes(saved(state_of(PLAN.but(vocabulary_size=dataset.tokenizer.vocabulary_size))))
+    path.write_bytes(saved(state_of(PLAN.replace(vocabulary_size=dataset.tokenizer.vocabulary_size))))
     assert find_artifact(str(path), dataset.folder)[1].model.layers == 2
     with pytest.raises(BitgolfError, match="--data"):
         find_artifact(str(path))

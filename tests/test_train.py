@@ -41,7 +41,7 @@ def trained(folder, plan=PLAN, **settings):
 
 class TestReports:
     def test_learns_and_counts(self, tmp_path):
-        _, _, reports = trained(tmp_path, PLAN.but(steps=60), schedule=Constant())
+        _, _, reports = trained(tmp_path, PLAN.replace(steps=60), schedule=Constant())
         assert [report.step for report in reports] == list(range(1, 61))
         assert reports[0].nats_per_token == pytest.approx(math.log(64), abs=0.01)
         assert reports[-1].nats_per_token < 2.0  # three equally likely next tokens: 1.1 at best
@@ -51,13 +51,13 @@ class TestReports:
         assert reports[0].momentum == 0.85
 
     def test_row_is_what_metrics_hold(self, tmp_path):
-        row = trained(tmp_path, PLAN.but(steps=1))[2][0].row()
+        row = trained(tmp_path, PLAN.replace(steps=1))[2][0].row()
         expected = "step steps seconds progress nats_per_token scale momentum gradient_norm tokens"
         assert list(row) == [*expected.split(), "tokens_per_second", "status"]
 
     def test_time_of_the_caller_is_not_counted(self, tmp_path):
         clock = Ticking()
-        _, _, reports = start(tmp_path, PLAN.but(steps=5), clock=clock)
+        _, _, reports = start(tmp_path, PLAN.replace(steps=5), clock=clock)
         seconds = []
         for report in reports:
             clock.now += 1000.0
@@ -66,37 +66,39 @@ class TestReports:
         assert report.tokens_per_second == PLAN.batch_tokens / 0.25
 
     def test_the_clock_ends_it(self, tmp_path):
-        _, _, reports = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0))
+        _, _, reports = trained(tmp_path, PLAN.replace(steps=1000, train_seconds=2.0))
         assert len(reports) == 8
         assert reports[-1].status == "finished"
         assert reports[-1].progress == 1.0
 
     def test_schedule_follows_the_clock_or_the_steps(self, tmp_path):
         schedule = WarmdownFraction(fraction=0.5)
-        by_clock = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0), schedule=schedule)[2]
-        by_steps = trained(tmp_path, PLAN.but(steps=8), schedule=schedule)[2]
+        by_clock = trained(tmp_path, PLAN.replace(steps=1000, train_seconds=2.0), schedule=schedule)[2]
+        by_steps = trained(tmp_path, PLAN.replace(steps=8), schedule=schedule)[2]
         assert [r.scale for r in by_clock] == [r.scale for r in by_steps]
         assert by_steps[-1].scale == 0.25
 
     def test_steps_counted_in_seconds_of_another_machine_need_no_clock(self, tmp_path):
         schedule = WarmdownClock(warmdown_steps=6)
         counted = trained(
-            tmp_path, PLAN.but(steps=1000, train_seconds=2.0, step_seconds=0.25), schedule=schedule
+            tmp_path, PLAN.replace(steps=1000, train_seconds=2.0, step_seconds=0.25), schedule=schedule
         )
-        ticking = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0), schedule=schedule)
+        ticking = trained(tmp_path, PLAN.replace(steps=1000, train_seconds=2.0), schedule=schedule)
         assert [r.scale for r in counted[2]] == [r.scale for r in ticking[2]]
-        slow = trained(tmp_path, PLAN.but(steps=1000, train_seconds=2.0, step_seconds=0.5), schedule=schedule)
+        slow = trained(
+            tmp_path, PLAN.replace(steps=1000, train_seconds=2.0, step_seconds=0.5), schedule=schedule
+        )
         assert (len(counted[2]), len(slow[2])) == (8, 4)
         assert slow[2][-1].seconds == 1.0  # what is reported is what the steps took
 
     def test_zero_rates_change_nothing(self, tmp_path):
         model, _, _ = trained(
-            tmp_path, PLAN.but(steps=3), schedule=WarmdownFraction(fraction=1.0, minimum=0.0)
+            tmp_path, PLAN.replace(steps=3), schedule=WarmdownFraction(fraction=1.0, minimum=0.0)
         )
         assert largest_gap(tensors_of(model), tensors_of(build_model(MODEL, seed=1))) > 0
         optim = OptimPlan()
-        frozen = optim.but({f"rows.{i}.rule.lr": 0.0 for i in range(3)})
-        model, _, _ = trained(tmp_path, PLAN.but(steps=3), optim=frozen)
+        frozen = optim.replace({f"rows.{i}.rule.lr": 0.0 for i in range(3)})
+        model, _, _ = trained(tmp_path, PLAN.replace(steps=3), optim=frozen)
         assert_same(tensors_of(model), tensors_of(build_model(MODEL, seed=1)))
 
 
@@ -117,7 +119,7 @@ def test_cutting_a_micro_batch_changes_memory_and_not_the_gradient(tmp_path):
     settings = {"iteration_dtype": torch.float32}
     rows = []
     for tokens in (0, 3 * LENGTH):
-        plan = PLAN.but(steps=8, accumulation=1, forward_tokens=tokens, batch_tokens=8 * LENGTH)
+        plan = PLAN.replace(steps=8, accumulation=1, forward_tokens=tokens, batch_tokens=8 * LENGTH)
         rows.append(trained(tmp_path, plan, **settings))
     (whole, _, first), (parts, _, second) = rows
     assert [a.nats_per_token for a in first] == pytest.approx([b.nats_per_token for b in second], rel=1e-5)
@@ -125,7 +127,7 @@ def test_cutting_a_micro_batch_changes_memory_and_not_the_gradient(tmp_path):
     calls = []
     model = build_model(MODEL)
     model.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
-    plan = PLAN.but(steps=1, accumulation=1, forward_tokens=3 * LENGTH, batch_tokens=8 * LENGTH)
+    plan = PLAN.replace(steps=1, accumulation=1, forward_tokens=3 * LENGTH, batch_tokens=8 * LENGTH)
     optimizers = make_optimizers(OptimPlan(), model)
     list(train(model, plan, optimizers, NoAverage(), batches(tmp_path)))
     assert calls == [3, 3, 2]
@@ -134,8 +136,8 @@ def test_cutting_a_micro_batch_changes_memory_and_not_the_gradient(tmp_path):
 @pytest.mark.parametrize("order", [ShuffledBlocks(), PublicOrder()])
 def test_accumulation_is_one_batch(tmp_path, order):
     settings = {"order": order, "iteration_dtype": torch.float32}
-    whole, _, first = trained(tmp_path, PLAN.but(steps=8, accumulation=1), **settings)
-    parts, _, second = trained(tmp_path, PLAN.but(steps=8, accumulation=4), **settings)
+    whole, _, first = trained(tmp_path, PLAN.replace(steps=8, accumulation=1), **settings)
+    parts, _, second = trained(tmp_path, PLAN.replace(steps=8, accumulation=4), **settings)
     gap = max(abs(a.nats_per_token - b.nats_per_token) for a, b in zip(first, second))
     if isinstance(order, ShuffledBlocks):
         assert gap < 1e-4
@@ -163,16 +165,16 @@ def test_micro_batches_and_processes_see_the_same_rows(tmp_path, order):
 
 class TestClipping:
     def test_neutral_is_exact_and_on_bites(self, tmp_path):
-        plan = PLAN.but(steps=5)
+        plan = PLAN.replace(steps=5)
         off, _, reports = trained(tmp_path, plan)
-        never, _, _ = trained(tmp_path, plan.but(grad_clip_norm=1e9))
-        clipped, _, _ = trained(tmp_path, plan.but(grad_clip_norm=1e-3))
+        never, _, _ = trained(tmp_path, plan.replace(grad_clip_norm=1e9))
+        clipped, _, _ = trained(tmp_path, plan.replace(grad_clip_norm=1e-3))
         assert_same(tensors_of(off), tensors_of(never))
         assert largest_gap(tensors_of(off), tensors_of(clipped)) > 0
         assert reports[0].gradient_norm > 1e-3
 
     def test_clips_the_norm_over_all_parameters(self, tmp_path):
-        model, optimizers, reports = start(tmp_path, PLAN.but(steps=1, grad_clip_norm=0.01))
+        model, optimizers, reports = start(tmp_path, PLAN.replace(steps=1, grad_clip_norm=0.01))
         report = next(iter(reports))
         norm = torch.cat([g.flatten() for g in optimizers.gradients()]).norm()
         assert norm == pytest.approx(0.01, rel=1e-4)
@@ -208,7 +210,7 @@ class Poisoned(torch.nn.Module):
 
 @pytest.mark.parametrize("in_gradient", [False, True])
 def test_divergence_keeps_the_weights_before_it(tmp_path, in_gradient):
-    good, _, _ = trained(tmp_path, PLAN.but(steps=4), schedule=Constant(), average=NoAverage())
+    good, _, _ = trained(tmp_path, PLAN.replace(steps=4), schedule=Constant(), average=NoAverage())
     model = Poisoned(build_model(MODEL, seed=1), bad_call=5, in_gradient=in_gradient)
     _, _, reports = trained(tmp_path, schedule=Constant(), average=NoAverage(), model=model)
     assert [report.status for report in reports] == ["running"] * 4 + ["diverged"]
@@ -220,10 +222,10 @@ def test_divergence_keeps_the_weights_before_it(tmp_path, in_gradient):
 class TestPriming:
     def test_changes_nothing(self, tmp_path):
         torch.manual_seed(5)
-        plain, plain_optimizers, first = trained(tmp_path, PLAN.but(steps=6))
+        plain, plain_optimizers, first = trained(tmp_path, PLAN.replace(steps=6))
         drawn = torch.rand(3)
         torch.manual_seed(5)
-        primed, primed_optimizers, second = trained(tmp_path, PLAN.but(steps=6, priming_steps=3))
+        primed, primed_optimizers, second = trained(tmp_path, PLAN.replace(steps=6, priming_steps=3))
         assert torch.equal(drawn, torch.rand(3))
         assert_same(tensors_of(plain), tensors_of(primed))
         assert_same(plain_optimizers.state(), primed_optimizers.state())
@@ -232,7 +234,7 @@ class TestPriming:
 
     def test_takes_real_steps_on_no_data(self, tmp_path):
         model = Poisoned(build_model(MODEL, seed=1), bad_call=10**9, in_gradient=False)
-        plan = PLAN.but(steps=2, priming_steps=3, accumulation=2)
+        plan = PLAN.replace(steps=2, priming_steps=3, accumulation=2)
         _, _, reports = start(tmp_path, plan, model=model)
         assert next(reports).state.position == PLAN.batch_tokens
         assert model.calls == 3 * 2 + 2
@@ -241,14 +243,16 @@ class TestPriming:
 
 
 class TestState:
-    PLAN = PLAN.but(steps=20, train_seconds=6.0, priming_steps=1)
+    PLAN = PLAN.replace(steps=20, train_seconds=6.0, priming_steps=1)
 
     def test_ten_and_ten_are_twenty_with_everything_that_changes_on_the_way(self, tmp_path):
         """Stages, late noise, loops and an average that begin at some progress, before and after the stop."""
-        plan = self.PLAN.but(
+        plan = self.PLAN.replace(
             stages=(Stage(until=0.3, sequence_length=8, batch_tokens=128), Stage(until=0.7, batch_tokens=512))
         )
-        shape = MODEL.but(layers=3, recurrence=Looped(first=1, last=1, loops=2, enable_at=0.4, more_at=0.6))
+        shape = MODEL.replace(
+            layers=3, recurrence=Looped(first=1, last=1, loops=2, enable_at=0.4, more_at=0.6)
+        )
         settings = {
             "average": Swa(every=2, start_scale=0.7),
             "noise": FakeQuantize(from_progress=0.45),
@@ -314,13 +318,13 @@ class TestState:
         assert not same
 
     def test_finished_state_has_nothing_left(self, tmp_path):
-        model, _, reports = trained(tmp_path, PLAN.but(steps=3))
-        again, _, none = trained(tmp_path, PLAN.but(steps=3), state=reports[-1].state)
+        model, _, reports = trained(tmp_path, PLAN.replace(steps=3))
+        again, _, none = trained(tmp_path, PLAN.replace(steps=3), state=reports[-1].state)
         assert none == []
         assert_same(tensors_of(model), tensors_of(again))
 
     def test_a_copy_stays(self, tmp_path):
-        _, _, reports = start(tmp_path, PLAN.but(steps=3))
+        _, _, reports = start(tmp_path, PLAN.replace(steps=3))
         kept = next(reports).state.copy()
         before = kept.copy()
         list(reports)
@@ -329,20 +333,20 @@ class TestState:
         assert kept.step == 1
 
     def test_refuses_another_recipe(self, tmp_path):
-        trained(tmp_path, PLAN.but(steps=1))[2][0].state.save(tmp_path / "state")
+        trained(tmp_path, PLAN.replace(steps=1))[2][0].state.save(tmp_path / "state")
         with pytest.raises(CheckpointError, match="another recipe.*found 'small'"):
             State.load(tmp_path / "state", "other")
 
     def test_refuses_another_model(self, tmp_path):
-        state = trained(tmp_path, PLAN.but(steps=1))[2][0].state
+        state = trained(tmp_path, PLAN.replace(steps=1))[2][0].state
         for changes, match in (({"layers": 3}, "another model"), ({"mlp_multiplier": 3.0}, "shapes differ")):
-            model = build_model(MODEL.but(**changes))
+            model = build_model(MODEL.replace(**changes))
             with pytest.raises(CheckpointError, match=match):
                 state.restore(model, make_optimizers(OptimPlan(), model))
 
     def test_refuses_damage_and_other_files(self, tmp_path):
         path = tmp_path / "state"
-        trained(tmp_path, PLAN.but(steps=1))[2][0].state.save(path)
+        trained(tmp_path, PLAN.replace(steps=1))[2][0].state.save(path)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -362,7 +366,7 @@ def process(*arguments):
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path):
-    plan = PLAN.but(steps=150, train_seconds=30.0)
+    plan = PLAN.replace(steps=150, train_seconds=30.0)
     model, optimizers, all_reports = trained(tmp_path, plan)
     for last_step in (23, 61, None):
         child = process("tests.small_training", "resume", tmp_path)
@@ -381,7 +385,9 @@ def test_killed_at_any_moment_and_resumed(tmp_path):
 
 
 def test_two_processes_are_one(tmp_path):
-    model, optimizers, reports = trained(tmp_path, PLAN.but(accumulation=2), iteration_dtype=torch.float32)
+    model, optimizers, reports = trained(
+        tmp_path, PLAN.replace(accumulation=2), iteration_dtype=torch.float32
+    )
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
     child = process(*torchrun, "tests.small_training", "together", tmp_path)
     child.communicate(timeout=120)
@@ -401,7 +407,7 @@ def test_two_processes_are_one(tmp_path):
 
 class TestStages:
     def test_batches_and_lengths_follow_the_progress(self, tmp_path):
-        plan = PLAN.but(
+        plan = PLAN.replace(
             steps=10,
             stages=(Stage(until=0.3, sequence_length=8, batch_tokens=64), Stage(until=0.6, batch_tokens=128)),
         )
@@ -423,14 +429,14 @@ class TestStages:
 
     def test_no_stage_and_stages_like_the_recipe_are_one_training(self, tmp_path):
         plain, _, _ = trained(tmp_path)
-        staged, _, _ = trained(tmp_path, PLAN.but(stages=(Stage(until=0.5), Stage(until=0.9))))
+        staged, _, _ = trained(tmp_path, PLAN.replace(stages=(Stage(until=0.5), Stage(until=0.9))))
         assert_same(tensors_of(plain), tensors_of(staged))
 
     def test_what_cannot_be_is_refused_before_the_first_step(self, tmp_path):
         with pytest.raises(PlanError, match="each must end later"):
-            PLAN.but(stages=(Stage(until=0.5), Stage(until=0.5)))
+            PLAN.replace(stages=(Stage(until=0.5), Stage(until=0.5)))
         with pytest.raises(PlanError, match="multiple of 16"):
-            trained(tmp_path, PLAN.but(stages=(Stage(until=0.5, batch_tokens=100),)))
+            trained(tmp_path, PLAN.replace(stages=(Stage(until=0.5, batch_tokens=100),)))
 
 
 def test_a_training_token_past_the_vocabulary_is_an_error_of_the_data(tmp_path):

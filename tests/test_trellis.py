@@ -10,8 +10,8 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze import trellis as module
 from bitgolf.squeeze.form import LARGEST_CODE
 from bitgolf.squeeze.rate import code_bits, feedback_factor
-from bitgolf.squeeze.trellis import best_walks, rounded_codes, trellis_values
-from bitgolf.squeeze.walk import EIGHT_STATES, grids_walked
+from bitgolf.squeeze.trellis import rounded_codes, trellis_values, viterbi
+from bitgolf.squeeze.trellis_states import EIGHT_STATES, trellis_grids
 
 
 def following(state: int, code: int) -> int:
@@ -82,7 +82,7 @@ def test_rows_make_good_the_errors_of_rows_before():
 def test_machine_code_does_what_the_text_says():
     matrix, steps, factor = problem(3, 20)
     arrays = matrix.numpy(), steps.numpy(), factor.numpy(), np.zeros((0, 0)), np.array(EIGHT_STATES), 32_639
-    assert best_walks(*arrays).tolist() == rounded_codes(matrix, steps, factor, None, True).tolist()
+    assert viterbi(*arrays).tolist() == rounded_codes(matrix, steps, factor, None, True).tolist()
 
 
 def test_without_numba_the_error_names_it(monkeypatch):
@@ -110,7 +110,7 @@ def test_without_feedback_no_walk_errs_less():
 @pytest.mark.parametrize("columns", [*range(10), 50])
 def test_codes_say_which_grid_they_are_on(columns):
     codes = torch.randint(-5, 6, (4, columns), generator=torch.Generator().manual_seed(1))
-    grids, values = grids_walked((codes & 1).byte().numpy()), trellis_values(codes)
+    grids, values = trellis_grids((codes & 1).byte().numpy()), trellis_values(codes)
     for i, row in enumerate(codes.tolist()):
         state = 0
         for j, code in enumerate(row):

@@ -82,7 +82,7 @@ def test_matrices_and_what_asks_for_curvature_are_not_tunable():
 
 
 def test_off_is_off(trained):
-    table = COARSE.but(tuning=NoTuning())
+    table = COARSE.replace(tuning=NoTuning())
     packer = packer_of(trained, table)
     assert drive(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train)) is packer
     assert QuantizePlan().tuning == NoTuning()
@@ -91,7 +91,7 @@ def test_off_is_off(trained):
 @pytest.mark.parametrize("change", [{"steps": 3}, {"step_tokens": 64}, {"lr": 0.01}, {"seed": 5}], ids=str)
 def test_every_setting_bites_and_equal_ones_give_equal_bits(trained, change):
     first, again, other = (
-        tuned(trained, COARSE.but(tuning=tuning)).weights
+        tuned(trained, COARSE.replace(tuning=tuning)).weights
         for tuning in (TuneControls(), TuneControls(), TuneControls(**change))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -99,8 +99,8 @@ def test_every_setting_bites_and_equal_ones_give_equal_bits(trained, change):
 
 
 def test_a_run_ships_what_was_tuned(recipe, dataset, tmp_path):
-    changed, shown = recipe.but({"quantize": COARSE, "pack.codec": entropy_coded()}), {}
-    off = changed.but({"quantize.tuning": NoTuning()})
+    changed, shown = recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()}), {}
+    off = changed.replace({"quantize.tuning": NoTuning()})
     result = drive(run(changed, dataset, tmp_path / "tuned", 1, code=CODE, show=shown.__setitem__))
     plain = drive(run(off, dataset, tmp_path / "plain", 1, code=CODE))
     opened = [unpack((tmp_path / name / "model.bin").read_bytes()).weights for name in ("tuned", "plain")]
@@ -114,9 +114,11 @@ def test_a_run_ships_what_was_tuned(recipe, dataset, tmp_path):
 
 
 def test_a_trained_run_is_tuned_when_it_is_packed_again(trained, tmp_path):
-    again = trained._replace(recipe=trained.recipe.but({"quantize": COARSE, "pack.codec": entropy_coded()}))
+    again = trained._replace(
+        recipe=trained.recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()})
+    )
     result = drive(pack_again(again, tmp_path / "packed"))
     # Errors are of rounding to eight bits alone, not of what tuning moved, which is some hundredths.
     assert all(row["relative_error"] < 0.01 for row in result["quantization"] if "scale" in row["name"])
-    plain = again._replace(recipe=again.recipe.but({"quantize.tuning": NoTuning()}))
+    plain = again._replace(recipe=again.recipe.replace({"quantize.tuning": NoTuning()}))
     assert drive(pack_again(plain, tmp_path / "plain"))["gap"] != result["gap"]

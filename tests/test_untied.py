@@ -32,10 +32,10 @@ def nats(model):
 
 @pytest.mark.parametrize("changes", [{}, {"activation": GatedMlp(channels=5)}], ids=["plain", "gated"])
 def test_the_layers_written_out_say_the_same(changes):
-    plan = BASE.but({"recurrence": LOOP, **changes})
+    plan = BASE.replace({"recurrence": LOOP, **changes})
     model = shaken(plan).eval()
     order = [0, 1, 2, 1, 2, 1, 2, 3]
-    long = build_model(BASE.but({"layers": len(order), **changes})).eval()
+    long = build_model(BASE.replace({"layers": len(order), **changes})).eval()
     own, found = dict(model.named_parameters()), {}
     for name in dict(long.named_parameters()):
         if not name.startswith("blocks."):
@@ -51,7 +51,7 @@ def test_the_layers_written_out_say_the_same(changes):
 
 
 def test_each_pass_has_its_own_and_all_are_trained():
-    model = shaken(BASE.but(recurrence=LOOP)).train()
+    model = shaken(BASE.replace(recurrence=LOOP)).train()
     model.loss(INPUTS, TARGETS).backward()
     assert all(tensor.grad is not None and tensor.grad.any() for tensor in model.parameters())
     before = nats(model)
@@ -65,18 +65,18 @@ def test_each_pass_has_its_own_and_all_are_trained():
 
 
 def test_off_is_exact():
-    tied = parameter_shapes(BASE.but(recurrence=LOOP.but(untied=False)))
+    tied = parameter_shapes(BASE.replace(recurrence=LOOP.replace(untied=False)))
     assert tied == parameter_shapes(BASE)
-    none = BASE.but(recurrence=LOOP.but(loops=0))
+    none = BASE.replace(recurrence=LOOP.replace(loops=0))
     assert parameter_shapes(none) == parameter_shapes(BASE)
     assert torch.equal(nats(shaken(none)), nats(shaken(BASE)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"residual": TwoLanes(first=2), "route": GatedSkips()}])
 def test_they_part_when_the_training_comes_to_them(changes):
-    loop = LOOP.but(enable_at=0.4, more_at=0.7)
-    model = shaken(BASE.but({"recurrence": loop, **changes})).train()
-    tied = shaken(BASE.but({"recurrence": loop.but(untied=False), **changes})).train()
+    loop = LOOP.replace(enable_at=0.4, more_at=0.7)
+    model = shaken(BASE.replace({"recurrence": loop, **changes})).train()
+    tied = shaken(BASE.replace({"recurrence": loop.replace(untied=False), **changes})).train()
     tied.load_state_dict({name: w for name, w in model.state_dict().items() if ".again." not in name})
     for progress in (0.0, 0.39, 0.4, 0.7, 1.0):
         for each in (model, tied):
@@ -90,7 +90,7 @@ def test_they_part_when_the_training_comes_to_them(changes):
 
 
 def test_the_second_pass_parts_later_than_the_first():
-    model = shaken(BASE.but(recurrence=LOOP.but(enable_at=0.4, more_at=0.7))).train()
+    model = shaken(BASE.replace(recurrence=LOOP.replace(enable_at=0.4, more_at=0.7))).train()
     mlp = model.blocks[2].mlp
     model.at(0.0)
     model.at(0.5)
@@ -105,7 +105,7 @@ def test_the_second_pass_parts_later_than_the_first():
 
 
 def test_a_training_that_goes_on_does_not_part_again():
-    plan = BASE.but(recurrence=LOOP.but(enable_at=0.4))
+    plan = BASE.replace(recurrence=LOOP.replace(enable_at=0.4))
     trained = shaken(plan).state_dict()
     model = build_model(plan)
     model.load_state_dict(trained)
@@ -115,17 +115,17 @@ def test_a_training_that_goes_on_does_not_part_again():
 
 
 def test_a_script_has_them_only_where_its_recipe_does():
-    with_them = flatten(baseline().but({"model.recurrence": LOOP}))
+    with_them = flatten(baseline().replace({"model.recurrence": LOOP}))
     assert "class UntiedMlp" in with_them and "UntiedMlp" not in flatten(baseline())
     script: dict[str, object] = {"__name__": "script"}
     exec(compile(with_them, "script", "exec"), script)
-    plan = script["RECIPE"].model.but(layers=3, width=32, heads=4)
+    plan = script["RECIPE"].model.replace(layers=3, width=32, heads=4)
     again = [name for name in script["parameter_shapes"](plan) if ".again." in name]
     assert again[0] == "blocks.1.mlp.again.0.fc.weight" and len(again) == 8
 
 
 def test_rules_for_mlps_are_theirs_too():
-    plan = BASE.but(recurrence=LOOP, input_scale=LnScale())
+    plan = BASE.replace(recurrence=LOOP, input_scale=LnScale())
     names = [name for name in parameter_shapes(plan) if ".again." in name]
     assert len(names) == 2 * 2 * 2
     assert all(name.startswith("blocks.") and ".mlp." in name for name in names)

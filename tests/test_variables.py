@@ -354,7 +354,7 @@ def test_all_that_is_off_together_is_the_recipe_as_it_was():
 
 
 def test_off_takes_out_what_a_recipe_has():
-    with_all = baseline().but(
+    with_all = baseline().replace(
         {
             "model.heads_out": (Xsa(), SparseGate()),
             "model.embed": (BigramHash(), SmearGate()),
@@ -375,7 +375,7 @@ def test_off_takes_out_what_a_recipe_has():
 
 
 def test_a_recipe_keeps_what_the_variables_do_not_say():
-    held = baseline().but(
+    held = baseline().replace(
         {
             "model.heads_out": (SparseGate(scale=0.5),),
             "average": Ema(start_fraction=0.2),
@@ -390,36 +390,36 @@ def test_a_recipe_keeps_what_the_variables_do_not_say():
 
 def test_what_two_techniques_share_does_not_replace_the_one_that_is_there():
     for average in (SwaCount(checkpoints=5), TightSwa(every=20)):
-        held = baseline().but({"average": average})
+        held = baseline().replace({"average": average})
         assert given("SWA_ENABLED=1", held) == held
         assert given("SWA_ENABLED=0", held).average == NoAverage()
         assert given("SWA_ENABLED=1 SWA_START_FRAC=0.4", held).average == Swa(start_scale=0.4)
     assert given("SWA_ENABLED=1 SWA_EVERY=9", held).average == TightSwa(every=9)
-    late = baseline().but({"average": LateEma(start_fraction=0.6)})
+    late = baseline().replace({"average": LateEma(start_fraction=0.6)})
     assert given("EMA_DECAY=0.9", late).average == LateEma(decay=0.9, start_fraction=0.6)
 
 
 def test_late_and_early_noise_are_switched_apart():
-    late = baseline().but({"noise": FakeQuantize(under_scale=0.1, patterns=("blocks.*.weight",))})
-    clock = baseline().but({"noise": FakeQuantize(from_progress=0.85)})
+    late = baseline().replace({"noise": FakeQuantize(under_scale=0.1, patterns=("blocks.*.weight",))})
+    clock = baseline().replace({"noise": FakeQuantize(from_progress=0.85)})
     assert given("LATE_QAT_THRESHOLD=0", late) == given("QAT_ENABLED=0", late) == baseline()
     assert given("LATE_QAT_THRESHOLD=0", clock) == clock
     assert given("QAT_START_FRAC=0", late) == late
     assert given("QAT_START_FRAC=0", clock) == baseline()
-    assert given("LATE_QAT_THRESHOLD=0.2", late) == late.but({"noise.under_scale": 0.2})
+    assert given("LATE_QAT_THRESHOLD=0.2", late) == late.replace({"noise.under_scale": 0.2})
 
 
 def test_soft_rounding_is_switched_apart_from_the_straight_one():
-    soft = baseline().but({"noise": SoftRound(under_scale=0.3, hardest=8.0)})
-    assert given("LATE_QAT_THRESHOLD=0.2", soft) == soft.but({"noise.under_scale": 0.2})
+    soft = baseline().replace({"noise": SoftRound(under_scale=0.3, hardest=8.0)})
+    assert given("LATE_QAT_THRESHOLD=0.2", soft) == soft.replace({"noise.under_scale": 0.2})
     assert given("SOFT_ROUND_QAT=0", soft).noise == given("LATE_QAT_THRESHOLD=0", soft).noise == NoNoise()
     assert given("SOFT_ROUND_QAT=1 LATE_QAT_THRESHOLD=0") == baseline()  # never under a scale of zero
-    hard = baseline().but({"noise": FakeQuantize(under_scale=0.1)})
+    hard = baseline().replace({"noise": FakeQuantize(under_scale=0.1)})
     assert given("SOFT_ROUND_QAT=1 LATE_QAT_THRESHOLD=0.1", hard).noise == SoftRound(under_scale=0.1)
 
 
 def test_the_gate_of_the_mlp_keeps_what_is_inside_it():
-    gated = baseline().but({"model.activation": GatedMlp(channels=5)})
+    gated = baseline().replace({"model.activation": GatedMlp(channels=5)})
     slope = given("NEGATIVE_SLOPE=0.7", gated).model.activation
     assert slope == GatedMlp(inner=LeakyReluSquared(slope=0.7), channels=5)
     assert given("GATE_WIDTH=9", gated).model.activation == GatedMlp(channels=9)
@@ -430,7 +430,10 @@ def test_the_gate_of_the_mlp_keeps_what_is_inside_it():
 
 
 def test_the_order_of_short_documents_is_switched_off():
-    assert given("CURRICULUM=0", baseline().but({"data.order": ShardsByLength()})).data.order == PublicOrder()
+    assert (
+        given("CURRICULUM=0", baseline().replace({"data.order": ShardsByLength()})).data.order
+        == PublicOrder()
+    )
 
 
 def test_a_public_command_line_is_the_recipe_of_its_pull_request():
@@ -439,7 +442,7 @@ def test_a_public_command_line_is_the_recipe_of_its_pull_request():
         "TRAIN_SEQ_LEN=512 MAX_VAL_SEQS=256"
     )
     of_its_card = {"name": "pr682", "train.step_seconds": STEP_SECONDS}
-    assert given(text).but(of_its_card) == pr682()
+    assert given(text).replace(of_its_card) == pr682()
 
 
 def test_order_is_nothing():
@@ -460,7 +463,7 @@ def test_order_is_nothing():
 def test_the_command_line_of_a_public_ablation():
     after = given("EMA_DECAY=0.997 ROPE_DIMS=16 MLP_MULT=3.0")
     expected = {"average": Ema(decay=0.997), "model.position.dims": 16, "model.mlp_multiplier": 3.0}
-    assert after == baseline().but(expected)
+    assert after == baseline().replace(expected)
 
 
 def test_new_parameters_are_trained_in_their_public_groups():
@@ -481,10 +484,10 @@ def test_new_parameters_are_trained_in_their_public_groups():
 
 def test_a_table_of_ones_own_is_kept_or_refused():
     apart = ParameterRow(pattern="*q_gain", rule=AdamRule(lr=0.1))
-    own = baseline().but({"optim.rows": (apart, *baseline().optim.rows)})
+    own = baseline().replace({"optim.rows": (apart, *baseline().optim.rows)})
     assert given("MATRIX_LR=0.02 XSA_LAST_N=4", own).optim.rows[0] == apart
     refused("BIGRAM_VOCAB_SIZE=2048", "optim.rows", "bigram.embed.weight", "q_gain", recipe=own)
-    one = baseline().but({"optim": OptimPlan(rows=(ParameterRow(rule=AdamRule(lr=0.01)),))})
+    one = baseline().replace({"optim": OptimPlan(rows=(ParameterRow(rule=AdamRule(lr=0.01)),))})
     refused("SCALAR_LR=0.02", "SCALAR_LR", "embedding and matrices too", recipe=one)
     refused("MUON_MOMENTUM=0.9", "MUON_MOMENTUM", "matrices", "'momentum'", recipe=one)
 
@@ -498,7 +501,7 @@ def test_a_tied_table_again_takes_the_row_of_the_head_with_it():
 
 def test_windows_follow_the_training_length_only_where_they_did():
     assert given("TRAIN_SEQ_LEN=512", demo()).score.windows == Sliding(length=512, stride=64)
-    other = demo().but({"score.windows": PerDocument(within=Chunked(length=64))})
+    other = demo().replace({"score.windows": PerDocument(within=Chunked(length=64))})
     assert given("TRAIN_SEQ_LEN=512", other).score == other.score
     assert given("EVAL_STRIDE=32", other).score.windows == PerDocument(within=Sliding(length=64, stride=32))
     assert given("EVAL_STRIDE=0", demo()).score.windows == Chunked(length=256)

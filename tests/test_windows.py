@@ -66,7 +66,7 @@ def test_public_tail_scores_the_end_again():
     early = Sliding(length=32, stride=8, public_tail=True)
     extra = scored(early, 257)[256:]
     assert extra == 3 * list(range(248, 256))
-    assert scored(early, 257)[:256] == scored(early.but(public_tail=False), 257)
+    assert scored(early, 257)[:256] == scored(early.replace(public_tail=False), 257)
 
 
 def test_public_tail_of_a_stream_shorter_than_the_stride():

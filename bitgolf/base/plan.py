@@ -49,7 +49,7 @@ class Plan:
         """What is wrong between fields, as 'field: sentence'. Asked only when each field alone is right."""
         return iter(())
 
-    def but(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+    def replace(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
         """A copy with changes: `plan.but(width=3)` or by dotted path `plan.but({"train.steps": 3})`.
 
         All changes are made together and checked together, so their order does not matter.
@@ -257,7 +257,7 @@ def parse_changes(plan: P, texts: Iterable[str]) -> P:
             ((v, path[len(p) + 1 :]) for p, v in changes.items() if path.startswith(p + ".")), (plan, path)
         )
         changes[path] = _parse(_kind_at(owner, rest), value, path)
-    return plan.but(changes)
+    return plan.replace(changes)
 
 
 def _kind_at(plan: Any, path: str) -> Any:

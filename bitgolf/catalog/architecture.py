@@ -41,7 +41,7 @@ text -> Tokenizer -> shards -> Batch -> Model, trained -> Weights -> averaged We
 
 Stages hand each other values, not live objects: weights are a mapping of names to tensors, so averaging,
 quantizing and loading are plain functions. Document boundaries travel with the batches. Settings are `Plan`s:
-frozen, checked whole when made, compared with `diff`, changed with `but`, written as JSON.
+frozen, checked whole when made, compared with `diff`, changed with `replace`, written as JSON.
 """
 
 BESIDE = """\

@@ -186,7 +186,7 @@ def small_recipe() -> Recipe:
 
 def base_of(technique: Technique) -> Recipe:
     """The small recipe with what the slot of a technique needs around it."""
-    return small_recipe().but(AROUND_IT.get(technique.slot, dict)())
+    return small_recipe().replace(AROUND_IT.get(technique.slot, dict)())
 
 
 def with_technique(recipe: Recipe, technique: Technique, member: Plan | None) -> Recipe:
@@ -194,8 +194,8 @@ def with_technique(recipe: Recipe, technique: Technique, member: Plan | None) ->
     path = AT.get(technique.path, technique.path)
     many = isinstance(value_at(recipe, path), tuple)
     if many:
-        return recipe.but({path: () if member is None else (member,)})
-    return recipe if member is None else recipe.but({path: member})
+        return recipe.replace({path: () if member is None else (member,)})
+    return recipe if member is None else recipe.replace({path: member})
 
 
 class Small:
@@ -413,7 +413,7 @@ def check_documents(case: Case) -> None:
     apart = (
         plan
         if any(isinstance(each, DocumentAttention) for each in plan.scope)
-        else plan.but(scope=(*plan.scope, DocumentAttention()))
+        else plan.replace(scope=(*plan.scope, DocumentAttention()))
     )
     for backend in (PLAIN, CHUNK):
         if sees_other_rows(shaken(plan).use(backend).eval(), stream(plan)):

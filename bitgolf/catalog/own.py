@@ -8,7 +8,7 @@ from typing import Any
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.plan import Plan, members
 from bitgolf.catalog.techniques import LABELS, Technique, card_of, settings_of, slots, weight_of
-from bitgolf.inputs.find import mending, module_of
+from bitgolf.inputs.resolve import mending, module_of
 from bitgolf.script.flatten import literal
 from bitgolf.script.own import kinds_of
 

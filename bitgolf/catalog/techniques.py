@@ -18,7 +18,7 @@ from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import Plan, describe, field_types, members
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.forecast.budget import packed_size
-from bitgolf.inputs.find import find_recipe, recipe_names
+from bitgolf.inputs.resolve import find_recipe, recipe_names
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
@@ -234,10 +234,10 @@ def weigh(technique: Technique) -> tuple[int, int]:
     if technique.path.startswith("quantize"):  # what its members ask for
         rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules
         table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
-        baseline = baseline.but(quantize=table)
+        baseline = baseline.replace(quantize=table)
     held = value_at(baseline, technique.path)
     many = technique.kind is not None and isinstance(held, tuple)
-    changed = baseline.but({technique.path: (*held, technique.example) if many else technique.example})
+    changed = baseline.replace({technique.path: (*held, technique.example) if many else technique.example})
     before, after = (_weight(recipe) for recipe in (baseline, changed))
     return after[0] - before[0], after[1] - before[1]
 

@@ -8,7 +8,7 @@ import typer
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.plan import diff, to_json
 from bitgolf.cli.options import BITS, Json, Variables
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.variables import apply_variables, parse_variables
 from bitgolf.report import screen
 from bitgolf.study.compare import against_constant, compare_runs, read_run_set

@@ -6,7 +6,7 @@ import typer
 
 from bitgolf.cli.options import Json
 from bitgolf.corpus.belonging import check_belonging
-from bitgolf.inputs.find import find_dataset
+from bitgolf.inputs.resolve import find_dataset
 from bitgolf.report import screen
 
 

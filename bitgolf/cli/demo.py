@@ -7,7 +7,7 @@ import typer
 
 from bitgolf.cli.options import Json, Out, Seed
 from bitgolf.cli.shown import finish
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.pipeline.work import work
 from bitgolf.report import screen
 

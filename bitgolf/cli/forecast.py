@@ -6,7 +6,7 @@ from bitgolf.cli.options import Changes, Json, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe
 from bitgolf.forecast.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.forecast.budget import forecast as forecast_recipe
-from bitgolf.forecast.room import room
+from bitgolf.forecast.largest_fit import largest_fit
 from bitgolf.public.variables import parse_variables
 from bitgolf.report import screen
 from bitgolf.script.counted import script_of
@@ -26,9 +26,9 @@ def forecast(
     """
     chosen = changed_recipe(recipe, parse_variables(variables or []), changes, quiet=as_json)
     facts = forecast_recipe(chosen, len(script_of(chosen)), expected_tokenizer_bytes(chosen))
-    brotli = chosen.but({"budget.code_codec": "brotli"})
+    brotli = chosen.replace({"budget.code_codec": "brotli"})
     facts["code_bytes_with_brotli"] = len(script_of(brotli)) if is_installed("brotli") else None
-    filling = room(chosen, facts)
+    filling = largest_fit(chosen, facts)
     facts |= {row["name"]: row["value"] for row in filling} | {"filling": filling}
     facts |= forecast_seconds(chosen, facts["flops_per_step"])
     keys = ("name", "shape", "rule", "bits", "bytes")

@@ -8,7 +8,7 @@ import typer
 
 from bitgolf.cli.options import Json, ModelName, Seed
 from bitgolf.cli.shown import TEXT
-from bitgolf.inputs.find import find_artifact
+from bitgolf.inputs.resolve import find_artifact
 from bitgolf.pipeline.work import sample_text
 from bitgolf.report import screen
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Changes, Json, ModelName
-from bitgolf.inputs.find import find_artifact
+from bitgolf.inputs.resolve import find_artifact
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen

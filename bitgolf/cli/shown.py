@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from bitgolf.base.plan import parse_changes
-from bitgolf.inputs.find import find_recipe
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen

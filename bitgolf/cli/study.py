@@ -9,13 +9,13 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json
 from bitgolf.net.backend import choose_backend
 from bitgolf.report import screen
-from bitgolf.study.ahead import change_rows, disturbances, plan_facts
-from bitgolf.study.conduct import Prepared, conduct, find_study, prepare
 from bitgolf.study.design import Study
 from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray, on_slurm
 from bitgolf.study.findings import already_tested, measured
 from bitgolf.study.live import Board, follow
+from bitgolf.study.power import change_rows, disturbances, plan_facts
 from bitgolf.study.report import write_report
+from bitgolf.study.runner import Prepared, find_study, prepare, run_study
 from bitgolf.study.search import parse_space, search
 
 STORE = Path("runs/studies")
@@ -77,7 +77,7 @@ def study(
     """
     chosen = find_study(file)
     if data is not None:
-        chosen = chosen.but(data=data)
+        chosen = chosen.replace(data=data)
     if report:
         _finish(out / chosen.name, chosen.reading, as_json)
         return
@@ -147,7 +147,7 @@ def _run(prepared: Prepared, executor: Executor, seconds: float, retry: bool) ->
     context, look = follow(board)
     try:
         with context:
-            conduct(prepared, executor, look, retry=retry)
+            run_study(prepared, executor, look, retry=retry)
     except KeyboardInterrupt as stop:
         stop.add_note("nothing is lost, the same command goes on from here")
         raise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.errors import BudgetError
-from bitgolf.forecast.expect import ExpectedWeights
+from bitgolf.forecast.weight_model import ExpectedWeights
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.net.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
@@ -129,14 +129,14 @@ def at_its_rate(recipe: Recipe, other_bytes: int) -> Recipe:
     table = recipe.quantize
 
     def total_bytes(tried: QuantizePlan) -> int:
-        return other_bytes + sum(row["bytes"] for row in tensor_rows(recipe.but(quantize=tried)))
+        return other_bytes + sum(row["bytes"] for row in tensor_rows(recipe.replace(quantize=tried)))
 
-    steps = table.rate.settle(table, recipe.budget.budget_bytes, total_bytes)
+    steps = table.rate.allocate(table, recipe.budget.budget_bytes, total_bytes)
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            return recipe.but(quantize=end.value)
+            return recipe.replace(quantize=end.value)
 
 
 def forecast_error(recipe: Recipe) -> float:

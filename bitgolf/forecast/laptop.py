@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bitgolf.base.plan import field_types
-from bitgolf.forecast.expect import likely_steps
+from bitgolf.forecast.weight_model import likely_steps
 from bitgolf.net.model import ModelPlan, count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Sliding, Windows
-from bitgolf.squeeze.quantize import AsSet, QuantizePlan
+from bitgolf.squeeze.quantize import Fixed, QuantizePlan
 from bitgolf.train.average import Averager, Several
 from bitgolf.train.optim import MuonRule, OptimPlan
 from bitgolf.train.schedule import Schedule
@@ -74,8 +74,8 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
     }
     seams = ("position", "scope", "embed", "values", "residual", "recurrence")
     parts = {seam: _shrunk(getattr(model, seam), rules) for seam in seams}
-    small = model.but({**shape, **parts})
-    return recipe.but(
+    small = model.replace({**shape, **parts})
+    return recipe.replace(
         {
             "name": f"{recipe.name}-laptop",
             "data.sequence_length": SEQUENCE_LENGTH,
@@ -108,7 +108,7 @@ def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, tokens: int = MINUTE_TOK
     }
     if isinstance(recipe.score.windows, Sliding):
         changes["score.windows.stride"] = SEQUENCE_LENGTH // 2
-    return laptop(recipe, steps).but(changes)
+    return laptop(recipe, steps).replace(changes)
 
 
 def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:
@@ -116,22 +116,22 @@ def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:
     if isinstance(value, tuple):
         return tuple(_shrunk(item, rules) for item in value)
     changes = {name: rules[name](getattr(value, name)) for name in field_types(type(value)) if name in rules}
-    return value.but(changes) if changes else value
+    return value.replace(changes) if changes else value
 
 
 def _fewer_steps(optim: OptimPlan, fewer: Callable[[int], int]) -> OptimPlan:
     rows = tuple(
-        row.but({"rule.warmup_steps": fewer(row.rule.warmup_steps)})
+        row.replace({"rule.warmup_steps": fewer(row.rule.warmup_steps)})
         if isinstance(row.rule, MuonRule)
         else row
         for row in optim.rows
     )
-    return optim.but(rows=rows, schedule=_in_steps(optim.schedule, fewer))
+    return optim.replace(rows=rows, schedule=_in_steps(optim.schedule, fewer))
 
 
 def _in_steps(schedule: Schedule, fewer: Callable[[int], int]) -> Schedule:
     steps = getattr(schedule, "warmdown_steps", 0)
-    return schedule.but(warmdown_steps=fewer(steps)) if steps else schedule
+    return schedule.replace(warmdown_steps=fewer(steps)) if steps else schedule
 
 
 def _shorter_memory(average: Averager, fewer: Callable[[int], int], share: float) -> Averager:
@@ -143,7 +143,7 @@ def _shorter_memory(average: Averager, fewer: Callable[[int], int], share: float
         changes["every"] = fewer(average.every)
     if hasattr(average, "decay"):
         changes["decay"] = max(0.0, 1.0 - (1.0 - average.decay) / share)
-    return average.but(changes)
+    return average.replace(changes)
 
 
 def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]) -> QuantizePlan:
@@ -154,9 +154,10 @@ def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]
         place = next((old for old in names if pattern.startswith(old)), "")
         return names[place] + pattern.removeprefix(place) if place else pattern
 
-    return quantize.but(
+    return quantize.replace(
         rules=tuple(
-            rule.but(patterns=tuple(dict.fromkeys(map(renamed, rule.patterns)))) for rule in quantize.rules
+            rule.replace(patterns=tuple(dict.fromkeys(map(renamed, rule.patterns))))
+            for rule in quantize.rules
         )
     )
 
@@ -164,13 +165,13 @@ def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]
 def _less_text(quantize: QuantizePlan) -> QuantizePlan:
     sequences = getattr(quantize.calibration, "sequences", 0)
     few = min(sequences, CALIBRATION_SEQUENCES)
-    return quantize.but({"calibration.sequences": few}) if few < sequences else quantize
+    return quantize.replace({"calibration.sequences": few}) if few < sequences else quantize
 
 
 def _smaller_budget(recipe: Recipe, small: ModelPlan) -> int:
     """A budget that is filled gets as many bytes a weight as before, others stay."""
     budget = recipe.budget.budget_bytes
-    if isinstance(recipe.quantize.rate, AsSet):
+    if isinstance(recipe.quantize.rate, Fixed):
         return budget
     return budget * count_parameters(small.shipped()) // count_parameters(recipe.model.shipped())
 
@@ -181,4 +182,4 @@ def _shorter_windows(windows: Windows) -> Windows:
         changes["length"] = min(windows.length, SEQUENCE_LENGTH)
     if hasattr(windows, "within"):
         changes["within"] = _shorter_windows(windows.within)
-    return windows.but(changes)
+    return windows.replace(changes)

@@ -23,7 +23,7 @@ HEAD_ROWS = 512  # tokens whose logits are made together
 LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
 
 
-class Sight(NamedTuple):
+class AttentionMask(NamedTuple):
     """Which keys a query sees, of those at and before its own place, and how well.
 
     window: how many, its own included (0: all). changes: functions of scores (key heads, batch, group,
@@ -315,7 +315,7 @@ class FusedNats(Function):
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
 
 
-def attend(heads: Tensor, queries: int, kind: str, sight: Sight = Sight()) -> Tensor:  # noqa: B008
+def attend(heads: Tensor, queries: int, kind: str, sight: AttentionMask = AttentionMask()) -> Tensor:  # noqa: B008
     """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
 
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).
@@ -331,13 +331,13 @@ def attend(heads: Tensor, queries: int, kind: str, sight: Sight = Sight()) -> Te
     return attention(asked, known, carried, sight).transpose(1, 2).flatten(2)
 
 
-def math_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
+def math_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: AttentionMask) -> Tensor:
     """Causal attention written out, over (batch, heads, time, dimension)."""
     scores = queries @ keys.transpose(-1, -2) + hidden_keys(0, 0, queries.shape[-2], sight.window, queries)
     return sight.changed(scores[None])[0].softmax(-1) @ values
 
 
-def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
+def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: AttentionMask) -> Tensor:
     """Causal attention by torch's own kernel."""
     if not sight.window and not sight.changes:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
@@ -355,7 +355,7 @@ class ChunkAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, heads: Tensor, queries: int, sight: Sight) -> Tensor:
+    def forward(ctx: Any, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
         _, batch, time, width = heads.shape
         asked, keys, values = split_heads(heads, queries)
         out = heads.new_empty(batch, time, queries * width)
@@ -424,7 +424,7 @@ def unstack(found: Tensor, like: Tensor) -> Tensor:
 
 
 def attention_weights(
-    asked: Tensor, keys: Tensor, heads: int, first: int, start: int, sight: Sight
+    asked: Tensor, keys: Tensor, heads: int, first: int, start: int, sight: AttentionMask
 ) -> Tensor:
     """Softmax over the keys that each stacked query sees, the first of them at the place `first`."""
     end = first + keys.shape[1]

@@ -15,7 +15,7 @@ from bitgolf.base.plan import Plan, setting
 from bitgolf.net.backend import Backend
 from bitgolf.net.embed import EmbedPart
 from bitgolf.net.heads import HeadsPart
-from bitgolf.net.kernels import CompiledKernels, FusedKernels, PlainKernels, Sight, capped_logits
+from bitgolf.net.kernels import AttentionMask, CompiledKernels, FusedKernels, PlainKernels, capped_logits
 from bitgolf.net.layers import (
     Activation,
     Attention,
@@ -29,7 +29,7 @@ from bitgolf.net.layers import (
 from bitgolf.net.objective import NextToken, Objective
 from bitgolf.net.parts import Context, Dimensions, Embedding, Linear, Module, Part
 from bitgolf.net.position import Position, Rope, Scope
-from bitgolf.net.route import Once, Recurrence, Route, USkips, Visit
+from bitgolf.net.route import LayerCall, Once, Recurrence, Route, USkips
 from bitgolf.net.start import Initialisation, UniformStart
 from bitgolf.net.values import ValuePart
 
@@ -108,13 +108,13 @@ class ModelPlan(Plan):
         """Hidden units of each MLP."""
         return self.mlp_hidden or int(self.mlp_multiplier * self.width)
 
-    def visits(self, progress: float = 1.0, training: bool = False) -> tuple[Visit, ...]:
+    def visits(self, progress: float = 1.0, training: bool = False) -> tuple[LayerCall, ...]:
         """The stops of a token, at this progress of the training or outside it."""
         return self.route.visits(self.recurrence.order(self.layers, progress, training))
 
     def shipped(self) -> Self:
         """The model as it is packed: without what only training needs."""
-        return self.but(objective=NextToken())
+        return self.replace(objective=NextToken())
 
 
 class Model(Module):
@@ -213,7 +213,7 @@ class Model(Module):
     def context(self, inputs: Tensor, start: Tensor) -> Context:
         """What every layer may look at."""
         plan, head_width = self.plan, self.plan.width // self.plan.heads
-        sight = plan.position.limit(Sight(), plan.heads, self)
+        sight = plan.position.limit(AttentionMask(), plan.heads, self)
         for scope in plan.scope:
             sight = scope.limit(sight, inputs, plan.bos_id, self.training)
         tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.base.plan import Plan
-from bitgolf.net.kernels import PlainKernels, Sight
+from bitgolf.net.kernels import AttentionMask, PlainKernels
 
 
 class Dimensions(NamedTuple):
@@ -121,7 +121,7 @@ class Context(NamedTuple):
     sin: Tensor
     kernels: PlainKernels
     attention: str
-    sight: Sight
+    sight: AttentionMask
     root: Any  # the model, which holds the tensors that layers share
     memory: dict[str, Any]  # what one layer leaves for later ones
 

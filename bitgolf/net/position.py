@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.net.kernels import Sight
+from bitgolf.net.kernels import AttentionMask
 from bitgolf.net.parts import Dimensions, Part, Start, start_constant
 
 Tables = tuple[Tensor, Tensor]
@@ -32,7 +32,7 @@ class Position(Part):
         """
         return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
 
-    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
         """The sight as distance changes it, for so many query heads of the model `root`."""
         return sight
 
@@ -67,7 +67,9 @@ class Rope(Position):
         return []
 
     def trained_at(self, length: int) -> Self:
-        return self.but(trained_length=length) if self.reference_length and not self.trained_length else self
+        return (
+            self.replace(trained_length=length) if self.reference_length and not self.trained_length else self
+        )
 
     def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
         dims, base, longest = self.dims or head_width, self.base, max(time, window, self.trained_length)
@@ -105,7 +107,7 @@ class Alibi(Position):
 
     steepness: float = setting(1.0, at_least=0.0)
 
-    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
         steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.tok_emb.weight.device)
         slopes = self.steepness * 2 ** (-8 * steps / heads)
         return sight._replace(changes=(*sight.changes, partial(lose_with_distance, slopes)))
@@ -143,7 +145,7 @@ class RelativeBuckets(Position):
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         return {"relative_bias": start_constant(0.0, self.buckets, dimensions.heads)}
 
-    def limit(self, sight: Sight, heads: int, root: Any) -> Sight:
+    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
         change = partial(add_by_distance, root.relative_bias, self.buckets, self.longest)
         return sight._replace(changes=(*sight.changes, change), learned=True)
 
@@ -173,7 +175,7 @@ class Scope(Part):
 
     abstract: ClassVar[bool] = True
 
-    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         """The sight with this limit. inputs: token ids (batch, time)."""
         raise NotImplementedError
 
@@ -194,7 +196,7 @@ class AttentionWindow(Scope):
     tokens: int = setting(1024, at_least=0)
     evaluation_tokens: int = setting(-1, at_least=-1)
 
-    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         window = self.tokens if training or self.evaluation_tokens < 0 else self.evaluation_tokens
         return sight._replace(window=window if window < inputs.shape[1] else 0)
 
@@ -216,7 +218,7 @@ class DocumentAttention(Scope):
     def misfits(self, dimensions: Dimensions) -> list[str]:
         return ["bos_id: -1 says that no token opens a document"] if dimensions.bos_id < 0 else []
 
-    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         opens = inputs == bos_id
         if self.longest:
             places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)

@@ -156,7 +156,7 @@ def looped_order(first: int, last: int, layers: int, passes: int) -> tuple[int, 
     return (*range(first), *(passes * tuple(range(first, last + 1))), *range(last + 1, layers))
 
 
-class Visit(NamedTuple):
+class LayerCall(NamedTuple):
     """One stop on the route: a layer, and which earlier stop's output is first added with which skip row."""
 
     layer: int
@@ -170,7 +170,7 @@ class Route(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         """The stops, for layers in this order."""
         raise NotImplementedError
 
@@ -194,8 +194,8 @@ class Plain(Route):
     Neutral: this is the neutral route
     """
 
-    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
-        return tuple(Visit(layer) for layer in order)
+    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+        return tuple(LayerCall(layer) for layer in order)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,9 +214,9 @@ class USkips(Route):
 
     paired_stops: int = setting(0, at_least=0)
 
-    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         paired = self.paired_stops or len(order)
-        return (*paired_visits(order[:paired]), *(Visit(layer) for layer in order[paired:]))
+        return (*paired_visits(order[:paired]), *(LayerCall(layer) for layer in order[paired:]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ class GatedSkips(Route):
     Neutral: none in its weights; choose USkips
     """
 
-    def visits(self, order: tuple[int, ...]) -> tuple[Visit, ...]:
+    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         return paired_visits(order)
 
     def tensors(self, skips: int, width: int) -> dict[str, Start]:
@@ -242,9 +242,9 @@ class GatedSkips(Route):
         return (root.skip_weights[row].to(x.dtype) * skip).lerp(x, share)
 
 
-def paired_visits(order: tuple[int, ...]) -> tuple[Visit, ...]:
+def paired_visits(order: tuple[int, ...]) -> tuple[LayerCall, ...]:
     """Stops of which the second half take the outputs of the first half, last one first."""
     first = len(order) // 2
     pairs = ((first - 1 - i, i) if i < first else (-1, -1) for i in range(len(order) - first))
-    second = (Visit(layer, *pair) for layer, pair in zip(order[first:], pairs))
-    return (*(Visit(layer) for layer in order[:first]), *second)
+    second = (LayerCall(layer, *pair) for layer, pair in zip(order[first:], pairs))
+    return (*(LayerCall(layer) for layer in order[:first]), *second)

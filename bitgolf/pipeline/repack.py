@@ -155,15 +155,15 @@ def filling(trained: Trained, budget_bytes: int) -> Trained:
     """The run with the rate that fills a budget; by the rate-aware table unless its own has such rules."""
     recipe = trained.recipe
     if not any(isinstance(rule.quantizer, RateAware) for rule in recipe.quantize.rules):
-        recipe = recipe.but({"quantize": rate_aware(), "pack.codec": entropy_coded()})
+        recipe = recipe.replace({"quantize": rate_aware(), "pack.codec": entropy_coded()})
     return trained._replace(
-        recipe=recipe.but({"quantize.rate": FillBudget(), "budget.budget_bytes": budget_bytes})
+        recipe=recipe.replace({"quantize.rate": FillBudget(), "budget.budget_bytes": budget_bytes})
     )
 
 
 def chunked(recipe: Recipe) -> ScorePlan:
     """The windows of every comparison: those of training, side by side."""
-    return recipe.score.but(windows=Chunked(length=recipe.data.sequence_length))
+    return recipe.score.replace(windows=Chunked(length=recipe.data.sequence_length))
 
 
 def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
@@ -289,7 +289,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     curvatures = curvatures_of(trained, recipe.quantize)
     seconds = {"calibrate": time.perf_counter() - started}
     packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
-    packer, table = yield from packer.settled(trained.backend, trained.dataset.train)
+    packer, table = yield from packer.allocated(trained.backend, trained.dataset.train)
     packing, scores = yield from reloaded(trained, packer, table, OWN, seconds, started)
     base = yield from float_scores(trained)
     artifact = packing.artifact

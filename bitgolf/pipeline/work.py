@@ -13,17 +13,17 @@ from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.passport import differing_bytes
 from bitgolf.corpus.textfile import text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
-from bitgolf.inputs.find import find_dataset
 from bitgolf.inputs.folder import held
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept, refuse_changed
+from bitgolf.inputs.resolve import find_dataset
 from bitgolf.inputs.typed import Origin, read_as, read_outside, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, parameter_shapes
 from bitgolf.pipeline.repack import Packing, by_sequence, dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
+from bitgolf.report.compressors import WINDOW_BYTES, rivals, rivals_here
 from bitgolf.report.report import write_report
-from bitgolf.report.rivals import WINDOW_BYTES, rivals, rivals_here
 from bitgolf.report.sample import sample
 from bitgolf.report.screen import NOTE
 from bitgolf.report.trace import kept_trace
@@ -34,8 +34,8 @@ from bitgolf.run import (
     model_with,
     run,
     score_split,
-    told,
     training_identity,
+    with_progress,
 )
 from bitgolf.score.score import ScorePlan, Scores, scoring
 from bitgolf.script.counted import script_of, whole_ledger
@@ -244,7 +244,7 @@ def score_artifact(
     """
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
-    recipe = parse_changes(recipe.but(model=unpacked.model), changes)
+    recipe = parse_changes(recipe.replace(model=unpacked.model), changes)
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(
             "these settings of the model need other weights",
@@ -284,7 +284,9 @@ def score_text(
         raise DataError("the file is empty", where=str(path))
     tokens = next(tokenizer.encode_documents([content]))
     differing = differing_bytes(content, tokenizer.decode(tokens))
-    return (yield from told(scoring(model, tokens, tokenizer, plan, len(content), differing), "score"))
+    return (
+        yield from with_progress(scoring(model, tokens, tokenizer, plan, len(content), differing), "score")
+    )
 
 
 def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:

@@ -236,7 +236,7 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
         tied="lm_head.weight" not in shapes,
         **infer_parts(shapes, width),
         position=Rope(frequencies="bfloat16"),  # what the public script's .bfloat16() leaves of them
-    ).but(**{**mlp, **settings})
+    ).replace(**{**mlp, **settings})
     expected = parameter_shapes(plan)
     wrong = [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]
     if wrong:

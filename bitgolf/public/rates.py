@@ -80,7 +80,7 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
         taking = {_place(optim.rows, name, shape) for name, shape in after.items()}
         idle = {row for row in optim.rows if row.may_be_idle}
         rows = tuple(row for place, row in enumerate(optim.rows) if place in taking or row in idle)
-        return optim.but(rows=rows)
+        return optim.replace(rows=rows)
     rules = group_rules(optim, before)
     rows = public_rows(
         embedding=rules["embedding"], matrices=rules["matrices"], rest=rules["rest"], head=rules.get("head")
@@ -95,7 +95,7 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
                 "which this table treats apart; add the rows to the recipe"
             ]
         )
-    return optim.but(rows=rows)
+    return optim.replace(rows=rows)
 
 
 def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> OptimPlan:
@@ -119,12 +119,12 @@ def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> O
                 problems.append(f"{name}: optim.rows.{place} is for {_words(other)} too; give them a row")
                 continue
             try:
-                rows[place] = rows[place].but(rule=rows[place].rule.but({field: value}))
+                rows[place] = rows[place].replace(rule=rows[place].rule.replace({field: value}))
             except PlanError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
     if problems:
         raise PlanError(dict.fromkeys(problems))
-    return optim.but(rows=tuple(rows))
+    return optim.replace(rows=tuple(rows))
 
 
 def _place(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> int | None:

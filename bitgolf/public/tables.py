@@ -236,9 +236,9 @@ def _mixed_plan() -> QuantizePlan:
     six_whole = AbsMax(grid=Grid(bits=6, granularity=PerTensor(), zero_scale=1.0))
     return QuantizePlan(
         rules=(
-            whole.but(patterns=INT6_CONTROLS, quantizer=Keep(dtype="float32")),
-            rows.but(patterns=INT6_PARTS, quantizer=six),
-            whole.but(patterns=INT6_PARTS, quantizer=six_whole),
+            whole.replace(patterns=INT6_CONTROLS, quantizer=Keep(dtype="float32")),
+            rows.replace(patterns=INT6_PARTS, quantizer=six),
+            whole.replace(patterns=INT6_PARTS, quantizer=six_whole),
             rows,
             whole,
             QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),

@@ -80,7 +80,7 @@ def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     changes = {path: given[name] for name, path in SETTINGS.items() if name in given} | slots
     try:
         changes |= _further(recipe, slots, given)
-        recipe = _with_rates(recipe, recipe.but(changes), given)
+        recipe = _with_rates(recipe, recipe.replace(changes), given)
     except PlanError as error:
         problems += [_signed(problem, given) for problem in error.problems]
     if problems:
@@ -159,11 +159,13 @@ def _slot(now: Any, path: str, given: Given) -> Any:
     own = [one for one in known if any(one.kind is type(part) for part in held)]
     gone = {one.kind for one in own for part in held if one.kind is type(part) and one.takes_out(part, given)}
     kept = [
-        part.but(fields.get(type(part), {})) for part in held if type(part) in on or type(part) not in gone
+        part.replace(fields.get(type(part), {}))
+        for part in held
+        if type(part) in on or type(part) not in gone
     ]
     new = [one for kind, one in on.items() if kind not in map(type, held)]
     if isinstance(now, tuple):
-        return _inserted(kept, [one.made.but(fields[one.kind]) for one in new], list(fields))
+        return _inserted(kept, [one.made.replace(fields[one.kind]) for one in new], list(fields))
     # What the technique that is there shares with another one does not bring in the other.
     shared = {name for one in own for name in one.names()}
     new = [one for one in new if {*one.names()} & {*given} - shared]
@@ -173,11 +175,11 @@ def _slot(now: Any, path: str, given: Given) -> Any:
         kinds = _words(one.kind for one in rivals)
         raise PlanError([f"{', '.join(names)}: {path} holds only one of {kinds}; give one of them"])
     if new:
-        return new[0].made.but(fields[new[0].kind])
+        return new[0].made.replace(fields[new[0].kind])
     if kept:
         return kept[0]
     without = next(one.without for one in own if one.without)
-    return without.but(fields.get(type(without), {}))
+    return without.replace(fields.get(type(without), {}))
 
 
 def _inserted(held: list[Plan], new: Iterable[Plan], order: list[type[Plan]]) -> tuple[Plan, ...]:
@@ -198,8 +200,8 @@ def _idle(slots: Mapping[str, Any], given: Given) -> Iterator[str]:
         owners = [one for one in SWITCHED if name in one.fields]
         if not owners or name in SWITCHES or not is_on(name, given[name]):
             continue
-        settled = (one.kind in held or {*one.on, *one.also, one.replaced_by} & set(given) for one in owners)
-        if not any(settled):
+        allocated = (one.kind in held or {*one.on, *one.also, one.replaced_by} & set(given) for one in owners)
+        if not any(allocated):
             ways = " or ".join(one.on[0] for one in owners if one.on)
             way_out = f"; give {ways} too" if ways else f" in {owners[0].path}"
             yield f"{name}: the recipe has no {_words(one.kind for one in owners)}{way_out}"
@@ -250,7 +252,7 @@ def _windows(recipe: Recipe, length: int, given: Given) -> dict[str, Any]:
     try:
         changed: Windows = Sliding(length=wanted, stride=stride) if stride > 0 else Chunked(length=wanted)
         if type(changed) is type(windows):
-            changed = windows.but({"length": wanted} | ({"stride": stride} if stride > 0 else {}))
+            changed = windows.replace({"length": wanted} | ({"stride": stride} if stride > 0 else {}))
     except PlanError as error:
         raise PlanError(f"{', '.join(names)}: {problem}" for problem in error.problems) from None
     return {path: changed}
@@ -289,7 +291,7 @@ def _with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
         elif name in given and "TIE_EMBEDDINGS" not in given:
             tied = "the head" if after.model.tied else "not the head"
             _refuse(f"{name}: the token table of this recipe is {tied}; give TIE_EMBEDDINGS too")
-    return after.but(optim=with_rates(optim, shapes, rates))
+    return after.replace(optim=with_rates(optim, shapes, rates))
 
 
 def _groups(name: str, given: Iterable[str]) -> tuple[str, ...]:

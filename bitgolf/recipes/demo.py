@@ -37,7 +37,7 @@ def demo() -> Recipe:
             schedule=WarmdownFraction(fraction=0.6),
         ),
         train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
-        quantize=rate_aware().but(rate=FillBudget()),
+        quantize=rate_aware().replace(rate=FillBudget()),
         pack=PackPlan(codec=entropy_coded()),
         score=ScorePlan(windows=Sliding(length=256, stride=64)),
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),

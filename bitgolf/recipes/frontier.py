@@ -68,7 +68,7 @@ def frontier() -> Recipe:
             steps=4500, train_seconds=588.0, batch_tokens=786_432, grad_clip_norm=0.3, priming_steps=20
         ),
         average=Ema(decay=0.9965),
-        quantize=rate_aware().but(rate=FillBudget()),
+        quantize=rate_aware().replace(rate=FillBudget()),
         pack=PackPlan(codec=entropy_coded()),
         score=ScorePlan(windows=Sliding(length=2048, stride=64)),
     )

@@ -32,7 +32,7 @@ def pr212() -> Recipe:
         QuantRule(patterns=PUBLIC_CONTROLS, quantizer=Keep(dtype="float32")),
         QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),
     )
-    return baseline().but(
+    return baseline().replace(
         {
             "name": "pr212",
             "model.mlp_multiplier": 3.0,

@@ -25,7 +25,7 @@ def pr682() -> Recipe:
     Its comparison at export, 6.7 MB of int6 against 11.0 at +0.0046 bpb, is
     `bitgolf pack RUN --compare public-int8,public-int6`.
     """
-    return baseline().but(
+    return baseline().replace(
         {
             "name": "pr682",
             "data.sequence_length": 512,

@@ -25,7 +25,7 @@ from bitgolf.squeeze.quantize import (
     QuantTensor,
     Shipped,
 )
-from bitgolf.squeeze.rate import SteppedTensor, expected_damage
+from bitgolf.squeeze.rate import RowColumnScaled, expected_damage
 from bitgolf.train.qat import LateNoise, Noise
 from bitgolf.train.schedule import Progress
 
@@ -208,7 +208,7 @@ def entropy_bits(codes: Tensor) -> float:
 
 def codes_of(tensor: Shipped) -> Tensor:
     """The codes of a tensor that is no float."""
-    return tensor.whole() if isinstance(tensor, SteppedTensor) else tensor.codes
+    return tensor.whole() if isinstance(tensor, RowColumnScaled) else tensor.codes
 
 
 def levels(tensor: Shipped) -> dict[str, Any]:

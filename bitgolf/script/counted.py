@@ -28,7 +28,7 @@ def whole_ledger(recipe: Recipe, code: bytes, artifact: Artifact) -> list[list[s
 def plainly_packed(recipe: Recipe) -> Recipe:
     """The recipe with rounding to the nearest by rows wherever it quantizes, and DEFLATE."""
     rules = tuple(
-        rule if isinstance(rule.quantizer, Keep) else rule.but(quantizer=AbsMax())
+        rule if isinstance(rule.quantizer, Keep) else rule.replace(quantizer=AbsMax())
         for rule in recipe.quantize.rules
     )
-    return recipe.but({"quantize": QuantizePlan(rules=rules), "pack.codec": Deflate()})
+    return recipe.replace({"quantize": QuantizePlan(rules=rules), "pack.codec": Deflate()})

@@ -324,9 +324,9 @@ def _contents(path: Path) -> Any:
 def code_lines(script: str) -> int:
     """Lines that hold code: no blank ones, comments or docstrings."""
     tree = ast.parse(script)
-    told: set[int] = set()
+    documented: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            told |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines = enumerate(map(str.strip, script.splitlines()), start=1)
-    return sum(1 for number, line in lines if line and line[0] != "#" and number not in told)
+    return sum(1 for number, line in lines if line and line[0] != "#" and number not in documented)

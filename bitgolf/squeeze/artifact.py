@@ -32,7 +32,7 @@ from bitgolf.squeeze.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflat
 from bitgolf.squeeze.form import Form
 from bitgolf.squeeze.grid import FLOAT_TYPES, Grid
 from bitgolf.squeeze.quantize import KeptTensor, QuantTensor, check_codes_of, code_pieces
-from bitgolf.squeeze.tables import Shapes
+from bitgolf.squeeze.symbol_model import Shapes
 from bitgolf.text.tokenizer import Tokenizer
 
 ARTIFACT_MAGIC = b"BGLF"

@@ -47,7 +47,7 @@ class ClipSearch(Rounding):
 
     def squares(self, groups: Tensor, clip: Tensor) -> Tensor:
         """The squared error of each weight, with the steps that codes are made with."""
-        rows = self.grid.but(granularity=PerRow())
+        rows = self.grid.replace(granularity=PerRow())
         steps = rows.choose_scales(clip)
         return (rows.dequantize(rows.quantize_codes(groups, steps, clip), steps) - groups.float()).square()
 

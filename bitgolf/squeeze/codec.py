@@ -17,15 +17,15 @@ import numpy as np
 
 from bitgolf.base.errors import CodecError, nearest
 from bitgolf.base.plan import Plan, members, setting
-from bitgolf.squeeze.tables import (
+from bitgolf.squeeze.symbol_model import (
     LARGEST_SIZE,
     SIZES_OF_SIDES,
     SMALLEST_SIZE,
     Shapes,
-    Sides,
-    bell_counts,
+    SideInformation,
     grids_of,
     measure_sizes,
+    prior_counts,
     put_on_templates,
     sides_in,
     take_off_templates,
@@ -286,7 +286,7 @@ class RowColumn(Codec):
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
         below = np.float32(0.5) * grids_of(codes, shapes)
-        bare: tuple[np.ndarray, Sides] = codes, [() for _ in shapes]
+        bare: tuple[np.ndarray, SideInformation] = codes, [() for _ in shapes]
         taken = take_off_templates(codes, shapes)
         streams = {
             (alike, by_column): self.stream(*(taken if alike else bare), shapes, by_column)
@@ -300,7 +300,7 @@ class RowColumn(Codec):
     def stream(
         self,
         codes: np.ndarray,
-        templates: Sides,
+        templates: SideInformation,
         shapes: Shapes,
         by_column: bool,
         below: np.ndarray | None = None,
@@ -472,7 +472,7 @@ def _code_matrices(
         for each in sides_in(side, shapes, parts)
         for i, part in enumerate(each)
     ]
-    coder.code(side, np.concatenate(kinds), lambda kind: bell_counts(SIZES_OF_SIDES[kind]) // 64 + 1)
+    coder.code(side, np.concatenate(kinds), lambda kind: prior_counts(SIZES_OF_SIDES[kind]) // 64 + 1)
     known = list(sides_in(side.astype(np.int16) - 128, shapes, parts))
     sizes = np.concatenate(
         [
@@ -484,7 +484,7 @@ def _code_matrices(
         taken = [np.outer(marks == 1, template).ravel() for *_, marks, template in known if parts == 4]
         _code_walks(coder, shapes, within, sizes, np.concatenate(taken) if taken else 0, values)
     else:
-        coder.code(values, sizes, lambda size: bell_counts(size)[within])
+        coder.code(values, sizes, lambda size: prior_counts(size)[within])
 
 
 def _code_walks(
@@ -507,7 +507,7 @@ def _code_walks(
 
     def start(kind: int) -> np.ndarray:
         size, on_second, is_odd = kind >> 2, kind >> 1 & 1, kind & 1
-        return bell_counts(size, on_second / 2)[within][(is_odd ^ first) :: 2]
+        return prior_counts(size, on_second / 2)[within][(is_odd ^ first) :: 2]
 
     coder.code(rest, kinds, start)
     values[:] = 2 * rest + (odd ^ first)
@@ -515,5 +515,5 @@ def _code_walks(
 
 def _odd_counts(size: int) -> np.ndarray:
     """How often codes of a size are even and odd, whichever grid they are on."""
-    both = bell_counts(size) + bell_counts(size, 0.5)
+    both = prior_counts(size) + prior_counts(size, 0.5)
     return np.array([both[::2].sum(), both[1::2].sum()])

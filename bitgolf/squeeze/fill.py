@@ -28,7 +28,7 @@ class FillBudget(Rate):
     Source: the public records turned their clips by hand or cut the smallest codes (PR #609) until it fit
     Cost: the time of so many packings: two seconds each for a million weights
     Not for: a budget that many bits a weight would not fill: it then stays below it
-    Neutral: use AsSet
+    Neutral: use Fixed
     """
 
     least_share: float = setting(LEAST_SHARE, above=0, at_most=1)
@@ -37,7 +37,7 @@ class FillBudget(Rate):
         if all(rule.quantizer.coarser(2.0) == rule.quantizer for rule in plan.rules):
             yield "rate: FillBudget needs a rule with a rate to set, such as RateAware or SdClip"
 
-    def settle(
+    def allocate(
         self, plan: QuantizePlan, budget_bytes: int, total_bytes: Callable[[QuantizePlan], int]
     ) -> Generator[dict[str, Any], None, QuantizePlan]:
         tried: dict[float, int] = {}
@@ -61,8 +61,8 @@ class FillBudget(Rate):
 
 def coarser(plan: QuantizePlan, factor: float) -> QuantizePlan:
     """The table with all steps longer by a factor."""
-    rules = tuple(rule.but(quantizer=rule.quantizer.coarser(factor)) for rule in plan.rules)
-    return plan.but(rules=rules)
+    rules = tuple(rule.replace(quantizer=rule.quantizer.coarser(factor)) for rule in plan.rules)
+    return plan.replace(rules=rules)
 
 
 def next_place(tried: dict[float, int], budget_bytes: int, aim: float) -> float:

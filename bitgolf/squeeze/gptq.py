@@ -49,11 +49,11 @@ class Gptq(Quantizer):
         if not self.scales or not all(isinstance(rule, Rounding) for rule in self.scales):
             yield "scales: expected rules that round, such as AbsMax, ClipSearch or SdClip"
 
-    def asks(self) -> bool:
+    def needs_hessian(self) -> bool:
         return True
 
     def coarser(self, factor: float) -> "Gptq":
-        return self.but(scales=tuple(rule.coarser(factor) for rule in self.scales))
+        return self.replace(scales=tuple(rule.coarser(factor) for rule in self.scales))
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         plain: list[QuantTensor] = [rule.quantize(weight) for rule in self.scales]
@@ -95,7 +95,7 @@ def feedback_codes(matrix: Tensor, plain: QuantTensor, order: Tensor, factor: Te
     steps = plain.grid.granularity.spread(plain.scales.float(), matrix.shape).expand(matrix.shape)[:, order]
     weights = matrix.float()[:, order]
     codes = torch.empty_like(weights, dtype=torch.int8)
-    grid = plain.grid.but(granularity=PerRow())  # of a single column: a step for each row
+    grid = plain.grid.replace(granularity=PerRow())  # of a single column: a step for each row
     for start in range(0, len(order), block):
         end = min(start + block, len(order))
         part, errors = weights[:, start:end], torch.empty_like(weights[:, start:end])

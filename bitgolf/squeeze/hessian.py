@@ -193,7 +193,7 @@ class ProductWatch(TorchFunctionMode):
         elif function is F.linear:
             _, names = self.joined.get(id(args[1]), (None, self.matrices.get(id(args[1]), ())))
             if any(name in self.uses for name in names):
-                self.see(names, args[0], result)
+                self.accumulate(names, args[0], result)
         elif function is F.embedding and self.outputs:
             name = self.matrices.get(id(args[1]), ("",))[0]
             if name in self.uses:
@@ -201,7 +201,7 @@ class ProductWatch(TorchFunctionMode):
                 result.register_hook(partial(self.see_lookups, name, args[0].detach().flatten()))
         return result
 
-    def see(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
+    def accumulate(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
         """Add a product of x (..., columns) with matrices whose rows stand one after another."""
         rows = x.detach().float().reshape(-1, x.shape[-1])
         moments = rows.T @ rows

@@ -38,7 +38,10 @@ def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = 
     mlp: another one for those of the MLP. Where one of them asks for a curvature, training text gives it.
     """
     all_three = (matrices, embeddings, mlp or matrices)
-    asking, outputs = any(each.asks() for each in all_three), any(each.asks_outputs() for each in all_three)
+    asking, outputs = (
+        any(each.needs_hessian() for each in all_three),
+        any(each.needs_output_grads() for each in all_three),
+    )
     return QuantizePlan(
         rules=(
             QuantRule(patterns=EMBEDDINGS, quantizer=embeddings),
@@ -62,7 +65,7 @@ def public_int6() -> QuantizePlan:
     """
     matrices, *rest = public_int8().rules
     six = ClipSearch(grid=Grid(bits=6, scale_floor=1 / 31))
-    return QuantizePlan(rules=(matrices.but(quantizer=six), *rest))
+    return QuantizePlan(rules=(matrices.replace(quantizer=six), *rest))
 
 
 def int5_mlp() -> QuantizePlan:

@@ -96,11 +96,11 @@ class Quantizer(Plan):
         """The tensor as it is shipped; without its curvature, what can be had without."""
         raise NotImplementedError
 
-    def asks(self) -> bool:
+    def needs_hessian(self) -> bool:
         """Whether it wants the curvature."""
         return False
 
-    def asks_outputs(self) -> bool:
+    def needs_output_grads(self) -> bool:
         """Whether it wants the outputs of the curvature too."""
         return False
 
@@ -213,7 +213,7 @@ class SdClip(Rounding):
     sigmas: float = setting(12.85, above=0)
 
     def coarser(self, factor: float) -> "SdClip":
-        return self.but(sigmas=self.sigmas * factor)
+        return self.replace(sigmas=self.sigmas * factor)
 
     def clip(self, groups: Tensor) -> Tensor:
         if not groups.numel():
@@ -283,7 +283,7 @@ class Rate(Plan):
         """What is wrong with it for a table."""
         yield from ()
 
-    def settle(
+    def allocate(
         self, plan: "QuantizePlan", budget_bytes: int, total_bytes: Callable[["QuantizePlan"], int]
     ) -> Generator[dict[str, Any], None, "QuantizePlan"]:
         """The table at its rate; yields facts about each try.
@@ -295,7 +295,7 @@ class Rate(Plan):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AsSet(Rate):
+class Fixed(Rate):
     """The rate that the rules say.
 
     What: every quantizer works as it is set
@@ -342,11 +342,13 @@ class QuantizePlan(Plan):
 
     rules: tuple[QuantRule, ...] = setting((QuantRule(),))
     calibration: Calibration = NoCalibration()
-    rate: Rate = AsSet()
+    rate: Rate = Fixed()
     tuning: Tuning = NoTuning()
 
     def problems(self) -> Iterator[str]:
-        if not self.calibration.gives_outputs() and any(rule.quantizer.asks_outputs() for rule in self.rules):
+        if not self.calibration.gives_outputs() and any(
+            rule.quantizer.needs_output_grads() for rule in self.rules
+        ):
             yield "calibration: RateAware needs TrainText(outputs=True) or OwnText(outputs=True)"
         yield from self.rate.misfits(self)
 
@@ -375,12 +377,14 @@ class QuantizePlan(Plan):
         """The tensors that tuning may change: small ones that need no curvature."""
         small = [name for name, weight in weights.items() if weight.numel() <= SMALL_ELEMENTS]
         rules = {name: self.rule_of(name, weights[name]) for name in small}
-        return [name for name, rule in rules.items() if rule is not None and not rule.quantizer.asks()]
+        return [
+            name for name, rule in rules.items() if rule is not None and not rule.quantizer.needs_hessian()
+        ]
 
     def curvatures(self, model: Any, stream: Any, length: int, trial: bool = False) -> Curvatures:
         """What the quantizers ask about a model; see Calibration.gather, which is left out if none asks."""
         chosen = self.assign(dict(model.named_parameters()))
-        names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.asks()]
+        names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.needs_hessian()]
         return self.calibration.gather(names, model, stream, length, trial) if names else {}
 
 
@@ -432,8 +436,8 @@ def public_int8() -> QuantizePlan:
     large = QuantRule(more_than=PUBLIC_SMALL_ELEMENTS, may_be_idle=True)
     return QuantizePlan(
         rules=(
-            large.but(axes=2, quantizer=Percentile(grid=rows)),
-            large.but(quantizer=Percentile(grid=whole)),
+            large.replace(axes=2, quantizer=Percentile(grid=rows)),
+            large.replace(quantizer=Percentile(grid=whole)),
             QuantRule(patterns=PUBLIC_CONTROLS, quantizer=Keep(dtype="float32"), may_be_idle=True),
             QuantRule(quantizer=Keep(dtype="float16"), may_be_idle=True),
         )

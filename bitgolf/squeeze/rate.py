@@ -29,7 +29,7 @@ PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.
 
 
 @dataclasses.dataclass(frozen=True)
-class SteppedTensor:
+class RowColumnScaled:
     """Codes (rows, columns) and steps: base times a power of two by row and by column, in parts of an octave.
 
     carries: what codes have beyond int8, in multiples of 256.
@@ -79,13 +79,13 @@ class Stepped(Form):
             "base": (torch.float32, (1,)),
         }
 
-    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> SteppedTensor:
+    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> RowColumnScaled:
         base = float(pieces["base"])
         if not 0 < base < math.inf:
             raise ArtifactError("a step that is no positive number", value=base)
         if bool((pieces["carries"] == -128).any()):
             raise ArtifactError(f"codes outside {-LARGEST_CODE - 1} to {LARGEST_CODE}")
-        return SteppedTensor(**pieces, form=self, shape=shape)
+        return RowColumnScaled(**pieces, form=self, shape=shape)
 
 
 def power_of_two(steps: Tensor, parts: int) -> Tensor:
@@ -121,14 +121,14 @@ class RateAware(Quantizer):
     octave_parts: int = setting(4, one_of=(1, 2, 4, 8))  # to which steps are rounded
     damping: float = setting(0.003, above=0)  # of the mean of each diagonal, added to it
 
-    def asks(self) -> bool:
+    def needs_hessian(self) -> bool:
         return True
 
-    def asks_outputs(self) -> bool:
+    def needs_output_grads(self) -> bool:
         return True
 
     def coarser(self, factor: float) -> "RateAware":
-        return self.but(step=self.step * factor)
+        return self.replace(step=self.step * factor)
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         matrix = as_matrix(weight).double()
@@ -139,7 +139,7 @@ class RateAware(Quantizer):
             rows, columns = (torch.zeros(size, dtype=torch.int8) for size in matrix.shape)
             base = (PLAIN_STEP * spread).clamp_min(SMALLEST).float().reshape(1)
             codes = (matrix / base).round().clamp(-LARGEST_CODE, LARGEST_CODE)
-            return SteppedTensor(
+            return RowColumnScaled(
                 *split_wide(codes), rows, columns, base.cpu(), Stepped(), tuple(weight.shape)
             )
         inputs, outputs = curvature.inputs.double(), curvature.outputs.double()
@@ -157,17 +157,17 @@ class RateAware(Quantizer):
         across = feedback_factor(outputs, self.damping) if self.across_rows and outputs.ndim == 2 else None
         steps = form.steps(base, rows, columns).double()
         codes = rounded_codes(matrix, steps, factor, across, self.trellis)
-        return SteppedTensor(*split_wide(codes), rows, columns, base, form, tuple(weight.shape))
+        return RowColumnScaled(*split_wide(codes), rows, columns, base, form, tuple(weight.shape))
 
     def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
         return {"bits": code_bits(tensor.whole()) / max(1, weight.numel())}
 
 
-def nothing_of(weight: Tensor) -> SteppedTensor:
+def nothing_of(weight: Tensor) -> RowColumnScaled:
     """Zeros in place of a weight, which take no bits."""
     codes = torch.zeros(as_matrix(weight).shape)
     rows, columns = (torch.zeros(size, dtype=torch.int8) for size in codes.shape)
-    return SteppedTensor(*split_wide(codes), rows, columns, torch.ones(1), Stepped(), tuple(weight.shape))
+    return RowColumnScaled(*split_wide(codes), rows, columns, torch.ones(1), Stepped(), tuple(weight.shape))
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:

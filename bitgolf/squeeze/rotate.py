@@ -81,14 +81,14 @@ class Rotated(Quantizer):
         if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
             yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
 
-    def asks(self) -> bool:
-        return self.quantizer.asks()
+    def needs_hessian(self) -> bool:
+        return self.quantizer.needs_hessian()
 
-    def asks_outputs(self) -> bool:
-        return self.quantizer.asks_outputs()
+    def needs_output_grads(self) -> bool:
+        return self.quantizer.needs_output_grads()
 
     def coarser(self, factor: float) -> "Rotated":
-        return self.but(quantizer=self.quantizer.coarser(factor))
+        return self.replace(quantizer=self.quantizer.coarser(factor))
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
         plain = self.quantizer.quantize(weight, curvature)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.form import LARGEST_CODE
-from bitgolf.squeeze.walk import EIGHT_STATES, ONE_STATE, grids_walked
+from bitgolf.squeeze.trellis_states import EIGHT_STATES, ONE_STATE, trellis_grids
 
 try:
     import numba
@@ -23,7 +23,7 @@ except ImportError:
 
 def trellis_values(codes: Tensor) -> Tensor:
     """What integer codes (rows, columns) stand for, in steps, float32: k, or k - 1/2 on the second grid."""
-    grids = torch.from_numpy(grids_walked((codes & 1).to(torch.uint8).cpu().numpy()))
+    grids = torch.from_numpy(trellis_grids((codes & 1).to(torch.uint8).cpu().numpy()))
     return codes.float() - 0.5 * grids.to(codes.device)
 
 
@@ -43,13 +43,13 @@ def rounded_codes(
 
 @functools.cache
 def compiled_walks() -> Callable[..., np.ndarray]:
-    """`best_walks` as machine code; compiling takes some seconds, once in a process."""
+    """`viterbi` as machine code; compiling takes some seconds, once in a process."""
     if numba is None:
         raise BitgolfError("rate-aware rounding needs the package numba", way_out="pip install numba")
-    return numba.njit(nogil=True)(best_walks)
+    return numba.njit(nogil=True)(viterbi)
 
 
-def best_walks(
+def viterbi(
     matrix: np.ndarray,
     steps: np.ndarray,
     factor: np.ndarray,

@@ -11,7 +11,7 @@ import numpy as np
 from bitgolf.base.errors import BitgolfError
 from bitgolf.inputs.typed import Named, read_plan, typed
 from bitgolf.recipe import Recipe
-from bitgolf.study.runs import run_folders, standing
+from bitgolf.study.runs import run_folders, run_status
 from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample
 from bitgolf.study.terms import IN_BITS
 from bitgolf.study.values import bytes_per_token, metric_of, other_texts, repeats
@@ -54,7 +54,7 @@ def read_run_set(text: str) -> RunSet:
         )
     results = []
     for folder in folders:
-        found = standing(folder)
+        found = run_status(folder)
         if found.state != "done" or not found.result:
             error = (found.result or {}).get("error")
             raise BitgolfError(

@@ -203,7 +203,7 @@ class Study(Plan):
         """What each arm runs, the baseline first: one name and one number of threads for all."""
         named = dict(zip(self.names, (self.baseline, *(arm.recipe for arm in self.arms))))
         fixed = {"name": self.baseline.name, "backend.threads": self.threads}
-        return {name: recipe.but(fixed) for name, recipe in named.items()}
+        return {name: recipe.replace(fixed) for name, recipe in named.items()}
 
 
 def changed_paths(left: Recipe, right: Recipe) -> list[str]:
@@ -214,7 +214,7 @@ def changed_paths(left: Recipe, right: Recipe) -> list[str]:
 def changed(recipe: Recipe, name: str, changes: Changes, *, against: str = BASELINE, bundle: str = "") -> Arm:
     """An arm: the recipe with changes, `{"average": Ema()}`. bundle: why, if they are more than one."""
     try:
-        return Arm(name=name, recipe=recipe.but(changes), against=against, bundle=bundle)
+        return Arm(name=name, recipe=recipe.replace(changes), against=against, bundle=bundle)
     except PlanError as error:
         raise PlanError(f"arm {name!r}: {problem}" for problem in error.problems) from None
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bitgolf.report.screen import escaped
-from bitgolf.study.conduct import Prepared
-from bitgolf.study.runs import Standing, standing
+from bitgolf.study.runner import Prepared
+from bitgolf.study.runs import RunStatus, run_status
 from bitgolf.study.values import value_of
 
 ENDED = ("done", "failed")
@@ -26,16 +26,16 @@ class Board:
 
     def __init__(self, prepared: Prepared, seconds_to_do: float) -> None:
         self.prepared = prepared
-        self.ended: dict[Path, Standing] = {}
+        self.ended: dict[Path, RunStatus] = {}
         self.spoken: set[Path] = set()
         self.started, self.expected = time.monotonic(), seconds_to_do
         self.found = self.read()
         self.before = {folder for folder, each in self.found.items() if each.state in ENDED}
 
-    def read(self) -> dict[Path, Standing]:
+    def read(self) -> dict[Path, RunStatus]:
         """The standing of every run."""
         folders = {job.folder for job in self.prepared.jobs.values()}
-        self.found = {folder: self.ended.get(folder) or standing(folder) for folder in folders}
+        self.found = {folder: self.ended.get(folder) or run_status(folder) for folder in folders}
         self.ended |= {folder: each for folder, each in self.found.items() if each.state in ENDED}
         return self.found
 
@@ -140,7 +140,7 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _share(found: Standing) -> float:
+def _share(found: RunStatus) -> float:
     """A running run's share of itself: training is most of it."""
     if found.state != "running":
         return 0.0

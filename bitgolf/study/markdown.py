@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bitgolf.report.screen import escaped
-from bitgolf.study.verdicts import SIDE_METRICS
-from bitgolf.study.words import (
+from bitgolf.study.formatting import (
     View,
     amendments,
     challenge,
@@ -20,6 +19,7 @@ from bitgolf.study.words import (
     spoken,
     tally,
 )
+from bitgolf.study.verdicts import SIDE_METRICS
 
 ARM_METRICS = ("quantized_bits_per_byte", "float_bits_per_byte", *SIDE_METRICS)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.report.charts import Ticks, padded, round_numbers
-from bitgolf.study.words import View, interval, known, mean_cell, shown, table_row, text_of
+from bitgolf.study.formatting import View, interval, known, mean_cell, shown, table_row, text_of
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 EARLY = 0.1  # of the training, in which the loss falls so far that the rest would be flat

@@ -10,11 +10,7 @@ import jinja2
 
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.report.screen import on_page
-from bitgolf.study.markdown import markdown
-from bitgolf.study.plots import Curves, dots, forest, interactions, learning, scatter
-from bitgolf.study.terms import METRICS
-from bitgolf.study.verdicts import SIDE_METRICS, analyse, curves
-from bitgolf.study.words import (
+from bitgolf.study.formatting import (
     View,
     amendments,
     challenge,
@@ -27,6 +23,10 @@ from bitgolf.study.words import (
     spoken,
     tally,
 )
+from bitgolf.study.markdown import markdown
+from bitgolf.study.plots import Curves, dots, forest, interactions, learning, scatter
+from bitgolf.study.terms import METRICS
+from bitgolf.study.verdicts import SIDE_METRICS, analyse, curves
 
 
 def write_report(folder: Path, reading: str = "") -> View:

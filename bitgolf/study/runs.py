@@ -59,7 +59,7 @@ class Task(NamedTuple):
         return [job for job in self.jobs if not (job.folder / "result.json").is_file()]
 
 
-class Standing(NamedTuple):
+class RunStatus(NamedTuple):
     """Where a run stands. state: waiting, running, stopped, failed, or done."""
 
     state: str
@@ -83,7 +83,7 @@ def make_job(
     leaves open is settled now, by the store: whatever a start would measure, its runs can be compared.
     """
     if not device:
-        recipe = recipe.but({"backend.dtype": number_type(store, recipe.backend)})
+        recipe = recipe.replace({"backend.dtype": number_type(store, recipe.backend)})
     code = code_of(recipe)
     text = dataset.passport
     decides = [
@@ -120,29 +120,29 @@ def tasks_of(jobs: Sequence[Job]) -> list[Task]:
     return [Task(tuple(group.values())) for group in groups.values()]
 
 
-def standing(folder: Path) -> Standing:
+def run_status(folder: Path) -> RunStatus:
     """Where a run stands, read from its folder alone. One with an unreadable result has failed."""
     result = folder / "result.json"
     if result.is_file():
         try:
             return _ended(result)
         except BitgolfError as error:
-            return Standing("failed", UNREADABLE, 1.0, {"status": UNREADABLE, "error": str(error)})
+            return RunStatus("failed", UNREADABLE, 1.0, {"status": UNREADABLE, "error": str(error)})
     try:
         progress = read_as(folder / "progress.json", Progress)
     except BitgolfError:
-        return Standing("stopped" if (folder / "recipe.json").is_file() else "waiting")
+        return RunStatus("stopped" if (folder / "recipe.json").is_file() else "waiting")
     alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
-    return Standing("running" if alive else "stopped", progress["stage"], progress["share"])
+    return RunStatus("running" if alive else "stopped", progress["stage"], progress["share"])
 
 
-def _ended(path: Path) -> Standing:
+def _ended(path: Path) -> RunStatus:
     """How a run ended. Raises BitgolfError for what is no result.json, or says a score and has none."""
     found = read_as(path, Result)
     good = found["status"] in ("ok", "over budget")
     if good:
         typed(found, Score, path)
-    return Standing("done" if good else "failed", found["status"], 1.0, dict(found))
+    return RunStatus("done" if good else "failed", found["status"], 1.0, dict(found))
 
 
 def run_folders(text: str) -> list[Path]:
@@ -224,7 +224,7 @@ def _borrow_training(job: Job, task: Task) -> None:
     if (job.folder / CHECKPOINT).is_file() or (job.folder / "recipe.json").is_file():
         return
     for other in task.jobs:
-        if standing(other.folder).state == "done" and all(
+        if run_status(other.folder).state == "done" and all(
             (other.folder / name).is_file() for name in BORROWED
         ):
             (job.folder / CHECKPOINT).parent.mkdir(exist_ok=True)
@@ -258,7 +258,7 @@ def give_up(job: Job, error: str, trace: str = "") -> None:
 
 def forget_failures(jobs: Sequence[Job]) -> int:
     """Put failed runs back to their beginning; how many there were."""
-    failed = [job.folder for job in jobs if standing(job.folder).state == "failed"]
+    failed = [job.folder for job in jobs if run_status(job.folder).state == "failed"]
     for folder in failed:
         for name in ("result.json", "recipe.json", "progress.json", *BORROWED):
             with suppress(FileNotFoundError):

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.events import Event
 from bitgolf.base.plan import diff, parse_changes
-from bitgolf.inputs.find import find_dataset
+from bitgolf.inputs.resolve import find_dataset
 from bitgolf.recipe import Recipe
 from bitgolf.study.design import Arm, Study
-from bitgolf.study.runs import Task, make_job, run_task, standing
+from bitgolf.study.runs import Task, make_job, run_status, run_task
 from bitgolf.study.values import metric_of
 
 SEARCH_SEED = 100_000  # search seeds are the first ones from here that the study does not name
@@ -134,7 +134,7 @@ def _tried(
     dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
     job = make_job(recipe, seed, dataset, out / "runs", study.processes)
     yield from run_task(Task((job,)))
-    found = standing(job.folder)
+    found = run_status(job.folder)
     if found.state != "done" or not found.result or found.stage == "over budget":
         return Trial(changes, math.nan, found.stage)
     return Trial(changes, metric_of(found.result, study.metric))

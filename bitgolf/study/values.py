@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.base.files import sha256_of
-from bitgolf.study.runs import Standing
+from bitgolf.study.runs import RunStatus
 from bitgolf.study.terms import METRICS
 
 SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
@@ -26,7 +26,7 @@ def metric_of(result: dict[str, Any], metric: str) -> float:
     return float(found.get(kind, math.nan))
 
 
-def value_of(found: Standing, metric: str) -> float:
+def value_of(found: RunStatus, metric: str) -> float:
     """A metric of a run as it stands; nan while it has none, and for good if it failed."""
     return metric_of(found.result, metric) if found.state == "done" and found.result else math.nan
 

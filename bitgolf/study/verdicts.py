@@ -22,9 +22,9 @@ from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.score.score import Scores
-from bitgolf.study.conduct import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
 from bitgolf.study.design import Margin, Study
-from bitgolf.study.runs import UNREADABLE, Standing, standing
+from bitgolf.study.runner import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
+from bitgolf.study.runs import UNREADABLE, RunStatus, run_status
 from bitgolf.study.stats import (
     Contrast,
     OverDocuments,
@@ -57,7 +57,7 @@ class Runs(NamedTuple):
 
     names: tuple[str, ...]
     folders: dict[tuple[str, int], Path]
-    standings: dict[tuple[str, int], Standing]
+    standings: dict[tuple[str, int], RunStatus]
 
     def values(self, study: Study, metric: str) -> np.ndarray:
         """One metric of every run, (arms, seeds) float64; nan where there is none."""
@@ -77,7 +77,7 @@ def analyse(folder: Path) -> dict[str, Any]:
                 where=str(folder / RECEIPT),
                 way_out=MOVE_AWAY,
             )
-    runs = Runs(names, folders, {cell: standing(place) for cell, place in folders.items()})
+    runs = Runs(names, folders, {cell: run_status(place) for cell, place in folders.items()})
     columns = {metric: runs.values(study, metric) for metric in METRICS}
     values = columns[study.metric]
     good = [found.result for found in runs.standings.values() if found.state == "done" and found.result]
@@ -362,7 +362,7 @@ def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str
     }
 
 
-def run_row(seed: int, folder: Path, found: Standing, metric: str) -> dict[str, Any]:
+def run_row(seed: int, folder: Path, found: RunStatus, metric: str) -> dict[str, Any]:
     """One run: where it is, how it ended, all its figures."""
     result = found.result or {}
     done = found.state == "done"

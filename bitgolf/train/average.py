@@ -251,7 +251,7 @@ class Several(Averager):
         return self.averages[self.shipped].weights(self._part(state, self.shipped), live)
 
     def training(self) -> Averager:
-        return self.but(shipped=-1)
+        return self.replace(shipped=-1)
 
     def _part(self, state: Tensors, place: int) -> Tensors:
         head = f"{place}:"

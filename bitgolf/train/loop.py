@@ -293,7 +293,9 @@ def train(
             inputs, targets, position = batches.take(position, rows, world, length)
             pairs.append((inputs, targets))
         model.at(before.fraction)
-        with standing_in(optimizers, noise.replaced(optimizers.parameters, quantize, before, scale)):
+        with swapped_weights(
+            optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+        ):
             loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
@@ -372,7 +374,7 @@ def cut(pairs: list[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Tensor, Ten
 
 
 @contextmanager
-def standing_in(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped_weights(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iterator[None]:
     """Parameters with other values for a while. Only the values change places, so that gradients land where
     they belong and a compiled step sees ordinary inputs."""
     masters = {name: optimizers.parameters[name].data for name in stand_ins}

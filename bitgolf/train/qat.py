@@ -25,7 +25,7 @@ class Noise(Plan):
         """What keeps it from a model with tensors of these names, as sentences."""
         return []
 
-    def replaced(
+    def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
     ) -> dict[str, Tensor]:
         """The weights that stand in for others in this step; the gradient at them goes to those others.
@@ -97,7 +97,7 @@ class FakeQuantize(LateNoise):
     Neutral: from_progress=1
     """
 
-    def replaced(
+    def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
     ) -> dict[str, Tensor]:
         if not self.active(progress, scale):
@@ -141,7 +141,7 @@ class SoftRound(LateNoise):
             done = (progress.fraction - self.from_progress) / (1 - self.from_progress)
         return self.softest + (self.hardest - self.softest) * min(max(done, 0.0), 1.0)
 
-    def replaced(
+    def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
     ) -> dict[str, Tensor]:
         if not self.active(progress, scale):

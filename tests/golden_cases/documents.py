@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bitgolf.net.kernels import Sight
+from bitgolf.net.kernels import AttentionMask
 from bitgolf.net.position import Scope, hide_others
 from tests.golden_cases.case import Case
 
@@ -18,7 +18,7 @@ class GivenDocuments(Scope):
 
     starts: tuple[int, ...] = ()
 
-    def limit(self, sight: Sight, inputs: Tensor, bos_id: int, training: bool) -> Sight:
+    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         opens = torch.zeros(inputs.shape[:2], dtype=torch.long)
         opens[:, list(self.starts)] = 1
         return sight._replace(changes=(*sight.changes, partial(hide_others, opens.cumsum(1))))

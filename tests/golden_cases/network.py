@@ -143,9 +143,9 @@ def with_settings_of_parts(case: Case, plan: ModelPlan) -> ModelPlan:
                 changes[f"{seam}.{i}.scale"] = scale
     if isinstance(plan.objective, MultiToken):
         changes["objective.weight"] = weight
-    plan = plan.but(changes)
+    plan = plan.replace(changes)
     last = min(settings.get("xsa_last_n", 0), settings["num_layers"])
-    return plan.but(heads_out=(Xsa(last=last), *plan.heads_out)) if last else plan
+    return plan.replace(heads_out=(Xsa(last=last), *plan.heads_out)) if last else plan
 
 
 def check_shapes(case: Case, plan: ModelPlan) -> None:

@@ -28,10 +28,10 @@ def public_table(case: Case) -> tuple[ParameterRow, ...]:
     rates = {tied: settings.get(name, 0.0) for tied, name in ((True, "tied_embed_lr"), (False, "embed_lr"))}
     head_decay = settings.get("adam_weight_decay", 0.0)  # only one record gives its head a decay
     rows = public_rows(
-        embedding=rest.but(
+        embedding=rest.replace(
             lr=rates[settings["tie_embeddings"]], weight_decay=settings.get("embed_wd", decay)
         ),
-        head=rest.but(lr=settings.get("head_lr", 0.0), weight_decay=head_decay),
+        head=rest.replace(lr=settings.get("head_lr", 0.0), weight_decay=head_decay),
         matrices=muon_rule(case),
         rest=rest,
     )

@@ -34,7 +34,7 @@ def narrow(case: Case, axes: int, largest: int = 31) -> Quantizer:
     """`quantize_int6_per_row` and the like: one more code below zero at first, later a clip search."""
     if any(name in case.record for name in PLAIN):
         grid = grid_to(largest, symmetric=False, scale_floor=HALF_TINY)
-        return AbsMax(grid=grid if axes == 2 else grid.but(granularity=PerTensor()))
+        return AbsMax(grid=grid if axes == 2 else grid.replace(granularity=PerTensor()))
     if any(name in case.record for name in FLOORED):
         if axes != 2:
             return AbsMax(grid=grid_to(31, symmetric=False, granularity=PerTensor(), zero_scale=1.0))

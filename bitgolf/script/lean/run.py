@@ -117,20 +117,20 @@ def packed(
         tensors, _ = quantize_weights(table, weights, curvatures)
         return pack(shipped, tensors, tokenizer, recipe.pack), tensors
 
-    def settled(table: QuantizePlan) -> QuantizePlan:
+    def allocated(table: QuantizePlan) -> QuantizePlan:
         budget = recipe.budget.budget_bytes
-        steps = table.rate.settle(
+        steps = table.rate.allocate(
             table, budget, lambda tried: counted_bytes(recipe, by(tried)[0], code_bytes)
         )
         return last(steps)
 
-    table = settled(recipe.quantize)
+    table = allocated(recipe.quantize)
     names = table.tunable(weights)
     if table.tuning != NoTuning() and names:
         rounded = {name: tensor.dequantize() for name, tensor in by(table)[1].items()}
         exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
         weights = {**weights, **last(table.tuning.tune(exact, student, names, stream, length, False))}
-        table = settled(table)
+        table = allocated(table)
     return by(table)
 
 

@@ -68,7 +68,7 @@ def check_loss(case: Case, state: dict[str, Tensor]) -> None:
     assert case.arguments["eval_batch"] and inputs.shape == targets.shape
     # The scripts load into a model that .bfloat16() went over, which rounds the frequencies of RoPE.
     weights = public_weights(case, state)
-    plan = public_plan(case, weights).but({"position.frequencies": "bfloat16"})
+    plan = public_plan(case, weights).replace({"position.frequencies": "bfloat16"})
     with torch.no_grad():
         loss = loaded(plan, weights).eval().loss(inputs, targets)
     close_figure(case, "fp32_loss_of_loaded_model", float(loss))

@@ -72,7 +72,7 @@ def fake_weights(case: Case, model: Model) -> dict[str, Tensor]:
     linears = [name for name in linears if not name.endswith("embed.weight")]
     rules = QuantizePlan(rules=(QuantRule(quantizer=fake_quantizer(case)),))
     noise = FakeQuantize(patterns=tuple(linears))
-    return noise.replaced(dict(model.named_parameters()), rules, Progress(1, 2), 1.0)
+    return noise.fake_quantized(dict(model.named_parameters()), rules, Progress(1, 2), 1.0)
 
 
 def check_outputs(

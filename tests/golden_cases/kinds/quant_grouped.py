@@ -46,7 +46,7 @@ def ternary(case: Case, name: str, weight: Tensor, entry: Fields, size: int, all
     shape = {"shape": list(matrix.shape), "padded_cols": codes.shape[1], "n_trits": codes.numel()}
     shape |= {"group_size": size, "orig_shape": list(weight.shape)}
     assert {key: entry[key] for key in entry if key != "type"} == shape
-    same_scales(case, quantizer.but(rescaled=False).quantize(matrix).scales, f"out.scale.{name}")
+    same_scales(case, quantizer.replace(rescaled=False).quantize(matrix).scales, f"out.scale.{name}")
     expected, packed = case.tensors[f"out.deq.{name}"].float(), case.tensors[f"out.packed.{name}"]
     if same_codes(codes, case.tensors[f"out.q.{name}"]):
         restored = tensor.dequantize().view(expected.shape)

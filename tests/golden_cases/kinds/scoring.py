@@ -53,9 +53,9 @@ def check(case: Case) -> None:
     scope = (DocumentAttention(longest=longest),) if documents_apart(case, tokens) else ()
     if scope and case.arguments["function"] in SLIDING and "smear_gate.weight" in weights:
         raise NotCoveredError("a smear across windows that a batch packs into one row")
-    plan = public_plan(case, weights, scope).but(bos_id=records.BOS)
+    plan = public_plan(case, weights, scope).replace(bos_id=records.BOS)
     if not looping(case):  # what training has before layers are passed again, which ours never scores
-        plan = plan.but(recurrence=Once())
+        plan = plan.replace(recurrence=Once())
         weights = {k: w[: plan.layers // 2] if k.startswith("skip_") else w for k, w in weights.items()}
     model = loaded(plan, weights).eval()
     how = ScorePlan(windows=windows, batch_tokens=batch_tokens(case))

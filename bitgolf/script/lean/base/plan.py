@@ -11,7 +11,7 @@ class Plan:
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
-    def but(self, **fields: Any) -> Self:
+    def replace(self, **fields: Any) -> Self:
         """A copy with changes."""
         return dataclasses.replace(self, **fields)  # type: ignore[type-var]
 

@@ -14,7 +14,7 @@ EIGHT_STATES = tuple(
 ONE_STATE = ((0, 0),)  # always on the first grid: plain rounding
 
 
-def grids_walked(odd: np.ndarray) -> np.ndarray:
+def trellis_grids(odd: np.ndarray) -> np.ndarray:
     """The grid, 0 or 1, of each code, uint8; every row starts in state 0.
 
     odd: (rows, columns) uint8, 1 where a code is odd.

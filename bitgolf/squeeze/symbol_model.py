@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bitgolf.squeeze.walk import grids_walked
+from bitgolf.squeeze.trellis_states import trellis_grids
 
 Shapes = Sequence[tuple[int, ...]]  # rows and columns of matrices of one-byte codes that lie end to end
-Sides = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
+SideInformation = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
 SMALLEST_SIZE, LARGEST_SIZE = -8, 28  # of a code
 FARTHEST_SIZE = 40  # of a row or a column alone, either way
 SIZES_OF_SIDES = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
 
 
-def bell_counts(size: int, below: float = 0.0) -> np.ndarray:
+def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
     """Counts for the codes -128 to 127 of a size, some 500 codes in all, rounded alike on every machine.
 
     below: how much less than the code its value is. Student's density of 63 degrees is nearly normal, and
@@ -47,12 +47,12 @@ def nearest_sizes(variances: np.ndarray) -> np.ndarray:
     return np.searchsorted(between, variances) - FARTHEST_SIZE
 
 
-def middle_of(sizes: np.ndarray) -> int:
+def upper_median(sizes: np.ndarray) -> int:
     """The upper median; 0 of nothing."""
     return int(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 0
 
 
-def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, Sides]:
+def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, SideInformation]:
     """The size of the middle row, and those of all rows (from it on) and columns of each matrix.
 
     codes: whole numbers or halves, of any type.
@@ -66,18 +66,18 @@ def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[i
             row = nearest_sizes(squares @ np.floor(2**16 / variances_of(column)) / 2**16 / max(1, columns))
             if by_column:
                 column = nearest_sizes(np.floor(2**16 / variances_of(row)) @ squares / 2**16 / max(1, rows))
-        middle = middle_of(column)
+        middle = upper_median(column)
         found.append((row + middle, column - middle))
-    base = middle_of(np.concatenate([row for row, _ in found]))
+    base = upper_median(np.concatenate([row for row, _ in found]))
     return base, [(row - base, column) for row, column in found]
 
 
-def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, Sides]:
+def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, SideInformation]:
     """The codes without the template of their matrix, and for each the marks of rows that had it and itself.
 
     The template is the mean of the rows that resemble the sum of those that do, starting with all.
     """
-    codes, templates = codes.copy(), Sides()
+    codes, templates = codes.copy(), SideInformation()
     for matrix in matrices_in(codes, shapes):
         exact = matrix.astype(np.float64)
         squares, alike = (exact**2).sum(1), np.ones(len(matrix), bool)
@@ -96,7 +96,7 @@ def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
 def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
     """The grid, 0 or 1, of every code where rows are walks on a trellis."""
     matrices = matrices_in((codes & 1).astype(np.uint8), shapes)
-    return np.concatenate([grids_walked(matrix).ravel() for matrix in matrices])
+    return np.concatenate([trellis_grids(matrix).ravel() for matrix in matrices])
 
 
 def put_on_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:

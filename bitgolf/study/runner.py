@@ -12,14 +12,14 @@ from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.events import Event
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
-from bitgolf.inputs.find import find_dataset, from_python
 from bitgolf.inputs.recorded import record, techniques_of
+from bitgolf.inputs.resolve import find_dataset, from_python
 from bitgolf.inputs.typed import Change, Receipt, read_as
 from bitgolf.net.backend import choose_backend
 from bitgolf.run import preflight
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
-from bitgolf.study.runs import Job, Task, forget_failures, make_job, standing, tasks_of
+from bitgolf.study.runs import Job, Task, forget_failures, make_job, run_status, tasks_of
 from bitgolf.study.stats import contrast
 from bitgolf.study.values import value_of
 
@@ -67,7 +67,7 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
         for seed in study.seeds:
             folder = first.folder.with_name(first.folder.name.rpartition("-")[0] + f"-{seed}")
             jobs[arm, seed] = first._replace(seed=seed, folder=folder)
-        begun = all(standing(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
+        begun = all(run_status(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
         if not (begun or device):
             try:
                 for _ in preflight(
@@ -140,7 +140,7 @@ def _plan_in(receipt: Receipt, folder: Path) -> Study:
             raise PlanError(f"{folder / RECEIPT}: {problem}" for problem in error.problems) from None
 
 
-def conduct(prepared: Prepared, executor: Executor, look: Look, *, retry: bool = False) -> None:
+def run_study(prepared: Prepared, executor: Executor, look: Look, *, retry: bool = False) -> None:
     """Do all runs that are not done. `look` is called now and then, and once at the end.
 
     retry: failed runs are begun again; otherwise they stay as they are.
@@ -168,7 +168,7 @@ def dropped_arms(prepared: Prepared, seeds_done: int) -> set[str]:
     if isinstance(study.stop, AllSeeds):
         return set()
     seeds = study.seeds[:seeds_done]
-    found = [[standing(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.names]
+    found = [[run_status(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.names]
     values = [[value_of(each, study.metric) for each in row] for row in found]
     return losers(study, np.array(values, float))
 

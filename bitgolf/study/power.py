@@ -12,9 +12,9 @@ from bitgolf.forecast.budget import flops_per_token, forecast_seconds
 from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
-from bitgolf.study.conduct import Prepared
 from bitgolf.study.design import Study
-from bitgolf.study.runs import Job, Standing, standing
+from bitgolf.study.runner import Prepared
+from bitgolf.study.runs import Job, RunStatus, run_status
 from bitgolf.study.stats import detectable, seeds_needed
 from bitgolf.study.terms import BASELINE, IN_BITS
 from bitgolf.study.values import value_of
@@ -37,7 +37,7 @@ class Noise(NamedTuple):
 def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     """Runs, seconds, disk, noise, and what this many seeds can find."""
     study, jobs = prepared.study, prepared.jobs
-    found = {job.folder: standing(job.folder) for job in jobs.values()}
+    found = {job.folder: run_status(job.folder) for job in jobs.values()}
     waiting = {job.folder: job for job in jobs.values() if found[job.folder].state != "done"}
     seconds = seconds_of(jobs, found)
     left = sum(seconds[job.recipe.identity()] for job in waiting.values())
@@ -89,7 +89,7 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def seconds_of(jobs: dict[tuple[str, int], Job], found: dict[Path, Standing]) -> dict[str, float]:
+def seconds_of(jobs: dict[tuple[str, int], Job], found: dict[Path, RunStatus]) -> dict[str, float]:
     """Seconds of a run by recipe: measured of its own runs, else of others here, else forecast."""
     known: dict[str, list[float]] = {}
     for job in jobs.values():
@@ -109,14 +109,14 @@ def forecast_run_seconds(recipe: Recipe) -> float:
     return WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
 
 
-def _disk_bytes(job: Job, found: dict[Path, Standing]) -> int:
+def _disk_bytes(job: Job, found: dict[Path, RunStatus]) -> int:
     done = [folder for folder, each in found.items() if each.state == "done"]
     if done:
         return sum(path.stat().st_size for path in done[0].rglob("*") if path.is_file())
     return COPIES * 4 * count_parameters(job.recipe.model)
 
 
-def _some_result(found: dict[Path, Standing]) -> dict[str, Any] | None:
+def _some_result(found: dict[Path, RunStatus]) -> dict[str, Any] | None:
     return next((each.result for each in found.values() if each.state == "done"), None)
 
 
@@ -137,7 +137,7 @@ def earlier_values(job: Job, metric: str) -> list[float]:
     text = Dataset.open(job.dataset).passport
     by_seed: dict[int, float] = {}
     for folder in job.folder.parent.glob(f"{job.recipe.name}-*"):
-        found = standing(folder)
+        found = run_status(folder)
         result = found.result or {}
         if result.get("recipe_identity") == job.recipe.identity() and result.get("data") == text:
             by_seed[result["seed"]] = value_of(found, metric)

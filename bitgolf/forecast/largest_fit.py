@@ -17,7 +17,7 @@ class Largest(NamedTuple):
     note: str = ""
 
 
-def room(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def largest_fit(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for the width, the depth and the bits of a weight that fill the budget of a forecast recipe.
 
     The bits are those that `bitgolf pack --budget-bytes` would come to.
@@ -26,7 +26,9 @@ def room(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
     free, fits_now = size + facts["headroom_bytes"], facts["headroom_bytes"] >= 0
 
     def fits(setting: str) -> Callable[[int], bool]:
-        return lambda value: sum(row["bytes"] for row in tensor_rows(recipe.but({setting: value}))) <= free
+        return lambda value: (
+            sum(row["bytes"] for row in tensor_rows(recipe.replace({setting: value}))) <= free
+        )
 
     # The width of a head is even.
     width = largest(fits("model.width"), model.width, 2 * model.heads, fits_now)
