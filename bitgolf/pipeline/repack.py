@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError, nearest
@@ -18,7 +19,7 @@ from bitgolf.base.tensors import read_tensors
 from bitgolf.inputs.recorded import record
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
-from bitgolf.net.model import count_parameters
+from bitgolf.net.model import count_parameters, parameter_shapes
 from bitgolf.recipe import Recipe
 from bitgolf.report.divergence import Divergence, divergence
 from bitgolf.report.report import write_report
@@ -140,7 +141,19 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     known = data or (read_as(result, Origin).get("dataset") if result.is_file() else None)
     if known is None:
         raise BitgolfError("no dataset is known", where=str(folder), way_out="give it with --data FOLDER")
-    weights = shipped_weights(recipe.model.shipped(), weights)
+    shipped = recipe.model.shipped()
+    if other := sorted(
+        name
+        for name, shape in parameter_shapes(shipped).items()
+        if name not in weights or weights[name].shape != torch.Size(shape)
+    ):
+        raise BitgolfError(
+            "the weights are not of this recipe",
+            where=str(folder),
+            value=other[0],
+            way_out="recipe.json or weights.safetensors was changed; take both from the same run",
+        )
+    weights = shipped_weights(shipped, weights)
     dataset, dtype = Dataset.open(Path(known)), dtype_of(folder)
     return Trained(folder, recipe, weights, dataset, original.quantize, dtype)
 

@@ -11,13 +11,13 @@ from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.passport import differing_bytes
-from bitgolf.corpus.textfile import text_to_score
+from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.inputs.folder import held
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept, refuse_changed
 from bitgolf.inputs.resolve import find_dataset
-from bitgolf.inputs.typed import Origin, read_as, read_outside, read_plan
+from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, parameter_shapes
 from bitgolf.pipeline.repack import Packing, by_sequence, dtype_of, findings, open_run
@@ -44,6 +44,7 @@ from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.loop import State
 
+OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
@@ -96,6 +97,9 @@ def _work(
     variables: Mapping[str, str] | None,
 ) -> Generator[Event, None, dict[str, Any]]:
     clock = Stopwatch()
+    for path in (folder / name for name in OWN_FILES if resume):
+        if path.exists():
+            refuse_special(path)
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
     code = script_of(recipe)
@@ -157,14 +161,14 @@ def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -
     Raises BitgolfError where the folder is another run's.
     """
     path = folder / "result.json"
-    result = read_outside(path) if path.is_file() else None
-    if not isinstance(result, dict) or "report" not in result or result.get("seed") != seed:
+    result = read_as(path, Result) if path.is_file() else None
+    if result is None or "report" not in result or result.get("seed") != seed:
         return None
     claim_folder(folder, recipe, resume=True)
     if (folder / CHECKPOINT).is_file():
         State.load(folder / CHECKPOINT, training_identity(recipe, dataset, seed))
     write_report(folder)  # it is written last, so it alone may be missing
-    return result
+    return dict(result)
 
 
 def inspected(
