@@ -95,7 +95,7 @@ class Own(Activation):
 
 
 def mine():
-    return Recipe().but({"model.activation": Own()})
+    return Recipe().replace({"model.activation": Own()})
 """
 
 

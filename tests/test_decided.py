@@ -33,7 +33,7 @@ class Made(Plan):
 
 
 PLANS = (Known(), Inner(), Twice(steps=0), Twice(steps=1), Made())
-ELSEWHERE = "\n\ndef elsewhere(plan):\n    return plan.but(moved=1), Made(steps=3)\n"
+ELSEWHERE = "\n\ndef elsewhere(plan):\n    return plan.replace(moved=1), Made(steps=3)\n"
 DECIDED = {
     "if plan.steps:\n    x = 1": "",
     "if plan.steps == 0:\n    x = 1": "x = 1",

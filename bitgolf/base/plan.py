@@ -50,7 +50,7 @@ class Plan:
         return iter(())
 
     def replace(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
-        """A copy with changes: `plan.but(width=3)` or by dotted path `plan.but({"train.steps": 3})`.
+        """A copy with changes: `plan.replace(width=3)` or by dotted path `plan.replace({"train.steps": 3})`.
 
         All changes are made together and checked together, so their order does not matter.
         """

@@ -38,7 +38,7 @@ def decided(modules: Sequence[Module], plans: Iterable[Plan]) -> list[Module]:
                 changed |= {
                     keyword.arg or ""
                     for call in calls
-                    if isinstance(call.func, ast.Attribute) and call.func.attr == "but"
+                    if isinstance(call.func, ast.Attribute) and call.func.attr == "replace"
                     for keyword in call.keywords
                 }
             elif isinstance(item, ast.ClassDef):
