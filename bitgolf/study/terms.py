@@ -5,6 +5,7 @@ from typing import Any
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json
+from bitgolf.corpus.textfile import refuse_special
 
 BASELINE = "baseline"
 METRICS = {
@@ -30,6 +31,7 @@ def is_study(found: Any) -> bool:
 
 def read_study(path: Path) -> dict[str, Any]:
     """A study.json. Raises BitgolfError for another file."""
+    refuse_special(path)
     found = read_json(path)
     if not is_study(found):
         raise BitgolfError("not the result of a study", where=str(path))
