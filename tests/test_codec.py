@@ -447,6 +447,6 @@ def test_a_few_bytes_that_claim_eight_million_codes_take_little():
 def test_scripts_that_name_no_coder_have_none():
     for codec in (Deflate(), Zstd(), Brotli()):
         script = flatten(baseline().replace({"pack.codec": codec}))
-        assert not any(word in script for word in ("constriction", "RangeCoder", "bell_counts"))
-    assert "bell_counts" not in flatten(baseline().replace({"pack.codec": Histogram()}))
-    assert "bell_counts" in flatten(baseline().replace({"pack.codec": RowColumn()}))
+        assert not any(word in script for word in ("constriction", "RangeCoder", "prior_counts"))
+    assert "prior_counts" not in flatten(baseline().replace({"pack.codec": Histogram()}))
+    assert "prior_counts" in flatten(baseline().replace({"pack.codec": RowColumn()}))

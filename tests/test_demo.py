@@ -9,6 +9,7 @@ import time
 import pytest
 
 from bitgolf.base.files import read_json
+from bitgolf.cli import demo
 from bitgolf.cli import main as cli
 from bitgolf.pipeline import work
 
@@ -21,7 +22,7 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
         return dataset
         yield
 
-    monkeypatch.setattr(cli, "find_recipe", lambda name, changes: recipe)
+    monkeypatch.setattr(demo, "find_recipe", lambda name, changes: recipe)
     monkeypatch.setattr(work, "find_dataset", tiny_data)
     monkeypatch.chdir(tmp_path)
     for folder in ("demo", "demo-2"):

@@ -129,17 +129,17 @@ def test_a_run_fills_its_budget(recipe, dataset, tmp_path, budget_bytes):
 
 
 def test_a_trained_run_is_packed_into_a_budget(folder, dataset, tmp_path):
-    trained = filling(open_run(folder, data=dataset.folder), 70_000)
+    trained = filling(open_run(folder, data=dataset.folder), 56_000)
     result = drive(pack_again(trained, tmp_path / "packed"))
-    assert 69_930 <= result["total_bytes"] <= 70_000
-    assert result["status"] == "ok" and result["budget_bytes"] == 70_000
-    less = drive(pack_again(filling(trained, 62_000), tmp_path / "less"))
+    assert 55_944 <= result["total_bytes"] <= 56_000
+    assert result["status"] == "ok" and result["budget_bytes"] == 56_000
+    less = drive(pack_again(filling(trained, 48_000), tmp_path / "less"))
     assert abs(less["gap"]) > abs(result["gap"])
 
 
 def test_on_the_command_line(bitgolf, folder, dataset):  # noqa: F811
-    code, out, err = bitgolf("pack", folder, "--data", dataset.folder, "--budget-bytes", 70_000, "--json")
+    code, out, err = bitgolf("pack", folder, "--data", dataset.folder, "--budget-bytes", 56_000, "--json")
     assert code == 0, err
     result = json.loads(out)
-    assert 69_930 <= result["total_bytes"] <= 70_000
+    assert 55_944 <= result["total_bytes"] <= 56_000
     refused(bitgolf("pack", folder, "--data", dataset.folder, "--budget-bytes", 20_000), "smallest feasible")

@@ -127,7 +127,7 @@ def test_forms_are_read_in_any_shape(shape):
         pieces = {"codes": torch.zeros(shape).flatten(1).to(torch.int8)}
         with pytest.raises(ArtifactError, match="power of two.*found 6"):
             TurnedForm().tensor(pieces, shape)
-    with pytest.raises(PlanError, match="seed: must be below"):
+    with pytest.raises(PlanError, match="seed: expected a finite number below"):
         TurnedForm(seed=2**63)
 
 

@@ -128,7 +128,7 @@ def test_over_budget_is_a_result(recipe, dataset, tmp_path):
 
 
 def test_divergence_is_a_result(recipe, dataset, tmp_path):
-    rows = [row.replace(rule=AdamRule(lr=1e30)) if row.pattern == "*" else row for row in recipe.optim.rows]
+    rows = [row.replace(rule=AdamRule(lr=1e18)) if row.pattern == "*" else row for row in recipe.optim.rows]
     wild = recipe.replace({"optim.rows": tuple(rows)})
     result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "diverged"
@@ -211,7 +211,7 @@ def test_what_fails_after_training_is_a_result_with_what_is_known(recipe, datase
     assert drive(pack_again(open_run(folder), tmp_path / "packed"))["status"] == "ok"
 
 
-@pytest.mark.parametrize("rate", [1e9, 3e38])
+@pytest.mark.parametrize("rate", [1e9, 9e18])
 def test_a_spike_names_its_tensor(recipe, dataset, tmp_path, rate):
     rows = [row.replace(rule=AdamRule(lr=rate)) if row.pattern == "*" else row for row in recipe.optim.rows]
     wild = recipe.replace({"optim.rows": tuple(rows), "train.steps": 1})

@@ -303,7 +303,7 @@ def wait_for_work(folder: Path, started: float, child: subprocess.Popen) -> None
         time.sleep(0.02)
 
 
-def test_several_processes_run_the_script_itself(recipe, dataset, tmp_path):
+def test_several_processes_make_one_run(recipe, dataset, tmp_path):
     pair = {"train.accumulation": 1, "train.batch_tokens": 128}
     arms = add_one(recipe.replace(pair), {"longer": {"train.steps": 5}})
     study = Study(

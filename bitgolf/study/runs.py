@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
+from bitgolf.base.plan import to_json
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept
 from bitgolf.inputs.typed import NumberTypes, Progress, Result, Score, read_as, typed
@@ -197,13 +198,15 @@ def _run_alone(job: Job) -> Generator[Event, None, None]:
 
 
 def _run_together(job: Job) -> Generator[Event, None, None]:
-    """The script itself under torchrun, on several processes of this machine."""
+    """The same run under torchrun, on several processes of this machine."""
     begun = (job.folder / "recipe.json").is_file()
     script = job.folder / "script.py"
     write_bytes(script, job.code)
+    write_json(job.folder / "planned.json", to_json(job.recipe))
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
     options = ["--data", job.dataset, "--out", job.folder, "--seed", job.seed, *["--resume"] * begun]
-    command = [sys.executable, "-m", *launcher, script, *options]
+    what = ["-m", "bitgolf.study.together", script, job.folder / "planned.json"]
+    command = [sys.executable, "-m", *launcher, *what, *options]
     said: list[str] = []
     with subprocess.Popen(
         [*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
