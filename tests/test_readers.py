@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError, CheckpointError, PlanError, displayed
-from bitgolf.base.files import is_plain_name, read_json
+from bitgolf.base.files import is_plain_name, read_json, write_json
 from bitgolf.base.plan import from_json, parse_changes, to_json
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.inputs.typed import MOST_JSON_BYTES, MOST_JSON_ITEMS, Result, read_as, read_outside, read_plan
@@ -156,3 +156,11 @@ def test_a_tensor_file_with_another_note_is_refused(tmp_path, note):
     with pytest.raises(CheckpointError, match="damaged"):
         read_tensors(path)
     assert json.dumps(note)
+
+
+def test_settings_of_older_runs_are_read_by_their_new_names(recipe, tmp_path):
+    data = to_json(recipe)
+    assert data["quantize"]["rate"]["class"] == "Fixed"
+    data["quantize"]["rate"]["class"] = "AsSet"
+    write_json(tmp_path / "recipe.json", data)
+    assert read_plan(tmp_path / "recipe.json", Recipe) == recipe

@@ -21,6 +21,7 @@ Size = Annotated[int, Field(ge=0, lt=2**63)]
 Figure = Annotated[float, Field(ge=0)]
 STRICT = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
 MOST_JSON_BYTES, MOST_JSON_ITEMS = 2**26, 100_000  # no file of ours comes near
+RENAMED = {"AsSet": "Fixed"}  # classes of settings, by the name that older runs wrote
 AGAIN = "the file was changed or cut short; make it again"
 
 
@@ -235,12 +236,20 @@ def read_as(path: Path, shape: type[Shape], way_out: str = AGAIN) -> Shape:
     return typed(read_outside(path), shape, path, way_out)
 
 
+def renamed(data: Any) -> Any:
+    """JSON of settings with classes under the names that they have today."""
+    if isinstance(data, dict):
+        new = {key: renamed(value) for key, value in data.items()}
+        return new | {"class": RENAMED[new["class"]]} if new.get("class") in [*RENAMED] else new
+    return [*map(renamed, data)] if isinstance(data, list) else data
+
+
 def read_plan(path: Path, kind: type[P]) -> P:
     """The settings in a JSON file. Raises PlanError, which names the file in front of every problem."""
     load()
     with techniques_of(path.parent):
         try:
-            return from_json(kind, read_outside(path))
+            return from_json(kind, renamed(read_outside(path)))
         except PlanError as error:
             raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
 
