@@ -17,6 +17,11 @@ def test_there_are_cases():
     assert CASES, f"no golden case in {FOLDER}"
 
 
+def test_our_copies_stay_small():
+    sizes = [path.stat().st_size for path in Path(__file__).parent.glob("golden/*")]
+    assert sum(sizes) < 4_000_000
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_golden(path):
     case = Case(path)
