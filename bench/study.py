@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
-from bitgolf.base.events import Event
+from bitgolf.base.events import Event, finish
 from bitgolf.forecast.laptop import a_minute
 from bitgolf.recipes.pr682 import pr682
 from bitgolf.report.screen import follow
-from bitgolf.run import run
+from bitgolf.run.result import Outcome
+from bitgolf.run.stages import run
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.executors import Executor, Look, in_processes, in_this_process, on_ray
 from bitgolf.study.live import Board
@@ -57,8 +58,7 @@ def bare(jobs: Sequence[Job], folder: Path) -> None:
     torch.set_num_threads(1)
     for job in jobs:
         place = folder / job.folder.name
-        for _ in run(job.recipe, Dataset.open(job.dataset), place, job.seed, code=job.code):
-            pass
+        finish(run(job.recipe, Dataset.open(job.dataset), place, job.seed, code=job.code))
 
 
 class InTurns:
@@ -83,15 +83,17 @@ class InTurns:
         with patch("bitgolf.study.runs.run", self.timed_run):
             self.study.append(timed(lambda: in_this_process(iter([task]), look)))
 
-    def timed_run(self, *args: Any, **named: Any) -> Iterator[Event]:
+    def timed_run(self, *args: Any, **named: Any) -> Generator[Event, None, Outcome]:
         """The run, timed while it works and not while the study does."""
         events = run(*args, **named)
         while True:
             started = time.perf_counter()
-            event = next(events, None)
-            self.inside += time.perf_counter() - started
-            if event is None:
-                return
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            finally:
+                self.inside += time.perf_counter() - started
             yield event
 
 

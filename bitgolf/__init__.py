@@ -57,9 +57,9 @@ READING_ORDER = (
     "score.score",
     "score.metric",
     "recipe",
-    "run",
 )
 AROUND = (
+    "run",
     "script",
     "report",
     "public",

@@ -15,7 +15,7 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.inputs.typed import read_plan
 from bitgolf.pipeline.work import work
 from bitgolf.recipe import Recipe
-from bitgolf.run import run
+from bitgolf.run.stages import run
 from bitgolf.script import own
 from bitgolf.script.counted import script_of
 from bitgolf.script.flatten import flatten, prove_scripts, undefined_names
@@ -166,7 +166,7 @@ REFUSED = {
         MATH,
         "try:\n    import brotli as math\nexcept ImportError:\n    math = None\n",
     ),
-    "a module of the package": ("imports a whole module", MATH, "import bitgolf.run\nmath = bitgolf\n"),
+    "a module of the package": ("imports a whole module", MATH, "import bitgolf.recipe\nmath = bitgolf\n"),
     "what no script holds": (
         "imports bitgolf.report.screen, which no script can contain",
         MATH,

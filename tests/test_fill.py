@@ -7,33 +7,30 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BudgetError, PlanError
+from bitgolf.base.events import finish
 from bitgolf.pipeline.repack import filling, open_run, pack_again
-from bitgolf.run import run
+from bitgolf.run.stages import run
 from bitgolf.squeeze.fill import FillBudget, coarser
 from bitgolf.squeeze.presets import by_part, deviations, entropy_coded, feedback_deviations, rate_aware
 from bitgolf.squeeze.quantize import AbsMax, Fixed, Keep, QuantizePlan, QuantRule
 from bitgolf.squeeze.rate import RateAware, code_bits, expected_damage
 from tests.test_cli import bitgolf, refused  # noqa: F401
 from tests.test_rate import problem
-from tests.test_run import CODE, drive
+from tests.test_run import CODE, result_of
 
 FILLED = rate_aware().replace(rate=FillBudget())
 
 
 @pytest.fixture
 def folder(recipe, dataset, tmp_path):
-    drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
     return tmp_path / "run"
 
 
 def allocated(total_bytes, budget_bytes, plan=FILLED):
     """The table, and what was tried on the way to it."""
     tries, steps = [], plan.rate.allocate(plan, budget_bytes, total_bytes)
-    while True:
-        try:
-            tries.append(next(steps))
-        except StopIteration as end:
-            return end.value, tries
+    return finish(steps, tries.append), tries
 
 
 def bytes_of(bits_at_once: float, floor: int = 20_000, weights: int = 1_000_000):
@@ -123,17 +120,17 @@ def test_no_exchange_of_bytes_between_tensors_helps():
 @pytest.mark.parametrize("budget_bytes", [54_000, 59_000])
 def test_a_run_fills_its_budget(recipe, dataset, tmp_path, budget_bytes):
     changes = {"quantize": FILLED, "pack.codec": entropy_coded(), "budget.budget_bytes": budget_bytes}
-    result = drive(run(recipe.replace(changes), dataset, tmp_path / "run", 1, code=bytes(20_000)))
+    result = result_of(run(recipe.replace(changes), dataset, tmp_path / "run", 1, code=bytes(20_000)))
     assert 0.999 * budget_bytes <= result["total_bytes"] <= budget_bytes and result["status"] == "ok"
     assert result["rules"][0]["quantizer"]["step"] != RateAware().step
 
 
 def test_a_trained_run_is_packed_into_a_budget(folder, dataset, tmp_path):
     trained = filling(open_run(folder, data=dataset.folder), 56_000)
-    result = drive(pack_again(trained, tmp_path / "packed"))
+    result = finish(pack_again(trained, tmp_path / "packed"))
     assert 55_944 <= result["total_bytes"] <= 56_000
     assert result["status"] == "ok" and result["budget_bytes"] == 56_000
-    less = drive(pack_again(filling(trained, 48_000), tmp_path / "less"))
+    less = finish(pack_again(filling(trained, 48_000), tmp_path / "less"))
     assert abs(less["gap"]) > abs(result["gap"])
 
 

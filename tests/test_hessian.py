@@ -16,7 +16,7 @@ from bitgolf.net.model import ModelPlan, build_model, keyed_generator
 from bitgolf.net.parts import Linear
 from bitgolf.net.route import Looped
 from bitgolf.net.values import ValueEmbedding
-from bitgolf.run import run
+from bitgolf.run.stages import run
 from bitgolf.squeeze.gptq import Gptq, squared_error
 from bitgolf.squeeze.hessian import (
     OwnText,
@@ -42,7 +42,7 @@ from bitgolf.squeeze.quantize import (
     quantize_weights,
 )
 from bitgolf.squeeze.rate import RateAware
-from tests.test_run import CODE, drive
+from tests.test_run import CODE, result_of
 
 PLAN = ModelPlan(vocabulary_size=90, layers=3, width=24, heads=2, kv_heads=1)
 TEXT = torch.randint(90, (6, 20), generator=torch.Generator().manual_seed(0))
@@ -362,16 +362,16 @@ def test_who_asks_without_calibration_is_refused_before_training(recipe, dataset
         (lost, "nothing is multiplied with skip"),
     ):
         with pytest.raises(BitgolfError, match=message):
-            drive(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
+            result_of(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
         assert not (tmp_path / "r").exists()
 
 
 def test_a_run_calibrates_and_says_so(recipe, dataset, tmp_path):
     plan = feedback_rows(4).replace(calibration=TrainText(sequences=8))
-    result = drive(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(run(recipe.replace(quantize=plan), dataset, tmp_path / "r", 1, code=CODE))
     rows = {row["name"]: row for row in result["quantization"]}
     assert rows["blocks.0.mlp.fc.weight"]["calibration_tokens"] == 8 * 32
     assert "calibration_tokens" not in rows["tok_emb.weight"]
     assert result["seconds"]["calibrate"] > 0
-    plain = drive(run(recipe.replace(quantize=int6_rows()), dataset, tmp_path / "p", 1, code=CODE))
+    plain = result_of(run(recipe.replace(quantize=int6_rows()), dataset, tmp_path / "p", 1, code=CODE))
     assert not any("calibration_tokens" in row for row in plain["quantization"])

@@ -7,10 +7,9 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from bitgolf.net.backend import Backend
-from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.net.model import ModelPlan, build_model, model_with
 from bitgolf.net.route import Looped
 from bitgolf.report.tensors import noise_quantizers
-from bitgolf.run import model_with
 from bitgolf.squeeze.grid import Grid
 from bitgolf.squeeze.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
 from bitgolf.train.loop import swapped_weights

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.net.model import parameter_shapes
@@ -20,7 +21,7 @@ from bitgolf.pipeline.repack import (
     packed_by,
     paired_gap,
 )
-from bitgolf.run import run
+from bitgolf.run.stages import run
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.squeeze.artifact import unpack
 from bitgolf.squeeze.hessian import TrainText
@@ -28,18 +29,18 @@ from bitgolf.squeeze.presets import feedback_rows
 from bitgolf.train.average import Ema, NoAverage
 from bitgolf.train.qat import FakeQuantize
 from tests.test_cli import bitgolf, refused  # noqa: F401
-from tests.test_run import CODE, drive
+from tests.test_run import CODE, result_of
 
 
 @pytest.fixture
 def folder(recipe, dataset, tmp_path):
-    drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
     return tmp_path / "run"
 
 
 def test_the_own_rules_give_the_same_bytes(folder, dataset):
     trained = open_run(folder, data=dataset.folder)
-    packing, scores = drive(packed_by(trained, trained.recipe.quantize, OWN))
+    packing, scores = finish(packed_by(trained, trained.recipe.quantize, OWN))
     assert packing.artifact.data == (folder / "model.bin").read_bytes()
     variant = next(row for row in read_json(folder / "result.json")["variants"] if row["name"] == "quantized")
     assert bits_per_byte(scores) == variant["bits_per_byte"]
@@ -47,7 +48,7 @@ def test_the_own_rules_give_the_same_bytes(folder, dataset):
 
 def test_every_ready_table_can_be_compared(folder, dataset):
     trained = open_run(folder, data=dataset.folder)
-    lines = drive(compare_tables(trained, [OWN, *TABLES]))
+    lines = finish(compare_tables(trained, [OWN, *TABLES]))
     assert [line["name"] for line in lines] == ["float", OWN, *TABLES]
     by_name = {line["name"]: line for line in lines}
     assert by_name["rate-0"]["predicted_gap"] > 0
@@ -65,7 +66,7 @@ def test_a_gap_is_predicted_where_the_curvature_of_all_is_known(folder, dataset)
     trained = open_run(folder, data=dataset.folder)
 
     def predicted(*names):
-        return {line["name"]: line["predicted_gap"] for line in drive(compare_tables(trained, names))[1:]}
+        return {line["name"]: line["predicted_gap"] for line in finish(compare_tables(trained, names))[1:]}
 
     assert predicted("int4", "gptq-int4") == {"int4": None, "gptq-int4": None}  # without gradients
     known = predicted("int4", "gptq-int4", "int6", "rate-4")
@@ -74,7 +75,7 @@ def test_a_gap_is_predicted_where_the_curvature_of_all_is_known(folder, dataset)
 
 def test_a_gap_is_paired(folder, dataset):
     trained = open_run(folder, data=dataset.folder)
-    _, scores = drive(packed_by(trained, TABLES["int4"](), "int4"))
+    _, scores = finish(packed_by(trained, TABLES["int4"](), "int4"))
     sums = by_sequence(scores)
     assert paired_gap(sums, sums) == (0.0, 0.0)
     assert paired_gap(*[Sums(*(part[:1] for part in sums))] * 2) == (0.0, None)
@@ -91,7 +92,7 @@ def test_other_rules_into_a_folder_of_their_own(folder, dataset, tmp_path):
     trained = open_run(folder, changes, dataset.folder)
     assert trained.recipe.quantize.calibration == TrainText(sequences=4)
     assert trained.recipe.quantize.rules[1].quantizer == feedback_rows(4).rules[1].quantizer
-    result = drive(pack_again(trained, tmp_path / "other"))
+    result = finish(pack_again(trained, tmp_path / "other"))
     assert result == read_json(tmp_path / "other" / "result.json")
     assert result["status"] == "ok" and result["budget_bytes"] == 9_000_000
     assert sum(size for _, size in result["ledger"]) == result["code_bytes"] + result["artifact_bytes"]
@@ -109,11 +110,11 @@ def test_other_rules_into_a_folder_of_their_own(folder, dataset, tmp_path):
 
 def test_another_grid_than_that_of_the_training_noise_is_an_alarm(recipe, dataset, tmp_path):
     noisy = recipe.replace(noise=FakeQuantize(patterns=("blocks.*.weight",)))
-    drive(run(noisy, dataset, tmp_path / "run", 1, code=CODE))
+    result_of(run(noisy, dataset, tmp_path / "run", 1, code=CODE))
     matrices = len([name for name in parameter_shapes(recipe.model) if re.match(r"blocks.*\.weight", name)])
     bits = "quantize.rules.1.quantizer.grid.bits=4"
     for changes, expected in (([], 0), ([bits], matrices)):
-        result = drive(pack_again(open_run(tmp_path / "run", changes, dataset.folder), tmp_path / "packed"))
+        result = finish(pack_again(open_run(tmp_path / "run", changes, dataset.folder), tmp_path / "packed"))
         alarms = [row["alarm"] for row in result["quantization"] if row["alarm"]]
         assert len(alarms) == result["alarms"] == expected
         assert set(alarms) <= {"not on the grid it was trained on, that of AbsMax() without calibration"}
@@ -157,7 +158,7 @@ def test_what_packing_cannot_do_is_refused(bitgolf, folder, dataset, tmp_path): 
 
 @pytest.mark.parametrize(("average", "kind"), [(Ema(decay=0.5), "averaged"), (NoAverage(), "live")])
 def test_averaged_weights_where_there_are_some(average, kind, recipe, dataset, tmp_path):
-    drive(run(recipe.replace(average=average), dataset, tmp_path / "run", 1, code=CODE))
+    result_of(run(recipe.replace(average=average), dataset, tmp_path / "run", 1, code=CODE))
     stored, _ = read_tensors(tmp_path / "run" / "weights.safetensors")
     trained = open_run(tmp_path / "run", data=dataset.folder)
     expected = stored[f"{kind}/tok_emb.weight"]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf import run as run_module
 from bitgolf.base.errors import BitgolfError, DataError
+from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.base.tensors import read_tensors
@@ -24,11 +24,14 @@ from bitgolf.net.model import count_parameters
 from bitgolf.net.objective import MultiToken
 from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.recipe import Recipe
-from bitgolf.run import PREFLIGHT_WINDOWS, load_model, preflight, run, score_split
+from bitgolf.run.command import main
+from bitgolf.run.preflight import PREFLIGHT_WINDOWS, preflight
+from bitgolf.run.scoring import score_split
+from bitgolf.run.stages import run
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import Scores
 from bitgolf.score.windows import Chunked, PerDocument
-from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.artifact import load_model, pack, unpack
 from bitgolf.squeeze.presets import feedback_rows
 from bitgolf.squeeze.quantize import quantize_weights
 from bitgolf.train.average import Ema, Latest, NoAverage, Swa, SwaCount
@@ -39,18 +42,14 @@ from bitgolf.train.schedule import WarmdownFraction
 CODE = b"print('the code that counts')\n"
 
 
-def drive(steps):
-    """The value of a generator that has been run to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+def result_of(steps):
+    """The figures of a run that has been driven to its end."""
+    return finish(steps).result
 
 
 @pytest.fixture
 def finished(recipe, dataset, tmp_path):
-    return drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE)), tmp_path / "run"
+    return result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE)), tmp_path / "run"
 
 
 def test_a_run_leaves_everything_behind(finished, recipe, dataset):
@@ -73,7 +72,7 @@ def test_a_run_leaves_everything_behind(finished, recipe, dataset):
 def test_only_the_packed_bytes_are_scored(finished, recipe, dataset):
     result, folder = finished
     model = load_model(unpack((folder / "model.bin").read_bytes()), choose_backend(recipe.backend))
-    again = drive(score_split(model, dataset, recipe.score, "score"))
+    again = finish(score_split(model, dataset, recipe.score, "score"))
     saved = Scores.load(folder / "scores.npz")
     assert np.array_equal(again.nats, saved.nats)
     assert bits_per_byte(saved) == result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
@@ -84,15 +83,15 @@ def test_only_the_packed_bytes_are_scored(finished, recipe, dataset):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(finished, recipe, dataset, tmp_path):
     _, folder = finished
-    drive(run(recipe, dataset, tmp_path / "again", 1, code=CODE))
-    drive(run(recipe, dataset, tmp_path / "other", 2, code=CODE))
+    result_of(run(recipe, dataset, tmp_path / "again", 1, code=CODE))
+    result_of(run(recipe, dataset, tmp_path / "other", 2, code=CODE))
     data = [(path / "model.bin").read_bytes() for path in (folder, tmp_path / "again", tmp_path / "other")]
     assert data[0] == data[1] != data[2]
 
 
 def test_the_tokenizer_counts_only_where_the_rules_say_so(finished, recipe, dataset, tmp_path):
     counted, _ = finished
-    free = drive(
+    free = result_of(
         run(recipe.replace({"budget.count_tokenizer": False}), dataset, tmp_path / "free", 1, code=CODE)
     )
     tokenizer = dict(map(tuple, free["ledger"]))["tokenizer"]
@@ -101,14 +100,14 @@ def test_the_tokenizer_counts_only_where_the_rules_say_so(finished, recipe, data
 
 
 def test_without_an_average_there_is_one_set_of_weights(recipe, dataset, tmp_path):
-    result = drive(run(recipe.replace(average=NoAverage()), dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(run(recipe.replace(average=NoAverage()), dataset, tmp_path / "r", 1, code=CODE))
     assert [row["name"] for row in result["variants"]] == ["live", "quantized", "quantized"]
     weights = read_tensors(tmp_path / "r" / "weights.safetensors")[0]
     assert all(name.startswith("live/") for name in weights)
 
 
 def test_fewer_lines_are_logged_where_asked_for(recipe, dataset, tmp_path):
-    drive(run(recipe.replace({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
+    result_of(run(recipe.replace({"train.log_steps": 3}), dataset, tmp_path / "r", 1, code=CODE))
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 4]  # the last step always
 
@@ -116,13 +115,15 @@ def test_fewer_lines_are_logged_where_asked_for(recipe, dataset, tmp_path):
 def test_what_is_scored_once_is_one_row(recipe, dataset, tmp_path):
     """The final windows of this recipe are those of the comparison."""
     plan = recipe.replace({"score.windows": Chunked(length=32), "average": NoAverage()})
-    result = drive(run(plan, dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(run(plan, dataset, tmp_path / "r", 1, code=CODE))
     assert [row["name"] for row in result["variants"]] == ["live", "quantized"]
     assert result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
 
 
 def test_over_budget_is_a_result(recipe, dataset, tmp_path):
-    result = drive(run(recipe.replace({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(
+        run(recipe.replace({"budget.budget_bytes": 5000}), dataset, tmp_path / "r", 1, code=CODE)
+    )
     assert result["status"] == "over budget"
     assert result["bits_per_byte"] > 0
 
@@ -130,7 +131,7 @@ def test_over_budget_is_a_result(recipe, dataset, tmp_path):
 def test_divergence_is_a_result(recipe, dataset, tmp_path):
     rows = [row.replace(rule=AdamRule(lr=1e18)) if row.pattern == "*" else row for row in recipe.optim.rows]
     wild = recipe.replace({"optim.rows": tuple(rows)})
-    result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(run(wild, dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "diverged"
     assert "bits_per_byte" not in result
     assert read_json(tmp_path / "r" / "result.json")["status"] == "diverged"
@@ -146,13 +147,13 @@ def test_a_crash_is_a_result_and_the_run_can_go_on(finished, recipe, dataset, tm
         raise RuntimeError("planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_tensors", broken)
+        patch.setattr("bitgolf.run.stages.write_tensors", broken)
         with pytest.raises(RuntimeError, match="planted"):
-            drive(run(recipe, dataset, tmp_path / "r", 1, code=CODE))
+            result_of(run(recipe, dataset, tmp_path / "r", 1, code=CODE))
     crash = read_json(tmp_path / "r" / "result.json")
     assert crash["status"] == "crash"
     assert "planted" in crash["error"]
-    result = drive(run(recipe, dataset, tmp_path / "r", 1, code=CODE, resume=True))
+    result = result_of(run(recipe, dataset, tmp_path / "r", 1, code=CODE, resume=True))
     assert result["status"] == "ok"
     assert (tmp_path / "r" / "model.bin").read_bytes() == (whole / "model.bin").read_bytes()
 
@@ -174,7 +175,7 @@ def test_one_command_serves_before_and_after_a_kill_at_any_moment(finished, reci
             shutil.copy(whole / name, folder)
         if "result" in moment or "after" in moment:
             shutil.copytree(whole / "checkpoint", folder / "checkpoint")
-        result = drive(run(recipe, dataset, folder, 1, code=CODE, resume=True))
+        result = result_of(run(recipe, dataset, folder, 1, code=CODE, resume=True))
         assert result["status"] == "ok", moment
         assert (folder / "model.bin").read_bytes() == (whole / "model.bin").read_bytes(), moment
         lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -190,7 +191,7 @@ def test_a_line_of_metrics_that_cannot_be_read_is_dropped(finished, recipe, data
     (folder / "result.json").unlink()
     first, rest = good.split(b"\n", 1)
     (folder / "metrics.jsonl").write_bytes(first + b"\n" + line + b"\n" + rest + line)
-    assert drive(run(recipe, dataset, folder, 1, code=CODE, resume=True))["status"] == "ok"
+    assert result_of(run(recipe, dataset, folder, 1, code=CODE, resume=True))["status"] == "ok"
     assert (folder / "metrics.jsonl").read_bytes() == good
 
 
@@ -201,21 +202,21 @@ def test_what_fails_after_training_is_a_result_with_what_is_known(recipe, datase
         raise DataError("planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "score_split", broken)
+        patch.setattr("bitgolf.run.scoring.score_split", broken)
         with pytest.raises(DataError, match="planted"):
-            drive(run(recipe, dataset, folder, 1, code=CODE))
+            result_of(run(recipe, dataset, folder, 1, code=CODE))
     crash = read_json(folder / "result.json")
     assert crash["status"] == "crash" and crash["error"] == "DataError: planted"
     assert "broken" in crash["trace"]
     assert crash["steps"] == 4 and crash["dtype"] == "float32" and crash["train_tokens"] == 512
-    assert drive(pack_again(open_run(folder), tmp_path / "packed"))["status"] == "ok"
+    assert finish(pack_again(open_run(folder), tmp_path / "packed"))["status"] == "ok"
 
 
 @pytest.mark.parametrize("rate", [1e9, 9e18])
 def test_a_spike_names_its_tensor(recipe, dataset, tmp_path, rate):
     rows = [row.replace(rule=AdamRule(lr=rate)) if row.pattern == "*" else row for row in recipe.optim.rows]
     wild = recipe.replace({"optim.rows": tuple(rows), "train.steps": 1})
-    result = drive(run(wild, dataset, tmp_path / "r", 1, code=CODE))
+    result = result_of(run(wild, dataset, tmp_path / "r", 1, code=CODE))
     assert result["status"] == "diverged"
     assert "skip_weights" in result["error"] or "live/" in result["error"]
     assert result == read_json(tmp_path / "r" / "result.json")
@@ -227,13 +228,13 @@ def test_the_number_type_that_a_run_began_in_is_kept(recipe, dataset, tmp_path, 
     for place, began in enumerate(("bfloat16", "float32")):
         folder, gains = tmp_path / began, {"bfloat16": 9.0, "float32": 0.1}
         monkeypatch.setattr(backend_module, "bfloat16_gain", lambda _, gain=gains[began]: gain)
-        drive(run(auto, dataset, folder, 1, code=CODE))
+        result_of(run(auto, dataset, folder, 1, code=CODE))
         before = (folder / "model.bin").read_bytes()
         result = read_json(folder / "result.json")
         assert result["dtype"] == began
         other = ("float32", "bfloat16")[place]
         monkeypatch.setattr(backend_module, "bfloat16_gain", lambda _, gain=gains[other]: gain)
-        again = drive(run(auto, dataset, folder, 1, code=CODE, resume=True))
+        again = result_of(run(auto, dataset, folder, 1, code=CODE, resume=True))
         assert again["dtype"] == began and (folder / "model.bin").read_bytes() == before
         assert again["bits_per_byte"] == result["bits_per_byte"]
         assert again["environment"]["backend"]["dtype"] == f"{began}: kept, it was begun in this"
@@ -244,25 +245,25 @@ def test_preflight_packs_with_what_calibration_saw_and_scores(recipe, dataset, m
     asked = recipe.replace({"quantize": feedback_rows()})
     seen = []
     monkeypatch.setattr(
-        run_module, "quantize_weights", lambda *given: seen.append(given) or quantize_weights(*given)
+        "bitgolf.run.preflight.quantize_weights",
+        lambda *given: seen.append(given) or quantize_weights(*given),
     )
-    shown = {}
-    drive(preflight(asked, dataset, Backend(), 1, shown.__setitem__))
-    assert seen[0][2] and shown["preflight"].model == recipe.model
-    monkeypatch.setattr(run_module, "summary", lambda scores: 1 / 0)
+    unpacked = finish(preflight(asked, dataset, Backend(), 1))
+    assert seen[0][2] and unpacked.model == recipe.model
+    monkeypatch.setattr("bitgolf.run.preflight.summary", lambda scores: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        drive(preflight(asked, dataset, Backend(), 1))
+        finish(preflight(asked, dataset, Backend(), 1))
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tmp_path):
     _, folder = finished
     before = (folder / "result.json").read_bytes()
     with pytest.raises(BitgolfError, match="holds a run already"):
-        drive(run(recipe, dataset, folder, 1, code=CODE))
+        result_of(run(recipe, dataset, folder, 1, code=CODE))
     with pytest.raises(BitgolfError, match="run of another recipe"):
-        drive(run(recipe.replace({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
+        result_of(run(recipe.replace({"train.steps": 5}), dataset, folder, 1, code=CODE, resume=True))
     with pytest.raises(BitgolfError, match="state of another recipe"):
-        drive(run(recipe, dataset, folder, 2, code=CODE, resume=True))
+        result_of(run(recipe, dataset, folder, 2, code=CODE, resume=True))
     assert (folder / "result.json").read_bytes() == before
 
 
@@ -277,14 +278,14 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, recipe, dataset, tm
 )
 def test_preflight_refuses_before_any_training(recipe, dataset, tmp_path, changes, message):
     with pytest.raises(BitgolfError, match=message):
-        drive(run(recipe.replace(changes), dataset, tmp_path / "r", 1, code=CODE))
+        result_of(run(recipe.replace(changes), dataset, tmp_path / "r", 1, code=CODE))
     assert not (tmp_path / "r").exists()
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(recipe, dataset, tmp_path):
     """Kill -9 somewhere in training, twice; what comes out is what an undisturbed run gives."""
     long = recipe.replace({"train.steps": 120, "train.checkpoint_seconds": 0.0})
-    drive(run(long, dataset, tmp_path / "whole", 3, code=b""))
+    result_of(run(long, dataset, tmp_path / "whole", 3, code=b""))
     write_json(tmp_path / "recipe.json", to_json(long))
     command = [sys.executable, "-m", "tests.run_tiny", str(tmp_path / "recipe.json"), str(dataset.folder)]
     folder = tmp_path / "killed"
@@ -296,7 +297,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(recipe, dataset, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (folder / "model.bin").exists(), "killed too late to prove anything"
-    drive(run(long, dataset, folder, 3, code=b"", resume=True))
+    result_of(run(long, dataset, folder, 3, code=b"", resume=True))
     assert (folder / "model.bin").read_bytes() == (tmp_path / "whole" / "model.bin").read_bytes()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 121))
@@ -318,7 +319,7 @@ def test_a_model_needs_nothing_but_its_artifact(finished):
 
 def test_heads_of_training_never_enter_the_artifact(recipe, dataset, tmp_path):
     ahead = recipe.replace({"model.objective": MultiToken(heads=2, weight=0.5)})
-    result = drive(run(ahead, dataset, tmp_path / "ahead", 1, code=CODE))
+    result = result_of(run(ahead, dataset, tmp_path / "ahead", 1, code=CODE))
     data = (tmp_path / "ahead" / "model.bin").read_bytes()
     opened = unpack(data)
     assert opened.model == recipe.model
@@ -339,11 +340,11 @@ def test_live_and_averaged_stand_side_by_side_whatever_the_average(recipe, datas
     }
     recipe = recipe.replace({"optim.schedule": WarmdownFraction(fraction=1.0)})
     for name, average in averages.items():
-        result = drive(run(recipe.replace(average=average), dataset, tmp_path / name, 1, code=CODE))
+        result = result_of(run(recipe.replace(average=average), dataset, tmp_path / name, 1, code=CODE))
         scores = {row["name"]: row["bits_per_byte"] for row in result["variants"]}
         assert scores["live"] != scores["averaged"], name
     nothing = recipe.replace(average=Swa(every=1000))
-    result = drive(run(nothing, dataset, tmp_path / "nothing", 1, code=CODE))
+    result = result_of(run(nothing, dataset, tmp_path / "nothing", 1, code=CODE))
     assert "averaged" not in {row["name"] for row in result["variants"]}
 
 
@@ -354,17 +355,17 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_training(recipe, d
     }
     for message, changes in cases.items():
         with pytest.raises(BitgolfError, match=message):
-            drive(run(recipe.replace(changes), dataset, tmp_path / "refused", 1, code=CODE))
+            result_of(run(recipe.replace(changes), dataset, tmp_path / "refused", 1, code=CODE))
         assert not (tmp_path / "refused" / "recipe.json").exists()
 
 
 def test_preflight_scores_windows_from_all_over_the_text(recipe, dataset, monkeypatch):
     """Its end and its start among them: what goes wrong anywhere goes wrong before the training."""
     seen = []
-    monkeypatch.setattr(run_module, "summary", seen.append)
+    monkeypatch.setattr("bitgolf.run.preflight.summary", seen.append)
     windows = [recipe.score.windows, Chunked(length=32), PerDocument(within=Chunked(length=32))]
     for each in windows:
-        drive(preflight(recipe.replace({"score.windows": each}), dataset, Backend(), 1))
+        finish(preflight(recipe.replace({"score.windows": each}), dataset, Backend(), 1))
     tokens = dataset.val.all()
     for scores in seen:
         assert not scores.complete and np.isfinite(scores.nats).all()
@@ -378,7 +379,7 @@ def test_preflight_scores_windows_from_all_over_the_text(recipe, dataset, monkey
 
 def test_a_run_that_goes_on_elsewhere_says_so(recipe, dataset, tmp_path, monkeypatch):
     assert other_machine(tmp_path, recipe) == ""
-    drive(run(recipe, dataset, tmp_path, 1, code=CODE))
+    result_of(run(recipe, dataset, tmp_path, 1, code=CODE))
     assert other_machine(tmp_path, recipe) == ""
     begun = read_json(tmp_path / "environment.json")
     begun |= {"torch": "2.6.0", "backend": {**begun["backend"], "device": "cuda: the best one found"}}
@@ -394,14 +395,14 @@ def test_a_script_says_in_one_line_what_the_system_refuses(recipe, dataset, tmp_
     """A fault of its own is a traceback, for whoever wrote the submission."""
     words = ["train_gpt.py", "--data", str(dataset.folder), "--out", str(tmp_path / "r")]
     monkeypatch.setattr(sys, "argv", [str(tmp_path / words[0]), *words[1:]])
-    assert run_module.main(recipe) == 2
-    monkeypatch.setattr(run_module, "preflight", lambda *_: (tmp_path / "gone.bin").read_bytes())
+    assert main(recipe) == 2
+    monkeypatch.setattr("bitgolf.run.stages.preflight", lambda *_: (tmp_path / "gone.bin").read_bytes())
     monkeypatch.setattr(sys, "argv", [__file__, *words[1:]])
-    assert run_module.main(recipe) == 2
+    assert main(recipe) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 2
     assert all(line.startswith("error: ") and "No such file" in line for line in err.splitlines())
     assert "gone.bin" in err and words[0] in err
-    monkeypatch.setattr(run_module, "preflight", lambda *_: 1 / 0)
+    monkeypatch.setattr("bitgolf.run.stages.preflight", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run_module.main(recipe)
+        main(recipe)

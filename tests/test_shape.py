@@ -233,8 +233,8 @@ def test_a_planted_forbidden_line_is_found(copy, line):
     [
         (
             "score.windows",
-            "from bitgolf.run import run",
-            "imports bitgolf.run, which is not before",
+            "from bitgolf.recipe import Recipe",
+            "imports bitgolf.recipe, which is not before",
         ),
         ("score.windows", "from bitgolf.base import plan", "imports a whole module"),
         ("score.windows", "def f():\n    from bitgolf.base.plan import Plan", "import inside a function"),

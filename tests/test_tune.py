@@ -4,15 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors
 from bitgolf.net.backend import choose_backend
+from bitgolf.net.model import model_with
 from bitgolf.pipeline.repack import open_run, pack_again
-from bitgolf.run import Packer, model_with, run
+from bitgolf.run.packer import Packer
+from bitgolf.run.stages import run
 from bitgolf.squeeze.artifact import unpack
 from bitgolf.squeeze.presets import by_part, entropy_coded, rate_aware
 from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, quantize_weights
 from bitgolf.squeeze.tune import TuneControls
-from tests.test_run import CODE, drive
+from tests.test_run import CODE, result_of
 
 COARSE = rate_aware(0.002)  # coarser, and every output projection of so short a training is zero
 SMALL = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
@@ -20,7 +23,7 @@ SMALL = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
 
 @pytest.fixture
 def trained(recipe, dataset, tmp_path):
-    drive(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
     return open_run(tmp_path / "run", data=dataset.folder)
 
 
@@ -33,7 +36,7 @@ def packer_of(trained, table: QuantizePlan) -> Packer:
 
 def tuned(trained, table: QuantizePlan) -> Packer:
     packer = packer_of(trained, table)
-    return drive(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train))
+    return finish(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train))
 
 
 def divergence(trained, packer: Packer, table: QuantizePlan) -> float:
@@ -84,7 +87,9 @@ def test_matrices_and_what_asks_for_curvature_are_not_tunable():
 def test_off_is_off(trained):
     table = COARSE.replace(tuning=NoTuning())
     packer = packer_of(trained, table)
-    assert drive(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train)) is packer
+    assert (
+        finish(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train)) is packer
+    )
     assert QuantizePlan().tuning == NoTuning()
 
 
@@ -99,15 +104,15 @@ def test_every_setting_bites_and_equal_ones_give_equal_bits(trained, change):
 
 
 def test_a_run_ships_what_was_tuned(recipe, dataset, tmp_path):
-    changed, shown = recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()}), {}
+    changed = recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()})
     off = changed.replace({"quantize.tuning": NoTuning()})
-    result = drive(run(changed, dataset, tmp_path / "tuned", 1, code=CODE, show=shown.__setitem__))
-    plain = drive(run(off, dataset, tmp_path / "plain", 1, code=CODE))
+    result, packing, _ = finish(run(changed, dataset, tmp_path / "tuned", 1, code=CODE))
+    plain = result_of(run(off, dataset, tmp_path / "plain", 1, code=CODE))
     opened = [unpack((tmp_path / name / "model.bin").read_bytes()).weights for name in ("tuned", "plain")]
     differing = {name for name in opened[0] if not torch.equal(opened[0][name], opened[1][name])}
     assert differing and all(any(part in name for part in SMALL) for name in differing)
     assert result["variants"][-2]["nats_per_token"] != plain["variants"][-2]["nats_per_token"]
-    for name, weight in shown["packed weights"].items():  # what a report compares with
+    for name, weight in packing.weights.items():  # what a report compares with
         assert "scale" not in name or torch.allclose(weight, opened[0][name], atol=0.006)
     weights = [read_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("tuned", "plain")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # by training alone
@@ -117,8 +122,8 @@ def test_a_trained_run_is_tuned_when_it_is_packed_again(trained, tmp_path):
     again = trained._replace(
         recipe=trained.recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()})
     )
-    result = drive(pack_again(again, tmp_path / "packed"))
+    result = finish(pack_again(again, tmp_path / "packed"))
     # Errors are of rounding to eight bits alone, not of what tuning moved, which is some hundredths.
     assert all(row["relative_error"] < 0.01 for row in result["quantization"] if "scale" in row["name"])
     plain = again._replace(recipe=again.recipe.replace({"quantize.tuning": NoTuning()}))
-    assert drive(pack_again(plain, tmp_path / "plain"))["gap"] != result["gap"]
+    assert finish(pack_again(plain, tmp_path / "plain"))["gap"] != result["gap"]

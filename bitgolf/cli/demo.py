@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Json, Out, Seed
-from bitgolf.cli.shown import finish
+from bitgolf.cli.shown import show_result
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.pipeline.work import work
 from bitgolf.report import screen
@@ -30,7 +30,7 @@ def demo(
     changes = [] if train_seconds is None else [f"train.train_seconds={train_seconds}"]
     folder = out or _free_folder(Path("runs/demo"))
     steps = work(find_recipe("demo", changes), "sotu", folder, seed, against_rivals=True)
-    finish(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")
+    show_result(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")
 
 
 def _free_folder(path: Path) -> Path:

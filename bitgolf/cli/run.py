@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import LARGEST_SEED, Changes, Data, Json, Out, RecipeName, Variables
-from bitgolf.cli.shown import changed_recipe, finish
+from bitgolf.cli.shown import changed_recipe, show_result
 from bitgolf.pipeline.work import work
 from bitgolf.public.variables import parse_variables, seed_of
 from bitgolf.report import screen
@@ -34,4 +34,4 @@ def run(
     chosen = changed_recipe(recipe, given, changes, quiet=as_json)
     folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
     result = screen.follow(work(chosen, data, folder, seed, resume=resume, variables=given))
-    finish(result, as_json, f"bitgolf score {folder}")
+    show_result(result, as_json, f"bitgolf score {folder}")

@@ -1,5 +1,6 @@
 """What several verbs show alike."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -9,6 +10,7 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
+from bitgolf.run.result import RunResult
 
 TEXT = "\n\t"  # what stays as it is where a terminal shows text of a model
 
@@ -24,7 +26,7 @@ def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | No
     return parse_changes(changed, changes or [])
 
 
-def finish(result: dict[str, Any], as_json: bool, following: str) -> None:
+def show_result(result: RunResult, as_json: bool, following: str) -> None:
     header = ("weights", "windows", "bits per byte", "nats per token", "seconds")
     keys = ("name", "windows", "bits_per_byte", "nats_per_token", "seconds")
     rows = [[variant.get(key) for key in keys] for variant in result.get("variants", [])]
@@ -42,12 +44,12 @@ def finish(result: dict[str, Any], as_json: bool, following: str) -> None:
     if "sample" in result and not as_json:
         print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
     scored = "bits_per_byte" in result  # else there is nothing to go on with
-    screen.close(result | ({"next": following} if scored else {}), as_json=as_json)
+    screen.close({**result, **({"next": following} if scored else {})}, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
 
 
-def show_alarms(result: dict[str, Any], as_json: bool) -> None:
+def show_alarms(result: Mapping[str, Any], as_json: bool) -> None:
     rows = [(row["name"], row["alarm"]) for row in result.get("quantization", []) if row.get("alarm")]
     if rows:
         screen.table("Alarms", ("tensor", ""), rows, as_json=as_json)

@@ -8,7 +8,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.inputs.typed import Machine, read_as
 from bitgolf.net.backend import choose_device
 from bitgolf.recipe import Recipe
-from bitgolf.run import CHECKPOINT, processor_name
+from bitgolf.run.folder import CHECKPOINT, processor_name
 
 
 def other_machine(folder: Path, recipe: Recipe) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.events import Event, is_first_process, mapped
 from bitgolf.base.files import write_bytes
 from bitgolf.base.plan import Plan
 from bitgolf.inputs.folder import cache_folder
@@ -50,14 +50,13 @@ def record(plan: Plan, folder: Path) -> None:
 
 def kept(steps: Generator[Event, None, Result], plan: Plan, folder: Path) -> Generator[Event, None, Result]:
     """The events of a run; once its folder says of which recipe it is, users' files are kept there too."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return end.value
+
+    def keep(event: Event) -> Event:
         if (folder / "recipe.json").is_file() and is_first_process():
             record(plan, folder)
-        yield event
+        return event
+
+    return mapped(steps, keep)
 
 
 def recorded(folder: Path) -> list[Path]:

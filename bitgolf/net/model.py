@@ -269,3 +269,15 @@ def parameter_shapes(plan: ModelPlan) -> dict[str, tuple[int, ...]]:
 def count_parameters(plan: ModelPlan) -> int:
     """How many numbers the model has."""
     return sum(math.prod(shape) for shape in parameter_shapes(plan).values())
+
+
+def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that a packed model needs, without those that only training did."""
+    return {name: weights[name] for name in parameter_shapes(shipped)}
+
+
+def model_with(plan: ModelPlan, weights: dict[str, Tensor], backend: Backend) -> Model:
+    """A model of this shape with these weights, ready to score."""
+    model = Model(plan)
+    model.load_state_dict(weights)
+    return model.use(backend).eval()

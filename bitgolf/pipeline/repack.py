@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,17 +18,19 @@ from bitgolf.base.tensors import read_tensors
 from bitgolf.inputs.recorded import record
 from bitgolf.inputs.typed import Origin, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
-from bitgolf.net.model import count_parameters, parameter_shapes
+from bitgolf.net.model import count_parameters, model_with, parameter_shapes, shipped_weights
 from bitgolf.recipe import Recipe
 from bitgolf.report.divergence import Divergence, divergence
 from bitgolf.report.report import write_report
 from bitgolf.report.tensors import bits_per_byte_of, noise_quantizers, predicted_gap, tensor_rows
-from bitgolf.run import Packer, load_model, model_with, score_split, shipped_weights
+from bitgolf.run.packer import Packer, Packing
+from bitgolf.run.result import Sums, by_sequence
+from bitgolf.run.scoring import score_split
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores
 from bitgolf.score.windows import Chunked
 from bitgolf.script.counted import script_of, whole_ledger
-from bitgolf.squeeze.artifact import Artifact, unpack
+from bitgolf.squeeze.artifact import Artifact, load_model, unpack
 from bitgolf.squeeze.fill import FillBudget
 from bitgolf.squeeze.gptq import Gptq
 from bitgolf.squeeze.grid import Grid
@@ -95,28 +96,6 @@ class Trained(NamedTuple):
     def backend(self) -> Backend:
         """What it is packed and scored on: in the number type of the run unless its recipe says another."""
         return choose_backend(self.recipe.backend, self.dtype)
-
-
-class Packing(NamedTuple):
-    """One way to pack: its table, what that knew, how each tensor was quantized, bytes and seconds.
-
-    weights: what was quantized, small tensors tuned.
-    """
-
-    plan: QuantizePlan
-    curvatures: Curvatures
-    weights: dict[str, Tensor]
-    rows: list[dict[str, Any]]
-    artifact: Artifact
-    seconds: dict[str, float]
-
-
-class Sums(NamedTuple):
-    """Scores by sequence: bits that were spent, bytes and tokens of text."""
-
-    bits: np.ndarray
-    bytes: np.ndarray
-    tokens: np.ndarray
 
 
 def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None) -> Trained:
@@ -219,13 +198,6 @@ def reloaded(
     loaded = load_model(unpack(artifact.data), trained.backend)
     scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
     return Packing(plan, packer.curvatures, packer.weights, rows, artifact, seconds), scores
-
-
-def by_sequence(scores: Scores) -> Sums:
-    """The sums of windows that lie side by side."""
-    sequences = np.cumsum(scores.context == 1) - 1
-    bits = np.bincount(sequences, scores.nats.astype(float)) / math.log(2)
-    return Sums(bits, np.bincount(sequences, scores.bytes), np.bincount(sequences))
 
 
 def paired_gap(scores: Sums, base: Sums) -> tuple[float, float | None]:

@@ -4,10 +4,10 @@ import shlex
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
-from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.events import Event, is_first_process, with_progress
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.passport import differing_bytes
@@ -19,27 +19,23 @@ from bitgolf.inputs.recorded import kept, refuse_changed
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
-from bitgolf.net.model import Model, parameter_shapes
-from bitgolf.pipeline.repack import Packing, by_sequence, dtype_of, findings, open_run
+from bitgolf.net.model import Model, model_with, parameter_shapes
+from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
 from bitgolf.report.compressors import WINDOW_BYTES, rivals, rivals_here
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.screen import NOTE
 from bitgolf.report.trace import kept_trace
-from bitgolf.run import (
-    CHECKPOINT,
-    claim_folder,
-    load_model,
-    model_with,
-    run,
-    score_split,
-    training_identity,
-    with_progress,
-)
+from bitgolf.run.folder import CHECKPOINT, claim_folder
+from bitgolf.run.packer import Packing
+from bitgolf.run.result import RunResult, Sums
+from bitgolf.run.scoring import score_split
+from bitgolf.run.spec import training_identity
+from bitgolf.run.stages import run
 from bitgolf.score.score import ScorePlan, Scores, scoring
 from bitgolf.script.counted import script_of, whole_ledger
-from bitgolf.squeeze.artifact import Artifact, Unpacked, unpack
+from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.loop import State
@@ -58,7 +54,7 @@ def work(
     resume: bool = False,
     against_rivals: bool = False,
     variables: Mapping[str, str] | None = None,
-) -> Generator[Event, None, dict[str, Any]]:
+) -> Generator[Event, None, RunResult]:
     """Run a recipe on a dataset or text source and write its report; yields events, returns the result.
 
     variables: the public variables that the recipe was changed with, for the record.
@@ -95,7 +91,7 @@ def _work(
     resume: bool,
     against_rivals: bool,
     variables: Mapping[str, str] | None,
-) -> Generator[Event, None, dict[str, Any]]:
+) -> Generator[Event, None, RunResult]:
     clock = Stopwatch()
     for path in (folder / name for name in OWN_FILES if resume):
         if path.exists():
@@ -107,14 +103,7 @@ def _work(
     refuse_over_budget(facts)
     refuse_over_memory(facts)
     clock.lap("prepare")
-    seen: dict[str, Any] = {}
     opening = opening_of(dataset)
-
-    def show(name: str, value: Any) -> None:
-        if name == "preflight":  # what the report will ask for is tried before the training
-            sample_text(value, prompt=opening, tokens=1, seed=seed)
-        seen[name] = by_sequence(value) if isinstance(value, Scores) else value
-
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
         yield Event("finished already", 1, 1, {})
         return finished
@@ -123,19 +112,24 @@ def _work(
     elsewhere = other_machine(folder, recipe) if resume else ""
     if elsewhere:
         yield Event(NOTE, 1, 1, {NOTE: elsewhere})
+
+    def try_out(unpacked: Unpacked) -> None:
+        sample_text(unpacked, prompt=opening, tokens=1, seed=seed)  # as the report will
+
     try:
-        steps = run(recipe, dataset, folder, seed, code=code, resume=resume, show=show)
-        result = yield from kept(steps, recipe, folder)
+        steps = run(recipe, dataset, folder, seed, code=code, resume=resume, try_out=try_out)
+        outcome = yield from kept(steps, recipe, folder)
     except Exception:
         if (folder / "result.json").is_file():  # what is known of a run that failed
             write_report(folder)
         raise
+    result = outcome.result
     if not is_first_process():
         return result
     clock.lap("run")
-    if "bits_per_byte" in result:
+    if outcome.packing is not None:
         yield Event("inspect", 0, 1, {})
-        result |= inspected(recipe, dataset, folder, code, result, seen)
+        result |= inspected(recipe, dataset, folder, code, outcome.packing, outcome.sums)
         clock.lap("inspect")
         yield Event("sample", 0, 1, {})
         result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
@@ -144,9 +138,9 @@ def _work(
         result["rivals"] = yield from measure_rivals(dataset)
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
-    paths = {"run": str(folder), "report": str(folder / "report.html")}
-    given = {"public_variables": dict(variables)} if variables else {}
-    result = {**result, "seconds": seconds, **paths, **given}
+    result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
+    if variables:
+        result["public_variables"] = dict(variables)
     if elsewhere:
         result["resumed"] = elsewhere
     write_json(folder / "result.json", result)
@@ -155,7 +149,7 @@ def _work(
     return result
 
 
-def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -> dict[str, Any] | None:
+def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -> RunResult | None:
     """The result of a run that has nothing left to do, its report included; None of any other.
 
     Raises BitgolfError where the folder is another run's.
@@ -168,23 +162,17 @@ def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -
     if (folder / CHECKPOINT).is_file():
         State.load(folder / CHECKPOINT, training_identity(recipe, dataset, seed))
     write_report(folder)  # it is written last, so it alone may be missing
-    return dict(result)
+    return cast(RunResult, result)
 
 
 def inspected(
-    recipe: Recipe, dataset: Dataset, folder: Path, code: bytes, result: dict[str, Any], seen: dict[str, Any]
-) -> dict[str, Any]:
-    """What packing cost, what became of each tensor, and what the code is for; see `findings`.
-
-    seen: what the run has shown on its way.
-    """
+    recipe: Recipe, dataset: Dataset, folder: Path, code: bytes, packing: Packing, sums: Mapping[str, Sums]
+) -> RunResult:
+    """What packing cost, what became of each tensor, and what the code is for; see `findings`."""
     trained = open_run(folder, data=dataset.folder)
-    artifact = Artifact.of((folder / "model.bin").read_bytes())
-    rows, seconds = result["quantization"], result["seconds"]
-    packing = Packing(recipe.quantize, seen["curvatures"], seen["packed weights"], rows, artifact, seconds)
-    base = seen.get("score averaged", seen["score live"])
-    found = findings(trained, packing, seen["score quantized"], base)
-    return {**found, "ledger": whole_ledger(recipe, code, artifact)}
+    base = sums.get("averaged", sums["live"])
+    found: Any = findings(trained, packing, sums["quantized"], base)
+    return {**found, "ledger": whole_ledger(recipe, code, packing.artifact)}
 
 
 class Stopwatch:
@@ -300,9 +288,4 @@ def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, An
     if left_out:
         yield Event(NOTE, 1, 1, {NOTE: f"not installed, so not compared with: {', '.join(left_out)}"})
     steps = rivals(texts[0], texts[1], dataset.folder / "rivals.json")
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield Event("rivals", done, total, {})
+    return (yield from with_progress(steps, "rivals"))

@@ -10,11 +10,11 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.events import Event, finish, is_first_process, mapped
 from bitgolf.base.plan import Plan
 
 Result = TypeVar("Result")
@@ -54,9 +54,12 @@ def follow(events: Generator[Event, None, Result]) -> Result:
     Of processes that train together only the first one draws.
     """
     if not is_first_process():
-        return _in_silence(events)
+        return finish(events)
     console = Console(stderr=True)
-    return _draw(_noted(events), console) if console.is_terminal else _log(_noted(events))
+    if not console.is_terminal:
+        return finish(_noted(events), Lines())
+    with Bars(console) as bars:
+        return finish(_noted(events), bars.show)
 
 
 def note(text: str) -> None:
@@ -66,66 +69,63 @@ def note(text: str) -> None:
 
 def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
     """The events without the notes among them, which become lines."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
-        if event.stage == NOTE:
-            note(event.facts[NOTE])
-        else:
-            yield event
+
+    def noted(event: Event) -> Event | None:
+        if event.stage != NOTE:
+            return event
+        note(event.facts[NOTE])
+        return None
+
+    return mapped(events, noted)
 
 
-def _in_silence(events: Generator[Event, None, Result]) -> Result:
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return end.value
+class Bars(Progress):
+    """A bar for each stage, for terminals."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description:<10}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+        )
+        super().__init__(*columns, console=console)
+        self._stages: dict[str, TaskID] = {}
+
+    def show(self, event: Event) -> None:
+        """Draw where a stage stands; the stages before it are whole."""
+        if event.stage not in self._stages:
+            for task in self._stages.values():
+                self.update(task, completed=1)
+            self._stages[event.stage] = self.add_task(escaped(event.stage), total=1, facts="")
+        self.update(self._stages[event.stage], completed=share_of(event), facts=in_words(event.facts))
 
 
-def _draw(events: Generator[Event, None, Result], console: Console) -> Result:
-    columns = (
-        TextColumn("{task.description:<10}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[facts]}", markup=False),
-    )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console) as progress:
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                return end.value
-            if event.stage not in tasks:
-                for task in tasks.values():
-                    progress.update(task, completed=1)
-                tasks[event.stage] = progress.add_task(escaped(event.stage), total=1, facts="")
-            share = min(event.done / event.total, 1) if event.total else 1
-            progress.update(tasks[event.stage], completed=share, facts=in_words(event.facts))
+class Lines:
+    """A line now and then for each stage, where nothing can be drawn."""
 
+    def __init__(self) -> None:
+        self._stage, self._started, self._printed = "", 0.0, 0.0
 
-def _log(events: Generator[Event, None, Result]) -> Result:
-    stage, spoken = "", 0.0
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
-        now = time.monotonic()
-        if event.stage != stage:
-            started = now
-        if event.stage != stage or now - spoken > PLAIN_LINE_SECONDS or event.done >= event.total:
-            share = min(event.done / event.total, 1) if event.total else 1
-            left = (now - started) * (1 - share) / share if share > 0 else 0
+    def __call__(self, event: Event) -> None:
+        """Print the event if it opens or ends a stage, or none was printed for a while."""
+        now, opens = time.monotonic(), event.stage != self._stage
+        if opens:
+            self._stage, self._started = event.stage, now
+        if opens or now - self._printed > PLAIN_LINE_SECONDS or event.done >= event.total:
+            share = share_of(event)
+            left = (now - self._started) * (1 - share) / share if share > 0 else 0
             words = f"{escaped(event.stage):<10} {share:4.0%}  {left:4.0f} s left  {in_words(event.facts)}"
             print(words.rstrip(), file=sys.stderr, flush=True)
-            stage, spoken = event.stage, now
+            self._printed = now
+
+
+def share_of(event: Event) -> float:
+    """How much of its stage is done, 0 to 1."""
+    return min(event.done / event.total, 1) if event.total else 1
 
 
 def in_words(facts: Mapping[str, Any]) -> str:

@@ -221,7 +221,7 @@ _PACKAGE = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
-import bitgolf, bitgolf.recipe, bitgolf.run
+import bitgolf, bitgolf.recipe, bitgolf.run.command
 from bitgolf.base.plan import from_json
 from bitgolf.script.own import load_own
 bitgolf.load()
@@ -229,7 +229,7 @@ for own in sorted(Path(sys.argv[1]).parent.glob("own*.py")):
     load_own(own)
 recipe = from_json(bitgolf.recipe.Recipe, json.loads(Path(sys.argv[1]).read_text()))
 sys.argv = sys.argv[1:]
-sys.exit(bitgolf.run.main(recipe))
+sys.exit(bitgolf.run.command.main(recipe))
 """
 
 

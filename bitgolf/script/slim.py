@@ -1,9 +1,9 @@
 """Core as a script is given it: shorter definitions where there are some, no refusals, settings as constants.
 
 Three steps, each of them blind to what any technique does. A definition in `bitgolf/script/lean` replaces the
-one of the same name. Refusals go (trust.py). Settings lose what only checks and messages read: a field keeps
-its default without its limits, methods that say what is wrong or that a slot leaves open go, and becoming a
-data class is said once, by their base.
+one of the same name, and a module of its own there stands at the end. Refusals go (trust.py). Settings lose
+what only checks and messages read: a field keeps its default without its limits, methods that say what is
+wrong or that a slot leaves open go, and becoming a data class is said once, by their base.
 """
 
 import ast
@@ -37,7 +37,10 @@ def slim_core() -> tuple[Module, ...]:
 
 def slim(modules: Sequence[Module], folder: Path) -> list[Module]:
     """The same modules, slim; folder: of the shorter definitions."""
-    return plain_settings(trusting([overlaid(module, folder) for module in modules]))
+    known = {file_of(module.name) for module in modules}
+    own = [path for path in folder.glob("*.py") if path.name not in known and path.name[0] != "_"]
+    last = [read_module(path.read_text(encoding="utf-8"), path.stem) for path in sorted(own)]
+    return plain_settings(trusting([*(overlaid(module, folder) for module in modules), *last]))
 
 
 def overlaid(module: Module, folder: Path) -> Module:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
 from bitgolf.base.plan import Plan, from_json, members, setting, to_json
-from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import Model, ModelPlan, model_with, parameter_shapes
 from bitgolf.squeeze.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
 from bitgolf.squeeze.form import Form
 from bitgolf.squeeze.grid import FLOAT_TYPES, Grid
@@ -589,3 +590,8 @@ def sparse_json(plan: Plan) -> dict[str, Any]:
 def json_bytes(value: Any) -> bytes:
     """The shortest JSON, the same in every process."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load_model(unpacked: Unpacked, backend: Backend) -> Model:
+    """The model that a packed artifact describes, with exactly its weights."""
+    return model_with(unpacked.model, unpacked.weights, backend)

@@ -9,14 +9,14 @@ import numpy as np
 
 from bitgolf import load
 from bitgolf.base.errors import BitgolfError, PlanError
-from bitgolf.base.events import Event
+from bitgolf.base.events import Event, finish
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
 from bitgolf.inputs.recorded import record, techniques_of
 from bitgolf.inputs.resolve import find_dataset, from_python
 from bitgolf.inputs.typed import Change, Receipt, read_as
 from bitgolf.net.backend import choose_backend
-from bitgolf.run import preflight
+from bitgolf.run.preflight import preflight
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, run_status, tasks_of
@@ -70,10 +70,8 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
         begun = all(run_status(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
         if not (begun or device):
             try:
-                for _ in preflight(
-                    first.recipe, dataset, choose_backend(first.recipe.backend), study.seeds[0]
-                ):
-                    pass
+                backend = choose_backend(first.recipe.backend)
+                finish(preflight(first.recipe, dataset, backend, study.seeds[0]))
             except BitgolfError as error:
                 raise BitgolfError(f"cannot run: {error}", where=f"arm {arm!r}") from error
     yield Event("prepare", 1, 1, {})

@@ -28,7 +28,9 @@ from bitgolf.inputs.recorded import kept
 from bitgolf.inputs.typed import NumberTypes, Progress, Result, Score, read_as, typed
 from bitgolf.net.backend import BackendPlan, choose_backend, choose_device
 from bitgolf.recipe import Recipe
-from bitgolf.run import CHECKPOINT, data_identity, run
+from bitgolf.run.folder import CHECKPOINT
+from bitgolf.run.spec import data_identity
+from bitgolf.run.stages import run
 from bitgolf.script.counted import script_of
 from bitgolf.text.shards import Dataset
 
@@ -192,9 +194,9 @@ def _run_alone(job: Job) -> Generator[Event, None, None]:
     begun = (job.folder / "recipe.json").is_file()
     dataset = Dataset.open(job.dataset)
     elsewhere = other_machine(job.folder, job.recipe) if begun else ""
-    result = yield from run(job.recipe, dataset, job.folder, job.seed, code=job.code, resume=begun)
+    outcome = yield from run(job.recipe, dataset, job.folder, job.seed, code=job.code, resume=begun)
     if elsewhere:
-        write_json(job.folder / "result.json", {**result, "resumed": elsewhere})
+        write_json(job.folder / "result.json", {**outcome.result, "resumed": elsewhere})
 
 
 def _run_together(job: Job) -> Generator[Event, None, None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bitgolf.inputs.typed import read_plan
 from bitgolf.recipe import Recipe
-from bitgolf.run import main
+from bitgolf.run.command import main
 
 if __name__ == "__main__":
     recipe = read_plan(Path(sys.argv[2]), Recipe)

@@ -284,3 +284,9 @@ def add_snapshot(state: Tensors, weights: Tensors) -> Tensors:
 def snapshot_mean(state: Tensors) -> Tensors:
     """The weights in a state made by `add_snapshot`; empty where there was no snapshot."""
     return {name: tensor for name, tensor in state.items() if name != TAKEN}
+
+
+def live_and_averaged(live: Tensors, averaged: Tensors) -> Tensors:
+    """Both under their names; only the live weights where nothing was averaged."""
+    kept = {f"live/{name}": tensor for name, tensor in live.items()}
+    return kept if averaged is live else kept | {f"averaged/{name}": t for name, t in averaged.items()}

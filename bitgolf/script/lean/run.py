@@ -4,24 +4,23 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
 from torch import Tensor
 
+from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend, choose_backend, choose_device
-from bitgolf.net.model import Model, build_model, count_parameters
+from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
-from bitgolf.run import _both, model_with, shipped_weights
 from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.squeeze.quantize import NoTuning, QuantizePlan, Shipped, quantize_weights
 from bitgolf.text.shards import TokenStream
+from bitgolf.train.average import live_and_averaged
 from bitgolf.train.loop import ShardBatches, train
 from bitgolf.train.optim import make_optimizers
 from bitgolf.train.world import World, join_world, leave_world
@@ -50,7 +49,7 @@ def main(recipe: Recipe) -> int:
     choice.out.mkdir(parents=True, exist_ok=True)
     live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
     averaged = recipe.average.weights(averaged, live)
-    safetensors.torch.save_file(_both(live, averaged), choice.out / "weights.safetensors")
+    safetensors.torch.save_file(live_and_averaged(live, averaged), choice.out / "weights.safetensors")
     weights = shipped_weights(recipe.network().shipped(), averaged)
     code_bytes = Path(sys.argv[0]).stat().st_size
     artifact, tensors = packed(recipe, backend, weights, train_tokens, tokenizer.to_bytes(), code_bytes)
@@ -122,14 +121,14 @@ def packed(
         steps = table.rate.allocate(
             table, budget, lambda tried: counted_bytes(recipe, by(tried)[0], code_bytes)
         )
-        return last(steps)
+        return finish(steps)
 
     table = allocated(recipe.quantize)
     names = table.tunable(weights)
     if table.tuning != NoTuning() and names:
         rounded = {name: tensor.dequantize() for name, tensor in by(table)[1].items()}
         exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
-        weights = {**weights, **last(table.tuning.tune(exact, student, names, stream, length, False))}
+        weights = {**weights, **finish(table.tuning.tune(exact, student, names, stream, length, False))}
         table = allocated(table)
     return by(table)
 
@@ -138,12 +137,3 @@ def counted_bytes(recipe: Recipe, artifact: Artifact, code_bytes: int) -> int:
     """What counts towards the budget: code and artifact, without the tokenizer where that is free."""
     free = 0 if recipe.budget.count_tokenizer else artifact.tokenizer_bytes
     return len(artifact.data) - free + code_bytes
-
-
-def last(steps: Generator[Any, None, Any]) -> Any:
-    """What a generator returns at its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

@@ -1,0 +1,78 @@
+"""From trained weights to the bytes that count: allocate, tune, quantize, pack."""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bitgolf.base.events import Event, mapped, with_progress
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import model_with
+from bitgolf.recipe import Recipe
+from bitgolf.squeeze.artifact import Artifact, pack
+from bitgolf.squeeze.quantize import Curvatures, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.text.shards import TokenStream
+
+
+class Packer(NamedTuple):
+    """Everything that decides the bytes of a packed model but the table of quantizers."""
+
+    recipe: Recipe
+    tokenizer: bytes
+    weights: dict[str, Tensor]
+    curvatures: Curvatures
+    code_bytes: int
+
+    def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
+        """The report of the tensors by a table, and the artifact."""
+        tensors, rows = quantize_weights(table, self.weights, self.curvatures)
+        return rows, pack(self.recipe.network().shipped(), tensors, self.tokenizer, self.recipe.pack)
+
+    def total_bytes(self, artifact: Artifact) -> int:
+        """What counts towards the budget: code and artifact, without the tokenizer where that is free."""
+        free = 0 if self.recipe.budget.count_tokenizer else dict(artifact.ledger).get("tokenizer", 0)
+        return len(artifact.data) - free + self.code_bytes
+
+    def allocate(self, table: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
+        """The table at its rate."""
+        steps = table.rate.allocate(
+            table, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
+        )
+        return mapped(steps, lambda facts: Event("fill", 0, 1, facts))
+
+    def tuned(
+        self, table: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
+    ) -> Generator[Event, None, "Packer"]:
+        """The same with small tensors as the table's tuning leaves them; itself where there is none."""
+        names = table.tunable(self.weights)
+        if table.tuning == NoTuning() or not names:
+            return self
+        tensors, _ = quantize_weights(table, self.weights, self.curvatures)
+        shipped, length = self.recipe.network().shipped(), self.recipe.data.sequence_length
+        rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
+        exact = model_with(shipped, self.weights, backend)
+        steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
+        found = yield from with_progress(steps, "tune")
+        return self._replace(weights={**self.weights, **found})
+
+    def allocated(
+        self, backend: Backend, stream: TokenStream
+    ) -> Generator[Event, None, tuple["Packer", QuantizePlan]]:
+        """The packer with tuned tensors and the recipe's table, both at the rate that the table asks for."""
+        table = yield from self.allocate(self.recipe.quantize)
+        tuned = yield from self.tuned(table, backend, stream)
+        return tuned, table if tuned is self else (yield from tuned.allocate(table))
+
+
+class Packing(NamedTuple):
+    """One way to pack: its table, what that knew, how each tensor was quantized, bytes and seconds.
+
+    weights: what was quantized, small tensors tuned.
+    """
+
+    plan: QuantizePlan
+    curvatures: Curvatures
+    weights: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+    artifact: Artifact
+    seconds: dict[str, float]

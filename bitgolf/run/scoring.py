@@ -1,0 +1,55 @@
+"""The last stage: live, averaged and packed weights, each scored on the validation text."""
+
+from collections.abc import Generator
+from typing import Any
+
+from torch import Tensor
+
+from bitgolf.base.events import Event, with_progress
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import Model, model_with
+from bitgolf.run.result import Sums, by_sequence
+from bitgolf.run.spec import RunSpec
+from bitgolf.score.metric import summary
+from bitgolf.score.score import ScorePlan, Scores, scoring
+from bitgolf.score.windows import Chunked
+from bitgolf.squeeze.artifact import load_model, unpack
+from bitgolf.text.shards import Dataset
+
+
+def score_split(
+    model: Model, dataset: Dataset, plan: ScorePlan, stage: str
+) -> Generator[Event, None, Scores]:
+    """Score the validation split of a dataset; its passport says how many bytes must be accounted for."""
+    tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
+    sizes = facts["text_bytes"], facts.get("differing_bytes")
+    return with_progress(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
+
+
+def score_variants(
+    spec: RunSpec, live: dict[str, Tensor], averaged: dict[str, Tensor], backend: Backend
+) -> Generator[Event, None, tuple[list[dict[str, Any]], dict[str, Sums]]]:
+    """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores.
+
+    A row of figures each, and of those on equal windows the sums by sequence.
+    """
+    recipe, network = spec.recipe, spec.recipe.network()
+    packed = load_model(unpack((spec.folder / "model.bin").read_bytes()), backend)
+    chunked = recipe.score.replace(windows=Chunked(length=recipe.data.sequence_length))
+    cases: list[tuple[str, Model, ScorePlan]] = [
+        ("live", model_with(network, live, backend), chunked),
+        *([] if averaged is live else [("averaged", model_with(network, averaged, backend), chunked)]),
+        ("quantized", packed, chunked),
+        *([] if recipe.score == chunked else [("quantized", packed, recipe.score)]),
+    ]
+    rows: list[dict[str, Any]] = []
+    sums: dict[str, Sums] = {}
+    for name, model, plan in cases:
+        started = spec.clock()
+        stage = f"score {name}" if plan == chunked else "score final"
+        scores = yield from score_split(model, spec.dataset, plan, stage)
+        rows.append({"name": name, **summary(scores), "seconds": spec.clock() - started})
+        if plan == chunked:
+            sums[name] = by_sequence(scores)
+    scores.save(spec.folder / "scores.npz")
+    return rows, sums
