@@ -30,7 +30,7 @@ from bitgolf.script.decided import decided
 from bitgolf.script.optional import needed
 from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
-from bitgolf.script.slim import plain_settings, slim_core
+from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
 from bitgolf.script.trust import trusting
 
@@ -50,7 +50,8 @@ def flatten(
 
     full: write every setting of the recipe, not only those that differ from their defaults.
     """
-    own = carried({type(plan) for plan in plans_in(recipe)}, read_core() if modules is None else modules)
+    known = [*read_core(), *added(read_core())] if modules is None else modules
+    own = carried({type(plan) for plan in plans_in(recipe)}, known)
     if modules is None:
         modules = trusting(decided(plain_settings([*slim_core(), *own]), plans_in(recipe)))
     else:

@@ -37,10 +37,16 @@ def slim_core() -> tuple[Module, ...]:
 
 def slim(modules: Sequence[Module], folder: Path) -> list[Module]:
     """The same modules, slim; folder: of the shorter definitions."""
+    return plain_settings(
+        trusting([*(overlaid(module, folder) for module in modules), *added(modules, folder)])
+    )
+
+
+def added(modules: Sequence[Module], folder: Path = LEAN_FOLDER) -> list[Module]:
+    """The modules that only scripts have, after those of core."""
     known = {file_of(module.name) for module in modules}
-    own = [path for path in folder.glob("*.py") if path.name not in known and path.name[0] != "_"]
-    last = [read_module(path.read_text(encoding="utf-8"), path.stem) for path in sorted(own)]
-    return plain_settings(trusting([*(overlaid(module, folder) for module in modules), *last]))
+    own = [path for path in sorted(folder.glob("[!_]*.py")) if path.name not in known]
+    return [read_module(path.read_text(encoding="utf-8"), path.stem) for path in own]
 
 
 def overlaid(module: Module, folder: Path) -> Module:
