@@ -12,7 +12,9 @@ from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import Plan, from_json, members, to_json
 from bitgolf.catalog.behaviour import (
     CHUNK,
+    PLACES,
     PLAIN,
+    probes,
     results,
     sees_other_documents,
     sees_the_future,
@@ -218,8 +220,8 @@ def test_every_attention_computes_the_same(kind, backend):
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_nothing_sees_the_future(kind):
     plan = BASE.replace(TECHNIQUES[kind].on)
-    for backend, place in itertools.product((PLAIN, CHUNK), (0, 1, 19, 38)):
-        assert not sees_the_future(shaken(plan).use(backend).eval(), stream(plan), place)
+    for (_, model), place in itertools.product(probes(plan), PLACES):
+        assert not sees_the_future(model, stream(plan), place)
 
 
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
@@ -228,9 +230,8 @@ def test_documents_stay_apart_where_that_is_claimed(kind):
     plan = BASE.replace(case.on).replace(scope=(*BASE.replace(case.on).scope, DocumentAttention()))
     if kind is DocumentAttention:
         plan = BASE.replace(case.on)
-    for backend in (PLAIN, CHUNK):
-        leaks = sees_other_documents(shaken(plan).use(backend).eval(), stream(plan), 17)
-        assert leaks != case.keeps_documents
+    for _, model in probes(plan):
+        assert sees_other_documents(model, stream(plan), 17) != case.keeps_documents
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from bitgolf.catalog.own import faults_of, techniques_in
 from bitgolf.catalog.techniques import Technique, techniques
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.script.flatten import flatten, undefined_names
+from bitgolf.squeeze.clip import CoarseCodes
 from bitgolf.squeeze.grid import Grid
-from bitgolf.squeeze.quantize import AbsMax
+from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.quantize import AbsMax, int6_rows
 from bitgolf.train.average import Ema, LateEma, Latest, Several, Swa, SwaCount
 from tests.test_cli import bitgolf, refused  # noqa: F401
 
@@ -27,6 +29,8 @@ BITING = {
     "Latest": Latest(snapshots=2, every=1),
     "Several": Several(averages=(Ema(decay=0.5), Latest(snapshots=2, every=1)), shipped=1),
     "AbsMax": AbsMax(grid=Grid(bits=5)),
+    "CoarseCodes": CoarseCodes(of=int6_rows().rules[1].quantizer, step=4),
+    "TrainText": TrainText(sequences=2),
 }
 # What the cards say in prose.
 SAID = {
@@ -34,8 +38,10 @@ SAID = {
     "ShardsByLength": "this is the neutral one",  # of one shard
     "Frozen": "none",
     "Deflate": "this is the neutral one",  # of the small recipe
+    "PerRow": "this is the neutral one",
 }
 SLOTS = {"Order", "Rule", "Schedule", "Averager", "Noise", "Rate", "Tuning", "Windows", "Codec", "Layout"}
+SLOTS |= {"Calibration", "Quantizer", "Granularity"}
 FAST = ("card", "json", "trains", "off is exact", "on bites")
 # TightSwa waits for a fifth of the rate, which three steps reach once.
 TRIED = [one for one in techniques() if one.slot in SLOTS and one.name != "TightSwa"]
@@ -81,6 +87,8 @@ def file(tmp_path, monkeypatch):
 HEAD = """
 import dataclasses
 
+import torch
+
 from bitgolf.net.heads import HeadsPart
 from bitgolf.base.plan import setting
 """
@@ -114,6 +122,21 @@ PLANTED = {
     "y": ("on bites", "on does not bite"),
     "y / 0": ("trains", "not finite"),
     "y + missing": ("trains", "NameError"),
+    "y - self.share * (y.mean(1, keepdim=True) if attention.training else y)": (
+        "causal",
+        "it sees the future: in training, predictions up to token",
+    ),
+    "y - self.share * (y.mean(1, keepdim=True) if y.requires_grad else y)": ("causal", "in training"),
+    "y - self.share * (y.mean(0, keepdim=True) if attention.training else y)": (
+        "documents apart",
+        "other sequences of a batch: in training, predictions",
+    ),
+    "y - self.share * (y.roll(1, 1) * (y.new_tensor(range(y.shape[1])) > 0)[:, None, None] "
+    "if attention.training else y)": (
+        "documents apart",
+        "it looks across documents: with DocumentAttention, in training",
+    ),
+    "y - self.share * torch.nn.functional.dropout(y, 0.5, attention.training)": None,
 }
 
 
@@ -140,6 +163,62 @@ def test_what_class_and_card_lack_is_said(file):
     for cut, expected in faults.items():
         found = faults_of(own(file, text.replace(cut, ""))[0])
         assert len(found) == len(expected) and all(e in f for e, f in zip(expected, found)), found
+
+
+CODEC = '''
+import dataclasses
+from typing import ClassVar
+
+from bitgolf.recipe import Recipe
+from bitgolf.recipes.demo import demo
+from bitgolf.squeeze.codec import Codec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inverted(Codec):
+    """Every bit turned."""
+
+    name: ClassVar[str] = "inverted"
+
+    def encode(self, data, shapes=()):
+        return self.name, bytes(255 - byte for byte in data)
+
+
+def mine() -> Recipe:
+    return demo().replace({"name": "mine", "pack.codec": Inverted()})
+'''
+
+
+def test_a_codec_of_ones_own_is_refused_in_one_sentence(bitgolf, file, dataset):  # noqa: F811
+    file.write_text(CODEC)
+    code, out, _ = bitgolf("check", file, "--json")
+    answer = json.loads(out)
+    assert code == 1 and answer["failed"] == len(answer["checks"]) == 1
+    assert "a codec of your own" in answer["checks"][0]["why"]
+    refused(bitgolf("show", f"{file}:mine", "--script"), "Inverted is a codec of your own")
+    refused(
+        bitgolf("run", f"{file}:mine", "--data", dataset.folder, "--out", "r"),
+        "Inverted is a codec of your own",
+    )
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("line", ["from helper import half", "import helper", "from .helper import half"])
+def test_a_technique_in_two_files_is_refused_with_the_way_out(bitgolf, file, line):  # noqa: F811
+    file.with_name("helper.py").write_text("def half(x):\n    return x / 2\n")
+    file.write_text("import dataclasses\n" + line + HEAD + PART.replace("BODY", "half(y)"))
+    way_out = "stand in one file: move that into this one"
+    refused(bitgolf("check", file), "line 2: imports", "a file beside it", way_out)
+    file.write_text("import helpr\n")
+    refused(bitgolf("check", file), "line 1: ModuleNotFoundError: No module named 'helpr'")
+
+
+def test_a_neighbour_that_can_be_imported_is_refused_by_the_script(file, monkeypatch, small):
+    monkeypatch.syspath_prepend(file.parent)
+    file.with_name("beside_it.py").write_text("def half(x):\n    return x / 2\n")
+    file.write_text(HEAD + "from beside_it import half\n" + PART.replace("BODY", "half(y)"))
+    (found,) = failures(check(techniques_in(file)[0], small, ("script equal",)))
+    assert "imports beside_it; a script brings" in found.why and "this one file" in found.why
 
 
 def test_the_example_of_the_page_runs_passes_and_becomes_a_script(bitgolf, file, dataset):  # noqa: F811

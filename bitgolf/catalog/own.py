@@ -10,7 +10,7 @@ from bitgolf.base.plan import Plan, members
 from bitgolf.catalog.techniques import LABELS, Technique, card_of, settings_of, slots, weight_of
 from bitgolf.inputs.resolve import mending, module_of
 from bitgolf.script.flatten import literal
-from bitgolf.script.own import kinds_of
+from bitgolf.script.own import OWN_CODEC, is_own_codec, kinds_of
 
 
 def techniques_in(path: Path, name: str = "") -> list[Technique]:
@@ -64,6 +64,8 @@ def faults_of(technique: Technique) -> list[str]:
     parent = next((base for base in kind.__mro__[1:] if issubclass(base, Plan) and _is_technique(base)), None)
     if parent is not None:
         faults.append(f"it subclasses {parent.__name__}, a technique; subclass {technique.slot}")
+    if is_own_codec(kind):
+        faults.append(f"it {OWN_CODEC}")
     bare = [f.name for f in dataclasses.fields(kind) if _has_no_default(f)]
     return faults + [f"its setting {name} has no default" for name in bare]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan
 from bitgolf.script.source import (
     PACKAGE,
@@ -29,6 +30,10 @@ from bitgolf.script.source import (
     top_level_faults,
 )
 
+ONE_FILE = "a technique and all that it needs stand in one file: move that into this one"
+OWN_CODEC = (
+    "is a codec of your own, which no artifact can name: its format numbers the codecs that every reader has"
+)
 LIBRARIES = frozenset({"numpy", "torch"})  # beside the standard library, of what a user's file may bring
 
 
@@ -64,14 +69,26 @@ def load_own(path: Path, text: str | None = None) -> ModuleType:
         sys.modules[name] = module  # where dataclasses look their annotations up
         try:
             exec(compile(text, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102
-        except BaseException:
+        except BaseException as error:
             del sys.modules[name]
+            if isinstance(error, ImportError) and (beside := _neighbour(path, error)):
+                refusal = BitgolfError(f"imports {beside}, a file beside it", way_out=ONE_FILE)
+                raise refusal.with_traceback(error.__traceback__) from None
             raise
         if kinds_of(module):
             OWN_FILES[name] = file
     module = sys.modules[name]
     _put_first(module)
     return module
+
+
+def _neighbour(path: Path, error: ImportError) -> str:
+    """The module beside a file that it failed to import; empty where the failure is another."""
+    package = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError):
+        beside = (path.parent / f"{package}.py").is_file() or (path.parent / package).is_dir()
+        return package if package and beside else ""
+    return "by a leading dot" if "relative import" in str(error) else ""
 
 
 def kinds_of(module: ModuleType) -> list[type[Plan]]:
@@ -143,6 +160,7 @@ def carried(kinds: Iterable[type[Plan]], core: Sequence[Module]) -> list[Module]
         for kind in kinds
         if kind.__module__ not in OWN_FILES and kind.__name__ not in defined
     ]
+    faults += [f"{kind.__name__} {OWN_CODEC}" for kind in kinds if is_own_codec(kind)]
     for name, file in own_files(kinds).items():
         module = read_module(file.text, file.path.name, file.path.name)
         roots = [kind.__qualname__ for kind in kinds if kind.__module__ == name]
@@ -156,6 +174,11 @@ def carried(kinds: Iterable[type[Plan]], core: Sequence[Module]) -> list[Module]
     if faults:
         raise SourceError(faults, "a technique cannot be put into the script:")
     return found
+
+
+def is_own_codec(kind: type[Plan]) -> bool:
+    """Whether a class of a user's file is a codec that artifacts would have to name."""
+    return kind.__module__ in OWN_FILES and any(base.__name__ == "Codec" for base in kind.__mro__[1:])
 
 
 def parts_of(text: str, names: Iterable[str]) -> list[str]:
@@ -219,7 +242,7 @@ def _import_fault(item: Import, core: Sequence[Module]) -> str:
     if package != PACKAGE:
         if package in sys.stdlib_module_names | LIBRARIES:
             return ""
-        return f"imports {item.module}; a script brings the standard library, numpy and torch"
+        return f"imports {item.module}; a script brings the standard library, numpy, torch and this one file"
     source = item.module.removeprefix(f"{PACKAGE}.")
     defined = {module.name: {name for d in module.definitions for name in d.names} for module in core}
     if item.name is None or f"{item.module}.{item.name}".removeprefix(f"{PACKAGE}.") in defined:
