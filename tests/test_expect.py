@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from bitgolf.forecast.weight_model import ADAM_WALK, UNSEEN_TOKENS, ExpectedWeights, likely_steps, walk
+from bitgolf.forecast.weight_model import (
+    ADAM_WALK,
+    LARGEST,
+    UNSEEN_TOKENS,
+    ExpectedWeights,
+    likely_steps,
+    walk,
+)
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.recipe import Recipe
 from bitgolf.train.loop import TrainPlan
@@ -112,3 +119,13 @@ def test_settings_at_their_limits_have_a_forecast(recipe, value):
     assert all(number == number for number in walk(recipe, rule))
     clocked = recipe.train.replace(train_seconds=9.2e18, step_seconds=value, steps=7)
     assert 1 <= likely_steps(clocked) <= 7
+
+
+def test_weights_beyond_all_floats_keep_their_shape():
+    """Numbers that are cut at a limit are two numbers, on which a compressor takes minutes."""
+    rows = public_rows(embedding=AdamRule(lr=9e18), matrices=MuonRule(lr=9e18), rest=AdamRule(lr=9e18))
+    recipe = training(10**18).replace({"optim.rows": rows})
+    drawn = ExpectedWeights(recipe).draw("blocks.0.mlp.fc.weight", 2**14)
+    assert bool(drawn.isfinite().all()) and float(drawn.abs().max()) < 1.001 * LARGEST
+    assert len(drawn.unique()) > 0.9 * drawn.numel()
+    assert float((drawn / drawn.std()).pow(4).mean()) == pytest.approx(3, rel=0.2)

@@ -67,3 +67,10 @@ def test_missing_and_malformed_files_are_named(tmp_path):
     (tmp_path / "bad.json").write_text('{"a": }')
     with pytest.raises(BitgolfError, match="line 1 column 7"):
         read_json(tmp_path / "bad.json")
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path):
+    (tmp_path / "twice.json").write_text('{"a": 1, "b": [{"seed": 1, "seed": 2}]}')
+    with pytest.raises(BitgolfError, match="the key 'seed' stands twice") as refused:
+        read_json(tmp_path / "twice.json")
+    assert "twice.json" in str(refused.value)

@@ -127,3 +127,13 @@ def test_all_problems_come_in_one_error():
 )
 def test_changes_from_text(text, path, value):
     assert getattr(parse_changes(Scene(), [text]), path) == value
+
+
+def test_lists_have_a_largest_length():
+    with pytest.raises(PlanError, match=r"Box\.sides: at most 10,000 items in a list, found 10,001"):
+        Box(sides=(1,) * 10_001)
+    assert Box(sides=(1,) * 10_000).sides[-1] == 1
+    data = to_json(Scene()) | {"many": [{"class": "Nobody", "radius": "x"}] * 1_000_000}
+    with pytest.raises(PlanError, match="many: at most 10,000 items in a list, found 1,000,000") as refused:
+        from_json(Scene, data)
+    assert len(refused.value.problems) == 1

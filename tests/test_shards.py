@@ -173,8 +173,26 @@ def test_shards_keep_the_order_of_the_passport(folder):
 )
 def test_a_passport_of_another_shape_is_one_error(folder, change):
     change_passport(folder, lambda passport: change(passport["splits"]["val"]))
-    with pytest.raises(DataError, match=r"passport\.json: passport is not usable: .*split 'val'"):
+    with pytest.raises(DataError, match=r"passport\.json: passport is not usable: splits\.val"):
         Dataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("tokens", -1, "splits.val.tokens must be a whole number from 0 to 2**63 (found -1)"),
+        ("text_bytes", 2**63, "splits.val.text_bytes must be"),
+        ("documents", True, "splits.val.documents must be"),
+        ("token_bytes", "x", "splits.val.token_bytes must be"),
+        ("text_sha256", 3, "splits.val.text_sha256 must be a text, or null"),
+        ("shards", {"a": 1}, "splits.val.shards.0.name must be a plain name"),
+    ],
+)
+def test_a_passport_error_names_key_and_value(folder, key, value, shown):
+    change_passport(folder, lambda passport: passport["splits"]["val"].update({key: value}))
+    with pytest.raises(DataError) as refused:
+        Dataset.open(folder)
+    assert shown in str(refused.value) and "passport.json" in str(refused.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

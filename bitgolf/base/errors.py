@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 MOST_SHOWN = 300  # characters of a value in a message
+MOST_PROBLEMS = 20  # of settings in a message
 
 
 class BitgolfError(Exception):
@@ -29,8 +30,9 @@ class PlanError(BitgolfError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
-        lines = len(self.problems) > 1
-        super().__init__(("\n  " if lines else " ").join(["invalid settings:", *self.problems]))
+        shown, more = self.problems[:MOST_PROBLEMS], len(self.problems) - MOST_PROBLEMS
+        shown += [f"and {more:,} more"] if more > 0 else []
+        super().__init__(("\n  " if len(shown) > 1 else " ").join(["invalid settings:", *shown]))
 
 
 class DataError(BitgolfError):

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bitgolf.base.errors import BitgolfError
+from bitgolf.base.errors import BitgolfError, displayed
 
 MOST_NAME_BYTES = 100
 NAME_RULE = "a name is letters, digits and ._- after a letter or digit, and no path"
@@ -48,15 +48,25 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises BitgolfError with the line at fault."""
+    """Read JSON. Raises BitgolfError with the line at fault, or the key that an object has twice."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_once_each)
     except FileNotFoundError:
         raise BitgolfError("no such file", where=str(path)) from None
     except RecursionError:
         raise BitgolfError("not readable as JSON: nested too deeply", where=str(path)) from None
     except (ValueError, OSError) as error:
         raise BitgolfError(f"not readable as JSON: {error}", where=str(path)) from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key stands in it twice: who wrote it meant one of both."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {displayed(key)} stands twice in one object")
+        found[key] = value
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -11,12 +11,13 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 from bitgolf.base.errors import PlanError, displayed, nearest
 
 P = TypeVar("P", bound="Plan")
+MOST_ITEMS = 10_000  # of a setting that is a list
 
 
 def setting(
@@ -81,6 +82,9 @@ def field_problems(plan: Plan) -> Iterator[str]:
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)
         items = value if type(value) is tuple else (value,)
+        if len(items) > MOST_ITEMS:
+            yield f"{field.name}: {_too_many(items)}"
+            continue
         # From 2**63 on a setting, seeds too, is a slip of the hand.
         odd = [item for item in items if type(item) in (int, float) and not abs(item) < 2**63]
         if not _fits(value, kinds[field.name]):
@@ -89,6 +93,10 @@ def field_problems(plan: Plan) -> Iterator[str]:
             yield f"{field.name}: expected a finite number below 2**63, found {odd[0]!r}"
         else:
             yield from (f"{field.name}: {text}" for text in _limit_problems(value, field.metadata))
+
+
+def _too_many(items: Sequence[Any]) -> str:
+    return f"at most {MOST_ITEMS:,} items in a list, found {len(items):,}"
 
 
 def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
@@ -155,6 +163,9 @@ def from_json(kind: type[P], data: Any) -> P:
 def _read(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
     options = typing.get_args(kind)
     if typing.get_origin(kind) is tuple and isinstance(data, list):
+        if len(data) > MOST_ITEMS:
+            problems.append(f"{path.lstrip('.')}: {_too_many(data)}")
+            return ()
         return tuple(_read(options[0], item, f"{path}.{i}", problems) for i, item in enumerate(data))
     plan_kind = next((option for option in (kind, *options) if _is_plan(option)), None)
     if plan_kind is not None and isinstance(data, dict):

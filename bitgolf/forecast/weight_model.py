@@ -64,7 +64,8 @@ class ExpectedWeights:
             moved[rows] = shared + UNSEEN_SPREAD * moved[rows]
         kept, length = self.walks[name]
         # A rate that is far too high is for the run to find out, with the tensor that it spoils.
-        return (kept * start + length * moved).nan_to_num().clamp(-LARGEST, LARGEST)
+        drawn = (kept * start + length * moved).nan_to_num()
+        return drawn * min(1.0, LARGEST / max(1.0, float(drawn.abs().max())))
 
 
 def starts_of(plan: ModelPlan) -> dict[str, Start]:

@@ -189,35 +189,45 @@ def read_passport(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError("no data passport", where=str(path), way_out="build the dataset with `bitgolf data`")
     passport = read_json(path)
-    problem = next(_passport_problems(passport), None)
-    if problem:
+    for key, value, wanted in _passport_problems(passport):
         raise DataError(
-            f"passport is not usable: {problem}", where=str(path), way_out="build the dataset again"
+            f"passport is not usable: {key or 'its content'} must be {wanted}",
+            where=str(path),
+            value=value,
+            way_out="build the dataset again with `bitgolf data`",
         )
     return passport
 
 
-def _passport_problems(passport: Any) -> Iterator[str]:
-    if not isinstance(passport, dict) or passport.get("format") != PASSPORT_FORMAT:
-        yield f"format is not {PASSPORT_FORMAT!r}"
+def _passport_problems(passport: Any) -> Iterator[tuple[str, Any, str]]:
+    """What in a passport is not what is read of it: its key, its value, and what it must be."""
+    if not isinstance(passport, dict):
+        yield "", passport, "an object"
         return
+    if passport.get("format") != PASSPORT_FORMAT:
+        yield "format", passport.get("format"), repr(PASSPORT_FORMAT)
     if not isinstance(passport.get("tokenizer_identity"), str):
-        yield "no tokenizer_identity"
+        yield "tokenizer_identity", passport.get("tokenizer_identity"), "a text"
     splits = passport.get("splits")
     for split in ("train", "val"):
-        facts = splits.get(split) if isinstance(splits, dict) else None
-        counts = ("documents", "text_bytes", "tokens")
-        if not isinstance(facts, dict) or any(type(facts.get(name)) is not int for name in counts):
-            yield f"no facts about split {split!r}"
-        elif not isinstance(facts.get("differing_bytes", 0), int) or "text_sha256" not in facts:
-            yield f"odd facts about split {split!r}"
-        elif not isinstance(facts.get("shards"), list) or not all(map(_is_shard, facts["shards"])):
-            yield f"a shard of split {split!r} has no plain name or no hash"
-
-
-def _is_shard(shard: Any) -> bool:
-    facts = (shard.get("name"), shard.get("sha256")) if isinstance(shard, dict) else (None,)
-    return all(isinstance(fact, str) and is_plain_name(fact) for fact in facts)
+        facts = splits.get(split) if isinstance(splits, dict) else splits
+        if not isinstance(facts, dict):
+            yield f"splits.{split}", facts, "an object"
+            continue
+        for name in ("documents", "text_bytes", "tokens", "differing_bytes", "token_bytes"):
+            count = facts.get(name, 0 if name in ("differing_bytes", "token_bytes") else None)
+            if type(count) is not int or not 0 <= count < 2**63:
+                yield f"splits.{split}.{name}", count, "a whole number from 0 to 2**63"
+        if "text_sha256" not in facts or not isinstance(facts["text_sha256"], str | None):
+            yield f"splits.{split}.text_sha256", facts.get("text_sha256"), "a text, or null"
+        shards = facts.get("shards")
+        for place, shard in enumerate(shards if isinstance(shards, list) else [shards]):
+            if not isinstance(shard, dict):
+                yield f"splits.{split}.shards.{place}", shard, "an object with name and sha256"
+                continue
+            for name in ("name", "sha256"):
+                if not (isinstance(shard.get(name), str) and is_plain_name(shard[name])):
+                    yield f"splits.{split}.shards.{place}.{name}", shard.get(name), "a plain name"
 
 
 def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStream:

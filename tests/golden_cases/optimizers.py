@@ -5,7 +5,7 @@ from tests.golden_cases.case import Case
 from tests.golden_cases.records import date
 
 FIXED_ADAM_DECAY = {"OvertoneInit": 0.01}
-FIXED_MUON_DECAY = {"10L_Int5MLP": 0.04, "Int6_MLP3x": 0.04}  # stands in the code
+FIXED_MUON_DECAY = {"10L_Int5MLP": 0.04, "03-20_Int6_MLP3x": 0.04}  # stands in the code
 ROWS_ALWAYS = ("2026-04-03", "2026-04-04")  # row normalization that no hyperparameter switches
 POLAR = ("2026-04-23", "2026-04-27", "2026-04-29")
 SMALL_PRODUCTS = ("bigram.proj.weight", "ve_shared.proj.weight")

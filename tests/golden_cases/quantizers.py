@@ -1,14 +1,18 @@
 """The public rules of rounding to the nearest code, by record."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from bitgolf.squeeze.clip import ClipSearch, CoarseCodes
 from bitgolf.squeeze.grid import Grid, PerTensor
-from bitgolf.squeeze.quantize import AbsMax, Percentile, Quantizer
+from bitgolf.squeeze.quantize import PUBLIC_SMALL_ELEMENTS, AbsMax, Keep, Percentile, Quantizer
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 
 HALF_TINY = 2.0**-14  # the smallest normal float16, a floor of two records of 2026-03-20
-PLAIN = ("10L_Int5MLP", "Int6_MLP3x")  # to the row's maximum, hardly a floor
+PLAIN = ("10L_Int5MLP", "03-20_Int6_MLP3x")  # to the row's maximum, hardly a floor
 FLOORED = ("11L_EfficientPartialXSA", "11L_XSA4")  # to the row's maximum, no step below 1/31
 
 
@@ -46,7 +50,12 @@ def narrow(case: Case, axes: int, largest: int = 31) -> Quantizer:
 
 def quantizer_of(case: Case, axes: int) -> Quantizer:
     """The rule behind the public function that a case names, with its keyword arguments."""
-    function, options = case.arguments["function"], case.arguments.get("kwargs") or Fields("kwargs", {})
+    options = case.arguments.get("kwargs") or Fields("kwargs", {})
+    return rounding(case, case.arguments["function"], options, axes)
+
+
+def rounding(case: Case, function: str, options: Mapping[str, Any], axes: int) -> Quantizer:
+    """The rule behind a public function of the case's record."""
     if function == "quantize_float_tensor":
         by_default = 31 if any(name in case.record for name in ("MixedQuant", "smeargate")) else 127
         bits = options.get("bits", 6 if options.get("use_int6") else 8)
@@ -66,3 +75,35 @@ def quantizer_of(case: Case, axes: int) -> Quantizer:
     if function == "_quantize_gate_int8_row":
         return AbsMax(grid=Grid(bits=8))
     raise NotCoveredError(f"quantization by {function}")
+
+
+def of_state_dict(case: Case, name: str, tensor: Tensor, layers: int) -> Quantizer | None:
+    """What a record's `quantize_state_dict_int8` does with a tensor that the baseline's treats otherwise."""
+    record, options = case.record, case.arguments.get("kwargs") or Fields("kwargs", {})
+    large, table, axes = tensor.numel() > PUBLIC_SMALL_ELEMENTS, "tok_emb" in name, tensor.ndim
+    if "OvertoneInit" in record and table:  # at any size
+        return Keep()
+    if "WarmdownQuantization" in record:
+        late = any(f"blocks.{layer}." in name for layer in (layers - 2, layers - 1))
+        if name == "tok_emb.weight" or late and name.endswith("c_k.weight"):
+            return Keep()
+    if not large:
+        return None
+    if "WarmdownQuantization" in record:
+        return rounding(case, "quantize_float_tensor", {"bits": 6}, axes)
+    if "MLP3x_QAT_Int6" in record:
+        first, last = options.get("int6_layer_start", -1), options.get("int6_layer_end", -1)
+        if table and options.get("fp16_embed", False):
+            return Keep()
+        found = re.search(r"blocks\.(\d+)\.", name)
+        middle = found is not None and 0 <= first <= int(found[1]) <= last
+        return rounding(case, "quantize_float_tensor_int6", {}, 2) if middle and axes == 2 else None
+    if "MixedQuant" in record:
+        return None if table else rounding(case, "quantize_float_tensor", {"quant_range": 31}, axes)
+    if "Seq2048_FP16Emb" in record:
+        narrow = bool(int(case.knobs.get("USE_INT6", 1)))
+        return Keep() if table else rounding(case, "quantize_float_tensor", {"use_int6": narrow}, axes)
+    if "smeargate" in record:
+        kept = table or "bigram_hash" in name
+        return Keep() if kept else rounding(case, "quantize_float_tensor", {}, axes)
+    return Keep() if table and "FP16Embed_WD3600" in record else None
