@@ -1,30 +1,32 @@
-"""A readable script to the shortest equal one: no comments, no docstrings, short private names.
+"""A readable script to the shortest equal one: no comments, no docstrings, short names.
 
-What stays: that class fields have an annotation (data classes are made by it), class and field names (they
-are the artifact's JSON), and any name that also occurs as an attribute, as a keyword or as text.
+What stays: that class fields have an annotation (data classes are made by it), and names that something
+outside may see (names.py).
 """
 
 import ast
-import builtins
 import itertools
 import keyword
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
+from bitgolf.script.names import is_blind, spelled_names, visible_names
 from bitgolf.script.source import names_loaded, reach, read_module
 
-# Decorators that read neither annotations nor names of parameters; any other may (torch custom operators).
-BLIND_DECORATORS = frozenset(
-    {"property", "staticmethod", "classmethod", "abstractmethod", "functools.cache", "functools.lru_cache"}
-    | {"contextlib.contextmanager", "torch.no_grad", "torch.inference_mode"}
-)
+NAMED: dict[type[ast.AST] | tuple[type[ast.AST], ...], str] = {
+    ast.Name: "id",
+    ast.Attribute: "attr",
+    (ast.arg, ast.keyword): "arg",
+    (ast.FunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar): "name",
+}
 
 
 def minify(script: str) -> str:
     """The same program in fewer characters; what only annotations used falls away too."""
+    spelled = set(spelled_names(ast.parse(script)))  # their annotations say it, which go
     tree = ast.parse(_drop_unreached(ast.unparse(_Strip().visit(ast.parse(script)))))
-    _shorten_names(tree)
+    _shorten_names(tree, visible_names(tree) | spelled)
     text = ast.unparse(ast.fix_missing_locations(tree))
     lines = (line for line in text.splitlines() if line)
     return (
@@ -46,7 +48,7 @@ class _Strip(ast.NodeTransformer):
         return self._without_docstring(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        if _is_blind(node):
+        if is_blind(node):
             node.returns = None
             for item in ast.walk(node.args):
                 if isinstance(item, ast.arg):
@@ -61,10 +63,6 @@ class _Strip(ast.NodeTransformer):
             del node.body[0]
         node.body = node.body or [ast.Expr(ast.Constant(...))]
         return self.generic_visit(node)
-
-
-def _is_blind(node: ast.FunctionDef) -> bool:
-    return {ast.unparse(item).split("(")[0] for item in node.decorator_list} <= BLIND_DECORATORS
 
 
 class _StripLocals(ast.NodeTransformer):
@@ -99,58 +97,30 @@ def _drop_unreached(script: str) -> str:
     return ast.unparse(ast.Module(body=[*heads, *kept, tail], type_ignores=[]))
 
 
-def _shorten_names(tree: ast.Module) -> None:
+def _shorten_names(tree: ast.Module, visible: Set[str]) -> None:
     """Rename an identifier everywhere at once, which is safe when nothing outside sees it.
 
     Most frequent first, so they get the shortest names.
     """
-    counts = Counter(item.id for item in ast.walk(tree) if isinstance(item, ast.Name))
-    counts.update(item.arg for item in ast.walk(tree) if isinstance(item, ast.arg))
-    visible = set(_visible_names(tree))
-    if {"locals", "globals", "vars"} & counts.keys():
+    counts = Counter(name for item in ast.walk(tree) for _, name in _names(item))
+    if {"locals", "globals"} & counts.keys():
         return
     used = visible | counts.keys()
     fresh = (name for name in _short_names() if name not in used)
     short = {name: next(fresh) for name, _ in counts.most_common() if name not in visible and len(name) > 1}
     short = {name: new for name, new in short.items() if len(new) < len(name)}
     for item in ast.walk(tree):
-        if isinstance(item, ast.Name):
-            item.id = short.get(item.id, item.id)
-        elif isinstance(item, ast.arg):
-            item.arg = short.get(item.arg, item.arg)
-        elif (
-            isinstance(item, ast.FunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and item.name
-        ):
-            item.name = short.get(item.name, item.name)
-        elif isinstance(item, ast.Global | ast.Nonlocal):
+        for field, name in _names(item):
+            setattr(item, field, short.get(name, name))
+        if isinstance(item, ast.Global | ast.Nonlocal):
             item.names = [short.get(name, name) for name in item.names]
 
 
-def _visible_names(tree: ast.Module) -> Iterator[str]:
-    yield from dir(builtins)
-    yield from keyword.kwlist
-    for item in ast.walk(tree):
-        if isinstance(item, ast.Attribute):
-            yield item.attr
-        elif isinstance(item, ast.keyword) and item.arg:
-            yield item.arg
-        elif isinstance(item, ast.FunctionDef) and not _is_blind(item):  # may hand names on, as annotations
-            yield from (inner.arg for inner in ast.walk(item.args) if isinstance(inner, ast.arg))
-        elif isinstance(item, ast.alias):
-            yield (item.asname or item.name).split(".")[0]
-        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
-            yield item.value
-        elif isinstance(item, ast.ClassDef):
-            yield item.name
-            for statement in item.body:
-                if isinstance(statement, ast.Assign | ast.AnnAssign):
-                    yield from (name.id for name in ast.walk(statement) if isinstance(name, ast.Name))
-                if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-                    yield statement.name
-        elif isinstance(item, ast.MatchMapping) and item.rest:
-            yield item.rest
-        elif isinstance(item, ast.Name) and item.id.startswith("__"):
-            yield item.id
+def _names(item: ast.AST) -> Iterator[tuple[str, str]]:
+    """The field of a node that holds a name, if it has one, and the name."""
+    for kinds, field in NAMED.items():
+        if isinstance(item, kinds) and (name := getattr(item, field)):
+            yield field, name
 
 
 def _short_names() -> Iterator[str]:

@@ -58,7 +58,8 @@ def main(recipe: Recipe) -> int:
     reloaded = model_with(recipe.network().shipped(), unpack(artifact, tensors), backend)
     started = time.perf_counter()
     scores = score(reloaded, val_tokens, tokenizer, recipe.score)
-    np.savez_compressed(choice.out / "scores.npz", **scores._asdict())
+    columns = {"target": scores.target, "nats": scores.nats, "bytes": scores.bytes}
+    np.savez_compressed(choice.out / "scores.npz", **columns)
     print(
         f"final_roundtrip_exact val_loss:{scores.nats.mean(dtype=np.float64):.8f} "
         f"val_bpb:{bits_per_byte(scores):.8f} eval_time:{1000 * (time.perf_counter() - started):.0f}ms"
@@ -86,15 +87,16 @@ def trained(
         optimizers,
         recipe.average,
         source,
-        world=world,
-        noise=recipe.noise,
-        quantize=recipe.quantize,
+        world,
+        recipe.noise,
+        recipe.quantize,
     )
     for report in steps:
-        if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or report.status != "running"):
+        step = report.state.step
+        if world.rank == 0 and (step % recipe.train.log_steps == 0 or report.status != "running"):
             print(
-                f"step:{report.step}/{report.steps} train_loss:{report.nats_per_token:.4f} "
-                f"train_time:{1000 * report.seconds:.0f}ms {report.status}",
+                f"step:{step}/{recipe.train.steps} train_loss:{report.nats_per_token:.4f} "
+                f"train_time:{1000 * report.state.seconds:.0f}ms {report.status}",
                 flush=True,
             )
     return report.state.averaged, report.status == "finished"

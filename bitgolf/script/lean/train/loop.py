@@ -1,54 +1,112 @@
 """The training loop of a run that is never stopped and resumed."""
 
 import dataclasses
-from typing import Any
+import math
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bitgolf.net.model import Model
+from bitgolf.squeeze.quantize import QuantizePlan
 from bitgolf.train.average import Averager
-from bitgolf.train.loop import _random_state
+from bitgolf.train.loop import (
+    ShardBatches,
+    TrainPlan,
+    _gradients,
+    _progress,
+    _update,
+    _wait,
+    cut,
+    swapped_weights,
+)
 from bitgolf.train.optim import Optimizers
+from bitgolf.train.qat import Noise
+from bitgolf.train.schedule import Progress
+from bitgolf.train.world import World
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass
 class State:
-    """All of a training between two steps. The tensors are the live ones, not copies."""
+    """Where a training stands between two steps; seconds: of training so far, whatever else was done."""
 
+    averaged: dict[str, Tensor]
     step: int = 0
     seconds: float = 0.0
     position: int = 0
-    tokens: int = 0
-    weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    optimizer: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    averaged: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    random: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-    def copy(self) -> "State":
-        """The same values in memory of their own."""
-        parts = {name: part for name, part in self.__dict__.items() if isinstance(part, dict)}
-        copies: dict[str, Any] = {
-            name: {k: v.detach().clone() for k, v in part.items()} for name, part in parts.items()
-        }
-        return dataclasses.replace(self, **copies)
-
-    def restore(self, model: nn.Module, optimizers: Optimizers) -> None:
-        """Bring a model and its optimizers to this state."""
-        model.load_state_dict(self.weights)
-        optimizers.restore(self.optimizer)
-        torch.set_rng_state(self.random["cpu"])
-        if "cuda" in self.random:
-            torch.cuda.set_rng_state(self.random["cuda"])
 
 
-def _begin(
-    model: nn.Module, optimizers: Optimizers, averager: Averager, saved: State | None, identity: str
-) -> State:
-    """A state that holds the live tensors, at the start."""
+class StepReport(NamedTuple):
+    """What a step did: the loss of its whole batch before it, and running, finished or diverged."""
+
+    nats_per_token: float
+    status: str
+    state: State
+
+
+def train(
+    model: Model,
+    plan: TrainPlan,
+    optimizers: Optimizers,
+    averager: Averager,
+    batches: ShardBatches,
+    world: World,
+    noise: Noise,
+    quantize: QuantizePlan,
+) -> Iterator[StepReport]:
+    """Train, yielding a report after every step; the clock stands still while the caller holds one."""
+    device = next(model.parameters()).device
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return State(
-        weights=weights,
-        optimizer=optimizers.state(),
-        averaged=averager.start(weights),
-        random=_random_state(),
-    )
+    state = State(averager.start(weights))
+    _prime(model, plan, optimizers, batches, world)
+    model.train()
+    while (before := _progress(plan, state)).fraction < 1.0:
+        started = time.perf_counter()
+        scale = optimizers.plan.schedule.scale(before)
+        tokens, length = plan.staged(before.fraction)
+        length = length or batches.length
+        rows = plan.rows(length, world.size, tokens)
+        pairs, position = [], state.position
+        for _ in range(plan.micro_batches(world.size)):
+            inputs, targets, position = batches.take(position, rows, world, length)
+            pairs.append((inputs, targets))
+        model.at(before.fraction)
+        with swapped_weights(
+            optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+        ):
+            loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
+        diverged = not (math.isfinite(loss) and math.isfinite(norm))
+        if not diverged:
+            _update(plan, optimizers, scale, before, norm)
+            state.step, state.position = state.step + 1, position
+            state.averaged = averager.update(state.averaged, weights, _progress(plan, state), scale)
+        _wait(weights)
+        state.seconds += world.from_first(time.perf_counter() - started)
+        finished = _progress(plan, state).fraction >= 1.0
+        yield StepReport(loss, "diverged" if diverged else "finished" if finished else "running", state)
+        if diverged:
+            return
+
+
+def _prime(
+    model: nn.Module, plan: TrainPlan, optimizers: Optimizers, batches: ShardBatches, world: World
+) -> None:
+    """Real steps on synthetic batches, so that compilation and first allocations are over; then undone."""
+    if plan.priming_steps == 0:
+        return
+    synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * plan.micro_batches(world.size)
+    device = next(model.parameters()).device
+    pieces = cut(synthetic, plan.forward_rows(batches.length, device))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for step in range(plan.priming_steps):
+            _, norm = _gradients(model, optimizers, pieces, world)
+            _update(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
+    optimizers.zero()
+    model.load_state_dict(weights)
+    for optimizer in optimizers.optimizers:
+        if optimizer is not None:
+            optimizer.state.clear()

@@ -1,0 +1,201 @@
+"""Which names of a script something outside it may see: those keep their spelling, all others may become short.
+
+Names are judged by their text alone, wherever they stand. One stays if it is known to Python or to a library
+that the script imports, is read as an attribute that the script does not define, is given to a function of
+others, stands in the script as text, or names a tensor of a module. So do the settings that an artifact
+spells out.
+"""
+
+import ast
+import builtins
+import functools
+import importlib
+import io
+import keyword
+import zlib
+from collections.abc import Iterable, Iterator, Set
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from bitgolf.script.source import PLAIN_BASES, names_loaded
+
+# Decorators that read neither annotations nor names of parameters; any other may (torch custom operators).
+BLIND_DECORATORS = frozenset(
+    {"property", "staticmethod", "classmethod", "abstractmethod", "functools.cache", "functools.lru_cache"}
+    | {"contextlib.contextmanager", "contextmanager", "torch.no_grad", "torch.inference_mode"}
+)
+# Artifacts hold the names of these classes, of those below them and of what their fields are, with all fields.
+SPELLED_OUT = frozenset({"ModelPlan", "Grid", "Form"})
+SPELLERS = frozenset({"to_json", "sparse_json"})  # functions that read them
+REFLECTIONS = frozenset({"__dict__", "_asdict", "_fields", "asdict", "fields", "get_type_hints", "vars"})
+COPIES = frozenset({"replace", "_replace"})  # their keywords are fields of ours
+MODULE_BASES = frozenset({"nn.Module", "torch.nn.Module"})  # torch calls a module's methods by names of its own
+# What functions of libraries return and no import names.
+FOREIGN_OBJECTS = (
+    *(str, bytes, bytearray, memoryview, int, float, complex, list, dict, set, frozenset, tuple, slice, range),
+    *(property, BaseException, type, io.TextIOWrapper, io.BytesIO, RemovableHandle, zlib.compressobj()),
+    *(zlib.decompressobj(), np.dtype, np.generic, np.memmap, torch.finfo(), (i for i in ()), np.random.Generator),
+)
+
+
+def visible_names(tree: ast.Module) -> set[str]:
+    """Names that must keep their spelling for the script to mean what it meant."""
+    items = list(ast.walk(tree))
+    classes = {item.name: item for item in items if isinstance(item, ast.ClassDef)}
+    own = set(_own_attributes(items)) | classes.keys()
+    kept = {*dir(builtins), *keyword.kwlist, *_library_names(items), *_texts(items), *_state_names(classes)}
+    kept |= {item.attr for item in items if isinstance(item, ast.Attribute)} - own
+    kept |= {name for name in own if name.startswith("__")}
+    if _reflects(tree):
+        kept |= {name for item in classes.values() for name in _field_names(item)} | classes.keys()
+    for item in items:
+        if isinstance(item, ast.alias):
+            kept.add((item.asname or item.name).split(".")[0])
+        elif isinstance(item, ast.FunctionDef) and not is_blind(item):  # may hand names on, as annotations
+            kept |= {inner.arg for inner in ast.walk(item.args) if isinstance(inner, ast.arg)}
+        elif isinstance(item, ast.MatchMapping) and item.rest:
+            kept.add(item.rest)
+        elif isinstance(item, ast.MatchClass):
+            kept |= set(item.kwd_attrs)
+        elif isinstance(item, ast.ClassDef):
+            kept |= {word.arg for word in item.keywords if word.arg}
+        elif isinstance(item, ast.Name) and item.id.startswith("__"):
+            kept.add(item.id)
+    functions = {item.name for item in tree.body if isinstance(item, ast.FunctionDef)} | classes.keys()
+    return kept | set(_foreign_keywords(items, functions, (own - kept) | COPIES))
+
+
+def spelled_names(tree: ast.Module) -> Iterator[str]:
+    """The classes and fields that an artifact spells out; tree: still with its annotations."""
+    classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
+    waiting, done = list(SPELLED_OUT & classes.keys()), set[str]()
+    while waiting:
+        if (name := waiting.pop()) in done:
+            continue
+        done.add(name)
+        yield from (name, *_field_names(classes[name]))
+        waiting += [other for other, node in classes.items() if name in map(ast.unparse, node.bases)]
+        fields = [item for item in classes[name].body if isinstance(item, ast.AnnAssign)]
+        waiting += [item for field in fields for item in names_loaded(ast.walk(field)) if item in classes]
+
+
+def is_blind(node: ast.FunctionDef) -> bool:
+    """Whether nothing but calls reads what stands in a function's head."""
+    return {ast.unparse(item).split("(")[0] for item in node.decorator_list} <= BLIND_DECORATORS
+
+
+def _own_attributes(items: Iterable[ast.AST]) -> Iterator[str]:
+    for item in items:
+        if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
+            yield item.attr
+        elif isinstance(item, ast.ClassDef):
+            yield from _field_names(item)
+            yield from (part.name for part in item.body if isinstance(part, ast.FunctionDef | ast.ClassDef))
+
+
+def _field_names(node: ast.ClassDef) -> Iterator[str]:
+    for item in node.body:
+        targets = item.targets if isinstance(item, ast.Assign) else []
+        targets = [item.target] if isinstance(item, ast.AnnAssign) else targets
+        yield from (name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name))
+
+
+def _library_names(items: Iterable[ast.AST]) -> Iterator[str]:
+    """Every attribute of what the script imports, of the classes in it, and of common objects."""
+    for thing in FOREIGN_OBJECTS:
+        yield from dir(thing)
+    for item in items:
+        if isinstance(item, ast.Import):
+            for alias in item.names:
+                yield from _names_of_module(alias.name)
+        elif isinstance(item, ast.ImportFrom) and item.module:
+            for alias in item.names:
+                yield from _names_of(item.module, alias.name)
+
+
+@functools.cache
+def _names_of_module(name: str) -> frozenset[str]:
+    """Attributes of a module and of its classes; none of a module that is not installed."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        return frozenset()
+    public = [getattr(module, each, None) for each in dir(module) if not each.startswith("_")]
+    return frozenset(dir(module)).union(*(dir(each) for each in public if isinstance(each, type)))
+
+
+@functools.cache
+def _names_of(module: str, name: str) -> frozenset[str]:
+    try:
+        thing = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return frozenset()
+    return _names_of_module(thing.__name__) if isinstance(thing, ModuleType) else frozenset(dir(thing))
+
+
+def _texts(items: Iterable[ast.AST]) -> Iterator[str]:
+    """Texts, and names that a text is put together to be: `getattr(self, f"rate_{number}")`."""
+    items = list(items)
+    starts = tuple(
+        part.value
+        for item in items
+        if isinstance(item, ast.JoinedStr)
+        for part in item.values[:1]
+        if isinstance(part, ast.Constant) and str(part.value).isidentifier()
+    )
+    for item in items:
+        if isinstance(item, ast.Constant) and isinstance(item.value, str):
+            yield item.value
+        name = getattr(item, "attr", None) or getattr(item, "id", None) or getattr(item, "name", None)
+        if isinstance(name, str) and name.startswith(starts):
+            yield name
+
+
+def _state_names(classes: dict[str, ast.ClassDef]) -> Iterator[str]:
+    """What a class derived from another's sets on itself: tensors and parts of a module go by these names.
+
+    Of others than modules also the methods: a library may look for them.
+    """
+    for node in classes.values():
+        foreign = set(_foreign_bases(node, classes))
+        if not foreign:
+            continue
+        for item in ast.walk(node):
+            if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
+                yield item.attr
+            elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                yield item.target.id
+            elif isinstance(item, ast.FunctionDef) and foreign - MODULE_BASES:
+                yield item.name
+
+
+def _foreign_bases(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
+    for base in map(ast.unparse, node.bases):
+        if base in classes:
+            yield from _foreign_bases(classes[base], classes)
+        elif base not in PLAIN_BASES:
+            yield base
+
+
+def _reflects(tree: ast.Module) -> bool:
+    """Whether anything but the writers of artifacts asks a class for the names of its fields."""
+    others = [item for item in tree.body if getattr(item, "name", "") not in SPELLERS]
+    found = [part for item in others for part in ast.walk(item)]
+    called = {part.func.id for part in found if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)}
+    return bool(REFLECTIONS & (called | {part.attr for part in found if isinstance(part, ast.Attribute)}))
+
+
+def _foreign_keywords(
+    items: Iterable[ast.AST], functions: Set[str], methods: Set[str]
+) -> Iterator[str]:
+    """Keywords of calls of functions that the script does not define."""
+    for item in items:
+        if isinstance(item, ast.Call):
+            called = item.func
+            ours = functions if isinstance(called, ast.Name) else methods
+            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            if name not in ours:
+                yield from (word.arg for word in item.keywords if word.arg)
