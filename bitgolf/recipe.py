@@ -70,7 +70,10 @@ class Recipe(Plan):
         """This recipe without what no step of the training sees: equal ones train to equal weights."""
         blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules
         unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
-        unseen |= {"average": self.average.training(), "train": self.train.replace(expected_steps=0)}
+        unseen |= {
+            "average": self.average.training(),
+            "train": self.train.replace(expected_steps=0, validate_steps=0),
+        }
         return self.replace({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 
     def problems(self) -> Iterator[str]:

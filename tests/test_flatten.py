@@ -222,7 +222,7 @@ def test_packed_bytes_survive_a_source_file():
     assert len(source_of(source.randbytes(50_000))) < 1.03 * 50_000
 
 
-def test_class_fields_keep_their_annotations_and_visible_names():
+def test_class_fields_keep_their_annotations_and_what_is_seen_its_name():
     small = minify(
         textwrap.dedent('''
             """Doc."""
@@ -253,7 +253,7 @@ def test_class_fields_keep_their_annotations_and_visible_names():
         ''')
     )
     assert "width:int" in small.replace(" ", "")
-    assert re.search(r"def scaled\(\w, factor\):", small)
+    assert re.search(r"def \w\(\w, \w\):", small) and "factor" not in small and "scaled" not in small
     assert "Any" not in small
     assert "Doc" not in small
     assert "calculate" not in small
@@ -468,7 +468,7 @@ SIZES = {"baseline": (2_000, 20_400), "pr543": (2_600, 26_000), "demo": (3_000, 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_generated_scripts_stay_small(name):
-    """Lines of code and packed bytes; what is counted is the packed form, and the limits only fall."""
+    """Lines of code and packed bytes; what is counted is the packed form. The limits are fixed."""
     lines, size = SIZES[name]
     script = flatten(find_recipe(name))
     assert code_lines(script) < lines

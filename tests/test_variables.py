@@ -169,6 +169,7 @@ BITES: list[tuple[str, dict[str, object]]] = [
     ("TIED_EMBED_INIT_STD=0.02", {"model.embed_std": 0.02}),
     ("TRAIN_BATCH_TOKENS=786432", {"train.batch_tokens": 786432}),
     ("TRAIN_LOG_EVERY=200", {"train.log_steps": 200}),
+    ("VAL_LOSS_EVERY=500", {"train.validate_steps": 500}),
     ("VOCAB_SIZE=8192", {"model.vocabulary_size": 8192}),
     ("WARMUP_STEPS=20", {"train.priming_steps": 20}),
     ("EMBEDDING_DIM=256", {"model.embedding_width": 256, **NEW_ROWS}),
@@ -309,13 +310,13 @@ def test_every_variable_of_the_catalogue_and_of_the_scripts_is_known():
 
 
 def test_what_describes_the_machine_is_ignored_and_said_once():
-    text = "DATA_PATH=./data RANK=0 LOCAL_RANK=0 WORLD_SIZE=8 RUN_ID=x VAL_LOSS_EVERY=1000 USE_FA3=1"
+    text = "DATA_PATH=./data RANK=0 LOCAL_RANK=0 WORLD_SIZE=8 RUN_ID=x USE_FA3=1"
     assert given(text) == baseline()
     rows = variable_rows(
         baseline(), given(text + " LN_SCALE=1"), parse_variables((text + " LN_SCALE=1").split())
     )
     assert [row[2] for row in rows] == ["model.input_scale: LnScale", WHY_IGNORED]
-    assert rows[1][0] == "DATA_PATH, RANK, LOCAL_RANK, WORLD_SIZE, RUN_ID, VAL_LOSS_EVERY, USE_FA3"
+    assert rows[1][0] == "DATA_PATH, RANK, LOCAL_RANK, WORLD_SIZE, RUN_ID, USE_FA3"
     assert not set(IGNORED) & {*KINDS, *OTHER_NAMES}
 
 

@@ -71,6 +71,7 @@ SETTINGS = {
     "TIE_EMBEDDINGS": "model.tied",
     "TRAIN_BATCH_TOKENS": "train.batch_tokens",
     "TRAIN_LOG_EVERY": "train.log_steps",
+    "VAL_LOSS_EVERY": "train.validate_steps",
     "VAL_MAX_TOKENS": "score.limit_tokens",
     "VOCAB_SIZE": "model.vocabulary_size",
     "WARMUP_STEPS": "train.priming_steps",
@@ -361,7 +362,7 @@ OFF = ("", "0", "0.0", "none", "off")  # at which such a variable asks for nothi
 IGNORED = (
     "DATA_DIR", "DATA_PATH", "DEVICE", "EVAL_BATCH_SEQS", "LOCAL_RANK", "MUON_BETA2", "OUTLIER_LOG_EVERY",
     "OUTLIER_PROBE_LAYERS", "RANK", "RUN_ID", "TOKENIZER_PATH", "TRAIN_FILES", "USE_FA3", "VAL_BATCH_SIZE",
-    "VAL_BATCH_TOKENS", "VAL_FILES", "VAL_LOSS_EVERY", "WORLD_SIZE",
+    "VAL_BATCH_TOKENS", "VAL_FILES", "WORLD_SIZE",
 )  # fmt: skip
 WHY_IGNORED = "describes the machine, its files or the log: ignored (--data names the text, --out the run)"
 

@@ -14,7 +14,7 @@ import shlex
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
 from bitgolf.report.screen import on_page
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
+from bitgolf.run.training import VALIDATED
 from bitgolf.squeeze.artifact import unpack
 
 METRICS = ("seconds", "nats_per_token", "scale", "step")
@@ -173,12 +174,22 @@ def training(run: Run) -> View:
     return {
         "loss": line_chart(title, x, loss, y_range=frame),
         "scale": line_chart("Learning-rate scale", x, scale, x_label=x_label, y_range=(0, up_to)),
+        "validation": _validation([row for row in rows if _finite(row.get(VALIDATED))]),
         "first": loss[0],
         "last": loss[-max(1, len(loss) // 50) :].mean(),
         "cut": loss.max() if loss.max() > frame[1] else None,
         "steps": int(steps[-1]),
         "tokens": rows[-1].get("tokens"),
     }
+
+
+def _validation(rows: Sequence[View]) -> Chart | None:
+    """Bits per byte of the validation text while the model was trained, where that was asked for."""
+    if len(rows) < 2:
+        return None
+    steps, bits = (np.array([row[key] for row in rows], dtype=np.float64) for key in ("step", VALIDATED))
+    title = f"Validation, from {bits[0]:.4f} to {bits[-1]:.4f} bits per byte"
+    return line_chart(title, steps, bits, x_label="steps")
 
 
 def _metrics(path: Path) -> Iterator[View]:

@@ -1,16 +1,19 @@
 """The last stage: live, averaged and packed weights, each scored on the validation text."""
 
+import math
 from collections.abc import Generator
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bitgolf.base.errors import DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, model_with
 from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
-from bitgolf.score.metric import summary
+from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores, scoring
 from bitgolf.score.windows import Chunked
 from bitgolf.squeeze.artifact import load_model, unpack
@@ -24,6 +27,25 @@ def score_split(
     tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
     sizes = facts["text_bytes"], facts.get("differing_bytes")
     return with_progress(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
+
+
+def validation(spec: RunSpec, model: Model) -> Generator[tuple[int, int], None, float]:
+    """Bits per byte of the validation text for a model in training, on windows side by side.
+
+    Yields (scored, to be scored). Nothing of the training changes: neither its mode nor its random numbers.
+    A model whose scores are no numbers has NaN bits.
+    """
+    device = model.backend.device
+    plan = spec.recipe.score.replace(windows=Chunked(length=spec.recipe.data.sequence_length))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.eval()
+        try:
+            tokens, tokenizer = spec.dataset.scored_tokens(), spec.dataset.tokenizer
+            return bits_per_byte((yield from scoring(model, tokens, tokenizer, plan)))
+        except DataError:
+            return math.nan
+        finally:
+            model.train()
 
 
 def score_variants(

@@ -3,15 +3,19 @@
 import json
 import os
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
-from bitgolf.base.events import Event
+from bitgolf.base.events import Event, mapped
 from bitgolf.net.model import Model
 from bitgolf.run.folder import CHECKPOINT, finite, keep_metrics
+from bitgolf.run.scoring import validation
 from bitgolf.run.spec import RunSpec
 from bitgolf.train.loop import ShardBatches, State, train
 from bitgolf.train.optim import make_optimizers
 from bitgolf.train.world import World
+
+VALIDATED = "val_bits_per_byte"  # in lines of metrics
 
 
 def train_model(
@@ -42,14 +46,21 @@ def train_model(
         quantize=recipe.quantize,
     )
     status, saved = "finished", spec.clock()
+    shown: dict[str, float] = {}  # the last validation
     with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:
         for report in steps:
             state, status = report.state, report.status
             state.dtype = model.backend.dtype_name
-            if world.rank == 0 and (report.step % recipe.train.log_steps == 0 or status != "running"):
-                log.write(json.dumps(finite(report.row())) + "\n")
-            shown = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
-            yield Event("train", report.progress, 1, shown)
+            row, logged = report.row(), report.step % recipe.train.log_steps == 0 or status != "running"
+            if world.rank == 0 and recipe.train.validates(report.step, status == "finished"):
+                row[VALIDATED] = yield from mapped(
+                    validation(spec, model), partial(_validating, report.progress)
+                )
+                shown, logged = {VALIDATED: row[VALIDATED]}, True
+            if world.rank == 0 and logged:
+                log.write(json.dumps(finite(row)) + "\n")
+            figures = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
+            yield Event("train", report.progress, 1, figures | shown)
             due = status == "finished" or spec.clock() - saved >= recipe.train.checkpoint_seconds
             if world.rank == 0 and due:
                 log.flush()
@@ -57,3 +68,8 @@ def train_model(
                 saved = spec.clock()
     assert state is not None, "a plan has at least one step"
     return state, status
+
+
+def _validating(progress: float, step: tuple[int, int]) -> Event:
+    done, total = step
+    return Event("train", progress, 1, {"validated": f"{done / total:.0%}"})

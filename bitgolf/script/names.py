@@ -1,4 +1,4 @@
-"""Which names of a script something outside it may see: those keep their spelling, all others may become short.
+"""Which names of a script something outside may see: those keep their spelling, all others become short.
 
 Names are judged by their text alone, wherever they stand. One stays if it is known to Python or to a library
 that the script imports, is read as an attribute that the script does not define, is given to a function of
@@ -27,17 +27,42 @@ BLIND_DECORATORS = frozenset(
     {"property", "staticmethod", "classmethod", "abstractmethod", "functools.cache", "functools.lru_cache"}
     | {"contextlib.contextmanager", "contextmanager", "torch.no_grad", "torch.inference_mode"}
 )
-# Artifacts hold the names of these classes, of those below them and of what their fields are, with all fields.
+# Artifacts hold the names and fields of these classes, of those below them and of what their fields are.
 SPELLED_OUT = frozenset({"ModelPlan", "Grid", "Form"})
 SPELLERS = frozenset({"to_json", "sparse_json"})  # functions that read them
 REFLECTIONS = frozenset({"__dict__", "_asdict", "_fields", "asdict", "fields", "get_type_hints", "vars"})
 COPIES = frozenset({"replace", "_replace"})  # their keywords are fields of ours
-MODULE_BASES = frozenset({"nn.Module", "torch.nn.Module"})  # torch calls a module's methods by names of its own
+MODULE_BASES = frozenset(
+    {"nn.Module", "torch.nn.Module"}
+)  # torch calls a module's methods by names of its own
 # What functions of libraries return and no import names.
 FOREIGN_OBJECTS = (
-    *(str, bytes, bytearray, memoryview, int, float, complex, list, dict, set, frozenset, tuple, slice, range),
+    *(
+        str,
+        bytes,
+        bytearray,
+        memoryview,
+        int,
+        float,
+        complex,
+        list,
+        dict,
+        set,
+        frozenset,
+        tuple,
+        slice,
+        range,
+    ),
     *(property, BaseException, type, io.TextIOWrapper, io.BytesIO, RemovableHandle, zlib.compressobj()),
-    *(zlib.decompressobj(), np.dtype, np.generic, np.memmap, torch.finfo(), (i for i in ()), np.random.Generator),
+    *(
+        zlib.decompressobj(),
+        np.dtype,
+        np.generic,
+        np.memmap,
+        torch.finfo(),
+        (i for i in ()),
+        np.random.Generator,
+    ),
 )
 
 
@@ -123,8 +148,9 @@ def _names_of_module(name: str) -> frozenset[str]:
         module = importlib.import_module(name)
     except ImportError:
         return frozenset()
-    public = [getattr(module, each, None) for each in dir(module) if not each.startswith("_")]
-    return frozenset(dir(module)).union(*(dir(each) for each in public if isinstance(each, type)))
+    public = [thing for name, thing in vars(module).items() if not name.startswith("_")]
+    classes = [thing for thing in public if issubclass(type(thing), type)]  # isinstance wakes up what is old
+    return frozenset(dir(module)).union(*map(dir, classes))
 
 
 @functools.cache
@@ -184,13 +210,13 @@ def _reflects(tree: ast.Module) -> bool:
     """Whether anything but the writers of artifacts asks a class for the names of its fields."""
     others = [item for item in tree.body if getattr(item, "name", "") not in SPELLERS]
     found = [part for item in others for part in ast.walk(item)]
-    called = {part.func.id for part in found if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)}
+    called = {
+        part.func.id for part in found if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
+    }
     return bool(REFLECTIONS & (called | {part.attr for part in found if isinstance(part, ast.Attribute)}))
 
 
-def _foreign_keywords(
-    items: Iterable[ast.AST], functions: Set[str], methods: Set[str]
-) -> Iterator[str]:
+def _foreign_keywords(items: Iterable[ast.AST], functions: Set[str], methods: Set[str]) -> Iterator[str]:
     """Keywords of calls of functions that the script does not define."""
     for item in items:
         if isinstance(item, ast.Call):

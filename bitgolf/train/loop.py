@@ -57,6 +57,8 @@ class TrainPlan(Plan):
     grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
     stages: parts of the training, in order, whose batches differ (a schedule of batch or sequence length).
     checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.
+    validate_steps: how often, and after the last step, the validation text is scored with the weights as they
+    are, the clock stopped; 0 never. No bit of the training depends on it.
     """
 
     steps: int = setting(20000, at_least=1)
@@ -71,11 +73,16 @@ class TrainPlan(Plan):
     stages: tuple[Stage, ...] = ()
     checkpoint_seconds: float = setting(60.0, at_least=0.0)
     log_steps: int = setting(1, at_least=1)
+    validate_steps: int = setting(0, at_least=0)
 
     def problems(self) -> Iterator[str]:
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)):
             yield f"stages: each must end later than the one before, found {ends}"
+
+    def validates(self, step: int, ended: bool) -> bool:
+        """Whether the validation text is scored after this step; ended: whether it was the last."""
+        return self.validate_steps > 0 and (ended or step % self.validate_steps == 0)
 
     def staged(self, progress: float) -> tuple[int, int]:
         """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""
