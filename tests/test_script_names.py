@@ -48,6 +48,25 @@ HEAD = """
             return self.transformed(stream=stream)
 
 
+    class Descent(torch.optim.Optimizer):
+        def __init__(self, parameters: Any) -> None:
+            super().__init__(parameters, {"rate": 0.5})
+
+        def step(self) -> int:
+            self._count(self.param_groups[0]["params"][0])
+            return len(self.state)
+
+        def _count(self, parameter: Any) -> None:
+            self.state[parameter]["seen"] = 1
+
+
+    class Loop:
+        state: int = 0
+
+        def param_groups(self) -> int:
+            return self.state
+
+
     class Visitor(ast.NodeVisitor):
         def visit_Name(self, node: ast.Name) -> None:
             print(node.id)
@@ -74,6 +93,12 @@ BODIES = {
     "attributes asked for": ("print(vars(settings)['interval_length'])", "4\n"),
     "names of tensors": ("print(list(Network().state_dict()))", "['first_matrix.weight']\n"),
     "a method that torch calls": ("print(Network()(torch.zeros(1, 2)).shape)", "torch.Size([1, 3])\n"),
+    "an attribute that a library sets": ("print(Descent([torch.zeros(1)]).step(), Loop().state)", "1 0\n"),
+    "an option": (
+        "import argparse\nparser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--interval-length', default=6)\nprint(parser.parse_args().interval_length)",
+        "6\n",
+    ),
     "methods that a library looks for": ("Visitor().visit(ast.parse('seen'))", "seen\n"),
     "a keyword of a library": ("print(json.dumps([1, 2], separators=(',', ':'), indent=None))", "[1,2]\n"),
     "a library's method of a name of ours": ("print(settings.format(), '{}'.format(1))", "ours 1\n"),

@@ -6,18 +6,22 @@ others, stands in the script as text, or names a tensor of a module. So do the s
 spells out.
 """
 
+import argparse
 import ast
 import builtins
 import functools
 import importlib
 import io
 import keyword
+import lzma
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Set
 from types import ModuleType
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from bitgolf.script.source import PLAIN_BASES, names_loaded
@@ -35,35 +39,17 @@ COPIES = frozenset({"replace", "_replace"})  # their keywords are fields of ours
 MODULE_BASES = frozenset(
     {"nn.Module", "torch.nn.Module"}
 )  # torch calls a module's methods by names of its own
-# What functions of libraries return and no import names.
-FOREIGN_OBJECTS = (
-    *(
-        str,
-        bytes,
-        bytearray,
-        memoryview,
-        int,
-        float,
-        complex,
-        list,
-        dict,
-        set,
-        frozenset,
-        tuple,
-        slice,
-        range,
-    ),
-    *(property, BaseException, type, io.TextIOWrapper, io.BytesIO, RemovableHandle, zlib.compressobj()),
-    *(
-        zlib.decompressobj(),
-        np.dtype,
-        np.generic,
-        np.memmap,
-        torch.finfo(),
-        (i for i in ()),
-        np.random.Generator,
-    ),
-)
+
+
+@functools.cache
+def foreign_objects() -> tuple[object, ...]:
+    """What scripts meet and no import names; objects, for some attributes are set when one is made."""
+    compressors = (zlib.compressobj(), zlib.decompressobj(), lzma.LZMACompressor(), lzma.LZMADecompressor())
+    arrays = (np.zeros(1), np.float32(0), np.dtype("u1"), np.memmap, np.random.default_rng(0), torch.zeros(1))
+    learning = (nn.Module(), torch.optim.AdamW([nn.Parameter(torch.zeros(1))]), RemovableHandle)
+    builtin = (str, bytes, bytearray, memoryview, int, float, complex, list, dict, set, tuple, slice, range)
+    others = (type, property, BaseException(), iter([]), (i for i in ()), torch.finfo(), io.TextIOWrapper)
+    return (*builtin, *others, *arrays, *learning, *compressors, argparse.Namespace(), struct.Struct("B"))
 
 
 def visible_names(tree: ast.Module) -> set[str]:
@@ -130,7 +116,7 @@ def _field_names(node: ast.ClassDef) -> Iterator[str]:
 
 def _library_names(items: Iterable[ast.AST]) -> Iterator[str]:
     """Every attribute of what the script imports, of the classes in it, and of common objects."""
-    for thing in FOREIGN_OBJECTS:
+    for thing in foreign_objects():
         yield from dir(thing)
     for item in items:
         if isinstance(item, ast.Import):
@@ -175,6 +161,7 @@ def _texts(items: Iterable[ast.AST]) -> Iterator[str]:
     for item in items:
         if isinstance(item, ast.Constant) and isinstance(item.value, str):
             yield item.value
+            yield item.value.lstrip("-").replace("-", "_")  # an option, which argparse makes an attribute
         name = getattr(item, "attr", None) or getattr(item, "id", None) or getattr(item, "name", None)
         if isinstance(name, str) and name.startswith(starts):
             yield name
@@ -183,19 +170,30 @@ def _texts(items: Iterable[ast.AST]) -> Iterator[str]:
 def _state_names(classes: dict[str, ast.ClassDef]) -> Iterator[str]:
     """What a class derived from another's sets on itself: tensors and parts of a module go by these names.
 
-    Of others than modules also the methods: a library may look for them.
+    And what it reads there and never sets, which is the other's. Of others than modules also the methods: a
+    library may look for them.
     """
     for node in classes.values():
         foreign = set(_foreign_bases(node, classes))
         if not foreign:
             continue
+        methods = set(_methods(node, classes))
         for item in ast.walk(node):
             if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
                 yield item.attr
+            elif isinstance(item, ast.Attribute) and ast.unparse(item.value) in ("self", "super()"):
+                yield from {item.attr} - methods
             elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 yield item.target.id
             elif isinstance(item, ast.FunctionDef) and foreign - MODULE_BASES:
                 yield item.name
+
+
+def _methods(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
+    """The methods of a class and of those of the script that it is derived from."""
+    yield from (item.name for item in node.body if isinstance(item, ast.FunctionDef))
+    for base in map(ast.unparse, node.bases):
+        yield from _methods(classes[base], classes) if base in classes else ()
 
 
 def _foreign_bases(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
