@@ -48,7 +48,7 @@ def foreign_objects() -> tuple[object, ...]:
     arrays = (np.zeros(1), np.float32(0), np.dtype("u1"), np.memmap, np.random.default_rng(0), torch.zeros(1))
     learning = (nn.Module(), torch.optim.AdamW([nn.Parameter(torch.zeros(1))]), RemovableHandle)
     builtin = (str, bytes, bytearray, memoryview, int, float, complex, list, dict, set, tuple, slice, range)
-    others = (type, property, BaseException(), iter([]), (i for i in ()), torch.finfo(), io.TextIOWrapper)
+    others = (type, property, BaseException(), iter(""), (i for i in ""), torch.finfo(), io.TextIOWrapper)
     return (*builtin, *others, *arrays, *learning, *compressors, argparse.Namespace(), struct.Struct("B"))
 
 
@@ -151,13 +151,9 @@ def _names_of(module: str, name: str) -> frozenset[str]:
 def _texts(items: Iterable[ast.AST]) -> Iterator[str]:
     """Texts, and names that a text is put together to be: `getattr(self, f"rate_{number}")`."""
     items = list(items)
-    starts = tuple(
-        part.value
-        for item in items
-        if isinstance(item, ast.JoinedStr)
-        for part in item.values[:1]
-        if isinstance(part, ast.Constant) and str(part.value).isidentifier()
-    )
+    first = (item.values[0] for item in items if isinstance(item, ast.JoinedStr) and item.values)
+    texts = [part.value for part in first if isinstance(part, ast.Constant)]
+    starts = tuple(text for text in texts if isinstance(text, str) and text.isidentifier())
     for item in items:
         if isinstance(item, ast.Constant) and isinstance(item.value, str):
             yield item.value

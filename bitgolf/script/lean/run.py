@@ -18,10 +18,11 @@ from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
 from bitgolf.script.lean.text.tokenizer import Tokenizer
+from bitgolf.script.lean.train.loop import train
 from bitgolf.squeeze.quantize import NoTuning, QuantizePlan, Shipped, quantize_weights
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
-from bitgolf.train.loop import ShardBatches, train
+from bitgolf.train.loop import ShardBatches
 from bitgolf.train.optim import make_optimizers
 from bitgolf.train.world import World, join_world, leave_world
 
@@ -58,8 +59,7 @@ def main(recipe: Recipe) -> int:
     reloaded = model_with(recipe.network().shipped(), unpack(artifact, tensors), backend)
     started = time.perf_counter()
     scores = score(reloaded, val_tokens, tokenizer, recipe.score)
-    columns = {"target": scores.target, "nats": scores.nats, "bytes": scores.bytes}
-    np.savez_compressed(choice.out / "scores.npz", **columns)
+    np.savez_compressed(choice.out / "scores.npz", target=scores.target, nats=scores.nats, bytes=scores.bytes)
     print(
         f"final_roundtrip_exact val_loss:{scores.nats.mean(dtype=np.float64):.8f} "
         f"val_bpb:{bits_per_byte(scores):.8f} eval_time:{1000 * (time.perf_counter() - started):.0f}ms"

@@ -16,7 +16,6 @@ from bitgolf.train.loop import (
     ShardBatches,
     TrainPlan,
     _gradients,
-    _progress,
     _update,
     _wait,
     cut,
@@ -88,6 +87,11 @@ def train(
         yield StepReport(loss, "diverged" if diverged else "finished" if finished else "running", state)
         if diverged:
             return
+
+
+def _progress(plan: TrainPlan, state: State) -> Progress:
+    seconds = state.step * plan.step_seconds if plan.step_seconds else state.seconds
+    return Progress(state.step, plan.steps, seconds, plan.train_seconds)
 
 
 def _prime(
