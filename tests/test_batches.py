@@ -77,13 +77,13 @@ def assert_once_per_pass(stream, length, starts):
 def test_targets_follow_inputs_and_a_saved_position_goes_on_the_same(stream, order):
     position = 0
     for _ in range(30):
-        batch, position = order.take(stream, position, 3, 16, bos=BOS)
+        batch, position = order.next_batch(stream, position, 3, 16, bos=BOS)
         assert batch.inputs.shape == batch.targets.shape == (3, 16)
         assert batch.inputs.dtype == batch.targets.dtype == torch.int64
         assert batch.document.dtype == batch.position.dtype == torch.int32
         assert torch.equal(batch.targets, (batch.inputs + 1) % 1000)
-        again, after = order.take(stream, int(str(position)), 3, 16, bos=BOS)
-        next_batch, next_position = order.take(stream, position, 3, 16, bos=BOS)
+        again, after = order.next_batch(stream, int(str(position)), 3, 16, bos=BOS)
+        next_batch, next_position = order.next_batch(stream, position, 3, 16, bos=BOS)
         assert after == next_position
         assert all(torch.equal(a, b) for a, b in zip(again, next_batch))
 
@@ -91,17 +91,17 @@ def test_targets_follow_inputs_and_a_saved_position_goes_on_the_same(stream, ord
 @EVERY_ORDER
 def test_two_ranks_see_what_one_process_sees_in_two_calls(stream, order):
     for start in (0, 960):
-        first, middle = order.take(stream, start, 2, 16, bos=BOS)
-        second, end = order.take(stream, middle, 2, 16, bos=BOS)
+        first, middle = order.next_batch(stream, start, 2, 16, bos=BOS)
+        second, end = order.next_batch(stream, middle, 2, 16, bos=BOS)
         for rank, alone in enumerate((first, second)):
-            shared, after = order.take(stream, start, 2, 16, world=2, rank=rank, bos=BOS)
+            shared, after = order.next_batch(stream, start, 2, 16, world=2, rank=rank, bos=BOS)
             assert torch.equal(shared.inputs, alone.inputs) and torch.equal(shared.targets, alone.targets)
             assert after == end
 
 
 def test_public_order_is_the_stream_without_one_input_per_call(stream):
-    batch, position = PublicOrder().take(stream, 0, 2, 8)
-    following, _ = PublicOrder().take(stream, position, 2, 8)
+    batch, position = PublicOrder().next_batch(stream, 0, 2, 8)
+    following, _ = PublicOrder().next_batch(stream, position, 2, 8)
     assert batch.inputs.flatten().tolist() == list(range(16))
     assert following.inputs.flatten().tolist() == list(range(17, 33))
 
@@ -116,7 +116,7 @@ def test_blocks_come_once_per_pass_in_a_new_order(written, order):
     assert passes[0] != passes[1] != passes[2]
     assert len({min(starts) for starts in passes}) > 1
     assert passes[0] != starts_of(order.replace(seed=6), written, length, 0)
-    batch, _ = order.take(written, 0, len(passes[0]), length, bos=1)
+    batch, _ = order.next_batch(written, 0, len(passes[0]), length, bos=1)
     assert batch.inputs.tolist() == [written.read(start, length).tolist() for start in passes[0]]
 
 
@@ -156,8 +156,8 @@ def test_samples_of_all_ranks_share_no_input(written, order):
             start = order.block_start(written, length, first + row, 1)
             taken.update(range(start, start + length))
     assert len(taken) == world * rows * length
-    together = [order.take(written, 0, rows, length, world, rank, bos=1) for rank in range(world)]
-    alone, after = order.take(written, 0, world * rows, length, bos=1)
+    together = [order.next_batch(written, 0, rows, length, world, rank, bos=1) for rank in range(world)]
+    alone, after = order.next_batch(written, 0, world * rows, length, bos=1)
     assert torch.equal(torch.cat([batch.inputs for batch, _ in together]), alone.inputs)
     assert {position for _, position in together} == {after} == {world * rows * length}
 
@@ -168,8 +168,8 @@ def test_a_training_may_change_its_length(written, order):
     stages = [(16, 3), (10, 2), (16, 1), (7, 5), (48, 1), (16, 2)]
     position, seen = 0, Counter()
     for length, rows in stages * 3:
-        batch, after = order.take(written, position, rows, length, bos=1)
-        again, after_again = order.take(written, int(str(position)), rows, length, bos=1)
+        batch, after = order.next_batch(written, position, rows, length, bos=1)
+        again, after_again = order.next_batch(written, int(str(position)), rows, length, bos=1)
         assert after == after_again and all(torch.equal(a, b) for a, b in zip(batch, again))
         assert batch.inputs.shape == (rows, length)
         assert rows * length <= after - position < (rows + 1) * length + 1
@@ -224,7 +224,7 @@ class TestCurriculum:
             for number in range(3):
                 assert starts_of(plain, written, 16, number) == starts_of(off, written, 16, number)
             for position in (0, 500, 5000):
-                (a, after), (b, same) = (o.take(stream, position, 9, 16) for o in (plain, off))
+                (a, after), (b, same) = (o.next_batch(stream, position, 9, 16) for o in (plain, off))
                 assert after == same and all(torch.equal(x, y) for x, y in zip(a, b))
 
     def test_easy_blocks_come_first_and_the_others_later(self, written):
@@ -275,7 +275,7 @@ class TestCurriculum:
     def test_text_without_documents_is_refused(self, stream):
         for bos in (-1, 2000):
             with pytest.raises(DataError, match=f"documents that start with BOS.*BOS {bos}.*data.order"):
-                Curriculum().take(stream, 0, 2, 16, bos=bos)
+                Curriculum().next_batch(stream, 0, 2, 16, bos=bos)
 
     def test_limits(self):
         for fields in ({"easiest": 0.0}, {"easiest": 1.1}, {"ramp_tokens": -1}):
@@ -310,60 +310,63 @@ class TestShardsByLength:
         by_hand = stream_of(tmp_path / "sorted", self.as_published(shards, sample))
         position = same = 0
         for _ in range(40):  # more than a round
-            batch, position = order.take(stream, position, 2, 8, bos=1)
-            expected, same = PublicOrder().take(by_hand, same, 2, 8, bos=1)
+            batch, position = order.next_batch(stream, position, 2, 8, bos=1)
+            expected, same = PublicOrder().next_batch(by_hand, same, 2, 8, bos=1)
             assert position == same and all(torch.equal(a, b) for a, b in zip(batch, expected))
 
     def test_only_the_start_of_a_shard_is_looked_at(self, tmp_path):
         long_then_short = [1, 3, 9, 9, 9, 9] + [1, 2] * 50
         stream = self.stream(tmp_path, [long_then_short, [1, 4, 9] * 20])
         first = [
-            ShardsByLength(sample_tokens=n).take(stream, 0, 1, 2, bos=1)[0].inputs[0, 1] for n in (6, 999)
+            ShardsByLength(sample_tokens=n).next_batch(stream, 0, 1, 2, bos=1)[0].inputs[0, 1]
+            for n in (6, 999)
         ]
         assert [int(token) for token in first] == [4, 3]
 
     def test_pieces_and_the_other_direction(self, tmp_path):
         shards = self.shards()
         whole = [np.concatenate(shards)]
-        pieces = ShardsByLength(piece_tokens=120).take(self.stream(tmp_path, whole), 0, 1, 599, bos=1)[0]
+        order, stream = ShardsByLength(piece_tokens=120), self.stream(tmp_path, whole)
+        pieces = order.next_batch(stream, 0, 1, 599, bos=1)[0]
         (tmp_path / "cut").mkdir()
         cut = self.stream(tmp_path / "cut", [whole[0][at : at + 120] for at in range(0, len(whole[0]), 120)])
-        files = ShardsByLength().take(cut, 0, 1, 599, bos=1)[0]
+        files = ShardsByLength().next_batch(cut, 0, 1, 599, bos=1)[0]
         assert torch.equal(pieces.inputs, files.inputs)
-        back = ShardsByLength(descending=True).take(cut, 0, 1, 599, bos=1)[0].inputs[0]
+        back = ShardsByLength(descending=True).next_batch(cut, 0, 1, 599, bos=1)[0].inputs[0]
         assert int(back[1]) == 40 and int(files.inputs[0, 1]) == 3
 
     def test_a_single_shard_is_the_public_order(self, written, tmp_path):
         alone = stream_of(tmp_path, written.all())
         for position in (0, 777):
-            pair = [order.take(alone, position, 3, 16, bos=1) for order in (ShardsByLength(), PublicOrder())]
+            orders = ShardsByLength(), PublicOrder()
+            pair = [order.next_batch(alone, position, 3, 16, bos=1) for order in orders]
             assert pair[0][1] == pair[1][1] and torch.equal(pair[0][0].inputs, pair[1][0].inputs)
 
     def test_a_tokenizer_without_bos_is_refused(self, written):
         with pytest.raises(DataError, match="documents that start with BOS.*data.order"):
-            ShardsByLength().take(written, 0, 2, 16)
+            ShardsByLength().next_batch(written, 0, 2, 16)
 
 
 def test_documents_are_counted_at_bos(tmp_path):
     tokens = [5, 1, 6, 7, 1, 8, 1, 9, 9, 9, 1, 2]
-    batch, _ = PublicOrder().take(stream_of(tmp_path, tokens), 0, 2, 5, bos=1)
+    batch, _ = PublicOrder().next_batch(stream_of(tmp_path, tokens), 0, 2, 5, bos=1)
     assert batch.document.tolist() == [[0, 1, 1, 1, 2], [0, 1, 1, 1, 1]]
     assert batch.position.tolist() == [[0, 0, 1, 2, 0], [0, 0, 1, 2, 3]]
-    from_bos, _ = PublicOrder().take(stream_of(tmp_path, tokens[1:]), 0, 1, 5, bos=1)
+    from_bos, _ = PublicOrder().next_batch(stream_of(tmp_path, tokens[1:]), 0, 1, 5, bos=1)
     assert from_bos.document.tolist() == [[0, 0, 0, 1, 1]]
     assert from_bos.position.tolist() == [[0, 1, 2, 0, 1]]
-    without, _ = PublicOrder().take(stream_of(tmp_path, tokens), 0, 1, 5)
+    without, _ = PublicOrder().next_batch(stream_of(tmp_path, tokens), 0, 1, 5)
     assert without.document.tolist() == [[0] * 5] and without.position.tolist() == [[0, 1, 2, 3, 4]]
 
 
 @EVERY_ORDER
 def test_a_sequence_longer_than_the_text_is_refused(tmp_path, order):
     short = stream_of(tmp_path, np.arange(17))
-    assert order.take(short, 0, 1, 16, bos=BOS)[0].inputs.tolist() == [list(range(16))]
+    assert order.next_batch(short, 0, 1, 16, bos=BOS)[0].inputs.tolist() == [list(range(16))]
     with pytest.raises(
         DataError, match=r"a sequence of 17 tokens needs 18 tokens.*found '17 tokens'.*shorten"
     ):
-        order.take(short, 0, 1, 17, bos=BOS)
+        order.next_batch(short, 0, 1, 17, bos=BOS)
 
 
 @EVERY_BLOCK_ORDER

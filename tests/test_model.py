@@ -115,7 +115,7 @@ def test_each_fast_kernel_alone_equals_its_twin():
         "mix": ([numbers(3, 7, 8), numbers(3, 7, 8), numbers(2, 8)], []),
         "add_scaled": ([numbers(3, 7, 8), numbers(3, 7, 8), numbers(8)], []),
         "relu_squared": ([numbers(3, 7, 8)], []),
-        "heads": ([numbers(3, 7, 5, 6), gain], tables),
+        "qk_norm_rope": ([numbers(3, 7, 5, 6), gain], tables),
         "nats": ([3 * numbers(9, 8), numbers(11, 8)], [torch.arange(9), 4.0]),
     }
     for name, (variables, rest) in cases.items():
@@ -247,7 +247,7 @@ def test_skip_weights_of_zero_equal_the_plain_route():
 
 
 def test_skips_are_last_in_first_out():
-    visits = USkips().visits(tuple(range(9)))
+    visits = USkips().layer_calls(tuple(range(9)))
     assert [visit.layer for visit in visits] == list(range(9))
     assert [(visit.source, visit.skip) for visit in visits[4:]] == [(3, 0), (2, 1), (1, 2), (0, 3), (-1, -1)]
     assert all(visit.source == -1 for visit in visits[:4])
@@ -279,9 +279,9 @@ def test_loops_beyond_the_trained_ones_have_no_skips(skips):
 def test_all_stops_are_paired_where_no_number_is_given():
     order = (0, 1, 2) * 6
     assert (
-        USkips().visits(order)
-        == USkips(paired_stops=18).visits(order)
-        == USkips(paired_stops=99).visits(order)
+        USkips().layer_calls(order)
+        == USkips(paired_stops=18).layer_calls(order)
+        == USkips(paired_stops=99).layer_calls(order)
     )
 
 
@@ -318,7 +318,7 @@ def test_rotation_depends_on_distance_alone():
 
     def product(first: int, second: int) -> float:
         heads = [
-            PlainKernels().heads(vectors[None], ones[:1], cos[t : t + 1], sin[t : t + 1])[0]
+            PlainKernels().qk_norm_rope(vectors[None], ones[:1], cos[t : t + 1], sin[t : t + 1])[0]
             for t in (first, second)
         ]
         return float(heads[0].flatten() @ heads[1].flatten())

@@ -168,7 +168,7 @@ def test_skips_join_one_lane_from_the_first_layer_with_two(route, first, leaves)
         start = model.embedded(inputs)
         context = model.context(inputs, start)
         x, lanes, outputs = start, None, []
-        for at, visit in enumerate(model.scoring_visits):
+        for at, visit in enumerate(model.scoring_calls):
             if visit.layer >= first and lanes is None:
                 lanes = [x, x]
             if visit.source >= 0:

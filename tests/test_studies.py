@@ -81,8 +81,8 @@ def test_arms_of_212_are_those_it_ran():
     study = built(ROOT / "studies/pr212.py", "study")
     recipes = study.recipes()
     huginn = recipes["Huginn, skips"].model
-    assert [len(huginn.visits(training=training)) for training in (True, False)] == [9, 18]
-    assert [visit.source for visit in huginn.visits()] == 4 * [-1] + [3, 2, 1, 0] + 10 * [-1]
+    assert [len(huginn.layer_calls(training=training)) for training in (True, False)] == [9, 18]
+    assert [visit.source for visit in huginn.layer_calls()] == 4 * [-1] + [3, 2, 1, 0] + 10 * [-1]
     assert isinstance(study.baseline.average, Several)
     alike = {name for name, each in recipes.items() if each.training() == recipes[BASELINE].training()}
     windows = {"stride 16", "stride 16, documents alone", "stride 64, documents alone"}

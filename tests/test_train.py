@@ -151,11 +151,11 @@ def test_micro_batches_and_processes_see_the_same_rows(tmp_path, order):
     source = batches(tmp_path, order)
     alone, position = [], 0
     for _ in range(4):
-        inputs, _, position = source.take(position, 2, World(), LENGTH)
+        inputs, _, position = source.next_batch(position, 2, World(), LENGTH)
         alone.append(inputs)
     together, shared = [], 0
     for _ in range(2):
-        taken = [source.take(shared, 2, World(rank=rank, size=2), LENGTH) for rank in range(2)]
+        taken = [source.next_batch(shared, 2, World(rank=rank, size=2), LENGTH) for rank in range(2)]
         together += [inputs for inputs, _, _ in taken]
         shared = taken[0][2]
         assert taken[1][2] == shared
@@ -417,9 +417,9 @@ class TestStages:
         class Watched:
             length, synthetic = LENGTH, source.synthetic
 
-            def take(self, position, rows, world, length):
+            def next_batch(self, position, rows, world, length):
                 seen.append((rows, length))
-                return source.take(position, rows, world, length)
+                return source.next_batch(position, rows, world, length)
 
         model = build_model(MODEL, seed=1)
         optimizers = make_optimizers(OptimPlan(), model)
@@ -442,4 +442,4 @@ class TestStages:
 def test_a_training_token_past_the_vocabulary_is_an_error_of_the_data(tmp_path):
     source = dataclasses.replace(batches(tmp_path), vocabulary_size=3)
     with pytest.raises(DataError, match="a training token is past the vocabulary of 3"):
-        source.take(0, 4, World(), source.length)
+        source.next_batch(0, 4, World(), source.length)

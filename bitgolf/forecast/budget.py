@@ -282,20 +282,20 @@ def flops_per_token(model: ModelPlan, sequence_length: int) -> int:
     channel and a token that a query sees.
     """
     shapes = parameter_shapes(model)
-    visits = [visit.layer for visit in model.visits(training=True)]
+    calls = [call.layer for call in model.layer_calls(training=True)]
     products = 0
     for name, shape in shapes.items():
         if name.startswith("blocks.") and not name.endswith((".weight", ".attn_gate_w")):
             continue
         if name.startswith("blocks."):
-            products += math.prod(shape) * visits.count(int(name.split(".")[1]))
+            products += math.prod(shape) * calls.count(int(name.split(".")[1]))
         elif not name.endswith(("embed.weight", "tok_emb.weight")) and name.endswith(".weight"):
             products += math.prod(shape)
     if model.tied:
         products += math.prod(shapes["tok_emb.weight"])
     window = min(attention_window(model) or sequence_length, sequence_length)
     seen = window - window * window / (2 * sequence_length)
-    return 6 * products + int(12 * len(visits) * seen * model.width)
+    return 6 * products + int(12 * len(calls) * seen * model.width)
 
 
 def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -344,8 +344,8 @@ def kept_bytes(recipe: Recipe) -> int:
     # Inputs of both mixes, norms and matrices; queries, keys and values; both sides of the activation.
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
     layer += 3 * width * len(model.heads_out) + 3 * values * len(model.values)  # parts in plain torch
-    visits = len(model.visits(training=True))
-    layers = visits * (size * tokens * layer + attention_bytes(recipe, tokens, size))
+    calls = len(model.layer_calls(training=True))
+    layers = calls * (size * tokens * layer + attention_bytes(recipe, tokens, size))
     casts = 0 if size == 4 else size * count_parameters(model)
     return layers + size * tokens * (model.vocabulary_size + 5 * width) + casts
 

@@ -51,7 +51,7 @@ class ExpectedWeights:
     def draw(self, name: str, elements: int) -> Tensor:
         """The first rows of a matrix that hold about so many elements; a vector whole."""
         draws = keyed_generator(0, f"forecast/{name}")
-        start = self.starts[name].draw(self.starts[name].shape, draws)
+        start = self.starts[name].initialise(self.starts[name].shape, draws)
         if start.ndim > 1:
             start = start[: max(1, elements // math.prod(start.shape[1:]))]
         moved = torch.randn(start.shape, generator=draws)

@@ -61,13 +61,13 @@ class PlainKernels:
     def relu_squared(self, x: Tensor) -> Tensor:
         return F.relu(x).square()
 
-    def heads(self, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(batch, time, heads, dimension) to (heads, batch, time, dimension).
 
         The first len(gain) heads, queries and keys, are normalised, rotated in as many of their first
         dimensions as the tables are wide (twice), and multiplied by their gain; values are only moved.
         """
-        moved = mixed.permute(2, 0, 1, 3)
+        moved = qkv.permute(2, 0, 1, 3)
         turned = rotate(self.norm(moved[: len(gain)]), cos, sin) * gain[:, None, None, None]
         return torch.cat((turned, moved[len(gain) :]))
 
@@ -106,10 +106,10 @@ class FusedKernels(PlainKernels):
     def relu_squared(self, x: Tensor) -> Tensor:
         return FusedReluSquared.apply(x)
 
-    def heads(self, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rest = cos.new_zeros(len(cos), mixed.shape[-1] - 2 * cos.shape[-1])
+    def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rest = cos.new_zeros(len(cos), qkv.shape[-1] - 2 * cos.shape[-1])
         full = torch.cat((cos, cos, rest + 1), -1), torch.cat((sin, -sin, rest), -1)
-        return FusedHeads.apply(mixed, gain, *full, cos.shape[-1])
+        return FusedQkNormRope.apply(qkv, gain, *full, cos.shape[-1])
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         if cap > LARGEST_CAP:
@@ -120,8 +120,8 @@ class FusedKernels(PlainKernels):
 class CompiledKernels(PlainKernels):
     """For torch.compile, which fuses the simple operations by itself; the others gain by another method."""
 
-    def heads(self, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return FusedKernels().heads(mixed, gain, cos, sin)
+    def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return FusedKernels().qk_norm_rope(qkv, gain, cos, sin)
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         return FusedKernels().nats(hidden, weight, targets, cap)
@@ -241,7 +241,7 @@ class FusedLeakySquared(Function):
         return torch.where(leaky < 0, dx * ctx.slope, dx), None
 
 
-class FusedHeads(Function):
+class FusedQkNormRope(Function):
     """Norm, rotation and gain of queries and keys, and the move to (heads, batch, time, dimension).
 
     cos and sin are tables of full width, sin negated in the second half of what turns: a rotation is then
@@ -249,8 +249,8 @@ class FusedHeads(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, mixed: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
-        heads = mixed.permute(2, 0, 1, 3).contiguous()
+    def forward(ctx: Any, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
+        heads = qkv.permute(2, 0, 1, 3).contiguous()
         x = heads[: len(gain)]
         inverse = inverse_rms(x)
         turned = (x * cos).addcmul_(swap_halves(x, half), sin)
@@ -269,10 +269,10 @@ class FusedHeads(Function):
         dturned = scale_rows(dy, factor).addcmul_(turned, inward.to(turned.dtype))
         dx = (dturned * cos).addcmul_(swap_halves(dturned, ctx.half), sin, value=-1)
         heads, *rest = dheads.shape
-        dmixed = dheads.new_empty(*rest[:2], heads, rest[2])
-        places = dmixed.permute(2, 0, 1, 3)
+        dqkv = dheads.new_empty(*rest[:2], heads, rest[2])
+        places = dqkv.permute(2, 0, 1, 3)
         places[: len(gain)], places[len(gain) :] = dx, dheads[len(gain) :]
-        return dmixed, along.sum((1, 2, 3)).to(gain.dtype), None, None, None
+        return dqkv, along.sum((1, 2, 3)).to(gain.dtype), None, None, None
 
 
 def swap_halves(x: Tensor, half: int) -> Tensor:
@@ -324,26 +324,26 @@ def attend(heads: Tensor, queries: int, kind: str, sight: AttentionMask = Attent
     if kind == "chunk" and not sight.learned:
         return ChunkAttention.apply(heads, queries, sight)
     keys = (len(heads) - queries) // 2
-    asked, known, carried = heads.transpose(0, 1).split((queries, keys, keys), 1)
+    q, k, v = heads.transpose(0, 1).split((queries, keys, keys), 1)
     if queries > keys:
-        known, carried = (x.repeat_interleave(queries // keys, 1) for x in (known, carried))
+        k, v = (x.repeat_interleave(queries // keys, 1) for x in (k, v))
     attention = math_attention if kind == "math" else sdpa_attention
-    return attention(asked, known, carried, sight).transpose(1, 2).flatten(2)
+    return attention(q, k, v, sight).transpose(1, 2).flatten(2)
 
 
-def math_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: AttentionMask) -> Tensor:
+def math_attention(q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask) -> Tensor:
     """Causal attention written out, over (batch, heads, time, dimension)."""
-    scores = queries @ keys.transpose(-1, -2) + hidden_keys(0, 0, queries.shape[-2], sight.window, queries)
-    return sight.changed(scores[None])[0].softmax(-1) @ values
+    scores = q @ k.transpose(-1, -2) + hidden_keys(0, 0, q.shape[-2], sight.window, q)
+    return sight.changed(scores[None])[0].softmax(-1) @ v
 
 
-def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor, sight: AttentionMask) -> Tensor:
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask) -> Tensor:
     """Causal attention by torch's own kernel."""
     if not sight.window and not sight.changes:
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
-    hidden = hidden_keys(0, 0, queries.shape[-2], sight.window, queries)
-    mask = sight.changed(hidden.expand(1, *queries.shape[:2], *hidden.shape))[0]
-    return F.scaled_dot_product_attention(queries, keys, values, mask, scale=1.0)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+    hidden = hidden_keys(0, 0, q.shape[-2], sight.window, q)
+    mask = sight.changed(hidden.expand(1, *q.shape[:2], *hidden.shape))[0]
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)
 
 
 class ChunkAttention(Function):
@@ -357,15 +357,13 @@ class ChunkAttention(Function):
     @staticmethod
     def forward(ctx: Any, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
         _, batch, time, width = heads.shape
-        asked, keys, values = split_heads(heads, queries)
+        q, k, v = split_heads(heads, queries)
         out = heads.new_empty(batch, time, queries * width)
-        places = out.view(batch, time, *asked.shape[:2], width).permute(2, 3, 0, 1, 4)
+        places = out.view(batch, time, *q.shape[:2], width).permute(2, 3, 0, 1, 4)
         kept = []
         for first, start, end in chunks(time, sight.window):
-            weights = attention_weights(
-                stack(asked, start, end), keys[:, first:end], len(asked), first, start, sight
-            )
-            found = torch.bmm(weights, values[:, first:end])
+            weights = attention_weights(stack(q, start, end), k[:, first:end], len(q), first, start, sight)
+            found = torch.bmm(weights, v[:, first:end])
             places[:, :, :, start:end] = unstack(found, places[:, :, :, start:end])
             kept.append(weights)
         if sum(weights.nbytes for weights in kept) > KEEP_BYTES:
@@ -377,24 +375,22 @@ class ChunkAttention(Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
         heads, *kept = ctx.saved_tensors
-        asked, keys, values = split_heads(heads, ctx.queries)
+        q, k, v = split_heads(heads, ctx.queries)
         dheads = torch.zeros_like(heads)
-        dasked, dkeys, dvalues = split_heads(dheads, ctx.queries)
-        places = dout.view(*dout.shape[:2], *asked.shape[:2], heads.shape[-1]).permute(2, 3, 0, 1, 4)
+        dq, dk, dv = split_heads(dheads, ctx.queries)
+        places = dout.view(*dout.shape[:2], *q.shape[:2], heads.shape[-1]).permute(2, 3, 0, 1, 4)
         for index, (first, start, end) in enumerate(chunks(heads.shape[2], ctx.sight.window)):
-            some, seen = stack(asked, start, end), slice(first, end)
+            some, seen = stack(q, start, end), slice(first, end)
             weights = (
-                kept[index]
-                if kept
-                else attention_weights(some, keys[:, seen], len(asked), first, start, ctx.sight)
+                kept[index] if kept else attention_weights(some, k[:, seen], len(q), first, start, ctx.sight)
             )
             dfound = stack(places, start, end)
-            dweights = torch.bmm(dfound, values[:, seen].transpose(1, 2))
+            dweights = torch.bmm(dfound, v[:, seen].transpose(1, 2))
             dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-            dvalues[:, seen] += torch.bmm(weights.transpose(1, 2), dfound)
-            dkeys[:, seen] += torch.bmm(dscores.transpose(1, 2), some)
-            dsome = torch.bmm(dscores, keys[:, seen])
-            dasked[:, :, :, start:end] = unstack(dsome, dasked[:, :, :, start:end])
+            dv[:, seen] += torch.bmm(weights.transpose(1, 2), dfound)
+            dk[:, seen] += torch.bmm(dscores.transpose(1, 2), some)
+            dsome = torch.bmm(dscores, k[:, seen])
+            dq[:, :, :, start:end] = unstack(dsome, dq[:, :, :, start:end])
         return dheads, None, None
 
 
@@ -408,13 +404,13 @@ def chunks(time: int, window: int = 0) -> list[tuple[int, int, int]]:
 def split_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views: queries (key heads, group, batch, time, dimension), keys and values (key heads * batch, ...)."""
     count = (len(heads) - queries) // 2
-    asked, keys, values = heads.split((queries, count, count))
-    return asked.unflatten(0, (count, -1)), keys.flatten(0, 1), values.flatten(0, 1)
+    q, k, v = heads.split((queries, count, count))
+    return q.unflatten(0, (count, -1)), k.flatten(0, 1), v.flatten(0, 1)
 
 
-def stack(asked: Tensor, start: int, end: int) -> Tensor:
+def stack(q: Tensor, start: int, end: int) -> Tensor:
     """A chunk of queries as (key heads * batch, group * chunk, dimension)."""
-    return asked[:, :, :, start:end].transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return q[:, :, :, start:end].transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def unstack(found: Tensor, like: Tensor) -> Tensor:
@@ -424,13 +420,13 @@ def unstack(found: Tensor, like: Tensor) -> Tensor:
 
 
 def attention_weights(
-    asked: Tensor, keys: Tensor, heads: int, first: int, start: int, sight: AttentionMask
+    q: Tensor, k: Tensor, heads: int, first: int, start: int, sight: AttentionMask
 ) -> Tensor:
     """Softmax over the keys that each stacked query sees, the first of them at the place `first`."""
-    end = first + keys.shape[1]
-    group = asked.shape[1] // (end - start)
-    hidden = hidden_keys(first, start, end, sight.window, keys)
-    scores = torch.baddbmm(hidden.repeat(group, 1), asked, keys.transpose(1, 2))
+    end = first + k.shape[1]
+    group = q.shape[1] // (end - start)
+    hidden = hidden_keys(first, start, end, sight.window, k)
+    scores = torch.baddbmm(hidden.repeat(group, 1), q, k.transpose(1, 2))
     if sight.changes:
         apart = scores.view(heads, -1, group, end - start, end - first)
         scores = sight.changed(apart, first, start).view(scores.shape)

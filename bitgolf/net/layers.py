@@ -178,19 +178,19 @@ class Attention(Module):
         batch, time, _ = x.shape
         # Three names, one product: the matrices meet only where they are cast.
         matrices = [part.matrix(x.dtype) for part in (self.c_q, self.c_k, self.c_v)]
-        mixed = F.linear(x, torch.cat(matrices)).view(batch, time, -1, self.head_width)
+        qkv = F.linear(x, torch.cat(matrices)).view(batch, time, -1, self.head_width)
         if self.values:
-            v = mixed[:, :, -self.kv_heads :]
+            v = qkv[:, :, -self.kv_heads :]
             for part in self.values:
                 v = part.values(v, self.layer, self, context)
-            mixed = torch.cat((mixed[:, :, : -self.kv_heads], v), 2)
+            qkv = torch.cat((qkv[:, :, : -self.kv_heads], v), 2)
         gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
         tables = context.cos.to(x.dtype), context.sin.to(x.dtype)
-        heads = context.kernels.heads(mixed, gain.to(x.dtype), *tables)
+        heads = context.kernels.qk_norm_rope(qkv, gain.to(x.dtype), *tables)
         y = attend(heads, self.heads, context.attention, context.sight)
         if self.heads_out:
             apart = y.view(batch, time, self.heads, self.head_width)
-            v, queries = mixed[:, :, -self.kv_heads :], mixed[:, :, : self.heads].flatten(2)
+            v, queries = qkv[:, :, -self.kv_heads :], qkv[:, :, : self.heads].flatten(2)
             for each in self.heads_out:
                 apart = each.heads_out(apart, v, x, queries, self)
             y = apart.flatten(2)
@@ -220,7 +220,7 @@ class Block(Module):
 
     def __init__(self, attention: Attention, mlp: Mlp, residual: "Residual", factor: float) -> None:
         width = attention.c_q.weight.shape[1]
-        keep_stream = Start((2, width), lambda shape, draw: torch.tensor([[1.0], [0.0]]).expand(shape))
+        keep_stream = Start((2, width), lambda shape, _: torch.tensor([[1.0], [0.0]]).expand(shape))
         scales = {name: start_constant(1.0, width) for name in ("attn_scale", "mlp_scale")}
         super().__init__(scales | {"resid_mix": keep_stream})
         self.attn, self.mlp, self.residual, self.factor = attention, mlp, residual, factor
@@ -228,7 +228,7 @@ class Block(Module):
     def forward(self, x: Any, context: Context) -> Any:
         return self.residual.layer(x, self, context)
 
-    def mixed(self, x: Tensor, context: Context) -> Tensor:
+    def mixed_with_start(self, x: Tensor, context: Context) -> Tensor:
         """The stream mixed with its start."""
         return context.kernels.mix(x, context.start, self.resid_mix.to(x.dtype))
 
@@ -250,7 +250,7 @@ class Residual(Part):
     def layer(self, x: Any, block: Block, context: Context) -> Any:
         """The stream (batch, time, width) after a layer."""
         kernels, dtype = context.kernels, context.start.dtype
-        x = block.mixed(x, context)
+        x = block.mixed_with_start(x, context)
         x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
 
@@ -292,7 +292,7 @@ class ParallelResidual(Residual):
         if block.attn.layer < self.first:
             return super().layer(x, block, context)
         kernels, dtype = context.kernels, context.start.dtype
-        x = block.mixed(x, context)
+        x = block.mixed_with_start(x, context)
         y = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(y, block.transformed(x, context), block.mlp_scale.to(dtype))
 
@@ -327,7 +327,7 @@ class TwoLanes(Residual):
         if index < self.first or self.taken_later(context):
             return x if isinstance(x, tuple) else super().layer(x, block, context)
         read, write = self.lanes(x)
-        a = block.attn_scale.to(read.dtype) * block.attended(block.mixed(read, context), context)
+        a = block.attn_scale.to(read.dtype) * block.attended(block.mixed_with_start(read, context), context)
         m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
         keep = context.root.parallel_resid_lambdas[index].to(read.dtype)
         post = context.root.parallel_post_lambdas[index].to(read.dtype)
@@ -337,8 +337,8 @@ class TwoLanes(Residual):
     def taken_later(self, context: Context) -> bool:
         """Whether a skip takes the output of the stop that is being passed."""
         root, memory = context.root, context.memory
-        visits = root.training_visits if root.training else root.scoring_visits
-        return any(visit.source == memory["stops"] for visit in visits)
+        calls = root.training_calls if root.training else root.scoring_calls
+        return any(call.source == memory["stops"] for call in calls)
 
     def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
         if layer < self.first:

@@ -108,9 +108,9 @@ class ModelPlan(Plan):
         """Hidden units of each MLP."""
         return self.mlp_hidden or int(self.mlp_multiplier * self.width)
 
-    def visits(self, progress: float = 1.0, training: bool = False) -> tuple[LayerCall, ...]:
+    def layer_calls(self, progress: float = 1.0, training: bool = False) -> tuple[LayerCall, ...]:
         """The stops of a token, at this progress of the training or outside it."""
-        return self.route.visits(self.recurrence.order(self.layers, progress, training))
+        return self.route.layer_calls(self.recurrence.order(self.layers, progress, training))
 
     def shipped(self) -> Self:
         """The model as it is packed: without what only training needs."""
@@ -135,8 +135,8 @@ class Model(Module):
             )
             for layer in range(plan.layers)
         )
-        routes = (plan.visits(), plan.visits(training=True))
-        self.adopt(plan.route.tensors(1 + max(visit.skip for route in routes for visit in route), plan.width))
+        routes = (plan.layer_calls(), plan.layer_calls(training=True))
+        self.adopt(plan.route.tensors(1 + max(call.skip for route in routes for call in route), plan.width))
         self.lm_head = None if plan.tied else Linear(sizes.embedding_width, plan.vocabulary_size, zero=True)
         factored = sizes.embedding_width != plan.width
         self.embed_proj = Linear(sizes.embedding_width, plan.width) if factored else None
@@ -144,14 +144,14 @@ class Model(Module):
         for _, part in plan.parts():
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))
-        self.scoring_visits, self.training_visits = routes
+        self.scoring_calls, self.training_calls = routes
         self.window = 0  # tokens of a whole window, where scoring says it
         self.choose(Backend())
 
     def at(self, progress: float) -> None:
         """Take the route of this progress of the training."""
         self.plan.recurrence.enter(self, progress)
-        self.training_visits = self.plan.visits(progress, training=True)
+        self.training_calls = self.plan.layer_calls(progress, training=True)
 
     def use(self, backend: Backend) -> Self:
         """Move to the backend's device and compute as it says from now on."""
@@ -225,7 +225,7 @@ class Model(Module):
         context, residual, route = self.context(inputs, start), self.plan.residual, self.plan.route
         x: Any = start
         outputs: list[Any] = []
-        for layer, source, row in self.training_visits if self.training else self.scoring_visits:
+        for layer, source, row in self.training_calls if self.training else self.scoring_calls:
             if source >= 0:
                 join = partial(route.join, skip=outputs[source], row=row, root=self, kernels=context.kernels)
                 x = residual.skipped(x, join, layer)
@@ -250,7 +250,7 @@ def build_model(plan: ModelPlan, seed: int = 1337) -> Model:
             for local, own in module.starts.items() if isinstance(module, Module) else ():
                 name = f"{path}.{local}".lstrip(".")
                 start = plan.start.start(name, own, plan.layers)
-                getattr(module, local).copy_(start.draw(start.shape, keyed_generator(seed, name)))
+                getattr(module, local).copy_(start.initialise(start.shape, keyed_generator(seed, name)))
     return model
 
 

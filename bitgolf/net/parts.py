@@ -40,7 +40,7 @@ class Start(NamedTuple):
     """Shape and initial values of a tensor. linear: a matrix that another initialisation may replace."""
 
     shape: tuple[int, ...]
-    draw: Callable[[tuple[int, ...], torch.Generator], Tensor]
+    initialise: Callable[[tuple[int, ...], torch.Generator], Tensor]
     linear: bool = False
 
 
@@ -51,15 +51,17 @@ def start_constant(value: float, *shape: int, linear: bool = False) -> Start:
 
 def start_normal(std: float, *shape: int) -> Start:
     """Normal with mean 0."""
-    return Start(shape, lambda shape, draw: std * torch.randn(shape, generator=draw))
+    return Start(shape, lambda shape, generator: std * torch.randn(shape, generator=generator))
 
 
 def start_uniform(outputs: int, inputs: int) -> Start:
     """A matrix with values drawn evenly up to 1 / sqrt(inputs), as torch starts its own."""
     bound = 1 / math.sqrt(inputs)
-    return Start(
-        (outputs, inputs), lambda shape, draw: (2 * torch.rand(shape, generator=draw) - 1) * bound, True
-    )
+
+    def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return (2 * torch.rand(shape, generator=generator) - 1) * bound
+
+    return Start((outputs, inputs), uniform, True)
 
 
 class Module(nn.Module):

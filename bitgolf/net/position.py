@@ -115,9 +115,9 @@ class Alibi(Position):
 
 def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
     """Scores less what distance costs each head; slopes (query heads,), float32."""
-    count, _, group, asked, known = scores.shape
-    places = torch.arange(max(first + known, start + asked), device=scores.device)
-    ahead = places[first : first + known] - places[start : start + asked, None]
+    count, _, group, queries, keys = scores.shape
+    places = torch.arange(max(first + keys, start + queries), device=scores.device)
+    ahead = places[first : first + keys] - places[start : start + queries, None]
     return scores + (slopes.view(count, 1, group, 1, 1) * ahead).to(scores.dtype)
 
 
@@ -154,11 +154,11 @@ def add_by_distance(
     bias: Tensor, buckets: int, longest: int, scores: Tensor, first: int, start: int
 ) -> Tensor:
     """Scores plus the bias of their distance; bias (buckets, query heads)."""
-    count, _, group, asked, known = scores.shape
-    places = torch.arange(max(first + known, start + asked), device=scores.device)
-    back = (places[start : start + asked, None] - places[first : first + known]).clamp_min(0)
-    added = bias[distance_buckets(back, buckets, longest)].movedim(-1, 0)  # (query heads, asked, known)
-    return scores + added.view(count, 1, group, asked, known).to(scores.dtype)
+    count, _, group, queries, keys = scores.shape
+    places = torch.arange(max(first + keys, start + queries), device=scores.device)
+    back = (places[start : start + queries, None] - places[first : first + keys]).clamp_min(0)
+    added = bias[distance_buckets(back, buckets, longest)].movedim(-1, 0)  # (query heads, queries, keys)
+    return scores + added.view(count, 1, group, queries, keys).to(scores.dtype)
 
 
 def distance_buckets(back: Tensor, buckets: int, longest: int) -> Tensor:
@@ -229,6 +229,6 @@ class DocumentAttention(Scope):
 
 def hide_others(documents: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
     """Scores with the keys of other documents hidden; documents (batch, time), a number for each token."""
-    asked, known = scores.shape[-2:]
-    own, theirs = documents[:, start : start + asked], documents[:, first : first + known]
+    queries, keys = scores.shape[-2:]
+    own, theirs = documents[:, start : start + queries], documents[:, first : first + keys]
     return scores.masked_fill((own[:, :, None] != theirs[:, None])[:, None], -math.inf)

@@ -92,7 +92,7 @@ class Looped(Recurrence):
         if self.untied:
             was, now = (
                 (stops - layers) // looped
-                for stops in (len(model.training_visits), len(self.order(layers, progress, True)))
+                for stops in (len(model.training_calls), len(self.order(layers, progress, True)))
             )
             for block in model.blocks[self.first : self.last + 1]:
                 block.mlp.part(was, now)
@@ -170,7 +170,7 @@ class Route(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         """The stops, for layers in this order."""
         raise NotImplementedError
 
@@ -194,7 +194,7 @@ class Plain(Route):
     Neutral: this is the neutral route
     """
 
-    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         return tuple(LayerCall(layer) for layer in order)
 
 
@@ -214,9 +214,9 @@ class USkips(Route):
 
     paired_stops: int = setting(0, at_least=0)
 
-    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
         paired = self.paired_stops or len(order)
-        return (*paired_visits(order[:paired]), *(LayerCall(layer) for layer in order[paired:]))
+        return (*paired_calls(order[:paired]), *(LayerCall(layer) for layer in order[paired:]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,8 +230,8 @@ class GatedSkips(Route):
     Neutral: none in its weights; choose USkips
     """
 
-    def visits(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
-        return paired_visits(order)
+    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+        return paired_calls(order)
 
     def tensors(self, skips: int, width: int) -> dict[str, Start]:
         names = {"skip_weights": 1.0, "skip_gates": 0.0}
@@ -242,7 +242,7 @@ class GatedSkips(Route):
         return (root.skip_weights[row].to(x.dtype) * skip).lerp(x, share)
 
 
-def paired_visits(order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+def paired_calls(order: tuple[int, ...]) -> tuple[LayerCall, ...]:
     """Stops of which the second half take the outputs of the first half, last one first."""
     first = len(order) // 2
     pairs = ((first - 1 - i, i) if i < first else (-1, -1) for i in range(len(order) - first))

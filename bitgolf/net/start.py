@@ -58,7 +58,7 @@ class OrthogonalStart(Initialisation):
 
 def start_orthogonal(outputs: int, inputs: int, *, gain: float = 1.0) -> Start:
     """A matrix whose singular values all are `gain`."""
-    return Start((outputs, inputs), lambda shape, draw: gain * orthogonal_matrix(shape, draw), True)
+    return Start((outputs, inputs), lambda shape, generator: gain * orthogonal_matrix(shape, generator), True)
 
 
 def orthogonal_matrix(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:

@@ -109,7 +109,7 @@ class ValueResidual(ValuePart):
 
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
         pair = [self.start, 1.0 - self.start]
-        return {"vr_lambda": Start((2,), lambda shape, draw: torch.tensor(pair))} if layer else {}
+        return {"vr_lambda": Start((2,), lambda shape, _: torch.tensor(pair))} if layer else {}
 
     def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
         if layer == 0:

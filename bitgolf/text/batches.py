@@ -32,7 +32,7 @@ class Order(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def take(
+    def next_batch(
         self,
         stream: TokenStream,
         position: int,
@@ -57,7 +57,7 @@ class PublicOrder(Order):
     Neutral: none, it is the plain order
     """
 
-    def take(
+    def next_batch(
         self,
         stream: TokenStream,
         position: int,
@@ -95,7 +95,7 @@ class ShardsByLength(Order):
     piece_tokens: int = setting(0, at_least=0)
     descending: bool = False
 
-    def take(
+    def next_batch(
         self,
         stream: TokenStream,
         position: int,
@@ -105,7 +105,8 @@ class ShardsByLength(Order):
         rank: int = 0,
         bos: int = -1,
     ) -> tuple[Batch, int]:
-        return PublicOrder().take(_by_length(self, stream, bos), position, rows, length, world, rank, bos)
+        ordered = _by_length(self, stream, bos)
+        return PublicOrder().next_batch(ordered, position, rows, length, world, rank, bos)
 
 
 @functools.lru_cache(maxsize=2)
@@ -157,7 +158,7 @@ class BlockOrder(Order):
 
     seed: int = setting(1337, at_least=0)
 
-    def take(
+    def next_batch(
         self,
         stream: TokenStream,
         position: int,
@@ -179,9 +180,9 @@ class BlockOrder(Order):
         number, place = divmod(block, _blocks_of(stream, length))
         phases = min(length, stream.tokens - _blocks_of(stream, length) * length)
         phase = _phase(self.seed, number, phases)
-        return phase + self.visit(BlockPass(stream, length, bos, number, phase), place) * length
+        return phase + self.block_at(BlockPass(stream, length, bos, number, phase), place) * length
 
-    def visit(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, place: int) -> int:
         """Which block of the pass comes at this place; each of them at one place."""
         raise NotImplementedError
 
@@ -197,7 +198,7 @@ class ShuffledBlocks(BlockOrder):
     Neutral: none, choose PublicOrder
     """
 
-    def visit(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, place: int) -> int:
         return int(_shuffle(self.seed, one.number, one.blocks)[place])
 
 
@@ -215,7 +216,7 @@ class CoprimeStride(BlockOrder):
     Neutral: none, choose PublicOrder
     """
 
-    def visit(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, place: int) -> int:
         start, stride = _stride(self.seed, one.number, one.blocks)
         return (start + place * stride) % one.blocks
 
@@ -247,7 +248,7 @@ class Curriculum(BlockOrder):
     easiest: float = setting(0.25, above=0.0, at_most=1.0)
     descending: bool = False
 
-    def visit(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, place: int) -> int:
         return int(_ramp(self, one)[place])
 
 

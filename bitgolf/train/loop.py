@@ -125,7 +125,7 @@ class BatchSource(Protocol):
     def length(self) -> int:
         """Tokens in one sequence."""
 
-    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
+    def next_batch(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
         """Inputs and targets (rows, length) of this process, and the position after all processes' rows."""
 
     def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
@@ -146,8 +146,8 @@ class ShardBatches:
     vocabulary_size: int
     bos: int = -1
 
-    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
-        batch, position = self.order.take(
+    def next_batch(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
+        batch, position = self.order.next_batch(
             self.stream, position, rows, length, world.size, world.rank, self.bos
         )
         inputs, targets = torch.as_tensor(batch.inputs), torch.as_tensor(batch.targets)
@@ -297,7 +297,7 @@ def train(
         rows = plan.rows(length, world.size, tokens)
         pairs, position = [], state.position
         for _ in range(micro_batches):
-            inputs, targets, position = batches.take(position, rows, world, length)
+            inputs, targets, position = batches.next_batch(position, rows, world, length)
             pairs.append((inputs, targets))
         model.at(before.fraction)
         with swapped_weights(

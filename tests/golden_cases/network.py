@@ -156,7 +156,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
     gate = parts.get(AttentionOutputGate) or parts.get(SparseGate) or parts.get(SmearGate)
     gated = plan.activation if isinstance(plan.activation, GatedMlp) else None
     objective = plan.objective
-    skips = plan.route.visits(plan.recurrence.order(plan.layers, 1.0, False))[-1].source >= 0
+    skips = plan.route.layer_calls(plan.recurrence.order(plan.layers, 1.0, False))[-1].source >= 0
     shown = {
         "vocab_size": plan.vocabulary_size,
         "num_layers": plan.layers,

@@ -25,7 +25,7 @@ def check(case: Case) -> None:
         for rank in range(world):
             position = 0
             for call in range(arguments["calls"]):
-                batch, after = PublicOrder().take(stream, position, rows, length, world, rank)
+                batch, after = PublicOrder().next_batch(stream, position, rows, length, world, rank)
                 assert torch.equal(batch.inputs.int(), case.tensors[f"out.rank{rank}.call{call}.x"])
                 assert torch.equal(batch.targets.int(), case.tensors[f"out.rank{rank}.call{call}.y"])
                 assert after - position == case.expected["tokens_consumed_per_call"]

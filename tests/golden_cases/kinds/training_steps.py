@@ -29,7 +29,7 @@ class GivenBatches:
     def length(self) -> int:
         return self.tokens.shape[2] - 1
 
-    def take(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
+    def next_batch(self, position: int, rows: int, world: World, length: int) -> tuple[Tensor, Tensor, int]:
         tokens = self.tokens[position]
         return tokens[:, :-1], tokens[:, 1:], position + 1
 
