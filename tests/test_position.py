@@ -187,7 +187,7 @@ def test_skips_join_one_lane_from_the_first_layer_with_two(route, first, leaves)
             if lanes is None:
                 x = block(x, context)
             else:
-                a = block.attn_scale * block.attended(block.mixed(lanes[0], context), context)
+                a = block.attn_scale * block.attended(block.mixed_with_start(lanes[0], context), context)
                 m = block.mlp_scale * block.transformed(lanes[1], context)
                 keep, post = (
                     model.parallel_resid_lambdas[visit.layer],

@@ -69,7 +69,7 @@ def train(
         rows = plan.rows(length, world.size, tokens)
         pairs, position = [], state.position
         for _ in range(plan.micro_batches(world.size)):
-            inputs, targets, position = batches.take(position, rows, world, length)
+            inputs, targets, position = batches.next_batch(position, rows, world, length)
             pairs.append((inputs, targets))
         model.at(before.fraction)
         with swapped_weights(
