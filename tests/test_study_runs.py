@@ -26,7 +26,8 @@ from bitgolf.study.design import DropLosers, Study, add_one
 from bitgolf.study.executors import in_processes, in_this_process, on_ray, on_slurm
 from bitgolf.study.live import Board
 from bitgolf.study.runner import find_study, keep_plan, prepare, receipt_of, run_study, study_of, tasks
-from bitgolf.study.runs import Task, finish_task, run_status, tasks_of
+from bitgolf.study.runs import Task, finish_task, tasks_of
+from bitgolf.study.status import run_status
 from tests.fake_study import fake_result
 
 SAME = ("status", "bits_per_byte", "artifact_bytes", "total_bytes", "steps", "ledger", "rules")

@@ -11,19 +11,18 @@ from bitgolf import READING_ORDER
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import Plan, field_types, members
+from bitgolf.catalog.shipped import SHIPPED, find_entry, table_row
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.catalog.techniques import (
     PAGE,
     WEIGHTS,
     by_slot,
     card_of,
-    find_technique,
     page,
     recipes_with,
     record,
     settings_of,
     slots,
-    table_row,
     techniques,
     weigh,
     weight_of,
@@ -37,6 +36,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.report import screen
 
+NAMED = {one.name: one for one in techniques()}
 # Variables that only say how long, how large or on what: no technique is theirs.
 OF_NO_TECHNIQUE = {
     *SETTINGS,
@@ -94,29 +94,29 @@ def test_weights_are_those_of_models_that_were_built():
     }
     for name, change in built.items():
         grown = count_parameters(model.replace(change)) - count_parameters(model)
-        assert weight_of(find_technique(name))[0] == grown
-    assert weight_of(find_technique("BigramHash"))[0] == 2048 * 128 + 512 * 128 + 1
+        assert weight_of(NAMED[name])[0] == grown
+    assert weight_of(NAMED["BigramHash"])[0] == 2048 * 128 + 512 * 128 + 1
     for name in ("Xsa", "Rope", "MultiToken", "Ema", "Sliding"):
-        assert weight_of(find_technique(name)) == (0, 0)
-    assert weight_of(find_technique("AbsMax"))[1] < -3_000_000
-    assert weight_of(find_technique("Raw"))[1] > 1_000_000
+        assert weight_of(NAMED[name]) == (0, 0)
+    assert weight_of(NAMED["AbsMax"])[1] < -3_000_000
+    assert weight_of(NAMED["Raw"])[1] > 1_000_000
 
 
 def test_settings_come_with_limits_and_variables():
-    assert settings_of(find_technique("Xsa")) == [
-        {"name": "last", "type": "int", "default": 4, "limits": "at least 0", "variables": ("XSA_LAST_N",)}
+    assert settings_of(NAMED["Xsa"]) == [
+        {"name": "last", "type": "int", "default": 4, "limits": "at least 0", "variables": ["XSA_LAST_N"]}
     ]
-    gate = {row["name"]: row for row in settings_of(find_technique("AttentionOutputGate"))}
+    gate = {row["name"]: row for row in settings_of(NAMED["AttentionOutputGate"])}
     assert gate["source"]["limits"] == "one of input, queries"
-    assert gate["channels"]["variables"] == ("GATE_WIDTH", "GATE_WINDOW")
-    muon = {row["name"]: row["variables"] for row in settings_of(find_technique("MuonRule"))}
-    assert muon["lr"] == ("MATRIX_LR",)
-    assert muon["polar_express"] == ()
-    adam = {row["name"]: row["variables"] for row in settings_of(find_technique("AdamRule"))}
+    assert gate["channels"]["variables"] == ["GATE_WIDTH", "GATE_WINDOW"]
+    muon = {row["name"]: row["variables"] for row in settings_of(NAMED["MuonRule"])}
+    assert muon["lr"] == ["MATRIX_LR"]
+    assert muon["polar_express"] == []
+    adam = {row["name"]: row["variables"] for row in settings_of(NAMED["AdamRule"])}
     assert set(adam["lr"]) == {"SCALAR_LR", "EMBED_LR", "TIED_EMBED_LR", "HEAD_LR"}
-    stages = settings_of(find_technique("Stages"))
+    stages = settings_of(NAMED["Stages"])
     assert [row["name"] for row in stages] == ["stages"]
-    assert stages[0]["variables"] == ("BATCH_TOKENS_START", "BATCH_SCHEDULE_FRACTION")
+    assert stages[0]["variables"] == ["BATCH_TOKENS_START", "BATCH_SCHEDULE_FRACTION"]
 
 
 def test_every_variable_of_a_technique_is_with_one():
@@ -128,18 +128,19 @@ def test_every_variable_of_a_technique_is_with_one():
 
 
 def test_a_technique_is_found_by_name_or_variable():
-    assert find_technique("xsa").name == "Xsa"
-    assert find_technique("EMA_DECAY").name == "Ema"
+    entries = [record(one) for one in techniques()]
+    assert find_entry(entries, "xsa")["name"] == "Xsa"
+    assert find_entry(entries, "EMA_DECAY")["name"] == "Ema"
     with pytest.raises(BitgolfError, match="did you mean 'BigramHash'"):
-        find_technique("BigramHsh")
+        find_entry(entries, "BigramHsh")
 
 
 def test_recipes_that_use_it_are_found():
-    assert {"baseline", "demo"} <= set(recipes_with(find_technique("MuonRule")))
-    assert "demo" in recipes_with(find_technique("WarmdownFraction"))
-    assert "baseline" not in recipes_with(find_technique("WarmdownFraction"))
-    assert "demo" in recipes_with(find_technique("GroupedQueryAttention"))
-    assert "baseline" not in recipes_with(find_technique("GroupedQueryAttention"))
+    assert {"baseline", "demo"} <= set(recipes_with(NAMED["MuonRule"]))
+    assert "demo" in recipes_with(NAMED["WarmdownFraction"])
+    assert "baseline" not in recipes_with(NAMED["WarmdownFraction"])
+    assert "demo" in recipes_with(NAMED["GroupedQueryAttention"])
+    assert "baseline" not in recipes_with(NAMED["GroupedQueryAttention"])
 
 
 def test_slots_have_the_paths_that_a_recipe_can_be_changed_at():
@@ -153,7 +154,7 @@ def test_slots_have_the_paths_that_a_recipe_can_be_changed_at():
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    groups = [(heading, [table_row(one) for one in group]) for heading, group in by_slot()]
+    groups = [(heading, [table_row(record(one)) for one in group]) for heading, group in by_slot()]
     screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=False)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns
@@ -163,11 +164,13 @@ def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
     assert ("XSA_LAST_N" in out) == (columns >= 100)
 
 
-def test_the_page_is_up_to_date():
+def test_the_page_and_the_catalogue_are_up_to_date():
     # In a process of its own: other tests make techniques that would be listed with ours.
-    program = "from bitgolf.catalog.techniques import page; print(page(), end='')"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said == PAGE.read_text(encoding="utf-8"), "run `python -m bitgolf.catalog.techniques`"
+    program = "from bitgolf.catalog.shipped import written; from bitgolf.catalog.techniques import *; "
+    for what, path in (("page()", PAGE), ("written(catalogue())", SHIPPED)):
+        command = [sys.executable, "-c", f"{program}print({what}, end='')"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert text == path.read_text(encoding="utf-8"), "run `python -m bitgolf.catalog.techniques`"
 
 
 def test_the_page_names_every_technique_and_variable():

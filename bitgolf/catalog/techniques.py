@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import re
-import textwrap
 import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 
 from bitgolf import READING_ORDER, load
-from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.files import read_json, write_json
-from bitgolf.base.plan import Plan, describe, field_types, members
+from bitgolf.base.plan import Plan, describe, field_types, members, to_json
+from bitgolf.catalog.glance import glance_at
+from bitgolf.catalog.shipped import PACKAGE_FOLDER, SHIPPED, path_in_words, source_hashes, written
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.forecast.budget import packed_size
-from bitgolf.inputs.resolve import find_recipe, recipe_names
+from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
@@ -26,7 +26,6 @@ from bitgolf.public.variables import places, variables_at, variables_of
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import literal
 from bitgolf.script.own import plans_in
-from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.codec import Codec
 from bitgolf.squeeze.hessian import TrainText
 from bitgolf.squeeze.presets import rate_aware
@@ -36,8 +35,6 @@ WEIGHTS = PACKAGE_FOLDER / "catalog" / "weights.json"
 PAGE = PACKAGE_FOLDER.parent / "docs" / "techniques.md"
 LABELS = ("What", "Source", "Cost", "Not for", "Neutral")
 PLAIN_SETTINGS = "Settings"  # the slot of techniques that are one setting
-SHOWN_VARIABLES = 3  # of each technique in the table of all
-SHOWN_CHARACTERS = 90  # of a line of its card there
 
 # What the baseline is measured with where a technique's defaults do not fit its nine layers.
 EXAMPLES: dict[type[Plan], Plan] = {ValueEmbedding: ValueEmbedding(layers=(7, 8))}
@@ -134,18 +131,6 @@ def techniques() -> tuple[Technique, ...]:
     return (*found, *single)
 
 
-def find_technique(name: str) -> Technique:
-    """A technique by its name or one of its public variables. Raises BitgolfError with the nearest name."""
-    for one in techniques():
-        if name.lower() == one.name.lower():
-            return one
-    for one in techniques():
-        if name.upper() in one.variables:
-            return one
-    hint = nearest(name, (one.name for one in techniques()))
-    raise BitgolfError("no such technique", where=name, way_out=hint)
-
-
 def settings_of(technique: Technique) -> list[dict[str, Any]]:
     """Its settings: name, type, default, limits in words, and the public variables of each."""
     owner, name = technique.kind, ""
@@ -169,7 +154,7 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
                 "type": describe(field_types(owner)[field.name]),
                 "default": field.default,
                 "limits": limits_in_words(field.metadata),
-                "variables": names,
+                "variables": list(names),
             }
         )
     return rows
@@ -260,7 +245,6 @@ def _packed(quantizer: Quantizer, shape: tuple[int, ...], codec: Codec) -> int:
 def record(technique: Technique) -> dict[str, Any]:
     """All that is known of a technique, as JSON data."""
     parameters, packed = weight_of(technique)
-    rows = settings_of(technique)
     return {
         "name": technique.name,
         "slot": technique.slot,
@@ -268,26 +252,10 @@ def record(technique: Technique) -> dict[str, Any]:
         **technique.card._asdict(),
         "parameters": parameters,
         "bytes": packed,
-        "settings": [row | {"default": literal(row["default"])} for row in rows],
+        "settings": [row | {"default": literal(row["default"])} for row in settings_of(technique)],
         "public_variables": list(technique.variables),
         "recipes": recipes_with(technique),
     }
-
-
-def table_row(technique: Technique) -> tuple[str, ...]:
-    """A technique in one line: name, title, parameters, bytes, neutral, source, some of its variables."""
-    weight = (f"{value:+,}" if value else "0" for value in weight_of(technique))
-    names = technique.variables
-    more = (f"{len(names) - SHOWN_VARIABLES} more",) if len(names) > SHOWN_VARIABLES + 1 else ()
-    shown = ", ".join((*names[:SHOWN_VARIABLES], *more) if more else names)
-    long = (technique.card.neutral, technique.card.source)
-    short = (textwrap.shorten(text, SHOWN_CHARACTERS, placeholder=" ...") for text in long)
-    return (technique.name, technique.card.title.rstrip("."), *weight, *short, shown)
-
-
-def path_in_words(path: str) -> str:
-    """A path with N for any place in a tuple."""
-    return re.sub(r"\.0\b", ".N", path)
 
 
 def by_slot() -> Iterator[tuple[str, list[Technique]]]:
@@ -300,6 +268,35 @@ def by_slot() -> Iterator[tuple[str, list[Technique]]]:
             continue
         purpose = re.split(r"[.;]( |$)", re.sub(r"^(The slot of|Slot:) ", "", purposes[slot]))[0]
         yield f"{slot} ({path_in_words(group[0].path)}): {purpose[:1].lower()}{purpose[1:]}", group
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """What `bitgolf.catalog.shipped` reads again: techniques, recipes, and the defaults of their classes."""
+    names = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
+    kinds = {type(plan) for name in names for plan in plans_in(find_recipe(name))}
+    kinds |= {kind for slot in slots() for _, kind in own_members(slot)}
+    return {
+        "sources": source_hashes(),
+        **technique_entries(),
+        "recipes": {name: glance_at(name) for name in names},
+        "classes": {
+            kind.__name__: defaults_of(kind) for kind in sorted(kinds, key=lambda kind: kind.__name__)
+        },
+    }
+
+
+def technique_entries() -> dict[str, dict[str, Any]]:
+    """The techniques of each heading by name, and all that is known of each."""
+    return {
+        "groups": {heading: [one.name for one in group] for heading, group in by_slot()},
+        "techniques": {one.name: record(one) for one in techniques()},
+    }
+
+
+def defaults_of(kind: type[Plan]) -> dict[str, Any]:
+    """The defaults of its settings as JSON data, as far as they have any."""
+    fields = dataclasses.fields(kind)
+    return {f.name: to_json(f.default) for f in fields if f.default is not dataclasses.MISSING}
 
 
 INTRODUCTION = """\
@@ -379,5 +376,6 @@ def _escaped(text: str) -> str:
 if __name__ == "__main__":
     # Known weights are kept; delete the file to weigh all again.
     write_json(WEIGHTS, {one.name: weight_of(one) for one in techniques()})
+    SHIPPED.write_text(written(catalogue()), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)

@@ -6,13 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.plan import diff, to_json
+from bitgolf.base.plan import Plan, diff, to_json
+from bitgolf.catalog.shipped import shipped_recipe, stand_in
 from bitgolf.cli.options import BITS, Json, Variables
-from bitgolf.inputs.resolve import find_recipe
-from bitgolf.public.variables import apply_variables, parse_variables
 from bitgolf.report import screen
-from bitgolf.study.compare import against_constant, compare_runs, read_run_set
-from bitgolf.study.runs import run_folders
+from bitgolf.study.status import run_folders
 from bitgolf.study.terms import METRICS
 
 
@@ -48,16 +46,28 @@ def compare(
     if len(names) != 2:
         raise BitgolfError("expected two recipes, or two or more finished runs", where="compare", value=names)
     left, right = names
-    changed = apply_variables(find_recipe(right), parse_variables(variables or []))
-    changes = diff(find_recipe(left), changed)
+    changes = diff(*_both(left, right, variables or []))
     screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
     facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
     facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
     screen.close(facts, as_json=as_json)
 
 
+def _both(left: str, right: str, variables: list[str]) -> tuple[Plan, Plan]:
+    """Two recipes: as stand-ins where both ship and are not changed, which no technique is imported for."""
+    known = [shipped_recipe(name) for name in (left, right)]
+    if known[0] and known[1] and not variables:
+        return stand_in(known[0]["settings"]), stand_in(known[1]["settings"])
+    from bitgolf.inputs.resolve import find_recipe
+    from bitgolf.public.variables import apply_variables, parse_variables
+
+    return find_recipe(left), apply_variables(find_recipe(right), parse_variables(variables))
+
+
 def show_against(name: str, published: float, metric: str, as_json: bool) -> None:
     """`bitgolf compare RUNS --against FIGURE`."""
+    from bitgolf.study.compare import against_constant, read_run_set
+
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     if not math.isfinite(published):
@@ -84,12 +94,14 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     """`bitgolf compare` of finished runs."""
+    from bitgolf.study.compare import compare_runs, read_run_set
+
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     sets = [read_run_set(name) for name in names]
     found = compare_runs(sets, metric)
     for other, row in zip(sets[1:], found["comparisons"]):
-        changes = [change for change in diff(sets[0].recipe, other.recipe) if change[0] != "name"]
+        changes = row["changes"]
         row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
         title = f"{sets[0].name} against {other.name}"
         screen.table(title, ("setting", "left", "right"), changes, as_json=as_json)

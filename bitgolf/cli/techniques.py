@@ -1,13 +1,12 @@
 """Every technique, or all about one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bitgolf.catalog.own import own_record, techniques_in
-from bitgolf.catalog.techniques import by_slot, find_technique, path_in_words, record, table_row
-from bitgolf.catalog.techniques import techniques as all_techniques
+from bitgolf.catalog.shipped import catalogue, find_entry, path_in_words, table_row
 from bitgolf.cli.options import Json
 from bitgolf.report import screen
 
@@ -30,17 +29,30 @@ def techniques(
     if name is not None and ".py" in name:
         _show_own(name, as_json)
         return
+    known = catalogue() or _worked_out()
+    entries = known["techniques"]
     if name is None:
-        groups = [(heading, map(table_row, group)) for heading, group in by_slot()]
+        groups = [
+            (heading, [table_row(entries[one]) for one in names])
+            for heading, names in known["groups"].items()
+        ]
         screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=as_json)
-        facts: dict[str, Any] = {"techniques": len(all_techniques()), "next": "bitgolf techniques NAME"}
-        screen.close({"techniques": [*map(record, all_techniques())]} if as_json else facts, as_json=as_json)
+        facts: dict[str, Any] = {"techniques": len(entries), "next": "bitgolf techniques NAME"}
+        screen.close({"techniques": [*entries.values()]} if as_json else facts, as_json=as_json)
         return
-    _show(record(find_technique(name)), as_json)
+    _show(find_entry(entries.values(), name), as_json)
+
+
+def _worked_out() -> Mapping[str, Mapping[str, Any]]:
+    from bitgolf.catalog.techniques import technique_entries
+
+    return technique_entries()
 
 
 def _show_own(name: str, as_json: bool) -> None:
     """The techniques in a user's file: a table, their cards, and what these lack."""
+    from bitgolf.catalog.own import own_record, techniques_in
+
     path, _, one = name.partition(".py")
     found = techniques_in(Path(f"{path}.py"), one.removeprefix(":"))
     records = [own_record(technique) for technique in found]

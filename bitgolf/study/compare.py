@@ -9,15 +9,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.inputs.typed import Named, read_plan, typed
-from bitgolf.recipe import Recipe
-from bitgolf.study.runs import run_folders, run_status
+from bitgolf.base.plan import Plan, diff
+from bitgolf.catalog.shipped import recipe_in
+from bitgolf.inputs.typed import Named, read_outside, read_plan, typed
+from bitgolf.study.documents import over_pairs
 from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample
+from bitgolf.study.status import run_folders, run_status
 from bitgolf.study.terms import IN_BITS
-from bitgolf.study.values import bytes_per_token, metric_of, other_texts, repeats
-from bitgolf.study.verdicts import CHALLENGE_NATS, challenge_margin, over_pairs
+from bitgolf.study.values import (
+    CHALLENGE_NATS,
+    bytes_per_token,
+    challenge_margin,
+    metric_of,
+    other_texts,
+    repeats,
+)
 
 ALPHA = 0.05
+# Settings that no step of a training sees; the rules of quantization neither, where there is no noise.
+AFTER_TRAINING = ("name", "pack", "score", "budget", "average.shipped", "train.expected_steps")
 
 
 class RunSet(NamedTuple):
@@ -26,11 +36,6 @@ class RunSet(NamedTuple):
     name: str
     folders: list[Path]
     results: list[dict[str, Any]]
-
-    @property
-    def recipe(self) -> Recipe:
-        """What they ran."""
-        return read_plan(self.folders[0] / "recipe.json", Recipe)
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """The metric of each seed."""
@@ -43,6 +48,27 @@ class RunSet(NamedTuple):
     def by_folder(self) -> dict[int, Path]:
         """The folder of each seed."""
         return {result["seed"]: folder for result, folder in zip(self.results, self.folders)}
+
+
+def recipes_of(sets: Sequence[RunSet]) -> list[Plan]:
+    """What each set ran; no technique is imported where all of their files agree with themselves."""
+    paths = [each.folders[0] / "recipe.json" for each in sets]
+    data = [read_outside(path) for path in paths]
+    known = [recipe_in(each, runs.results[0]["recipe_identity"]) for each, runs in zip(data, sets)]
+    if all(known):
+        return [each for each in known if each]
+    from bitgolf.recipe import Recipe
+
+    return [read_plan(path, Recipe) for path in paths]
+
+
+def trained_alike(left: Plan, right: Plan) -> bool:
+    """Whether two recipes train to equal weights: `Recipe.training` says the same of recipes."""
+    blind = {type(getattr(each, "noise", None)).__name__ for each in (left, right)} == {"NoNoise"}
+    unseen = (*AFTER_TRAINING, *(("quantize",) if blind else ()))
+    return all(
+        f"{path}.".startswith(tuple(f"{each}." for each in unseen)) for path, _, _ in diff(left, right)
+    )
 
 
 def read_run_set(text: str) -> RunSet:
@@ -89,16 +115,22 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
         _refuse_without(each, metric)
     for other in others:
         _refuse_other_text(first, other)
-    rows = [_compared(first, other, metric) for other in others]
+    recipe, *recipes = recipes_of(sets)
+    rows = [
+        _compared(first, other, metric, trained_alike(recipe, its_own))
+        for other, its_own in zip(others, recipes)
+    ]
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, corrected([row["p"] for row in tested], "holm")):
         row["p_corrected"] = p
-    for row in rows:
+    for row, its_own in zip(rows, recipes):
+        row["changes"] = [change for change in diff(recipe, its_own) if change[0] != "name"]
         row["claim"] = claim(row, first.name, metric)
     return {"metric": metric, "against": first.name, "runs": len(first.results), "comparisons": rows}
 
 
-def _compared(first: RunSet, other: RunSet, metric: str) -> dict[str, Any]:
+def _compared(first: RunSet, other: RunSet, metric: str, alike: bool) -> dict[str, Any]:
+    """alike: whether both were trained alike; then only packing or scoring differs, and no seed is noise."""
     same = {each.name: found for each in (first, other) if (found := repeats(each.runs()))}
     seeds = None if same else _by_seeds(first, other, metric)
     documents = _by_documents(first, other)
@@ -115,7 +147,7 @@ def _compared(first: RunSet, other: RunSet, metric: str) -> dict[str, Any]:
         "p": seeds.p if seeds else None,
         "p_corrected": None,
         "repeated_seeds": same,
-        "same_weights": _same_weights(first, other),
+        "same_weights": alike and [*first.by_seed("steps")] == [*other.by_seed("steps")],
         "documents": dataclasses.asdict(documents) if documents else None,
     }
 
@@ -137,13 +169,6 @@ def _by_documents(first: RunSet, other: RunSet) -> OverDocuments | None:
     if not pairs and len(left) == len(right) == 1:
         pairs = [(other.folders[0], first.folders[0])]
     return over_pairs(pairs)
-
-
-def _same_weights(first: RunSet, other: RunSet) -> bool:
-    """Whether both were trained alike: then only packing or scoring differs, and seeds are not the noise."""
-    return first.recipe.training() == other.recipe.training() and [*first.by_seed("steps")] == [
-        *other.by_seed("steps")
-    ]
 
 
 def _refuse_other_text(first: RunSet, other: RunSet) -> None:

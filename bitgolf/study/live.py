@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bitgolf.report.screen import escaped
 from bitgolf.study.runner import Prepared
-from bitgolf.study.runs import RunStatus, run_status
+from bitgolf.study.status import RunStatus, run_status
 from bitgolf.study.values import value_of
 
 ENDED = ("done", "failed")

@@ -14,11 +14,12 @@ from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.study.design import Study
 from bitgolf.study.runner import Prepared
-from bitgolf.study.runs import Job, RunStatus, run_status
+from bitgolf.study.runs import Job
 from bitgolf.study.stats import detectable, seeds_needed
+from bitgolf.study.status import RunStatus, run_status
 from bitgolf.study.terms import BASELINE, IN_BITS
-from bitgolf.study.values import value_of
-from bitgolf.study.verdicts import CHALLENGE_NATS, in_metric_of
+from bitgolf.study.values import CHALLENGE_NATS, value_of
+from bitgolf.study.verdicts import in_metric_of
 from bitgolf.text.shards import Dataset
 
 PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s

@@ -19,8 +19,9 @@ from bitgolf.net.backend import choose_backend
 from bitgolf.run.preflight import preflight
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
-from bitgolf.study.runs import Job, Task, forget_failures, make_job, run_status, tasks_of
+from bitgolf.study.runs import Job, Task, forget_failures, make_job, tasks_of
 from bitgolf.study.stats import contrast
+from bitgolf.study.status import run_status
 from bitgolf.study.values import value_of
 
 RECEIPT = "plan.json"

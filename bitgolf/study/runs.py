@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
@@ -25,19 +25,18 @@ from bitgolf.base.files import write_bytes, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept
-from bitgolf.inputs.typed import NumberTypes, Progress, Result, Score, read_as, typed
+from bitgolf.inputs.typed import NumberTypes, read_as
 from bitgolf.net.backend import BackendPlan, choose_backend, choose_device
 from bitgolf.recipe import Recipe
 from bitgolf.run.folder import CHECKPOINT
 from bitgolf.run.spec import data_identity
 from bitgolf.run.stages import run
 from bitgolf.script.counted import script_of
+from bitgolf.study.status import run_status
 from bitgolf.text.shards import Dataset
 
 SPOKEN_SECONDS = 0.5  # progress is written this often
-LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
 NUMBER_TYPES = "number-types.json"  # of a store
-UNREADABLE = "unreadable"  # the status of a run whose result.json is no result
 BORROWED = (str(CHECKPOINT), "metrics.jsonl")
 
 
@@ -60,15 +59,6 @@ class Task(NamedTuple):
     def unfinished(self) -> list[Job]:
         """Those without a result, good or bad; the first of them is the one that is run."""
         return [job for job in self.jobs if not (job.folder / "result.json").is_file()]
-
-
-class RunStatus(NamedTuple):
-    """Where a run stands. state: waiting, running, stopped, failed, or done."""
-
-    state: str
-    stage: str = ""
-    share: float = 0.0
-    result: dict[str, Any] | None = None
 
 
 @functools.cache
@@ -121,41 +111,6 @@ def tasks_of(jobs: Sequence[Job]) -> list[Task]:
         training = (job.recipe.training().identity(), job.seed, job.dataset, job.processes)
         groups.setdefault(training, {}).setdefault(job.folder, job)
     return [Task(tuple(group.values())) for group in groups.values()]
-
-
-def run_status(folder: Path) -> RunStatus:
-    """Where a run stands, read from its folder alone. One with an unreadable result has failed."""
-    result = folder / "result.json"
-    if result.is_file():
-        try:
-            return _ended(result)
-        except BitgolfError as error:
-            return RunStatus("failed", UNREADABLE, 1.0, {"status": UNREADABLE, "error": str(error)})
-    try:
-        progress = read_as(folder / "progress.json", Progress)
-    except BitgolfError:
-        return RunStatus("stopped" if (folder / "recipe.json").is_file() else "waiting")
-    alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
-    return RunStatus("running" if alive else "stopped", progress["stage"], progress["share"])
-
-
-def _ended(path: Path) -> RunStatus:
-    """How a run ended. Raises BitgolfError for what is no result.json, or says a score and has none."""
-    found = read_as(path, Result)
-    good = found["status"] in ("ok", "over budget")
-    if good:
-        typed(found, Score, path)
-    return RunStatus("done" if good else "failed", found["status"], 1.0, dict(found))
-
-
-def run_folders(text: str) -> list[Path]:
-    """The finished runs that a word names: a run folder, a folder of them, or several with commas."""
-    found: list[Path] = []
-    for part in text.split(","):
-        path = Path(part)
-        inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
-        found += [path] if (path / "result.json").is_file() else inner
-    return found
 
 
 def run_task(task: Task) -> Generator[Event, None, None]:
@@ -269,11 +224,3 @@ def forget_failures(jobs: Sequence[Job]) -> int:
             with suppress(FileNotFoundError):
                 (folder / name).unlink()
     return len(failed)
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True

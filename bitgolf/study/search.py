@@ -17,7 +17,8 @@ from bitgolf.base.plan import diff, parse_changes
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.recipe import Recipe
 from bitgolf.study.design import Arm, Study
-from bitgolf.study.runs import Task, make_job, run_status, run_task
+from bitgolf.study.runs import Task, make_job, run_task
+from bitgolf.study.status import run_status
 from bitgolf.study.values import metric_of
 
 SEARCH_SEED = 100_000  # search seeds are the first ones from here that the study does not name

@@ -2,7 +2,7 @@
 
 Values are (arms, seeds) float64 with nan where a run is missing. A contrast is one weight per arm; its
 effect is the weighted sum of the arms' means. Tests are two-sided and ask for more than a margin in either
-direction.
+direction. `scipy.stats` takes half a second to import, so only the rarer tests do; `special` has the rest.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import chain, combinations
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special
 
 POWER = 0.8  # of the smallest difference that a table is said to show
 PAIRING_P = 0.05  # pair only if seeds move arms together by this test
@@ -86,7 +86,7 @@ def pairs(complete: np.ndarray, weights: np.ndarray) -> bool:
     apart = float(np.var(left - right))
     if apart == 0:
         return True
-    return float(stats.f.sf(np.var(left + right) / apart, n - 1, n - 1)) < PAIRING_P
+    return float(special.fdtrc(n - 1, n - 1, np.var(left + right) / apart)) < PAIRING_P
 
 
 def _sides(complete: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -119,14 +119,14 @@ def _by_t(
         """One-sided p that the effect is above the bound."""
         if error == 0:
             return 0.0 if effect > bound else 1.0
-        return float(stats.t.sf((effect - bound) / error, freedom))
+        return float(special.stdtr(freedom, -(effect - bound) / error))
 
     def below(bound: float) -> float:
         if error == 0:
             return 0.0 if effect < bound else 1.0
-        return float(stats.t.cdf((effect - bound) / error, freedom))
+        return float(special.stdtr(freedom, (effect - bound) / error))
 
-    reach = float(stats.t.ppf(0.975, freedom)) * error
+    reach = float(special.stdtrit(freedom, 0.975)) * error
     better, worse = below(-margin), above(margin)
     return Contrast(
         test=test,
@@ -148,6 +148,8 @@ def _flipped(differences: np.ndarray, margin: float, within: float) -> Contrast:
 
     Fewer than six seeds have no 95% interval of this kind: it is then unbounded.
     """
+    from scipy import stats
+
     n = len(differences)
 
     def p_of(values: np.ndarray, alternative: str) -> float:
@@ -197,23 +199,21 @@ class OneSample:
 
 def one_sample(values: Sequence[float], constant: float) -> OneSample:
     """Student's one-sample t test of two or more values that are not all equal."""
-    two, lower, higher = (
-        stats.ttest_1samp(values, constant, alternative=side) for side in ("two-sided", "less", "greater")
-    )
-    low, high = two.confidence_interval(0.95)
-    mean = float(np.mean(values))
+    n, mean, deviation = len(values), float(np.mean(values)), float(np.std(values, ddof=1))
+    error = deviation / math.sqrt(n)
+    found = _by_t("one-sample", n, mean - constant, error, n - 1.0, 0.0, 0.0)
     return OneSample(
-        n=len(values),
+        n=n,
         mean=mean,
-        deviation=float(np.std(values, ddof=1)),
-        effect=mean - constant,
-        low=float(low) - constant,
-        high=float(high) - constant,
-        t=float(two.statistic),
-        freedom=int(two.df),
-        p=float(two.pvalue),
-        p_lower=float(lower.pvalue),
-        p_higher=float(higher.pvalue),
+        deviation=deviation,
+        effect=found.effect,
+        low=found.low,
+        high=found.high,
+        t=found.effect / error,
+        freedom=n - 1,
+        p=found.p,
+        p_lower=found.p_better,
+        p_higher=found.p_worse,
     )
 
 
@@ -223,6 +223,8 @@ def corrected(p_values: Sequence[float], correction: str) -> list[float]:
         return []
     p = np.asarray(p_values, float)
     if correction == "benjamini-hochberg":
+        from scipy import stats
+
         return [float(each) for each in stats.false_discovery_control(p)]
     # Holm's here: statsmodels' collects garbage at every call, 80 ms in a process that holds torch.
     order, found = np.argsort(p), np.empty(len(p))
@@ -238,6 +240,8 @@ def detectable(deviation: float, n: int, comparisons: int, alpha: float, *, pair
     if n < 2 or deviation == 0:
         return np.inf if n < 2 else 0.0
     freedom, scale = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
+    from scipy import optimize, stats
+
     needed = float(stats.t.isf(alpha / comparisons / 2, freedom))
 
     def power(size: float) -> float:
@@ -296,6 +300,8 @@ def over_documents(nats: np.ndarray, reference: np.ndarray, text_bytes: np.ndarr
     effect = float(difference(*data))
     if np.array_equal(data[0], data[1]):
         return OverDocuments(len(text_bytes), 0.0, 0.0, 0.0)
+    from scipy import stats
+
     found = stats.bootstrap(
         data, difference, paired=True, vectorized=True, n_resamples=BOOTSTRAPS, rng=np.random.default_rng(0)
     ).confidence_interval

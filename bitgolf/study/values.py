@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.base.files import sha256_of
-from bitgolf.study.runs import RunStatus
+from bitgolf.study.status import RunStatus
 from bitgolf.study.terms import METRICS
 
 SAME_TEXT = 0.01  # windows of documents end where these do, so parts of a text may differ by so much
+CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
 PLAIN = ("artifact_bytes", "total_bytes", "train_seconds", "steps")
 
 
@@ -98,3 +99,11 @@ def other_texts(results: Sequence[dict[str, Any]]) -> str:
 def bytes_per_token(result: dict[str, Any]) -> float:
     """Of the scored text, which turns nats per token into bits per byte."""
     return float(result["text_bytes"] / result["tokens"])
+
+
+def challenge_margin(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The public challenge's 0.005 nats as bits per byte, in each unit in which it has been read."""
+    read = {"bits per byte": CHALLENGE_NATS, "nats per byte": CHALLENGE_NATS / math.log(2)}
+    if results:
+        read["nats per token"] = CHALLENGE_NATS / math.log(2) / bytes_per_token(results[0])
+    return read

@@ -21,24 +21,30 @@ from bitgolf.inputs.typed import Step, read_lines
 from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
-from bitgolf.score.score import Scores
 from bitgolf.study.design import Margin, Study
+from bitgolf.study.documents import over_pairs
 from bitgolf.study.runner import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
-from bitgolf.study.runs import UNREADABLE, RunStatus, run_status
 from bitgolf.study.stats import (
     Contrast,
-    OverDocuments,
     contrast,
     corrected,
     detectable,
-    over_documents,
     pooled_deviation,
     seeds_needed,
 )
+from bitgolf.study.status import UNREADABLE, RunStatus, run_status
 from bitgolf.study.terms import BASELINE, IN_BITS, METRICS
-from bitgolf.study.values import bytes_per_token, figures, metric_of, other_texts, repeats, value_of
+from bitgolf.study.values import (
+    CHALLENGE_NATS,
+    bytes_per_token,
+    challenge_margin,
+    figures,
+    metric_of,
+    other_texts,
+    repeats,
+    value_of,
+)
 
-CHALLENGE_NATS = 0.005  # by which a record of the public challenge had to be better
 SIDE_METRICS = ("total_bytes", "train_seconds")
 FAILURES = {"crash": "crashed", "diverged": "diverged", UNREADABLE: "left no readable result"}
 
@@ -307,28 +313,6 @@ def document_row(study: Study, runs: Runs, each: Comparison) -> dict[str, Any] |
     return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
 
 
-def over_pairs(pairs: Sequence[tuple[Path, Path]]) -> OverDocuments | None:
-    """The bootstrap over documents of runs and their references, the mean over pairs of folders.
-
-    None where a run was not scored, or a pair not on the same tokens.
-    """
-    sums = []
-    for pair in pairs:
-        if not all((folder / "scores.npz").is_file() for folder in pair):
-            return None
-        left, right = (Scores.load(folder / "scores.npz") for folder in pair)
-        if left.tokens_sha256 != right.tokens_sha256:
-            return None
-        sums.append(by_document(left, right))
-    return over_documents(*np.mean(sums, axis=0)) if sums else None
-
-
-def by_document(left: Scores, right: Scores) -> np.ndarray:
-    """Nats of both sides and bytes of text by document, (3, documents)."""
-    _, place = np.unique(left.document, return_inverse=True)
-    return np.array([np.bincount(place, column) for column in (left.nats, right.nats, left.bytes)])
-
-
 def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str, Any]:
     """An arm: what it changes, its runs, its means."""
     recipes = study.recipes()
@@ -385,14 +369,6 @@ def in_metric_of(size: Margin, result: dict[str, Any] | None) -> float:
     if size.unit == "nats per byte":
         return size.value / math.log(2)
     return math.nan if result is None else size.value / math.log(2) / bytes_per_token(result)
-
-
-def challenge_margin(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The public challenge's 0.005 nats as bits per byte, in each unit in which it has been read."""
-    read = {"bits per byte": CHALLENGE_NATS, "nats per byte": CHALLENGE_NATS / math.log(2)}
-    if results:
-        read["nats per token"] = CHALLENGE_NATS / math.log(2) / bytes_per_token(results[0])
-    return read
 
 
 def scale_of(baseline: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

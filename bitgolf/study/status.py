@@ -1,0 +1,65 @@
+"""Where runs stand, read from their folders alone: nothing that could run one is imported."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
+
+LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
+UNREADABLE = "unreadable"  # the status of a run whose result.json is no result
+
+
+class RunStatus(NamedTuple):
+    """Where a run stands. state: waiting, running, stopped, failed, or done."""
+
+    state: str
+    stage: str = ""
+    share: float = 0.0
+    result: dict[str, Any] | None = None
+
+
+def run_status(folder: Path) -> RunStatus:
+    """Where a run stands, read from its folder alone. One with an unreadable result has failed."""
+    result = folder / "result.json"
+    if result.is_file():
+        try:
+            return _ended(result)
+        except BitgolfError as error:
+            return RunStatus("failed", UNREADABLE, 1.0, {"status": UNREADABLE, "error": str(error)})
+    try:
+        progress = read_as(folder / "progress.json", Progress)
+    except BitgolfError:
+        return RunStatus("stopped" if (folder / "recipe.json").is_file() else "waiting")
+    alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
+    return RunStatus("running" if alive else "stopped", progress["stage"], progress["share"])
+
+
+def _ended(path: Path) -> RunStatus:
+    """How a run ended. Raises BitgolfError for what is no result.json, or says a score and has none."""
+    found = read_as(path, Result)
+    good = found["status"] in ("ok", "over budget")
+    if good:
+        typed(found, Score, path)
+    return RunStatus("done" if good else "failed", found["status"], 1.0, dict(found))
+
+
+def run_folders(text: str) -> list[Path]:
+    """The finished runs that a word names: a run folder, a folder of them, or several with commas."""
+    found: list[Path] = []
+    for part in text.split(","):
+        path = Path(part)
+        inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
+        found += [path] if (path / "result.json").is_file() else inner
+    return found
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
