@@ -156,7 +156,7 @@ def recipes_used(source: str, function: str) -> list[str]:
     tree = ast.parse(source)
     package = f"{recipes.__name__}."
     imported = {
-        alias.asname or alias.name: node.module.removeprefix(package)
+        alias.asname or alias.name: str(node.module).removeprefix(package)
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package)
         for alias in node.names
