@@ -49,12 +49,12 @@ from bitgolf.squeeze.codec import (
     Zstd,
     decompress,
 )
-from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.form import Form, QuantizedTensor
 from bitgolf.squeeze.grid import ColumnGroups, Grid, RowGroups
 from bitgolf.squeeze.lowrank import LowRank
-from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep, Shipped
+from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep
 from bitgolf.squeeze.rate import RateAware
-from bitgolf.squeeze.rotate import TurnedForm, TurnedTensor, turn
+from bitgolf.squeeze.rotate import TurnedForm, turn
 from bitgolf.squeeze.symbol_model import Shapes, grids_of, take_off_templates
 from bitgolf.text.tokenizer import (
     BODY_FILTERS,
@@ -90,20 +90,20 @@ class Walking(RowColumn):
         return self.name, self.stream(*take_off_templates(codes, shapes), shapes, True, below)
 
 
-def rate_aware(weight: Tensor, trellis: bool) -> Shipped:
+def rate_aware(weight: Tensor, trellis: bool) -> QuantizedTensor:
     """Steps by row and column, from moments that differ."""
     moments = [torch.diag(torch.logspace(-2, 1, size, dtype=torch.float64)) for size in weight.shape]
     curvature = Curvature(inputs=moments[1], outputs=moments[0], tokens=9)
     return RateAware(step=0.02, across_rows=False, trellis=trellis).quantize(weight, curvature)
 
 
-def turned(weight: Tensor) -> TurnedTensor:
+def turned(weight: Tensor) -> QuantizedTensor:
     """Turned even where that does not help."""
-    codes = AbsMax(grid=Grid(bits=6)).quantize(turn(weight, 3))
-    return TurnedTensor(TurnedForm(grid=codes.grid, seed=3), codes.codes, codes.scales, tuple(weight.shape))
+    codes, grid = AbsMax(grid=Grid(bits=6)).quantize(turn(weight, 3)), Grid(bits=6)
+    return QuantizedTensor(TurnedForm(grid=grid, seed=3), codes.pieces, codes.shape)
 
 
-MATRIX_FORMS: dict[str, Callable[[Tensor], Shipped]] = {
+MATRIX_FORMS: dict[str, Callable[[Tensor], QuantizedTensor]] = {
     "grid": AbsMax(grid=Grid(bits=6)).quantize,
     "row groups": AbsMax(grid=Grid(bits=5, symmetric=False, granularity=RowGroups(rows=3))).quantize,
     "ternary": Ternary(grid=Grid(bits=2, granularity=ColumnGroups(columns=5))).quantize,

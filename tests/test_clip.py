@@ -27,7 +27,9 @@ def test_by_row_errs_less_than_by_tensor_than_absmax(bits, rows, columns, tail, 
     weight = weight.sign() * weight.abs() ** tail * torch.rand(rows, 1, generator=draw)
     grid = Grid(bits=bits, scale_dtype="float32")
     row, tensor = (ClipSearch(grid=grid, choice=choice).quantize(weight) for choice in ("row", "tensor"))
-    errors = [squared_error(weight, each) for each in (row, tensor, AbsMax(grid=grid).quantize(weight))]
+    errors = [
+        squared_error(weight, each.dequantize()) for each in (row, tensor, AbsMax(grid=grid).quantize(weight))
+    ]
     assert errors[0] <= errors[1] * (1 + 1e-5) + 1e-12 and errors[1] <= errors[2] * (1 + 1e-5) + 1e-12
 
 
@@ -49,7 +51,7 @@ def test_under_a_floor_there_is_nothing_to_search():
     grid = Grid(bits=6, scale_floor=1 / 31)
     for choice in ("row", "tensor"):
         found = ClipSearch(grid=grid, choice=choice).quantize(small)
-        assert torch.equal(found.codes, AbsMax(grid=grid).quantize(small).codes)
+        assert torch.equal(found.pieces["codes"], AbsMax(grid=grid).quantize(small).pieces["codes"])
 
 
 def test_groups_of_any_shape():
@@ -57,32 +59,39 @@ def test_groups_of_any_shape():
     for granularity in (PerTensor(), RowGroups(rows=4), ColumnGroups(columns=16)):
         grid = Grid(bits=3, granularity=granularity)
         search = ClipSearch(grid=grid, percentiles=(0.95, 1.0)).quantize(weight)
-        assert squared_error(weight, search) < squared_error(weight, AbsMax(grid=grid).quantize(weight))
+        assert squared_error(weight, search.dequantize()) < squared_error(
+            weight, AbsMax(grid=grid).quantize(weight).dequantize()
+        )
     for bad in ((), (0.0,), (1.5,)):
         with pytest.raises(PlanError, match="percentiles"):
             ClipSearch(percentiles=bad)
     plain = AbsMax(grid=Grid(bits=6))
-    assert torch.equal(ClipSearch(percentiles=(1.0,)).quantize(weight).codes, plain.quantize(weight).codes)
+    assert torch.equal(
+        ClipSearch(percentiles=(1.0,)).quantize(weight).pieces["codes"],
+        plain.quantize(weight).pieces["codes"],
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (5, 100), (1, 7), (4, 130)])
 def test_ternary_groups_keep_their_mean_size(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     tensor, unscaled = Ternary().quantize(weight), Ternary(rescaled=False).quantize(weight)
-    assert torch.equal(tensor.codes, unscaled.codes) and set(tensor.codes.unique().tolist()) <= {-1, 0, 1}
+    assert torch.equal(tensor.pieces["codes"], unscaled.pieces["codes"]) and set(
+        tensor.pieces["codes"].unique().tolist()
+    ) <= {-1, 0, 1}
     groups = ColumnGroups(columns=64).groups
     means = [groups(each).abs().mean(1) for each in (weight, tensor.dequantize(), unscaled.dequantize())]
     torch.testing.assert_close(means[1], means[0], rtol=2e-3, atol=0)
     assert bool((means[2] < means[0]).all())
-    torch.testing.assert_close(unscaled.scales.float(), means[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(unscaled.pieces["scales"].float(), means[0], rtol=1e-3, atol=0)
     assert torch.equal(Ternary().fake_quantize(weight), tensor.dequantize())
 
 
 def test_ternary_errs_less_than_the_largest_weight_as_step():
     weight = torch.randn(16, 256, generator=torch.Generator().manual_seed(4))
     plain = AbsMax(grid=Ternary().grid)
-    assert squared_error(weight, Ternary().quantize(weight)) < 0.6 * squared_error(
-        weight, plain.quantize(weight)
+    assert squared_error(weight, Ternary().quantize(weight).dequantize()) < 0.6 * squared_error(
+        weight, plain.quantize(weight).dequantize()
     )
     assert not Ternary().quantize(torch.zeros(3, 70)).dequantize().any()
     with pytest.raises(PlanError, match="codes are -1, 0 and 1"):
@@ -113,8 +122,8 @@ def test_int6_as_multiples_of_four_is_the_public_one(size):
     eight = ClipSearch(grid=grid, percentiles=shares, choice="tensor", under_floor=True)
     found = CoarseCodes(of=eight, step=4).quantize(weight)
     codes, scales = steps_of_four(weight)
-    assert torch.equal(found.codes.float(), codes) and torch.equal(found.scales, scales)
-    assert set(found.codes.unique().tolist()) <= {*range(-124, 125, 4), -127, 127}
+    assert torch.equal(found.pieces["codes"].float(), codes) and torch.equal(found.pieces["scales"], scales)
+    assert set(found.pieces["codes"].unique().tolist()) <= {*range(-124, 125, 4), -127, 127}
     assert torch.equal(found.dequantize(), codes * scales.float()[:, None])
 
 
@@ -122,26 +131,42 @@ def test_int6_with_multiples_alone():
     weight = torch.tensor([[1.0, -0.5, 0.118, 0.0], [0.25, -2.0, 1.95, 0.03]])
     eight = AbsMax(grid=Grid(bits=8, symmetric=False, scale_dtype="float32"))
     coarse = CoarseCodes(of=eight, multiples_only=True)
-    assert coarse.quantize(weight).codes.tolist() == [[124, -64, 16, 0], [16, -128, 124, 0]]
-    assert coarse.replace(multiples_only=False).quantize(weight).codes.tolist()[0] == [127, -64, 16, 0]
+    assert coarse.quantize(weight).pieces["codes"].tolist() == [[124, -64, 16, 0], [16, -128, 124, 0]]
+    assert coarse.replace(multiples_only=False).quantize(weight).pieces["codes"].tolist()[0] == [
+        127,
+        -64,
+        16,
+        0,
+    ]
     same = AbsMax(grid=Grid(bits=8, scale_dtype="float32"))
-    assert CoarseCodes(of=same, multiples_only=True).quantize(weight).codes[1].tolist() == [16, -124, 124, 0]
-    assert torch.equal(coarse.replace(step=1).quantize(weight).codes, eight.quantize(weight).codes)
+    assert CoarseCodes(of=same, multiples_only=True).quantize(weight).pieces["codes"][1].tolist() == [
+        16,
+        -124,
+        124,
+        0,
+    ]
+    assert torch.equal(
+        coarse.replace(step=1).quantize(weight).pieces["codes"], eight.quantize(weight).pieces["codes"]
+    )
 
 
 def test_a_weight_beyond_its_percentile_is_clipped_under_a_floor_too_where_told():
     weight = torch.linspace(-0.5, 0.5, 101)[None]
     grid = Grid(bits=8, scale_floor=1 / 127, scale_dtype="float32")
     search = ClipSearch(grid=grid, percentiles=(0.9,))
-    assert search.quantize(weight).codes.max() == 64
-    assert search.replace(under_floor=True).quantize(weight).codes.max() == 57  # 0.45 in steps of 1/127
+    assert search.quantize(weight).pieces["codes"].max() == 64
+    assert (
+        search.replace(under_floor=True).quantize(weight).pieces["codes"].max() == 57
+    )  # 0.45 in steps of 1/127
 
 
 def test_coarse_codes_are_off_at_one_and_refuse_what_does_not_round():
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(5))
     eight = AbsMax(grid=Grid(bits=8))
-    assert torch.equal(CoarseCodes(of=eight, step=1).quantize(weight).codes, eight.quantize(weight).codes)
-    with pytest.raises(PlanError, match="of: expected a rule that rounds, such as AbsMax, found Keep"):
+    assert torch.equal(
+        CoarseCodes(of=eight, step=1).quantize(weight).pieces["codes"], eight.quantize(weight).pieces["codes"]
+    )
+    with pytest.raises(PlanError, match="of: expected one of AbsMax, ClipSearch, .*, found Keep"):
         CoarseCodes(of=Keep())
     with pytest.raises(PlanError, match="step: the largest code is 7, found 8"):
         CoarseCodes(of=AbsMax(grid=Grid(bits=4)), step=8)

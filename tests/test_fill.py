@@ -111,7 +111,12 @@ def test_no_exchange_of_bytes_between_tensors_helps():
         found = []
         for step in (0.08, 0.16):
             tensor = RateAware(step=step).quantize(weight, curvature)
-            found.append((code_bits(tensor.whole()), expected_damage(weight, tensor, curvature)))
+            found.append(
+                (
+                    code_bits(tensor.form.whole_codes(tensor.pieces)),
+                    expected_damage(weight, tensor.dequantize(), curvature),
+                )
+            )
         (more, less_damage), (less, damage) = found
         slopes.append((damage - less_damage) / (more - less))
     assert max(slopes) < 1.35 * min(slopes), slopes

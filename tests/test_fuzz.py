@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bitgolf.squeeze import artifact as artifact_module
+from bitgolf.squeeze.grid import Grid
 from tests import forgery
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_a_planted_fault_is_found(monkeypatch):
     def planted(grid, codes):
         return range(grid.qmin, grid.qmax + 1)[int(codes.max()) - grid.qmin]
 
-    monkeypatch.setattr(artifact_module, "check_codes_of", planted)
+    monkeypatch.setattr(Grid, "check_codes", planted)
     assert not any(forgery.refused_or_whole(good.data) for good in forgery.artifacts_of_all_forms().values())
     assert "IndexError" in next(failures(300))
 

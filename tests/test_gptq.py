@@ -49,11 +49,11 @@ def slow_codes(weight, plain, inputs, damping=0.01, sort=True):
     order = hessian.diagonal().argsort(descending=True, stable=True).tolist() if sort else range(len(hessian))
     inverse, left = torch.linalg.inv(hessian), weight.double().clone()
     left[:, dead] = 0
-    codes = torch.zeros_like(plain.codes)
-    steps = plain.grid.granularity.spread(plain.scales.double(), weight.shape).expand(weight.shape)
+    codes = torch.zeros_like(plain.pieces["codes"])
+    steps = plain.form.granularity.spread(plain.pieces["scales"].double(), weight.shape).expand(weight.shape)
     for j in order:
         safe = torch.where(steps[:, j] > 0, steps[:, j], 1.0)
-        code = (left[:, j] / safe).round().clamp(plain.grid.qmin, plain.grid.qmax)
+        code = (left[:, j] / safe).round().clamp(plain.form.qmin, plain.form.qmax)
         code = torch.where(steps[:, j] > 0, code, 0.0)
         codes[:, j] = code.to(torch.int8)
         error = (left[:, j] - code * steps[:, j]) / inverse[j, j]
@@ -69,8 +69,10 @@ def test_equals_its_slow_twin(name, sort):
     rule = SCALES[name]
     fast = Gptq(scales=(rule,), sort=sort, block=16).quantize(weight, curvature)
     slow = slow_codes(weight, rule.quantize(weight), curvature.inputs, sort=sort)
-    assert int((fast.codes.int() - slow.int()).abs().max()) <= 1
-    assert float((fast.codes != slow).float().mean()) <= 0.005  # a tie in float32 may fall the other way
+    assert int((fast.pieces["codes"].int() - slow.int()).abs().max()) <= 1
+    assert (
+        float((fast.pieces["codes"] != slow).float().mean()) <= 0.005
+    )  # a tie in float32 may fall the other way
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -79,11 +81,18 @@ def test_outputs_err_less_than_with_plain_rounding(name, seed):
     weight, curvature = drawn(rows=9, columns=33, seed=seed)
     rule = SCALES[name]
     fast, plain = Gptq(scales=(rule,)).quantize(weight, curvature), rule.quantize(weight)
-    assert torch.equal(fast.scales, plain.scales) and fast.grid == plain.grid
+    assert torch.equal(fast.pieces["scales"], plain.pieces["scales"]) and fast.form == plain.form
     inputs = curvature.inputs
-    assert squared_error(weight, fast, inputs) < squared_error(weight, plain, inputs)
-    assert squared_error(weight, fast) > squared_error(weight, plain)  # at the cost of the weights
-    assert int(fast.codes.max()) <= rule.grid.qmax and int(fast.codes.min()) >= rule.grid.qmin
+    assert squared_error(weight, fast.dequantize(), inputs) < squared_error(
+        weight, plain.dequantize(), inputs
+    )
+    assert squared_error(weight, fast.dequantize()) > squared_error(
+        weight, plain.dequantize()
+    )  # at the cost of the weights
+    assert (
+        int(fast.pieces["codes"].max()) <= rule.grid.qmax
+        and int(fast.pieces["codes"].min()) >= rule.grid.qmin
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 37.0])
@@ -91,13 +100,13 @@ def test_inputs_that_are_not_correlated_change_nothing(scale):
     weight, _ = drawn()
     for rule in SCALES.values():
         fast = Gptq(scales=(rule,)).quantize(weight, Curvature(scale * torch.eye(40), None, 1))
-        nearest = rule.grid.quantize_codes(weight, rule.quantize(weight).scales)
-        assert torch.equal(fast.codes, nearest)
+        nearest = rule.grid.quantize_codes(weight, rule.quantize(weight).pieces["scales"])
+        assert torch.equal(fast.pieces["codes"], nearest)
 
 
 def test_the_block_changes_nothing_but_the_speed():
     weight, curvature = drawn()
-    found = [Gptq(block=block).quantize(weight, curvature).codes for block in (1, 7, 40, 128)]
+    found = [Gptq(block=block).quantize(weight, curvature).pieces["codes"] for block in (1, 7, 40, 128)]
     assert all(float((codes != found[0]).float().mean()) <= 0.005 for codes in found)
 
 
@@ -106,9 +115,9 @@ def test_dead_columns_become_zero():
     curvature.inputs[[3, 17]] = 0
     curvature.inputs[:, [3, 17]] = 0
     tensor = Gptq().quantize(weight, curvature)
-    assert not tensor.codes[:, [3, 17]].any() and tensor.codes[:, 4].any()
+    assert not tensor.pieces["codes"][:, [3, 17]].any() and tensor.pieces["codes"][:, 4].any()
     nothing = Gptq().quantize(weight, Curvature(torch.zeros(40, 40), None, 1))
-    assert not nothing.codes.any()
+    assert not nothing.pieces["codes"].any()
 
 
 def test_of_several_scale_rules_the_best_is_kept():
@@ -117,10 +126,10 @@ def test_of_several_scale_rules_the_best_is_kept():
     each = [Gptq(scales=(rule,)).quantize(weight, curvature) for rule in rules]
     for measure, inputs in (("outputs", curvature.inputs), ("weights", None)):
         kept = Gptq(scales=rules, measure=measure).quantize(weight, curvature)
-        errors = [squared_error(weight, one, inputs) for one in each]
-        assert squared_error(weight, kept, inputs) == min(errors)
+        errors = [squared_error(weight, one.dequantize(), inputs) for one in each]
+        assert squared_error(weight, kept.dequantize(), inputs) == min(errors)
     same = Gptq(scales=rules[:1] * 3).quantize(weight, curvature)
-    assert torch.equal(same.codes, each[0].codes)
+    assert torch.equal(same.pieces["codes"], each[0].pieces["codes"])
 
 
 def test_settings_bite_and_bad_ones_are_refused():
@@ -137,9 +146,9 @@ def test_settings_bite_and_bad_ones_are_refused():
 def test_without_inputs_and_in_training_it_rounds_to_the_nearest():
     weight, curvature = drawn()
     quantizer, plain = Gptq(scales=(SCALES["search"],)), SCALES["search"].quantize(weight)
-    assert torch.equal(quantizer.quantize(weight).codes, plain.codes)
+    assert torch.equal(quantizer.quantize(weight).pieces["codes"], plain.pieces["codes"])
     assert torch.equal(quantizer.fake_quantize(weight), plain.dequantize())
-    assert not torch.equal(quantizer.quantize(weight, curvature).codes, plain.codes)
+    assert not torch.equal(quantizer.quantize(weight, curvature).pieces["codes"], plain.pieces["codes"])
 
 
 def test_moments_that_no_text_has_are_refused():

@@ -343,7 +343,10 @@ def test_gptq_on_calibration_beats_rounding_on_every_matrix(dataset, recipe):
             assert row["calibration_tokens"] == 40 * 32
             rule = plan.rule_of(row["name"], weights[row["name"]]).quantizer.scales[0]
             inputs, weight = curvatures[row["name"]].inputs, weights[row["name"]]
-            errors = [squared_error(weight, t, inputs) for t in (tensors[row["name"]], rule.quantize(weight))]
+            errors = [
+                squared_error(weight, t.dequantize(), inputs)
+                for t in (tensors[row["name"]], rule.quantize(weight))
+            ]
             assert errors[0] < errors[1]
 
 

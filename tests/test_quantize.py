@@ -21,13 +21,11 @@ from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
     Keep,
-    KeptTensor,
     Percentile,
     QuantizeError,
     QuantizePlan,
     Quantizer,
     QuantRule,
-    QuantTensor,
     SdClip,
     absmax_rows,
     int6_rows,
@@ -70,18 +68,18 @@ def test_int6_rows_gives_every_tensor_its_form(weights):
         )
         error = (tensor.dequantize() - weights[name]).norm() / weights[name].norm()
         assert error < {16: 0.0005, 8: 0.01, 6: 0.03}[bits]
-    bits = {name: tensor.grid.bits for name, tensor in tensors.items() if isinstance(tensor, QuantTensor)}
+    bits = {name: tensor.form.bits for name, tensor in tensors.items() if not tensor.is_float}
     assert set(bits.values()) == {6, 8}
 
 
 def test_mixed_bits_are_one_call_or_one_rule(weights):
     tensors, _ = quantize_weights(absmax_rows(matrix_bits=4, embedding_bits=7), weights)
-    assert tensors["tok_emb.weight"].grid.bits == 7 and tensors["blocks.1.mlp.fc.weight"].grid.bits == 4
+    assert tensors["tok_emb.weight"].form.bits == 7 and tensors["blocks.1.mlp.fc.weight"].form.bits == 4
     mlp = QuantRule(patterns=("blocks.*.mlp.*",), quantizer=AbsMax(grid=Grid(bits=5)))
     mixed = int6_rows().replace(rules=(mlp, *int6_rows().rules))
     tensors, _ = quantize_weights(mixed, weights)
-    assert tensors["blocks.0.mlp.fc.weight"].grid.bits == 5
-    assert tensors["blocks.0.attn.proj.weight"].grid.bits == 6
+    assert tensors["blocks.0.mlp.fc.weight"].form.bits == 5
+    assert tensors["blocks.0.attn.proj.weight"].form.bits == 6
 
 
 def test_the_first_rule_that_matches_wins():
@@ -118,13 +116,13 @@ def test_public_int8_follows_the_public_rule():
     }
     tensors, _ = quantize_weights(public_int8(), found)
     embedding, vector = tensors["tok_emb.weight"], tensors["long_vector"]
-    assert embedding.scales.dtype == torch.float16 and embedding.scales.shape == (300,)
-    assert vector.scales.dtype == torch.float32 and vector.scales.shape == (1,)
-    assert tensors["blocks.0.attn.c_q.weight"].values.dtype == torch.float16
-    assert tensors["blocks.0.attn.q_gain"].values.dtype == torch.float32
-    assert isinstance(tensors["blocks.0.resid_mix"], QuantTensor)  # size comes before the name
+    assert embedding.pieces["scales"].dtype == torch.float16 and embedding.pieces["scales"].shape == (300,)
+    assert vector.pieces["scales"].dtype == torch.float32 and vector.pieces["scales"].shape == (1,)
+    assert tensors["blocks.0.attn.c_q.weight"].pieces["values"].dtype == torch.float16
+    assert tensors["blocks.0.attn.q_gain"].pieces["values"].dtype == torch.float32
+    assert not tensors["blocks.0.resid_mix"].is_float  # size comes before the name
     again, _ = quantize_weights(public_int8(), {"long_vector": torch.zeros(70_000)})
-    assert float(again["long_vector"].scales[0]) == 1.0
+    assert float(again["long_vector"].pieces["scales"][0]) == 1.0
 
 
 def test_what_cannot_be_written_is_refused_by_name():
@@ -187,10 +185,12 @@ def test_settings_bite():
 def test_the_step_of_a_row_follows_its_deviation():
     weight = torch.randn(3, 2000, generator=torch.Generator().manual_seed(4))
     one, two = (SdClip().quantize(scale * weight) for scale in (1.0, 2.0))
-    assert torch.equal(one.codes, two.codes) and torch.equal(2 * one.scales, two.scales)
+    assert torch.equal(one.pieces["codes"], two.pieces["codes"]) and torch.equal(
+        2 * one.pieces["scales"], two.pieces["scales"]
+    )
     steps = 12.85 * weight.std(dim=1) / 31
-    torch.testing.assert_close(one.scales.float(), steps, rtol=1e-3, atol=0)
-    assert len(one.codes.unique()) < 30  # of 63: the deviations, not the bits, set the rate
+    torch.testing.assert_close(one.pieces["scales"].float(), steps, rtol=1e-3, atol=0)
+    assert len(one.pieces["codes"].unique()) < 30  # of 63: the deviations, not the bits, set the rate
 
 
 @pytest.mark.parametrize("bits", [3, 6])
@@ -198,7 +198,9 @@ def test_a_matrix_of_another_size_has_the_same_codes_under_deviations(bits):
     weight = torch.randn(5, 300, generator=torch.Generator().manual_seed(6))
     for rule in (SdClip(grid=Grid(bits=bits)), AbsMax(grid=Grid(bits=bits))):
         one, other = rule.quantize(weight), rule.quantize(8 * weight)
-        assert torch.equal(one.codes, other.codes) and torch.equal(8 * one.scales, other.scales)
+        assert torch.equal(one.pieces["codes"], other.pieces["codes"]) and torch.equal(
+            8 * one.pieces["scales"], other.pieces["scales"]
+        )
 
 
 @pytest.mark.parametrize("make", [clip_searched, deviations, feedback_deviations, feedback_rows, int5_mlp])
@@ -207,13 +209,11 @@ def test_ready_tables_cover_a_model_and_can_be_written(make, weights):
     tensors, report = quantize_weights(plan, weights)
     assert from_json(QuantizePlan, to_json(plan)) == plan
     kinds = {row["name"]: row["rule"] for row in report}
-    assert isinstance(tensors["tok_emb.weight"], QuantTensor) and isinstance(
-        tensors["skip_weights"], KeptTensor
-    )
+    assert not tensors["tok_emb.weight"].is_float and tensors["skip_weights"].is_float
     assert kinds["blocks.0.mlp.fc.weight"].split()[1] == kinds["blocks.1.attn.proj.weight"].split()[1]
     if make is int5_mlp:
-        assert tensors["blocks.0.mlp.fc.weight"].grid.bits == 5
-        assert tensors["blocks.0.attn.c_q.weight"].grid.bits == 6
+        assert tensors["blocks.0.mlp.fc.weight"].form.bits == 5
+        assert tensors["blocks.0.attn.c_q.weight"].form.bits == 6
 
 
 ALIKE = {

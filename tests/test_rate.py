@@ -63,9 +63,11 @@ def test_without_curvature_in_the_moments_it_is_rounding_to_the_nearest():
     weight, _ = problem()
     flat = Curvature(torch.eye(COLUMNS), torch.eye(ROWS), 1)
     tensor = RateAware(step=0.25, damping=1e-9, trellis=False).quantize(weight, flat)
-    assert torch.equal(tensor.whole().float(), (weight / tensor.base).round())
-    assert float(tensor.base) == pytest.approx(0.25, rel=1e-6)
-    assert not tensor.rows.any() and not tensor.columns.any()
+    assert torch.equal(
+        tensor.form.whole_codes(tensor.pieces).float(), (weight / tensor.pieces["base"]).round()
+    )
+    assert float(tensor.pieces["base"]) == pytest.approx(0.25, rel=1e-6)
+    assert not tensor.pieces["rows"].any() and not tensor.pieces["columns"].any()
 
 
 def test_every_ingredient_lowers_the_damage_at_equal_bits():
@@ -76,8 +78,8 @@ def test_every_ingredient_lowers_the_damage_at_equal_bits():
         for seed in range(6):
             weight, curvature = problem(10 * seed)
             tensor = quantizer.quantize(weight, curvature)
-            bits = code_bits(tensor.codes) / weight.numel()
-            total += expected_damage(weight, tensor, curvature) * 4.0 ** (bits - 3.0)
+            bits = code_bits(tensor.pieces["codes"]) / weight.numel()
+            total += expected_damage(weight, tensor.dequantize(), curvature) * 4.0 ** (bits - 3.0)
         return total
 
     bare = RateAware(step=0.2, by_row=False, by_column=False, across_rows=False, trellis=False)
@@ -98,10 +100,17 @@ def test_a_smaller_step_takes_more_bits_and_does_less_damage():
     found = []
     for step in (0.8, 0.4, 0.2, 0.1, 0.005):
         tensor = RateAware(step=step).quantize(weight, curvature)
-        found.append((code_bits(tensor.whole()), expected_damage(weight, tensor, curvature)))
+        found.append(
+            (
+                code_bits(tensor.form.whole_codes(tensor.pieces)),
+                expected_damage(weight, tensor.dequantize(), curvature),
+            )
+        )
     bits, damages = zip(*found)
     assert list(bits) == sorted(bits) and list(damages) == sorted(damages, reverse=True)
-    assert tensor.whole().abs().max() > 127 and tensor.carries.any()  # nothing is clipped
+    assert (
+        tensor.form.whole_codes(tensor.pieces).abs().max() > 127 and tensor.pieces["carries"].any()
+    )  # nothing is clipped
 
 
 def test_steps_are_the_same_bits_everywhere():
@@ -142,16 +151,17 @@ def test_a_base_that_is_no_step_is_refused():
     }
     for base in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ArtifactError, match="no positive number"):
-            Stepped().tensor(pieces | {"base": torch.tensor([base])}, (2, 3))
+            Stepped().check_pieces(pieces | {"base": torch.tensor([base])})
 
 
 def test_codes_that_two_bytes_do_not_hold_are_refused():
     matrix = torch.zeros(2, 3, dtype=torch.int8)
     rest = {"rows": matrix[:, 0], "columns": matrix[0], "base": torch.ones(1)}
-    lowest = Stepped().tensor({"codes": matrix - 128, "carries": matrix - 127, **rest}, (2, 3))
-    assert int(lowest.whole().min()) == -32_640
+    lowest = {"codes": matrix - 128, "carries": matrix - 127, **rest}
+    Stepped().check_pieces(lowest)
+    assert int(Stepped().whole_codes(lowest).min()) == -32_640
     with pytest.raises(ArtifactError, match="outside -32640 to 32639"):
-        Stepped().tensor({"codes": matrix - 128, "carries": matrix - 128, **rest}, (2, 3))
+        Stepped().check_pieces({**lowest, "carries": matrix - 128})
 
 
 def test_columns_have_steps_by_what_the_columns_to_come_leave_of_them():
@@ -170,8 +180,8 @@ def test_columns_have_steps_by_what_the_columns_to_come_leave_of_them():
         logs = -0.5 * variances.log2()
         return ((logs - logs.mean()) * 8).round().to(torch.int8)
 
-    assert torch.equal(tensor.columns, steps_of(left))
-    assert (tensor.columns != steps_of(damped.diagonal())).double().mean() > 0.5
+    assert torch.equal(tensor.pieces["columns"], steps_of(left))
+    assert (tensor.pieces["columns"] != steps_of(damped.diagonal())).double().mean() > 0.5
 
 
 @pytest.mark.parametrize("silent", ["inputs", "outputs", "both"])
@@ -184,7 +194,7 @@ def test_a_matrix_that_the_loss_does_not_see_takes_no_bits(silent, head):
         curvature = curvature._replace(**{name: torch.zeros_like(getattr(curvature, name))})
     tensor = RateAware().quantize(weight, curvature)
     assert not bool(tensor.dequantize().any()) and tensor.dequantize().shape == weight.shape
-    assert code_bits(tensor.whole()) == 0
+    assert code_bits(tensor.form.whole_codes(tensor.pieces)) == 0
     assert (
         tensor_row(RateAware(), weight, tensor, curvature)["alarm"] == "the loss does not see it: it is zeros"
     )
@@ -201,14 +211,14 @@ def test_a_weight_far_out_is_held(outlier, trellis):
     plain = RateAware(trellis=trellis).quantize(
         weight.clone().index_fill_(0, torch.tensor([3]), 0.0), curvature
     )
-    assert torch.equal(tensor.rows[others], plain.rows[others]), "rows without it keep their steps"
+    assert torch.equal(tensor.pieces["rows"][others], plain.pieces["rows"][others]), "its own steps alone"
 
 
 def test_what_has_no_outlier_is_rounded_as_before():
     weight, curvature = problem(7)
     tensor = RateAware().quantize(weight, curvature)
-    steps = tensor.form.steps(tensor.base, tensor.rows, tensor.columns)
-    assert torch.equal(holding(tensor.rows, weight.double(), steps, 4), tensor.rows)
+    steps = tensor.form.steps(tensor.pieces["base"], tensor.pieces["rows"], tensor.pieces["columns"])
+    assert torch.equal(holding(tensor.pieces["rows"], weight.double(), steps, 4), tensor.pieces["rows"])
 
 
 @pytest.mark.parametrize("weight", [torch.full((4, 16), 0.03), torch.full((4, 16), -2.0), torch.ones(1, 1)])

@@ -104,7 +104,7 @@ def test_other_rules_into_a_folder_of_their_own(folder, dataset, tmp_path):
     )
     data = (tmp_path / "other" / "model.bin").read_bytes()
     assert len(data) == result["artifact_bytes"] < len((folder / "model.bin").read_bytes())
-    assert unpack(data).tensors["blocks.0.mlp.fc.weight"].grid.bits == 4
+    assert unpack(data).tensors["blocks.0.mlp.fc.weight"].form.bits == 4
     assert any(row.get("calibration_tokens") == 4 * 32 for row in result["quantization"])
 
 

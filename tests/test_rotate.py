@@ -6,23 +6,24 @@ import torch
 from bitgolf.base.errors import ArtifactError, PlanError
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.squeeze.artifact import pack, unpack
+from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.gptq import Gptq, squared_error
 from bitgolf.squeeze.grid import Grid, PerTensor
-from bitgolf.squeeze.lowrank import CorrectedForm, CorrectedTensor, LowRank, thin_factors
+from bitgolf.squeeze.lowrank import CorrectedForm, LowRank, thin_factors
 from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
     Keep,
+    QuantizeError,
     QuantizePlan,
     QuantRule,
-    QuantTensor,
     SdClip,
     quantize_weights,
 )
+from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.rotate import (
     Rotated,
     TurnedForm,
-    TurnedTensor,
     turn,
     turn_back,
     turned_curvature,
@@ -64,15 +65,15 @@ def test_the_moments_turn_with_the_matrix():
 def test_kept_where_it_helps_only():
     weight, curvature = outliers()
     plain, turned = INT4.quantize(weight), Rotated(quantizer=INT4).quantize(weight)
-    assert isinstance(turned, TurnedTensor)
-    assert squared_error(weight, turned) < 0.5 * squared_error(weight, plain)
+    assert isinstance(turned.form, TurnedForm)
+    assert squared_error(weight, turned.dequantize()) < 0.5 * squared_error(weight, plain.dequantize())
     even = torch.rand(16, 64, generator=torch.Generator().manual_seed(2)) - 0.5
-    assert isinstance(Rotated(quantizer=INT4).quantize(even), QuantTensor)  # nothing stands out
+    assert Rotated(quantizer=INT4).quantize(even).form == INT4.grid  # nothing stands out
     odd = torch.randn(4, 48)
     assert torch.equal(Rotated(quantizer=INT4).quantize(odd).dequantize(), INT4.quantize(odd).dequantize())
     feedback = Gptq(scales=(INT4,))
     both = [each.quantize(weight, curvature) for each in (feedback, Rotated(quantizer=feedback))]
-    errors = [squared_error(weight, each, curvature.inputs) for each in both]
+    errors = [squared_error(weight, each.dequantize(), curvature.inputs) for each in both]
     assert errors[1] <= errors[0]
     assert Rotated(quantizer=feedback).notes(weight, both[1]) == {"turned": True}
     assert Rotated(quantizer=INT4).notes(even, INT4.quantize(even)) == {"turned": False}
@@ -93,17 +94,17 @@ def test_a_correction_never_makes_it_worse():
     inner = Gptq(scales=(INT4,))
     for quantizer, known in ((INT4, None), (inner, curvature)):
         metric = None if known is None else known.inputs
-        errors = [squared_error(weight, quantizer.quantize(weight, known), metric)]
+        errors = [squared_error(weight, quantizer.quantize(weight, known).dequantize(), metric)]
         for rank in (1, 4, 16):
             lowrank = LowRank(quantizer=quantizer, rank=rank, factors=Grid(bits=8))
             tensor = lowrank.quantize(weight, known)
-            errors.append(squared_error(weight, tensor, metric))
-            assert isinstance(tensor, CorrectedTensor) and lowrank.notes(weight, tensor)["corrected"]
+            errors.append(squared_error(weight, tensor.dequantize(), metric))
+            assert isinstance(tensor.form, CorrectedForm) and lowrank.notes(weight, tensor)["corrected"]
         assert errors == sorted(errors, reverse=True)
     coarse = LowRank(quantizer=SdClip(sigmas=4.0), rank=1, factors=Grid(bits=2, granularity=PerTensor()))
     fine = torch.randn(16, 16, generator=torch.Generator().manual_seed(5))
     base = coarse.quantizer.quantize(fine)
-    assert squared_error(fine, coarse.quantize(fine)) <= squared_error(fine, base)
+    assert squared_error(fine, coarse.quantize(fine).dequantize()) <= squared_error(fine, base.dequantize())
 
 
 def test_wrappers_hold_quantizers_of_codes_alone():
@@ -121,12 +122,13 @@ def test_forms_are_read_in_any_shape(shape):
     for form in (TurnedForm(seed=2**63 - 1), CorrectedForm(rank=3)):
         kinds = form.pieces(shape).items()
         pieces = {name: torch.ones(size, dtype=dtype) for name, (dtype, size) in kinds}
-        tensor = form.tensor(pieces, shape).dequantize()
+        form.check_pieces(pieces)
+        tensor = QuantizedTensor(form, pieces, shape).dequantize()
         assert tensor.shape == shape and bool(tensor.isfinite().all())
     for shape in ((2, 6), (4, 3, 2)):
         pieces = {"codes": torch.zeros(shape).flatten(1).to(torch.int8)}
         with pytest.raises(ArtifactError, match="power of two.*found 6"):
-            TurnedForm().tensor(pieces, shape)
+            TurnedForm().check_pieces(pieces)
     with pytest.raises(PlanError, match="seed: expected a finite number below"):
         TurnedForm(seed=2**63)
 
@@ -142,10 +144,16 @@ def test_an_artifact_gives_them_back(quantizer):
     rules = (QuantRule(patterns=("blocks.*.weight",), axes=2, quantizer=quantizer), QuantRule())
     tensors, _ = quantize_weights(QuantizePlan(rules=rules), weights)
     changed = tensors["blocks.0.mlp.fc.weight"]
-    assert isinstance(changed, (TurnedTensor, CorrectedTensor))
+    assert isinstance(changed.form, (TurnedForm, CorrectedForm))
     opened = unpack(pack(model, tensors, tokenizer.to_bytes()).data)
     for name, tensor in tensors.items():
         assert torch.equal(opened.weights[name], tensor.dequantize()), name
-    pieces = {name: getattr(changed, name) for name in changed.form.pieces(changed.shape)}
     with pytest.raises(ArtifactError, match="codes outside"):
-        changed.form.tensor(pieces | {"codes": torch.full_like(changed.codes, 9)}, changed.shape)
+        changed.form.check_pieces({**changed.pieces, "codes": torch.full_like(changed.pieces["codes"], 9)})
+
+
+@pytest.mark.parametrize("wrapper", [Rotated, LowRank])
+def test_what_has_no_codes_and_scales_to_wrap_is_refused(wrapper):
+    weight, _ = outliers()
+    with pytest.raises(QuantizeError, match="not codes and scales.*another quantizer"):
+        wrapper(quantizer=RateAware()).quantize(weight)

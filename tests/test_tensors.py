@@ -1,6 +1,5 @@
 """The report of tensors: an alarm for every planted fault, silence when all is well, figures that add up."""
 
-import dataclasses
 import math
 
 import pytest
@@ -32,7 +31,7 @@ from bitgolf.squeeze.clip import ClipSearch
 from bitgolf.squeeze.codec import RowColumn
 from bitgolf.squeeze.gptq import Gptq
 from bitgolf.squeeze.grid import ColumnGroups, Grid
-from bitgolf.squeeze.lowrank import CorrectedTensor, LowRank
+from bitgolf.squeeze.lowrank import CorrectedForm, LowRank
 from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvature,
@@ -46,7 +45,7 @@ from bitgolf.squeeze.quantize import (
     quantize_weights,
 )
 from bitgolf.squeeze.rate import RateAware, expected_damage
-from bitgolf.squeeze.rotate import Rotated, TurnedTensor
+from bitgolf.squeeze.rotate import Rotated, TurnedForm
 from bitgolf.text.tokenizer import train_tokenizer
 from bitgolf.train.qat import FakeQuantize, NoNoise
 
@@ -100,12 +99,14 @@ def test_what_is_lost_is_measured_in_every_way_there_is():
     inputs = curvature.inputs.double()
     sizes = [float(torch.trace(m.double() @ inputs @ m.double().T)) for m in (error, weight)]
     assert found["output_error"] == pytest.approx(math.sqrt(sizes[0] / sizes[1]), rel=1e-6)
-    assert found["damage_nats"] == expected_damage(weight, tensor, curvature)
+    assert found["damage_nats"] == expected_damage(weight, tensor.dequantize(), curvature)
     assert [*losses(weight, tensor.dequantize(), None)] == ["relative_error"]
     without = curvature._replace(outputs=None)
     assert [*losses(weight, tensor.dequantize(), without)] == ["relative_error", "output_error"]
     alone = curvature._replace(outputs=curvature.outputs.diagonal())
-    assert float(row_damages(error, alone).sum()) == pytest.approx(expected_damage(weight, tensor, alone))
+    assert float(row_damages(error, alone).sum()) == pytest.approx(
+        expected_damage(weight, tensor.dequantize(), alone)
+    )
 
 
 # ---- alarms ----
@@ -158,22 +159,22 @@ def planted(kind, factor):
     weight, curvature = problem()
     if kind == "grid":
         tensor = INT6.quantize(weight)
-        return INT6, weight, None, dataclasses.replace(tensor, scales=tensor.scales * factor)
+        return INT6, weight, None, tensor.with_pieces(scales=tensor.pieces["scales"] * factor)
     if kind == "feedback":
         quantizer = Gptq(scales=(INT4,))
         tensor = quantizer.quantize(weight, curvature)
-        found = dataclasses.replace(tensor, scales=tensor.scales * factor)
+        found = tensor.with_pieces(scales=tensor.pieces["scales"] * factor)
         return quantizer, weight, curvature._replace(outputs=None), found
     if kind == "stepped":
         quantizer = RateAware(step=0.03)
         tensor = quantizer.quantize(weight, curvature)
-        return quantizer, weight, curvature, dataclasses.replace(tensor, base=tensor.base * factor)
+        return quantizer, weight, curvature, tensor.with_pieces(base=tensor.pieces["base"] * factor)
     weight = weight.clone()
     weight[:, 5] *= 30  # what turning is for, and correcting
     quantizer = Rotated(quantizer=INT4) if kind == "turned" else LowRank(quantizer=INT4)
     tensor = quantizer.quantize(weight)
-    assert isinstance(tensor, TurnedTensor if kind == "turned" else CorrectedTensor)
-    return quantizer, weight, None, dataclasses.replace(tensor, scales=tensor.scales * factor)
+    assert isinstance(tensor.form, TurnedForm if kind == "turned" else CorrectedForm)
+    return quantizer, weight, None, tensor.with_pieces(scales=tensor.pieces["scales"] * factor)
 
 
 @pytest.mark.parametrize("kind", ["grid", "feedback", "stepped", "turned", "corrected"])
@@ -194,12 +195,12 @@ def test_clipping_half_of_the_weights_is_an_alarm():
 def test_collapse_is_an_alarm():
     small = 0.0002 * torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
     floor = AbsMax(grid=Grid(bits=6, scale_floor=1 / 31))
-    assert "collapsed: 64 of 64 groups are all zeros" in alarm(floor, small)
-    assert "collapsed: 64 of 64 groups are all zeros" in alarm(INT6, small / 1e7)  # below float16
+    assert "collapsed: 64 of 64 rows are all zeros" in alarm(floor, small)
+    assert "collapsed: 64 of 64 rows are all zeros" in alarm(INT6, small / 1e7)  # below float16
     assert alarm(INT6, torch.zeros(3, 4)) == alarm(INT6, small) == ""
     row = small.clone()
     row[7] /= 1e7
-    assert alarm(INT6, row) == "collapsed: 1 of 64 groups are all zeros"
+    assert alarm(INT6, row) == "collapsed: 1 of 64 rows are all zeros"
 
 
 def test_a_row_that_does_not_matter_may_be_given_up():
@@ -210,9 +211,9 @@ def test_a_row_that_does_not_matter_may_be_given_up():
     quantizer = RateAware(step=0.03)
     tensor = quantizer.quantize(weight, blind)
     for row, expected in ((3, ""), (4, "collapsed: 1 of 48 rows are all zeros")):
-        codes, carries = tensor.codes.clone(), tensor.carries.clone()
+        codes, carries = tensor.pieces["codes"].clone(), tensor.pieces["carries"].clone()
         codes[row], carries[row] = 0, 0
-        lost = dataclasses.replace(tensor, codes=codes, carries=carries)
+        lost = tensor.with_pieces(codes=codes, carries=carries)
         assert alarm(quantizer, weight, lost, blind).partition(";")[0] == expected
 
 
@@ -235,7 +236,7 @@ def test_grids_are_the_same_by_what_they_stand_for():
     weight, _ = problem()
     tensor = INT6.quantize(weight)
     assert same_grid(tensor, AbsMax(grid=Grid(bits=8, largest=31)).quantize(weight))
-    assert same_grid(tensor, dataclasses.replace(tensor, codes=-tensor.codes))
+    assert same_grid(tensor, tensor.with_pieces(codes=-tensor.pieces["codes"]))
     assert not same_grid(tensor, AbsMax(grid=Grid(bits=6, symmetric=False)).quantize(weight))
     assert not same_grid(tensor, INT6.quantize(2 * weight))
 
@@ -267,7 +268,7 @@ def test_histograms_are_bounded_and_hold_every_weight():
     assert [levels(tensor)["levels"]["width"] for tensor in tensors[:4]] == [1, 1, 3, 5]
     assert found["width"] > 50
     exact = levels(tensors[1])["levels"]
-    assert exact["counts"][-exact["first"]] == int((tensors[1].codes == 0).sum())
+    assert exact["counts"][-exact["first"]] == int((tensors[1].pieces["codes"] == 0).sum())
     assert levels(Keep().quantize(weight)) == {}
 
 
@@ -323,7 +324,7 @@ def test_the_predicted_gap_is_a_sum_or_nothing():
     known = tensor_row(INT4, weight, tensor, curvature)
     kept, unknown = (tensor_row(q, weight, q.quantize(weight)) for q in (Keep(), INT4))
     assert kept["damage_nats"] == 0 and "damage_nats" not in unknown
-    expected = bits_per_byte_of(2 * expected_damage(weight, tensor, curvature), 4.0)
+    expected = bits_per_byte_of(2 * expected_damage(weight, tensor.dequantize(), curvature), 4.0)
     assert predicted_gap([known, known, kept], 4.0) == pytest.approx(expected)
     assert predicted_gap([known, unknown, kept], 4.0) is None
     assert bits_per_byte_of(math.log(2), 4.0) == pytest.approx(0.25)
@@ -333,8 +334,11 @@ def test_coders_that_know_rows_are_not_what_plain_rounding_is_given():
     """Both sides are measured by one entropy, so a better coder makes no quantizer look better."""
     weight, _ = problem()
     tensor = INT6.quantize(weight)
-    shapes = (tuple(tensor.codes.shape),)
-    assert len(RowColumn().encode(tensor.codes.numpy().tobytes(), shapes)[1]) != stored_bits(tensor) / 8
-    assert stored_bits(tensor) == entropy_bits(tensor.codes) + 16 * len(weight)
+    shapes = (tuple(tensor.pieces["codes"].shape),)
+    assert (
+        len(RowColumn().encode(tensor.pieces["codes"].numpy().tobytes(), shapes)[1])
+        != stored_bits(tensor) / 8
+    )
+    assert stored_bits(tensor) == entropy_bits(tensor.pieces["codes"]) + 16 * len(weight)
     assert entropy_bits(torch.zeros(100, dtype=torch.int8)) == 0
     assert entropy_bits(torch.arange(-128, 128).to(torch.int8)) == pytest.approx(8 * 256)

@@ -16,7 +16,7 @@ from bitgolf.net.kernels import HEAD_ROWS, KEEP_BYTES, chunks
 from bitgolf.net.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.net.position import AttentionWindow
 from bitgolf.recipe import Recipe
-from bitgolf.report.tensors import nominal_bits, stored_parts
+from bitgolf.report.tensors import nominal_bits
 from bitgolf.squeeze.artifact import ByRole, join_planes
 from bitgolf.squeeze.codec import Codec
 from bitgolf.squeeze.grid import Grid
@@ -221,7 +221,7 @@ class Sample(NamedTuple):
 def sampled(quantizer: Quantizer, shape: tuple[int, ...], weight: Tensor) -> Sample:
     """Some rows of a tensor of this shape, quantized."""
     tensor = quantizer.quantize(weight)
-    parts = stored_parts(tensor)
+    parts = list(tensor.pieces.values())
     codes = [part for part in parts if part.dtype is torch.int8 and part.ndim == 2]
     others = [part for part in parts if part.dtype is not torch.int8 or part.ndim != 2]
     bits = nominal_bits(quantizer, weight, tensor)

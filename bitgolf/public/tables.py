@@ -18,10 +18,8 @@ from bitgolf.squeeze.quantize import (
     PUBLIC_CONTROLS,
     AbsMax,
     Keep,
-    KeptTensor,
     QuantizePlan,
     QuantRule,
-    QuantTensor,
     public_int8,
     quantize_weights,
 )
@@ -193,14 +191,14 @@ def public_int8_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
     table: dict[str, Any] = {key: {} for key in (*INT8_TABLES, "qmeta", "passthrough_orig_dtypes")}
     for name, tensor in state.items():
         dtype, packed = str(tensor.dtype).removeprefix("torch."), tensors.get(name)
-        if isinstance(packed, QuantTensor):
-            rows = tensor.ndim == 2
-            table["quantized"][name] = packed.codes.reshape(tensor.shape)
-            table["scales"][name] = packed.scales if rows else packed.scales[0]
+        if packed is not None and not packed.is_float:
+            rows, scales = tensor.ndim == 2, packed.pieces["scales"]
+            table["quantized"][name] = packed.pieces["codes"].reshape(tensor.shape)
+            table["scales"][name] = scales if rows else scales[0]
             table["dtypes"][name] = dtype
             table["qmeta"] |= {name: {"scheme": "per_row", "axis": 0}} if rows else {}
             continue
-        kept = packed.values if isinstance(packed, KeptTensor) else tensor
+        kept = tensor if packed is None else packed.pieces["values"]
         table["passthrough"][name] = kept.contiguous()
         if kept.dtype == torch.float16 and dtype in ("float32", "bfloat16"):
             table["passthrough_orig_dtypes"][name] = dtype
@@ -218,13 +216,14 @@ def public_int6_table(state: Mapping[str, Tensor]) -> dict[str, Any]:
     kinds: dict[str, Any] = {}
     for name, tensor in state.items():
         one = packed.get(name)
-        if isinstance(one, QuantTensor):
-            tensors[f"{name}.q"] = one.codes.reshape(tensor.shape)
-            tensors[f"{name}.scale"] = one.scales if tensor.ndim == 2 else one.scales[0]
-            kinds[name] = {"type": f"int{one.grid.bits}"}
+        if one is not None and not one.is_float:
+            scales = one.pieces["scales"]
+            tensors[f"{name}.q"] = one.pieces["codes"].reshape(tensor.shape)
+            tensors[f"{name}.scale"] = scales if tensor.ndim == 2 else scales[0]
+            kinds[name] = {"type": f"int{one.form.nominal_bits(one.pieces)}"}
             continue
-        tensors[name] = (one.values if isinstance(one, KeptTensor) else tensor).contiguous()
-        kept_whole = isinstance(one, KeptTensor) and tensors[name].dtype == torch.float32
+        tensors[name] = (tensor if one is None else one.pieces["values"]).contiguous()
+        kept_whole = one is not None and tensors[name].dtype == torch.float32
         kinds[name] = "passthrough_ctrl" if kept_whole else "passthrough"
     return {"w": tensors, "m": kinds}
 

@@ -13,19 +13,11 @@ from torch import Tensor
 
 from bitgolf.report.screen import number
 from bitgolf.squeeze.artifact import Artifact, unpack
+from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.gptq import squared_error
 from bitgolf.squeeze.grid import absmax_clip, as_matrix
-from bitgolf.squeeze.quantize import (
-    SMALL_ELEMENTS,
-    Curvature,
-    Curvatures,
-    KeptTensor,
-    QuantizePlan,
-    Quantizer,
-    QuantTensor,
-    Shipped,
-)
-from bitgolf.squeeze.rate import RowColumnScaled, expected_damage
+from bitgolf.squeeze.quantize import SMALL_ELEMENTS, Curvature, Curvatures, QuantizePlan, Quantizer
+from bitgolf.squeeze.rate import expected_damage
 from bitgolf.train.qat import LateNoise, Noise
 from bitgolf.train.schedule import Progress
 
@@ -80,7 +72,7 @@ def tensor_bytes(artifact: Artifact) -> dict[str, int]:
 def tensor_row(
     quantizer: Quantizer,
     weight: Tensor,
-    tensor: Shipped,
+    tensor: QuantizedTensor,
     curvature: Curvature | None = None,
     noise: Quantizer | None = None,
 ) -> dict[str, Any]:
@@ -93,9 +85,9 @@ def tensor_row(
     mine = losses(weight, values, curvature)
     plain: dict[str, float] = {}
     small = weight.numel() <= SMALL_ELEMENTS and nominal_bits(quantizer, weight, tensor) >= 8
-    if isinstance(tensor, KeptTensor) or (small and curvature is None):
+    if tensor.is_float or (small and curvature is None):
         mine["damage_nats"] = 0.0  # far below what is measured
-    if not isinstance(tensor, KeptTensor) and is_compared(tensor):
+    if not tensor.is_float and is_compared(tensor):
         plain = losses(weight, plain_rounding(weight, stored_bits(tensor)), curvature)
     alarms = [
         *collapse(weight, tensor, values, curvature),
@@ -122,14 +114,9 @@ def on_cpu(curvature: Curvature) -> Curvature:
     return curvature._replace(inputs=curvature.inputs.cpu(), outputs=outputs)
 
 
-def nominal_bits(quantizer: Quantizer, weight: Tensor, tensor: Shipped) -> float:
+def nominal_bits(quantizer: Quantizer, weight: Tensor, tensor: QuantizedTensor) -> float:
     """Bits of a number before any entropy coding; of forms without a grid, the entropy of their codes."""
-    if isinstance(tensor, KeptTensor):
-        return 8 * tensor.values.element_size()
-    if isinstance(tensor, QuantTensor):
-        return quantizer.notes(weight, tensor).get("bits", tensor.grid.bits)
-    grid = getattr(tensor.form, "grid", None)
-    return quantizer.notes(weight, tensor)["bits"] if grid is None else grid.bits
+    return quantizer.notes(weight, tensor).get("bits", tensor.form.nominal_bits(tensor.pieces))
 
 
 def losses(weight: Tensor, values: Tensor, curvature: Curvature | None) -> dict[str, float]:
@@ -138,17 +125,16 @@ def losses(weight: Tensor, values: Tensor, curvature: Curvature | None) -> dict[
     Errors of the weights and, where its inputs are known, of its outputs, both in shares of their size; and
     the nats a token expected to be lost, where gradients are known too.
     """
-    shipped, nothing = KeptTensor(values), KeptTensor(torch.zeros_like(weight))
 
     def share(inputs: Tensor | None) -> float:
-        lost, whole = (squared_error(weight, each, inputs) for each in (shipped, nothing))
+        lost, whole = (squared_error(weight, each, inputs) for each in (values, torch.zeros_like(weight)))
         return math.sqrt(max(0.0, lost) / whole) if whole > 0 else 0.0
 
     found = {"relative_error": share(None)}
     if curvature is not None:
         found["output_error"] = share(curvature.inputs)
         if curvature.outputs is not None:
-            found["damage_nats"] = expected_damage(weight, shipped, curvature)
+            found["damage_nats"] = expected_damage(weight, values, curvature)
     return found
 
 
@@ -157,7 +143,7 @@ def shown_error(row: Mapping[str, Any], ending: str = "") -> float | None:
     return row.get(f"output_error{ending}", row.get(f"relative_error{ending}"))
 
 
-def is_compared(tensor: Shipped) -> bool:
+def is_compared(tensor: QuantizedTensor) -> bool:
     """Whether there are four weights for each code, were all as likely: so many show what they cost."""
     count = math.prod(tensor.shape)
     return count > 4 and stored_bits(tensor) <= count * math.log2(count / 4)
@@ -181,18 +167,9 @@ def plain_rounding(weight: Tensor, bits: float) -> Tensor:
     return values.reshape(weight.shape)
 
 
-def stored_parts(tensor: Shipped) -> list[Tensor]:
-    """What an artifact stores of a tensor."""
-    if isinstance(tensor, KeptTensor):
-        return [tensor.values]
-    if isinstance(tensor, QuantTensor):
-        return [tensor.codes, tensor.scales]
-    return [getattr(tensor, name) for name in tensor.form.pieces(tuple(tensor.shape))]
-
-
-def stored_bits(tensor: Shipped) -> float:
+def stored_bits(tensor: QuantizedTensor) -> float:
     """Bits of all that is stored of a tensor, to a coder that knows how often each code occurs."""
-    parts = stored_parts(tensor)
+    parts = tensor.pieces.values()
     return sum(entropy_bits(part) if part.dtype is torch.int8 else 8.0 * part.nbytes for part in parts)
 
 
@@ -206,19 +183,14 @@ def entropy_bits(codes: Tensor) -> float:
     return float(-(shares * shares.log2()).sum()) * codes.numel()
 
 
-def codes_of(tensor: Shipped) -> Tensor:
-    """The codes of a tensor that is no float."""
-    return tensor.whole() if isinstance(tensor, RowColumnScaled) else tensor.codes
-
-
-def levels(tensor: Shipped) -> dict[str, Any]:
+def levels(tensor: QuantizedTensor) -> dict[str, Any]:
     """How often each code occurs; of many, counts of as many neighbours as `width`, an odd number.
 
     first: the code in the middle of the first count.
     """
-    if isinstance(tensor, KeptTensor) or not math.prod(tensor.shape):
+    if tensor.is_float or not math.prod(tensor.shape):
         return {}
-    codes = codes_of(tensor).int()
+    codes = tensor.form.whole_codes(tensor.pieces).int()
     low, high = int(codes.min()), int(codes.max())
     width = 1
     while (high + width // 2) // width - (low + width // 2) // width >= LEVELS_SHOWN:
@@ -243,22 +215,24 @@ def coverage(curvature: Curvature | None) -> dict[str, Any]:
     return found
 
 
-def collapse(weight: Tensor, tensor: Shipped, values: Tensor, curvature: Curvature | None) -> Iterator[str]:
+def collapse(
+    weight: Tensor, tensor: QuantizedTensor, values: Tensor, curvature: Curvature | None
+) -> Iterator[str]:
     """An alarm where weights that share a scale (of other forms: a row) have all become zeros.
 
     Where gradients are known, a row may be given up that costs no more than others do by rounding.
     """
-    if isinstance(tensor, KeptTensor):
+    if tensor.is_float:
         if bool(weight.any()) and not bool(values.any()):
-            yield f"too small for {str(tensor.values.dtype).removeprefix('torch.')}: it is zeros"
+            yield f"too small for {tensor.form.in_short()}: it is zeros"
         return
     if is_unseen(curvature):
         yield f"the loss does not see it{'' if bool(values.any()) else ': it is zeros'}"
         return
     before, after, kind = as_matrix(weight), as_matrix(values), "rows"
-    if isinstance(tensor, QuantTensor) and (curvature is None or curvature.outputs is None):
-        before, after = (tensor.grid.granularity.groups(matrix) for matrix in (before, after))
-        kind = "groups"
+    if curvature is None or curvature.outputs is None:
+        before, after = (tensor.form.scale_groups(matrix) for matrix in (before, after))
+        kind = "rows" if after.shape == as_matrix(values).shape else "groups"
     gone = (after == 0).all(dim=1) & (before != 0).any(dim=1)
     if curvature is not None and curvature.outputs is not None and not bool(gone.all()):
         damages = row_damages(before - after, curvature)
@@ -281,17 +255,17 @@ def silent_rows(curvature: Curvature | None) -> Iterator[str]:
         yield f"{curvature.silent_rows:,} rows, {share}, are not in that of calibration: more sequences"
 
 
-def lost_outlier(weight: Tensor, tensor: Shipped, values: Tensor) -> Iterator[str]:
+def lost_outlier(weight: Tensor, tensor: QuantizedTensor, values: Tensor) -> Iterator[str]:
     """An alarm where the largest weight is shipped at less than half its size, and most error is there.
 
     Or where a scale is the largest that its type holds, so that codes cannot reach the weights.
     """
     if not weight.numel():
         return
-    if isinstance(tensor, QuantTensor) and tensor.scales.numel():
-        full = tensor.scales.float() >= torch.finfo(tensor.scales.dtype).max
+    for scales in (part for name, part in tensor.pieces.items() if name.endswith("scales")):
+        full = scales.float() >= torch.finfo(scales.dtype).max
         if bool(full.any()):
-            kind = str(tensor.scales.dtype).removeprefix("torch.")
+            kind = str(scales.dtype).removeprefix("torch.")
             yield f"{int(full.sum())} of {full.numel()} scales are the largest that {kind} holds"
     place = int(weight.abs().argmax())
     before, after = float(weight.flatten()[place]), float(values.flatten()[place])
@@ -349,26 +323,19 @@ def noise_quantizers(
     return {name: rule.quantizer for name, rule in rules.items() if rule is not None}
 
 
-def foreign_grid(weight: Tensor, tensor: Shipped, noise: Quantizer | None) -> Iterator[str]:
+def foreign_grid(weight: Tensor, tensor: QuantizedTensor, noise: Quantizer | None) -> Iterator[str]:
     """An alarm where a tensor was trained on one grid and is shipped on another."""
     if noise is not None and not same_grid(noise.quantize(weight), tensor):
         yield f"not on the grid it was trained on, that of {number(noise)} without calibration"
 
 
-def same_grid(one: Shipped, other: Shipped) -> bool:
+def same_grid(one: QuantizedTensor, other: QuantizedTensor) -> bool:
     """Whether the codes of two tensors, whatever they are, stand for the same values."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, KeptTensor):
-        return one.values.dtype == other.values.dtype
-    if isinstance(one, QuantTensor):
-        spans = [(each.grid.qmin, each.grid.qmax, each.grid.granularity) for each in (one, other)]
-        return spans[0] == spans[1] and torch.equal(one.scales, other.scales)
+    if one.form.levels() != other.form.levels() or one.is_float:
+        return one.form == other.form
     kinds = one.form.pieces(one.shape).items()
     steps = [kind for kind, (dtype, shape) in kinds if dtype is not torch.int8 or len(shape) != 2]
-    return one.form == other.form and all(
-        torch.equal(getattr(one, kind), getattr(other, kind)) for kind in steps
-    )
+    return all(torch.equal(one.pieces[kind], other.pieces[kind]) for kind in steps)
 
 
 def predicted_gap(rows: list[dict[str, Any]], bytes_per_token: float) -> float | None:

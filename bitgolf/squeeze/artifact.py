@@ -5,10 +5,10 @@
     sections without gaps: plan · tensors · tokenizer · codes, a stream for each group · scales · values
 
 All numbers are little-endian. `plan` is the model plan as JSON without the settings that are at their
-default, so the defaults of ModelPlan are part of the format. `tensors` is JSON too: the grids in use, which
-tensor uses which, and which tensors share a stream. Names and shapes follow from the plan and are not stored.
-A form other than a grid or a number type is the settings of a `Form`; its pieces of one name are streams like
-codes (matrices of int8, by group) or like scales, in the order of their names. Codes are one byte each, rows
+default, so the defaults of ModelPlan are part of the format. `tensors` is JSON too: the forms in use, which
+tensor has which, and which tensors share a stream. Names and shapes follow from the plan and are not stored.
+A form is the settings of a `Form`, or the number type of tensors that stay floats; its pieces of one name are
+streams, codes (matrices of int8) by group, all in the order of their names. Codes are one byte each, rows
 or columns first (the high bit of the codec byte), and entropy coders know the shapes of their matrices; other
 numbers are split into planes of bytes. Nothing in an artifact is executed, no size is believed before it is
 checked, a small file cannot ask for much memory or time, and every byte is under a checksum.
@@ -30,9 +30,7 @@ from bitgolf.base.plan import Plan, from_json, members, setting, to_json
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, ModelPlan, model_with, parameter_shapes
 from bitgolf.squeeze.codec import CODEC_NAMES, Codec, DamagedStreamError, Deflate, decompress
-from bitgolf.squeeze.form import Form
-from bitgolf.squeeze.grid import FLOAT_TYPES, Grid
-from bitgolf.squeeze.quantize import KeptTensor, QuantTensor, check_codes_of, code_pieces
+from bitgolf.squeeze.form import FLOAT_TYPES, FloatForm, Form, QuantizedTensor
 from bitgolf.squeeze.symbol_model import Shapes
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -164,7 +162,7 @@ class Piece(NamedTuple):
     """What one tensor puts into a stream."""
 
     tensor: str
-    kind: str  # codes, scales, values or what else a form has
+    kind: str  # its name in the form: codes, scales, values ...
     dtype: torch.dtype
     shape: tuple[int, ...]
 
@@ -187,7 +185,7 @@ class Contents(NamedTuple):
 
     model: ModelPlan
     shapes: dict[str, tuple[int, ...]]
-    forms: dict[str, Grid | Form | str]  # a grid, a form, or the number type of a tensor that was kept
+    forms: dict[str, Form]
     streams: list[list[Piece]]
 
 
@@ -197,7 +195,7 @@ class Unpacked(NamedTuple):
     model: ModelPlan
     weights: dict[str, Tensor]
     tokenizer: Tokenizer
-    tensors: dict[str, Any]  # QuantTensor, KeptTensor or what a form makes
+    tensors: dict[str, QuantizedTensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +227,7 @@ class Artifact:
 
 
 def pack(
-    model: ModelPlan, tensors: Mapping[str, Any], tokenizer: bytes, plan: PackPlan | None = None
+    model: ModelPlan, tensors: Mapping[str, QuantizedTensor], tokenizer: bytes, plan: PackPlan | None = None
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     plan = plan or PackPlan()
@@ -408,7 +406,7 @@ def read_json_section(data: bytes, section: Section, name: str) -> dict[str, Any
 
 def read_table(
     table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Grid | Form | str], dict[str, int]]:
+) -> tuple[dict[str, Form], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
     forms, uses, streams = (table.get(key) for key in ("forms", "use", "stream"))
     if not (isinstance(forms, list) and isinstance(uses, list) and isinstance(streams, list)):
@@ -428,51 +426,45 @@ def read_table(
     return chosen, dict(zip(shapes, streams))
 
 
-def read_form(form: Any) -> Grid | Form | str:
-    """A grid, the number type of kept tensors, or a form by the name of its class."""
+def read_form(form: object) -> Form:
+    """The form that a table names: by the name of its class, or by the number type of floats."""
     if isinstance(form, str) and form in FLOAT_TYPES:
-        return form
-    if not isinstance(form, dict):
-        raise UnknownFormError("unknown number type", where="tensors", value=form)
+        return FloatForm(dtype=form)
+    kind = members(Form).get(str(form.get("class"))) if isinstance(form, dict) else None
+    if kind in (None, Form, FloatForm):
+        raise UnknownFormError("unknown form", where="tensors", value=form)
     try:
-        kind: Any = Form if str(form.get("class")) in members(Form) else Grid
         return from_json(kind, form)
     except PlanError as error:
-        raise UnknownFormError(f"unknown grid: {'; '.join(error.problems)}", where="tensors") from None
+        raise UnknownFormError(f"unknown form: {'; '.join(error.problems)}", where="tensors") from None
 
 
 def tensor_table(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], layout: Layout
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, QuantizedTensor], layout: Layout
 ) -> dict[str, Any]:
     """What the tensors section says: forms in order of first use, and for each tensor its form and stream."""
-    forms: list[Any] = []
+    forms: list[Form] = []
     groups: list[str] = []
     uses, streams = [], []
     for name in shapes:
-        tensor = tensors[name]
-        if isinstance(tensor, KeptTensor):
-            form: Any = str(tensor.values.dtype).removeprefix("torch.")
-            streams.append(0)
-        else:
-            form = sparse_json(tensor.grid if isinstance(tensor, QuantTensor) else tensor.form)
+        tensor, stream = tensors[name], 0
+        if not tensor.is_float:
             group = layout.group(name)
             groups += [group] if group not in groups else []
-            streams.append(groups.index(group))
-        forms += [form] if form not in forms else []
-        uses.append(forms.index(form))
-    return {"forms": forms, "use": uses, "stream": streams}
+            stream = groups.index(group)
+        forms += [tensor.form] if tensor.form not in forms else []
+        uses.append(forms.index(tensor.form))
+        streams.append(stream)
+    return {"forms": [form.in_short() or sparse_json(form) for form in forms], "use": uses, "stream": streams}
 
 
-def pieces_of(name: str, form: Grid | Form | str, shape: tuple[int, ...]) -> list[Piece]:
+def pieces_of(name: str, form: Form, shape: tuple[int, ...]) -> list[Piece]:
     """What is stored of a tensor; its form says."""
-    if isinstance(form, str):
-        return [Piece(name, "values", FLOAT_TYPES[form], shape)]
-    pieces = form.pieces(shape) if isinstance(form, Form) else code_pieces(form, shape)
-    return [Piece(name, kind, *piece) for kind, piece in pieces.items()]
+    return [Piece(name, kind, *piece) for kind, piece in form.pieces(shape).items()]
 
 
 def streams_of(
-    forms: Mapping[str, Grid | Form | str], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+    forms: Mapping[str, Form], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[list[Piece]]:
     """The streams in order: codes by group, then all scales, all values. Streams of no bytes are left out."""
     streams: dict[tuple[bool, str, int], list[Piece]] = {}
@@ -496,10 +488,10 @@ def stream_name(pieces: Sequence[Piece]) -> str:
 
 
 def encode_stream(
-    pieces: Sequence[Piece], tensors: Mapping[str, Any], plan: PackPlan
+    pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor], plan: PackPlan
 ) -> tuple[bool, int, str, bytes]:
     """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
-    parts = [getattr(tensors[piece.tensor], piece.kind) for piece in pieces]
+    parts = [tensors[piece.tensor].pieces[piece.kind] for piece in pieces]
     order = plan.order if pieces[0].is_codes else "rows"
     orders = {"rows": (False,), "columns": (True,), "smallest": (False, True)}[order]
     results = []
@@ -540,20 +532,16 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
         )
 
 
-def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> Any:
+def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> QuantizedTensor:
     """One tensor from its parts, refused when it holds what its form cannot."""
     form, shape, found = contents.forms[name], contents.shapes[name], {}
     for _, kind, dtype, size in pieces_of(name, form, shape):
         found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
-    if isinstance(form, str):
-        return KeptTensor(found["values"])
     try:
-        if isinstance(form, Form):
-            return form.tensor(found, shape)
-        check_codes_of(form, found["codes"])
+        form.check_pieces(found)
     except ArtifactError as error:
         raise ValueRangeError(error.what, where=name, value=error.value) from None
-    return QuantTensor(found["codes"], found["scales"], form, shape)
+    return QuantizedTensor(form, found, shape)
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.squeeze.grid import ColumnGroups, Grid, PerRow, as_matrix, percentile_clip
-from bitgolf.squeeze.quantize import Curvature, Quantizer, QuantTensor, Rounding, Shipped
+from bitgolf.squeeze.form import QuantizedTensor
+from bitgolf.squeeze.grid import ColumnGroups, Grid, PerRow, percentile_clip
+from bitgolf.squeeze.quantize import Curvature, Quantizer, Rounding
 
 PUBLIC_PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
 
@@ -65,26 +66,24 @@ class CoarseCodes(Quantizer):
     Neutral: step=1
     """
 
-    of: Quantizer = ClipSearch(grid=Grid(bits=8))
+    of: Rounding = ClipSearch(grid=Grid(bits=8))
     step: int = setting(4, at_least=1)
     multiples_only: bool = False  # what rounds beyond the grid becomes its last multiple, not its last code
 
     def problems(self) -> Iterator[str]:
-        if not isinstance(self.of, Rounding):
-            yield f"of: expected a rule that rounds, such as AbsMax, found {type(self.of).__name__}"
-        elif self.step > self.of.grid.qmax:
+        if self.step > self.of.grid.qmax:
             yield f"step: the largest code is {self.of.grid.qmax}, found {self.step}"
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
-        fine: QuantTensor = self.of.quantize(weight)
-        codes = (fine.codes.float() / self.step).round() * self.step
-        low, high = fine.grid.qmin, fine.grid.qmax
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
+        fine = self.of.quantize(weight)
+        codes = (fine.pieces["codes"].float() / self.step).round() * self.step
+        low, high = self.of.grid.qmin, self.of.grid.qmax
         if self.multiples_only:
             low, high = -(-low // self.step * self.step), high // self.step * self.step
-        return dataclasses.replace(fine, codes=codes.clamp(low, high).to(torch.int8))
+        return fine.with_pieces(codes=codes.clamp(low, high).to(torch.int8))
 
-    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-        return {"bits": tensor.grid.bits - math.log2(self.step)}
+    def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
+        return {"bits": self.of.grid.bits - math.log2(self.step)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,10 +109,12 @@ class Ternary(Rounding):
     def clip(self, groups: Tensor) -> Tensor:
         return groups.float().abs().mean(dim=1) if groups.shape[1] else groups.new_zeros(groups.shape[0])
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         tensor = super().quantize(weight)
         if not self.rescaled:
             return tensor
-        used = self.clip(self.grid.granularity.groups(as_matrix(tensor.codes)))  # the share that is not zero
-        scales = torch.where(used > 0, tensor.scales.float() / used, tensor.scales.float())
-        return dataclasses.replace(tensor, scales=self.grid.stored_scales(scales))
+        codes, scales = tensor.pieces["codes"], tensor.pieces["scales"].float()
+        used = self.clip(self.grid.granularity.groups(codes))  # the share that is not zero
+        return tensor.with_pieces(
+            scales=self.grid.stored_scales(torch.where(used > 0, scales / used, scales))
+        )

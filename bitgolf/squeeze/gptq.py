@@ -6,21 +6,15 @@ rule that rounds. `tests/test_gptq.py` has the slow twin, column by column in fl
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.squeeze.grid import PerRow, as_matrix
-from bitgolf.squeeze.quantize import (
-    Curvature,
-    QuantizeError,
-    Quantizer,
-    QuantTensor,
-    Rounding,
-    SdClip,
-    Shipped,
-)
+from bitgolf.squeeze.form import QuantizedTensor
+from bitgolf.squeeze.grid import Grid, PerRow, as_matrix
+from bitgolf.squeeze.quantize import Curvature, QuantizeError, Quantizer, Rounding, SdClip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,33 +33,36 @@ class Gptq(Quantizer):
     Neutral: inputs that are not correlated: the nearest codes
     """
 
-    scales: tuple[Quantizer, ...] = setting((SdClip(),))
+    scales: tuple[Rounding, ...] = setting((SdClip(),))
     damping: float = setting(0.01, above=0)  # of the mean of the diagonal, added to it
     sort: bool = True  # most used inputs first; otherwise columns as they stand
     block: int = setting(128, at_least=1)  # columns between two updates of the rest; changes speed only
     measure: str = setting("outputs", one_of=("outputs", "weights"))
 
     def problems(self) -> Iterator[str]:
-        if not self.scales or not all(isinstance(rule, Rounding) for rule in self.scales):
+        if not self.scales:
             yield "scales: expected rules that round, such as AbsMax, ClipSearch or SdClip"
 
     def needs_hessian(self) -> bool:
         return True
 
-    def coarser(self, factor: float) -> "Gptq":
+    def coarser(self, factor: float) -> Self:
         return self.replace(scales=tuple(rule.coarser(factor) for rule in self.scales))
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
-        plain: list[QuantTensor] = [rule.quantize(weight) for rule in self.scales]
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
+        plain = [rule.quantize(weight) for rule in self.scales]
         if curvature is None or not weight.numel():
             return plain[0]
         inputs = curvature.inputs.to(weight.device)
         order, factor = feedback(inputs, self.damping, self.sort)
         alive = torch.diagonal(inputs) > 0
-        codes = [feedback_codes(as_matrix(weight) * alive, each, order, factor, self.block) for each in plain]
-        tensors = [dataclasses.replace(each, codes=found) for each, found in zip(plain, codes)]
+        matrix, tensors = as_matrix(weight) * alive, []
+        for rule, each in zip(self.scales, plain):
+            scales = each.pieces["scales"]
+            codes = feedback_codes(matrix, rule.grid, scales, order, factor, self.block)
+            tensors.append(each.with_pieces(codes=codes))
         metric = inputs if self.measure == "outputs" else None
-        return min(tensors, key=lambda tensor: squared_error(weight, tensor, metric))
+        return min(tensors, key=lambda tensor: squared_error(weight, tensor.dequantize(), metric))
 
 
 def feedback(inputs: Tensor, damping: float, sort: bool) -> tuple[Tensor, Tensor]:
@@ -90,12 +87,14 @@ def inverse_factor(moments: Tensor) -> Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
 
-def feedback_codes(matrix: Tensor, plain: QuantTensor, order: Tensor, factor: Tensor, block: int) -> Tensor:
-    """Codes (rows, columns) int8 on the steps of `plain`, each column's error made good by later ones."""
-    steps = plain.grid.granularity.spread(plain.scales.float(), matrix.shape).expand(matrix.shape)[:, order]
+def feedback_codes(
+    matrix: Tensor, grid: Grid, scales: Tensor, order: Tensor, factor: Tensor, block: int
+) -> Tensor:
+    """Codes (rows, columns) int8 on a grid with these scales, each column's error made good by later ones."""
+    steps = grid.granularity.spread(scales.float(), matrix.shape).expand(matrix.shape)[:, order]
     weights = matrix.float()[:, order]
     codes = torch.empty_like(weights, dtype=torch.int8)
-    grid = plain.grid.replace(granularity=PerRow())  # of a single column: a step for each row
+    grid = grid.replace(granularity=PerRow())  # of a single column: a step for each row
     for start in range(0, len(order), block):
         end = min(start + block, len(order))
         part, errors = weights[:, start:end], torch.empty_like(weights[:, start:end])
@@ -108,8 +107,8 @@ def feedback_codes(matrix: Tensor, plain: QuantTensor, order: Tensor, factor: Te
     return codes[:, torch.argsort(order)]
 
 
-def squared_error(weight: Tensor, tensor: Shipped, inputs: Tensor | None = None) -> float:
-    """tr(E H E^T), E the error of a tensor and H the second moments of its inputs; without them the sum of
-    squares."""
-    error = as_matrix(weight.float() - tensor.dequantize()).double()
+def squared_error(weight: Tensor, values: Tensor, inputs: Tensor | None = None) -> float:
+    """tr(E H E^T), E the error of values in place of a weight and H the second moments of its inputs; without
+    them the sum of squares."""
+    error = as_matrix(weight.float() - values).double()
     return float((error * (error if inputs is None else error @ inputs.double().to(error.device))).sum())

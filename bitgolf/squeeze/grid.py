@@ -5,16 +5,16 @@ A grid turns the clip value of a row into a step, weights into integer codes, an
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.base.errors import ArtifactError
 from bitgolf.base.plan import Plan, setting
-
-FLOAT_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+from bitgolf.squeeze.form import FLOAT_TYPES, Form, Pieces, PieceTypes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def filled(matrix: Tensor, multiple: int, axis: int) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Grid(Plan):
+class Grid(Form):
     """Evenly spaced values around zero: code times scale."""
 
     bits: int = setting(8, at_least=2, at_most=8)
@@ -180,6 +180,33 @@ class Grid(Plan):
     def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
         """Codes times stored scales in float32: the only way back."""
         return codes.float() * self.granularity.spread(scales.float(), codes.shape)
+
+    def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
+        matrix = as_matrix(torch.empty(shape, device="meta"))
+        groups = self.granularity.groups(matrix).shape[0]
+        scales = FLOAT_TYPES[self.scale_dtype], (groups,)
+        return {"codes": (torch.int8, tuple(matrix.shape)), "scales": scales}
+
+    def weights(self, pieces: Pieces) -> Tensor:
+        return self.dequantize(pieces["codes"], pieces["scales"])
+
+    def check_pieces(self, pieces: Pieces) -> None:
+        self.check_codes(pieces["codes"])
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise ArtifactError for codes that the grid does not have."""
+        if codes.numel() and not (self.qmin <= int(codes.min()) and int(codes.max()) <= self.qmax):
+            found = [int(codes.min()), int(codes.max())]
+            raise ArtifactError(f"codes outside {self.qmin} to {self.qmax}", value=found)
+
+    def nominal_bits(self, pieces: Pieces) -> float:
+        return self.bits
+
+    def scale_groups(self, matrix: Tensor) -> Tensor:
+        return self.granularity.groups(matrix)
+
+    def levels(self) -> Hashable:
+        return self.qmin, self.qmax, self.granularity
 
     def fake_quantize(self, matrix: Tensor, clip: Tensor) -> Tensor:
         """The weights as they will be after loading; the gradient passes as if nothing had happened."""

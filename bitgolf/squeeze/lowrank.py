@@ -1,83 +1,52 @@
 """What rounding did to a matrix, repaired by a product of two thin ones."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.form import Form, Pieces, PieceTypes, QuantizedTensor
 from bitgolf.squeeze.gptq import squared_error
 from bitgolf.squeeze.grid import Grid, as_matrix
-from bitgolf.squeeze.quantize import (
-    AbsMax,
-    Curvature,
-    Keep,
-    Quantizer,
-    QuantTensor,
-    SdClip,
-    Shipped,
-    check_codes_of,
-    code_pieces,
-)
+from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep, QuantizeError, Quantizer, SdClip
 
 FACTOR_DAMPING = 0.01  # of the mean diagonal of the inputs' moments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorrectedForm(Form):
-    """Codes and scales of a matrix, and of two thin ones whose product is added."""
+    """Codes and scales of a matrix, and of two thin ones: what is added is the transpose of left (rank, rows)
+    times right (rank, columns)."""
 
     grid: Grid = Grid()
     factors: Grid = Grid()
     rank: int = setting(1, at_least=1)
 
-    def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
         rows, columns = as_matrix(torch.empty(shape, device="meta")).shape
-        thin = {"left": (self.rank, rows), "right": (self.rank, columns)}
-        found = code_pieces(self.grid, shape)
-        for side, size in thin.items():
-            found |= {f"{side}_{name}": piece for name, piece in code_pieces(self.factors, size).items()}
+        found = self.grid.pieces(shape)
+        for side, size in (("left", rows), ("right", columns)):
+            thin = self.factors.pieces((self.rank, size))
+            found |= {f"{side}_{name}": piece for name, piece in thin.items()}
         return found
 
-    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> "CorrectedTensor":
-        for name, grid in (("codes", self.grid), ("left_codes", self.factors), ("right_codes", self.factors)):
-            check_codes_of(grid, pieces[name])
-        return CorrectedTensor(form=self, shape=shape, **pieces)
+    def weights(self, pieces: Pieces) -> Tensor:
+        left, right = (
+            self.factors.dequantize(pieces[f"{side}_codes"], pieces[f"{side}_scales"])
+            for side in ("left", "right")
+        )
+        return self.grid.weights(pieces) + left.T @ right
 
+    def check_pieces(self, pieces: Pieces) -> None:
+        self.grid.check_pieces(pieces)
+        self.factors.check_codes(pieces["left_codes"])
+        self.factors.check_codes(pieces["right_codes"])
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CorrectedTensor:
-    """A quantized matrix and what is added to it: the transpose of left (rank, rows) times right (rank,
-    columns)."""
-
-    form: CorrectedForm
-    shape: tuple[int, ...]
-    codes: Tensor
-    scales: Tensor
-    left_codes: Tensor
-    left_scales: Tensor
-    right_codes: Tensor
-    right_scales: Tensor
-
-    @property
-    def base(self) -> QuantTensor:
-        """The matrix without its correction."""
-        return QuantTensor(self.codes, self.scales, self.form.grid, tuple(self.codes.shape))
-
-    @property
-    def thin(self) -> tuple[QuantTensor, QuantTensor]:
-        """left and right."""
-        pairs = (self.left_codes, self.left_scales), (self.right_codes, self.right_scales)
-        left, right = (QuantTensor(*pair, self.form.factors, tuple(pair[0].shape)) for pair in pairs)
-        return left, right
-
-    def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
-        left, right = self.thin
-        return (self.base.dequantize() + left.dequantize().T @ right.dequantize()).reshape(self.shape)
+    def nominal_bits(self, pieces: Pieces) -> float:
+        return self.grid.bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,30 +76,26 @@ class LowRank(Quantizer):
     def needs_output_grads(self) -> bool:
         return self.quantizer.needs_output_grads()
 
-    def coarser(self, factor: float) -> "LowRank":
+    def coarser(self, factor: float) -> Self:
         return self.replace(quantizer=self.quantizer.coarser(factor))
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         base = self.quantizer.quantize(weight, curvature)
         if weight.ndim != 2 or not weight.numel():
             return base
         inputs = None if curvature is None else curvature.inputs.to(weight.device)
+        if not isinstance(base.form, Grid):
+            raise QuantizeError("a correction of what is not codes and scales", way_out="another quantizer")
         thin = thin_factors(weight.float() - base.dequantize(), self.rank, inputs)
-        left, right = (AbsMax(grid=self.factors).quantize(factor) for factor in thin)
-        corrected = CorrectedTensor(
-            form=CorrectedForm(grid=base.grid, factors=self.factors, rank=len(thin[0])),
-            shape=tuple(weight.shape),
-            codes=base.codes,
-            scales=base.scales,
-            left_codes=left.codes,
-            left_scales=left.scales,
-            right_codes=right.codes,
-            right_scales=right.scales,
-        )
-        return min((base, corrected), key=lambda tensor: squared_error(weight, tensor, inputs))
+        form, pieces = CorrectedForm(grid=base.form, factors=self.factors, rank=len(thin[0])), {**base.pieces}
+        for side, factor in zip(("left", "right"), thin):
+            small = AbsMax(grid=self.factors).quantize(factor)
+            pieces |= {f"{side}_{name}": piece for name, piece in small.pieces.items()}
+        corrected = QuantizedTensor(form, pieces, base.shape)
+        return min((base, corrected), key=lambda each: squared_error(weight, each.dequantize(), inputs))
 
-    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-        return {"corrected": isinstance(tensor, CorrectedTensor)}
+    def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
+        return {"corrected": "left_codes" in tensor.pieces}
 
 
 def thin_factors(error: Tensor, rank: int, inputs: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,15 @@ import dataclasses
 import fnmatch
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import Plan, setting
+from bitgolf.squeeze.form import FLOAT_TYPES, FloatForm, QuantizedTensor
 from bitgolf.squeeze.grid import (
-    FLOAT_TYPES,
     Grid,
     PerTensor,
     StraightThrough,
@@ -34,38 +34,6 @@ PUBLIC_PERCENTILE = 0.9999984
 
 class QuantizeError(BitgolfError):
     """A tensor cannot be written as asked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantTensor:
-    """Integer codes (rows, columns) int8, one scale for each group, and the shape they came from."""
-
-    codes: Tensor
-    scales: Tensor
-    grid: Grid
-    shape: tuple[int, ...]
-
-    def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
-        return self.grid.dequantize(self.codes, self.scales).reshape(self.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class KeptTensor:
-    """A tensor that stays a float, in the type it is shipped in."""
-
-    values: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.values.shape)
-
-    def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
-        return self.values.float()
-
-
-Shipped = Any  # one of the two above, or the tensor of a Form
 
 
 class Curvature(NamedTuple):
@@ -92,7 +60,7 @@ class Quantizer(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         """The tensor as it is shipped; without its curvature, what can be had without."""
         raise NotImplementedError
 
@@ -104,11 +72,11 @@ class Quantizer(Plan):
         """Whether it wants the outputs of the curvature too."""
         return False
 
-    def coarser(self, factor: float) -> "Quantizer":
+    def coarser(self, factor: float) -> Self:
         """The same with steps longer by a factor; itself where its rate cannot be set."""
         return self
 
-    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
+    def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
         """What it alone knows of a tensor it made, for a report."""
         return {}
 
@@ -132,14 +100,14 @@ class Keep(Quantizer):
 
     dtype: str = setting("float16", one_of=("float16", "bfloat16", "float32"))
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> KeptTensor:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         values = weight.to(FLOAT_TYPES[self.dtype])
         if not bool(values.isfinite().all()):
             largest = float(weight.float().abs().max())
             raise QuantizeError(
                 f"values that {self.dtype} cannot hold", value=largest, way_out="use Keep(dtype='float32')"
             )
-        return KeptTensor(values)
+        return QuantizedTensor(FloatForm(dtype=self.dtype), {"values": values}, tuple(weight.shape))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,12 +122,13 @@ class Rounding(Quantizer):
         """The weight of each group (a row) that gets the largest code."""
         raise NotImplementedError
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantTensor:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         matrix, grid = as_matrix(weight), self.grid
         clip = self.clip(grid.granularity.groups(matrix))
         scales = grid.choose_scales(clip)
         codes = grid.quantize_codes(matrix, scales, clip)
-        return QuantTensor(codes, grid.stored_scales(scales), grid, tuple(weight.shape))
+        pieces = {"codes": codes, "scales": grid.stored_scales(scales)}
+        return QuantizedTensor(grid, pieces, tuple(weight.shape))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +181,7 @@ class SdClip(Rounding):
     grid: Grid = Grid(bits=6)
     sigmas: float = setting(12.85, above=0)
 
-    def coarser(self, factor: float) -> "SdClip":
+    def coarser(self, factor: float) -> Self:
         return self.replace(sigmas=self.sigmas * factor)
 
     def clip(self, groups: Tensor) -> Tensor:
@@ -396,7 +365,7 @@ def named(error: QuantizeError, name: str, rule: QuantRule) -> QuantizeError:
 
 def quantize_weights(
     plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
-) -> tuple[dict[str, Shipped], list[dict[str, Any]]]:
+) -> tuple[dict[str, QuantizedTensor], list[dict[str, Any]]]:
     """Every tensor by its rule, and a row each on how; without curvatures, by what needs none."""
     chosen = plan.assign(weights)
     tensors, rows = {}, []
@@ -413,20 +382,6 @@ def quantize_weights(
         seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
         rows.append({**row, **seen, "seconds": time.perf_counter() - started})
     return tensors, rows
-
-
-def code_pieces(grid: Grid, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """What forms with codes store of a tensor: a matrix of int8, and a scale for each group."""
-    matrix = as_matrix(torch.empty(shape, device="meta"))
-    groups = grid.granularity.groups(matrix).shape[0]
-    return {"codes": (torch.int8, tuple(matrix.shape)), "scales": (FLOAT_TYPES[grid.scale_dtype], (groups,))}
-
-
-def check_codes_of(grid: Grid, codes: Tensor) -> None:
-    """Raise ArtifactError for codes that the grid does not have."""
-    if codes.numel() and not (grid.qmin <= int(codes.min()) and int(codes.max()) <= grid.qmax):
-        found = [int(codes.min()), int(codes.max())]
-        raise ArtifactError(f"codes outside {grid.qmin} to {grid.qmax}", value=found)
 
 
 def public_int8() -> QuantizePlan:

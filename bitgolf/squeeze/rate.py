@@ -8,18 +8,25 @@ one over the root of their product, times one number for the whole model, which 
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError
 from bitgolf.base.plan import setting
-from bitgolf.squeeze.form import LARGEST_CODE, Form, join_wide, split_wide
+from bitgolf.squeeze.form import (
+    LARGEST_CODE,
+    Form,
+    Pieces,
+    PieceTypes,
+    QuantizedTensor,
+    join_wide,
+    split_wide,
+)
 from bitgolf.squeeze.gptq import inverse_factor
 from bitgolf.squeeze.grid import as_matrix
-from bitgolf.squeeze.quantize import Curvature, Quantizer, Shipped
+from bitgolf.squeeze.quantize import Curvature, Quantizer
 from bitgolf.squeeze.trellis import rounded_codes, trellis_values
 
 EIGHTHS = tuple(2 ** (part / 8) for part in range(8))  # of an octave
@@ -28,34 +35,13 @@ ROOM = 2.0  # times the largest weight of a row that codes reach, as feedback ad
 PLAIN_STEP = 0.4145  # deviations, where nothing is known: that of 6 bits at 12.85
 
 
-@dataclasses.dataclass(frozen=True)
-class RowColumnScaled:
-    """Codes (rows, columns) and steps: base times a power of two by row and by column, in parts of an octave.
-
-    carries: what codes have beyond int8, in multiples of 256.
-    """
-
-    codes: Tensor  # int8
-    carries: Tensor  # int8
-    rows: Tensor  # int8
-    columns: Tensor  # int8
-    base: Tensor  # (1,) float32
-    form: "Stepped"
-    shape: tuple[int, ...]
-
-    def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
-        steps = self.form.steps(self.base, self.rows, self.columns)
-        return (self.form.values(self.whole()) * steps).reshape(self.shape)
-
-    def whole(self) -> Tensor:
-        """The codes, int16."""
-        return join_wide(self.codes, self.carries)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stepped(Form):
-    """Codes with a step for each row and column; `trellis`: on the grids that their rows walk through."""
+    """Codes with a step for each row and column: `base` times powers of two of both, in parts of an octave.
+
+    carries: what codes have beyond int8, in multiples of 256.
+    trellis: codes are on the grids that their rows walk through.
+    """
 
     octave_parts: int = setting(8, one_of=(1, 2, 4, 8))  # to which steps are rounded
     trellis: bool = False
@@ -69,7 +55,7 @@ class Stepped(Form):
         """What codes (rows, columns) stand for, in steps, float32."""
         return trellis_values(codes) if self.trellis else codes.float()
 
-    def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
         rows, columns = as_matrix(torch.empty(shape, device="meta")).shape
         return {
             "codes": (torch.int8, (rows, columns)),
@@ -79,13 +65,30 @@ class Stepped(Form):
             "base": (torch.float32, (1,)),
         }
 
-    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> RowColumnScaled:
+    def weights(self, pieces: Pieces) -> Tensor:
+        steps = self.steps(pieces["base"], pieces["rows"], pieces["columns"])
+        return self.values(self.whole_codes(pieces)) * steps
+
+    def whole_codes(self, pieces: Pieces) -> Tensor:
+        return join_wide(pieces["codes"], pieces["carries"])
+
+    def check_pieces(self, pieces: Pieces) -> None:
         base = float(pieces["base"])
         if not 0 < base < math.inf:
             raise ArtifactError("a step that is no positive number", value=base)
         if bool((pieces["carries"] == -128).any()):
             raise ArtifactError(f"codes outside {-LARGEST_CODE - 1} to {LARGEST_CODE}")
-        return RowColumnScaled(**pieces, form=self, shape=shape)
+
+    def nominal_bits(self, pieces: Pieces) -> float:
+        return code_bits(self.whole_codes(pieces)) / max(1, pieces["codes"].numel())
+
+    def tensor(
+        self, codes: Tensor, rows: Tensor, columns: Tensor, base: Tensor, shape: tuple[int, ...]
+    ) -> QuantizedTensor:
+        """Codes (rows, columns) of any type, with the steps of rows and columns."""
+        rest, carries = split_wide(codes)
+        pieces = {"codes": rest, "carries": carries, "rows": rows, "columns": columns, "base": base}
+        return QuantizedTensor(self, pieces, shape)
 
 
 def power_of_two(steps: Tensor, parts: int) -> Tensor:
@@ -127,10 +130,10 @@ class RateAware(Quantizer):
     def needs_output_grads(self) -> bool:
         return True
 
-    def coarser(self, factor: float) -> "RateAware":
+    def coarser(self, factor: float) -> Self:
         return self.replace(step=self.step * factor)
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         matrix = as_matrix(weight).double()
         if curvature is None or curvature.outputs is None or not weight.numel():
             spread = (
@@ -139,9 +142,7 @@ class RateAware(Quantizer):
             rows, columns = (torch.zeros(size, dtype=torch.int8) for size in matrix.shape)
             base = (PLAIN_STEP * spread).clamp_min(SMALLEST).float().reshape(1)
             codes = (matrix / base).round().clamp(-LARGEST_CODE, LARGEST_CODE)
-            return RowColumnScaled(
-                *split_wide(codes), rows, columns, base.cpu(), Stepped(), tuple(weight.shape)
-            )
+            return Stepped().tensor(codes, rows, columns, base.cpu(), tuple(weight.shape))
         inputs, outputs = curvature.inputs.double(), curvature.outputs.double()
         row_moments = outputs if outputs.ndim == 1 else outputs.diagonal()
         if not float(inputs.diagonal().sum()) * float(row_moments.sum()):
@@ -157,17 +158,14 @@ class RateAware(Quantizer):
         across = feedback_factor(outputs, self.damping) if self.across_rows and outputs.ndim == 2 else None
         steps = form.steps(base, rows, columns).double()
         codes = rounded_codes(matrix, steps, factor, across, self.trellis)
-        return RowColumnScaled(*split_wide(codes), rows, columns, base, form, tuple(weight.shape))
-
-    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-        return {"bits": code_bits(tensor.whole()) / max(1, weight.numel())}
+        return form.tensor(codes, rows, columns, base, tuple(weight.shape))
 
 
-def nothing_of(weight: Tensor) -> RowColumnScaled:
+def nothing_of(weight: Tensor) -> QuantizedTensor:
     """Zeros in place of a weight, which take no bits."""
     codes = torch.zeros(as_matrix(weight).shape)
     rows, columns = (torch.zeros(size, dtype=torch.int8) for size in codes.shape)
-    return RowColumnScaled(*split_wide(codes), rows, columns, torch.ones(1), Stepped(), tuple(weight.shape))
+    return Stepped().tensor(codes, rows, columns, torch.ones(1), tuple(weight.shape))
 
 
 def feedback_factor(moments: Tensor, damping: float) -> Tensor:
@@ -189,9 +187,9 @@ def holding(rows: Tensor, matrix: Tensor, steps: Tensor, parts: int) -> Tensor:
     return (rows + longer).clamp(-128, 127).to(torch.int8)
 
 
-def expected_damage(weight: Tensor, tensor: Shipped, curvature: Curvature) -> float:
-    """tr(G E H E^T) / 2: the nats a token that the error of a tensor is expected to cost."""
-    error = as_matrix(weight.double() - tensor.dequantize().double())
+def expected_damage(weight: Tensor, values: Tensor, curvature: Curvature) -> float:
+    """tr(G E H E^T) / 2: the nats a token that values in place of a weight are expected to cost."""
+    error = as_matrix(weight.double() - values.double())
     assert curvature.outputs is not None, "gathered with outputs=True"
     outputs = curvature.outputs.double()
     weighed = outputs[:, None] * error if outputs.ndim == 1 else outputs @ error

@@ -1,27 +1,18 @@
 """Quantizing a matrix in a turned basis, in which no input stands out."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError
 from bitgolf.base.plan import setting
-from bitgolf.squeeze.form import Form
+from bitgolf.squeeze.form import Form, Pieces, PieceTypes, QuantizedTensor
 from bitgolf.squeeze.gptq import squared_error
 from bitgolf.squeeze.grid import Grid
-from bitgolf.squeeze.quantize import (
-    Curvature,
-    Keep,
-    Quantizer,
-    QuantTensor,
-    SdClip,
-    Shipped,
-    check_codes_of,
-    code_pieces,
-)
+from bitgolf.squeeze.quantize import Curvature, Keep, QuantizeError, Quantizer, SdClip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,34 +22,20 @@ class TurnedForm(Form):
     grid: Grid = Grid()
     seed: int = setting(0, at_least=0, below=2**63)
 
-    def pieces(self, shape: tuple[int, ...]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        return code_pieces(self.grid, shape)
+    def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
+        return self.grid.pieces(shape)
 
-    def tensor(self, pieces: Mapping[str, Tensor], shape: tuple[int, ...]) -> "TurnedTensor":
-        check_codes_of(self.grid, pieces["codes"])
+    def weights(self, pieces: Pieces) -> Tensor:
+        return turn_back(self.grid.weights(pieces), self.seed)
+
+    def check_pieces(self, pieces: Pieces) -> None:
+        self.grid.check_pieces(pieces)
         width = pieces["codes"].shape[1]
         if width & (width - 1):
             raise ArtifactError("only a width that is a power of two can be turned", value=width)
-        return TurnedTensor(self, pieces["codes"], pieces["scales"], shape)
 
-
-@dataclasses.dataclass(frozen=True)
-class TurnedTensor:
-    """Codes (rows, columns) int8 and a scale for each group, of a turned matrix."""
-
-    form: TurnedForm
-    codes: Tensor
-    scales: Tensor
-    shape: tuple[int, ...]
-
-    @property
-    def turned(self) -> QuantTensor:
-        """The matrix before it is turned back."""
-        return QuantTensor(self.codes, self.scales, self.form.grid, tuple(self.codes.shape))
-
-    def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
-        return turn_back(self.turned.dequantize(), self.form.seed).reshape(self.shape)
+    def nominal_bits(self, pieces: Pieces) -> float:
+        return self.grid.bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,21 +64,23 @@ class Rotated(Quantizer):
     def needs_output_grads(self) -> bool:
         return self.quantizer.needs_output_grads()
 
-    def coarser(self, factor: float) -> "Rotated":
+    def coarser(self, factor: float) -> Self:
         return self.replace(quantizer=self.quantizer.coarser(factor))
 
-    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> Shipped:
+    def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         plain = self.quantizer.quantize(weight, curvature)
         if weight.ndim != 2 or not weight.numel() or weight.shape[1] & (weight.shape[1] - 1):
             return plain
         inputs = None if curvature is None else curvature.inputs.to(weight.device)
         other = self.quantizer.quantize(turn(weight, self.seed), turned_curvature(curvature, self.seed))
-        form = TurnedForm(grid=other.grid, seed=self.seed)
-        turned = TurnedTensor(form, other.codes, other.scales, tuple(weight.shape))
-        return min((plain, turned), key=lambda tensor: squared_error(weight, tensor, inputs))
+        if not isinstance(other.form, Grid):
+            raise QuantizeError("a rotation of what is not codes and scales", way_out="another quantizer")
+        form = TurnedForm(grid=other.form, seed=self.seed)
+        turned = QuantizedTensor(form, other.pieces, other.shape)
+        return min((plain, turned), key=lambda each: squared_error(weight, each.dequantize(), inputs))
 
-    def notes(self, weight: Tensor, tensor: Shipped) -> dict[str, Any]:
-        return {"turned": isinstance(tensor, TurnedTensor)}
+    def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
+        return {"turned": isinstance(tensor.form, TurnedForm)}
 
 
 def turn(matrix: Tensor, seed: int) -> Tensor:

@@ -19,7 +19,8 @@ from bitgolf.script.lean.score.score import score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.script.lean.train.loop import train
-from bitgolf.squeeze.quantize import NoTuning, QuantizePlan, Shipped, quantize_weights
+from bitgolf.squeeze.form import QuantizedTensor
+from bitgolf.squeeze.quantize import NoTuning, QuantizePlan, quantize_weights
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
 from bitgolf.train.loop import ShardBatches
@@ -109,12 +110,12 @@ def packed(
     stream: TokenStream,
     tokenizer: bytes,
     code_bytes: int,
-) -> tuple[Artifact, dict[str, Shipped]]:
+) -> tuple[Artifact, dict[str, QuantizedTensor]]:
     """The artifact at the rate that the recipe asks for, and the quantized tensors in it."""
     shipped, length = recipe.network().shipped(), recipe.data.sequence_length
     curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
 
-    def by(table: QuantizePlan) -> tuple[Artifact, dict[str, Shipped]]:
+    def by(table: QuantizePlan) -> tuple[Artifact, dict[str, QuantizedTensor]]:
         tensors, _ = quantize_weights(table, weights, curvatures)
         return pack(shipped, tensors, tokenizer, recipe.pack), tensors
 

@@ -1,13 +1,13 @@
 """Rounding with error feedback, on the moments that the case gives."""
 
-import dataclasses
 import math
 
 import torch
 
 from bitgolf.squeeze.clip import PUBLIC_PERCENTILES
+from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.gptq import Gptq, squared_error
-from bitgolf.squeeze.quantize import Curvature, Percentile, QuantTensor, SdClip
+from bitgolf.squeeze.quantize import Curvature, Percentile, SdClip
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 from tests.golden_cases.compare import limits, same_codes, same_weights
 from tests.golden_cases.quantizers import grid_to
@@ -19,16 +19,16 @@ def check(case: Case) -> None:
     assert list(weight.shape) == case.arguments["shape"]
     check_moments(case)
     packed = quantizer.quantize(weight, Curvature(moments, None, 1))
-    assert isinstance(packed, QuantTensor)
+    assert not packed.is_float
     expected, allowed = case.tensors["out.scale"].float(), limits(case, "out.scale")["rel"]
     lost = expected == 0  # the script loses rows without deviation; ours keeps them
-    torch.testing.assert_close(packed.scales.float()[~lost], expected[~lost], rtol=allowed, atol=0)
+    torch.testing.assert_close(packed.pieces["scales"].float()[~lost], expected[~lost], rtol=allowed, atol=0)
     alive = moments.diagonal() > 0
     torch.testing.assert_close(
         packed.dequantize()[lost][:, alive], weight[lost][:, alive], rtol=0.02, atol=1e-6
     )
-    packed = dataclasses.replace(packed, codes=packed.codes.masked_fill(lost[:, None], 0))
-    if same_codes(packed.codes[~lost], case.tensors["out.q"][~lost], 0.02):
+    packed = packed.with_pieces(codes=packed.pieces["codes"].masked_fill(lost[:, None], 0))
+    if same_codes(packed.pieces["codes"][~lost], case.tensors["out.q"][~lost], 0.02):
         same_weights(packed.dequantize(), case.tensors["out.deq"])
     check_errors(case, weight, packed, moments, lost)
 
@@ -63,15 +63,15 @@ def check_moments(case: Case) -> None:
 
 
 def check_errors(
-    case: Case, weight: torch.Tensor, packed: QuantTensor, moments: torch.Tensor, lost: torch.Tensor
+    case: Case, weight: torch.Tensor, packed: QuantizedTensor, moments: torch.Tensor, lost: torch.Tensor
 ) -> None:
     allowed = limits(case, "hessian_error_trace_EHEt")["rel"]
-    codes = packed.grid.quantize_codes(weight, packed.scales.float()).masked_fill(lost[:, None], 0)
-    nearest = dataclasses.replace(packed, codes=codes)
+    codes = packed.form.quantize_codes(weight, packed.pieces["scales"].float()).masked_fill(lost[:, None], 0)
+    nearest = packed.with_pieces(codes=codes)
     names = ("hessian_error_trace_EHEt", "hessian_error_round_to_nearest_same_scales")
-    errors = [squared_error(weight, each, moments) for each in (packed, nearest)]
+    errors = [squared_error(weight, each.dequantize(), moments) for each in (packed, nearest)]
     for name, found in zip(names, errors):
         assert math.isclose(found, case.expected[name], rel_tol=allowed, abs_tol=1e-9), name
     assert errors[0] <= errors[1] * (1 + 1e-9)
-    mean = squared_error(weight, packed) / weight.numel()
+    mean = squared_error(weight, packed.dequantize()) / weight.numel()
     assert math.isclose(mean, case.expected["mse"], rel_tol=allowed, abs_tol=1e-12)

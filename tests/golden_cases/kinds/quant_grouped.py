@@ -42,11 +42,13 @@ def ternary(case: Case, name: str, weight: Tensor, entry: Fields, size: int, all
     matrix = weight.flatten(1)
     quantizer = Ternary(grid=Grid(bits=2, granularity=ColumnGroups(columns=size)))
     tensor = quantizer.quantize(matrix)
-    codes = filled(tensor.codes, size, 1)
+    codes = filled(tensor.pieces["codes"], size, 1)
     shape = {"shape": list(matrix.shape), "padded_cols": codes.shape[1], "n_trits": codes.numel()}
     shape |= {"group_size": size, "orig_shape": list(weight.shape)}
     assert {key: entry[key] for key in entry if key != "type"} == shape
-    same_scales(case, quantizer.replace(rescaled=False).quantize(matrix).scales, f"out.scale.{name}")
+    same_scales(
+        case, quantizer.replace(rescaled=False).quantize(matrix).pieces["scales"], f"out.scale.{name}"
+    )
     expected, packed = case.tensors[f"out.deq.{name}"].float(), case.tensors[f"out.packed.{name}"]
     if same_codes(codes, case.tensors[f"out.q.{name}"]):
         restored = tensor.dequantize().view(expected.shape)

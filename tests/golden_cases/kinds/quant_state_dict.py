@@ -7,10 +7,8 @@ from bitgolf.squeeze.quantize import (
     PUBLIC_CONTROLS,
     PUBLIC_SMALL_ELEMENTS,
     Keep,
-    KeptTensor,
     QuantizePlan,
     QuantRule,
-    QuantTensor,
     quantize_weights,
 )
 from tests.golden_cases.case import Case, NotCoveredError
@@ -68,13 +66,14 @@ def of_record(case: Case, state: dict[str, Tensor], table: dict[str, dict[str, T
         if quantizer is None:
             continue
         packed, dtype = quantizer.quantize(tensor.float()), str(tensor.dtype).removeprefix("torch.")
-        if isinstance(packed, QuantTensor):
-            table["quantized"][name] = packed.codes.reshape(tensor.shape)
-            table["scales"][name] = packed.scales if tensor.ndim == 2 else packed.scales[0]
+        if not packed.is_float:
+            scales = packed.pieces["scales"]
+            table["quantized"][name] = packed.pieces["codes"].reshape(tensor.shape)
+            table["scales"][name] = scales if tensor.ndim == 2 else scales[0]
             continue
         for key in ("quantized", "scales", "dtypes", "qmeta"):
             table.get(key, {}).pop(name, None)
-        table["passthrough"][name] = packed.values
+        table["passthrough"][name] = packed.pieces["values"]
         if dtype != "float16" or not any(record in case.record for record in AS_SMALL):
             table.setdefault("passthrough_orig_dtypes", {})[name] = dtype
 
@@ -139,13 +138,12 @@ def mixed(case: Case, state: dict[str, Tensor]) -> None:
     for name, tensor in packed.items():
         expected = case.tensors[f"out.deq.{name}"]
         restored = tensor.dequantize().to(expected.dtype)
-        if isinstance(tensor, KeptTensor):
-            same_kept(case, f"out.w.{name}", tensor.values)
+        if tensor.is_float:
+            same_kept(case, f"out.w.{name}", tensor.pieces["values"])
             same_kept(case, f"out.deq.{name}", restored)
             continue
-        assert isinstance(tensor, QuantTensor)
-        same_scales(case, tensor.scales, f"out.w.{name}.scale")
-        if same_codes(tensor.codes, case.tensors[f"out.w.{name}.q"]):
+        same_scales(case, tensor.pieces["scales"], f"out.w.{name}.scale")
+        if same_codes(tensor.pieces["codes"], case.tensors[f"out.w.{name}.q"]):
             same_weights(restored, expected)
     if case.record.startswith("2026-03-22") and {*case.arguments["int6_cats"]} == {"mlp", "attn"}:
         written(case, public_int6_table(state), {*packed})

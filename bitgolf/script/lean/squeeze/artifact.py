@@ -8,7 +8,7 @@ sections without gaps: plan · tensors · tokenizer · codes, a stream for each 
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,9 +33,7 @@ from bitgolf.squeeze.artifact import (
     tensor_table,
 )
 from bitgolf.squeeze.codec import CODEC_NAMES, decompress
-from bitgolf.squeeze.form import Form
-from bitgolf.squeeze.grid import Grid
-from bitgolf.squeeze.quantize import KeptTensor, QuantTensor
+from bitgolf.squeeze.form import QuantizedTensor
 
 
 class Artifact(NamedTuple):
@@ -46,11 +44,13 @@ class Artifact(NamedTuple):
     streams: list[list[Piece]]
 
 
-def pack(model: ModelPlan, tensors: Mapping[str, Any], tokenizer: bytes, plan: PackPlan) -> Artifact:
+def pack(
+    model: ModelPlan, tensors: Mapping[str, QuantizedTensor], tokenizer: bytes, plan: PackPlan
+) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     shapes = parameter_shapes(model)
     table = tensor_table(shapes, tensors, plan.layout)
-    forms = {name: form_of(tensors[name]) for name in shapes}
+    forms = {name: tensors[name].form for name in shapes}
     streams = streams_of(forms, dict(zip(shapes, table["stream"])), shapes)
     texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
@@ -67,14 +67,7 @@ def pack(model: ModelPlan, tensors: Mapping[str, Any], tokenizer: bytes, plan: P
     return Artifact(header + b"".join(stored), len(stored[FIRST_STREAM - 1]), streams)
 
 
-def form_of(tensor: Any) -> Grid | Form | str:
-    """The form that a tensor is stored in: a grid, the number type of a kept one, or a form of its own."""
-    if isinstance(tensor, KeptTensor):
-        return str(tensor.values.dtype).removeprefix("torch.")
-    return tensor.grid if isinstance(tensor, QuantTensor) else tensor.form
-
-
-def unpack(artifact: Artifact, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def unpack(artifact: Artifact, tensors: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
     """The float32 weights, from the bytes alone; tensors: their forms and shapes, as packed."""
     data = artifact.data
     start = ARTIFACT_PREFIX.size + ARTIFACT_PREFIX.unpack_from(data)[2] * SECTION_ROW.size
@@ -92,13 +85,8 @@ def unpack(artifact: Artifact, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: assemble(tensor, parts[name]) for name, tensor in tensors.items()}
 
 
-def assemble(like: Any, parts: dict[str, Tensor]) -> Tensor:
+def assemble(like: QuantizedTensor, parts: dict[str, Tensor]) -> Tensor:
     """A tensor of the form and shape of another, from its own parts."""
-    form = form_of(like)
-    for _, kind, dtype, size in pieces_of("", form, like.shape):
+    for _, kind, dtype, size in pieces_of("", like.form, like.shape):
         parts.setdefault(kind, torch.zeros(size, dtype=dtype))  # nothing is stored of no bytes
-    if isinstance(form, str):
-        return KeptTensor(parts["values"]).dequantize()
-    if isinstance(form, Form):
-        return form.tensor(parts, like.shape).dequantize()
-    return QuantTensor(parts["codes"], parts["scales"], form, like.shape).dequantize()
+    return QuantizedTensor(like.form, parts, like.shape).dequantize()
