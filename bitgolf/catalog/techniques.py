@@ -102,7 +102,9 @@ def _collect(
         here = f"{path}.{name}".lstrip(".")
         many = typing.get_origin(hint) is tuple
         kind = typing.get_args(hint)[0] if many else hint
-        if not (isinstance(kind, type) and issubclass(kind, Plan)) or kind in found:
+        if not (isinstance(kind, type) and issubclass(kind, Plan)):
+            continue
+        if any(issubclass(kind, slot) for slot in found):  # known, or a narrower choice of what is known
             continue
         inside = f"{here}.0" if many else here
         if kind.__dict__.get("abstract"):
