@@ -10,6 +10,7 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.kernels import AttentionMask, attend
 from bitgolf.net.layers import TwoLanes
 from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.net.parts import Module
 from bitgolf.net.position import Alibi, NoPosition, RelativeBuckets, Rope, distance_buckets
 from bitgolf.net.route import GatedSkips, USkips
 from bitgolf.recipe import DataPlan, Recipe
@@ -138,7 +139,7 @@ def test_bucket_biases_are_added_and_learned_by_every_kernel(kind):
     draw = torch.Generator().manual_seed(1)
     position, time = RelativeBuckets(buckets=6, longest=10), 17
     heads = torch.randn(4 + 2 + 2, 2, time, 8, generator=draw)
-    root = torch.nn.Module()
+    root = Module()
     root.relative_bias = torch.nn.Parameter(torch.randn(6, 4, generator=draw))
     sight = position.limit(AttentionMask(), 4, root)
     out = attend(heads, 4, kind, sight)

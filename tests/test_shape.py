@@ -33,6 +33,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 CARD = ("What", "Source", "Cost", "Not for", "Neutral")
 
 
+ROWS = re.compile(r"(dict|Mapping)\[str, Any\]")  # of JSON, whose values are looked at before use
+
+
 def core_modules() -> list[object]:
     return [importlib.import_module(f"bitgolf.{name}") for name in READING_ORDER]
 
@@ -96,6 +99,16 @@ def without_docstring(folder: Path) -> Iterator[str]:
                 yield f"{file}:{getattr(node, 'lineno', 1)}: {getattr(node, 'name', 'module')}"
 
 
+def untyped_arguments(folder: Path) -> Iterator[str]:
+    """Arguments of core that may be anything, as 'file:line: name'."""
+    for file, path in files_of(folder).items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.arg) and node.annotation is not None:
+                kind = ROWS.sub("", ast.unparse(node.annotation))
+                if re.search(r"\bAny\b", kind):
+                    yield f"{file}:{node.lineno}: {node.arg}"
+
+
 def card_faults(name: str, docstring: str | None) -> Iterator[str]:
     """What a technique's card lacks: a title, an empty line, then five labels in order, each with text."""
     title, _, rest = inspect.cleandoc(docstring or "").partition("\n\n")
@@ -148,6 +161,11 @@ def test_core_holds_nothing_forbidden():
 
 def test_everything_public_in_core_has_a_docstring():
     assert list(without_docstring(PACKAGE_FOLDER)) == []
+
+
+def test_arguments_of_core_have_types():
+    """Each of the few that may be anything has its reason in a comment."""
+    assert len(list(untyped_arguments(PACKAGE_FOLDER))) < 10
 
 
 def test_every_technique_has_its_card():
@@ -251,6 +269,16 @@ def test_a_planted_break_of_the_order_is_found_with_its_line(copy, module, line,
 def test_a_planted_silent_function_is_found(copy):
     number = plant(copy, "score.windows", "def silent():\n    return 1")
     assert list(without_docstring(copy)) == [f"score/windows.py:{number}: silent"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["Any", "'Any'", "list[Any]", "Callable[[Any], int] | None", "dict[Any, str]"]
+)
+def test_a_planted_argument_without_a_type_is_found(copy, kind):
+    before = list(untyped_arguments(copy))
+    number = plant(copy, "score.windows", f"def f(x: {kind}, row: dict[str, Any]): ...")
+    found = [text for text in untyped_arguments(copy) if text not in before]
+    assert found == [f"score/windows.py:{number}: x"]
 
 
 def test_a_bad_card_is_found():

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
 MOST_SHOWN = 300  # characters of a value in a message
 MOST_PROBLEMS = 20  # of settings in a message
@@ -15,7 +14,7 @@ class BitgolfError(Exception):
     way_out: what the reader can do now.
     """
 
-    def __init__(self, what: str, *, where: str = "", value: Any = None, way_out: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", value: object = None, way_out: str = "") -> None:
         self.what, self.where, self.value, self.way_out = what, where, value, way_out
         text = f"{where}: {what}" if where else what
         if value is not None:
@@ -63,7 +62,7 @@ class BudgetError(BitgolfError):
     """A byte budget cannot be met."""
 
 
-def displayed(value: Any) -> str:
+def displayed(value: object) -> str:
     """A value as a message shows it: what comes from a file may be endless or nested without end."""
     try:
         text = repr(value)

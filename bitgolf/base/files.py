@@ -42,7 +42,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from None
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write JSON for people to read: indented, keys in the order given."""
     write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
         raise BitgolfError(f"not readable as JSON: {error}", where=str(path)) from None
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object of JSON. Raises ValueError where a key stands in it twice: who wrote it meant one of both."""
     found: dict[str, Any] = {}
     for key, value in pairs:

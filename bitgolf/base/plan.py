@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar
 
 from bitgolf.base.errors import PlanError, displayed, nearest
 
@@ -21,13 +21,13 @@ MOST_ITEMS = 10_000  # of a setting that is a list
 
 
 def setting(
-    default: Any,
+    default: object,
     *,
     at_least: float | None = None,
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    one_of: tuple[Any, ...] | None = None,
+    one_of: tuple[object, ...] | None = None,
 ) -> Any:
     """A field of a plan with its default and the limits its value must respect."""
     limits = {"at_least": at_least, "at_most": at_most, "above": above, "below": below, "one_of": one_of}
@@ -50,7 +50,7 @@ class Plan:
         """What is wrong between fields, as 'field: sentence'. Asked only when each field alone is right."""
         return iter(())
 
-    def replace(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+    def replace(self, changes: Mapping[str, object] | None = None, /, **fields: object) -> Self:
         """A copy with changes: `plan.replace(width=3)` or by dotted path `plan.replace({"train.steps": 3})`.
 
         All changes are made together and checked together, so their order does not matter.
@@ -95,10 +95,11 @@ def field_problems(plan: Plan) -> Iterator[str]:
             yield from (f"{field.name}: {text}" for text in _limit_problems(value, field.metadata))
 
 
-def _too_many(items: Sequence[Any]) -> str:
+def _too_many(items: Sequence[object]) -> str:
     return f"at most {MOST_ITEMS:,} items in a list, found {len(items):,}"
 
 
+# Any: a field with limits is compared with them, whatever its type.
 def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
     if "one_of" in limits and value not in limits["one_of"]:
         hint = nearest(value, limits["one_of"]) if isinstance(value, str) else f"one of {limits['one_of']}"
@@ -113,7 +114,7 @@ def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
             yield f"must be {name.replace('_', ' ')} {limits[name]}, found {value!r}"
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: object, kind: object) -> bool:
     origin = typing.get_origin(kind)
     if origin is types.UnionType or origin is typing.Union:
         return any(_fits(value, option) for option in typing.get_args(kind))
@@ -123,10 +124,10 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
-def describe(kind: Any) -> str:
+def describe(kind: object) -> str:
     """An annotation in words: 'int', 'a list of QuantRule', 'one of Ema, NoAverage'."""
     if typing.get_origin(kind) is tuple:
         return f"a list of {describe(typing.get_args(kind)[0])}"
@@ -138,7 +139,7 @@ def describe(kind: Any) -> str:
     return " or ".join(describe(option) for option in typing.get_args(kind))
 
 
-def to_json(value: Any) -> Any:
+def to_json(value: object) -> Any:
     """A plan as JSON data; every plan names its class."""
     if isinstance(value, Plan):
         data = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -148,7 +149,7 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(kind: type[P], data: Any) -> P:
+def from_json(kind: type[P], data: object) -> P:
     """The plan that `to_json` wrote. Raises PlanError with all problems, each with its path."""
     problems: list[str] = []
     try:
@@ -160,7 +161,7 @@ def from_json(kind: type[P], data: Any) -> P:
     return typing.cast(P, plan)
 
 
-def _read(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
+def _read(kind: object, data: object, path: str, problems: list[str]) -> Any:
     options = typing.get_args(kind)
     if typing.get_origin(kind) is tuple and isinstance(data, list):
         if len(data) > MOST_ITEMS:
@@ -185,7 +186,7 @@ def _float(number: int) -> float:
         return math.inf if number > 0 else -math.inf
 
 
-def _is_plan(kind: Any) -> bool:
+def _is_plan(kind: object) -> TypeGuard[type[Plan]]:
     return isinstance(kind, type) and issubclass(kind, Plan)
 
 
@@ -217,7 +218,7 @@ def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list
         return None
 
 
-def diff(left: Any, right: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def diff(left: object, right: object, path: str = "") -> list[tuple[str, Any, Any]]:
     """The paths at which two plans differ, with both values. Another class in a slot is one difference."""
     if isinstance(left, Plan) and type(left) is type(right):
         pairs = [(f.name, getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(left)]
@@ -228,19 +229,19 @@ def diff(left: Any, right: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     return [change for name, a, b in pairs for change in diff(a, b, f"{path}.{name}".lstrip("."))]
 
 
-def _step(plan: Any, key: str, path: str) -> Any:
+def _step(plan: object, key: str, path: str) -> Any:
     if isinstance(plan, tuple) and key.isdigit() and int(key) < len(plan):
         return plan[int(key)]
-    known = (
-        field_types(type(plan)) if isinstance(plan, Plan) else {str(i): None for i in range(len(plan or ()))}
-    )
+    known = field_types(type(plan)) if isinstance(plan, Plan) else {}
+    if isinstance(plan, tuple):
+        known = {str(i): None for i in range(len(plan))}
     if key not in known:
         hint = nearest(key, known) if known else "this value has no settings"
         raise PlanError([f"{path}: unknown setting {key!r}; {hint}"])
     return getattr(plan, key)
 
 
-def _replace(plan: Any, changes: Mapping[tuple[str, ...], Any], path: str = "") -> Any:
+def _replace(plan: object, changes: Mapping[tuple[str, ...], object], path: str = "") -> Any:
     """The plan with values at key paths; a child is replaced before its parts are changed."""
     changed: dict[str, Any] = {}
     for key in dict.fromkeys(keys[0] for keys in changes):
@@ -251,6 +252,7 @@ def _replace(plan: Any, changes: Mapping[tuple[str, ...], Any], path: str = "") 
         changed[key] = _replace(child, deeper, here) if deeper else child
     if isinstance(plan, tuple):
         return tuple(changed.get(str(position), item) for position, item in enumerate(plan))
+    assert isinstance(plan, Plan), "_step has refused anything else"
     return dataclasses.replace(plan, **changed)
 
 
@@ -271,16 +273,16 @@ def parse_changes(plan: P, texts: Iterable[str]) -> P:
     return plan.replace(changes)
 
 
-def _kind_at(plan: Any, path: str) -> Any:
+def _kind_at(plan: object, path: str) -> Any:
     kind: Any = type(plan)
     for key in path.split("."):
         child = _step(plan, key, path)
-        kind = typing.get_args(kind)[0] if isinstance(plan, tuple) else field_types(type(plan))[key]
+        kind = field_types(type(plan))[key] if isinstance(plan, Plan) else typing.get_args(kind)[0]
         plan = child
     return kind
 
 
-def _parse(kind: Any, text: str, path: str) -> Any:
+def _parse(kind: object, text: str, path: str) -> Any:
     if kind is str:
         return text
     if kind is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):

@@ -1,14 +1,14 @@
 """What happens to token embeddings before the first layer: pairs of tokens, and a smear of the one before."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.net.parts import Dimensions, Part, Start, start_constant
+from bitgolf.net.parts import Dimensions, Module, Part, Start, start_constant
 from bitgolf.net.start import start_orthogonal
 
 
@@ -23,7 +23,7 @@ class EmbedPart(Part):
         """Whether it acts after the first norm rather than before."""
         return False
 
-    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
+    def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
         """The changed embeddings (batch, time, width) of `inputs`; root: the model with the tensors."""
         raise NotImplementedError
 
@@ -61,12 +61,12 @@ class BigramHash(EmbedPart):
             buckets = buckets.masked_fill(inputs == bos_id, self.buckets - 1)
         return {"bigram.embed.weight": buckets}
 
-    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
+    def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
         (buckets,) = self.lookups(inputs, bos_id).values()
-        rows = F.embedding(buckets, root.bigram.embed.weight).to(x.dtype)
+        rows = F.embedding(buckets, root.own("bigram.embed.weight")).to(x.dtype)
         if self.dimension != x.shape[-1]:
-            rows = F.linear(rows, root.bigram.proj.weight.to(x.dtype))
-        return x + root.bigram.scale.to(x.dtype) * rows
+            rows = F.linear(rows, root.own("bigram.proj.weight").to(x.dtype))
+        return x + root.own("bigram.scale").to(x.dtype) * rows
 
 
 def bigram_buckets(inputs: Tensor, buckets: int) -> Tensor:
@@ -102,8 +102,8 @@ class SmearVector(EmbedPart):
         width = dimensions.embedding_width if self.before_norm else dimensions.width
         return {"smear.gate": start_constant(self.start, width)}
 
-    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
-        share = root.smear.gate.sigmoid().to(x.dtype)
+    def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
+        share = root.own("smear.gate").sigmoid().to(x.dtype)
         before = F.pad(x[:, :-1], (0, 0, 1, 0))
         if self.boundary:
             before = before.masked_fill((inputs == bos_id)[..., None], 0.0)
@@ -138,9 +138,9 @@ class SmearGate(EmbedPart):
         gate = start_constant(0.0, 1, self.channels)
         return {"smear_gate.weight": gate, "smear_lambda": start_constant(0.0, 1)}
 
-    def embed(self, x: Tensor, inputs: Tensor, root: Any, bos_id: int) -> Tensor:
-        gate = F.linear(x[..., : self.channels], root.smear_gate.weight.to(x.dtype)).sigmoid()
-        gate = root.smear_lambda.to(x.dtype) * gate
+    def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
+        gate = F.linear(x[..., : self.channels], root.own("smear_gate.weight").to(x.dtype)).sigmoid()
+        gate = root.own("smear_lambda").to(x.dtype) * gate
         if self.boundary:
             gate = gate.masked_fill((inputs == bos_id)[..., None], 0.0)
         return x + gate * F.pad(x[:, :-1], (0, 0, 1, 0))

@@ -1,13 +1,13 @@
 """What is done with the outputs of attention heads before they are projected."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.net.parts import Dimensions, Part, Start, start_constant, start_normal
+from bitgolf.net.parts import Dimensions, Module, Part, Start, start_constant, start_normal
 
 SMALLEST_LENGTH = 1e-12
 
@@ -22,7 +22,7 @@ class HeadsPart(Part):
         """Whether it acts in this layer."""
         return True
 
-    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Any) -> Tensor:
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
         """The outputs (batch, time, heads, dimension).
 
         values: (batch, time, key heads, dimension) as attended to. x: (batch, time, width), what attention
@@ -48,7 +48,7 @@ class Xsa(HeadsPart):
     def at(self, layer: int, dimensions: Dimensions) -> bool:
         return layer >= dimensions.layers - self.last
 
-    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Any) -> Tensor:
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
         return without_own_value(y, values)
 
 
@@ -81,9 +81,9 @@ class AttentionOutputGate(HeadsPart):
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
         return {"attn_gate_proj.weight": start_constant(0.0, dimensions.heads, self.channels)}
 
-    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Any) -> Tensor:
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
         seen = (x if self.source == "input" else queries)[..., : self.channels]
-        return y * 2 * F.linear(seen, attention.attn_gate_proj.weight.to(x.dtype)).sigmoid()[..., None]
+        return y * 2 * F.linear(seen, attention.own("attn_gate_proj.weight").to(x.dtype)).sigmoid()[..., None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,8 @@ class GatedAttention(HeadsPart):
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
         return {"attn_gate_w": start_normal(self.std, dimensions.heads, dimensions.width)}
 
-    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Any) -> Tensor:
-        return y * F.linear(x, attention.attn_gate_w.to(x.dtype)).sigmoid()[..., None]
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
+        return y * F.linear(x, attention.own("attn_gate_w").to(x.dtype)).sigmoid()[..., None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +128,6 @@ class SparseGate(HeadsPart):
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
         return {"attn_gate_w": start_normal(self.std, dimensions.heads, self.channels)}
 
-    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Any) -> Tensor:
-        logits = self.scale * F.linear(x[..., : self.channels], attention.attn_gate_w.to(x.dtype))
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
+        logits = self.scale * F.linear(x[..., : self.channels], attention.own("attn_gate_w").to(x.dtype))
         return y * logits.sigmoid()[..., None]

@@ -7,7 +7,7 @@ of the three is then one contiguous block, and rotation tables repeat over conti
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -161,11 +161,23 @@ def channel_products(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).flatten(0, -2).sum(0)
 
 
+class Saved(Protocol):
+    """What a function of this module keeps of its forward pass for the backward pass."""
+
+    saved_tensors: tuple[Tensor, ...]
+    factor: float
+    slope: float
+    half: int
+    queries: int
+    sight: AttentionMask
+    save_for_backward: Callable[..., None]  # a method here would be one that does nothing
+
+
 class FusedNorm(Function):
     """y = f x / rms(x). Backward: (dy - y mean(dy y) / f^2) f / rms(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, factor: float) -> Tensor:
         scale = inverse_rms(x)
         scale = scale if factor == 1.0 else scale.mul_(factor)
         y = scale_rows(x, scale)
@@ -174,7 +186,7 @@ class FusedNorm(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Saved, dy: Tensor) -> tuple[Tensor, None]:
         y, scale = ctx.saved_tensors
         along = row_products(dy, y).mul_(-1 / (y.shape[-1] * ctx.factor**2)).to(y.dtype)
         return scale_rows(torch.addcmul(dy, y, along), scale), None
@@ -184,12 +196,12 @@ class FusedMix(Function):
     """weight[0] * x + weight[1] * y."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, y, weight)
         return torch.addcmul(x * weight[0], y, weight[1])
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Saved, dz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, y, weight = ctx.saved_tensors
         dweight = torch.stack((channel_products(dz, x), channel_products(dz, y)))
         return dz * weight[0], dz * weight[1], dweight
@@ -199,12 +211,12 @@ class FusedAddScaled(Function):
     """x + scale * y."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(y, scale)
         return torch.addcmul(x, y, scale)
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Saved, dz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, scale = ctx.saved_tensors
         return dz, dz * scale, channel_products(dz, y)
 
@@ -213,13 +225,13 @@ class FusedReluSquared(Function):
     """max(x, 0)^2. Backward: 2 max(x, 0) dy."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Saved, x: Tensor) -> Tensor:
         positive = F.relu(x)
         ctx.save_for_backward(positive)
         return positive.square()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
+    def backward(ctx: Saved, dy: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         return torch.addcmul(dy.new_zeros(()), dy, positive, value=2)
 
@@ -228,14 +240,14 @@ class FusedLeakySquared(Function):
     """leaky(x)^2. Backward: 2 leaky(x) dy, times the slope where x is negative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, slope: float) -> Tensor:
         leaky = F.leaky_relu(x, slope)
         ctx.slope = slope
         ctx.save_for_backward(leaky)
         return leaky.square()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Saved, dy: Tensor) -> tuple[Tensor, None]:
         (leaky,) = ctx.saved_tensors
         dx = torch.addcmul(dy.new_zeros(()), dy, leaky, value=2)
         return torch.where(leaky < 0, dx * ctx.slope, dx), None
@@ -249,7 +261,7 @@ class FusedQkNormRope(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
+    def forward(ctx: Saved, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
         heads = qkv.permute(2, 0, 1, 3).contiguous()
         x = heads[: len(gain)]
         inverse = inverse_rms(x)
@@ -260,7 +272,7 @@ class FusedQkNormRope(Function):
         return heads
 
     @staticmethod
-    def backward(ctx: Any, dheads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Saved, dheads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         turned, inverse, gain, cos, sin = ctx.saved_tensors
         dy = dheads[: len(gain)]
         along = row_products(dy, turned).mul_(inverse)  # of dy with the normalised head
@@ -290,7 +302,7 @@ class FusedNats(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, needed: bool
+        ctx: Saved, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, needed: bool
     ) -> Tensor:
         chosen = hidden.new_empty(len(hidden), 1, dtype=wide(hidden))
         dhidden = torch.empty_like(hidden) if needed else hidden
@@ -309,7 +321,7 @@ class FusedNats(Function):
         return -chosen.log().squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, dnats: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Saved, dnats: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, dhidden, slopes = ctx.saved_tensors
         factor = 4 * dnats[:, None]
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
@@ -355,7 +367,7 @@ class ChunkAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    def forward(ctx: Saved, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
         _, batch, time, width = heads.shape
         q, k, v = split_heads(heads, queries)
         out = heads.new_empty(batch, time, queries * width)
@@ -373,7 +385,7 @@ class ChunkAttention(Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Saved, dout: Tensor) -> tuple[Tensor, None, None]:
         heads, *kept = ctx.saved_tensors
         q, k, v = split_heads(heads, ctx.queries)
         dheads = torch.zeros_like(heads)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from bitgolf.net.heads import HeadsPart
 from bitgolf.net.kernels import FusedLeakySquared, PlainKernels, attend
 from bitgolf.net.parts import Context, Dimensions, Linear, Module, Part, Start, start_constant
 from bitgolf.net.values import ValuePart
+
+Stream = Tensor | tuple[Tensor, Tensor]  # (batch, time, width): what layers write to; some members have two
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Activation(Plan):
         """The activations of the hidden units."""
         raise NotImplementedError
 
-    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
+    def mlp(self, x: Tensor, mlp: "Mlp", kernels: PlainKernels) -> Tensor:
         """What an MLP makes of the stream it reads."""
         return mlp.proj(self.apply(mlp.fc(x), kernels))
 
@@ -99,8 +101,8 @@ class GatedMlp(Activation):
     def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
         return self.inner.apply(x, kernels)
 
-    def mlp(self, x: Tensor, mlp: Any, kernels: PlainKernels) -> Tensor:
-        gate = F.linear(x[..., : self.channels], mlp.mlp_gate_proj.weight.to(x.dtype)).sigmoid()
+    def mlp(self, x: Tensor, mlp: "Mlp", kernels: PlainKernels) -> Tensor:
+        gate = F.linear(x[..., : self.channels], mlp.own("mlp_gate_proj.weight").to(x.dtype)).sigmoid()
         return super().mlp(x, mlp, kernels) * 2 * gate
 
 
@@ -225,7 +227,7 @@ class Block(Module):
         super().__init__(scales | {"resid_mix": keep_stream})
         self.attn, self.mlp, self.residual, self.factor = attention, mlp, residual, factor
 
-    def forward(self, x: Any, context: Context) -> Any:
+    def forward(self, x: Stream, context: Context) -> Stream:
         return self.residual.layer(x, self, context)
 
     def mixed_with_start(self, x: Tensor, context: Context) -> Tensor:
@@ -247,19 +249,22 @@ class Residual(Part):
 
     abstract: ClassVar[bool] = True
 
-    def layer(self, x: Any, block: Block, context: Context) -> Any:
+    def layer(self, x: Stream, block: Block, context: Context) -> Stream:
         """The stream (batch, time, width) after a layer."""
+        assert isinstance(x, Tensor), "one stream"
         kernels, dtype = context.kernels, context.start.dtype
         x = block.mixed_with_start(x, context)
         x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
 
-    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
+    def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
         """The stream after a skip has joined it."""
+        assert isinstance(x, Tensor), "one stream"
         return join(x)
 
-    def closed(self, x: Any) -> Tensor:
+    def closed(self, x: Stream) -> Tensor:
         """The stream as it leaves the last layer."""
+        assert isinstance(x, Tensor), "one stream"
         return x
 
 
@@ -288,9 +293,10 @@ class ParallelResidual(Residual):
 
     first: int = setting(7, at_least=0)
 
-    def layer(self, x: Any, block: Block, context: Context) -> Any:
+    def layer(self, x: Stream, block: Block, context: Context) -> Stream:
         if block.attn.layer < self.first:
             return super().layer(x, block, context)
+        assert isinstance(x, Tensor), "one stream"
         kernels, dtype = context.kernels, context.start.dtype
         x = block.mixed_with_start(x, context)
         y = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
@@ -321,7 +327,7 @@ class TwoLanes(Residual):
             "parallel_post_lambdas": start_constant(1.0, dimensions.layers, 2, 2),
         }
 
-    def layer(self, x: Any, block: Block, context: Context) -> Any:
+    def layer(self, x: Stream, block: Block, context: Context) -> Stream:
         index, memory = block.attn.layer, context.memory
         memory["stops"] = memory.get("stops", -1) + 1
         if index < self.first or self.taken_later(context):
@@ -329,28 +335,26 @@ class TwoLanes(Residual):
         read, write = self.lanes(x)
         a = block.attn_scale.to(read.dtype) * block.attended(block.mixed_with_start(read, context), context)
         m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
-        keep = context.root.parallel_resid_lambdas[index].to(read.dtype)
-        post = context.root.parallel_post_lambdas[index].to(read.dtype)
+        keep = context.root.own("parallel_resid_lambdas")[index].to(read.dtype)
+        post = context.root.own("parallel_post_lambdas")[index].to(read.dtype)
         read = keep[0] * read + post[0, 0] * a + post[1, 0] * m
         return read, keep[1] * write + post[0, 1] * a + post[1, 1] * m
 
     def taken_later(self, context: Context) -> bool:
         """Whether a skip takes the output of the stop that is being passed."""
-        root, memory = context.root, context.memory
-        calls = root.training_calls if root.training else root.scoring_calls
-        return any(call.source == memory["stops"] for call in calls)
+        return any(source == context.memory["stops"] for _, source, _ in context.calls)
 
-    def skipped(self, x: Any, join: Callable[[Tensor], Tensor], layer: int) -> Any:
+    def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
         if layer < self.first:
             return x if isinstance(x, tuple) else join(x)
         read, write = self.lanes(x)
         return join(read), write
 
-    def lanes(self, x: Any) -> tuple[Tensor, Tensor]:
+    def lanes(self, x: Stream) -> tuple[Tensor, Tensor]:
         """Both streams; before the first layer that has two they are one."""
         return x if isinstance(x, tuple) else (x, x)
 
-    def closed(self, x: Any) -> Tensor:
+    def closed(self, x: Stream) -> Tensor:
         if not isinstance(x, tuple):
             return x
         return {"mean": 0.5 * (x[0] + x[1]), "attn": x[0], "mlp": x[1]}[self.leaves]

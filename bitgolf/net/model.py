@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,13 @@ from bitgolf.net.layers import (
     ReluSquared,
     Residual,
     Serial,
+    Stream,
     Unscaled,
 )
 from bitgolf.net.objective import NextToken, Objective
 from bitgolf.net.parts import Context, Dimensions, Embedding, Linear, Module, Part
 from bitgolf.net.position import Position, Rope, Scope
-from bitgolf.net.route import LayerCall, Once, Recurrence, Route, USkips
+from bitgolf.net.route import LayerCalls, Once, Recurrence, Route, USkips
 from bitgolf.net.start import Initialisation, UniformStart
 from bitgolf.net.values import ValuePart
 
@@ -108,7 +109,7 @@ class ModelPlan(Plan):
         """Hidden units of each MLP."""
         return self.mlp_hidden or int(self.mlp_multiplier * self.width)
 
-    def layer_calls(self, progress: float = 1.0, training: bool = False) -> tuple[LayerCall, ...]:
+    def layer_calls(self, progress: float = 1.0, training: bool = False) -> LayerCalls:
         """The stops of a token, at this progress of the training or outside it."""
         return self.route.layer_calls(self.recurrence.order(self.layers, progress, training))
 
@@ -129,7 +130,7 @@ class Model(Module):
         self.blocks = nn.ModuleList(
             Block(
                 Attention(sizes, layer, plan.qk_gain, plan.values, plan.heads_out),
-                plan.recurrence.mlp(layer, plan),
+                plan.recurrence.mlp(layer, plan.width, plan.hidden_width(), plan.activation),
                 plan.residual,
                 plan.input_scale.factor(layer),
             )
@@ -150,8 +151,8 @@ class Model(Module):
 
     def at(self, progress: float) -> None:
         """Take the route of this progress of the training."""
-        self.plan.recurrence.enter(self, progress)
-        self.training_calls = self.plan.layer_calls(progress, training=True)
+        before, self.training_calls = self.training_calls, self.plan.layer_calls(progress, training=True)
+        self.plan.recurrence.enter(self, before, self.training_calls)
 
     def use(self, backend: Backend) -> Self:
         """Move to the backend's device and compute as it says from now on."""
@@ -174,19 +175,18 @@ class Model(Module):
     def eager_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """`loss` before compilation."""
         hidden = self.hidden(inputs)
-        return self.plan.objective.loss(self.nats_of(hidden, targets), hidden, targets, self)
+        return self.plan.objective.loss(self.nats_of(hidden, targets), hidden, targets, self, self.nats_of)
 
     def nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each target (batch, time), float32."""
         return self.nats_of(self.hidden(inputs), targets)
 
-    def nats_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target under the state that predicts it; scoring asks for a few only."""
-        return self.nats_under(hidden, targets, self.head())
+    def nats_of(self, hidden: Tensor, targets: Tensor, head: Tensor | None = None) -> Tensor:
+        """Cross-entropy of each target under the state that predicts it; scoring asks for a few only.
 
-    def nats_under(self, hidden: Tensor, targets: Tensor, head: Tensor) -> Tensor:
-        """Cross-entropy of each target under a state and a matrix (vocabulary, width)."""
-        rows, cap = hidden.flatten(0, 1), self.plan.logit_softcap
+        head: another matrix (vocabulary, width) than the model's own.
+        """
+        rows, cap, head = hidden.flatten(0, 1), self.plan.logit_softcap, self.head() if head is None else head
         return self.kernels.nats(rows, head.to(rows.dtype), targets.flatten(), cap).view(targets.shape)
 
     def logits(self, inputs: Tensor) -> Tensor:
@@ -217,17 +217,20 @@ class Model(Module):
         for scope in plan.scope:
             sight = scope.limit(sight, inputs, plan.bos_id, self.training)
         tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)
-        return Context(inputs, start, *tables, self.kernels, self.backend.attention, sight, self, {})
+        calls = self.training_calls if self.training else self.scoring_calls
+        return Context(inputs, start, *tables, self.kernels, self.backend.attention, sight, self, {}, calls)
 
     def hidden(self, inputs: Tensor) -> Tensor:
         """Normalised final states (batch, time, embedding width)."""
         start = self.embedded(inputs)
         context, residual, route = self.context(inputs, start), self.plan.residual, self.plan.route
-        x: Any = start
-        outputs: list[Any] = []
-        for layer, source, row in self.training_calls if self.training else self.scoring_calls:
+        x: Stream = start
+        outputs: list[Stream] = []
+        for layer, source, row in context.calls:
             if source >= 0:
-                join = partial(route.join, skip=outputs[source], row=row, root=self, kernels=context.kernels)
+                skip = outputs[source]
+                assert isinstance(skip, Tensor), "a stop whose output a skip takes has one stream"
+                join = partial(route.join, skip=skip, row=row, root=self, kernels=context.kernels)
                 x = residual.skipped(x, join, layer)
             x = self.blocks[layer](x, context)
             outputs.append(x)

@@ -1,14 +1,17 @@
 """What training makes small besides the loss on the next token."""
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
-from bitgolf.net.parts import Dimensions, Start, start_constant, start_uniform
+from bitgolf.net.parts import Dimensions, Module, Start, start_constant, start_uniform
+
+NatsOf = Callable[..., Tensor]  # see `Model.nats_of`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Objective(Plan):
         """Tensors that only training needs; no artifact holds them."""
         return {}
 
-    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Module, nats_of: NatsOf) -> Tensor:
         """The loss, given nats (batch, time) of the next token and what they were made from."""
         return nats.mean()
 
@@ -57,11 +60,11 @@ class MultiToken(Objective):
         shape = dimensions.vocabulary_size, dimensions.embedding_width
         return {f"mtp_heads.{k}.weight": start_constant(0.0, *shape) for k in range(self.heads)}
 
-    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Module, nats_of: NatsOf) -> Tensor:
         if not root.training or not self.weight or targets.shape[1] < 2:
             return nats.mean()
         far = [
-            root.nats_under(hidden[:, : -k - 1], targets[:, k + 1 :], getattr(root.mtp_heads, str(k)).weight)
+            nats_of(hidden[:, : -k - 1], targets[:, k + 1 :], root.own(f"mtp_heads.{k}.weight"))
             for k in range(min(self.heads, targets.shape[1] - 1))
         ]
         return nats.mean() + self.weight * torch.stack([each.mean() for each in far]).mean()
@@ -85,8 +88,8 @@ class TokenAfterNext(Objective):
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         return {"mtp_head.weight": start_uniform(dimensions.embedding_width, dimensions.embedding_width)}
 
-    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Any) -> Tensor:
+    def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Module, nats_of: NatsOf) -> Tensor:
         if not root.training or not self.weight or targets.shape[1] < 2:
             return nats.mean()
-        ahead = F.linear(hidden[:, :-1], root.mtp_head.weight.to(hidden.dtype))
-        return nats.mean() + self.weight * root.nats_under(ahead, targets[:, 1:], root.head()).mean()
+        ahead = F.linear(hidden[:, :-1], root.own("mtp_head.weight").to(hidden.dtype))
+        return nats.mean() + self.weight * nats_of(ahead, targets[:, 1:]).mean()

@@ -5,7 +5,8 @@ Tensor names are those of the public scripts.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -84,6 +85,10 @@ class Module(nn.Module):
                 self.add_module(first, Module())
             getattr(self, first).adopt({rest: start})
 
+    def own(self, name: str) -> Tensor:
+        """The tensor that a part has here under this name; see `Part.tensors` and `layer_tensors`."""
+        return operator.attrgetter(name)(self)
+
 
 class Linear(Module):
     """A matrix without bias: float32 at rest, cast to the type of its input when used."""
@@ -124,8 +129,9 @@ class Context(NamedTuple):
     kernels: PlainKernels
     attention: str
     sight: AttentionMask
-    root: Any  # the model, which holds the tensors that layers share
+    root: Module  # the model, which holds the tensors that layers share
     memory: dict[str, Any]  # what one layer leaves for later ones
+    calls: Sequence[tuple[int, int, int]] = ()  # the route, see LayerCall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

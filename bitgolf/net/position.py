@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
 from bitgolf.net.kernels import AttentionMask
-from bitgolf.net.parts import Dimensions, Part, Start, start_constant
+from bitgolf.net.parts import Dimensions, Module, Part, Start, start_constant
 
 Tables = tuple[Tensor, Tensor]
 
@@ -32,7 +32,7 @@ class Position(Part):
         """
         return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
 
-    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
+    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
         """The sight as distance changes it, for so many query heads of the model `root`."""
         return sight
 
@@ -107,8 +107,8 @@ class Alibi(Position):
 
     steepness: float = setting(1.0, at_least=0.0)
 
-    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
-        steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.tok_emb.weight.device)
+    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
+        steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.own("tok_emb.weight").device)
         slopes = self.steepness * 2 ** (-8 * steps / heads)
         return sight._replace(changes=(*sight.changes, partial(lose_with_distance, slopes)))
 
@@ -145,8 +145,8 @@ class RelativeBuckets(Position):
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         return {"relative_bias": start_constant(0.0, self.buckets, dimensions.heads)}
 
-    def limit(self, sight: AttentionMask, heads: int, root: Any) -> AttentionMask:
-        change = partial(add_by_distance, root.relative_bias, self.buckets, self.longest)
+    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
+        change = partial(add_by_distance, root.own("relative_bias"), self.buckets, self.longest)
         return sight._replace(changes=(*sight.changes, change), learned=True)
 
 

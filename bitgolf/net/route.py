@@ -1,7 +1,7 @@
 """Which layers a token passes, in which order, and the skips between them."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.kernels import PlainKernels
 from bitgolf.net.layers import Activation, Mlp
-from bitgolf.net.parts import Context, Start, start_constant
+from bitgolf.net.parts import Context, Module, Start, start_constant
 
 MOST_LOOPS = 256  # so that a route is never longer than memory
 
@@ -28,12 +28,12 @@ class Recurrence(Plan):
         """The layers in the order they are passed, at this progress of the training or outside it."""
         return tuple(range(layers))
 
-    def mlp(self, layer: int, plan: Any) -> Mlp:
-        """The MLP of a layer of the model of a plan, with what its further passes have."""
-        return Mlp(plan.width, plan.hidden_width(), plan.activation)
+    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
+        """The MLP of a layer, with what its further passes have."""
+        return Mlp(width, hidden, activation)
 
-    def enter(self, model: Any, progress: float) -> None:
-        """Make ready what the training comes to at this progress."""
+    def enter(self, model: Module, before: "LayerCalls", after: "LayerCalls") -> None:
+        """Make ready what the training comes to where its route changes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,21 +81,17 @@ class Looped(Recurrence):
             loops = min(loops, 1)
         return looped_order(self.first, self.last, layers, 1 + loops)
 
-    def mlp(self, layer: int, plan: Any) -> Mlp:
+    def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
         if self.untied and self.first <= layer <= self.last:
-            return UntiedMlp(layer, self.loops, plan.width, plan.hidden_width(), plan.activation)
-        return super().mlp(layer, plan)
+            return UntiedMlp(layer, self.loops, width, hidden, activation)
+        return super().mlp(layer, width, hidden, activation)
 
     @torch.no_grad()
-    def enter(self, model: Any, progress: float) -> None:
-        layers, looped = model.plan.layers, 1 + self.last - self.first
-        if self.untied:
-            was, now = (
-                (stops - layers) // looped
-                for stops in (len(model.training_calls), len(self.order(layers, progress, True)))
-            )
-            for block in model.blocks[self.first : self.last + 1]:
-                block.mlp.part(was, now)
+    def enter(self, model: Module, before: "LayerCalls", after: "LayerCalls") -> None:
+        was, now = (sum(stop.layer == self.first for stop in calls) - 1 for calls in (before, after))
+        for mlp in model.modules() if self.untied else ():
+            if isinstance(mlp, UntiedMlp):
+                mlp.part(was, now)
 
 
 class UntiedMlp(Mlp):
@@ -164,13 +160,16 @@ class LayerCall(NamedTuple):
     skip: int = -1
 
 
+LayerCalls = tuple[LayerCall, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Route(Plan):
     """Slot: the skips between the stops of a route."""
 
     abstract: ClassVar[bool] = True
 
-    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
         """The stops, for layers in this order."""
         raise NotImplementedError
 
@@ -178,9 +177,9 @@ class Route(Plan):
         """The tensors that so many skips need."""
         return {"skip_weights": start_constant(1.0, skips, width)} if skips else {}
 
-    def join(self, x: Tensor, skip: Tensor, row: int, root: Any, kernels: PlainKernels) -> Tensor:
+    def join(self, x: Tensor, skip: Tensor, row: int, root: Module, kernels: PlainKernels) -> Tensor:
         """The stream after a skip has joined it."""
-        return kernels.add_scaled(x, skip, root.skip_weights[row].to(x.dtype))
+        return kernels.add_scaled(x, skip, root.own("skip_weights")[row].to(x.dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,7 @@ class Plain(Route):
     Neutral: this is the neutral route
     """
 
-    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
         return tuple(LayerCall(layer) for layer in order)
 
 
@@ -214,7 +213,7 @@ class USkips(Route):
 
     paired_stops: int = setting(0, at_least=0)
 
-    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
         paired = self.paired_stops or len(order)
         return (*paired_calls(order[:paired]), *(LayerCall(layer) for layer in order[paired:]))
 
@@ -230,19 +229,19 @@ class GatedSkips(Route):
     Neutral: none in its weights; choose USkips
     """
 
-    def layer_calls(self, order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+    def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
         return paired_calls(order)
 
     def tensors(self, skips: int, width: int) -> dict[str, Start]:
         names = {"skip_weights": 1.0, "skip_gates": 0.0}
         return {name: start_constant(value, skips, width) for name, value in names.items() if skips}
 
-    def join(self, x: Tensor, skip: Tensor, row: int, root: Any, kernels: PlainKernels) -> Tensor:
-        share = root.skip_gates[row].sigmoid().to(x.dtype)
-        return (root.skip_weights[row].to(x.dtype) * skip).lerp(x, share)
+    def join(self, x: Tensor, skip: Tensor, row: int, root: Module, kernels: PlainKernels) -> Tensor:
+        share = root.own("skip_gates")[row].sigmoid().to(x.dtype)
+        return (root.own("skip_weights")[row].to(x.dtype) * skip).lerp(x, share)
 
 
-def paired_calls(order: tuple[int, ...]) -> tuple[LayerCall, ...]:
+def paired_calls(order: tuple[int, ...]) -> LayerCalls:
     """Stops of which the second half take the outputs of the first half, last one first."""
     first = len(order) // 2
     pairs = ((first - 1 - i, i) if i < first else (-1, -1) for i in range(len(order) - first))

@@ -1,7 +1,7 @@
 """What is added to the values before attention gathers them."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from bitgolf.base.plan import setting
 from bitgolf.net.parts import (
     Context,
     Dimensions,
+    Module,
     Part,
     Start,
     start_constant,
@@ -29,7 +30,7 @@ class ValuePart(Part):
         """Whether it acts in this layer."""
         return True
 
-    def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
+    def values(self, v: Tensor, layer: int, attention: Module, context: Context) -> Tensor:
         """The values (batch, time, key heads, dimension) as the layer uses them."""
         raise NotImplementedError
 
@@ -79,19 +80,17 @@ class ValueEmbedding(ValuePart):
     def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
         return {"ve_shared.embed.weight": inputs} if self.layers else {}
 
-    def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
-        shared = context.root.ve_shared
+    def values(self, v: Tensor, layer: int, attention: Module, context: Context) -> Tensor:
+        own = context.root.own
         if "value embedding" not in context.memory:
-            rows = F.embedding(context.inputs, shared.embed.weight).to(v.dtype)
+            rows = F.embedding(context.inputs, own("ve_shared.embed.weight")).to(v.dtype)
             if self.dimension != v.shape[2] * v.shape[3]:
-                rows = F.linear(rows, shared.proj.weight.to(v.dtype))
-            context.memory["value embedding"] = shared.scale.to(v.dtype) * rows if self.shared_scale else rows
-        weight = (
-            getattr(context.root.ve_layer_scales, str(self.layers.index(layer)))
-            if self.shared_scale
-            else getattr(context.root.ve_scales, str(layer))
-        )
-        return v + weight.to(v.dtype) * context.memory["value embedding"].view_as(v)
+                rows = F.linear(rows, own("ve_shared.proj.weight").to(v.dtype))
+            context.memory["value embedding"] = (
+                own("ve_shared.scale").to(v.dtype) * rows if self.shared_scale else rows
+            )
+        name = f"ve_layer_scales.{self.layers.index(layer)}" if self.shared_scale else f"ve_scales.{layer}"
+        return v + own(name).to(v.dtype) * context.memory["value embedding"].view_as(v)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,9 +110,9 @@ class ValueResidual(ValuePart):
         pair = [self.start, 1.0 - self.start]
         return {"vr_lambda": Start((2,), lambda shape, _: torch.tensor(pair))} if layer else {}
 
-    def values(self, v: Tensor, layer: int, attention: Any, context: Context) -> Tensor:
+    def values(self, v: Tensor, layer: int, attention: Module, context: Context) -> Tensor:
         if layer == 0:
             context.memory.setdefault("first values", v)
             return v
-        weight = attention.vr_lambda.to(v.dtype)
+        weight = attention.own("vr_lambda").to(v.dtype)
         return weight[0] * context.memory["first values"] + weight[1] * v

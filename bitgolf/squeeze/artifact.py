@@ -448,7 +448,7 @@ def tensor_table(
     uses, streams = [], []
     for name in shapes:
         tensor, stream = tensors[name], 0
-        if not tensor.is_float:
+        if "codes" in tensor.pieces:
             group = layout.group(name)
             groups += [group] if group not in groups else []
             stream = groups.index(group)
@@ -458,18 +458,14 @@ def tensor_table(
     return {"forms": [form.in_short() or sparse_json(form) for form in forms], "use": uses, "stream": streams}
 
 
-def pieces_of(name: str, form: Form, shape: tuple[int, ...]) -> list[Piece]:
-    """What is stored of a tensor; its form says."""
-    return [Piece(name, kind, *piece) for kind, piece in form.pieces(shape).items()]
-
-
 def streams_of(
     forms: Mapping[str, Form], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[list[Piece]]:
     """The streams in order: codes by group, then all scales, all values. Streams of no bytes are left out."""
     streams: dict[tuple[bool, str, int], list[Piece]] = {}
     for name, form in forms.items():
-        for piece in pieces_of(name, form, shapes[name]):
+        for kind, stored in form.pieces(shapes[name]).items():
+            piece = Piece(name, kind, *stored)
             group = groups[name] if piece.is_codes else 0
             streams.setdefault((not piece.is_codes, piece.kind, group), []).append(piece)
     ordered = [streams[key] for key in sorted(streams)]
@@ -535,7 +531,7 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
 def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> QuantizedTensor:
     """One tensor from its parts, refused when it holds what its form cannot."""
     form, shape, found = contents.forms[name], contents.shapes[name], {}
-    for _, kind, dtype, size in pieces_of(name, form, shape):
+    for kind, (dtype, size) in form.pieces(shape).items():
         found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
     try:
         form.check_pieces(found)
@@ -575,7 +571,7 @@ def sparse_json(plan: Plan) -> dict[str, Any]:
     return data
 
 
-def json_bytes(value: Any) -> bytes:
+def json_bytes(value: object) -> bytes:
     """The shortest JSON, the same in every process."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 

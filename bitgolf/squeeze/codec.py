@@ -372,7 +372,7 @@ def codec_named(name: str) -> type[Codec]:
     return known[name]
 
 
-def _installed(library: Any, codec: str, package: str) -> Any:
+def _installed(library: object, codec: str, package: str) -> Any:
     """The optional package behind a codec. Raises MissingCodecError that says how to install it."""
     if library is None:
         raise MissingCodecError(

@@ -6,7 +6,7 @@ A grid turns the clip value of a row into a step, weights into integer codes, an
 
 import dataclasses
 from collections.abc import Hashable, Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -183,9 +183,8 @@ class Grid(Form):
 
     def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
         matrix = as_matrix(torch.empty(shape, device="meta"))
-        groups = self.granularity.groups(matrix).shape[0]
-        scales = FLOAT_TYPES[self.scale_dtype], (groups,)
-        return {"codes": (torch.int8, tuple(matrix.shape)), "scales": scales}
+        scales = FLOAT_TYPES[self.scale_dtype], self.granularity.groups(matrix).shape[:1]
+        return {"codes": (torch.int8, matrix.shape), "scales": scales}
 
     def weights(self, pieces: Pieces) -> Tensor:
         return self.dequantize(pieces["codes"], pieces["scales"])
@@ -221,11 +220,11 @@ class StraightThrough(torch.autograd.Function):
     """Forward gives the second tensor exactly, backward passes the gradient to the first unchanged."""
 
     @staticmethod
-    def forward(context: Any, matrix: Tensor, replacement: Tensor) -> Tensor:
+    def forward(context: object, matrix: Tensor, replacement: Tensor) -> Tensor:
         return replacement.clone()
 
     @staticmethod
-    def backward(context: Any, *gradients: Any) -> tuple[Any, None]:
+    def backward(context: object, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 

@@ -7,7 +7,7 @@ itself, which makes the moments of gradients those of the Fisher information.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from bitgolf.base.plan import setting
 from bitgolf.net.kernels import capped_logits
 from bitgolf.net.model import Model, ModelPlan, keyed_generator, parameter_shapes
 from bitgolf.squeeze.quantize import Calibration, Curvature, Curvatures
+from bitgolf.text.shards import TokenStream
 
 CALIBRATION_TOKENS = 8192  # of one pass
 HEADS = ("tok_emb.weight", "lm_head.weight")  # have a row for each token: of gradients the diagonal is kept
@@ -49,7 +50,9 @@ class TrainText(Calibration):
     def gives_outputs(self) -> bool:
         return self.outputs
 
-    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+    def gather(
+        self, names: list[str], model: Model, stream: TokenStream, length: int, trial: bool
+    ) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")
         text = drawn_text(stream, 1 if trial else self.sequences, length, draws)
         often = row_frequencies(model.plan, stream, TRIAL_TOKENS if trial else COUNTED_TOKENS)
@@ -76,14 +79,16 @@ class OwnText(Calibration):
     def gives_outputs(self) -> bool:
         return self.outputs
 
-    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+    def gather(
+        self, names: list[str], model: Model, stream: TokenStream, length: int, trial: bool
+    ) -> Curvatures:
         draws = keyed_generator(self.seed, "calibration")
         shape = (1, min(length, 2)) if trial else (self.sequences, length)
         text = written_text(model, *shape, self.temperature, draws)
         return gather_curvatures(model, text, names, self.outputs, draws)
 
 
-def drawn_text(stream: Any, sequences: int, length: int, draws: torch.Generator) -> Tensor:
+def drawn_text(stream: TokenStream, sequences: int, length: int, draws: torch.Generator) -> Tensor:
     """Token ids (sequences, length) from anywhere in a stream, on the CPU."""
     starts = torch.randint(max(1, stream.tokens - length), (sequences,), generator=draws).tolist()
     return torch.stack([torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts])
@@ -108,7 +113,7 @@ def written_text(
     return torch.cat(parts)
 
 
-def row_frequencies(plan: ModelPlan, stream: Any, most: int) -> dict[str, Tensor]:
+def row_frequencies(plan: ModelPlan, stream: TokenStream, most: int) -> dict[str, Tensor]:
     """How often a token of the stream looks up each row of each table, float64, by the table's name.
 
     Half an occurrence is added to each row, so that none is unheard of. Of more than `most` tokens, as many
@@ -185,7 +190,10 @@ class ProductWatch(TorchFunctionMode):
         self.joined.clear()
         return super().__enter__()
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    # Any: a function of torch's, with all that it can be given.
+    def __torch_function__(
+        self, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is torch.cat and all(id(part) in self.matrices for part in args[0]):
             # Several matrices as one, as attention has its queries, keys and values.

@@ -7,7 +7,7 @@ at what a matrix multiplies are in modules of their own.
 import dataclasses
 import fnmatch
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import Plan, setting
+from bitgolf.net.model import Model
 from bitgolf.squeeze.form import FLOAT_TYPES, FloatForm, QuantizedTensor
 from bitgolf.squeeze.grid import (
     Grid,
@@ -24,6 +25,7 @@ from bitgolf.squeeze.grid import (
     as_matrix,
     percentile_clip,
 )
+from bitgolf.text.shards import TokenStream
 
 # Tensors that the public rules never quantize; they match anywhere in a name.
 PUBLIC_CONTROLS = ("*attn_scale*", "*mlp_scale*", "*resid_mix*", "*q_gain*", "*skip_weight*")
@@ -202,7 +204,9 @@ class Calibration(Plan):
         """Whether its curvatures have outputs."""
         return False
 
-    def gather(self, names: list[str], model: Any, stream: Any, length: int, trial: bool) -> Curvatures:
+    def gather(
+        self, names: list[str], model: Model, stream: TokenStream, length: int, trial: bool
+    ) -> Curvatures:
         """The curvature of the tensors of these names in a model.
 
         stream: the training tokens. length: of a sequence. trial: one sequence, to see whether it works.
@@ -282,7 +286,7 @@ class Tuning(Plan):
     abstract: ClassVar[bool] = True
 
     def tune(
-        self, exact: Any, rounded: Any, names: Sequence[str], stream: Any, length: int, trial: bool
+        self, exact: Model, rounded: Model, names: list[str], stream: TokenStream, length: int, trial: bool
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
         """New weights of the tensors of these names, float32 on the CPU; yields (steps done, steps).
 
@@ -350,7 +354,7 @@ class QuantizePlan(Plan):
             name for name, rule in rules.items() if rule is not None and not rule.quantizer.needs_hessian()
         ]
 
-    def curvatures(self, model: Any, stream: Any, length: int, trial: bool = False) -> Curvatures:
+    def curvatures(self, model: Model, stream: TokenStream, length: int, trial: bool = False) -> Curvatures:
         """What the quantizers ask about a model; see Calibration.gather, which is left out if none asks."""
         chosen = self.assign(dict(model.named_parameters()))
         names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.needs_hessian()]

@@ -1,17 +1,17 @@
 """Small tensors trained on after rounding: what the matrices lost, gains and mixes make good in part."""
 
 import dataclasses
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.net.model import keyed_generator
+from bitgolf.net.model import Model, keyed_generator
 from bitgolf.squeeze.hessian import drawn_text
 from bitgolf.squeeze.quantize import Tuning
+from bitgolf.text.shards import TokenStream
 
 MOMENTS = (0.9, 0.95)  # that Adam remembers
 
@@ -36,7 +36,7 @@ class TuneControls(Tuning):
     seed: int = setting(0, at_least=0)
 
     def tune(
-        self, exact: Any, rounded: Any, names: Sequence[str], stream: Any, length: int, trial: bool
+        self, exact: Model, rounded: Model, names: list[str], stream: TokenStream, length: int, trial: bool
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
         draws, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
         parameters = dict(rounded.named_parameters())

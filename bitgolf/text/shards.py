@@ -199,7 +199,7 @@ def read_passport(folder: Path) -> dict[str, Any]:
     return passport
 
 
-def _passport_problems(passport: Any) -> Iterator[tuple[str, Any, str]]:
+def _passport_problems(passport: object) -> Iterator[tuple[str, object, str]]:
     """What in a passport is not what is read of it: its key, its value, and what it must be."""
     if not isinstance(passport, dict):
         yield "", passport, "an object"
@@ -236,7 +236,7 @@ def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStre
     return stream
 
 
-def _expect(found: Any, stated: Any, what: str, where: Path) -> None:
+def _expect(found: object, stated: object, what: str, where: Path) -> None:
     if found != stated:
         raise ShardError(
             f"{what} is not what the passport says ({stated})",

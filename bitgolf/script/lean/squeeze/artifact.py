@@ -26,7 +26,6 @@ from bitgolf.squeeze.artifact import (
     code_shapes,
     encode_stream,
     json_bytes,
-    pieces_of,
     sparse_json,
     split_planes,
     streams_of,
@@ -87,6 +86,6 @@ def unpack(artifact: Artifact, tensors: Mapping[str, QuantizedTensor]) -> dict[s
 
 def assemble(like: QuantizedTensor, parts: dict[str, Tensor]) -> Tensor:
     """A tensor of the form and shape of another, from its own parts."""
-    for _, kind, dtype, size in pieces_of("", like.form, like.shape):
+    for kind, (dtype, size) in like.form.pieces(like.shape).items():
         parts.setdefault(kind, torch.zeros(size, dtype=dtype))  # nothing is stored of no bytes
     return QuantizedTensor(like.form, parts, like.shape).dequantize()
