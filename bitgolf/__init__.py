@@ -15,6 +15,7 @@ READING_ORDER = (
     "base.tensors",
     "text.casing",
     "text.tokenizer",
+    "text.encoder",
     "text.shards",
     "text.batches",
     "net.backend",

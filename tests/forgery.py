@@ -55,14 +55,14 @@ from bitgolf.squeeze.lowrank import LowRank
 from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep
 from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.rotate import TurnedForm, turn
-from bitgolf.squeeze.symbol_model import Shapes, grids_of, take_off_templates
+from bitgolf.squeeze.symbol_model import Shapes, grids_of, subtract_templates
+from bitgolf.text.encoder import train_tokenizer
 from bitgolf.text.tokenizer import (
     BODY_FILTERS,
     MODEL_FILE_KIND,
     TOKENIZER_HEADER,
     TOKENIZER_MAGIC,
     Tokenizer,
-    train_tokenizer,
 )
 
 TEXT = b"It was the best of times, it was the worst of times. " * 30
@@ -87,7 +87,7 @@ class Walking(RowColumn):
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
         below = np.float32(0.5) * grids_of(codes, shapes)
-        return self.name, self.stream(*take_off_templates(codes, shapes), shapes, True, below)
+        return self.name, self.stream(*subtract_templates(codes, shapes), shapes, True, below)
 
 
 def rate_aware(weight: Tensor, trellis: bool) -> QuantizedTensor:

@@ -20,8 +20,9 @@ import torch
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import write_json
 from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import SHARD_HEADER_BYTES, Dataset, read_shard
-from bitgolf.text.tokenizer import FOLDED_KIND, MERGES_KIND, MODEL_FILE_KIND, Tokenizer, train_tokenizer
+from bitgolf.text.tokenizer import FOLDED_KIND, MERGES_KIND, MODEL_FILE_KIND, Tokenizer
 from tests.test_belonging import DOCUMENTS, SPLITS, model, put
 
 CPU_SECONDS, MORE_BYTES = 10, 2**30
@@ -75,8 +76,8 @@ def tokenizer_files(draw: random.Random) -> Iterator[tuple[str, bytes]]:
             case 1:
                 raw = Tokenizer.__new__(Tokenizer)
                 kind = draw.choice((MERGES_KIND, FOLDED_KIND, MODEL_FILE_KIND))
-                body = draw.choice(protos) if kind == MODEL_FILE_KIND else draw.choice(ours)._body
-                raw._kind, raw._body = kind, changed(body, draw)
+                body = draw.choice(protos) if kind == MODEL_FILE_KIND else draw.choice(ours).body
+                raw.kind, raw.body = kind, changed(body, draw)
                 yield "tokenizer.bin", raw.to_bytes()
             case _:
                 proto = draw.choice(protos)
@@ -87,7 +88,7 @@ def tokenizer_files(draw: random.Random) -> Iterator[tuple[str, bytes]]:
 def read_tokenizer(path: Path) -> None:
     """Open it and use it as scoring does."""
     tokenizer = Tokenizer.load(path)
-    for text, tokens in zip(TEXTS, tokenizer.encode_documents(TEXTS)):
+    for text, tokens in zip(TEXTS, Encoder(tokenizer).encode_documents(TEXTS)):
         assert tokens.dtype == np.uint16 and (tokens < tokenizer.vocabulary_size).all()
         back = tokenizer.decode(tokens)
         counted = int(tokenizer.token_bytes(tokens[1:], tokens[:-1]).sum()) if len(tokens) > 1 else 0

@@ -79,7 +79,7 @@ def start(
         average or Ema(decay=0.9),
         batches(folder, order),
         clock=clock or Ticking(),
-        world=world,
+        world=world or World(),
         state=state,
         identity="small",
         **settings,

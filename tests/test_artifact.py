@@ -75,7 +75,7 @@ from bitgolf.squeeze.quantize import (
     public_int8,
     quantize_weights,
 )
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import train_tokenizer
 from tests.forgery import (
     SMALL,
     TEXT,

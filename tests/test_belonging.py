@@ -12,8 +12,9 @@ from bitgolf.base.errors import DataError, ShardError, TokenizerError
 from bitgolf.corpus.belonging import share_returned
 from bitgolf.corpus.corpora import build_dataset, by_number, source_from
 from bitgolf.corpus.passport import differing_bytes
+from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import Dataset, read_shard, write_shard
-from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.text.tokenizer import Tokenizer
 
 WORDS = "the people of this nation and their government shall keep peace with all for many years".split()
 
@@ -52,7 +53,9 @@ def put(folder, proto: bytes, splits: dict[str, list[bytes]]) -> Tokenizer:
     (folder / "tok.model").write_bytes(proto)
     tokenizer = Tokenizer.load(folder / "tok.model")
     for name, documents in splits.items():
-        write_shard(folder / name, np.concatenate([[], *tokenizer.encode_documents(documents)]).astype(int))
+        write_shard(
+            folder / name, np.concatenate([[], *Encoder(tokenizer).encode_documents(documents)]).astype(int)
+        )
     return tokenizer
 
 
@@ -84,7 +87,7 @@ def test_shards_are_taken_by_number_whatever_its_width(tmp_path):
     tokenizer = build(tmp_path / "a").tokenizer
     train = build_again(tmp_path / "a").train
     order = [DOCUMENTS[0], DOCUMENTS[2], DOCUMENTS[1], DOCUMENTS[3]]
-    assert (train.all() == np.concatenate(list(tokenizer.encode_documents(order)))).all()
+    assert (train.all() == np.concatenate(list(Encoder(tokenizer).encode_documents(order)))).all()
     assert sorted(map(type(tmp_path), ["a10", "a9", "a", "b1"]), key=by_number) == [
         type(tmp_path)(name) for name in ("a", "a9", "a10", "b1")
     ]

@@ -11,7 +11,8 @@ from bitgolf.corpus.passport import differing_bytes
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.score.metric import summary
 from bitgolf.score.score import ScorePlan, score
-from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
+from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer
 from tests.test_belonging import DOCUMENTS, model
 
 MODELS = {
@@ -61,7 +62,7 @@ def made(name: str) -> tuple[Tokenizer, object]:
 @given(st.one_of(TEXTS, st.binary(min_size=1, max_size=60)))
 def test_no_figure_counts_more_than_the_file(name, text):
     tokenizer, network = made(name)
-    tokens = next(tokenizer.encode_documents([text]))
+    tokens = next(Encoder(tokenizer).encode_documents([text]))
     counted = tokenizer.token_bytes(tokens[1:], tokens[:-1]).sum() if len(tokens) > 1 else 0
     if counted == 0:
         return  # nothing to score, which is refused

@@ -23,8 +23,9 @@ from bitgolf.public.case import (
     write_sidecar,
 )
 from bitgolf.text.casing import FOLDED_BYTES, fold_case, unfold_case
+from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import read_shard, write_shard
-from bitgolf.text.tokenizer import MERGES_KIND, Tokenizer, train_tokenizer
+from bitgolf.text.tokenizer import MERGES_KIND, Tokenizer
 
 BY_HAND = {
     "The NASA iPhone McDonald A USA x": "Tthe Anasa iCphone TmcCdonald Ta Ausa x",
@@ -150,10 +151,10 @@ def test_an_operator_and_its_word_can_be_one_token(tokenizer):
 @settings(max_examples=200, deadline=None)
 @given(ANY_BYTES)
 def test_ids_give_back_the_bytes_and_count_them(tokenizer, document):
-    ids = tokenizer.encode(document)
+    ids = Encoder(tokenizer).encode(document)
     assert tokenizer.decode(ids) == document
     assert int(tokenizer.token_bytes(ids, ids).sum()) == len(document)
-    assert tokenizer.decode(Tokenizer.from_bytes(tokenizer.to_bytes()).encode(document)) == document
+    assert tokenizer.decode(Encoder(Tokenizer.from_bytes(tokenizer.to_bytes())).encode(document)) == document
 
 
 @settings(max_examples=200, deadline=None)
@@ -171,17 +172,17 @@ def test_any_ids_have_a_text_of_the_counted_length_that_only_grows(tokenizer, id
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ANY_BYTES, max_size=5))
 def test_documents_decode_alone_as_in_the_stream(tokenizer, documents):
-    rows = list(tokenizer.encode_documents(documents))
+    rows = list(Encoder(tokenizer).encode_documents(documents))
     assert [tokenizer.decode(row) for row in rows] == documents
     assert tokenizer.decode(np.concatenate([np.zeros(0, np.uint16), *rows])) == b"".join(documents)
 
 
 PLANTED = {
     "operators counted as bytes": lambda tokenizer: tokenizer.base_bytes.__setitem__(
-        slice(tokenizer.vocabulary_size), [len(piece) for piece in tokenizer._pieces]
+        slice(tokenizer.vocabulary_size), [len(piece) for piece in tokenizer.pieces]
     ),
-    "operators past the end of a document": lambda tokenizer: tokenizer._pieces.__setitem__(1, b""),
-    "text not folded": lambda tokenizer: setattr(tokenizer, "_fold", bytes),
+    "operators past the end of a document": lambda tokenizer: tokenizer.pieces.__setitem__(1, b""),
+    "text not folded": lambda tokenizer: setattr(tokenizer, "case_ops", False),
     "text not unfolded": lambda tokenizer: setattr(tokenizer, "_unfold", bytes),
 }
 
@@ -191,7 +192,7 @@ def test_planted_bugs_are_noticed(tokenizer, bug):
     documents = [b"The NASA", b"xyz iPhone ", b"McDonald"]
 
     def sound(tokenizer: Tokenizer) -> bool:
-        stream = np.concatenate(list(tokenizer.encode_documents(documents)))
+        stream = np.concatenate(list(Encoder(tokenizer).encode_documents(documents)))
         whole = b"".join(documents)
         return tokenizer.decode(stream) == whole and tokenizer.token_bytes(stream, stream).sum() == len(whole)
 
@@ -202,7 +203,7 @@ def test_planted_bugs_are_noticed(tokenizer, bug):
 
 
 def test_a_stored_form_that_claims_the_other_kind_is_another_tokenizer(tokenizer):
-    plain = Tokenizer(MERGES_KIND, tokenizer._body)
+    plain = Tokenizer(MERGES_KIND, tokenizer.body)
     assert plain.identity != tokenizer.identity and not plain.case_ops
 
 

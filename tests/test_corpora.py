@@ -35,8 +35,9 @@ from bitgolf.corpus.corpora import (
 from bitgolf.corpus.passport import scan_overlap, word_grams
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.public.case import CONTROLS, tokenize_public_case, write_sidecar
+from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import Dataset, write_shard
-from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.text.tokenizer import Tokenizer
 
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
 
@@ -200,7 +201,7 @@ def test_case_operators_need_text_and_a_tokenizer_of_ones_own(tmp_path):
 
 def test_operators_counted_as_bytes_stop_the_build(tmp_path, monkeypatch):
     source = source_from(str(capitals_folder(tmp_path / "texts")))
-    monkeypatch.setattr(Tokenizer, "piece", lambda tokenizer, token: tokenizer._pieces[token])
+    monkeypatch.setattr(Tokenizer, "piece", lambda tokenizer, token: tokenizer.pieces[token])
     with pytest.raises(DataError, match="bytes of the tokens are not the"):
         build(source, tmp_path / "data", case_ops=True)
 
@@ -404,7 +405,7 @@ def public_shards(folder: Path, models: Path) -> Tokenizer:
     for place in range(3):
         texts_here = [words(50, 10 * place + i).encode() for i in range(5)]
         name = "fineweb_val_000000.bin" if place == 2 else f"fineweb_train_{place:06}.bin"
-        write_shard(folder / name, np.concatenate(list(tokenizer.encode_documents(texts_here))))
+        write_shard(folder / name, np.concatenate(list(Encoder(tokenizer).encode_documents(texts_here))))
     return tokenizer
 
 

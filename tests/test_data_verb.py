@@ -12,6 +12,7 @@ import pytest
 
 from bitgolf.base.plan import to_json
 from bitgolf.cli import main as cli
+from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import read_shard, write_shard
 from tests.test_belonging import DOCUMENTS, SPLITS, model, put
 
@@ -194,7 +195,7 @@ def test_a_validation_text_of_nothing_but_unknown_tokens_is_refused_before_train
 def test_a_tokenizer_without_document_start_runs_to_its_report(bitgolf, recipe, tmp_path, opening):
     proto = model(1, byte_fallback=False, bos_id=-1, pad_id=-1, eos_id=1, unk_id=0, vocab_size=120)
     tokenizer = put(tmp_path / "shards", proto, SPLITS)
-    space = tokenizer.encode(b"a b")[1:2]
+    space = Encoder(tokenizer).encode(b"a b")[1:2]
     start = {"words": [], "spaces": [*space] * 12, "unknown": [tokenizer.unknown] * 12}[opening]
     place = tmp_path / "shards" / "val_0.bin"
     write_shard(place, [*start, *read_shard(place).tolist()])

@@ -22,6 +22,11 @@ from bitgolf.train.loop import Stage, TrainPlan
 from tests.test_score import Bytes
 
 
+@pytest.fixture(autouse=True)
+def encoded_by_the_tokenizer_itself(monkeypatch):
+    monkeypatch.setattr("bitgolf.report.sample.Encoder", lambda tokenizer: tokenizer)
+
+
 class Prompted(Bytes):
     """Single bytes that a prompt can be made of."""
 

@@ -26,7 +26,7 @@ from bitgolf.public.streams import PublicFileError, byte_shuffle, byte_unshuffle
 from bitgolf.public.tables import public_int8_table
 from bitgolf.squeeze.artifact import pack, unpack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import train_tokenizer
 
 SHAPES = [
     ModelPlan(vocabulary_size=300, layers=2, width=32, heads=4, kv_heads=2),

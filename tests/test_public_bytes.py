@@ -8,7 +8,8 @@ import sentencepiece
 
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.score.score import Scores
-from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer, train_tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
+from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer
 
 TEXT = "the cat  sat   on the mat\n" * 40 + " the dog    ran\n" * 30
 ODD = {
@@ -39,7 +40,7 @@ def odd(**settings):
 
 
 def scored(tokenizer, document):
-    ids = tokenizer.encode(document).astype(np.int64)
+    ids = Encoder(tokenizer).encode(document).astype(np.int64)
     counted = tokenizer.token_bytes(ids, np.concatenate([[tokenizer.bos], ids[:-1]]))
     none = np.zeros(len(ids), np.int64)
     return Scores(

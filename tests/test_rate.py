@@ -19,7 +19,7 @@ from bitgolf.squeeze.rate import (
     power_of_two,
 )
 from bitgolf.squeeze.trellis import rounded_codes
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import train_tokenizer
 
 ROWS, COLUMNS = 24, 40
 

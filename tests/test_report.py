@@ -18,7 +18,7 @@ from bitgolf.report.report import Run, ledger, places, rivals, tokens, training,
 from bitgolf.report.screen import UNSHOWN
 from bitgolf.squeeze.artifact import pack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
 
 HOSTILE = "<script>alert(1)</script>"
 PIECES = [b"", b" the", b"\n", HOSTILE.encode(), b"\xe2", b"\x80", b"\x94", b"\"'&<"]
@@ -218,8 +218,8 @@ def test_the_packed_model_tells_what_tokens_say(tmp_path: Path) -> None:
     packed = pack(plan, quantize_weights(int6_rows(), weights)[0], tokenizer.to_bytes())
     (plant(tmp_path) / "model.bin").write_bytes(packed.data)
     run = Run(tmp_path)
-    assert [run.piece(int(token)) for token in tokenizer.encode(b"the union")] == [
-        tokenizer.piece(int(token)) for token in tokenizer.encode(b"the union")
+    assert [run.piece(int(token)) for token in Encoder(tokenizer).encode(b"the union")] == [
+        tokenizer.piece(int(token)) for token in Encoder(tokenizer).encode(b"the union")
     ]
     assert "token by token" in write_report(tmp_path).read_text()
 

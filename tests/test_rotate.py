@@ -29,7 +29,7 @@ from bitgolf.squeeze.rotate import (
     turned_curvature,
     walsh_hadamard,
 )
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import train_tokenizer
 from tests.conftest import generated_text
 
 INT4 = AbsMax(grid=Grid(bits=4))

@@ -12,6 +12,11 @@ from bitgolf.report.sample import choose, sample
 BOS = 256
 
 
+@pytest.fixture(autouse=True)
+def encoded_by_the_tokenizer_itself(monkeypatch):
+    monkeypatch.setattr("bitgolf.report.sample.Encoder", lambda tokenizer: tokenizer)
+
+
 class Bytes:
     bos = BOS
 

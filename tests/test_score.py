@@ -10,7 +10,7 @@ from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.score.metric import summary
 from bitgolf.score.score import ScorePlan, Scores, score, scoring
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
 
 BOS = 256
 
@@ -132,7 +132,7 @@ def test_bytes_that_are_unaccounted_for_are_refused(model, tokens):
 def test_every_byte_of_a_real_text_is_accounted_for():
     documents = [b"one  two\n\nthree " * 20, "naïve \u2581 €\0".encode() * 9, b"\xff\xfe\x80", b""]
     tokenizer = train_tokenizer(documents, 290)
-    stream = np.concatenate(list(tokenizer.encode_documents(documents)))
+    stream = np.concatenate(list(Encoder(tokenizer).encode_documents(documents)))
     model = build_model(ModelPlan(vocabulary_size=290, layers=2, width=16, heads=2, kv_heads=1))
     size = sum(map(len, documents))
     scores = score(model, stream, tokenizer, plan(SLIDING), file_bytes=size)

@@ -33,6 +33,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 CARD = ("What", "Source", "Cost", "Not for", "Neutral")
 
 
+LONGEST_FUNCTION = 60  # lines, with signature and docstring
 ROWS = re.compile(r"(dict|Mapping)\[str, Any\]")  # of JSON, whose values are looked at before use
 
 
@@ -109,6 +110,14 @@ def untyped_arguments(folder: Path) -> Iterator[str]:
                     yield f"{file}:{node.lineno}: {node.arg}"
 
 
+def long_functions(folder: Path) -> Iterator[str]:
+    """Functions of core that do not fit on a screen, as 'file:line: name'."""
+    for file, path in files_of(folder).items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION:
+                yield f"{file}:{node.lineno}: {node.name}"
+
+
 def card_faults(name: str, docstring: str | None) -> Iterator[str]:
     """What a technique's card lacks: a title, an empty line, then five labels in order, each with text."""
     title, _, rest = inspect.cleandoc(docstring or "").partition("\n\n")
@@ -166,6 +175,10 @@ def test_everything_public_in_core_has_a_docstring():
 def test_arguments_of_core_have_types():
     """Each of the few that may be anything has its reason in a comment."""
     assert len(list(untyped_arguments(PACKAGE_FOLDER))) < 10
+
+
+def test_functions_of_core_fit_on_a_screen():
+    assert list(long_functions(PACKAGE_FOLDER)) == []
 
 
 def test_every_technique_has_its_card():
@@ -279,6 +292,13 @@ def test_a_planted_argument_without_a_type_is_found(copy, kind):
     number = plant(copy, "score.windows", f"def f(x: {kind}, row: dict[str, Any]): ...")
     found = [text for text in untyped_arguments(copy) if text not in before]
     assert found == [f"score/windows.py:{number}: x"]
+
+
+def test_a_planted_long_function_is_found(copy):
+    plant(copy, "score.windows", "def fits():\n    x = 1" + "\n    x += 1" * (LONGEST_FUNCTION - 2))
+    assert list(long_functions(copy)) == []
+    number = plant(copy, "score.windows", "def long():\n    x = 1" + "\n    x += 1" * (LONGEST_FUNCTION - 1))
+    assert list(long_functions(copy)) == [f"score/windows.py:{number}: long"]
 
 
 def test_a_bad_card_is_found():

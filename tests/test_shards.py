@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bitgolf.base.errors import DataError, ShardError
 from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.text.encoder import train_tokenizer
 from bitgolf.text.shards import Dataset, TokenStream, read_shard, write_shard
-from bitgolf.text.tokenizer import train_tokenizer
 
 
 def test_header_is_the_public_one(tmp_path):

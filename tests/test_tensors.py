@@ -46,7 +46,7 @@ from bitgolf.squeeze.quantize import (
 )
 from bitgolf.squeeze.rate import RateAware, expected_damage
 from bitgolf.squeeze.rotate import Rotated, TurnedForm
-from bitgolf.text.tokenizer import train_tokenizer
+from bitgolf.text.encoder import train_tokenizer
 from bitgolf.train.qat import FakeQuantize, NoNoise
 
 INT4, INT6 = AbsMax(grid=Grid(bits=4)), AbsMax()

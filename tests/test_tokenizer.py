@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.base.errors import TokenizerError
-from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
+from bitgolf.text.tokenizer import Tokenizer
 from tests.forgery import model_file
 
 ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
@@ -70,7 +71,7 @@ ODD_PIECES = st.sampled_from(
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.lists(ODD_PIECES).map(b"".join), st.binary(), st.text().map(str.encode)))
 def test_ids_give_back_exactly_the_bytes(tokenizer, document):
-    ids = tokenizer.encode(document)
+    ids = Encoder(tokenizer).encode(document)
     assert ids.dtype == np.uint16
     assert tokenizer.decode(ids) == document
     assert not len(ids) or (ids.max() < tokenizer.vocabulary_size and ids.min() >= 2)
@@ -81,14 +82,14 @@ def test_ids_give_back_exactly_the_bytes(tokenizer, document):
 
 def test_every_byte_has_an_id_and_merges_shorten(tokenizer):
     every = bytes(range(256)) * 2
-    assert tokenizer.decode(tokenizer.encode(every)) == every
-    assert len(tokenizer.encode(text(1000, 9))) < 0.4 * len(text(1000, 9))
+    assert tokenizer.decode(Encoder(tokenizer).encode(every)) == every
+    assert len(Encoder(tokenizer).encode(text(1000, 9))) < 0.4 * len(text(1000, 9))
     assert tokenizer.lossless and tokenizer.bos == 1 and tokenizer.vocabulary_size == 400
 
 
 def test_documents_start_with_bos_which_decodes_to_nothing(tokenizer):
     documents = [b"the CAT", b"of", b"", b" of", b"a", b"BC"]  # no operator reaches into the next document
-    rows = list(tokenizer.encode_documents(documents))
+    rows = list(Encoder(tokenizer).encode_documents(documents))
     assert [row[0] for row in rows] == [tokenizer.bos] * 6
     assert tokenizer.decode(np.concatenate(rows)) == b"".join(documents)
     stream = np.concatenate(rows)
@@ -100,13 +101,13 @@ def test_compact_form_round_trips_and_keeps_the_ids(tokenizer):
     data = tokenizer.to_bytes()
     again = Tokenizer.from_bytes(data)
     assert again.identity == tokenizer.identity and again.to_bytes() == data
-    assert (again.encode(text(500, 3)) == tokenizer.encode(text(500, 3))).all()
+    assert (Encoder(again).encode(text(500, 3)) == Encoder(tokenizer).encode(text(500, 3))).all()
     assert len(data) < 2.5 * tokenizer.vocabulary_size - 500
 
 
 def test_training_is_deterministic_across_processes(tokenizer):
     code = (
-        "from tests.test_tokenizer import text; from bitgolf.text.tokenizer import train_tokenizer\n"
+        "from tests.test_tokenizer import text; from bitgolf.text.encoder import train_tokenizer\n"
         f"documents = [text(2000, seed, {tokenizer.case_ops}) for seed in range(4)]\n"
         f"print(train_tokenizer(documents, 400, case_ops={tokenizer.case_ops}).identity)"
     )
@@ -125,13 +126,13 @@ def test_a_tokenizer_without_case_operators_is_stored_as_it_always_was():
     stored = Tokenizer.from_bytes(STORED)
     assert stored.identity == train_tokenizer(documents, 264, case_ops=False).identity
     assert stored.to_bytes() == STORED and not stored.case_ops
-    assert stored.encode(b"the Cat and").tolist() == [260, 34, 69, 258, 34, 262, 102]
+    assert Encoder(stored).encode(b"the Cat and").tolist() == [260, 34, 69, 258, 34, 262, 102]
 
 
 def test_knobs_bite():
     capitals = [text(2000, seed, capitals=True) for seed in range(4)]
     plain, folded = (train_tokenizer(capitals, 400, case_ops=case_ops) for case_ops in (False, True))
-    assert len(folded.encode(capitals[0])) < 0.95 * len(plain.encode(capitals[0]))
+    assert len(Encoder(folded).encode(capitals[0])) < 0.95 * len(Encoder(plain).encode(capitals[0]))
     documents = [text(2000, seed) for seed in range(4)]
     tokenizer = train_tokenizer(documents, 400)
     words = train_tokenizer(documents, 400, across_words=False)
@@ -151,7 +152,7 @@ def test_a_tiny_text_names_the_largest_vocabulary_which_then_works(documents, ca
     largest = int(error.value.way_out.split()[3])
     small = train_tokenizer(documents, largest, case_ops=case_ops)
     assert small.vocabulary_size == largest
-    assert [small.decode(small.encode(document)) for document in documents] == documents
+    assert [small.decode(Encoder(small).encode(document)) for document in documents] == documents
 
 
 def test_refusals():
@@ -160,7 +161,7 @@ def test_refusals():
     for size in (257, 65537):
         with pytest.raises(TokenizerError, match="vocabulary size out of range"):
             train_tokenizer([b"abc"], size)
-    assert train_tokenizer([b"abc"], 258).encode(b"abc").tolist() == [99, 100, 101]
+    assert Encoder(train_tokenizer([b"abc"], 258)).encode(b"abc").tolist() == [99, 100, 101]
     with pytest.raises(TokenizerError, match=r"choose 235 \(bytes alone\)"):
         train_tokenizer([b"abc"], 234, case_ops=True)
     letters = train_tokenizer([b"abc"], 235, case_ops=True)  # its operators have no letter after them here
@@ -253,7 +254,7 @@ def test_a_model_file_that_changes_nothing_is_lossless(tmp_path):
     model = plain_model(tmp_path)
     assert model.lossless and model.bos == 1
     for document in (text(300, 7), bytes(range(256)), "▁ ▁▁a ▁".encode(), b" a  b ", b"", b"\n\n \n"):
-        ids = model.encode(document)
+        ids = Encoder(model).encode(document)
         assert model.decode(ids) == document
         assert not document or counted(model, ids) == len(document)
     assert Tokenizer.from_bytes(model.to_bytes()).identity == model.identity
@@ -272,6 +273,6 @@ def test_a_model_file_that_changes_text_says_so_and_counts_what_it_decodes_to(tm
     model = plain_model(tmp_path, **settings)
     assert not model.lossless
     for document in (b"the cat  of\n\na house ", "ﬁ ① café".encode(), b" x"):
-        ids = model.encode(document)
+        ids = Encoder(model).encode(document)
         assert counted(model, ids) == len(model.decode(ids))
-    assert model.decode(model.encode(b"the cat of a house")) == b"the cat of a house"
+    assert model.decode(Encoder(model).encode(b"the cat of a house")) == b"the cat of a house"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bitgolf.base.errors import TokenizerError
+from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import TokenStream
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -20,9 +21,9 @@ def share_returned(paths: Sequence[Path], tokenizer: Tokenizer) -> float:
     Sampled is what begins where text begins: at a document start or after another control token. It ends at
     the next token without text, be it unknown, since what stood there cannot be encoded again.
     """
-    returned, looked_at = 0, 0
+    returned, looked_at, encoder = 0, 0, Encoder(tokenizer)
     for ids, whole in _samples(TokenStream(paths), tokenizer):
-        again = tokenizer.encode(tokenizer.decode(ids)).tobytes()
+        again = encoder.encode(tokenizer.decode(ids)).tobytes()
         blocks = [ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK)]
         for block in blocks if whole else blocks[:-1]:  # a cut text may end in other tokens
             returned += len(block) * (block.tobytes() in again)

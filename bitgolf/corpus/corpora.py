@@ -31,6 +31,7 @@ from bitgolf.corpus.textfile import ENDINGS, JSON, kind_of, named, refuse_specia
 from bitgolf.corpus.texts import hub_fetch, hub_files, read_documents
 from bitgolf.public.case import check_original_bytes, is_sidecar
 from bitgolf.report.screen import escaped
+from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import (
     PASSPORT_FILE,
     PASSPORT_FORMAT,
@@ -39,7 +40,7 @@ from bitgolf.text.shards import (
     Dataset,
     write_shard,
 )
-from bitgolf.text.tokenizer import Tokenizer, train_tokenizer
+from bitgolf.text.tokenizer import Tokenizer
 
 ORDER_SALT = b"bitgolf order 1337 "  # training documents are sorted by the hash of this and their text
 TOKENIZER_TEXT_BYTES = 32_000_000  # how much training text the tokenizer learns from
@@ -553,7 +554,7 @@ def _write_split(
             tokens = tokens[shard_tokens:]
         waiting.append(tokens)
 
-    for document, tokens in zip(documents, tokenizer.encode_documents(documents)):
+    for document, tokens in zip(documents, Encoder(tokenizer).encode_documents(documents)):
         waiting.append(tokens)
         done += len(document)
         if done - reported > 1_000_000:

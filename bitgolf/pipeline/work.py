@@ -36,6 +36,7 @@ from bitgolf.run.stages import run
 from bitgolf.score.score import ScorePlan, Scores, scoring
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
+from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.loop import State
@@ -215,7 +216,8 @@ def opening_of(dataset: Dataset) -> bytes:
     tokens = dataset.scored_tokens()
     counts = (OPENING_TOKENS, len(tokens))
     texts = (dataset.tokenizer.decode(tokens[:count]).lstrip()[:OPENING_BYTES] for count in counts)
-    return next((text for text in texts if len(dataset.tokenizer.encode(text))), b"a")
+    encoder = Encoder(dataset.tokenizer)
+    return next((text for text in texts if len(encoder.encode(text))), b"a")
 
 
 def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:
@@ -274,7 +276,7 @@ def score_text(
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
-    tokens = next(tokenizer.encode_documents([content]))
+    tokens = next(Encoder(tokenizer).encode_documents([content]))
     differing = differing_bytes(content, tokenizer.decode(tokens))
     return (
         yield from with_progress(scoring(model, tokens, tokenizer, plan, len(content), differing), "score")

@@ -8,6 +8,7 @@ import torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.net.model import Model
+from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
 
 
@@ -35,7 +36,7 @@ def sample(
             value={"temperature": temperature, "top_p": top_p, "window": window},
             way_out="temperature is at least 0, top_p in (0, 1], window at least 1",
         )
-    ids = [tokenizer.bos] * (tokenizer.bos >= 0) + [int(i) for i in tokenizer.encode(prompt)]
+    ids = [tokenizer.bos] * (tokenizer.bos >= 0) + [int(i) for i in Encoder(tokenizer).encode(prompt)]
     if not ids:
         raise BitgolfError("this tokenizer has no document start", way_out="give a prompt")
     draws = np.random.default_rng(seed)

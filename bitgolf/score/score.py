@@ -155,8 +155,7 @@ def scoring(
             way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
         )
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
-    nats = np.full(len(inputs), np.nan, np.float32)
-    done = 0
+    nats, done = np.full(len(inputs), np.nan, np.float32), 0
     model.window = plan.windows.longest()
     try:
         for place, batch in _score_batches(windows, plan.batch_tokens):
@@ -171,16 +170,7 @@ def scoring(
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
     losses: list[str] = []
     if complete and file_bytes is not None:
-        first = len(tokenizer.decode(tokens[:1]))
-        accounted = int(token_bytes.sum()) + first
-        if tokenizer.lossless:
-            _check_conservation(accounted, file_bytes)
-        elif differing_bytes is None:
-            differing_bytes = abs(file_bytes - accounted)
-        if differing_bytes:
-            losses.append(f"{differing_bytes:,} of {file_bytes:,} bytes differ")
-        if first:
-            losses.append(f"the first token, {first} of {file_bytes:,} bytes, has no score")
+        losses += _lost_bytes(tokenizer, tokens[:1], int(token_bytes.sum()), file_bytes, differing_bytes)
     if not tokenizer.lossless and (unknown := int((tokens[inputs + 1] == tokenizer.unknown).sum())):
         losses.append(f"{unknown:,} of {len(inputs):,} tokens are unknown")
     scored = [window.end - window.first_scored for window in windows]
@@ -203,6 +193,21 @@ def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:
     """Where documents start; what stands before the first BOS is a document too."""
     starts = np.flatnonzero(tokens == bos) if bos >= 0 else np.zeros(0, np.int64)
     return starts if len(starts) and starts[0] == 0 else np.concatenate([[0], starts])
+
+
+def _lost_bytes(
+    tokenizer: Tokenizer, start: np.ndarray, scored_bytes: int, file_bytes: int, differing_bytes: int | None
+) -> Iterator[str]:
+    """Which bytes of the text the scores do not stand for; start: the first token."""
+    first = len(tokenizer.decode(start))
+    if tokenizer.lossless:
+        _check_conservation(scored_bytes + first, file_bytes)
+    elif differing_bytes is None:
+        differing_bytes = abs(file_bytes - scored_bytes - first)
+    if differing_bytes:
+        yield f"{differing_bytes:,} of {file_bytes:,} bytes differ"
+    if first:
+        yield f"the first token, {first} of {file_bytes:,} bytes, has no score"
 
 
 def _check_conservation(accounted: int, file_bytes: int) -> None:

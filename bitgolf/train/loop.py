@@ -269,7 +269,7 @@ def train(
     batches: BatchSource,
     *,
     clock: Callable[[], float] = time.perf_counter,
-    world: World | None = None,
+    world: World = World(),  # noqa: B008
     state: State | None = None,
     identity: str = "",
     noise: Noise = NoNoise(),  # noqa: B008
@@ -281,34 +281,25 @@ def train(
     state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
     Each report carries the whole state: save or copy it before asking for the next report.
     """
-    world = world or World()
-    micro_batches, device = plan.micro_batches(world.size), next(model.parameters()).device
+    device = next(model.parameters()).device
     for start in (0.0, *(stage.until for stage in plan.stages)):
-        tokens, length = plan.staged(start)
-        plan.rows(length or batches.length, world.size, tokens)  # a stage that does not divide fails now
+        _sizes(plan, batches, world, start)  # a stage that does not divide fails now
     state = _begin(model, optimizers, averager, state, identity)
     _prime(model, plan, optimizers, batches, world, state)
     model.train()
-    started = clock()
-    while (before := _progress(plan, state)).fraction < 1.0:
+    diverged, started = False, clock()
+    while not diverged and (before := _progress(plan, state)).fraction < 1.0:
         scale, momentum = optimizers.plan.schedule.scale(before), optimizers.momentum(before)
-        tokens, length = plan.staged(before.fraction)
-        length = length or batches.length
-        rows = plan.rows(length, world.size, tokens)
-        pairs, position = [], state.position
-        for _ in range(micro_batches):
-            inputs, targets, position = batches.next_batch(position, rows, world, length)
-            pairs.append((inputs, targets))
+        tokens, length, rows = _sizes(plan, batches, world, before.fraction)
+        pairs, position = _pairs(plan, batches, world, state.position, rows, length)
         model.at(before.fraction)
-        with swapped_weights(
-            optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
-        ):
+        noisy = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+        with swapped_weights(optimizers, noisy):
             loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
             _update(plan, optimizers, scale, before, norm)
-            state.step, state.position = state.step + 1, position
-            state.tokens += tokens
+            state.step, state.position, state.tokens = state.step + 1, position, state.tokens + tokens
             state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), scale)
             state.optimizer, state.random = optimizers.state(), _random_state()
         _wait(state.weights)
@@ -329,9 +320,25 @@ def train(
             status="diverged" if diverged else "finished" if fraction >= 1.0 else "running",
             state=state,
         )
-        if diverged:
-            return
         started = clock()
+
+
+def _sizes(plan: TrainPlan, batches: BatchSource, world: World, progress: float) -> tuple[int, int, int]:
+    """At this progress the tokens of a step, the length of a sequence, and the rows of a micro-batch."""
+    tokens, length = plan.staged(progress)
+    length = length or batches.length
+    return tokens, length, plan.rows(length, world.size, tokens)
+
+
+def _pairs(
+    plan: TrainPlan, batches: BatchSource, world: World, position: int, rows: int, length: int
+) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    """Inputs and targets of each micro-batch of a step, and the position after them."""
+    pairs = []
+    for _ in range(plan.micro_batches(world.size)):
+        inputs, targets, position = batches.next_batch(position, rows, world, length)
+        pairs.append((inputs, targets))
+    return pairs, position
 
 
 def _begin(

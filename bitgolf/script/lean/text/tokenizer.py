@@ -22,8 +22,8 @@ from bitgolf.text.tokenizer import (
     TOKENIZER_MAGIC,
     _keeps_every_byte,
     _model_pieces,
-    _open_model,
     _read_pieces,
+    open_model,
 )
 
 
@@ -42,7 +42,7 @@ class Tokenizer:
             pieces = [*[b""] * FIRST_BYTE_ID, *_read_pieces(self._body, ALPHABETS[self._kind])]
             self._count(map(unfold_case, pieces) if self._kind == FOLDED_KIND else pieces)
             return
-        model = _open_model(self._body)
+        model = open_model(self._body)
         self.bos, pieces = model.bos_id(), _model_pieces(model)
         if _keeps_every_byte(model, pieces):
             self._count(pieces)
