@@ -18,9 +18,9 @@ from bitgolf.recipes.baseline import baseline
 from bitgolf.script.flatten import flatten
 from bitgolf.squeeze import codec as codec_module
 from bitgolf.squeeze.codec import (
-    ALIKE,
     CODEC_NAMES,
-    WALKED,
+    TEMPLATES,
+    TRELLIS,
     Brotli,
     Codec,
     DamagedStreamError,
@@ -36,12 +36,12 @@ from bitgolf.squeeze.codec import (
     decompress,
 )
 from bitgolf.squeeze.symbol_model import (
-    LARGEST_SIZE,
-    SMALLEST_SIZE,
+    LARGEST_LOG2_STD,
+    SMALLEST_LOG2_STD,
     grids_of,
-    measure_sizes,
+    measure_log2_stds,
     prior_counts,
-    take_off_templates,
+    subtract_templates,
 )
 from bitgolf.squeeze.trellis_states import EIGHT_STATES
 
@@ -209,8 +209,8 @@ def ideal_bytes(codes: np.ndarray, below: np.ndarray | float = 0.0) -> float:
 
     below: how much less than its code each value is.
     """
-    base, [(rows, columns)] = measure_sizes((codes - below).reshape(-1), [codes.shape], True)
-    sizes = (base + rows[:, None] + columns).clip(SMALLEST_SIZE, LARGEST_SIZE)
+    base, [(rows, columns)] = measure_log2_stds((codes - below).reshape(-1), [codes.shape], True)
+    sizes = (base + rows[:, None] + columns).clip(SMALLEST_LOG2_STD, LARGEST_LOG2_STD)
     below = np.broadcast_to(below, codes.shape)
     bits = 0.0
     for size, off in itertools.product(np.unique(sizes), np.unique(below)):
@@ -290,7 +290,7 @@ def test_codes_that_walk_are_known_by_their_grids():
     codes = walks(256, 192)
     below, shapes = grids_of(codes.ravel(), [codes.shape]).reshape(codes.shape) / 2, [codes.shape]
     stream = RowColumn().encode(codes.tobytes(), shapes)[1]
-    assert flags_of(stream) == WALKED
+    assert flags_of(stream) == TRELLIS
     assert len(stream) <= 1.002 * ideal_bytes(codes, below)
     unaware = RowColumn().stream(codes.ravel(), [()], shapes, by_column=False)
     assert flags_of(unaware) == 0 and len(stream) < 0.99 * len(unaware)
@@ -306,10 +306,10 @@ def test_walks_are_given_back_with_templates_and_without(shapes, deviation):
     below = np.float32(0.5) * grids_of(codes, shapes)
     same = np.concatenate([np.tile(np.arange(shape[1]) % 5 - 2, (shape[0], 1)).ravel() for shape in shapes])
     for whole in (codes, (codes + same).astype(np.int8)):
-        for taken in ((whole, [() for _ in shapes]), take_off_templates(whole, shapes)):
+        for taken in ((whole, [() for _ in shapes]), subtract_templates(whole, shapes)):
             for by_column in (False, True):
                 stream = RowColumn().stream(*taken, shapes, by_column, below)
-                assert flags_of(stream) & WALKED
+                assert flags_of(stream) & TRELLIS
                 assert decompress("row_column", stream, codes.size, shapes) == whole.tobytes()
 
 
@@ -317,7 +317,7 @@ def test_walks_whose_rows_resemble_one_another():
     draw, codes = np.random.default_rng(0), walks(300, 64, 0.8)
     codes[draw.random(300) < 0.6] += np.round(6 * np.sin(np.arange(64))).astype(np.int8)
     stream = RowColumn().encode(codes.tobytes(), [codes.shape])[1]
-    assert flags_of(stream) & ALIKE
+    assert flags_of(stream) & TEMPLATES
     assert decompress("row_column", stream, codes.size, [codes.shape]) == codes.tobytes()
 
 

@@ -72,9 +72,9 @@ def test_only_what_the_patterns_name_is_replaced():
     assert set(matrices) == {name for name in parameters if name.startswith("blocks") and "weight" in name}
     everything = FakeQuantize(patterns=("*",)).fake_quantized(parameters, RULES, HALFWAY, 1.0)
     assert set(everything) == set(parameters)
-    problems = FakeQuantize(patterns=("block.*",)).misfits(parameters)
+    problems = FakeQuantize(patterns=("block.*",)).problems_in(parameters)
     assert len(problems) == 1 and "block.*" in problems[0]
-    assert FakeQuantize().misfits(parameters) == []
+    assert FakeQuantize().problems_in(parameters) == []
 
 
 @pytest.mark.parametrize(

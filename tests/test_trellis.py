@@ -87,7 +87,7 @@ def test_machine_code_does_what_the_text_says():
 
 def test_without_numba_the_error_names_it(monkeypatch):
     monkeypatch.setattr(module, "numba", None)
-    module.compiled_walks.cache_clear()
+    module.compiled_viterbi.cache_clear()
     with pytest.raises(BitgolfError, match="pip install numba"):
         rounded_codes(*problem(2, 3), None, True)
 

@@ -130,7 +130,7 @@ class SmearGate(EmbedPart):
     def after(self) -> bool:
         return self.after_norm
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width if self.after_norm else dimensions.embedding_width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 

@@ -24,7 +24,7 @@ class Activation(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def misfits(self, width: int) -> list[str]:
+    def problems_in(self, width: int) -> list[str]:
         """What keeps it from a model of this width, as sentences."""
         return []
 
@@ -92,7 +92,7 @@ class GatedMlp(Activation):
         if isinstance(self.inner, GatedMlp):
             yield "inner: one gate is enough, choose another activation"
 
-    def misfits(self, width: int) -> list[str]:
+    def problems_in(self, width: int) -> list[str]:
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 
     def tensors(self, width: int) -> dict[str, Start]:

@@ -83,9 +83,9 @@ class ModelPlan(Plan):
         if self.heads % self.kv_heads or self.width % self.heads:
             return
         for seam, part in self.parts():
-            yield from (f"{seam}: {type(part).__name__}.{text}" for text in part.misfits(self.dimensions))
-        yield from (f"activation: {text}" for text in self.activation.misfits(self.width))
-        yield from (f"recurrence: {text}" for text in self.recurrence.misfits(self.layers))
+            yield from (f"{seam}: {type(part).__name__}.{text}" for text in part.problems_in(self.dimensions))
+        yield from (f"activation: {text}" for text in self.activation.problems_in(self.width))
+        yield from (f"recurrence: {text}" for text in self.recurrence.problems_in(self.layers))
         names = Counter(name for _, part in self.parts() for name in self.part_tensors(part))
         yield from (f"{n}: two parts have a tensor of this name; keep one" for n in names if names[n] > 1)
 

@@ -140,7 +140,7 @@ class Part(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         """What keeps this part from a model of these sizes, as sentences."""
         return []
 

@@ -59,7 +59,7 @@ class Rope(Position):
     # Public checkpoints were trained with frequencies that a cast of the model had rounded to bfloat16.
     frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         if self.dims % 2:
             return [f"dims: dimensions turn in pairs, found {self.dims}"]
         if self.dims > dimensions.head_width:
@@ -138,7 +138,7 @@ class RelativeBuckets(Position):
     buckets: int = setting(32, at_least=2)
     longest: int = setting(128, at_least=2)
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         exact = self.buckets // 2
         return [f"longest: must be above {exact}, found {self.longest}"] * (self.longest <= exact)
 
@@ -215,7 +215,7 @@ class DocumentAttention(Scope):
 
     longest: int = setting(0, at_least=0)
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         return ["bos_id: -1 says that no token opens a document"] if dimensions.bos_id < 0 else []
 
     def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:

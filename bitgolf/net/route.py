@@ -20,7 +20,7 @@ class Recurrence(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def misfits(self, layers: int) -> list[str]:
+    def problems_in(self, layers: int) -> list[str]:
         """What keeps it from a model of so many layers, as sentences."""
         return []
 
@@ -70,8 +70,8 @@ class Looped(Recurrence):
     more_at: float = setting(0.0, at_least=0.0, at_most=1.0)
     untied: bool = False
 
-    def misfits(self, layers: int) -> list[str]:
-        return loop_misfits(self.first, self.last, layers)
+    def problems_in(self, layers: int) -> list[str]:
+        return loop_problems(self.first, self.last, layers)
 
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
         loops = self.loops
@@ -132,15 +132,15 @@ class Huginn(Recurrence):
     loops: int = setting(3, at_least=1, at_most=MOST_LOOPS)
     evaluation_loops: int = setting(6, at_least=1, at_most=MOST_LOOPS)
 
-    def misfits(self, layers: int) -> list[str]:
-        return loop_misfits(self.first, self.last, layers)
+    def problems_in(self, layers: int) -> list[str]:
+        return loop_problems(self.first, self.last, layers)
 
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
         loops = self.loops if training else self.evaluation_loops
         return looped_order(self.first, self.last, layers, loops)
 
 
-def loop_misfits(first: int, last: int, layers: int) -> list[str]:
+def loop_problems(first: int, last: int, layers: int) -> list[str]:
     """Why layers first to last cannot be passed again."""
     if first > last:
         return [f"last: {last} comes before the first, {first}"]

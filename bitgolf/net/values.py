@@ -56,7 +56,7 @@ class ValueEmbedding(ValuePart):
     shared_scale: bool = True
     zero_projection: bool = True
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         wrong = [layer for layer in self.layers if not 0 <= layer < dimensions.layers]
         return [f"layers: {layer} is none of layers 0 to {dimensions.layers - 1}" for layer in wrong]
 

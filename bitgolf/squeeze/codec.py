@@ -18,17 +18,17 @@ import numpy as np
 from bitgolf.base.errors import CodecError, nearest
 from bitgolf.base.plan import Plan, members, setting
 from bitgolf.squeeze.symbol_model import (
-    LARGEST_SIZE,
-    SIZES_OF_SIDES,
-    SMALLEST_SIZE,
+    LARGEST_LOG2_STD,
+    LOG2_STDS_OF_SIDE,
+    SMALLEST_LOG2_STD,
     Shapes,
     SideInformation,
+    add_templates,
     grids_of,
-    measure_sizes,
+    measure_log2_stds,
     prior_counts,
-    put_on_templates,
-    sides_in,
-    take_off_templates,
+    side_information_in,
+    subtract_templates,
 )
 
 try:
@@ -255,14 +255,14 @@ class Histogram(Codec):
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         codes = np.frombuffer(data, np.int8)
         header, coder = _alphabet(codes), _RangeCoder()
-        coder.code(codes.view(np.uint8) - header[0], np.zeros(len(codes), np.int8), _no_knowledge(header))
+        coder.code(codes.view(np.uint8) - header[0], np.zeros(len(codes), np.int8), _flat_prior(header))
         return self.name, header.tobytes() + coder.written()
 
     @staticmethod
     def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
         header, coder = np.frombuffer(data[:2], np.uint8), _RangeCoder(data[2:])
         values = np.zeros(size, np.uint8)
-        coder.code(values, np.zeros(size, np.int8), _no_knowledge(header))
+        coder.code(values, np.zeros(size, np.int8), _flat_prior(header))
         return (values + header[0]).tobytes(), coder.written() == data[2:]
 
 
@@ -272,11 +272,11 @@ class RowColumn(Codec):
 
     What: a code's deviation is that of its row times that of its column, each stored to a quarter octave;
         codes of one deviation share a table, which starts as a bell (3% of it four times as wide) and counts;
-        a template is taken off the rows that resemble it, as those of rare tokens do; of codes that walk on
-        a trellis it is coded first which are odd, then the rest by the grid that they are on
+        a template is taken off the rows that resemble it, as those of rare tokens do; of codes on a
+        trellis it is coded first which are odd, then the rest by the grid that they are on
     Source: row by column Gaussians in reference measurements; counting tables and the template measured here
     Cost: 2 to 4% under zstd-22 and 1 to 2% under brotli on trained weights, side information of some 2 bits a
-        row and column included; 16 M symbols/s in, 30 M/s out, walks half as fast
+        row and column included; 16 M symbols/s in, 30 M/s out, trellises half as fast
     Not for: bytes that are not matrices of codes
     Neutral: rows and columns of equal size: use Histogram
     """
@@ -287,15 +287,15 @@ class RowColumn(Codec):
         codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
         below = np.float32(0.5) * grids_of(codes, shapes)
         bare: tuple[np.ndarray, SideInformation] = codes, [() for _ in shapes]
-        taken = take_off_templates(codes, shapes)
+        taken = subtract_templates(codes, shapes)
         streams = {
             (alike, by_column): self.stream(*(taken if alike else bare), shapes, by_column)
             for alike in (False, True)
             for by_column in (False, True)
         }
         alike, by_column = best = min(streams, key=lambda way: len(streams[way]))
-        walked = self.stream(*(taken if alike else bare), shapes, by_column, below)
-        return self.name, min(streams[best], walked, key=len)
+        on_trellis = self.stream(*(taken if alike else bare), shapes, by_column, below)
+        return self.name, min(streams[best], on_trellis, key=len)
 
     def stream(
         self,
@@ -306,8 +306,8 @@ class RowColumn(Codec):
         below: np.ndarray | None = None,
     ) -> bytes:
         """The codes without their templates as one stream; `below` is what codes on two grids stand under."""
-        base, sizes = measure_sizes(codes if below is None else codes - below, shapes, by_column)
-        flags = ALIKE * bool(templates[0]) + WALKED * (below is not None)
+        base, sizes = measure_log2_stds(codes if below is None else codes - below, shapes, by_column)
+        flags = TEMPLATES * bool(templates[0]) + TRELLIS * (below is not None)
         header = np.append(_alphabet(codes), np.array([base, flags], np.int8).view(np.uint8))
         parts = [part for pair in zip(sizes, templates) for each in pair for part in each]
         side = (np.concatenate(parts).clip(-128, 127) + 128).astype(np.uint8)
@@ -319,15 +319,15 @@ class RowColumn(Codec):
     def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
         shapes = shapes or ((1, size),)
         header, coder = np.frombuffer(data[:4], np.uint8), _RangeCoder(data[4:])
-        if len(header) < 4 or header[3] > ALIKE + WALKED or sum(map(math.prod, shapes)) != size:
+        if len(header) < 4 or header[3] > TEMPLATES + TRELLIS or sum(map(math.prod, shapes)) != size:
             raise DamagedStreamError("not the stream of these matrices", value=header.tolist())
-        alike = bool(header[3] & ALIKE)
+        alike = bool(header[3] & TEMPLATES)
         side = np.zeros((1 + alike) * sum(map(sum, shapes)), np.uint8)
         values = np.zeros(size, np.uint8)
         _code_matrices(coder, header, shapes, side, values)
         values += header[0]
         if alike:
-            put_on_templates(values, shapes, side)
+            add_templates(values, shapes, side)
         return values.tobytes(), coder.written() == data[4:]
 
 
@@ -387,7 +387,7 @@ def _lzma_filter(size: int) -> dict[str, int]:
 
 
 # Range coding.
-ALIKE, WALKED = 1, 2  # flags of a RowColumn stream
+TEMPLATES, TRELLIS = 1, 2  # flags of a RowColumn stream
 COUNT = 2**11  # what a code that was seen adds to its place in a table
 SORTED_CODES = 2**20  # as many are sorted by their tables at a time, which bounds memory
 
@@ -455,7 +455,7 @@ def _within(header: np.ndarray) -> slice:
     return slice(int(first) + 128, int(last) + 129)
 
 
-def _no_knowledge(header: np.ndarray) -> Callable[[int], np.ndarray]:
+def _flat_prior(header: np.ndarray) -> Callable[[int], np.ndarray]:
     """Tables in which nothing is known: half a code each."""
     within = _within(header)
     return lambda _: np.full(within.stop - within.start, COUNT // 2)
@@ -466,28 +466,28 @@ def _code_matrices(
 ) -> None:
     """Write or read what stands beside the values (uint8, 128 for none), then the values it describes."""
     within, base = _within(header), int(header[2:].view(np.int8)[0])
-    parts = 4 if header[3] & ALIKE else 2
+    parts = 4 if header[3] & TEMPLATES else 2
     kinds = [
         np.full(len(part), i, np.int8)
-        for each in sides_in(side, shapes, parts)
+        for each in side_information_in(side, shapes, parts)
         for i, part in enumerate(each)
     ]
-    coder.code(side, np.concatenate(kinds), lambda kind: prior_counts(SIZES_OF_SIDES[kind]) // 64 + 1)
-    known = list(sides_in(side.astype(np.int16) - 128, shapes, parts))
+    coder.code(side, np.concatenate(kinds), lambda kind: prior_counts(LOG2_STDS_OF_SIDE[kind]) // 64 + 1)
+    known = list(side_information_in(side.astype(np.int16) - 128, shapes, parts))
     sizes = np.concatenate(
         [
-            (base + row[:, None] + column).clip(SMALLEST_SIZE, LARGEST_SIZE).astype(np.int8).ravel()
+            (base + row[:, None] + column).clip(SMALLEST_LOG2_STD, LARGEST_LOG2_STD).astype(np.int8).ravel()
             for row, column, *_ in known
         ]
     )
-    if header[3] & WALKED:
+    if header[3] & TRELLIS:
         taken = [np.outer(marks == 1, template).ravel() for *_, marks, template in known if parts == 4]
-        _code_walks(coder, shapes, within, sizes, np.concatenate(taken) if taken else 0, values)
+        _code_trellis(coder, shapes, within, sizes, np.concatenate(taken) if taken else 0, values)
     else:
         coder.code(values, sizes, lambda size: prior_counts(size)[within])
 
 
-def _code_walks(
+def _code_trellis(
     coder: _RangeCoder,
     shapes: Shapes,
     within: slice,
@@ -495,7 +495,7 @@ def _code_walks(
     taken: np.ndarray | int,
     values: np.ndarray,
 ) -> None:
-    """Write or read values of codes that walk on a trellis: which are odd, which tells their grids; the rest.
+    """Write or read values of codes on a trellis: which are odd, which tells their grids; the rest.
 
     taken: what was taken off the codes.
     """

@@ -14,7 +14,7 @@ from bitgolf.squeeze.quantize import QuantizePlan, Rate
 
 LEAST_SHARE = 0.999  # of the budget
 TRIES = 30
-PLACES = 1 / 4096  # of an octave, to which a factor is rounded
+LOG2_RESOLUTION = 1 / 4096  # of an octave, to which a factor is rounded
 COARSEST, FINEST = 24.0, -12.0  # octaves from the steps as set; every code is zero, or nothing is left to win
 LONGEST_MOVE = 4.0  # octaves at a time
 
@@ -33,7 +33,7 @@ class FillBudget(Rate):
 
     least_share: float = setting(LEAST_SHARE, above=0, at_most=1)
 
-    def misfits(self, plan: QuantizePlan) -> Iterator[str]:
+    def problems_in(self, plan: QuantizePlan) -> Iterator[str]:
         if all(rule.quantizer.coarser(2.0) == rule.quantizer for rule in plan.rules):
             yield "rate: FillBudget needs a rule with a rate to set, such as RateAware or SdClip"
 
@@ -41,21 +41,21 @@ class FillBudget(Rate):
         self, plan: QuantizePlan, budget_bytes: int, total_bytes: Callable[[QuantizePlan], int]
     ) -> Generator[dict[str, Any], None, QuantizePlan]:
         tried: dict[float, int] = {}
-        place = 0.0
-        while len(tried) < TRIES and place not in tried:
-            tried[place] = size = total_bytes(coarser(plan, 2.0**place))
-            yield {"rate_factor": 2.0**place, "total_bytes": size}
-            if self.least_share * budget_bytes <= size <= budget_bytes or place == FINEST:
+        log2_factor = 0.0
+        while len(tried) < TRIES and log2_factor not in tried:
+            tried[log2_factor] = size = total_bytes(coarser(plan, 2.0**log2_factor))
+            yield {"rate_factor": 2.0**log2_factor, "total_bytes": size}
+            if self.least_share * budget_bytes <= size <= budget_bytes or log2_factor == FINEST:
                 break
-            if size > budget_bytes and place == COARSEST:
+            if size > budget_bytes and log2_factor == COARSEST:
                 raise BudgetError(
                     "no rate makes this model fit",
                     where="budget.budget_bytes",
                     value=budget_bytes,
                     way_out=f"the smallest feasible budget is {size:,} bytes",
                 )
-            place = next_place(tried, budget_bytes, (1 + self.least_share) / 2 * budget_bytes)
-        fitting = [place for place, size in tried.items() if size <= budget_bytes]
+            log2_factor = next_log2_factor(tried, budget_bytes, (1 + self.least_share) / 2 * budget_bytes)
+        fitting = [log2_factor for log2_factor, size in tried.items() if size <= budget_bytes]
         return coarser(plan, 2.0 ** min(fitting))
 
 
@@ -65,26 +65,26 @@ def coarser(plan: QuantizePlan, factor: float) -> QuantizePlan:
     return plan.replace(rules=rules)
 
 
-def next_place(tried: dict[float, int], budget_bytes: int, aim: float) -> float:
+def next_log2_factor(tried: dict[float, int], budget_bytes: int, aim: float) -> float:
     """Octaves to try next: by the line through the two nearest tries, halfway where that has not got far.
 
-    Sizes fall as the place rises.
+    Sizes fall as the factor rises.
     """
-    fitting = [place for place, size in tried.items() if size <= budget_bytes]
-    failing = [place for place, size in tried.items() if size > budget_bytes]
+    fitting = [log2_factor for log2_factor, size in tried.items() if size <= budget_bytes]
+    failing = [log2_factor for log2_factor, size in tried.items() if size > budget_bytes]
     if fitting and failing:
         low, high = max(failing), min(fitting)
         share = (tried[low] - aim) / (tried[low] - tried[high])
         share = share if len(tried) % 3 else 0.5  # a curve that bends keeps a line on one side of it
-        return round((low + min(0.95, max(0.05, share)) * (high - low)) / PLACES) * PLACES
+        return round((low + min(0.95, max(0.05, share)) * (high - low)) / LOG2_RESOLUTION) * LOG2_RESOLUTION
     # Bytes go down by a near constant for each octave, then ever slower.
-    place = min(fitting) if fitting else max(failing)
-    others = [other for other in tried if other != place]
+    log2_factor = min(fitting) if fitting else max(failing)
+    others = [other for other in tried if other != log2_factor]
     if others:
-        other = min(others, key=lambda each: abs(each - place))
-        slope = (tried[other] - tried[place]) / (place - other)
+        other = min(others, key=lambda each: abs(each - log2_factor))
+        slope = (tried[other] - tried[log2_factor]) / (log2_factor - other)
     else:
-        slope = tried[place] / 4
-    move = (tried[place] - aim) / max(slope, 1.0)
+        slope = tried[log2_factor] / 4
+    move = (tried[log2_factor] - aim) / max(slope, 1.0)
     move = min(LONGEST_MOVE, max(0.25, move)) if failing else max(-LONGEST_MOVE, min(-0.25, move))
-    return round(min(COARSEST, max(FINEST, place + move)) / PLACES) * PLACES
+    return round(min(COARSEST, max(FINEST, log2_factor + move)) / LOG2_RESOLUTION) * LOG2_RESOLUTION

@@ -252,7 +252,7 @@ class Rate(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def misfits(self, plan: "QuantizePlan") -> Iterator[str]:
+    def problems_in(self, plan: "QuantizePlan") -> Iterator[str]:
         """What is wrong with it for a table."""
         yield from ()
 
@@ -323,7 +323,7 @@ class QuantizePlan(Plan):
             rule.quantizer.needs_output_grads() for rule in self.rules
         ):
             yield "calibration: RateAware needs TrainText(outputs=True) or OwnText(outputs=True)"
-        yield from self.rate.misfits(self)
+        yield from self.rate.problems_in(self)
 
     def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
         """The rule that decides a tensor; None where the table says nothing about it."""

@@ -40,7 +40,7 @@ class Stepped(Form):
     """Codes with a step for each row and column: `base` times powers of two of both, in parts of an octave.
 
     carries: what codes have beyond int8, in multiples of 256.
-    trellis: codes are on the grids that their rows walk through.
+    trellis: codes are on the grids of their rows' paths.
     """
 
     octave_parts: int = setting(8, one_of=(1, 2, 4, 8))  # to which steps are rounded
@@ -105,8 +105,8 @@ class RateAware(Quantizer):
 
     What: the step of a weight is `step` over the root of its row's output-gradient moment times its
         column's conditional input variance, to a part of an octave; no clipping; errors are made good by
-        later columns and, with `across_rows`, by later rows; `trellis` rounds on the grids that a row walks
-        through. One `step` for all tensors is the allocation between them.
+        later columns and, with `across_rows`, by later rows; `trellis` rounds a row along the path of
+        least error. One `step` for all tensors is the allocation between them.
     Source: reverse water-filling on the K-FAC curvature; measured here: 15 to 26% fewer bytes than SDClip
         with GPTQ and brotli at equal bits per byte (docs/packing.md).
     Cost: a step for each row and column, 2 to 3 bits each after coding; a forward and a backward pass over

@@ -1,9 +1,9 @@
 """How large the codes of a matrix are by row and column, and how often each code is expected to occur.
 
-A size is a deviation in quarter octaves: 2 ** (size / 4). What a decoder computes is whole numbers, or made
-of them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log), so a stream decodes to
-the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so the order of a sum
-does not matter and packing gives the same bytes everywhere too.
+A size is the log2 of a standard deviation, in quarters: 2 ** (size / 4). What a decoder computes is whole
+numbers, or made of them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log), so a
+stream decodes to the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so
+the order of a sum does not matter and packing gives the same bytes everywhere too.
 """
 
 import math
@@ -15,9 +15,9 @@ from bitgolf.squeeze.trellis_states import trellis_grids
 
 Shapes = Sequence[tuple[int, ...]]  # rows and columns of matrices of one-byte codes that lie end to end
 SideInformation = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
-SMALLEST_SIZE, LARGEST_SIZE = -8, 28  # of a code
-FARTHEST_SIZE = 40  # of a row or a column alone, either way
-SIZES_OF_SIDES = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
+SMALLEST_LOG2_STD, LARGEST_LOG2_STD = -8, 28  # of a code
+FARTHEST_LOG2_STD = 40  # of a row or a column alone, either way
+LOG2_STDS_OF_SIDE = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
 
 
 def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
@@ -41,10 +41,10 @@ def variances_of(sizes: np.ndarray) -> np.ndarray:
     return np.sqrt(np.ldexp(1.0, sizes))
 
 
-def nearest_sizes(variances: np.ndarray) -> np.ndarray:
+def nearest_log2_stds(variances: np.ndarray) -> np.ndarray:
     """Whole sizes, int32."""
-    between = np.sqrt(variances_of(2 * np.arange(-FARTHEST_SIZE, FARTHEST_SIZE) + 1))
-    return np.searchsorted(between, variances) - FARTHEST_SIZE
+    between = np.sqrt(variances_of(2 * np.arange(-FARTHEST_LOG2_STD, FARTHEST_LOG2_STD) + 1))
+    return np.searchsorted(between, variances) - FARTHEST_LOG2_STD
 
 
 def upper_median(sizes: np.ndarray) -> int:
@@ -52,7 +52,7 @@ def upper_median(sizes: np.ndarray) -> int:
     return int(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 0
 
 
-def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, SideInformation]:
+def measure_log2_stds(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, SideInformation]:
     """The size of the middle row, and those of all rows (from it on) and columns of each matrix.
 
     codes: whole numbers or halves, of any type.
@@ -63,16 +63,18 @@ def measure_sizes(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[i
         rows, columns = matrix.shape
         column = np.zeros(columns, np.int64)
         for _ in range(3 if by_column else 1):
-            row = nearest_sizes(squares @ np.floor(2**16 / variances_of(column)) / 2**16 / max(1, columns))
+            sums = squares @ np.floor(2**16 / variances_of(column))
+            row = nearest_log2_stds(sums / 2**16 / max(1, columns))
             if by_column:
-                column = nearest_sizes(np.floor(2**16 / variances_of(row)) @ squares / 2**16 / max(1, rows))
+                sums = np.floor(2**16 / variances_of(row)) @ squares
+                column = nearest_log2_stds(sums / 2**16 / max(1, rows))
         middle = upper_median(column)
         found.append((row + middle, column - middle))
     base = upper_median(np.concatenate([row for row, _ in found]))
     return base, [(row - base, column) for row, column in found]
 
 
-def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, SideInformation]:
+def subtract_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, SideInformation]:
     """The codes without the template of their matrix, and for each the marks of rows that had it and itself.
 
     The template is the mean of the rows that resemble the sum of those that do, starting with all.
@@ -81,7 +83,7 @@ def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
     for matrix in matrices_in(codes, shapes):
         exact = matrix.astype(np.float64)
         squares, alike = (exact**2).sum(1), np.ones(len(matrix), bool)
-        weights = np.floor(2**8 / np.sqrt(variances_of(nearest_sizes(squares / max(1, matrix.shape[1])))))
+        weights = np.floor(2**8 / np.sqrt(variances_of(nearest_log2_stds(squares / max(1, matrix.shape[1])))))
         for _ in range(8):
             total = (alike * weights) @ exact  # each row of equal size, lest the large ones lead
             along, square = exact @ total, int((total.astype(np.int64) ** 2).sum())
@@ -94,14 +96,16 @@ def take_off_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
 
 
 def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
-    """The grid, 0 or 1, of every code where rows are walks on a trellis."""
+    """The grid, 0 or 1, of every code where rows are paths on a trellis."""
     matrices = matrices_in((codes & 1).astype(np.uint8), shapes)
     return np.concatenate([trellis_grids(matrix).ravel() for matrix in matrices])
 
 
-def put_on_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:
-    """The inverse of `take_off_templates`, in place, from what stands beside the sizes."""
-    for matrix, (_, _, marks, template) in zip(matrices_in(values, shapes), sides_in(side, shapes, 4)):
+def add_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:
+    """The inverse of `subtract_templates`, in place, from what stands beside the sizes."""
+    for matrix, (_, _, marks, template) in zip(
+        matrices_in(values, shapes), side_information_in(side, shapes, 4)
+    ):
         matrix += (marks == 129)[:, None] * (template - 128)
 
 
@@ -111,7 +115,7 @@ def matrices_in(codes: np.ndarray, shapes: Shapes) -> Iterator[np.ndarray]:
     return (part.reshape(shape) for part, shape in zip(np.split(codes, ends[:-1]), shapes))
 
 
-def sides_in(side: np.ndarray, shapes: Shapes, parts: int) -> Iterator[list[np.ndarray]]:
+def side_information_in(side: np.ndarray, shapes: Shapes, parts: int) -> Iterator[list[np.ndarray]]:
     """For each matrix the sizes of rows and columns, and with 4 parts the marks of rows and the template."""
     lengths = np.cumsum([length for shape in shapes for length in shape * (parts // 2)])
     split = np.split(side, lengths[:-1])

@@ -1,7 +1,7 @@
-"""Rounding a row on a trellis: the walk through two grids whose errors are least.
+"""Rounding a row on a trellis: the path through two grids whose errors are least.
 
-Together the two grids of `walk` are twice as fine as either, so the best walk errs less than rounding does,
-at as many bits. Plain rounding is the walk with a single state.
+Together the two grids are twice as fine as either, so the best path errs less than rounding does,
+at as many bits. Plain rounding is the path with a single state.
 """
 
 import functools
@@ -38,11 +38,11 @@ def rounded_codes(
     across = matrix.new_zeros(0, 0) if across is None else across
     arrays = (each.contiguous().numpy() for each in (matrix, steps, factor, across))
     following = np.array(EIGHT_STATES if trellis else ONE_STATE)
-    return torch.from_numpy(compiled_walks()(*arrays, following, LARGEST_CODE))
+    return torch.from_numpy(compiled_viterbi()(*arrays, following, LARGEST_CODE))
 
 
 @functools.cache
-def compiled_walks() -> Callable[..., np.ndarray]:
+def compiled_viterbi() -> Callable[..., np.ndarray]:
     """`viterbi` as machine code; compiling takes some seconds, once in a process."""
     if numba is None:
         raise BitgolfError("rate-aware rounding needs the package numba", way_out="pip install numba")
@@ -57,14 +57,14 @@ def viterbi(
     following: np.ndarray,
     largest: int,
 ) -> np.ndarray:
-    """Codes int32 (rows, columns): for each row the walk with the least error (Viterbi).
+    """Codes int32 (rows, columns): for each row the path with the least error (Viterbi).
 
     following: the state (states, 2) after an even and after an odd code; a state's first bit is its grid.
-    Each walk that is still open has made good its own errors in the columns to come.
+    Each path that is still open has made good its own errors in the columns to come.
     """
     (rows, columns), states = matrix.shape, len(following)
     wanted, codes = matrix.copy(), np.zeros((rows, columns), np.int32)
-    rest = np.zeros((2, states, columns))  # what the open walks have still to round, and room for their next
+    rest = np.zeros((2, states, columns))  # what the open paths have still to round, and room for their next
     chosen, before = np.zeros((columns, states), np.int32), np.zeros((columns, states), np.int32)
     costs, errors = np.zeros((2, states)), np.zeros(states)
     for i in range(rows):

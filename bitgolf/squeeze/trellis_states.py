@@ -1,4 +1,4 @@
-"""Which of two grids each code of a row is on: the trellis that codes walk through.
+"""Which of two grids each code of a row is on: the trellis of its path.
 
 Codes of both grids are a step apart, those of the second half a step below those of the first. Which of them
 holds follows from whether the codes before were odd, so nothing is stored for it.
