@@ -6,7 +6,7 @@ bitgolf study studies/pr212.py --processes 2
 from typing import Any
 
 from bitgolf.forecast.laptop import SEQUENCE_LENGTH, a_minute
-from bitgolf.net.embed import BigramHash, EmbedPart, SmearGate, SmearVector
+from bitgolf.net.embed import BigramHash, BigramSum, EmbedPart, SmearBias, SmearGate, SmearVector
 from bitgolf.net.objective import TokenAfterNext
 from bitgolf.net.route import Huginn, Plain, USkips
 from bitgolf.recipes.baseline import baseline
@@ -22,9 +22,6 @@ from bitgolf.train.qat import FakeQuantize
 
 SHARD_TOKENS = 45_000  # an eightieth of the training text: it sorted 80 shards
 BLOCKS, LOOPS, SCORED_LOOPS = 3, 3, 6
-# Its committed script has x + 0.07 sigmoid(w x + b) x_before, w = 0 and b = -2, which frozen is 0.0083 of the
-# token before. This start of a share for each channel is that but for 0.8% of the length.
-SCRIPT_SMEAR = -4.786
 PUBLISHED = (  # bits per byte, one seed, scored by the stride of 64 of 1,024
     ("control", BASELINE, 1.1929),
     ("SWA", "SWA", 1.1933),
@@ -32,7 +29,7 @@ PUBLISHED = (  # bits per byte, one seed, scored by the stride of 64 of 1,024
     ("curriculum", "curriculum", 1.1942),
     ("multi-token prediction", "token after next", 1.1947),
     ("int6 + MLP 3x", "int6 + MLP 3x, its rates", 1.1708),
-    ("+ SmearGate + BigramHash", "+ smear of the script + BigramHash, frozen", 1.1739),
+    ("+ SmearGate + BigramHash", "+ SmearBias + BigramSum, frozen", 1.1739),
     ("Huginn, skips", "Huginn, skips", 4.34),
     ("Huginn, flat", "Huginn, flat", 5.58),
     ("int8 QAT", "int8 QAT", 1.2052),
@@ -56,9 +53,9 @@ def study() -> Study:
     step 6,000 of about 12,000; what it lost was time, which does not count here. A run sees a quarter of
     its text, so the curriculum sees its shortest quarter; there it saw the shortest four fifths.
 
-    Not built: the smear of its script with bias and factor (frozen it is here, nearly), its hash of pairs
-    (31 previous + id) and a table that starts at 0.01 under a projection of zero: frozen, both add nothing.
-    Its later notes call the frozen smear half and half, as SmearVector. It never ran them trained alone.
+    Its committed script has SmearBias, which frozen adds 0.0083 of the token before, and BigramSum, which
+    frozen adds nothing. Its later notes call the frozen smear half and half, as SmearVector. It never ran
+    them trained alone.
     """
     control = a_minute(baseline().replace({"train.expected_steps": 13_651})).replace(
         {
@@ -89,11 +86,11 @@ def study() -> Study:
         ),
     }
     frozen = tuple(ParameterRow(pattern=pattern, rule=Frozen()) for pattern in ("smear*", "bigram*"))
-    bigrams = BigramHash(buckets=1024, dimension=32)
+    bigrams, own_pairs = BigramHash(buckets=1024, dimension=32), BigramSum(buckets=1024, dimension=32)
 
-    def pairs(smear: EmbedPart, trained: bool) -> dict[str, Any]:
+    def pairs(table: EmbedPart, smear: EmbedPart, trained: bool) -> dict[str, Any]:
         rows = {} if trained else {"optim.rows": (*frozen, *best.optim.rows)}
-        return {"model.embed": (bigrams, smear)} | rows
+        return {"model.embed": (table, smear)} | rows
 
     def huginn(loops: int, skips: bool) -> dict[str, Any]:
         recurrence = Huginn(first=0, last=BLOCKS - 1, loops=LOOPS, evaluation_loops=loops)
@@ -126,17 +123,13 @@ def study() -> Study:
             wide,
             own,
             *(
-                changed(own.recipe, f"+ {name}", pairs(smear, trained), against=own.name, bundle=why)
-                for name, smear, trained, why in (
-                    (
-                        "smear of the script + BigramHash, frozen",
-                        SmearVector(start=SCRIPT_SMEAR),
-                        False,
-                        still,
-                    ),
-                    ("SmearVector + BigramHash, frozen", SmearVector(), False, still),
-                    ("SmearVector + BigramHash, trained", SmearVector(), True, ""),
-                    ("SmearGate + BigramHash, trained", SmearGate(after_norm=True), True, ""),
+                changed(own.recipe, f"+ {name}", pairs(table, smear, trained), against=own.name, bundle=why)
+                for name, table, smear, trained, why in (
+                    ("SmearBias + BigramSum, frozen", own_pairs, SmearBias(), False, still),
+                    ("SmearBias + BigramSum, trained", own_pairs, SmearBias(), True, ""),
+                    ("SmearVector + BigramHash, frozen", bigrams, SmearVector(), False, still),
+                    ("SmearVector + BigramHash, trained", bigrams, SmearVector(), True, ""),
+                    ("SmearGate + BigramHash, trained", bigrams, SmearGate(after_norm=True), True, ""),
                 )
             ),
             changed(

@@ -23,14 +23,16 @@ from bitgolf.catalog.behaviour import (
     stream,
 )
 from bitgolf.net.backend import Backend
-from bitgolf.net.embed import BigramHash, SmearGate, SmearVector
+from bitgolf.net.embed import BigramHash, BigramSum, SmearBias, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
 from bitgolf.net.layers import (
     Activation,
     GatedMlp,
     InputScale,
+    LanesInTurn,
     LeakyReluSquared,
     LnScale,
+    MergedLanes,
     ParallelResidual,
     ReluSquared,
     Serial,
@@ -58,7 +60,7 @@ from bitgolf.train.optim import (
     make_optimizers,
     public_rows,
 )
-from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
+from bitgolf.train.qat import FakeQuantize, NoNoise, SigmoidRound, SoftRound
 from bitgolf.train.schedule import (
     Constant,
     Cosine,
@@ -108,6 +110,14 @@ TECHNIQUES = {
         {"embed": (BigramHash(buckets=50, dimension=8, scale=0.0),)},
         keeps_documents=False,
     ),
+    BigramSum: Technique(
+        {"embed": (BigramSum(buckets=50, dimension=8),)},
+        {"embed": (BigramSum(buckets=50, dimension=8),)},
+        keeps_documents=False,
+    ),
+    SmearBias: Technique(
+        {"embed": (SmearBias(),)}, {"embed": (SmearBias(factor=0.0),)}, keeps_documents=False
+    ),
     SmearVector: Technique(
         {"embed": (SmearVector(),)}, {"embed": (SmearVector(start=-200.0),)}, keeps_documents=False
     ),
@@ -138,6 +148,8 @@ TECHNIQUES = {
     ParallelResidual: Technique(
         {"residual": ParallelResidual(first=2)}, {"residual": ParallelResidual(first=4)}
     ),
+    LanesInTurn: Technique({"residual": LanesInTurn(first=2)}, {"residual": LanesInTurn(first=4)}),
+    MergedLanes: Technique({"residual": MergedLanes(first=2)}, {"residual": MergedLanes(first=4)}),
     TwoLanes: Technique({"residual": TwoLanes(first=2)}, {"residual": TwoLanes(first=4)}),
     Plain: Technique({"route": Plain()}, {"route": Plain(), "layers": 1}, like={"layers": 1}),
     USkips: Technique({"route": USkips()}, {}),
@@ -241,6 +253,7 @@ def test_documents_stay_apart_where_that_is_claimed(kind):
         SmearVector(boundary=True),
         SmearVector(boundary=True, before_norm=True),
         SmearGate(boundary=True, after_norm=True),
+        SmearBias(boundary=True, factor=0.5),
     ],
 )
 def test_boundaries_are_kept_by_parts_that_look_back(part):
@@ -294,7 +307,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "window": ((), (AttentionWindow(tokens=5, evaluation_tokens=9),)),
     "documents": ((), (DocumentAttention(longest=11),)),
     "bigram": ((), (BigramHash(buckets=40, dimension=8, boundary=True),)),
-    "smear": ((), (SmearVector(boundary=True),), (SmearGate(),)),
+    "smear": ((), (SmearVector(boundary=True),), (SmearGate(),), (SmearBias(boundary=True),)),
     "table": (
         (),
         (ValueEmbedding(dimension=8, layers=(0, 2)),),
@@ -306,14 +319,21 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "gate": ((), (AttentionOutputGate(source="queries"),), (GatedAttention(),), (SparseGate(),)),
     "activation": (ReluSquared(), LeakyReluSquared(), GatedMlp(inner=ReluSquared(), channels=5)),
     "input_scale": (Unscaled(), LnScale()),
-    "residual": (Serial(), ParallelResidual(first=1), TwoLanes(first=3)),
+    "residual": (
+        Serial(),
+        ParallelResidual(first=1),
+        TwoLanes(first=3),
+        LanesInTurn(first=3),
+        MergedLanes(first=3),
+    ),
     "recurrence": (
         Once(),
         Looped(first=1, last=2, loops=2, enable_at=0.4, more_at=0.7),
         Looped(first=1, last=2, loops=1, enable_at=0.4, untied=True),
+        Looped(first=1, last=2, loops=1, enable_at=0.4, untied_down=True),
         Huginn(first=0, last=1, loops=2, evaluation_loops=3),
     ),
-    "route": (USkips(), GatedSkips(), Plain()),
+    "route": (USkips(), GatedSkips(), GatedSkips(rows=1), GatedSkips(rows=1, later="none"), Plain()),
     "objective": (NextToken(), MultiToken(heads=2), TokenAfterNext()),
     "start": (UniformStart(), OrthogonalStart(smallest=8)),
     "tied": (True, False),
@@ -344,6 +364,7 @@ FACTORS: dict[str, tuple[Any, ...]] = {
         FakeQuantize(under_scale=0.9, patterns=("*",)),
         FakeQuantize(rules=(QuantRule(quantizer=CoarseCodes()),)),
         SoftRound(from_progress=0.2),
+        SigmoidRound(from_progress=0.2),
     ),
     "order": (
         PublicOrder(),

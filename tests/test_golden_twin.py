@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.golden_cases.case import Case, Fields, NotCoveredError
 from tests.golden_cases.hyperparameters import concerns
+from tests.golden_twin.__main__ import write
 from tests.golden_twin.cases import CASES
 from tests.golden_twin.kinds import KINDS
 
@@ -54,7 +55,7 @@ def test_the_twin_computes_its_cases_again(name):
 
 def test_the_twin_has_odd_cases_of_every_kind_it_knows():
     kinds = {json.loads((FOLDER / f"{name}.json").read_text())["kind"] for name in CASES}
-    assert kinds == set(KINDS) and len(CASES) >= 10
+    assert kinds | {"quant_state_dict"} == set(KINDS) and len(CASES) >= 10
     assert "bitgolf" not in {
         line.split()[1].split(".")[0]
         for path in (Path(__file__).parent / "golden_twin").glob("*.py")
@@ -85,6 +86,19 @@ def test_the_twin_has_odd_cases_of_every_kind_it_knows():
 )
 def test_a_fact_that_no_handler_uses_is_named(changed, name, group, facts, place):
     assert any(place in unused for unused in golden(changed(name, group, facts)))
+
+
+def test_a_whole_state_dict_in_steps_of_four(tmp_path):
+    """Too large to be kept."""
+    write(tmp_path, "state_in_fours")
+    path = tmp_path / "state_in_fours.json"
+    assert golden(path) == []
+    case = json.loads(path.read_text())
+    for changed in ({"int6_layer_end": 1}, {"fp16_embed": False}, {"int6_layer_start": 3}):
+        options = case["arguments"]["kwargs"] | changed
+        path.write_text(json.dumps(case | {"arguments": case["arguments"] | {"kwargs": options}}))
+        with pytest.raises((AssertionError, KeyError)):
+            golden(path)
 
 
 def test_a_tensor_that_no_handler_uses_is_named(changed, tmp_path):
@@ -123,6 +137,14 @@ def test_what_is_off_or_touches_another_kind_needs_no_use(changed):
         ("own_mlp_gated", "arguments", {"neg_slope": 0.3}),
         ("own_model_gated_mlp", "effective_hyperparameters", {"gate_width": 4}),
         ("own_model_parallel_factored", "effective_hyperparameters", {"parallel_residual_start": 4}),
+        ("own_model_merged_lanes", "effective_hyperparameters", {"parallel_start_layer": 4}),
+        ("own_model_merged_lanes", "source", {"record": "2026-04-04_SP4096"}),
+        ("own_model_recurring", "effective_hyperparameters", {"recur_layers": "2,3"}),
+        ("own_model_recurring", "source", {"record": "2026-04-04_SP4096"}),
+        ("own_model_recurring_lanes", "arguments", {"recurrence_active": False}),
+        ("own_model_recurring_lanes", "source", {"record": "2026-04-08_SP8192"}),
+        ("own_model_lanes_in_turn", "effective_hyperparameters", {"parallel_start_layer": 4}),
+        ("own_fake_soft_int6", "arguments", {"alpha": 3.0}),
     ],
 )
 def test_a_case_that_says_otherwise_fails(changed, name, group, facts):

@@ -14,7 +14,7 @@ from bitgolf.squeeze.grid import Grid
 from bitgolf.squeeze.quantize import AbsMax, QuantRule, absmax_rows, quantize_weights
 from bitgolf.train.loop import swapped_weights
 from bitgolf.train.optim import OptimPlan, make_optimizers
-from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound, soft_rounded
+from bitgolf.train.qat import FakeQuantize, NoNoise, SigmoidRound, SoftRound, soft_rounded
 from bitgolf.train.schedule import Progress, WarmdownFraction
 from tests.small_training import PLAN, start, tensors_of
 
@@ -179,7 +179,7 @@ def test_soft_rounding_is_the_public_curve_with_its_own_gradient(sharpness):
     quantizer = AbsMax(grid=Grid(bits=3, scale_dtype="float32"))
     weight = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     soft = soft_rounded(weight, quantizer, sharpness)
-    for row, found, slopes in zip(weight.tolist(), soft.tolist(), soft.slope.tolist()):
+    for row, found, slopes in zip(weight.tolist(), soft.tolist(), soft.pull(torch.ones_like(soft)).tolist()):
         step = max(map(abs, row)) / 3
         for w, f, slope in zip(row, found, slopes):
             assert f == pytest.approx(step * soft_twin(w / step, sharpness, -3, 3), abs=1e-4)
@@ -204,7 +204,7 @@ def test_soft_gradients_are_those_of_the_curve_at_the_soft_weights():
     other.load_state_dict({**tensors_of(other), **soft})
     _, expected = losses(other, NoNoise())
     for name, gradient in expected.items():
-        wanted = gradient * soft[name].slope if name in soft else gradient
+        wanted = soft[name].pull(gradient) if name in soft else gradient
         assert torch.allclose(found[name], wanted, rtol=1e-5, atol=1e-8), name
     quiet, again = losses(model, NoNoise()), losses(moved(), NoNoise())
     assert quiet[0] == again[0]  # nothing stays behind, no hook either
@@ -249,3 +249,11 @@ def test_a_compiled_step_passes_the_soft_gradient_on():
         assert loss == pytest.approx(same, rel=1e-5)
         for name, gradient in expected.items():
             assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_sigmoid_rounding_of_rows_of_zeros_has_a_gradient():
+    weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    weight[1] = 0
+    used = SigmoidRound().rounded(weight, AbsMax(grid=Grid(bits=6)), 2.0)
+    pulled = used.pull(torch.ones_like(weight))
+    assert pulled.isfinite().all() and not used[1].any() and not pulled[1].any() and pulled[0].any()

@@ -1,11 +1,16 @@
 """Layers passed again with MLPs of their own: against the layers written out, and when they part."""
 
+import re
+
 import pytest
 import torch
 
+from bitgolf.base.errors import PlanError
 from bitgolf.net.layers import GatedMlp, LnScale, TwoLanes
 from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.net.route import GatedSkips, Looped, Plain
+from bitgolf.public.checkpoints import as_weights, infer_model_plan
+from bitgolf.public.streams import PublicFileError
 from bitgolf.recipes.baseline import baseline
 from bitgolf.script.flatten import flatten
 from bitgolf.squeeze.presets import MLP
@@ -130,3 +135,43 @@ def test_rules_for_mlps_are_theirs_too():
     assert len(names) == 2 * 2 * 2
     assert all(name.startswith("blocks.") and ".mlp." in name for name in names)
     assert MLP == ("blocks.*.mlp.*.weight",)
+
+
+def test_further_passes_may_have_the_second_matrix_alone():
+    """As whole MLPs of their own whose first matrix is the layer's."""
+    down = LOOP.replace(untied=False, untied_down=True)
+    model = shaken(BASE.replace({"recurrence": down, "activation": GatedMlp(channels=5)}))
+    whole = build_model(BASE.replace({"recurrence": LOOP, "activation": GatedMlp(channels=5)}))
+    found = dict(model.named_parameters())
+    own = {name for name in found if ".again." in name}
+    assert own == {f"blocks.{i}.mlp.again.{n}.proj.weight" for i in (1, 2) for n in (0, 1)}
+    for name in dict(whole.named_parameters()):
+        layer, _, rest = name.partition(".mlp.again.")
+        found.setdefault(name, found.get(f"{layer}.mlp.{rest[2:]}"))
+    whole.load_state_dict(found)
+    assert torch.equal(nats(model.eval()), nats(whole.eval()))
+    with pytest.raises(PlanError, match="untied_down: the whole MLP is untied already"):
+        LOOP.replace(untied_down=True)
+
+
+@pytest.mark.parametrize("untied", ["untied", "untied_down"])
+def test_public_files_with_mlps_of_their_own_are_read(untied):
+    loop = Looped(first=1, last=2, loops=1, **{untied: True})
+    plan = BASE.replace({"recurrence": loop, "route": GatedSkips(rows=2)})
+    weights = {name: tensor.detach() for name, tensor in shaken(plan).named_parameters()}
+    public = {
+        re.sub(r"blocks\.(\d)\.mlp\.again\.0", lambda found: f"repeat_mlp.{int(found[1]) - 1}", name): tensor
+        for name, tensor in weights.items()
+    }
+    assert sum(name.startswith("repeat_mlp.") for name in public) == (4 if untied == "untied" else 2)
+    found = as_weights(public, first_again=1)
+    assert {name: tensor.shape for name, tensor in found.items()} == parameter_shapes(plan)
+    read = infer_model_plan(
+        found, route=GatedSkips(rows=2), position=plan.position, activation=plan.activation
+    )
+    assert read.recurrence == loop
+    model = build_model(read)
+    model.load_state_dict(found)
+    assert torch.equal(nats(model.eval()), nats(shaken(plan).eval()))
+    with pytest.raises(PublicFileError, match="do not fit the plan|is missing"):
+        infer_model_plan(as_weights(public))  # layers 4 and 5, as in the records, are not in this one

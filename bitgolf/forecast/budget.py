@@ -25,7 +25,7 @@ from bitgolf.squeeze.quantize import QuantizePlan, Quantizer, SdClip
 from bitgolf.squeeze.rate import RateAware
 from bitgolf.train.average import Averager, Latest, NoAverage, Several
 from bitgolf.train.optim import Frozen, MuonRule, assign_parameters
-from bitgolf.train.qat import NoNoise, SoftRound
+from bitgolf.train.qat import NoNoise, SoftNoise
 
 SAMPLED_ELEMENTS = 2**17  # drawn for each kind of tensor, which is taken to be like them
 HEAD_ELEMENTS = 2**19  # of tables with a row for each token: a few rows of a kind that compresses better
@@ -314,7 +314,7 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     }
     averaged = averaged_copies(recipe.average)
     averaged += not isinstance(recipe.noise, NoNoise)  # the weights that stand in for others
-    averaged += isinstance(recipe.noise, SoftRound)  # their slopes
+    averaged += isinstance(recipe.noise, SoftNoise)  # their slopes
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (1 + copies[name] + averaged) for name, count in elements.items())
     logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size

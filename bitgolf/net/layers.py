@@ -262,7 +262,7 @@ class Residual(Part):
         assert isinstance(x, Tensor), "one stream"
         return join(x)
 
-    def closed(self, x: Stream) -> Tensor:
+    def closed(self, x: Stream, root: Module) -> Tensor:
         """The stream as it leaves the last layer."""
         assert isinstance(x, Tensor), "one stream"
         return x
@@ -304,22 +304,13 @@ class ParallelResidual(Residual):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoLanes(Residual):
-    """Two streams in the last layers: attention reads one, the MLP the other, both write to both.
+class Lanes(Residual):
+    """Two streams from layer `first` on. A stop whose output a skip takes has one stream; an earlier layer
+    that a loop comes back to passes the lanes on."""
 
-    What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
-        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
-        first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
-        an earlier layer that a loop comes back to passes the lanes on.
-    Source: PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp). Record 2026-03-31 has
-        another form: the MLP after the attention, mixed with the start too, and skips into both lanes.
-    Cost: 6 weights a layer; a second stream in memory.
-    Not for: gains of more than 0.002 bpb (one seed).
-    Neutral: `first` at the number of layers.
-    """
+    abstract: ClassVar[bool] = True
 
     first: int = setting(7, at_least=0)
-    leaves: str = setting("mean", one_of=("mean", "attn", "mlp"))
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         return {
@@ -328,11 +319,45 @@ class TwoLanes(Residual):
         }
 
     def layer(self, x: Stream, block: Block, context: Context) -> Stream:
-        index, memory = block.attn.layer, context.memory
+        memory = context.memory
         memory["stops"] = memory.get("stops", -1) + 1
-        if index < self.first or self.taken_later(context):
+        taken_later = any(source == memory["stops"] for _, source, _ in context.calls)
+        if block.attn.layer < self.first or taken_later:
             return x if isinstance(x, tuple) else super().layer(x, block, context)
-        read, write = self.lanes(x)
+        return self.in_lanes(self.lanes(x), block, context)
+
+    def in_lanes(self, lanes: tuple[Tensor, Tensor], block: Block, context: Context) -> tuple[Tensor, Tensor]:
+        """Both lanes after a layer."""
+        raise NotImplementedError
+
+    def lanes(self, x: Stream) -> tuple[Tensor, Tensor]:
+        """Both streams; before the first layer that has two they are one."""
+        return x if isinstance(x, tuple) else (x, x)
+
+    def closed(self, x: Stream, root: Module) -> Tensor:
+        return 0.5 * (x[0] + x[1]) if isinstance(x, tuple) else x
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoLanes(Lanes):
+    """Two streams in the last layers: attention reads one, the MLP the other, both write to both.
+
+    What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
+        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
+        first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
+        an earlier layer that a loop comes back to passes the lanes on.
+    Source: PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
+    Cost: 6 weights a layer; a second stream in memory.
+    Not for: gains of more than 0.002 bpb (one seed).
+    Neutral: `first` at the number of layers.
+    """
+
+    leaves: str = setting("mean", one_of=("mean", "attn", "mlp"))
+
+    def in_lanes(self, lanes: tuple[Tensor, Tensor], block: Block, context: Context) -> tuple[Tensor, Tensor]:
+        """Both lanes after a layer."""
+        read, write = lanes
+        index = block.attn.layer
         a = block.attn_scale.to(read.dtype) * block.attended(block.mixed_with_start(read, context), context)
         m = block.mlp_scale.to(read.dtype) * block.transformed(write, context)
         keep = context.root.own("parallel_resid_lambdas")[index].to(read.dtype)
@@ -340,21 +365,89 @@ class TwoLanes(Residual):
         read = keep[0] * read + post[0, 0] * a + post[1, 0] * m
         return read, keep[1] * write + post[0, 1] * a + post[1, 1] * m
 
-    def taken_later(self, context: Context) -> bool:
-        """Whether a skip takes the output of the stop that is being passed."""
-        return any(source == context.memory["stops"] for _, source, _ in context.calls)
-
     def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
         if layer < self.first:
             return x if isinstance(x, tuple) else join(x)
         read, write = self.lanes(x)
         return join(read), write
 
-    def lanes(self, x: Stream) -> tuple[Tensor, Tensor]:
-        """Both streams; before the first layer that has two they are one."""
-        return x if isinstance(x, tuple) else (x, x)
+    def closed(self, x: Stream, root: Module) -> Tensor:
+        if self.leaves == "mean" or not isinstance(x, tuple):
+            return super().closed(x, root)
+        return x[0] if self.leaves == "attn" else x[1]
 
-    def closed(self, x: Stream) -> Tensor:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanesInTurn(Lanes):
+    """Two streams in the last layers: attention reads one and writes to both, then the MLP reads the other.
+
+    What: as TwoLanes, but the MLP reads lane 1 after the attention has written to it, mixed with the start
+        too: lanes = r0 lanes + p0 A, then lanes = r1 lanes + p1 M; skips join both lanes.
+    Source: records 2026-03-31 and 2026-04-03 (PARALLEL_RESIDUAL, PARALLEL_START_LAYER=7); not isolated.
+    Cost: 6 weights a layer; a second stream in memory.
+    Not for: fewer kernels: attention and MLP still wait for each other.
+    Neutral: `first` at the number of layers.
+    """
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        keep = start_constant(math.sqrt(1.1), dimensions.layers, 2)
+        return super().tensors(dimensions) | {"parallel_resid_lambdas": keep}
+
+    def in_lanes(self, lanes: tuple[Tensor, Tensor], block: Block, context: Context) -> tuple[Tensor, Tensor]:
+        index, dtype = block.attn.layer, context.start.dtype
+        keep, post = (
+            context.root.own(f"parallel_{name}_lambdas")[index].to(dtype) for name in ("resid", "post")
+        )
+        read, write = lanes
+        a = block.attn_scale.to(dtype) * block.attended(block.mixed_with_start(read, context), context)
+        read, write = keep[0] * read + post[0, 0] * a, keep[0] * write + post[0, 1] * a
+        m = block.mlp_scale.to(dtype) * block.transformed(block.mixed_with_start(write, context), context)
+        return keep[1] * read + post[1, 0] * m, keep[1] * write + post[1, 1] * m
+
+    def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
+        if layer < self.first:
+            return x if isinstance(x, tuple) else join(x)
+        return (join(x[0]), join(x[1])) if isinstance(x, tuple) else join(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MergedLanes(Residual):
+    """Two streams in the last layers that meet at the end: attention has one, the MLP the other.
+
+    What: from the first stop of the second half whose layer is `first` or later, lane0 = mix(lane0) +
+        attention and lane1 = lane1 + MLP, the second without the start mixed in; m lane0 + (1 - m) lane1
+        leaves, m one learned number, a half at first. A skip joins before the lanes part, and later ones
+        lane 0 (`late_skips`) or none.
+    Source: records 2026-04-04 (late skips lost) and 2026-04-08 (PARALLEL_START_LAYER=7); neither isolates it.
+    Cost: one weight; a second stream in memory.
+    Not for: gains: attention and MLP of the last layers no longer see each other.
+    Neutral: `first` at the number of layers.
+    """
+
+    first: int = setting(7, at_least=0)
+    late_skips: bool = True
+
+    def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
+        return {"lane_merge": start_constant(0.5)}
+
+    def layer(self, x: Stream, block: Block, context: Context) -> Stream:
+        memory = context.memory
+        memory["stops"] = memory.get("stops", -1) + 1
+        if not isinstance(x, tuple):
+            if block.attn.layer < self.first or memory["stops"] < len(context.calls) // 2:
+                return super().layer(x, block, context)
+            x = x, x
+        add, dtype = context.kernels.add_scaled, context.start.dtype
+        read = block.mixed_with_start(x[0], context)
+        read = add(read, block.attended(read, context), block.attn_scale.to(dtype))
+        return read, add(x[1], block.transformed(x[1], context), block.mlp_scale.to(dtype))
+
+    def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
+        if not isinstance(x, tuple):
+            return join(x)
+        return (join(x[0]), x[1]) if self.late_skips else x
+
+    def closed(self, x: Stream, root: Module) -> Tensor:
         if not isinstance(x, tuple):
             return x
-        return {"mean": 0.5 * (x[0] + x[1]), "attn": x[0], "mlp": x[1]}[self.leaves]
+        return root.own("lane_merge").to(x[0].dtype).mul(x[0] - x[1]).add(x[1])

@@ -234,7 +234,7 @@ class Model(Module):
                 x = residual.skipped(x, join, layer)
             x = self.blocks[layer](x, context)
             outputs.append(x)
-        x = self.kernels.norm(residual.closed(x))
+        x = self.kernels.norm(residual.closed(x, self))
         return x if self.head_proj is None else self.head_proj(x)
 
 

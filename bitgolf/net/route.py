@@ -1,6 +1,8 @@
 """Which layers a token passes, in which order, and the skips between them."""
 
+import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.kernels import PlainKernels
 from bitgolf.net.layers import Activation, Mlp
-from bitgolf.net.parts import Context, Module, Start, start_constant
+from bitgolf.net.parts import Context, Linear, Module, Start, start_constant
 
 MOST_LOOPS = 256  # so that a route is never longer than memory
 
@@ -54,10 +56,11 @@ class Looped(Recurrence):
 
     What: layers `first` to `last` are passed `loops` more times in a row, from the progress `enable_at` on
         (the second of them and more from `more_at` on); outside training always. `untied`: each further pass
-        has its own MLP, a copy of the layer's when the training first comes to it.
+        has its own MLP, a copy of the layer's when the training first comes to it; `untied_down`: its own
+        second matrix alone.
     Source: records from 2026-04-05 (NUM_LOOPS=2, layers 4 to 5, then 3 to 5; ENABLE_LOOPING_AT 0.5, then
-        0.35); untied in record 2026-03-31 (layers 4 and 5 once more, from step 3,000 on, no isolated gain;
-        REPEAT_UNTIE_MLP=full: "down", an own second matrix alone, is not here).
+        0.35); untied in records 2026-03-31 and 2026-04-03 (layers 4 and 5 once more, from step 3,000 on, no
+        isolated gain; REPEAT_UNTIE_MLP=full or down).
     Cost: no bytes, but the MLPs of `untied`; the seconds of the layers passed again.
     Not for: small models: PR #212 reports 4.3 to 5.6 bpb with three shared blocks, PR #1449 +0.036.
     Neutral: loops=0
@@ -69,6 +72,11 @@ class Looped(Recurrence):
     enable_at: float = setting(0.0, at_least=0.0, at_most=1.0)
     more_at: float = setting(0.0, at_least=0.0, at_most=1.0)
     untied: bool = False
+    untied_down: bool = False
+
+    def problems(self) -> Iterator[str]:
+        if self.untied and self.untied_down:
+            yield "untied_down: the whole MLP is untied already, choose one of both"
 
     def problems_in(self, layers: int) -> list[str]:
         return loop_problems(self.first, self.last, layers)
@@ -82,14 +90,15 @@ class Looped(Recurrence):
         return looped_order(self.first, self.last, layers, 1 + loops)
 
     def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
-        if self.untied and self.first <= layer <= self.last:
-            return UntiedMlp(layer, self.loops, width, hidden, activation)
+        if (self.untied or self.untied_down) and self.first <= layer <= self.last:
+            kind = UntiedMlp if self.untied else UntiedDown
+            return kind(layer, self.loops, width, hidden, activation)
         return super().mlp(layer, width, hidden, activation)
 
     @torch.no_grad()
     def enter(self, model: Module, before: "LayerCalls", after: "LayerCalls") -> None:
         was, now = (sum(stop.layer == self.first for stop in calls) - 1 for calls in (before, after))
-        for mlp in model.modules() if self.untied else ():
+        for mlp in model.modules() if self.untied or self.untied_down else ():
             if isinstance(mlp, UntiedMlp):
                 mlp.part(was, now)
 
@@ -100,12 +109,23 @@ class UntiedMlp(Mlp):
     def __init__(self, layer: int, further: int, width: int, hidden: int, activation: Activation) -> None:
         super().__init__(width, hidden, activation)
         self.layer = layer
-        self.again = nn.ModuleList(Mlp(width, hidden, activation) for _ in range(further))
+        self.again = nn.ModuleList(self.further(width, hidden, activation) for _ in range(further))
+
+    def further(self, width: int, hidden: int, activation: Activation) -> Module:
+        """What a further pass has of its own."""
+        return Mlp(width, hidden, activation)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         key = f"passes of layer {self.layer}"
         passed = context.memory[key] = context.memory.get(key, -1) + 1
-        return self.again[passed - 1](x, context) if passed else super().forward(x, context)
+        if not passed:
+            return super().forward(x, context)
+        return self.activation.mlp(x, self.passed(self.again[passed - 1]), context.kernels)
+
+    def passed(self, own: nn.Module) -> Mlp:
+        """The MLP of a further pass."""
+        assert isinstance(own, Mlp), "a whole one"
+        return own
 
     def part(self, first: int, end: int) -> None:
         """Copy the first MLP to those of these further passes."""
@@ -113,6 +133,20 @@ class UntiedMlp(Mlp):
         for number in range(first, end):
             for name, tensor in self.again[number].named_parameters():
                 tensor.copy_(own[name])
+
+
+class UntiedDown(UntiedMlp):
+    """The MLP of a layer that is passed again, with one more second matrix for each further pass."""
+
+    def further(self, width: int, hidden: int, activation: Activation) -> Module:
+        own = Module()
+        own.add_module("proj", Linear(hidden, width, zero=True))
+        return own
+
+    def passed(self, own: nn.Module) -> Mlp:
+        found = copy.copy(self)  # all is shared but the table of its parts
+        found._modules = {**self._modules, "proj": own.get_submodule("proj")}
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,10 +261,22 @@ class GatedSkips(Route):
     Cost: 2 * width weights for each skip; three passes over the stream each
     Not for: parity with earlier records: it is not the additive form at any gate but a large one
     Neutral: none in its weights; choose USkips
+
+    rows: so many skips have weights of their own, 0 is all: later ones take the last weights
+        (`later="shared"`, record 2026-04-03) or are left out ("none", record 2026-04-04).
     """
 
+    rows: int = setting(0, at_least=0)
+    later: str = setting("shared", one_of=("shared", "none"))
+
     def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
-        return paired_calls(order)
+        return tuple(self.with_row(call) for call in paired_calls(order))
+
+    def with_row(self, call: LayerCall) -> LayerCall:
+        """A stop whose skip has weights, or none."""
+        if not 0 < self.rows <= call.skip:
+            return call
+        return call._replace(skip=self.rows - 1) if self.later == "shared" else LayerCall(call.layer)
 
     def tensors(self, skips: int, width: int) -> dict[str, Start]:
         names = {"skip_weights": 1.0, "skip_gates": 0.0}

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.net.embed import BigramHash, EmbedPart, SmearGate, SmearVector
+from bitgolf.net.embed import BigramHash, BigramSum, EmbedPart, SmearBias, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
 from bitgolf.net.layers import GatedMlp, ReluSquared
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.net.objective import MultiToken, NextToken
 from bitgolf.net.position import Rope
-from bitgolf.net.route import GatedSkips, Plain, USkips
+from bitgolf.net.route import GatedSkips, Looped, Once, Plain, USkips
 from bitgolf.net.values import ValueEmbedding, ValuePart, ValueResidual
 from bitgolf.public.streams import MAX_FILE_BYTES, PublicFileError, expand, pack_stream
 from bitgolf.public.tables import (
@@ -53,7 +53,15 @@ BANKS = {  # the matrices of all layers, then the second one of all layers
 }
 # What other scripts call a tensor, and what it is called here: #543, #212.
 OTHER_NAMES = {"smear_gate.gate_weight": "smear.gate", "smear_gate.gate": "smear.gate"}
-OTHER_STARTS = {"ve.": "ve_shared."}
+OTHER_STARTS = {
+    "ve.": "ve_shared.",
+    "smear_gate.gate.": "smear_gate.",
+    "bigram_hash.table.": "bigram.embed.",
+    "bigram_hash.": "bigram.",
+}
+# MLPs of their own in layers passed again, by number; the layers are 4 and 5 in the records that have them.
+REPEATED, FIRST_AGAIN = re.compile(r"^repeat_mlp\.(\d{1,4})\."), 4
+OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
 def read_public(path: Path, said: list[str] | None = None) -> dict[str, Tensor]:
@@ -81,11 +89,19 @@ def _loaded(data: bytes) -> dict[str, Any]:
     return load_tensors(data) if is_torch_file(data) else unpack_public(data)
 
 
-def as_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A public state dict as weights of our model: our names, float32, no banks, no empty tensors."""
-    return {
-        name: as_floats(name, tensor) for name, tensor in renamed(unbanked(state)).items() if tensor.numel()
-    }
+def as_weights(state: Mapping[str, Tensor], first_again: int = FIRST_AGAIN) -> dict[str, Tensor]:
+    """A public state dict as weights of our model: our names, float32, no banks, no empty tensors.
+
+    first_again: the first of the layers that are passed again, whose own MLPs a state only numbers.
+    """
+    plain = renamed(unbanked(state))
+    named = {REPEATED.sub(lambda found: again(found, first_again), name): t for name, t in plain.items()}
+    return {name: as_floats(name, tensor) for name, tensor in named.items() if tensor.numel()}
+
+
+def again(found: re.Match[str], first: int) -> str:
+    """Our name of an MLP of a layer's second pass."""
+    return f"blocks.{first + int(found[1])}.mlp.again.0."
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,11 +177,14 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
     heads_out: list[HeadsPart] = []
     layers = len({name for name in shapes if name.endswith(".attn.q_gain")})
     if table := shapes.get("bigram.embed.weight"):
-        embed.append(BigramHash(buckets=table[0], dimension=table[1]))
+        kind = BigramHash if "bigram.scale" in shapes else BigramSum
+        embed.append(kind(buckets=table[0], dimension=table[1]))
     if "smear.gate" in shapes:
         embed.append(SmearVector())
     if gate := shapes.get("smear_gate.weight"):
-        embed.append(SmearGate(channels=gate[1], boundary=False))
+        biased = "smear_gate.bias" in shapes
+        smear = SmearBias(channels=gate[1]) if biased else SmearGate(channels=gate[1], boundary=False)
+        embed.append(smear)
     if table := shapes.get("ve_shared.embed.weight"):
         count = sum(name.startswith("ve_layer_scales.") for name in shapes)
         shared = "ve_shared.scale" in shapes
@@ -182,6 +201,8 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
     if gate := shapes.get("blocks.0.attn.attn_gate_w"):
         heads_out.append(GatedAttention() if gate[1] == width else SparseGate(channels=gate[1]))
     gate = shapes.get("blocks.0.mlp.mlp_gate_proj.weight")
+    own = [found.groups() for found in map(OWN_MLP.fullmatch, shapes) if found]
+    places, whole = {int(layer) for layer, *_ in own}, any(matrix == "fc" for *_, matrix in own)
     route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
     further = sum(name.startswith("mtp_heads.") for name in shapes)
     return {
@@ -190,6 +211,15 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         "heads_out": tuple(heads_out),
         "activation": GatedMlp(channels=gate[1]) if gate else ReluSquared(),
         "route": route,
+        "recurrence": Looped(
+            first=min(places),
+            last=max(places),
+            loops=1 + max(int(number) for _, number, _ in own),
+            untied=whole,
+            untied_down=not whole,
+        )
+        if own
+        else Once(),
         "objective": MultiToken(heads=further) if further else NextToken(),
     }
 

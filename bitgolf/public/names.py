@@ -345,7 +345,8 @@ LATER = {
     "QUANT_BITS": "set in quantize.rules: each rule has a grid of its own",
     "READOUT_*": "not built: a readout of every pass",
     "RECUR_*": "not a variable here: model.recurrence repeats layers, as NUM_LOOPS does",
-    "REPEAT_UNTIE_MLP*": "set by --set: model.recurrence=Looped(untied=True) gives each further pass its MLP",
+    "REPEAT_UNTIE_MLP*": "set by --set: model.recurrence=Looped(untied=True), or untied_down=True, "
+    "gives each further pass its MLP or its second matrix",
     "ROPE_TYPE": "not built: the ramp of YaRN; ROPE_YARN rescales the base",
     "SEQ_LEN_START": "set by --set: train.stages has a sequence length",
     "SEQ_SCHEDULE_FRACTION": "set by --set: train.stages has a sequence length and an end",

@@ -198,7 +198,7 @@ def _metrics(path: Path) -> Iterator[View]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and all(_finite(row.get(key)) for key in METRICS):
             yield row

@@ -396,9 +396,9 @@ def swapped_weights(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> 
     for name, values in stand_ins.items():
         parameter = optimizers.parameters[name]
         parameter.data = values
-        slope = getattr(values, "slope", None)
-        if slope is not None and parameter.requires_grad:  # frozen ones have no gradient to bend
-            hooks.append(parameter.register_hook(slope.mul))
+        pull = getattr(values, "pull", None)
+        if pull is not None and parameter.requires_grad:  # frozen ones have no gradient to bend
+            hooks.append(parameter.register_hook(pull))
     try:
         yield
     finally:

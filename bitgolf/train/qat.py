@@ -30,7 +30,7 @@ class Noise(Plan):
     ) -> dict[str, Tensor]:
         """The weights that stand in for others in this step; the gradient at them goes to those others.
 
-        One that has an attribute `slope` (a tensor of its shape) passes its gradient on times that.
+        One that has an attribute `pull` (a function from gradient to gradient) passes its own on through it.
         """
         return {}
 
@@ -115,20 +115,15 @@ class FakeQuantize(LateNoise):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SoftRound(LateNoise):
-    """Rounding that begins soft and ends nearly hard, with its own gradient (soft-rounded QAT).
+class SoftNoise(LateNoise):
+    """Rounding that begins soft and ends nearly hard.
 
-    What: a weight of y steps, n = floor(y), becomes n + 1/2 + tanh(a (y - n - 1/2)) / (2 tanh(a / 2)) steps
-        within the codes of its grid. The gradient is that of this curve, steps held fixed. a goes from
-        `softest` to `hardest`: with the schedule's scale from `under_scale` to 0, or, where that is 0, with
-        the progress from `from_progress` to 1. When and on which tensors as in FakeQuantize; only rules that
-        round to a grid (Rounding) take part.
-    Source: PR #606 (a from 1 to 16), after Agustsson & Theis 2020, arXiv:2006.09952. PR #631 has the second
-        half inside the brackets, which moves every weight by a quarter step.
-    Cost: no bytes; a quantization of those tensors a step, and their size in memory twice.
-    Not for: gains: none is isolated; at its hard end the gradient is near zero between two steps.
-    Neutral: from_progress=1
+    softest, hardest: the sharpness a of its curve at both ends: with the schedule's scale from `under_scale`
+        to 0, or, where that is 0, with the progress from `from_progress` to 1. Only rules that round to a
+        grid (Rounding) take part.
     """
+
+    abstract: ClassVar[bool] = True
 
     softest: float = setting(1.0, above=0.0, at_most=100.0)
     hardest: float = setting(16.0, above=0.0, at_most=100.0)
@@ -149,15 +144,72 @@ class SoftRound(LateNoise):
         table, sharpness = self.table(quantize), self.sharpness(progress, scale)
         rules = {name: table.rule_of(name, weights[name]) for name in self.chosen(weights)}
         return {
-            name: soft_rounded(weights[name], rule.quantizer, sharpness)
+            name: self.rounded(weights[name].detach(), rule.quantizer, sharpness)
             for name, rule in rules.items()
             if rule and isinstance(rule.quantizer, Rounding)
         }
 
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+        """A weight as it is trained on, with its `pull`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftRound(SoftNoise):
+    """Rounding that begins soft and ends nearly hard, with its own gradient (soft-rounded QAT).
+
+    What: a weight of y steps, n = floor(y), becomes n + 1/2 + tanh(a (y - n - 1/2)) / (2 tanh(a / 2)) steps
+        within the codes of its grid. The gradient is that of this curve, steps held fixed. a goes from
+        `softest` to `hardest`; when and on which tensors as in FakeQuantize.
+    Source: PR #606 (a from 1 to 16), after Agustsson & Theis 2020, arXiv:2006.09952. PR #631 has the second
+        half inside the brackets, which moves every weight by a quarter step.
+    Cost: no bytes; a quantization of those tensors a step, and their size in memory twice.
+    Not for: gains: none is isolated; at its hard end the gradient is near zero between two steps.
+    Neutral: from_progress=1
+    """
+
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+        return soft_rounded(weight, quantizer, sharpness)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidRound(SoftNoise):
+    """Soft rounding by a sigmoid, with a gradient through the steps as well.
+
+    What: a weight of y steps, n = floor(y), becomes n + sigmoid(a (y - n - 1/2)) steps within the codes of
+        its grid: at a = 1 hardly more than the middle between two codes. The gradient is that of all of it;
+        the largest weight of a row takes that of its step.
+    Source: record 2026-03-31 (late QAT, scale under 0.15, a from 1 to 16 over 500 steps; not isolated).
+    Cost: no bytes; two quantizations of those tensors a step.
+    Not for: a small a, at which every weight loses its place between two codes; gains: none is isolated.
+    Neutral: from_progress=1
+    """
+
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+        result = sigmoid_rounded(weight, quantizer, sharpness)
+
+        def pull(gradient: Tensor) -> Tensor:
+            with torch.enable_grad():
+                own = weight.clone().requires_grad_()
+                return torch.autograd.grad(sigmoid_rounded(own, quantizer, sharpness), own, gradient)[0]
+
+        result.pull = pull  # type: ignore[attr-defined]
+        return result
+
+
+def sigmoid_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+    """The weight as SigmoidRound trains on it."""
+    matrix, grid = as_matrix(weight).float(), quantizer.grid
+    scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
+    steps = grid.granularity.spread(scales, matrix.shape)
+    y = matrix / torch.where(steps > 0, steps, 1.0)  # a row of zeros is all zero, its gradient too
+    soft = y.detach().floor() + torch.sigmoid(sharpness * (y - y.detach().floor() - 0.5))
+    return (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
+
 
 @torch.no_grad()
 def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
-    """The weight as SoftRound trains on it, with the slope at each place as its attribute `slope`."""
+    """The weight as SoftRound trains on it; its `pull` is a product with the slope at each place."""
     matrix, grid = as_matrix(weight).float(), quantizer.grid
     scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
     steps = grid.granularity.spread(scales, matrix.shape)
@@ -167,5 +219,5 @@ def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tenso
     inside = (soft >= grid.qmin) & (soft <= grid.qmax) & (steps > 0)
     slope = torch.where(inside, sharpness * (1 - curve.square()) / (2 * reach), 0.0)
     result = (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
-    result.slope = slope.reshape(weight.shape).to(weight.dtype)  # type: ignore[attr-defined]
+    result.pull = slope.reshape(weight.shape).to(weight.dtype).mul  # type: ignore[attr-defined]
     return result

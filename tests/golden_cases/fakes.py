@@ -4,7 +4,7 @@ from typing import Any
 
 from bitgolf.squeeze.clip import Ternary
 from bitgolf.squeeze.grid import ColumnGroups, Grid
-from bitgolf.squeeze.quantize import AbsMax, Quantizer
+from bitgolf.squeeze.quantize import AbsMax, Percentile, Quantizer
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.quantizers import in_fours
 
@@ -23,12 +23,36 @@ def fake_quantizer(case: Case) -> Quantizer:
         return Ternary(grid=Grid(bits=2, granularity=ColumnGroups(columns=size), **FLOAT), rescaled=False)
     if "SlidingWindowEval" in case.record:
         return rows(8, scale_floor=1 / 127)
+    if trains_on_codes(case):
+        grid = Grid(bits=6, scale_floor=1e-8 / 31, **FLOAT)
+        return Percentile(grid=grid, percentile=0.9999984)
+    if "Seq2048_FP16Emb" in case.record:
+        return rows(6, scale_floor=1 / 31 / 31)
     if "MLP3x_QAT_Int6" in case.record:
         eight = rows(8, scale_floor=TINY / 127, symmetric=not int6)
         return in_fours(eight) if int6 else eight
     if any(name in case.record for name in LATE_QAT):
         return rows(6, symmetric=False, scale_floor=1 / 31)
     raise NotCoveredError(f"fake quantization of {function or case.record}")
+
+
+def trains_on_codes(case: Case) -> bool:
+    """Whether the layers of the case's record are quantized whenever they train."""
+    return any(name in case.record for name in ("smeargate", "MixedQuant"))
+
+
+def soft_sharpness(case: Case) -> float | None:
+    """How sharp the soft rounding of the case's record is; none where it rounds hard."""
+    if not case.record.startswith("2026-03-31"):
+        return None
+    names = ("alpha", "qat_alpha", "soft_round_alpha", "sharpness")
+    stated = [case.arguments[name] for name in names if name in case.arguments]
+    return float(stated[0]) if stated else 1.0
+
+
+def soft_quantizer() -> AbsMax:
+    """What soft rounding cuts at in its record."""
+    return AbsMax(grid=Grid(bits=6, scale_floor=1 / 31, **FLOAT))
 
 
 def rows(bits: int, **settings: Any) -> Quantizer:

@@ -5,15 +5,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.embed import BigramSum, PairTable, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import GatedMlp, LnScale, ParallelResidual, TwoLanes, Unscaled
+from bitgolf.net.layers import (
+    GatedMlp,
+    LanesInTurn,
+    LnScale,
+    MergedLanes,
+    ParallelResidual,
+    TwoLanes,
+    Unscaled,
+)
 from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Position, Rope, Scope
 from bitgolf.net.route import GatedSkips, Looped
 from bitgolf.net.values import ValueEmbedding, ValueResidual
-from bitgolf.public.checkpoints import as_weights, infer_model_plan, unbanked
+from bitgolf.public.checkpoints import as_weights, infer_model_plan, renamed, unbanked
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, NotCoveredError
 
@@ -34,20 +42,27 @@ def loaded(plan: ModelPlan, weights: Weights) -> Model:
 
 def public_weights(case: Case, state: Weights | None = None) -> Weights:
     """The weights of a case under our names, without those that its settings leave unused."""
-    weights = as_weights(case.tensors.starting("weights.") if state is None else state)
-    if case.settings.get("parallel_start_layer", 0) <= 0:
+    again = recurring(case)
+    state = case.tensors.starting("weights.") if state is None else state
+    state = {name: w for name, w in state.items() if again or not name.startswith("repeat_mlp.")}
+    if "smeargate.gate" in state:  # in one record the share of the token itself
+        state["smear.gate"] = -state.pop("smeargate.gate")
+    weights = as_weights(state, again.first if again else 0)
+    if case.settings.get("parallel_start_layer", 0) <= 0 and not case.settings.get("parallel_residual"):
         weights = {name: w for name, w in weights.items() if not name.startswith("parallel_")}
     weights.pop("blocks.0.attn.vr_lambda", None)  # the first layer has no values before its own to mix in
-    if "lane_merge" in weights:
-        start = case.settings.get("parallel_start_layer", int(case.knobs.get("PARALLEL_START_LAYER", 7)))
-        if 0 < start < case.settings["num_layers"]:
-            raise NotCoveredError("two lanes that one share merges (lane_merge)")
-        weights.pop("lane_merge")
+    if not 0 < first_merged(case) < case.settings["num_layers"]:
+        weights.pop("lane_merge", None)
     used = value_layers(case)
     for i in range(len(case.settings.get("ve_layers", "").split(","))):
         if i >= len(used):
             weights.pop(f"ve_layer_scales.{i}", None)
     return weights if used else {k: w for k, w in weights.items() if not k.startswith("ve_shared.")}
+
+
+def first_merged(case: Case) -> int:
+    """The first layer with lanes that a share merges; one record does not count it as a hyperparameter."""
+    return int(case.settings.get("parallel_start_layer", case.knobs.get("PARALLEL_START_LAYER", 7)))
 
 
 def value_layers(case: Case) -> tuple[int, ...]:
@@ -76,12 +91,24 @@ def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **o
         changes["activation"] = GatedMlp(inner=changes["activation"], channels=gate.shape[1])
     if window := settings.get("swa_window_size", 0):
         changes["scope"] += (AttentionWindow(tokens=window),)
-    if recurrence := looped(case):
+    if again := recurring(case):
+        if "skip_gates" not in weights:
+            raise NotCoveredError("skips without gates that share their weights")
+        later = "shared" if records.date(case) == "2026-04-03" else "none"
+        changes["route"] = GatedSkips(rows=len(weights["skip_gates"]), later=later)
+    if recurrence := again or looped(case):
         changes["recurrence"] = recurrence
+    if "lane_merge" in weights:
+        late = records.date(case) >= "2026-04-05"
+        changes["residual"] = MergedLanes(first=first_merged(case), late_skips=late)
     if (parallel := settings.get("parallel_residual_start", -1)) >= 0:
         changes["residual"] = ParallelResidual(first=parallel)
     lanes, leaves = settings.get("parallel_start_layer", 0), settings.get("parallel_final_lane", "mean")
-    if lanes > 0 and "parallel_resid_lambdas" in weights:
+    if settings.get("parallel_residual"):
+        if lanes < settings["num_layers"] // 2 or not settings.get("parallel_start_layer_is_physical", True):
+            raise NotCoveredError("lanes in the first half, or from a place on rather than a layer")
+        changes["residual"] = LanesInTurn(first=lanes)
+    elif lanes > 0 and "parallel_resid_lambdas" in weights:
         changes["residual"] = TwoLanes(first=lanes, leaves=leaves)
     plan = with_settings_of_parts(case, infer_model_plan(weights, **(changes | overrides)))
     check_shapes(case, plan)
@@ -90,13 +117,27 @@ def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **o
 
 def refuse_unknown(case: Case) -> None:
     """Fail on what is switched on in early records of April, and in no later one."""
-    switched = [case.arguments.get(name) for name in ("recurrence_active", "recur_active")]
-    for name in ("recur_layers", "recur_layers_str", "bank_split", "parallel_start_layer_is_physical"):
+    for name in ("bank_split", "parallel_start_layer_is_physical"):
         case.settings.get(name)
-    if any(switched):
-        raise NotCoveredError("layers passed again that share the skips of layers passed once (RECUR_LAYERS)")
-    if case.settings.get("parallel_residual"):
-        raise NotCoveredError("two lanes with attention before the MLP (PARALLEL_RESIDUAL)")
+
+
+def recurring(case: Case) -> Looped | None:
+    """Layers passed once more as records from 2026-03-31 to 04-04 have them; the case says if they are."""
+    settings = case.settings
+    named = settings.get("recur_layers", settings.get("recur_layers_str", ""))
+    active = [case.arguments.get(name) for name in ("recurrence_active", "recur_active")]
+    untied = settings.get("repeat_untie_mlp", "none")
+    if not named.strip():
+        return None
+    if records.date(case) == "2026-03-31":
+        raise NotCoveredError("layers passed again with scales and gains of their own (RECUR_LAYERS)")
+    if not any(active):
+        return None
+    layers = sorted({int(layer) for layer in named.split(",") if layer.strip()})
+    if layers != [*range(layers[0], layers[-1] + 1)] or settings.get("repeat_untie_mlp_layers"):
+        raise NotCoveredError(f"RECUR_LAYERS={named} with gaps, or some of them untied")
+    whole, down = untied == "full", untied == "down"
+    return Looped(first=layers[0], last=layers[-1], loops=1, untied=whole, untied_down=down)
 
 
 def looped(case: Case) -> Looped | None:
@@ -135,6 +176,10 @@ def with_settings_of_parts(case: Case, plan: ModelPlan) -> ModelPlan:
         for i, part in enumerate(getattr(plan, seam)):
             if isinstance(part, ValueEmbedding):
                 changes[f"{seam}.{i}.layers"] = value_layers(case)
+            elif isinstance(part, BigramSum):
+                changes[f"{seam}.{i}.multiplier"] = 92821 if "smeargate" in case.record else 31
+            elif isinstance(part, SmearVector):
+                changes[f"{seam}.{i}.before_norm"] = "smeargate" in case.record
             elif isinstance(part, SmearGate):
                 changes[f"{seam}.{i}.boundary"] = records.smear_keeps_documents_apart(case)
             elif isinstance(part, AttentionOutputGate):
@@ -152,7 +197,8 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
     """Every hyperparameter that the tensors show as well must say the same."""
     settings = case.settings
     parts = {type(part): part for _, part in plan.parts()}
-    bigram, values = parts.get(BigramHash), parts.get(ValueEmbedding)
+    bigram = next((part for _, part in plan.parts() if isinstance(part, PairTable)), None)
+    values = parts.get(ValueEmbedding)
     gate = parts.get(AttentionOutputGate) or parts.get(SparseGate) or parts.get(SmearGate)
     gated = plan.activation if isinstance(plan.activation, GatedMlp) else None
     objective = plan.objective
@@ -165,7 +211,9 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
         "num_kv_heads": plan.kv_heads,
         "tie_embeddings": plan.tied,
         "embedding_dim": plan.dimensions.embedding_width,
-        "bigram_vocab_size": bigram.buckets if isinstance(bigram, BigramHash) else 0,
+        "bigram_hash_buckets": bigram.buckets if bigram else 0,
+        "use_smeargate": SmearVector in parts,
+        "bigram_vocab_size": bigram.buckets if bigram else 0,
         "ve_enabled": isinstance(values, ValueEmbedding),
         "value_residual": ValueResidual in parts,
         "skip_gates_enabled": isinstance(plan.route, GatedSkips),
@@ -178,7 +226,8 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
         "mtp_num_heads": objective.heads if isinstance(objective, MultiToken) else 0,
     }
     sizes = {  # of parts, which say nothing where the part is left out
-        "bigram_dim": bigram.dimension if isinstance(bigram, BigramHash) else None,
+        "bigram_hash_dim": bigram.dimension if bigram else None,
+        "bigram_dim": bigram.dimension if bigram else None,
         "ve_dim": values.dimension if isinstance(values, ValueEmbedding) else None,
         "gate_width": getattr(gated or gate, "channels", None),
         "gate_window": getattr(gate, "channels", None),
@@ -195,7 +244,13 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
 
 
 def bank_members(case: Case, bank: str) -> list[str]:
-    """Our names of the matrices in a public bank; none for a tensor that is no bank."""
+    """Our names of the matrices in a public bank, or of an MLP passed again; none for any other tensor."""
+    if (loop := recurring(case)) and bank.startswith("repeat_mlp."):
+        return [*as_weights({bank: torch.zeros(1, 1)}, loop.first)]
+    if bank == "smeargate.gate":
+        return ["smear.gate"]
+    if (name := next(iter(renamed({bank: torch.zeros(1)})))) != bank:
+        return [name]
     if not bank.endswith("_bank"):
         return []
     layers = case.settings["num_layers"]

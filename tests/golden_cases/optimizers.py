@@ -51,7 +51,7 @@ def muon_rule(case: Case) -> MuonRule:
         warmup_start=settings["muon_momentum_warmup_start"],
         warmup_steps=settings["muon_momentum_warmup_steps"],
         backend_steps=settings["muon_backend_steps"],
-        weight_decay=settings.get("muon_wd", fixed),
+        weight_decay=settings.get("muon_wd", settings.get("muon_weight_decay", fixed)),
         row_normalize=bool(settings.get("muon_row_normalize", date(case) in ROWS_ALWAYS)),
         taper_start=settings.get("wd_taper_start_frac", 1.0),
         taper_final=settings.get("wd_taper_final_mult", 1.0),

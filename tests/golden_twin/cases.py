@@ -1,4 +1,4 @@
-"""Nineteen cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
+"""Twenty-four cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
 
 import math
 import zlib
@@ -177,6 +177,52 @@ def own_model_parallel_factored() -> Given:
     record = "2026-04-09_SP8192_3LayerRecur_ParResid_QK525_LegalTTT"
     twin, loop = {"reference": 8, "slope": 0.5}, {"looping_active": True}
     return forward("parallel", record, s, twin, 1, 15, loop, **parts)
+
+
+def own_model_merged_lanes() -> Given:
+    """Lanes that one share merges, which a loop has begun before, late skips into the first of them."""
+    s = SIZES | LATE | {"num_layers": 5, "num_loops": 1, "loop_start": 2, "loop_end": 3, "xsa_last_n": 2}
+    s |= {"rope_dims": 2, "train_seq_len": 64, "parallel_start_layer": 3, "tie_embeddings": False}
+    parts: dict[str, Any] = {"skip_weights": (3, WIDTH), "skip_gates": (3, WIDTH), "lane_merge": ()}
+    record, loop = "2026-04-08_SP8192_ParallelResid_ScoreFirstTTT", {"looping_active": True}
+    parts |= {"lm_head__weight": (41, WIDTH)}
+    return forward("merged", record, s, {"reference": 64, "slope": 0.5, "merged": 3}, 2, 11, loop, **parts)
+
+
+def own_model_recurring() -> Given:
+    """Two layers once more with MLPs of their own, whose skips take the weights of the last."""
+    s = SIZES | LATE | {"xsa_last_n": 2, "rope_dims": 4, "train_seq_len": 64, "recur_layers": "1,2"}
+    del s["num_loops"], s["loop_start"], s["loop_end"]
+    s |= {"repeat_untie_mlp": "full"}
+    hidden = int(1.35 * WIDTH)
+    parts: dict[str, Any] = {"skip_weights": (2, WIDTH), "skip_gates": (2, WIDTH)}
+    parts |= {f"repeat_mlp__{i}__fc__weight": (hidden, WIDTH) for i in range(2)}
+    parts |= {f"repeat_mlp__{i}__proj__weight": (WIDTH, hidden) for i in range(2)}
+    record, twin = "2026-04-03_MuonEqR_DepthRecurrence_WD090_AllInt6", {"reference": 64, "slope": 0.5}
+    again = {"recurrence_active": True}
+    return forward("recurring", record, s, twin | {"later": "shared"}, 1, 12, again, **parts)
+
+
+def own_model_recurring_lanes() -> Given:
+    """Two layers once more, skips without weights left out, lanes that take no late skip."""
+    s = SIZES | LATE | {"xsa_last_n": 5, "rope_dims": 2, "train_seq_len": 64, "recur_layers": "2,3"}
+    del s["num_loops"], s["loop_start"], s["loop_end"]
+    s |= {"parallel_start_layer": 3, "ln_scale": False}
+    parts: dict[str, Any] = {"skip_weights": (2, WIDTH), "skip_gates": (2, WIDTH), "lane_merge": ()}
+    record = "2026-04-04_SP4096_DepthRecurrence_ParallelResid_MuonEqR"
+    twin, again = {"reference": 64, "slope": 0.5, "merged": 3}, {"recurrence_active": True}
+    return forward("both", record, s, twin | {"late_skips": False}, 2, 9, again, **parts)
+
+
+def own_model_lanes_in_turn() -> Given:
+    """Two lanes that the attention writes to before the MLP reads, with skips into both, XSA, odd sizes."""
+    s = SIZES | LATE | {"xsa_last_n": 3, "rope_dims": 2, "train_seq_len": 64, "parallel_residual": True}
+    del s["num_loops"], s["loop_start"], s["loop_end"]
+    s |= {"parallel_start_layer": 3}
+    parts: dict[str, Any] = {"skip_weights": (2, WIDTH), "skip_gates": (2, WIDTH)}
+    parts |= {"parallel_resid_lambdas": (5, 2), "parallel_post_lambdas": (5, 2, 2)}
+    record, twin = "2026-04-03_MuonEqR_DepthRecurrence_WD090_AllInt6", {"reference": 64, "slope": 0.5}
+    return forward("in turn", record, s, twin, 2, 10, {}, **parts)
 
 
 def part(
@@ -377,6 +423,43 @@ def own_fake_int6_in_fours() -> Given:
     return facts, {"W": weight, "G": torch.randn(7, 29, generator=draw)}
 
 
+def own_fake_soft_int6() -> Given:
+    """int6 rounded by a sigmoid, with the gradient through the steps; some rows are below the floor."""
+    draw, a = draws("soft"), {"function": "CastedLinear_soft_round", "shape": [7, 29], "alpha": 3.5}
+    record, tolerance = (
+        "2026-03-31_ParallelResiduals_MiniDepthRecurrence",
+        {"out.*": {"abs": 1e-5, "rel": 1e-5}},
+    )
+    facts = {"kind": "fake_quant", "record": record, "arguments": a, "twin": {}, "tolerance": tolerance}
+    weight = torch.randn(7, 29, generator=draw)
+    weight[1] *= 0.1
+    return facts, {"W": weight, "G": torch.randn(7, 29, generator=draw)}
+
+
+def state_in_fours() -> Given:
+    """A whole state dict with two middle layers in steps of four and the embedding in float16."""
+    draw = draws("state")
+    tensors = [
+        ["tok_emb.weight", [997, 67], "bfloat16"],
+        ["blocks.0.mlp.fc.weight", [257, 256], "float32"],
+        ["blocks.1.mlp.fc.weight", [257, 257], "bfloat16"],
+        ["blocks.2.attn.c_q.weight", [300, 219], "float32"],
+        ["blocks.2.attn.c_k.weight", [16, 60], "bfloat16"],
+        ["blocks.2.attn.q_gain", [4], "float32"],
+        ["blocks.3.mlp.proj.weight", [256, 258], "float32"],
+        ["skip_weights", [1, 60], "float32"],
+    ]
+    given = {
+        f"sd.{name}": (0.7 * torch.randn(shape, generator=draw)).to(getattr(torch, dtype))
+        for name, shape, dtype in tensors
+    }
+    options = {"fp16_embed": True, "int6_layer_start": 1, "int6_layer_end": 2}
+    a = {"format": "int8_clean", "tensors": tensors, "kwargs": options}
+    record, tolerance = "2026-03-19_MLP3x_QAT_Int6_SlidingWindow", {"scales": {"rel": 1e-3}}
+    facts = {"kind": "quant_state_dict", "record": record, "arguments": a, "twin": {}, "tolerance": tolerance}
+    return facts, given
+
+
 def own_mlp_gated() -> Given:
     """An MLP whose output a gate on its first seven channels scales."""
     a = {"component": "mlp_banked", "seq": 9, "mlp_mult": 1.7}
@@ -445,3 +528,4 @@ def own_steps_by_the_clock() -> Given:
 CASES: dict[str, Callable[[], Given]] = {
     name: case for name, case in list(globals().items()) if name.startswith("own_")
 }
+LARGE = {"state_in_fours": state_in_fours}  # written by the tests that read them

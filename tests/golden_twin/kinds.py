@@ -26,6 +26,9 @@ def switches(facts: Facts, time: int) -> dict[str, Any]:
     if loops and facts["arguments"].get("looping_active"):
         first, last = s["loop_start"], s["loop_end"]
         order = [*range(first), *(list(range(first, last + 1)) * (loops + 1)), *range(last + 1, layers)]
+    again = sorted(int(i) for i in s.get("recur_layers", "").split(",") if i)
+    if again and facts["arguments"].get("recurrence_active"):
+        order = [*range(again[-1] + 1), *again, *range(again[-1] + 1, layers)]
     parallel, lanes = s.get("parallel_residual_start", -1), s.get("parallel_start_layer", 0)
     used = [int(i) for i in s.get("ve_layers", "").split(",") if i] if s.get("ve_enabled") else []
     return {
@@ -43,9 +46,14 @@ def switches(facts: Facts, time: int) -> dict[str, Any]:
         "slope": record["slope"],
         "gate_scale": s.get("sparse_attn_gate_scale", 1.0),
         "parallel": parallel if parallel >= 0 else layers,
-        "lanes": lanes if lanes > 0 else layers,
+        "lanes": lanes if lanes > 0 and "merged" not in record else layers,
         "value_layers": used,
         "value_residual": s.get("value_residual", False),
+        "in_turn": s.get("parallel_residual", False),
+        "again": again[0] if again else 0,
+        "merged": record.get("merged", layers),
+        "late_skips": record.get("late_skips", True),
+        "later": record.get("later", "none"),
         "smear_stops_at_bos": record.get("smear_stops_at_bos", False),
     }
 
@@ -207,12 +215,50 @@ def quant_tensor(facts: Facts, tensors: Tensors) -> Outputs:
 
 def fake_quant(facts: Facts, tensors: Tensors) -> Outputs:
     weight = tensors["W"].double()
+    if sharpness := facts["arguments"].get("alpha"):
+        used, gradient = squeeze.soft_by_hand(weight, tensors["G"].double(), sharpness)
+        return {}, {"out.w_used": used, "out.grad": gradient}
     steps = weight.abs().amax(1).clamp_min(1e-12) / 127
     codes = squeeze.rounded(weight, steps, -127, 127)
     if facts["arguments"].get("qat_int6"):
         codes = squeeze.fours(codes)
     used = codes * steps[:, None]
     return {}, {"out.w_used": used, "out.grad": tensors["G"].clone()}
+
+
+def quant_state_dict(facts: Facts, tensors: Tensors) -> Outputs:
+    """Large tensors in int8, those of the middle layers in steps of four; embedding and small ones kept."""
+    options, found = facts["arguments"]["kwargs"], dict[str, Tensor]()
+    parts: dict[str, dict[str, Any]] = {"dtypes": {}, "qmeta": {}, "passthrough_orig_dtypes": {}}
+    payload, counted = 0, 0
+    for name, _, dtype in facts["arguments"]["tensors"]:
+        weight = tensors[f"sd.{name}"]
+        control = name.endswith(("q_gain", "resid_mix")) or name == "skip_weights"
+        if weight.numel() <= 65_536 or name == "tok_emb.weight":
+            kept = weight.float() if control else weight.half()
+            parts["passthrough_orig_dtypes"] |= {} if control else {name: dtype}
+            found |= {f"out.passthrough.{name}": kept, f"out.deq.{name}": kept.to(weight.dtype)}
+            found[f"out.deq.{name}"] = kept if control else kept.to(weight.dtype)
+            payload += kept.numel() * kept.element_size()
+            continue
+        layer = int(name.split(".")[1])
+        middle = options["int6_layer_start"] <= layer <= options["int6_layer_end"]
+        codes, steps, shipped = squeeze.eight_bits(weight.double(), in_fours=middle)
+        found |= {f"out.quantized.{name}": codes.to(torch.int8), f"out.scales.{name}": shipped}
+        found[f"out.deq.{name}"] = (codes * shipped.double()[:, None]).to(weight.dtype)
+        parts["dtypes"][name], parts["qmeta"][name] = dtype, {"scheme": "per_row", "axis": 0}
+        payload += codes.numel() + 2 * len(steps)
+        counted += 1
+    given = [tensors[f"sd.{name}"] for name, *_ in facts["arguments"]["tensors"]]
+    stats = {
+        "param_count": sum(t.numel() for t in given),
+        "num_tensors": len(given),
+        "num_float_tensors": counted,
+        "num_nonfloat_tensors": 0,
+        "baseline_tensor_bytes": sum(t.numel() * t.element_size() for t in given),
+        "int8_payload_bytes": payload,
+    }
+    return {"stats": stats, "quant_format": "int8_clean_per_row_v1", **parts}, found
 
 
 def schedule(facts: Facts, tensors: Tensors) -> Outputs:
@@ -270,6 +316,7 @@ KINDS: dict[str, Callable[[Facts, Tensors], Outputs]] = {
         model_forward,
         optimizer_groups,
         quant_gptq,
+        quant_state_dict,
         quant_tensor,
         schedule,
         scoring,

@@ -157,31 +157,51 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
     start = embedded(weights, ids, how)
     first = len(order) // 2
     how = how | ({"first_values": []} if how.get("value_residual") else {})
-    x, lanes, kept = start, None, []
+    x, lanes, kept, pair = start, None, [], None
     for place, i in enumerate(order):
         p = layer_weights(weights, i, layers)
+        if i in order[:place] and (number := f"repeat_mlp.{i - how['again']}.") + "fc.weight" in weights:
+            p |= {"fc": weights[f"{number}fc.weight"], "mlp_proj": weights[f"{number}proj.weight"]}
         row, two = place - first, place >= first and how.get("lanes", layers) <= i
         if two and lanes is None:
             lanes = [x, x]
         if lanes and not two:  # an earlier layer that the loop comes back to: nothing happens
             continue
-        if 0 <= row < len(kept):
-            skip = weights["skip_weights"][row] * kept[first - 1 - row]
-            into = lanes[0] if lanes else x
-            if "skip_gates" in weights:
-                share = torch.sigmoid(weights["skip_gates"][row])
-                into = share * into + (1 - share) * skip
+        rows = len(weights.get("skip_weights", ()))
+        if 0 <= row < len(kept) and (row < rows or how.get("later") == "shared"):
+            own = min(row, rows - 1)
+            skip = weights["skip_weights"][own] * kept[first - 1 - row]
+
+            def joined(into: Tensor, skip: Tensor = skip, own: int = own) -> Tensor:
+                if "skip_gates" not in weights:
+                    return into + skip
+                share = torch.sigmoid(weights["skip_gates"][own])
+                return share * into + (1 - share) * skip
+
+            if pair:
+                pair = [joined(pair[0]), pair[1]] if how["late_skips"] else pair
+            elif lanes:
+                lanes = [joined(lanes[0]), joined(lanes[1]) if how.get("in_turn") else lanes[1]]
             else:
-                into = into + skip
-            x, lanes = (x, [into, lanes[1]]) if lanes else (into, None)
+                x = joined(x)
         factor = 1 / math.sqrt(i + 1) if how.get("ln_scale") else 1.0
         local = how | {"xsa": i >= layers - how["xsa_last"], "layer": i}
-        stream = lanes[0] if lanes else x
+        if pair is None and place >= first and how.get("merged", layers) <= i:
+            pair = [x, x]
+        stream = pair[0] if pair else lanes[0] if lanes else x
         stream = p["resid_mix"][0] * stream + p["resid_mix"][1] * start
         a = p["attn_scale"] * attention(
             p, factor * norm(stream), local, document, values(weights, ids, i, how)
         )
-        if lanes:
+        if pair:
+            pair = [stream + a, pair[1] + p["mlp_scale"] * mlp(p, factor * norm(pair[1]), local)]
+        elif lanes and how.get("in_turn"):
+            keep, post = weights["parallel_resid_lambdas"][i], weights["parallel_post_lambdas"][i]
+            lanes = [keep[0] * lanes[lane] + post[0][lane] * a for lane in (0, 1)]
+            second = p["resid_mix"][0] * lanes[1] + p["resid_mix"][1] * start
+            m = p["mlp_scale"] * mlp(p, factor * norm(second), local)
+            lanes = [keep[1] * lanes[lane] + post[1][lane] * m for lane in (0, 1)]
+        elif lanes:
             m = p["mlp_scale"] * mlp(p, factor * norm(lanes[1]), local)
             keep, post = weights["parallel_resid_lambdas"][i], weights["parallel_post_lambdas"][i]
             lanes = [keep[lane] * lanes[lane] + post[0][lane] * a + post[1][lane] * m for lane in (0, 1)]
@@ -192,6 +212,8 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
             x = x + p["mlp_scale"] * mlp(p, factor * norm(x), local)
         if place < first:
             kept.append(x)
+    if pair:
+        x = weights["lane_merge"] * pair[0] + (1 - weights["lane_merge"]) * pair[1]
     x = norm((lanes[0] + lanes[1]) / 2 if lanes else x)
     if "head_proj.weight" in weights:
         x = x @ weights["head_proj.weight"].T

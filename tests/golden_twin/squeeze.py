@@ -1,5 +1,7 @@
 """Rounding, error feedback and moments, written out column by column in float64."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,39 @@ def in_fours(rows: Tensor, floored: bool) -> tuple[Tensor, Tensor, Tensor]:
     clipped = rows.clamp(-clip[:, None], clip[:, None])
     codes = fours(rounded(clipped, steps, -127, 127))
     return codes, steps, steps.half() if floored else steps.float()
+
+
+def eight_bits(rows: Tensor, in_fours: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of int8 by the percentile, or in steps of four; the steps, and those that are shipped."""
+    if in_fours:
+        return fours_of(rows)
+    clip = clip_at(rows, 0.9999984)
+    steps = (clip / 127).clamp_min(1 / 127)
+    return rounded(rows.clamp(-clip[:, None], clip[:, None]), steps, -127, 127), steps, steps.half()
+
+
+def fours_of(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return in_fours(rows, floored=True)
+
+
+def soft_by_hand(weight: Tensor, gradient: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """int6 rounded by a sigmoid, and the gradient of its sum with `gradient`, by the rules of calculus."""
+    used, found = torch.zeros_like(weight), torch.zeros_like(weight)
+    for r, row in enumerate(weight.tolist()):
+        largest = max(range(len(row)), key=lambda c: abs(row[c]))
+        step, floored = max(abs(row[largest]) / 31, 1 / 31), abs(row[largest]) / 31 < 1 / 31
+        for c, w in enumerate(row):
+            y = float(torch.tensor(w).float() / (weight[r, largest].abs().float() / 31).clamp_min(1 / 31))
+            below = math.floor(y)  # in float32: its last bit decides on which side of 31 the largest is
+            share = 1 / (1 + math.exp(-a * (y - below - 0.5)))
+            soft = min(max(below + share, -31), 31)
+            slope = a * share * (1 - share) if -31 <= below + share <= 31 else 0.0
+            used[r, c] = soft * step
+            found[r, c] += float(gradient[r, c]) * slope
+            if not floored:  # the step is |largest| / 31
+                by_step = soft - slope * y
+                found[r, largest] += float(gradient[r, c]) * by_step * math.copysign(1 / 31, row[largest])
+    return used, found
 
 
 def gptq(weight: Tensor, moments: Tensor, steps: Tensor, largest: int, damping: float) -> Tensor:

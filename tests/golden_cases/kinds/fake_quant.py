@@ -3,16 +3,19 @@
 import torch
 
 from bitgolf.squeeze.clip import Ternary
+from bitgolf.train.qat import sigmoid_rounded
 from tests.golden_cases.case import Case
 from tests.golden_cases.compare import limits
-from tests.golden_cases.fakes import fake_quantizer
+from tests.golden_cases.fakes import fake_quantizer, soft_quantizer, soft_sharpness
 
 
 def check(case: Case) -> None:
-    quantizer = fake_quantizer(case)
+    sharpness = soft_sharpness(case)
+    quantizer = soft_quantizer() if sharpness else fake_quantizer(case)
     weight = case.tensors["W"].clone().requires_grad_()
     assert list(weight.shape) == case.arguments["shape"]
-    used = quantizer.fake_quantize(weight)
+    case.arguments.get("function")
+    used = sigmoid_rounded(weight, quantizer, sharpness) if sharpness else quantizer.fake_quantize(weight)
     (used * case.tensors["G"]).sum().backward()
     # The ternary layer of the script works in bfloat16.
     stated, coarse = limits(case, "out.w_used"), limits(case, "bf16 layer")

@@ -7,13 +7,14 @@ from torch.func import functional_call
 
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model
+from bitgolf.public.checkpoints import renamed
 from bitgolf.squeeze.quantize import QuantizePlan, QuantRule
-from bitgolf.train.qat import FakeQuantize
+from bitgolf.train.qat import FakeQuantize, Noise, SigmoidRound
 from bitgolf.train.schedule import Progress
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import close, close_figure, limits
 from tests.golden_cases.documents import given_documents
-from tests.golden_cases.fakes import fake_quantizer
+from tests.golden_cases.fakes import fake_quantizer, soft_quantizer, soft_sharpness, trains_on_codes
 from tests.golden_cases.network import bank_members, looping, public_model
 
 
@@ -61,17 +62,22 @@ class Forward(torch.nn.Module):
 
 def fake_weights(case: Case, model: Model) -> dict[str, Tensor]:
     """What stands in for the weights of a case that trains on quantized ones: its single linear layers."""
-    if not case.arguments.get("qat"):
+    always = case.arguments.get("train_mode", False) and trains_on_codes(case)
+    if not (case.arguments.get("qat") or always):
         return {}
-    own = {name.removeprefix("weights.") for name in case.tensors}  # a matrix in a bank is no layer
+    own = {*renamed(case.tensors.starting("weights."))}  # a matrix in a bank is no layer
     linears = [
         name
         for name, tensor in model.named_parameters()
         if tensor.ndim == 2 and name in own and name.endswith(".weight") and not name.endswith("emb.weight")
     ]
     linears = [name for name in linears if not name.endswith("embed.weight")]
-    rules = QuantizePlan(rules=(QuantRule(quantizer=fake_quantizer(case)),))
-    noise = FakeQuantize(patterns=tuple(linears))
+    sharpness, patterns = soft_sharpness(case), tuple(linears)
+    quantizer = soft_quantizer() if sharpness else fake_quantizer(case)
+    rules = QuantizePlan(rules=(QuantRule(quantizer=quantizer),))
+    noise: Noise = FakeQuantize(patterns=patterns)
+    if sharpness:
+        noise = SigmoidRound(softest=sharpness, hardest=sharpness, patterns=patterns)
     return noise.fake_quantized(dict(model.named_parameters()), rules, Progress(1, 2), 1.0)
 
 
@@ -85,7 +91,9 @@ def check_outputs(
     close_figure(case, "mean_loss", loss.item())
     loss.backward()
     gradients = {name: tensor.grad for name, tensor in model.named_parameters()}
-    gradients |= {name.removeprefix("model."): leaf.grad for name, leaf in leaves.items()}
+    for name, fake in fakes.items():
+        gradient = leaves[f"model.{name}"].grad
+        gradients[name] = fake.pull(gradient) if hasattr(fake, "pull") else gradient
     check_gradients(case, gradients)
 
 

@@ -60,6 +60,7 @@ def stand_ins(settings: Fields, names: Iterable[str]) -> dict[str, Tensor]:
     kv_width = settings["num_kv_heads"] * (width // heads)
     embedding = settings.get("embedding_dim") or width
     bigram, values = settings.get("bigram_dim", 0), settings.get("ve_dim", 0)
+    hashed = settings.get("bigram_hash_dim", 0)
     gate = settings.get("gate_window", settings.get("gate_width", 12))
     smear = settings.get("smear_gate_width", gate)
     looped = settings.get("loop_end", 0) - settings.get("loop_start", 1) + 1
@@ -79,6 +80,8 @@ def stand_ins(settings: Fields, names: Iterable[str]) -> dict[str, Tensor]:
         "kv_bank": (2 * layers, kv_width, width),
         "mlp_up_bank": (layers, hidden, width),
         "mlp_down_bank": (layers, width, hidden),
+        "bigram_hash.table.weight": (settings.get("bigram_hash_buckets", 0), hashed),
+        "bigram_hash.proj.weight": (width, hashed),
         "bigram.embed.weight": (settings.get("bigram_vocab_size", 0), bigram),
         "bigram.proj.weight": (width, bigram),
         "ve_shared.embed.weight": (vocabulary, values),
@@ -92,6 +95,7 @@ def stand_ins(settings: Fields, names: Iterable[str]) -> dict[str, Tensor]:
         "skip_*": (visits // 2, width),
         "smear_gate.weight": (1, smear),
         "smear_lambda": (1,),
+        "lane_merge": (),
         "parallel_resid_lambdas": (layers, 2),
         "parallel_post_lambdas": (layers, 2, 2),
         "*": (width,),

@@ -1,5 +1,6 @@
 """Rounding with error feedback, on the moments that the case gives."""
 
+import dataclasses
 import math
 
 import torch
@@ -8,7 +9,7 @@ from bitgolf.squeeze.clip import PUBLIC_PERCENTILES
 from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.gptq import Gptq, squared_error
 from bitgolf.squeeze.quantize import Curvature, Percentile, SdClip
-from tests.golden_cases.case import Case, Fields, NotCoveredError
+from tests.golden_cases.case import Case, Fields
 from tests.golden_cases.compare import limits, same_codes, same_weights
 from tests.golden_cases.quantizers import grid_to
 from tests.golden_cases.records import date
@@ -36,19 +37,39 @@ def check(case: Case) -> None:
 def public_gptq(case: Case) -> Gptq:
     """The record's function with the case's keyword arguments; what is not given has its own default."""
     options, deviations = case.arguments.get("kwargs") or Fields("kwargs", {}), date(case) >= "2026-04-05"
-    if options.get("hessian_clip_lambda", 0.0):
-        raise NotCoveredError("clip values that follow the Hessian")
     damping = options.get(
         "percdamp", float(case.knobs.get("GPTQ_DAMP", case.settings.get("gptq_damp", 0.01)))
     )
     largest, block = options.get("clip_range", 63 if deviations else 31), options.get("block_size", 128)
     if deviations:
         sigmas = options.get("clip_sigmas", 3.0)
-        scales = (SdClip(grid=grid_to(largest), sigmas=sigmas),)
+        strength = options.get("hessian_clip_lambda", 0.0)
+        factors = row_factors(case, damping, strength) if strength else ()
+        scales = (FactoredSdClip(grid=grid_to(largest), sigmas=sigmas, factors=factors),)
         return Gptq(scales=scales, block=block, damping=damping)
     grid = grid_to(largest, scale_floor=1 / largest)
     tried = tuple(Percentile(grid=grid, percentile=share) for share in PUBLIC_PERCENTILES)
     return Gptq(scales=tried, block=block, damping=damping, measure="weights")
+
+
+def row_factors(case: Case, damping: float, strength: float) -> tuple[float, ...]:
+    """How much wider the clip of each row is in the record whose clip values follow the Hessian."""
+    seen = case.tensors["H"].diagonal().clone()
+    seen[seen == 0] = 1
+    seen = (seen + damping * seen.mean()).clamp_min(1e-8)
+    rows = (case.tensors["W"].abs() * seen / seen.mean()).mean(1)
+    return tuple((1 + strength * (rows / rows.mean() - 1)).tolist())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FactoredSdClip(SdClip):
+    """A number of standard deviations, times a factor for each row."""
+
+    factors: tuple[float, ...] = ()
+
+    def clip(self, groups: torch.Tensor) -> torch.Tensor:
+        clip = super().clip(groups) * (torch.tensor(self.factors) if self.factors else 1.0)
+        return torch.maximum(clip, groups.float().mean(1).abs())  # constant rows live, as in SdClip
 
 
 def check_moments(case: Case) -> None:

@@ -35,7 +35,8 @@ def check_momentum(case: Case, allowed: float) -> None:
 def clock_seconds(case: Case) -> float:
     """How long the script trains, less what it reserves for quantization; 0 without a clock."""
     settings = case.settings
-    reserved = settings.get("gptq_reserve_ms", 0.0) / 1000.0 if settings.get("use_gptq", True) else 0.0
+    reserved = settings.get("gptq_reserve_ms", 0.0) / 1000.0
+    reserved = reserved if settings.get("use_gptq", True) else 0.0
     reserved = settings.get("gptq_reserve_seconds", reserved)
     cap = settings["max_wallclock_seconds"]
     return cap - reserved if cap > 0 else cap
