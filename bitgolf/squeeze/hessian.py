@@ -206,7 +206,7 @@ class ProductWatch(TorchFunctionMode):
             name = self.matrices.get(id(args[1]), ("",))[0]
             if name in self.uses:
                 self.tables[name] = args[1]
-                result.register_hook(partial(self.see_lookups, name, args[0].detach().flatten()))
+                result.register_hook(partial(self.accumulate_lookups, name, args[0].detach().flatten()))
         return result
 
     def accumulate(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
@@ -217,9 +217,9 @@ class ProductWatch(TorchFunctionMode):
             self.inputs[name] = self.inputs.get(name, 0) + moments
             self.uses[name] += len(rows)
         if self.outputs:
-            products.register_hook(partial(self.see_gradients, names))
+            products.register_hook(partial(self.accumulate_gradients, names))
 
-    def see_gradients(self, names: Sequence[str], gradients: Tensor) -> None:
+    def accumulate_gradients(self, names: Sequence[str], gradients: Tensor) -> None:
         """Add the gradients (..., rows) at the products with these matrices."""
         sizes = [self.sizes[name] for name in names]
         parts = gradients.detach().float().flatten(0, -2).split(sizes, dim=1)
@@ -228,7 +228,7 @@ class ProductWatch(TorchFunctionMode):
                 moments = part.square().sum(0) if name in HEADS else part.T @ part
                 self.gradients[name] = self.gradients.get(name, 0) + moments
 
-    def see_lookups(self, name: str, ids: Tensor, gradients: Tensor) -> None:
+    def accumulate_lookups(self, name: str, ids: Tensor, gradients: Tensor) -> None:
         """Add the gradients (..., columns) at the rows `ids` of a table."""
         rows = gradients.detach().float().flatten(0, -2)
         self.lookups[name] = self.lookups.get(name, 0) + rows.T @ rows
