@@ -20,6 +20,7 @@ class Known(Plan):
     steps: int = 0
     moved: int = 0
     inner: Inner = Inner()
+    parts: tuple[Inner, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,29 @@ class Made(Plan):
     steps: int = 0
 
 
-PLANS = (Known(), Inner(), Twice(steps=0), Twice(steps=1), Made())
-ELSEWHERE = "\n\ndef elsewhere(plan):\n    return plan.replace(moved=1), Made(steps=3)\n"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Default(Plan):
+    steps: int = 0
+
+
+PLANS = (Known(), Inner(), Twice(steps=0), Twice(steps=1), Made(), Default(steps=1))
+ELSEWHERE = """
+
+def elsewhere(plan):
+    return plan.replace(moved=1), Made(steps=3), Default(), plan == Known()
+
+
+class Owner:
+    plan: Known
+
+    def __init__(self, twice: Twice, held: "Known") -> None:
+        self.twice = twice
+        self.held = held
+
+
+class Absent(Plan):
+    pass
+"""
 DECIDED = {
     "if plan.steps:\n    x = 1": "",
     "if plan.steps == 0:\n    x = 1": "x = 1",
@@ -41,6 +63,18 @@ DECIDED = {
     "if plan.steps > 0:\n    x = 1\nelse:\n    x = 2": "x = 2",
     "if x and plan.steps:\n    x = 1": "",
     "if plan.inner.rate < 1:\n    x = 1": "x = 1",
+    "if x or plan.steps == 0:\n    x = 1": "x = 1",
+    "if plan.steps or plan.inner.rate > 1:\n    x = 1": "",
+    "if plan == Known():\n    x = 1": "x = 1",
+    "if plan.inner == Absent():\n    x = 1": "",
+    "if owner.plan.steps:\n    x = 1": "",
+    "if owner.held.steps:\n    x = 1": "",
+    "other = owner.plan\nif other.steps:\n    x = 1": "other = owner.plan",
+    "other, y = owner.plan, x\nif other.steps:\n    x = 1": "other, y = owner.plan, x",
+    "for part in plan.parts:\n    x = part": "",
+    "x = 1 if plan.steps else x + 2": "x = (x + 2)",
+    "x = f(\n    1 if plan.steps else y,\n    3,\n)": "x = f(\n    y,\n    3,\n)",
+    "x = '\u00e9' + (1 if plan.steps else y)": "x = '\u00e9' + (y)",
 }
 OPEN = (
     "if plan.moved:\n    x = 1",  # changed by somebody
@@ -51,11 +85,16 @@ OPEN = (
     "if other.steps:\n    x = 1",
     "if plan.unknown:\n    x = 1",
     "if x:\n    x = 1\nelif plan.steps:\n    x = 2",
+    "if default.steps:\n    x = 1",  # made by somebody, as it is without settings
+    "if owner.twice.steps:\n    x = 1",
+    "other = owner.plan\nother = x\nif other.steps:\n    x = 1",
+    "for part in x.parts:\n    x = part",
+    "x = 1 if x else 2",
 )
 
 
 def work(body: str) -> str:
-    head = "def work(plan: Known, twice: Twice, made: Made, other, x):\n"
+    head = "def work(plan: Known, twice: Twice, made: Made, default: Default, owner: Owner, x, y):\n"
     return head + textwrap.indent(body + "\nreturn x" if body else "return x", "    ")
 
 
@@ -77,6 +116,11 @@ def test_a_branch_that_a_run_decides_stays(body):
 def test_nothing_stays_after_a_return_that_is_always_reached():
     text = work("if plan.steps == 0:\n    return 5\nx = x + 1")
     assert after(text).endswith(":\n    return 5")
+
+
+def test_nothing_stays_after_the_return_of_a_function_in_a_function():
+    text = work("def inner():\n    if plan.steps == 0:\n        return 5\n    return x\nx = inner()")
+    assert after(text) == work("def inner():\n    return 5\nx = inner()")
 
 
 def test_a_parameter_that_is_another_value_later_is_not_known():

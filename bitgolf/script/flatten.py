@@ -17,15 +17,16 @@ import symtable
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, to_json
+from bitgolf.score.score import SCORE_COLUMNS
 from bitgolf.script.decided import decided
 from bitgolf.script.optional import needed
 from bitgolf.script.own import carried, own_files, plans_in
@@ -33,10 +34,12 @@ from bitgolf.script.shrink import minify
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
 from bitgolf.script.trust import trusting
+from bitgolf.script.unread import without_unread
 
 LINE_LENGTH = 100
 COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
-COMPARED_COLUMNS = ("target", "nats", "bytes")  # of the scores
+COMPARED_COLUMNS = tuple(SCORE_COLUMNS)
+Fields = Set[tuple[str, str]]  # by class and name
 
 
 class ScriptError(BitgolfError):
@@ -53,18 +56,17 @@ def flatten(
     known = [*read_core(), *added(read_core())] if modules is None else modules
     own = carried({type(plan) for plan in plans_in(recipe)}, known)
     if modules is None:
-        modules = trusting(decided(plain_settings([*slim_core(), *own]), plans_in(recipe)))
+        modules, wording = specialised(plain_settings([*slim_core(), *own]), recipe, main, full)
     else:
-        modules = [*modules, *own]
-    classes = {type(plan).__name__ for plan in plans_in(recipe)} if full else set(_named(recipe))
-    definitions, imports = reach(modules, sorted({main, *classes}))
+        modules, wording = [*modules, *own], Wording(full)
+    definitions, imports = reach(modules, [main, *wording.classes(recipe)])
     body = "\n".join(
         [
             *_import_lines([*imports, Import("sys", None, None)]),
             *_sections(modules, definitions),
             "\n",
             "# The recipe. A setting not written here has the default of its class.",
-            f"RECIPE = {literal(recipe, full=full)}",
+            f"RECIPE = {literal(recipe, wording=wording)}",
             "",
             'if __name__ == "__main__":',
             f"    sys.exit({main}(RECIPE))",
@@ -74,6 +76,33 @@ def flatten(
     if own and (missing := undefined_names(body)):
         raise SourceError((f"{name}: read and not defined" for name in missing), "the script is not whole:")
     return _header(recipe, main, body) + body
+
+
+def specialised(
+    modules: Sequence[Module], recipe: Plan, main: str, full: bool
+) -> tuple[list[Module], "Wording"]:
+    """The modules without branches that the recipe never takes, and without what only those used.
+
+    Then without settings that nothing reads, but not where every setting is to be written (full).
+    """
+    wording = Wording(full, bare_fields(modules))
+    while True:
+        definitions, _ = reach(modules, [main, *wording.classes(recipe)])
+        kept = [
+            dataclasses.replace(m, definitions=tuple(d for d in definitions if d.module == m.name))
+            for m in modules
+        ]
+        changed = trusting(decided(kept, plans_in(recipe)))
+        if _text_of(changed) == _text_of(modules) and not full:
+            changed, unread = without_unread(changed)
+            wording = wording._replace(unread=wording.unread | unread)
+        if _text_of(changed) == _text_of(modules):
+            return changed, wording
+        modules = changed
+
+
+def _text_of(modules: Sequence[Module]) -> list[str]:
+    return [definition.text for module in modules for definition in module.definitions]
 
 
 def body_hash(script: str) -> str:
@@ -122,43 +151,65 @@ def _import_lines(imports: Iterable[Import]) -> Iterator[str]:
             yield f"from {module} import {names}"
 
 
-def literal(value: Any, *, full: bool = False, indent: int = 0) -> str:
+def bare_fields(modules: Sequence[Module]) -> Fields:
+    """Fields of settings that have no default in a script, by the names of their classes."""
+    classes = [d.node for module in modules for d in module.definitions if isinstance(d.node, ast.ClassDef)]
+    fields = [(node, item) for node in classes for item in node.body if isinstance(item, ast.AnnAssign)]
+    return {
+        (node.name, item.target.id)
+        for node, item in fields
+        if isinstance(item.target, ast.Name) and item.value is None
+    }
+
+
+class Wording(NamedTuple):
+    """What a recipe writes out. full: all settings. bare: fields without a default. unread: those that go."""
+
+    full: bool = False
+    bare: Fields = frozenset()
+    unread: Fields = frozenset()
+
+    def fields(self, plan: Plan) -> Iterator[tuple[str, Any]]:
+        """The settings that are written, with their values."""
+        for field in dataclasses.fields(plan):
+            value = getattr(plan, field.name)
+            default = field.default
+            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            places = {(kind.__name__, field.name) for kind in type(plan).__mro__}
+            is_default = default is not dataclasses.MISSING and repr(value) == repr(default)
+            if not places & self.unread and (self.full or places & self.bare or not is_default):
+                yield field.name, value
+
+    def classes(self, recipe: Plan) -> list[str]:
+        """The classes that are written."""
+        return sorted({type(recipe).__name__, *self._inside(recipe)})
+
+    def _inside(self, value: Any) -> Iterator[str]:
+        items = [item for _, item in self.fields(value)] if isinstance(value, Plan) else value
+        for item in items if isinstance(items, list | tuple) else ():
+            if isinstance(item, Plan):
+                yield type(item).__name__
+            yield from self._inside(item)
+
+
+def literal(value: Any, *, full: bool = False, indent: int = 0, wording: Wording | None = None) -> str:
     """A Python expression that evaluates to the value, wrapped like code."""
+    wording = wording or Wording(full)
     if not isinstance(value, Plan | tuple):
         return repr(value)
     if isinstance(value, Plan):
         opening, closing = f"{type(value).__name__}(", ")"
-        items = [(f"{name}=", item) for name, item in _written_fields(value, full)]
+        items = [(f"{name}=", item) for name, item in wording.fields(value)]
     else:
         opening, closing = "(", ",)" if len(value) == 1 else ")"
         items = [("", item) for item in value]
-    flat = ", ".join(name + literal(item, full=full, indent=indent + 4) for name, item in items)
+    texts = [name + literal(item, indent=indent + 4, wording=wording) for name, item in items]
+    flat = ", ".join(texts)
     if indent + len(opening + flat + closing) <= LINE_LENGTH and "\n" not in flat:
         return opening + flat + closing
     pad = "\n" + " " * (indent + 4)
-    lines = (f"{pad}{name}{literal(item, full=full, indent=indent + 4)}," for name, item in items)
-    return opening + "".join(lines) + "\n" + " " * indent + ")"
-
-
-def _written_fields(plan: Plan, full: bool) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(plan):
-        value = getattr(plan, field.name)
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if full or default is dataclasses.MISSING or repr(value) != repr(default):
-            yield field.name, value
-
-
-def _named(value: Any) -> Iterator[str]:
-    """The classes the short literal writes out."""
-    if isinstance(value, Plan):
-        yield type(value).__name__
-        for _, item in _written_fields(value, full=False):
-            yield from _named(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _named(item)
+    return opening + "".join(f"{pad}{text}," for text in texts) + "\n" + " " * indent + closing
 
 
 def pack_script(script: str, codec: str = "standard") -> bytes:

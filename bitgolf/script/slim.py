@@ -67,25 +67,28 @@ def overlaid(module: Module, folder: Path) -> Module:
 
 
 def plain_settings(modules: Sequence[Module]) -> list[Module]:
-    """Classes of settings without limits of fields, marks for the catalogue and a decorator each."""
-    family, changed = {SETTINGS}, []
+    """Classes of settings without limits of fields, marks for the catalogue and a decorator each.
+
+    A default that a function makes goes: the recipe writes it out, and the function is not needed.
+    """
+    family, changed, incomplete = {SETTINGS}, [], set[str]()
     for module in modules:
         definitions = []
         for definition in module.definitions:
             node = definition.node
             if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & family:
                 family.add(node.name)
-                definition = _plain_class(definition)
+                definition = _plain_class(definition, incomplete)
             definitions.append(definition)
         changed.append(dataclasses.replace(module, definitions=tuple(definitions)))
     return changed
 
 
-def _plain_class(definition: Definition) -> Definition:
+def _plain_class(definition: Definition, incomplete: set[str]) -> Definition:
     lines = definition.text.splitlines()
     (node,) = ast.parse(definition.text).body
     assert isinstance(node, ast.ClassDef)
-    cuts = list(_field_cuts(node, lines))
+    cuts = list(_field_cuts(node, lines, incomplete))
     for item in node.decorator_list:
         if ast.unparse(item).partition("(")[0] in MADE_A_DATACLASS:
             cuts.append((item.lineno - 1, item.lineno, []))
@@ -104,7 +107,14 @@ def _open_methods(node: ast.ClassDef) -> Iterator[str]:
                 yield item.name
 
 
-def _field_cuts(node: ast.ClassDef, lines: list[str]) -> Iterator[tuple[int, int, list[str]]]:
+def _is_for_the_recipe(called: str, incomplete: set[str]) -> bool:
+    """Whether a recipe writes a default out: a function makes it, or a class of which it writes something."""
+    return called in incomplete or called.replace("_", "a").isalpha() and called.islower()
+
+
+def _field_cuts(
+    node: ast.ClassDef, lines: list[str], incomplete: set[str]
+) -> Iterator[tuple[int, int, list[str]]]:
     for item in node.body:
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
@@ -118,5 +128,8 @@ def _field_cuts(node: ast.ClassDef, lines: list[str]) -> Iterator[tuple[int, int
             value = value.args[0]
         if kind == "float" and isinstance(value, ast.Constant) and type(value.value) is int:
             value = ast.Constant(float(value.value))
-        if value is not None and value is not item.value:
+        if isinstance(value, ast.Call) and _is_for_the_recipe(ast.unparse(value.func), incomplete):
+            incomplete.add(node.name)
+            yield first, last, [f"    {item.target.id}: {kind}"]
+        elif value is not None and value is not item.value:
             yield first, last, [f"    {item.target.id}: {kind} = {ast.unparse(value)}"]

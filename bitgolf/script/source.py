@@ -187,7 +187,8 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
                 part = parts.pop()
                 inside = list(walk_without(part, set(asleep.values()) - {part}))
                 waiting += [name for name in names_loaded(inside) if name in home]
-                mentioned |= set(names_mentioned(inside))
+                foreign = inherited_names(part, definition.node, home)
+                mentioned |= set(names_mentioned(inside, foreign))
                 for key in [key for key in asleep if key[1] in mentioned]:
                     parts.append(asleep.pop(key))
     definitions = [
@@ -232,11 +233,34 @@ def walk_without(node: ast.AST, left_out: Set[ast.AST]) -> Iterator[ast.AST]:
         waiting += [child for child in ast.iter_child_nodes(item) if child not in left_out]
 
 
-def names_mentioned(nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """Attributes, and texts that could be one."""
+def inherited_names(part: ast.AST, owner: ast.stmt, home: Mapping[str, Definition]) -> set[str]:
+    """What a class derived from a library's reads of itself and no class of ours defines."""
+    if not isinstance(owner, ast.ClassDef) or _has_plain_bases(owner, home):
+        return set()
+    ours = {item.name for item in _methods(owner, home)}
+    return {
+        item.attr for item in ast.walk(part) if isinstance(item, ast.Attribute) and _is_self(item.value)
+    } - ours
+
+
+def _methods(node: ast.ClassDef, home: Mapping[str, Definition]) -> Iterator[ast.FunctionDef]:
+    """Those of a class and of all that it is derived from."""
+    yield from (item for item in node.body if isinstance(item, ast.FunctionDef))
+    for base in map(ast.unparse, node.bases):
+        parent = home[base].node if base in home else None
+        yield from _methods(parent, home) if isinstance(parent, ast.ClassDef) else ()
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def names_mentioned(nodes: Iterable[ast.AST], inherited: Set[str] = frozenset()) -> Iterator[str]:
+    """Attributes, and texts that could be one. inherited: attributes of `self` that are none of ours."""
     for item in nodes:
         if isinstance(item, ast.Attribute):
-            yield item.attr
+            if item.attr not in inherited or not _is_self(item.value):
+                yield item.attr
         elif isinstance(item, ast.Constant) and isinstance(item.value, str):
             yield item.value
 

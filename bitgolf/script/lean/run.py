@@ -4,28 +4,46 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
+from bitgolf.score.windows import Chunked
 from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.script.lean.train.loop import train
 from bitgolf.squeeze.form import QuantizedTensor
-from bitgolf.squeeze.quantize import NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.quantize import (
+    Curvatures,
+    Fixed,
+    NoCalibration,
+    NoTuning,
+    QuantizePlan,
+    quantize_weights,
+)
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
 from bitgolf.train.loop import ShardBatches
 from bitgolf.train.optim import make_optimizers
 from bitgolf.train.world import World, join_world, leave_world
+
+FIRST_STEPS = 10  # each of them is logged, as in public
+EVALUATION_SECONDS = 600.0  # the public rule
+
+
+def public_number(name: str, value: float) -> float:
+    """What the environment says instead of a setting, under its public name; of the setting's type."""
+    return type(value)(os.environ.get(name, value))
 
 
 def main(recipe: Recipe) -> int:
@@ -33,74 +51,123 @@ def main(recipe: Recipe) -> int:
     parser = argparse.ArgumentParser(description=recipe.name)
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA_PATH"), help="folder of shards")
     parser.add_argument("--tokenizer", type=Path, default=os.environ.get("TOKENIZER_PATH"))
-    parser.add_argument("--out", type=Path, default=".", help="folder for model.bin and scores.npz")
+    parser.add_argument("--out", type=Path, default=".", help="folder for what is written")
     parser.add_argument("--seed", type=int, default=os.environ.get("SEED", "1337"))
     choice = parser.parse_args()
     if choice.data is None:
         parser.error("--data or DATA_PATH: a folder with *train*.bin and *val*.bin")
+    plan = recipe.train.replace(
+        steps=public_number("ITERATIONS", recipe.train.steps),
+        train_seconds=public_number("MAX_WALLCLOCK_SECONDS", recipe.train.train_seconds),
+        validate_steps=public_number("VAL_LOSS_EVERY", recipe.train.validate_steps),
+        log_steps=public_number("TRAIN_LOG_EVERY", recipe.train.log_steps),
+    )
+    recipe = recipe.replace(train=plan)
     world = join_world(choose_device(recipe.backend).type)
+    code, logs = Path(sys.argv[0]).read_bytes(), choice.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs / (os.environ.get("RUN_ID", f"{recipe.name}-{choice.seed}") + ".txt")
+    if world.rank == 0:
+        path.write_text(code.decode("latin-1"))
+
+    def log(line: str) -> None:
+        if world.rank == 0:
+            print(line, flush=True)
+            with path.open("a") as file:
+                print(line, file=file)
+
     backend = choose_backend(recipe.backend, same=world.from_first)
-    train_tokens = TokenStream(sorted(choice.data.glob("*train*.bin")))
-    val_tokens = TokenStream(sorted(choice.data.glob("*val*.bin"))).all()
+    log(f"Running Python {sys.version}, PyTorch {torch.__version__} on {backend.device}")
+    stream = TokenStream(sorted(choice.data.glob("*train*.bin")))
+    tokens = TokenStream(sorted(choice.data.glob("*val*.bin"))).all()
     tokenizer = Tokenizer(choice.tokenizer or choice.data / "tokenizer.bin")
     model = build_model(recipe.network(), choice.seed).use(backend)
-    averaged, finished = trained(recipe, model, train_tokens, tokenizer.bos, world)
-    leave_world(world)
-    if world.rank or not finished:
-        return 0 if finished else 1
-    choice.out.mkdir(parents=True, exist_ok=True)
-    live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-    averaged = recipe.average.weights(averaged, live)
-    safetensors.torch.save_file(live_and_averaged(live, averaged), choice.out / "weights.safetensors")
-    weights = shipped_weights(recipe.network().shipped(), averaged)
-    code_bytes = Path(sys.argv[0]).stat().st_size
-    artifact, tensors = packed(recipe, backend, weights, train_tokens, tokenizer.to_bytes(), code_bytes)
-    (choice.out / "model.bin").write_bytes(artifact.data)
-    print(f"serialized model: {len(artifact.data)} bytes, code: {code_bytes} bytes")
-    reloaded = model_with(recipe.network().shipped(), unpack(artifact, tensors), backend)
+    log(f"model_params:{count_parameters(recipe.model)} world_size:{world.size} seed:{choice.seed}")
+    averaged, finished = trained(recipe, model, stream, tokens, tokenizer, world, log)
+    if not finished:
+        leave_world(world)
+        return 1
+    memory = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    log("peak memory allocated: {} MiB reserved: {} MiB".format(*(size >> 20 for size in memory)))
+    shipped, packed_path, total = recipe.network().shipped(), choice.out / "model.bin", 0
+    if world.rank == 0:
+        live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
+        averaged = recipe.average.weights(averaged, live)
+        safetensors.torch.save_file(live_and_averaged(live, averaged), choice.out / "weights.safetensors")
+        artifact = packed(
+            recipe, backend, shipped_weights(shipped, averaged), stream, tokenizer.to_bytes(), len(code)
+        )
+        packed_path.write_bytes(artifact.data)
+        total = counted_bytes(recipe, artifact, len(code))
+        log(f"Code size: {len(code)} bytes")
+        log(f"Serialized model quantized: {len(artifact.data)} bytes")
+        log(f"Total submission size quantized: {total} bytes")
+    world.from_first(total)  # the others wait for the file
+    reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
+    limit = public_number("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()
-    scores = score(reloaded, val_tokens, tokenizer, recipe.score)
-    np.savez_compressed(choice.out / "scores.npz", target=scores.target, nats=scores.nats, bytes=scores.bytes)
-    print(
-        f"final_roundtrip_exact val_loss:{scores.nats.mean(dtype=np.float64):.8f} "
-        f"val_bpb:{bits_per_byte(scores):.8f} eval_time:{1000 * (time.perf_counter() - started):.0f}ms"
+    scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, limit)
+    spent = time.perf_counter() - started
+    leave_world(world)
+    if share < 1:
+        log(f"stopping_early: evaluation_cap eval_time:{1000 * spent:.0f}ms scored:{share:.2%}")
+        return 1
+    if world.rank == 0:
+        np.savez_compressed(
+            choice.out / "scores.npz",
+            target=scores.target,
+            nats=scores.nats,
+            bytes=scores.bytes,
+            document=scores.document,
+            position=scores.position,
+            context=scores.context,
+        )
+    loss, bits = scores.nats.mean(dtype=np.float64), bits_per_byte(scores)
+    log(
+        f"final_quantized_roundtrip val_loss:{loss:.4f} val_bpb:{bits:.4f} "
+        f"eval_time:{1000 * spent:.0f}ms of at most {1000 * limit:.0f}ms"
     )
-    return 0 if counted_bytes(recipe, artifact, code_bytes) <= recipe.budget.budget_bytes else 1
+    log(f"final_quantized_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bits:.8f}")
+    return 0 if total <= recipe.budget.budget_bytes else 1
 
 
 def trained(
-    recipe: Recipe, model: Model, tokens: TokenStream, bos: int, world: World
+    recipe: Recipe,
+    model: Model,
+    stream: TokenStream,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    world: World,
+    log: Callable[[str], None],
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
+    plan, length = recipe.train, recipe.data.sequence_length
     source = ShardBatches(
-        stream=tokens,
+        stream=stream,
         order=recipe.data.order,
-        length=recipe.data.sequence_length,
+        length=length,
         vocabulary_size=recipe.model.vocabulary_size,
-        bos=bos,
+        bos=tokenizer.bos,
     )
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
-    if world.rank == 0:
-        print(f"model_params:{count_parameters(recipe.model)} world_size:{world.size}")
-    steps = train(
-        model,
-        recipe.train,
-        optimizers,
-        recipe.average,
-        source,
-        world,
-        recipe.noise,
-        recipe.quantize,
-    )
+    chunked = recipe.score.replace(windows=Chunked(length=length))
+    steps = train(model, plan, optimizers, recipe.average, source, world, recipe.noise, recipe.quantize)
     for report in steps:
-        step = report.state.step
-        if world.rank == 0 and (step % recipe.train.log_steps == 0 or report.status != "running"):
-            print(
-                f"step:{step}/{recipe.train.steps} train_loss:{report.nats_per_token:.4f} "
-                f"train_time:{1000 * report.state.seconds:.0f}ms {report.status}",
-                flush=True,
-            )
-    return report.state.averaged, report.status == "finished"
+        step, spent = report.reached.step, 1000 * report.reached.seconds
+        now, time_so_far = f"step:{step}/{plan.steps}", f"train_time:{spent:.0f}ms"
+        average = f"step_avg:{spent / max(step, 1):.2f}ms"
+        ended, why = report.status != "running", {"finished": "wallclock_cap"}.get(report.status, "diverged")
+        if step <= FIRST_STEPS or step % plan.log_steps == 0 or ended:
+            log(f"{now} train_loss:{report.nats_per_token:.4f} {time_so_far} {average}")
+        if plan.validates(step, report.status == "finished"):
+            model.eval()
+            scores, _ = score(model, tokens, tokenizer, chunked, world, 0)
+            model.train()
+            loss, bits = scores.nats.mean(dtype=np.float64), bits_per_byte(scores)
+            log(f"{now} val_loss:{loss:.4f} val_bpb:{bits:.4f} {time_so_far} {average}")
+        if ended and step < plan.steps:
+            log(f"stopping_early: {why} {time_so_far} {now}")
+    return report.reached.averaged, report.status == "finished"
 
 
 def packed(
@@ -110,30 +177,39 @@ def packed(
     stream: TokenStream,
     tokenizer: bytes,
     code_bytes: int,
-) -> tuple[Artifact, dict[str, QuantizedTensor]]:
-    """The artifact at the rate that the recipe asks for, and the quantized tensors in it."""
+) -> Artifact:
+    """The artifact at the rate that the recipe asks for."""
     shipped, length = recipe.network().shipped(), recipe.data.sequence_length
-    curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
+    curvatures: Curvatures = {}
+    if recipe.quantize.calibration != NoCalibration():
+        curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
 
-    def by(table: QuantizePlan) -> tuple[Artifact, dict[str, QuantizedTensor]]:
-        tensors, _ = quantize_weights(table, weights, curvatures)
-        return pack(shipped, tensors, tokenizer, recipe.pack), tensors
+    def tensors_by(table: QuantizePlan) -> dict[str, QuantizedTensor]:
+        return quantize_weights(table, weights, curvatures)[0]
+
+    def packed_by(table: QuantizePlan) -> Artifact:
+        return pack(shipped, tensors_by(table), tokenizer, recipe.pack)
 
     def allocated(table: QuantizePlan) -> QuantizePlan:
-        budget = recipe.budget.budget_bytes
-        steps = table.rate.allocate(
-            table, budget, lambda tried: counted_bytes(recipe, by(tried)[0], code_bytes)
+        if recipe.quantize.rate == Fixed():
+            return table
+        return finish(
+            table.rate.allocate(
+                table,
+                recipe.budget.budget_bytes,
+                lambda tried: counted_bytes(recipe, packed_by(tried), code_bytes),
+            )
         )
-        return finish(steps)
 
     table = allocated(recipe.quantize)
-    names = table.tunable(weights)
-    if table.tuning != NoTuning() and names:
-        rounded = {name: tensor.dequantize() for name, tensor in by(table)[1].items()}
+    if recipe.quantize.tuning != NoTuning():
+        names = table.tunable(weights)
+        rounded = {name: tensor.dequantize() for name, tensor in tensors_by(table).items()}
         exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
-        weights = {**weights, **finish(table.tuning.tune(exact, student, names, stream, length, False))}
+        found = finish(table.tuning.tune(exact, student, names, stream, length, False)) if names else {}
+        weights = {**weights, **found}
         table = allocated(table)
-    return by(table)
+    return packed_by(table)
 
 
 def counted_bytes(recipe: Recipe, artifact: Artifact, code_bytes: int) -> int:

@@ -23,6 +23,14 @@ def to_json(value: Any) -> Any:
     return [to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
+def from_json(data: Any) -> Any:
+    """The settings that `to_json` wrote; those it leaves out have their defaults."""
+    if isinstance(data, dict):
+        fields = {name: from_json(value) for name, value in data.items()}
+        return members(Plan)[fields.pop("class")](**fields)
+    return tuple(map(from_json, data)) if isinstance(data, list) else data
+
+
 def members(slot: type[Any]) -> dict[str, type[Any]]:
     """The classes that can stand in a slot, by name."""
     return dict(_below(slot))

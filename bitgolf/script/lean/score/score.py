@@ -1,33 +1,61 @@
 """Nats per token on a model, window by window, with the bytes that each token stands for."""
 
+import time
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from bitgolf.net.model import Model
 from bitgolf.score.score import ScorePlan, _score_batches, _scored_nats, document_starts
 from bitgolf.script.lean.text.tokenizer import Tokenizer
+from bitgolf.train.world import World
 
 
 class Scores(NamedTuple):
-    """One row per scored token, in the order of the stream: its id, nats, and bytes of text."""
+    """One row per scored token, in the order of the stream; document, position: where it stands.
+
+    bytes: of its text. context: how many tokens the model saw before it.
+    """
 
     target: np.ndarray
     nats: np.ndarray
     bytes: np.ndarray
+    document: np.ndarray
+    position: np.ndarray
+    context: np.ndarray
 
 
-def score(model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan) -> Scores:
-    """Score a token stream: every window of the plan, each target once."""
+def score(
+    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, world: World, seconds: float
+) -> tuple[Scores, float]:
+    """Scores of every window of the plan, each target once, and the share that was scored in the time given.
+
+    The processes share the work. seconds: after which no batch is begun; 0 sets no limit.
+    """
     if plan.limit_tokens:
         tokens = tokens[: plan.limit_tokens + 1]
-    windows = list(plan.windows.windows(len(tokens), document_starts(tokens, tokenizer.bos).tolist()))
+    started, starts = time.perf_counter(), document_starts(tokens, tokenizer.bos)
+    windows = list(plan.windows.windows(len(tokens), starts.tolist()))
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
-    nats = np.full(len(inputs), np.nan, np.float32)
+    nats, done = np.zeros(len(inputs), np.float32), 0
     model.window = plan.windows.longest()
-    for place, batch in _score_batches(windows, plan.batch_tokens):
+    for place, batch in list(_score_batches(windows, plan.batch_tokens))[world.rank :: world.size]:
+        if seconds and time.perf_counter() - started > seconds:
+            break
         batch_nats = _scored_nats(model, tokens, batch)
         nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
+        done += batch_nats.size
     model.window = 0
-    target, previous = tokens[inputs + 1], tokens[inputs]
-    return Scores(target, nats, tokenizer.token_bytes(target, previous).astype(np.int32))
+    device = model.backend.device
+    nats = world.sum(torch.from_numpy(nats).to(device)).cpu().numpy()
+    share = world.sum(torch.tensor(done, device=device)).item() / len(inputs)
+    target, document = tokens[inputs + 1], np.searchsorted(starts, inputs, side="right") - 1
+    firsts = np.repeat([window.start for window in windows], [w.end - w.first_scored for w in windows])
+    columns = (
+        tokenizer.token_bytes(target, tokens[inputs]),
+        document,
+        inputs - starts[document],
+        inputs - firsts + 1,
+    )
+    return Scores(target, nats, *(column.astype(np.int32) for column in columns)), share

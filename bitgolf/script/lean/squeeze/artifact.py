@@ -5,15 +5,17 @@ table, for each section: codec and order (1) · stored size (4) · decoded size 
 sections without gaps: plan · tensors · tokenizer · codes, a stream for each group · scales · values
 """
 
+import json
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.script.lean.base.plan import from_json
 from bitgolf.squeeze.artifact import (
     ARTIFACT_MAGIC,
     ARTIFACT_PREFIX,
@@ -21,6 +23,8 @@ from bitgolf.squeeze.artifact import (
     COLUMNS_FIRST,
     FIRST_STREAM,
     SECTION_ROW,
+    TENSORS_SECTION,
+    TOKENIZER_SECTION,
     PackPlan,
     Piece,
     code_shapes,
@@ -32,15 +36,14 @@ from bitgolf.squeeze.artifact import (
     tensor_table,
 )
 from bitgolf.squeeze.codec import CODEC_NAMES, decompress
-from bitgolf.squeeze.form import QuantizedTensor
+from bitgolf.squeeze.form import FloatForm, Form, QuantizedTensor
 
 
 class Artifact(NamedTuple):
-    """The bytes of a packed model, those of its tokenizer, and what lies in its streams."""
+    """The bytes of a packed model, and how many of them are its tokenizer's."""
 
     data: bytes
     tokenizer_bytes: int
-    streams: list[list[Piece]]
 
 
 def pack(
@@ -49,11 +52,11 @@ def pack(
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     shapes = parameter_shapes(model)
     table = tensor_table(shapes, tensors, plan.layout)
-    forms = {name: tensors[name].form for name in shapes}
-    streams = streams_of(forms, dict(zip(shapes, table["stream"])), shapes)
     texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
-    encoded += [encode_stream(pieces, tensors, plan) for pieces in streams]
+    encoded += [
+        encode_stream(pieces, tensors, plan) for pieces in streams_of(*read_table(table, shapes), shapes)
+    ]
     rows = b"".join(
         SECTION_ROW.pack(
             CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), size, zlib.crc32(data)
@@ -63,29 +66,40 @@ def pack(
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
     stored = [data for *_, data in encoded]
-    return Artifact(header + b"".join(stored), len(stored[FIRST_STREAM - 1]), streams)
+    return Artifact(header + b"".join(stored), len(stored[TOKENIZER_SECTION]))
 
 
-def unpack(artifact: Artifact, tensors: Mapping[str, QuantizedTensor]) -> dict[str, Tensor]:
-    """The float32 weights, from the bytes alone; tensors: their forms and shapes, as packed."""
-    data = artifact.data
+def unpack(data: bytes, model: ModelPlan) -> dict[str, Tensor]:
+    """The float32 weights of a model, from bytes alone."""
+    shapes, parts, streams = parameter_shapes(model), dict[tuple[str, str], Tensor](), list[list[Piece]]()
     start = ARTIFACT_PREFIX.size + ARTIFACT_PREFIX.unpack_from(data)[2] * SECTION_ROW.size
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in tensors}
     for place, row in enumerate(SECTION_ROW.iter_unpack(data[ARTIFACT_PREFIX.size : start])):
         codec, stored, size, checksum = row
         body, start = data[start : start + stored], start + stored
         if zlib.crc32(body) != checksum:
             raise ValueError(f"section {place} of the model has changed since it was written")
-        if place >= FIRST_STREAM:
-            pieces, columns = artifact.streams[place - FIRST_STREAM], bool(codec & COLUMNS_FIRST)
-            body = decompress(CODEC_NAMES[codec & ~COLUMNS_FIRST], body, size, code_shapes(pieces, columns))
-            for piece, part in zip(pieces, split_planes(body, pieces, columns)):
-                parts[piece.tensor][piece.kind] = part
-    return {name: assemble(tensor, parts[name]) for name, tensor in tensors.items()}
+        columns = bool(codec & COLUMNS_FIRST)
+        pieces = streams[place - FIRST_STREAM] if place >= FIRST_STREAM else []
+        body = decompress(CODEC_NAMES[codec & ~COLUMNS_FIRST], body, size, code_shapes(pieces, columns))
+        if place == TENSORS_SECTION:
+            forms, groups = read_table(json.loads(body), shapes)
+            streams = streams_of(forms, groups, shapes)
+        for piece, part in zip(pieces, split_planes(body, pieces, columns)):
+            parts[piece.tensor, piece.kind] = part
+    weights = {}
+    for name, form in forms.items():
+        found = {
+            kind: parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
+            for kind, (dtype, size) in form.pieces(shapes[name]).items()  # nothing is stored of no bytes
+        }
+        weights[name] = QuantizedTensor(form, found, shapes[name]).dequantize()
+    return weights
 
 
-def assemble(like: QuantizedTensor, parts: dict[str, Tensor]) -> Tensor:
-    """A tensor of the form and shape of another, from its own parts."""
-    for kind, (dtype, size) in like.form.pieces(like.shape).items():
-        parts.setdefault(kind, torch.zeros(size, dtype=dtype))  # nothing is stored of no bytes
-    return QuantizedTensor(like.form, parts, like.shape).dequantize()
+def read_table(
+    table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Form], dict[str, int]]:
+    """The form of every tensor, and the stream of every quantized one."""
+    named = table["forms"]
+    forms = [FloatForm(dtype=form) if isinstance(form, str) else from_json(form) for form in named]
+    return {name: forms[use] for name, use in zip(shapes, table["use"])}, dict(zip(shapes, table["stream"]))

@@ -42,7 +42,7 @@ class StepReport(NamedTuple):
 
     nats_per_token: float
     status: str
-    state: State
+    reached: State
 
 
 def train(
