@@ -68,7 +68,7 @@ def main(recipe: Recipe) -> int:
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / (os.environ.get("RUN_ID", f"{recipe.name}-{choice.seed}") + ".txt")
     if world.rank == 0:
-        path.write_text(code.decode("latin-1"))
+        path.write_bytes(code)
 
     def log(line: str) -> None:
         if world.rank == 0:
