@@ -60,8 +60,22 @@ HEAD = """
             self.state[parameter]["seen"] = 1
 
 
+    @dataclasses.dataclass
+    class Format:
+        separators: int = 0
+
+
     class Loop:
         state: int = 0
+
+        def __init__(self) -> None:
+            self.writer = json.dumps
+
+        def scanstring(self) -> str:
+            return "ours"
+
+        def neg(self) -> int:
+            return 0
 
         def param_groups(self) -> int:
             return self.state
@@ -98,6 +112,15 @@ BODIES = {
         "import argparse\nparser = argparse.ArgumentParser()\n"
         "parser.add_argument('--interval-length', default=6)\nprint(parser.parse_args().interval_length)",
         "6\n",
+    ),
+    "a part of a library": (
+        "library = json\nprint(library.decoder.scanstring('ab\"', 0)[0], Loop().scanstring())",
+        "ab ours\n",
+    ),
+    "a path into a library": ("print(torch.ops.aten.neg(torch.ones(1)), Loop().neg())", "tensor([-1.]) 0\n"),
+    "a library's function kept as an attribute": (
+        "print(Loop().writer([1, 2], separators=(',', ':')), Format(separators=3).separators)",
+        "[1,2] 3\n",
     ),
     "methods that a library looks for": ("Visitor().visit(ast.parse('seen'))", "seen\n"),
     "a keyword of a library": ("print(json.dumps([1, 2], separators=(',', ':'), indent=None))", "[1,2]\n"),

@@ -15,6 +15,7 @@ import io
 import keyword
 import lzma
 import struct
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Set
 from types import ModuleType
@@ -39,6 +40,7 @@ COPIES = frozenset({"replace", "_replace"})  # their keywords are fields of ours
 MODULE_BASES = frozenset(
     {"nn.Module", "torch.nn.Module"}
 )  # torch calls a module's methods by names of its own
+LARGE = ("torch", "numpy")  # packages of which a script names parts by their path
 
 
 @functools.cache
@@ -76,7 +78,10 @@ def visible_names(tree: ast.Module) -> set[str]:
         elif isinstance(item, ast.Name) and item.id.startswith("__"):
             kept.add(item.id)
     functions = {item.name for item in tree.body if isinstance(item, ast.FunctionDef)} | classes.keys()
-    return kept | set(_foreign_keywords(items, functions, (own - kept) | COPIES))
+    functions -= {item.id for item in items if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)}
+    functions -= {item.arg for item in items if isinstance(item, ast.arg)}
+    methods = {name for item in classes.values() for name in _methods(item, classes)} - kept
+    return kept | set(_foreign_keywords(items, functions, methods | COPIES))
 
 
 def spelled_names(tree: ast.Module) -> Iterator[str]:
@@ -119,6 +124,8 @@ def _library_names(items: Iterable[ast.AST]) -> Iterator[str]:
     for thing in foreign_objects():
         yield from dir(thing)
     for item in items:
+        if isinstance(item, ast.Attribute):
+            yield from _dotted(item)
         if isinstance(item, ast.Import):
             for alias in item.names:
                 yield from _names_of_module(alias.name)
@@ -127,16 +134,36 @@ def _library_names(items: Iterable[ast.AST]) -> Iterator[str]:
                 yield from _names_of(item.module, alias.name)
 
 
+def _dotted(item: ast.Attribute) -> Iterator[str]:
+    """The names in `torch.ops.aten.add`, which are a library's if the first one is that of a module."""
+    *_, first = names = ast.unparse(item).split(".")[::-1]
+    if first in sys.modules and all(name.isidentifier() for name in names):
+        yield from names
+
+
 @functools.cache
 def _names_of_module(name: str) -> frozenset[str]:
-    """Attributes of a module and of its classes; none of a module that is not installed."""
+    """Attributes of a module, of its classes and parts; none of a module that is not installed."""
     try:
-        module = importlib.import_module(name)
+        return frozenset(_names_inside(importlib.import_module(name)))
     except ImportError:
         return frozenset()
-    public = [thing for name, thing in vars(module).items() if not name.startswith("_")]
-    classes = [thing for thing in public if issubclass(type(thing), type)]  # isinstance wakes up what is old
-    return frozenset(dir(module)).union(*map(dir, classes))
+
+
+def _names_inside(module: ModuleType) -> Iterator[str]:
+    yield from dir(module)
+    for name, thing in vars(module).items():
+        if name.startswith("_"):
+            continue
+        if issubclass(type(thing), type):  # isinstance would wake up what is old and warns
+            yield from dir(thing)
+        elif type(thing) is ModuleType and _is_part(thing.__name__, module.__name__):
+            yield from _names_inside(thing)
+
+
+def _is_part(name: str, package: str) -> bool:
+    """Whether a module is a part of a package by its name, or of a compiled one, where nobody imports it."""
+    return not package.startswith(LARGE) and (name.startswith(f"{package}.") or name not in sys.modules)
 
 
 @functools.cache
