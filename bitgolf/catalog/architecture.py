@@ -76,7 +76,10 @@ once in all of core, and nothing runs at import.
 A script gets core slim (`bitgolf/script/slim.py`), by rules that know no technique: what only refuses goes
 (`trust.py`), settings are plain constants, and a definition in `bitgolf/script/lean` stands for the longer
 one of the same name: it reads bare shards and its own artifact, keeps one checksum, and neither resumes nor
-rehearses. A script is proven by running it in an empty folder with the package out of reach and comparing
+rehearses. Branches that the recipe has decided go (`decided.py`), then settings that nothing reads
+(`unread.py`); in the packed form every name is short that nothing outside may see (`names.py`). It is started
+as a public script is, with the same variables, writes the log lines that reviewers look for, validates with
+the clock stopped, and evaluates on all processes within a limit of its own. A script is proven by running it in an empty folder with the package out of reach and comparing
 weights, packed bytes and per-token scores with the package's, bit for bit.
 """
 

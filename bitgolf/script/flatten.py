@@ -16,6 +16,7 @@ import subprocess
 import symtable
 import sys
 import tempfile
+import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -37,6 +38,7 @@ from bitgolf.script.trust import trusting
 from bitgolf.script.unread import without_unread
 
 LINE_LENGTH = 100
+ONE_LINE = -1_000_000  # an indent at which nothing is too long
 COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
 COMPARED_COLUMNS = tuple(SCORE_COLUMNS)
 Fields = Set[tuple[str, str]]  # by class and name
@@ -62,6 +64,7 @@ def flatten(
     definitions, imports = reach(modules, [main, *wording.classes(recipe)])
     body = "\n".join(
         [
+            *_table(recipe),
             *_import_lines([*imports, Import("sys", None, None)]),
             *_sections(modules, definitions),
             "\n",
@@ -116,10 +119,20 @@ def _header(recipe: Plan, main: str, body: str) -> str:
 
 Recipe identity: {recipe.identity()}
 SHA-256 of the text below: {hashlib.sha256(body.encode()).hexdigest()}
-Usage: python train_gpt.py --data SHARDS --out RUN [--seed N]
+Usage: torchrun --standalone --nproc_per_node=N train_gpt.py, or python train_gpt.py
+Variables: DATA_PATH, TOKENIZER_PATH, SEED, RUN_ID, ITERATIONS, MAX_WALLCLOCK_SECONDS, VAL_LOSS_EVERY,
+    TRAIN_LOG_EVERY, MAX_EVAL_SECONDS; or --data SHARDS --tokenizer FILE --out FOLDER --seed N
 Contents: what {main}() and the recipe use, in the package's reading order.
 """
 '''
+
+
+def _table(recipe: Plan) -> Iterator[str]:
+    """Every setting as comments, for readers."""
+    yield "# Hyper-parameters: every setting of the recipe, which stands at the end of this file."
+    for field in dataclasses.fields(recipe):
+        text = f"{field.name}: {literal(getattr(recipe, field.name), full=True, indent=ONE_LINE)}"
+        yield from textwrap.wrap(text, LINE_LENGTH, initial_indent="# ", subsequent_indent="#     ")
 
 
 def _sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> Iterator[str]:
