@@ -79,8 +79,9 @@ one of the same name: it reads bare shards and its own artifact, keeps one check
 rehearses. Branches that the recipe has decided go (`decided.py`), then settings that nothing reads
 (`unread.py`); in the packed form every name is short that nothing outside may see (`names.py`). It is started
 as a public script is, with the same variables, writes the log lines that reviewers look for, validates with
-the clock stopped, and evaluates on all processes within a limit of its own. A script is proven by running it in an empty folder with the package out of reach and comparing
-weights, packed bytes and per-token scores with the package's, bit for bit.
+the clock stopped, and evaluates on all processes within a limit of its own. A script is proven by
+running it in an empty folder with the package out of reach and comparing weights, packed bytes and per-token
+scores with the package's, bit for bit.
 """
 
 
