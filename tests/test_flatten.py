@@ -332,13 +332,25 @@ METHODS = """
             '''Called by name.'''
             return 5
 
+        def waking(self) -> int:
+            '''Called by a class of a library's kind.'''
+            return self.woken() + 1
+
+        def woken(self) -> int:
+            '''Called by nobody else.'''
+            return 6
+
 
     class Visitor(ast.NodeVisitor):
         '''A library calls its methods.'''
 
         def visit_Name(self, node: ast.Name) -> None:
             '''Never mentioned.'''
-            print(node.id)
+            print(node.id, self.silent if self is None else "")
+
+        def ask(self, plain: Plain) -> None:
+            '''Wakes a method that calls another of its class.'''
+            print(plain.waking())
 
 
     def unused(size: int) -> int:
@@ -349,6 +361,7 @@ METHODS = """
     def main(plain: Plain) -> int:
         '''The main.'''
         Visitor().visit(ast.parse("seen"))
+        Visitor().ask(plain)
         print(Plain().doubled, getattr(plain, "by_text")())
         return 0
 """
@@ -357,11 +370,11 @@ METHODS = """
 def test_methods_nothing_mentions_are_cut_and_a_librarys_are_kept(tmp_path):
     plain = dataclasses.make_dataclass("Plain", [], bases=(Plan,), frozen=True, kw_only=True)
     script = flatten(plain(), modules=read_core(tmp_path, write_core(tmp_path, {"methods": METHODS})))
-    assert "silent" not in script
+    assert "def silent" not in script
     assert "This comment goes too" not in script
     assert "def unused" not in script
     for form in (script, minify(script)):
-        assert run_alone(form).stdout == "seen\n2 5\n"
+        assert run_alone(form).stdout == "seen \n7\n2 5\n"
 
 
 def test_lines_of_code_are_counted_without_prose():
@@ -439,7 +452,8 @@ def test_scripts_of_every_technique_train_and_score_as_the_package(data, number)
             }
         )
     )
-    prove_scripts(recipe, data, {"readable": flatten(recipe)})
+    script = flatten(recipe)
+    prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script)})
 
 
 def write_run(folder, *, changed=None):

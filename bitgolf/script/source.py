@@ -182,15 +182,15 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
             kept.add(definition)
             methods = {item.name: item for item in optional_methods(definition.node, home)}
             asleep |= {(definition, name): item for name, item in methods.items()}
-            parts = [definition.node]
+            parts: list[tuple[ast.stmt, Definition]] = [(definition.node, definition)]
             while parts:
-                part = parts.pop()
+                part, owner = parts.pop()
                 inside = list(walk_without(part, set(asleep.values()) - {part}))
                 waiting += [name for name in names_loaded(inside) if name in home]
-                foreign = inherited_names(part, definition.node, home)
+                foreign = inherited_names(part, owner.node, home)
                 mentioned |= set(names_mentioned(inside, foreign))
                 for key in [key for key in asleep if key[1] in mentioned]:
-                    parts.append(asleep.pop(key))
+                    parts.append((asleep.pop(key), key[0]))
     definitions = [
         without_methods(d, {name for owner, name in asleep if owner is d})
         for module in modules
