@@ -565,7 +565,7 @@ ATTACKS: dict[str, tuple[bytes, type[ArtifactError]]] = {
     "one more layer": (forged(lambda t: t.edit(0, layers=3)), ShapeMismatchError),
     "another width": (forged(lambda t: t.edit(0, width=32)), ShapeMismatchError),
     "a huge table of pairs": (
-        forged(lambda t: t.edit(0, embed=[{"class": "BigramHash", "buckets": 2**40}])),
+        forged(lambda t: t.edit(0, embed=[{"class": "BigramHash", "buckets": 2**24}])),
         SizeLimitError,
     ),
     "a huge width": (forged(lambda t: t.edit(0, width=2**20)), UnknownFormError),

@@ -254,6 +254,7 @@ def test_documents_stay_apart_where_that_is_claimed(kind):
         SmearVector(boundary=True, before_norm=True),
         SmearGate(boundary=True, after_norm=True),
         SmearBias(boundary=True, factor=0.5),
+        BigramSum(buckets=50, dimension=8, boundary=True),
     ],
 )
 def test_boundaries_are_kept_by_parts_that_look_back(part):
@@ -306,7 +307,11 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     ),
     "window": ((), (AttentionWindow(tokens=5, evaluation_tokens=9),)),
     "documents": ((), (DocumentAttention(longest=11),)),
-    "bigram": ((), (BigramHash(buckets=40, dimension=8, boundary=True),)),
+    "bigram": (
+        (),
+        (BigramHash(buckets=40, dimension=8, boundary=True),),
+        (BigramSum(buckets=40, dimension=8, boundary=True),),
+    ),
     "smear": ((), (SmearVector(boundary=True),), (SmearGate(),), (SmearBias(boundary=True),)),
     "table": (
         (),

@@ -1,10 +1,12 @@
 """What training is expected to do to weights: how far they go, what stays of their start, what is unseen."""
 
 import math
+import time
 
 import pytest
 import torch
 
+from bitgolf.base.errors import PlanError
 from bitgolf.forecast.weight_model import (
     ADAM_WALK,
     LARGEST,
@@ -13,7 +15,9 @@ from bitgolf.forecast.weight_model import (
     likely_steps,
     walk,
 )
+from bitgolf.net.embed import BigramHash, BigramSum
 from bitgolf.net.model import ModelPlan, parameter_shapes
+from bitgolf.net.values import ValueEmbedding
 from bitgolf.recipe import Recipe
 from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
@@ -129,3 +133,26 @@ def test_weights_beyond_all_floats_keep_their_shape():
     assert bool(drawn.isfinite().all()) and float(drawn.abs().max()) < 1.001 * LARGEST
     assert len(drawn.unique()) > 0.9 * drawn.numel()
     assert float((drawn / drawn.std()).pow(4).mean()) == pytest.approx(3, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("path", "part", "value"),
+    [
+        ("model.embed", BigramHash(), {"buckets": 2**62}),
+        ("model.embed", BigramSum(), {"dimension": 2**40}),
+        ("model.values", ValueEmbedding(), {"dimension": 2**62}),
+        ("optim.rows.0.rule", MuonRule(), {"backend_steps": 2**62}),
+    ],
+)
+def test_sizes_of_parts_have_limits(path, part, value):
+    with pytest.raises(PlanError, match="must be at most"):
+        training().replace(
+            {path: part.replace(value) if path.startswith("optim") else (part.replace(value),)}
+        )
+
+
+def test_a_table_larger_than_memory_has_a_forecast():
+    recipe = training().replace({"model.embed": (BigramHash(buckets=2**24, dimension=2**15),)})
+    started = time.process_time()
+    drawn = ExpectedWeights(recipe).draw("bigram.embed.weight", 2**17)
+    assert drawn.shape == (4, 2**15) and time.process_time() - started < 5

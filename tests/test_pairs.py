@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from bitgolf.base.errors import PlanError
 from bitgolf.net.embed import BigramSum, SmearBias
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.public.checkpoints import as_weights, infer_model_plan
@@ -79,3 +80,10 @@ def test_files_of_its_script_are_read(table):
     read.load_state_dict(weights)
     with torch.no_grad():
         assert torch.equal(read.eval().embedded(IDS), model.embedded(IDS))
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(PlanError, match="BigramSum.dimension: it has a projection"):
+        BASE.replace(embed=(BigramSum(dimension=24),))
+    with pytest.raises(PlanError, match="SmearBias.channels: at most the width 24, found 25"):
+        BASE.replace(embed=(SmearBias(channels=25),))

@@ -137,3 +137,8 @@ def test_lists_have_a_largest_length():
     with pytest.raises(PlanError, match="many: at most 10,000 items in a list, found 1,000,000") as refused:
         from_json(Scene, data)
     assert len(refused.value.problems) == 1
+
+
+def test_a_message_shows_some_of_many_problems():
+    error = PlanError(f"problem {i}" for i in range(31))
+    assert len(error.problems) == 31 and str(error).endswith("problem 19\n  and 11 more")

@@ -18,6 +18,7 @@ from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import Frozen, MuonRule, assign_parameters
 from bitgolf.train.schedule import Progress
 
+DRAWN_WHOLE = 2**26  # numbers of a tensor
 LOOKED_AT_STEPS = 200  # of a training
 ADAM_WALK = 0.85  # of the length of a walk whose steps know nothing of each other
 MUON_WALK, BATCH_POWER = 0.43, 1 / 18  # the same: 0.68 with 4,096 tokens a batch, 0.89 with 524,288
@@ -51,9 +52,13 @@ class ExpectedWeights:
     def draw(self, name: str, elements: int) -> Tensor:
         """The first rows of a matrix that hold about so many elements; a vector whole."""
         draws = keyed_generator(0, f"forecast/{name}")
-        start = self.starts[name].initialise(self.starts[name].shape, draws)
+        shape = self.starts[name].shape
+        count = max(1, elements // math.prod(shape[1:]))
+        # What is larger than any machine needs is not drawn whole: its first rows are then others.
+        whole = len(shape) < 2 or math.prod(shape) <= DRAWN_WHOLE
+        start = self.starts[name].initialise(shape if whole else (min(count, shape[0]), *shape[1:]), draws)
         if start.ndim > 1:
-            start = start[: max(1, elements // math.prod(start.shape[1:]))]
+            start = start[:count]
         moved = torch.randn(start.shape, generator=draws)
         if name == ("tok_emb.weight" if self.model.tied else "lm_head.weight"):
             unseen = round(len(moved) * min(1.0, UNSEEN_TOKENS / self.model.vocabulary_size))

@@ -34,8 +34,8 @@ class PairTable(EmbedPart):
 
     abstract: ClassVar[bool] = True
 
-    buckets: int = setting(2048, at_least=3)
-    dimension: int = setting(128, at_least=1)
+    buckets: int = setting(2048, at_least=3, at_most=2**24)
+    dimension: int = setting(128, at_least=1, at_most=2**16)
 
     def rows(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
         """The vectors of the pairs (batch, time, width), in the type of x."""
@@ -98,8 +98,9 @@ class BigramSum(PairTable):
     """
 
     multiplier: int = setting(31, at_least=1, below=2**31)
+    boundary: bool = False  # where it is set, id 0 stands before the start of a document too
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         same = self.dimension == dimensions.embedding_width
         return ["dimension: it has a projection, choose another than the width"] * same
 
@@ -111,6 +112,8 @@ class BigramSum(PairTable):
 
     def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
         previous = F.pad(inputs[:, :-1], (1, 0))
+        if self.boundary:
+            previous = previous.masked_fill(inputs == bos_id, 0)
         return {"bigram.embed.weight": (self.multiplier * previous + inputs) % self.buckets}
 
     def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
@@ -216,7 +219,7 @@ class SmearBias(EmbedPart):
     def after(self) -> bool:
         return True
 
-    def misfits(self, dimensions: Dimensions) -> list[str]:
+    def problems_in(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 

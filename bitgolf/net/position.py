@@ -135,7 +135,7 @@ class RelativeBuckets(Position):
     Neutral: none; biases of zero, where they start, are NoPosition by another kernel.
     """
 
-    buckets: int = setting(32, at_least=2)
+    buckets: int = setting(32, at_least=2, at_most=2**16)
     longest: int = setting(128, at_least=2)
 
     def problems_in(self, dimensions: Dimensions) -> list[str]:

@@ -49,7 +49,7 @@ class ValueEmbedding(ValuePart):
     Neutral: no layers; projection zero, where it starts without OrthogonalStart.
     """
 
-    dimension: int = setting(128, at_least=1)
+    dimension: int = setting(128, at_least=1, at_most=2**16)
     layers: tuple[int, ...] = (9, 10)
     std: float = setting(0.01, above=0)
     scale: float = 0.1

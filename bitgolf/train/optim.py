@@ -84,7 +84,7 @@ class MuonRule(Rule):
     momentum: float = setting(0.95, at_least=0.0, below=1.0)
     warmup_start: float = setting(0.85, at_least=0.0, below=1.0)
     warmup_steps: int = setting(500, at_least=0)
-    backend_steps: int = setting(5, at_least=1)
+    backend_steps: int = setting(5, at_least=1, at_most=100)
     nesterov: bool = True
     weight_decay: float = setting(0.0, at_least=0.0)
     row_normalize: bool = False
