@@ -43,7 +43,7 @@ def check_further_heads(case: Case, model: Model, inputs: Tensor, targets: Tenso
     losses = [model.nats_of(hidden, targets).mean()]
     for k in range(len(case.expected["extra_cross_entropies"])):
         head = getattr(model.mtp_heads, str(k)).weight
-        losses.append(model.nats_under(hidden[:, : -k - 1], targets[:, k + 1 :], head).mean())
+        losses.append(model.nats_of(hidden[:, : -k - 1], targets[:, k + 1 :], head).mean())
     expected = [case.expected["main_loss"], *case.expected["extra_cross_entropies"]]
     assert torch.stack(losses).tolist() == pytest.approx(expected, abs=allowed)
 
