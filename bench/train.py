@@ -125,7 +125,7 @@ def bench_attention(rounds: int) -> dict[str, Any]:
 
     def run(kind: str, dtype: torch.dtype) -> Tensor:
         leaf = heads.to(dtype).requires_grad_()
-        out = attend(leaf, queries, kind)
+        out = attend(leaf, queries, kind=kind)
         out.backward(upstream.to(dtype))
         return out.detach().double()
 

@@ -61,6 +61,7 @@ READING_ORDER = (
 )
 AROUND = (
     "run",
+    "proof",
     "script",
     "report",
     "public",

@@ -138,7 +138,7 @@ def test_attention_kinds_agree(time):
     results = {}
     for kind in ("math", "sdpa", "chunk"):
         leaf = heads.clone().requires_grad_()
-        out = attend(leaf, 4, kind)
+        out = attend(leaf, 4, kind=kind)
         out.backward(upstream)
         results[kind] = out.detach(), leaf.grad
     for kind in ("sdpa", "chunk"):

@@ -147,7 +147,7 @@ def test_bucket_biases_are_added_and_learned_by_every_kernel(kind):
     root = Module()
     root.relative_bias = torch.nn.Parameter(torch.randn(6, 4, generator=draw))
     sight = position.limit(AttentionMask(), 4, root)
-    out = attend(heads, 4, kind, sight)
+    out = attend(heads, 4, sight, kind)
     queries, keys, values = heads.transpose(0, 1).split((4, 2, 2), 1)
     keys, values = (x.repeat_interleave(2, 1) for x in (keys, values))
     places = torch.arange(time)

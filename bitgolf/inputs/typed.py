@@ -115,6 +115,19 @@ class Origin(TypedDict, total=False):
 
 
 @STRICT
+class Certificate(TypedDict):
+    """The certificate.json of a proof, as far as it is verified."""
+
+    bits_per_byte: Figure
+    text_bytes: Count
+    coded_bytes: Count
+    artifact_bytes: Count
+    artifact_sha256: str
+    text_sha256: str
+    coded_sha256: str
+
+
+@STRICT
 class Progress(TypedDict):
     """The progress.json of a run that is under way."""
 

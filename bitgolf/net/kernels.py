@@ -327,7 +327,12 @@ class FusedNats(Function):
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
 
 
-def attend(heads: Tensor, queries: int, kind: str, sight: AttentionMask = AttentionMask()) -> Tensor:  # noqa: B008
+def attend(
+    heads: Tensor,
+    queries: int,
+    sight: AttentionMask = AttentionMask(),  # noqa: B008
+    kind: str = "math",
+) -> Tensor:
     """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
 
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.heads import HeadsPart
-from bitgolf.net.kernels import FusedLeakySquared, PlainKernels, attend
+from bitgolf.net.kernels import FusedLeakySquared, PlainKernels
 from bitgolf.net.parts import Context, Dimensions, Linear, Module, Part, Start, start_constant
 from bitgolf.net.values import ValuePart
 
@@ -189,7 +189,7 @@ class Attention(Module):
         gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
         tables = context.cos.to(x.dtype), context.sin.to(x.dtype)
         heads = context.kernels.qk_norm_rope(qkv, gain.to(x.dtype), *tables)
-        y = attend(heads, self.heads, context.attention, context.sight)
+        y = context.attend(heads, self.heads, context.sight)
         if self.heads_out:
             apart = y.view(batch, time, self.heads, self.head_width)
             v, queries = qkv[:, :, -self.kv_heads :], qkv[:, :, : self.heads].flatten(2)

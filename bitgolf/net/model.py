@@ -15,7 +15,14 @@ from bitgolf.base.plan import Plan, setting
 from bitgolf.net.backend import Backend
 from bitgolf.net.embed import EmbedPart
 from bitgolf.net.heads import HeadsPart
-from bitgolf.net.kernels import AttentionMask, CompiledKernels, FusedKernels, PlainKernels, capped_logits
+from bitgolf.net.kernels import (
+    AttentionMask,
+    CompiledKernels,
+    FusedKernels,
+    PlainKernels,
+    attend,
+    capped_logits,
+)
 from bitgolf.net.layers import (
     Activation,
     Attention,
@@ -217,13 +224,18 @@ class Model(Module):
         for scope in plan.scope:
             sight = scope.limit(sight, inputs, plan.bos_id, self.training)
         tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)
+        way = partial(attend, kind=self.backend.attention)
         calls = self.training_calls if self.training else self.scoring_calls
-        return Context(inputs, start, *tables, self.kernels, self.backend.attention, sight, self, {}, calls)
+        return Context(inputs, start, *tables, self.kernels, way, sight, self, {}, calls)
 
     def hidden(self, inputs: Tensor) -> Tensor:
         """Normalised final states (batch, time, embedding width)."""
         start = self.embedded(inputs)
-        context, residual, route = self.context(inputs, start), self.plan.residual, self.plan.route
+        return self.through(start, self.context(inputs, start))
+
+    def through(self, start: Tensor, context: Context) -> Tensor:
+        """Normalised final states of what enters the first layer."""
+        residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
         for layer, source, row in context.calls:

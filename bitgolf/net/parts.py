@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from bitgolf.base.plan import Plan
 from bitgolf.net.kernels import AttentionMask, PlainKernels
 
+# Heads (heads, batch, time, dimension), how many of them are queries, what these see: (batch, time, width).
+Attend = Callable[[Tensor, int, AttentionMask], Tensor]
+
 
 class Dimensions(NamedTuple):
     """The sizes that parts are made for. bos_id: the token that opens a document, -1 if none does."""
@@ -127,7 +130,7 @@ class Context(NamedTuple):
     cos: Tensor  # rotation tables (time, half of what turns), float32
     sin: Tensor
     kernels: PlainKernels
-    attention: str
+    attend: Attend
     sight: AttentionMask
     root: Module  # the model, which holds the tensors that layers share
     memory: dict[str, Any]  # what one layer leaves for later ones

@@ -1,0 +1,48 @@
+"""Files made small by a packed model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Json
+from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file, no_model
+from bitgolf.report import screen
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for what comes through the pipe.")]
+CodeWith = Annotated[
+    str,
+    typer.Option("-m", "--model", metavar="RUN|ARTIFACT", envvar=MODEL_VARIABLE, help="The packed model."),
+]
+To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; - for the pipe.")]
+ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Write over a file that is there.")]
+
+
+def compress(
+    file: File,
+    model: CodeWith = "",
+    out: To = None,
+    stdout: ToPipe = False,
+    force: Force = False,
+    window: Annotated[
+        int, typer.Option(min=0, max=2**20, help="Tokens of context; 0 takes those of the training.")
+    ] = 0,
+    list_only: Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Any file, compressed by a packed model.
+
+    FILE.golf is written. What the model cannot do well is kept by LZMA or as it is.
+
+    Example: bitgolf compress speech.txt -m runs/demo
+    """
+    if list_only:
+        screen.close(list_file(file), as_json=as_json)
+        return
+    if not model:
+        raise no_model()
+    target = Path(PIPE) if stdout else out
+    facts = screen.follow(compress_file(model, file, target, window, force))
+    if facts["out"] != PIPE:
+        screen.close(facts, as_json=as_json)

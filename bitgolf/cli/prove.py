@@ -1,0 +1,43 @@
+"""A score proven by coding the text and reading it back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Json, ModelName
+from bitgolf.pipeline.coding import check_certificate, prove_artifact
+from bitgolf.proof.prove import share_of
+from bitgolf.report import screen
+
+
+def prove(
+    model: ModelName,
+    text: Annotated[Path | None, typer.Option("--text", help="Prove on this file.")] = None,
+    dataset: Annotated[Path | None, typer.Option("--data", help="On this dataset's validation text.")] = None,
+    most_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Only the first so many bytes.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for coded.bin and certificate.json.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="CERTIFICATE", help="Verify a certificate again.")
+    ] = None,
+    audit: Annotated[
+        str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, as 1%.")
+    ] = "100%",
+    seed: Annotated[int, typer.Option(min=0, help="Which frames an audit takes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """A score proven: the text written as bits by the packed model, and read back.
+
+    Bits per byte is then 8 times the size of a file over the size of the text.
+
+    Example: bitgolf prove runs/demo --bytes 100000
+    """
+    if check is not None:
+        screen.close(screen.follow(check_certificate(model, check, share_of(audit), seed)), as_json=as_json)
+        return
+    found = screen.follow(prove_artifact(model, text, dataset, most_bytes, out))
+    screen.close(found, as_json=as_json)
+    if "alarm" in found:
+        raise typer.Exit(1)

@@ -1,0 +1,200 @@
+"""Files compressed by a packed model, and scores proven by that."""
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.base.events import Event, with_progress
+from bitgolf.base.files import write_bytes
+from bitgolf.corpus.textfile import refuse_special, text_to_score
+from bitgolf.inputs.resolve import find_artifact
+from bitgolf.inputs.typed import Certificate, Origin, read_as, read_plan
+from bitgolf.net.backend import Backend
+from bitgolf.proof.file import Coder, compress, decompress, identity_of, read_header
+from bitgolf.proof.prove import Text, check, prove
+from bitgolf.recipe import Recipe
+from bitgolf.squeeze.artifact import load_model
+from bitgolf.text.encoder import Encoder
+from bitgolf.text.shards import Dataset
+from bitgolf.text.tokenizer import Tokenizer
+
+ENDING = ".golf"
+PIPE = "-"
+MODEL_VARIABLE = "BITGOLF_MODEL"
+WINDOW = 256  # of a model whose recipe is not beside it
+
+
+def open_coder(model: str, window: int = 0) -> tuple[Coder, bytes, Path]:
+    """A packed model that codes, its bytes and its file; in float32, which every processor has.
+
+    window: tokens that it sees; 0 takes those that it was trained on.
+    """
+    path, unpacked = find_artifact(model)
+    artifact, recipe = path.read_bytes(), path.parent / "recipe.json"
+    trained = read_plan(recipe, Recipe).data.sequence_length if recipe.is_file() and not window else WINDOW
+    torch.set_num_threads(1)  # a step is so small that threads wait for each other longer than they work
+    network = load_model(unpacked, Backend())
+    return Coder(network, unpacked.tokenizer, identity_of(artifact), window or trained), artifact, path
+
+
+def compress_file(
+    model: str, source: str, out: Path | None, window: int, force: bool
+) -> Generator[Event, None, dict[str, Any]]:
+    """Compress a file, or what comes through the pipe, into a file or the pipe; returns the figures."""
+    text, target = _read(source), out or _target(source, source + ENDING)
+    _refuse_written(target, force)
+    coder, _, path = open_coder(model, window)
+    packed = yield from with_progress(compress(coder, text), "compress")
+    _write(target, packed.data)
+    return {**facts_of(packed.data, source), "model": str(path), "out": str(target or PIPE)}
+
+
+def decompress_file(
+    model: str, source: str, out: Path | None, force: bool
+) -> Generator[Event, None, dict[str, Any]]:
+    """The text of a compressed file into a file or the pipe; returns the figures."""
+    data = _read(source)
+    header = read_header(data, source)
+    target = out or _target(
+        source, source.removesuffix(ENDING) if source.endswith(ENDING) else source + ".out"
+    )
+    _refuse_written(target, force)
+    if header.layout is not None and not model:
+        raise no_model()
+    coder = open_coder(model, header.layout.window)[0] if header.layout is not None else None
+    text = yield from with_progress(decompress(coder, data, source), "decompress")
+    _write(target, text)
+    return {**facts_of(data, source), "out": str(target or PIPE)}
+
+
+def no_model() -> BitgolfError:
+    """The error for a model that is not given."""
+    return BitgolfError(
+        "no model to code with", way_out=f"-m RUN|ARTIFACT, or {MODEL_VARIABLE} in the environment"
+    )
+
+
+def facts_of(data: bytes, source: str) -> dict[str, Any]:
+    """What the head of a compressed file says, beside its size."""
+    header = read_header(data, source)
+    facts: dict[str, Any] = {
+        "file": source,
+        "way": ("stored", "lzma", "model")[header.way],
+        "text_bytes": header.text_bytes,
+        "file_bytes": len(data),
+        "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,
+    }
+    if header.layout is not None:
+        layout = {"tokens": header.layout.tokens, "lanes": header.layout.lanes}
+        layout |= {"frames": len(header.layout.frames()), "window": header.layout.window}
+        facts |= {"model_sha256": header.identity.hex(), **layout}
+    return facts
+
+
+def list_file(source: str) -> dict[str, Any]:
+    """The figures of a compressed file, without a model."""
+    return facts_of(_read(source), source)
+
+
+def prove_artifact(
+    model: str, text: Path | None, data: Path | None, most_bytes: int, out: Path | None
+) -> Generator[Event, None, dict[str, Any]]:
+    """Prove the score of a packed model on a file, a dataset's validation text, or that of its run."""
+    coder, artifact, path = open_coder(model)
+    chosen = (
+        _file_text(coder.tokenizer, text) if text is not None else _split_text(path, coder.tokenizer, data)
+    )
+    chosen = _cut(chosen, coder.tokenizer, most_bytes)
+    folder = out or path.parent / "proof"
+    certificate = yield from prove(coder, artifact, chosen, folder)
+    return {**certificate, "certificate": str(folder / "certificate.json")}
+
+
+def check_certificate(
+    model: str, path: Path, share: float, seed: int
+) -> Generator[Event, None, dict[str, Any]]:
+    """Verify a certificate and the coded file beside it with the packed model that they are of."""
+    certificate = read_as(path, Certificate)
+    coded = _read(str(path.parent / "coded.bin"))
+    layout = read_header(coded, str(path.parent / "coded.bin")).layout
+    coder, artifact, _ = open_coder(model, layout.window if layout else 0)
+    found = yield from check(coder, artifact, coded, certificate, share, seed)
+    return {
+        "holds": True,
+        "bits_per_byte": certificate["bits_per_byte"],
+        "text_bytes": certificate["text_bytes"],
+        "coded_bytes": certificate["coded_bytes"],
+        **found,
+    }
+
+
+def _file_text(tokenizer: Tokenizer, path: Path) -> Text:
+    content = text_to_score(path)
+    if not content:
+        raise DataError("the file is empty", where=str(path))
+    return Text(Encoder(tokenizer).encode(content), content, str(path))
+
+
+def _split_text(path: Path, tokenizer: Tokenizer, data: Path | None) -> Text:
+    recorded = path.parent / "result.json"
+    known = data or (read_as(recorded, Origin).get("dataset") if recorded.is_file() else None)
+    if known is None:
+        raise BitgolfError("no text to prove", where=str(path), way_out="give --text FILE or --data FOLDER")
+    dataset = Dataset.open(Path(known))
+    if dataset.tokenizer.identity != tokenizer.identity:
+        raise TokenizerError(
+            "the dataset was made with another tokenizer than the model's",
+            where=str(known),
+            value=dataset.tokenizer.identity[:16],
+            way_out="prove the text itself with --text FILE",
+        )
+    tokens = dataset.scored_tokens()
+    return Text(tokens, tokenizer.decode(tokens), f"{known}, validation")
+
+
+def _cut(text: Text, tokenizer: Tokenizer, most_bytes: int) -> Text:
+    """The first tokens of a text that stand for no more than so many bytes; 0 is all of it."""
+    if not most_bytes or most_bytes >= len(text.data):
+        return text
+    sizes = tokenizer.token_bytes(text.tokens[1:], text.tokens[:-1]).cumsum()
+    count = 1 + int(np.searchsorted(sizes, most_bytes - len(tokenizer.decode(text.tokens[:1])), side="right"))
+    tokens = text.tokens[:count]
+    cut = tokenizer.decode(tokens)
+    if not cut:
+        raise DataError("no token is so short", where=text.name, value=f"--bytes {most_bytes}")
+    return Text(tokens, cut, f"{text.name}, first {len(cut):,} bytes")
+
+
+def _read(source: str) -> bytes:
+    if source == PIPE:
+        return sys.stdin.buffer.read()
+    try:
+        refuse_special(Path(source))
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise BitgolfError(f"cannot read: {error.strerror}", where=source) from None
+
+
+def _target(source: str, named: str) -> Path | None:
+    """Where the result goes; None is the pipe."""
+    return None if source == PIPE else Path(named)
+
+
+def _refuse_written(target: Path | None, force: bool) -> None:
+    if target is not None and target.exists() and not force:
+        raise BitgolfError(
+            "it is there already", where=str(target), way_out="--force, or another name with -o"
+        )
+
+
+def _write(target: Path | None, data: bytes) -> None:
+    if target is not None and str(target) != PIPE:
+        write_bytes(target, data)
+        return
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,1 @@
+"""Scores proven by coding: a packed model writes a text as bits and reads the same bytes back from them."""

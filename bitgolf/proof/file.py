@@ -1,0 +1,223 @@
+"""A compressed file: what it needs to be read again, and its frames.
+
+magic (4) · way (1) · for `model`: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
+· for `model`: layout · CRC-32 of all that · body. The body of `model` has size, check sum of bits, check sum
+of tokens and bits of each frame. Numbers are LEB128, check sums little-endian.
+"""
+
+import hashlib
+import io
+import lzma
+import struct
+import zlib
+from collections.abc import Generator
+from typing import NamedTuple
+
+import numpy as np
+
+from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.net.model import Model
+from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame, out_of
+from bitgolf.text.encoder import Encoder
+from bitgolf.text.tokenizer import Tokenizer
+
+MAGIC = b"BGc1"
+STORED, LZMA, MODEL = range(3)
+LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+MOST_BYTES = 2**40
+
+
+class Coder(NamedTuple):
+    """A packed model that codes. identity: the first 8 bytes of the SHA-256 of its file."""
+
+    model: Model
+    tokenizer: Tokenizer
+    identity: bytes
+    window: int
+
+    @property
+    def first(self) -> int:
+        """The token before every lane."""
+        return max(self.tokenizer.bos, 0)
+
+
+class Header(NamedTuple):
+    """The head of a compressed file. body: where its body begins."""
+
+    way: int
+    identity: bytes
+    text_bytes: int
+    text_crc: int
+    layout: Layout | None
+    body: int
+
+
+class Compressed(NamedTuple):
+    """A compressed file, and the nats of its tokens; frames: their tokens, start and end."""
+
+    data: bytes
+    nats: float
+    layout: Layout | None
+
+
+def identity_of(artifact: bytes) -> bytes:
+    """What a compressed file knows its model by."""
+    return hashlib.sha256(artifact).digest()[:8]
+
+
+def compress(coder: Coder, text: bytes, lanes: int = 0) -> Generator[tuple[int, int], None, Compressed]:
+    """Any bytes as a compressed file; yields (done, to do) in tokens.
+
+    Where the model's tokenizer does not give the text back, or its bits are more than others need, it is
+    kept by LZMA or as it is.
+    """
+    plain = min(((STORED, text), (LZMA, _lzma(text))), key=lambda each: len(each[1]))
+    best = Compressed(_head(plain[0], text) + plain[1], float("nan"), None)
+    tokens = Encoder(coder.tokenizer).encode(text)
+    if not len(tokens) or coder.tokenizer.decode(tokens) != text:
+        return best
+    found = yield from compress_tokens(coder, tokens, text, lanes)
+    return min(best, found, key=lambda each: len(each.data))
+
+
+def compress_tokens(
+    coder: Coder, tokens: np.ndarray, text: bytes, lanes: int = 0
+) -> Generator[tuple[int, int], None, Compressed]:
+    """Tokens, and the text that they stand for, by the model whatever it costs."""
+    layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
+    body, nats = [], 0.0
+    for start, end in layout.frames():
+        steps = encode_frame(coder.model, tokens[start:end], layout)
+        frame = yield from out_of(steps, start, len(tokens))
+        body.append(_number(len(frame.data)) + struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc))
+        body.append(frame.data)
+        nats += frame.nats
+    return Compressed(b"".join((_head(MODEL, text, coder.identity, layout), *body)), nats, layout)
+
+
+def decompress(coder: Coder | None, data: bytes, where: str = "") -> Generator[tuple[int, int], None, bytes]:
+    """The text of a compressed file; yields (done, to do). Raises ArtifactError for any other bytes."""
+    header = read_header(data, where)
+    if header.layout is None:
+        body = data[header.body :]
+        text = body if header.way == STORED else _unlzma(body, header.text_bytes, where)
+    else:
+        if coder is None or coder.identity != header.identity:
+            raise BitgolfError(
+                "it was compressed with another model",
+                where=where,
+                value=f"needs the artifact whose SHA-256 begins {header.identity.hex()}",
+                way_out="give that model with -m",
+            )
+        text = coder.tokenizer.decode((yield from decoded_tokens(coder, data, header, where)))
+    if len(text) != header.text_bytes or zlib.crc32(text) != header.text_crc:
+        raise ArtifactError("the text is not the one that was compressed", where=where)
+    return text
+
+
+def decoded_tokens(
+    coder: Coder, data: bytes, header: Header, where: str
+) -> Generator[tuple[int, int], None, np.ndarray]:
+    """The tokens of a file that a model wrote; yields (done, to do)."""
+    layout = header.layout
+    assert layout is not None
+    found = [np.zeros(0, np.int64)]
+    for (start, end), frame, name in frames_of(data, header, where):
+        steps = decode_frame(coder.model, frame, end - start, layout, name)
+        found.append((yield from out_of(steps, start, layout.tokens)))
+    return np.concatenate(found)
+
+
+def frames_of(data: bytes, header: Header, where: str) -> list[tuple[tuple[int, int], Frame, str]]:
+    """The frames of a file: their tokens, their bits, their names. Raises ArtifactError for damaged ones."""
+    assert header.layout is not None
+    stream, found = io.BytesIO(data), []
+    stream.seek(header.body)
+    places = header.layout.frames()
+    for number, place in enumerate(places, 1):
+        offset = stream.tell()
+        name = f"{where}, frame {number} of {len(places)} at byte {offset:,}"
+        size = _read_number(stream, name)
+        crc, tokens_crc = struct.unpack("<II", _read(stream, 8, name))
+        bits = _read(stream, size, name)
+        if zlib.crc32(bits) != crc:
+            raise ArtifactError("its bits are damaged", where=name)
+        found.append((place, Frame(bits, tokens_crc), name))
+    if stream.read(1):
+        raise ArtifactError("bytes follow the last frame", where=where, value=len(data) - stream.tell() + 1)
+    return found
+
+
+def read_header(data: bytes, where: str = "") -> Header:
+    """The head of a compressed file. Raises ArtifactError where it is none."""
+    stream = io.BytesIO(data)
+    if stream.read(len(MAGIC)) != MAGIC:
+        raise ArtifactError("not a file that bitgolf compressed", where=where)
+    (way,) = _read(stream, 1, where)
+    if way not in (STORED, LZMA, MODEL):
+        raise ArtifactError("compressed in a way that is not known here", where=where, value=way)
+    identity = _read(stream, 8, where) if way == MODEL else b""
+    text_bytes = _read_number(stream, where)
+    (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
+    layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if way == MODEL else None
+    end = stream.tell()
+    (crc,) = struct.unpack("<I", _read(stream, 4, where))
+    if zlib.crc32(data[:end]) != crc:
+        raise ArtifactError("the head of the file is damaged", where=where)
+    if text_bytes > MOST_BYTES or (layout and not _is_sound(layout)):
+        raise ArtifactError("the head of the file makes no sense", where=where, value=layout or text_bytes)
+    return Header(way, identity, text_bytes, text_crc, layout, end + 4)
+
+
+def _is_sound(layout: Layout) -> bool:
+    return (
+        0 < layout.tokens <= MOST_BYTES
+        and 0 < layout.lanes <= 2**16
+        and 0 < layout.lane_tokens <= 2**24
+        and 0 < layout.stride <= layout.window <= 2**20
+    )
+
+
+def _head(way: int, text: bytes, identity: bytes = b"", layout: Layout | None = None) -> bytes:
+    head = MAGIC + bytes([way]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
+    head += b"".join(_number(value) for value in layout or ())
+    return head + struct.pack("<I", zlib.crc32(head))
+
+
+def _number(value: int) -> bytes:
+    """LEB128: seven bits a byte, the lowest first."""
+    parts = []
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _read_number(stream: io.BytesIO, where: str) -> int:
+    value = 0
+    for place in range(9):
+        (byte,) = _read(stream, 1, where)
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value
+    raise ArtifactError("a number without end", where=where)
+
+
+def _read(stream: io.BytesIO, count: int, where: str) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise ArtifactError(
+            "the file ends too early", where=where, value=f"{count - len(data):,} bytes missing"
+        )
+    return data
+
+
+def _lzma(text: bytes) -> bytes:
+    return lzma.compress(text, lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+
+
+def _unlzma(body: bytes, size: int, where: str) -> bytes:
+    try:
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(body, size)
+    except lzma.LZMAError as error:
+        raise ArtifactError(f"its body is damaged: {error}", where=where) from None

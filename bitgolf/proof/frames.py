@@ -1,0 +1,153 @@
+"""Tokens as frames of coded bits: each is decoded alone, by lanes that move on together.
+
+Tokens are cut into frames, a frame into lanes, side by side; one range coder writes the lanes of a frame in
+turns. A frame carries the check sums of its bits and of its tokens: damage and another machine's rounding
+are told apart, and the place is known.
+"""
+
+import math
+import zlib
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from bitgolf.base.errors import ArtifactError
+from bitgolf.base.events import mapped
+from bitgolf.net.model import Model
+from bitgolf.proof.coder import TokenDecoder, TokenEncoder
+from bitgolf.proof.lanes import Lanes
+from bitgolf.proof.table import shares_of
+from bitgolf.score.windows import Sliding
+
+Value = TypeVar("Value")
+MOST_LANES, LANE_TOKENS, MOST_LANE_TOKENS = 64, 1024, 4096
+
+
+class Layout(NamedTuple):
+    """How tokens lie in frames and lanes. first: the token before every lane, which is not coded."""
+
+    tokens: int
+    lanes: int
+    lane_tokens: int
+    window: int
+    stride: int
+    first: int
+
+    @classmethod
+    def of(cls, tokens: int, window: int, first: int, lanes: int = 0) -> "Layout":
+        """Enough lanes to be fast, each so long that its start without context costs little."""
+        lanes = lanes or min(max(1, tokens // LANE_TOKENS), MOST_LANES)
+        frames = max(1, math.ceil(tokens / (lanes * MOST_LANE_TOKENS)))
+        return cls(
+            tokens, lanes, max(1, math.ceil(tokens / (frames * lanes))), window, max(1, window // 2), first
+        )
+
+    def frames(self) -> list[tuple[int, int]]:
+        """Where each frame starts and ends."""
+        size = self.lanes * self.lane_tokens
+        return [(start, min(start + size, self.tokens)) for start in range(0, self.tokens, size)]
+
+
+class Frame(NamedTuple):
+    """Coded bits, the check sum of the tokens in them, and their nats as the coder's logits have them."""
+
+    data: bytes
+    tokens_crc: int
+    nats: float = math.nan
+
+
+def in_lanes(tokens: np.ndarray, lanes: int) -> np.ndarray:
+    """Tokens as (lanes, steps), one stretch after another; what is left over at the end is zero."""
+    steps = math.ceil(len(tokens) / lanes)
+    return np.pad(tokens.astype(np.int64), (0, lanes * steps - len(tokens))).reshape(lanes, steps)
+
+
+def active_lanes(count: int, steps: int) -> Iterator[int]:
+    """At each step, how many lanes, from the first, still have a token."""
+    return (math.ceil((count - step) / steps) for step in range(steps))
+
+
+def crc_of(tokens: np.ndarray) -> int:
+    """The check sum of tokens."""
+    return zlib.crc32(tokens.astype("<u4").tobytes())
+
+
+def out_of(
+    steps: Generator[int, None, Value], before: int, total: int
+) -> Generator[tuple[int, int], None, Value]:
+    """The steps of one frame as (done, to do) of all."""
+    return mapped(steps, lambda done: (before + done, total))
+
+
+def encode_frame(model: Model, tokens: np.ndarray, layout: Layout) -> Generator[int, None, Frame]:
+    """Code the tokens of one frame; yields how many are done."""
+    rows = in_lanes(tokens, layout.lanes)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first)
+    coder, nats, done = TokenEncoder(), 0.0, 0
+    for step, active in enumerate(active_lanes(len(tokens), rows.shape[1])):
+        logits, coming = lanes.logits(), torch.from_numpy(rows[:, step])
+        coder.write(rows[:active, step], shares_of(logits[:active]))
+        chosen = logits[:active].gather(1, coming[:active, None].to(logits.device))[:, 0]
+        nats += float((logits[:active].logsumexp(1) - chosen).double().sum())
+        lanes.follow(coming)
+        done += active
+        yield done
+    return Frame(coder.finish(), crc_of(tokens), nats)
+
+
+def decode_frame(
+    model: Model, frame: Frame, count: int, layout: Layout, where: str
+) -> Generator[int, None, np.ndarray]:
+    """The `count` tokens of a frame; yields how many are done. where: the frame, for messages.
+
+    Raises ArtifactError where they are not those that were coded.
+    """
+    steps = math.ceil(count / layout.lanes)
+    rows = np.zeros((layout.lanes, steps), np.int64)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first)
+    coder, done = TokenDecoder(frame.data), 0
+    try:
+        for step, active in enumerate(active_lanes(count, steps)):
+            rows[:active, step] = coder.read(shares_of(lanes.logits()[:active]))
+            lanes.follow(torch.from_numpy(rows[:, step]))
+            done += active
+            yield done
+    except ArtifactError as error:
+        raise _other_tokens(where) from error
+    tokens = rows.reshape(-1)[:count]
+    if crc_of(tokens) != frame.tokens_crc:
+        raise _other_tokens(where)
+    return tokens
+
+
+def _other_tokens(where: str) -> ArtifactError:
+    return ArtifactError(
+        "the bits are whole and give other tokens than were coded",
+        where=where,
+        way_out="this machine or library rounds otherwise than the one that coded; decode it there",
+    )
+
+
+def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout) -> float:
+    """Nats of the tokens of a frame under the windows of its lanes, scored side by side as `score` does."""
+    rows = in_lanes(tokens, layout.lanes)
+    stream = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)), constant_values=layout.first))
+    lengths = torch.tensor(
+        [min(max(len(tokens) - i * rows.shape[1], 0), rows.shape[1]) for i in range(len(rows))]
+    )
+    device, total = next(model.parameters()).device, 0.0
+    model.window = layout.window
+    try:
+        with torch.inference_mode():
+            for start, end, scored in Sliding(length=layout.window, stride=layout.stride).windows(
+                stream.shape[1]
+            ):
+                part = stream[:, start : end + 1].to(device)
+                hidden = model.hidden(part[:, :-1])[:, scored - start :]
+                nats = model.nats_of(hidden, part[:, 1 + scored - start :]).double().cpu()
+                total += float(nats[torch.arange(scored, end) < lengths[:, None]].sum())
+    finally:
+        model.window = 0
+    return total

@@ -1,0 +1,157 @@
+"""The proof of a score: a text coded by a packed model, read back, and a certificate of both."""
+
+import hashlib
+import platform
+import re
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bitgolf.base.errors import ArtifactError, DataError
+from bitgolf.base.events import Event, with_progress
+from bitgolf.base.files import write_bytes, write_json
+from bitgolf.proof.file import Coder, compress_tokens, decoded_tokens, frames_of, read_header
+from bitgolf.proof.frames import Layout, decode_frame, out_of, parallel_nats
+from bitgolf.run.folder import processor_name
+
+ALARM_BITS_PER_BYTE = 1e-4  # between the steps of the coder and a parallel pass
+PROVES = (
+    "This model alone writes these bytes as this file and reads them back, so the size of the file is its "
+    "score on them: causal, normalised, every token once, no byte miscounted."
+)
+DOES_NOT_PROVE = (
+    "That the text was not in the training data; how long training took; which seeds were tried; that "
+    "documents do not help each other (context may reach from one to the next)."
+)
+
+
+class Text(NamedTuple):
+    """Tokens to prove, and the bytes that they stand for. name: where they are from."""
+
+    tokens: np.ndarray
+    data: bytes
+    name: str
+
+
+def machine_class() -> dict[str, Any]:
+    """What the bits of a model's numbers depend on."""
+    return {
+        "processor": processor_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "system": platform.machine(),
+    }
+
+
+def prove(coder: Coder, artifact: bytes, text: Text, out: Path) -> Generator[Event, None, dict[str, Any]]:
+    """Code a text, decode it from the written file, and write the certificate; see `check`.
+
+    Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
+    """
+    if coder.tokenizer.decode(text.tokens) != text.data:
+        raise DataError(
+            "the tokenizer does not give the text back",
+            where=text.name,
+            way_out="prove with a tokenizer that is lossless",
+        )
+    tokens = text.tokens[1:] if text.tokens[0] == coder.first == coder.tokenizer.bos else text.tokens
+    packed = yield from with_progress(compress_tokens(coder, tokens, text.data), "encode")
+    assert packed.layout is not None
+    write_bytes(out / "coded.bin", packed.data)
+    coded = (out / "coded.bin").read_bytes()
+    found = yield from with_progress(
+        decoded_tokens(coder, coded, read_header(coded, "coded.bin"), "coded.bin"), "decode"
+    )
+    if not np.array_equal(found, tokens) or coder.tokenizer.decode(found) != text.data:
+        raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
+    nats = 0.0
+    for start, end in packed.layout.frames():
+        yield Event("parallel score", start, packed.layout.tokens, {})
+        nats += parallel_nats(coder.model, tokens[start:end], packed.layout)
+    yield Event("parallel score", 1, 1, {})
+    certificate = certificate_of(artifact, text, coded, packed.layout, packed.nats, nats)
+    write_json(out / "certificate.json", certificate)
+    return certificate
+
+
+def certificate_of(
+    artifact: bytes, text: Text, coded: bytes, layout: Layout, stepwise_nats: float, parallel: float
+) -> dict[str, Any]:
+    """What was shown, in figures. Nats: of all tokens together."""
+    frames = frames_of(coded, read_header(coded), "")
+    bits = {"stepwise": bits_of(stepwise_nats, text), "parallel": bits_of(parallel, text)}
+    apart = abs(bits["stepwise"] - bits["parallel"])
+    alarm = f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
+    return {
+        "format": "bitgolf proof 1",
+        "bits_per_byte": 8 * len(coded) / len(text.data),
+        "stepwise_bits_per_byte": bits["stepwise"],
+        "parallel_bits_per_byte": bits["parallel"],
+        "text": text.name,
+        "text_bytes": len(text.data),
+        "tokens": layout.tokens,
+        "coded_bytes": len(coded),
+        "container_bytes": len(coded) - sum(len(frame.data) for _, frame, _ in frames),
+        "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
+        "frames": len(frames),
+        "artifact_bytes": len(artifact),
+        "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
+        "text_sha256": hashlib.sha256(text.data).hexdigest(),
+        "coded_sha256": hashlib.sha256(coded).hexdigest(),
+        "machine": machine_class(),
+        "proves": PROVES,
+        "does_not_prove": DOES_NOT_PROVE,
+        **({"alarm": alarm} if apart > ALARM_BITS_PER_BYTE else {}),
+    }
+
+
+def bits_of(nats: float, text: Text) -> float:
+    """Bits per byte of a text."""
+    return float(nats / np.log(2) / len(text.data))
+
+
+def check(
+    coder: Coder, artifact: bytes, coded: bytes, certificate: Mapping[str, Any], share: float, seed: int
+) -> Generator[Event, None, dict[str, Any]]:
+    """Verify a certificate: its hashes, and by decoding again all frames or a random share of them.
+
+    share: of the frames, 0 to 1; one at least. Raises ArtifactError for what does not hold.
+    """
+    for name, data in (("artifact", artifact), ("coded", coded)):
+        digest = hashlib.sha256(data).hexdigest()
+        if certificate[f"{name}_sha256"] != digest or certificate[f"{name}_bytes"] != len(data):
+            raise ArtifactError(f"the certificate is of another {name}", value=digest[:16])
+    header = read_header(coded, "coded.bin")
+    frames = frames_of(coded, header, "coded.bin")
+    if header.layout is None or header.text_bytes != certificate["text_bytes"]:
+        raise ArtifactError("the coded file is not the certificate's", value=header.text_bytes)
+    if 8 * len(coded) / header.text_bytes != certificate["bits_per_byte"]:
+        raise ArtifactError("the score is not that of the coded file", value=certificate["bits_per_byte"])
+    count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
+    chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
+    tokens, decoded = sum(frames[place][0][1] - frames[place][0][0] for place in chosen), 0
+    parts = []
+    for place in chosen:
+        (start, end), frame, name = frames[place]
+        steps = decode_frame(coder.model, frame, end - start, header.layout, name)
+        parts.append((yield from with_progress(out_of(steps, decoded, tokens), "decode")))
+        decoded += end - start
+    if count == len(frames):
+        text = coder.tokenizer.decode(np.concatenate(parts))
+        if hashlib.sha256(text).hexdigest() != certificate["text_sha256"]:
+            raise ArtifactError("what was decoded is not the certificate's text")
+    return {"frames": len(frames), "frames_decoded": count, "tokens_decoded": decoded}
+
+
+def share_of(text: str) -> float:
+    """'1%' or '0.01' as a share. Raises DataError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 < share <= 1:
+        raise DataError("not a share of the frames", value=text, way_out="as 1% or 0.01, above 0, at most 1")
+    return share
