@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -150,13 +148,10 @@ def test_without_a_word_all_gpus_are_shared_out(monkeypatch):
 
 
 def test_each_process_sees_its_own_gpus_only():
-    spawn = multiprocessing.get_context("spawn")
-    shares = spawn.SimpleQueue()
-    for share in ("4", "7"):
-        shares.put(share)
-    with ProcessPoolExecutor(2, mp_context=spawn, initializer=executors._begin, initargs=(shares,)) as pool:
-        seen = [each.result() for each in [pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES") for _ in range(2)]]
-    assert set(seen) <= {"4", "7"}
+    for gpus in ("4", "7,8"):
+        pool = executors.Process(gpus).pool
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == gpus
+        pool.shutdown()
 
 
 def test_a_crash_is_a_row_and_comes_again_only_when_asked(study, tmp_path, monkeypatch):
@@ -185,28 +180,22 @@ def test_a_crash_is_a_row_and_comes_again_only_when_asked(study, tmp_path, monke
     assert {run_status(job.folder).state for job in prepared.jobs.values()} == {"done"}
 
 
+def die_at_six_steps(task):
+    """In a process of an executor."""
+    for job in task.unfinished():
+        if job.recipe.train.steps == 6:
+            os._exit(1)
+        finish_task(Task((job,)))
+
+
 def test_a_process_that_dies_costs_its_own_run_only(study, tmp_path, monkeypatch):
-    """The pool breaks whenever a run of six steps is in it; nobody says which run it was."""
     prepared = follow(prepare(study, tmp_path))
-    breaks = []
-
-    def pool(waiting, count, under_way, look):
-        for task in waiting:
-            under_way[:] = [task]
-            for job in task.unfinished():
-                if job.recipe.train.steps == 6:
-                    breaks.append(job.seed)
-                    raise executors.BrokenProcessPool
-                finish_task(Task((job,)))
-            under_way.clear()
-
-    monkeypatch.setattr(executors, "_in_pool", pool)
+    monkeypatch.setattr(executors, "finish_task", die_at_six_steps)
     run_study(prepared, in_processes(1, 1), nothing)
     states = {cell: run_status(job.folder) for cell, job in prepared.jobs.items()}
     assert {arm for (arm, _), found in states.items() if found.state == "failed"} == {"longer"}
     assert {found.state for (arm, _), found in states.items() if arm != "longer"} == {"done"}
     assert "too little memory" in states["longer", 2].result["error"]
-    assert breaks == [1, 1, 2, 2]  # each once among others and once alone
 
 
 def test_an_executor_that_loses_a_task_gives_up_its_run_and_does_the_rest(study, tmp_path):
@@ -225,7 +214,7 @@ def test_an_executor_that_loses_a_task_gives_up_its_run_and_does_the_rest(study,
                 raise OSError("the node is gone")
             finish_task(self.task)
 
-    run_study(prepared, lambda each, look: executors._drive(each, 2, Done, [], look), nothing)
+    run_study(prepared, lambda each, look: executors.on_seats(each, [Done, Done], look), nothing)
     states = {cell: run_status(job.folder).state for cell, job in prepared.jobs.items()}
     assert [cell for cell, state in states.items() if state != "done"] == [("baseline", 1)]
     assert "the node is gone" in run_status(lost).result["error"]

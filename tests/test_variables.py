@@ -20,8 +20,8 @@ from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES, WHY_IGNORED
 from bitgolf.public.variables import (
     apply_variables,
     parse_variables,
-    places,
     seed_of,
+    targets,
     variable_rows,
     variables_at,
     variables_of,
@@ -304,9 +304,9 @@ def refused(text: str, *words: str, recipe: Recipe | None = None) -> None:
 
 
 def test_every_variable_of_the_catalogue_and_of_the_scripts_is_known():
-    places = (KINDS, IGNORED)
+    known = (KINDS, IGNORED)
     first = {name: OTHER_NAMES.get(name, name) for name in (*CATALOGUE, *SCRIPTS)}
-    assert [n for n in first if not any(first[n] in each for each in places) and later(n) is None] == []
+    assert [n for n in first if not any(first[n] in each for each in known) and later(n) is None] == []
 
 
 def test_what_describes_the_machine_is_ignored_and_said_once():
@@ -622,5 +622,5 @@ def test_techniques_know_their_variables():
     assert {"MATRIX_LR", "WEIGHT_DECAY", *TAPERED} < set(variables_of(MuonRule))
     assert "MATRIX_LR" not in variables_of(AdamRule)
     assert variables_at("model.mlp_hidden") == ("MLP_HIDDEN", "MLP_MULT")
-    assert all(places(name) for name in KINDS)
+    assert all(targets(name) for name in KINDS)
     assert not set(LATER) & set(KINDS)

@@ -64,10 +64,10 @@ REPEATED, FIRST_AGAIN = re.compile(r"^repeat_mlp\.(\d{1,4})\."), 4
 OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
-def read_public(path: Path, said: list[str] | None = None) -> dict[str, Tensor]:
+def read_public(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
     """The state dict in a public checkpoint or artifact, in the number types it was trained with.
 
-    said: gets a sentence for whatever was taken off on the way to its tensors.
+    notes: gets a sentence for whatever was taken off on the way to its tensors.
     """
     try:
         data = path.read_bytes()
@@ -78,8 +78,8 @@ def read_public(path: Path, said: list[str] | None = None) -> dict[str, Tensor]:
     except PublicFileError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise PublicFileError(error.what, where=where, value=error.value, way_out=error.way_out) from None
-    if said is not None:
-        said += taken
+    if notes is not None:
+        notes += taken
     return state
 
 

@@ -5,37 +5,18 @@ Most name one setting. Some together make one technique, and those say so in one
 
 import dataclasses
 import fnmatch
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from bitgolf import load
 from bitgolf.base.errors import PlanError
-from bitgolf.base.plan import Plan, field_types
-from bitgolf.net.embed import BigramHash, SmearGate
-from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import (
-    GatedMlp,
-    LeakyReluSquared,
-    LnScale,
-    ParallelResidual,
-    ReluSquared,
-    Serial,
-    TwoLanes,
-    Unscaled,
-)
-from bitgolf.net.objective import MultiToken, NextToken
-from bitgolf.net.position import AttentionWindow, NoPosition, Rope
-from bitgolf.net.route import GatedSkips, Looped, Once, Plain, USkips
-from bitgolf.net.start import OrthogonalStart, UniformStart
-from bitgolf.net.values import ValueEmbedding, ValueResidual
+from bitgolf.base.plan import Plan, field_types, members, parse_changes
+from bitgolf.net.position import Rope
 from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Chunked, Sliding
 from bitgolf.squeeze.codec import Brotli, Deflate, Lzma, Zstd
-from bitgolf.text.batches import PublicOrder, ShardsByLength
-from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
-from bitgolf.train.loop import Stage
 from bitgolf.train.optim import AdamRule, MuonRule
-from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
-from bitgolf.train.schedule import Constant, WarmdownClock, WarmdownFraction
 
 Given = Mapping[str, Any]  # values that were read, under the first name of their variable
 
@@ -56,6 +37,7 @@ OTHER_NAMES = {
     "WEIGHT_DECAY": "MUON_WD",
 }
 
+# Paths that a variable sets; the first is shown with it, PATH=VALUE goes with it.
 SETTINGS = {
     "CASEOPS_ENABLED": "data.case_ops",
     "GRAD_CLIP_NORM": "train.grad_clip_norm",
@@ -148,11 +130,11 @@ class Switched:
 
     path: str
     made: Plan
-    on: tuple[str, ...] = ()
-    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    also: tuple[str, ...] = ()
-    replaced_by: str = ""
-    without: Plan | None = None
+    on: tuple[str, ...]
+    also: tuple[str, ...]
+    fields: Mapping[str, str]
+    without: Plan | None
+    replaced_by: str
 
     @property
     def kind(self) -> type[Plan]:
@@ -186,176 +168,140 @@ class Switched:
         return {field: given[name] for field, name in said.items()}
 
 
-# In a slot that is a tuple, techniques stand in the order of this list, which is that of the public code.
-SWITCHED = (
-    Switched(
-        "model.embed", BigramHash(), on=("BIGRAM_VOCAB_SIZE", "BIGRAM_HASH"),
-        fields={"BIGRAM_VOCAB_SIZE": "buckets", "BIGRAM_DIM": "dimension"},
-    ),
-    Switched(
-        "model.embed", SmearGate(), on=("SMEAR_GATE",),
-        fields={"SMEAR_GATE_WIDTH": "channels", "GATE_WINDOW": "channels"},
-    ),
-    Switched(
-        "model.values", ValueEmbedding(), on=("VE_ENABLED",),
-        fields={"VE_DIM": "dimension", "VE_LAYERS": "layers"},
-    ),
-    Switched("model.values", ValueResidual(), on=("VALUE_RESIDUAL",)),
-    Switched("model.heads_out", Xsa(), on=("XSA_LAST_N",), fields={"XSA_LAST_N": "last"}),
-    Switched(
-        "model.heads_out", AttentionOutputGate(), on=("GATE_ATTN_OUT",),
-        fields={"GATE_WIDTH": "channels", "GATE_WINDOW": "channels", "GATE_ATTN_SRC": "source"},
-    ),
-    Switched(
-        "model.heads_out", GatedAttention(), on=("GATED_ATTN_ENABLED",), fields={"GATED_ATTN_INIT_STD": "std"}
-    ),
-    Switched(
-        "model.heads_out", SparseGate(), on=("SPARSE_ATTN_GATE_ENABLED",),
-        fields={
-            "GATE_WINDOW": "channels",
-            "SPARSE_ATTN_GATE_SCALE": "scale",
-            "SPARSE_ATTN_GATE_INIT_STD": "std",
-        },
-    ),
-    Switched("model.scope", AttentionWindow(), on=("SWA_WINDOW_SIZE",), fields={"SWA_WINDOW_SIZE": "tokens"}),
-    Switched("model.position", NoPosition(), on=("NOPE",), without=Rope()),
-    Switched(
-        "model.position", Rope(), fields={"ROPE_BASE": "base", "ROPE_DIMS": "dims"}, replaced_by="NOPE"
-    ),
-    Switched("model.input_scale", LnScale(), on=("LN_SCALE",), without=Unscaled()),
-    Switched(
-        "model.activation", LeakyReluSquared(), on=("NEGATIVE_SLOPE",), fields={"NEGATIVE_SLOPE": "slope"},
-        replaced_by="GATE_MLP_OUT", without=ReluSquared(),
-    ),
-    Switched(
-        "model.activation", GatedMlp(), on=("GATE_MLP_OUT",),
-        fields={"GATE_WIDTH": "channels", "NEGATIVE_SLOPE": "inner.slope"}, without=LeakyReluSquared(),
-    ),
-    Switched(
-        "model.residual", ParallelResidual(), on=("PARALLEL_RESIDUAL_START",),
-        fields={"PARALLEL_RESIDUAL_START": "first"}, without=Serial(),
-    ),
-    Switched(
-        "model.residual", TwoLanes(), on=("PARALLEL_START_LAYER",),
-        fields={"PARALLEL_START_LAYER": "first", "PARALLEL_FINAL_LANE": "leaves"}, without=Serial(),
-    ),
-    Switched(
-        "model.recurrence", Looped(enable_at=0.35), on=("NUM_LOOPS",),
-        fields={
-            "NUM_LOOPS": "loops",
-            "LOOP_START": "first",
-            "LOOP_END": "last",
-            "ENABLE_LOOPING_AT": "enable_at",
-            "LOOP_PHASE2_AT": "more_at",
-        },
-        without=Once(),
-    ),
-    Switched("model.start", OrthogonalStart(), on=("ORTHO_INIT",), without=UniformStart()),
-    Switched("model.route", USkips(), on=("UNET_SKIPS",), without=Plain()),
-    Switched("model.route", GatedSkips(), on=("SKIP_GATES_ENABLED",), without=USkips()),
-    Switched(
-        "model.objective", MultiToken(), on=("MTP_NUM_HEADS",),
-        fields={"MTP_NUM_HEADS": "heads", "MTP_LOSS_WEIGHT": "weight"}, without=NextToken(),
-    ),
-    Switched(
-        "optim.schedule", WarmdownClock(), on=("WARMDOWN_ITERS",),
-        fields={"WARMDOWN_ITERS": "warmdown_steps"}, without=Constant(),
-    ),
-    Switched(
-        "optim.schedule", WarmdownFraction(), on=("WARMDOWN_FRAC",),
-        fields={"WARMDOWN_FRAC": "fraction", "MIN_LR": "minimum"}, without=Constant(),
-    ),
-    Switched(
-        "train.stages", Stage(until=0.33), on=("BATCH_TOKENS_START",),
-        fields={"BATCH_TOKENS_START": "batch_tokens", "BATCH_SCHEDULE_FRACTION": "until"},
-    ),
-    Switched(
-        "average", Ema(), on=("EMA_DECAY", "EMA_ENABLED"), fields={"EMA_DECAY": "decay"},
-        replaced_by="EMA_START_FRAC", without=NoAverage(),
-    ),
-    Switched(
-        "average", LateEma(), on=("EMA_START_FRAC",), also=("EMA_DECAY", "EMA_ENABLED"),
-        fields={"EMA_DECAY": "decay", "EMA_START_FRAC": "start_fraction"}, without=NoAverage(),
-    ),
-    Switched(
-        "average", Swa(), on=("SWA_ENABLED",), fields={"SWA_EVERY": "every", "SWA_START_FRAC": "start_scale"},
-        replaced_by="SWA_CHECKPOINTS", without=NoAverage(),
-    ),
-    Switched(
-        "average", TightSwa(), also=("SWA_ENABLED",), fields={"SWA_EVERY": "every"}, without=NoAverage()
-    ),
-    Switched(
-        "average", SwaCount(), on=("SWA_CHECKPOINTS",), also=("SWA_ENABLED",),
-        fields={"SWA_CHECKPOINTS": "checkpoints"}, without=NoAverage(),
-    ),
-    Switched(
-        "average", Latest(), on=("LAWA_ENABLED",), fields={"LAWA_FREQ": "every", "LAWA_K": "snapshots"},
-        without=NoAverage(),
-    ),
-    Switched(
-        "noise", FakeQuantize(), on=("QAT_ENABLED", "QAT_START_FRAC"),
-        fields={"QAT_START_FRAC": "from_progress"}, replaced_by="SOFT_ROUND_QAT", without=NoNoise(),
-    ),
-    Switched(
-        "noise", FakeQuantize(), on=("LATE_QAT_THRESHOLD",), fields={"LATE_QAT_THRESHOLD": "under_scale"},
-        replaced_by="SOFT_ROUND_QAT", without=NoNoise(),
-    ),
-    Switched(
-        "noise", SoftRound(under_scale=0.5), on=("SOFT_ROUND_QAT",), also=("LATE_QAT_THRESHOLD",),
-        fields={"LATE_QAT_THRESHOLD": "under_scale", "QAT_START_FRAC": "from_progress"}, without=NoNoise(),
-    ),
-    Switched("data.order", ShardsByLength(), on=("CURRICULUM",), without=PublicOrder()),
-)  # fmt: skip
+# A technique a line: its slot, as the public scripts make it, and behind `on` the variables that put it there
+# unless one of them, or of `also`, is off; behind `sets` those that only set a field; what the slot holds
+# `without` it; `unless` a variable makes another technique of all this. In a slot that is a tuple, techniques
+# stand in the order of this list, which is that of the public code.
+TECHNIQUES = """
+model.embed BigramHash on BIGRAM_VOCAB_SIZE=buckets BIGRAM_HASH sets BIGRAM_DIM=dimension
+model.embed SmearGate on SMEAR_GATE sets SMEAR_GATE_WIDTH=channels GATE_WINDOW=channels
+model.values ValueEmbedding on VE_ENABLED sets VE_DIM=dimension VE_LAYERS=layers
+model.values ValueResidual on VALUE_RESIDUAL
+model.heads_out Xsa on XSA_LAST_N=last
+model.heads_out AttentionOutputGate on GATE_ATTN_OUT
+    sets GATE_WIDTH=channels GATE_WINDOW=channels GATE_ATTN_SRC=source
+model.heads_out GatedAttention on GATED_ATTN_ENABLED sets GATED_ATTN_INIT_STD=std
+model.heads_out SparseGate on SPARSE_ATTN_GATE_ENABLED
+    sets GATE_WINDOW=channels SPARSE_ATTN_GATE_SCALE=scale SPARSE_ATTN_GATE_INIT_STD=std
+model.scope AttentionWindow on SWA_WINDOW_SIZE=tokens
+model.position NoPosition on NOPE without Rope
+model.position Rope sets ROPE_BASE=base ROPE_DIMS=dims unless NOPE
+model.input_scale LnScale on LN_SCALE without Unscaled
+model.activation LeakyReluSquared on NEGATIVE_SLOPE=slope without ReluSquared unless GATE_MLP_OUT
+model.activation GatedMlp on GATE_MLP_OUT sets GATE_WIDTH=channels NEGATIVE_SLOPE=inner.slope
+    without LeakyReluSquared
+model.residual ParallelResidual on PARALLEL_RESIDUAL_START=first without Serial
+model.residual TwoLanes on PARALLEL_START_LAYER=first sets PARALLEL_FINAL_LANE=leaves without Serial
+model.recurrence Looped(enable_at=0.35) on NUM_LOOPS=loops without Once
+    sets LOOP_START=first LOOP_END=last ENABLE_LOOPING_AT=enable_at LOOP_PHASE2_AT=more_at
+model.start OrthogonalStart on ORTHO_INIT without UniformStart
+model.route USkips on UNET_SKIPS without Plain
+model.route GatedSkips on SKIP_GATES_ENABLED without USkips
+model.objective MultiToken on MTP_NUM_HEADS=heads sets MTP_LOSS_WEIGHT=weight without NextToken
+optim.schedule WarmdownClock on WARMDOWN_ITERS=warmdown_steps without Constant
+optim.schedule WarmdownFraction on WARMDOWN_FRAC=fraction sets MIN_LR=minimum without Constant
+train.stages Stage(until=0.33) on BATCH_TOKENS_START=batch_tokens sets BATCH_SCHEDULE_FRACTION=until
+average Ema on EMA_DECAY=decay EMA_ENABLED without NoAverage unless EMA_START_FRAC
+average LateEma on EMA_START_FRAC=start_fraction also EMA_DECAY=decay EMA_ENABLED without NoAverage
+average Swa on SWA_ENABLED sets SWA_EVERY=every SWA_START_FRAC=start_scale without NoAverage
+    unless SWA_CHECKPOINTS
+average TightSwa also SWA_ENABLED sets SWA_EVERY=every without NoAverage
+average SwaCount on SWA_CHECKPOINTS=checkpoints also SWA_ENABLED without NoAverage
+average Latest on LAWA_ENABLED sets LAWA_FREQ=every LAWA_K=snapshots without NoAverage
+noise FakeQuantize on QAT_ENABLED QAT_START_FRAC=from_progress without NoNoise unless SOFT_ROUND_QAT
+noise FakeQuantize on LATE_QAT_THRESHOLD=under_scale without NoNoise unless SOFT_ROUND_QAT
+noise SoftRound(under_scale=0.5) on SOFT_ROUND_QAT also LATE_QAT_THRESHOLD=under_scale
+    sets QAT_START_FRAC=from_progress without NoNoise
+data.order ShardsByLength on CURRICULUM without PublicOrder
+"""
+
+
+def _kind_at(path: str) -> Any:
+    kind: Any = Recipe
+    for key in path.split("."):
+        kind = field_types(kind)[key]
+    return kind
+
+
+def _made(path: str, text: str) -> Plan:
+    """One of ours for the slot at a path, as `Name` or `Name(field=value)`."""
+    slot = _kind_at(path)
+    name, _, change = text.removesuffix(")").partition("(")
+    known = members(typing.get_args(slot)[0] if typing.get_origin(slot) is tuple else slot)
+    return parse_changes(known[name](), [change] if change else [])
+
+
+def _technique(line: str) -> Switched:
+    path, made, *words = line.split()
+    parts: dict[str, list[str]] = {"on": [], "also": [], "sets": [], "without": [], "unless": []}
+    for word in words:
+        if word in parts:
+            part = parts[word]
+        else:
+            part.append(word)
+    fields = (word.split("=") for part in ("on", "also", "sets") for word in parts[part] if "=" in word)
+    on, also = (tuple(word.partition("=")[0] for word in parts[part]) for part in ("on", "also"))
+    without = next((_made(path, text) for text in parts["without"]), None)
+    return Switched(path, _made(path, made), on, also, dict(fields), without, "".join(parts["unless"]))
+
+
+def _lines(table: str) -> list[str]:
+    """The lines of a table; one that begins with blanks goes on with the line before."""
+    return table.replace("\n    ", " ").strip().splitlines()
+
+
+load()
+SWITCHED = tuple(map(_technique, _lines(TECHNIQUES)))
 
 # Known variables that change nothing here: what to give in their place, or that it is not built.
+LATER_TABLE = """
+*_CLIP_SIGMAS: set in quantize.rules: SdClip and Gptq have sigmas, each rule its own
+APPEND_EOS: not a setting here: documents open with BOS and have no EOS
+AUTO_RESCUE_*: not built: floats beside the codes of some rows; Keep in quantize.rules keeps tensors
+CONTROL_TENSOR_NAME_PATTERNS: set in optim.rows and quantize.rules, which have patterns
+DISABLE_LAYER0_ATTN: not built: a first layer without attention
+DOC_ISOLATED_EVAL: set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))
+DTG_ENABLED: not built: a gate over what a whole layer changed
+EMBED_BITS MATRIX_BITS QUANT_BITS: set in quantize.rules: each rule has a grid of its own
+ENABLE_TTT_EVAL TTT_*: not built: test-time training
+ETLB_*: not built: a logit bias fitted while scoring, which is disputed
+FP16_EMBED_EXPORT: set in quantize.rules: Keep(dtype=float16) for tok_emb.weight
+GATED_ATTENTION: not built: the output gate with a bias of 4; GATED_ATTN_ENABLED has none
+GATED_ATTN_QUANT_GATE: set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits
+GLOBAL_TTT_*: not built: test-time training of all weights
+GPTQ_*: set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration
+INT4_LAYERS: set in quantize.rules: CoarseCodes for the patterns of some layers
+INT4_STEP: set in quantize.rules: CoarseCodes has the step
+INT6_SCALE_*: set in quantize.rules: Grid(per=RowGroups(rows=8))
+INT8_KEEP_FLOAT_FP32_NAME_PATTERNS: set in quantize.rules: Keep(dtype=float32) for patterns
+LATE_K_FP16: set in quantize.rules: Keep(dtype=float16) for the keys of the last layer
+LORA_*: not built: low-rank weights of each pass through shared layers
+LQER_*: set in quantize.rules: LowRank(quantizer=..., rank=4) for the patterns that it should correct
+MIXED_KEEP_FLOAT_PATTERNS: set in quantize.rules, which say what stays floats
+N_INT6_LAYERS: set in quantize.rules: a grid for the patterns of some layers; the packer chooses by
+    sensitivity
+OUTLIER_*: not built: a penalty on the kurtosis of activations
+PHASED_TTT_*: not built: test-time training in phases
+PRUNE_PCT: not built: the smallest weights set to zero; RateAware rounds by what a code costs
+QAT_BITS: set by --set: noise.rules has the grid of the noise
+QAT_MATRIX_*: set by --set: noise.rules has the grid and the clipping of the noise
+QAT_MIN_SECONDS QAT_WARMUP_STEPS: set by --set: noise.from_progress says when the noise begins
+READOUT_* USE_PASS_READOUT: not built: a readout of every pass
+RECUR_*: not a variable here: model.recurrence repeats layers, as NUM_LOOPS does
+REPEAT_UNTIE_MLP*: set by --set: model.recurrence=Looped(untied=True), or untied_down=True, gives each
+    further pass its MLP or its second matrix
+ROPE_TYPE: not built: the ramp of YaRN; ROPE_YARN rescales the base
+SEQ_LEN_START: set by --set: train.stages has a sequence length
+SEQ_SCHEDULE_FRACTION: set by --set: train.stages has a sequence length and an end
+TARGET_MB: not a variable here: bitgolf fit fills a budget of bytes
+TEMP_CAL_*: not built: a temperature fitted on validation text, which is disputed
+TIER2_MODE: not a variable here: give the settings of the short run themselves
+YARN_MAX_LEN: not built: the ramp of YaRN
+"""
 LATER = {
-    "*_CLIP_SIGMAS": "set in quantize.rules: SdClip and Gptq have sigmas, each rule its own",
-    "APPEND_EOS": "not a setting here: documents open with BOS and have no EOS",
-    "AUTO_RESCUE_*": "not built: floats beside the codes of some rows; Keep in quantize.rules keeps tensors",
-    "CONTROL_TENSOR_NAME_PATTERNS": "set in optim.rows and quantize.rules, which have patterns",
-    "DISABLE_LAYER0_ATTN": "not built: a first layer without attention",
-    "DOC_ISOLATED_EVAL": "set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))",
-    "DTG_ENABLED": "not built: a gate over what a whole layer changed",
-    "EMBED_BITS": "set in quantize.rules: each rule has a grid of its own",
-    "ENABLE_TTT_EVAL": "not built: test-time training",
-    "ETLB_*": "not built: a logit bias fitted while scoring, which is disputed",
-    "FP16_EMBED_EXPORT": "set in quantize.rules: Keep(dtype=float16) for tok_emb.weight",
-    "GATED_ATTENTION": "not built: the output gate with a bias of 4; GATED_ATTN_ENABLED has none",
-    "GATED_ATTN_QUANT_GATE": "set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits",
-    "GLOBAL_TTT_*": "not built: test-time training of all weights",
-    "GPTQ_*": "set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration",
-    "INT4_LAYERS": "set in quantize.rules: CoarseCodes for the patterns of some layers",
-    "INT4_STEP": "set in quantize.rules: CoarseCodes has the step",
-    "INT6_SCALE_*": "set in quantize.rules: Grid(per=RowGroups(rows=8))",
-    "INT8_KEEP_FLOAT_FP32_NAME_PATTERNS": "set in quantize.rules: Keep(dtype=float32) for patterns",
-    "LATE_K_FP16": "set in quantize.rules: Keep(dtype=float16) for the keys of the last layer",
-    "LORA_*": "not built: low-rank weights of each pass through shared layers",
-    "LQER_*": "set in quantize.rules: LowRank(quantizer=..., rank=4) for the patterns that it should correct",
-    "MATRIX_BITS": "set in quantize.rules: each rule has a grid of its own",
-    "MIXED_KEEP_FLOAT_PATTERNS": "set in quantize.rules, which say what stays floats",
-    "N_INT6_LAYERS": "set in quantize.rules: a grid for the patterns of some layers; the packer chooses by "
-    "sensitivity",
-    "OUTLIER_*": "not built: a penalty on the kurtosis of activations",
-    "PHASED_TTT_*": "not built: test-time training in phases",
-    "PRUNE_PCT": "not built: the smallest weights set to zero; RateAware rounds by what a code costs",
-    "QAT_BITS": "set by --set: noise.rules has the grid of the noise",
-    "QAT_MATRIX_*": "set by --set: noise.rules has the grid and the clipping of the noise",
-    "QAT_MIN_SECONDS": "set by --set: noise.from_progress says when the noise begins",
-    "QAT_WARMUP_STEPS": "set by --set: noise.from_progress says when the noise begins",
-    "QUANT_BITS": "set in quantize.rules: each rule has a grid of its own",
-    "READOUT_*": "not built: a readout of every pass",
-    "RECUR_*": "not a variable here: model.recurrence repeats layers, as NUM_LOOPS does",
-    "REPEAT_UNTIE_MLP*": "set by --set: model.recurrence=Looped(untied=True), or untied_down=True, "
-    "gives each further pass its MLP or its second matrix",
-    "ROPE_TYPE": "not built: the ramp of YaRN; ROPE_YARN rescales the base",
-    "SEQ_LEN_START": "set by --set: train.stages has a sequence length",
-    "SEQ_SCHEDULE_FRACTION": "set by --set: train.stages has a sequence length and an end",
-    "TARGET_MB": "not a variable here: bitgolf fit fills a budget of bytes",
-    "TEMP_CAL_*": "not built: a temperature fitted on validation text, which is disputed",
-    "TIER2_MODE": "not a variable here: give the settings of the short run themselves",
-    "TTT_*": "not built: test-time training",
-    "USE_PASS_READOUT": "not built: a readout of every pass",
-    "YARN_MAX_LEN": "not built: the ramp of YaRN",
+    name: what
+    for names, _, what in (line.partition(": ") for line in _lines(LATER_TABLE))
+    for name in names.split()
 }
 OFF = ("", "0", "0.0", "none", "off")  # at which such a variable asks for nothing
 
@@ -371,13 +317,6 @@ WHY_IGNORED = "describes the machine, its files or the log: ignored (--data name
 def is_on(name: str, value: Any) -> bool:
     """Whether a value switches its variable on."""
     return value >= 0 if name in FIRST_LAYER_IS_0 else bool(value) and value > type(value)()
-
-
-def _kind_at(path: str) -> Any:
-    kind: Any = Recipe
-    for key in path.split("."):
-        kind = field_types(kind)[key]
-    return kind
 
 
 def _kinds() -> dict[str, Any]:

@@ -13,8 +13,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # The groups are the arguments of public_rows; a rule of its own marks the rows of each.
 _MARKS = {
-    group: AdamRule(lr=float(place))
-    for place, group in enumerate(("embedding", "head", "matrices", "rest"), start=1)
+    group: AdamRule(lr=float(index))
+    for index, group in enumerate(("embedding", "head", "matrices", "rest"), start=1)
 }
 _PUBLIC = public_rows(
     embedding=_MARKS["embedding"], head=_MARKS["head"], matrices=_MARKS["matrices"], rest=_MARKS["rest"]
@@ -49,8 +49,8 @@ def row_groups(rows: tuple[ParameterRow, ...], shapes: Shapes) -> list[set[str]]
     for names in (shapes, _OF_PARTS):
         found: list[set[str]] = [set() for _ in rows]
         for name, shape in names.items():
-            if (place := _place(rows, name, shape)) is not None:
-                found[place].add(group_of(name, shape))
+            if (index := _row_index(rows, name, shape)) is not None:
+                found[index].add(group_of(name, shape))
         groups = [known or new for known, new in zip(groups, found)]
     return groups
 
@@ -74,12 +74,12 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
     """
     groups = row_groups(optim.rows, before)
     new = {name: shape for name, shape in after.items() if name not in before}
-    places = {name: _place(optim.rows, name, shape) for name, shape in new.items()}
-    lost = [n for n, place in places.items() if place is None or group_of(n, new[n]) not in groups[place]]
+    indices = {name: _row_index(optim.rows, name, shape) for name, shape in new.items()}
+    lost = [n for n, index in indices.items() if index is None or group_of(n, new[n]) not in groups[index]]
     if not lost:
-        taking = {_place(optim.rows, name, shape) for name, shape in after.items()}
+        taking = {_row_index(optim.rows, name, shape) for name, shape in after.items()}
         idle = {row for row in optim.rows if row.may_be_idle}
-        rows = tuple(row for place, row in enumerate(optim.rows) if place in taking or row in idle)
+        rows = tuple(row for index, row in enumerate(optim.rows) if index in taking or row in idle)
         return optim.replace(rows=rows)
     rules = group_rules(optim, before)
     rows = public_rows(
@@ -106,20 +106,20 @@ def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> O
     rows, problems = list(optim.rows), []
     for name, (value, field, groups) in rates.items():
         wanted = set(groups)
-        places = [
-            place
-            for place, own in enumerate(row_groups(optim.rows, shapes))
-            if own & wanted and field in field_types(type(rows[place].rule))
+        indices = [
+            index
+            for index, own in enumerate(row_groups(optim.rows, shapes))
+            if own & wanted and field in field_types(type(rows[index].rule))
         ]
-        if not places:
+        if not indices:
             problems.append(f"{name}: no row of optim.rows for {_words(wanted)} has the setting {field!r}")
-        for place in places:
-            other = row_groups(optim.rows, shapes)[place] - wanted
+        for index in indices:
+            other = row_groups(optim.rows, shapes)[index] - wanted
             if other:
-                problems.append(f"{name}: optim.rows.{place} is for {_words(other)} too; give them a row")
+                problems.append(f"{name}: optim.rows.{index} is for {_words(other)} too; give them a row")
                 continue
             try:
-                rows[place] = rows[place].replace(rule=rows[place].rule.replace({field: value}))
+                rows[index] = rows[index].replace(rule=rows[index].rule.replace({field: value}))
             except PlanError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
     if problems:
@@ -127,14 +127,14 @@ def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> O
     return optim.replace(rows=tuple(rows))
 
 
-def _place(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> int | None:
+def _row_index(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> int | None:
     parameter = torch.empty(shape, device="meta")
-    return next((place for place, row in enumerate(rows) if row.matches(name, parameter)), None)
+    return next((index for index, row in enumerate(rows) if row.matches(name, parameter)), None)
 
 
 def _rule_of(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) -> Rule | None:
-    place = _place(rows, name, shape)
-    return None if place is None else rows[place].rule
+    index = _row_index(rows, name, shape)
+    return None if index is None else rows[index].rule
 
 
 def _words(groups: set[str]) -> str:

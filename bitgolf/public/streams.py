@@ -126,11 +126,11 @@ def byte_unshuffle(data: bytes, header_bytes: int = 1) -> bytes:
     stride, body = int.from_bytes(data[4 : 4 + header_bytes], "little"), data[4 + header_bytes :]
     if len(data) < 4 + header_bytes or stride < 1:
         raise PublicFileError("a byte shuffle without a stride", value=data[:6])
-    result, place = bytearray(len(body)), 0
+    result, start_of = bytearray(len(body)), 0
     for start in range(min(stride, len(body))):
         count = len(range(start, len(body), stride))
-        result[start::stride] = body[place : place + count]
-        place += count
+        result[start::stride] = body[start_of : start_of + count]
+        start_of += count
     return bytes(result)
 
 

@@ -59,8 +59,8 @@ def check_zip(data: bytes) -> None:
     except PublicFileError:
         raise
     except Exception as error:  # zipfile raises a dozen kinds as well
-        said = _plain(str(error)) or type(error).__name__
-        raise PublicFileError(f"not a safe torch file: {said}", way_out=WAY_OUT) from None
+        reason = _plain(str(error)) or type(error).__name__
+        raise PublicFileError(f"not a safe torch file: {reason}", way_out=WAY_OUT) from None
     if packed:
         raise PublicFileError("packed in a way that torch does not write", value=packed[0], way_out=WAY_OUT)
     if damaged is not None:
@@ -92,8 +92,8 @@ def load_safetensors(data: bytes) -> dict[str, Tensor]:
     try:
         value = safetensors.torch.load(data)
     except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
-        said = _plain(str(error))
-        raise PublicFileError(f"not a safetensors file: {said}", way_out="copy the file again") from None
+        reason = _plain(str(error))
+        raise PublicFileError(f"not a safetensors file: {reason}", way_out="copy the file again") from None
     check_tensors(value, len(data))
     return value
 
@@ -152,10 +152,10 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
 
     Raises PublicFileError for what is no state dict, and for names that fall together.
     """
-    said = []
+    notes = []
     holder = next((key for key in HOLDERS if isinstance(value.get(key), Mapping)), None)
     while holder is not None:
-        said.append(f"the state dict under {holder!r} was read")
+        notes.append(f"the state dict under {holder!r} was read")
         value = value[holder]
         holder = next((key for key in HOLDERS if isinstance(value.get(key), Mapping)), None)
     wrong = [
@@ -179,8 +179,8 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
     if outer and all(name.startswith(outer) for name in state):
         state = {name.removeprefix(outer): tensor for name, tensor in state.items()}
         taken[outer.rstrip(".")] = None
-    said += [f"the prefix {prefix + '.'!r} was taken off the names" for prefix in taken]
-    return state, said
+    notes += [f"the prefix {prefix + '.'!r} was taken off the names" for prefix in taken]
+    return state, notes
 
 
 def as_floats(name: str, tensor: Tensor) -> Tensor:

@@ -186,8 +186,8 @@ def _inserted(held: list[Plan], new: Iterable[Plan], order: list[type[Plan]]) ->
     """Parts with new ones among them, each before the first that comes later in the order."""
     for part in new:
         later_kinds = order[order.index(type(part)) :]
-        place = next((i for i, other in enumerate(held) if type(other) in later_kinds), len(held))
-        held.insert(place, part)
+        index = next((i for i, other in enumerate(held) if type(other) in later_kinds), len(held))
+        held.insert(index, part)
     return tuple(held)
 
 
@@ -302,7 +302,9 @@ def _groups(name: str, given: Iterable[str]) -> tuple[str, ...]:
 def _signed(problem: str, given: Given) -> str:
     """A problem with the variables that it may come from."""
     keys = problem.partition(":")[0].split(".")
-    words = {name: set(re.findall(r"\w+", "/".join(place.words for place in places(name)))) for name in given}
+    words = {
+        name: set(re.findall(r"\w+", "/".join(target.words for target in targets(name)))) for name in given
+    }
     names = [name for name in given if set(keys) <= words[name]]
     names = names or [name for name in given if keys[-1] in words[name]]
     return f"{problem} ({', '.join(names)})" if names and keys[0] not in KINDS else problem
@@ -312,29 +314,31 @@ def _words(kinds: Iterable[type[Plan]]) -> str:
     return " and ".join(kind.__name__ for kind in kinds)
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """What a variable sets: in words, and how to look it up; None where it is not in a recipe."""
 
     words: str
     look: Callable[[Recipe], Any]
 
 
-def places(name: str, given: Iterable[str] = ()) -> list[Place]:
+def targets(name: str, given: Iterable[str] = ()) -> list[Target]:
     """What a variable sets, among others that are given."""
     first = OTHER_NAMES.get(name, name)
     paths = [SETTINGS[first]] if first in SETTINGS else FURTHER[first].paths if first in FURTHER else []
-    found = [Place(path, partial(_at, path=path)) for path in paths]
+    found = [Target(path, partial(_at, path=path)) for path in paths]
     if first in RATES:
         field = RATES[first][0]
-        found += [Place(f"optim.rows, {g}: {field}", partial(_rate, g, field)) for g in _groups(first, given)]
+        found += [
+            Target(f"optim.rows, {g}: {field}", partial(_rate, g, field)) for g in _groups(first, given)
+        ]
     if first == "TIE_EMBEDDINGS":
-        found.append(Place("optim.rows, embedding: lr", partial(_rate, "embedding", "lr")))
+        found.append(Target("optim.rows, embedding: lr", partial(_rate, "embedding", "lr")))
     for one in SWITCHED:
         if first in one.names():
             field = one.fields.get(first, "")
             words = f"{one.path}: {one.kind.__name__}{'.' if field else ''}{field}"
-            found.append(Place(words, partial(_held, one, field)))
-    return found or [Place("the seed of the run", lambda recipe: None)]
+            found.append(Target(words, partial(_held, one, field)))
+    return found or [Target("the seed of the run", lambda recipe: None)]
 
 
 def _rate(group: str, field: str, recipe: Recipe) -> Any:
@@ -361,7 +365,7 @@ def variable_rows(
         if later(name):
             rows.append((name, text, "off here too", None, None))
             continue
-        found = [(name, text, p.words, p.look(before), p.look(after)) for p in places(name, variables)]
+        found = [(name, text, p.words, p.look(before), p.look(after)) for p in targets(name, variables)]
         rows += [row for row in found if row[3] != row[4]] or found[:1]
     if ignored:
         rows.append((", ".join(ignored), "", WHY_IGNORED, None, None))

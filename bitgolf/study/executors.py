@@ -1,6 +1,6 @@
 """Where runs run: this process, others beside it, a Ray cluster, Slurm. All leave the same run folders.
 
-An executor takes tasks from an iterator as it gets free, and calls `look` a few times a second. Nothing comes
+All but the first are seats for one task at a time: functions that submit it and give a future. Nothing comes
 back but what stands in the folders, which all machines of a cluster must share.
 """
 
@@ -11,10 +11,9 @@ import multiprocessing.connection
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,38 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.study.runs import Task, finish_task, give_up, run_task
 
 LOOK_SECONDS = 0.25
-Look = Callable[[], None]
+KILLED = "its process was killed; too little memory?"
+
+
+Look = Callable[[], None]  # called a few times a second
 Executor = Callable[[Iterator[Task], Look], None]
+Seat = Callable[[Task], Any]  # gives a future, or a job of submitit, which is used like one
+
+
+def on_seats(tasks: Iterator[Task], seats: Sequence[Seat], look: Look) -> None:
+    """Keep every seat busy until there are no more tasks. A run that a seat loses is given up, no other."""
+    free, busy = [*seats], list[tuple[Any, Seat, Task]]()
+    while True:
+        while free and (task := next(tasks, None)) is not None:
+            seat = free.pop(0)
+            busy.append((seat(task), seat, task))
+        if not busy:
+            return
+        time.sleep(LOOK_SECONDS)
+        look()
+        for ended in [each for each in busy if each[0].done()]:
+            busy.remove(ended)
+            handle, seat, task = ended
+            try:
+                handle.result()
+            except Exception as error:  # of the executor: a failing run leaves its error in its folder
+                words = f"{type(error).__name__}: {error}"
+                for job in task.unfinished()[:1]:
+                    give_up(job, KILLED if isinstance(error, BrokenProcessPool) else words)
+            if task.unfinished():
+                busy.append((seat(task), seat, task))
+            else:
+                free.append(seat)
 
 
 def in_this_process(tasks: Iterator[Task], look: Look) -> None:
@@ -54,14 +83,12 @@ def in_processes(count: int, threads: int, gpus: int = 1) -> Executor:
         )
 
     def execute(tasks: Iterator[Task], look: Look) -> None:
-        under_way: list[Task] = []
-        devices = shares_of_gpus(count, gpus)
-        while True:
-            try:
-                return _in_pool(tasks, devices, under_way, look)
-            except BrokenProcessPool:  # one died and took the others with it: find out which
-                for task in [*under_way]:
-                    _until_finished(task, devices[:1], look)
+        seats = [Process(share) for share in shares_of_gpus(count, gpus)]
+        try:
+            on_seats(tasks, seats, look)
+        finally:
+            for seat in seats:
+                seat.pool.shutdown()
 
     return execute
 
@@ -75,28 +102,30 @@ def shares_of_gpus(count: int, gpus: int) -> list[str]:
     return [",".join(itertools.islice(turns, most)) for _ in range(count)]
 
 
-def _until_finished(task: Task, devices: list[str], look: Look) -> None:
-    while task.unfinished():
+class Process:
+    """A process that does one task after another and sees its own GPUs; begun again when it has died."""
+
+    def __init__(self, gpus: str) -> None:
+        self.gpus = gpus
+        self.pool = self._begun()
+
+    def __call__(self, task: Task) -> "Future[None]":
+        """Do a task there."""
         try:
-            _in_pool(iter([task]), devices, [], look)
+            return self.pool.submit(finish_task, task)
         except BrokenProcessPool:
-            give_up(task.unfinished()[0], "its process was killed; too little memory?")
+            self.pool = self._begun()
+            return self.pool.submit(finish_task, task)
+
+    def _begun(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=(self.gpus,))
 
 
-def _in_pool(tasks: Iterator[Task], devices: list[str], under_way: list[Task], look: Look) -> None:
-    """devices: the GPUs of each process."""
-    spawn, count = multiprocessing.get_context("spawn"), len(devices)
-    shares = spawn.SimpleQueue()
-    for share in devices:
-        shares.put(share)
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(shares,)) as pool:
-        _drive(tasks, count, lambda task: pool.submit(finish_task, task), under_way, look)
-
-
-def _begin(shares: "SimpleQueue[str]") -> None:
-    """A process of a pool takes its GPUs, before CUDA looks for any, and watches its parent."""
-    if share := shares.get():
-        os.environ["CUDA_VISIBLE_DEVICES"] = share
+def _begin(gpus: str) -> None:
+    """In the process: take its GPUs, before CUDA looks for any, and watch the parent."""
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     _end_with_parent()
 
 
@@ -133,8 +162,7 @@ def on_ray(address: str, threads: int, gpus: int) -> Executor:
                 raise BitgolfError(
                     "the cluster has no room for one run", where="--ray", value=ray.cluster_resources()
                 )
-
-            _drive(tasks, slots, lambda task: remote.remote(task).future(), [], look)
+            on_seats(tasks, [lambda task: remote.remote(task).future()] * slots, look)
         finally:
             ray.shutdown()
 
@@ -153,40 +181,6 @@ def on_slurm(folder: Path, options: dict[str, Any], cluster: str = "slurm", at_o
     def execute(tasks: Iterator[Task], look: Look) -> None:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
         executor.update_parameters(**options)
-
-        _drive(tasks, at_once, lambda task: executor.submit(finish_task, task), [], look)
+        on_seats(tasks, [lambda task: executor.submit(finish_task, task)] * at_once, look)
 
     return execute
-
-
-def _drive(
-    tasks: Iterator[Task],
-    slots: int,
-    submit: Callable[[Task], Any],
-    under_way: list[Task],
-    look: Look,
-) -> None:
-    """Keep so many tasks running until there are no more. submit: gives what has `done()` and `result()`."""
-    handles: list[tuple[Any, Task]] = []
-    under_way.clear()
-    while True:
-        while len(handles) < slots and (task := next(tasks, None)) is not None:
-            under_way.append(task)
-            handles.append((submit(task), task))
-        if not handles:
-            return
-        time.sleep(LOOK_SECONDS)
-        look()
-        for handle, task in [pair for pair in handles if pair[0].done()]:
-            handles.remove((handle, task))
-            try:
-                handle.result()
-            except BrokenProcessPool:
-                raise
-            except Exception as error:  # of the executor: a failing run leaves its error in its folder
-                if left := task.unfinished():
-                    give_up(left[0], f"{type(error).__name__}: {error}")
-                if task.unfinished():
-                    handles.append((submit(task), task))
-                    continue
-            under_way.remove(task)
