@@ -165,6 +165,109 @@ def test_what_class_and_card_lack_is_said(file):
         assert len(found) == len(expected) and all(e in f for e, f in zip(expected, found)), found
 
 
+QUANTIZATION = '''
+import dataclasses
+
+import torch
+
+from bitgolf.base.plan import setting
+from bitgolf.net.model import keyed_generator
+from bitgolf.squeeze.grid import Granularity, Grid
+from bitgolf.squeeze.hessian import drawn_text, gather_curvatures
+from bitgolf.squeeze.quantize import AbsMax, Calibration, Quantizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs(Granularity):
+    """One scale for so many rows.
+
+    What: the largest weight of the rows sets their step.
+    Source: a test.
+    Cost: two bytes for `rows` rows.
+    Not for: use.
+    Neutral: rows=1, which is PerRow
+    """
+
+    rows: int = setting(2, at_least=1)
+
+    def groups(self, matrix):
+        missing = -matrix.shape[0] % self.rows
+        rows = torch.nn.functional.pad(matrix, (0, 0, 0, missing))
+        return rows.reshape(len(rows) // self.rows, -1)
+
+    def spread(self, values, shape):
+        return values.repeat_interleave(self.rows)[: shape[0], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shrunk(Quantizer):
+    """Six bits of a weight that was made smaller.
+
+    What: AbsMax of (1 - share) times the weight.
+    Source: a test.
+    Cost: as AbsMax.
+    Not for: use.
+    Neutral: share=0
+    """
+
+    share: float = setting(0.25, at_least=0.0, below=1.0)
+
+    def quantize(self, weight, curvature=None):
+        return AbsMax(grid=Grid(bits=6)).quantize(weight * (1 - self.share))
+
+    def notes(self, weight, tensor):
+        return {"bits": 6}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnDraw(Calibration):
+    """Sequences drawn under a key of its own.
+
+    What: a few sequences of the training text.
+    Source: a test.
+    Cost: a pass over them.
+    Not for: use.
+    Neutral: none; choose TrainText
+    """
+
+    sequences: int = setting(4, at_least=1)
+
+    def gives_outputs(self):
+        return True
+
+    def gather(self, names, model, stream, length, trial):
+        draws = keyed_generator(1, "own draw")
+        text = drawn_text(stream, 1 if trial else self.sequences, length, draws)
+        return gather_curvatures(model, text, names, True, draws)
+'''
+SLIPS = {
+    "what is right": ("", "", []),
+    "off groups by two": ("self.rows", "max(self.rows, 2)", ["Pairs: off is exact"]),
+    "off shrinks": ("1 - self.share", "0.999 - self.share", ["Shrunk: off is exact"]),
+    "nothing shrinks": ("weight * (1 - self.share)", "weight", ["Shrunk: on bites"]),
+    "nothing is gathered": (
+        "gather_curvatures(model, text, names, True, draws)", "{}",
+        ["OwnDraw: trains", "OwnDraw: on bites", "OwnDraw: script equal"],
+    ),
+    "drawn anew each time": (
+        'keyed_generator(1, "own draw")', "torch.Generator().manual_seed(torch.seed())",
+        ["OwnDraw: script equal"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slots_of_quantization_take_a_users_class_and_slips_are_found(slip, file, small):
+    right, wrong, expected = SLIPS[slip]
+    assert right in QUANTIZATION
+    found = []
+    for technique in own(file, QUANTIZATION.replace(right, wrong) if right else QUANTIZATION):
+        tried_here = not expected or expected[0].startswith(technique.name)
+        names = (*FAST, "script equal") if tried_here else ()
+        found += [f"{each.technique}: {each.check}" for each in failures(check(technique, small, names))]
+    assert found == expected
+
+
 CODEC = '''
 import dataclasses
 from typing import ClassVar
