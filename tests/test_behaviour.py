@@ -12,13 +12,13 @@ from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import Plan, from_json, members, to_json
 from bitgolf.catalog.behaviour import (
     CHUNK,
-    PLACES,
     PLAIN,
+    PROBED,
+    perturbed,
     probes,
     results,
     sees_other_documents,
     sees_the_future,
-    shaken,
     starts_equal,
     stream,
 )
@@ -201,8 +201,8 @@ def test_on_bites(kind):
     plan = BASE.replace(TECHNIQUES[kind].on)
     ids = stream(plan)
     ids[:, 20] = 1
-    changed = results(shaken(plan).use(PLAIN), ids)[0]
-    neutral = results(shaken(BASE).use(PLAIN), ids)[0]
+    changed = results(perturbed(plan).use(PLAIN), ids)[0]
+    neutral = results(perturbed(BASE).use(PLAIN), ids)[0]
     assert torch.equal(changed, neutral) == (kind in NEUTRAL_MEMBERS)
 
 
@@ -212,7 +212,7 @@ def test_json_says_everything_and_equal_plans_make_equal_models(kind):
     again = from_json(ModelPlan, to_json(plan))
     assert again == plan and again.identity() == plan.identity()
     ids = stream(plan)
-    for found, expected in zip(results(shaken(again), ids), results(shaken(plan), ids)):
+    for found, expected in zip(results(perturbed(again), ids), results(perturbed(plan), ids)):
         assert torch.equal(found, expected)
 
 
@@ -222,8 +222,8 @@ def test_every_attention_computes_the_same(kind, backend):
     plan = BASE.replace(TECHNIQUES[kind].on)
     ids = stream(plan, time=150)
     ids[:, 33] = ids[0, 90] = 1
-    expected = results(shaken(plan).use(PLAIN), ids)
-    found = results(shaken(plan).use(backend), ids)
+    expected = results(perturbed(plan).use(PLAIN), ids)
+    found = results(perturbed(plan).use(backend), ids)
     close = 0.1 if backend.dtype == torch.bfloat16 else 1e-4
     for one, other in zip(found, expected):
         assert (one - other).norm() <= close * other.norm()
@@ -232,7 +232,7 @@ def test_every_attention_computes_the_same(kind, backend):
 @pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
 def test_nothing_sees_the_future(kind):
     plan = BASE.replace(TECHNIQUES[kind].on)
-    for (_, model), place in itertools.product(probes(plan), PLACES):
+    for (_, model), place in itertools.product(probes(plan), PROBED):
         assert not sees_the_future(model, stream(plan), place)
 
 
@@ -259,18 +259,18 @@ def test_documents_stay_apart_where_that_is_claimed(kind):
 )
 def test_boundaries_are_kept_by_parts_that_look_back(part):
     plan = BASE.replace(embed=(part,), scope=(DocumentAttention(),))
-    assert not sees_other_documents(shaken(plan).eval(), stream(plan), 17)
-    assert sees_other_documents(shaken(BASE.replace(embed=(part,))).eval(), stream(plan), 17)
+    assert not sees_other_documents(perturbed(plan).eval(), stream(plan), 17)
+    assert sees_other_documents(perturbed(BASE.replace(embed=(part,))).eval(), stream(plan), 17)
     if isinstance(part, SmearGate):
         open_gate = plan.replace(embed=(part.replace(boundary=False),))
-        assert sees_other_documents(shaken(open_gate).eval(), stream(plan), 17)
+        assert sees_other_documents(perturbed(open_gate).eval(), stream(plan), 17)
 
 
 def test_the_probes_catch_planted_bugs(monkeypatch):
     plan = BASE.replace(heads_out=(Xsa(last=2),))
     # A mean over the sequence in place of the own value: the leak of PR #1608.
     monkeypatch.setattr("bitgolf.net.heads.without_own_value", lambda y, values: y - y.mean(1, keepdim=True))
-    assert sees_the_future(shaken(plan).eval(), stream(plan), 19)
+    assert sees_the_future(perturbed(plan).eval(), stream(plan), 19)
 
 
 def optim(changes: dict[str, Any] | None = None, schedule: Any = None, frozen: str = "") -> OptimPlan:

@@ -94,7 +94,11 @@ def test_a_recipe_fits_on_one_screen(name, bitgolf, monkeypatch):  # noqa: F811
     monkeypatch.setenv("COLUMNS", "100")
     _, out, _ = bitgolf("show", name)
     first, *_ = lines = out.splitlines()
-    assert len(lines) <= 45 and re.match(rf"{name}: (from [\w-]+, \d+ change|the defaults)", first)
+    assert (
+        len(lines) <= 45
+        and len(first) <= 110
+        and re.match(rf"{name}: (from [\w-]+, \d+ change|the defaults)", first)
+    )
     titles = ("Parameters, first match wins", "Quantization, first match wins", "Stages, in order")
     assert [line for line in lines if line in titles] == [*titles]
     stages = [line.split()[0] for line in lines[lines.index("Stages, in order") + 1 :] if line[:1].strip()]
@@ -112,7 +116,7 @@ def test_parents_are_what_sources_and_command_lines_say(bitgolf, tmp_path):  # n
     assert recipes_used(text, "two") == ["pr543", "demo"] and recipes_used("x = 1", "two") == []
     (tmp_path / "mine.py").write_text(text)
     _, out, _ = bitgolf("show", "mine.py:two")
-    assert out.startswith("pr543: from pr543, 1 change: train.steps: 20,000 -> 5\n")
+    assert out.startswith("pr543: from pr543, 1 change: train.steps 20,000 -> 5\n")
     _, out, _ = bitgolf("show", "demo", "--set", "train.steps=7")
-    assert out.startswith("demo: from demo, 1 change: train.steps: 100,000 -> 7\n")
+    assert out.startswith("demo: from demo, 1 change: train.steps 100,000 -> 7\n")
     refused(bitgolf("show", "demo", "--set", "train.stepz=7"), "did you mean 'steps'")

@@ -41,7 +41,7 @@ from bitgolf.train.optim import OptimPlan
 from bitgolf.train.schedule import Constant, WarmdownFraction
 
 PLAIN, CHUNK = Backend(attention="math"), Backend(attention="chunk", fused=True)
-PLACES = (0, 1, 19, 38)  # tokens after which the future is exchanged
+PROBED = (0, 1, 19, 38)  # tokens after which the future is exchanged
 TIME, DOCUMENT = 40, 17  # tokens of a probe, and where its second document opens
 COMMON = ("tok_emb.weight", "blocks.0.attn.c_v.weight", "blocks.0.mlp.fc.weight")  # of every model
 WORDS = "the people of this nation and their government shall keep peace with all for many years".split()
@@ -90,7 +90,7 @@ class LeftOutError(Exception):
 # ---- probes ----
 
 
-def shaken(plan: ModelPlan, seed: int = 1) -> Model:
+def perturbed(plan: ModelPlan, seed: int = 1) -> Model:
     """A model none of whose tensors is at a special value; equal names get equal values."""
     model = build_model(plan, seed)
     with torch.no_grad():
@@ -137,20 +137,20 @@ def _moves(model: Model, ids: Tensor, changed: Tensor, part: Any) -> bool:
 
 
 def probes(plan: ModelPlan) -> Iterator[tuple[str, Model]]:
-    """A shaken model as it scores and as it trains, at both ends of a training, by each kind of attention."""
+    """A perturbed model as it scores and as it trains, at both ends of a training, by each attention."""
     for backend in (PLAIN, CHUNK):
-        yield "scores", shaken(plan).use(backend).eval()
+        yield "scores", perturbed(plan).use(backend).eval()
         for progress in (0.0, 1.0):
-            model = shaken(plan).use(backend).train()
+            model = perturbed(plan).use(backend).train()
             model.at(progress)
             yield "in training, predictions", model
 
 
-def sees_the_future(model: Model, ids: Tensor, place: int) -> bool:
-    """Whether nats up to a place move when the tokens after it are replaced."""
+def sees_the_future(model: Model, ids: Tensor, token: int) -> bool:
+    """Whether nats up to a token move when the tokens after it are replaced."""
     changed = ids.clone()
-    changed[:, place + 1 :] = (ids[:, place + 1 :] + 7) % 60 + 2
-    return _moves(model, ids, changed, (slice(None), slice(place)))
+    changed[:, token + 1 :] = (ids[:, token + 1 :] + 7) % 60 + 2
+    return _moves(model, ids, changed, (slice(None), slice(token)))
 
 
 def sees_other_documents(model: Model, ids: Tensor, start: int) -> bool:
@@ -356,9 +356,9 @@ def check_off(case: Case) -> None:
         raise LeftOutError("its card says that no setting is neutral")
     neutral = with_technique(case.base, case.technique, neutral_of(case.technique, off.like))
     path = AT.get(case.technique.path, case.technique.path)
-    place = f"{path}.0" if isinstance(value_at(case.on, path), tuple) else path
-    quiet = parse_changes(case.on, [f"{place}.{setting}" for setting in off.settings])
-    said = ", ".join(off.settings) or "its start"
+    held_at = f"{path}.0" if isinstance(value_at(case.on, path), tuple) else path
+    quiet = parse_changes(case.on, [f"{held_at}.{setting}" for setting in off.settings])
+    setting = ", ".join(off.settings) or "its start"
     if case.in_model:
         models = build_model(quiet.network()).use(PLAIN), build_model(neutral.network()).use(PLAIN)
         starts_equal(*models)
@@ -366,11 +366,11 @@ def check_off(case: Case) -> None:
         for what, (first, second) in zip(("loss", "nats", *COMMON), pairs):
             if not torch.equal(first, second):
                 most = float((first - second).abs().max())
-                raise BrokenError(f"off ({said}) is not exact: {what} differs by up to {most:.3g}")
+                raise BrokenError(f"off ({setting}) is not exact: {what} differs by up to {most:.3g}")
         return  # what is off at its start may be trained away from there
     if part := difference(case.small.run(quiet), case.small.run(neutral)):
         raise BrokenError(
-            f"off ({said}) is not exact: after three steps the {part} differ from a run without it"
+            f"off ({setting}) is not exact: after three steps the {part} differ from a run without it"
         )
 
 
@@ -395,15 +395,15 @@ def check_causal(case: Case) -> None:
     """No score moves with later tokens."""
     plan = case.on.network()
     for what, model in probes(plan):
-        for place in PLACES:
-            if sees_the_future(model, stream(plan), place):
+        for token in PROBED:
+            if sees_the_future(model, stream(plan), token):
                 raise BrokenError(
-                    f"it sees the future: {what} up to token {place} move with the tokens after it"
+                    f"it sees the future: {what} up to token {token} move with the tokens after it"
                 )
     tokens = case.small.dataset.scored_tokens()[:200].copy()
     changed = tokens.copy()
     changed[100:] = tokens[100:][::-1]
-    model, seen = shaken(plan).use(PLAIN).eval(), []
+    model, seen = perturbed(plan).use(PLAIN).eval(), []
     for text in (tokens, changed):
         scores = finish(scoring(model, text, case.small.dataset.tokenizer, case.on.score, None))
         if len(scores.nats) != len(text) - 1 and case.technique.slot == "Windows":

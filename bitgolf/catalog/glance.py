@@ -34,7 +34,7 @@ ALWAYS = (
     "sequence_length", "layers", "width", "heads", "kv_heads", "steps", "train_seconds", "codec", "windows",
     "budget_bytes",
 )  # fmt: skip
-CHANGES_SHOWN, LETTERS_SHOWN = 2, 30
+LINE, VALUE = 90, 30  # letters of the line of changes, and of a value in it
 
 
 def glance(recipe: Recipe, parent_name: str, parent: Recipe | None) -> dict[str, Any]:
@@ -118,20 +118,24 @@ def _differing(plan: Plan) -> str:
 
 
 def changes_in_words(parent_name: str, parent: Recipe, recipe: Recipe) -> str:
-    """What differs from the parent in one line, the first few settings by name."""
+    """What differs from the parent in one line, by name as many settings as fit, one at least."""
     changes = [change for change in diff(parent, recipe) if change[0] != "name"]
-    shown = [f"{path}: {_brief(left)} -> {_brief(right)}" for path, left, right in changes[:CHANGES_SHOWN]]
-    more = len(changes) - len(shown)
-    number = f"{len(changes)} change{'s' * (len(changes) != 1)}" if changes else "no change"
-    line = f"from {parent_name}, {number}"
-    return line + (f": {'; '.join(shown)}" if shown else "") + (f"; and {more} more" if more else "")
+    if not changes:
+        return f"from {parent_name}, no change"
+    line = f"from {parent_name}, {len(changes)} change{'s' * (len(changes) != 1)}: "
+    for number, (path, left, right) in enumerate(changes):
+        words = f"{path} {_brief(left)} -> {_brief(right)}"
+        if number and len(line) + len(words) > LINE:
+            return f"{line}and {len(changes) - number} more"
+        line += words + "; "
+    return line.removesuffix("; ")
 
 
 def _brief(value: Any) -> str:
     if isinstance(value, tuple) and any(isinstance(item, Plan) for item in value):
         names = ", ".join(type(item).__name__ for item in value)
         return f"{len(value)} rows" if len(value) > 2 else names
-    return shorten(screen.number(value), LETTERS_SHOWN, placeholder=" ...")
+    return shorten(screen.number(value), VALUE, placeholder=" ...")
 
 
 def parent_of(text: str, name: str) -> str:

@@ -18,19 +18,19 @@ def techniques_in(path: Path, name: str = "") -> list[Technique]:
 
     Raises BitgolfError where there is none, and for a file that cannot be executed.
     """
-    places = slots()
+    paths = slots()
     if not path.is_file():
         raise BitgolfError("no such file", where=str(path))
     with mending(path, str(path)):
         kinds = kinds_of(module_of(path))
     found = []
     for kind in kinds:
-        slot = next((slot for slot in places if kind in members(slot).values()), None)
+        slot = next((slot for slot in paths if kind in members(slot).values()), None)
         if slot is not None:
             card = card_of(kind.__dict__.get("__doc__") or "")
-            found.append(Technique(kind.__name__, slot.__name__, places[slot], card, None, kind))
+            found.append(Technique(kind.__name__, slot.__name__, paths[slot], card, None, kind))
     if not found:
-        names = ", ".join(slot.__name__ for slot in places)
+        names = ", ".join(slot.__name__ for slot in paths)
         raise BitgolfError(
             "no technique in this file", where=str(path), way_out=f"subclass a slot, which is one of {names}"
         )

@@ -22,7 +22,7 @@ from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
-from bitgolf.public.variables import places, variables_at, variables_of
+from bitgolf.public.variables import targets, variables_at, variables_of
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import literal
 from bitgolf.script.own import plans_in
@@ -116,9 +116,9 @@ def _collect(
 
 def own_members(slot: type[Plan]) -> list[tuple[str, type[Plan]]]:
     """The members of a slot that a submission can contain, in reading order."""
-    place = {f"bitgolf.{name}": number for number, name in enumerate(READING_ORDER)}
-    own = [(name, kind) for name, kind in members(slot).items() if kind.__module__ in place]
-    return sorted(own, key=lambda item: place[item[1].__module__])
+    order = {f"bitgolf.{name}": number for number, name in enumerate(READING_ORDER)}
+    own = [(name, kind) for name, kind in members(slot).items() if kind.__module__ in order]
+    return sorted(own, key=lambda item: order[item[1].__module__])
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
         names = technique.variables
         if technique.kind is not None:
             names = tuple(
-                n for n in names if any(_sets(place.words, technique, field.name) for place in places(n))
+                n for n in names if any(_sets(target.words, technique, field.name) for target in targets(n))
             )
         rows.append(
             {
@@ -163,11 +163,11 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
 
 
 def _sets(words: str, technique: Technique, field: str) -> bool:
-    """Whether a place, in words, is this setting of the technique."""
-    place, _, setting = words.rpartition(": ")
+    """Whether a target, in words, is this setting of the technique."""
+    owner, _, setting = words.rpartition(": ")
     if setting == f"{technique.name}.{field}" or words == f"{technique.path}.{field}":
         return True
-    return technique.slot == "Rule" and place.startswith("optim.rows") and setting == field
+    return technique.slot == "Rule" and owner.startswith("optim.rows") and setting == field
 
 
 def limits_in_words(limits: typing.Mapping[str, Any]) -> str:
@@ -358,7 +358,7 @@ def _variables_table() -> Iterator[str]:
     yield "|---|---|---|"
     for name in sorted(KINDS):
         others = [other for other, first in OTHER_NAMES.items() if first == name]
-        yield f"| `{name}` | {_codes(others)} | {'; '.join(place.words for place in places(name))} |"
+        yield f"| `{name}` | {_codes(others)} | {'; '.join(target.words for target in targets(name))} |"
     yield ""
     yield "Known, and refused unless they are off:"
     yield ""

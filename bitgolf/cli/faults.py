@@ -40,9 +40,9 @@ def ended(command: Callable[[], Any]) -> int:
         except SystemExit as end:
             # The library of the command line ends in its own way what was stopped or has no reader.
             causes = [each for each in chain(end) if isinstance(each, (KeyboardInterrupt, BrokenPipeError))]
-            code = said(causes[0]) if causes else _code_of(end)
+            code = report_error(causes[0]) if causes else _code_of(end)
         except BaseException as error:
-            code = said(error)
+            code = report_error(error)
         finally:
             if held:
                 held.give_back()
@@ -50,11 +50,11 @@ def ended(command: Callable[[], Any]) -> int:
             try:
                 held.write_out()
             except OSError as error:
-                code = said(error)
+                code = report_error(error)
     return code
 
 
-def said(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Say an error in one line on stderr, keep the trace of a fault of ours, and return the exit code."""
     line, code = in_one_line(error)
     notes = list(getattr(error, "__notes__", ()))
@@ -157,7 +157,7 @@ class _Held:
         sys.stdout = self.real
 
     def write_out(self) -> None:
-        """Everything that was said."""
+        """Everything that was written."""
         if hasattr(self.real, "buffer"):
             self.real.flush()
             self.real.buffer.write(self.bytes.getvalue())

@@ -43,11 +43,11 @@ def pack(
     if budget_bytes is not None:
         trained = filling(trained, budget_bytes)
     if tables is None:
-        place = out or folder / "packed"
-        result = screen.follow(pack_again(trained, place))
+        target = out or folder / "packed"
+        result = screen.follow(pack_again(trained, target))
         _show_tensors(result, as_json)
-        following = f"bitgolf score {place}"
-        screen.close({**result, "packed": str(place), "next": following}, as_json=as_json)
+        following = f"bitgolf score {target}"
+        screen.close({**result, "packed": str(target), "next": following}, as_json=as_json)
         if result["status"] != "ok":
             raise typer.Exit(1)
         return

@@ -87,8 +87,8 @@ def _show(one: dict[str, Any], as_json: bool) -> None:
 
 def _show_card(one: dict[str, Any], as_json: bool) -> None:
     lines = ("what", "source", "cost", "not_for", "neutral", "notes")
-    said = {line.replace("_", " ").capitalize(): one[line] for line in lines if one[line]}
-    screen.card(f"{one['name']}: {one['title']}", said, as_json=as_json)
+    lines_shown = {line.replace("_", " ").capitalize(): one[line] for line in lines if one[line]}
+    screen.card(f"{one['name']}: {one['title']}", lines_shown, as_json=as_json)
     header = ("setting", "type", "default", "limits", "public variables")
     rows = [
         (s["name"], s["type"], s["default"], s["limits"], ", ".join(s["variables"])) for s in one["settings"]

@@ -34,15 +34,15 @@ def share_returned(paths: Sequence[Path], tokenizer: Tokenizer) -> float:
 def check_belonging(paths: Sequence[Path], tokenizer: Tokenizer) -> list[str]:
     """Notes on shards and tokenizer. Raises TokenizerError if it did not make these shards."""
     share = share_returned(paths, tokenizer)
-    said = f"{100 * share:.3g}% of sampled tokens come back when their text is encoded again"
+    share_in_words = f"{100 * share:.3g}% of sampled tokens come back when their text is encoded again"
     if share < LEAST_SHARE:
         raise TokenizerError(
             "this tokenizer did not make these shards",
             where=str(paths[0].parent),
-            value=said,
+            value=share_in_words,
             way_out="give the .model that made them, or the text itself",
         )
-    return [f"only {said}: another version or other options made some of them"] if share < 1 else []
+    return [f"only {share_in_words}: another version or other options made some of them"] if share < 1 else []
 
 
 def _samples(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, bool]]:

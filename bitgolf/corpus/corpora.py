@@ -96,18 +96,18 @@ class TextSource(Source):
     def split(self, documents: list[bytes], fraction: float) -> Split:
         """By the hash of each document, so that neither order nor further documents move one across."""
         limit = int(fraction * 2**64)
-        places = {document: _place(b"", document) for document in documents}
-        val = [document for document in documents if places[document] < limit]
+        hashes = {document: _hash_number(b"", document) for document in documents}
+        val = [document for document in documents if hashes[document] < limit]
         rule = f"documents whose SHA-256 is below {fraction:g} of its range are validation"
         if not val or len(val) == len(documents):
-            if len(places) < 2:
+            if len(hashes) < 2:
                 raise DataError(
                     "one document cannot be split into training and validation",
                     where=self.name,
-                    value=f"{len(documents)} documents, {len(places)} different",
+                    value=f"{len(documents)} documents, {len(hashes)} different",
                     way_out="give at least two documents",
                 )
-            lone = min(places, key=lambda document: places[document])
+            lone = min(hashes, key=lambda document: hashes[document])
             val = [document for document in documents if document == lone]
             rule = "the document with the smallest SHA-256 is validation (too few for a fraction)"
         chosen = set(val)
@@ -146,7 +146,7 @@ class Sotu(TextSource):
 
     def split(self, documents: list[bytes], fraction: float) -> Split:
         val = documents[5::10]
-        train = [document for place, document in enumerate(documents) if place % 10 != 5]
+        train = [document for index, document in enumerate(documents) if index % 10 != 5]
         rule = "documents sorted by file name; index % 10 == 5 is validation"
         if self.paragraphs:
             # What stands beside a paragraph is not of its speech, as the documents of a crawl are strangers.
@@ -336,8 +336,8 @@ class Challenge(ShardSource):
                 way_out="build shards yourself and give their folder",
             )
         paths = []
-        for place, name in enumerate([*train, *val, models[0]]):
-            yield Progress("fetch", place, len(train) + len(val) + 1)
+        for index, name in enumerate([*train, *val, models[0]]):
+            yield Progress("fetch", index, len(train) + len(val) + 1)
             paths.append(hub_fetch(repository, name))
         return paths[: len(train)], paths[len(train) : -1], paths[-1]
 
@@ -583,12 +583,12 @@ def _adopt(source: ShardSource, folder: Path) -> Steps:
         yield Progress(f"check {split}", 0, len(paths))
         for path in paths:
             refuse_special(path)
-        kept = [folder / f"{split}_{place:06}.bin" for place in range(len(paths))]
+        kept = [folder / f"{split}_{index:06}.bin" for index in range(len(paths))]
         facts[split] = split_facts(paths, tokenizer, None, [path.name for path in kept])
         check_original_bytes(paths, tokenizer, facts[split].token_bytes)
         notes += [f"{split}: {note}" for note in check_belonging(paths, tokenizer)]
-        for place, (path, target) in enumerate(zip(paths, kept)):
-            yield Progress(f"copy {split}", place, len(paths))
+        for index, (path, target) in enumerate(zip(paths, kept)):
+            yield Progress(f"copy {split}", index, len(paths))
             shutil.copyfile(path, target)
     overlap = yield from _scan(
         shard_documents(train, tokenizer),
@@ -618,10 +618,10 @@ def _paragraphs(documents: Iterable[bytes]) -> list[bytes]:
 
 def _salted(document: bytes) -> tuple[int, bytes]:
     """Sorts documents into an order that is random and always the same."""
-    return _place(ORDER_SALT, document), document
+    return _hash_number(ORDER_SALT, document), document
 
 
-def _place(salt: bytes, document: bytes) -> int:
+def _hash_number(salt: bytes, document: bytes) -> int:
     return int.from_bytes(hashlib.sha256(salt + document).digest()[:8], "big")
 
 

@@ -192,8 +192,8 @@ def scan_overlap(train: Iterable[bytes], val: Iterable[bytes]) -> Iterator[tuple
         found |= known.intersection(map(_digest, group))
         if len(wanted):
             there = word_grams(group)
-            places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
-            seen[places[wanted[places] == there]] = True
+            indices = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+            seen[indices[wanted[indices] == there]] = True
         done += sum(map(len, group))
         yield done, result()
 

@@ -141,9 +141,9 @@ def plain_text(path: Path, packing: str) -> bytes:
     """All of a plain text file. Raises DataError for one that holds something else."""
     with opened(path, packing) as file:
         content = file.read()
-    if (place := content.find(b"\0")) >= 0:
+    if (byte := content.find(b"\0")) >= 0:
         raise DataError(
-            f"not plain text: a NUL at byte {place}",
+            f"not plain text: a NUL at byte {byte}",
             where=str(path),
             way_out="binary data and UTF-16 are not read; convert it to UTF-8 text",
         )

@@ -67,8 +67,8 @@ def _parts(text: bytes) -> Iterator[bytes]:
 def _json_lines(file: Iterable[bytes], where: str) -> Iterator[bytes]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            place = f"{where}, line {number}"
-            yield _text_of(_parsed(line, place), place)
+            row_where = f"{where}, line {number}"
+            yield _text_of(_parsed(line, row_where), row_where)
 
 
 def _whole_json(content: bytes, where: str) -> Iterator[bytes]:
@@ -79,8 +79,8 @@ def _whole_json(content: bytes, where: str) -> Iterator[bytes]:
         return
     rows = _parsed(content, where)
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        place = f"{where}, item {number}" if isinstance(rows, list) else where
-        yield _text_of({"text": row} if isinstance(row, str) else row, place)
+        row_where = f"{where}, item {number}" if isinstance(rows, list) else where
+        yield _text_of({"text": row} if isinstance(row, str) else row, row_where)
 
 
 def _parsed(content: bytes, where: str) -> Any:

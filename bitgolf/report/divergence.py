@@ -33,7 +33,11 @@ def divergence(exact: Model, packed: Model, stream: TokenStream, length: int, se
     with torch.inference_mode(), plain_float32(exact), plain_float32(packed):
         for rows in text.split(max(1, PASS_TOKENS // length)):
             ids = rows.to(exact.backend.device)
-            wanted, said = (F.log_softmax(model.logits(ids).double(), dim=-1) for model in (exact, packed))
-            found.append(F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1).mean(1).cpu())
+            exact_log, packed_log = (
+                F.log_softmax(model.logits(ids).double(), dim=-1) for model in (exact, packed)
+            )
+            found.append(
+                F.kl_div(packed_log, exact_log, reduction="none", log_target=True).sum(-1).mean(1).cpu()
+            )
     each = torch.cat(found)
     return Divergence(float(each.mean()), float(each.std()) / math.sqrt(len(each)))

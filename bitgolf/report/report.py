@@ -38,8 +38,8 @@ OPENING_TOKENS, PASSAGE_TOKENS = 40, 240
 SAMPLE_CHARACTERS = 4000
 SHADES = 6  # steps of the marker in the passage, of SHADE_NATS each
 SHADE_NATS = 1.5
-PLACE_BUCKETS = 24
-PLACE_TOKENS = 200  # a point of the curve stands for at least so many
+DISTANCE_BUCKETS = 24
+BUCKET_TOKENS = 200  # a point of the curve stands for at least so many
 
 # What a cut, changed or foreign file in the run folder can raise on its way into the page.
 UNREADABLE = (
@@ -318,11 +318,11 @@ def places(run: Run) -> View:
 
 
 def _by_place(scores: dict[str, np.ndarray], column: str, label: str) -> Chart | None:
-    place = np.maximum(scores[column].astype(np.int64), 1)
-    bucket = _buckets(place)
+    distance = np.maximum(scores[column].astype(np.int64), 1)
+    bucket = _buckets(distance)
     nats, size, count, total = (
         np.bincount(bucket, weights=weights)
-        for weights in (scores["nats"], scores["bytes"], np.ones(len(place)), place)
+        for weights in (scores["nats"], scores["bytes"], np.ones(len(distance)), distance)
     )
     if len(size) < 2 or not size.all():
         return None
@@ -332,11 +332,11 @@ def _by_place(scores: dict[str, np.ndarray], column: str, label: str) -> Chart |
     return line_chart(title, total / count, bits, x_label=label, log_x=True, level=whole)
 
 
-def _buckets(place: np.ndarray) -> np.ndarray:
-    """A bucket for each place, evenly on a logarithmic scale but none with so few tokens that it is noise."""
-    edges = np.unique(np.geomspace(1, place.max() + 1, PLACE_BUCKETS + 1).astype(np.int64))
-    fine = np.searchsorted(edges, place, side="right") - 1
-    least = min(PLACE_TOKENS, len(place) // PLACE_BUCKETS)
+def _buckets(distance: np.ndarray) -> np.ndarray:
+    """A bucket for each distance, even on a logarithmic scale, none with so few tokens that it is noise."""
+    edges = np.unique(np.geomspace(1, distance.max() + 1, DISTANCE_BUCKETS + 1).astype(np.int64))
+    fine = np.searchsorted(edges, distance, side="right") - 1
+    least = min(BUCKET_TOKENS, len(distance) // DISTANCE_BUCKETS)
     merged, held, current = np.zeros(len(edges), dtype=np.int64), 0, 0
     for index, tokens_here in enumerate(np.bincount(fine)):
         merged[index] = current

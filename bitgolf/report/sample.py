@@ -70,5 +70,5 @@ def choose(logits: np.ndarray, temperature: float, top_p: float, draw: float) ->
     weights = np.exp((logits[order] - logits[order[0]]) / temperature)
     cumulative = np.cumsum(weights) / weights.sum()
     kept = min(int(np.searchsorted(cumulative, top_p)) + 1, len(order))
-    place = np.searchsorted(cumulative[:kept], draw * cumulative[kept - 1], side="right")
-    return int(order[min(int(place), kept - 1)])
+    rank = np.searchsorted(cumulative[:kept], draw * cumulative[kept - 1], side="right")
+    return int(order[min(int(rank), kept - 1)])

@@ -267,8 +267,8 @@ def lost_outlier(weight: Tensor, tensor: QuantizedTensor, values: Tensor) -> Ite
         if bool(full.any()):
             kind = str(scales.dtype).removeprefix("torch.")
             yield f"{int(full.sum())} of {full.numel()} scales are the largest that {kind} holds"
-    place = int(weight.abs().argmax())
-    before, after = float(weight.flatten()[place]), float(values.flatten()[place])
+    largest = int(weight.abs().argmax())
+    before, after = float(weight.flatten()[largest]), float(values.flatten()[largest])
     total = float((weight.double() - values.double()).square().sum())
     if abs(after) < abs(before) / 2 < abs(before) and (before - after) ** 2 > total / 2:
         yield f"its largest weight, {before:.4g}, is shipped as {after:.4g}"

@@ -108,12 +108,12 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
 
 def _study_files(folder: Path) -> Iterator[Path]:
     """What may be a study; hidden folders are left out: environments hold ten thousand files."""
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if OWN_NAME in folders:
-            yield Path(place) / OWN_NAME
+            yield Path(parent) / OWN_NAME
         for name in files:
-            path = Path(place) / name
+            path = Path(parent) / name
             if name == OWN_NAME or (path.suffix.lower() == ".json" and _has_marks(path)):
                 yield path
 

@@ -38,7 +38,7 @@ def text_of(value: float | None, form: str) -> str:
     return NOTHING if known(value) is None else format(value, form).replace("-", "−")
 
 
-def spoken(metric: str) -> str:
+def in_words(metric: str) -> str:
     """A metric's name in words."""
     return metric.replace("_", " ")
 
@@ -132,13 +132,13 @@ def challenge(study: View) -> str:
 def amendments(study: View) -> list[tuple[str, str, str, str]]:
     """What was changed after the plan was written: time, setting, before, after."""
     return [
-        (moment(found["written"]), each["path"], _said(each["before"]), _said(each["after"]))
+        (moment(found["written"]), each["path"], _text(each["before"]), _text(each["after"]))
         for found in study["amendments"]
         for each in found["changes"]
     ]
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -27,7 +27,7 @@ class Board:
     def __init__(self, prepared: Prepared, seconds_to_do: float) -> None:
         self.prepared = prepared
         self.ended: dict[Path, RunStatus] = {}
-        self.spoken: set[Path] = set()
+        self.reported: set[Path] = set()
         self.started, self.expected = time.monotonic(), seconds_to_do
         self.found = self.read()
         self.before = {folder for folder, each in self.found.items() if each.state in ENDED}
@@ -121,15 +121,15 @@ def follow(board: Board) -> tuple[AbstractContextManager[Any], Callable[[], None
 
         return live, draw
 
-    def say() -> None:
+    def report_ended() -> None:
         board.read()
         for (arm, seed), job in board.prepared.jobs.items():
-            if board.found[job.folder].state in ENDED and job.folder not in board.before | board.spoken:
-                board.spoken.add(job.folder)
+            if board.found[job.folder].state in ENDED and job.folder not in board.before | board.reported:
+                board.reported.add(job.folder)
                 words = f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}"
                 print(escaped(words), file=sys.stderr, flush=True)
 
-    return nullcontext(), say
+    return nullcontext(), report_ended
 
 
 def clock(seconds: float) -> str:

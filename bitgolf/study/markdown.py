@@ -13,10 +13,10 @@ from bitgolf.study.formatting import (
     comparison_table,
     facts,
     failures,
+    in_words,
     metric_table,
     original_table,
     paragraphs,
-    spoken,
     tally,
 )
 from bitgolf.study.verdicts import SIDE_METRICS
@@ -40,17 +40,17 @@ def _markdown(study: View) -> Iterator[str]:
             (name, *("; ".join(filter(None, cell)) for cell in cells)) for name, cells in original["rows"]
         ]
         yield _grid(("the original's table, mean ± sd here", *original["columns"]), lines)
-    yield f"Study {study['status']}: {tally(study)}. Differences in {spoken(metric)}; lower is better."
+    yield f"Study {study['status']}: {tally(study)}. Differences in {in_words(metric)}; lower is better."
     rows = comparison_table(study)["rows"]
     heads = ("comparison", "against", "n", "difference [95% interval]", "p, corrected", "detectable")
     yield _grid((*heads, "total bytes", "verdict"), [_line(row) for row in rows])
-    said = [f"{row['name']} {' '.join(row['documents'])}" for row in rows if row["documents"]]
-    if said:
-        yield plain(f"Over documents, with the same weights, apart from seeds: {'; '.join(said)}.")
+    by_document = [f"{row['name']} {' '.join(row['documents'])}" for row in rows if row["documents"]]
+    if by_document:
+        yield plain(f"Over documents, with the same weights, apart from seeds: {'; '.join(by_document)}.")
     found = metric_table(study, dict.fromkeys((metric, *ARM_METRICS)))
     if "missing" not in found:
         means = [(name, n, *map(" ".join, cells)) for name, n, cells in found["rows"]]
-        yield _grid(("arm, mean ± sd", "n", *map(spoken, found["metrics"])), means)
+        yield _grid(("arm, mean ± sd", "n", *map(in_words, found["metrics"])), means)
     yield "### Changes"
     yield from (_changes(arm) for arm in study["arms"] if arm["changes"] or arm["bundle"])
     yield "### Failures"

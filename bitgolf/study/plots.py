@@ -162,15 +162,15 @@ def scatter(study: View, side: str) -> View:
     }
 
 
-def apart(places: Sequence[float], gap: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float) -> list[float]:
     """Places in the same order, pushed up until they are a gap apart, and down where they left the plot."""
-    order = np.argsort(places, kind="stable")
-    steps = gap * np.arange(len(places))
-    moved = np.maximum.accumulate(np.asarray(places)[order] - steps)
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    moved = np.maximum.accumulate(np.asarray(heights)[order] - steps)
     moved = np.minimum(moved, 100.0 - steps[-1]) + steps
-    result = np.empty(len(places))
+    result = np.empty(len(heights))
     result[order] = moved
-    return [round(float(place), 2) for place in result]
+    return [round(float(height), 2) for height in result]
 
 
 def interactions(study: View) -> View:

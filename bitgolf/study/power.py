@@ -81,12 +81,12 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     recipes, rows = study.recipes(), []
     for arm in study.arms:
         changes = diff(recipes[arm.against], recipes[arm.name])
-        for place, (path, before, after) in enumerate(changes):
-            names = (arm.name, arm.against) if place == 0 else ("", "")
-            said = (
+        for row, (path, before, after) in enumerate(changes):
+            names = (arm.name, arm.against) if row == 0 else ("", "")
+            sides = (
                 shorten(screen.number(value), MOST_LETTERS, placeholder=" ...") for value in (before, after)
             )
-            rows.append((*names, path, " -> ".join(said)))
+            rows.append((*names, path, " -> ".join(sides)))
     return rows
 
 

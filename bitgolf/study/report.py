@@ -1,6 +1,6 @@
 """A study as one page, one file for a pull request and one for programs: the same numbers three times.
 
-The numbers come from `verdicts`, their words from `words`, their places from `plots`.
+The numbers come from `verdicts`, their words from `formatting`, their pictures from `plots`.
 """
 
 import functools
@@ -17,10 +17,10 @@ from bitgolf.study.formatting import (
     comparison_table,
     facts,
     failures,
+    in_words,
     metric_table,
     original_table,
     paragraphs,
-    spoken,
     tally,
 )
 from bitgolf.study.markdown import markdown
@@ -75,5 +75,5 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"spoken": spoken, "word": lambda verdict: verdict.replace(" ", "-")}
+    environment.filters |= {"in_words": in_words, "word": lambda verdict: verdict.replace(" ", "-")}
     return environment.get_template("study.html.jinja")

@@ -88,8 +88,8 @@ def keep_plan(prepared: Prepared) -> None:
     before, after = _plan_in(receipt, prepared.folder), study
     changes = [change for change in diff(before, after) if change[0] not in ("reading", "question")]
     if changes:
-        said = [Change(path=p, before=brief(a), after=brief(b)) for p, a, b in changes]
-        receipt["amendments"].append({"written": now, "changes": said})
+        amended = [Change(path=p, before=brief(a), after=brief(b)) for p, a, b in changes]
+        receipt["amendments"].append({"written": now, "changes": amended})
     receipt["plan"] = to_json(study)
     receipt["runs"] = [
         {"arm": arm, "seed": seed, "folder": RUNS + job.folder.name}
@@ -153,8 +153,8 @@ def run_study(prepared: Prepared, executor: Executor, look: Look, *, retry: bool
 
 def tasks(prepared: Prepared) -> Iterator[Task]:
     """What is to be run, seed by seed, so that all arms stay equally far; decided as late as possible."""
-    for place, seed in enumerate(prepared.study.seeds):
-        dropped = dropped_arms(prepared, place)
+    for seeds_done, seed in enumerate(prepared.study.seeds):
+        dropped = dropped_arms(prepared, seeds_done)
         wanted = [job for (arm, s), job in prepared.jobs.items() if s == seed and arm not in dropped]
         for task in tasks_of(wanted):
             if task.unfinished():

@@ -35,7 +35,7 @@ from bitgolf.script.counted import script_of
 from bitgolf.study.status import run_status
 from bitgolf.text.shards import Dataset
 
-SPOKEN_SECONDS = 0.5  # progress is written this often
+PROGRESS_SECONDS = 0.5  # progress is written this often
 NUMBER_TYPES = "number-types.json"  # of a store
 BORROWED = (str(CHECKPOINT), "metrics.jsonl")
 
@@ -131,13 +131,13 @@ def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
         if (job.folder / "result.json").is_file():
             return
         _borrow_training(job, task)
-        spoken = 0.0
+        written = 0.0
         try:
             steps = _run_alone(job) if job.processes == 1 else _run_together(job)
             for event in kept(steps, job.recipe, job.folder):
-                if time.monotonic() - spoken > SPOKEN_SECONDS:
-                    say(job.folder, event)
-                    spoken = time.monotonic()
+                if time.monotonic() - written > PROGRESS_SECONDS:
+                    write_progress(job.folder, event)
+                    written = time.monotonic()
                 yield event
         except Exception as error:
             give_up(job, f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
@@ -164,19 +164,21 @@ def _run_together(job: Job) -> Generator[Event, None, None]:
     options = ["--data", job.dataset, "--out", job.folder, "--seed", job.seed, *["--resume"] * begun]
     what = ["-m", "bitgolf.study.together", script, job.folder / "planned.json"]
     command = [sys.executable, "-m", *launcher, *what, *options]
-    said: list[str] = []
+    last_lines: list[str] = []
     with subprocess.Popen(
         [*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as child:
         assert child.stderr
         for line in child.stderr:
-            said = [*said[-20:], line]
+            last_lines = [*last_lines[-20:], line]
             stage, _, rest = line.partition(" ")
             share = rest.split("%")[0]
             if share.isdigit():
                 yield Event(stage, int(share), 100, {})
     if not (job.folder / "result.json").is_file():
-        raise BitgolfError("the processes ended without a result", where=str(job.folder), value="".join(said))
+        raise BitgolfError(
+            "the processes ended without a result", where=str(job.folder), value="".join(last_lines)
+        )
 
 
 def _borrow_training(job: Job, task: Task) -> None:
@@ -193,15 +195,15 @@ def _borrow_training(job: Job, task: Task) -> None:
             return
 
 
-def _link(source: Path, place: Path) -> None:
-    """The same file at another place; files are replaced and never written into, so this is a copy."""
+def _link(source: Path, target: Path) -> None:
+    """The same file at another target; files are replaced and never written into, so this is a copy."""
     try:
-        os.link(source, place)
+        os.link(source, target)
     except OSError:
-        shutil.copy(source, place)
+        shutil.copy(source, target)
 
 
-def say(folder: Path, event: Event) -> None:
+def write_progress(folder: Path, event: Event) -> None:
     """Write where a run stands; lost on a crash of the machine, and not missed."""
     share = min(1.0, event.done / event.total) if event.total else 1.0
     path = folder / "progress.json"

@@ -171,8 +171,8 @@ def _flipped(differences: np.ndarray, margin: float, within: float) -> Contrast:
 def subset_mean_interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The exact interval that belongs to the sign-flip test, of at least this level."""
     n = len(differences)
-    places = chain.from_iterable(combinations(range(n), size) for size in range(1, n + 1))
-    means = np.sort([differences[list(chosen)].mean() for chosen in places])
+    subsets = chain.from_iterable(combinations(range(n), size) for size in range(1, n + 1))
+    means = np.sort([differences[list(chosen)].mean() for chosen in subsets])
     cut = int(np.floor((1 - level) / 2 * (len(means) + 1)))
     return (float(means[cut - 1]), float(means[-cut])) if cut else (-np.inf, np.inf)
 

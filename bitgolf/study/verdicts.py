@@ -17,7 +17,7 @@ import numpy as np
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import diff
-from bitgolf.inputs.typed import Step, read_lines
+from bitgolf.inputs.typed import Receipt, Step, read_lines
 from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
@@ -63,39 +63,28 @@ class Runs(NamedTuple):
 
     names: tuple[str, ...]
     folders: dict[tuple[str, int], Path]
-    standings: dict[tuple[str, int], RunStatus]
+    statuses: dict[tuple[str, int], RunStatus]
 
     def values(self, study: Study, metric: str) -> np.ndarray:
         """One metric of every run, (arms, seeds) float64; nan where there is none."""
-        rows = [[value_of(self.standings[arm, seed], metric) for seed in study.seeds] for arm in self.names]
+        rows = [[value_of(self.statuses[arm, seed], metric) for seed in study.seeds] for arm in self.names]
         return np.array(rows, float).reshape(len(self.names), len(study.seeds))
 
 
 def analyse(folder: Path) -> dict[str, Any]:
     """What a study's runs say so far, from their folders alone. folder: that of the study."""
     receipt, study = receipt_of(folder), study_of(folder)
-    folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
-    names = study.names
-    for cell in product(names, study.seeds):
-        if cell not in folders:
-            raise BitgolfError(
-                f"names no run of arm {cell[0]!r}, seed {cell[1]}",
-                where=str(folder / RECEIPT),
-                way_out=MOVE_AWAY,
-            )
-    runs = Runs(names, folders, {cell: run_status(place) for cell, place in folders.items()})
+    runs, names = runs_of(study, receipt, folder), study.names
     columns = {metric: runs.values(study, metric) for metric in METRICS}
     values = columns[study.metric]
-    good = [found.result for found in runs.standings.values() if found.state == "done" and found.result]
+    good = [found.result for found in runs.statuses.values() if found.state == "done" and found.result]
     some = good[0] if good else None
     margin, within = (in_metric_of(size, some) for size in (study.margin, study.equivalent_within))
-    deviation, freedom = pooled_deviation(values)
     dropped = stopped_arms(study, values)
     rows = [
         comparison_row(study, runs, columns, each, margin, within, dropped) for each in comparisons(study)
     ]
     decide(rows, study)
-    m = study.comparisons_at_most
     return {
         "study": study.name,
         "question": study.question,
@@ -115,16 +104,7 @@ def analyse(folder: Path) -> dict[str, Any]:
             "in_metric": _number(within),
         },
         "challenge_margin": challenge_margin(good),
-        "noise": {
-            "deviation": _number(deviation),
-            "degrees_of_freedom": freedom,
-            "detectable": _number(detectable(deviation, len(study.seeds), m, study.alpha))
-            if freedom
-            else None,
-            "seeds_for_the_challenge": seeds_needed(deviation, CHALLENGE_NATS, m, study.alpha)
-            if freedom and deviation > 0 and study.metric in IN_BITS
-            else None,
-        },
+        "noise": noise_of(study, values),
         "arms": [arm_row(study, runs, name, values[i]) for i, name in enumerate(names)],
         "original": [dataclasses.asdict(cell) for cell in study.original],
         "factors": [{"name": f.name, "levels": [*f.levels]} for f in study.factors],
@@ -132,6 +112,32 @@ def analyse(folder: Path) -> dict[str, Any]:
         "machines": sorted({machine(result) for result in good}),
         "plan_written": receipt["written"],
         "amendments": receipt["amendments"],
+    }
+
+
+def runs_of(study: Study, receipt: Receipt, folder: Path) -> Runs:
+    """The runs that a receipt names. Raises BitgolfError where one of the study is not among them."""
+    folders = {(row["arm"], row["seed"]): (folder / row["folder"]).resolve() for row in receipt["runs"]}
+    for arm, seed in product(study.names, study.seeds):
+        if (arm, seed) not in folders:
+            raise BitgolfError(
+                f"names no run of arm {arm!r}, seed {seed}", where=str(folder / RECEIPT), way_out=MOVE_AWAY
+            )
+    return Runs(study.names, folders, {cell: run_status(path) for cell, path in folders.items()})
+
+
+def noise_of(study: Study, values: np.ndarray) -> dict[str, Any]:
+    """How far runs of one arm lie apart, and what could be seen behind that. values: (arms, seeds)."""
+    deviation, freedom = pooled_deviation(values)
+    m, in_bits = study.comparisons_at_most, study.metric in IN_BITS
+    least = detectable(deviation, len(study.seeds), m, study.alpha) if freedom else None
+    wanted = freedom and deviation > 0 and in_bits
+    seeds = seeds_needed(deviation, CHALLENGE_NATS, m, study.alpha) if wanted else None
+    return {
+        "deviation": _number(deviation),
+        "degrees_of_freedom": freedom,
+        "detectable": _number(least),
+        "seeds_for_the_challenge": seeds,
     }
 
 
@@ -249,38 +255,40 @@ def verdict_of(row: Mapping[str, Any], alpha: float) -> str:
 
 def problem_with(study: Study, runs: Runs, values: np.ndarray, each: Comparison) -> str:
     """Why nothing can be claimed of these arms, in words; empty if nothing is wrong."""
-    said = []
+    problems = []
     scored: list[dict[str, Any]] = []
     for arm in each.arms:
-        found = [runs.standings[arm, seed] for seed in study.seeds]
+        found = [runs.statuses[arm, seed] for seed in study.seeds]
         for state, word in FAILURES.items():
             if n := sum(f.state == "failed" and f.stage == state for f in found):
-                said.append(f"{arm}: {n} of {len(found)} runs {word}")
+                problems.append(f"{arm}: {n} of {len(found)} runs {word}")
         if n := sum(f.stage == "over budget" for f in found):
-            said.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
+            problems.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
         done = [
             (seed, f.result, runs.folders[arm, seed])
             for seed, f in zip(study.seeds, found)
             if f.state == "done" and f.result
         ]
         if same := repeats(done):
-            said.append(
+            problems.append(
                 f"{arm}: seeds {', '.join(map(str, same))} scored alike to the last bit, as one run would"
             )
         scored += [result for _, result, _ in done]
     if differing := other_texts(scored):
-        said.append(f"scored on {differing}")
+        problems.append(f"scored on {differing}")
     if each.kind == "arm" and study.metric in IN_BITS:
         arm, reference = (values[runs.names.index(name)] for name in each.arms)
         if np.array_equal(arm, reference) and len(arm) > 1:
-            said.append(f"every run scored as {each.arms[1]} does, to the last bit: the change does nothing")
-    return "; ".join(dict.fromkeys(said))
+            problems.append(
+                f"every run scored as {each.arms[1]} does, to the last bit: the change does nothing"
+            )
+    return "; ".join(dict.fromkeys(problems))
 
 
 def is_unfinished(study: Study, runs: Runs, each: Comparison, dropped: set[str]) -> bool:
     """Whether runs of these arms are still to come."""
     return any(
-        runs.standings[arm, seed].state not in ("done", "failed")
+        runs.statuses[arm, seed].state not in ("done", "failed")
         for arm in each.arms
         if arm not in dropped
         for seed in study.seeds
@@ -319,7 +327,7 @@ def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str
     arm = next((arm for arm in study.arms if arm.name == name), None)
     against = arm.against if arm else None
     changes = [] if against is None else diff(recipes[against], recipes[name])
-    found = [(seed, runs.standings[name, seed]) for seed in study.seeds]
+    found = [(seed, runs.statuses[name, seed]) for seed in study.seeds]
     known = values[~np.isnan(values)]
     metrics: dict[str, Any] = {}
     for metric in METRICS:
