@@ -245,10 +245,6 @@ SLIPS = {
     "off groups by two": ("self.rows", "max(self.rows, 2)", ["Pairs: off is exact"]),
     "off shrinks": ("1 - self.share", "0.999 - self.share", ["Shrunk: off is exact"]),
     "nothing shrinks": ("weight * (1 - self.share)", "weight", ["Shrunk: on bites"]),
-    "nothing is gathered": (
-        "gather_curvatures(model, text, names, True, draws)", "{}",
-        ["OwnDraw: trains", "OwnDraw: on bites", "OwnDraw: script equal"],
-    ),
     "drawn anew each time": (
         'keyed_generator(1, "own draw")', "torch.Generator().manual_seed(torch.seed())",
         ["OwnDraw: script equal"],
