@@ -96,7 +96,7 @@ def test_a_recipe_fits_on_one_screen(name, bitgolf, monkeypatch):  # noqa: F811
     first, *_ = lines = out.splitlines()
     assert (
         len(lines) <= 45
-        and len(first) <= 110
+        and len(first) <= 120
         and re.match(rf"{name}: (from [\w-]+, \d+ change|the defaults)", first)
     )
     titles = ("Parameters, first match wins", "Quantization, first match wins", "Stages, in order")
