@@ -23,7 +23,7 @@ from bitgolf.corpus.corpora import build_dataset, source_from
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import SHARD_HEADER_BYTES, Dataset, read_shard
 from bitgolf.text.tokenizer import FOLDED_KIND, MERGES_KIND, MODEL_FILE_KIND, Tokenizer
-from tests.test_belonging import DOCUMENTS, SPLITS, model, put
+from tests.text.test_belonging import DOCUMENTS, SPLITS, model, put
 
 CPU_SECONDS, MORE_BYTES = 10, 2**30
 PIECES_BYTES = 5000  # at the start of a model file

@@ -1,7 +1,7 @@
 """Rounding with error feedback (GPTQ): each column's error is made good by the columns not yet rounded.
 
 The order and the feedback follow from the second moments of the inputs; the steps are chosen before, by any
-rule that rounds. `tests/test_gptq.py` has the slow twin, column by column in float64.
+rule that rounds. `tests/squeeze/test_gptq.py` has the slow twin, column by column in float64.
 """
 
 import dataclasses

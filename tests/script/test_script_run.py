@@ -1,0 +1,178 @@
+"""Scripts as they are submitted: bare shards, public variables, several processes; equal to the package."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from bitgolf.inputs.resolve import find_recipe
+from bitgolf.run.training import VALIDATED
+from bitgolf.script.flatten import (
+    compare_runs,
+    flatten,
+    pack_script,
+    prove_scripts,
+    run_alone,
+    run_packaged,
+)
+from bitgolf.squeeze.artifact import unpack
+from bitgolf.text.shards import write_shard
+from tests.script.test_flatten import TINY, data  # noqa: F401
+
+VOCABULARY = 320  # of the SentencePiece model: every byte, and some pieces
+SHRUNK = {
+    "baseline": {},
+    "pr543": {"model.layers": 11, "model.heads": 2, "model.kv_heads": 1},
+    "demo": {},
+}
+
+
+def shrunk(name):
+    return find_recipe(name).replace({**TINY, **SHRUNK[name]})
+
+
+@pytest.mark.parametrize(
+    "name", ["baseline", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pr543", "demo"))]
+)
+def test_shrunk_recipes_train_pack_and_score_as_the_package(data, name):  # noqa: F811
+    recipe = shrunk(name)
+    script = flatten(recipe)
+    prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script)})
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A record folder's surroundings: shards and a SentencePiece model, no passport."""
+    folder = tmp_path_factory.mktemp("bare")
+    lines = [f"document {i} says that {i * 7919} is a number of {i % 7} words." for i in range(300)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "tiny"),
+        vocab_size=VOCABULARY,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tiny.model"))
+    tokens = [token for line in lines for token in (model.bos_id(), *model.encode(line))]
+    cut = len(tokens) * 4 // 5
+    shards = folder / "shards"
+    shards.mkdir()
+    for name, part in (("tiny_train_000000.bin", tokens[:cut]), ("tiny_val_000000.bin", tokens[cut:])):
+        write_shard(shards / name, np.array(part, np.uint16))
+    return folder
+
+
+def submitted(script, folder, bare, processes=0, **variables):  # noqa: F811
+    """Start a script in an empty record folder, as a reviewer does."""
+    folder.mkdir()
+    (folder / "train_gpt.py").write_bytes(script if isinstance(script, bytes) else script.encode())
+    command = [sys.executable]
+    if processes:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        "DATA_PATH": str(bare / "shards"),
+        "TOKENIZER_PATH": str(bare / "tiny.model"),
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    return subprocess.run(
+        [*command, "train_gpt.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def script():
+    return flatten(shrunk("baseline").replace({"model.vocabulary_size": VOCABULARY}))
+
+
+def test_a_script_reads_bare_shards_by_public_variables_and_says_what_reviewers_look_for(
+    script, bare, tmp_path
+):
+    variables = {
+        "RUN_ID": "mine",
+        "SEED": "7",
+        "ITERATIONS": "14",
+        "VAL_LOSS_EVERY": "6",
+        "TRAIN_LOG_EVERY": "12",
+    }
+    run = submitted(script, tmp_path / "record", bare, **variables)
+    assert run.returncode == 0, run.stderr
+    log = (tmp_path / "record" / "logs" / "mine.txt").read_text()
+    assert log.startswith(script) and log.endswith(run.stdout)
+    said = run.stdout
+    assert "seed:7" in said and re.search(r"^model_params:\d+ ", said, re.M)
+    trained = re.findall(
+        r"^step:(\d+)/14 train_loss:\d+\.\d{4} train_time:\d+ms step_avg:\d+\.\d\dms$", said, re.M
+    )
+    assert trained == [*map(str, range(1, 11)), "12", "14"]
+    validated = re.findall(
+        r"^step:(\d+)/14 val_loss:\d+\.\d{4} val_bpb:\d+\.\d{4} train_time:\d+ms step_avg:\d+\.\d\dms$",
+        said,
+        re.M,
+    )
+    assert validated == ["6", "12", "14"]
+    assert re.search(r"^peak memory allocated: \d+ MiB reserved: \d+ MiB$", said, re.M)
+    sizes = [
+        int(size) for size in re.findall(r"^(?:Code size|Serialized model \w+): (\d+) bytes$", said, re.M)
+    ]
+    assert sizes == [(tmp_path / "record" / name).stat().st_size for name in ("train_gpt.py", "model.bin")]
+    assert re.search(r"^Total submission size \w+: \d+ bytes$", said, re.M)
+    assert re.search(
+        r"^final_\w+_roundtrip val_loss:\d+\.\d{4} val_bpb:\d+\.\d{4} eval_time:\d+ms", said, re.M
+    )
+    assert re.search(r"^final_\w+_roundtrip_exact val_loss:\d+\.\d{8} val_bpb:\d+\.\d{8}$", said, re.M)
+    assert "stopping_early" not in said
+    unpacked = unpack((tmp_path / "record" / "model.bin").read_bytes())
+    assert unpacked.model.vocabulary_size == VOCABULARY
+
+
+def test_validation_in_a_script_says_what_the_package_says(data, tmp_path):  # noqa: F811
+    recipe = shrunk("baseline").replace({"train.validate_steps": 5, "train.steps": 12})
+    options = ["--data", str(data.resolve()), "--out"]
+    run_packaged(recipe, [*options, str(tmp_path / "package")])
+    script = run_alone(flatten(recipe), [*options, str(tmp_path / "script")])
+    compare_runs(tmp_path / "script", tmp_path / "package")
+    rows = [json.loads(line) for line in (tmp_path / "package" / "metrics.jsonl").read_text().splitlines()]
+    said = re.findall(r"step:(\d+)/12 val_loss:\S+ val_bpb:(\S+)", script.stdout)
+    assert said == [(str(row["step"]), f"{row[VALIDATED]:.4f}") for row in rows if VALIDATED in row]
+    assert [step for step, _ in said] == ["5", "10", "12"]
+
+
+def test_the_clock_ends_the_training_and_says_so(script, bare, tmp_path):
+    run = submitted(script, tmp_path / "record", bare, ITERATIONS="100000", MAX_WALLCLOCK_SECONDS="0.5")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^stopping_early: wallclock_cap train_time:\d+ms step:\d+/100000$", run.stdout, re.M)
+
+
+def test_an_evaluation_that_takes_too_long_is_no_score(script, bare, tmp_path):
+    run = submitted(script, tmp_path / "record", bare, ITERATIONS="2", MAX_EVAL_SECONDS="0.000001")
+    assert run.returncode == 1
+    assert "stopping_early: evaluation_cap" in run.stdout and "final_" not in run.stdout
+    assert not (tmp_path / "record" / "scores.npz").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_training_and_evaluation(script, bare, tmp_path):
+    variables = {"ITERATIONS": "6", "VAL_LOSS_EVERY": "3", "RUN_ID": "two"}
+    runs = {n: submitted(script, tmp_path / str(n), bare, processes=n, **variables) for n in (0, 2)}
+    for run in runs.values():
+        assert run.returncode == 0, run.stderr
+    assert "world_size:2" in runs[2].stdout and runs[2].stdout.count("final_quantized_roundtrip_exact") == 1
+    scores = {n: np.load(tmp_path / str(n) / "scores.npz") for n in runs}
+    for name in ("target", "bytes", "document", "position", "context"):
+        assert np.array_equal(scores[0][name], scores[2][name])
+    assert np.allclose(scores[0]["nats"], scores[2]["nats"], atol=1e-2) and (scores[2]["nats"] > 0).all()
+
+
+def test_the_packed_form_is_started_the_same_way(script, bare, tmp_path):
+    run = submitted(pack_script(script), tmp_path / "record", bare, ITERATIONS="2", SEED="3")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "record" / "logs" / "baseline-3.txt").is_file()

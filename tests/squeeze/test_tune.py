@@ -1,0 +1,129 @@
+"""Small tensors tuned after rounding: it helps, it touches nothing else, and off is off."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bitgolf.base.events import finish
+from bitgolf.base.tensors import read_tensors
+from bitgolf.net.backend import choose_backend
+from bitgolf.net.model import model_with
+from bitgolf.pipeline.repack import open_run, pack_again
+from bitgolf.run.packer import Packer
+from bitgolf.run.stages import run
+from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.presets import by_part, entropy_coded, rate_aware
+from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.tune import TuneControls
+from tests.run.test_run import CODE, result_of
+
+COARSE = rate_aware(0.002)  # coarser, and every output projection of so short a training is zero
+SMALL = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
+
+
+@pytest.fixture
+def trained(recipe, dataset, tmp_path):
+    result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    return open_run(tmp_path / "run", data=dataset.folder)
+
+
+def packer_of(trained, table: QuantizePlan) -> Packer:
+    recipe = trained.recipe
+    model = model_with(recipe.model.shipped(), trained.weights, choose_backend(recipe.backend))
+    curvatures = table.curvatures(model, trained.dataset.train, recipe.data.sequence_length)
+    return Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, 0)
+
+
+def tuned(trained, table: QuantizePlan) -> Packer:
+    packer = packer_of(trained, table)
+    return finish(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train))
+
+
+def divergence(trained, packer: Packer, table: QuantizePlan) -> float:
+    """Nats a token between the unrounded and the packed model, on the first sequences of the text."""
+    backend, shipped = choose_backend(trained.recipe.backend), trained.recipe.model.shipped()
+    opened = unpack(packer.packed(table)[1].data)
+    length = trained.recipe.data.sequence_length
+    ids = torch.from_numpy(trained.dataset.train.read(0, 16 * length).astype("int64")).reshape(16, length)
+    with torch.no_grad():
+        wanted, said = (
+            F.log_softmax(model_with(shipped, weights, backend).logits(ids), dim=-1)
+            for weights in (trained.weights, opened.weights)
+        )
+    return float((wanted.exp() * (wanted - said)).sum(-1).mean())
+
+
+def test_the_packed_model_says_more_nearly_what_the_trained_one_does(trained):
+    before = divergence(trained, packer_of(trained, COARSE), COARSE)
+    after = divergence(trained, tuned(trained, COARSE), COARSE)
+    assert 0 < after < 0.97 * before, (before, after)
+
+
+def test_only_small_tensors_change(trained):
+    packer = tuned(trained, COARSE)
+    changed = {n for n, weight in trained.weights.items() if not torch.equal(weight, packer.weights[n])}
+    assert changed and all(any(part in name for part in SMALL) for name in changed), changed
+    assert changed <= set(COARSE.tunable(trained.weights))
+    moved = {n for n in changed if float((trained.weights[n] - packer.weights[n]).abs().max()) > 0.01}
+    assert all(any(part in name for name in moved) for part in SMALL), moved  # by more than their rounding
+    before, after = (
+        quantize_weights(COARSE, weights, packer.curvatures)[0]
+        for weights in (trained.weights, packer.weights)
+    )
+    for name in set(before) - changed:
+        assert torch.equal(before[name].dequantize(), after[name].dequantize())
+
+
+def test_matrices_and_what_asks_for_curvature_are_not_tunable():
+    weights = {
+        "w": torch.zeros(200, 200),
+        "blocks.0.mlp.fc.weight": torch.zeros(4, 4),
+        "gain": torch.zeros(4),
+    }
+    assert rate_aware().tunable(weights) == ["gain"]
+    assert by_part(AbsMax(), AbsMax()).tunable(weights) == ["blocks.0.mlp.fc.weight", "gain"]
+
+
+def test_off_is_off(trained):
+    table = COARSE.replace(tuning=NoTuning())
+    packer = packer_of(trained, table)
+    assert (
+        finish(packer.tuned(table, choose_backend(trained.recipe.backend), trained.dataset.train)) is packer
+    )
+    assert QuantizePlan().tuning == NoTuning()
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"step_tokens": 64}, {"lr": 0.01}, {"seed": 5}], ids=str)
+def test_every_setting_bites_and_equal_ones_give_equal_bits(trained, change):
+    first, again, other = (
+        tuned(trained, COARSE.replace(tuning=tuning)).weights
+        for tuning in (TuneControls(), TuneControls(), TuneControls(**change))
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_run_ships_what_was_tuned(recipe, dataset, tmp_path):
+    changed = recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()})
+    off = changed.replace({"quantize.tuning": NoTuning()})
+    result, packing, _ = finish(run(changed, dataset, tmp_path / "tuned", 1, code=CODE))
+    plain = result_of(run(off, dataset, tmp_path / "plain", 1, code=CODE))
+    opened = [unpack((tmp_path / name / "model.bin").read_bytes()).weights for name in ("tuned", "plain")]
+    differing = {name for name in opened[0] if not torch.equal(opened[0][name], opened[1][name])}
+    assert differing and all(any(part in name for part in SMALL) for name in differing)
+    assert result["variants"][-2]["nats_per_token"] != plain["variants"][-2]["nats_per_token"]
+    for name, weight in packing.weights.items():  # what a report compares with
+        assert "scale" not in name or torch.allclose(weight, opened[0][name], atol=0.006)
+    weights = [read_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("tuned", "plain")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])  # by training alone
+
+
+def test_a_trained_run_is_tuned_when_it_is_packed_again(trained, tmp_path):
+    again = trained._replace(
+        recipe=trained.recipe.replace({"quantize": COARSE, "pack.codec": entropy_coded()})
+    )
+    result = finish(pack_again(again, tmp_path / "packed"))
+    # Errors are of rounding to eight bits alone, not of what tuning moved, which is some hundredths.
+    assert all(row["relative_error"] < 0.01 for row in result["quantization"] if "scale" in row["name"])
+    plain = again._replace(recipe=again.recipe.replace({"quantize.tuning": NoTuning()}))
+    assert finish(pack_again(plain, tmp_path / "plain"))["gap"] != result["gap"]

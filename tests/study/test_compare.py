@@ -1,0 +1,98 @@
+"""Runs compared: the test that fits what they are, and one sentence that claims no more than it shows."""
+
+import numpy as np
+import pytest
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.score.windows import Chunked
+from bitgolf.study.compare import compare_runs, read_run_set
+from bitgolf.study.design import Study, add_one
+from tests.fake_study import fake_study
+from tests.study.test_verdicts import write_scores
+
+BASE = [2.000, 2.002, 1.999]
+
+
+@pytest.fixture
+def runs(tmp_path, recipe):
+    """A function from values by arm to words that name their runs."""
+
+    def made(**values):
+        changes = {"deeper": {"model.layers": 3}, "chunks": {"score.windows": Chunked(length=32)}}
+        arms = add_one(recipe, {name: changes[name] for name in values})
+        study = Study(name="c", baseline=recipe, arms=arms)
+        fake_study(tmp_path, study, {"baseline": BASE} | values)
+        names = ["baseline", *values]
+        return [",".join(str(tmp_path / "runs" / f"c-{arm}-{seed}") for seed in (1, 2, 3)) for arm in names]
+
+    return made
+
+
+def compared(words, metric="bits_per_byte"):
+    return compare_runs([read_run_set(word) for word in words], metric)["comparisons"]
+
+
+def test_sets_of_seeds_are_tested_over_seeds(runs):
+    (row,) = compared(runs(deeper=[1.9, 1.903, 1.899]))
+    assert row["effect"] == pytest.approx(-0.1, abs=0.01) and row["p_corrected"] < 0.01
+    assert row["claim"].endswith("can be claimed.") and "lower than" in row["claim"]
+
+
+def test_noise_is_not_claimed(runs):
+    (row,) = compared(runs(deeper=[2.001, 1.998, 2.001]))
+    assert row["claim"].endswith("no evidence at this number of seeds.")
+
+
+def test_one_run_on_a_side_claims_nothing(runs):
+    base, deeper = runs(deeper=[1.5, 1.5, 1.5])
+    (row,) = compared([base.split(",")[0], deeper.split(",")[0]])
+    assert row["p"] is None and "nothing can be claimed" in row["claim"]
+
+
+def test_equal_weights_are_compared_over_documents(runs, tmp_path):
+    words = runs(chunks=[2.01, 2.012, 2.009])
+    for arm, extra in (("baseline", 0.0), ("chunks", 0.05)):
+        for seed in (1, 2, 3):
+            nats = np.random.default_rng(seed).uniform(3, 5, 1000) + extra
+            write_scores(tmp_path / "runs" / f"c-{arm}-{seed}" / "scores.npz", nats)
+    (row,) = compared(words)
+    assert row["same_weights"] and row["documents"]["low"] > 0
+    assert "20 documents" in row["claim"] and "a real change" in row["claim"]
+    first = [word.split(",")[0] for word in words]
+    (single,) = compared(first)
+    assert "a real change" in single["claim"]
+
+
+def test_several_comparisons_are_corrected_together(runs):
+    words = runs(deeper=[1.9, 1.903, 1.899])
+    alone = compared(words)[0]["p_corrected"]
+    both = compared([*words, words[1]])
+    assert both[0]["p_corrected"] == pytest.approx(2 * alone)
+
+
+def test_a_folder_of_runs_is_a_set(runs, tmp_path):
+    base, deeper = runs(deeper=[1.9, 1.903, 1.899])
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for part in deeper.split(","):
+        (folder / part.rpartition("/")[2]).symlink_to(part)
+    (row,) = compared([base, str(folder)])
+    assert row["runs"] == 3
+
+
+def test_what_cannot_be_compared_says_why(runs, tmp_path):
+    base, deeper = runs(deeper=[1.9, "crash", 1.899])
+    with pytest.raises(BitgolfError, match="has no score"):
+        read_run_set(deeper)
+    with pytest.raises(BitgolfError, match="one recipe with several seeds"):
+        read_run_set(base.split(",")[0] + "," + deeper.split(",")[0])
+    with pytest.raises(BitgolfError, match="two runs of one seed"):
+        read_run_set(base.split(",")[0] + "," + base.split(",")[0])
+
+
+def test_other_texts_are_refused(runs, tmp_path):
+    base, deeper = runs(deeper=[1.9, 1.903, 1.899])
+    path = tmp_path / "runs" / "c-deeper-1" / "result.json"
+    path.write_text(path.read_text().replace('"text_bytes": 3000\n      }', '"text_bytes": 3001\n      }'))
+    with pytest.raises(BitgolfError, match="different texts"):
+        compared([base, deeper])
