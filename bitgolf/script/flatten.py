@@ -222,7 +222,7 @@ def literal(value: Any, *, full: bool = False, indent: int = 0, wording: Wording
     if indent + len(opening + flat + closing) <= LINE_LENGTH and "\n" not in flat:
         return opening + flat + closing
     pad = "\n" + " " * (indent + 4)
-    return opening + "".join(f"{pad}{text}," for text in texts) + "\n" + " " * indent + closing
+    return opening + "".join(f"{pad}{text}," for text in texts) + "\n" + " " * indent + ")"
 
 
 def pack_script(script: str, codec: str = "standard") -> bytes:

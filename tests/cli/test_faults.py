@@ -15,10 +15,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.errors import MOST_PROBLEMS, BitgolfError, PlanError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import to_json
-from bitgolf.cli import faults, show
+from bitgolf.cli import faults, forecast
 from bitgolf.cli import main as cli
 from bitgolf.inputs.folder import held
 from bitgolf.report import screen
@@ -57,8 +57,8 @@ def test_whatever_is_raised_becomes_one_line_and_a_code(
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(*((show, "changed_recipe") if through_verb else (cli, "app")), raises)
-    monkeypatch.setattr(sys, "argv", ["bitgolf", "show", "demo"])
+    monkeypatch.setattr(*((forecast, "changed_recipe") if through_verb else (cli, "app")), raises)
+    monkeypatch.setattr(sys, "argv", ["bitgolf", "forecast", "demo"])
     with pytest.raises(SystemExit) as end:
         cli.main()
     out, err = capsys.readouterr()
@@ -266,7 +266,7 @@ def test_an_absurd_size_is_refused_at_its_setting(monkeypatch, capsys, change):
 def test_endless_problems_are_said_in_few_lines():
     problems = [f"settings.{i}: {'x' * 100_000} unknown" for i in range(20_000)]
     line, code = faults.in_one_line(PlanError(problems))
-    assert code == 2 and line.count("\n") == faults.MOST_LINES and len(line) < 200_000
-    assert line.startswith("error: invalid settings:\n  settings.0: xxx") and line.endswith("and 19,961 more")
+    assert code == 2 and line.count("\n") == MOST_PROBLEMS + 1 and len(line) < 200_000
+    assert line.startswith("error: invalid settings:\n  settings.0: xxx") and line.endswith("and 19,980 more")
     line, _ = faults.in_one_line(BitgolfError("odd", where="w" * 50_000, way_out="mend it"))
     assert len(line) < 4000 and line.endswith("mend it")

@@ -207,6 +207,8 @@ def test_literals_evaluate_to_the_recipe_short_and_full():
     assert "left=Circle(radius=1.0)" in literal(pair, full=True)
     wide = Pair(many=tuple(Circle(radius=n / 7) for n in range(20)))
     assert eval(literal(wide)) == wide
+    alone = Pair(many=(Circle(radius=3.0),), note="n" * 90)  # one item that needs lines
+    assert eval(literal((alone,))) == (alone,)
     assert max(map(len, literal(wide).splitlines())) < 100
 
 

@@ -44,6 +44,7 @@ from bitgolf.squeeze.symbol_model import (
     subtract_templates,
 )
 from bitgolf.squeeze.trellis_states import EIGHT_STATES
+from tests.test_shape import ships
 
 COMPRESSORS = CODEC_NAMES[:5]
 CODERS = {"histogram": Histogram(), "row_column": RowColumn()}
@@ -63,6 +64,8 @@ def test_every_codec_gives_back_what_it_was_given(data):
 
 def test_every_member_names_the_codec_that_reads_it_back():
     for member in members(Codec).values():
+        if not ships(member):
+            continue
         name, stream = member().encode(TEXT)
         assert decompress(name, stream, len(TEXT)) == TEXT
 

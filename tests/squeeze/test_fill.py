@@ -135,7 +135,7 @@ def test_a_trained_run_is_packed_into_a_budget(folder, dataset, tmp_path):
     result = finish(pack_again(trained, tmp_path / "packed"))
     assert 55_944 <= result["total_bytes"] <= 56_000
     assert result["status"] == "ok" and result["budget_bytes"] == 56_000
-    less = finish(pack_again(filling(trained, 48_000), tmp_path / "less"))
+    less = finish(pack_again(filling(trained, 40_000), tmp_path / "less"))
     assert abs(less["gap"]) > abs(result["gap"])
 
 

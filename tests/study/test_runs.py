@@ -25,7 +25,7 @@ from bitgolf.study.executors import in_processes, in_this_process, on_ray, on_sl
 from bitgolf.study.live import Board
 from bitgolf.study.runner import find_study, keep_plan, prepare, receipt_of, run_study, study_of, tasks
 from bitgolf.study.runs import Task, finish_task, tasks_of
-from bitgolf.study.status import run_status
+from bitgolf.study.status import RunStatus, run_status
 from tests.fake_study import fake_result
 
 SAME = ("status", "bits_per_byte", "artifact_bytes", "total_bytes", "steps", "ledger", "rules")
@@ -348,7 +348,7 @@ def test_standing_is_read_from_the_folder_alone(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     assert run_status(tmp_path).state == "stopped"
     (tmp_path / "progress.json").write_text(json.dumps({"time": time.time(), "stage": "train", "share": 0.5}))
-    assert run_status(tmp_path) == runs.RunStatus("running", "train", 0.5)
+    assert run_status(tmp_path) == RunStatus("running", "train", 0.5)
     (tmp_path / "progress.json").write_text(
         json.dumps({"time": time.time() - 60, "stage": "train", "share": 0.5})
     )

@@ -46,8 +46,9 @@ def test_a_bigram_table_outside_the_optimizers_stays_zero():
 
 def test_a_table_without_an_optimizer_cannot_happen_by_accident():
     named = tuple(row for row in ROWS if row.pattern not in ("*embed.weight", "*.weight", "*"))
-    with pytest.raises(PlanError, match=r"no row matches parameter 'bigram.embed.weight'"):
+    with pytest.raises(PlanError) as caught:
         make_optimizers(OptimPlan(rows=named), build_model(PLAN))
+    assert any("no row matches parameter 'bigram.embed.weight'" in each for each in caught.value.problems)
 
 
 def test_two_zeros_never_leave_zero():

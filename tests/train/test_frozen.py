@@ -115,8 +115,9 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
 
 def test_only_a_row_freezes_and_the_table_says_so():
     model = build_model(SHAPE)
-    with pytest.raises(PlanError, match="no row matches parameter 'bigram.embed.weight'"):
+    with pytest.raises(PlanError) as caught:
         make_optimizers(OptimPlan(rows=PLAIN[:1]), model)
+    assert any("no row matches parameter 'bigram.embed.weight'" in each for each in caught.value.problems)
     rows = make_optimizers(table(), build_model(SHAPE)).table()
     frozen = [row for row in rows if row["rule"] == "Frozen"]
     assert [name for row in frozen for name in row["names"]] == list(FROZEN)
