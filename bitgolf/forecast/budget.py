@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.errors import BudgetError
+from bitgolf.base.events import finish
 from bitgolf.forecast.weight_model import ExpectedWeights
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.kernels import HEAD_ROWS, KEEP_BYTES, chunks
@@ -132,11 +133,7 @@ def at_its_rate(recipe: Recipe, other_bytes: int) -> Recipe:
         return other_bytes + sum(row["bytes"] for row in tensor_rows(recipe.replace(quantize=tried)))
 
     steps = table.rate.allocate(table, recipe.budget.budget_bytes, total_bytes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return recipe.replace(quantize=end.value)
+    return recipe.replace(quantize=finish(steps))
 
 
 def forecast_error(recipe: Recipe) -> float:

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.base.errors import BitgolfError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import find_artifact
-from bitgolf.inputs.typed import Certificate, Origin, read_as, read_plan
+from bitgolf.inputs.typed import Certificate, read_as, read_plan
 from bitgolf.net.backend import Backend
+from bitgolf.pipeline.work import dataset_of
 from bitgolf.proof.file import Coder, compress, decompress, identity_of, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
 from bitgolf.squeeze.artifact import load_model
 from bitgolf.text.encoder import Encoder
-from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 
 ENDING = ".golf"
@@ -141,20 +141,9 @@ def _file_text(tokenizer: Tokenizer, path: Path) -> Text:
 
 
 def _split_text(path: Path, tokenizer: Tokenizer, data: Path | None) -> Text:
-    recorded = path.parent / "result.json"
-    known = data or (read_as(recorded, Origin).get("dataset") if recorded.is_file() else None)
-    if known is None:
-        raise BitgolfError("no text to prove", where=str(path), way_out="give --text FILE or --data FOLDER")
-    dataset = Dataset.open(Path(known))
-    if dataset.tokenizer.identity != tokenizer.identity:
-        raise TokenizerError(
-            "the dataset was made with another tokenizer than the model's",
-            where=str(known),
-            value=dataset.tokenizer.identity[:16],
-            way_out="prove the text itself with --text FILE",
-        )
+    dataset = dataset_of(path, tokenizer, data)
     tokens = dataset.scored_tokens()
-    return Text(tokens, tokenizer.decode(tokens), f"{known}, validation")
+    return Text(tokens, tokenizer.decode(tokens), f"{dataset.folder}, validation")
 
 
 def _cut(text: Text, tokenizer: Tokenizer, most_bytes: int) -> Text:

@@ -250,23 +250,29 @@ def score_artifact(
     model = model_with(recipe.model, unpacked.weights, backend)
     if text is not None:
         return (yield from score_text(model, unpacked.tokenizer, text, recipe.score)), backend.dtype_name
+    dataset = dataset_of(path, unpacked.tokenizer, data)
+    return (yield from score_split(model, dataset, recipe.score, "score")), backend.dtype_name
+
+
+def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:
+    """The dataset that is given, or that of the artifact's run. Raises BitgolfError if none fits it."""
     if data is None:
-        recorded = path.parent / "result.json"
+        recorded = artifact.parent / "result.json"
         known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
         if known is None:
             raise BitgolfError(
-                "no text to score", where=str(path), way_out="give --text FILE or --data FOLDER"
+                "no text is known", where=str(artifact), way_out="give --text FILE or --data FOLDER"
             )
         data = Path(known)
     dataset = Dataset.open(data)
-    if dataset.tokenizer.identity != unpacked.tokenizer.identity:
+    if dataset.tokenizer.identity != tokenizer.identity:
         raise TokenizerError(
             "the dataset was made with another tokenizer than the model's",
             where=str(data),
             value=dataset.tokenizer.identity[:16],
-            way_out="score the text itself with --text FILE",
+            way_out="take the text itself with --text FILE",
         )
-    return (yield from score_split(model, dataset, recipe.score, "score")), backend.dtype_name
+    return dataset
 
 
 def score_text(

@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 
 class Compressed(NamedTuple):
-    """A compressed file, and the nats of its tokens; frames: their tokens, start and end."""
+    """A compressed file, the nats of its tokens, and how they lie in it; None where no model was used."""
 
     data: bytes
     nats: float

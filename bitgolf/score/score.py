@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bitgolf.base.errors import DataError
+from bitgolf.base.events import finish
 from bitgolf.base.plan import Plan, setting
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
@@ -119,12 +120,7 @@ def score(
     differing_bytes: int | None = None,
 ) -> Scores:
     """Score a token stream; see `scoring`."""
-    steps = scoring(model, tokens, tokenizer, plan, file_bytes, differing_bytes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return finish(scoring(model, tokens, tokenizer, plan, file_bytes, differing_bytes))
 
 
 def scoring(

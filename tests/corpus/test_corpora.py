@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.base.errors import BitgolfError, DataError, ShardError, TokenizerError
+from bitgolf.base.events import finish
 from bitgolf.corpus import corpora, texts
 from bitgolf.corpus.corpora import (
     Challenge,
@@ -214,12 +215,7 @@ def test_a_dataset_is_found_by_its_kind(tmp_path, monkeypatch):
     texts_here = str(capitals_folder(tmp_path / "texts"))
 
     def found(text: str, *kind: bool) -> Dataset:
-        steps = find_dataset(text, 300, *kind)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        return finish(find_dataset(text, 300, *kind))
 
     plain, folded = found(texts_here), found(texts_here, True)
     assert (plain.tokenizer.case_ops, folded.tokenizer.case_ops) == (False, True)

@@ -213,13 +213,29 @@ def test_prove_and_check(bitgolf, finished, tmp_path):  # noqa: F811
     refused(bitgolf("prove", folder, "--check", certificate), "coded_sha256")
 
 
-def test_files_are_compressed_as_other_tools_do_it(bitgolf, finished, tmp_path, monkeypatch):  # noqa: F811
+@pytest.fixture
+def without_lzma(monkeypatch):
+    """A text that repeats is smaller by LZMA than by a model of four steps, which is to be tried here."""
+    monkeypatch.setattr("bitgolf.proof.file._lzma", lambda text: bytes(10**6))
+
+
+def test_files_are_compressed_as_other_tools_do_it(
+    bitgolf,  # noqa: F811
+    finished,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    without_lzma,
+):
     folder, _ = finished
     (tmp_path / "a.txt").write_bytes(ODD_TEXTS["text"])
     refused(bitgolf("compress", "a.txt"), "no model", "-m")
     code, out, _ = bitgolf("compress", "a.txt", "-m", folder, "--json")
     facts = json.loads(out)
-    assert code == 0 and facts["file_bytes"] == (tmp_path / "a.txt.golf").stat().st_size
+    assert (
+        code == 0
+        and facts["way"] == "model"
+        and facts["file_bytes"] == (tmp_path / "a.txt.golf").stat().st_size
+    )
     refused(bitgolf("compress", "a.txt", "-m", folder), "there already", "--force")
     code, out, _ = bitgolf("compress", "a.txt.golf", "--list", "--json")
     assert code == 0 and json.loads(out)["text_bytes"] == len(ODD_TEXTS["text"])
@@ -228,15 +244,21 @@ def test_files_are_compressed_as_other_tools_do_it(bitgolf, finished, tmp_path, 
     assert (tmp_path / "b.txt").read_bytes() == ODD_TEXTS["text"]
     refused(bitgolf("decompress", "a.txt", "-m", folder), "not a file that bitgolf compressed")
     refused(bitgolf("compress", "none.txt", "-m", folder), "none.txt")
+    monkeypatch.setenv("BITGOLF_MODEL", str(folder))
+    code, out, _ = bitgolf("compress", "a.txt", "--window", 8, "--force", "--json")
+    assert code == 0 and json.loads(out)["window"] == 8 != facts["window"]
+    assert bitgolf("decompress", "a.txt.golf", "-f", "--json")[0] == 0
+    assert (tmp_path / "a.txt").read_bytes() == ODD_TEXTS["text"]
 
 
-def test_a_process_of_its_own_reads_it_from_the_pipe(bitgolf, finished, tmp_path):  # noqa: F811
+def test_a_process_of_its_own_reads_it_from_the_pipe(bitgolf, finished, tmp_path, without_lzma):  # noqa: F811
     folder, _ = finished
     text = ODD_TEXTS["text"]
     (tmp_path / "a.txt").write_bytes(text)
     assert bitgolf("compress", "a.txt", "-m", folder)[0] == 0
     words = [sys.executable, "-m", "bitgolf", "decompress", "-", "-m", str(folder)]
     data = (tmp_path / "a.txt.golf").read_bytes()
+    assert read_header(data).layout is not None, "the model wrote it"
     root = os.path.dirname(os.path.dirname(os.path.abspath(frames.__file__)))  # noqa: PTH100, PTH120
     child = subprocess.run(words, input=data, capture_output=True, cwd=os.path.dirname(root), check=False)  # noqa: PTH120
     assert child.stdout == text and child.returncode == 0

@@ -4,6 +4,7 @@ import random
 import pytest
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import finish
 from bitgolf.report.compressors import WINDOW_BYTES, compressed_size, rivals
 
 WORDS = [bytes(random.Random(i).choices(range(97, 123), k=6)) for i in range(400)]
@@ -15,11 +16,7 @@ def text(seed: int, words: int) -> bytes:
 
 def drain(steps):
     progress = []
-    while True:
-        try:
-            progress.append(next(steps))
-        except StopIteration as end:
-            return progress, end.value
+    return progress, finish(steps, progress.append)
 
 
 def test_rows_and_progress():

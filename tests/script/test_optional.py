@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bitgolf.base.events import finish
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.net.model import build_model
@@ -95,10 +96,5 @@ def test_a_rival_without_its_package_is_left_out(monkeypatch):
     with pytest.raises(MissingCodecError, match="a thing needs brotli.*pip install brotli"):
         needed("brotli", "a thing")
     steps = rivals.rivals(b"ab" * 99, b"ab" * 9)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            names = [row["name"] for row in end.value]
-            break
+    names = [row["name"] for row in finish(steps)]
     assert names == ["xz -9e", "zstd -22 --long"]
