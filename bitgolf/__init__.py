@@ -55,8 +55,12 @@ READING_ORDER = (
     "train.qat",
     "train.loop",
     "score.windows",
+    "score.exam",
+    "score.adapter",
+    "score.mixer",
     "score.score",
     "score.metric",
+    "mix.ngram",
     "recipe",
 )
 AROUND = (

@@ -198,7 +198,10 @@ class Model(Module):
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Softcapped logits (batch, time, vocabulary), float32."""
-        hidden = self.hidden(inputs)
+        return self.logits_of(self.hidden(inputs))
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits (..., vocabulary) of final states, float32."""
         return capped_logits(hidden, self.head().to(hidden.dtype), self.plan.logit_softcap)
 
     def head(self) -> Tensor:

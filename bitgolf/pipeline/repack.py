@@ -28,7 +28,6 @@ from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.scoring import score_split
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores
-from bitgolf.score.windows import Chunked
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Artifact, load_model, unpack
 from bitgolf.squeeze.fill import FillBudget
@@ -155,7 +154,7 @@ def filling(trained: Trained, budget_bytes: int) -> Trained:
 
 def chunked(recipe: Recipe) -> ScorePlan:
     """The windows of every comparison: those of training, side by side."""
-    return recipe.score.replace(windows=Chunked(length=recipe.data.sequence_length))
+    return recipe.score.chunked(recipe.data.sequence_length)
 
 
 def float_scores(trained: Trained) -> Generator[Event, None, Scores]:

@@ -15,7 +15,6 @@ from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores, scoring
-from bitgolf.score.windows import Chunked
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.shards import Dataset
 
@@ -36,7 +35,7 @@ def validation(spec: RunSpec, model: Model) -> Generator[tuple[int, int], None, 
     A model whose scores are no numbers has NaN bits.
     """
     device = model.backend.device
-    plan = spec.recipe.score.replace(windows=Chunked(length=spec.recipe.data.sequence_length))
+    plan = spec.recipe.score.chunked(spec.recipe.data.sequence_length)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.eval()
         try:
@@ -53,22 +52,24 @@ def score_variants(
 ) -> Generator[Event, None, tuple[list[dict[str, Any]], dict[str, Sums]]]:
     """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores.
 
-    A row of figures each, and of those on equal windows the sums by sequence.
+    Where something adapts or is mixed in, what the packed bytes score without it stands before. A row of
+    figures each, and of those on equal windows the sums by sequence.
     """
     recipe, network = spec.recipe, spec.recipe.network()
     packed = load_model(unpack((spec.folder / "model.bin").read_bytes()), backend)
-    chunked = recipe.score.replace(windows=Chunked(length=recipe.data.sequence_length))
+    chunked, fixed = recipe.score.chunked(recipe.data.sequence_length), recipe.score.fixed()
     cases: list[tuple[str, Model, ScorePlan]] = [
         ("live", model_with(network, live, backend), chunked),
         *([] if averaged is live else [("averaged", model_with(network, averaged, backend), chunked)]),
         ("quantized", packed, chunked),
-        *([] if recipe.score == chunked else [("quantized", packed, recipe.score)]),
+        *([] if fixed == chunked else [("quantized", packed, fixed)]),
+        *([] if recipe.score == fixed else [("adapted", packed, recipe.score)]),
     ]
     rows: list[dict[str, Any]] = []
     sums: dict[str, Sums] = {}
     for name, model, plan in cases:
         started = spec.clock()
-        stage = f"score {name}" if plan == chunked else "score final"
+        stage = "score final" if plan == recipe.score != chunked else f"score {name}"
         scores = yield from score_split(model, spec.dataset, plan, stage)
         rows.append({"name": name, **summary(scores), "seconds": spec.clock() - started})
         if plan == chunked:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bitgolf.base.errors import DataError
 from bitgolf.base.events import finish
 from bitgolf.base.plan import Plan, setting
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
+from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
+from bitgolf.score.exam import Exam, RuleError
+from bitgolf.score.mixer import Mixer, Mixture
 from bitgolf.score.windows import Chunked, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -27,6 +32,7 @@ SCORE_COLUMNS = {
     "position": np.int32,
     "context": np.int32,
 }
+DISTRIBUTION_TOLERANCE = 0.02  # nats: bfloat16 rounds logits of 20 by 0.06, a sum over many rounds less
 SCORE_FACTS = ("windows", "complete", "file_bytes", "loss", "tokens_sha256")
 
 
@@ -37,11 +43,32 @@ class ScorePlan(Plan):
     batch_tokens: input tokens in one forward pass; changes speed and memory, not the score.
     limit_tokens: score only the first so many tokens after the first (0 = all), whatever the windows; the
         score is then named partial.
+    adapter: what the model learns from the text that it has scored. mixers: what joins its distribution.
     """
 
     windows: Windows = setting(Chunked())
     batch_tokens: int = setting(16384, at_least=1)
     limit_tokens: int = setting(0, at_least=0)
+    adapter: Adapter = NoAdapter()
+    mixers: tuple[Mixer, ...] = ()
+
+    def problems(self) -> Iterator[str]:
+        if self.mixers and not self.adapter.in_order:
+            adapter = type(self.adapter).__name__
+            yield f"mixers: they read the stream in its order, which {adapter} does not keep"
+
+    def label(self) -> str:
+        """The short name that goes beside every score: the windows, and what adapts."""
+        adapters = [] if self.adapter == NoAdapter() else [self.adapter]
+        return ", ".join([self.windows.label(), *(type(each).__name__ for each in (*adapters, *self.mixers))])
+
+    def fixed(self) -> Self:
+        """The same windows by the model as it is packed: nothing adapts, nothing is mixed in."""
+        return self.replace(adapter=NoAdapter(), mixers=())
+
+    def chunked(self, length: int) -> Self:
+        """The plain score beside every other: windows side by side, by the model as it is packed."""
+        return self.fixed().replace(windows=Chunked(length=length))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +178,14 @@ def scoring(
             way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
         )
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
-    nats, done = np.full(len(inputs), np.nan, np.float32), 0
+    exam = Exam(tokens, windows, again=plan.windows.counts_again)
     model.window = plan.windows.longest()
     try:
-        for place, batch in _score_batches(windows, plan.batch_tokens):
-            batch_nats = _scored_nats(model, tokens, batch)
-            nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
-            done += batch_nats.size
+        for done in _exam_taken(model, exam, tokenizer, plan, starts):
             yield done, len(inputs)
     finally:
         model.window = 0
+    nats = exam.nats
     document = np.searchsorted(starts, inputs, side="right") - 1
     token_bytes = tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs])
     complete = not limited and np.array_equal(inputs, np.arange(len(tokens) - 1))
@@ -178,7 +203,7 @@ def scoring(
         document=document.astype(np.int32),
         position=(inputs - starts[document]).astype(np.int32),
         context=(inputs - np.repeat([window.start for window in windows], scored) + 1).astype(np.int32),
-        windows=plan.windows.label() + partial,
+        windows=plan.label() + partial,
         complete=complete,
         file_bytes=file_bytes if complete else None,
         loss=", ".join(losses),
@@ -215,25 +240,59 @@ def _check_conservation(accounted: int, file_bytes: int) -> None:
         )
 
 
-def _score_batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[tuple[np.ndarray, list[Window]]]:
-    """Windows of equal shape together, so that nothing is ever padded; with the row of their first score."""
-    places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
-    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, window in enumerate(windows):
-        shapes[window.end - window.start, window.end - window.first_scored].append(index)
-    for (length, _), indices in shapes.items():
-        rows = max(1, batch_tokens // length)
-        for first in range(0, len(indices), rows):
-            chosen = indices[first : first + rows]
-            yield places[chosen], [windows[index] for index in chosen]
+def _exam_taken(
+    model: Model, exam: Exam, tokenizer: Tokenizer, plan: ScorePlan, starts: np.ndarray
+) -> Iterator[int]:
+    """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
+    parts, done = list(plan.adapter.parts(exam.windows, starts)), 0
+    mixture = Mixture(plan.mixers, model.plan.vocabulary_size, tokenizer) if plan.mixers else None
+    with plan.adapter.adapting(model) as adaptation:
+        for number, part in enumerate(parts, 1):
+            for indices in score_batches(exam.windows, part, plan.batch_tokens, in_order=mixture is not None):
+                exam.answer(_answer(adaptation, exam, indices, mixture))
+                done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
+                yield done
+            if number < len(parts):
+                adaptation.learn(exam, part)
 
 
-def _scored_nats(model: Model, tokens: np.ndarray, windows: Sequence[Window]) -> np.ndarray:
-    """(windows, scored) nats; the head is computed only where it is asked for."""
-    device = next(model.parameters()).device
-    rows = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
-    scored = windows[0].end - windows[0].first_scored
+def _answer(adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None) -> np.ndarray:
+    """Nats (windows, scored); the head is computed only where it is asked for."""
+    rows, first = torch.from_numpy(exam.ask(indices)), exam.windows[indices[0]]
+    model, scored = adaptation.model, first.end - first.first_scored
+    stream = rows.to(model.backend.device)
     with torch.inference_mode():
-        stream = torch.from_numpy(rows).to(device)
-        hidden = model.hidden(stream[:, :-1])[:, -scored:]
-        return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()
+        hidden = adaptation.hidden(indices, stream[:, :-1])[:, -scored:]
+        if mixture is not None:
+            return mixture.nats(model, hidden, rows[:, -scored:].numpy())
+        nats = model.nats_of(hidden, stream[:, -scored:]).float()
+        _check_distribution(model.logits_of(hidden[0, -1]), int(rows[0, -1]), float(nats[0, -1]))
+        return nats.cpu().numpy()
+
+
+def _check_distribution(logits: Tensor, target: int, nats: float) -> None:
+    """Raise RuleError unless a score is that of its target in one normalised distribution (C2)."""
+    expected = -float(logits.double().log_softmax(0)[target])
+    if not abs(nats - expected) <= DISTRIBUTION_TOLERANCE * max(1.0, expected) and math.isfinite(nats):
+        raise RuleError(
+            "a score is not that of a normalised distribution", value=nats, way_out=f"expected {expected:.6g}"
+        )
+
+
+def score_batches(
+    windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
+) -> Iterator[list[int]]:
+    """Windows of equal shape together, by index, so that nothing is ever padded.
+
+    in_order: only those that follow each other, so that the batches keep the order of the stream.
+    """
+    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    run, before = 0, (0, 0)
+    for index in part:
+        window = windows[index]
+        shape = window.end - window.start, window.end - window.first_scored
+        run, before = run + (in_order and shape != before), shape
+        shapes[*shape, run].append(index)
+    for (length, *_), indices in shapes.items():
+        rows = max(1, batch_tokens // length)
+        yield from (indices[first : first + rows] for first in range(0, len(indices), rows))

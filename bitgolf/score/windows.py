@@ -24,6 +24,11 @@ class Windows(Plan):
 
     abstract: ClassVar[bool] = True
 
+    @property
+    def counts_again(self) -> bool:
+        """Whether a target may be scored more than once."""
+        return False
+
     def label(self) -> str:
         """The short name that goes beside every score: 'sliding 512/64'."""
         raise NotImplementedError
@@ -80,6 +85,10 @@ class Sliding(Windows):
     stride: int = setting(64, at_least=1)
     public_tail: bool = setting(False)
 
+    @property
+    def counts_again(self) -> bool:
+        return self.public_tail
+
     def problems(self) -> Iterator[str]:
         if self.stride > self.length:
             yield f"stride: {self.stride} tokens would skip targets; at most the length, {self.length}"
@@ -117,6 +126,10 @@ class PerDocument(Windows):
     """
 
     within: Windows = setting(Chunked())
+
+    @property
+    def counts_again(self) -> bool:
+        return self.within.counts_again
 
     def label(self) -> str:
         return f"{self.within.label()}, each document alone"

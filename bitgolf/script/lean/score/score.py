@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from bitgolf.net.model import Model
-from bitgolf.score.score import ScorePlan, _score_batches, _scored_nats, document_starts
+from bitgolf.score.score import ScorePlan, document_starts, score_batches
+from bitgolf.score.windows import Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
@@ -40,11 +41,13 @@ def score(
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     nats, done = np.zeros(len(inputs), np.float32), 0
     model.window = plan.windows.longest()
-    for place, batch in list(_score_batches(windows, plan.batch_tokens))[world.rank :: world.size]:
+    places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
+    batches = list(score_batches(windows, range(len(windows)), plan.batch_tokens))
+    for batch in batches[world.rank :: world.size]:
         if seconds and time.perf_counter() - started > seconds:
             break
-        batch_nats = _scored_nats(model, tokens, batch)
-        nats[place[:, None] + np.arange(batch_nats.shape[1])] = batch_nats
+        batch_nats = _scored_nats(model, tokens, [windows[index] for index in batch])
+        nats[places[batch][:, None] + np.arange(batch_nats.shape[1])] = batch_nats
         done += batch_nats.size
     model.window = 0
     device = model.backend.device
@@ -59,3 +62,13 @@ def score(
         inputs - firsts + 1,
     )
     return Scores(target, nats, *(column.astype(np.int32) for column in columns)), share
+
+
+def _scored_nats(model: Model, tokens: np.ndarray, windows: list[Window]) -> np.ndarray:
+    """(windows, scored) nats; the head is computed only where it is asked for."""
+    rows = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
+    scored = windows[0].end - windows[0].first_scored
+    with torch.inference_mode():
+        stream = torch.from_numpy(rows).to(model.backend.device)
+        hidden = model.hidden(stream[:, :-1])[:, -scored:]
+        return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()

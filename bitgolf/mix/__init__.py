@@ -1,0 +1,1 @@
+"""Mixers: predictors that grow with the text that has been scored."""

@@ -1,0 +1,60 @@
+"""The slot of adapters: what may change a model between two stretches of the text that it scores."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from bitgolf.base.plan import Plan
+from bitgolf.net.model import Model
+from bitgolf.score.exam import Exam
+from bitgolf.score.windows import Window
+
+
+class Adaptation:
+    """A model while a text is scored; members of the slot change it in `learn`."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def hidden(self, indices: Sequence[int], inputs: Tensor) -> Tensor:
+        """Final states (windows, length, width) of some windows, by the model as it is now."""
+        return self.model.hidden(inputs)
+
+    def learn(self, exam: Exam, part: Sequence[int]) -> None:
+        """Learn from what has just been scored, through `exam.released`; never called after the last part."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapter(Plan):
+    """The slot of test-time training: what the model learns from text that has been scored.
+
+    in_order: parts follow the stream, so that mixers may read along.
+    """
+
+    abstract: ClassVar[bool] = True
+    in_order: ClassVar[bool] = True
+
+    def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        """Windows, by index, that are scored between two updates. starts: where documents begin."""
+        yield list(range(len(windows)))
+
+    @contextmanager
+    def adapting(self, model: Model) -> Iterator[Adaptation]:
+        """The model while it adapts; afterwards it is as before, to the bit."""
+        yield Adaptation(model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoAdapter(Adapter):
+    """A fixed model.
+
+    What: nothing is learnt from the text that is scored ("Track A").
+    Source: the public baseline
+    Cost: nothing
+    Not for: nothing known
+    Neutral: this is the neutral one
+    """

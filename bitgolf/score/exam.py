@@ -1,0 +1,68 @@
+"""The tokens to score, handed out as the rules allow: causal, scored before they are learnt from, once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.score.windows import Window
+
+
+class RuleError(BitgolfError):
+    """A scorer or an adapter breaks a rule of scoring."""
+
+
+class Exam:
+    """A token stream and the windows that score it; there is no other way to its tokens.
+
+    `ask` gives a scorer some windows, `answer` records their nats, and only then does `released` hand those
+    tokens to whoever learns from them. So conditions C1 (nothing after the window), C3 (score before update)
+    and C4 (once) of the challenge hold whatever the adapter does. Source: parameter-golf issue #1017.
+    """
+
+    def __init__(self, tokens: np.ndarray, windows: Sequence[Window], again: bool = False) -> None:
+        """again: a target may be scored by more than one window, as the first public sliding rule has it."""
+        self.windows = windows
+        self.places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
+        self.nats = np.full(int(self.places[-1]), np.nan, np.float32)
+        self._tokens, self._again = tokens, again
+        self._scored = np.zeros(max(len(tokens) - 1, 0), bool)  # by the input position that predicts it
+        self._answered = np.zeros(len(windows), bool)
+        self._open: list[int] = []
+
+    def ask(self, indices: Sequence[int]) -> np.ndarray:
+        """The tokens of windows of one shape, int64 (windows, length + 1). Raises RuleError if scored."""
+        if self._open:
+            raise RuleError("the windows given out before have no answer yet", value=self._open[0])
+        for window in (self.windows[index] for index in indices):
+            if self._scored[window.first_scored : window.end].any() and not self._again:
+                raise RuleError("scored already", where=f"targets of positions {window.first_scored:,} on")
+        if self._answered[indices].any():
+            raise RuleError("this window was scored already", value=list(indices))
+        self._open = list(indices)
+        rows = [self._tokens[window.start : window.end + 1] for window in self._opened()]
+        return np.stack(rows).astype(np.int64)
+
+    def answer(self, nats: np.ndarray) -> None:
+        """Record the nats (windows, scored) of what was asked. Raises RuleError for any other shape."""
+        opened = self._opened()
+        shape = len(opened), opened[0].end - opened[0].first_scored if opened else 0
+        if not opened or nats.shape != shape:
+            raise RuleError("this answers another question", value=nats.shape, way_out=f"expected {shape}")
+        self.nats[self.places[self._open][:, None] + np.arange(shape[1])] = nats
+        for window in opened:
+            self._scored[window.first_scored : window.end] = True
+        self._answered[self._open] = True
+        self._open = []
+
+    def released(self, start: int, end: int) -> np.ndarray:
+        """tokens[start : end + 1], int64: the inputs from `start` to `end` and their targets, all scored.
+
+        Raises RuleError where one is not.
+        """
+        if start < 0 or end >= len(self._tokens) or not self._scored[start:end].all():
+            raise RuleError("not scored yet, and so not released", where=f"tokens {start:,} to {end:,}")
+        return self._tokens[start : end + 1].astype(np.int64)
+
+    def _opened(self) -> list[Window]:
+        return [self.windows[index] for index in self._open]
