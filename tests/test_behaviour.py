@@ -24,9 +24,10 @@ from bitgolf.catalog.behaviour import (
 )
 from bitgolf.net.backend import Backend
 from bitgolf.net.embed import BigramHash, BigramSum, SmearBias, SmearGate, SmearVector
-from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
 from bitgolf.net.layers import (
     Activation,
+    DtgGate,
     GatedMlp,
     InputScale,
     LanesInTurn,
@@ -132,6 +133,7 @@ TECHNIQUES = {
         {"heads_out": (AttentionOutputGate(),)}, {"heads_out": (AttentionOutputGate(),)}
     ),
     GatedAttention: Technique({"heads_out": (GatedAttention(),)}),
+    BiasedGate: Technique({"heads_out": (BiasedGate(),)}, {"heads_out": (BiasedGate(start=200.0),)}),
     SparseGate: Technique({"heads_out": (SparseGate(),)}),
     ReluSquared: Technique({"activation": ReluSquared()}, {}),
     LeakyReluSquared: Technique(
@@ -148,6 +150,7 @@ TECHNIQUES = {
     ParallelResidual: Technique(
         {"residual": ParallelResidual(first=2)}, {"residual": ParallelResidual(first=4)}
     ),
+    DtgGate: Technique({"residual": DtgGate()}, {"residual": DtgGate(start=200.0)}),
     LanesInTurn: Technique({"residual": LanesInTurn(first=2)}, {"residual": LanesInTurn(first=4)}),
     MergedLanes: Technique({"residual": MergedLanes(first=2)}, {"residual": MergedLanes(first=4)}),
     TwoLanes: Technique({"residual": TwoLanes(first=2)}, {"residual": TwoLanes(first=4)}),
@@ -321,11 +324,18 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "frozen": ("", "blocks.0.attn.*", "blocks.1.mlp.*"),
     "first": ((), (ValueResidual(),)),
     "xsa": ((), (Xsa(last=3),)),
-    "gate": ((), (AttentionOutputGate(source="queries"),), (GatedAttention(),), (SparseGate(),)),
+    "gate": (
+        (),
+        (AttentionOutputGate(source="queries"),),
+        (GatedAttention(),),
+        (BiasedGate(),),
+        (SparseGate(),),
+    ),
     "activation": (ReluSquared(), LeakyReluSquared(), GatedMlp(inner=ReluSquared(), channels=5)),
     "input_scale": (Unscaled(), LnScale()),
     "residual": (
         Serial(),
+        DtgGate(),
         ParallelResidual(first=1),
         TwoLanes(first=3),
         LanesInTurn(first=3),

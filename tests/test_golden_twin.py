@@ -71,7 +71,7 @@ def test_the_twin_has_odd_cases_of_every_kind_it_knows():
         ("own_model_values", "knobs", {"GOLDEN_RATIO": "1"}, "knobs.GOLDEN_RATIO"),
         ("own_model_values", "knobs", {"MATRIX_LR": "1"}, "knobs.MATRIX_LR"),
         ("own_model_values", "expected", {"variance": 1.0}, "expected.variance"),
-        ("own_model_values", "effective_hyperparameters", {"dtg_enabled": True}, "dtg_enabled = True"),
+        ("own_model_values", "effective_hyperparameters", {"canon_ac_layers": "1"}, "canon_ac_layers = '1'"),
         ("own_model_values", "effective_hyperparameters", {"no_one_knows": 3}, "no_one_knows = 3"),
         ("own_gptq_damping", "arguments", {"sort": False}, "arguments.sort"),
         ("own_documents_in_rows", "effective_hyperparameters", {"caseops_enabled": True}, "caseops_enabled"),
@@ -86,6 +86,21 @@ def test_the_twin_has_odd_cases_of_every_kind_it_knows():
 )
 def test_a_fact_that_no_handler_uses_is_named(changed, name, group, facts, place):
     assert any(place in unused for unused in golden(changed(name, group, facts)))
+
+
+@pytest.mark.parametrize("name", ["gates_with_bias", "passes_with_scales_of_their_own"])
+def test_models_of_the_twin_that_are_not_kept(tmp_path, name):
+    write(tmp_path, name)
+    path = tmp_path / f"{name}.json"
+    assert golden(path) == []
+    case = json.loads(path.read_text())
+    settings = case["effective_hyperparameters"]
+    for switched in ("gated_attention", "dtg_enabled", "ln_scale"):
+        if settings.get(switched):
+            changed = case | {"effective_hyperparameters": settings | {switched: False}}
+            path.write_text(json.dumps(changed))
+            with pytest.raises((AssertionError, NotCoveredError)):
+                golden(path)
 
 
 def test_a_whole_state_dict_in_steps_of_four(tmp_path):
@@ -145,6 +160,8 @@ def test_what_is_off_or_touches_another_kind_needs_no_use(changed):
         ("own_model_recurring_lanes", "source", {"record": "2026-04-08_SP8192"}),
         ("own_model_lanes_in_turn", "effective_hyperparameters", {"parallel_start_layer": 4}),
         ("own_fake_soft_int6", "arguments", {"alpha": 3.0}),
+        ("own_model_values", "effective_hyperparameters", {"dtg_enabled": True}),
+        ("own_model_values", "effective_hyperparameters", {"gated_attention": True}),
     ],
 )
 def test_a_case_that_says_otherwise_fails(changed, name, group, facts):

@@ -1,10 +1,12 @@
 """Bits per byte of a packed model."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Changes, Json, ModelName
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.pipeline.work import score_artifact
@@ -18,18 +20,36 @@ def score(
     text: Annotated[Path | None, typer.Option("--text", help="Score this file.")] = None,
     dataset: Annotated[Path | None, typer.Option("--data", help="Score this dataset's validation.")] = None,
     changes: Changes = None,
+    again: Annotated[
+        str,
+        typer.Option(
+            "--recur-layers",
+            metavar="LAYERS",
+            help="Layers that a public checkpoint passes once more, e.g. 4,5.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
 
     A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data; what
-    has no weights is named with --set, as #543's --set "model.heads_out=(Xsa(last=4),)".
+    has no weights is named with --set, as #543's --set "model.heads_out=(Xsa(last=4),)". Layers that it
+    passes once more with MLPs or scales of their own are 4 and 5 if not told (--recur-layers); passes with
+    scales of their own are layers each, so that a place in --set is counted in passes.
 
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
-    path, unpacked = find_artifact(model, dataset, changes or [])
+    path, unpacked = find_artifact(model, dataset, changes or [], layers_by_number(again))
     scores, dtype = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     size = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), "dtype": dtype}
     facts |= public_rule(unpacked.tokenizer, scores)
     screen.close(facts, as_json=as_json)
+
+
+def layers_by_number(text: str) -> list[int]:
+    """Layers by number, with commas between them. Raises BitgolfError for anything else."""
+    names = text.split(",") if text else []
+    if not all(re.fullmatch(r"\s*[0-9]{1,5}\s*", name) for name in names):
+        raise BitgolfError("not layers by number", where="--recur-layers", value=text, way_out="as 4,5")
+    return [int(name) for name in names]

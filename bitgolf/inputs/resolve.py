@@ -19,7 +19,13 @@ from bitgolf.forecast.laptop import laptop
 from bitgolf.inputs.folder import cache_folder
 from bitgolf.inputs.recorded import remember, techniques_of
 from bitgolf.inputs.typed import read_plan
-from bitgolf.public.checkpoints import as_weights, infer_model_plan, read_public
+from bitgolf.public.checkpoints import (
+    PASSED_AGAIN,
+    as_weights,
+    infer_model_plan,
+    passes_again,
+    read_public,
+)
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
 from bitgolf.script.own import OWN_FILES, load_own
@@ -138,12 +144,14 @@ def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Eve
     return folder
 
 
-def find_artifact(text: str, data: Path | None = None, changes: Sequence[str] = ()) -> tuple[Path, Unpacked]:
+def find_artifact(
+    text: str, data: Path | None = None, changes: Sequence[str] = (), again: Sequence[int] = ()
+) -> tuple[Path, Unpacked]:
     """A packed model by its file or its run folder, read and checked.
 
     A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
     gets that of the dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
-    weights do not show and nobody named.
+    weights do not show and nobody named. again: the layers that a public checkpoint passes once more.
     """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
     if not path.is_file():
@@ -158,7 +166,7 @@ def find_artifact(text: str, data: Path | None = None, changes: Sequence[str] = 
             where=str(path),
             way_out="give its dataset with --data",
         )
-    unpacked = _public_artifact(path, Dataset.open(data).tokenizer)
+    unpacked = _public_artifact(path, Dataset.open(data).tokenizer, again)
     if unseen := [place for place in UNSEEN if not any(change.startswith(place) for change in changes)]:
         what = ", ".join(UNSEEN[place][0] for place in unseen)
         ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
@@ -166,12 +174,12 @@ def find_artifact(text: str, data: Path | None = None, changes: Sequence[str] = 
     return path, unpacked
 
 
-def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
+def _public_artifact(path: Path, tokenizer: Tokenizer, again: Sequence[int]) -> Unpacked:
     """A public checkpoint with the tokenizer of the data that it is to be scored on."""
     said: list[str] = []
     state = read_public(path, said)
     try:
-        weights = as_weights(state)
+        weights = as_weights(state, again or PASSED_AGAIN)
         model = infer_model_plan(weights)
     except PlanError as error:
         raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
@@ -182,6 +190,18 @@ def _public_artifact(path: Path, tokenizer: Tokenizer) -> Unpacked:
             f"its vocabulary has {model.vocabulary_size:,} entries, the data's {tokenizer.vocabulary_size:,}",
             where=str(path),
             way_out="give the dataset made with the tokenizer that it was trained with",
+        )
+    if passes_again(state) and not again:
+        named = ",".join(map(str, PASSED_AGAIN))
+        said.append(
+            f"layers {named} are taken to be passed twice, as in the records; else give --recur-layers"
+        )
+    elif again and not passes_again(state):
+        raise BitgolfError(
+            "no weights of its own for layers passed again",
+            where=str(path),
+            value=",".join(map(str, again)),
+            way_out="name passes that share everything with --set 'model.recurrence=Looped(first=4, last=5)'",
         )
     for each in said:
         note(f"{path.name}: {each}")

@@ -107,6 +107,30 @@ class GatedAttention(HeadsPart):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BiasedGate(HeadsPart):
+    """A gate for each head that looks at all channels and has a bias; nearly everything passes at first.
+
+    What: y * sigmoid(W . u + b), W (heads, width) zero and b `start` at first, u what the attention read.
+    Source: record 2026-03-23 (GATED_ATTENTION, b 4; off in its run). GatedAttention is the later form.
+    Cost: heads * (width + 1) weights a layer (4,104 at full size).
+    Not for: gains that are known: no record switched it on.
+    Neutral: start=200, where the gate is 1 and stays.
+    """
+
+    start: float = 4.0
+
+    def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
+        return {
+            "attn_gate.weight": start_constant(0.0, dimensions.heads, dimensions.width),
+            "attn_gate.bias": start_constant(self.start, dimensions.heads),
+        }
+
+    def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
+        weight, bias = (attention.own(f"attn_gate.{name}").to(x.dtype) for name in ("weight", "bias"))
+        return y * F.linear(x, weight, bias).sigmoid()[..., None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SparseGate(HeadsPart):
     """A gate for each head that looks at a few channels; half passes at first.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -220,11 +220,18 @@ class Block(Module):
     mlp_scale: Tensor
     resid_mix: Tensor
 
-    def __init__(self, attention: Attention, mlp: Mlp, residual: "Residual", factor: float) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        mlp: Mlp,
+        residual: "Residual",
+        factor: float,
+        further: Mapping[str, Start],
+    ) -> None:
         width = attention.c_q.weight.shape[1]
         keep_stream = Start((2, width), lambda shape, _: torch.tensor([[1.0], [0.0]]).expand(shape))
         scales = {name: start_constant(1.0, width) for name in ("attn_scale", "mlp_scale")}
-        super().__init__(scales | {"resid_mix": keep_stream})
+        super().__init__({**scales, "resid_mix": keep_stream, **further})
         self.attn, self.mlp, self.residual, self.factor = attention, mlp, residual, factor
 
     def forward(self, x: Stream, context: Context) -> Stream:
@@ -301,6 +308,36 @@ class ParallelResidual(Residual):
         x = block.mixed_with_start(x, context)
         y = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(y, block.transformed(x, context), block.mlp_scale.to(dtype))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DtgGate(Residual):
+    """A gate on all that a layer changes (DTG), which looks at the stream that enters it.
+
+    What: x + g (y - x), x the stream mixed with its start, y what attention and MLP make of it, g =
+        sigmoid(w . x + b) one number a token, w zero and b `start` at first; no gradient reaches x through g.
+    Source: records 2026-03-22 to 03-25 (DTG_ENABLED, b 2; off in their runs).
+    Cost: width + 1 weights a layer; a pass over the stream.
+    Not for: gains that are known: no record switched it on.
+    Neutral: start=200, where the gate is 1 and stays.
+    """
+
+    start: float = 2.0
+
+    def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
+        return {
+            "dtg_gate.weight": start_constant(0.0, 1, dimensions.width),
+            "dtg_gate.bias": start_constant(self.start, 1),
+        }
+
+    def layer(self, x: Stream, block: Block, context: Context) -> Stream:
+        assert isinstance(x, Tensor), "one stream"
+        kernels, dtype = context.kernels, context.start.dtype
+        x = block.mixed_with_start(x, context)
+        y = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
+        y = kernels.add_scaled(y, block.transformed(y, context), block.mlp_scale.to(dtype))
+        weight, bias = (block.own(f"dtg_gate.{name}").to(dtype) for name in ("weight", "bias"))
+        return torch.lerp(x, y, F.linear(x.detach(), weight, bias).sigmoid())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

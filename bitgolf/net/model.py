@@ -140,6 +140,7 @@ class Model(Module):
                 plan.recurrence.mlp(layer, plan.width, plan.hidden_width(), plan.activation),
                 plan.residual,
                 plan.input_scale.factor(layer),
+                plan.residual.layer_tensors(sizes, layer),
             )
             for layer in range(plan.layers)
         )

@@ -156,5 +156,5 @@ class Part(Plan):
         return {}
 
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
-        """The tensors that it needs in the attention of one layer, by their names there."""
+        """Those that it needs in one layer, by their names in its attention; a residual's in the layer."""
         return {}

@@ -7,7 +7,7 @@ are loaded with weights_only, their size bounded first.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from bitgolf.net.embed import BigramHash, BigramSum, EmbedPart, SmearBias, SmearGate, SmearVector
-from bitgolf.net.heads import AttentionOutputGate, GatedAttention, HeadsPart, SparseGate
-from bitgolf.net.layers import GatedMlp, ReluSquared
+from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, HeadsPart, SparseGate
+from bitgolf.net.layers import DtgGate, GatedMlp, ReluSquared, Serial
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.net.objective import MultiToken, NextToken
 from bitgolf.net.position import Rope
@@ -59,8 +59,11 @@ OTHER_STARTS = {
     "bigram_hash.table.": "bigram.embed.",
     "bigram_hash.": "bigram.",
 }
-# MLPs of their own in layers passed again, by number; the layers are 4 and 5 in the records that have them.
-REPEATED, FIRST_AGAIN = re.compile(r"^repeat_mlp\.(\d{1,4})\."), 4
+# MLPs of their own in layers passed again, by number. No weight says which layers these are.
+REPEATED = re.compile(r"^repeat_mlp\.(\d{1,4})\.")
+PASSED_AGAIN = (4, 5)  # in all records that have such layers
+LANE_TENSORS = ("parallel_resid_lambdas", "parallel_post_lambdas")  # a row for each layer
+MATRICES = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj")
 OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
@@ -89,19 +92,83 @@ def _loaded(data: bytes) -> dict[str, Any]:
     return load_tensors(data) if is_torch_file(data) else unpack_public(data)
 
 
-def as_weights(state: Mapping[str, Tensor], first_again: int = FIRST_AGAIN) -> dict[str, Tensor]:
+def as_weights(state: Mapping[str, Tensor], again: Sequence[int] = PASSED_AGAIN) -> dict[str, Tensor]:
     """A public state dict as weights of our model: our names, float32, no banks, no empty tensors.
 
-    first_again: the first of the layers that are passed again, whose own MLPs a state only numbers.
+    again: the layers that are passed once more (RECUR_LAYERS), whose own MLPs a state only numbers. Where
+    passes have scales of their own (record 2026-03-31), each becomes a layer with the matrices of the first.
     """
     plain = renamed(unbanked(state))
-    named = {REPEATED.sub(lambda found: again(found, first_again), name): t for name, t in plain.items()}
+    if passes_apart(plain):
+        order = pass_order(plain, again)
+        whole = {name: plain[source] for name, source in pass_sources(plain, order).items()}
+        rest = {name: t for name, t in plain.items() if not matrix_of(name) and not REPEATED.match(name)}
+        lanes = {name: t[list(order)] for name, t in rest.items() if name in LANE_TENSORS}
+        named = rest | whole | lanes
+    else:
+        named = {
+            REPEATED.sub(lambda found: f"blocks.{_layer_again(found, again)}.mlp.again.0.", name): tensor
+            for name, tensor in plain.items()
+        }
     return {name: as_floats(name, tensor) for name, tensor in named.items() if tensor.numel()}
 
 
-def again(found: re.Match[str], first: int) -> str:
-    """Our name of an MLP of a layer's second pass."""
-    return f"blocks.{first + int(found[1])}.mlp.again.0."
+def passes_again(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state has layers that are passed again and does not say which."""
+    return any(map(REPEATED.match, state)) or passes_apart(renamed(unbanked(state)))
+
+
+def passes_apart(names: Collection[str]) -> bool:
+    """Whether there are scales of more passes than matrices of layers."""
+    return _blocks(names, "attn_scale") > _blocks(names, "attn.c_q.weight") > 0
+
+
+def pass_order(names: Collection[str], again: Sequence[int]) -> tuple[int, ...]:
+    """The layer of every pass. Raises PublicFileError where `again` does not fit the names."""
+    layers, passes = _blocks(names, "attn.c_q.weight"), _blocks(names, "attn_scale")
+    again, end = sorted({*again}), max(again, default=-1) + 1
+    if layers + len(again) != passes or end > layers:
+        raise PublicFileError(
+            f"{passes} passes through {layers} layers do not fit layers passed again",
+            value=again,
+            way_out=f"name {passes - layers} of its layers, as its RECUR_LAYERS does",
+        )
+    return (*range(end), *again, *range(end, layers))
+
+
+def pass_sources(names: Collection[str], order: Sequence[int]) -> dict[str, str]:
+    """Which matrix of a state each matrix of the passes is, by our name.
+
+    The script counts further MLPs from the middle of all passes, whichever layers are there.
+    """
+    found = {}
+    for place, layer in enumerate(order):
+        for matrix in MATRICES:
+            further = f"repeat_mlp.{place - len(order) // 2}.{matrix.removeprefix('mlp.')}.weight"
+            own = further if further in names else f"blocks.{layer}.{matrix}.weight"
+            found[f"blocks.{place}.{matrix}.weight"] = own
+    return found
+
+
+def matrix_of(name: str) -> bool:
+    """Whether a name is that of a matrix that passes share."""
+    return name.startswith("blocks.") and name.split(".", 2)[2].removesuffix(".weight") in MATRICES
+
+
+def _blocks(names: Collection[str], ending: str) -> int:
+    return sum(name.startswith("blocks.") and name.split(".", 2)[-1] == ending for name in names)
+
+
+def _layer_again(found: re.Match[str], again: Sequence[int]) -> int:
+    number, known = int(found[1]), sorted({*again})
+    if number >= len(known):
+        raise PublicFileError(
+            "more MLPs of layers passed again than layers that are named",
+            where=found[0].rstrip("."),
+            value=known,
+            way_out="name all its RECUR_LAYERS",
+        )
+    return known[number]
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,6 +267,8 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         heads_out.append(AttentionOutputGate(channels=gate[1]))
     if gate := shapes.get("blocks.0.attn.attn_gate_w"):
         heads_out.append(GatedAttention() if gate[1] == width else SparseGate(channels=gate[1]))
+    if "blocks.0.attn.attn_gate.weight" in shapes:
+        heads_out.append(BiasedGate())
     gate = shapes.get("blocks.0.mlp.mlp_gate_proj.weight")
     own = [found.groups() for found in map(OWN_MLP.fullmatch, shapes) if found]
     places, whole = {int(layer) for layer, *_ in own}, any(matrix == "fc" for *_, matrix in own)
@@ -210,6 +279,7 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         "values": tuple(values),
         "heads_out": tuple(heads_out),
         "activation": GatedMlp(channels=gate[1]) if gate else ReluSquared(),
+        "residual": DtgGate() if "blocks.0.dtg_gate.weight" in shapes else Serial(),
         "route": route,
         "recurrence": Looped(
             first=min(places),

@@ -181,6 +181,7 @@ model.heads_out Xsa on XSA_LAST_N=last
 model.heads_out AttentionOutputGate on GATE_ATTN_OUT
     sets GATE_WIDTH=channels GATE_WINDOW=channels GATE_ATTN_SRC=source
 model.heads_out GatedAttention on GATED_ATTN_ENABLED sets GATED_ATTN_INIT_STD=std
+model.heads_out BiasedGate on GATED_ATTENTION
 model.heads_out SparseGate on SPARSE_ATTN_GATE_ENABLED
     sets GATE_WINDOW=channels SPARSE_ATTN_GATE_SCALE=scale SPARSE_ATTN_GATE_INIT_STD=std
 model.scope AttentionWindow on SWA_WINDOW_SIZE=tokens
@@ -190,6 +191,7 @@ model.input_scale LnScale on LN_SCALE without Unscaled
 model.activation LeakyReluSquared on NEGATIVE_SLOPE=slope without ReluSquared unless GATE_MLP_OUT
 model.activation GatedMlp on GATE_MLP_OUT sets GATE_WIDTH=channels NEGATIVE_SLOPE=inner.slope
     without LeakyReluSquared
+model.residual DtgGate on DTG_ENABLED without Serial
 model.residual ParallelResidual on PARALLEL_RESIDUAL_START=first without Serial
 model.residual TwoLanes on PARALLEL_START_LAYER=first sets PARALLEL_FINAL_LANE=leaves without Serial
 model.recurrence Looped(enable_at=0.35) on NUM_LOOPS=loops without Once
@@ -261,12 +263,10 @@ AUTO_RESCUE_*: not built: floats beside the codes of some rows; Keep in quantize
 CONTROL_TENSOR_NAME_PATTERNS: set in optim.rows and quantize.rules, which have patterns
 DISABLE_LAYER0_ATTN: not built: a first layer without attention
 DOC_ISOLATED_EVAL: set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))
-DTG_ENABLED: not built: a gate over what a whole layer changed
 EMBED_BITS MATRIX_BITS QUANT_BITS: set in quantize.rules: each rule has a grid of its own
 ENABLE_TTT_EVAL TTT_*: not built: test-time training
 ETLB_*: not built: a logit bias fitted while scoring, which is disputed
 FP16_EMBED_EXPORT: set in quantize.rules: Keep(dtype=float16) for tok_emb.weight
-GATED_ATTENTION: not built: the output gate with a bias of 4; GATED_ATTN_ENABLED has none
 GATED_ATTN_QUANT_GATE: set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits
 GLOBAL_TTT_*: not built: test-time training of all weights
 GPTQ_*: set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration
@@ -287,7 +287,8 @@ QAT_BITS: set by --set: noise.rules has the grid of the noise
 QAT_MATRIX_*: set by --set: noise.rules has the grid and the clipping of the noise
 QAT_MIN_SECONDS QAT_WARMUP_STEPS: set by --set: noise.from_progress says when the noise begins
 READOUT_* USE_PASS_READOUT: not built: a readout of every pass
-RECUR_*: not a variable here: model.recurrence repeats layers, as NUM_LOOPS does
+RECUR_*: not a variable here: model.recurrence repeats layers, as NUM_LOOPS does; `bitgolf score` reads files
+    that have them (--recur-layers)
 REPEAT_UNTIE_MLP*: set by --set: model.recurrence=Looped(untied=True), or untied_down=True, gives each
     further pass its MLP or its second matrix
 ROPE_TYPE: not built: the ramp of YaRN; ROPE_YARN rescales the base

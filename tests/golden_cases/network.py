@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from bitgolf.net.embed import BigramSum, PairTable, SmearGate, SmearVector
-from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
 from bitgolf.net.layers import (
+    DtgGate,
     GatedMlp,
     LanesInTurn,
     LnScale,
@@ -21,7 +22,16 @@ from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Position, Rope, Scope
 from bitgolf.net.route import GatedSkips, Looped
 from bitgolf.net.values import ValueEmbedding, ValueResidual
-from bitgolf.public.checkpoints import as_weights, infer_model_plan, renamed, unbanked
+from bitgolf.public.checkpoints import (
+    LANE_TENSORS,
+    as_weights,
+    infer_model_plan,
+    matrix_of,
+    pass_order,
+    pass_sources,
+    renamed,
+    unbanked,
+)
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, NotCoveredError
 
@@ -31,7 +41,10 @@ Weights = dict[str, Tensor]
 def public_model(case: Case, *scope: Scope) -> Model:
     """The model of a case with its weights, and what besides limits its sight."""
     weights = public_weights(case)
-    return loaded(public_plan(case, weights, scope), weights)
+    model = loaded(public_plan(case, weights, scope), weights)
+    if case.settings.get("disable_layer0_attn"):
+        model.blocks[0].attn_scale.requires_grad_(False)
+    return model
 
 
 def loaded(plan: ModelPlan, weights: Weights) -> Model:
@@ -42,12 +55,17 @@ def loaded(plan: ModelPlan, weights: Weights) -> Model:
 
 def public_weights(case: Case, state: Weights | None = None) -> Weights:
     """The weights of a case under our names, without those that its settings leave unused."""
-    again = recurring(case)
+    again, apart, layers = recurring(case), passes_apart(case), case.settings["num_layers"]
     state = case.tensors.starting("weights.") if state is None else state
-    state = {name: w for name, w in state.items() if again or not name.startswith("repeat_mlp.")}
+    state = {name: w for name, w in state.items() if again or apart or not name.startswith("repeat_mlp.")}
+    if named_apart(case) and not apart:  # before passes are switched on nothing beyond the layers is used
+        state = {n: w for n, w in state.items() if n[:7] != "blocks." or int(n.split(".")[1]) < layers}
+        state = {n: w[: layers // 2] if n.startswith("skip_") else w for n, w in state.items()}
     if "smeargate.gate" in state:  # in one record the share of the token itself
         state["smear.gate"] = -state.pop("smeargate.gate")
-    weights = as_weights(state, again.first if again else 0)
+    weights = as_weights(state, apart or (range(again.first, again.last + 1) if again else ()))
+    if case.settings.get("disable_layer0_attn"):
+        weights["blocks.0.attn_scale"] = torch.zeros_like(weights["blocks.0.attn_scale"])
     if case.settings.get("parallel_start_layer", 0) <= 0 and not case.settings.get("parallel_residual"):
         weights = {name: w for name, w in weights.items() if not name.startswith("parallel_")}
     weights.pop("blocks.0.attn.vr_lambda", None)  # the first layer has no values before its own to mix in
@@ -69,7 +87,8 @@ def value_layers(case: Case) -> tuple[int, ...]:
     """The layers with a value embedding; the scripts name layers that a small model does not have."""
     settings = case.settings
     named = [int(layer) for layer in settings.get("ve_layers", "").split(",") if layer.strip()]
-    used = [layer for layer in named if layer < settings["num_layers"]] if settings.get("ve_enabled") else []
+    count = settings["num_layers"] + len(passes_apart(case))
+    used = [layer for layer in named if layer < count] if settings.get("ve_enabled") else []
     if used != named[: len(used)]:
         raise NotCoveredError(f"VE_LAYERS={settings['ve_layers']}: a layer that is not there before others")
     return tuple(used)
@@ -105,8 +124,12 @@ def public_plan(case: Case, weights: Weights, scope: tuple[Scope, ...] = (), **o
         changes["residual"] = ParallelResidual(first=parallel)
     lanes, leaves = settings.get("parallel_start_layer", 0), settings.get("parallel_final_lane", "mean")
     if settings.get("parallel_residual"):
-        if lanes < settings["num_layers"] // 2 or not settings.get("parallel_start_layer_is_physical", True):
+        further, physical = passes_apart(case), settings.get("parallel_start_layer_is_physical", True)
+        lanes += len(further) if further and physical else 0
+        if lanes < (settings["num_layers"] + len(further)) // 2 or not (physical or further):
             raise NotCoveredError("lanes in the first half, or from a place on rather than a layer")
+        if further and physical and lanes <= max(further) + len(further):
+            raise NotCoveredError("lanes from a layer on that is passed again")
         changes["residual"] = LanesInTurn(first=lanes)
     elif lanes > 0 and "parallel_resid_lambdas" in weights:
         changes["residual"] = TwoLanes(first=lanes, leaves=leaves)
@@ -127,17 +150,47 @@ def recurring(case: Case) -> Looped | None:
     named = settings.get("recur_layers", settings.get("recur_layers_str", ""))
     active = [case.arguments.get(name) for name in ("recurrence_active", "recur_active")]
     untied = settings.get("repeat_untie_mlp", "none")
-    if not named.strip():
-        return None
-    if records.date(case) == "2026-03-31":
-        raise NotCoveredError("layers passed again with scales and gains of their own (RECUR_LAYERS)")
-    if not any(active):
+    if not named.strip() or records.date(case) == "2026-03-31" or not any(active):
         return None
     layers = sorted({int(layer) for layer in named.split(",") if layer.strip()})
     if layers != [*range(layers[0], layers[-1] + 1)] or settings.get("repeat_untie_mlp_layers"):
         raise NotCoveredError(f"RECUR_LAYERS={named} with gaps, or some of them untied")
     whole, down = untied == "full", untied == "down"
     return Looped(first=layers[0], last=layers[-1], loops=1, untied=whole, untied_down=down)
+
+
+def named_apart(case: Case) -> tuple[int, ...]:
+    """Layers that the record of 2026-03-31 passes again, with scales and gains of their own."""
+    named = case.settings.get("recur_layers_str", "") if records.date(case) == "2026-03-31" else ""
+    return tuple(sorted({int(layer) for layer in named.split(",") if layer.strip()}))
+
+
+def passes_apart(case: Case) -> tuple[int, ...]:
+    """Those layers, where the case says that they are passed again."""
+    active = [case.arguments.get(name) for name in ("recurrence_active", "recur_active")]
+    if (further := named_apart(case)) and any(active):
+        untied = case.settings.get("repeat_untie_mlp_layers", "")
+        case.settings.get("repeat_untie_mlp")  # the tensors show it
+        assert not untied or {int(layer) for layer in untied.split(",")} <= {*further}
+        return further
+    return ()
+
+
+def by_public_layers(case: Case, gradients: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Gradients of passes that share matrices, summed under the name of the layer."""
+    if not (further := passes_apart(case)):
+        return gradients
+    names = renamed(unbanked(case.tensors.starting("weights.")))
+    order = pass_order(names, further)
+    found = {n: g for n, g in gradients.items() if not matrix_of(n)}
+    for name, source in pass_sources(names, order).items():
+        gradient, known = gradients[name], found.get(source)
+        found[source] = gradient if known is None or gradient is None else known + gradient
+    for name in LANE_TENSORS:
+        if (rows := found.get(name)) is not None:
+            whole = torch.zeros_like(names[name], dtype=rows.dtype)
+            found[name] = whole.index_add(0, torch.tensor(order), rows)
+    return found
 
 
 def looped(case: Case) -> Looped | None:
@@ -189,7 +242,8 @@ def with_settings_of_parts(case: Case, plan: ModelPlan) -> ModelPlan:
     if isinstance(plan.objective, MultiToken):
         changes["objective.weight"] = weight
     plan = plan.replace(changes)
-    last = min(settings.get("xsa_last_n", 0), settings["num_layers"])
+    unused = 0 if passes_apart(case) else len(named_apart(case))  # XSA counts passes that may be off
+    last = min(max(settings.get("xsa_last_n", 0) - unused, 0), plan.layers)
     return plan.replace(heads_out=(Xsa(last=last), *plan.heads_out)) if last else plan
 
 
@@ -205,7 +259,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
     skips = plan.route.layer_calls(plan.recurrence.order(plan.layers, 1.0, False))[-1].source >= 0
     shown = {
         "vocab_size": plan.vocabulary_size,
-        "num_layers": plan.layers,
+        "num_layers": plan.layers - len(passes_apart(case)),
         "model_dim": plan.width,
         "num_heads": plan.heads,
         "num_kv_heads": plan.kv_heads,
@@ -222,6 +276,8 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
         "gate_mlp_out": gated is not None,
         "attn_out_gate_enabled": AttentionOutputGate in parts,
         "gated_attn_enabled": GatedAttention in parts,
+        "gated_attention": BiasedGate in parts,
+        "dtg_enabled": DtgGate in parts,
         "sparse_attn_gate_enabled": SparseGate in parts,
         "mtp_num_heads": objective.heads if isinstance(objective, MultiToken) else 0,
     }
@@ -246,7 +302,7 @@ def check_shapes(case: Case, plan: ModelPlan) -> None:
 def bank_members(case: Case, bank: str) -> list[str]:
     """Our names of the matrices in a public bank, or of an MLP passed again; none for any other tensor."""
     if (loop := recurring(case)) and bank.startswith("repeat_mlp."):
-        return [*as_weights({bank: torch.zeros(1, 1)}, loop.first)]
+        return [*as_weights({bank: torch.zeros(1, 1)}, range(loop.first, loop.last + 1))]
     if bank == "smeargate.gate":
         return ["smear.gate"]
     if (name := next(iter(renamed({bank: torch.zeros(1)})))) != bank:

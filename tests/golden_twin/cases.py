@@ -525,7 +525,40 @@ def own_steps_by_the_clock() -> Given:
     return facts | {"tolerance": STEPS}, tensors
 
 
+def gates_with_bias() -> Given:
+    """A gate on every head and one on all that a layer changes, both with a bias; XSA in two layers."""
+    s = SIZES | NETWORK | {"num_layers": 3, "xsa_last_n": 2, "rope_dims": 2, "ln_scale": True}
+    s |= {"train_seq_len": 2048, "gated_attention": True, "dtg_enabled": True}
+    parts: dict[str, Any] = {"skip_weights": (1, WIDTH)}
+    for i in range(3):
+        parts |= {f"blocks__{i}__attn__attn_gate__weight": (5, WIDTH), f"blocks__{i}__dtg_gate__bias": (1,)}
+        parts |= {f"blocks__{i}__attn__attn_gate__bias": (5,), f"blocks__{i}__dtg_gate__weight": (1, WIDTH)}
+    record, twin = "2026-03-23_LeakyReLU_LegalTTT_ParallelMuon", {"reference": 1024, "slope": 0.5}
+    return forward("gates with bias", record, s, twin, 2, 11, {}, banked=True, **parts)
+
+
+def passes_with_scales_of_their_own() -> Given:
+    """Two layers once more with scales and gains of their own, a second matrix in the middle, lanes."""
+    s = SIZES | NETWORK | {"num_layers": 6, "xsa_last_n": 5, "rope_dims": 2, "ln_scale": True}
+    s |= {"train_seq_len": 2048, "recur_layers_str": "2,3", "repeat_untie_mlp": "down"}
+    s |= {"ve_enabled": True, "ve_dim": 5, "ve_layers": "1,5"}
+    s |= {"parallel_residual": True, "parallel_start_layer": 4, "parallel_start_layer_is_physical": True}
+    hidden = int(1.35 * WIDTH)
+    parts: dict[str, Any] = {"skip_weights": (4, WIDTH), "skip_gates": (4, WIDTH)}
+    parts |= {f"repeat_mlp__{i}__proj__weight": (WIDTH, hidden) for i in range(2)}
+    parts |= {"parallel_resid_lambdas": (6, 2), "parallel_post_lambdas": (6, 2, 2)}
+    parts |= {"smear__gate": (WIDTH,), "ve_shared__embed__weight": (41, 5), "ve_shared__scale": ()}
+    parts |= {"ve_shared__proj__weight": (4, 5)} | {f"ve_layer_scales__{i}": (1,) for i in range(2)}
+    for i in (6, 7):
+        parts |= {f"blocks__{i}__{name}": (WIDTH,) for name in ("attn_scale", "mlp_scale")}
+        parts |= {f"blocks__{i}__resid_mix": (2, WIDTH), f"blocks__{i}__attn__q_gain": (5,)}
+    record = "2026-03-31_ParallelResiduals_MiniDepthRecurrence"
+    twin, again = {"reference": 1024, "slope": 0.5, "own_scales": True}, {"recurrence_active": True}
+    return forward("own scales", record, s, twin, 2, 11, again, banked=True, **parts)
+
+
 CASES: dict[str, Callable[[], Given]] = {
     name: case for name, case in list(globals().items()) if name.startswith("own_")
 }
-LARGE = {"state_in_fours": state_in_fours}  # written by the tests that read them
+# Written by the tests that read them.
+LARGE = {each.__name__: each for each in (state_in_fours, gates_with_bias, passes_with_scales_of_their_own)}

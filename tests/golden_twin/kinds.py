@@ -26,7 +26,7 @@ def switches(facts: Facts, time: int) -> dict[str, Any]:
     if loops and facts["arguments"].get("looping_active"):
         first, last = s["loop_start"], s["loop_end"]
         order = [*range(first), *(list(range(first, last + 1)) * (loops + 1)), *range(last + 1, layers)]
-    again = sorted(int(i) for i in s.get("recur_layers", "").split(",") if i)
+    again = sorted(int(i) for i in s.get("recur_layers", s.get("recur_layers_str", "")).split(",") if i)
     if again and facts["arguments"].get("recurrence_active"):
         order = [*range(again[-1] + 1), *again, *range(again[-1] + 1, layers)]
     parallel, lanes = s.get("parallel_residual_start", -1), s.get("parallel_start_layer", 0)
@@ -54,6 +54,7 @@ def switches(facts: Facts, time: int) -> dict[str, Any]:
         "merged": record.get("merged", layers),
         "late_skips": record.get("late_skips", True),
         "later": record.get("later", "none"),
+        "own_scales": record.get("own_scales", False),
         "smear_stops_at_bos": record.get("smear_stops_at_bos", False),
     }
 
@@ -95,7 +96,7 @@ def component(facts: Facts, tensors: Tensors) -> Outputs:
     if a["component"] == "attention_banked":
         p = w | {s: given[b] for s, b in zip(("c_q", "c_k", "c_v", "proj"), ("q_w", "k_w", "v_w", "out_w"))}
         return {}, {"out.y": network.attention(p, x, how, document)}
-    p = network.layer_weights({f"blocks.0.{name}": t for name, t in w.items()}, 0, 1)
+    p = network.layer_weights({f"blocks.0.{name}": t for name, t in w.items()}, 0, 1, 0)
     stream = p["resid_mix"][0] * x + p["resid_mix"][1] * given["x0"]
     factor = (a["layer_idx"] + 1) ** -0.5 if a["ln_scale"] else 1.0
     y = stream + p["attn_scale"] * network.attention(p, factor * network.norm(stream), how, document)

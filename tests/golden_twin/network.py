@@ -75,6 +75,8 @@ def attention(
     if "attn_gate_w" in p:
         seen = x[..., : p["attn_gate_w"].shape[1]]
         y = y * torch.sigmoid(how.get("gate_scale", 1.0) * (seen @ p["attn_gate_w"].T))[..., None]
+    if "attn_gate" in p:
+        y = y * torch.sigmoid(x @ p["attn_gate"].T + p["attn_gate_bias"])[..., None]
     y = y.reshape(batch, time, -1)
     note(how, ("attn.proj",), y)
     return y @ p["proj"].T
@@ -99,14 +101,17 @@ def note(how: dict[str, Any], names: Sequence[str], x: Tensor) -> None:
         how["moments"][key] = how["moments"].get(key, 0) + rows.T @ rows
 
 
-def layer_weights(weights: Weights, i: int, layers: int) -> Weights:
-    """The tensors of layer i by short names, out of banks where there are some."""
-    own = f"blocks.{i}."
+def layer_weights(weights: Weights, i: int, layers: int, block: int) -> Weights:
+    """The tensors of layer i by short names, out of banks where there are some; small ones of a block."""
+    own = f"blocks.{block}."
     p = {
         n.removeprefix(own).split(".")[-1]: w
         for n, w in weights.items()
         if n.startswith(own) and n[-7:] != ".weight"
     }
+    for short, name in (("attn_gate", "attn.attn_gate"), ("dtg", "dtg_gate")):
+        if f"{own}{name}.weight" in weights:
+            p |= {short: weights[f"{own}{name}.weight"], f"{short}_bias": weights[f"{own}{name}.bias"]}
     for short, name in (("c_q", "attn.c_q"), ("c_k", "attn.c_k"), ("c_v", "attn.c_v"), ("proj", "attn.proj")):
         if f"{own}{name}.weight" in weights:
             p[short] = weights[f"{own}{name}.weight"]
@@ -159,8 +164,14 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
     how = how | ({"first_values": []} if how.get("value_residual") else {})
     x, lanes, kept, pair = start, None, [], None
     for place, i in enumerate(order):
-        p = layer_weights(weights, i, layers)
-        if i in order[:place] and (number := f"repeat_mlp.{i - how['again']}.") + "fc.weight" in weights:
+        block = place if how.get("own_scales") else i
+        p = layer_weights(weights, i, layers, block)
+        if how.get("own_scales"):  # the passes in the middle, whichever layers these are
+            number = f"repeat_mlp.{place - first}."
+            if 0 <= place - first < len(order) - layers and number + "proj.weight" in weights:
+                p |= {"fc": weights.get(number + "fc.weight", p["fc"])}
+                p |= {"mlp_proj": weights[number + "proj.weight"]}
+        elif i in order[:place] and (number := f"repeat_mlp.{i - how['again']}.") + "fc.weight" in weights:
             p |= {"fc": weights[f"{number}fc.weight"], "mlp_proj": weights[f"{number}proj.weight"]}
         row, two = place - first, place >= first and how.get("lanes", layers) <= i
         if two and lanes is None:
@@ -184,14 +195,15 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
                 lanes = [joined(lanes[0]), joined(lanes[1]) if how.get("in_turn") else lanes[1]]
             else:
                 x = joined(x)
-        factor = 1 / math.sqrt(i + 1) if how.get("ln_scale") else 1.0
-        local = how | {"xsa": i >= layers - how["xsa_last"], "layer": i}
+        factor = 1 / math.sqrt(block + 1) if how.get("ln_scale") else 1.0
+        count = len(order) if how.get("own_scales") else layers
+        local = how | {"xsa": block >= count - how["xsa_last"], "layer": i}
         if pair is None and place >= first and how.get("merged", layers) <= i:
             pair = [x, x]
         stream = pair[0] if pair else lanes[0] if lanes else x
         stream = p["resid_mix"][0] * stream + p["resid_mix"][1] * start
         a = p["attn_scale"] * attention(
-            p, factor * norm(stream), local, document, values(weights, ids, i, how)
+            p, factor * norm(stream), local, document, values(weights, ids, block, how)
         )
         if pair:
             pair = [stream + a, pair[1] + p["mlp_scale"] * mlp(p, factor * norm(pair[1]), local)]
@@ -210,6 +222,9 @@ def logits(weights: Weights, ids: Tensor, how: dict[str, Any], document: Sequenc
         else:
             x = stream + a
             x = x + p["mlp_scale"] * mlp(p, factor * norm(x), local)
+        if "dtg" in p:
+            gate = torch.sigmoid(stream.detach() @ p["dtg"].T + p["dtg_bias"])
+            x = stream + gate * (x - stream)
         if place < first:
             kept.append(x)
     if pair:

@@ -9,7 +9,14 @@ from bitgolf.base.errors import PlanError
 from bitgolf.net.layers import GatedMlp, LnScale, TwoLanes
 from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.net.route import GatedSkips, Looped, Plain
-from bitgolf.public.checkpoints import as_weights, infer_model_plan
+from bitgolf.public.checkpoints import (
+    MATRICES,
+    as_weights,
+    infer_model_plan,
+    matrix_of,
+    passes_again,
+    passes_apart,
+)
 from bitgolf.public.streams import PublicFileError
 from bitgolf.recipes.baseline import baseline
 from bitgolf.script.flatten import flatten
@@ -164,7 +171,7 @@ def test_public_files_with_mlps_of_their_own_are_read(untied):
         for name, tensor in weights.items()
     }
     assert sum(name.startswith("repeat_mlp.") for name in public) == (4 if untied == "untied" else 2)
-    found = as_weights(public, first_again=1)
+    found = as_weights(public, again=(1, 2))
     assert {name: tensor.shape for name, tensor in found.items()} == parameter_shapes(plan)
     read = infer_model_plan(
         found, route=GatedSkips(rows=2), position=plan.position, activation=plan.activation
@@ -175,3 +182,33 @@ def test_public_files_with_mlps_of_their_own_are_read(untied):
     assert torch.equal(nats(model.eval()), nats(shaken(plan).eval()))
     with pytest.raises(PublicFileError, match="do not fit the plan|is missing"):
         infer_model_plan(as_weights(public))  # layers 4 and 5, as in the records, are not in this one
+
+
+def test_passes_with_scales_of_their_own_are_read_as_layers():
+    """Scales of six passes, matrices of four layers, an MLP that the script finds from the middle on."""
+    order = (0, 1, 2, 1, 2, 3)
+    plan = BASE.replace({"layers": len(order), "route": GatedSkips()})
+    long = shaken(plan)
+    own = {name: tensor.detach() for name, tensor in long.named_parameters()}
+    public = {name: tensor for name, tensor in own.items() if not matrix_of(name)}
+    for place, layer in enumerate(order):
+        for matrix in MATRICES:
+            name, first = (f"blocks.{at}.{matrix}.weight" for at in (place, order.index(layer)))
+            if place in (3, 4) and matrix == "mlp.proj":
+                public[f"repeat_mlp.{place - 3}.proj.weight"] = own[name]
+            else:
+                own[name].copy_(own[first])
+                public[f"blocks.{layer}.{matrix}.weight"] = own[name]
+    assert passes_again(public) and passes_apart(public) and not passes_again(own)
+    found = as_weights(public, again=(1, 2))
+    assert found.keys() == own.keys() and all(torch.equal(found[name], own[name]) for name in own)
+    for wrong in ((), (1,), (1, 2, 3), (3, 4)):
+        with pytest.raises(PublicFileError, match="6 passes through 4 layers do not fit"):
+            as_weights(public, again=wrong)
+
+
+def test_further_mlps_than_layers_named_are_refused():
+    public = {"repeat_mlp.2.proj.weight": torch.zeros(4, 4)}
+    with pytest.raises(PublicFileError, match=r"more MLPs.*name all its RECUR_LAYERS"):
+        as_weights(public)
+    assert [*as_weights(public, again=(3, 1, 6))] == ["blocks.6.mlp.again.0.proj.weight"]

@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import time
 import warnings
 import zipfile
@@ -13,8 +14,10 @@ import safetensors.torch
 import torch
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.cli.score import layers_by_number
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.model import ModelPlan
+from bitgolf.net.route import Looped, Once
 from bitgolf.public.checkpoints import as_weights, infer_model_plan, pack_public_int8, read_public
 from bitgolf.public.torchfile import PublicFileError, load_tensors
 from tests.public.test_public import saved, state_of
@@ -178,6 +181,27 @@ def test_a_vocabulary_other_than_the_datas_is_refused(tmp_path, dataset):
     assert find_artifact(str(path), dataset.folder)[1].model.layers == 2
     with pytest.raises(BitgolfError, match="--data"):
         find_artifact(str(path))
+
+
+def test_layers_passed_again_are_named_or_said(tmp_path, dataset):
+    loop = Looped(first=0, last=1, loops=1, untied=True)
+    plan = PLAN.replace({"vocabulary_size": dataset.tokenizer.vocabulary_size, "recurrence": loop})
+    state = {
+        re.sub(r"blocks\.(\d)\.mlp\.again\.0", r"repeat_mlp.\1", name): tensor
+        for name, tensor in state_of(plan).items()
+    }
+    path = tmp_path / "m.pth"
+    path.write_bytes(saved(state))
+    assert find_artifact(str(path), dataset.folder, again=(0, 1))[1].model.recurrence == loop
+    with pytest.raises(BitgolfError):  # 4 and 5 are not in this one
+        find_artifact(str(path), dataset.folder)
+    path.write_bytes(saved(state_of(plan.replace(recurrence=Once()))))
+    with pytest.raises(BitgolfError, match=r"no weights of its own for layers passed again.*--set"):
+        find_artifact(str(path), dataset.folder, again=(0, 1))
+    assert layers_by_number("4, 5") == [4, 5] and layers_by_number("") == []
+    for text in ("4;5", "-1", "4,", "9" * 20, "\u0664", " "):
+        with pytest.raises(BitgolfError, match="--recur-layers"):
+            layers_by_number(text)
 
 
 def test_changes_anywhere_end_in_an_error_of_ours_or_in_tensors(tmp_path):

@@ -8,8 +8,8 @@ import torch
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import diff
 from bitgolf.net.embed import BigramHash, SmearGate
-from bitgolf.net.heads import AttentionOutputGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import GatedMlp, LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
+from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.layers import DtgGate, GatedMlp, LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Rope
@@ -207,6 +207,8 @@ BITES: list[tuple[str, dict[str, object]]] = [
         heads_out(AttentionOutputGate(channels=8, source="queries"), **NEW_ROWS),
     ),
     ("GATED_ATTN_ENABLED=1 GATED_ATTN_INIT_STD=0.005", heads_out(GatedAttention(std=0.005))),
+    ("GATED_ATTENTION=1", heads_out(BiasedGate(), **NEW_ROWS)),
+    ("DTG_ENABLED=1", {"model.residual": DtgGate(), **NEW_ROWS}),
     (
         "SPARSE_ATTN_GATE_ENABLED=1 SPARSE_ATTN_GATE_SCALE=0.5 SPARSE_ATTN_GATE_INIT_STD=0.1 GATE_WINDOW=16",
         heads_out(SparseGate(channels=16, scale=0.5, std=0.1)),

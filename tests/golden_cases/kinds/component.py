@@ -9,6 +9,7 @@ from torch import Tensor
 from bitgolf.net.embed import BigramHash, SmearVector, bigram_buckets
 from bitgolf.net.heads import (
     AttentionOutputGate,
+    BiasedGate,
     GatedAttention,
     HeadsPart,
     SparseGate,
@@ -16,7 +17,18 @@ from bitgolf.net.heads import (
     without_own_value,
 )
 from bitgolf.net.kernels import AttentionMask, PlainKernels, attend, rotate
-from bitgolf.net.layers import Attention, Block, GatedMlp, LnScale, Mlp, ParallelResidual, Serial, Unscaled
+from bitgolf.net.layers import (
+    Attention,
+    Block,
+    DtgGate,
+    GatedMlp,
+    LnScale,
+    Mlp,
+    ParallelResidual,
+    Residual,
+    Serial,
+    Unscaled,
+)
 from bitgolf.net.parts import Context, Dimensions, Module
 from bitgolf.net.position import Rope
 from bitgolf.net.values import ValueEmbedding, ValuePart
@@ -90,6 +102,8 @@ def heads_out(case: Case) -> tuple[HeadsPart, ...]:
         parts.append(AttentionOutputGate(channels=channels, source="queries" if source == "q" else "input"))
     if further.get("gated_attn"):
         parts.append(GatedAttention())
+    if further.get("gated_attention"):
+        parts.append(BiasedGate())
     if further.get("sparse_attn_gate"):
         parts.append(SparseGate(channels=channels, scale=scale))
     return tuple(parts)
@@ -122,8 +136,11 @@ def block(case: Case) -> None:
     arguments, x, layer = case.arguments, case.tensors["x"], case.arguments["layer_idx"]
     scale = (LnScale() if arguments.get("ln_scale") else Unscaled()).factor(layer)
     parallel = arguments.get("parallel", False) or extra(case).get("parallel", False)
-    residual = ParallelResidual(first=0) if parallel else Serial()
-    module = Block(attention_part(case, layer), mlp_part(case), residual, scale)
+    residual: Residual = ParallelResidual(first=0) if parallel else Serial()
+    if arguments.get("dtg", False) or extra(case).get("dtg", False):
+        residual = DtgGate()
+    further = residual.layer_tensors(dimensions(case), layer)
+    module = Block(attention_part(case, layer), mlp_part(case), residual, scale, further)
     given = weights(case, ("q_w", "k_w", "v_w", "out_w"), "attn.")
     module.load_state_dict(given | weights(case, ("up_w", "down_w"), "mlp."))
     close(case, "out.y", module(x, given_values(case, context(case, x, case.tensors["x0"]))))
