@@ -35,7 +35,7 @@ from bitgolf.net.layers import (
     Unscaled,
 )
 from bitgolf.net.objective import NextToken, Objective
-from bitgolf.net.parts import Context, Dimensions, Embedding, Linear, Module, Part
+from bitgolf.net.parts import Attend, Context, Dimensions, Embedding, Linear, Module, Part
 from bitgolf.net.position import Position, Rope, Scope
 from bitgolf.net.route import LayerCalls, Once, Recurrence, Route, USkips
 from bitgolf.net.start import Initialisation, UniformStart
@@ -221,16 +221,20 @@ class Model(Module):
             x = part.embed(x, inputs, self, plan.bos_id) if part.after else x
         return x
 
-    def context(self, inputs: Tensor, start: Tensor) -> Context:
-        """What every layer may look at."""
-        plan, head_width = self.plan, self.plan.width // self.plan.heads
+    def context(self, seen: Tensor, start: Tensor, way: Attend | None = None) -> Context:
+        """What every layer may look at. start: of the last tokens in the window `seen` (batch, time).
+
+        way: another attention than the backend's, one that has kept what came before `start`.
+        """
+        plan, new = self.plan, start.shape[1]
         sight = plan.position.limit(AttentionMask(), plan.heads, self)
         for scope in plan.scope:
-            sight = scope.limit(sight, inputs, plan.bos_id, self.training)
-        tables = plan.position.tables(inputs.shape[1], self.window, head_width, inputs.device)
-        way = partial(attend, kind=self.backend.attention)
+            sight = scope.limit(sight, seen, plan.bos_id, self.training)
+        tables = plan.position.tables(seen.shape[1], self.window, plan.width // plan.heads, seen.device)
+        cos, sin = (table[-new:] for table in tables)
+        way = way or partial(attend, kind=self.backend.attention)
         calls = self.training_calls if self.training else self.scoring_calls
-        return Context(inputs, start, *tables, self.kernels, way, sight, self, {}, calls)
+        return Context(seen[:, -new:], start, cos, sin, self.kernels, way, sight, self, {}, calls)
 
     def hidden(self, inputs: Tensor) -> Tensor:
         """Normalised final states (batch, time, embedding width)."""

@@ -4,14 +4,11 @@ Coding and decoding run these very steps, on tensors of the same shapes, so both
 pass over the text would round otherwise, and a decoder cannot make one.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from bitgolf.net.kernels import AttentionMask, attention_weights, capped_logits, split_heads, stack, unstack
 from bitgolf.net.model import Model
-from bitgolf.net.parts import Context
 
 
 class KeysAndValues:
@@ -62,8 +59,6 @@ class Lanes:
         self._cache = KeysAndValues(window)
         self._seen = torch.zeros(lanes, 0, dtype=torch.int64)
         self._next = torch.full((lanes, 1), first)
-        head_width = model.plan.width // model.plan.heads
-        self._tables = model.plan.position.tables(window, window, head_width, self.device)
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
@@ -86,17 +81,10 @@ class Lanes:
         model, cache, count = self.model, self._cache, new.shape[1]
         before = min(cache.tokens, len(model.plan.embed))  # each of them looks one token back
         start = model.embedded(seen[:, seen.shape[1] - count - before :].to(self.device))[:, before:]
-        hidden = model.through(start, self._context(seen.to(self.device), new.to(self.device), start))
+        model.window = self.window
+        try:
+            hidden = model.through(start, model.context(seen.to(self.device), start, cache.attend))
+        finally:
+            model.window = 0
         cache.passed(count)
         return hidden
-
-    def _context(self, seen: Tensor, new: Tensor, start: Tensor) -> Context:
-        model, plan = self.model, self.model.plan
-        sight = plan.position.limit(AttentionMask(), plan.heads, model)
-        for scope in plan.scope:
-            sight = scope.limit(sight, seen, plan.bos_id, False)
-        places = slice(self._cache.tokens, self._cache.tokens + new.shape[1])
-        cos, sin = (table[places] for table in self._tables)
-        memory: dict[str, Any] = {}
-        kernels, attend, calls = model.kernels, self._cache.attend, model.scoring_calls
-        return Context(new, start, cos, sin, kernels, attend, sight, model, memory, calls)
