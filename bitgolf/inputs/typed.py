@@ -131,9 +131,9 @@ class Certificate(TypedDict):
 class Progress(TypedDict):
     """The progress.json of a run that is under way."""
 
-    time: float
-    stage: str
-    share: float
+    time: Figure
+    stage: Annotated[str, Field(pattern=r"^\w[\w .:+/-]{0,59}$")]
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
 @STRICT

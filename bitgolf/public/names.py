@@ -267,6 +267,7 @@ EMBED_BITS MATRIX_BITS QUANT_BITS: set in quantize.rules: each rule has a grid o
 ENABLE_TTT_EVAL TTT_*: not built: test-time training
 ETLB_*: not built: a logit bias fitted while scoring, which is disputed
 FP16_EMBED_EXPORT: set in quantize.rules: Keep(dtype=float16) for tok_emb.weight
+FP_STORAGE: set in quantize.rules: Keep(dtype=float8_e4m3fn) for FP8, AbsMax(grid=Grid(bits=4)) for FP4
 GATED_ATTN_QUANT_GATE: set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits
 GLOBAL_TTT_*: not built: test-time training of all weights
 GPTQ_*: set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration

@@ -73,7 +73,7 @@ class Board:
         if not math.isnan(value := self.value(arm, seed)):
             return Text(f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}")
         if found.state == "failed":
-            return Text(found.stage, style="red")
+            return Text(escaped(found.stage), style="red")
         if found.state == "running":
             return Text(f"{found.stage.split()[0]} {found.share:.0%}", style="cyan")
         return Text("stopped" if found.state == "stopped" else "·", style="dim")

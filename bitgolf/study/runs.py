@@ -141,7 +141,7 @@ def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
                 yield event
         except Exception as error:
             give_up(job, f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             (job.folder / "progress.json").unlink()
 
 
@@ -204,12 +204,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def write_progress(folder: Path, event: Event) -> None:
-    """Write where a run stands; lost on a crash of the machine, and not missed."""
+    """Write where a run stands; where that fails, or is lost on a crash of the machine, it is not missed."""
     share = min(1.0, event.done / event.total) if event.total else 1.0
     path = folder / "progress.json"
     beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps({"time": time.time(), "stage": event.stage, "share": share}))
-    beside.replace(path)
+    with suppress(OSError):
+        beside.write_text(json.dumps({"time": time.time(), "stage": event.stage, "share": share}))
+        beside.replace(path)
 
 
 def give_up(job: Job, error: str, trace: str = "") -> None:

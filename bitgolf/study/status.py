@@ -34,7 +34,7 @@ def run_status(folder: Path) -> RunStatus:
         progress = read_as(folder / "progress.json", Progress)
     except BitgolfError:
         return RunStatus("stopped" if (folder / "recipe.json").is_file() else "waiting")
-    alive = time.time() - progress["time"] < LOST_SECONDS or _is_locked(folder)
+    alive = abs(time.time() - progress["time"]) < LOST_SECONDS or _is_locked(folder)
     return RunStatus("running" if alive else "stopped", progress["stage"], progress["share"])
 
 

@@ -121,6 +121,7 @@ RULES = {
         rules=(
             QuantRule(patterns=("*q_gain",), quantizer=Keep(dtype="float32")),
             QuantRule(patterns=("*scale",), quantizer=Keep(dtype="bfloat16")),
+            QuantRule(patterns=("*resid_mix",), quantizer=Keep(dtype="float8_e4m3fn")),
             QuantRule(axes=2, quantizer=AbsMax(grid=Grid(bits=8, symmetric=False, scale_dtype="float32"))),
             QuantRule(may_be_idle=True),
         )

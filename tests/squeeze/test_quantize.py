@@ -133,6 +133,11 @@ def test_what_cannot_be_written_is_refused_by_name():
     )
     with pytest.raises(QuantizeError, match=wanted):
         quantize_weights(plan, {"big": torch.tensor([1e6])})
+    byte = Keep(dtype="float8_e4m3fn")  # whose cast ends at 448 without a word
+    assert float(byte.quantize(torch.tensor([-448.0])).dequantize()) == -448
+    for beyond in (460.0, 1e6, -1e30):
+        with pytest.raises(QuantizeError, match="values that float8_e4m3fn cannot hold"):
+            byte.quantize(torch.tensor([0.5, beyond]))
     noise = FakeQuantize(patterns=("big",))
     with pytest.raises(QuantizeError, match=wanted):  # in training too
         noise.fake_quantized({"big": torch.tensor([1e6])}, plan, Progress(1, 1), 0.0)
@@ -167,6 +172,7 @@ def test_settings_bite():
     weight = torch.randn(4, 4000, generator=torch.Generator().manual_seed(3))
     pairs = [
         (Keep(), Keep(dtype="bfloat16")),
+        (Keep(), Keep(dtype="float8_e4m3fn")),
         (Keep(), Keep(dtype="float32")),
         (AbsMax(), AbsMax(grid=Grid(bits=5))),
         (AbsMax(), AbsMax(grid=Grid(bits=6, granularity=PerTensor()))),

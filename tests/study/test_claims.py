@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 
 import pytest
 
@@ -254,7 +255,21 @@ def test_odd_lines_of_metrics_and_progress_are_left_out(pair):
     (runs["deeper"][0] / "metrics.jsonl").write_text("\n".join(lines))
     shutil.rmtree(runs["baseline"][0])
     runs["baseline"][0].mkdir()
-    for text in ("[]", "{", "null", '{"time": "x", "stage": "train", "share": 0.5}', "[" * 100_000):
-        (runs["baseline"][0] / "progress.json").write_text(text)
-        assert run_status(runs["baseline"][0]).state == "waiting"
+    now, good = time.time(), {"time": time.time(), "stage": "train", "share": 0.5}
+    progress = runs["baseline"][0] / "progress.json"
+    progress.write_text(json.dumps(good))
+    assert run_status(runs["baseline"][0]).state == "running"
+    odd: list[dict[str, object]] = [{"time": value} for value in ("x", None, math.nan, -1e300, True, 10**400)]
+    odd += [{"stage": value} for value in ("", "  ", "\x1b[2J", "tr\u202eain", "x" * 10**6, None, ["train"])]
+    odd += [{"share": value} for value in (math.nan, math.inf, -0.5, 1e300, 10**30, "0.5", None)]
+    texts = [json.dumps(good | change) for change in odd] + ["[]", "{", "null", "[" * 100_000, "", "\0"]
+    for text in [*texts, json.dumps(good)[:-3], json.dumps([good])]:
+        progress.write_text(text)
+        assert run_status(runs["baseline"][0]).state == "waiting", text[:80]
+    for other in (now + 1e6, 1e300, 0.0):  # another clock: nobody is behind it
+        progress.write_text(json.dumps(good | {"time": other}))
+        assert run_status(runs["baseline"][0]).state == "stopped"
+    progress.unlink()
+    progress.mkdir()
+    assert run_status(runs["baseline"][0]).state == "waiting"
     write_report(folder, "")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import Event
 from bitgolf.base.files import read_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.net import backend as backend_module
@@ -403,3 +404,12 @@ def test_all_runs_of_a_store_have_one_number_type(study, recipe, tmp_path, monke
     (tmp_path / "runs" / runs.NUMBER_TYPES).write_text('{"cpu": 16}')
     with pytest.raises(BitgolfError, match=r"number-types\.json: cpu: "):
         follow(prepare(study, tmp_path))
+
+
+def test_a_progress_that_cannot_be_written_is_not_missed(tmp_path):
+    (tmp_path / "progress.json").mkdir()
+    runs.write_progress(tmp_path, Event("train", 1, 2, {}))
+    (tmp_path / "progress.tmp").unlink()
+    (tmp_path / "progress.tmp").mkdir()
+    runs.write_progress(tmp_path, Event("train", 1, 2, {}))
+    assert run_status(tmp_path).state == "waiting"

@@ -4,18 +4,22 @@ import torch
 from torch import Tensor
 
 from bitgolf.squeeze.clip import Ternary
+from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.grid import ColumnGroups, Grid, filled
-from bitgolf.squeeze.quantize import Keep
-from tests.golden_cases.case import Case, Fields, NotCoveredError
+from bitgolf.squeeze.quantize import AbsMax, Keep
+from tests.golden_cases.case import Case, Fields
 from tests.golden_cases.compare import limits, same_codes, same_scales
 
 PACKED = {"standard": "ternary", "bitmask": "ternary_bitmask"}
+FOUR_BITS = Grid(bits=4, largest=7, round_scale_first=False, scale_floor=1e-8 / 7)
+FLOATS = {"fp16": Keep(), "fp8": Keep(dtype="float8_e4m3fn"), "fp4": AbsMax(grid=FOUR_BITS)}
 
 
 def check(case: Case) -> None:
     arguments, allowed = case.arguments, limits(case, "out.deq.*")["rel"]
     stored_as, names = case.expected["entries"], set(arguments["ternary_names"])
     method = PACKED["standard" if arguments["ternary_method"] == "standard" else "bitmask"]
+    tables = stored_floats(arguments["fp_storage"])
     counts = dict.fromkeys(case.expected["stats"], 0)
     assert set(stored_as) == {name for name, _ in arguments["tensors"]}
     for name, shape in arguments["tensors"]:
@@ -27,14 +31,37 @@ def check(case: Case) -> None:
             counts["ternary_params"] += weight.numel()
             counts["ternary_bytes"] += packed
             continue
-        if entry["type"] != "fp16":
-            raise NotCoveredError(f"tensors kept as {entry['type']} (fp_storage {arguments['fp_storage']})")
-        kept, expected = Keep().quantize(weight.float()), case.tensors[f"out.deq.{name}"]
-        assert torch.equal(kept.dequantize().to(expected.dtype), expected)
+        matrix, expected = weight.float().flatten(1) if weight.ndim > 2 else weight, f"out.deq.{name}"
+        assert entry["type"] == (tables if matrix.ndim == 2 else "fp16")
+        kept = FLOATS[entry["type"]].quantize(matrix.float())
+        found = kept.dequantize().to(case.tensors[expected].dtype).view_as(case.tensors[expected])
+        assert torch.equal(found, case.tensors[expected])
         counts["fp_params"] += weight.numel()
-        counts["fp_bytes"] += 2 * weight.numel()
-    assert arguments["fp_storage"] in (False, True, "fp4")
+        counts["fp_bytes"] += float_bytes(case, name, kept)
+        facts = {"shape": [*matrix.shape], "orig_shape": [*weight.shape]}
+        assert {key: entry[key] for key in entry if key != "type"}.items() <= facts.items()
     assert counts == case.expected["stats"]
+
+
+def stored_floats(storage: bool | str) -> str:
+    """What the record calls tables that it does not make ternary."""
+    return {True: "fp8", "fp8": "fp8", "fp4": "fp4", False: "fp16"}[storage]
+
+
+def float_bytes(case: Case, name: str, kept: QuantizedTensor) -> int:
+    """What such a table takes; its four-bit codes are packed two to a byte, the first one low."""
+    if kept.is_float:
+        stored = f"out.data.{name}"
+        if stored in case.tensors:
+            assert torch.equal(case.tensors[stored].float(), kept.pieces["values"].float())
+        return kept.pieces["values"].nbytes
+    codes, scales = kept.pieces["codes"], kept.pieces["scales"]
+    flat = torch.nn.functional.pad(codes.flatten().int(), (0, codes.numel() % 2)) + 8
+    packed = (flat[0::2] + 16 * flat[1::2]).to(torch.uint8)
+    for key, own in (("packed", packed), ("scale", scales)):
+        if f"out.{key}.{name}" in case.tensors:
+            assert torch.equal(case.tensors[f"out.{key}.{name}"].flatten(), own.flatten())
+    return packed.numel() + 2 * scales.numel()
 
 
 def ternary(case: Case, name: str, weight: Tensor, entry: Fields, size: int, allowed: float) -> int:
