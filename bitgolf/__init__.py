@@ -60,6 +60,8 @@ READING_ORDER = (
     "score.mixer",
     "score.score",
     "score.metric",
+    "adapt.learner",
+    "adapt.score_first",
     "mix.ngram",
     "recipe",
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from bitgolf.base.plan import Plan
 from bitgolf.net.model import Model
 from bitgolf.score.exam import Exam
-from bitgolf.score.windows import Window
+from bitgolf.score.windows import Window, Windows
 
 
 class Adaptation:
@@ -20,9 +20,17 @@ class Adaptation:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def hidden(self, indices: Sequence[int], inputs: Tensor) -> Tensor:
-        """Final states (windows, length, width) of some windows, by the model as it is now."""
-        return self.model.hidden(inputs)
+    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
+        """Final states (windows, scored, width) of the ends of some windows, by the model as it is now."""
+        return self.model.hidden(inputs)[:, -scored:]
+
+    def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy (windows, scored) of the targets of these states."""
+        return self.model.nats_of(hidden, targets)
+
+    def logits(self, index: int, hidden: Tensor) -> Tensor:
+        """Softcapped logits (..., vocabulary) of states of one window."""
+        return self.model.logits_of(hidden)
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
         """Learn from what has just been scored, through `exam.released`; never called after the last part."""
@@ -38,13 +46,20 @@ class Adapter(Plan):
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
 
+    def problems_with(self, windows: Windows) -> Iterator[str]:
+        """What keeps it from scoring by these windows, as sentences."""
+        return iter(())
+
     def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
-        """Windows, by index, that are scored between two updates. starts: where documents begin."""
+        """Windows, by index, that are scored between two updates. starts: where documents begin.
+
+        Raises BitgolfError for a text from which nothing could be learnt.
+        """
         yield list(range(len(windows)))
 
     @contextmanager
-    def adapting(self, model: Model) -> Iterator[Adaptation]:
-        """The model while it adapts; afterwards it is as before, to the bit."""
+    def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
+        """The model while it adapts to what these windows score; afterwards it is as before, to the bit."""
         yield Adaptation(model)
 
 

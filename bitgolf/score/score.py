@@ -56,6 +56,7 @@ class ScorePlan(Plan):
         if self.mixers and not self.adapter.in_order:
             adapter = type(self.adapter).__name__
             yield f"mixers: they read the stream in its order, which {adapter} does not keep"
+        yield from (f"adapter: {text}" for text in self.adapter.problems_with(self.windows))
 
     def label(self) -> str:
         """The short name that goes beside every score: the windows, and what adapts."""
@@ -170,18 +171,21 @@ def scoring(
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
     starts = document_starts(tokens, tokenizer.bos)
     windows = list(plan.windows.windows(len(tokens), starts.tolist()))
-    windows = windows[:: -len(windows) // sample or -1] if sample else windows
     if not windows:
         raise DataError(
             "too few tokens to score",
             value=len(tokens),
             way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
         )
+    parts = list(plan.adapter.parts(windows, starts))
+    if sample:
+        windows = windows[:: -len(windows) // sample or -1]
+        parts = [list(range(len(windows)))]
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
     model.window = plan.windows.longest()
     try:
-        for done in _exam_taken(model, exam, tokenizer, plan, starts):
+        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts):
             yield done, len(inputs)
     finally:
         model.window = 0
@@ -241,12 +245,17 @@ def _check_conservation(accounted: int, file_bytes: int) -> None:
 
 
 def _exam_taken(
-    model: Model, exam: Exam, tokenizer: Tokenizer, plan: ScorePlan, starts: np.ndarray
+    model: Model,
+    exam: Exam,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    starts: np.ndarray,
+    parts: Sequence[Sequence[int]],
 ) -> Iterator[int]:
     """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
-    parts, done = list(plan.adapter.parts(exam.windows, starts)), 0
+    done = 0
     mixture = Mixture(plan.mixers, model.plan.vocabulary_size, tokenizer) if plan.mixers else None
-    with plan.adapter.adapting(model) as adaptation:
+    with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
         for number, part in enumerate(parts, 1):
             for indices in score_batches(exam.windows, part, plan.batch_tokens, in_order=mixture is not None):
                 exam.answer(_answer(adaptation, exam, indices, mixture))
@@ -262,11 +271,13 @@ def _answer(adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mix
     model, scored = adaptation.model, first.end - first.first_scored
     stream = rows.to(model.backend.device)
     with torch.inference_mode():
-        hidden = adaptation.hidden(indices, stream[:, :-1])[:, -scored:]
+        hidden = adaptation.hidden(indices, stream[:, :-1], scored)
         if mixture is not None:
             return mixture.nats(model, hidden, rows[:, -scored:].numpy())
-        nats = model.nats_of(hidden, stream[:, -scored:]).float()
-        _check_distribution(model.logits_of(hidden[0, -1]), int(rows[0, -1]), float(nats[0, -1]))
+        nats = adaptation.nats(indices, hidden, stream[:, -scored:]).float()
+        _check_distribution(
+            adaptation.logits(indices[0], hidden[0, -1]), int(rows[0, -1]), float(nats[0, -1])
+        )
         return nats.cpu().numpy()
 
 

@@ -295,10 +295,12 @@ def train(
         model.at(before.fraction)
         noisy = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
         with swapped_weights(optimizers, noisy):
-            loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
+            loss, norm = take_gradients(
+                model, optimizers, cut(pairs, plan.forward_rows(length, device)), world
+            )
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
-            _update(plan, optimizers, scale, before, norm)
+            clipped_step(plan, optimizers, scale, before, norm)
             state.step, state.position, state.tokens = state.step + 1, position, state.tokens + tokens
             state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), scale)
             state.optimizer, state.random = optimizers.state(), _random_state()
@@ -374,8 +376,8 @@ def _prime(
     before = state.copy()
     model.train()
     for step in range(plan.priming_steps):
-        _, norm = _gradients(model, optimizers, pieces, world)
-        _update(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
+        _, norm = take_gradients(model, optimizers, pieces, world)
+        clipped_step(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
     optimizers.zero()
     before.restore(model, optimizers)
     state.optimizer = optimizers.state()
@@ -408,7 +410,7 @@ def swapped_weights(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> 
             optimizers.parameters[name].data = values
 
 
-def _gradients(
+def take_gradients(
     model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
 ) -> tuple[float, float]:
     """Leave the gradient of the global batch in the parameters; its mean loss and the gradient's length."""
@@ -429,7 +431,10 @@ def _gradients(
     return found[0], found[1]
 
 
-def _update(plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progress, norm: float) -> None:
+def clipped_step(
+    plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progress, norm: float
+) -> None:
+    """Follow gradients of this length, no longer than the plan allows."""
     if plan.grad_clip_norm > 0:
         factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
         if factor < 1.0:

@@ -39,6 +39,8 @@ TOUCHES = {
     "quant_state_dict": ("packing",),
     "schedule": ("schedule",),
     "scoring": ("evaluation",),
+    "scoring_ttt": ("evaluation", "adaptation"),
+    "scoring_lora_ttt": ("evaluation", "adaptation"),
     "training_steps": ("optimizer", "schedule", "steps"),
 }
 # Knobs whose hyperparameter has another name.

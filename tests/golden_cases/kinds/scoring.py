@@ -6,17 +6,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from bitgolf.net.model import Model
 from bitgolf.net.position import DocumentAttention
 from bitgolf.net.route import Once
 from bitgolf.score.metric import summary, total_nats
-from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.score import ScorePlan, Scores, score
 from bitgolf.score.windows import Chunked, Sliding, Window, Windows
 from tests.golden_cases import records
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import limits
 from tests.golden_cases.network import loaded, looping, public_plan, public_weights
 
-SLIDING = ("eval_val_sliding", "eval_val_sliding_window")
+ADAPTED = ("eval_val_sliding_ttt", "eval_val_ttt")
+SLIDING = ("eval_val_sliding", "eval_val_sliding_window", *ADAPTED)
 MICRO_BATCHES = 8  # a validation batch is shared out like a training batch
 
 
@@ -49,6 +51,12 @@ def check(case: Case) -> None:
     windows, tokens = public_windows(case), case.tensors["val_tokens"].numpy().astype(np.uint16)
     assert len(tokens) == case.arguments["n_tokens"]
     check_order(case, windows, len(tokens))
+    how = ScorePlan(windows=windows, batch_tokens=batch_tokens(case))
+    check_figures(case, score(scored_model(case, tokens), tokens, ByteTables(case), how))
+
+
+def scored_model(case: Case, tokens: np.ndarray) -> Model:
+    """The model that the script scores with."""
     weights, longest = public_weights(case), window_length(case)
     scope = (DocumentAttention(longest=longest),) if documents_apart(case, tokens) else ()
     if scope and case.arguments["function"] in SLIDING and "smear_gate.weight" in weights:
@@ -57,9 +65,11 @@ def check(case: Case) -> None:
     if not looping(case):  # what training has before layers are passed again, which ours never scores
         plan = plan.replace(recurrence=Once())
         weights = {k: w[: plan.layers // 2] if k.startswith("skip_") else w for k, w in weights.items()}
-    model = loaded(plan, weights).eval()
-    how = ScorePlan(windows=windows, batch_tokens=batch_tokens(case))
-    scores = score(model, tokens, ByteTables(case), how)
+    return loaded(plan, weights).eval()
+
+
+def check_figures(case: Case, scores: Scores) -> None:
+    """Sums over all that was scored."""
     figures, expected, allowed = summary(scores), case.expected, limits(case, "val_loss")["abs"]
     assert figures["tokens"] == expected["token_count"]
     assert figures["text_bytes"] == expected["byte_count"]
@@ -98,7 +108,8 @@ def public_windows(case: Case) -> Windows:
     function, length = case.arguments["function"], window_length(case)
     stride = int(case.arguments.get("stride") or case.settings.get("eval_stride") or length)
     if function in SLIDING:
-        kind = ShortLeftOut if records.sliding_drops_short_windows(case) else Sliding
+        drops = records.sliding_drops_short_windows(case) or function == "eval_val_sliding_ttt"
+        kind = ShortLeftOut if drops else Sliding
         return kind(length=length, stride=stride, public_tail=not records.sliding_counts_once(case))
     if function != "eval_val":
         raise NotCoveredError(f"scoring by {function}")

@@ -15,11 +15,11 @@ from bitgolf.train.average import Averager
 from bitgolf.train.loop import (
     ShardBatches,
     TrainPlan,
-    _gradients,
-    _update,
     _wait,
+    clipped_step,
     cut,
     swapped_weights,
+    take_gradients,
 )
 from bitgolf.train.optim import Optimizers
 from bitgolf.train.qat import Noise
@@ -75,10 +75,12 @@ def train(
         with swapped_weights(
             optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
         ):
-            loss, norm = _gradients(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
+            loss, norm = take_gradients(
+                model, optimizers, cut(pairs, plan.forward_rows(length, device)), world
+            )
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
-            _update(plan, optimizers, scale, before, norm)
+            clipped_step(plan, optimizers, scale, before, norm)
             state.step, state.position = state.step + 1, position
             state.averaged = averager.update(state.averaged, weights, _progress(plan, state), scale)
         _wait(weights)
@@ -107,8 +109,8 @@ def _prime(
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for step in range(plan.priming_steps):
-            _, norm = _gradients(model, optimizers, pieces, world)
-            _update(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
+            _, norm = take_gradients(model, optimizers, pieces, world)
+            clipped_step(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
     optimizers.zero()
     model.load_state_dict(weights)
     for optimizer in optimizers.optimizers:

@@ -1,0 +1,1 @@
+"""What a model learns from the text that it has scored: test-time training."""

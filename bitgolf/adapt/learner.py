@@ -1,0 +1,83 @@
+"""A model that learns from scored text for a while, and is given back as it was."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.net.model import Model
+from bitgolf.squeeze.quantize import QuantizePlan
+from bitgolf.train.loop import TrainPlan, clipped_step, cut, swapped_weights, take_gradients
+from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.qat import Noise
+from bitgolf.train.schedule import Progress
+from bitgolf.train.world import World
+
+AT_THE_END = Progress(1, 1)  # of the training, for noise that begins late
+
+
+class LearningError(BitgolfError):
+    """A model cannot learn from the text that it scores, or loses itself in it."""
+
+
+class Learner:
+    """Steps on a model's own weights; the state of the optimizers persists from call to call.
+
+    Between two calls the model has the weights that it is scored with: those that the noise makes, if any.
+    """
+
+    def __init__(self, model: Model, optim: OptimPlan, clip: float, noise: Noise) -> None:
+        self.model, self.clip, self.noise = model, clip, noise
+        dtype = model.backend.dtype
+        self.optimizers = make_optimizers(optim, model, iteration_dtype=dtype)
+        self.shown = ExitStack()
+
+    def show(self) -> None:
+        """Put the weights that are scored in the place of those that learn."""
+        self.shown.enter_context(swapped_weights(self.optimizers, self.noisy()))
+
+    def noisy(self) -> dict[str, Tensor]:
+        """What stands in for weights."""
+        return self.noise.fake_quantized(self.optimizers.parameters, QuantizePlan(), AT_THE_END, 0.0)
+
+    def learn(self, tokens: Tensor, length: int, rows: int, epochs: int, progress: Progress) -> None:
+        """Passes over tokens (n + 1) in rows of `length` side by side, so many to a step; a rest is left out.
+
+        progress: of the schedule of all rates. Raises LearningError where the loss is no number.
+        """
+        model, world = self.model, World()
+        count = (len(tokens) - 1) // length
+        device = tokens.device
+        inputs, targets = (tokens[start:][: count * length].view(count, length) for start in (0, 1))
+        plan = TrainPlan(batch_tokens=rows * length, grad_clip_norm=self.clip)
+        scale = self.optimizers.plan.schedule.scale(progress)
+        self.shown.close()
+        model.train()
+        for batch in [*zip(inputs.split(rows), targets.split(rows))] * epochs:
+            with swapped_weights(self.optimizers, self.noisy()):
+                pieces = cut([batch], plan.forward_rows(length, device))
+                loss, norm = take_gradients(model, self.optimizers, pieces, world)
+            if not norm < float("inf"):
+                raise LearningError("test-time training diverged", value=loss, way_out="a lower rate of it")
+            clipped_step(plan, self.optimizers, scale, progress, norm)
+        self.optimizers.zero()
+        model.eval()
+        self.show()
+
+
+@contextmanager
+def given_back(model: nn.Module) -> Iterator[None]:
+    """Afterwards every weight is as before, to the bit, and so is what else learning changes."""
+    before = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in model.parameters()]
+    mode = model.training
+    try:
+        yield
+    finally:
+        model.train(mode)
+        with torch.no_grad():
+            for tensor, values, learns in before:
+                tensor.copy_(values)
+                tensor.requires_grad_(learns)
+                tensor.grad = None

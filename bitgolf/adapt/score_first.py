@@ -1,0 +1,127 @@
+"""Score a chunk of the stream, then train on it."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from bitgolf.adapt.learner import Learner, LearningError, given_back
+from bitgolf.base.errors import PlanError
+from bitgolf.base.plan import setting
+from bitgolf.net.model import Model
+from bitgolf.score.adapter import Adaptation, Adapter
+from bitgolf.score.exam import Exam
+from bitgolf.score.windows import Window, Windows
+from bitgolf.train.optim import Frozen, OptimPlan, ParameterRow, Rule, SgdRule
+from bitgolf.train.qat import LateNoise, Noise, NoNoise
+from bitgolf.train.schedule import Cosine, Progress, Schedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreFirst(Adapter):
+    """The model trains on each chunk of the stream once it is scored (score-first test-time training).
+
+    What: a window belongs to the chunk of `chunk_tokens` targets that holds the first it scores. When all
+        windows of a chunk are scored, `epochs` passes over it, cut into sequences, `batch_sequences` a step,
+        gradients no longer than `clip`; rates follow `schedule` over the chunks, the optimizer keeps its
+        state, the last chunk is not trained on. Tensors that match `tensors` and none of `frozen` learn;
+        with `noise` they are trained and scored as it quantizes them. sequence_length 0: of the windows.
+    Source: PR #461, #549, record 2026-03-23 (lr 0.002, -0.0025 bpb), PR #1716 (lr 0.005, -0.0013);
+        `frozen=("*.weight",)` and `noise` are the two cures that #1718 names for models trained with QAT.
+    Cost: no bytes; a pass forward and back over the text for each epoch; a copy of the weights, and what the
+        rule keeps.
+    Not for: texts of a few chunks; stacks with GPTQ and XSA gained nothing (records 03-25, 03-29).
+    Neutral: lr=0 of the rule, without noise
+    """
+
+    chunk_tokens: int = setting(32_768, at_least=1)
+    epochs: int = setting(3, at_least=0, at_most=1000)
+    rule: Rule = SgdRule()
+    schedule: Schedule = Cosine()
+    tensors: tuple[str, ...] = ("*",)
+    frozen: tuple[str, ...] = ()
+    sequence_length: int = setting(0, at_least=0)
+    batch_sequences: int = setting(32, at_least=1)
+    clip: float = setting(1.0, at_least=0.0)
+    noise: Noise = NoNoise()
+
+    def problems(self) -> Iterator[str]:
+        if self.sequence_length > self.chunk_tokens:
+            yield f"sequence_length: {self.sequence_length} is more than a chunk, {self.chunk_tokens}"
+        if isinstance(self.noise, LateNoise) and not self.noise.rules:
+            yield "noise: it needs rules of its own here, as FakeQuantize(rules=(QuantRule(...),))"
+
+    def problems_with(self, windows: Windows) -> Iterator[str]:
+        if not self.sequence_length and windows.longest() > self.chunk_tokens:
+            yield f"chunk_tokens: {self.chunk_tokens} are fewer than a window of {windows.longest()}"
+
+    def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        firsts, ends = (np.array([each[i] for each in windows]) for i in (2, 1))
+        if (firsts[1:] > np.maximum.accumulate(ends)[:-1]).any():
+            raise LearningError("the windows leave out targets, and what is not scored is not learnt from")
+        count = -(-int(ends.max()) // self.chunk_tokens)
+        if count < 2:
+            raise LearningError(
+                "the text is no longer than a chunk, so that nothing would be learnt from it",
+                value=f"{ends.max():,} tokens",
+                way_out=f"--set score.adapter.chunk_tokens={max(ends.max() // 4, 1)}, or more text",
+            )
+        chunks = firsts // self.chunk_tokens
+        order = np.argsort(chunks, kind="stable")
+        cuts = np.searchsorted(chunks[order], np.arange(1, count))
+        yield from (part.tolist() for part in np.split(order, cuts))
+
+    @contextmanager
+    def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
+        targets = max(window.end for window in windows)
+        length = self.sequence_length or max(window.end - window.start for window in windows)
+        with given_back(model):
+            learner = self.learner(model)
+            with learner.shown:
+                learner.show()
+                yield ChunkLearner(self, learner, targets, length)
+
+    def learner(self, model: Model) -> Learner:
+        """What trains the weights of a model. Raises PlanError for patterns that match nothing."""
+        return Learner(
+            model, self.optim([name for name, _ in model.named_parameters()]), self.clip, self.noise
+        )
+
+    def optim(self, names: Sequence[str]) -> OptimPlan:
+        """The parameter table of a model with tensors of these names."""
+        problems = [
+            f"score.adapter.{field}: {pattern!r} matches no tensor; names are like {names[0]}"
+            for field in ("frozen", "tensors")
+            for pattern in getattr(self, field)
+            if not fnmatch.filter(names, pattern)
+        ]
+        problems += [f"score.adapter.noise.{problem}" for problem in self.noise.problems_in(names)]
+        if problems:
+            raise PlanError(problems)
+        rows: list[tuple[str, Rule]] = [(pattern, Frozen()) for pattern in self.frozen]
+        rows += [(pattern, self.rule) for pattern in self.tensors]
+        rows += [("*", Frozen())]
+        table = (ParameterRow(pattern=pattern, rule=rule, may_be_idle=True) for pattern, rule in rows)
+        return OptimPlan(rows=tuple(table), schedule=self.schedule)
+
+
+class ChunkLearner(Adaptation):
+    """A model on its way through the chunks of a stream."""
+
+    def __init__(self, plan: ScoreFirst, learner: Learner, targets: int, length: int) -> None:
+        super().__init__(learner.model)
+        self.plan, self.learner, self.targets, self.length = plan, learner, targets, length
+        self.chunk = 0
+
+    def learn(self, exam: Exam, part: Sequence[int]) -> None:
+        plan, size = self.plan, self.plan.chunk_tokens
+        start, last = self.chunk * size, (self.targets - 1) // size
+        progress = Progress(self.chunk, last)
+        self.chunk += 1
+        if len(part):  # a chunk that one window of the chunk before has scored is left out
+            tokens = torch.from_numpy(exam.released(start, min(start + size, self.targets)))
+            tokens = tokens.to(self.model.backend.device)
+            self.learner.learn(tokens, self.length, plan.batch_sequences, plan.epochs, progress)
