@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bitgolf.base.errors import BitgolfError
 from bitgolf.net.model import Model
 from bitgolf.squeeze.quantize import QuantizePlan
-from bitgolf.train.loop import TrainPlan, clipped_step, cut, swapped_weights, take_gradients
+from bitgolf.train.loop import TrainPlan, clipped_step, cut, gradients_of, swapped_weights
 from bitgolf.train.optim import OptimPlan, make_optimizers
 from bitgolf.train.qat import Noise
 from bitgolf.train.schedule import Progress
@@ -58,7 +58,7 @@ class Learner:
         for batch in [*zip(inputs.split(rows), targets.split(rows))] * epochs:
             with swapped_weights(self.optimizers, self.noisy()):
                 pieces = cut([batch], plan.forward_rows(length, device))
-                loss, norm = take_gradients(model, self.optimizers, pieces, world)
+                loss, norm = gradients_of(model, self.optimizers, pieces, world)
             if not norm < float("inf"):
                 raise LearningError("test-time training diverged", value=loss, way_out="a lower rate of it")
             clipped_step(plan, self.optimizers, scale, progress, norm)

@@ -170,17 +170,7 @@ def scoring(
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
     starts = document_starts(tokens, tokenizer.bos)
-    windows = list(plan.windows.windows(len(tokens), starts.tolist()))
-    if not windows:
-        raise DataError(
-            "too few tokens to score",
-            value=len(tokens),
-            way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
-        )
-    parts = list(plan.adapter.parts(windows, starts))
-    if sample:
-        windows = windows[:: -len(windows) // sample or -1]
-        parts = [list(range(len(windows)))]
+    windows, parts = _laid_out(plan, len(tokens), starts, sample)
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
     model.window = plan.windows.longest()
@@ -212,6 +202,24 @@ def scoring(
         file_bytes=file_bytes if complete else None,
         loss=", ".join(losses),
     )
+
+
+def _laid_out(
+    plan: ScorePlan, tokens: int, starts: np.ndarray, sample: int
+) -> tuple[list[Window], list[list[int]]]:
+    """The windows of a stream, and by index those that are scored between two updates."""
+    windows = list(plan.windows.windows(tokens, starts.tolist()))
+    if not windows:
+        raise DataError(
+            "too few tokens to score",
+            value=tokens,
+            way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
+        )
+    parts = list(plan.adapter.parts(windows, starts))
+    if sample:  # out of their order, and too few to learn from
+        windows = windows[:: -len(windows) // sample or -1]
+        parts = [list(range(len(windows)))]
+    return windows, parts
 
 
 def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:

@@ -295,9 +295,7 @@ def train(
         model.at(before.fraction)
         noisy = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
         with swapped_weights(optimizers, noisy):
-            loss, norm = take_gradients(
-                model, optimizers, cut(pairs, plan.forward_rows(length, device)), world
-            )
+            loss, norm = gradients_of(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
             clipped_step(plan, optimizers, scale, before, norm)
@@ -376,7 +374,7 @@ def _prime(
     before = state.copy()
     model.train()
     for step in range(plan.priming_steps):
-        _, norm = take_gradients(model, optimizers, pieces, world)
+        _, norm = gradients_of(model, optimizers, pieces, world)
         clipped_step(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
     optimizers.zero()
     before.restore(model, optimizers)
@@ -410,7 +408,7 @@ def swapped_weights(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> 
             optimizers.parameters[name].data = values
 
 
-def take_gradients(
+def gradients_of(
     model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
 ) -> tuple[float, float]:
     """Leave the gradient of the global batch in the parameters; its mean loss and the gradient's length."""

@@ -18,8 +18,8 @@ from bitgolf.train.loop import (
     _wait,
     clipped_step,
     cut,
+    gradients_of,
     swapped_weights,
-    take_gradients,
 )
 from bitgolf.train.optim import Optimizers
 from bitgolf.train.qat import Noise
@@ -75,9 +75,7 @@ def train(
         with swapped_weights(
             optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
         ):
-            loss, norm = take_gradients(
-                model, optimizers, cut(pairs, plan.forward_rows(length, device)), world
-            )
+            loss, norm = gradients_of(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
             clipped_step(plan, optimizers, scale, before, norm)
@@ -109,7 +107,7 @@ def _prime(
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for step in range(plan.priming_steps):
-            _, norm = take_gradients(model, optimizers, pieces, world)
+            _, norm = gradients_of(model, optimizers, pieces, world)
             clipped_step(plan, optimizers, 1.0, Progress(step, plan.steps), norm)
     optimizers.zero()
     model.load_state_dict(weights)
