@@ -4,7 +4,7 @@ from typing import Any
 
 from bitgolf.squeeze.clip import Ternary
 from bitgolf.squeeze.grid import ColumnGroups, Grid
-from bitgolf.squeeze.quantize import AbsMax, Percentile, Quantizer
+from bitgolf.squeeze.quantize import AbsMax, Keep, Percentile, Quantizer
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.quantizers import in_fours
 
@@ -21,6 +21,9 @@ def fake_quantizer(case: Case) -> Quantizer:
     if "ernary" in function:
         size = case.arguments.get("group_size", settings.get("bitnet_group_size", 64))
         return Ternary(grid=Grid(bits=2, granularity=ColumnGroups(columns=size), **FLOAT), rescaled=False)
+    if "Ternary" in case.record and (storage := float_storage(case)):
+        eight = Keep(dtype="float8_e4m3fn")
+        return rows(4, largest=7, scale_floor=1e-8 / 7) if str(storage).lower() == "fp4" else eight
     if "SlidingWindowEval" in case.record:
         return rows(8, scale_floor=1 / 127)
     if trains_on_codes(case):
@@ -34,6 +37,13 @@ def fake_quantizer(case: Case) -> Quantizer:
     if any(name in case.record for name in LATE_QAT):
         return rows(6, symmetric=False, scale_floor=1 / 31)
     raise NotCoveredError(f"fake quantization of {function or case.record}")
+
+
+def float_storage(case: Case) -> bool | str:
+    """What the ternary record makes of its tables: nothing, eight bits (true), or four."""
+    storage = case.arguments.get("fp_storage", case.settings.get("fp_storage", False))
+    assert isinstance(storage, (bool, str))
+    return storage
 
 
 def trains_on_codes(case: Case) -> bool:
