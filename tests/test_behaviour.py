@@ -3,7 +3,7 @@ document, every parameter is trained, and every two techniques work together."""
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from bitgolf.catalog.behaviour import (
     CHUNK,
     PLAIN,
     PROBED,
+    end_differs,
     perturbed,
     probes,
     results,
@@ -24,7 +25,7 @@ from bitgolf.catalog.behaviour import (
 )
 from bitgolf.net.backend import Backend
 from bitgolf.net.embed import BigramHash, BigramSum, SmearBias, SmearGate, SmearVector
-from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
+from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, HeadsPart, SparseGate, Xsa
 from bitgolf.net.layers import (
     Activation,
     DtgGate,
@@ -91,6 +92,16 @@ class Technique:
     off: dict[str, Any] | None = None
     like: dict[str, Any] = dataclasses.field(default_factory=dict)
     keeps_documents: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BeforeToo(HeadsPart):
+    """Outputs of heads with those of the token before."""
+
+    looks_back: ClassVar[bool] = True
+
+    def heads_out(self, y, values, x, queries, attention):
+        return y + torch.nn.functional.pad(y[:, :-1], (0, 0, 0, 0, 1, 0))
 
 
 TECHNIQUES = {
@@ -276,6 +287,29 @@ def test_the_probes_catch_planted_bugs(monkeypatch):
     assert sees_the_future(perturbed(plan).eval(), stream(plan), 19)
 
 
+def test_a_part_that_looks_back_passes_all_positions_through_the_last_layer():
+    plan = BASE.replace(heads_out=(BeforeToo(),))
+    assert not end_differs(perturbed(plan).eval(), stream(plan))
+    BeforeToo.looks_back = False
+    try:
+        assert end_differs(perturbed(plan).eval(), stream(plan))
+    finally:
+        BeforeToo.looks_back = True
+
+
+@pytest.mark.parametrize("kind", TECHNIQUES, ids=IDS)
+def test_the_last_positions_alone_are_as_in_a_whole_pass(kind):
+    plan = BASE.replace(TECHNIQUES[kind].on)
+    ids = stream(plan, time=90)
+    ids[:, 70] = 1
+    for backend in BACKENDS.values():
+        model = perturbed(plan).use(backend).eval()
+        if backend.dtype == torch.float32:
+            assert not end_differs(model, ids)
+        with torch.inference_mode():
+            assert model.hidden(ids, 5).shape == (2, 5, 48)
+
+
 def optim(changes: dict[str, Any] | None = None, schedule: Any = None, frozen: str = "") -> OptimPlan:
     """The public groups at rates that move a small model, behind a row for what is frozen."""
     muon = MuonRule(lr=0.02, warmup_steps=0, **(changes or {}))
@@ -455,6 +489,7 @@ def test_techniques_work_together(number, tmp_path):
     ids = stream(plan)
     model.use(PLAIN).eval()
     assert not sees_the_future(model, ids, 19)
+    assert not end_differs(model, ids) and not end_differs(model.use(CHUNK), ids)
     if level["documents"]:
         assert not sees_other_documents(model, ids, 17)
 

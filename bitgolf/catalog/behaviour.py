@@ -169,6 +169,14 @@ def sees_other_rows(model: Model, ids: Tensor) -> bool:
     return _moves(model, ids, changed, (slice(1),))
 
 
+def end_differs(model: Model, ids: Tensor) -> bool:
+    """Whether final states of the last positions alone are others than those of a whole pass."""
+    with torch.inference_mode():
+        whole = model.hidden(ids)
+        found = ((last, model.hidden(ids, last)) for last in (1, 7, ids.shape[1] - 1))
+        return not all(torch.allclose(end, whole[:, -last:], rtol=0, atol=1e-4) for last, end in found)
+
+
 # ---- a small run of a technique ----
 
 
@@ -413,6 +421,17 @@ def check_causal(case: Case) -> None:
         raise BrokenError("it sees the future: scores of the first 100 tokens move with those after them")
 
 
+def check_end(case: Case) -> None:
+    """Sliding windows pass only the scored positions through the last layer."""
+    plan = case.on.network()
+    for backend in (PLAIN, CHUNK):
+        if end_differs(perturbed(plan).use(backend).eval(), stream(plan)):
+            raise BrokenError(
+                "the last positions alone have other states than in a whole pass; a part whose positions "
+                "need each other says looks_back = True"
+            )
+
+
 def check_documents(case: Case) -> None:
     """No score moves with another document or sequence."""
     plan = case.on.network()
@@ -466,6 +485,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "off is exact": check_off,
     "on bites": check_on,
     "causal": check_causal,
+    "end alone": check_end,
     "documents apart": check_documents,
     "script equal": check_script,
 }

@@ -373,16 +373,8 @@ class ChunkAttention(Function):
 
     @staticmethod
     def forward(ctx: Saved, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
-        _, batch, time, width = heads.shape
-        q, k, v = split_heads(heads, queries)
-        out = heads.new_empty(batch, time, queries * width)
-        places = out.view(batch, time, *q.shape[:2], width).permute(2, 3, 0, 1, 4)
-        kept = []
-        for first, start, end in chunks(time, sight.window):
-            weights = attention_weights(stack(q, start, end), k[:, first:end], len(q), first, start, sight)
-            found = torch.bmm(weights, v[:, first:end])
-            places[:, :, :, start:end] = unstack(found, places[:, :, :, start:end])
-            kept.append(weights)
+        kept: list[Tensor] = []
+        out = attend_last(*split_heads(heads, queries), sight, kept)
         if sum(weights.nbytes for weights in kept) > KEEP_BYTES:
             kept = []
         ctx.queries, ctx.sight = queries, sight
@@ -411,10 +403,34 @@ class ChunkAttention(Function):
         return dheads, None, None
 
 
-def chunks(time: int, window: int = 0) -> list[tuple[int, int, int]]:
-    """For each chunk of queries, the first key that one of them sees, and its start and end."""
+def attend_last(
+    q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask, kept: list[Tensor] | None = None
+) -> Tensor:
+    """Causal attention of the last positions, as many as there are queries; see `split_heads`.
+
+    Returns (batch, queries' time, query heads * dimension). kept: takes the attention weights.
+    """
+    count, group, batch, last, width = q.shape
+    before = k.shape[1] - last
+    out = q.new_empty(batch, last, count * group * width)
+    places = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
+    for first, start, end in chunks(k.shape[1], sight.window, before):
+        own = slice(start - before, end - before)
+        some = stack(q, own.start, own.stop)
+        weights = attention_weights(some, k[:, first:end], count, first, start, sight)
+        places[:, :, :, own] = unstack(torch.bmm(weights, v[:, first:end]), places[:, :, :, own])
+        if kept is not None:
+            kept.append(weights)
+    return out
+
+
+def chunks(time: int, window: int = 0, before: int = 0) -> list[tuple[int, int, int]]:
+    """For each chunk of queries, the first key that one of them sees, and its start and end.
+
+    before: the first so many places have keys, and no queries.
+    """
     size = CHUNK_SHORT if time <= CHUNK_SHORT_TIME else CHUNK_LONG
-    starts = range(0, time, size)
+    starts = range(before, time, size)
     return [(max(0, s + 1 - window) if window else 0, s, min(s + size, time)) for s in starts]
 
 

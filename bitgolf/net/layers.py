@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.heads import HeadsPart
-from bitgolf.net.kernels import FusedLeakySquared, PlainKernels
+from bitgolf.net.kernels import FusedLeakySquared, PlainKernels, attend_last
 from bitgolf.net.parts import Context, Dimensions, Linear, Module, Part, Start, start_constant
 from bitgolf.net.values import ValuePart
 
@@ -20,9 +20,13 @@ Stream = Tensor | tuple[Tensor, Tensor]  # (batch, time, width): what layers wri
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Activation(Plan):
-    """The slot of what stands between the two matrices of the MLP."""
+    """The slot of what stands between the two matrices of the MLP.
+
+    looks_back: whether a position needs others besides its own.
+    """
 
     abstract: ClassVar[bool] = True
+    looks_back: ClassVar[bool] = False
 
     def problems_in(self, width: int) -> list[str]:
         """What keeps it from a model of this width, as sentences."""
@@ -176,25 +180,35 @@ class Attention(Module):
         for part in (*self.values, *self.heads_out):
             self.adopt(part.layer_tensors(dimensions, layer))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        batch, time, _ = x.shape
-        # Three names, one product: the matrices meet only where they are cast.
-        matrices = [part.matrix(x.dtype) for part in (self.c_q, self.c_k, self.c_v)]
-        qkv = F.linear(x, torch.cat(matrices)).view(batch, time, -1, self.head_width)
+    def heads_of(self, x: Tensor, *parts: Linear) -> Tensor:
+        """(batch, time, heads, dimension) by some of the matrices, which meet only where they are cast."""
+        matrices = [part.matrix(x.dtype) for part in parts]
+        return F.linear(x, torch.cat(matrices)).unflatten(-1, (-1, self.head_width))
+
+    def forward(self, x: Tensor, context: Context, last: int = 0) -> Tensor:
+        """Of the last so many positions (batch, last, width), or of all; x: all (batch, time, width)."""
+        whole, asking = last in (0, x.shape[1]), x[:, -last:]
+        qkv = self.heads_of(x, *((self.c_q,) if whole else ()), self.c_k, self.c_v)
         if self.values:
             v = qkv[:, :, -self.kv_heads :]
             for part in self.values:
                 v = part.values(v, self.layer, self, context)
             qkv = torch.cat((qkv[:, :, : -self.kv_heads], v), 2)
         gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
-        tables = context.cos.to(x.dtype), context.sin.to(x.dtype)
-        heads = context.kernels.qk_norm_rope(qkv, gain.to(x.dtype), *tables)
-        y = context.attend(heads, self.heads, context.sight)
+        gain, cos, sin = (each.to(x.dtype) for each in (gain, context.cos, context.sin))
+        turned = context.kernels.qk_norm_rope
+        if whole:
+            queries = qkv[:, :, : self.heads]
+            y = context.attend(turned(qkv, gain, cos, sin), self.heads, context.sight)
+        else:
+            queries, gains = self.heads_of(asking, self.c_q), gain.split((self.heads, self.kv_heads))
+            q = turned(queries, gains[0], cos[-last:], sin[-last:]).unflatten(0, (self.kv_heads, -1))
+            k, v = turned(qkv, gains[1], cos, sin).split(self.kv_heads)
+            y = attend_last(q, k.flatten(0, 1), v.flatten(0, 1), context.sight)
         if self.heads_out:
-            apart = y.view(batch, time, self.heads, self.head_width)
-            v, queries = qkv[:, :, -self.kv_heads :], qkv[:, :, : self.heads].flatten(2)
+            apart, v = y.unflatten(2, (self.heads, -1)), qkv[:, -last:, -self.kv_heads :]
             for each in self.heads_out:
-                apart = each.heads_out(apart, v, x, queries, self)
+                apart = each.heads_out(apart, v, asking, queries.flatten(2), self)
             y = apart.flatten(2)
         return self.proj(y)
 
@@ -243,7 +257,8 @@ class Block(Module):
 
     def attended(self, x: Tensor, context: Context) -> Tensor:
         """What the attention makes of a stream."""
-        return self.attn(context.kernels.norm(x, self.factor), context)
+        read = x if context.read is None else context.read
+        return self.attn(context.kernels.norm(read, self.factor), context, x.shape[1])
 
     def transformed(self, x: Tensor, context: Context) -> Tensor:
         """What the MLP makes of a stream."""
@@ -263,6 +278,10 @@ class Residual(Part):
         x = block.mixed_with_start(x, context)
         x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
+
+    def read(self, x: Stream, block: Block, context: Context) -> Tensor:
+        """What the attention of a layer reads of the stream that enters it, before its norm."""
+        return block.mixed_with_start(x[0] if isinstance(x, tuple) else x, context)
 
     def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
         """The stream after a skip has joined it."""

@@ -107,6 +107,12 @@ class ModelPlan(Plan):
         return [*part.tensors(self.dimensions), *part.layer_tensors(self.dimensions, 1)]
 
     @property
+    def looks_back(self) -> bool:
+        """Whether a layer needs its attention's outputs or its stream at other positions than its own."""
+        parts = (self.residual, *self.heads_out)
+        return self.activation.looks_back or any(part.looks_back for part in parts)
+
+    @property
     def dimensions(self) -> Dimensions:
         """What parts may know of the model."""
         rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
@@ -236,25 +242,34 @@ class Model(Module):
         calls = self.training_calls if self.training else self.scoring_calls
         return Context(seen[:, -new:], start, cos, sin, self.kernels, way, sight, self, {}, calls)
 
-    def hidden(self, inputs: Tensor) -> Tensor:
-        """Normalised final states (batch, time, embedding width)."""
+    def hidden(self, inputs: Tensor, last: int = 0) -> Tensor:
+        """Normalised final states (batch, time, embedding width), or of the last so many positions alone."""
         start = self.embedded(inputs)
-        return self.through(start, self.context(inputs, start))
+        return self.through(start, self.context(inputs, start), last)
 
-    def through(self, start: Tensor, context: Context) -> Tensor:
-        """Normalised final states of what enters the first layer."""
+    def through(self, start: Tensor, context: Context, last: int = 0) -> Tensor:
+        """Normalised final states of what enters the first layer; see `hidden`.
+
+        All but the last positions end where the last layer has their keys and values.
+        """
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
-        for layer, source, row in context.calls:
+        cut = 0 < last < start.shape[1] and not self.plan.looks_back
+        for number, (layer, source, row) in enumerate(context.calls, 1):
             if source >= 0:
                 skip = outputs[source]
                 assert isinstance(skip, Tensor), "a stop whose output a skip takes has one stream"
                 join = partial(route.join, skip=skip, row=row, root=self, kernels=context.kernels)
                 x = residual.skipped(x, join, layer)
+            if cut and number == len(context.calls):
+                block = self.blocks[layer]
+                assert isinstance(block, Block)
+                context = context._replace(start=start[:, -last:], read=residual.read(x, block, context))
+                x = (x[0][:, -last:], x[1][:, -last:]) if isinstance(x, tuple) else x[:, -last:]
             x = self.blocks[layer](x, context)
             outputs.append(x)
-        x = self.kernels.norm(residual.closed(x, self))
+        x = self.kernels.norm(residual.closed(x, self)[:, -last:])
         return x if self.head_proj is None else self.head_proj(x)
 
 

@@ -135,13 +135,18 @@ class Context(NamedTuple):
     root: Module  # the model, which holds the tensors that layers share
     memory: dict[str, Any]  # what one layer leaves for later ones
     calls: Sequence[tuple[int, int, int]] = ()  # the route, see LayerCall
+    read: Tensor | None = None  # where the stream is its end alone: what attention reads, at all positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part(Plan):
-    """Base of the slots of the network: settings, the tensors they need, and what is done with them."""
+    """Base of the slots of the network: settings, the tensors they need, and what is done with them.
+
+    looks_back: whether a residual, or what is done with heads, needs other positions than its own.
+    """
 
     abstract: ClassVar[bool] = True
+    looks_back: ClassVar[bool] = False
 
     def problems_in(self, dimensions: Dimensions) -> list[str]:
         """What keeps this part from a model of these sizes, as sentences."""

@@ -22,7 +22,7 @@ class Adaptation:
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
         """Final states (windows, scored, width) of the ends of some windows, by the model as it is now."""
-        return self.model.hidden(inputs)[:, -scored:]
+        return self.model.hidden(inputs, scored)
 
     def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy (windows, scored) of the targets of these states."""

@@ -70,5 +70,5 @@ def _scored_nats(model: Model, tokens: np.ndarray, windows: list[Window]) -> np.
     scored = windows[0].end - windows[0].first_scored
     with torch.inference_mode():
         stream = torch.from_numpy(rows).to(model.backend.device)
-        hidden = model.hidden(stream[:, :-1])[:, -scored:]
+        hidden = model.hidden(stream[:, :-1], scored)
         return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()
