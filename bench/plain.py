@@ -4,6 +4,7 @@ The same tensors under the same names as bitgolf's model, so weights can be exch
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,9 @@ class PlainModel(nn.Module):
         self.skip_weights = nn.Parameter(torch.ones(plan.layers // 2, plan.width))
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(inputs).flatten(0, 1).float(), targets.flatten())
+
+    def logits(self, inputs: Tensor) -> Tensor:
         plan = self.plan
         dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         assert isinstance(plan.position, Rope)
@@ -95,8 +99,33 @@ class PlainModel(nn.Module):
                 x = x + self.skip_weights[number - plan.layers // 2].to(dtype) * skips.pop()
             x = block(x, start, *tables)
         logits = F.linear(F.rms_norm(x, (plan.width,), eps=1e-7), self.tok_emb.weight)
-        logits = plan.logit_softcap * torch.tanh(logits / plan.logit_softcap)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return plan.logit_softcap * torch.tanh(logits / plan.logit_softcap)
+
+
+class PlainScore:
+    """Nats of the last positions of windows, the public way: whole windows, all logits, 32 at a time."""
+
+    def __init__(self, plan: ModelPlan, weights: dict[str, Tensor], *, mixed: bool) -> None:
+        self.mixed = mixed
+        self.model = PlainModel(plan)
+        self.model.load_state_dict(weights)
+
+    @torch.inference_mode()
+    def __call__(self, tokens: Tensor, windows: Sequence[tuple[int, int, int]]) -> Tensor:
+        found = []
+        for first in range(0, len(windows), 32):
+            some = windows[first : first + 32]
+            longest = max(end - start for start, end, _ in some)
+            rows = torch.zeros(len(some), longest + 1, dtype=torch.int64)
+            for row, (start, end, _) in zip(rows, some):
+                row[: end - start + 1] = tokens[start : end + 1]
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
+                logits = self.model.logits(rows[:, :-1])
+            nats = F.cross_entropy(
+                logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="none"
+            ).view(len(some), longest)
+            found += [own[scored - start : end - start] for own, (start, end, scored) in zip(nats, some)]
+        return torch.cat(found)
 
 
 class PlainMuon:

@@ -3,7 +3,9 @@
 import json
 import sys
 
-from bench import train
+import pytest
+
+from bench import score, train
 from bitgolf.net.model import ModelPlan
 
 MICRO = {"micro": (ModelPlan(vocabulary_size=64, layers=2, width=16, heads=2, kv_heads=1), 16, 2)}
@@ -17,3 +19,13 @@ def test_every_part_of_the_benchmark_runs(monkeypatch, capsys):
     train.main()
     found = json.loads(capsys.readouterr().out)
     assert "micro" in json.dumps(found)
+
+
+def test_every_part_of_the_scoring_benchmark_runs(monkeypatch, capsys):
+    monkeypatch.setattr(score, "SHAPES", {"micro": (MICRO["micro"][0], 16)})
+    monkeypatch.setattr(score, "STRIDE", 4)
+    options = ["--shapes", "micro", "--tokens", "40", "--rounds", "1", "--threads", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["bench", *options])
+    score.main()
+    found = json.loads(capsys.readouterr().out)[1]
+    assert found["largest_difference_in_nats"]["sliding float32"] == pytest.approx(0, abs=1e-5)

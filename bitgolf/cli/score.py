@@ -12,6 +12,7 @@ from bitgolf.inputs.resolve import find_artifact
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen
+from bitgolf.run.positions import positions_in_words
 from bitgolf.score.metric import summary
 
 
@@ -40,10 +41,12 @@ def score(
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
     path, unpacked = find_artifact(model, dataset, changes or [], layers_by_number(again))
-    scores, dtype = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
+    scores, found = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     size = path.stat().st_size
-    facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), "dtype": dtype}
+    facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), **found}
     facts |= public_rule(unpacked.tokenizer, scores)
+    if not as_json:
+        facts["query_positions"] = positions_in_words(found)
     screen.close(facts, as_json=as_json)
 
 

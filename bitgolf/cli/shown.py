@@ -10,6 +10,7 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
+from bitgolf.run.positions import positions_in_words
 from bitgolf.run.result import RunResult
 
 TEXT = "\n\t"  # what stays as it is where a terminal shows text of a model
@@ -44,7 +45,8 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
     if "sample" in result and not as_json:
         print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
     scored = "bits_per_byte" in result  # else there is nothing to go on with
-    screen.close({**result, **({"next": following} if scored else {})}, as_json=as_json)
+    asked = {"query_positions": positions_in_words(result)} if scored and not as_json else {}
+    screen.close({**result, **asked, **({"next": following} if scored else {})}, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from bitgolf.report.screen import NOTE
 from bitgolf.report.trace import kept_trace
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
+from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import RunResult, Sums
 from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
@@ -231,13 +232,14 @@ def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:
 
 def score_artifact(
     path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
-) -> Generator[Event, None, tuple[Scores, str]]:
-    """Score a packed model on a file, on a dataset, or on the data of its run; and in which number type.
+) -> Generator[Event, None, tuple[Scores, dict[str, Any]]]:
+    """Score a packed model on a file, on a dataset, or on the data of its run; and what is to say of it.
 
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
+    trained = trained_length(recipe) if recipe_file.is_file() else 0
     recipe = parse_changes(recipe.replace(model=unpacked.model), changes)
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(
@@ -249,9 +251,11 @@ def score_artifact(
     backend = choose_backend(recipe.backend, dtype_of(path.parent))
     model = model_with(recipe.model, unpacked.weights, backend)
     if text is not None:
-        return (yield from score_text(model, unpacked.tokenizer, text, recipe.score)), backend.dtype_name
-    dataset = dataset_of(path, unpacked.tokenizer, data)
-    return (yield from score_split(model, dataset, recipe.score, "score")), backend.dtype_name
+        scores = yield from score_text(model, unpacked.tokenizer, text, recipe.score)
+    else:
+        dataset = dataset_of(path, unpacked.tokenizer, data)
+        scores = yield from score_split(model, dataset, recipe.score, "score")
+    return scores, {"dtype": backend.dtype_name, **asked_positions(scores, trained)}
 
 
 def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:

@@ -28,6 +28,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
 from bitgolf.report.screen import on_page
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
+from bitgolf.run.positions import positions_in_words
 from bitgolf.run.training import VALIDATED
 from bitgolf.squeeze.artifact import unpack
 
@@ -157,7 +158,8 @@ def variants(run: Run) -> View:
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
         if _finite(bits):
             before[windows] = bits
-    return {"rows": rows} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
+    asked = {"asked": positions_in_words(run.result), "unseen": run.result.get("position_warning")}
+    return {"rows": rows, **asked} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
 
 
 def training(run: Run) -> View:

@@ -38,6 +38,8 @@ class RunResult(TypedDict, total=False):
     lossy: str
     warning: str
     windows: str
+    query_positions: dict[str, float]
+    position_warning: str
     artifact_bytes: int
     total_bytes: int
     code_bytes: int

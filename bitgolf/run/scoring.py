@@ -11,6 +11,7 @@ from bitgolf.base.errors import DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, model_with
+from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
 from bitgolf.score.metric import bits_per_byte, summary
@@ -71,7 +72,8 @@ def score_variants(
         started = spec.clock()
         stage = "score final" if plan == recipe.score != chunked else f"score {name}"
         scores = yield from score_split(model, spec.dataset, plan, stage)
-        rows.append({"name": name, **summary(scores), "seconds": spec.clock() - started})
+        asked = asked_positions(scores, trained_length(recipe))
+        rows.append({"name": name, **summary(scores), **asked, "seconds": spec.clock() - started})
         if plan == chunked:
             sums[name] = by_sequence(scores)
     scores.save(spec.folder / "scores.npz")

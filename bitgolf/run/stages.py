@@ -31,6 +31,18 @@ from bitgolf.train.average import live_and_averaged
 from bitgolf.train.loop import State
 from bitgolf.train.world import World, join_world, leave_world
 
+HEADLINE = (  # of the last variant, what stands in result.json itself
+    "bits_per_byte",
+    "nats_per_token",
+    "tokens",
+    "text_bytes",
+    "lossy",
+    "warning",
+    "windows",
+    "query_positions",
+    "position_warning",
+)
+
 
 def run(
     recipe: Recipe,
@@ -118,8 +130,7 @@ def _stages(
     variants, sums = yield from score_variants(spec, live, averaged, backend)
     seconds["score"] = spec.clock() - started
     artifact, total = packing.artifact, packer.total_bytes(packing.artifact)
-    figures = ("bits_per_byte", "nats_per_token", "tokens", "text_bytes", "lossy", "warning", "windows")
-    score: Any = {name: variants[-1][name] for name in figures if name in variants[-1]}
+    score: Any = {name: variants[-1][name] for name in HEADLINE if name in variants[-1]}
     result: RunResult = {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
         **score,
