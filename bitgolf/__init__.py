@@ -77,6 +77,7 @@ AROUND = (
     "inputs",
     "pipeline",
     "catalog",
+    "probe",
     "study",
     "cli",
 )

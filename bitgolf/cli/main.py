@@ -22,6 +22,7 @@ VERBS = {
     "pack": "Pack a trained run again by other rules, without training; or see what several would give.",
     "score": "Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.",
     "prove": "A score proven: the text written as bits by the packed model, and read back.",
+    "probe": "Whether a scorer keeps the rules: that of a run, of a file of yours, or anyone's program.",
     "compress": "Any file, compressed by a packed model.",
     "decompress": "The bytes of a file that `bitgolf compress` wrote.",
     "sample": "Text from a packed model.",

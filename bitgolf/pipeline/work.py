@@ -237,6 +237,18 @@ def score_artifact(
 
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
+    model, plan, trained = model_to_score(path, unpacked, changes)
+    if text is not None:
+        scores = yield from score_text(model, unpacked.tokenizer, text, plan)
+    else:
+        dataset = dataset_of(path, unpacked.tokenizer, data)
+        scores = yield from score_split(model, dataset, plan, "score")
+    return scores, {"dtype": model.backend.dtype_name, **asked_positions(scores, trained)}
+
+
+def model_to_score(path: Path, unpacked: Unpacked, changes: Sequence[str]) -> tuple[Model, ScorePlan, int]:
+    """A packed model, how the recipe beside it has it scored after these changes of settings, and on how many
+    tokens at once it was trained; 0 where no recipe says it."""
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
     trained = trained_length(recipe) if recipe_file.is_file() else 0
@@ -249,13 +261,7 @@ def score_artifact(
             way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
         )
     backend = choose_backend(recipe.backend, dtype_of(path.parent))
-    model = model_with(recipe.model, unpacked.weights, backend)
-    if text is not None:
-        scores = yield from score_text(model, unpacked.tokenizer, text, recipe.score)
-    else:
-        dataset = dataset_of(path, unpacked.tokenizer, data)
-        scores = yield from score_split(model, dataset, recipe.score, "score")
-    return scores, {"dtype": backend.dtype_name, **asked_positions(scores, trained)}
+    return model_with(recipe.model, unpacked.weights, backend), recipe.score, trained
 
 
 def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:

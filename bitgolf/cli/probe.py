@@ -1,0 +1,79 @@
+"""The rules of scoring, asked of a scorer from outside."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitgolf.cli.options import Changes, Json
+from bitgolf.probe.subject import Asked, probe_subject
+from bitgolf.report import screen
+
+COLUMNS = (
+    screen.Column("probe", 18),
+    screen.Column("", 9),
+    screen.Column("token", 8, right=True),
+    screen.Column("by", 10, right=True),
+    screen.Column("why"),
+)
+
+
+def probe(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|ARTIFACT|FILE.py:NAME|-- COMMAND", help="What is probed."),
+    ],
+    text: Annotated[Path | None, typer.Option("--text", help="Probe on the start of this file.")] = None,
+    dataset: Annotated[Path | None, typer.Option("--data", help="On this dataset's validation text.")] = None,
+    positions: Annotated[int, typer.Option(min=1, max=1000, help="How many places are probed.")] = 4,
+    tokens: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="On so many tokens; 0: a few windows and updates.")
+    ] = 0,
+    changes: Changes = None,
+    apart: Annotated[
+        int,
+        typer.Option(metavar="BOS", min=-1, help="Of a program that keeps documents apart: what opens one."),
+    ] = -1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of a program: how long an answer may take.")] = 60,
+    vocabulary: Annotated[
+        int, typer.Option(min=0, max=65536, help="Of a program that gives no distributions: its ids.")
+    ] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Of a program: nats by which equal work may differ.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether a scorer keeps the rules: that of a run, of a file of yours, or anyone's program.
+
+    A program reads questions as JSON lines and writes answers as JSON lines; docs/probe.md has the protocol
+    and an example of twenty lines. Exit code 1 where a rule is broken.
+
+    Example: bitgolf probe runs/demo
+    """
+    asked = Asked(text, dataset, changes or (), positions, tokens, apart, seconds, vocabulary, tolerance)
+    name, size, findings = screen.follow(probe_subject(words, asked))
+    rows = [
+        [
+            each.probe,
+            each.ended,
+            "" if each.token is None else f"{each.token:,}",
+            "" if each.by is None else screen.number(each.by),
+            each.why,
+        ]
+        for each in findings
+    ]
+    screen.grouped_table(COLUMNS, [(name, rows)], as_json=as_json)
+    failed = [each for each in findings if each.ended == "failed"]
+    facts: dict[str, Any] = {
+        "subject": name,
+        "status": "failed" if failed else "ok",
+        "tokens": size,
+        "passed": sum(each.ended == "passed" for each in findings),
+        "failed": len(failed),
+        "left_out": sum(each.ended == "left out" for each in findings),
+    }
+    if as_json:
+        facts["probes"] = [each._asdict() for each in findings]
+    screen.close(facts, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Probes: whether a scorer, ours or anyone's program, keeps the rules; asked from outside."""
