@@ -80,6 +80,7 @@ AROUND = (
     "probe",
     "study",
     "cli",
+    "harness",
 )
 
 
