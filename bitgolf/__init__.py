@@ -55,6 +55,7 @@ READING_ORDER = (
     "train.qat",
     "train.loop",
     "score.windows",
+    "score.chained",
     "score.exam",
     "score.adapter",
     "score.mixer",

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +20,7 @@ from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.mixer import Mixer, Mixture
-from bitgolf.score.windows import Chunked, Window, Windows
+from bitgolf.score.windows import Chunked, Reader, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
 
 SCORE_COLUMNS = {
@@ -57,6 +56,9 @@ class ScorePlan(Plan):
             adapter = type(self.adapter).__name__
             yield f"mixers: they read the stream in its order, which {adapter} does not keep"
         yield from (f"adapter: {text}" for text in self.adapter.problems_with(self.windows))
+        if not self.windows.alone and (self.mixers or self.adapter != NoAdapter()):
+            name = type(self.windows).__name__
+            yield f"windows: {name} keeps what older weights made; what adapts or mixes needs Sliding"
 
     def label(self) -> str:
         """The short name that goes beside every score: the windows, and what adapts."""
@@ -264,22 +266,25 @@ def _exam_taken(
     done = 0
     mixture = Mixture(plan.mixers, model.plan.vocabulary_size, tokenizer) if plan.mixers else None
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
+        reader = plan.windows.reader(adaptation, exam.windows)
         for number, part in enumerate(parts, 1):
-            for indices in score_batches(exam.windows, part, plan.batch_tokens, in_order=mixture is not None):
-                exam.answer(_answer(adaptation, exam, indices, mixture))
+            for indices in plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None):
+                exam.answer(_answer(reader, adaptation, exam, indices, mixture))
                 done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
                 yield done
             if number < len(parts):
                 adaptation.learn(exam, part)
 
 
-def _answer(adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None) -> np.ndarray:
+def _answer(
+    reader: Reader, adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None
+) -> np.ndarray:
     """Nats (windows, scored); the head is computed only where it is asked for."""
     rows, first = torch.from_numpy(exam.ask(indices)), exam.windows[indices[0]]
     model, scored = adaptation.model, first.end - first.first_scored
     stream = rows.to(model.backend.device)
     with torch.inference_mode():
-        hidden = adaptation.hidden(indices, stream[:, :-1], scored)
+        hidden = reader.hidden(indices, stream[:, :-1], scored)
         if mixture is not None:
             return mixture.nats(model, hidden, rows[:, -scored:].numpy())
         nats = adaptation.nats(indices, hidden, stream[:, -scored:]).float()
@@ -296,22 +301,3 @@ def _check_distribution(logits: Tensor, target: int, nats: float) -> None:
         raise RuleError(
             "a score is not that of a normalised distribution", value=nats, way_out=f"expected {expected:.6g}"
         )
-
-
-def score_batches(
-    windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
-) -> Iterator[list[int]]:
-    """Windows of equal shape together, by index, so that nothing is ever padded.
-
-    in_order: only those that follow each other, so that the batches keep the order of the stream.
-    """
-    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    run, before = 0, (0, 0)
-    for index in part:
-        window = windows[index]
-        shape = window.end - window.start, window.end - window.first_scored
-        run, before = run + (in_order and shape != before), shape
-        shapes[*shape, run].append(index)
-    for (length, *_), indices in shapes.items():
-        rows = max(1, batch_tokens // length)
-        yield from (indices[first : first + rows] for first in range(0, len(indices), rows))

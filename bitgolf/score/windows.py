@@ -1,13 +1,17 @@
-"""Which tokens are context and which are scored. Integers only; no text, no model.
+"""Which tokens are context and which are scored. Integers only, but for who reads them; no text.
 
 A stream of n tokens has n - 1 targets: the first token is never one. Input position i predicts token i + 1.
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
+
+from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
+from bitgolf.net.model import Model
 
 
 class Window(NamedTuple):
@@ -18,11 +22,55 @@ class Window(NamedTuple):
     first_scored: int
 
 
+class Reader(Protocol):
+    """Who passes windows through a model."""
+
+    model: Model
+
+    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
+        """Final states (windows, scored, width) of the ends of windows of one shape, by index."""
+
+
+class Whole:
+    """Passes each window by itself."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
+        """Final states (windows, scored, width) of the ends of some windows."""
+        return self.model.hidden(inputs, scored)
+
+
+def score_batches(
+    windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
+) -> Iterator[list[int]]:
+    """Windows of equal shape together, by index, so that nothing is ever padded.
+
+    in_order: only those that follow each other, so that the batches keep the order of the stream.
+    """
+    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    run, before = 0, (0, 0)
+    for index in part:
+        window = windows[index]
+        shape = window.end - window.start, window.end - window.first_scored
+        run, before = run + (in_order and shape != before), shape
+        shapes[*shape, run].append(index)
+    for (length, *_), indices in shapes.items():
+        rows = max(1, batch_tokens // length)
+        yield from (indices[first : first + rows] for first in range(0, len(indices), rows))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows(Plan):
-    """A way to cut a stream into windows. Unless a setting says otherwise, every target once, in order."""
+    """A way to cut a stream into windows. Unless a setting says otherwise, every target once, in order.
+
+    alone: whether each window is passed by itself, so that weights may change between them, batches may keep
+    the order of the stream, and processes may share them.
+    """
 
     abstract: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
 
     @property
     def counts_again(self) -> bool:
@@ -40,6 +88,16 @@ class Windows(Plan):
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
         raise NotImplementedError
+
+    def batches(
+        self, windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
+    ) -> Iterator[list[int]]:
+        """Some of the windows in the order and company in which they are passed; see `score_batches`."""
+        return score_batches(windows, part, batch_tokens, in_order)
+
+    def reader(self, plain: Reader, windows: Sequence[Window]) -> Reader:
+        """Who passes them through a model. plain: passes each window by itself."""
+        return plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +184,10 @@ class PerDocument(Windows):
     """
 
     within: Windows = setting(Chunked())
+
+    def problems(self) -> Iterator[str]:
+        if not self.within.alone:
+            yield f"within: {type(self.within).__name__} does not end with a document; take Sliding"
 
     @property
     def counts_again(self) -> bool:

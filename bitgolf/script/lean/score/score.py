@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from bitgolf.net.model import Model
-from bitgolf.score.score import ScorePlan, document_starts, score_batches
-from bitgolf.score.windows import Window
+from bitgolf.score.score import ScorePlan, document_starts
+from bitgolf.score.windows import Reader, Whole, Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
@@ -42,11 +42,12 @@ def score(
     nats, done = np.zeros(len(inputs), np.float32), 0
     model.window = plan.windows.longest()
     places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
-    batches = list(score_batches(windows, range(len(windows)), plan.batch_tokens))
-    for batch in batches[world.rank :: world.size]:
+    reader = plan.windows.reader(Whole(model), windows)
+    batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens))
+    for batch in batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0):
         if seconds and time.perf_counter() - started > seconds:
             break
-        batch_nats = _scored_nats(model, tokens, [windows[index] for index in batch])
+        batch_nats = _scored_nats(reader, tokens, windows, batch)
         nats[places[batch][:, None] + np.arange(batch_nats.shape[1])] = batch_nats
         done += batch_nats.size
     model.window = 0
@@ -64,11 +65,11 @@ def score(
     return Scores(target, nats, *(column.astype(np.int32) for column in columns)), share
 
 
-def _scored_nats(model: Model, tokens: np.ndarray, windows: list[Window]) -> np.ndarray:
+def _scored_nats(reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int]) -> np.ndarray:
     """(windows, scored) nats; the head is computed only where it is asked for."""
-    rows = np.stack([tokens[window.start : window.end + 1] for window in windows]).astype(np.int64)
-    scored = windows[0].end - windows[0].first_scored
+    rows = np.stack([tokens[windows[i].start : windows[i].end + 1] for i in batch]).astype(np.int64)
+    scored, model = windows[batch[0]].end - windows[batch[0]].first_scored, reader.model
     with torch.inference_mode():
         stream = torch.from_numpy(rows).to(model.backend.device)
-        hidden = model.hidden(stream[:, :-1], scored)
+        hidden = reader.hidden(batch, stream[:, :-1], scored)
         return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()

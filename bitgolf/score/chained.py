@@ -1,0 +1,156 @@
+"""Spans of a stream one after another, with the keys and values of what came before kept (KV cache)."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bitgolf.base.plan import setting
+from bitgolf.net.kernels import AttentionMask, attend_last, rotate
+from bitgolf.net.model import Model
+from bitgolf.net.position import Tables
+from bitgolf.score.windows import Reader, Window, Windows, score_batches
+
+ROOM = 8  # spans that are written before what is kept moves back to the front
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chained(Windows):
+    """Chained KV cache: spans side by side that see the keys and values of the tokens before them.
+
+    What: a token passes the model once and is then kept as keys and values until `history` newer ones are.
+        The stream is cut into `lanes` that move on together; each begins with its first `history` tokens
+        passed but not scored.
+    Source: PR #1718 (a prototype, never scored; catalogue E7)
+    Cost: no bytes; about one forward pass over the stream, and memory for keys and values
+    Not for: the number of Sliding: what is kept has seen further back than a window, so this is another
+        predictor. Where attention has a window of up to `history` and there is one lane, it is a pass over
+        the whole stream, exactly.
+    Neutral: history=0, which is chunked scoring by `stride`
+    """
+
+    alone: ClassVar[bool] = False
+
+    history: int = setting(192, at_least=0)
+    stride: int = setting(64, at_least=1)
+    lanes: int = setting(16, at_least=1, at_most=2**16)
+
+    def label(self) -> str:
+        lanes = f", {self.lanes} lanes" if self.lanes > 1 else ""
+        return f"chained {self.history}+{self.stride}{lanes}"
+
+    def longest(self) -> int:
+        return self.history + self.stride
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        targets = tokens - 1
+        first = min(self.longest(), targets)
+        if first > 0:
+            yield Window(0, first, 0)
+        for start in range(first, targets, self.stride):
+            yield Window(start - self.history, min(start + self.stride, targets), start)
+
+    def batches(
+        self, windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
+    ) -> Iterator[list[int]]:
+        steps = -(-len(part) // self.lanes) if self.history else 1
+        for step in range(steps):
+            together = self.lanes * self.longest() if step else batch_tokens
+            yield from score_batches(windows, part[step::steps], together, in_order)
+
+    def reader(self, plain: Reader, windows: Sequence[Window]) -> Reader:
+        return ChainedReader(plain.model, self, windows) if self.history else plain
+
+
+class Chain:
+    """Keys and values of lanes, for every attention on the way; a token's slot is its rotary place.
+
+    Once the room is full, what is kept turns back to the front.
+    """
+
+    def __init__(self, history: int, tables: Tables) -> None:
+        self.history, self.tables = history, tables
+        self.kept: list[tuple[Tensor, Tensor]] = []  # (key heads, lanes, room, dimension) each
+        self.end = self.seen = self.call = 0
+
+    def places(self, new: int, seen: int) -> Tables:
+        """Room for new tokens that see so many, themselves included: the tables of their slots."""
+        cos, sin = self.tables
+        if self.end + new > len(cos):
+            shift, front = self.end - self.history, slice(self.history)
+            old = slice(shift, self.end)
+            for keys, values in self.kept:
+                turn = cos[shift].to(keys.dtype), -sin[shift].to(keys.dtype)
+                keys[:, :, front], values[:, :, front] = (
+                    rotate(keys[:, :, old], *turn),
+                    values[:, :, old].clone(),
+                )
+            self.end = self.history
+        self.end, self.seen, self.call = self.end + new, seen, 0
+        slots = slice(self.end - new, self.end)
+        return cos[slots], sin[slots]
+
+    def attend(self, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+        """Causal attention of new tokens over what they see; see `attend` of the kernels."""
+        count, new = (len(heads) - queries) // 2, heads.shape[2]
+        q, *made = heads.split((queries, count, count))
+        if self.call == len(self.kept):
+            shape = count, heads.shape[1], len(self.tables[0]), heads.shape[3]
+            self.kept.append((heads.new_zeros(shape), heads.new_zeros(shape)))
+        for kept, own in zip(self.kept[self.call], made):
+            kept[:, :, self.end - new : self.end] = own
+        seen = slice(self.end - self.seen, self.end)
+        k, v = (kept[:, :, seen].flatten(0, 1).to(heads.dtype) for kept in self.kept[self.call])
+        self.call += 1
+        return attend_last(q.unflatten(0, (count, -1)), k, v, sight)
+
+
+class ChainedReader:
+    """Passes spans through a model that keeps the keys and values of the tokens before, for each lane."""
+
+    def __init__(self, model: Model, plan: Chained, windows: Sequence[Window]) -> None:
+        self.model, self.history, self.windows = model, plan.history, windows
+        head_width, device = model.plan.dimensions.head_width, model.backend.device
+        tables = model.plan.position.tables(plan.longest(), plan.longest(), head_width, device)
+        self.tables = further(tables, plan.longest() + ROOM * plan.stride)
+        self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by where it goes on
+
+    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
+        """Final states (windows, scored, width); where all go on where others ended, they alone pass."""
+        model, windows, seen = self.model, [self.windows[index] for index in indices], inputs.shape[1]
+        chain = self._chain_to([window.first_scored for window in windows])
+        new = scored if chain.end else seen
+        back = min(seen - new, len(model.plan.embed))  # each of them looks one token back
+        start = model.embedded(inputs[:, seen - new - back :])[:, back:]
+        cos, sin = chain.places(new, seen)
+        context = model.context(inputs, start, chain.attend)
+        hidden = model.through(start, context._replace(cos=cos, sin=sin))
+        self.ends |= {window.end: (chain, row) for row, window in enumerate(windows)}
+        return hidden[:, -scored:]
+
+    def _chain_to(self, places: Sequence[int]) -> Chain:
+        """The chain whose lanes stand at these places; an empty one where they do not all stand together."""
+        found = [self.ends.pop(place) for place in places if place in self.ends]
+        chain, fresh = found[0][0] if found else None, Chain(self.history, self.tables)
+        if chain is None or len(found) < len(places) or {other.end for other, _ in found} != {chain.end}:
+            return fresh
+        lanes = [(chain, row) for row in range(chain.kept[0][0].shape[1])]
+        if found == lanes:
+            return chain
+        fresh.end = chain.end
+        for call in range(len(chain.kept)):
+            keys, values = (
+                torch.stack([other.kept[call][side][:, row] for other, row in found], 1) for side in (0, 1)
+            )
+            fresh.kept.append((keys, values))
+        return fresh
+
+
+def further(tables: Tables, places: int) -> Tables:
+    """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
+    turns = torch.complex(*(table.double() for table in tables))
+    while len(turns) < places:
+        turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
+    return turns.real[:places].float(), turns.imag[:places].float()
