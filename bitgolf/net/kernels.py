@@ -170,6 +170,7 @@ class Saved(Protocol):
     half: int
     queries: int
     sight: AttentionMask
+    needs_input_grad: tuple[bool, ...]
     save_for_backward: Callable[..., None]  # a method here would be one that does nothing
 
 
@@ -198,7 +199,7 @@ class FusedMix(Function):
     @staticmethod
     def forward(ctx: Saved, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, y, weight)
-        return torch.addcmul(x * weight[0], y, weight[1])
+        return (x * weight[0]).addcmul_(y, weight[1])
 
     @staticmethod
     def backward(ctx: Saved, dz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,6 +228,8 @@ class FusedReluSquared(Function):
     @staticmethod
     def forward(ctx: Saved, x: Tensor) -> Tensor:
         positive = F.relu(x)
+        if not ctx.needs_input_grad[0]:
+            return positive.square_()
         ctx.save_for_backward(positive)
         return positive.square()
 
@@ -266,7 +269,11 @@ class FusedQkNormRope(Function):
         x = heads[: len(gain)]
         inverse = inverse_rms(x)
         turned = (x * cos).addcmul_(swap_halves(x, half), sin)
-        x.copy_(scale_rows(turned, inverse * gain[:, None, None, None]))
+        scale = inverse * gain[:, None, None, None]
+        if x.dtype == scale.dtype:
+            torch.mul(turned, scale, out=x)
+        else:
+            x.copy_(scale_rows(turned, scale))
         ctx.half = half
         ctx.save_for_backward(turned, inverse, gain, cos, sin)
         return heads

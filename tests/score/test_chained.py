@@ -41,7 +41,7 @@ class Spans(Scope):
 
 def stream(size: int = 256, tokens: int = TOKENS) -> np.ndarray:
     found = np.random.default_rng(3).integers(2, size, tokens).astype(np.uint16)
-    found[[0, 40, 41, 100]] = min(BOS, size) if size == 256 else 1
+    found[[0, 40, 41, 80]] = BOS if size == 256 else 1
     return found
 
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import from_json, to_json
+from bitgolf.score.chained import Chained
 from bitgolf.score.windows import Chunked, PerDocument, Sliding, Window, Windows
 
 LENGTHS = st.integers(1, 40)
@@ -20,7 +21,10 @@ def sliding(draw) -> Sliding:
     return Sliding(length=length, stride=draw(st.integers(1, length)))
 
 
-@given(TOKENS, st.one_of(sliding(), st.builds(Chunked, length=LENGTHS)))
+CHAINED = st.builds(Chained, history=LENGTHS, stride=LENGTHS, lanes=LENGTHS)
+
+
+@given(TOKENS, st.one_of(sliding(), st.builds(Chunked, length=LENGTHS), CHAINED))
 def test_every_target_once_in_order(tokens, plan):
     assert scored(plan, tokens) == list(range(max(0, tokens - 1)))
 
