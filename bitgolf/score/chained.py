@@ -13,7 +13,7 @@ from bitgolf.net.model import Model
 from bitgolf.net.position import Tables
 from bitgolf.score.windows import Reader, Window, Windows, score_batches
 
-ROOM = 8  # spans that are written before what is kept moves back to the front
+SPAN_ROOM = 8  # spans that are written before what is kept moves back to the front
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class ChainedReader:
         self.model, self.history, self.windows = model, plan.history, windows
         head_width, device = model.plan.dimensions.head_width, model.backend.device
         tables = model.plan.position.tables(plan.longest(), plan.longest(), head_width, device)
-        self.tables = further(tables, plan.longest() + ROOM * plan.stride)
+        self.tables = further(tables, plan.longest() + SPAN_ROOM * plan.stride)
         self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by where it goes on
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
