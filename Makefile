@@ -23,6 +23,7 @@ slow: setup
 
 bench: setup
 	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.prove
 
 studies: setup
 	for study in $(filter-out $(BY_THE_CLOCK), $(wildcard studies/*.py)) studies/pr1718.py:context; do \

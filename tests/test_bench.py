@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import score, train
+from bench import prove, score, train
 from bitgolf.net.model import ModelPlan
 
 MICRO = {"micro": (ModelPlan(vocabulary_size=64, layers=2, width=16, heads=2, kv_heads=1), 16, 2)}
@@ -29,3 +29,12 @@ def test_every_part_of_the_scoring_benchmark_runs(monkeypatch, capsys):
     score.main()
     found = json.loads(capsys.readouterr().out)[1]
     assert found["largest_difference_in_nats"]["sliding float32"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_benchmark_of_proofs_runs(monkeypatch, capsys):
+    monkeypatch.setattr(prove, "SHAPES", {"micro": MICRO["micro"][0]})
+    words = ["bench", "--shapes", "micro", "--lanes", "3", "--steps", "5", "--rounds", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", words)
+    prove.main()
+    found = json.loads(capsys.readouterr().out)[1]
+    assert found["tokens_per_second"] > 0 and set(found["milliseconds_a_step"]) >= {"model", "range coder"}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Json
+from bitgolf.cli.options import Json, Portable, Processes
 from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file, no_model
 from bitgolf.report import screen
 
@@ -28,6 +28,8 @@ def compress(
     window: Annotated[
         int, typer.Option(min=0, max=2**20, help="Tokens of context; 0 takes those of the training.")
     ] = 0,
+    portable: Portable = False,
+    processes: Processes = 0,
     list_only: Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -43,6 +45,6 @@ def compress(
     if not model:
         raise no_model()
     target = Path(PIPE) if stdout else out
-    facts = screen.follow(compress_file(model, file, target, window, force))
+    facts = screen.follow(compress_file(model, file, target, window, force, portable, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

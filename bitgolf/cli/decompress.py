@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bitgolf.cli.compress import CodeWith, File, Force, To, ToPipe
-from bitgolf.cli.options import Json
+from bitgolf.cli.options import Json, Processes
 from bitgolf.pipeline.coding import PIPE, decompress_file
 from bitgolf.report import screen
 
@@ -14,6 +14,7 @@ def decompress(
     out: To = None,
     stdout: ToPipe = False,
     force: Force = False,
+    processes: Processes = 0,
     as_json: Json = False,
 ) -> None:
     """The bytes of a file that `bitgolf compress` wrote.
@@ -22,6 +23,7 @@ def decompress(
 
     Example: bitgolf decompress speech.txt.golf -m runs/demo -o speech.txt
     """
-    facts = screen.follow(decompress_file(model, file, Path(PIPE) if stdout else out, force))
+    target = Path(PIPE) if stdout else out
+    facts = screen.follow(decompress_file(model, file, target, force, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

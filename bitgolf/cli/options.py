@@ -24,4 +24,10 @@ Data = Annotated[
     str, typer.Option("--data", help="Dataset folder, text file or folder, hf:OWNER/NAME, sotu.")
 ]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name, file.py:function, or recipe.json.")]
+Processes = Annotated[
+    int, typer.Option("--processes", min=0, max=4096, help="Frames at a time, a process each; 0: one a core.")
+]
+Portable = Annotated[
+    bool, typer.Option("--portable", help="The same bits on every processor; slower, a score of its own.")
+]
 ModelName = Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or a model.bin.")]

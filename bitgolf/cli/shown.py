@@ -41,6 +41,14 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
         title = "The same text by general compressors, in bits per byte"
         columns = ("", "with the training text", "alone")
         screen.table(title, columns, [ours, *rivals], as_json=as_json)
+    if "proof" in result:
+        proof = result["proof"]
+        lines = [
+            ("coded, and read back", proof["bits_per_byte"], proof["coded_bytes"]),
+            ("scored, same windows", proof["stepwise_bits_per_byte"], None),
+        ]
+        title = f"A score proven: {proof['text_bytes']:,} bytes of the validation text"
+        screen.table(title, ("", "bits per byte", "bytes"), lines, as_json=as_json)
     show_alarms(result, as_json)
     if "sample" in result and not as_json:
         print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")

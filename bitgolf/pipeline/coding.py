@@ -1,5 +1,6 @@
 """Files compressed by a packed model, and scores proven by that."""
 
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -8,54 +9,75 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitgolf.base.errors import BitgolfError, DataError
+from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
-from bitgolf.net.backend import Backend
 from bitgolf.pipeline.work import dataset_of
-from bitgolf.proof.file import Coder, compress, decompress, identity_of, read_header
+from bitgolf.proof.crew import Coder, Crew, coder_of
+from bitgolf.proof.file import Header, compress, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
-from bitgolf.squeeze.artifact import load_model
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
 
 ENDING = ".golf"
+PART = ".part"  # of a file that is being made: what is finished of it
 PIPE = "-"
 MODEL_VARIABLE = "BITGOLF_MODEL"
 WINDOW = 256  # of a model whose recipe is not beside it
 
 
-def open_coder(model: str, window: int = 0) -> tuple[Coder, bytes, Path]:
-    """A packed model that codes, its bytes and its file; in float32, which every processor has.
+def open_coder(model: str, window: int = 0, portable: bool = False) -> tuple[Coder, Path]:
+    """A packed model that codes, and its file.
 
     window: tokens that it sees; 0 takes those that it was trained on.
     """
-    path, unpacked = find_artifact(model)
+    path, _ = find_artifact(model)
     artifact, recipe = path.read_bytes(), path.parent / "recipe.json"
     trained = read_plan(recipe, Recipe).data.sequence_length if recipe.is_file() and not window else WINDOW
     torch.set_num_threads(1)  # a step is so small that threads wait for each other longer than they work
-    network = load_model(unpacked, Backend())
-    return Coder(network, unpacked.tokenizer, identity_of(artifact), window or trained), artifact, path
+    return coder_of(artifact, window or trained, portable), path
+
+
+def _coder_for(model: str, header: Header) -> Coder | None:
+    """The model as a file was written with it; None where it was written without one."""
+    if header.layout is None:
+        return None
+    return open_coder(model, header.layout.window, header.portable)[0]
+
+
+def processes_of(asked: int) -> int:
+    """How many processes work off frames; 0 is one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or cores
+
+
+def crew_for(target: Path | None, processes: int) -> Crew:
+    """Who codes into a file; finished frames stand beside it."""
+    named = target is not None and str(target) != PIPE
+    part = target.with_name(target.name + PART) if named and target else None
+    return Crew(processes_of(processes), part)
 
 
 def compress_file(
-    model: str, source: str, out: Path | None, window: int, force: bool
+    model: str, source: str, out: Path | None, window: int, force: bool, portable: bool, processes: int
 ) -> Generator[Event, None, dict[str, Any]]:
     """Compress a file, or what comes through the pipe, into a file or the pipe; returns the figures."""
     text, target = _read(source), out or _target(source, source + ENDING)
     _refuse_written(target, force)
-    coder, _, path = open_coder(model, window)
-    packed = yield from with_progress(compress(coder, text), "compress")
+    coder, path = open_coder(model, window, portable)
+    crew = crew_for(target, processes)
+    packed = yield from with_progress(compress(coder, text, crew=crew), "compress")
     _write(target, packed.data)
+    crew.disband()
     return {**facts_of(packed.data, source), "model": str(path), "out": str(target or PIPE)}
 
 
 def decompress_file(
-    model: str, source: str, out: Path | None, force: bool
+    model: str, source: str, out: Path | None, force: bool, processes: int
 ) -> Generator[Event, None, dict[str, Any]]:
     """The text of a compressed file into a file or the pipe; returns the figures."""
     data = _read(source)
@@ -66,9 +88,11 @@ def decompress_file(
     _refuse_written(target, force)
     if header.layout is not None and not model:
         raise no_model()
-    coder = open_coder(model, header.layout.window)[0] if header.layout is not None else None
-    text = yield from with_progress(decompress(coder, data, source), "decompress")
+    coder = _coder_for(model, header)
+    crew = crew_for(target, processes)
+    text = yield from with_progress(decompress(coder, data, source, crew), "decompress")
     _write(target, text)
+    crew.disband()
     return {**facts_of(data, source), "out": str(target or PIPE)}
 
 
@@ -84,7 +108,7 @@ def facts_of(data: bytes, source: str) -> dict[str, Any]:
     header = read_header(data, source)
     facts: dict[str, Any] = {
         "file": source,
-        "way": ("stored", "lzma", "model")[header.way],
+        "way": ("stored", "lzma", "model", "model, portable")[header.way],
         "text_bytes": header.text_bytes,
         "file_bytes": len(data),
         "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,
@@ -102,28 +126,35 @@ def list_file(source: str) -> dict[str, Any]:
 
 
 def prove_artifact(
-    model: str, text: Path | None, data: Path | None, most_bytes: int, out: Path | None
+    model: str,
+    text: Path | None,
+    data: Path | None,
+    most_bytes: int,
+    out: Path | None,
+    portable: bool = False,
+    processes: int = 0,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Prove the score of a packed model on a file, a dataset's validation text, or that of its run."""
-    coder, artifact, path = open_coder(model)
+    coder, path = open_coder(model, portable=portable)
     chosen = (
         _file_text(coder.tokenizer, text) if text is not None else _split_text(path, coder.tokenizer, data)
     )
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
     folder = out or path.parent / "proof"
-    certificate = yield from prove(coder, artifact, chosen, folder)
+    certificate = yield from prove(coder, chosen, folder, processes_of(processes))
     return {**certificate, "certificate": str(folder / "certificate.json")}
 
 
 def check_certificate(
-    model: str, path: Path, share: float, seed: int
+    model: str, path: Path, share: float, seed: int, processes: int = 0
 ) -> Generator[Event, None, dict[str, Any]]:
     """Verify a certificate and the coded file beside it with the packed model that they are of."""
     certificate = read_as(path, Certificate)
     coded = _read(str(path.parent / "coded.bin"))
-    layout = read_header(coded, str(path.parent / "coded.bin")).layout
-    coder, artifact, _ = open_coder(model, layout.window if layout else 0)
-    found = yield from check(coder, artifact, coded, certificate, share, seed)
+    coder = _coder_for(model, read_header(coded, str(path.parent / "coded.bin")))
+    if coder is None:
+        raise ArtifactError("no model wrote it", where=str(path.parent / "coded.bin"))
+    found = yield from check(coder, coded, certificate, share, seed, processes_of(processes))
     return {
         "holds": True,
         "bits_per_byte": certificate["bits_per_byte"],
@@ -183,7 +214,16 @@ def _refuse_written(target: Path | None, force: bool) -> None:
 
 def _write(target: Path | None, data: bytes) -> None:
     if target is not None and str(target) != PIPE:
-        write_bytes(target, data)
+        try:
+            write_bytes(target, data)
+        except BitgolfError as error:
+            again = "free some space, then give the same command again; what is finished is kept"
+            raise BitgolfError(
+                error.what,
+                where=error.where,
+                value=error.value,
+                way_out=again if "no space" in error.what else error.way_out,
+            ) from None
         return
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

@@ -31,11 +31,11 @@ class TokenEncoder:
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def write(self, tokens: np.ndarray, shares: np.ndarray) -> None:
-        """One token a row; shares: (rows, vocabulary), int64."""
+        """One token a row; shares: (rows, vocabulary), whole numbers in float64."""
         parts = grouped(shares)
         group, place = np.divmod(tokens.astype(np.int32), np.int32(parts.shape[2]))
-        self._coder.encode(group, CATEGORICAL, parts.sum(2).astype(np.float64))
-        self._coder.encode(place, CATEGORICAL, parts[np.arange(len(group)), group].astype(np.float64))
+        self._coder.encode(group, CATEGORICAL, parts.sum(2))
+        self._coder.encode(place, CATEGORICAL, parts[np.arange(len(group)), group])
 
     def finish(self) -> bytes:
         """All that was written."""
@@ -51,8 +51,8 @@ class TokenDecoder:
     def read(self, shares: np.ndarray) -> np.ndarray:
         """One token a row, int64. Raises ArtifactError where the bits mean no token."""
         parts = grouped(shares)
-        group = self._coder.decode(CATEGORICAL, parts.sum(2).astype(np.float64))
-        place = self._coder.decode(CATEGORICAL, parts[np.arange(len(group)), group].astype(np.float64))
+        group = self._coder.decode(CATEGORICAL, parts.sum(2))
+        place = self._coder.decode(CATEGORICAL, parts[np.arange(len(group)), group])
         tokens = group.astype(np.int64) * parts.shape[2] + place
         if (tokens >= shares.shape[1]).any():
             raise ArtifactError("the coded bits mean no token", value=int(tokens.max()))

@@ -1,11 +1,11 @@
 """A compressed file: what it needs to be read again, and its frames.
 
-magic (4) · way (1) · for `model`: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
-· for `model`: layout · CRC-32 of all that · body. The body of `model` has size, check sum of bits, check sum
-of tokens and bits of each frame. Numbers are LEB128, check sums little-endian.
+magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
+· by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
+of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `portable` is by a model in
+portable arithmetic.
 """
 
-import hashlib
 import io
 import lzma
 import struct
@@ -16,29 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.base.errors import ArtifactError, BitgolfError
-from bitgolf.net.model import Model
-from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame, out_of
+from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
+from bitgolf.proof.frames import Frame, Layout
 from bitgolf.text.encoder import Encoder
-from bitgolf.text.tokenizer import Tokenizer
 
 MAGIC = b"BGc1"
-STORED, LZMA, MODEL = range(3)
+STORED, LZMA, MODEL, PORTABLE = range(4)
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
-
-
-class Coder(NamedTuple):
-    """A packed model that codes. identity: the first 8 bytes of the SHA-256 of its file."""
-
-    model: Model
-    tokenizer: Tokenizer
-    identity: bytes
-    window: int
-
-    @property
-    def first(self) -> int:
-        """The token before every lane."""
-        return max(self.tokenizer.bos, 0)
 
 
 class Header(NamedTuple):
@@ -51,6 +36,11 @@ class Header(NamedTuple):
     layout: Layout | None
     body: int
 
+    @property
+    def portable(self) -> bool:
+        """Whether its model computed portably."""
+        return self.way == PORTABLE
+
 
 class Compressed(NamedTuple):
     """A compressed file, the nats of its tokens, and how they lie in it; None where no model was used."""
@@ -60,12 +50,9 @@ class Compressed(NamedTuple):
     layout: Layout | None
 
 
-def identity_of(artifact: bytes) -> bytes:
-    """What a compressed file knows its model by."""
-    return hashlib.sha256(artifact).digest()[:8]
-
-
-def compress(coder: Coder, text: bytes, lanes: int = 0) -> Generator[tuple[int, int], None, Compressed]:
+def compress(
+    coder: Coder, text: bytes, lanes: int = 0, crew: Crew = ALONE
+) -> Generator[tuple[int, int], None, Compressed]:
     """Any bytes as a compressed file; yields (done, to do) in tokens.
 
     Where the model's tokenizer does not give the text back, or its bits are more than others need, it is
@@ -76,26 +63,27 @@ def compress(coder: Coder, text: bytes, lanes: int = 0) -> Generator[tuple[int, 
     tokens = Encoder(coder.tokenizer).encode(text)
     if not len(tokens) or coder.tokenizer.decode(tokens) != text:
         return best
-    found = yield from compress_tokens(coder, tokens, text, lanes)
+    found = yield from compress_tokens(coder, tokens, text, lanes, crew)
     return min(best, found, key=lambda each: len(each.data))
 
 
 def compress_tokens(
-    coder: Coder, tokens: np.ndarray, text: bytes, lanes: int = 0
+    coder: Coder, tokens: np.ndarray, text: bytes, lanes: int = 0, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, Compressed]:
     """Tokens, and the text that they stand for, by the model whatever it costs."""
     layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
-    body, nats = [], 0.0
-    for start, end in layout.frames():
-        steps = encode_frame(coder.model, tokens[start:end], layout)
-        frame = yield from out_of(steps, start, len(tokens))
-        body.append(_number(len(frame.data)) + struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc))
-        body.append(frame.data)
-        nats += frame.nats
-    return Compressed(b"".join((_head(MODEL, text, coder.identity, layout), *body)), nats, layout)
+    jobs = [Encoding(tokens[start:end], layout) for start, end in layout.frames()]
+    frames = yield from encoded(coder, jobs, crew)
+    parts = [_head(PORTABLE if coder.portable else MODEL, text, coder.identity, layout)]
+    for frame in frames:
+        parts.append(_number(len(frame.data)) + struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc))
+        parts.append(frame.data)
+    return Compressed(b"".join(parts), sum(frame.nats for frame in frames), layout)
 
 
-def decompress(coder: Coder | None, data: bytes, where: str = "") -> Generator[tuple[int, int], None, bytes]:
+def decompress(
+    coder: Coder | None, data: bytes, where: str = "", crew: Crew = ALONE
+) -> Generator[tuple[int, int], None, bytes]:
     """The text of a compressed file; yields (done, to do). Raises ArtifactError for any other bytes."""
     header = read_header(data, where)
     if header.layout is None:
@@ -109,32 +97,27 @@ def decompress(coder: Coder | None, data: bytes, where: str = "") -> Generator[t
                 value=f"needs the artifact whose SHA-256 begins {header.identity.hex()}",
                 way_out="give that model with -m",
             )
-        text = coder.tokenizer.decode((yield from decoded_tokens(coder, data, header, where)))
+        text = coder.tokenizer.decode((yield from decoded_tokens(coder, data, header, where, crew)))
     if len(text) != header.text_bytes or zlib.crc32(text) != header.text_crc:
         raise ArtifactError("the text is not the one that was compressed", where=where)
     return text
 
 
 def decoded_tokens(
-    coder: Coder, data: bytes, header: Header, where: str
+    coder: Coder, data: bytes, header: Header, where: str, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, np.ndarray]:
-    """The tokens of a file that a model wrote; yields (done, to do)."""
-    layout = header.layout
-    assert layout is not None
-    found = [np.zeros(0, np.int64)]
-    for (start, end), frame, name in frames_of(data, header, where):
-        steps = decode_frame(coder.model, frame, end - start, layout, name)
-        found.append((yield from out_of(steps, start, layout.tokens)))
-    return np.concatenate(found)
+    """The tokens of a file that a model wrote; yields (done, to do). coder: portable as the file is."""
+    jobs = frames_of(data, header, where)
+    return np.concatenate((yield from decoded(coder, jobs, crew)))
 
 
-def frames_of(data: bytes, header: Header, where: str) -> list[tuple[tuple[int, int], Frame, str]]:
-    """The frames of a file: their tokens, their bits, their names. Raises ArtifactError for damaged ones."""
+def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
+    """The frames of a file that a model wrote. Raises ArtifactError for damaged ones."""
     assert header.layout is not None
     stream, found = io.BytesIO(data), []
     stream.seek(header.body)
     places = header.layout.frames()
-    for number, place in enumerate(places, 1):
+    for number, (start, end) in enumerate(places, 1):
         offset = stream.tell()
         name = f"{where}, frame {number} of {len(places)} at byte {offset:,}"
         size = _read_number(stream, name)
@@ -142,7 +125,7 @@ def frames_of(data: bytes, header: Header, where: str) -> list[tuple[tuple[int, 
         bits = _read(stream, size, name)
         if zlib.crc32(bits) != crc:
             raise ArtifactError("its bits are damaged", where=name)
-        found.append((place, Frame(bits, tokens_crc), name))
+        found.append(Decoding(Frame(bits, tokens_crc), end - start, header.layout, name))
     if stream.read(1):
         raise ArtifactError("bytes follow the last frame", where=where, value=len(data) - stream.tell() + 1)
     return found
@@ -154,12 +137,13 @@ def read_header(data: bytes, where: str = "") -> Header:
     if stream.read(len(MAGIC)) != MAGIC:
         raise ArtifactError("not a file that bitgolf compressed", where=where)
     (way,) = _read(stream, 1, where)
-    if way not in (STORED, LZMA, MODEL):
+    if way not in (STORED, LZMA, MODEL, PORTABLE):
         raise ArtifactError("compressed in a way that is not known here", where=where, value=way)
-    identity = _read(stream, 8, where) if way == MODEL else b""
+    by_model = way in (MODEL, PORTABLE)
+    identity = _read(stream, 8, where) if by_model else b""
     text_bytes = _read_number(stream, where)
     (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
-    layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if way == MODEL else None
+    layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if by_model else None
     end = stream.tell()
     (crc,) = struct.unpack("<I", _read(stream, 4, where))
     if zlib.crc32(data[:end]) != crc:

@@ -8,21 +8,19 @@ are told apart, and the place is known.
 import math
 import zlib
 from collections.abc import Generator, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from bitgolf.base.errors import ArtifactError
-from bitgolf.base.events import mapped
 from bitgolf.net.model import Model
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.table import shares_of
 from bitgolf.score.windows import Sliding
 
-Value = TypeVar("Value")
-MOST_LANES, LANE_TOKENS, MOST_LANE_TOKENS = 64, 1024, 4096
+MOST_LANES, LANE_TOKENS, MOST_LANE_TOKENS = 64, 1024, 2048
 
 
 class Layout(NamedTuple):
@@ -74,17 +72,12 @@ def crc_of(tokens: np.ndarray) -> int:
     return zlib.crc32(tokens.astype("<u4").tobytes())
 
 
-def out_of(
-    steps: Generator[int, None, Value], before: int, total: int
-) -> Generator[tuple[int, int], None, Value]:
-    """The steps of one frame as (done, to do) of all."""
-    return mapped(steps, lambda done: (before + done, total))
-
-
-def encode_frame(model: Model, tokens: np.ndarray, layout: Layout) -> Generator[int, None, Frame]:
+def encode_frame(
+    model: Model, tokens: np.ndarray, layout: Layout, portable: bool = False
+) -> Generator[int, None, Frame]:
     """Code the tokens of one frame; yields how many are done."""
     rows = in_lanes(tokens, layout.lanes)
-    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, portable)
     coder, nats, done = TokenEncoder(), 0.0, 0
     for step, active in enumerate(active_lanes(len(tokens), rows.shape[1])):
         logits, coming = lanes.logits(), torch.from_numpy(rows[:, step])
@@ -98,7 +91,7 @@ def encode_frame(model: Model, tokens: np.ndarray, layout: Layout) -> Generator[
 
 
 def decode_frame(
-    model: Model, frame: Frame, count: int, layout: Layout, where: str
+    model: Model, frame: Frame, count: int, layout: Layout, where: str, portable: bool = False
 ) -> Generator[int, None, np.ndarray]:
     """The `count` tokens of a frame; yields how many are done. where: the frame, for messages.
 
@@ -106,7 +99,7 @@ def decode_frame(
     """
     steps = math.ceil(count / layout.lanes)
     rows = np.zeros((layout.lanes, steps), np.int64)
-    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, portable)
     coder, done = TokenDecoder(frame.data), 0
     try:
         for step, active in enumerate(active_lanes(count, steps)):

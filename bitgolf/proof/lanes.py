@@ -4,11 +4,15 @@ Coding and decoding run these very steps, on tensors of the same shapes, so both
 pass over the text would round otherwise, and a decoder cannot make one.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
-from bitgolf.net.kernels import AttentionMask, attention_weights, capped_logits, split_heads, stack, unstack
+from bitgolf.base.errors import BitgolfError
+from bitgolf.net.kernels import AttentionMask, attend_last, split_heads
 from bitgolf.net.model import Model
+from bitgolf.proof.portable import Portable
 
 
 class KeysAndValues:
@@ -21,21 +25,15 @@ class KeysAndValues:
 
     def attend(self, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
         """Causal attention of new tokens over all that came before; see `attend` of the kernels."""
-        _, lanes, new, width = heads.shape
-        start, end = self.tokens, self.tokens + new
         q, k, v = split_heads(heads, queries)
+        start, end = self.tokens, self.tokens + heads.shape[2]
         if self._call == len(self._kept):
-            self._kept.append(
-                (k.new_empty(len(k), self.length, width), v.new_empty(len(v), self.length, width))
-            )
+            room = len(k), self.length, heads.shape[3]
+            self._kept.append((k.new_empty(room), v.new_empty(room)))
         keys, values = self._kept[self._call]
         self._call += 1
         keys[:, start:end], values[:, start:end] = k, v
-        weights = attention_weights(stack(q, 0, new), keys[:, :end], len(q), 0, start, sight)
-        out = heads.new_empty(lanes, new, queries * width)
-        places = out.view(lanes, new, *q.shape[:2], width).permute(2, 3, 0, 1, 4)
-        places.copy_(unstack(torch.bmm(weights, values[:, :end]), places))
-        return out
+        return attend_last(q, keys[:, :end], values[:, :end], sight)
 
     def passed(self, tokens: int) -> None:
         """Note that all attentions have seen so many more tokens."""
@@ -51,11 +49,22 @@ class Lanes:
 
     A lane sees at most its last `window` tokens. When it has so many it begins again with all of them but
     the first `stride`, as windows of sliding scoring do. first: what every lane opens with; it is not coded.
+    portable: with the same bits on every processor, slower.
+
+    Raises BitgolfError for a model whose layers look back but by attention.
     """
 
-    def __init__(self, model: Model, lanes: int, window: int, stride: int, first: int) -> None:
+    def __init__(
+        self, model: Model, lanes: int, window: int, stride: int, first: int, portable: bool = False
+    ) -> None:
+        if model.plan.looks_back:
+            raise BitgolfError(
+                "a part of the model looks at other positions than its own, whose states no step keeps",
+                way_out="score it; it cannot be coded",
+            )
         self.model, self.window, self.kept = model.eval(), window, window - stride
         self.device = next(model.parameters()).device
+        self._arithmetic = Portable() if portable else nullcontext()
         self._cache = KeysAndValues(window)
         self._seen = torch.zeros(lanes, 0, dtype=torch.int64)
         self._next = torch.full((lanes, 1), first)
@@ -63,6 +72,10 @@ class Lanes:
     @torch.inference_mode()
     def logits(self) -> Tensor:
         """What each lane's next token may be: softcapped logits (lanes, vocabulary), float32."""
+        with self._arithmetic:
+            return self._logits()
+
+    def _logits(self) -> Tensor:
         if self._cache.tokens == self.window:
             self._cache.forget()
             self._seen = self._seen[:, self._seen.shape[1] - self.kept :]
@@ -70,7 +83,7 @@ class Lanes:
                 self._hidden(self._seen, self._seen)
         self._seen = torch.cat((self._seen, self._next), 1)
         hidden = self._hidden(self._seen, self._next)[:, -1]
-        return capped_logits(hidden, self.model.head().to(hidden.dtype), self.model.plan.logit_softcap)
+        return self.model.logits_of(hidden)
 
     def follow(self, tokens: Tensor) -> None:
         """Move on: the token (lanes,) that came in each lane."""

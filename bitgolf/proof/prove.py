@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import re
+import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+import bitgolf
 from bitgolf.base.errors import ArtifactError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes, write_json
-from bitgolf.proof.file import Coder, compress_tokens, decoded_tokens, frames_of, read_header
-from bitgolf.proof.frames import Layout, decode_frame, out_of, parallel_nats
+from bitgolf.proof.crew import Coder, Crew, decoded
+from bitgolf.proof.file import Compressed, compress_tokens, decoded_tokens, frames_of, read_header
+from bitgolf.proof.frames import parallel_nats as nats_in_parallel
 from bitgolf.run.folder import processor_name
 
 ALARM_BITS_PER_BYTE = 1e-4  # between the steps of the coder and a parallel pass
+ANYWHERE = "any processor: portable arithmetic"
 PROVES = (
     "This model alone writes these bytes as this file and reads them back, so the size of the file is its "
     "score on them: causal, normalised, every token once, no byte miscounted."
@@ -48,8 +52,18 @@ def machine_class() -> dict[str, Any]:
     }
 
 
-def prove(coder: Coder, artifact: bytes, text: Text, out: Path) -> Generator[Event, None, dict[str, Any]]:
+def code_sha256() -> str:
+    """Hex SHA-256 of the source of this package."""
+    root, found = Path(bitgolf.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+def prove(coder: Coder, text: Text, out: Path, processes: int = 1) -> Generator[Event, None, dict[str, Any]]:
     """Code a text, decode it from the written file, and write the certificate; see `check`.
+
+    What was finished when it was interrupted is not done again.
 
     Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
     """
@@ -60,31 +74,37 @@ def prove(coder: Coder, artifact: bytes, text: Text, out: Path) -> Generator[Eve
             way_out="prove with a tokenizer that is lossless",
         )
     tokens = text.tokens[1:] if text.tokens[0] == coder.first == coder.tokenizer.bos else text.tokens
-    packed = yield from with_progress(compress_tokens(coder, tokens, text.data), "encode")
+    crew, clock = Crew(processes, out / "proof.part"), [time.monotonic()]
+    packed = yield from with_progress(compress_tokens(coder, tokens, text.data, crew=crew), "encode")
     assert packed.layout is not None
+    clock.append(time.monotonic())
     write_bytes(out / "coded.bin", packed.data)
     coded = (out / "coded.bin").read_bytes()
     found = yield from with_progress(
-        decoded_tokens(coder, coded, read_header(coded, "coded.bin"), "coded.bin"), "decode"
+        decoded_tokens(coder, coded, read_header(coded, "coded.bin"), "coded.bin", crew), "decode"
     )
+    clock.append(time.monotonic())
     if not np.array_equal(found, tokens) or coder.tokenizer.decode(found) != text.data:
         raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
     nats = 0.0
     for start, end in packed.layout.frames():
         yield Event("parallel score", start, packed.layout.tokens, {})
-        nats += parallel_nats(coder.model, tokens[start:end], packed.layout)
+        nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout)
     yield Event("parallel score", 1, 1, {})
-    certificate = certificate_of(artifact, text, coded, packed.layout, packed.nats, nats)
+    certificate = certificate_of(coder, text, coded, packed, nats)
+    certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}
     write_json(out / "certificate.json", certificate)
+    crew.disband()
     return certificate
 
 
 def certificate_of(
-    artifact: bytes, text: Text, coded: bytes, layout: Layout, stepwise_nats: float, parallel: float
+    coder: Coder, text: Text, coded: bytes, packed: Compressed, parallel_nats: float
 ) -> dict[str, Any]:
     """What was shown, in figures. Nats: of all tokens together."""
-    frames = frames_of(coded, read_header(coded), "")
-    bits = {"stepwise": bits_of(stepwise_nats, text), "parallel": bits_of(parallel, text)}
+    frames, layout, machine = frames_of(coded, read_header(coded), ""), packed.layout, machine_class()
+    assert layout is not None
+    bits = {"stepwise": bits_of(packed.nats, text), "parallel": bits_of(parallel_nats, text)}
     apart = abs(bits["stepwise"] - bits["parallel"])
     alarm = f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
     return {
@@ -96,14 +116,16 @@ def certificate_of(
         "text_bytes": len(text.data),
         "tokens": layout.tokens,
         "coded_bytes": len(coded),
-        "container_bytes": len(coded) - sum(len(frame.data) for _, frame, _ in frames),
+        "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
         "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
         "frames": len(frames),
-        "artifact_bytes": len(artifact),
-        "artifact_sha256": hashlib.sha256(artifact).hexdigest(),
+        "artifact_bytes": len(coder.artifact),
+        "artifact_sha256": hashlib.sha256(coder.artifact).hexdigest(),
         "text_sha256": hashlib.sha256(text.data).hexdigest(),
         "coded_sha256": hashlib.sha256(coded).hexdigest(),
-        "machine": machine_class(),
+        "code_sha256": code_sha256(),
+        "certified_on": ANYWHERE if coder.portable else "class {processor}, {capability}".format(**machine),
+        "machine": machine,
         "proves": PROVES,
         "does_not_prove": DOES_NOT_PROVE,
         **({"alarm": alarm} if apart > ALARM_BITS_PER_BYTE else {}),
@@ -116,13 +138,18 @@ def bits_of(nats: float, text: Text) -> float:
 
 
 def check(
-    coder: Coder, artifact: bytes, coded: bytes, certificate: Mapping[str, Any], share: float, seed: int
+    coder: Coder,
+    coded: bytes,
+    certificate: Mapping[str, Any],
+    share: float = 1.0,
+    seed: int = 0,
+    processes: int = 1,
 ) -> Generator[Event, None, dict[str, Any]]:
     """Verify a certificate: its hashes, and by decoding again all frames or a random share of them.
 
     share: of the frames, 0 to 1; one at least. Raises ArtifactError for what does not hold.
     """
-    for name, data in (("artifact", artifact), ("coded", coded)):
+    for name, data in (("artifact", coder.artifact), ("coded", coded)):
         digest = hashlib.sha256(data).hexdigest()
         if certificate[f"{name}_sha256"] != digest or certificate[f"{name}_bytes"] != len(data):
             raise ArtifactError(f"the certificate is of another {name}", value=digest[:16])
@@ -134,18 +161,13 @@ def check(
         raise ArtifactError("the score is not that of the coded file", value=certificate["bits_per_byte"])
     count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
-    tokens, decoded = sum(frames[place][0][1] - frames[place][0][0] for place in chosen), 0
-    parts = []
-    for place in chosen:
-        (start, end), frame, name = frames[place]
-        steps = decode_frame(coder.model, frame, end - start, header.layout, name)
-        parts.append((yield from with_progress(out_of(steps, decoded, tokens), "decode")))
-        decoded += end - start
+    jobs = [frames[place] for place in chosen]
+    parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
     if count == len(frames):
         text = coder.tokenizer.decode(np.concatenate(parts))
         if hashlib.sha256(text).hexdigest() != certificate["text_sha256"]:
             raise ArtifactError("what was decoded is not the certificate's text")
-    return {"frames": len(frames), "frames_decoded": count, "tokens_decoded": decoded}
+    return {"frames": len(frames), "frames_decoded": count, "tokens_decoded": sum(map(len, parts))}
 
 
 def share_of(text: str) -> float:

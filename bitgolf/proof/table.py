@@ -31,9 +31,14 @@ def share_table() -> np.ndarray:
     return ((np.array(powers, dtype=np.int64)[None] >> octaves) + 1).reshape(-1)
 
 
+@functools.cache
+def _shares() -> Tensor:
+    return torch.from_numpy(share_table()).double()
+
+
 def shares_of(logits: Tensor) -> np.ndarray:
-    """Shares (rows, vocabulary), int64, of logits (rows, vocabulary) in nats."""
-    table = share_table()
+    """Shares (rows, vocabulary), whole numbers in float64, of logits (rows, vocabulary) in nats."""
+    table = _shares()
     below = (logits.amax(1, keepdim=True) - logits).mul_(BIT_STEPS / math.log(2))
-    steps = below.round_().clamp_(max=len(table) - 1).to(torch.int64)
-    return table[steps.cpu().numpy()]
+    steps = below.round_().clamp_(max=len(table) - 1).to(torch.int32)
+    return table.index_select(0, steps.cpu().flatten()).view(logits.shape).numpy()

@@ -61,6 +61,7 @@ class RunResult(TypedDict, total=False):
     report: str
     public_variables: dict[str, str]
     resumed: str
+    proof: dict[str, Any]
 
 
 class Sums(NamedTuple):

@@ -7,9 +7,7 @@ back but what stands in the folders, which all machines of a cluster must share.
 import itertools
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.run.child import end_with_parent
 from bitgolf.study.runs import Task, finish_task, give_up, run_task
 
 LOOK_SECONDS = 0.25
@@ -126,19 +125,7 @@ def _begin(gpus: str) -> None:
     """In the process: take its GPUs, before CUDA looks for any, and watch the parent."""
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """A process of a pool outlives a killed parent, idle or not, unless it watches."""
-    parent = multiprocessing.parent_process()
-    assert parent
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def on_ray(address: str, threads: int, gpus: int) -> Executor:

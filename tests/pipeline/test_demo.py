@@ -31,10 +31,23 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
             cli.main()
         assert end.value.code == 0
         out = capsys.readouterr().out
-        for words in ("xz -9e", "zstd -22 --long", "brotli -11", "A sample", "bits_per_byte:", "next:"):
+        for words in (
+            "xz -9e",
+            "zstd -22 --long",
+            "brotli -11",
+            "A sample",
+            "read back",
+            "bits_per_byte:",
+            "next:",
+        ):
             assert words in out
         assert read_json(tmp_path / "runs" / folder / "result.json")["status"] == "ok"
         assert (tmp_path / "runs" / folder / "report.html").is_file()
+        proof = tmp_path / "runs" / folder / "proof"
+        stated = read_json(proof / "certificate.json")
+        size = (proof / "coded.bin").stat().st_size
+        assert stated["bits_per_byte"] == 8 * size / stated["text_bytes"]
+        assert f"{stated['stepwise_bits_per_byte']:.4f}" in out and f"{size:,}" in out
 
 
 @pytest.mark.slow
@@ -55,4 +68,5 @@ def test_the_real_demo_keeps_its_promise(tmp_path):
     assert result["bits_per_byte"] <= PROMISED_BITS_PER_BYTE
     assert result["total_bytes"] <= 1_000_000
     assert result["text_bytes"] == 1_129_563
+    assert 99_000 < result["proof"]["text_bytes"] <= 100_000
     assert seconds < PROMISED_SECONDS

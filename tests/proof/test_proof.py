@@ -16,14 +16,15 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.proof import frames
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
-from bitgolf.proof.file import Coder, compress, compress_tokens, decompress, identity_of, read_header
+from bitgolf.proof.crew import Coder, identity_of
+from bitgolf.proof.file import compress, compress_tokens, decompress, read_header
 from bitgolf.proof.frames import Layout, decode_frame, encode_frame, parallel_nats
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.prove import share_of
 from bitgolf.proof.table import BIT_STEPS, SHARE_BITS, share_table, shares_of
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
-from tests.test_behaviour import FACTORS, ROWS, model_of
+from tests.test_behaviour import FACTORS, ROWS, BeforeToo, model_of
 
 LANES, WINDOW, STRIDE = 3, 12, 5
 ODD_TEXTS = {
@@ -262,6 +263,13 @@ def test_a_process_of_its_own_reads_it_from_the_pipe(bitgolf, finished, tmp_path
     root = os.path.dirname(os.path.dirname(os.path.abspath(frames.__file__)))  # noqa: PTH100, PTH120
     child = subprocess.run(words, input=data, capture_output=True, cwd=os.path.dirname(root), check=False)  # noqa: PTH120
     assert child.stdout == text and child.returncode == 0
+
+
+def test_a_part_that_looks_back_cannot_be_stepped():
+    with pytest.raises(BitgolfError, match="cannot be coded"):
+        Lanes(
+            shaken(ModelPlan(layers=1, width=16, heads=2, kv_heads=1, heads_out=(BeforeToo(),))), 2, 8, 4, 1
+        )
 
 
 def test_another_model_is_refused_by_name(coder):

@@ -1,0 +1,111 @@
+"""Tokens per second of decoding by lanes, and where a step's time goes.
+
+python -m bench.prove [--shapes tiny,demo] [--lanes 64,128,256] [--steps N] [--rounds N] [--portable] [--json]
+One process is one thread, whose own processor time counts, so that other work disturbs less. Frames are
+decoded by several processes: so many cores, so many times as fast.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.train import show
+from bitgolf.net.backend import Backend
+from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.proof.coder import TokenDecoder, TokenEncoder
+from bitgolf.proof.lanes import Lanes
+from bitgolf.proof.table import shares_of
+
+WINDOW, STRIDE = 256, 128
+SHAPES = {
+    "tiny": ModelPlan(width=128, layers=4, heads=4, kv_heads=2),
+    "demo": ModelPlan(vocabulary_size=4096, layers=4, width=192, heads=6, kv_heads=1),
+}
+
+
+class Laps:
+    """Processor seconds by what was done in them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __call__(self, name: str, call: Callable[..., Any], *given: Any) -> Any:
+        """Do it, and count."""
+        start = time.process_time()
+        found = call(*given)
+        self.seconds[name] += time.process_time() - start
+        return found
+
+
+def coded(lanes: Callable[[], Lanes], tokens: np.ndarray) -> bytes:
+    """Tokens (lanes, steps) as a coder writes them."""
+    states, coder = lanes(), TokenEncoder()
+    for step in tokens.T:
+        coder.write(step, shares_of(states.logits()))
+        states.follow(torch.from_numpy(step.copy()))
+    return coder.finish()
+
+
+def decoding(lanes: Callable[[], Lanes], data: bytes, tokens: np.ndarray) -> dict[str, float]:
+    """Read the tokens again; seconds by part of a step."""
+    states, coder, laps = lanes(), TokenDecoder(data), Laps()
+    for step in tokens.T:
+        logits = laps("model", states.logits)
+        shares = laps("shares", shares_of, logits)
+        found = laps("range coder", coder.read, shares)
+        laps("rest", states.follow, torch.from_numpy(found))
+        assert np.array_equal(found, step), "other tokens came back"
+    return laps.seconds
+
+
+def bench_decoding(shape: str, count: int, steps: int, rounds: int, portable: bool) -> dict[str, Any]:
+    """The fastest of several decodings with so many lanes."""
+    plan = SHAPES[shape]
+    model = build_model(plan).use(Backend()).eval()
+
+    def lanes() -> Lanes:
+        return Lanes(model, count, WINDOW, STRIDE, 1, portable)
+
+    tokens = np.random.default_rng(1).integers(0, plan.vocabulary_size, (count, steps))
+    data = coded(lanes, tokens)
+    laps = min((decoding(lanes, data, tokens) for _ in range(rounds)), key=lambda each: sum(each.values()))
+    whole = sum(laps.values())
+    return {
+        "bench": f"{shape}, {count} lanes" + (", portable" if portable else ""),
+        "tokens_per_second": tokens.size / whole,
+        "milliseconds_a_step": {name: 1000 * spent / steps for name, spent in laps.items()},
+    }
+
+
+def main() -> None:
+    """Run the benchmarks asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", default="tiny,demo")
+    parser.add_argument("--lanes", default="64,128,256")
+    parser.add_argument("--steps", type=int, default=384)  # a whole window and the half that follows
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results: list[dict[str, Any]] = [{"bench": "machine", "load_average": os.getloadavg()[0]}]
+    for shape in options.shapes.split(","):
+        for count in map(int, options.lanes.split(",")):
+            results.append(bench_decoding(shape, count, options.steps, options.rounds, options.portable))
+            if not options.json:
+                show(results[-1])
+    if options.json:
+        json.dump(results, sys.stdout, indent=2)
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Several frames: worked off by processes, begun again after a stop, audited by a share."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.base.events import finish
+from bitgolf.base.files import write_bytes
+from bitgolf.net.model import ModelPlan
+from bitgolf.proof import crew as crews
+from bitgolf.proof import frames
+from bitgolf.proof.crew import Crew, Encoding, coder_of
+from bitgolf.proof.file import compress_tokens, decompress, frames_of, read_header
+from bitgolf.proof.prove import Text, check, prove
+from bitgolf.squeeze.artifact import pack
+from bitgolf.squeeze.quantize import int6_rows, quantize_weights
+from bitgolf.text.encoder import Encoder, train_tokenizer
+from tests.cli.test_cli import bitgolf, refused  # noqa: F401
+from tests.proof.test_proof import shaken
+
+TEXT = b"Fellow citizens of the Senate and of the House of Representatives.\n" * 12
+
+
+@pytest.fixture(scope="module")
+def artifact():
+    """The bytes of a small packed model that has learned nothing."""
+    tokenizer = train_tokenizer([TEXT], 280)
+    plan = ModelPlan(vocabulary_size=tokenizer.vocabulary_size, layers=2, width=32, heads=2, kv_heads=1)
+    tensors, _ = quantize_weights(int6_rows(), dict(shaken(plan).named_parameters()))
+    return pack(plan, tensors, tokenizer.to_bytes()).data
+
+
+@pytest.fixture(scope="module")
+def coder(artifact):
+    return coder_of(artifact, 16)
+
+
+@pytest.fixture
+def folder(artifact, tmp_path):
+    """A folder with that model."""
+    write_bytes(tmp_path / "model" / "model.bin", artifact)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def short_frames(monkeypatch):
+    """Frames of a few tokens, so that a small text has several."""
+    monkeypatch.setattr(frames, "MOST_LANE_TOKENS", 40)
+
+
+def coded(coder, crew=crews.ALONE):
+    return finish(compress_tokens(coder, Encoder(coder.tokenizer).encode(TEXT), TEXT, 2, crew))
+
+
+def test_processes_write_and_read_the_same_file(coder, short_frames):
+    alone, before = coded(coder), set(multiprocessing.active_children())
+    assert alone.layout is not None and len(alone.layout.frames()) > 2
+    together = coded(coder, Crew(processes=2))
+    assert together == alone
+    assert finish(decompress(coder, alone.data, "", Crew(processes=2))) == TEXT
+    assert set(multiprocessing.active_children()) <= before
+    other = bytearray(alone.data)
+    place = len(alone.data) - 1
+    other[place] ^= 1
+    with pytest.raises(ArtifactError, match="damaged"):
+        finish(decompress(coder, bytes(other), "", Crew(processes=2)))
+
+
+def test_what_was_finished_is_not_done_again(coder, short_frames, tmp_path, monkeypatch):
+    part, whole = tmp_path / "a.golf.part", coded(coder)
+    count = len(whole.layout.frames())
+    begun = compress_tokens(coder, Encoder(coder.tokenizer).encode(TEXT), TEXT, 2, Crew(part=part))
+    for _ in range(90):  # into the third frame, whose lanes have 40 steps
+        next(begun)
+    begun.close()
+    with part.open("ab") as file:
+        file.write(b"a record that was cut")
+    asked = []
+    real = Encoding.result
+    monkeypatch.setattr(Encoding, "result", lambda job, by: asked.append(job) or real(job, by))
+    assert coded(coder, Crew(part=part)) == whole
+    assert 0 < len(asked) == count - 2
+    assert coded(coder, Crew(part=part)) == whole and len(asked) == count - 2
+    changed = bytearray(part.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    part.write_bytes(changed)
+    assert coded(coder, Crew(part=part)) == whole and len(asked) > count - 2
+    assert coded(coder._replace(identity=b"another."), Crew(part=part)) != whole, (
+        "another model's are not taken"
+    )
+    Crew(part=part).disband()
+    assert not part.exists()
+
+
+def test_a_full_disk_is_one_line(coder, short_frames, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(crews.os, "fsync", full)
+    with pytest.raises(BitgolfError, match="No space left.*same command again"):
+        coded(coder, Crew(part=tmp_path / "a.part"))
+
+
+def test_an_audit_reads_its_share_and_no_more(coder, short_frames, tmp_path):
+    tokens = Encoder(coder.tokenizer).encode(TEXT)
+    certificate = finish(prove(coder, Text(tokens, TEXT, "text"), tmp_path))
+    data = (tmp_path / "coded.bin").read_bytes()
+    jobs, count = frames_of(data, read_header(data), ""), certificate["frames"]
+    assert count == len(jobs) > 3
+    assert not (tmp_path / "proof.part").exists()
+    assert finish(check(coder, data, certificate))["frames_decoded"] == count
+    read = [finish(check(coder, data, certificate, 0.5, seed)) for seed in range(3)]
+    assert {each["frames_decoded"] for each in read} == {round(0.5 * count)}
+    assert finish(check(coder, data, certificate, 0.01))["frames_decoded"] == 1
+    # A frame that gives other tokens is found by those audits that read it, and by no other.
+    wrong = jobs[1].frame.tokens_crc.to_bytes(4, "little")
+    forged = data.replace(wrong, bytes(4), 1)
+    stated = {**certificate, "coded_sha256": hashlib.sha256(forged).hexdigest()}
+    found = []
+    for seed in range(12):
+        try:
+            finish(check(coder, forged, stated, 0.3, seed))
+            found.append(False)
+        except ArtifactError as error:
+            assert "frame 2 of" in str(error)
+            found.append(True)
+    assert True in found and False in found
+    with pytest.raises(ArtifactError, match="frame 2 of"):
+        finish(check(coder, forged, stated))
+
+
+def test_the_whole_file_costs_what_the_steps_say(coder, short_frames, tmp_path):
+    """Coded bits within 0.05% of the nats and what the container takes; the parallel score beside."""
+    tokens = Encoder(coder.tokenizer).encode(TEXT * 8)
+    found = finish(prove(coder, Text(tokens, TEXT * 8, "text"), tmp_path))
+    bits = 8 * (found["coded_bytes"] - found["container_bytes"]) / found["text_bytes"]
+    slack = 8 * 4 * found["frames"] / found["text_bytes"]  # a range coder ends on whole words of 32 bits
+    assert abs(bits - found["stepwise_bits_per_byte"]) < 5e-4 * bits + slack
+    assert abs(found["parallel_bits_per_byte"] - found["stepwise_bits_per_byte"]) < 1e-4
+    assert found["certified_on"].startswith("class ") and len(found["code_sha256"]) == 64
+
+
+def test_a_portable_proof_says_so(bitgolf, folder):  # noqa: F811
+    Path("a.txt").write_bytes(TEXT[:100])
+    code, out, _ = bitgolf("prove", folder, "--text", "a.txt", "--portable", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["certified_on"].startswith("any processor")
+    coded_file = folder / "proof" / "coded.bin"
+    assert read_header(coded_file.read_bytes()).portable
+    code, out, _ = bitgolf("prove", folder, "--check", folder / "proof" / "certificate.json", "--json")
+    assert code == 0 and json.loads(out)["holds"]
+
+
+def test_texts_that_cannot_be_proven_are_refused_in_a_line(bitgolf, folder, monkeypatch):  # noqa: F811
+    Path("empty.txt").write_bytes(b"")
+    refused(bitgolf("prove", folder, "--text", "empty.txt"), "empty")
+    Path("short.txt").write_bytes(b"a")
+    code, out, _ = bitgolf("prove", folder, "--text", "short.txt", "--out", "short", "--json")
+    assert code in (0, 1) and json.loads(out)["tokens"] == 1
+    refused(bitgolf("prove", folder, "--text", "none.txt"), "none.txt")
+
+    def full(path, data):
+        raise BitgolfError("no space left on the disk", where=str(path), way_out="--resume")
+
+    monkeypatch.setattr("bitgolf.pipeline.coding.write_bytes", full)
+    Path("a.txt").write_bytes(TEXT)
+    said = refused(bitgolf("compress", "a.txt", "-m", folder), "no space left", "same command again")
+    assert "--resume" not in said
+
+
+def test_files_go_through_the_pipe_and_stay(bitgolf, folder, monkeypatch):  # noqa: F811
+    Path("a.txt").write_bytes(TEXT)
+    assert bitgolf("compress", "a.txt", "-m", folder)[0] == 0
+    code, out, _ = bitgolf("decompress", "a.txt.golf", "-m", folder, "-c")
+    assert code == 0 and out.encode() == TEXT
+    assert Path("a.txt").is_file() and Path("a.txt.golf").is_file()
+    code, out, _ = bitgolf("compress", "a.txt.golf", "--list")
+    assert code == 0 and f"{len(TEXT):,}" in out and "bits_per_byte" in out
+    refused(bitgolf("compress", "a.txt", "--list"), "not a file that bitgolf compressed")
+    assert not list(Path().glob("*.part"))
