@@ -27,6 +27,7 @@ from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.screen import NOTE
 from bitgolf.report.trace import kept_trace
+from bitgolf.run.evaluation import evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
 from bitgolf.run.positions import asked_positions, trained_length
@@ -34,7 +35,7 @@ from bitgolf.run.result import RunResult, Sums
 from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
 from bitgolf.run.stages import run
-from bitgolf.score.score import ScorePlan, Scores, scoring
+from bitgolf.score.score import ScorePlan, Scores
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
 from bitgolf.text.encoder import Encoder
@@ -238,11 +239,12 @@ def score_artifact(
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
     model, plan, trained = model_to_score(path, unpacked, changes)
+    part = path.with_name(f"{path.name}.scores.part")
     if text is not None:
-        scores = yield from score_text(model, unpacked.tokenizer, text, plan)
+        scores = yield from score_text(model, unpacked.tokenizer, text, plan, part)
     else:
         dataset = dataset_of(path, unpacked.tokenizer, data)
-        scores = yield from score_split(model, dataset, plan, "score")
+        scores = yield from score_split(model, dataset, plan, "score", part)
     return scores, {"dtype": model.backend.dtype_name, **asked_positions(scores, trained)}
 
 
@@ -286,17 +288,16 @@ def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Datas
 
 
 def score_text(
-    model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan
+    model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan, part: Path | None = None
 ) -> Generator[Event, None, Scores]:
-    """Score one file as one document; what is packed as its ending says is unpacked."""
+    """Score one file as one document; what is packed as its ending says is unpacked. part: see `evaluate`."""
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
     tokens = next(Encoder(tokenizer).encode_documents([content]))
     differing = differing_bytes(content, tokenizer.decode(tokens))
-    return (
-        yield from with_progress(scoring(model, tokens, tokenizer, plan, len(content), differing), "score")
-    )
+    sizes = len(content), differing
+    return (yield from evaluate(model, tokens, tokenizer, plan, *sizes, stage="score", part=part))
 
 
 def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:

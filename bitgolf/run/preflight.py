@@ -1,5 +1,6 @@
 """What would fail after an hour of training is tried before it."""
 
+import time
 from collections.abc import Generator
 
 import torch
@@ -10,6 +11,7 @@ from bitgolf.base.events import Event, finish, with_progress
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
+from bitgolf.run.evaluation import refuse_slow_run
 from bitgolf.run.packer import Packer
 from bitgolf.score.metric import summary
 from bitgolf.score.score import scoring
@@ -41,6 +43,7 @@ def preflight(
         load_model(unpacked, backend), tokens, dataset.tokenizer, recipe.score, sample=PREFLIGHT_WINDOWS
     )
     summary((yield from with_progress(steps, "preflight")))
+    refuse_slow_run(load_model(unpacked, backend), dataset, recipe.score, time.perf_counter)
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
     return unpacked
 

@@ -40,6 +40,8 @@ class RunResult(TypedDict, total=False):
     windows: str
     query_positions: dict[str, float]
     position_warning: str
+    evaluation_seconds: float
+    evaluation_verdict: str
     artifact_bytes: int
     total_bytes: int
     code_bytes: int

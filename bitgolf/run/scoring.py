@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitgolf.base.errors import DataError
-from bitgolf.base.events import Event, with_progress
+from bitgolf.base.events import Event
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, model_with
+from bitgolf.run.evaluation import evaluate
 from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
@@ -21,12 +23,15 @@ from bitgolf.text.shards import Dataset
 
 
 def score_split(
-    model: Model, dataset: Dataset, plan: ScorePlan, stage: str
+    model: Model, dataset: Dataset, plan: ScorePlan, stage: str, part: Path | None = None
 ) -> Generator[Event, None, Scores]:
-    """Score the validation split of a dataset; its passport says how many bytes must be accounted for."""
+    """Score the validation split of a dataset; its passport says how many bytes must be accounted for.
+
+    part: see `evaluate`.
+    """
     tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
     sizes = facts["text_bytes"], facts.get("differing_bytes")
-    return with_progress(scoring(model, tokens, dataset.tokenizer, plan, *sizes), stage)
+    return evaluate(model, tokens, dataset.tokenizer, plan, *sizes, stage=stage, part=part)
 
 
 def validation(spec: RunSpec, model: Model) -> Generator[tuple[int, int], None, float]:
@@ -71,7 +76,8 @@ def score_variants(
     for name, model, plan in cases:
         started = spec.clock()
         stage = "score final" if plan == recipe.score != chunked else f"score {name}"
-        scores = yield from score_split(model, spec.dataset, plan, stage)
+        free = plan.replace(eval_seconds=0.0)  # the run has been made: what it takes is said, not refused
+        scores = yield from score_split(model, spec.dataset, free, stage, spec.folder / "scores.part")
         asked = asked_positions(scores, trained_length(recipe))
         rows.append({"name": name, **summary(scores), **asked, "seconds": spec.clock() - started})
         if plan == chunked:

@@ -17,6 +17,7 @@ from bitgolf.base.tensors import write_tensors
 from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
+from bitgolf.run.evaluation import verdict
 from bitgolf.run.folder import CHECKPOINT, claim_folder, describe_run
 from bitgolf.run.packer import Packer, Packing
 from bitgolf.run.preflight import preflight
@@ -138,6 +139,7 @@ def _stages(
         "total_bytes": total,
         **facts,
         "code_bytes": len(spec.code),
+        **verdict(variants, recipe.score.eval_seconds),
         "variants": variants,
         "ledger": [["code", len(spec.code)], *([name, size] for name, size in artifact.ledger)],
         "quantization": packing.rows,

@@ -44,6 +44,9 @@ class Chained(Windows):
     def longest(self) -> int:
         return self.history + self.stride
 
+    def settled(self) -> int:
+        return self.longest() + self.lanes * self.stride
+
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         targets = tokens - 1
         first = min(self.longest(), targets)

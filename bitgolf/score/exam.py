@@ -1,5 +1,6 @@
 """The tokens to score, handed out as the rules allow: causal, scored before they are learnt from, once."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,6 +55,18 @@ class Exam:
             self._scored[window.first_scored : window.end] = True
         self._answered[self._open] = True
         self._open = []
+
+    def resume(self, nats: np.ndarray) -> None:
+        """Take the nats (of all windows, NaN where unknown) of an evaluation that was broken off."""
+        known = np.isfinite(nats)
+        for index, (first, end) in enumerate(itertools.pairwise(self.places)):
+            if known[first:end].all():
+                self.ask([index])
+                self.answer(nats[None, first:end])
+
+    def answered(self, indices: Sequence[int]) -> bool:
+        """Whether all of these windows have their answers."""
+        return bool(self._answered[list(indices)].all())
 
     def released(self, start: int, end: int) -> np.ndarray:
         """tokens[start : end + 1], int64: the inputs from `start` to `end` and their targets, all scored.

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +43,7 @@ class ScorePlan(Plan):
     limit_tokens: score only the first so many tokens after the first (0 = all), whatever the windows; the
         score is then named partial.
     adapter: what the model learns from the text that it has scored. mixers: what joins its distribution.
+    eval_seconds: an evaluation that would take longer is refused; 0 sets no limit, the challenge's is 600.
     """
 
     windows: Windows = setting(Chunked())
@@ -50,6 +51,7 @@ class ScorePlan(Plan):
     limit_tokens: int = setting(0, at_least=0)
     adapter: Adapter = NoAdapter()
     mixers: tuple[Mixer, ...] = ()
+    eval_seconds: float = setting(0.0, at_least=0.0)
 
     def problems(self) -> Iterator[str]:
         if self.mixers and not self.adapter.in_order:
@@ -161,13 +163,14 @@ def scoring(
     file_bytes: int | None = None,
     differing_bytes: int | None = None,
     sample: int = 0,
+    opened: Callable[[Exam], object] = lambda exam: None,
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
 
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
     where that is not known, as many as it counts too few or too many. sample: score only so many
-    windows, from its end back to its start.
+    windows, from its end back to its start. opened: is given the exam before it begins.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -175,6 +178,7 @@ def scoring(
     windows, parts = _laid_out(plan, len(tokens), starts, sample)
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
+    opened(exam)
     model.window = plan.windows.longest()
     try:
         for done in _exam_taken(model, exam, tokenizer, plan, starts, parts):
@@ -269,9 +273,12 @@ def _exam_taken(
         reader = plan.windows.reader(adaptation, exam.windows)
         for number, part in enumerate(parts, 1):
             for indices in plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None):
-                exam.answer(_answer(reader, adaptation, exam, indices, mixture))
+                known = exam.answered(indices)
+                if not known:
+                    exam.answer(_answer(reader, adaptation, exam, indices, mixture))
                 done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
-                yield done
+                if not known:
+                    yield done
             if number < len(parts):
                 adaptation.learn(exam, part)
 

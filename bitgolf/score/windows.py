@@ -85,6 +85,10 @@ class Windows(Plan):
         """Tokens of a whole window; 0 where they have no common length."""
         return 0
 
+    def settled(self) -> int:
+        """Scored tokens after which the others come at an even pace."""
+        return 0
+
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
         raise NotImplementedError

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+
+from bitgolf.adapt.score_first import ScoreFirst
+from bitgolf.base.events import finish
+from bitgolf.run import evaluation
+from bitgolf.run.evaluation import SlowError, evaluate, evaluation_identity, verdict
+from bitgolf.score.chained import Chained
+from bitgolf.score.metric import bits_per_byte
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.windows import Chunked, Sliding
+from tests.score.test_score import BOS, Bytes, make_model
+
+PLAN = ScorePlan(windows=Sliding(length=32, stride=8), batch_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    stream = np.random.default_rng(3).integers(0, 256, 230).astype(np.uint16)
+    stream[[0, 40]] = BOS
+    return stream
+
+
+class Clock:
+    """So many seconds later at each look."""
+
+    def __init__(self, step: float) -> None:
+        self.step, self.now = step, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def events(model, tokens, plan=PLAN, part=None, step=2.0):
+    return evaluate(model, tokens, Bytes(), plan, stage="score", part=part, clock=Clock(step))
+
+
+def test_the_bits_so_far_end_at_the_score(model, tokens):
+    seen = []
+    scores = finish(events(model, tokens), seen.append)
+    assert (scores.nats == score(model, tokens, Bytes(), PLAN).nats).all()
+    assert [event.done for event in seen] == sorted({event.done for event in seen})
+    assert seen[-1].facts["bits_per_byte"] == pytest.approx(bits_per_byte(scores))
+    assert seen[0].facts != seen[-1].facts
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_bits(model, tokens, tmp_path, monkeypatch):
+    part, whole = tmp_path / "scores.part", score(model, tokens, Bytes(), PLAN)
+    steps = events(model, tokens, part=part)
+    for _ in range(4):
+        next(steps)
+    steps.close()
+    assert part.is_file()
+    asked = []
+    real = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda *args: asked.append(1) or real(*args))
+    seen = []
+    scores = finish(events(model, tokens, part=part), seen.append)
+    assert scores.nats.tobytes() == whole.nats.tobytes() and not part.exists()
+    batches = len(
+        list(PLAN.windows.batches(windows := list(PLAN.windows.windows(230)), range(len(windows)), 64))
+    )
+    assert len(asked) == batches - 4 == len(seen)
+
+
+def test_it_is_kept_now_and_then_for_those_that_are_killed_without_a_word(model, tokens, tmp_path):
+    steps = events(model, tokens, part=tmp_path / "scores.part", step=20.0)
+    next(steps), next(steps), next(steps)
+    with np.load(tmp_path / "scores.part") as file:
+        assert 0 < np.isfinite(file["nats"]).sum() < 229
+
+
+@pytest.mark.parametrize("change", ["tokens", "weights", "windows", "batches", "damage", "nothing"])
+def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path, change):
+    part = tmp_path / "scores.part"
+    steps = events(model, tokens, part=part)
+    next(steps), next(steps)
+    steps.close()
+    with np.load(part) as file:
+        kept = {name: file[name] for name in file}
+    kept["nats"][:] = np.where(np.isfinite(kept["nats"]), 77, np.nan)
+    np.savez(part.with_suffix(".npz"), **kept)
+    part.with_suffix(".npz").replace(part)
+    other, text, plan = make_model(), tokens.copy(), PLAN
+    if change == "tokens":
+        text[-1] += 1
+    elif change == "weights":
+        other.tok_emb.weight.data[0, 0] += 1
+    elif change == "windows":
+        plan = PLAN.replace(windows=Chunked(length=32))
+    elif change == "batches":
+        plan = PLAN.replace(batch_tokens=128)
+    elif change == "damage":
+        part.write_bytes(part.read_bytes()[:-30])
+    scores = finish(events(other, text, plan, part))
+    assert (scores.nats == 77).any() == (change == "nothing")
+
+
+def test_where_windows_depend_on_each_other_it_begins_again(model, tokens, tmp_path):
+    for plan in (
+        PLAN.replace(windows=Chained(history=24, stride=8)),
+        PLAN.replace(adapter=ScoreFirst(chunk_tokens=57)),
+    ):
+        steps = events(make_model(), tokens, plan, tmp_path / "scores.part")
+        next(steps), steps.close()
+        assert not (tmp_path / "scores.part").exists()
+
+
+def test_a_limit_on_seconds_does_not_change_what_is_scored(model, tokens):
+    limited = PLAN.replace(eval_seconds=600.0)
+    assert evaluation_identity(model, tokens, limited) == evaluation_identity(model, tokens, PLAN)
+    assert limited.label() == PLAN.label()
+
+
+@pytest.mark.parametrize("windows", [PLAN.windows, Chained(history=24, stride=8, lanes=3)])
+def test_what_would_not_end_in_its_time_is_refused_by_forecast(model, tokens, windows):
+    plan = PLAN.replace(windows=windows)
+    seen = list(events(model, tokens, plan))
+    takes = 2.0 * len(seen)
+    finish(events(model, tokens, plan.replace(eval_seconds=2 * takes)))
+    steps = events(model, tokens, plan.replace(eval_seconds=takes / 3))
+    seen.clear()
+    with pytest.raises(SlowError, match=r"about \d+ s, at most \d+ s.*larger stride") as raised:
+        seen.extend(steps)
+    assert len(seen) <= 1 + (windows != PLAN.windows) * 5
+    forecast = int(raised.value.value.split()[1])
+    assert forecast == pytest.approx(takes, rel=0.35)
+
+
+def test_the_verdict_counts_the_packed_model_alone():
+    rows = [
+        {"name": "live", "seconds": 500.0},
+        {"name": "quantized", "seconds": 100.0},
+        {"name": "quantized", "seconds": 200.0},
+        {"name": "adapted", "seconds": 300.5},
+    ]
+    assert verdict(rows, 0.0) == {"evaluation_seconds": 600.5}
+    assert verdict(rows, 600.0)["evaluation_verdict"] == "over 600 s"
+    assert verdict(rows[:3], 600.0)["evaluation_verdict"] == "within 600 s"
+    assert evaluation.PACKED == ("quantized", "adapted")
