@@ -42,6 +42,7 @@ from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.loop import State
+from bitgolf.train.world import World, join_world, leave_world
 
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
@@ -239,12 +240,15 @@ def score_artifact(
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
     model, plan, trained = model_to_score(path, unpacked, changes)
-    part = path.with_name(f"{path.name}.scores.part")
-    if text is not None:
-        scores = yield from score_text(model, unpacked.tokenizer, text, plan, part)
-    else:
-        dataset = dataset_of(path, unpacked.tokenizer, data)
-        scores = yield from score_split(model, dataset, plan, "score", part)
+    part, world = path.with_name(f"{path.name}.scores.part"), join_world(model.backend.device.type)
+    try:
+        if text is not None:
+            scores = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
+        else:
+            dataset = dataset_of(path, unpacked.tokenizer, data)
+            scores = yield from score_split(model, dataset, plan, "score", part, world)
+    finally:
+        leave_world(world)
     return scores, {"dtype": model.backend.dtype_name, **asked_positions(scores, trained)}
 
 
@@ -288,16 +292,26 @@ def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Datas
 
 
 def score_text(
-    model: Model, tokenizer: Tokenizer, path: Path, plan: ScorePlan, part: Path | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    path: Path,
+    plan: ScorePlan,
+    part: Path | None = None,
+    world: World = World(),  # noqa: B008
 ) -> Generator[Event, None, Scores]:
-    """Score one file as one document; what is packed as its ending says is unpacked. part: see `evaluate`."""
+    """Score one file as one document; what is packed as its ending says is unpacked.
+
+    part, world: see `evaluate`.
+    """
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
     tokens = next(Encoder(tokenizer).encode_documents([content]))
     differing = differing_bytes(content, tokenizer.decode(tokens))
     sizes = len(content), differing
-    return (yield from evaluate(model, tokens, tokenizer, plan, *sizes, stage="score", part=part))
+    return (
+        yield from evaluate(model, tokens, tokenizer, plan, *sizes, stage="score", part=part, world=world)
+    )
 
 
 def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:

@@ -14,11 +14,11 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
-from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.exam import Exam
 from bitgolf.score.score import ScorePlan, Scores, document_starts, scoring
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.world import World
 
 KEEP_SECONDS = 30.0  # between two times that the nats so far are written
 FEW_WINDOWS = 32  # tell the pace of an evaluation
@@ -33,11 +33,12 @@ class SlowError(BitgolfError):
 class Sheet:
     """The nats of an evaluation so far, and the file that keeps them until it has ended."""
 
-    def __init__(self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan) -> None:
+    def __init__(
+        self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
+    ) -> None:
         # Only where no window depends on another do those that are left come to the same bits.
-        alone = plan.windows.alone and plan.adapter == NoAdapter() and not plan.mixers
-        self.path = path if alone else None
-        self.identity = evaluation_identity(model, tokens, plan) if self.path else ""
+        self.path = path.with_name(f"{path.name}{world.rank or ''}") if path and plan.static else None
+        self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if self.path else ""
         self.exam: Exam | None = None
 
     def open(self, exam: Exam) -> None:
@@ -88,14 +89,15 @@ def evaluate(
     stage: str,
     part: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    world: World = World(),  # noqa: B008
 ) -> Generator[Event, None, Scores]:
     """`scoring` as events with the bits per byte so far.
 
     part: where the nats so far are kept; an evaluation that was killed goes on from there to the same bits.
     Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do.
     """
-    sheet = Sheet(part, model, tokens, plan)
-    steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open)
+    sheet = Sheet(part, model, tokens, plan, world)
+    steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
     facts: dict[str, float] = {}
     started = kept = looked = clock()
     first: tuple[float, int] | None = None

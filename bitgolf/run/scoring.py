@@ -20,18 +20,24 @@ from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores, scoring
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.shards import Dataset
+from bitgolf.train.world import World
 
 
 def score_split(
-    model: Model, dataset: Dataset, plan: ScorePlan, stage: str, part: Path | None = None
+    model: Model,
+    dataset: Dataset,
+    plan: ScorePlan,
+    stage: str,
+    part: Path | None = None,
+    world: World = World(),  # noqa: B008
 ) -> Generator[Event, None, Scores]:
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for.
 
-    part: see `evaluate`.
+    part, world: see `evaluate`.
     """
     tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
     sizes = facts["text_bytes"], facts.get("differing_bytes")
-    return evaluate(model, tokens, dataset.tokenizer, plan, *sizes, stage=stage, part=part)
+    return evaluate(model, tokens, dataset.tokenizer, plan, *sizes, stage=stage, part=part, world=world)
 
 
 def validation(spec: RunSpec, model: Model) -> Generator[tuple[int, int], None, float]:

@@ -57,12 +57,17 @@ class Exam:
         self._open = []
 
     def resume(self, nats: np.ndarray) -> None:
-        """Take the nats (of all windows, NaN where unknown) of an evaluation that was broken off."""
+        """Take the nats (of all windows, NaN where unknown) that were scored elsewhere or before."""
         known = np.isfinite(nats)
         for index, (first, end) in enumerate(itertools.pairwise(self.places)):
-            if known[first:end].all():
+            if known[first:end].all() and not self._answered[index]:
                 self.ask([index])
                 self.answer(nats[None, first:end])
+
+    def own(self) -> np.ndarray:
+        """The nats of all windows, 0 where there is no answer."""
+        counts = np.diff(self.places)
+        return np.where(np.repeat(self._answered, counts), self.nats, np.float32(0))
 
     def answered(self, indices: Sequence[int]) -> bool:
         """Whether all of these windows have their answers."""

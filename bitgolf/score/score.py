@@ -22,6 +22,7 @@ from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.mixer import Mixer, Mixture
 from bitgolf.score.windows import Chunked, Reader, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.world import World
 
 SCORE_COLUMNS = {
     "target": np.uint16,
@@ -61,6 +62,11 @@ class ScorePlan(Plan):
         if not self.windows.alone and (self.mixers or self.adapter != NoAdapter()):
             name = type(self.windows).__name__
             yield f"windows: {name} keeps what older weights made; what adapts or mixes needs Sliding"
+
+    @property
+    def static(self) -> bool:
+        """Whether the score of a window depends on no other: they may be scored anywhere, and any time."""
+        return self.windows.alone and self.adapter == NoAdapter() and not self.mixers
 
     def label(self) -> str:
         """The short name that goes beside every score: the windows, and what adapts."""
@@ -164,13 +170,15 @@ def scoring(
     differing_bytes: int | None = None,
     sample: int = 0,
     opened: Callable[[Exam], object] = lambda exam: None,
+    world: World = World(),  # noqa: B008
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
 
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
     where that is not known, as many as it counts too few or too many. sample: score only so many
-    windows, from its end back to its start. opened: is given the exam before it begins.
+    windows, from its end back to its start. opened: is given the exam before it begins. world:
+    the processes that share the batches of a static plan; all of them get all scores.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -181,7 +189,7 @@ def scoring(
     opened(exam)
     model.window = plan.windows.longest()
     try:
-        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts):
+        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts, world):
             yield done, len(inputs)
     finally:
         model.window = 0
@@ -265,6 +273,7 @@ def _exam_taken(
     plan: ScorePlan,
     starts: np.ndarray,
     parts: Sequence[Sequence[int]],
+    world: World,
 ) -> Iterator[int]:
     """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
     done = 0
@@ -272,15 +281,17 @@ def _exam_taken(
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
         reader = plan.windows.reader(adaptation, exam.windows)
         for number, part in enumerate(parts, 1):
-            for indices in plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None):
-                known = exam.answered(indices)
-                if not known:
-                    exam.answer(_answer(reader, adaptation, exam, indices, mixture))
+            batches = plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None)
+            for turn, indices in enumerate(batches):
+                mine = turn % world.size == world.rank if plan.static else True
                 done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
-                if not known:
+                if mine and not exam.answered(indices):
+                    exam.answer(_answer(reader, adaptation, exam, indices, mixture))
                     yield done
             if number < len(parts):
                 adaptation.learn(exam, part)
+    if world.size > 1 and plan.static:
+        exam.resume(world.sum(torch.from_numpy(exam.own()).to(model.backend.device)).cpu().numpy())
 
 
 def _answer(
