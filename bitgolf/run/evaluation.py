@@ -85,7 +85,9 @@ def evaluate(
     tokens: np.ndarray,
     tokenizer: Tokenizer,
     plan: ScorePlan,
-    *sizes: int | None,
+    file_bytes: int | None = None,
+    differing_bytes: int | None = None,
+    *,
     stage: str,
     part: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -97,6 +99,7 @@ def evaluate(
     Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do.
     """
     sheet = Sheet(part, model, tokens, plan, world)
+    sizes = file_bytes, differing_bytes
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
     facts: dict[str, float] = {}
     started = kept = looked = clock()

@@ -132,6 +132,7 @@ def _stages(
     seconds["score"] = spec.clock() - started
     artifact, total = packing.artifact, packer.total_bytes(packing.artifact)
     score: Any = {name: variants[-1][name] for name in HEADLINE if name in variants[-1]}
+    score |= verdict(variants, recipe.score.eval_seconds)
     result: RunResult = {
         "status": "ok" if total <= recipe.budget.budget_bytes else "over budget",
         **score,
@@ -139,7 +140,6 @@ def _stages(
         "total_bytes": total,
         **facts,
         "code_bytes": len(spec.code),
-        **verdict(variants, recipe.score.eval_seconds),
         "variants": variants,
         "ledger": [["code", len(spec.code)], *([name, size] for name, size in artifact.ledger)],
         "quantization": packing.rows,
