@@ -13,6 +13,7 @@ READING_ORDER = (
     "base.plan",
     "base.files",
     "base.tensors",
+    "base.compiled",
     "text.casing",
     "text.tokenizer",
     "text.encoder",
@@ -63,7 +64,15 @@ READING_ORDER = (
     "score.metric",
     "adapt.learner",
     "adapt.score_first",
+    "mix.trust",
+    "mix.counts",
     "mix.ngram",
+    "mix.tilt",
+    "mix.match",
+    "mix.nearest",
+    "mix.byte_contexts",
+    "mix.byte_tree",
+    "mix.ppm",
     "recipe",
 )
 AROUND = (

@@ -22,7 +22,7 @@ from bitgolf.script.flatten import flatten, undefined_names
 from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of, read_core
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
-OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "squeeze/trellis.py": {"numba"}}
+OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "base/compiled.py": {"numba"}}
 READS_ENVIRONMENT = {
     "base/events.py",
     "train/world.py",

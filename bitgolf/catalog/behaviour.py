@@ -19,6 +19,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.plan import Plan, from_json, members, parse_changes, to_json
 from bitgolf.base.tensors import read_tensors
+from bitgolf.catalog.mixtures import mixture_faults
 from bitgolf.catalog.own import example_of, faults_of
 from bitgolf.catalog.techniques import Technique, card_of, slots, value_at
 from bitgolf.corpus.corpora import build_dataset, source_from
@@ -27,6 +28,7 @@ from bitgolf.net.model import Model, ModelPlan, build_model, keyed_generator
 from bitgolf.net.position import DocumentAttention
 from bitgolf.recipe import DataPlan, Recipe
 from bitgolf.run.stages import run
+from bitgolf.score.mixer import Mixer
 from bitgolf.score.score import ScorePlan, scoring
 from bitgolf.score.windows import Chunked
 from bitgolf.script.flatten import flatten, pack_script, prove_scripts
@@ -451,6 +453,15 @@ def check_documents(case: Case) -> None:
             )
 
 
+def check_mixture(case: Case) -> None:
+    """A mixer gives a distribution that knows the prefix alone."""
+    if not isinstance(case.member, Mixer):
+        raise LeftOutError("it is no mixer")
+    tokenizer = case.small.dataset.tokenizer
+    for fault in mixture_faults(case.member, tokenizer.vocabulary_size, tokenizer):
+        raise BrokenError(fault)
+
+
 def check_training(case: Case) -> None:
     """Three steps train, and move every tensor that it has."""
     found = case.small.run(case.on)
@@ -487,6 +498,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "causal": check_causal,
     "end alone": check_end,
     "documents apart": check_documents,
+    "a mixture": check_mixture,
     "script equal": check_script,
 }
 

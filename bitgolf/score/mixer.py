@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.plan import Plan
-from bitgolf.net.model import Model
 from bitgolf.score.exam import RuleError
 from bitgolf.text.tokenizer import Tokenizer
-
 
 class Memory:
     """What a mixer has seen of a stream so far."""
@@ -21,12 +19,12 @@ class Memory:
         """A weight, at least 0, for every token of the vocabulary; they are divided by their sum afterwards.
 
         own: float64 (vocabulary), the distribution before this mixer, sums to one. state: float32 (width),
-        the model's final state. The token that comes is not known here.
+        the model's final state. Neither may be written into. The token that comes is not known here.
         """
         raise NotImplementedError
 
     def observe(self, token: int) -> None:
-        """The token that came, after it was scored."""
+        """The token that came, after `mix` was asked for it and it was scored."""
         raise NotImplementedError
 
 
@@ -40,29 +38,40 @@ class Mixer(Plan):
 
     abstract: ClassVar[bool] = True
 
+    @property
+    def on(self) -> bool:
+        """Whether it changes anything; one that does not is left out, so that off is exact."""
+        return True
+
     def memory(self, vocabulary_size: int, tokenizer: Tokenizer) -> Memory:
-        """An empty memory."""
+        """An empty memory. tokenizer: what the tokens stand for, `pieces`."""
         raise NotImplementedError
 
 
-def normalised(weights: np.ndarray) -> np.ndarray:
+def normalised(weights: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Weights as a distribution. Raises RuleError for weights that are none."""
     total = weights.sum()
-    if not np.isfinite(total) or total <= 0 or weights.min() < 0:
+    if weights.shape != (vocabulary_size,) or not np.isfinite(total) or total <= 0 or weights.min() < 0:
         raise RuleError("a mixer gave weights that are no distribution")
     return weights / total
+
+
+def mixture_of(mixers: Sequence[Mixer], vocabulary_size: int, tokenizer: Tokenizer) -> "Mixture | None":
+    """The mixture of a stream that begins; None where no mixer changes anything."""
+    memories = [mixer.memory(vocabulary_size, tokenizer) for mixer in mixers if mixer.on]
+    return Mixture(memories, vocabulary_size) if memories else None
 
 
 class Mixture:
     """The mixers of one stream, one after another; used alike to score and to code it."""
 
-    def __init__(self, mixers: Sequence[Mixer], vocabulary_size: int, tokenizer: Tokenizer) -> None:
-        self.memories = [mixer.memory(vocabulary_size, tokenizer) for mixer in mixers]
+    def __init__(self, memories: Sequence[Memory], vocabulary_size: int) -> None:
+        self.memories, self.vocabulary_size = memories, vocabulary_size
 
     def distribution(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """The distribution (vocabulary) of the coming token, float64."""
+        """The distribution (vocabulary) of the coming token, float64. Raises RuleError for what is none."""
         for memory in self.memories:
-            own = normalised(memory.mix(own, state))
+            own = normalised(memory.mix(own, state), self.vocabulary_size)
         return own
 
     def observe(self, token: int) -> None:
@@ -70,15 +79,14 @@ class Mixture:
         for memory in self.memories:
             memory.observe(token)
 
-    def nats(self, model: Model, hidden: Tensor, targets: np.ndarray) -> np.ndarray:
-        """Nats (windows, scored), float32, of targets in the order of the stream.
+    def nats(self, logits: Tensor, hidden: Tensor, targets: np.ndarray) -> np.ndarray:
+        """Nats, float32, of targets that follow each other; each is observed when it has been scored.
 
-        hidden: (windows, scored, width). Each target is observed when it has been scored.
+        logits: (scored, vocabulary). hidden: (scored, width). targets: (scored).
         """
-        states, nats = hidden.flatten(0, 1), np.empty(targets.size, np.float32)
-        own = torch.softmax(model.logits_of(states).double(), 1).cpu().numpy()
-        for place, token in enumerate(targets.reshape(-1).tolist()):
-            probability = self.distribution(own[place], states[place].float().cpu().numpy())[token]
-            nats[place] = -np.log(probability)
+        owns, states = torch.softmax(logits.double(), 1).cpu().numpy(), hidden.float().cpu().numpy()
+        nats = np.empty(len(targets), np.float32)
+        for place, (own, state, token) in enumerate(zip(owns, states, targets.tolist(), strict=True)):
+            nats[place] = -np.log(self.distribution(own, state)[token])
             self.observe(token)
-        return nats.reshape(targets.shape)
+        return nats

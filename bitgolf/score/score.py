@@ -19,7 +19,7 @@ from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam, RuleError
-from bitgolf.score.mixer import Mixer, Mixture
+from bitgolf.score.mixer import Mixer, Mixture, mixture_of
 from bitgolf.score.windows import Chunked, Reader, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -277,7 +277,7 @@ def _exam_taken(
 ) -> Iterator[int]:
     """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
     done = 0
-    mixture = Mixture(plan.mixers, model.plan.vocabulary_size, tokenizer) if plan.mixers else None
+    mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
         reader = plan.windows.reader(adaptation, exam.windows)
         for number, part in enumerate(parts, 1):
@@ -304,7 +304,8 @@ def _answer(
     with torch.inference_mode():
         hidden = reader.hidden(indices, stream[:, :-1], scored)
         if mixture is not None:
-            return mixture.nats(model, hidden, rows[:, -scored:].numpy())
+            given = zip(indices, hidden, rows[:, -scored:].numpy(), strict=True)
+            return np.stack([mixture.nats(adaptation.logits(i, h), h, targets) for i, h, targets in given])
         nats = adaptation.nats(indices, hidden, stream[:, -scored:]).float()
         _check_distribution(
             adaptation.logits(indices[0], hidden[0, -1]), int(rows[0, -1]), float(nats[0, -1])

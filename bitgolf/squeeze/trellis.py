@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.base.compiled import numba
 from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.form import LARGEST_CODE
 from bitgolf.squeeze.trellis_states import EIGHT_STATES, ONE_STATE, trellis_grids
-
-try:
-    import numba
-except ImportError:
-    numba = None  # type: ignore[assignment]
 
 
 def trellis_values(codes: Tensor) -> Tensor:

@@ -1,0 +1,96 @@
+"""A tree of the byte strings that a text holds, up to a length, with exact counts of what followed each.
+
+A node is a string and a row of eight numbers. Counts are kept as PPM keeps them (update exclusion): a byte
+counts in the longest contexts up to the first that knows it, so shorter ones count how many contexts it came in.
+Source: Cleary and Witten 1984; Moffat 1990 (exclusion); Howard 1993 (method D)
+"""
+
+import numpy as np
+
+from bitgolf.base.compiled import compiled
+
+COUNT, FIRST, NEXT, SHORTER, BYTE, TOTAL, DISTINCT, DEPTH = range(8)
+ESCAPE = 0.5  # what each kind of byte that followed a context gives up for those that did not: method D
+
+
+def no_contexts(capacity: int) -> np.ndarray:
+    """Room for so many nodes, of which the first is the empty string."""
+    nodes = np.zeros((capacity, 8), np.int32)
+    nodes[0, [FIRST, NEXT, SHORTER]] = -1
+    return nodes
+
+
+@compiled
+def followed_by(nodes: np.ndarray, node: int, byte: int) -> int:
+    """The node of a context and one more byte, -1 if it never came."""
+    child = nodes[node, FIRST]
+    while child >= 0 and nodes[child, BYTE] != byte:
+        child = nodes[child, NEXT]
+    return child
+
+
+@compiled
+def counted_context(nodes: np.ndarray, node: int) -> int:
+    """The longest end of a context that something has followed; the empty one if there is none."""
+    while node > 0 and nodes[node, TOTAL] == 0:
+        node = nodes[node, SHORTER]
+    return node
+
+
+@compiled
+def context_after(nodes: np.ndarray, node: int, byte: int, order: int) -> int:
+    """The longest context of at most `order` bytes that something followed, once a byte has come after `node`."""
+    while node >= 0:
+        child = followed_by(nodes, node, byte)
+        if child >= 0:
+            return counted_context(nodes, child if nodes[child, DEPTH] <= order else nodes[child, SHORTER])
+        node = nodes[node, SHORTER]
+    return 0
+
+
+@compiled
+def count_byte(nodes: np.ndarray, used: int, node: int, byte: int, order: int) -> tuple[int, int]:
+    """Count a byte after its context `node`; returns how many nodes are used, and the context that is next.
+
+    nodes: with room for order + 1 more.
+    """
+    first, longer, known = -1, -1, False
+    while node >= 0 and not known:
+        child = followed_by(nodes, node, byte)
+        known = child >= 0
+        if not known:
+            child, used = used, used + 1
+            nodes[child, FIRST], nodes[child, NEXT] = -1, nodes[node, FIRST]
+            nodes[child, BYTE], nodes[child, DEPTH] = byte, nodes[node, DEPTH] + 1
+            nodes[node, FIRST] = child
+            nodes[node, DISTINCT] += 1
+        nodes[child, COUNT] += 1
+        nodes[node, TOTAL] += 1
+        if longer >= 0:
+            nodes[longer, SHORTER] = child
+        if first < 0:
+            first = child
+        longer, node = child, nodes[node, SHORTER]
+    return used, first if nodes[first, DEPTH] <= order else nodes[first, SHORTER]
+
+
+@compiled
+def expect_bytes(nodes: np.ndarray, node: int, expected: np.ndarray) -> None:
+    """Write into `expected` (256), float64, how likely each byte is after a context.
+
+    A context with N bytes counted, of d kinds, gives each (n - 1/2) / N and passes d / 2N on to the next
+    shorter one, the empty one to all bytes alike: the escapes of method D, blended.
+    """
+    passed = 1.0
+    for byte in range(256):
+        expected[byte] = 0.0
+    while node >= 0 and nodes[node, TOTAL] > 0:
+        share = passed / nodes[node, TOTAL]
+        child = nodes[node, FIRST]
+        while child >= 0:
+            expected[nodes[child, BYTE]] += share * (nodes[child, COUNT] - ESCAPE)
+            child = nodes[child, NEXT]
+        passed = share * ESCAPE * nodes[node, DISTINCT]
+        node = nodes[node, SHORTER]
+    for byte in range(256):
+        expected[byte] += passed / 256

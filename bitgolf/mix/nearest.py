@@ -1,0 +1,80 @@
+"""Retrieval by hidden states: what followed where the model was in nearly the same state."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from bitgolf.base.plan import setting
+from bitgolf.mix.trust import Trust, odds_level
+from bitgolf.score.mixer import Memory, Mixer
+from bitgolf.text.tokenizer import Tokenizer
+
+
+class _Neighbours(Memory):
+    def __init__(self, plan: "NearestStates") -> None:
+        self.plan, self.trust, self.seen = plan, Trust(plan.start), 0
+        self.states, self.squares = np.zeros((0, 0), np.float32), np.zeros(plan.states, np.float32)
+        self.followers = np.zeros(plan.states, np.int64)
+        self.own, self.state, self.shares = np.zeros(0), np.zeros(0, np.float32), None
+
+    def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
+        self.own, self.state, self.shares = own, state, None
+        largest = float(own.max())
+        if self.seen < self.plan.neighbours or largest > self.plan.certain:
+            return own
+        self.shares = self.nearest(state, len(own))
+        self.situation = odds_level(largest)
+        weight = self.trust.of(self.situation)
+        return (1 - weight) * own + weight * self.shares
+
+    def nearest(self, state: np.ndarray, vocabulary_size: int) -> np.ndarray:
+        """The share of each token (vocabulary) among those that followed the nearest states; sums to one."""
+        kept = min(self.seen, self.plan.states)
+        squares = self.squares[:kept] - 2 * (self.states[:kept] @ state)
+        chosen = np.argpartition(squares, self.plan.neighbours - 1)[: self.plan.neighbours]
+        distances = squares[chosen].astype(np.float64) / (self.plan.bandwidth * len(state))
+        weights = np.exp(distances.min() - distances)
+        return np.bincount(self.followers[chosen], weights / weights.sum(), vocabulary_size)
+
+    def observe(self, token: int) -> None:
+        if self.shares is not None:
+            self.trust.learn(self.situation, float(self.own[token]), float(self.shares[token]))
+        if not len(self.states):
+            self.states = np.zeros((self.plan.states, len(self.state)), np.float32)
+        place = self.seen % self.plan.states
+        self.states[place], self.squares[place] = self.state, self.state @ self.state
+        self.followers[place] = token
+        self.seen += 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearestStates(Mixer):
+    """Tokens that followed the hidden states nearest to this one (kNN-LM).
+
+    What: p = (1 - w) p_model + w sum of k(h, h_i) [y = y_i] over the `neighbours` nearest of the last `states`
+        final states, k = exp(-|h - h_i|^2 / (bandwidth width)), shares that sum to one; only where the
+        model's largest probability is at most `certain`; w is learnt by that probability
+    Source: PR #738 (32 of 30,000 states of width 512, temperature 50, weight 0.08; its gate looked at the token
+        that came); Khandelwal et al. 2020
+    Cost: no bytes; states x width numbers, and as many products, a token
+    Not for: a number of seconds that is short
+    Neutral: start=0
+    """
+
+    states: int = setting(8192, at_least=1, at_most=1 << 20)
+    neighbours: int = setting(32, at_least=1, at_most=4096)
+    bandwidth: float = setting(0.03, above=0.0)
+    certain: float = setting(0.9, at_least=0.0, at_most=1.0)
+    start: float = setting(0.08, at_least=0.0, below=1.0)
+
+    def problems(self) -> Iterator[str]:
+        if self.states < self.neighbours:
+            yield f"states: at least neighbours {self.neighbours}, found {self.states}"
+
+    @property
+    def on(self) -> bool:
+        return self.start > 0
+
+    def memory(self, vocabulary_size: int, tokenizer: Tokenizer) -> Memory:
+        return _Neighbours(self)

@@ -1,0 +1,124 @@
+"""Exact counts, and the n-gram caches that are made of them, against counting from scratch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bitgolf.catalog.mixtures import distributions, probe
+from bitgolf.mix.counts import Followers
+from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
+from bitgolf.mix.tilt import TokenTilt
+from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE, Trust, odds_level
+
+SIZE = 14
+
+
+@pytest.mark.parametrize("vocabulary_size", [3, 20, 200])
+def test_followers_are_what_came(vocabulary_size):
+    draw = np.random.default_rng(vocabulary_size)
+    for _ in range(30):
+        followers, counted, top = Followers(), Counter(), -1
+        for token in (vocabulary_size * draw.random(draw.integers(1, 80)) ** 3).astype(int).tolist():
+            followers.add(token, vocabulary_size)
+            counted[token] += 1
+            top = token if counted[token] > counted[top] else top
+            weights = np.ones(vocabulary_size)
+            followers.add_to(weights, 0.5)
+            assert weights.tolist() == [1 + counted[each] / 2 for each in range(vocabulary_size)]
+            assert (followers.total, followers.kinds) == (counted.total(), len(counted))
+            assert followers.top == top
+            assert [followers.count(each) for each in range(vocabulary_size)] == [
+                counted[each] for each in range(vocabulary_size)
+            ]
+
+
+def after(prefix: list[int], context: list[int]) -> Counter:
+    """What followed each place in a prefix where these tokens stand."""
+    size = len(context)
+    ends = range(size, len(prefix))
+    return Counter(prefix[end] for end in ends if prefix[end - size : end] == context)
+
+
+def counted_shares(found: Counter) -> np.ndarray:
+    return np.array([found[token] / found.total() for token in range(SIZE)])
+
+
+def test_the_fixed_cache_is_its_formula():
+    tokens, owns, states = probe(SIZE)
+    cache = NgramCache(order=3, weight=0.3, kappa=0.5)
+    given = distributions(cache.memory(SIZE, None), tokens, owns, states)
+    for place, own in enumerate(owns):
+        prefix = tokens[:place].tolist()
+        found = after(prefix, prefix[-2:]) if place >= 2 else Counter()
+        smoothed = np.array([found[token] + 0.5 for token in range(SIZE)]) / (found.total() + 0.5 * SIZE)
+        np.testing.assert_allclose(given[place], 0.7 * own + 0.3 * smoothed, rtol=1e-12)
+
+
+def test_interpolated_ngrams_are_their_recursion():
+    tokens, owns, states = probe(SIZE)
+    given = distributions(InterpolatedNgrams(order=4, start=0.1).memory(SIZE, None), tokens, owns, states)
+    learnt: dict[tuple, tuple[float, int]] = {}
+    for place, own in enumerate(owns):
+        prefix, target = tokens[:place].tolist(), int(tokens[place])
+        mixed, moved = own, []
+        for length in range(4):
+            context = prefix[len(prefix) - length :]
+            found = after(prefix, context)
+            if length > len(prefix) or not found:
+                break
+            kind = length, len(bin(found.total())) - 2, len(bin(len(found))) - 2
+            weight, seen = learnt.get(kind, (0.1, 8))
+            before, mixed = mixed, (1 - weight) * mixed + weight * counted_shares(found)
+            credit = weight * counted_shares(found)[target] / mixed[target]
+            moved.append((kind, (weight + (credit - weight) / (seen + 1), seen + 1)))
+            assert before is not mixed
+        np.testing.assert_allclose(given[place], mixed, rtol=1e-9)
+        learnt.update(moved)
+    assert len(learnt) > 10
+
+
+def test_a_tilt_boosts_a_clear_hint_alone():
+    tokens, owns, states = probe(SIZE)
+    tilt = TokenTilt(order=3, share=0.6, boost=1.5)
+    given, fired = distributions(tilt.memory(SIZE, None), tokens, owns, states), 0
+    for place, own in enumerate(owns):
+        prefix = tokens[:place].tolist()
+        found = after(prefix, prefix[-2:]) if place >= 2 else Counter()
+        hint, count = found.most_common(1)[0] if found else (0, 0)
+        expected = own.copy()
+        if found and count >= 0.6 * found.total():
+            fired += 1
+            expected[hint] *= np.exp(1.5)
+        np.testing.assert_allclose(given[place], expected / expected.sum(), rtol=1e-12)
+    assert 20 < fired < len(tokens) - 20
+
+
+def test_trust_moves_to_the_credit_that_is_due():
+    trust = Trust(0.2)
+    assert trust.of("a") == 0.2
+    assert trust.learn("a", 0.1, 0.5) == pytest.approx(0.8 * 0.1 + 0.2 * 0.5)
+    assert trust.of("a") == pytest.approx(0.2 + (0.1 / 0.18 - 0.2) / (PATIENCE + 1))
+    assert trust.of("b") == 0.2
+    for _ in range(2 * LONGEST_MEMORY):
+        trust.learn("right", 0.01, 0.9)
+        trust.learn("wrong", 0.9, 0.01)
+        trust.learn("never", 0.5, 0.0)
+    assert trust.of("right") > 0.95 and trust.of("wrong") < 0.01 and 0 <= trust.of("never") < 0.01
+    off = Trust(0.0)
+    off.learn("a", 0.1, 0.9)
+    assert off.of("a") == 0.0
+
+
+def test_trust_finds_the_best_weight():
+    draw = np.random.default_rng(0)
+    trust, best = Trust(0.02), 0.3
+    for _ in range(20_000):
+        first, second = draw.dirichlet(np.ones(4)), draw.dirichlet(np.ones(4))
+        token = draw.choice(4, p=(1 - best) * first + best * second)
+        trust.learn(0, first[token], second[token])
+    assert trust.of(0) == pytest.approx(best, abs=0.06)
+
+
+def test_levels_of_odds():
+    assert [odds_level(p) for p in (0.0, 0.1, 0.5, 0.8, 0.95, 1.0)] == [-5, -2, 0, 1, 2, 5]
