@@ -48,7 +48,9 @@ def mixture_faults(mixer: Mixer, vocabulary_size: int, tokenizer: Tokenizer) -> 
         again = distributions(mixer.memory(vocabulary_size, tokenizer), changed, elsewhere, moved)
         if not np.array_equal(given[: place + 1], again[: place + 1]):
             yield f"the distribution of token {place} moves with that token or with later ones"
-    if not np.array_equal(given, distributions(mixer.memory(vocabulary_size, tokenizer), tokens, owns, states)):
+    if not np.array_equal(
+        given, distributions(mixer.memory(vocabulary_size, tokenizer), tokens, owns, states)
+    ):
         yield "a second stream is scored otherwise: something is left of the first"
     memory, other = (mixer.memory(vocabulary_size, tokenizer) for _ in range(2))
     for place, (token, own, state) in enumerate(zip(tokens.tolist(), owns, states, strict=True)):

@@ -12,6 +12,7 @@ from bitgolf.base.plan import Plan
 from bitgolf.score.exam import RuleError
 from bitgolf.text.tokenizer import Tokenizer
 
+
 class Memory:
     """What a mixer has seen of a stream so far."""
 

@@ -58,6 +58,8 @@ class ScorePlan(Plan):
         if self.mixers and not self.adapter.in_order:
             adapter = type(self.adapter).__name__
             yield f"mixers: they read the stream in its order, which {adapter} does not keep"
+        if self.mixers and self.windows.counts_again:
+            yield f"mixers: a token may be scored once only; {self.windows.label()} scores some again"
         yield from (f"adapter: {text}" for text in self.adapter.problems_with(self.windows))
         if not self.windows.alone and (self.mixers or self.adapter != NoAdapter()):
             name = type(self.windows).__name__

@@ -11,6 +11,7 @@ from bitgolf.catalog.behaviour import Small, Verdict, check
 from bitgolf.catalog.own import faults_of, techniques_in
 from bitgolf.catalog.techniques import Technique, techniques
 from bitgolf.inputs.resolve import find_recipe
+from bitgolf.mix.tilt import TokenTilt
 from bitgolf.script.flatten import flatten, undefined_names
 from bitgolf.squeeze.clip import CoarseCodes
 from bitgolf.squeeze.grid import Grid
@@ -31,6 +32,7 @@ BITING = {
     "AbsMax": AbsMax(grid=Grid(bits=5)),
     "CoarseCodes": CoarseCodes(of=int6_rows().rules[1].quantizer, step=4),
     "TrainText": TrainText(sequences=2),
+    "TokenTilt": TokenTilt(order=3),
 }
 # What the cards say in prose.
 SAID = {
@@ -41,8 +43,8 @@ SAID = {
     "PerRow": "this is the neutral one",
 }
 SLOTS = {"Order", "Rule", "Schedule", "Averager", "Noise", "Rate", "Tuning", "Windows", "Codec", "Layout"}
-SLOTS |= {"Calibration", "Quantizer", "Granularity"}
-FAST = ("card", "json", "trains", "off is exact", "on bites")
+SLOTS |= {"Calibration", "Quantizer", "Granularity", "Mixer"}
+FAST = ("card", "json", "trains", "off is exact", "on bites", "a mixture")
 # TightSwa waits for a fifth of the rate, which three steps reach once.
 TRIED = [one for one in techniques() if one.slot in SLOTS and one.name != "TightSwa"]
 

@@ -164,7 +164,9 @@ def test_two_ids_of_one_piece_share_as_the_model_has_it():
     tokens, owns, states = probe(VOCABULARY)
     given = distributions(BytePpm(order=3).memory(VOCABULARY, Pieces()), tokens, owns, states)
     first, second = (token for token, piece in enumerate(PIECES) if piece == b"a")
-    np.testing.assert_allclose(given[:, first] / given[:, second], owns[:, first] / owns[:, second], rtol=1e-9)
+    np.testing.assert_allclose(
+        given[:, first] / given[:, second], owns[:, first] / owns[:, second], rtol=1e-9
+    )
 
 
 def test_what_the_model_holds_impossible_can_come():

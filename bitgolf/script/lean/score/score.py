@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from bitgolf.net.model import Model
+from bitgolf.score.mixer import Mixture, mixture_of
 from bitgolf.score.score import ScorePlan, document_starts
 from bitgolf.score.windows import Reader, Whole, Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
@@ -44,10 +45,20 @@ def score(
     places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
     reader = plan.windows.reader(Whole(model), windows)
     batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens))
-    for batch in batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0):
+    batches = batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0)
+    if plan.mixers:  # they read the stream in its order, so one process reads all of it
+        mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
+        order = mixture is not None
+        batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens, order))
+        batches *= world.rank == 0
+    for batch in batches:
         if seconds and time.perf_counter() - started > seconds:
             break
-        batch_nats = _scored_nats(reader, tokens, windows, batch)
+        batch_nats = (
+            _mixed_nats(reader, tokens, windows, batch, mixture)
+            if plan.mixers
+            else _scored_nats(reader, tokens, windows, batch)
+        )
         nats[places[batch][:, None] + np.arange(batch_nats.shape[1])] = batch_nats
         done += batch_nats.size
     model.window = 0
@@ -63,6 +74,20 @@ def score(
         inputs - firsts + 1,
     )
     return Scores(target, nats, *(column.astype(np.int32) for column in columns)), share
+
+
+def _mixed_nats(
+    reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int], mixture: Mixture | None
+) -> np.ndarray:
+    """(windows, scored) nats of the model with what is mixed in."""
+    if mixture is None:
+        return _scored_nats(reader, tokens, windows, batch)
+    rows = np.stack([tokens[windows[i].start : windows[i].end + 1] for i in batch]).astype(np.int64)
+    scored, model = windows[batch[0]].end - windows[batch[0]].first_scored, reader.model
+    with torch.inference_mode():
+        inputs = torch.from_numpy(rows[:, :-1]).to(model.backend.device)
+        given = zip(reader.hidden(batch, inputs, scored), rows[:, -scored:], strict=True)
+        return np.stack([mixture.nats(model.logits_of(h), h, targets) for h, targets in given])
 
 
 def _scored_nats(reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int]) -> np.ndarray:

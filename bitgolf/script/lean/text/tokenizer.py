@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgolf.text.casing import unfold_case
+from bitgolf.text.casing import DOCUMENT_BREAK, unfold_case
 from bitgolf.text.tokenizer import (
     ALPHABETS,
     BODY_FILTERS,
@@ -59,6 +59,14 @@ class Tokenizer:
         sizes = [len(piece) for piece in pieces]
         self.base_bytes[: len(sizes)] = sizes
         self.boundary = self.base_bytes == 0
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each id, before capitals are put back."""
+        if self._kind == MODEL_FILE_KIND:
+            return _model_pieces(open_model(self._body))
+        start = DOCUMENT_BREAK if self._kind == FOLDED_KIND else b""
+        return [b"", start, *_read_pieces(self._body, ALPHABETS[self._kind])]
 
     def to_bytes(self) -> bytes:
         """The compact form that an artifact holds."""
