@@ -1,4 +1,4 @@
-"""What every mixer has to keep, whatever it does: a distribution, from the prefix alone, from an empty start."""
+"""What every mixer has to keep: a distribution, from the prefix alone, from an empty start."""
 
 from collections.abc import Iterator
 
@@ -58,6 +58,6 @@ def mixture_faults(mixer: Mixer, vocabulary_size: int, tokenizer: Tokenizer) -> 
         other.observe(int(tokens[-place]))
         memory.mix(own, state)
         if not np.array_equal(normalised(memory.mix(own, state), len(own)), given[place]):
-            yield f"asked twice, or with another stream beside, it gives another distribution at token {place}"
+            yield f"asked twice, or with another stream beside, it moves at token {place}"
             break
         memory.observe(token)

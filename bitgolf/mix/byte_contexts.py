@@ -1,7 +1,8 @@
 """A tree of the byte strings that a text holds, up to a length, with exact counts of what followed each.
 
 A node is a string and a row of eight numbers. Counts are kept as PPM keeps them (update exclusion): a byte
-counts in the longest contexts up to the first that knows it, so shorter ones count how many contexts it came in.
+counts in the longest contexts down to the first that knows it, so shorter ones count in how many contexts it
+came.
 Source: Cleary and Witten 1984; Moffat 1990 (exclusion); Howard 1993 (method D)
 """
 
@@ -39,7 +40,7 @@ def counted_context(nodes: np.ndarray, node: int) -> int:
 
 @compiled
 def context_after(nodes: np.ndarray, node: int, byte: int, order: int) -> int:
-    """The longest context of at most `order` bytes that something followed, once a byte has come after `node`."""
+    """The longest context of at most `order` bytes that something followed, once a byte is added."""
     while node >= 0:
         child = followed_by(nodes, node, byte)
         if child >= 0:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class ByteTree(NamedTuple):
-    """All starts of tokens as nodes, level by level: a parent comes before its children, which stand together.
+    """All starts of tokens, level by level: a parent comes before its children, which stand together.
 
     byte: the last byte of each node, int32 (nodes). parent: int32 (nodes), -1 for the empty start. child:
     int32 (nodes + 1), the children of node v are child[v] to child[v + 1] - 1. ends: whether a token ends

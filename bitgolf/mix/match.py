@@ -70,8 +70,8 @@ class _Matches(Memory):
 class LongestMatch(Mixer):
     """The token after the longest earlier match of the last tokens, trusted by how long the match is.
 
-    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest of the last `tries` places where
-        the last `shortest` tokens stood, the latest of equal ones; w is learnt for each length, up to
+    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest of the last `tries` places
+        where the last `shortest` tokens stood, the latest of equal ones; w is learnt for each length, up to
         `longest`, and for how likely the model finds that token
     Source: PR #780 (its confidence was min(0.85, 0.3 + length / 20)); Ziv and Lempel 1977
     Cost: no bytes; some 10 microseconds a token

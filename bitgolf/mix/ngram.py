@@ -87,9 +87,9 @@ class _Interpolated(ContextCounts):
 class InterpolatedNgrams(Mixer):
     """Counts after the last 0 to `order` - 1 tokens, each trusted as far as it has been right before.
 
-    What: p_n = (1 - w) p_(n-1) + w n(context, y) / n(context), from p_0 of the model up to the longest context
-        that is known; w is learnt for each length, count and number of kinds, from the scored text
-    Source: Jelinek and Mercer 1980; in place of the fixed weights of PR #1718 and the hashed tables of PR #779
+    What: p_n = (1 - w) p_(n-1) + w n(context, y) / n(context), from p_0 of the model up to the longest
+        context that is known; w is learnt for each length, count and number of kinds, from the scored text
+    Source: Jelinek and Mercer 1980; in place of the fixed weight of PR #1718 and the hashed tables of #779
     Cost: no bytes; some 30 microseconds and 1 kB a token
     Not for: texts of a few thousand tokens, where nothing repeats yet
     Neutral: start=0

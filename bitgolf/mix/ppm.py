@@ -27,7 +27,7 @@ LEVELS = 8  # of how often a context was counted, and of how many kinds followed
 
 @compiled
 def situation_of(nodes: np.ndarray, context: int) -> int:
-    """What a weight depends on: the length of a context, how often it was counted, how many kinds followed."""
+    """What a weight depends on: length of a context, how often it was counted, how many kinds followed."""
     situation = nodes[context, DEPTH]
     for number in (nodes[context, TOTAL], nodes[context, DISTINCT]):
         level = 0
@@ -179,8 +179,8 @@ class _Bytes(Memory):
 class BytePpm(Mixer):
     """Prediction by partial matching over the bytes so far, mixed in byte by byte along the tokens.
 
-    What: at each byte of a token, (1 - w) p_model + w p_ppm over the bytes that go on and the token's end, the
-        model's as sums over its tokens; a token has the product; w is learnt by length, count and kinds of
+    What: at each byte of a token, (1 - w) p_model + w p_ppm over the bytes that go on and the token's end,
+        the model's as sums over its tokens; a token has the product; w is learnt by length, count and kinds of
         the context. Contexts of up to `order` bytes, method D, blended; starts of tokens that are less likely
         than `floor` keep the model's shares
     Source: PR #1916 (marginals by bytes; 1.5430 to 1.5221), in place of PR #1835's p^(1/n); Cleary and Witten

@@ -12,7 +12,7 @@ class Trust:
 
     It is an average of how much of each token's probability was the second one's doing,
     w q / ((1 - w) p + w q): expectation-maximisation, one token at a time. A weight that starts at 0 stays.
-    Source: Jelinek and Mercer 1980, held-out weights by classes of counts; here the prefix is what is held out
+    Source: Jelinek and Mercer 1980, held-out weights by classes of counts; the prefix is held out here
     """
 
     def __init__(self, start: float) -> None:

@@ -1,4 +1,4 @@
-"""Prediction by partial matching against a slow twin with dictionaries, and its mixture along the bytes of tokens."""
+"""Prediction by partial matching against a slow twin, and its mixture along the bytes of tokens."""
 
 from collections import Counter, defaultdict
 
