@@ -53,8 +53,8 @@ class NearestStates(Mixer):
     """Tokens that followed the hidden states nearest to this one (kNN-LM).
 
     What: p = (1 - w) p_model + w sum of k(h, h_i) [y = y_i] over the `neighbours` nearest of the last
-        `states` final states, k = exp(-|h - h_i|^2 / (bandwidth width)), shares that sum to one; only where the
-        model's largest probability is at most `certain`; w is learnt by that probability
+        `states` final states, k = exp(-|h - h_i|^2 / (bandwidth width)), shares that sum to one; only where
+        the model's largest probability is at most `certain`; w is learnt by that probability
     Source: PR #738 (32 of 30,000 states of width 512, temperature 50, weight 0.08; its gate looked at the
         token that came); Khandelwal et al. 2020
     Cost: no bytes; states x width numbers, and as many products, a token
