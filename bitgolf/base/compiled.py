@@ -8,10 +8,10 @@ try:
 except ImportError:
     numba = None  # type: ignore[assignment]
 
-F = TypeVar("F", bound=Callable[..., object])
+Looping = TypeVar("Looping", bound=Callable[..., object])
 
 
-def compiled(function: F) -> F:
+def compiled(function: Looping) -> Looping:
     """The function as machine code, made when it is first called; as it is, slow, where numba is missing."""
-    made: F = numba.njit(nogil=True)(function) if numba else function
+    made: Looping = numba.njit(nogil=True)(function) if numba else function
     return made

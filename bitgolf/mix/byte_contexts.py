@@ -10,7 +10,7 @@ import numpy as np
 
 from bitgolf.base.compiled import compiled
 
-COUNT, FIRST, NEXT, SHORTER, BYTE, TOTAL, DISTINCT, DEPTH = range(8)
+TIMES, FIRST, NEXT, SHORTER, BYTE, TOTAL, DISTINCT, DEPTH = range(8)
 ESCAPE = 0.5  # what each kind of byte that followed a context gives up for those that did not: method D
 
 
@@ -65,7 +65,7 @@ def count_byte(nodes: np.ndarray, used: int, node: int, byte: int, order: int) -
             nodes[child, BYTE], nodes[child, DEPTH] = byte, nodes[node, DEPTH] + 1
             nodes[node, FIRST] = child
             nodes[node, DISTINCT] += 1
-        nodes[child, COUNT] += 1
+        nodes[child, TIMES] += 1
         nodes[node, TOTAL] += 1
         if longer >= 0:
             nodes[longer, SHORTER] = child
@@ -89,7 +89,7 @@ def expect_bytes(nodes: np.ndarray, node: int, expected: np.ndarray) -> None:
         share = passed / nodes[node, TOTAL]
         child = nodes[node, FIRST]
         while child >= 0:
-            expected[nodes[child, BYTE]] += share * (nodes[child, COUNT] - ESCAPE)
+            expected[nodes[child, BYTE]] += share * (nodes[child, TIMES] - ESCAPE)
             child = nodes[child, NEXT]
         passed = share * ESCAPE * nodes[node, DISTINCT]
         node = nodes[node, SHORTER]

@@ -181,11 +181,11 @@ class BytePpm(Mixer):
 
     What: at each byte of a token, (1 - w) p_model + w p_ppm over the bytes that go on and the token's end,
         the model's as sums over its tokens; a token has the product; w is learnt by length, count and kinds
-        of the context. Contexts of up to `order` bytes, method D, blended; starts of tokens that are less likely
-        than `floor` keep the model's shares
+        of the context. Contexts of up to `order` bytes, method D, blended; starts of tokens that are less
+        likely than `floor` keep the model's shares
     Source: PR #1916 (marginals by bytes; 1.5430 to 1.5221), in place of PR #1835's p^(1/n); Cleary and Witten
         1984, Howard 1993
-    Cost: no bytes; some 200 microseconds and 1 kB a token, with numba
+    Cost: no bytes; some 500 microseconds and 1 kB a token, with numba
     Not for: machines without numba, where it is a hundred times slower
     Neutral: start=0
     """
