@@ -1,10 +1,10 @@
 """Loops over single numbers as machine code."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 try:
-    import numba
+    import numba as numba
 except ImportError:
     numba = None  # type: ignore[assignment]
 
@@ -13,5 +13,4 @@ Looping = TypeVar("Looping", bound=Callable[..., object])
 
 def compiled(function: Looping) -> Looping:
     """The function as machine code, made when it is first called; as it is, slow, where numba is missing."""
-    made: Looping = numba.njit(nogil=True)(function) if numba else function
-    return made
+    return cast(Looping, numba.njit(nogil=True)(function)) if numba else function

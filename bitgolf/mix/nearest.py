@@ -16,17 +16,19 @@ class _Neighbours(Memory):
         self.plan, self.trust, self.seen = plan, Trust(plan.start), 0
         self.states, self.squares = np.zeros((0, 0), np.float32), np.zeros(plan.states, np.float32)
         self.followers = np.zeros(plan.states, np.int64)
-        self.own, self.state, self.shares = np.zeros(0), np.zeros(0, np.float32), None
+        self.own, self.state = np.zeros(0), np.zeros(0, np.float32)
+        self.shares: np.ndarray | None = None
+        self.situation = 0
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         self.own, self.state, self.shares = own, state, None
         largest = float(own.max())
         if self.seen < self.plan.neighbours or largest > self.plan.certain:
             return own
-        self.shares = self.nearest(state, len(own))
-        self.situation = odds_level(largest)
+        shares = self.nearest(state, len(own))
+        self.shares, self.situation = shares, odds_level(largest)
         weight = self.trust.of(self.situation)
-        return (1 - weight) * own + weight * self.shares
+        return (1 - weight) * own + weight * shares
 
     def nearest(self, state: np.ndarray, vocabulary_size: int) -> np.ndarray:
         """The share of each token (vocabulary) among those that followed the nearest states; sums to one."""

@@ -47,7 +47,7 @@ def score(
     batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens))
     batches = batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0)
     if plan.mixers:  # they read the stream in its order, so one process reads all of it
-        mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
+        mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)  # type: ignore[arg-type]
         order = mixture is not None
         batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens, order))
         batches *= world.rank == 0
