@@ -34,7 +34,9 @@ def probe(
         int,
         typer.Option(metavar="BOS", min=-1, help="Of a program that keeps documents apart: what opens one."),
     ] = -1,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of a program: how long an answer may take.")] = 60,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=86400, help="Of a program: how long an answer may take.")
+    ] = 60,
     vocabulary: Annotated[
         int, typer.Option(min=0, max=65536, help="Of a program that gives no distributions: its ids.")
     ] = 0,

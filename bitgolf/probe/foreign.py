@@ -219,6 +219,10 @@ class _Pipe:
     def ask(self, question: str, seconds: float) -> bytes:
         """The line that answers a line. Raises BitgolfError if there is none in time."""
         assert self.process.stdin is not None
+        if not self.lines.empty() and (more := self.lines.get()):
+            raise BitgolfError(
+                "it answers more than it was asked", where=self.name, value=displayed(more[:99])
+            )
         writer = threading.Thread(target=self._write, args=(question,), daemon=True)
         writer.start()  # a program that does not read must not stop us
         try:

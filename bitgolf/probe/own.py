@@ -92,7 +92,7 @@ class OwnScorer(Scorer):
     def not_apart(self) -> str:
         """Why its documents need not be apart; '' where windows or attention claim it."""
         if self.plan.adapter != NoAdapter() or self.plan.mixers:
-            return "what it learns, it learns across documents"
+            return "what it learns or remembers may pass from a document to the next"
         isolated = isinstance(self.plan.windows, PerDocument) or any(
             isinstance(each, DocumentAttention) for each in self.model.plan.scope
         )

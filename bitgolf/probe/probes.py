@@ -202,8 +202,9 @@ def probe_byte_sum(case: Case) -> None:
     tokenizer = case.text.tokenizer
     if tokenizer is None:
         raise NotAskedError("what its ids stand for is not known; give --data")
-    pieces = [tokenizer.pieces[token] for token in range(case.scorer.vocabulary_size)]
-    for row, place in zip(_distributions(case), case.places, strict=True):
+    rows = _distributions(case)
+    pieces = [*tokenizer.pieces, *[b""] * rows.shape[1]][: rows.shape[1]]
+    for row, place in zip(rows, case.places, strict=True):
         token = int(case.tokens[place + 1])
         total = float(next_bytes(row, pieces).sum())
         if abs(total - 1) > case.scorer.sum_tolerance:

@@ -1,6 +1,7 @@
 """From what the user typed to a scorer and a text: a run, a packed model, a file of theirs, a program."""
 
 import inspect
+import math
 import os
 import shlex
 import shutil
@@ -63,6 +64,9 @@ def probe_subject(
     words: Sequence[str], asked: Asked
 ) -> Generator[Event, None, tuple[str, int, list[Finding]]]:
     """All probes of what the words name: its name, how many tokens it was probed on, and the findings."""
+    if not (math.isfinite(asked.seconds) and math.isfinite(asked.tolerance)):
+        found = {"--seconds": asked.seconds, "--tolerance": asked.tolerance}
+        raise BitgolfError("expected finite numbers", value=found)
     with subject(words, asked) as probed:
         size = len(probed.text.tokens)
         if size < LEAST_TOKENS:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 import types
@@ -188,6 +189,27 @@ def test_without_the_harness_the_way_to_it_is_said(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'bitgolf[harness]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_the_harness_refuses_is_one_line(tmp_path):
+    """In a stand-in for the whole of lm_eval, whose command line knows no task."""
+    files = {
+        "__init__": "",
+        "__main__": "def cli_evaluate():\n    raise ValueError('Tasks not found: x')",
+        "api/__init__": "",
+        "api/instance": "Instance = object",
+        "api/model": "class LM: ...",
+        "api/registry": "register_model = lambda *names: lambda kind: kind",
+    }
+    for name, text in files.items():
+        path = tmp_path / "lm_eval" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    words = [sys.executable, "-m", "bitgolf.harness", "run", "--tasks", "x"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: lm-evaluation-harness says ValueError: Tasks not found: x\n"
 
 
 # ---- the harness itself ----

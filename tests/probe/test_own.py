@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+import bitgolf
+from bitgolf.base.errors import PlanError
 from bitgolf.base.events import finish
+from bitgolf.base.plan import members
 from bitgolf.catalog.behaviour import PLAIN, perturbed
 from bitgolf.mix.ngram import NgramCache
 from bitgolf.net.model import ModelPlan
@@ -19,6 +22,7 @@ from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
 
+bitgolf.load()
 SLIDING = Sliding(length=32, stride=8)
 PLAN = ModelPlan(vocabulary_size=320, layers=2, width=32, heads=2, kv_heads=1)
 
@@ -74,6 +78,45 @@ def test_the_distribution_that_is_watched_is_the_one_that_scores(dataset):
         nats = own.rows(tokens).nats[places]
         shares = own.distributions(tokens, places)[np.arange(5), tokens[np.array(places) + 1]]
         np.testing.assert_allclose(-np.log(shares), nats, atol=1e-4)
+
+
+SHAPES = (SLIDING, PerDocument(within=Sliding(length=24, stride=8)), PerDocument(within=Chunked(length=16)))
+
+
+def small(kind):
+    """A technique at its defaults, its large whole numbers made small, so that it bites in a short text."""
+    plan = kind()
+    large = {f.name: 48 for f in dataclasses.fields(kind) if _is_large(getattr(plan, f.name))}
+    return plan.replace({name: size for name, size in large.items() if fits(kind, {name: size})})
+
+
+def _is_large(value: object) -> bool:
+    return type(value) is int and value > 1000
+
+
+def fits(kind, fields) -> bool:
+    try:
+        kind(**fields)
+    except PlanError:
+        return False
+    return True
+
+
+def plan_with(member) -> ScorePlan:
+    """By the first windows that it can score by."""
+    slot = {"adapter": member} if isinstance(member, Adapter) else {"mixers": (member,)}
+    fitting = [windows for windows in SHAPES if fits(ScorePlan, {"windows": windows, **slot})]
+    return ScorePlan(windows=fitting[0], **slot)
+
+
+def shipped(slot) -> list[type]:
+    return [kind for kind in members(slot).values() if kind.__module__.startswith("bitgolf.")]
+
+
+@pytest.mark.parametrize("kind", [*shipped(Adapter), *shipped(Mixer)], ids=lambda kind: kind.__name__)
+def test_every_adapter_and_mixer_that_ships_passes(dataset, kind):
+    own = scorer(dataset, plan_with(small(kind)))
+    assert failed(dataset, own, count=200) == set()
 
 
 # ---- faults planted in windows, adapters, mixers, parts and the model ----
