@@ -98,12 +98,10 @@ class Program(Scorer):
             self._check_length(answer)
         return np.array([answer["distribution"] for answer in answers], np.float64)
 
-    def every_target(self, tokens: np.ndarray, place: int) -> np.ndarray:
-        prefix = tokens[: place + 1].tolist()
-        questions = (
-            {"prefix": prefix, "target": t, "distribution": False} for t in range(self.vocabulary_size)
-        )
-        return np.array([self._answer(question)["nats"] for question in questions])
+    def nats_after(self, tokens: np.ndarray, place: int) -> float:
+        if self.knows_streams:
+            return super().nats_after(tokens, place)
+        return self._answer(_question(tokens.tolist(), place, False))["nats"]
 
     def counted_bytes(self, tokens: np.ndarray) -> int | None:
         return self._stream(tokens.tolist()).get("bytes") if self.knows_streams else None

@@ -138,8 +138,8 @@ def probe_once(case: Case) -> None:
 
 def _depends(case: Case, place: int) -> bool:
     """Whether the score of the token after a place is another where another token stands."""
-    swapped = (case.scorer.rows(case.with_target(place, token)) for token in case.others(place))
-    return any(case.moved(rows, place, place + 1, 0) for rows in swapped)
+    swapped = (case.scorer.nats_after(case.with_target(place, token), place) for token in case.others(place))
+    return any(nats != case.rows.nats[place] for nats in swapped)
 
 
 def probe_causal(case: Case) -> None:
@@ -173,7 +173,7 @@ def probe_sum(case: Case) -> None:
         if expected[row].min() < 0 or abs(total - 1) > case.scorer.sum_tolerance:
             raise BrokenRuleError(f"its distribution sums to {total:.6g}", place + 1, abs(total - 1))
         for token in [int(case.tokens[place + 1]), *case.others(place), int(expected[row].argmax())]:
-            nats = case.scorer.rows(case.with_target(place, token)).nats[place]
+            nats = case.scorer.nats_after(case.with_target(place, token), place)
             said = -float(np.log(max(expected[row][token], 1e-300)))
             if not abs(nats - said) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, said):
                 raise BrokenRuleError(

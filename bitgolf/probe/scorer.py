@@ -60,8 +60,12 @@ class Scorer:
         nats = np.empty(self.vocabulary_size)
         for token in range(self.vocabulary_size):
             stream[-1] = token
-            nats[token] = self.rows(stream).nats[place]
+            nats[token] = self.nats_after(stream, place)
         return nats
+
+    def nats_after(self, tokens: np.ndarray, place: int) -> float:
+        """The score of the token after one place alone."""
+        return float(self.rows(tokens).nats[place])
 
     def state(self) -> dict[str, str] | None:
         """What the scorer is made of, by name, each as a hash; None where nobody can see it."""

@@ -65,8 +65,8 @@ def probe_subject(
 ) -> Generator[Event, None, tuple[str, int, list[Finding]]]:
     """All probes of what the words name: its name, how many tokens it was probed on, and the findings."""
     if not (math.isfinite(asked.seconds) and math.isfinite(asked.tolerance)):
-        found = {"--seconds": asked.seconds, "--tolerance": asked.tolerance}
-        raise BitgolfError("expected finite numbers", value=found)
+        said = {"--seconds": asked.seconds, "--tolerance": asked.tolerance}
+        raise BitgolfError("expected finite numbers", value=said)
     with subject(words, asked) as probed:
         size = len(probed.text.tokens)
         if size < LEAST_TOKENS:

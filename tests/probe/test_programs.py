@@ -68,7 +68,7 @@ ODD = {
     "crash": ("raise ValueError('no weights')", UNIFORM, ["ended with code 1", "ValueError: no weights"]),
     "hang": ("time.sleep(99)", UNIFORM, ["no answer within 0.5 seconds", "--seconds"]),
     "half a line": ("sys.stdout.write('{'); sys.exit()", UNIFORM, ["no whole line"]),
-    "two lines": ("", UNIFORM + " + '\\n{}'", ["more than it was asked"]),
+    "two lines": ("", UNIFORM + " + '\\n{}'", []),
     "no nats": ("", "'{}'", ["another form", "nats", "docs/probe.md"]),
     "a list": ("", "'[1]'", ["another form"]),
     "nats in words": ("", "json.dumps({'nats': '1'})", ["another form", "nats", "number"]),
