@@ -59,8 +59,8 @@ class NearestStates(Mixer):
         the model's largest probability is at most `certain`; w is learnt by that probability
     Source: PR #738 (32 of 30,000 states of width 512, temperature 50, weight 0.08; its gate looked at the
         token that came); Khandelwal et al. 2020
-    Cost: no bytes; states x width numbers, and as many products, a token
-    Not for: a number of seconds that is short
+    Cost: no bytes; states x width products a token: some 300 microseconds at 8,192 x 192
+    Not for: a tight limit on seconds
     Neutral: start=0
     """
 

@@ -90,7 +90,7 @@ class InterpolatedNgrams(Mixer):
     What: p_n = (1 - w) p_(n-1) + w n(context, y) / n(context), from p_0 of the model up to the longest
         context that is known; w is learnt for each length, count and number of kinds, from the scored text
     Source: Jelinek and Mercer 1980; in place of the fixed weight of PR #1718 and the hashed tables of #779
-    Cost: no bytes; some 30 microseconds and 1 kB a token
+    Cost: no bytes; some 50 microseconds and half a kB of memory a token
     Not for: texts of a few thousand tokens, where nothing repeats yet
     Neutral: start=0
     """

@@ -185,7 +185,7 @@ class BytePpm(Mixer):
         likely than `floor` keep the model's shares
     Source: PR #1916 (marginals by bytes; 1.5430 to 1.5221), in place of PR #1835's p^(1/n); Cleary and Witten
         1984, Howard 1993
-    Cost: no bytes; some 500 microseconds and 1 kB a token, with numba
+    Cost: no bytes; some 700 microseconds and half a kB of memory a token, with numba
     Not for: machines without numba, where it is a hundred times slower
     Neutral: start=0
     """
