@@ -1,4 +1,4 @@
-"""A recipe that mixes carries its mixers into the generated script, to the bit; one that does not carries none."""
+"""A recipe that mixes carries its mixers into the generated script; one that does not carries none."""
 
 import re
 
