@@ -1,5 +1,6 @@
 """Our own scorer under a probe: a model and a score plan with its adapters and mixers, watched at work."""
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.score.score import ScorePlan, document_starts, scoring
 from bitgolf.score.windows import PerDocument, Window
 from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.world import World
 
 SHAPE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # nats of one token between two shapes of the same work
 LEAST_PARTS = 4  # windows, and parts between updates, that a probed text should have
@@ -42,6 +44,13 @@ class OwnScorer(Scorer):
     def rows_one_by_one(self, tokens: np.ndarray) -> Rows:
         return self._rows(tokens, self.plan.replace(batch_tokens=1))
 
+    def rows_shared(self, tokens: np.ndarray, processes: int) -> Rows | None:
+        if not self.plan.static:
+            return None
+        shares: list[Tensor] = []
+        rows = [self._rows(tokens, self.plan, _Share(rank, processes, shares)) for rank in range(processes)]
+        return rows[-1]
+
     def distributions(self, tokens: np.ndarray, places: Sequence[int]) -> np.ndarray:
         seen: Seen = {}
         if self.plan.mixers:
@@ -49,9 +58,10 @@ class OwnScorer(Scorer):
             watch = _WatchedMixer(turns=tuple(inputs.tolist()), seen=seen, wanted=tuple(places))
             plan = self.plan.replace(mixers=(*self.plan.mixers, watch))
         else:
-            plan = self.plan.replace(
-                adapter=_WatchedAdapter(inner=self.plan.adapter, seen=seen, wanted=tuple(places))
-            )
+            watching = _WatchedAdapter(inner=self.plan.adapter, seen=seen, wanted=tuple(places))
+            plan = copy.copy(self.plan)
+            # Not by `replace`, which checks: it changes nothing, so any windows will do.
+            object.__setattr__(plan, "adapter", watching)
         self._rows(tokens, plan)
         nothing = np.full(self.model.plan.vocabulary_size, np.nan)
         return np.stack([seen.get(place, nothing) for place in places])
@@ -100,13 +110,24 @@ class OwnScorer(Scorer):
             return "neither its windows nor its attention claim it"
         return "" if self.tokenizer.bos >= 0 else "its tokenizer opens no documents"
 
-    def _rows(self, tokens: np.ndarray, plan: ScorePlan) -> Rows:
-        scores = finish(scoring(self.model, tokens, self.tokenizer, plan))
+    def _rows(self, tokens: np.ndarray, plan: ScorePlan, world: World | None = None) -> Rows:
+        scores = finish(scoring(self.model, tokens, self.tokenizer, plan, world=world or World()))
         inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.windows(tokens)])
         nats, times = np.full(len(tokens) - 1, np.nan), np.zeros(len(tokens) - 1, np.int64)
         nats[inputs] = scores.nats
         np.add.at(times, inputs, 1)
         return Rows(nats, times)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share(World):
+    """One of several processes, which here come one after another: the last gets what all have scored."""
+
+    shares: list[Tensor] = dataclasses.field(default_factory=list)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.shares.append(tensor.clone())
+        return tensor.copy_(torch.stack(self.shares).sum(0))
 
 
 def _hash(tensor: Tensor) -> str:
@@ -123,16 +144,15 @@ class _Watch(Adaptation):
         self.inner, self.plan, self.windows = inner, plan, windows
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
-        states = self.inner.hidden(indices, inputs, scored)
+        return self.inner.hidden(indices, inputs, scored)
+
+    def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
         for row, index in enumerate(indices):
             window = self.windows[index]
             for place in self.plan.wanted:
                 if window.first_scored <= place < window.end:
-                    logits = self.inner.logits(index, states[row, place - window.end])
+                    logits = self.inner.logits(index, hidden[row, place - window.end])
                     self.plan.seen[place] = torch.softmax(logits.double(), -1).cpu().numpy()
-        return states
-
-    def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
         return self.inner.nats(indices, hidden, targets)
 
     def logits(self, index: int, hidden: Tensor) -> Tensor:

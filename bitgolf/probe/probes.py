@@ -11,6 +11,7 @@ from bitgolf.probe.scorer import Rows, Scorer
 from bitgolf.score.exam import RuleError
 from bitgolf.text.tokenizer import Tokenizer
 
+PROCESSES = 2
 OTHERS = 3  # other targets that are tried at a place
 MOST_TARGETS = 4096  # of a vocabulary that is tried whole where a scorer gives no distributions
 
@@ -259,6 +260,16 @@ def probe_batch(case: Case) -> None:
         raise BrokenRuleError("its score depends on what is scored beside it", *found)
 
 
+def probe_processes(case: Case) -> None:
+    """Processes that share the work come to the scores of one."""
+    shared = case.scorer.rows_shared(case.tokens, PROCESSES)
+    if shared is None:
+        raise NotAskedError("it has no work that processes could share")
+    tolerance = max(case.scorer.shape_tolerance, case.scorer.tolerance)
+    if found := case.moved(shared, 0, len(case.tokens) - 1, tolerance):
+        raise BrokenRuleError(f"{PROCESSES} processes score it otherwise than one", *found)
+
+
 def probe_state(case: Case) -> None:
     """What the scorer is made of is the same after it has scored."""
     if case.before is None or case.after is None:
@@ -306,6 +317,7 @@ PROBES: dict[str, Callable[[Case], None]] = {
     "bytes sum to one": probe_byte_sum,
     "documents apart": probe_documents,
     "batch equal": probe_batch,
+    "processes equal": probe_processes,
     "state restored": probe_state,
     "same again": probe_again,
     "bytes counted": probe_bytes,

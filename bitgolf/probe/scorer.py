@@ -47,6 +47,10 @@ class Scorer:
         """The same where every piece of work is done alone, nothing beside it; None where it cannot."""
         return None
 
+    def rows_shared(self, tokens: np.ndarray, processes: int) -> Rows | None:
+        """The same where several processes share the work; None where they cannot."""
+        return None
+
     def distributions(self, tokens: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
         """What is expected after tokens[: place + 1] at each place, float64 (places, vocabulary).
 

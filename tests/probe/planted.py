@@ -34,6 +34,12 @@ def counts(ids: Sequence[int], after: int) -> np.ndarray:
 class Honest:
     """Bigrams with a cache of what has followed in this document; it keeps every rule."""
 
+    is_program = False
+
+    def shared(self, ids: list[int]) -> list[float]:
+        """Nats of a stream by two processes."""
+        return self.stream(ids)
+
     def expected(self, ids: list[int], place: int) -> np.ndarray:
         """The distribution after ids[: place + 1]; the whole stream is given, so that faults can look."""
         start = max((i for i in range(place + 1) if ids[i] == BOS), default=0)
@@ -191,6 +197,9 @@ class V18b(Honest):
     """Two processes score, and the second has other weights: what was loaded was not sent to it."""
 
     def stream(self, ids):
+        return self.shared(ids) if self.is_program else super().stream(ids)
+
+    def shared(self, ids):
         nats = super().stream(ids)
         half = len(nats) // 2
         return nats[:half] + [each + 0.2 for each in nats[half:]]
@@ -285,6 +294,9 @@ class InProcess(Scorer):
         ids = tokens.tolist()
         return Rows.in_order(self.inner.together([(ids, i) for i in range(len(ids) - 1)]), len(ids) - 1)
 
+    def rows_shared(self, tokens, processes):
+        return Rows.in_order(self.inner.shared(tokens.tolist()), len(tokens) - 1)
+
     def distributions(self, tokens, places):
         return np.array([self.inner.expected(tokens.tolist(), place) for place in places])
 
@@ -311,5 +323,6 @@ def answer(scorer: Honest, question) -> object:
 
 if __name__ == "__main__":
     scorer = {"Honest": Honest, **PLANTS}[sys.argv[1]]()
+    scorer.is_program = True
     for line in sys.stdin:
         print(json.dumps(answer(scorer, json.loads(line))), flush=True)

@@ -18,6 +18,7 @@ from bitgolf.net.position import DocumentAttention
 from bitgolf.probe.own import OwnScorer
 from bitgolf.probe.probes import PROBES, Text, probing
 from bitgolf.score.adapter import Adaptation, Adapter
+from bitgolf.score.chained import Chained
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
@@ -52,7 +53,11 @@ HONEST = {
     "each document alone": (ScorePlan(windows=PerDocument(within=SLIDING)), set()),
     "mixed": (
         ScorePlan(windows=SLIDING, mixers=(NgramCache(weight=0.2), NgramCache(order=3, weight=0.1))),
-        {"documents apart"},
+        {"documents apart", "processes equal"},
+    ),
+    "chained": (
+        ScorePlan(windows=Chained(history=24, stride=8, lanes=2)),
+        {"documents apart", "processes equal"},
     ),
 }
 
@@ -333,6 +338,24 @@ def test_a_model_that_looks_across_its_batch_is_caught(dataset):
     own = scorer(dataset, ScorePlan(windows=SLIDING))
     mixed = changed_model(own, "embedded", lambda x, inputs: x - 0.2 * x.mean(0, keepdim=True))
     assert "batch equal" in failed(dataset, mixed)
+
+
+def test_a_share_that_is_lost_is_caught(dataset, monkeypatch):
+    """V18: one process's share is reported, and the second process has other weights."""
+    monkeypatch.setattr("bitgolf.probe.own._Share.sum", lambda self, tensor: tensor)
+    assert failed(dataset, scorer(dataset, ScorePlan(windows=SLIDING, batch_tokens=64))) == {
+        "processes equal"
+    }
+    monkeypatch.undo()
+
+    def shifted(share, tensor):
+        share.shares.append(tensor + 0.1 * (tensor > 0) * (1 - share.rank))
+        return tensor.copy_(sum(share.shares))
+
+    monkeypatch.setattr("bitgolf.probe.own._Share.sum", shifted)
+    assert failed(dataset, scorer(dataset, ScorePlan(windows=SLIDING, batch_tokens=64))) == {
+        "processes equal"
+    }
 
 
 def test_scores_that_are_not_of_a_distribution_are_refused(dataset):

@@ -31,7 +31,7 @@ CAUGHT_BY = {
     "V15": "documents apart",
     "V17": "once",
     "V18": "once",
-    "V18b": "batch equal",
+    "V18b": "processes equal",
     "V19": "once",
     "B01": "bytes counted",
     "B02": "bytes counted",
@@ -39,7 +39,7 @@ CAUGHT_BY = {
     "T17": "state restored",
 }
 # What a program cannot show, and the probe that stands for it.
-OF_PROGRAMS = {"T17": "same again"}
+OF_PROGRAMS = {"T17": "same again", "V18b": "batch equal"}
 
 
 def failed(scorer, text=TEXT, positions=4, not_apart="") -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import textwrap
 from pathlib import Path
@@ -42,10 +43,22 @@ def test_the_example_of_the_page_passes(bitgolf, tmp_path):  # noqa: F811
     code, out, err = bitgolf("probe", "--json", "--", sys.executable, tmp_path / "theirs.py")
     assert code == 0, err
     found = ended(out)
-    left_out = {"bytes sum to one", "documents apart", "batch equal", "state restored", "bytes counted"}
+    left_out = {"bytes sum to one", "documents apart", "batch equal", "processes equal", "state restored"}
+    left_out |= {"bytes counted"}
     assert {name for name, end in found.items() if end == "left out"} == left_out
     assert found.keys() == {"exam", *PROBES}
     assert {name for name, end in found.items() if end == "failed"} == set()
+
+
+@pytest.mark.parametrize("form", ["a string", "an executable"])
+def test_a_command_may_be_one_word(bitgolf, tmp_path, program, form):  # noqa: F811
+    words = program(UNIFORM)
+    if form == "an executable":
+        (tmp_path / "theirs").write_text("#!/bin/sh\nexec " + shlex.join(words))
+        (tmp_path / "theirs").chmod(0o755)
+    word = shlex.join(words) if form == "a string" else "./theirs"
+    code, _, err = bitgolf("probe", word, "--json")
+    assert code == 0, err
 
 
 def test_a_program_that_knows_prefixes_alone(bitgolf, program):  # noqa: F811
@@ -145,6 +158,7 @@ import numpy as np
 from bitgolf.base.plan import setting
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.recipe import Recipe
+from bitgolf.net.embed import EmbedPart
 from bitgolf.net.model import ModelPlan
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked
@@ -173,6 +187,14 @@ class ProbedCounts(Mixer):
         return Seen(vocabulary_size, self.leaks)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbedAhead(EmbedPart):
+    """Each token with the one after the next."""
+
+    def embed(self, x, inputs, root, bos_id):
+        return x + 0.1 * x.roll(-2, 1)
+
+
 def mine():
     return Recipe(model=ModelPlan(layers=2, width=32, heads=2, kv_heads=1),
                   score=ScorePlan(windows=Chunked(length=32), mixers=(ProbedCounts(leaks=True),)))
@@ -183,10 +205,14 @@ def test_a_technique_or_a_recipe_of_a_user(bitgolf, tmp_path):  # noqa: F811
     (tmp_path / "mine.py").write_text(MINE)
     code, out, err = bitgolf("probe", "mine.py:ProbedCounts", "--json", "--positions", "2")
     assert code == 0, err
-    code, out, _ = bitgolf("probe", "mine.py", "--set", "leaks=True", "--json", "--positions", "2")
+    options = ["--set", "leaks=True", "--json", "--positions", "2"]
+    code, out, _ = bitgolf("probe", "mine.py:ProbedCounts", *options)
     assert code == 1
     assert ended(out)["same again"] == "failed"
     code, out, _ = bitgolf("probe", "mine.py:mine", "--json", "--positions", "2")
     assert (code, ended(out)["same again"]) == (1, "failed")
     refused(bitgolf("probe", "mine.py:ProbedCount"), "did you mean 'ProbedCounts'")
-    refused(bitgolf("probe", "mine.py", "--set", "leak=True"), "leak")
+    refused(bitgolf("probe", "mine.py:ProbedCounts", "--set", "leak=True"), "leak")
+    refused(bitgolf("probe", "mine.py"), "several techniques", "ProbedCounts, ProbedAhead")
+    code, out, _ = bitgolf("probe", "mine.py:ProbedAhead", "--json", "--positions", "2")
+    assert (code, ended(out)["causal"]) == (1, "failed")
