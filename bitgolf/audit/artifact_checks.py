@@ -1,0 +1,90 @@
+"""What a packed model shows: tensors that nothing needs, rows that are gone, levels that are not used."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
+from bitgolf.audit.rules import Rules
+from bitgolf.base.errors import BitgolfError
+from bitgolf.inputs.resolve import read_artifact
+from bitgolf.public.checkpoints import read_public
+from bitgolf.squeeze.artifact import ARTIFACT_MAGIC
+
+TRAINING_ONLY = ("mtp_heads.", "optimizer", "exp_avg", "momentum_buffer", "ema_", "teacher.")
+MOST_ZERO_ROWS = 0.02  # of a matrix
+FEW_LEVELS = 4  # different values in a row of a matrix that has hundreds
+
+
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """The weights in an artifact of ours or of a public script, dequantized. Nothing is executed."""
+    with path.open("rb") as file:
+        ours = file.read(len(ARTIFACT_MAGIC)) == ARTIFACT_MAGIC
+    return read_artifact(path).weights if ours else read_public(path)
+
+
+def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
+    """All findings of an artifact."""
+    size = path.stat().st_size
+    if size > rules.budget_bytes:
+        yield Finding(
+            "K01", FOUND, path.name, f"{size:,} bytes", f"at most {rules.budget_bytes:,}, code included"
+        )
+    try:
+        tensors = read_tensors(path)
+    except BitgolfError as error:
+        yield Finding("K06", CANNOT_TELL, path.name, str(error))
+        return
+    yield from needless(path, tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1:
+            yield from collapsed(path, name, tensor.detach().float())
+
+
+def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """K06: tensors of training alone, and the same numbers twice."""
+    seen: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        if any(word in name for word in TRAINING_ONLY):
+            said = f"{name}, {tensor.numel():,} numbers, is of training alone"
+            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "no such tensor", "leave it out")
+        if tensor.numel() < 1024 or not bool(tensor.any()):
+            continue
+        key = (tuple(tensor.shape), float(tensor.double().sum()), float(tensor.flatten()[:64].double().sum()))
+        other = seen.setdefault(key, name)
+        if other != name and torch.equal(tensors[other], tensor):
+            said = f"{name} and {other} are equal, {tensor.numel():,} numbers"
+            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "each once", "ship one of them")
+
+
+def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
+    """T08, T09: rows of zeros in a matrix that has others, rows of a few values beside one outlier."""
+    rows = matrix.shape[0]
+    empty = int((matrix == 0).all(1).sum())
+    if 0 < empty < rows and empty > MOST_ZERO_ROWS * rows:
+        yield Finding(
+            "T08",
+            SUSPECTED,
+            f"{path.name}: {name}",
+            f"{empty:,} of {rows:,} rows are zero",
+            "rows that were trained",
+            "lower the floor of the scales; compare with the weights before quantizing",
+        )
+    if matrix.shape[1] < 64:
+        return
+    largest = matrix.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    share = ((matrix.abs() < 1e-6 * largest).float().mean(1) > 0.95) & (largest[:, 0] > 1e-20)
+    if int(share.sum()) > MOST_ZERO_ROWS * rows:
+        yield Finding(
+            "T09",
+            SUSPECTED,
+            f"{path.name}: {name}",
+            f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros",
+            "a scale that most of a row can use",
+            "clip by a percentile or by the deviation",
+        )
+
+
+COVERED = frozenset("K01 K06 T08 T09".split())

@@ -1,0 +1,195 @@
+"""An audit: whatever it is given, every layer that fits, and one verdict under named rules."""
+
+import ast
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitgolf.audit import artifact_checks, folder_checks, log_checks, script_checks
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
+from bitgolf.audit.flow import Flow
+from bitgolf.audit.folder import Record, read_record
+from bitgolf.audit.logs import looks_like_log, read_log
+from bitgolf.audit.rules import DISPUTED, Rules
+from bitgolf.audit.unwrap import unwrapped
+from bitgolf.audit.violations import SEVERITIES, UNSEEN, VIOLATIONS
+from bitgolf.base.errors import BitgolfError
+from bitgolf.corpus.textfile import refuse_special
+
+DISQUALIFIES = SEVERITIES["D"]
+CLEAN, INVALID, SUSPECT, FLAWED = "clean", "invalid", "suspect", "flawed"
+
+
+class Audit(NamedTuple):
+    """What was found. looked: the codes that a layer could look for; the others cannot be told from files."""
+
+    target: str
+    kind: str
+    rules: Rules
+    findings: list[Finding]
+    looked: frozenset[str]
+    seconds: float
+
+    @property
+    def real(self) -> list[Finding]:
+        """Findings: found or suspected."""
+        return [each for each in self.findings if each.sure != CANNOT_TELL]
+
+    @property
+    def disputed(self) -> list[Finding]:
+        """Findings of faults without a ruling on the day of the rules."""
+        return [each for each in self.real if self.rules.ruling(each.code).word == DISPUTED]
+
+    @property
+    def verdict(self) -> str:
+        """invalid: a fault that disqualifies was found. suspect: one, or a wrong score, is suspected. flawed:
+        anything else was found. clean: nothing was.
+        """
+        counted = [each for each in self.real if self.rules.counts(each)]
+        worst = [each for each in counted if each.severity == DISQUALIFIES]
+        if any(each.sure == FOUND for each in worst):
+            return INVALID
+        if worst or any(each.severity == SEVERITIES["S"] for each in counted):
+            return SUSPECT
+        return FLAWED if self.real else CLEAN
+
+    def untold(self) -> dict[str, str]:
+        """The codes that nothing here could look for, with the reason."""
+        found = {each.code for each in self.findings}
+        return {
+            code: UNSEEN.get(each.seen_by, f"nothing given here shows it; it is seen in a {each.seen_by}")
+            for code, each in VIOLATIONS.items()
+            if code not in self.looked | found
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            "rules": self.rules.name,
+            "status": self.verdict,
+            "found": sum(each.sure == FOUND for each in self.findings),
+            "suspected": sum(each.sure == SUSPECTED for each in self.findings),
+            "cannot_tell": sum(each.sure == CANNOT_TELL for each in self.findings) + len(self.untold()),
+            "findings": [
+                {
+                    "code": each.code,
+                    "title": each.title,
+                    "severity": each.severity,
+                    "sure": each.sure,
+                    "ruling": self.rules.ruling(each.code).word,
+                    "source": self.rules.ruling(each.code).source,
+                    "where": each.where,
+                    "found": each.found,
+                    "expected": each.expected,
+                    "way_out": each.way_out,
+                }
+                for each in self.findings
+            ],
+            "not_looked_for": self.untold(),
+            "seconds": self.seconds,
+        }
+
+
+def audit(path: Path, rules: Rules) -> Audit:
+    """Look at a folder, a script, a log or an artifact. Raises BitgolfError for what is none of them."""
+    started = time.monotonic()
+    if not path.exists():
+        raise BitgolfError("no such file or folder", where=str(path))
+    if path.is_dir():
+        kind, findings, looked = "folder", *_folder(path, rules)
+    else:
+        refuse_special(path)
+        kind, findings, looked = _file(path, rules)
+    return Audit(str(path), kind, rules, in_order(findings), looked, time.monotonic() - started)
+
+
+def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]:
+    if path.suffix == ".py":
+        layers = unwrapped(path.name, path.read_bytes())
+        beside = [each for each in path.parent.glob("*.py") if each != path]
+        script = script_checks.follow(path.name, layers, _modules(layers[-1].tree, beside))
+        return "script", [*script_checks.check_script(script)], script_checks.COVERED
+    with path.open("rb") as file:
+        head = file.read(2**20)
+    if path.suffix in (".log", ".txt") or (
+        b"\0" not in head and looks_like_log(head.decode("utf-8", "replace"))
+    ):
+        log = read_log(path)
+        if not (log.scores or log.steps or log.sizes):
+            raise BitgolfError("no line of a training log in it", where=str(path))
+        return "log", [*log_checks.check_log(log, rules)], log_checks.COVERED
+    found = [*artifact_checks.check_artifact(path, rules)]
+    return "artifact", found, artifact_checks.COVERED
+
+
+def _modules(tree: ast.Module, beside: list[Path]) -> list[ast.Module]:
+    """The trees of the files beside a script that it imports."""
+    wanted = set(folder_checks.imported(tree))
+    trees = []
+    for path in beside:
+        if path.stem in wanted:
+            try:
+                trees.append(unwrapped(path.name, path.read_bytes())[-1].tree)
+            except BitgolfError:
+                continue
+    return trees
+
+
+def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str]]:
+    record = read_record(path)
+    if not record.files:
+        raise BitgolfError("an empty folder", where=str(path))
+    findings: list[Finding] = []
+    looked = folder_checks.COVERED
+    for log in record.logs:
+        beside = folder_checks.of_no_claim(record, log)
+        for each in log_checks.check_log(log, rules, record.is_timed):
+            if beside and each.sure != CANNOT_TELL:
+                said = f"{each.found}; no reported figure stands on this log"
+                each = each._replace(sure=CANNOT_TELL, found=said)
+            findings.append(each)
+        looked |= log_checks.COVERED
+    script = None
+    if record.entry and record.entry.stat().st_size:
+        try:
+            script = _script(record)
+        except BitgolfError as error:
+            findings.append(Finding("K03", CANNOT_TELL, record.entry.name, str(error)))
+        else:
+            looked |= script_checks.COVERED
+            for each in script_checks.check_script(script):
+                weighed = folder_checks.takes_fallback(record, each) if each.code == "K04" else each
+                findings += [weighed] if weighed else []
+    for helper in record.scripts:
+        if helper != record.entry:
+            findings += _preparation(helper)
+    findings += folder_checks.check_folder(record, script, rules)
+    for name in record.files:
+        if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
+            findings += artifact_checks.check_artifact(path / name, rules)
+            looked |= artifact_checks.COVERED
+    return findings, looked
+
+
+def _script(record: Record) -> script_checks.Script:
+    """The entry script, opened and followed; where it only executes another file, that one."""
+    assert record.entry
+    layers = unwrapped(record.entry.name, record.entry.read_bytes())
+    for _, name in layers[-1].files:
+        if (record.folder / name).is_file() and name in record.files:
+            layers += unwrapped(name, (record.folder / name).read_bytes())
+    beside = [path for path in record.scripts if path != record.entry and path.parent == record.folder]
+    script = script_checks.follow(record.entry.name, layers, _modules(layers[-1].tree, beside))
+    return script._replace(printed=lambda lines: folder_checks.branch_ran(record, script, lines))
+
+
+def _preparation(path: Path) -> list[Finding]:
+    """What a script beside the entry shows of the data."""
+    try:
+        layers = unwrapped(path.name, path.read_bytes())
+    except BitgolfError:
+        return []
+    script = script_checks.Script(path.name, layers, [], Flow([]))
+    return [*script_checks.few_documents(script), *script_checks.lossy_text(script)]

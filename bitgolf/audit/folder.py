@@ -1,0 +1,165 @@
+"""A record folder as anybody made it: its files sorted by what they are, its claims read by type."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitgolf.audit.logs import Log, looks_like_log, read_log
+from bitgolf.base.errors import BitgolfError, displayed
+from bitgolf.inputs.typed import read_outside
+
+MOST_FILES = 2000
+MOST_TEXT_BYTES = 2**22  # of a README, and of a text file that may be a log
+ARTIFACTS = (".ptz", ".pt", ".bin", ".safetensors", ".npz", ".br", ".zst", ".xz")
+ENTRY = ("train_gpt.py", "train.py")
+SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
+BITS_KEYS = ("val_bpb", "bpb", "score", "mean_bpb", "val_bpb_mean", "mean_val_bpb")
+
+
+class Claims(NamedTuple):
+    """What a submission.json says. seeds: the fields of each seed. Figures that are no numbers are absent."""
+
+    path: Path
+    fields: dict[str, Any]
+    seeds: dict[int, dict[str, float]]
+
+    def number(self, *names: str) -> float | None:
+        """The first of these keys that is a number."""
+        for name in names:
+            value = self.fields.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+        return None
+
+
+class Record(NamedTuple):
+    """A folder. entry: the script that runs; None where nothing tells. Sizes in bytes."""
+
+    folder: Path
+    files: dict[str, int]
+    entry: Path | None
+    scripts: list[Path]
+    logs: list[Log]
+    claims: Claims | None
+    unreadable: list[str]
+    readme: str
+    outside: list[str]
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time budgets hold: not in the tracks without them."""
+        track = str(self.claims.fields.get("track", "")) if self.claims else ""
+        words = f"{track} {self.folder.absolute()}".lower().replace("-", "_")
+        return not re.search(r"non_?record|unlimited|notable", words)
+
+
+def read_record(folder: Path) -> Record:
+    """Sort a folder's files. Raises BitgolfError where there are too many."""
+    files, outside = files_in(folder)
+    paths = {name: folder / name for name in files}
+    scripts = [path for name, path in paths.items() if name.endswith(".py")]
+    logs, unreadable = [], []
+    for name, path in paths.items():
+        if name.endswith(".log") or (name.endswith(".txt") and _is_log(path)):
+            logs.append(read_log(path))
+    claims = None
+    for name in sorted(files, key=lambda name: (name.count("/"), name)):
+        if claims is None and re.fullmatch(r"(?:.*/)?submission\w*\.json", name):
+            try:
+                claims = read_claims(paths[name])
+            except BitgolfError as error:
+                unreadable.append(str(error))
+    readme = next((name for name in files if name.lower() == "readme.md"), "")
+    text = paths[readme].read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") if readme else ""
+    return Record(folder, files, entry_of(folder, scripts), scripts, logs, claims, unreadable, text, outside)
+
+
+def files_in(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Every file below a folder with its size, and the links that lead out of it; no link is followed."""
+    files: dict[str, int] = {}
+    outside = []
+    for place, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(each for each in folders if each not in (".git", "__pycache__"))
+        for name in sorted(names):
+            path = Path(place) / name
+            label = str(path.relative_to(folder))
+            if path.is_symlink() or not path.is_file():
+                outside.append(label)
+                continue
+            files[label] = path.stat().st_size
+            if len(files) > MOST_FILES:
+                raise BitgolfError(
+                    f"more than {MOST_FILES:,} files", where=str(folder), way_out="name one record"
+                )
+    return files, outside
+
+
+def entry_of(folder: Path, scripts: list[Path]) -> Path | None:
+    """The script that trains: by its usual name, else the only one that is called so."""
+    for name in ENTRY:
+        if (folder / name) in scripts:
+            return folder / name
+    near = [path for path in scripts if path.parent == folder and path.name.startswith("train")]
+    near = near or [path for path in scripts if path.parent == folder]
+    return near[0] if len(near) == 1 else max(near, key=lambda path: path.stat().st_size, default=None)
+
+
+def _is_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(MOST_TEXT_BYTES).decode("utf-8", "replace")
+    return looks_like_log(head)
+
+
+def read_claims(path: Path) -> Claims:
+    """A submission.json in any of the public forms. Raises BitgolfError for one that is none."""
+    fields = read_outside(path)
+    if not isinstance(fields, dict):
+        raise BitgolfError("is no object", where=str(path), value=displayed(fields))
+    return Claims(path, fields, dict(_seeds(fields)))
+
+
+def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
+    """The figures of each seed, wherever they stand."""
+    found: dict[int, dict[str, float]] = {}
+    for key in SEED_KEYS:
+        value = fields.get(key)
+        rows = (
+            value.items()
+            if isinstance(value, dict)
+            else ((None, row) for row in value)
+            if isinstance(value, list)
+            else ()
+        )
+        for name, row in rows:
+            number = re.search(r"\d+", str(name)) if name is not None else None
+            if isinstance(row, dict):
+                own = row.get("seed")
+                seed = own if isinstance(own, int) else int(number[0][:18]) if number else None
+                figures = {
+                    str(field): float(each)
+                    for field, each in row.items()
+                    if isinstance(each, int | float) and not isinstance(each, bool)
+                }
+            elif number and isinstance(row, float):
+                seed, figures = int(number[0][:18]), {"val_bpb": row}
+            elif isinstance(row, int) and not isinstance(row, bool) and name is None:
+                seed, figures = row, {}
+            else:
+                continue
+            if seed is not None:
+                found[seed] = found.get(seed, {}) | figures
+    yield from found.items()
+
+
+def bits_of(figures: dict[str, float]) -> float | None:
+    """The score among a seed's figures."""
+    return next((figures[key] for key in BITS_KEYS if key in figures), None)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

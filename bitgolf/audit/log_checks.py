@@ -1,0 +1,269 @@
+"""What one log shows by itself: budgets, plausibility, bytes per token, lines that contradict each other."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
+from bitgolf.audit.logs import Log, Score
+from bitgolf.audit.rules import KnownText, Rules, known_texts
+
+SAME_RATIO = 1e-3  # of bytes per token between windows that end in different places
+STEP_LINES = 20  # of a log that ended; below it cannot be told from one that was cut
+# By which factor a known fault makes the bytes of a text more than they are.
+FACTORS = (
+    ("B01", 1.160, 1.180, "the space before a word is counted twice (16.7% to 17.5% more bytes)"),
+    ("B02", 1.038, 1.044, "byte tokens are counted as three bytes (4.1% more)"),
+    ("B05", 1.085, 1.0899, "pieces are counted instead of the sidecar's original bytes (9.0% more)"),
+    ("B06", 1.08991, 1.094, "capital markers are counted as text (164.6 of 151.07 MB)"),
+    ("B10", 1.43, 1.455, "not divided by ln 2"),
+)
+
+
+def check_log(log: Log, rules: Rules, timed: bool = True) -> Iterator[Finding]:
+    """All findings of a log. timed: whether the time budgets hold for it (not in tracks without a limit)."""
+    if log.cut:
+        yield Finding("K13", CANNOT_TELL, str(log.path), "only the first and last part of this log was read")
+    for check in CHECKS:
+        yield from check(log, rules)
+    for check in TIMED if timed else ():
+        yield from check(log, rules)
+
+
+def at(log: Log, line: int) -> str:
+    """A line of a log, for people."""
+    return f"{log.path.name}:{line}"
+
+
+def over_budget(log: Log, rules: Rules) -> Iterator[Finding]:
+    """K01."""
+    sizes = log.sizes_of("total")
+    for size in sizes:
+        if size.bytes > rules.budget_bytes:
+            yield Finding(
+                "K01",
+                FOUND,
+                at(log, size.line),
+                f"{size.bytes:,} bytes in all",
+                f"at most {rules.budget_bytes:,}",
+                f"take {size.bytes - rules.budget_bytes:,} bytes off, code included",
+            )
+    if not sizes:
+        yield Finding("K01", CANNOT_TELL, log.path.name, "no line says the size of the packed submission")
+
+
+def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
+    """V14, V19, T13, T21."""
+    final = log.final
+    if final is None:
+        yield Finding("T21", CANNOT_TELL, log.path.name, "no line has a score")
+        return
+    for score in log.scores:
+        if not math.isfinite(score.bits) or score.bits <= 0:
+            where, said = at(log, score.line), f"{score.bits:g} bits per byte"
+            yield Finding("V19", FOUND, where, said, "a number above zero", "look at the evaluation loop")
+            return
+    if final.bits < rules.least_bits_per_byte:
+        yield Finding(
+            "V14",
+            FOUND,
+            at(log, final.line),
+            f"{final.bits:g} bits per byte",
+            f"no small model of text is honestly below {rules.least_bits_per_byte:g}",
+            "look for validation text in training, or a distribution that does not sum to one",
+        )
+    if final.step is not None:
+        said = "no score of what was packed and loaded again"
+        yield Finding("T13", CANNOT_TELL, at(log, final.line), said, "a score after the round trip")
+
+
+def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
+    """B01, B02, B05, B06, B10 by what a token weighs; V11 and V12 by how many there are."""
+    exact = [score for score in log.scores if score.decimals >= 4 and score.nats > 0 and score.bits > 0]
+    if not exact:
+        return
+    yield from contradictions(log, exact)
+    best = max(exact, key=lambda score: (score.decimals, score.line))
+    ratio = best.nats / math.log(2) / best.bits
+    text = text_of(log)
+    if text is None:
+        said = f"{ratio:.4f} bytes per token, under a tokenizer that no line names"
+        yield Finding("B01", CANNOT_TELL, at(log, best.line), said, "tokenizer_path or vocab_size in the log")
+        return
+    yield from wrong_ratio(at(log, best.line), ratio, text)
+    if log.tokens and log.tokens[1] < 0.995 * text.tokens:
+        line, tokens = log.tokens
+        code = "V11" if tokens < 0.6 * text.tokens else "V12"
+        yield Finding(
+            code,
+            SUSPECTED,
+            at(log, line),
+            f"{tokens:,} validation tokens",
+            f"{text.tokens:,} with {text.name}",
+            "score the whole validation split of the challenge",
+        )
+
+
+def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
+    """What the bytes per token of a score say, where the tokenizer is known."""
+    factor = ratio / text.bytes_per_token
+    for code, low, high, words in FACTORS:
+        if low <= factor <= high and (code not in ("B05", "B06") or text.case_operators):
+            yield Finding(
+                code,
+                FOUND,
+                where,
+                f"{ratio:.4f} bytes per token: {words}",
+                f"{text.bytes_per_token:.4f} with {text.name}; the score is {factor:.4f} times as large",
+                "take the bytes from the tokenizer's own pieces, and check their sum against the text",
+            )
+            return
+    if abs(factor - 1) > 5e-3:
+        yield Finding(
+            "B01",
+            SUSPECTED,
+            where,
+            f"{ratio:.4f} bytes per token, {100 * (factor - 1):+.1f}% against everybody's text",
+            f"{text.bytes_per_token:.4f} with {text.name}",
+            "say which text was scored, and sum the bytes of its tokens",
+        )
+
+
+def text_of(log: Log) -> KnownText | None:
+    """The scored text, by what the log says of its tokenizer."""
+    words = " ".join(line for _, line in log.lines if "tokenizer" in line or "fineweb" in line)
+    sized = log.settings.get("vocab_size")
+    number = re.search(r"(?:fineweb_|_sp|_byte)(\d{3,5})(?:_bpe|_bytes|\b)", words)
+    vocabulary = int(sized[1]) if sized and sized[1].isdigit() and len(sized[1]) < 9 else 0
+    if number:
+        vocabulary = int(number[1])
+    case = "caseops" in words.lower()
+    for text in known_texts():
+        if text.vocabulary == vocabulary and text.case_operators == case:
+            return text
+    return None
+
+
+def contradictions(log: Log, exact: list[Score]) -> Iterator[Finding]:
+    """K11: a loss and its bits per byte that do not belong together as those of the other lines do."""
+    fine = [score for score in exact if score.decimals >= 6]
+    ratios = sorted(score.nats / score.bits for score in fine)
+    if len(ratios) < 2:
+        return
+    middle = ratios[len(ratios) // 2]
+    for score in fine:
+        if abs(score.nats / score.bits / middle - 1) > 10 * SAME_RATIO and len(ratios) > 2:
+            yield Finding(
+                "K11",
+                SUSPECTED,
+                at(log, score.line),
+                f"val_loss {score.nats:g} with val_bpb {score.bits:g}",
+                f"one nat is {1 / middle:.5f} bits per byte on the other lines",
+                "do not edit logs; say it where another text is scored",
+            )
+
+
+def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
+    """K08: a clock that goes back. K11: an average that is not the time by the steps; sums that are none."""
+    before, clock = 0, 0.0
+    for step in log.steps:
+        if step.seconds is None:
+            continue
+        if step.step > before and step.seconds < clock - 0.5 * (1 + 59 * step.coarse):
+            yield Finding(
+                "K08",
+                FOUND,
+                at(log, step.line),
+                f"{step.seconds:.1f} s at step {step.step}",
+                f"more than the {clock:.1f} s of step {before}",
+                "start one clock and never set it back",
+            )
+        if step.average_ms is not None and step.step > 0 and not step.coarse:
+            computed = 1000 * step.seconds / step.step
+            if abs(computed - step.average_ms) > 0.02 * computed + 0.6 / step.step + 0.01:
+                yield Finding(
+                    "K11",
+                    FOUND,
+                    at(log, step.line),
+                    f"step_avg {step.average_ms:g} ms",
+                    f"{computed:.2f} ms: {step.seconds:.3f} s by {step.step} steps",
+                    "keep logs as they were written",
+                )
+        before, clock = step.step, step.seconds
+    yield from wrong_sums(log)
+
+
+def wrong_sums(log: Log) -> Iterator[Finding]:
+    """K11: model and code that do not add up to the total."""
+    codes = {size.bytes for size in log.sizes_of("code")}
+    for total in log.sizes_of("total"):
+        models = {size.bytes for size in log.sizes_of("model") if size.form.split(" ")[0] == total.form}
+        if models and codes and not any(a + b == total.bytes for a in models for b in codes):
+            of_model, of_code = (
+                " or ".join(f"{size:,}" for size in sorted(each)) for each in (models, codes)
+            )
+            yield Finding(
+                "K11",
+                SUSPECTED,
+                at(log, total.line),
+                f"{total.bytes:,} bytes in all",
+                f"{of_model} of the model and {of_code} of code",
+                "count what ships: model and script",
+            )
+
+
+def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
+    """K07, K09."""
+    end = log.end
+    if end is None or end.seconds is None:
+        yield Finding("K07", CANNOT_TELL, log.path.name, "no line says how long training took")
+        return
+    step_seconds = end.seconds / end.step
+    slack = rules.overshoot_steps * step_seconds + 0.05 + (3.0 if end.coarse else 0)
+    if end.seconds > rules.train_seconds + slack:
+        yield Finding(
+            "K07",
+            FOUND,
+            at(log, end.line),
+            f"{end.seconds:.3f} s after {end.step:,} steps",
+            f"at most {rules.train_seconds:g} s",
+            "stop by the clock, not by steps, and leave a guard band",
+        )
+        return
+    if log.own_text and not rules.calibration_counts:
+        return
+    for line, seconds in log.calibration:
+        if end.seconds + seconds > rules.train_seconds + slack:
+            over = end.seconds + seconds - rules.train_seconds
+            yield Finding(
+                "K09",
+                FOUND if over > rules.calibration_slack_seconds else SUSPECTED,
+                at(log, line),
+                f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training",
+                f"at most {rules.train_seconds:g} s together: it reads training data",
+                "keep so many seconds back before the clock ends the training",
+            )
+
+
+def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
+    """K10."""
+    for line, seconds in log.evaluations:
+        if seconds > rules.evaluation_seconds:
+            yield Finding(
+                "K10",
+                FOUND,
+                at(log, line),
+                f"{seconds:.1f} s of evaluation",
+                f"at most {rules.evaluation_seconds:g} s",
+                "score with longer strides, or adapt less",
+            )
+
+
+CHECKS: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (
+    over_budget,
+    not_a_score,
+    miscounted_bytes,
+    edited_times,
+)
+TIMED: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (late_training, late_evaluation)
+COVERED = frozenset("K01 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10".split())

@@ -1,0 +1,210 @@
+"""A training log of any public format, read line by line: scores, sizes, steps, times, settings, events."""
+
+import ast
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from bitgolf.base.errors import BitgolfError
+
+MOST_BYTES = 2**26  # of a log that are read: half from its start, half from its end
+MOST_LINE = 1000  # characters; longer lines are source or noise
+MOST_SOURCE_LINES = 20_000
+NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)"
+SCORE = re.compile(
+    rf"^(?P<tag>.*?)\bval_loss ?[:=] ?(?P<loss>{NUMBER})[ ,]+val_bpb ?[:=] ?(?P<bits>{NUMBER})"
+)
+STEP = re.compile(r"^(?:step ?[:=] ?)?(?P<step>\d+) ?/ ?(?P<of>\d+)\b")
+TRAIN_LOSS = re.compile(rf"\btrain_loss ?[:=] ?(?P<loss>{NUMBER})")
+TIME = re.compile(rf"\btrain_time ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|m|s)\b")
+AVERAGE = re.compile(rf"\bstep_avg ?[:=] ?(?P<ms>{NUMBER}) ?ms")
+EVALUATION = re.compile(rf"\b(?:total_)?eval_time ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b")
+ELAPSED = re.compile(rf"\bdone\b.*\belapsed ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b")
+TOTAL = re.compile(r"Total submission size(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
+MODEL = re.compile(r"Serialized model(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
+CODE = re.compile(r"Code size(?: \((?P<form>\w+)\))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
+SETTING = re.compile(r"^ *(?P<name>[A-Za-z_]\w*) ?[:=] ?(?P<value>\S.*?) *$")
+CALIBRATION = re.compile(
+    rf"(?:calibrated|collected)\b.*\b(?:layers|hessians)\b.* in (?P<time>{NUMBER}) ?s\b", re.IGNORECASE
+)
+TOKENS = re.compile(r"(?:\bval_tokens ?[:=] ?|fineweb_val\S* tokens ?[:=] ?)(?P<tokens>\d+)")
+SEED = re.compile(r"^ *seed ?[:=] ?(?P<seed>\d+)\b")
+NAMED_SEED = re.compile(r"seed[-_ ]?(\d+)", re.IGNORECASE)
+STAMP = re.compile(r"^(?:\d{9,}(?:\.\d+)? +|\[[^\]]*\d:\d\d[^\]]*\] *)")  # of time, before a line
+RULE = re.compile(r"^[=\-*#]{40,}$")
+SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+class Score(NamedTuple):
+    """A line with a score. step: of a score while training; None of one after it. seconds: what it took."""
+
+    line: int
+    tag: str
+    nats: float
+    bits: float
+    decimals: int
+    step: int | None
+    seconds: float | None
+
+
+class Size(NamedTuple):
+    """A line with a size. kind: total, model or code; form: what stands with it, e.g. int6+zstd."""
+
+    line: int
+    kind: str
+    form: str
+    bytes: int
+
+
+class Step(NamedTuple):
+    """A line of training. seconds: on the clock; average_ms: as the line says, not computed."""
+
+    line: int
+    step: int
+    of: int
+    nats: float | None
+    seconds: float | None
+    average_ms: float | None
+    coarse: bool
+
+
+class Log(NamedTuple):
+    """What a log says. lines: (number, text) without the sources that it begins with.
+
+    settings: of the lines before the first step. calibration: (line, seconds) of each; own_text: whether it
+    was on text that the model wrote itself.
+    """
+
+    path: Path
+    seed: int | None
+    lines: list[tuple[int, str]]
+    source: str
+    scores: list[Score]
+    sizes: list[Size]
+    steps: list[Step]
+    settings: dict[str, tuple[int, str]]
+    evaluations: list[tuple[int, float]]
+    calibration: list[tuple[int, float]]
+    own_text: bool
+    tokens: tuple[int, int] | None
+    cut: bool
+
+    @property
+    def final(self) -> Score | None:
+        """The last score after training; else the last one."""
+        after = [each for each in self.scores if each.step is None]
+        return (after or self.scores or [None])[-1]  # type: ignore[list-item]
+
+    @property
+    def end(self) -> Step | None:
+        """The last line of training that has a time."""
+        timed = [each for each in self.steps if each.seconds is not None and each.step > 0]
+        return max(timed, key=lambda each: each.step) if timed else None
+
+    def sizes_of(self, kind: str) -> list[Size]:
+        """Lines with sizes of one kind, the packed ones: a raw checkpoint is no submission."""
+        known = [each for each in self.sizes if each.kind == kind]
+        return known if kind == "code" else [each for each in known if each.form]
+
+
+def looks_like_log(text: str) -> bool:
+    """Whether some text has lines of a training log."""
+    lines = [STAMP.sub("", line) for line in text.splitlines() if len(line) <= MOST_LINE]
+    return any(
+        SCORE.search(line) or (STEP.match(line) and (TRAIN_LOSS.search(line) or TIME.search(line)))
+        for line in lines
+    )
+
+
+def read_log(path: Path) -> Log:
+    """A log from its file, at most MOST_BYTES of it. Raises BitgolfError where it cannot be read."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES if size <= MOST_BYTES else MOST_BYTES // 2)
+            if size > MOST_BYTES:
+                file.seek(size - MOST_BYTES // 2)
+                data += b"\n" + file.read(MOST_BYTES // 2)
+    except OSError as error:
+        raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
+    return parse_log(path, data.decode("utf-8", errors="replace"), cut=size > MOST_BYTES)
+
+
+def parse_log(path: Path, text: str, cut: bool = False) -> Log:
+    """The same from its text."""
+    source, lines = without_source(text)
+    log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, cut)
+    seed, tokens, own_text = None, None, False
+    for number, line in lines:
+        _read_line(log, number, line)
+        if seed is None and (found := SEED.match(line)):
+            seed = int(found["seed"][:18])
+        if tokens is None and (found := TOKENS.search(line)):
+            tokens = (number, int(found["tokens"][:18]))
+        own_text = own_text or bool(re.search(r"autoregressive|self-?gen", line, re.IGNORECASE))
+    if seed is None and (named := NAMED_SEED.search(path.stem)):
+        seed = int(named[1][:18])
+    return log._replace(seed=seed, tokens=tokens, own_text=own_text)
+
+
+def _read_line(log: Log, number: int, line: str) -> None:
+    step = STEP.match(line)
+    at = int(step["step"][:18]) if step else None
+    time = TIME.search(line)
+    seconds = float(time["time"]) * SECONDS[time["unit"]] if time else None
+    evaluation = EVALUATION.search(line) or ELAPSED.search(line)
+    took = float(evaluation["time"]) * SECONDS[evaluation["unit"]] if evaluation else None
+    if found := SCORE.match(line):
+        decimals = len(found["bits"].partition(".")[2])
+        numbers = float(found["loss"]), float(found["bits"])
+        log.scores.append(Score(number, found["tag"].strip(" :"), *numbers, decimals, at, took))
+    if step is None and (early := re.search(r"\bstep ?: ?(\d+)/(\d+)", line)):
+        step, at = early, int(early[1][:18])
+    if step and at is not None and (time or TRAIN_LOSS.search(line)):
+        loss, average = TRAIN_LOSS.search(line), AVERAGE.search(line)
+        log.steps.append(
+            Step(
+                number,
+                at,
+                int(step[2][:18]),
+                float(loss["loss"]) if loss else None,
+                seconds,
+                float(average["ms"]) if average else None,
+                bool(time) and time["unit"] == "m",  # type: ignore[index]
+            )
+        )
+    elif not step and not log.steps and (setting := SETTING.match(line)):
+        log.settings.setdefault(setting["name"], (number, setting["value"]))
+    for kind, pattern in (("total", TOTAL), ("model", MODEL), ("code", CODE)):
+        if size := pattern.search(line):
+            log.sizes.append(Size(number, kind, (size["form"] or "").strip(), int(size["bytes"][:18])))
+    if took is not None and at is None:
+        log.evaluations.append((number, took))
+    if calibration := CALIBRATION.search(line):
+        log.calibration.append((number, float(calibration["time"])))
+
+
+def without_source(text: str) -> tuple[str, list[tuple[int, str]]]:
+    """The script that a log begins with, and the other lines by number; stamps of time are taken off."""
+    lines = [STAMP.sub("", line) for line in text.splitlines()]
+    rules = [-1, *(i for i, line in enumerate(lines) if RULE.match(line.strip())), len(lines)]
+    source, inside = "", set[int]()
+    for start, end in zip(rules, rules[1:]):
+        piece = lines[start + 1 : end]
+        if len(piece) < 2 or end - start > MOST_SOURCE_LINES or not any("import " in each for each in piece):
+            continue
+        if is_python(body := "\n".join(piece)):
+            source = source or body
+            inside.update(range(start + 1, end))
+    # Nothing to be told from a line of this length, and patterns would take their time.
+    return source, [
+        (i + 1, line) for i, line in enumerate(lines) if i not in inside and len(line) <= MOST_LINE
+    ]
+
+
+def is_python(text: str) -> bool:
+    """Whether a text is a Python program of some size."""
+    try:
+        return len(ast.parse(text).body) > 10
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False

@@ -1,0 +1,66 @@
+"""An audit as a comment that a reviewer can post: verdict, findings, what could not be told, what to ask."""
+
+from collections.abc import Iterable
+
+from bitgolf.audit.audit import Audit
+from bitgolf.audit.finding import CANNOT_TELL, SURENESS, Finding
+from bitgolf.audit.rules import VIOLATION
+
+MOST_ROWS, MOST_LETTERS = 20, 300
+
+
+def markdown(found: Audit) -> str:
+    """One screen of Markdown."""
+    real, open_ones = found.real, [each for each in found.findings if each.sure == CANNOT_TELL]
+    lines = [f"**{found.verdict}** under {found.rules.title}: {counted(found)}.", ""]
+    if real:
+        lines += ["| code | sure | where | found | expected |", "|---|---|---|---|---|"]
+        lines += [_row(found, each) for each in real[:MOST_ROWS]]
+        lines += [f"| | | | and {len(real) - MOST_ROWS} more | |"] if len(real) > MOST_ROWS else []
+        lines.append("")
+    if open_ones:
+        lines.append(
+            "Cannot tell: " + "; ".join(f"{each.code} {_cell(each.found)}" for each in open_ones[:6]) + "."
+        )
+    codes = ", ".join(found.untold())
+    lines += [f"Not looked for, since files do not show it: {codes}.", ""] if codes else []
+    ways = dict.fromkeys(each.way_out for each in real if each.way_out)
+    lines += ["To the author:", *(f"- {_cell(way)}" for way in [*ways][:8])] if ways else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def counted(found: Audit) -> str:
+    """How many findings of each sureness."""
+    numbers = [sum(each.sure == sure for each in found.findings) for sure in SURENESS]
+    return ", ".join(f"{number} {sure}" for number, sure in zip(numbers, SURENESS))
+
+
+def rows(found: Audit, findings: Iterable[Finding]) -> list[tuple[str, ...]]:
+    """Findings for a table on a screen."""
+    return [
+        (each.code, each.sure, severity(found, each), each.where, said(each), each.way_out)
+        for each in findings
+    ]
+
+
+def said(finding: Finding) -> str:
+    """What was found, and what was expected."""
+    return f"{finding.found}; expected: {finding.expected}" if finding.expected else finding.found
+
+
+def severity(found: Audit, finding: Finding) -> str:
+    """How bad it is, with the word of the ruling where it is no violation."""
+    ruling = found.rules.ruling(finding.code).word
+    return finding.severity if ruling == VIOLATION else f"{ruling}: {finding.severity}"
+
+
+def _row(found: Audit, each: Finding) -> str:
+    cells = (f"{each.code} {each.title}", each.sure, each.where, each.found, each.expected)
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text from anywhere as it may stand in a table: on one line, without marks of its own."""
+    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    plain = plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("@", "@\u200b")
+    return plain if len(plain) <= MOST_LETTERS else plain[:MOST_LETTERS] + "..."

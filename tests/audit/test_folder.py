@@ -1,0 +1,234 @@
+"""Faults between the parts of a folder are named; a folder that fits together has no finding."""
+
+import json
+import shutil
+import tomllib
+
+import pytest
+import torch
+
+from bitgolf.audit.audit import audit
+from bitgolf.audit.finding import CANNOT_TELL, FOUND
+from bitgolf.audit.page import markdown
+from bitgolf.audit.rules import FILE, rules_named
+from bitgolf.audit.violations import UNSEEN, VIOLATIONS
+from bitgolf.base.errors import BitgolfError
+from tests.audit.planted import SCORES, SCRIPT, changed, log_text, write_claims, write_folder
+
+RULES = rules_named()
+CODE = len(SCRIPT.encode())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder(tmp_path / "record")
+    return tmp_path / "record"
+
+
+def claims_of(folder):
+    return json.loads((folder / "submission.json").read_text())
+
+
+def codes(folder, rules=RULES):
+    return sorted(
+        (each.code, each.sure) for each in audit(folder, rules).findings if each.sure != CANNOT_TELL
+    )
+
+
+def test_a_folder_that_fits_together_has_no_finding(folder):
+    found = audit(folder, RULES)
+    assert found.findings == [] and found.verdict == "clean"
+    assert {"V08", "T02"} <= {*found.untold()}
+
+
+def test_it_is_clean_under_every_rule_set_too(folder):
+    assert codes(folder, rules_named("march-2026")) == codes(folder, rules_named("strict")) == []
+
+
+CLAIMS = {
+    "mean": {"val_bpb": 1.1983},
+    "the best seed for the mean": {"val_bpb": SCORES[1]},
+    "deviation": {"val_bpb_std": 0.0001},
+    "size": {"bytes_total": 14_000_000},
+    "code": {"bytes_code": 12},
+    "over": {"bytes_total": 16_500_000},
+}
+NAMED = {"the best seed for the mean": "K14", "over": "K02"}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_against_logs(folder, name):
+    write_claims(folder, claims_of(folder) | CLAIMS[name])
+    assert NAMED.get(name, "K11") in {code for code, _ in codes(folder)}
+
+
+@pytest.mark.parametrize("key", ["val_bpb", "steps"])
+def test_figures_of_a_seed_against_its_log(folder, key):
+    claims = claims_of(folder)
+    claims["seed_results"]["2"][key] *= 1.05
+    write_claims(folder, claims)
+    assert ("K11", FOUND) in codes(folder)
+
+
+def test_a_seed_without_a_log(folder):
+    (folder / "train_seed3.log").unlink()
+    assert ("K13", FOUND) in codes(folder)
+
+
+def test_no_log_at_all(folder):
+    for path in folder.glob("*.log"):
+        path.unlink()
+    assert ("K13", FOUND) in codes(folder)
+
+
+def test_a_log_that_is_a_copy_under_another_seed(folder):
+    text = (folder / "train_seed1.log").read_text()
+    (folder / "train_seed2.log").write_text(text.replace("seed:1", "seed:2"))
+    assert any("equal to the last digit" in each.found for each in audit(folder, RULES).findings)
+
+
+def test_a_copy_under_no_seed_is_no_fault(folder):
+    shutil.copy(folder / "train_seed1.log", folder / "train.log")
+    assert codes(folder) == []
+
+
+def test_a_seed_of_another_configuration(folder):
+    text = (folder / "train_seed3.log").read_text()
+    (folder / "train_seed3.log").write_text(text.replace("matrix_lr: 0.02", "matrix_lr: 0.03"))
+    found = [each for each in audit(folder, RULES).findings if each.code == "K11"]
+    assert "matrix_lr is 0.03" in found[0].found and found[0].where == "train_seed3.log:3"
+
+
+def test_a_slow_seed(folder):
+    (folder / "train_seed3.log").write_text(log_text(3, SCORES[3], CODE))
+    for seed in (1, 2):
+        (folder / f"train_seed{seed}.log").write_text(log_text(seed, SCORES[seed], CODE, seconds=450.0))
+    assert codes(folder) == [("K12", FOUND)]
+
+
+def test_readme_against_claims(folder):
+    page = folder / "README.md"
+    text = page.read_text()
+    page.write_text(text.replace("val_bpb: 1.2016", "val_bpb: 1.1816"))
+    assert codes(folder) == [("K11", FOUND)]
+    page.write_text(text.replace("| 1.20230 |", "| 1.20130 |"))
+    (found,) = audit(folder, RULES).findings
+    assert found.slip and found.where.startswith("README.md:")
+
+
+def test_code_in_a_second_file(folder):
+    (folder / "train_gpt.py").rename(folder / "model.py")
+    (folder / "train_gpt.py").write_text("exec(open('model.py').read())\n")
+    found = [each for each in audit(folder, RULES).findings if each.code == "K03"]
+    assert found[0].sure == FOUND and f"{CODE:,}" in found[0].found
+
+
+def test_helpers_that_are_imported(folder):
+    (folder / "helper.py").write_text("import other\n")
+    (folder / "other.py").write_text("x = 1\n")
+    (folder / "unused.py").write_text("x = 1\n")
+    (folder / "train_gpt.py").write_text("import helper\n" + SCRIPT)
+    found = [each for each in audit(folder, RULES).findings if each.code == "K03"]
+    assert "imports helper.py, other.py" in found[0].found
+
+
+def test_a_known_script_cannot_have_made_the_log(folder, monkeypatch):
+    log = folder / "train_seed1.log"
+    log.write_text(log.read_text() + "ema:applying EMA weights\n")
+    assert codes(folder) == []
+    monkeypatch.setattr("bitgolf.audit.folder_checks.known_script", lambda sha256: "the baseline")
+    (found,) = audit(folder, RULES).findings
+    assert (found.code, found.sure) == ("K11", FOUND) and "ema:applying" in found.found
+
+
+def test_a_log_of_another_script(folder):
+    for path in folder.glob("*.log"):
+        path.write_text(path.read_text().replace("final_int8_lzma_roundtrip_exact", "legal_ttt_exact"))
+    assert ("K11", FOUND) in codes(folder)
+
+
+def test_a_log_that_begins_with_another_source(folder):
+    log = folder / "train_seed1.log"
+    log.write_text(f"{SCRIPT}\n{'=' * 100}\n{log.read_text()}")
+    assert codes(folder) == []
+    log.write_text(
+        log.read_text().replace("range(3):\n                learner", "range(9):\n                learner")
+    )
+    assert [code for code, _ in codes(folder)] == ["K11"]
+
+
+def test_a_branch_that_ran_although_it_is_off(folder):
+    branch = (
+        '    early = bool(int(os.environ.get("EARLY", "0")))\n    rank = int',
+        "    if settings.early:\n        print('early:adapting first')\n"
+        "        tuner = torch.optim.AdamW(net.parameters(), lr=0.001)\n"
+        "        for at in range(0, 6400, 640):\n"
+        "            piece = stream[at : at + 641].to(torch.int64)\n"
+        "            F.cross_entropy(net(piece[:-1]), piece[1:]).backward()\n            tuner.step()\n",
+    )
+    start = "    val_loss, val_bpb = evaluate("
+    shutil.rmtree(folder)
+    write_folder(folder, changed(("    rank = int", branch[0]), (start, branch[1] + start)))
+    assert codes(folder) == []
+    for path in folder.glob("*.log"):
+        path.write_text("early:adapting first\n" + path.read_text())
+    assert codes(folder) == [("V04", FOUND)]
+
+
+def test_time_does_not_count_without_a_limit(folder):
+    for seed in SCORES:
+        (folder / f"train_seed{seed}.log").write_text(log_text(seed, SCORES[seed], CODE, seconds=4000.0))
+    assert {code for code, _ in codes(folder)} == {"K07"}
+    write_claims(folder, claims_of(folder) | {"track": "non_record_16mb"})
+    assert codes(folder) == []
+
+
+def test_a_run_beside_the_reported_ones_cannot_be_held_against_them(folder):
+    (folder / "train_v1.log").write_text(log_text(9, 1.1, CODE, seconds=2400.0))
+    found = audit(folder, RULES).findings
+    assert [(each.code, each.sure) for each in found] == [("K07", CANNOT_TELL)]
+
+
+def test_artifacts(folder):
+    state = {"mtp_heads.0.weight": torch.randn(8, 8), "a.weight": torch.randn(64, 64)}
+    state["b.weight"] = state["a.weight"].clone()
+    state["c.weight"] = torch.randn(64, 64)
+    state["c.weight"][:10] = 0
+    torch.save(state, folder / "final_model.ptz")
+    found = audit(folder / "final_model.ptz", RULES).findings
+    assert [each.code for each in found] == ["K06", "K06", "T08"]
+    assert "b.weight and a.weight are equal" in found[1].found
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{", '{"val_bpb": "1.2", "seeds": 3, "seed_results": [[[1]]]}', '{"a": 1, "a": 2}']
+)
+def test_claims_of_any_shape(folder, text):
+    (folder / "submission.json").write_text(text)
+    assert any(each.code == "K11" for each in audit(folder, RULES).findings)
+
+
+def test_odd_folders(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BitgolfError, match="an empty folder"):
+        audit(tmp_path / "empty", RULES)
+    with pytest.raises(BitgolfError, match="no such file"):
+        audit(tmp_path / "none", RULES)
+    (folder / "loop").symlink_to(folder)
+    (folder / "out.log").symlink_to("/dev/zero")
+    found = audit(folder, RULES).findings
+    assert {each.where for each in found} == {"out.log"}
+
+
+def test_a_page_for_reviewers(folder):
+    write_claims(folder, claims_of(folder) | {"val_bpb": 1.1, "name": "a|b @all <b>"})
+    text = markdown(audit(folder, RULES))
+    assert text.startswith("**invalid** under the public challenge as it ended")
+    assert "| K11 " in text and "Not looked for" in text and len(text.splitlines()) < 40
+
+
+def test_every_row_of_the_catalogue_is_looked_for_or_said_to_be_unseen():
+    assert len(VIOLATIONS) == 65
+    for each in VIOLATIONS.values():
+        assert each.seen_by in UNSEEN or {*each.seen_by.split()} <= {"folder", "script", "log", "artifact"}
+    assert all(line["code"] in VIOLATIONS for line in tomllib.loads(FILE.read_text())["rulings"])
