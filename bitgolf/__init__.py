@@ -89,6 +89,8 @@ AROUND = (
     "catalog",
     "probe",
     "study",
+    "audit",
+    "submit",
     "cli",
     "harness",
 )

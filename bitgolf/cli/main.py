@@ -31,6 +31,8 @@ VERBS = {
     "techniques": "Every technique: its source, what it weighs, its public variables; or all about one.",
     "check": "Whether the techniques in a file of yours keep what ours keep; each failure in words.",
     "study": "One change at a time, over several seeds, with intervals and verdicts.",
+    "submit": "The record folder of finished runs, one a seed: script, claims, README, logs, hashes.",
+    "audit": "What is wrong with anyone's folder, script, log or artifact; nothing in it is executed.",
     "findings": "What all studies found, null results too; beside it, apart, what others published.",
 }
 
