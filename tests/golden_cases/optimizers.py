@@ -44,6 +44,8 @@ def public_table(case: Case) -> tuple[ParameterRow, ...]:
 def muon_rule(case: Case) -> MuonRule:
     settings = case.settings
     settings.get("muon_beta2")  # stands in the scripts of many records and is used in none
+    for name in ("matrix_lr_early", "matrix_lr_late"):
+        settings.get(name)  # factors of whole gradients, which the norm before the iteration takes away
     fixed = next((decay for name, decay in FIXED_MUON_DECAY.items() if name in case.record), 0.0)
     return MuonRule(
         lr=settings["matrix_lr"],

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.public.checkpoints import as_weights
 from bitgolf.train.average import NoAverage
 from bitgolf.train.loop import TrainPlan, train
 from bitgolf.train.optim import AdamRule, OptimPlan, ParameterRow, make_optimizers
@@ -99,13 +98,16 @@ def check_weights(
         if not members or torch.equal(after.float(), start):
             assert all(torch.equal(found[member], weights[member]) for member in members), name
             continue
-        now = torch.stack([found[member].detach() for member in members]).view_as(start)
+        now = torch.stack([found[member].detach() for member in members])
+        if name.startswith("skip_"):  # fewer rows where passes are not switched on yet
+            now, start, after = now[0], start[: now.shape[1]], after[: now.shape[1]]
+        now = now.view_as(start)
         assert relative(now - start, after - start) <= allowed, name
 
 
 def untouched(case: Case) -> Iterator[ParameterRow]:
     """Rows that do not move what the script leaves as it was, because it is in none of its groups."""
-    after = as_weights(case.tensors.starting("out.after."))
+    after = public_weights(case, case.tensors.starting("out.after."))
     for name, tensor in public_weights(case).items():
         if torch.equal(after[name], tensor):
             yield ParameterRow(pattern=name, rule=AdamRule(lr=0.0))
