@@ -131,7 +131,7 @@ def test_every_adapter_and_mixer_that_ships_passes(dataset, kind):
     tokens = text_of(dataset, count=200).tokens.copy()
     tokens[[0, 60, 85, 110, 180]] = dataset.tokenizer.bos
     text = Text(tokens, dataset.tokenizer.bos, dataset.tokenizer)
-    findings = finish(probing(own, text, 3, own.not_apart()))
+    findings = finish(probing(own, text, 2, own.not_apart()))
     caught = {each.probe for each in findings if each.ended == "failed"}
     assert caught == OUT_OF_ORDER.get(kind.__name__, set()), findings
 
