@@ -64,6 +64,8 @@ READING_ORDER = (
     "score.metric",
     "adapt.learner",
     "adapt.score_first",
+    "adapt.lora",
+    "adapt.documents",
     "mix.trust",
     "mix.counts",
     "mix.ngram",

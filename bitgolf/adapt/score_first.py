@@ -79,7 +79,7 @@ class ScoreFirst(Adapter):
         targets = max(window.end for window in windows)
         length = self.sequence_length or max(window.end - window.start for window in windows)
         with given_back(model):
-            learner = self.learner(model)
+            learner = self.learner(model.eval())
             with learner.shown:
                 learner.show()
                 yield ChunkLearner(self, learner, targets, length)

@@ -216,7 +216,9 @@ def _known_weights() -> dict[str, list[int]]:
 
 
 def weigh(technique: Technique) -> tuple[int, int]:
-    """The same, measured."""
+    """The same, measured; what scores has no weights."""
+    if technique.path.startswith("score."):
+        return 0, 0
     baseline = find_recipe("baseline")
     if technique.path.startswith("quantize"):  # what its members ask for
         rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules

@@ -177,6 +177,41 @@ class Sliding(Windows):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Growing(Windows):
+    """Windows that all score `stride` targets, with a context that grows up to `length` tokens.
+
+    What: window k scores targets k stride to (k + 1) stride and looks back to the start of the text, at most
+        `length` tokens from its end. A text gets at least `least` windows, by a shorter stride where needed.
+    Source: record 2026-03-17 (documents in chunks of 256 within 1,024); PR #1530 (48 within 2,048). #2135
+        has chunks of 8 and 24 in short documents, for which `least` stands here.
+    Cost: no bytes; somewhat less than Sliding of this length and stride, and more batches
+    Not for: one long text by a fixed model, where Sliding scores the first `length` targets in one window
+    Neutral: stride = length, least = 1, which is chunked scoring
+    """
+
+    length: int = setting(1024, at_least=1)
+    stride: int = setting(256, at_least=1)
+    least: int = setting(1, at_least=1)
+
+    def problems(self) -> Iterator[str]:
+        if self.stride > self.length:
+            yield f"stride: {self.stride} tokens would skip targets; at most the length, {self.length}"
+
+    def label(self) -> str:
+        return f"growing {self.length}/{self.stride}" + (f", {self.least} at least" * (self.least > 1))
+
+    def longest(self) -> int:
+        return self.length
+
+    def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
+        targets = tokens - 1
+        stride = max(min(self.stride, targets // self.least), 1)
+        for first in range(0, targets, stride):
+            end = min(first + stride, targets)
+            yield Window(max(end - self.length, 0), end, first)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PerDocument(Windows):
     """Document-isolated scoring: no window reaches across the start of a document.
 

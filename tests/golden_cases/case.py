@@ -20,10 +20,6 @@ class NotCoveredError(Exception):
     """The case needs something that bitgolf does not have, or that no handler knows; the text names it."""
 
 
-class AdaptationError(Exception):
-    """The case trains while it scores, which bitgolf does not do yet: the only cases that are left out."""
-
-
 class Fields(Mapping[str, Any]):
     """Facts of a case by name. It remembers which were looked at; to ask whether one is there is no look."""
 

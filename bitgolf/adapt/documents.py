@@ -1,0 +1,248 @@
+"""Score a chunk of each document of a batch, then train on it what belongs to that document alone."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.adapt.learner import LearningError, given_back
+from bitgolf.adapt.lora import LORA_TARGETS, Lora
+from bitgolf.adapt.score_first import ScoreFirst
+from bitgolf.base.plan import setting
+from bitgolf.net.model import Model
+from bitgolf.score.adapter import Adaptation, Adapter
+from bitgolf.score.exam import Exam
+from bitgolf.score.score import score_batches
+from bitgolf.score.windows import PerDocument, Window, Windows
+from bitgolf.train.loop import CPU_FORWARD_TOKENS
+from bitgolf.train.optim import AdamRule, Rule, SgdRule
+from bitgolf.train.qat import NoNoise
+from bitgolf.train.schedule import Progress
+from bitgolf.train.world import World
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraDocuments(Adapter):
+    """Each document has low-rank additions of its own, trained on what is scored of it (LoRA TTT).
+
+    What: documents in batches of `batch_documents`, sorted by their number of windows; when a window of each
+        is scored, `steps` steps of `rule` on the mean loss of what it scored, but not after a document's
+        last one. Additions of rank `rank`, times alpha / rank, beside `targets`: q, k, v, the head; o and mlp
+        lead from what attention and MLP read to their outputs. They and their optimizer start anew with each
+        batch; `warm` keeps the factors that read. longest_first: by tokens, and the longest batch first.
+    Source: record 2026-03-17 (the defaults, chunks of 256 in windows of 1,024; -0.003 bpb by itself);
+        PR #1530, #1767 (q, k, v, o, mlp, head; rank 96, alpha 144, warm, AdamW lr 0.0001 betas 0 and 0.999
+        decay 0.5, chunks of 48, longest first; -0.008 nats against strided), #2135 (rank 80, without q, v).
+    Cost: no bytes; a pass forward and back over all that is scored, window by window.
+    Not for: streams without documents; bfloat16, in which small changes of the head are rounded away.
+    Neutral: alpha=0, and lr=0 of the rule
+    """
+
+    in_order = False
+
+    rank: int = setting(8, at_least=1, at_most=2**16)
+    alpha: float = setting(8.0, at_least=0.0)
+    targets: tuple[str, ...] = ("q", "v", "head")
+    rule: Rule = AdamRule(lr=0.01, beta1=0.9, beta2=0.95, eps=1e-10)
+    steps: int = setting(1, at_least=1, at_most=1000)
+    batch_documents: int = setting(64, at_least=1)
+    longest_first: bool = False
+    warm: bool = False
+    seed: int = 1337
+
+    def problems(self) -> Iterator[str]:
+        unknown = [target for target in self.targets if target not in LORA_TARGETS]
+        if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
+            yield f"targets: some of {', '.join(LORA_TARGETS)}, each once; found {', '.join(self.targets)}"
+        if not isinstance(self.rule, (AdamRule, SgdRule)):
+            yield f"rule: AdamRule or SgdRule, found {type(self.rule).__name__}"
+
+    def problems_with(self, windows: Windows) -> Iterator[str]:
+        if not isinstance(windows, PerDocument):
+            example = "PerDocument(within=Growing(length=1024, stride=256))"
+            yield f"{type(self).__name__} needs windows of each document alone, as {example}"
+
+    def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        for batch in self.batches(windows, starts):
+            for number in range(max(map(len, batch))):
+                yield [document[number] for document in batch if number < len(document)]
+
+    def batches(self, windows: Sequence[Window], starts: np.ndarray) -> list[list[list[int]]]:
+        """The windows of each document of each batch, by index. Raises LearningError where none has two."""
+        document = np.searchsorted(starts, [window.start for window in windows], side="right")
+        cuts = np.flatnonzero(np.diff(document)) + 1
+        documents = [part.tolist() for part in np.split(np.arange(len(windows)), cuts)]
+        if max(map(len, documents)) < 2:
+            longest = max(windows[each[-1]].end - windows[each[0]].start for each in documents)
+            raise LearningError(
+                "no document has two windows, so that nothing would be learnt",
+                value=f"the longest has {longest:,} tokens",
+                way_out="a shorter stride of the windows, or longer documents",
+            )
+
+        def size(document: list[int]) -> int:
+            tokens = windows[document[-1]].end - windows[document[0]].start
+            return tokens if self.longest_first else len(document)
+
+        documents.sort(key=size)
+        count = self.batch_documents
+        batches = [documents[first : first + count] for first in range(0, len(documents), count)]
+        return batches[::-1] if self.longest_first else batches
+
+    @contextmanager
+    def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
+        lora = Lora(model, self.targets, self.rank, self.alpha, self.seed)
+        with given_back(model), lora.beside():
+            model.eval().requires_grad_(False)
+            yield self.adaptation(lora, windows, self.batches(windows, starts))
+
+    def adaptation(
+        self, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
+    ) -> "DocumentLearner":
+        """What learns on the way through these batches."""
+        return DocumentLearner(self, lora, windows, batches)
+
+
+class DocumentLearner(Adaptation):
+    """A model on its way through the documents of a text."""
+
+    def __init__(
+        self, plan: LoraDocuments, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
+    ) -> None:
+        super().__init__(lora.model)
+        self.plan, self.lora, self.windows, self.batches = plan, lora, windows, batches
+        rows = [(n, row, each) for n, batch in enumerate(batches) for row, each in enumerate(batch)]
+        self.batch_of = {index: number for number, _, document in rows for index in document}
+        self.row_of = {index: row for _, row, document in rows for index in document}
+        self.last = {document[-1] for _, _, document in rows}
+        self.batch = -1
+
+    def begin(self, number: int, warm: bool) -> None:
+        """Come to a batch of documents."""
+        self.batch = number
+        self.lora.begin(len(self.batches[number]), warm)
+        self.optimizer = self.plan.rule.make(self.lora.parameters(), World(), torch.float32)
+
+    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
+        if (number := self.batch_of[indices[0]]) != self.batch:
+            self.begin(number, self.plan.warm)
+        with self.lora.looking_at([self.row_of[index] for index in indices]):
+            return super().hidden(indices, inputs, scored)
+
+    def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
+        return self.lora.nats([self.row_of[index] for index in indices], hidden, targets)
+
+    def logits(self, index: int, hidden: Tensor) -> Tensor:
+        return self.lora.logits(self.row_of[index], hidden)
+
+    def learn(self, exam: Exam, part: Sequence[int]) -> None:
+        going_on = [index for index in part if index not in self.last]
+        for _ in range(self.plan.steps if going_on else 0):
+            losses = [
+                self.pull(exam, indices)
+                for indices in score_batches(self.windows, going_on, CPU_FORWARD_TOKENS)
+            ]
+            if not math.isfinite(sum(losses)):
+                raise LearningError("test-time training diverged", value=sum(losses), way_out="a lower rate")
+            assert self.optimizer is not None, "a rule that trains"
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def pull(self, exam: Exam, indices: Sequence[int]) -> float:
+        """Add the gradients of the mean loss of each of these windows; its sum over them."""
+        windows = [self.windows[index] for index in indices]
+        tokens = np.stack([exam.released(window.start, window.end) for window in windows])
+        rows = torch.from_numpy(tokens).to(self.model.backend.device)
+        scored = windows[0].end - windows[0].first_scored
+        hidden = self.hidden(indices, rows[:, :-1], scored)
+        loss = self.nats(indices, hidden, rows[:, -scored:]).mean(1).sum()
+        loss.backward()
+        return float(loss.detach())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhasedLora(LoraDocuments):
+    """LoRA for each document, and now and then the model's own weights learn from those that are done.
+
+    What: when prefix_documents * k / phases documents are wholly scored, for k = 1 to `phases`, the weights
+        train on that many of them, the shorter first, as `globally` says (its last chunk is left out); then
+        the low-rank factors start anew. Sequences may cross documents unless the model's attention does not.
+    Source: PR #1610, #1626 (2,000 documents, lr 0.001, one epoch, chunks of 32,768: -0.0006 bpb; three phases
+        a further -0.0008), PR #1855 (2,500 in three phases).
+    Cost: no bytes; LoRA, and a pass forward and back over the prefix in each phase.
+    Not for: more than about five phases, which overfit (PR #1626).
+    Neutral: lr=0 of both rules
+    """
+
+    prefix_documents: int = setting(2000, at_least=1)
+    phases: int = setting(1, at_least=1, at_most=1000)
+    globally: ScoreFirst = ScoreFirst(epochs=1, rule=SgdRule(lr=0.001))
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.phases > self.prefix_documents:
+            yield f"phases: at most one a document of the prefix, found {self.phases}"
+        if not isinstance(self.globally.noise, NoNoise):
+            yield "globally.noise: there is none beside low-rank factors"
+
+    def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        batches = self.batches(windows, starts)
+        last = len(batches) - 1  # after which nothing is left to score
+        phases = [prefix for number, prefix in self.prefixes(batches).items() if number < last]
+        tokens = [sum(windows[each[-1]].end - windows[each[0]].start for each in prefix) for prefix in phases]
+        if not tokens or min(tokens) <= self.globally.chunk_tokens:
+            raise LearningError(
+                "no phase comes before the text ends, or one would learn from no more than a chunk",
+                value=f"{tokens} tokens in phases",
+                way_out="fewer score.adapter.prefix_documents or phases, or less globally.chunk_tokens",
+            )
+        yield from super().parts(windows, starts)
+
+    def prefixes(self, batches: list[list[list[int]]]) -> dict[int, list[list[int]]]:
+        """The documents that the weights learn from after some of the batches, by the batch's number."""
+        prefix = min(self.prefix_documents, sum(map(len, batches)))
+        marks = [prefix * (phase + 1) // self.phases for phase in range(self.phases)]
+        done: list[list[int]] = []
+        found: dict[int, list[list[int]]] = {}
+        for number, batch in enumerate(batches):
+            done = [*batch, *done] if self.longest_first else [*done, *batch]
+            if len(found) < len(marks) and len(done) >= marks[len(found)]:
+                found[number] = done[: marks[len(found)]]
+        return found
+
+    def adaptation(
+        self, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
+    ) -> "DocumentLearner":
+        return PhaseLearner(self, lora, windows, batches)
+
+
+class PhaseLearner(DocumentLearner):
+    """A model on its way through documents, whose own weights learn after some batches."""
+
+    plan: PhasedLora
+
+    def learn(self, exam: Exam, part: Sequence[int]) -> None:
+        super().learn(exam, part)
+        if self.last.issuperset(part):  # the batch is done
+            documents = self.plan.prefixes(self.batches).get(self.batch, [])
+            spans = [(self.windows[each[0]].start, self.windows[each[-1]].end) for each in documents]
+            if spans:
+                self.learn_globally(np.concatenate([exam.released(*span) for span in spans]))
+
+    def learn_globally(self, stream: np.ndarray) -> None:
+        """One phase: the weights learn from these documents; then the low-rank factors are forgotten."""
+        plan, model = self.plan.globally, self.model
+        tokens = torch.from_numpy(stream).to(model.backend.device)
+        length = plan.sequence_length or max(window.end - window.start for window in self.windows)
+        size, count = plan.chunk_tokens, -(-(len(tokens) - 1) // plan.chunk_tokens)
+        model.requires_grad_(True)
+        learner = plan.learner(model)
+        for chunk in range(count - 1):
+            row = tokens[chunk * size : (chunk + 1) * size + 1]
+            learner.learn(row, length, plan.batch_sequences, plan.epochs, Progress(chunk, count - 1))
+        model.requires_grad_(False)
+        self.lora.factors.clear()
