@@ -16,8 +16,7 @@ from bitgolf.base.plan import setting
 from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter
 from bitgolf.score.exam import Exam
-from bitgolf.score.score import score_batches
-from bitgolf.score.windows import PerDocument, Window, Windows
+from bitgolf.score.windows import PerDocument, Window, Windows, score_batches
 from bitgolf.train.loop import CPU_FORWARD_TOKENS
 from bitgolf.train.optim import AdamRule, Rule, SgdRule
 from bitgolf.train.qat import NoNoise

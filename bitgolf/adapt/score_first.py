@@ -90,16 +90,17 @@ class ScoreFirst(Adapter):
             model, self.optim([name for name, _ in model.named_parameters()]), self.clip, self.noise
         )
 
+    def unmatched(self, names: Sequence[str]) -> Iterator[str]:
+        """Patterns that name none of these tensors, as sentences."""
+        for field in ("frozen", "tensors"):
+            for pattern in getattr(self, field):
+                if not fnmatch.filter(names, pattern):
+                    yield f"score.adapter.{field}: {pattern!r} matches no tensor; names are like {names[0]}"
+        yield from (f"score.adapter.noise.{problem}" for problem in self.noise.problems_in(names))
+
     def optim(self, names: Sequence[str]) -> OptimPlan:
         """The parameter table of a model with tensors of these names."""
-        problems = [
-            f"score.adapter.{field}: {pattern!r} matches no tensor; names are like {names[0]}"
-            for field in ("frozen", "tensors")
-            for pattern in getattr(self, field)
-            if not fnmatch.filter(names, pattern)
-        ]
-        problems += [f"score.adapter.noise.{problem}" for problem in self.noise.problems_in(names)]
-        if problems:
+        if problems := list(self.unmatched(names)):
             raise PlanError(problems)
         rows: list[tuple[str, Rule]] = [(pattern, Frozen()) for pattern in self.frozen]
         rows += [(pattern, self.rule) for pattern in self.tensors]

@@ -16,9 +16,10 @@ from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.windows import Chunked
 from bitgolf.script.lean.score.metric import bits_per_byte
-from bitgolf.script.lean.score.score import score
+from bitgolf.script.lean.score.score import adapted_nats, score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.script.lean.train.loop import train
@@ -46,9 +47,9 @@ def public_number(name: str, value: float) -> float:
     return type(value)(os.environ.get(name, value))
 
 
-def main(recipe: Recipe) -> int:
+def main(given: Recipe) -> int:
     """Train on a folder of shards, pack, reload, score."""
-    parser = argparse.ArgumentParser(description=recipe.name)
+    parser = argparse.ArgumentParser(description=given.name)
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA_PATH"), help="folder of shards")
     parser.add_argument("--tokenizer", type=Path, default=os.environ.get("TOKENIZER_PATH"))
     parser.add_argument("--out", type=Path, default=".", help="folder for what is written")
@@ -56,13 +57,13 @@ def main(recipe: Recipe) -> int:
     choice = parser.parse_args()
     if choice.data is None:
         parser.error("--data or DATA_PATH: a folder with *train*.bin and *val*.bin")
-    plan = recipe.train.replace(
-        steps=public_number("ITERATIONS", recipe.train.steps),
-        train_seconds=public_number("MAX_WALLCLOCK_SECONDS", recipe.train.train_seconds),
-        validate_steps=public_number("VAL_LOSS_EVERY", recipe.train.validate_steps),
-        log_steps=public_number("TRAIN_LOG_EVERY", recipe.train.log_steps),
+    plan = given.train.replace(
+        steps=public_number("ITERATIONS", given.train.steps),
+        train_seconds=public_number("MAX_WALLCLOCK_SECONDS", given.train.train_seconds),
+        validate_steps=public_number("VAL_LOSS_EVERY", given.train.validate_steps),
+        log_steps=public_number("TRAIN_LOG_EVERY", given.train.log_steps),
     )
-    recipe = recipe.replace(train=plan)
+    recipe = given.replace(train=plan)
     world = join_world(choose_device(recipe.backend).type)
     code, logs = Path(sys.argv[0]).read_bytes(), choice.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,10 @@ def main(recipe: Recipe) -> int:
     limit = public_number("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()
     scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, limit)
+    if given.score.adapter != NoAdapter():
+        log(f"before it adapts val_bpb:{bits_per_byte(scores):.8f}")
+        nats, share = adapted_nats(reloaded, tokens, tokenizer, recipe.score, world, limit)
+        scores = scores._replace(nats=nats)
     spent = time.perf_counter() - started
     leave_world(world)
     if share < 1:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from bitgolf.net.model import Model
+from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Mixture, mixture_of
-from bitgolf.score.score import ScorePlan, document_starts
+from bitgolf.score.score import ScorePlan, _exam_taken, _laid_out, document_starts
 from bitgolf.score.windows import Reader, Whole, Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -88,6 +89,23 @@ def _mixed_nats(
         inputs = torch.from_numpy(rows[:, :-1]).to(model.backend.device)
         given = zip(reader.hidden(batch, inputs, scored), rows[:, -scored:], strict=True)
         return np.stack([mixture.nats(model.logits_of(h), h, targets) for h, targets in given])
+
+
+def adapted_nats(
+    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, world: World, seconds: float
+) -> tuple[np.ndarray, float]:
+    """The nats of `score` where the model adapts, part after part on each process, and their share."""
+    if plan.limit_tokens:
+        tokens = tokens[: plan.limit_tokens + 1]
+    started, starts = time.perf_counter(), document_starts(tokens, tokenizer.bos)
+    windows, parts = _laid_out(plan, len(tokens), starts, 0)
+    exam = Exam(tokens, windows, again=plan.windows.counts_again)
+    model.window = plan.windows.longest()
+    for _ in _exam_taken(model, exam, tokenizer, plan, starts, parts, world):  # type: ignore[arg-type]
+        if seconds and time.perf_counter() - started > seconds:
+            break
+    model.window = 0
+    return exam.nats, world.from_first(float(np.isfinite(exam.nats).mean()))
 
 
 def _scored_nats(reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int]) -> np.ndarray:
