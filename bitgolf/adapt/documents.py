@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,23 +26,11 @@ from bitgolf.train.world import World
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraDocuments(Adapter):
-    """Each document has low-rank additions of its own, trained on what is scored of it (LoRA TTT).
+class LowRank(Adapter):
+    """Low-rank additions of each document alone, trained on what is scored of it; see LoraDocuments."""
 
-    What: documents in batches of `batch_documents`, sorted by their number of windows; when a window of each
-        is scored, `steps` steps of `rule` on the mean loss of what it scored, but not after a document's
-        last one. Additions of rank `rank`, times alpha / rank, beside `targets`: q, k, v, the head; o and mlp
-        lead from what attention and MLP read to their outputs. They and their optimizer start anew with each
-        batch; `warm` keeps the factors that read. longest_first: by tokens, and the longest batch first.
-    Source: record 2026-03-17 (the defaults, chunks of 256 in windows of 1,024; -0.003 bpb by itself);
-        PR #1530, #1767 (q, k, v, o, mlp, head; rank 96, alpha 144, warm, AdamW lr 0.0001 betas 0 and 0.999
-        decay 0.5, chunks of 48, longest first; -0.008 nats against strided), #2135 (rank 80, without q, v).
-    Cost: no bytes; a pass forward and back over all that is scored, window by window.
-    Not for: streams without documents; bfloat16, in which small changes of the head are rounded away.
-    Neutral: alpha=0, and lr=0 of the rule
-    """
-
-    in_order = False
+    abstract: ClassVar[bool] = True
+    in_order: ClassVar[bool] = False
 
     rank: int = setting(8, at_least=1, at_most=2**16)
     alpha: float = setting(8.0, at_least=0.0)
@@ -110,7 +99,7 @@ class DocumentLearner(Adaptation):
     """A model on its way through the documents of a text."""
 
     def __init__(
-        self, plan: LoraDocuments, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
+        self, plan: LowRank, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
     ) -> None:
         super().__init__(lora.model)
         self.plan, self.lora, self.windows, self.batches = plan, lora, windows, batches
@@ -164,7 +153,25 @@ class DocumentLearner(Adaptation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhasedLora(LoraDocuments):
+class LoraDocuments(LowRank):
+    """Each document has low-rank additions of its own, trained on what is scored of it (LoRA TTT).
+
+    What: documents in batches of `batch_documents`, sorted by their number of windows; when a window of each
+        is scored, `steps` steps of `rule` on the mean loss of what it scored, but not after a document's
+        last one. Additions of rank `rank`, times alpha / rank, beside `targets`: q, k, v, the head; o and mlp
+        lead from what attention and MLP read to their outputs. They and their optimizer start anew with each
+        batch; `warm` keeps the factors that read. longest_first: by tokens, and the longest batch first.
+    Source: record 2026-03-17 (the defaults, chunks of 256 in windows of 1,024; -0.003 bpb by itself);
+        PR #1530, #1767 (q, k, v, o, mlp, head; rank 96, alpha 144, warm, AdamW lr 0.0001 betas 0 and 0.999
+        decay 0.5, chunks of 48, longest first; -0.008 nats against strided), #2135 (rank 80, without q, v).
+    Cost: no bytes; a pass forward and back over all that is scored, window by window.
+    Not for: streams without documents; bfloat16, in which small changes of the head are rounded away.
+    Neutral: alpha=0, and lr=0 of the rule
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhasedLora(LowRank):
     """LoRA for each document, and now and then the model's own weights learn from those that are done.
 
     What: when prefix_documents * k / phases documents are wholly scored, for k = 1 to `phases`, the weights
