@@ -26,7 +26,7 @@ from bitgolf.train.world import World
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowRank(Adapter):
+class LoraAdapter(Adapter):
     """Low-rank additions of each document alone, trained on what is scored of it; see LoraDocuments."""
 
     abstract: ClassVar[bool] = True
@@ -99,7 +99,7 @@ class DocumentLearner(Adaptation):
     """A model on its way through the documents of a text."""
 
     def __init__(
-        self, plan: LowRank, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
+        self, plan: LoraAdapter, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
     ) -> None:
         super().__init__(lora.model)
         self.plan, self.lora, self.windows, self.batches = plan, lora, windows, batches
@@ -153,7 +153,7 @@ class DocumentLearner(Adaptation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraDocuments(LowRank):
+class LoraDocuments(LoraAdapter):
     """Each document has low-rank additions of its own, trained on what is scored of it (LoRA TTT).
 
     What: documents in batches of `batch_documents`, sorted by their number of windows; when a window of each
@@ -171,7 +171,7 @@ class LoraDocuments(LowRank):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhasedLora(LowRank):
+class PhasedLora(LoraAdapter):
     """LoRA for each document, and now and then the model's own weights learn from those that are done.
 
     What: when prefix_documents * k / phases documents are wholly scored, for k = 1 to `phases`, the weights
