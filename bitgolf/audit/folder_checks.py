@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
-from bitgolf.audit.folder import ARTIFACTS, Claims, Record, bits_of, sha256_of_file
+from bitgolf.audit.folder import ARTIFACTS, MOST_TEXT_BYTES, Claims, Record, bits_of, sha256_of_file
 from bitgolf.audit.logs import Log
 from bitgolf.audit.rules import Rules, known_script
 from bitgolf.audit.script_checks import Script
@@ -66,6 +66,13 @@ def decimals_of(value: float) -> int:
     return len(f"{value:.10f}".rstrip("0").partition(".")[2])
 
 
+def stands_in(bits: float, logs: list[Log]) -> bool:
+    """Whether a score stands in a log in some form that is not known here."""
+    decimals = min(decimals_of(bits), 6)
+    words = {f"{bits:.{decimals}f}", f"{bits:.8f}"[: 2 + decimals]}
+    return decimals >= 4 and any(word in line for log in logs for _, line in log.lines for word in words)
+
+
 def log_of(record: Record, seed: int) -> list[Log]:
     """The logs of a seed."""
     return [log for log in record.logs if log.seed == seed and log.scores]
@@ -86,7 +93,8 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
             continue
         bits = bits_of(figures)
         said = [score.bits for log in logs for score in log.scores]
-        if bits is not None and not any(near(bits, each, min(decimals_of(bits), 8)) for each in said):
+        fits = bits is None or any(near(bits, each, min(decimals_of(bits), 8)) for each in said)
+        if bits is not None and not fits and not stands_in(bits, logs):
             close = min(said, key=lambda each: abs(each - bits))
             yield Finding(
                 "K11",
@@ -129,6 +137,8 @@ def headline(record: Record, claims: Claims) -> Iterator[Finding]:
                 f"their mean, {statistics.mean(seeds):.6f}",
                 "report the mean, and every seed beside it",
             )
+        return
+    if stands_in(bits, by_log):
         return
     finals = [log.final.bits for log in by_log if log.final]
     yield Finding(
@@ -518,6 +528,9 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
     entry = record.entry
     known = known_script(sha256_of_file(entry))
     text = "\n".join(layer.text for layer in script.layers)
+    text += "\n".join(
+        path.read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") for path in record.scripts
+    )
     others: list[str] = []
     runs = hashlib.sha256(script.inner.text.strip().encode()).hexdigest()
     for log in record.logs:

@@ -70,6 +70,14 @@ def test_figures_of_a_seed_against_its_log(folder, key):
     assert ("K11", FOUND) in codes(folder)
 
 
+def test_a_score_in_a_form_that_is_not_known_is_no_fault(folder):
+    write_claims(folder, claims_of(folder) | {"val_bpb": 0.98765, "seed_results": {}})
+    assert ("K11", FOUND) in codes(folder)
+    log = folder / "train_seed1.log"
+    log.write_text(log.read_text() + "mixture of three experts: 0.98765\n")
+    assert "submission.json: val_bpb" not in {each.where for each in audit(folder, RULES).findings}
+
+
 def test_a_seed_without_a_log(folder):
     (folder / "train_seed3.log").unlink()
     assert ("K13", FOUND) in codes(folder)
