@@ -50,14 +50,16 @@ def main() -> None:
     options = parser.parse_args()
     load()
     coder, _ = open_coder(options.model)
-    rows = [row_of(coder, path) for path in options.files]
+    rows = []
+    for path in options.files:
+        rows.append(row_of(coder, path))
+        cells = [f"{value:,}" if isinstance(value, int) else str(value) for value in rows[-1].values()]
+        if not options.json:
+            head = "" if rows[1:] else f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}\n"
+            print(f"{head}| {' | '.join(cells)} |", flush=True)
     if options.json:
         json.dump(rows, sys.stdout, indent=2)
         print()
-        return
-    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-    for row in rows:
-        print(f"| {' | '.join(f'{v:,}' if isinstance(v, int) else str(v) for v in row.values())} |")
 
 
 if __name__ == "__main__":

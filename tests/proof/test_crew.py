@@ -17,7 +17,7 @@ from bitgolf.proof import frames
 from bitgolf.proof.crew import Crew, Encoding, coder_of
 from bitgolf.proof.file import compress_tokens, decompress, frames_of, read_header
 from bitgolf.proof.prove import Text, check, prove
-from bitgolf.squeeze.artifact import pack
+from bitgolf.squeeze.artifact import pack, unpack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
@@ -171,6 +171,24 @@ def test_texts_that_cannot_be_proven_are_refused_in_a_line(bitgolf, folder, monk
     Path("a.txt").write_bytes(TEXT)
     said = refused(bitgolf("compress", "a.txt", "-m", folder), "no space left", "same command again")
     assert "--resume" not in said
+
+
+def test_another_tokenizer_or_model_is_refused(bitgolf, folder, dataset, tmp_path):  # noqa: F811
+    refused(bitgolf("prove", folder, "--data", dataset.folder), "another tokenizer", "--text")
+    Path("a.txt").write_bytes(TEXT[:100])
+    assert bitgolf("prove", folder, "--text", "a.txt", "--out", "p")[0] == 0
+    write_bytes(tmp_path / "other.bin", repacked((folder / "model.bin").read_bytes()))
+    refused(bitgolf("prove", "other.bin", "--check", "p/certificate.json"), "another")
+    data = Path("p/coded.bin").read_bytes()
+    Path("p/coded.bin").write_bytes(data[:-3])
+    refused(bitgolf("prove", folder, "--check", "p/certificate.json"), "coded")
+
+
+def repacked(artifact):
+    """Another model of the same shape."""
+    found = unpack(artifact)
+    weights = {name: weight + 0.01 for name, weight in found.weights.items()}
+    return pack(found.model, quantize_weights(int6_rows(), weights)[0], found.tokenizer.to_bytes()).data
 
 
 def test_files_go_through_the_pipe_and_stay(bitgolf, folder, monkeypatch):  # noqa: F811
