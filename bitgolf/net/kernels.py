@@ -170,7 +170,6 @@ class Saved(Protocol):
     half: int
     queries: int
     sight: AttentionMask
-    needs_input_grad: tuple[bool, ...]
     save_for_backward: Callable[..., None]  # a method here would be one that does nothing
 
 
@@ -228,8 +227,6 @@ class FusedReluSquared(Function):
     @staticmethod
     def forward(ctx: Saved, x: Tensor) -> Tensor:
         positive = F.relu(x)
-        if not ctx.needs_input_grad[0]:
-            return positive.square_()
         ctx.save_for_backward(positive)
         return positive.square()
 
@@ -269,11 +266,7 @@ class FusedQkNormRope(Function):
         x = heads[: len(gain)]
         inverse = inverse_rms(x)
         turned = (x * cos).addcmul_(swap_halves(x, half), sin)
-        scale = inverse * gain[:, None, None, None]
-        if x.dtype == scale.dtype:
-            torch.mul(turned, scale, out=x)
-        else:
-            x.copy_(scale_rows(turned, scale))
+        x.copy_(scale_rows(turned, inverse * gain[:, None, None, None]))
         ctx.half = half
         ctx.save_for_backward(turned, inverse, gain, cos, sin)
         return heads
@@ -422,10 +415,10 @@ def attend_last(
     out = q.new_empty(batch, last, count * group * width)
     places = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
     for first, start, end in chunks(k.shape[1], sight.window, before):
-        own = slice(start - before, end - before)
-        some = stack(q, own.start, own.stop)
+        some = stack(q, start - before, end - before)
         weights = attention_weights(some, k[:, first:end], count, first, start, sight)
-        places[:, :, :, own] = unstack(torch.bmm(weights, v[:, first:end]), places[:, :, :, own])
+        place = places[:, :, :, start - before : end - before]
+        place.copy_(unstack(torch.bmm(weights, v[:, first:end]), place))
         if kept is not None:
             kept.append(weights)
     return out

@@ -182,8 +182,8 @@ class Attention(Module):
 
     def heads_of(self, x: Tensor, *parts: Linear) -> Tensor:
         """(batch, time, heads, dimension) by some of the matrices, which meet only where they are cast."""
-        matrices = [part.matrix(x.dtype) for part in parts]
-        return F.linear(x, torch.cat(matrices)).unflatten(-1, (-1, self.head_width))
+        whole = torch.cat([part.matrix(x.dtype) for part in parts])
+        return F.linear(x, whole).unflatten(-1, (-1, self.head_width))
 
     def forward(self, x: Tensor, context: Context, last: int = 0) -> Tensor:
         """Of the last so many positions (batch, last, width), or of all; x: all (batch, time, width)."""
@@ -201,10 +201,10 @@ class Attention(Module):
             queries = qkv[:, :, : self.heads]
             y = context.attend(turned(qkv, gain, cos, sin), self.heads, context.sight)
         else:
-            queries, gains = self.heads_of(asking, self.c_q), gain.split((self.heads, self.kv_heads))
-            q = turned(queries, gains[0], cos[-last:], sin[-last:]).unflatten(0, (self.kv_heads, -1))
-            k, v = turned(qkv, gains[1], cos, sin).split(self.kv_heads)
-            y = attend_last(q, k.flatten(0, 1), v.flatten(0, 1), context.sight)
+            queries = self.heads_of(asking, self.c_q)
+            q = turned(queries, gain[: self.heads], cos[-last:], sin[-last:])
+            k, v = turned(qkv, gain[self.heads :], cos, sin).view(2, -1, *x.shape[1:2], self.head_width)
+            y = attend_last(q.unflatten(0, (self.kv_heads, -1)), k, v, context.sight)
         if self.heads_out:
             apart, v = y.unflatten(2, (self.heads, -1)), qkv[:, -last:, -self.kv_heads :]
             for each in self.heads_out:

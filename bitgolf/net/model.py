@@ -107,12 +107,6 @@ class ModelPlan(Plan):
         return [*part.tensors(self.dimensions), *part.layer_tensors(self.dimensions, 1)]
 
     @property
-    def looks_back(self) -> bool:
-        """Whether a layer needs its attention's outputs or its stream at other positions than its own."""
-        parts = (self.residual, *self.heads_out)
-        return self.activation.looks_back or any(part.looks_back for part in parts)
-
-    @property
     def dimensions(self) -> Dimensions:
         """What parts may know of the model."""
         rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
@@ -255,7 +249,8 @@ class Model(Module):
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
-        cut = 0 < last < start.shape[1] and not self.plan.looks_back
+        parts = (residual, self.plan.activation, *self.plan.heads_out)
+        cut = 0 < last < start.shape[1] and not any(part.looks_back for part in parts)
         for number, (layer, source, row) in enumerate(context.calls, 1):
             if source >= 0:
                 skip = outputs[source]

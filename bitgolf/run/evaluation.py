@@ -14,8 +14,10 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
+from bitgolf.score.chained import Chained
 from bitgolf.score.exam import Exam
-from bitgolf.score.score import ScorePlan, Scores, document_starts, scoring
+from bitgolf.score.score import ScorePlan, Scores, document_starts, is_static, scoring
+from bitgolf.score.windows import Windows
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -37,7 +39,7 @@ class Sheet:
         self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
     ) -> None:
         # Only where no window depends on another do those that are left come to the same bits.
-        self.path = path.with_name(f"{path.name}{world.rank or ''}") if path and plan.static else None
+        self.path = path.with_name(f"{path.name}{world.rank or ''}") if path and is_static(plan) else None
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if self.path else ""
         self.exam: Exam | None = None
 
@@ -112,7 +114,7 @@ def evaluate(
                 sheet.close()
                 return end.value
             now = clock()
-            if first is None or done <= plan.windows.settled():
+            if first is None or done <= settled(plan.windows):
                 first = now, done
             elif plan.eval_seconds:
                 _refuse_slow(plan, now - started, (now - first[0]) / (done - first[1]) * (total - done))
@@ -125,6 +127,11 @@ def evaluate(
     except (GeneratorExit, KeyboardInterrupt, SlowError):
         sheet.keep()
         raise
+
+
+def settled(windows: Windows) -> int:
+    """Scored tokens after which the others come at an even pace."""
+    return windows.longest() + windows.lanes * windows.stride if isinstance(windows, Chained) else 0
 
 
 def _refuse_slow(plan: ScorePlan, spent: float, left: float) -> None:

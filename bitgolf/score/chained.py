@@ -11,7 +11,7 @@ from bitgolf.base.plan import setting
 from bitgolf.net.kernels import AttentionMask, attend_last, rotate
 from bitgolf.net.model import Model
 from bitgolf.net.position import Tables
-from bitgolf.score.windows import Reader, Window, Windows, score_batches
+from bitgolf.score.windows import States, Window, Windows, score_batches
 
 SPAN_ROOM = 8  # spans that are written before what is kept moves back to the front
 
@@ -44,9 +44,6 @@ class Chained(Windows):
     def longest(self) -> int:
         return self.history + self.stride
 
-    def settled(self) -> int:
-        return self.longest() + self.lanes * self.stride
-
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         targets = tokens - 1
         first = min(self.longest(), targets)
@@ -63,8 +60,8 @@ class Chained(Windows):
             together = self.lanes * self.longest() if step else batch_tokens
             yield from score_batches(windows, part[step::steps], together, in_order)
 
-    def reader(self, plain: Reader, windows: Sequence[Window]) -> Reader:
-        return ChainedReader(plain.model, self, windows) if self.history else plain
+    def states(self, plain: States, model: Model, windows: Sequence[Window]) -> States:
+        return ChainedReader(model, self, windows).hidden if self.history else plain
 
 
 class Chain:
@@ -117,7 +114,7 @@ class ChainedReader:
         self.model, self.history, self.windows = model, plan.history, windows
         head_width, device = model.plan.dimensions.head_width, model.backend.device
         tables = model.plan.position.tables(plan.longest(), plan.longest(), head_width, device)
-        self.tables = further(tables, plan.longest() + SPAN_ROOM * plan.stride)
+        self.tables = far_tables(tables, plan.longest() + SPAN_ROOM * plan.stride)
         self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by where it goes on
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
@@ -151,7 +148,7 @@ class ChainedReader:
         return fresh
 
 
-def further(tables: Tables, places: int) -> Tables:
+def far_tables(tables: Tables, places: int) -> Tables:
     """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
     turns = torch.complex(*(table.double() for table in tables))
     while len(turns) < places:

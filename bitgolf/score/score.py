@@ -20,7 +20,7 @@ from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.mixer import Mixer, Mixture, mixture_of
-from bitgolf.score.windows import Chunked, Reader, Window, Windows
+from bitgolf.score.windows import Chunked, States, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
@@ -64,11 +64,6 @@ class ScorePlan(Plan):
         if not self.windows.alone and (self.mixers or self.adapter != NoAdapter()):
             name = type(self.windows).__name__
             yield f"windows: {name} keeps what older weights made; what adapts or mixes needs Sliding"
-
-    @property
-    def static(self) -> bool:
-        """Whether the score of a window depends on no other: they may be scored anywhere, and any time."""
-        return self.windows.alone and self.adapter == NoAdapter() and not self.mixers
 
     def label(self) -> str:
         """The short name that goes beside every score: the windows, and what adapts."""
@@ -268,6 +263,11 @@ def _check_conservation(accounted: int, file_bytes: int) -> None:
         )
 
 
+def is_static(plan: ScorePlan) -> bool:
+    """Whether the score of a window depends on no other: they may be scored anywhere, and at any time."""
+    return plan.windows.alone and plan.adapter == NoAdapter() and not plan.mixers
+
+
 def _exam_taken(
     model: Model,
     exam: Exam,
@@ -281,30 +281,30 @@ def _exam_taken(
     done = 0
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
-        reader = plan.windows.reader(adaptation, exam.windows)
+        states = plan.windows.states(adaptation.hidden, model, exam.windows)
         for number, part in enumerate(parts, 1):
             batches = plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None)
             for turn, indices in enumerate(batches):
-                mine = turn % world.size == world.rank if plan.static else True
+                mine = turn % world.size == world.rank if is_static(plan) else True
                 done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
                 if mine and not exam.answered(indices):
-                    exam.answer(_answer(reader, adaptation, exam, indices, mixture))
+                    exam.answer(_answer(states, adaptation, exam, indices, mixture))
                     yield done
             if number < len(parts):
                 adaptation.learn(exam, part)
-    if world.size > 1 and plan.static:
+    if world.size > 1 and is_static(plan):
         exam.resume(world.sum(torch.from_numpy(exam.own()).to(model.backend.device)).cpu().numpy())
 
 
 def _answer(
-    reader: Reader, adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None
+    states: States, adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None
 ) -> np.ndarray:
     """Nats (windows, scored); the head is computed only where it is asked for."""
     rows, first = torch.from_numpy(exam.ask(indices)), exam.windows[indices[0]]
     model, scored = adaptation.model, first.end - first.first_scored
     stream = rows.to(model.backend.device)
     with torch.inference_mode():
-        hidden = reader.hidden(indices, stream[:, :-1], scored)
+        hidden = states(indices, stream[:, :-1], scored)
         if mixture is not None:
             given = zip(indices, hidden, rows[:, -scored:].numpy(), strict=True)
             return np.stack([mixture.nats(adaptation.logits(i, h), h, targets) for i, h, targets in given])

@@ -1,17 +1,20 @@
-"""Which tokens are context and which are scored. Integers only, but for who reads them; no text.
+"""Which tokens are context and which are scored. Integers only; no text.
 
 A stream of n tokens has n - 1 targets: the first token is never one. Input position i predicts token i + 1.
 """
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.model import Model
+
+# Of windows of one shape, by index, and their inputs: final states (windows, scored, width) of their ends.
+States = Callable[[Sequence[int], Tensor, int], Tensor]
 
 
 class Window(NamedTuple):
@@ -20,26 +23,6 @@ class Window(NamedTuple):
     start: int
     end: int
     first_scored: int
-
-
-class Reader(Protocol):
-    """Who passes windows through a model."""
-
-    model: Model
-
-    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
-        """Final states (windows, scored, width) of the ends of windows of one shape, by index."""
-
-
-class Whole:
-    """Passes each window by itself."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
-        """Final states (windows, scored, width) of the ends of some windows."""
-        return self.model.hidden(inputs, scored)
 
 
 def score_batches(
@@ -85,10 +68,6 @@ class Windows(Plan):
         """Tokens of a whole window; 0 where they have no common length."""
         return 0
 
-    def settled(self) -> int:
-        """Scored tokens after which the others come at an even pace."""
-        return 0
-
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
         raise NotImplementedError
@@ -99,8 +78,8 @@ class Windows(Plan):
         """Some of the windows in the order and company in which they are passed; see `score_batches`."""
         return score_batches(windows, part, batch_tokens, in_order)
 
-    def reader(self, plain: Reader, windows: Sequence[Window]) -> Reader:
-        """Who passes them through a model. plain: passes each window by itself."""
+    def states(self, plain: States, model: Model, windows: Sequence[Window]) -> States:
+        """How they pass the model. plain: each window by itself."""
         return plain
 
 

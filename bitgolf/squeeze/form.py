@@ -9,12 +9,7 @@ from torch import Tensor
 from bitgolf.base.plan import Plan, setting
 
 LARGEST_CODE = 32_639  # that two bytes hold, see split_wide
-FLOAT_TYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float8_e4m3fn": torch.float8_e4m3fn,
-}
+FLOAT_TYPES = {n: getattr(torch, n) for n in ("float16", "bfloat16", "float32", "float8_e4m3fn")}
 Pieces = Mapping[str, Tensor]  # what is stored for one tensor, by name
 PieceTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # number type and shape of each
 

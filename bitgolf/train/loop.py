@@ -429,15 +429,13 @@ def gradients_of(
     return found[0], found[1]
 
 
-def clipped_step(
-    plan: TrainPlan, optimizers: Optimizers, scale: float, before: Progress, norm: float
-) -> None:
+def clipped_step(plan: TrainPlan, optimizers: Optimizers, scale: float, at: Progress, norm: float) -> None:
     """Follow gradients of this length, no longer than the plan allows."""
     if plan.grad_clip_norm > 0:
         factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
         if factor < 1.0:
             torch._foreach_mul_(optimizers.gradients(), factor)
-    optimizers.step(scale, before)
+    optimizers.step(scale, at)
 
 
 def _progress(plan: TrainPlan, state: State) -> Progress:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bitgolf.score.chained import Chained
 from bitgolf.score.exam import Exam
-from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.score import ScorePlan, is_static, score
 from bitgolf.score.windows import Chunked, PerDocument, Sliding, Window
 from tests.score.test_score import BOS, Bytes, make_model
 
@@ -64,7 +64,7 @@ def test_one_and_three_processes_give_the_same_scores_to_the_bit(tmp_path):
         alone = score(make_model(), text(), Bytes(), plan).nats
         assert all(each[name].tobytes() == alone.tobytes() for each in found), name
         steps = [int(each[f"{name} steps"]) for each in found]
-        shared = plan.static
+        shared = is_static(plan)
         assert shared == (name != "chained") and (len(set(steps)) == 1 or shared)
         assert max(steps) - min(steps) <= 1
 

@@ -10,7 +10,7 @@ from bitgolf.net.model import Model
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Mixture, mixture_of
 from bitgolf.score.score import ScorePlan, _exam_taken, _laid_out, document_starts
-from bitgolf.score.windows import Reader, Whole, Window
+from bitgolf.score.windows import States, Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
@@ -44,7 +44,7 @@ def score(
     nats, done = np.zeros(len(inputs), np.float32), 0
     model.window = plan.windows.longest()
     places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
-    reader = plan.windows.reader(Whole(model), windows)
+    states = plan.windows.states(lambda _, inputs, scored: model.hidden(inputs, scored), model, windows)
     batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens))
     batches = batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0)
     if plan.mixers:  # they read the stream in its order, so one process reads all of it
@@ -56,9 +56,9 @@ def score(
         if seconds and time.perf_counter() - started > seconds:
             break
         batch_nats = (
-            _mixed_nats(reader, tokens, windows, batch, mixture)
+            _mixed_nats(model, states, tokens, windows, batch, mixture)
             if plan.mixers
-            else _scored_nats(reader, tokens, windows, batch)
+            else _scored_nats(model, states, tokens, windows, batch)
         )
         nats[places[batch][:, None] + np.arange(batch_nats.shape[1])] = batch_nats
         done += batch_nats.size
@@ -78,16 +78,21 @@ def score(
 
 
 def _mixed_nats(
-    reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int], mixture: Mixture | None
+    model: Model,
+    states: States,
+    tokens: np.ndarray,
+    windows: list[Window],
+    batch: list[int],
+    mixture: Mixture | None,
 ) -> np.ndarray:
     """(windows, scored) nats of the model with what is mixed in."""
     if mixture is None:
-        return _scored_nats(reader, tokens, windows, batch)
+        return _scored_nats(model, states, tokens, windows, batch)
     rows = np.stack([tokens[windows[i].start : windows[i].end + 1] for i in batch]).astype(np.int64)
-    scored, model = windows[batch[0]].end - windows[batch[0]].first_scored, reader.model
+    scored = windows[batch[0]].end - windows[batch[0]].first_scored
     with torch.inference_mode():
         inputs = torch.from_numpy(rows[:, :-1]).to(model.backend.device)
-        given = zip(reader.hidden(batch, inputs, scored), rows[:, -scored:], strict=True)
+        given = zip(states(batch, inputs, scored), rows[:, -scored:], strict=True)
         return np.stack([mixture.nats(model.logits_of(h), h, targets) for h, targets in given])
 
 
@@ -108,11 +113,13 @@ def adapted_nats(
     return exam.nats, world.from_first(float(np.isfinite(exam.nats).mean()))
 
 
-def _scored_nats(reader: Reader, tokens: np.ndarray, windows: list[Window], batch: list[int]) -> np.ndarray:
+def _scored_nats(
+    model: Model, states: States, tokens: np.ndarray, windows: list[Window], batch: list[int]
+) -> np.ndarray:
     """(windows, scored) nats; the head is computed only where it is asked for."""
     rows = np.stack([tokens[windows[i].start : windows[i].end + 1] for i in batch]).astype(np.int64)
-    scored, model = windows[batch[0]].end - windows[batch[0]].first_scored, reader.model
+    scored = windows[batch[0]].end - windows[batch[0]].first_scored
     with torch.inference_mode():
         stream = torch.from_numpy(rows).to(model.backend.device)
-        hidden = reader.hidden(batch, stream[:, :-1], scored)
+        hidden = states(batch, stream[:, :-1], scored)
         return model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()
