@@ -279,9 +279,10 @@ class Residual(Part):
         x = kernels.add_scaled(x, block.attended(x, context), block.attn_scale.to(dtype))
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
 
-    def read(self, x: Stream, block: Block, context: Context) -> Tensor:
-        """What the attention of a layer reads of the stream that enters it, before its norm."""
-        return block.mixed_with_start(x[0] if isinstance(x, tuple) else x, context)
+    def ended(self, x: Stream, block: Block, context: Context, last: int) -> tuple[Stream, Tensor]:
+        """The end of the stream that enters a layer, and all that its attention reads, before its norm."""
+        assert isinstance(x, Tensor), "one stream"
+        return x[:, -last:], block.mixed_with_start(x, context)
 
     def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
         """The stream after a skip has joined it."""
@@ -392,6 +393,11 @@ class Lanes(Residual):
 
     def closed(self, x: Stream, root: Module) -> Tensor:
         return 0.5 * (x[0] + x[1]) if isinstance(x, tuple) else x
+
+    def ended(self, x: Stream, block: Block, context: Context, last: int) -> tuple[Stream, Tensor]:
+        if not isinstance(x, tuple):
+            return super().ended(x, block, context, last)
+        return (x[0][:, -last:], x[1][:, -last:]), block.mixed_with_start(x[0], context)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -507,3 +513,8 @@ class MergedLanes(Residual):
         if not isinstance(x, tuple):
             return x
         return root.own("lane_merge").to(x[0].dtype).mul(x[0] - x[1]).add(x[1])
+
+    def ended(self, x: Stream, block: Block, context: Context, last: int) -> tuple[Stream, Tensor]:
+        if not isinstance(x, tuple):
+            return super().ended(x, block, context, last)
+        return (x[0][:, -last:], x[1][:, -last:]), block.mixed_with_start(x[0], context)

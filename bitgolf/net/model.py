@@ -107,6 +107,11 @@ class ModelPlan(Plan):
         return [*part.tensors(self.dimensions), *part.layer_tensors(self.dimensions, 1)]
 
     @property
+    def looks_back(self) -> bool:
+        """Whether a layer needs its attention's outputs or its stream at other positions than its own."""
+        return self.activation.looks_back or any(p.looks_back for p in (self.residual, *self.heads_out))
+
+    @property
     def dimensions(self) -> Dimensions:
         """What parts may know of the model."""
         rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
@@ -249,8 +254,7 @@ class Model(Module):
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
-        parts = (residual, self.plan.activation, *self.plan.heads_out)
-        cut = 0 < last < start.shape[1] and not any(part.looks_back for part in parts)
+        cut = 0 < last < start.shape[1] and not self.plan.looks_back
         for number, (layer, source, row) in enumerate(context.calls, 1):
             if source >= 0:
                 skip = outputs[source]
@@ -260,8 +264,8 @@ class Model(Module):
             if cut and number == len(context.calls):
                 block = self.blocks[layer]
                 assert isinstance(block, Block)
-                context = context._replace(start=start[:, -last:], read=residual.read(x, block, context))
-                x = (x[0][:, -last:], x[1][:, -last:]) if isinstance(x, tuple) else x[:, -last:]
+                x, read = residual.ended(x, block, context, last)
+                context = context._replace(start=start[:, -last:], read=read)
             x = self.blocks[layer](x, context)
             outputs.append(x)
         x = self.kernels.norm(residual.closed(x, self)[:, -last:])
