@@ -19,7 +19,7 @@ from bitgolf.probe.scorer import Rows, Scorer
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Memory, Mixer
-from bitgolf.score.score import ScorePlan, document_starts, scoring
+from bitgolf.score.score import ScorePlan, document_starts, is_static, scoring
 from bitgolf.score.windows import PerDocument, Window
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -45,7 +45,7 @@ class OwnScorer(Scorer):
         return self._rows(tokens, self.plan.replace(batch_tokens=1))
 
     def rows_shared(self, tokens: np.ndarray, processes: int) -> Rows | None:
-        if not self.plan.static:
+        if not is_static(self.plan):
             return None
         shares: list[Tensor] = []
         rows = [self._rows(tokens, self.plan, _Share(rank, processes, shares)) for rank in range(processes)]
