@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Json, ModelName, Portable, Processes
+from bitgolf.cli.options import Changes, Json, ModelName, Portable, Processes
 from bitgolf.pipeline.coding import check_certificate, prove_artifact
 from bitgolf.proof.prove import share_of
 from bitgolf.report import screen
@@ -26,21 +26,24 @@ def prove(
         str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, as 1%.")
     ] = "100%",
     seed: Annotated[int, typer.Option(min=0, help="Which frames an audit takes.")] = 0,
+    changes: Changes = None,
     portable: Portable = False,
     processes: Processes = 0,
     as_json: Json = False,
 ) -> None:
     """A score proven: the text written as bits by the packed model, and read back.
 
-    Bits per byte is then 8 times the size of a file over the size of the text.
+    Bits per byte is then 8 times the size of a file over the size of the text. What the recipe, or --set,
+    lets the model learn or mix in while it scores is coded in the same way, one token after another.
 
     Example: bitgolf prove runs/demo --bytes 100000
     """
     if check is not None:
-        steps = check_certificate(model, check, share_of(audit), seed, processes)
-        screen.close(screen.follow(steps), as_json=as_json)
+        held = check_certificate(model, check, share_of(audit), seed, processes)
+        screen.close(screen.follow(held), as_json=as_json)
         return
-    found = screen.follow(prove_artifact(model, text, dataset, most_bytes, out, portable, processes))
+    steps = prove_artifact(model, text, dataset, most_bytes, out, portable, processes, changes or [])
+    found = screen.follow(steps)
     screen.close(found, as_json=as_json)
     if "alarm" in found:
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes
+from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
 from bitgolf.pipeline.work import dataset_of
+from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, coder_of
 from bitgolf.proof.file import Header, compress, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
@@ -108,7 +110,7 @@ def facts_of(data: bytes, source: str) -> dict[str, Any]:
     header = read_header(data, source)
     facts: dict[str, Any] = {
         "file": source,
-        "way": ("stored", "lzma", "model", "model, portable")[header.way],
+        "way": ("stored", "lzma", "model", "model, portable", "model, adapted")[header.way],
         "text_bytes": header.text_bytes,
         "file_bytes": len(data),
         "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,
@@ -133,16 +135,30 @@ def prove_artifact(
     out: Path | None,
     portable: bool = False,
     processes: int = 0,
+    changes: Sequence[str] = (),
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Prove the score of a packed model on a file, a dataset's validation text, or that of its run."""
+    """Prove the score of a packed model on a file, a dataset's validation text, or that of its run.
+
+    changes: of the recipe's way to score, as `score.mixers=(NgramCache(),)`; what adapts or is mixed in there
+    is proven as well.
+    """
     coder, path = open_coder(model, portable=portable)
+    ways = _ways(path.parent / "recipe.json", changes)
+    if ways is not None and portable:
+        raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
     chosen = (
         _file_text(coder.tokenizer, text) if text is not None else _split_text(path, coder.tokenizer, data)
     )
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
     folder = out or path.parent / "proof"
-    certificate = yield from prove(coder, chosen, folder, processes_of(processes))
+    certificate = yield from prove(coder, chosen, folder, processes_of(processes), ways)
     return {**certificate, "certificate": str(folder / "certificate.json")}
+
+
+def _ways(recipe: Path, changes: Sequence[str]) -> Ways | None:
+    """How a run's model adapts while it is scored; None where it does not."""
+    chosen = parse_changes(read_plan(recipe, Recipe) if recipe.is_file() else Recipe(), changes).score
+    return None if chosen == chosen.fixed() else Ways.of(chosen)
 
 
 def check_certificate(

@@ -3,10 +3,12 @@
 magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
 · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
 of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `portable` is by a model in
-portable arithmetic.
+portable arithmetic; `adapted` by one that adapts, and how, as size and JSON of a score plan, follows its
+layout.
 """
 
 import io
+import json
 import lzma
 import struct
 import zlib
@@ -15,19 +17,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf.base.events import mapped
+from bitgolf.base.plan import from_json, to_json
+from bitgolf.proof.adapted import Ways, decode_adapted, encode_adapted
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
+from bitgolf.score.score import ScorePlan
 from bitgolf.text.encoder import Encoder
 
 MAGIC = b"BGc1"
-STORED, LZMA, MODEL, PORTABLE = range(4)
+STORED, LZMA, MODEL, PORTABLE, ADAPTED = range(5)
+BY_MODEL = (MODEL, PORTABLE, ADAPTED)
+MOST_PLAN_BYTES = 2**20
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
 
 
 class Header(NamedTuple):
-    """The head of a compressed file. body: where its body begins."""
+    """The head of a compressed file. body: where its body begins. ways: how its model adapted, if it did."""
 
     way: int
     identity: bytes
@@ -35,6 +43,7 @@ class Header(NamedTuple):
     text_crc: int
     layout: Layout | None
     body: int
+    ways: Ways | None = None
 
     @property
     def portable(self) -> bool:
@@ -74,11 +83,24 @@ def compress_tokens(
     layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
     jobs = [Encoding(tokens[start:end], layout) for start, end in layout.frames()]
     frames = yield from encoded(coder, jobs, crew)
-    parts = [_head(PORTABLE if coder.portable else MODEL, text, coder.identity, layout)]
-    for frame in frames:
-        parts.append(_number(len(frame.data)) + struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc))
-        parts.append(frame.data)
-    return Compressed(b"".join(parts), sum(frame.nats for frame in frames), layout)
+    head = _head(PORTABLE if coder.portable else MODEL, text, coder.identity, layout)
+    data = head + b"".join(map(_framed, frames))
+    return Compressed(data, sum(frame.nats for frame in frames), layout)
+
+
+def compress_adapted(
+    coder: Coder, ways: Ways, tokens: np.ndarray, text: bytes
+) -> Generator[tuple[int, int], None, Compressed]:
+    """Tokens, and the text that they stand for, by a model that adapts on the way."""
+    layout = Layout(len(tokens), 1, len(tokens), ways.length, ways.stride, coder.first)
+    frame = yield from mapped(encode_adapted(coder, ways, tokens), lambda done: (done, len(tokens)))
+    head = _head(ADAPTED, text, coder.identity, layout, ways)
+    return Compressed(head + _framed(frame), frame.nats, layout)
+
+
+def _framed(frame: Frame) -> bytes:
+    sums = struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc)
+    return _number(len(frame.data)) + sums + frame.data
 
 
 def decompress(
@@ -108,6 +130,10 @@ def decoded_tokens(
 ) -> Generator[tuple[int, int], None, np.ndarray]:
     """The tokens of a file that a model wrote; yields (done, to do). coder: portable as the file is."""
     jobs = frames_of(data, header, where)
+    if header.ways is not None:
+        (job,) = jobs
+        steps = decode_adapted(coder, header.ways, job.frame, job.size, job.where)
+        return (yield from mapped(steps, lambda done: (done, job.size)))
     return np.concatenate((yield from decoded(coder, jobs, crew)))
 
 
@@ -137,20 +163,33 @@ def read_header(data: bytes, where: str = "") -> Header:
     if stream.read(len(MAGIC)) != MAGIC:
         raise ArtifactError("not a file that bitgolf compressed", where=where)
     (way,) = _read(stream, 1, where)
-    if way not in (STORED, LZMA, MODEL, PORTABLE):
+    if way not in (STORED, LZMA, *BY_MODEL):
         raise ArtifactError("compressed in a way that is not known here", where=where, value=way)
-    by_model = way in (MODEL, PORTABLE)
+    by_model = way in BY_MODEL
     identity = _read(stream, 8, where) if by_model else b""
     text_bytes = _read_number(stream, where)
     (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
     layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if by_model else None
+    size = _read_number(stream, where) if way == ADAPTED else 0
+    plan = _read(stream, min(size, MOST_PLAN_BYTES), where)
     end = stream.tell()
     (crc,) = struct.unpack("<I", _read(stream, 4, where))
     if zlib.crc32(data[:end]) != crc:
         raise ArtifactError("the head of the file is damaged", where=where)
     if text_bytes > MOST_BYTES or (layout and not _is_sound(layout)):
         raise ArtifactError("the head of the file makes no sense", where=where, value=layout or text_bytes)
-    return Header(way, identity, text_bytes, text_crc, layout, end + 4)
+    ways = _read_ways(plan, layout, where) if layout and plan else None
+    return Header(way, identity, text_bytes, text_crc, layout, end + 4, ways)
+
+
+def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
+    try:
+        ways = Ways.of(from_json(ScorePlan, json.loads(plan)))
+    except (ValueError, RecursionError, PlanError) as error:
+        raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
+    if (layout.lanes, layout.lane_tokens) != (1, layout.tokens):
+        raise ArtifactError("what adapts has one lane", where=where, value=layout)
+    return ways
 
 
 def _is_sound(layout: Layout) -> bool:
@@ -162,9 +201,14 @@ def _is_sound(layout: Layout) -> bool:
     )
 
 
-def _head(way: int, text: bytes, identity: bytes = b"", layout: Layout | None = None) -> bytes:
+def _head(
+    way: int, text: bytes, identity: bytes = b"", layout: Layout | None = None, ways: Ways | None = None
+) -> bytes:
     head = MAGIC + bytes([way]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
     head += b"".join(_number(value) for value in layout or ())
+    if ways is not None:
+        plan = json.dumps(to_json(ways.plan), separators=(",", ":")).encode()
+        head += _number(len(plan)) + plan
     return head + struct.pack("<I", zlib.crc32(head))
 
 

@@ -108,14 +108,15 @@ def decode_frame(
             done += active
             yield done
     except ArtifactError as error:
-        raise _other_tokens(where) from error
+        raise other_tokens(where) from error
     tokens = rows.reshape(-1)[:count]
     if crc_of(tokens) != frame.tokens_crc:
-        raise _other_tokens(where)
+        raise other_tokens(where)
     return tokens
 
 
-def _other_tokens(where: str) -> ArtifactError:
+def other_tokens(where: str) -> ArtifactError:
+    """The error for whole bits that mean what was never coded."""
     return ArtifactError(
         "the bits are whole and give other tokens than were coded",
         where=where,

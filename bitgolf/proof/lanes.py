@@ -68,6 +68,7 @@ class Lanes:
         self._cache = KeysAndValues(window)
         self._seen = torch.zeros(lanes, 0, dtype=torch.int64)
         self._next = torch.full((lanes, 1), first)
+        self.states = torch.empty(lanes, 0)  # (lanes, width): what the last logits were made of
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
@@ -82,8 +83,8 @@ class Lanes:
             if self.kept:
                 self._hidden(self._seen, self._seen)
         self._seen = torch.cat((self._seen, self._next), 1)
-        hidden = self._hidden(self._seen, self._next)[:, -1]
-        return self.model.logits_of(hidden)
+        self.states = self._hidden(self._seen, self._next)[:, -1]
+        return self.model.logits_of(self.states)
 
     def follow(self, tokens: Tensor) -> None:
         """Move on: the token (lanes,) that came in each lane."""

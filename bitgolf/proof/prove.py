@@ -15,10 +15,22 @@ import bitgolf
 from bitgolf.base.errors import ArtifactError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes, write_json
+from bitgolf.base.plan import to_json
+from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, decoded
-from bitgolf.proof.file import Compressed, compress_tokens, decoded_tokens, frames_of, read_header
+from bitgolf.proof.file import (
+    Compressed,
+    compress_adapted,
+    compress_tokens,
+    decoded_tokens,
+    frames_of,
+    read_header,
+)
 from bitgolf.proof.frames import parallel_nats as nats_in_parallel
 from bitgolf.run.folder import processor_name
+from bitgolf.score.metric import total_nats
+from bitgolf.score.score import score
+from bitgolf.score.windows import Sliding
 
 ALARM_BITS_PER_BYTE = 1e-4  # between the steps of the coder and a parallel pass
 ANYWHERE = "any processor: portable arithmetic"
@@ -60,10 +72,13 @@ def code_sha256() -> str:
     return found.hexdigest()
 
 
-def prove(coder: Coder, text: Text, out: Path, processes: int = 1) -> Generator[Event, None, dict[str, Any]]:
+def prove(
+    coder: Coder, text: Text, out: Path, processes: int = 1, ways: Ways | None = None
+) -> Generator[Event, None, dict[str, Any]]:
     """Code a text, decode it from the written file, and write the certificate; see `check`.
 
-    What was finished when it was interrupted is not done again.
+    What was finished when it was interrupted is not done again. ways: how the model adapts on the way; then
+    one token follows another, in one process.
 
     Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
     """
@@ -75,7 +90,11 @@ def prove(coder: Coder, text: Text, out: Path, processes: int = 1) -> Generator[
         )
     tokens = text.tokens[1:] if text.tokens[0] == coder.first == coder.tokenizer.bos else text.tokens
     crew, clock = Crew(processes, out / "proof.part"), [time.monotonic()]
-    packed = yield from with_progress(compress_tokens(coder, tokens, text.data, crew=crew), "encode")
+    if ways is None:
+        coding = compress_tokens(coder, tokens, text.data, crew=crew)
+    else:
+        coding = compress_adapted(coder, ways, tokens, text.data)
+    packed = yield from with_progress(coding, "encode")
     assert packed.layout is not None
     clock.append(time.monotonic())
     write_bytes(out / "coded.bin", packed.data)
@@ -87,11 +106,16 @@ def prove(coder: Coder, text: Text, out: Path, processes: int = 1) -> Generator[
     if not np.array_equal(found, tokens) or coder.tokenizer.decode(found) != text.data:
         raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
     nats = 0.0
-    for start, end in packed.layout.frames():
+    if ways is not None:
+        yield Event("parallel score", 0, packed.layout.tokens, {})
+        plan = ways.plan.replace(windows=Sliding(length=ways.length, stride=ways.stride), limit_tokens=0)
+        stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
+        nats = total_nats(score(coder.model, stream, coder.tokenizer, plan))
+    for start, end in packed.layout.frames() if ways is None else ():
         yield Event("parallel score", start, packed.layout.tokens, {})
         nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout)
     yield Event("parallel score", 1, 1, {})
-    certificate = certificate_of(coder, text, coded, packed, nats)
+    certificate = certificate_of(coder, text, coded, packed, nats, ways)
     certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}
     write_json(out / "certificate.json", certificate)
     crew.disband()
@@ -99,7 +123,12 @@ def prove(coder: Coder, text: Text, out: Path, processes: int = 1) -> Generator[
 
 
 def certificate_of(
-    coder: Coder, text: Text, coded: bytes, packed: Compressed, parallel_nats: float
+    coder: Coder,
+    text: Text,
+    coded: bytes,
+    packed: Compressed,
+    parallel_nats: float,
+    ways: Ways | None = None,
 ) -> dict[str, Any]:
     """What was shown, in figures. Nats: of all tokens together."""
     frames, layout, machine = frames_of(coded, read_header(coded), ""), packed.layout, machine_class()
@@ -118,6 +147,7 @@ def certificate_of(
         "coded_bytes": len(coded),
         "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
         "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
+        **({"adapted": to_json(ways.plan)} if ways else {}),
         "frames": len(frames),
         "artifact_bytes": len(coder.artifact),
         "artifact_sha256": hashlib.sha256(coder.artifact).hexdigest(),
@@ -162,7 +192,10 @@ def check(
     count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
     jobs = [frames[place] for place in chosen]
-    parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
+    if header.ways is not None:
+        parts = [(yield from with_progress(decoded_tokens(coder, coded, header, "coded.bin"), "decode"))]
+    else:
+        parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
     if count == len(frames):
         text = coder.tokenizer.decode(np.concatenate(parts))
         if hashlib.sha256(text).hexdigest() != certificate["text_sha256"]:

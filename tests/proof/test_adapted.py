@@ -1,0 +1,104 @@
+"""What learns from the text, or mixes it in, is coded as it is scored, and read back."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from bitgolf.adapt.score_first import ScoreFirst
+from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.base.events import finish
+from bitgolf.mix.ngram import NgramCache
+from bitgolf.proof.adapted import Ways
+from bitgolf.proof.file import compress_adapted, decompress, read_header
+from bitgolf.proof.prove import Text, check, prove
+from bitgolf.score.adapter import Adaptation, Adapter
+from bitgolf.score.exam import RuleError
+from bitgolf.score.metric import total_nats
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.train.optim import SgdRule
+from tests.proof.test_proof import ODD_TEXTS, coder, encoded  # noqa: F401
+
+SLIDING = Sliding(length=12, stride=5)
+LEARNS = ScoreFirst(chunk_tokens=30, epochs=2, rule=SgdRule(lr=0.05), batch_sequences=2)
+PLANS = {
+    "mixes": ScorePlan(windows=SLIDING, mixers=(NgramCache(order=3, weight=0.3),)),
+    "learns": ScorePlan(windows=SLIDING, adapter=LEARNS),
+    "both": ScorePlan(windows=SLIDING, adapter=LEARNS, mixers=(NgramCache(order=2, weight=0.2),)),
+    "both, in chunks": ScorePlan(windows=Chunked(length=12), adapter=LEARNS, mixers=(NgramCache(),)),
+}
+TEXT = ODD_TEXTS["text"][:300]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_adapts_is_scored_coded_and_read_back_alike(coder, name):  # noqa: F811
+    plan, tokens = PLANS[name], encoded(coder, TEXT)
+    packed = finish(compress_adapted(coder, Ways.of(plan), tokens, TEXT))
+    assert finish(decompress(coder, packed.data)) == TEXT
+    stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
+    nats = total_nats(score(coder.model, stream, coder.tokenizer, plan))
+    fixed = total_nats(score(coder.model, stream, coder.tokenizer, plan.fixed()))
+    assert packed.nats == pytest.approx(nats, rel=1e-4)
+    assert abs(nats - fixed) > 0.01 * fixed, "what adapts changes the score"
+    head = read_header(packed.data).body
+    assert len(packed.data) - head == pytest.approx(nats / np.log(2) / 8, abs=20)
+
+
+def test_the_model_is_as_before(coder):  # noqa: F811
+    before = {name: tensor.clone() for name, tensor in coder.model.state_dict().items()}
+    finish(compress_adapted(coder, Ways.of(PLANS["learns"]), encoded(coder, TEXT), TEXT))
+    assert all((tensor == before[name]).all() for name, tensor in coder.model.state_dict().items())
+
+
+class Early(Adaptation):
+    def learn(self, exam, part):
+        exam.released(0, len(exam._tokens) - 1)
+
+
+class LearnsEarly(Adapter):
+    """Wants tokens that have not come."""
+
+    def parts(self, windows, starts):
+        yield from ([index] for index in range(len(windows)))
+
+    def adapting(self, model, windows, starts):
+        return nullcontext(Early(model))
+
+
+def test_nothing_is_learnt_from_what_has_not_come(coder):  # noqa: F811
+    ways = Ways.of(ScorePlan(windows=SLIDING, adapter=LearnsEarly()))
+    with pytest.raises(RuleError, match="not released"):
+        finish(compress_adapted(coder, ways, encoded(coder, TEXT), TEXT))
+
+
+def test_windows_of_documents_are_refused_in_a_sentence():
+    plan = ScorePlan(windows=PerDocument(within=SLIDING), mixers=(NgramCache(),))
+    with pytest.raises(BitgolfError, match="over one stream"):
+        Ways.of(plan)
+
+
+def test_a_certificate_of_what_adapts_holds_and_a_flipped_bit_does_not(coder, tmp_path):  # noqa: F811
+    plan, tokens = PLANS["both"], encoded(coder, TEXT)
+    text = Text(np.concatenate(([coder.first], tokens)), TEXT, "a text")
+    certificate = finish(prove(coder, text, tmp_path, ways=Ways.of(plan)))
+    assert certificate["adapted"]["mixers"][0]["class"] == "NgramCache"
+    assert certificate["stepwise_bits_per_byte"] == pytest.approx(
+        certificate["parallel_bits_per_byte"], abs=1e-4
+    )
+    coded = (tmp_path / "coded.bin").read_bytes()
+    assert finish(check(coder, coded, certificate))["tokens_decoded"] == len(tokens)
+    damaged = bytearray(coded)
+    damaged[-3] ^= 4
+    with pytest.raises(ArtifactError, match="damaged"):
+        finish(decompress(coder, bytes(damaged)))
+
+
+def test_a_head_that_adapts_in_no_known_way_is_refused(coder):  # noqa: F811
+    packed = finish(compress_adapted(coder, Ways.of(PLANS["mixes"]), encoded(coder, TEXT), TEXT))
+    for place in range(len(packed.data)):
+        damaged = bytearray(packed.data)
+        damaged[place] ^= 1 << place % 8
+        with pytest.raises(BitgolfError):
+            if read_header(bytes(damaged)):
+                raise ArtifactError("the body has its own check sums")
