@@ -264,12 +264,12 @@ CONTROL_TENSOR_NAME_PATTERNS: set in optim.rows and quantize.rules, which have p
 DISABLE_LAYER0_ATTN: not built: a first layer without attention
 DOC_ISOLATED_EVAL: set by --set: score.windows=PerDocument(within=Sliding(length=2048, stride=64))
 EMBED_BITS MATRIX_BITS QUANT_BITS: set in quantize.rules: each rule has a grid of its own
-ENABLE_TTT_EVAL TTT_*: not built: test-time training
+ENABLE_TTT_EVAL TTT_*: set by --set: score.adapter=ScoreFirst(), or LoraDocuments() by documents
 ETLB_*: not built: a logit bias fitted while scoring, which is disputed
 FP16_EMBED_EXPORT: set in quantize.rules: Keep(dtype=float16) for tok_emb.weight
 FP_STORAGE: set in quantize.rules: Keep(dtype=float8_e4m3fn) for FP8, AbsMax(grid=Grid(bits=4)) for FP4
 GATED_ATTN_QUANT_GATE: set in quantize.rules: a rule for *.attn_gate_w with a grid of 8 bits
-GLOBAL_TTT_*: not built: test-time training of all weights
+GLOBAL_TTT_*: set by --set: score.adapter=PhasedLora(), whose globally trains all weights
 GPTQ_*: set in quantize: Gptq and ClipSearch are quantizers of its rules, it has the calibration
 INT4_LAYERS: set in quantize.rules: CoarseCodes for the patterns of some layers
 INT4_STEP: set in quantize.rules: CoarseCodes has the step
@@ -282,7 +282,7 @@ MIXED_KEEP_FLOAT_PATTERNS: set in quantize.rules, which say what stays floats
 N_INT6_LAYERS: set in quantize.rules: a grid for the patterns of some layers; the packer chooses by
     sensitivity
 OUTLIER_*: not built: a penalty on the kurtosis of activations
-PHASED_TTT_*: not built: test-time training in phases
+PHASED_TTT_*: set by --set: score.adapter=PhasedLora() has prefix_documents and phases
 PRUNE_PCT: not built: the smallest weights set to zero; RateAware rounds by what a code costs
 QAT_BITS: set by --set: noise.rules has the grid of the noise
 QAT_MATRIX_*: set by --set: noise.rules has the grid and the clipping of the noise

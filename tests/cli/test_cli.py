@@ -390,7 +390,7 @@ def test_a_run_records_its_public_variables(bitgolf, recipe_file, dataset):
 def test_public_variables_that_do_not_fit_are_refused(bitgolf, recipe_file):
     refused(bitgolf("run", recipe_file, "--env", "ROPE_DIM=8"), "ROPE_DIM", "did you mean 'ROPE_DIMS'?")
     refused(bitgolf("show", recipe_file, "--env", "ROPE_DIMS"), "expected NAME=VALUE")
-    refused(bitgolf("forecast", recipe_file, "--env", "TTT_LR=1"), "TTT_LR", "not built: test-time training")
+    refused(bitgolf("forecast", recipe_file, "--env", "TTT_LR=1"), "TTT_LR", "set by --set: score.adapter=")
     refused(bitgolf("run", recipe_file, "--env", "SEED=7", "--seed", 8), "two seeds", "SEED=7")
 
 

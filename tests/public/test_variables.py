@@ -528,7 +528,7 @@ def test_two_averages_do_not_stack():
         ("EMA_DECY=0.9", ("EMA_DECY: unknown variable", "did you mean 'EMA_DECAY'?")),
         ("ema_decay=0.9", ("did you mean 'EMA_DECAY'?",)),
         ("ZZZ=1", ("ZZZ: unknown variable", "bitgolf techniques")),
-        ("TTT_LR=0.01", ("TTT_LR: known, but not built: test-time training",)),
+        ("TTT_LR=0.01", ("TTT_LR: known, but set by --set: score.adapter=",)),
         ("GPTQ_RESERVE_MS=9", ("GPTQ_RESERVE_MS: known, but set in quantize", "Gptq")),
         ("LQER_RANK=4", ("LowRank",)),
         ("COMPRESSOR=pergroup", ("COMPRESSOR: unknown value 'pergroup'", "brotli")),
