@@ -454,9 +454,9 @@ def check_documents(case: Case) -> None:
 
 
 def check_mixture(case: Case) -> None:
-    """A mixer gives a distribution that knows the prefix alone."""
+    """A mixer gives a distribution that knows the prefix alone; other techniques give none of their own."""
     if not isinstance(case.member, Mixer):
-        raise LeftOutError("it is no mixer")
+        return
     tokenizer = case.small.dataset.tokenizer
     for fault in mixture_faults(case.member, tokenizer.vocabulary_size, tokenizer):
         raise BrokenError(fault)

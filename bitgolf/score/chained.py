@@ -28,7 +28,7 @@ class Chained(Windows):
     Not for: the number of Sliding: what is kept has seen further back than a window, so this is another
         predictor. Where attention has a window of up to `history` and there is one lane, it is a pass over
         the whole stream, exactly.
-    Neutral: history=0, which is chunked scoring by `stride`
+    Neutral: no history, which is chunked scoring by `stride`
     """
 
     alone: ClassVar[bool] = False

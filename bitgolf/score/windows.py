@@ -165,7 +165,7 @@ class Growing(Windows):
         has chunks of 8 and 24 in short documents, for which `least` stands here.
     Cost: no bytes; somewhat less than Sliding of this length and stride, and more batches
     Not for: one long text by a fixed model, where Sliding scores the first `length` targets in one window
-    Neutral: stride = length, least = 1, which is chunked scoring
+    Neutral: stride = length with the least of 1, which is chunked scoring
     """
 
     length: int = setting(1024, at_least=1)
