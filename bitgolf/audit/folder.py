@@ -1,6 +1,5 @@
 """A record folder as anybody made it: its files sorted by what they are, its claims read by type."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -157,9 +156,3 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
 def bits_of(figures: dict[str, float]) -> float | None:
     """The score among a seed's figures."""
     return next((figures[key] for key in BITS_KEYS if key in figures), None)
-
-
-def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

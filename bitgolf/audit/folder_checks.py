@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
-from bitgolf.audit.folder import ARTIFACTS, MOST_TEXT_BYTES, Claims, Record, bits_of, sha256_of_file
+from bitgolf.audit.folder import ARTIFACTS, MOST_TEXT_BYTES, Claims, Record, bits_of
 from bitgolf.audit.logs import Log
 from bitgolf.audit.rules import Rules, known_script
 from bitgolf.audit.script_checks import Script
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import sha256_of
+from bitgolf.inputs.typed import read_outside
 
 # Lines of a log that say something of its machine or its name, not of its settings.
 OF_THE_RUN = re.compile(
@@ -32,6 +35,7 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
         yield from means(record.claims)
         yield from claimed_sizes(record, record.claims, rules)
     yield from shipped_sizes(record, script, rules)
+    yield from manifest(record)
     yield from copies(record)
     yield from configurations(record)
     yield from throttled(record)
@@ -380,6 +384,32 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield node.module
 
 
+def manifest(record: Record) -> Iterator[Finding]:
+    """K11: files that are not as a manifest.json, as `bitgolf submit` writes it, says of them."""
+    path = record.folder / "manifest.json"
+    if path.name not in record.files:
+        return
+    try:
+        listed = read_outside(path)
+    except BitgolfError as error:
+        yield Finding("K11", SUSPECTED, path.name, str(error), "a manifest that can be read")
+        return
+    for name, facts in listed.items() if isinstance(listed, dict) else ():
+        expected = facts.get("sha256") if isinstance(facts, dict) else None
+        if not isinstance(expected, str):
+            continue  # another form than ours
+        found = sha256_of(record.folder / name) if name in record.files else "no such file"
+        if found != expected:
+            yield Finding(
+                "K11",
+                FOUND,
+                name,
+                found[:16],
+                f"SHA-256 {expected[:16]}, as {path.name} says",
+                "ship the files as they were written",
+            )
+
+
 def copies(record: Record) -> Iterator[Finding]:
     """K11: two seeds with one log."""
     curves: dict[tuple[float, ...], Log] = {}
@@ -526,7 +556,7 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
     if record.entry is None or script is None:
         return
     entry = record.entry
-    known = known_script(sha256_of_file(entry))
+    known = known_script(sha256_of(entry))
     text = "\n".join(layer.text for layer in script.layers)
     text += "\n".join(
         path.read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") for path in record.scripts

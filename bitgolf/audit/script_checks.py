@@ -28,14 +28,14 @@ class Script(NamedTuple):
         """What really runs."""
         return self.layers[-1]
 
-    def at(self, line: int) -> str:
-        """A line, for people."""
+    def at(self, place: int | ast.AST) -> str:
+        """A line, or that of a node, for people."""
+        line = place if isinstance(place, int) else getattr(place, "lineno", 0)
         return f"{self.inner.name}:{line}"
 
 
-MADE = re.compile(
-    r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\("
-)  # a module or a tensor of one's own
+# A module or a tensor of one's own.
+MADE = re.compile(r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\(")
 
 
 def follow(name: str, layers: list[Layer], beside: list[ast.Module]) -> Script:
@@ -323,7 +323,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
                 yield Finding(
                     "B04",
                     FOUND,
-                    script.at(node.lineno),  # type: ignore[attr-defined]
+                    script.at(node),
                     "the bytes of a token are the length of its decoded text",
                     "the bytes of the piece: half of a character decodes to another one of three bytes",
                     "take them from the tokenizer's pieces",
@@ -334,7 +334,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "B02",
                 SUSPECTED,
-                script.at(function.lineno),
+                script.at(function),
                 "byte tokens are not told from pieces",
                 "one byte for each <0xNN>",
                 "ask the tokenizer with is_byte",
@@ -344,7 +344,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "B01",
                 FOUND,
-                script.at(plain[0].lineno),  # type: ignore[attr-defined]
+                script.at(plain[0]),
                 "the table counts the space before a word, and the score adds it again",
                 "once",
                 "leave the + 1 to the place that knows the token before",
@@ -353,7 +353,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "B08",
                 SUSPECTED,
-                script.at(function.lineno),
+                script.at(function),
                 "control and unused tokens are not told from pieces",
                 "no byte for them",
                 "ask the tokenizer with is_control, is_unknown and is_unused",
@@ -425,7 +425,7 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "K04",
                 SUSPECTED,
-                script.at(node.lineno),
+                script.at(node),
                 f"without {', '.join(sorted(wanted))} the script goes on",
                 "an error: another compressor gives another size",
                 "import it without a fallback, and name it in requirements.txt",
@@ -460,7 +460,7 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "K02",
                 SUSPECTED,
-                script.at(node.lineno),
+                script.at(node),
                 f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes",
                 "16,000,000 decimal bytes",
                 "count in decimal bytes",
@@ -477,7 +477,7 @@ def outside_code(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "K03",
                 SUSPECTED,
-                script.at(node.lineno),  # type: ignore[attr-defined]
+                script.at(node),
                 f"{name} reads from the network",
                 "nothing is read that is not counted",
                 "ship what the script needs, and count it",
@@ -486,7 +486,7 @@ def outside_code(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "V08",
                 CANNOT_TELL,
-                script.at(node.lineno),  # type: ignore[attr-defined]
+                script.at(node),
                 "compiled code is called; what it does with tokens is not read here",
             )
 
@@ -513,7 +513,7 @@ def narrow_average(script: Script) -> Iterator[Finding]:
                 yield Finding(
                     "T01",
                     FOUND,
-                    script.at(node.lineno),  # type: ignore[attr-defined]
+                    script.at(node),
                     "weights are summed in a 16-bit type",
                     "float32 sums",
                     "keep averages in float32",
@@ -568,7 +568,7 @@ def folded_flag(script: Script) -> Iterator[Finding]:
                 yield Finding(
                     "T04",
                     SUSPECTED,
-                    script.at(node.lineno),
+                    script.at(node),
                     f"{owner}.{target.attr} is set after torch.compile has read it as False",
                     "a graph that sees the flag: the compiler takes class attributes for constants",
                     "compile again after setting it, or keep the flag in a tensor",
@@ -596,7 +596,7 @@ def late_environment(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "T06",
                 SUSPECTED,
-                script.at(node.lineno),
+                script.at(node),
                 f"{text} is set after torch was imported at line {imported}",
                 "before the import, which reads it",
                 "set it at the top",
@@ -623,7 +623,7 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
                 yield Finding(
                     "T18",
                     FOUND,
-                    script.at(each.lineno),  # type: ignore[attr-defined]
+                    script.at(each),
                     f"{called(each)} stands under `if {test}`",
                     "every process makes every collective call",
                     "take it out of the branch",
@@ -755,7 +755,7 @@ def lossy_text(script: Script) -> Iterator[Finding]:
                 yield Finding(
                     "B09",
                     SUSPECTED,
-                    script.at(node.lineno),  # type: ignore[attr-defined]
+                    script.at(node),
                     f"{name} changes the text before it becomes tokens",
                     "tokens that decode to the text",
                     "use a transformation that can be undone, and show that it was",
@@ -778,7 +778,7 @@ def few_documents(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "V13",
                 SUSPECTED,
-                script.at(node.lineno),
+                script.at(node),
                 f"{number:,} documents for validation unless told otherwise",
                 "50,000: those after them in the challenge's validation split become training text",
                 "use 50,000, and hash the documents of both splits",
@@ -808,7 +808,7 @@ def seed_search(script: Script) -> Iterator[Finding]:
             yield Finding(
                 "K14",
                 SUSPECTED,
-                script.at(node.lineno),
+                script.at(node),
                 "a loop tries seeds and keeps the better",
                 "seeds named in advance, all of them reported",
                 "report the mean over all seeds",

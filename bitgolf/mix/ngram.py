@@ -53,6 +53,7 @@ class _Interpolated(ContextCounts):
     def __init__(self, plan: "InterpolatedNgrams", vocabulary_size: int) -> None:
         super().__init__(vocabulary_size, 0, plan.order - 1)
         self.trust, self.own = Trust(plan.start), np.zeros(0)
+        self.known: list[tuple[tuple[int, int, int], Followers]] = []  # levels of the coming token
 
     def levels(self) -> list[tuple[tuple[int, int, int], Followers]]:
         """The known contexts from the shortest on, each with what its weight depends on."""
@@ -65,9 +66,9 @@ class _Interpolated(ContextCounts):
         return found
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        self.own, left = own, 1.0
+        self.own, self.known, left = own, self.levels(), 1.0
         shares = []
-        for situation, seen in reversed(self.levels()):
+        for situation, seen in reversed(self.known):
             weight = self.trust.of(situation)
             shares.append((seen, left * weight / seen.total))
             left *= 1 - weight
@@ -78,7 +79,7 @@ class _Interpolated(ContextCounts):
 
     def observe(self, token: int) -> None:
         probability = float(self.own[token])
-        for situation, seen in self.levels():
+        for situation, seen in self.known:
             probability = self.trust.learn(situation, probability, seen.count(token) / seen.total)
         super().observe(token)
 

@@ -156,9 +156,21 @@ def prove_artifact(
 
 
 def _ways(recipe: Path, changes: Sequence[str]) -> Ways | None:
-    """How a run's model adapts while it is scored; None where it does not."""
-    chosen = parse_changes(read_plan(recipe, Recipe) if recipe.is_file() else Recipe(), changes).score
-    return None if chosen == chosen.fixed() else Ways.of(chosen)
+    """How a run's model adapts while it is scored; None where it does not.
+
+    Raises BitgolfError for changes that a proof would not heed.
+    """
+    before = read_plan(recipe, Recipe) if recipe.is_file() else Recipe()
+    after = parse_changes(before, changes)
+    adapts = after.score != after.score.fixed()
+    if changes and (not adapts or after.replace(score=before.score) != before):
+        raise BitgolfError(
+            "a proof without adapter and mixers has windows of its own, and the model is as it was packed",
+            where="--set",
+            value=", ".join(changes),
+            way_out="set score.adapter or score.mixers, and score.windows beside them",
+        )
+    return Ways.of(after.score) if adapts else None
 
 
 def check_certificate(

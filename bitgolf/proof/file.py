@@ -3,8 +3,8 @@
 magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
 · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
 of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `portable` is by a model in
-portable arithmetic; `adapted` by one that adapts, and how, as size and JSON of a score plan, follows its
-layout.
+portable arithmetic; `adapted` by one that adapts, and how, as size and deflated JSON of adapter and mixers,
+follows its layout.
 """
 
 import io
@@ -17,13 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
+from bitgolf import load
+from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.base.events import mapped
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.proof.adapted import Ways, decode_adapted, encode_adapted
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
 from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
 from bitgolf.text.encoder import Encoder
 
 MAGIC = b"BGc1"
@@ -183,9 +185,12 @@ def read_header(data: bytes, where: str = "") -> Header:
 
 
 def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
+    load()  # the classes that it may name
+    sliding = to_json(Sliding(length=layout.window, stride=layout.stride))
     try:
-        ways = Ways.of(from_json(ScorePlan, json.loads(plan)))
-    except (ValueError, RecursionError, PlanError) as error:
+        adapts = json.loads(zlib.decompressobj().decompress(plan, MOST_PLAN_BYTES))
+        ways = Ways.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
+    except (ValueError, TypeError, RecursionError, zlib.error, BitgolfError) as error:
         raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
     if (layout.lanes, layout.lane_tokens) != (1, layout.tokens):
         raise ArtifactError("what adapts has one lane", where=where, value=layout)
@@ -207,7 +212,8 @@ def _head(
     head = MAGIC + bytes([way]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
     head += b"".join(_number(value) for value in layout or ())
     if ways is not None:
-        plan = json.dumps(to_json(ways.plan), separators=(",", ":")).encode()
+        adapts = {"adapter": to_json(ways.plan.adapter), "mixers": to_json(ways.plan.mixers)}
+        plan = zlib.compress(json.dumps(adapts, separators=(",", ":")).encode(), 9)
         head += _number(len(plan)) + plan
     return head + struct.pack("<I", zlib.crc32(head))
 

@@ -42,6 +42,17 @@ class Sheet:
         self.path = path.with_name(f"{path.name}{world.rank or ''}") if path and is_static(plan) else None
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if self.path else ""
         self.exam: Exam | None = None
+        self._tokens, self._bytes = tokens, np.zeros(0, np.int64)
+
+    def bits_so_far(self, tokenizer: Tokenizer) -> float:
+        """Bits per byte of what has been scored; NaN where that stands for no byte."""
+        assert self.exam is not None
+        if not len(self._bytes):  # looked up once: a text may have millions of windows
+            inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.exam.windows])
+            self._bytes = tokenizer.token_bytes(self._tokens[inputs + 1], self._tokens[inputs])
+        known = np.isfinite(self.exam.nats)
+        size = int(self._bytes[known].sum())
+        return float(self.exam.nats[known].sum(dtype=np.float64)) / math.log(2) / size if size else math.nan
 
     def open(self, exam: Exam) -> None:
         """Take an evaluation; what the file knows of it is not scored again."""
@@ -119,7 +130,7 @@ def evaluate(
             elif plan.eval_seconds:
                 _refuse_slow(plan, now - started, (now - first[0]) / (done - first[1]) * (total - done))
             if now - looked > LOOK_SECONDS and sheet.exam is not None:
-                facts, looked = {"bits_per_byte": bits_so_far(sheet.exam, tokens, tokenizer)}, now
+                facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
             if now - kept > KEEP_SECONDS:
                 sheet.keep()
                 kept = now
@@ -142,15 +153,6 @@ def _refuse_slow(plan: ScorePlan, spent: float, left: float) -> None:
             value=f"about {spent + left:,.0f} s, at most {plan.eval_seconds:,.0f} s",
             way_out="take a larger stride, Chained windows, score.limit_tokens, or more seconds",
         )
-
-
-def bits_so_far(exam: Exam, tokens: np.ndarray, tokenizer: Tokenizer) -> float:
-    """Bits per byte of what has been scored; NaN where that stands for no byte."""
-    inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in exam.windows])
-    known = np.isfinite(exam.nats)
-    inputs = inputs[known]
-    size = int(tokenizer.token_bytes(tokens[inputs + 1], tokens[inputs]).sum())
-    return float(exam.nats[known].sum(dtype=np.float64)) / math.log(2) / size if size else math.nan
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:

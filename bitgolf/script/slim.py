@@ -25,9 +25,8 @@ from bitgolf.script.trust import trusting
 
 LEAN_FOLDER = Path(__file__).parent / "lean"
 SETTINGS = "Plan"
-CHECKS = frozenset(
-    {"problems", "problems_in", "problems_with"}
-)  # methods of settings that only making them asks
+# Methods of settings that only making them asks.
+CHECKS = frozenset({"problems", "problems_in", "problems_with"})
 MADE_A_DATACLASS = ("dataclasses.dataclass", "dataclass")
 
 

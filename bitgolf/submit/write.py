@@ -2,9 +2,7 @@
 
 import ast
 import datetime
-import hashlib
 import importlib.metadata
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,15 +133,12 @@ def compliance(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "holds": all(run.result["total_bytes"] <= budget for run in runs),
             "how": f"bytes of train_gpt.py and model.bin on the disk, in every seed, against {budget:,}",
         },
-        "scored_from_packed_bytes": {
-            "holds": True,
-            "how": "scores.npz is of the reloaded model.bin; its rows were added up again",
-        },
+        "scores_add_up": {"holds": True, "how": "the rows of scores.npz were added up again, in every seed"},
         "one_configuration": {"holds": True, "how": "recipe identity and script equal in every seed"},
     }
     if limit:
         found["train_under_limit"] = {
-            "holds": all(run.result["train_seconds"] <= 1.05 * limit for run in runs),
+            "holds": all(run.result["train_seconds"] <= limit + _step_seconds(run) for run in runs),
             "how": f"seconds of the training loop in result.json, against {limit:g} and one step more",
         }
     if len(runs) > 2:
@@ -151,6 +146,11 @@ def compliance(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     if all(run.certificate for run in runs):
         found["proven"] = {"holds": True, "how": "certificates of decoding, for the artifacts of these runs"}
     return found
+
+
+def _step_seconds(run: Run) -> float:
+    """A mean step: a clock that has run out ends the training after the step that is under way."""
+    return run.result["train_seconds"] / max(run.result["steps"], 1)
 
 
 def log_of(run: Run) -> str:
@@ -262,14 +262,3 @@ def _classes(data: Any) -> list[str]:
         own = [data["class"]] if isinstance(data.get("class"), str) else []
         return own + [name for value in data.values() for name in _classes(value)]
     return [name for value in data for name in _classes(value)] if isinstance(data, list) else []
-
-
-def check_manifest(folder: Path) -> list[str]:
-    """The files of a record folder that are not as its manifest says."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return [
-        name
-        for name, each in manifest.items()
-        if not (folder / name).is_file()
-        or hashlib.sha256((folder / name).read_bytes()).hexdigest() != each["sha256"]
-    ]

@@ -80,10 +80,11 @@ def test_what_is_no_distribution_is_refused(tokens, monkeypatch, weights):
         score(make_model(), tokens, Bytes(), plan(SLIDING, mixers=(Whole(),)))
 
 
-def test_a_score_that_is_no_distributions_is_caught(tokens, monkeypatch):
+@pytest.mark.parametrize("flattery", [0.5, 0.05])
+def test_a_score_that_is_no_distributions_is_caught(tokens, monkeypatch, flattery):
     model = make_model()
     honest = model.nats_of
-    monkeypatch.setattr(model, "nats_of", lambda *given: honest(*given) - 0.5)
+    monkeypatch.setattr(model, "nats_of", lambda *given: honest(*given) - flattery)
     with pytest.raises(RuleError, match="normalised distribution"):
         score(model, tokens, Bytes(), plan(SLIDING))
 
