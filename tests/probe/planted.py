@@ -1,6 +1,6 @@
 """Scorers that break one rule each, as they broke in public, and one that breaks none; also as programs.
 
-`python -m tests.probe.planted NAME` answers questions as docs/probe.md says. Names: rows of the catalogue of
+`python tests/probe/planted.py NAME` answers questions as docs/probe.md says. Names: rows of the catalogue of
 public violations (V: scoring, B: bytes, T: state), with a letter where one has several forms.
 """
 

@@ -14,6 +14,7 @@ from bitgolf.probe.subject import drawn_phrases
 from tests.probe.planted import BOS, PIECES, PLANTS, SIZE, Honest, InProcess
 
 PAGE = Path(__file__).parents[2] / "docs" / "probe.md"
+PLANTED = Path(__file__).with_name("planted.py")
 TOKENS = drawn_phrases(SIZE, 60, BOS)
 TEXT = Text(TOKENS, BOS, None, (TOKENS, sum(len(PIECES[token]) for token in TOKENS)))
 # The probe that each plant is for; others may catch it too.
@@ -48,7 +49,7 @@ def failed(scorer, text=TEXT, positions=4, not_apart="") -> list[str]:
 
 
 def program(name: str) -> Program:
-    return Program([sys.executable, "-m", "tests.probe.planted", name], seconds=60)
+    return Program([sys.executable, str(PLANTED), name], seconds=60)
 
 
 def test_every_plant_has_its_probe():

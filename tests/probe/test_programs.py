@@ -13,6 +13,7 @@ from bitgolf.probe.probes import PROBES
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
 
 PAGE = (Path(__file__).parents[2] / "docs" / "probe.md").read_text()
+PLANTED = [sys.executable, str(Path(__file__).with_name("planted.py"))]  # a file, so that it runs in any folder
 EXAMPLE = re.search(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[1]
 
 
@@ -68,7 +69,7 @@ def test_a_program_that_knows_prefixes_alone(bitgolf, program):  # noqa: F811
 
 
 def test_a_fault_ends_with_code_1_and_a_table(bitgolf):  # noqa: F811
-    code, out, err = bitgolf("probe", "--", sys.executable, "-m", "tests.probe.planted", "V17")
+    code, out, err = bitgolf("probe", "--", *PLANTED, "V17")
     assert (code, err.count("error")) == (1, 0)
     line = next(line for line in out.splitlines() if line.startswith("once"))
     assert line.split()[:4] == ["once", "failed", "57", "7"]
@@ -120,9 +121,9 @@ def test_odd_answers_are_one_clear_line(bitgolf, program, name):  # noqa: F811
         (["--tolerance", "nan", "--", sys.executable], "--tolerance"),
         (["--seconds", "inf", "--", sys.executable], "--seconds"),
         (["'unclosed"], "no packed model"),
-        (["--data", "nowhere", "--", sys.executable, "-m", "tests.probe.planted", "Honest"], "nowhere"),
-        (["--text", "x", "--", sys.executable, "-m", "tests.probe.planted", "Honest"], "--data"),
-        (["--tokens", "5", "--", sys.executable, "-m", "tests.probe.planted", "Honest"], "at least 24"),
+        (["--data", "nowhere", "--", *PLANTED, "Honest"], "nowhere"),
+        (["--text", "x", "--", *PLANTED, "Honest"], "--data"),
+        (["--tokens", "5", "--", *PLANTED, "Honest"], "at least 24"),
     ],
 )
 def test_what_cannot_be_probed_is_one_clear_line(bitgolf, words, said):  # noqa: F811
