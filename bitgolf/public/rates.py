@@ -1,6 +1,6 @@
 """The parameter table by its public groups: tables of ids, head, matrices, and the rest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +11,9 @@ from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, Rul
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# The groups are the arguments of public_rows; a rule of its own marks the rows of each.
-_MARKS = {
-    group: AdamRule(lr=float(index))
-    for index, group in enumerate(("embedding", "head", "matrices", "rest"), start=1)
-}
-_PUBLIC = public_rows(
-    embedding=_MARKS["embedding"], head=_MARKS["head"], matrices=_MARKS["matrices"], rest=_MARKS["rest"]
-)
+# A rule of its own marks the rows of each group of public_rows.
+_MARKS = {group: AdamRule(lr=float(n)) for n, group in enumerate(("embedding", "head", "matrices", "rest"))}
+_PUBLIC = public_rows(**_MARKS)
 # What a row is there for that takes nothing in this model.
 _OF_PARTS: Shapes = {
     "bigram.embed.weight": (1, 1),
@@ -47,23 +42,17 @@ def row_groups(rows: tuple[ParameterRow, ...], shapes: Shapes) -> list[set[str]]
     """The groups of the parameters that each row takes, or is there to take; Muon is for matrices."""
     groups: list[set[str]] = [{"matrices"} if isinstance(row.rule, MuonRule) else set() for row in rows]
     for names in (shapes, _OF_PARTS):
-        found: list[set[str]] = [set() for _ in rows]
+        open_rows = {index for index, known in enumerate(groups) if not known}
         for name, shape in names.items():
-            if (index := _row_index(rows, name, shape)) is not None:
-                found[index].add(group_of(name, shape))
-        groups = [known or new for known, new in zip(groups, found)]
+            if (index := _row_index(rows, name, shape)) in open_rows:
+                groups[index].add(group_of(name, shape))
     return groups
 
 
 def group_rules(optim: OptimPlan, shapes: Shapes) -> dict[str, Rule]:
-    """The rule of each group, as far as the table tells the groups apart."""
-    rules: dict[str, Rule] = {}
-    for name, shape in shapes.items():
-        if rule := _rule_of(optim.rows, name, shape):
-            rules.setdefault(group_of(name, shape), rule)
-    for row, groups in zip(optim.rows, row_groups(optim.rows, shapes)):
-        rules = dict.fromkeys(groups, row.rule) | rules
-    return rules
+    """The rule of each group, as far as the table tells the groups apart: of its last row, the widest."""
+    rows = zip(optim.rows, row_groups(optim.rows, shapes))
+    return {group: row.rule for row, groups in rows for group in groups}
 
 
 def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
@@ -73,28 +62,21 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
     Raises PlanError if that would change the rule of any other parameter.
     """
     groups = row_groups(optim.rows, before)
-    new = {name: shape for name, shape in after.items() if name not in before}
-    indices = {name: _row_index(optim.rows, name, shape) for name, shape in new.items()}
-    lost = [n for n, index in indices.items() if index is None or group_of(n, new[n]) not in groups[index]]
-    if not lost:
-        taking = {_row_index(optim.rows, name, shape) for name, shape in after.items()}
-        idle = {row for row in optim.rows if row.may_be_idle}
-        rows = tuple(row for index, row in enumerate(optim.rows) if index in taking or row in idle)
+    indices = {name: _row_index(optim.rows, name, shape) for name, shape in after.items()}
+    new = [name for name in after if name not in before]
+    if lost := [n for n in new if (at := indices[n]) is None or group_of(n, after[n]) not in groups[at]]:
+        rules = group_rules(optim, before)
+        of_groups = {group: rules[group] for group in ("embedding", "matrices", "rest")}
+        rows = public_rows(**of_groups, head=rules.get("head"))
+        kept = [name for name in after if name in before]
+        moved = [n for n in kept if _rule_of(rows, n, after[n]) != _rule_of(optim.rows, n, before[n])]
+        if moved:
+            problem = f"there is no row for {lost[0]}, and the public groups have none for {moved[0]}"
+            way_out = "which this table treats apart; add the rows to the recipe"
+            raise PlanError([f"optim.rows: {problem}, {way_out}"])
         return optim.replace(rows=rows)
-    rules = group_rules(optim, before)
-    rows = public_rows(
-        embedding=rules["embedding"], matrices=rules["matrices"], rest=rules["rest"], head=rules.get("head")
-    )
-    moved = [
-        n for n, s in before.items() if n in after and _rule_of(rows, n, s) != _rule_of(optim.rows, n, s)
-    ]
-    if moved:
-        raise PlanError(
-            [
-                f"optim.rows: there is no row for {lost[0]}, and the public groups have none for {moved[0]}, "
-                "which this table treats apart; add the rows to the recipe"
-            ]
-        )
+    taking = {*indices.values()}
+    rows = tuple(row for index, row in enumerate(optim.rows) if index in taking or row.may_be_idle)
     return optim.replace(rows=rows)
 
 
@@ -104,22 +86,18 @@ def with_rates(optim: OptimPlan, shapes: Shapes, rates: Mapping[str, Rate]) -> O
     Raises PlanError where no row of the groups has such a setting, or one takes other groups as well.
     """
     rows, problems = list(optim.rows), []
+    groups_of = row_groups(optim.rows, shapes)
     for name, (value, field, groups) in rates.items():
-        wanted = set(groups)
-        indices = [
-            index
-            for index, own in enumerate(row_groups(optim.rows, shapes))
-            if own & wanted and field in field_types(type(rows[index].rule))
-        ]
-        if not indices:
-            problems.append(f"{name}: no row of optim.rows for {_words(wanted)} has the setting {field!r}")
-        for index in indices:
-            other = row_groups(optim.rows, shapes)[index] - wanted
-            if other:
+        own = [index for index, known in enumerate(groups_of) if not known.isdisjoint(groups)]
+        having = [index for index in own if field in field_types(type(rows[index].rule))]
+        if not having:
+            problems.append(f"{name}: no row of optim.rows for {_words(groups)} has the setting {field!r}")
+        for index in having:
+            if other := groups_of[index].difference(groups):
                 problems.append(f"{name}: optim.rows.{index} is for {_words(other)} too; give them a row")
                 continue
             try:
-                rows[index] = rows[index].replace(rule=rows[index].rule.replace({field: value}))
+                rows[index] = rows[index].replace({f"rule.{field}": value})
             except PlanError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
     if problems:
@@ -137,5 +115,5 @@ def _rule_of(rows: tuple[ParameterRow, ...], name: str, shape: tuple[int, ...]) 
     return None if index is None else rows[index].rule
 
 
-def _words(groups: set[str]) -> str:
+def _words(groups: Iterable[str]) -> str:
     return " and ".join(sorted(groups))

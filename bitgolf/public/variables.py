@@ -9,31 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from bitgolf.adapt.documents import LoraAdapter, LoraDocuments
+from bitgolf.adapt.lora import LORA_TARGETS
 from bitgolf.base.errors import BitgolfError, PlanError, displayed, nearest
 from bitgolf.base.plan import Plan, describe
 from bitgolf.net.model import parameter_shapes
-from bitgolf.net.position import Rope
 from bitgolf.public.names import (
     FIRST_LAYER_IS_0,
-    FURTHER,
+    FOLLOWED_BY,
     IGNORED,
     KINDS,
+    LORA_SWITCHES,
     MEANINGS,
     OFF,
     OTHER_NAMES,
+    PLANS,
     RATES,
-    SETTINGS,
-    SWITCHED,
     SWITCHES,
+    TECHNIQUES,
     WHY_IGNORED,
     Given,
-    Switched,
+    Row,
     is_on,
     later,
 )
 from bitgolf.public.rates import Rate, group_rules, regrouped, with_rates
 from bitgolf.recipe import Recipe
-from bitgolf.score.windows import Chunked, PerDocument, Sliding, Windows
+from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.train.optim import AdamRule, MuonRule, baseline_rows
 from bitgolf.train.schedule import Progress
 
@@ -69,17 +71,20 @@ def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     type, variables that would change nothing, and settings that do not fit.
     """
     given, problems = read_variables(variables)
+    recipe = _by_documents(recipe, given)
+    values = _values(recipe, given)
     slots: dict[str, Any] = {}
-    for path in dict.fromkeys(one.path for one in SWITCHED):
+    for path in dict.fromkeys(row.path for row in TECHNIQUES):
         try:
-            slots[path] = _slot(_at(recipe, path), path, given)
+            slots[path] = _slot(_at(recipe, path), path, given, values)
         except PlanError as error:
             slots[path] = _at(recipe, path)
-            problems += [_signed(problem, given) for problem in error.problems]
-    problems += _idle(slots, given)
-    changes = {path: given[name] for name, path in SETTINGS.items() if name in given} | slots
+            problems += [_signed(problem, given, path) for problem in error.problems]
+    problems += _idle(slots, given, values)
+    changes = {_inner(recipe, path): value for path, value in slots.items()}
     try:
-        changes |= _further(recipe, slots, given)
+        for row in PLANS:
+            changes |= {f"{row.path}.{field}": value for field, value in row.given_fields(values).items()}
         recipe = _with_rates(recipe, recipe.replace(changes), given)
     except PlanError as error:
         problems += [_signed(problem, given) for problem in error.problems]
@@ -140,49 +145,103 @@ def _read(name: str, text: str) -> Any:
     return tuple(int(item) for item in text.split(",") if item.strip())
 
 
-def _at(plan: Plan, path: str) -> Any:
-    value: Any = plan
+def _values(recipe: Recipe, given: Given) -> dict[str, Any]:
+    """The values as this recipe takes them, where they depend on others or on what it has."""
+    values = {name: value for name, value in given.items() if value is not None}
+    length = given.get("TRAIN_SEQ_LEN", recipe.data.sequence_length)
+    if given.get("EMBEDDING_DIM") == given.get("MODEL_DIM", recipe.model.width):
+        values["EMBEDDING_DIM"] = 0
+    if "MAX_VAL_SEQS" in given:  # sequences of training, which public scripts score side by side
+        values["MAX_VAL_SEQS"] *= length
+    if "MLP_MULT" in given:
+        values.setdefault("MLP_HIDDEN", 0)
+    if not {"ROPE_YARN", "ROPE_TRAIN_SEQ_LEN"}.isdisjoint(given):  # from which length on the base is rescaled
+        on = given.get("ROPE_YARN", getattr(recipe.model.position, "reference_length", 0) > 0)
+        reference = given.get("ROPE_TRAIN_SEQ_LEN", length) if on else 0
+        values |= {"ROPE_YARN": reference, "ROPE_TRAIN_SEQ_LEN": reference}
+    if "TTT_FREEZE_BLOCKS" in given:
+        layers = given.get("NUM_LAYERS", recipe.model.layers)
+        count = min(given["TTT_FREEZE_BLOCKS"], layers)
+        values["TTT_FREEZE_BLOCKS"] = tuple(f"blocks.{layer}.*" for layer in range(count))
+    if switched := {target: given[name] for name, target in LORA_SWITCHES.items() if name in given}:
+        has = (
+            dict.fromkeys(getattr(recipe.score.adapter, "targets", LoraDocuments().targets), True) | switched
+        )
+        values |= dict.fromkeys(LORA_SWITCHES, tuple(one for one in LORA_TARGETS if has.get(one)))
+    windows = _at(recipe, "score.windows")
+    if isinstance(windows, (Chunked, Sliding)):
+        # A recipe that scores at its training length goes on to do so, as in public.
+        follows = "EVAL_SEQ_LEN" in given or windows.length == recipe.data.sequence_length
+        values["EVAL_SEQ_LEN"] = given.get("EVAL_SEQ_LEN") or (length if follows else windows.length)
+    return values
+
+
+def _by_documents(recipe: Recipe, given: Given) -> Recipe:
+    """The recipe, with windows of each document alone where variables bring low-rank additions for each."""
+    adapters = [row.part for row in TECHNIQUES if row.path == "score.adapter" and row.state(given)]
+    if not any(isinstance(one, LoraAdapter) for one in adapters):
+        return recipe
+    if isinstance(recipe.score.windows, PerDocument):
+        return recipe
+    return recipe.replace({"score.windows": PerDocument(within=Growing())})
+
+
+def _inner(recipe: Recipe, path: str) -> str:
+    """The path of a part: of the windows within each document, where they are cut by documents."""
+    value: Any = recipe
     for key in path.split("."):
-        value = getattr(value, key, None)
+        value = getattr(value, key)
+    return _inner(recipe, f"{path}.within") if isinstance(value, PerDocument) else path
+
+
+def _at(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe
+    for key in _inner(recipe, path).split("."):
+        value = getattr(value, key)
     return value
 
 
-def _slot(now: Any, path: str, given: Given) -> Any:
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _slot(now: Any, path: str, given: Given, values: Given) -> Any:
     """What a slot holds after the variables, given what it holds now."""
-    known = [one for one in SWITCHED if one.path == path]
-    on = {one.kind: one for one in known if one.state(given)}
-    fields: dict[type[Plan], dict[str, Any]] = {one.kind: {} for one in known}
-    for one in known:
-        if one.state(given) is not False:
-            fields[one.kind] |= one.given_fields(given)
-    held = now if isinstance(now, tuple) else (now,)
-    own = [one for one in known if any(one.kind is type(part) for part in held)]
-    gone = {one.kind for one in own for part in held if one.kind is type(part) and one.takes_out(part, given)}
+    rows = [row for row in TECHNIQUES if row.path == path]
+    on = {row.kind: row for row in rows if row.state(given)}
+    fields: dict[type, dict[str, Any]] = {row.kind: {} for row in rows}
+    for row in rows:
+        if row.state(given) is not False:
+            fields[row.kind] |= row.given_fields(values)
+    held = _parts(now)
+    own = [row for row in rows if row.kind in map(type, held)]
+    pairs = [(row, part) for row in own for part in held if type(part) is row.kind]
+    gone = {type(part) for row, part in pairs if row.takes_out(part, given)}
     kept = [
         part.replace(fields.get(type(part), {}))
         for part in held
         if type(part) in on or type(part) not in gone
     ]
-    new = [one for kind, one in on.items() if kind not in map(type, held)]
+    new = [row for kind, row in on.items() if kind not in map(type, held)]
     if isinstance(now, tuple):
-        return _inserted(kept, [one.made.replace(fields[one.kind]) for one in new], list(fields))
+        return _inserted(kept, [_made(row.part, fields) for row in new], list(fields))
     # What the technique that is there shares with another one does not bring in the other.
-    shared = {name for one in own for name in one.names()}
-    new = [one for one in new if {*one.names()} & {*given} - shared]
+    shared = {name for row in own for name in row.names()}
+    new = [row for row in new if {*row.names()} & {*given} - shared]
     rivals = [on[type(now)], *new] if type(now) in on else new
     if len(rivals) > 1:
-        names = [name for one in rivals for name in one.names() if name in given]
-        kinds = _words(one.kind for one in rivals)
-        raise PlanError([f"{', '.join(names)}: {path} holds only one of {kinds}; give one of them"])
+        names = ", ".join(name for row in rivals for name in row.names() if name in given)
+        raise PlanError([f"{names}: {path} holds only one of {_words(rivals)}; give one of them"])
     if new:
-        return new[0].made.replace(fields[new[0].kind])
-    if kept:
-        return kept[0]
-    without = next(one.without for one in own if one.without)
-    return without.replace(fields.get(type(without), {}))
+        return _made(new[0].part, fields)
+    return kept[0] if kept else _made(next(row.without for row in own if row.without), fields)
 
 
-def _inserted(held: list[Plan], new: Iterable[Plan], order: list[type[Plan]]) -> tuple[Plan, ...]:
+def _made(part: Any, fields: Mapping[type, Mapping[str, Any]]) -> Any:
+    return part.replace(fields.get(type(part), {}))
+
+
+def _inserted(held: list[Plan], new: Iterable[Plan], order: list[type]) -> tuple[Plan, ...]:
     """Parts with new ones among them, each before the first that comes later in the order."""
     for part in new:
         later_kinds = order[order.index(type(part)) :]
@@ -191,87 +250,21 @@ def _inserted(held: list[Plan], new: Iterable[Plan], order: list[type[Plan]]) ->
     return tuple(held)
 
 
-def _idle(slots: Mapping[str, Any], given: Given) -> Iterator[str]:
+def _idle(slots: Mapping[str, Any], given: Given, values: Given) -> Iterator[str]:
     """Variables of techniques that are not there, and that nothing given switches on or off."""
-    held = {
-        type(part) for value in slots.values() for part in (value if isinstance(value, tuple) else [value])
-    }
+    held = {type(part) for value in slots.values() for part in _parts(value)}
     for name in given:
-        owners = [one for one in SWITCHED if name in one.fields]
+        owners = [row for row in TECHNIQUES if name in row.names()]
         if not owners or name in SWITCHES or not is_on(name, given[name]):
             continue
-        allocated = (one.kind in held or {*one.on, *one.also, one.replaced_by} & set(given) for one in owners)
-        if not any(allocated):
-            ways = " or ".join(one.on[0] for one in owners if one.on)
-            way_out = f"; give {ways} too" if ways else f" in {owners[0].path}"
-            yield f"{name}: the recipe has no {_words(one.kind for one in owners)}{way_out}"
-
-
-def _further(recipe: Recipe, slots: Mapping[str, Any], given: Given) -> dict[str, Any]:
-    """Changes by the variables that depend on other settings."""
-    changes: dict[str, Any] = {}
-    if given.get("NO_COMPILE"):
-        changes["backend.compile"] = False
-    if "TORCH_COMPILE" in given:
-        changes["backend.compile"] = given["TORCH_COMPILE"]
-    if given.get("COMPRESSOR", given.get("USE_ZSTD")) != given.get("USE_ZSTD", given.get("COMPRESSOR")):
-        return _refuse("COMPRESSOR and USE_ZSTD name two compressors; give one of them")
-    for name in ("COMPRESSOR", "USE_ZSTD"):
-        if name in given:
-            changes["pack.codec"] = given[name]
-    if "MLP_MULT" in given:
-        changes |= {"model.mlp_multiplier": given["MLP_MULT"], "model.mlp_hidden": 0}
-    if "MLP_HIDDEN" in given:
-        changes["model.mlp_hidden"] = given["MLP_HIDDEN"]
-    if "EMBEDDING_DIM" in given:
-        as_wide = given["EMBEDDING_DIM"] == given.get("MODEL_DIM", recipe.model.width)
-        changes["model.embedding_width"] = 0 if as_wide else given["EMBEDDING_DIM"]
-    length = given.get("TRAIN_SEQ_LEN", recipe.data.sequence_length)
-    changes["data.sequence_length"] = length
-    if "MAX_VAL_SEQS" in given:  # sequences of training, which public scripts score side by side
-        changes["score.limit_tokens"] = given["MAX_VAL_SEQS"] * length
-    changes |= _windows(recipe, length, given) | _reference_length(slots["model.position"], length, given)
-    return changes
-
-
-def _windows(recipe: Recipe, length: int, given: Given) -> dict[str, Any]:
-    """How to score. A recipe that scores at its training length goes on to do so, as in public."""
-    names = [name for name in ("TRAIN_SEQ_LEN", "EVAL_SEQ_LEN", "EVAL_STRIDE") if name in given]
-    windows, path = recipe.score.windows, "score.windows"
-    while isinstance(windows, PerDocument):
-        windows, path = windows.within, f"{path}.within"
-    if not isinstance(windows, (Chunked, Sliding)):
-        return {}
-    follows = windows.length == recipe.data.sequence_length or "EVAL_SEQ_LEN" in given
-    wanted = given.get("EVAL_SEQ_LEN") or (length if follows else windows.length)
-    stride = given.get("EVAL_STRIDE", windows.stride if isinstance(windows, Sliding) else 0)
-    if not given.get("SLIDING_WINDOW_ENABLED", True):
-        stride = 0
-    elif "SLIDING_WINDOW_ENABLED" in given and not stride:
-        return _refuse("SLIDING_WINDOW_ENABLED: the recipe has no stride; give EVAL_STRIDE too")
-    try:
-        changed: Windows = Sliding(length=wanted, stride=stride) if stride > 0 else Chunked(length=wanted)
-        if type(changed) is type(windows):
-            changed = windows.replace({"length": wanted} | ({"stride": stride} if stride > 0 else {}))
-    except PlanError as error:
-        raise PlanError(f"{', '.join(names)}: {problem}" for problem in error.problems) from None
-    return {path: changed}
-
-
-def _reference_length(position: Any, length: int, given: Given) -> dict[str, Any]:
-    """From which length on RoPE rescales its base; with ROPE_YARN alone, from that of the training."""
-    if "ROPE_YARN" not in given and "ROPE_TRAIN_SEQ_LEN" not in given:
-        return {}
-    if not isinstance(position, Rope):
-        return {} if "NOPE" in given else _refuse("ROPE_YARN: the recipe has no Rope in model.position")
-    on = given.get("ROPE_YARN", position.reference_length > 0)
-    if "ROPE_YARN" not in given and not on:
-        return _refuse("ROPE_TRAIN_SEQ_LEN: the recipe rescales no base; give ROPE_YARN too")
-    return {"model.position.reference_length": given.get("ROPE_TRAIN_SEQ_LEN", length) if on else 0}
-
-
-def _refuse(problem: str) -> Any:
-    raise PlanError([problem])
+        others = ({*row.on, *row.also, *row.unless} & {*given} - {name} for row in owners)
+        if not any(row.kind in held or switched for row, switched in zip(owners, others)):
+            ways = " or ".join(row.on[0] for row in owners if row.on)
+            yield f"{name}: the recipe has no {_words(owners)}" + (
+                f"; give {ways} too" if ways else f" in {owners[0].path}"
+            )
+    if given.get("ROPE_TRAIN_SEQ_LEN") and not (values["ROPE_YARN"] or given.keys() & {"ROPE_YARN", "NOPE"}):
+        yield "ROPE_TRAIN_SEQ_LEN: the recipe rescales no base; give ROPE_YARN too"
 
 
 def _with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
@@ -285,33 +278,36 @@ def _with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
         public = baseline_rows(after.model.tied)[0].rule.rates(1.0, Progress(0, 1))
         rates["TIE_EMBEDDINGS"] = Rate(public["lr"], "lr", ("embedding",))
     unused = ("EMBED_LR", "HEAD_LR") if after.model.tied else ("TIED_EMBED_LR",)
-    for name, (field, _) in RATES.items():
-        if name in given and name not in unused:
-            rates[name] = Rate(given[name], field, _groups(name, given))
-        elif name in given and "TIE_EMBEDDINGS" not in given:
-            tied = "the head" if after.model.tied else "not the head"
-            _refuse(f"{name}: the token table of this recipe is {tied}; give TIE_EMBEDDINGS too")
+    for row in RATES:
+        for name, field in row.fields.items():
+            if name in given and name not in unused:
+                rates[name] = Rate(given[name], field, _groups(row, name, given))
+            elif name in given and "TIE_EMBEDDINGS" not in given:
+                tied = "the head" if after.model.tied else "not the head"
+                problem = f"{name}: the token table of this recipe is {tied}; give TIE_EMBEDDINGS too"
+                raise PlanError([problem])
     return after.replace(optim=with_rates(optim, shapes, rates))
 
 
-def _groups(name: str, given: Iterable[str]) -> tuple[str, ...]:
+def _groups(row: Row, name: str, given: Iterable[str]) -> tuple[str, ...]:
     """The groups of a rate; those that decay with a variable of their own are left to it."""
-    return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else RATES[name][1]
+    return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else row.groups
 
 
-def _signed(problem: str, given: Given) -> str:
-    """A problem with the variables that it may come from."""
+def _signed(problem: str, given: Given, path: str = "") -> str:
+    """A problem, in a slot if it has a path, with the variables that it may come from."""
     keys = problem.partition(":")[0].split(".")
     words = {
         name: set(re.findall(r"\w+", "/".join(target.words for target in targets(name)))) for name in given
     }
     names = [name for name in given if set(keys) <= words[name]]
     names = names or [name for name in given if keys[-1] in words[name]]
+    names = names or [name for name in given if path and set(path.split(".")) <= words[name]]
     return f"{problem} ({', '.join(names)})" if names and keys[0] not in KINDS else problem
 
 
-def _words(kinds: Iterable[type[Plan]]) -> str:
-    return " and ".join(kind.__name__ for kind in kinds)
+def _words(rows: Iterable[Row]) -> str:
+    return " and ".join(row.kind.__name__ for row in rows)
 
 
 class Target(NamedTuple):
@@ -324,33 +320,32 @@ class Target(NamedTuple):
 def targets(name: str, given: Iterable[str] = ()) -> list[Target]:
     """What a variable sets, among others that are given."""
     first = OTHER_NAMES.get(name, name)
-    paths = [SETTINGS[first]] if first in SETTINGS else FURTHER[first].paths if first in FURTHER else []
-    found = [Target(path, partial(_at, path=path)) for path in paths]
-    if first in RATES:
-        field = RATES[first][0]
-        found += [
-            Target(f"optim.rows, {g}: {field}", partial(_rate, g, field)) for g in _groups(first, given)
-        ]
+    found = [
+        Target(row.words(first, group), partial(_look, row, row.fields.get(first, ""), group))
+        for row in (*PLANS, *RATES, *TECHNIQUES)
+        if first in row.names()
+        for group in _groups(row, first, given) or ("",)
+    ]
+    if first in FOLLOWED_BY:
+        found.append(Target(FOLLOWED_BY[first], partial(_at, path=FOLLOWED_BY[first])))
     if first == "TIE_EMBEDDINGS":
-        found.append(Target("optim.rows, embedding: lr", partial(_rate, "embedding", "lr")))
-    for one in SWITCHED:
-        if first in one.names():
-            field = one.fields.get(first, "")
-            words = f"{one.path}: {one.kind.__name__}{'.' if field else ''}{field}"
-            found.append(Target(words, partial(_held, one, field)))
+        rate = Row("optim.rows", {first: "lr"}, groups=("embedding",))
+        found.append(Target(rate.words(first, "embedding"), partial(_look, rate, "lr", "embedding")))
     return found or [Target("the seed of the run", lambda recipe: None)]
 
 
-def _rate(group: str, field: str, recipe: Recipe) -> Any:
-    return getattr(group_rules(recipe.optim, parameter_shapes(recipe.model)).get(group), field, None)
-
-
-def _held(one: Switched, field: str, recipe: Recipe) -> Any:
-    value = _at(recipe, one.path)
-    held = [part for part in (value if isinstance(value, tuple) else [value]) if type(part) is one.kind]
+def _look(row: Row, field: str, group: str, recipe: Recipe) -> Any:
+    if group:
+        return getattr(group_rules(recipe.optim, parameter_shapes(recipe.model)).get(group), field, None)
+    if row.part is None:
+        return _at(recipe, f"{row.path}.{field}")
+    held = [part for part in _parts(_at(recipe, row.path)) if type(part) is row.kind]
     if not field:
         return bool(held)
-    return _at(held[0], field) if held else None
+    value: Any = held[0] if held else None
+    for key in field.split("."):
+        value = getattr(value, key, None)
+    return value
 
 
 def variable_rows(
@@ -366,6 +361,7 @@ def variable_rows(
             rows.append((name, text, "off here too", None, None))
             continue
         found = [(name, text, p.words, p.look(before), p.look(after)) for p in targets(name, variables)]
+        found = [row for row in found if row[4] is not None] or found
         rows += [row for row in found if row[3] != row[4]] or found[:1]
     if ignored:
         rows.append((", ".join(ignored), "", WHY_IGNORED, None, None))
@@ -377,22 +373,17 @@ def variable_rows(
 
 def variables_of(technique: type[Plan]) -> tuple[str, ...]:
     """The public variables that switch a technique on or set something in it."""
-    names = [name for one in SWITCHED if one.kind is technique for name in one.names()]
-    names += [name for name, further in FURTHER.items() if technique in further.techniques]
-    rules = {
-        MuonRule: lambda groups: groups == ("matrices",),
-        AdamRule: lambda groups: groups != ("matrices",),
-    }
-    if technique in rules:
-        names += [name for name, (_, groups) in RATES.items() if rules[technique](groups)]
-    return _with_other_names(names)
+    rows = [row for row in TECHNIQUES if row.kind is technique]
+    if technique in (MuonRule, AdamRule):
+        rows += [row for row in RATES if (row.groups == ("matrices",)) == (technique is MuonRule)]
+    return _with_other_names(name for row in rows for name in row.names())
 
 
 def variables_at(path: str) -> tuple[str, ...]:
     """The public variables that set the setting at a path."""
-    names = [name for name, own in SETTINGS.items() if own == path]
-    names += [name for name, further in FURTHER.items() if path in further.paths]
-    names += [name for one in SWITCHED if one.path == path for name in one.names()]
+    names = [name for row in PLANS for name in row.fields if row.words(name) == path]
+    names += [name for name, follows in FOLLOWED_BY.items() if follows == path]
+    names += [name for row in TECHNIQUES if row.path == path for name in row.names()]
     return _with_other_names(names)
 
 

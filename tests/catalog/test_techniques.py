@@ -31,17 +31,14 @@ from bitgolf.cli.techniques import TECHNIQUE_COLUMNS
 from bitgolf.net.embed import BigramHash
 from bitgolf.net.model import count_parameters
 from bitgolf.net.route import Plain
-from bitgolf.public.names import KINDS, SETTINGS
+from bitgolf.public.names import KINDS, PLANS
 from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.report import screen
 
 NAMED = {one.name: one for one in techniques()}
 # Variables that only say how long, how large or on what: no technique is theirs.
-OF_NO_TECHNIQUE = {
-    *SETTINGS,
-    *("TRAIN_SEQ_LEN", "MAX_VAL_SEQS", "NO_COMPILE", "TORCH_COMPILE", "SEED", "COMPRESSOR", "USE_ZSTD"),
-}
+OF_NO_TECHNIQUE = {"SEED", *(name for row in PLANS for name in row.names())}
 
 
 def test_every_member_of_every_slot_is_listed():

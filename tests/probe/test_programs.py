@@ -13,7 +13,8 @@ from bitgolf.probe.probes import PROBES
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
 
 PAGE = (Path(__file__).parents[2] / "docs" / "probe.md").read_text()
-PLANTED = [sys.executable, str(Path(__file__).with_name("planted.py"))]  # a file, so that it runs in any folder
+# A file, so that it runs in any folder.
+PLANTED = [sys.executable, str(Path(__file__).with_name("planted.py"))]
 EXAMPLE = re.search(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[1]
 
 

@@ -5,6 +5,8 @@ import random
 import pytest
 import torch
 
+from bitgolf.adapt.documents import LoraDocuments, PhasedLora
+from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import diff
 from bitgolf.net.embed import BigramHash, SmearGate
@@ -30,12 +32,21 @@ from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
 from bitgolf.recipes.pr682 import STEP_SECONDS, pr682
-from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.score.adapter import NoAdapter
+from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.squeeze.codec import Brotli, Lzma, Zstd
 from bitgolf.text.batches import PublicOrder, ShardsByLength
 from bitgolf.train.average import Ema, LateEma, Latest, NoAverage, Swa, SwaCount, TightSwa
 from bitgolf.train.loop import Stage
-from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, assign_parameters, public_rows
+from bitgolf.train.optim import (
+    AdamRule,
+    MuonRule,
+    OptimPlan,
+    ParameterRow,
+    SgdRule,
+    assign_parameters,
+    public_rows,
+)
 from bitgolf.train.qat import FakeQuantize, NoNoise, SoftRound
 from bitgolf.train.schedule import WarmdownClock, WarmdownFraction
 
@@ -113,6 +124,8 @@ def muon(field: str, value: object) -> dict[str, object]:
 def heads_out(part: object, **more: object) -> dict[str, object]:
     return {"model.heads_out": (part,), **more}
 
+
+LORA_RATE = AdamRule(lr=0.01, beta1=0.9, beta2=0.95, eps=1e-10)
 
 # Variables as typed, and all that they change in the baseline.
 BITES: list[tuple[str, dict[str, object]]] = [
@@ -263,6 +276,62 @@ BITES: list[tuple[str, dict[str, object]]] = [
         {"noise": SoftRound(under_scale=0.5, from_progress=0.7)},
     ),
     ("SOFT_ROUND_QAT=0 LATE_QAT_THRESHOLD=0.15", {"noise": FakeQuantize(under_scale=0.15)}),
+    (
+        "TTT_ENABLED=1 TTT_LR=0.005 TTT_EPOCHS=4 TTT_CHUNK_TOKENS=4096 TTT_MOMENTUM=0.8 TTT_BATCH_SEQS=16 "
+        "TTT_GRAD_CLIP=0.5 TTT_FREEZE_BLOCKS=2",
+        {
+            "score.adapter": ScoreFirst(
+                chunk_tokens=4096,
+                epochs=4,
+                rule=SgdRule(lr=0.005, momentum=0.8),
+                frozen=("blocks.0.*", "blocks.1.*"),
+                batch_sequences=16,
+                clip=0.5,
+            )
+        },
+    ),
+    (
+        "TTT_LORA_RANK=4 TTT_LORA_LR=0.02 TTT_CHUNK_SIZE=128 TTT_EVAL_SEQ_LEN=512 TTT_BATCH_SIZE=32",
+        {
+            "score.adapter": LoraDocuments(rank=4, batch_documents=32, rule=LORA_RATE.replace(lr=0.02)),
+            "score.windows": PerDocument(within=Growing(length=512, stride=128)),
+        },
+    ),
+    (
+        "ENABLE_TTT_EVAL=1 TTT_LORA_ALPHA=144 TTT_WARM_START_A=1 TTT_GRAD_STEPS=2 TTT_WEIGHT_DECAY=0.5 "
+        "TTT_BETA1=0 TTT_BETA2=0.99 TTT_K_LORA=1 TTT_O_LORA=0 TTT_MLP_LORA=1",
+        {
+            "score.adapter": LoraDocuments(
+                alpha=144.0,
+                warm=True,
+                steps=2,
+                rule=LORA_RATE.replace(weight_decay=0.5, beta1=0.0, beta2=0.99),
+                targets=("q", "k", "v", "mlp", "head"),
+            ),
+            "score.windows": PerDocument(within=Growing()),
+        },
+    ),
+    (
+        "TTT_ENABLED=1 TTT_LORA_RANK=96 PHASED_TTT_ENABLED=1 PHASED_TTT_PREFIX_DOCS=2500 "
+        "PHASED_TTT_NUM_PHASES=3 GLOBAL_TTT_LR=0.002 GLOBAL_TTT_MOMENTUM=0.8 GLOBAL_TTT_EPOCHS=2 "
+        "GLOBAL_TTT_CHUNK_TOKENS=4096 "
+        "GLOBAL_TTT_BATCH_SEQS=8 GLOBAL_TTT_GRAD_CLIP=2",
+        {
+            "score.adapter": PhasedLora(
+                rank=96,
+                prefix_documents=2500,
+                phases=3,
+                globally=ScoreFirst(
+                    epochs=2,
+                    rule=SgdRule(lr=0.002, momentum=0.8),
+                    chunk_tokens=4096,
+                    batch_sequences=8,
+                    clip=2.0,
+                ),
+            ),
+            "score.windows": PerDocument(within=Growing()),
+        },
+    ),
     ("CURRICULUM=1", {"data.order": ShardsByLength()}),
     ("GATE_MLP_OUT=1", {"model.activation": GatedMlp(), **NEW_ROWS}),
     (
@@ -432,6 +501,20 @@ def test_the_gate_of_the_mlp_keeps_what_is_inside_it():
     assert both.model.heads_out == (AttentionOutputGate(channels=6),)
 
 
+def test_what_learns_while_it_scores_is_switched_off_and_kept_apart():
+    lora = given("TTT_LORA_RANK=4")
+    assert given("TTT_ENABLED=1", lora) == lora
+    assert given("TTT_ENABLED=0", lora).score.adapter == NoAdapter()
+    phased = lora.replace({"score.adapter": PhasedLora(targets=("q", "k"))})
+    assert given("TTT_LORA_RANK=2 TTT_O_LORA=1", phased).score.adapter == PhasedLora(
+        rank=2, targets=("q", "k", "o")
+    )
+    assert given("TTT_ENABLED=1 TTT_FREEZE_BLOCKS=999999999999").score.adapter.frozen[-1] == "blocks.8.*"
+    windows = PerDocument(within=Chunked(length=64))
+    own = baseline().replace({"score.windows": windows})
+    assert given("TTT_LORA_RANK=4", own).score.windows == windows
+
+
 def test_the_order_of_short_documents_is_switched_off():
     assert (
         given("CURRICULUM=0", baseline().replace({"data.order": ShardsByLength()})).data.order
@@ -528,7 +611,10 @@ def test_two_averages_do_not_stack():
         ("EMA_DECY=0.9", ("EMA_DECY: unknown variable", "did you mean 'EMA_DECAY'?")),
         ("ema_decay=0.9", ("did you mean 'EMA_DECAY'?",)),
         ("ZZZ=1", ("ZZZ: unknown variable", "bitgolf techniques")),
-        ("TTT_LR=0.01", ("TTT_LR: known, but set by --set: score.adapter=",)),
+        ("TTT_LR=0.01", ("TTT_LR: the recipe has no ScoreFirst; give TTT_ENABLED too",)),
+        ("TTT_LORA_ALPHA=9", ("no LoraDocuments and PhasedLora; give TTT_LORA_RANK or PHASED_TTT",)),
+        ("TTT_OPTIMIZER=sgd", ("TTT_OPTIMIZER: known, but not a variable here: score.adapter has",)),
+        ("TTT_ENABLED=1 TTT_CHUNK_TOKENS=9", ("chunk_tokens", "9 are fewer than a window of 1024")),
         ("GPTQ_RESERVE_MS=9", ("GPTQ_RESERVE_MS: known, but set in quantize", "Gptq")),
         ("LQER_RANK=4", ("LowRank",)),
         ("COMPRESSOR=pergroup", ("COMPRESSOR: unknown value 'pergroup'", "brotli")),
@@ -600,7 +686,7 @@ def test_the_seed_is_given_once():
 
 
 def test_the_table_says_what_was_and_what_is():
-    texts = "MATRIX_LR=0.02 XSA_LAST_N=4 VE_ENABLED=1 VE_LAYERS=7,8 SEED=3 TTT_ENABLED=0 ADAM_WD=0.1"
+    texts = "MATRIX_LR=0.02 XSA_LAST_N=4 VE_ENABLED=1 VE_LAYERS=7,8 SEED=3 LQER_ENABLED=0 ADAM_WD=0.1"
     variables = parse_variables(texts.split())
     before = baseline()
     after = apply_variables(before, variables)
@@ -610,7 +696,7 @@ def test_the_table_says_what_was_and_what_is():
         ("VE_ENABLED", "1", "model.values: ValueEmbedding", False, True),
         ("VE_LAYERS", "7,8", "model.values: ValueEmbedding.layers", None, (7, 8)),
         ("SEED", "3", "the seed of the run", None, None),
-        ("TTT_ENABLED", "0", "off here too", None, None),
+        ("LQER_ENABLED", "0", "off here too", None, None),
         ("ADAM_WD", "0.1", "optim.rows, embedding: weight_decay", 0.0, 0.1),
         ("ADAM_WD", "0.1", "optim.rows, rest: weight_decay", 0.0, 0.1),
         ("", "", "optim.rows, for new parameters", "3 rows", "6 rows"),
