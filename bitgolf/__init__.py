@@ -92,6 +92,7 @@ AROUND = (
     "probe",
     "study",
     "audit",
+    "published",
     "submit",
     "cli",
     "harness",

@@ -33,6 +33,7 @@ VERBS = {
     "study": "One change at a time, over several seeds, with intervals and verdicts.",
     "submit": "The record folder of finished runs, one a seed: script, claims, README, logs, hashes.",
     "audit": "What is wrong with anyone's folder, script, log or artifact; nothing in it is executed.",
+    "log": "Any public training log as a table and curves; of two, where they differ.",
     "findings": "What all studies found, null results too; beside it, apart, what others published.",
 }
 

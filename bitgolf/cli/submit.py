@@ -20,13 +20,31 @@ def submit(
     against: Annotated[
         float | None, typer.Option("--against", help="A published score to test against.")
     ] = None,
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed/--readable", help="The script as the runs counted it, or as text: then that counts."
+        ),
+    ] = True,
+    studies: Annotated[
+        list[Path] | None,
+        typer.Option("--study", help="A study whose table the README has; those of the runs are found."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="The seeds that were announced, as 1,2,3; each must be here.")
+    ] = "",
+    github: Annotated[str, typer.Option("--github", help="The author's account.")] = "",
+    blurb: Annotated[
+        str, typer.Option("--blurb", help="What it is, in a sentence; from the recipe if not given.")
+    ] = "",
     rules: Annotated[str, typer.Option("--rules", help="Of the audit at the end.")] = "final",
     as_json: Json = False,
 ) -> None:
     """The record folder of finished runs, one a seed: script, claims, README, logs, hashes.
 
-    Every figure is computed again from the runs; runs that do not fit together are refused. The folder is
-    audited at the end.
+    Every figure is computed again from the runs; runs that do not fit together are refused. The README has
+    the tables of the studies that the runs are of, and of those that are named. The folder is audited at the
+    end.
 
     Example: bitgolf submit runs/a1 runs/a2 runs/a3 --out records/mine
     """
@@ -38,10 +56,12 @@ def submit(
     if not is_plain_name(track):
         raise BitgolfError("no name of a track", where="--track", value=track, way_out=NAME_RULE)
     chosen = rules_named(rules)
-    found = gathered(runs)
+    declared = _declared(seeds)
+    found = gathered(runs, declared)
     title = name or found[0].result["recipe"]
     folder = out or Path("records") / f"{found[0].result['recipe']}-{found[0].result['recipe_identity'][:8]}"
-    claims = write_record(found, folder, Words(title, author, track, against=against))
+    words = Words(title, author, track, against=against, github=github, blurb=blurb)
+    claims = write_record(found, folder, words, readable=not packed, studies=studies or [], declared=declared)
     checked = audit(folder, chosen)
     for each in [] if as_json else checked.real:
         print(screen.escaped(f"{each.code} {each.sure}: {each.where}: {each.found}"))
@@ -49,6 +69,7 @@ def submit(
         "folder": str(folder),
         "bits_per_byte": claims["val_bpb"],
         "seeds": len(found),
+        "deviation": claims.get("val_bpb_std"),
         "total_bytes": claims["bytes_total"],
         "budget_bytes": claims["budget_bytes"],
         "code_bytes": claims["bytes_code"],
@@ -62,3 +83,12 @@ def submit(
     screen.close(facts, as_json=as_json)
     if checked.real:
         raise typer.Exit(1)
+
+
+def _declared(text: str) -> list[int]:
+    """Seeds as they are typed. Raises BitgolfError for what is none."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) < 20):
+            raise BitgolfError("not a seed", where="--seeds", value=part, way_out="write --seeds 1,2,3")
+    return [int(part) for part in parts]

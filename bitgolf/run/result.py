@@ -51,6 +51,7 @@ class RunResult(TypedDict, total=False):
     rules: Any
     seconds: dict[str, float]
     environment: dict[str, Any]
+    sha256: dict[str, str]
     gap: float
     gap_error: float | None
     kl_gap: float

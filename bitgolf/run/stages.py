@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, is_first_process
-from bitgolf.base.files import read_json, write_bytes, write_json
+from bitgolf.base.files import read_json, sha256_of, write_bytes, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.base.tensors import write_tensors
 from bitgolf.net.backend import Backend, choose_backend, choose_device
@@ -43,6 +43,7 @@ HEADLINE = (  # of the last variant, what stands in result.json itself
     "query_positions",
     "position_warning",
 )
+HASHED = ("recipe.json", "train_gpt.py", "metrics.jsonl", "model.bin", "scores.npz")  # what a result is of
 
 
 def run(
@@ -145,6 +146,7 @@ def _stages(
         "quantization": packing.rows,
         "rules": to_json(packing.plan.rules),
         "environment": read_json(folder / "environment.json"),
+        "sha256": {name: sha256_of(folder / name) for name in HASHED},
     }
     write_json(folder / "result.json", result)
     return Outcome(result, packing, sums)

@@ -100,7 +100,7 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
     for path in sorted(_study_files(folder)):
         try:
             if path.name == OWN_NAME or is_study(read_outside(path)):
-                found += _findings_of(read_study(path), path)
+                found += findings_in(path)
         except BitgolfError as error:
             problems.append(str(error))
     return found, problems
@@ -127,7 +127,9 @@ def _has_marks(path: Path) -> bool:
     return sum(mark in data for mark in MARKS) > 1
 
 
-def _findings_of(study: StudyResult, path: Path) -> list[Finding]:
+def findings_in(path: Path) -> list[Finding]:
+    """The lines of the table of one study.json. Raises BitgolfError for another file."""
+    study = read_study(path)
     changes, scale = _changes(study), _scale_in_words(study["scale"])
     found = []
     for row in study["comparisons"]:

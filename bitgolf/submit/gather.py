@@ -1,12 +1,12 @@
 """Finished runs read back and held against themselves: what a record folder may be made of."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Required
+from typing import Any, NamedTuple, NotRequired, Required
 
 from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.base.files import sha256_of
 from bitgolf.inputs.typed import (
     STRICT,
     Certificate,
@@ -20,9 +20,13 @@ from bitgolf.inputs.typed import (
     read_plan,
 )
 from bitgolf.recipe import Recipe
+from bitgolf.run.stages import HASHED
+from bitgolf.script.flatten import flatten
 from bitgolf.study.documents import read_columns
+from bitgolf.study.runner import RECEIPT, receipt_of
+from bitgolf.study.runs import code_of
 
-NEEDED = ("result.json", "recipe.json", "metrics.jsonl", "train_gpt.py", "model.bin", "scores.npz")
+NEEDED = ("result.json", *HASHED)
 SAME_BITS = 1e-6  # between a result and its scores added up again
 
 
@@ -40,6 +44,8 @@ class Finished(Score, total=False):
     windows: str
     dtype: str
     ledger: list[list[Any]]
+    evaluation_seconds: Figure
+    sha256: dict[str, str]
 
 
 @STRICT
@@ -49,6 +55,7 @@ class Logged(Step):
     step: Size
     steps: Size
     seconds: Figure
+    val_bits_per_byte: NotRequired[float | None]
 
 
 class Run(NamedTuple):
@@ -68,9 +75,29 @@ class Run(NamedTuple):
         """Of the initial weights."""
         return self.result["seed"]
 
+    def total_bytes(self, script: bytes) -> int:
+        """What counts towards the budget when this is the script."""
+        return self.result["total_bytes"] - len(self.code) + len(script)
 
-def gathered(folders: Sequence[Path]) -> list[Run]:
-    """The runs of one record, by seed. Raises PlanError with everything that does not fit together."""
+    def variant(self, *names: str) -> Any:
+        """The score by other weights that comes first among these names; {} where there is none."""
+        rows = {row["name"]: row for row in reversed(self.result.get("variants", []))}
+        return next((rows[name] for name in names if name in rows), {})
+
+
+class Planned(NamedTuple):
+    """A study that a run is of, by its folder. seeds: of the run's arm; each is as much a result as it is."""
+
+    folder: Path
+    arm: str
+    seeds: list[int]
+
+
+def gathered(folders: Sequence[Path], declared: Sequence[int] = ()) -> list[Run]:
+    """The runs of one record, by seed. Raises PlanError with everything that does not fit together.
+
+    declared: the seeds that were announced; a record tells of each of them.
+    """
     problems = [
         f"{folder}: no {name}; name finished run folders"
         for folder in folders
@@ -81,10 +108,79 @@ def gathered(folders: Sequence[Path]) -> list[Run]:
         raise PlanError(problems)
     runs = sorted(map(_read, folders), key=lambda run: run.seed)
     problems = [f"{run.folder}: {said}" for run in runs for said in faults(run)]
-    problems += [*_between(runs)]
+    problems += [*_between(runs), *_missing(runs, declared)]
     if problems:
         raise PlanError(problems)
     return runs
+
+
+def script_for(runs: Sequence[Run], readable: bool) -> bytes:
+    """The script of a record: the bytes that the runs counted, or the text that they are packed from.
+
+    Raises BitgolfError where that text is not known or does not fit into the budget.
+    """
+    packed, first = runs[0].code, runs[0]
+    if not readable:
+        return packed
+    if code_of(first.recipe) != packed:
+        raise BitgolfError(
+            "its script is not what this bitgolf makes of its recipe",
+            where=str(first.folder / "train_gpt.py"),
+            way_out="write the record without --readable",
+        )
+    script = flatten(first.recipe).encode()
+    for run in runs:
+        if (total := run.total_bytes(script)) > run.result["budget_bytes"]:
+            raise BitgolfError(
+                f"with the readable script over the budget of {run.result['budget_bytes']:,} bytes",
+                where=str(run.folder),
+                value=f"{total:,}",
+                way_out="write the record without --readable",
+            )
+    return script
+
+
+def studies_of(run: Run) -> list[Planned]:
+    """The studies that planned a run, which lie beside the folder of its runs."""
+    own, found = run.folder.resolve(), []
+    for path in sorted(own.parent.parent.glob(f"*/{RECEIPT}")):
+        try:
+            rows = receipt_of(path.parent)["runs"]
+        except BitgolfError:
+            continue  # a broken neighbour
+        arms = {row["arm"] for row in rows if (path.parent / row["folder"]).resolve() == own}
+        found += [
+            Planned(path.parent, arm, sorted(row["seed"] for row in rows if row["arm"] == arm))
+            for arm in sorted(arms)
+        ]
+    return found
+
+
+def beside(runs: Sequence[Run]) -> list[Path]:
+    """Finished runs of the same recipe in the folders of these runs that are not among them."""
+    named, identity = {run.folder.resolve() for run in runs}, runs[0].result["recipe_identity"]
+    found = []
+    for path in sorted({each for folder in named for each in folder.parent.glob("*/result.json")}):
+        try:
+            other = read_as(path, Finished)
+        except BitgolfError:
+            continue  # a run of another kind, or one that crashed
+        if path.parent not in named and other["recipe_identity"] == identity:
+            found.append(path.parent)
+    return found
+
+
+def _missing(runs: Sequence[Run], declared: Sequence[int]) -> Iterator[str]:
+    """Seeds that were announced, or planned by a study, and are not here."""
+    there = {run.seed for run in runs}
+    for seed in sorted({*declared} - there):
+        yield f"--seeds: seed {seed} was declared, and no run here has it"
+    if declared:
+        yield from (f"--seeds: seed {seed} was not declared" for seed in sorted(there - {*declared}))
+    plans = {(str(each.folder), each.arm): each.seeds for run in runs for each in studies_of(run)}
+    for (folder, arm), seeds in plans.items():
+        for seed in sorted({*seeds} - there):
+            yield f"{folder}: arm {arm!r} has seed {seed} too; a record tells of every seed that was planned"
 
 
 def _read(folder: Path) -> Run:
@@ -113,6 +209,9 @@ def faults(run: Run) -> Iterator[str]:
         yield f"its status is {result['status']!r}; a record is of runs that ended well and within budget"
     if run.recipe.identity() != result["recipe_identity"]:
         yield "recipe.json is not the recipe of result.json"
+    for name, written in result.get("sha256", {}).items():
+        if name in HASHED and sha256_of(run.folder / name) != written:
+            yield f"{name} is not the file that the run wrote, by its SHA-256"
     artifact = (run.folder / "model.bin").stat().st_size
     for name, size in (("code_bytes", len(run.code)), ("artifact_bytes", artifact)):
         if result.get(name) != size:
@@ -130,10 +229,21 @@ def faults(run: Run) -> Iterator[str]:
     clock = [line["seconds"] for line in run.metrics]
     if clock != sorted(clock) or (clock and clock[-1] > 1.01 * result.get("train_seconds", 0) + 0.01):
         yield "the clock of metrics.jsonl is not that of the run"
-    if run.certificate:
-        held = hashlib.sha256((run.folder / "model.bin").read_bytes()).hexdigest()
-        if run.certificate["artifact_sha256"] != held:
-            yield "its certificate is of another artifact; prove it again"
+    yield from _certificate_faults(run)
+
+
+def _certificate_faults(run: Run) -> Iterator[str]:
+    """What its certificate says and is not so."""
+    if run.certificate is None:
+        return
+    if run.certificate["artifact_sha256"] != sha256_of(run.folder / "model.bin"):
+        yield "its certificate is of another artifact; prove it again"
+    coded, size = run.folder / "proof" / "coded.bin", run.certificate["coded_bytes"]
+    if coded.is_file() and run.certificate["coded_sha256"] != sha256_of(coded):
+        yield "its certificate is of another coded file; prove it again"
+    bits = 8 * size / run.certificate["text_bytes"]
+    if abs(bits - run.certificate["bits_per_byte"]) > SAME_BITS * bits:
+        yield f"its certificate says {run.certificate['bits_per_byte']:.6f}, and its sizes {bits:.6f}"
 
 
 def _uncounted(result: Finished) -> int:
