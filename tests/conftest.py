@@ -65,6 +65,12 @@ def recipe() -> Recipe:
     )
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """A folder for what several tests read and none changes."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tests must not fight over cores, nor leave a thread count behind."""

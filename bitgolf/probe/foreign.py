@@ -61,6 +61,14 @@ class Program(Scorer):
         self.command, self.seconds, self.tolerance = list(command), seconds, tolerance
         self.name = shlex.join(command)
         self._pipe: _Pipe | None = None
+        try:
+            self._meet(vocabulary_size)
+        except BaseException:  # who gets no scorer cannot close it
+            self.close()
+            raise
+
+    def _meet(self, vocabulary_size: int) -> None:
+        """Ask what it knows."""
         first = self._answer({"prefix": [0], "target": 0, "distribution": True})
         self.gives_distributions = "distribution" in first
         self.vocabulary_size = vocabulary_size or len(first.get("distribution", ()))

@@ -1,5 +1,9 @@
 """The script of a recipe as its bytes are counted, and what they are for."""
 
+import functools
+import json
+
+from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import flatten, pack_script
 from bitgolf.squeeze.artifact import Artifact
@@ -8,7 +12,13 @@ from bitgolf.squeeze.quantize import AbsMax, Keep, QuantizePlan
 
 
 def script_of(recipe: Recipe) -> bytes:
-    """The self-extracting script, packed as the recipe's budget says."""
+    """The self-extracting script, packed as the recipe's budget says; made once in a process."""
+    return _script(recipe, json.dumps(to_json(recipe)))
+
+
+@functools.lru_cache(maxsize=32)
+def _script(recipe: Recipe, _written: str) -> bytes:
+    """_written: recipes that are equal may be written differently, as 1 and 1.0 are."""
     return pack_script(flatten(recipe), recipe.budget.code_codec)
 
 

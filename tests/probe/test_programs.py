@@ -1,6 +1,7 @@
 """`bitgolf probe`: the example of its page, odd answers in one line, runs, artifacts and files of users."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -218,3 +219,12 @@ def test_a_technique_or_a_recipe_of_a_user(bitgolf, tmp_path):  # noqa: F811
     refused(bitgolf("probe", "mine.py"), "several techniques", "ProbedCounts, ProbedAhead")
     code, out, _ = bitgolf("probe", "mine.py:ProbedAhead", "--json", "--positions", "2")
     assert (code, ended(out)["causal"]) == (1, "failed")
+
+
+def test_no_program_is_left_behind(bitgolf, program, tmp_path):  # noqa: F811
+    command = program(
+        "json.dumps({'nats': '1'})", f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+    )
+    refused(bitgolf("probe", "--", *command), "another form")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
