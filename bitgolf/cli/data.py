@@ -1,9 +1,12 @@
 """A text made into a dataset, or a dataset checked."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import Event, mapped
 from bitgolf.cli.options import Json
 from bitgolf.corpus.belonging import check_belonging
 from bitgolf.inputs.resolve import find_dataset
@@ -18,12 +21,23 @@ def data(
     case_ops: Annotated[
         bool, typer.Option("--case-ops", help="Capitals as operators before lower-case letters.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Of a folder of token shards, anybody's: every check, and its limits."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tokenize a text once and print its passport; of a dataset, check every hash.
 
+    With --verify: counts, hashes, BOS, losslessness, overlap of training and validation, fingerprints, and
+    what each check could not see. Exit code 1 where one fails.
+
     Example: bitgolf data my_texts/ --vocabulary-size 2048
+    Example: bitgolf data --verify data/datasets/fineweb10B_sp1024
     """
+    if verify:
+        show_verified(source, as_json)
+        return
     dataset = screen.follow(find_dataset(source, vocabulary_size, case_ops))
     dataset.verify()
     for stream in (dataset.train, dataset.val):
@@ -36,3 +50,31 @@ def data(
     ]
     screen.table(str(passport.get("name")), header, rows, as_json=as_json)
     screen.close({"folder": str(dataset.folder), "verified": True, **passport}, as_json=as_json)
+
+
+def show_verified(source: str, as_json: bool) -> None:
+    """`bitgolf data --verify FOLDER`."""
+    from bitgolf.corpus.corpora import path_of
+    from bitgolf.corpus.verify import shown, verify
+
+    path = path_of(source)
+    if path is None or not path.is_dir():
+        way_out = "give the folder of token shards to look into"
+        raise BitgolfError("no such folder", where="--verify", value=source, way_out=way_out)
+    found = screen.follow(mapped(verify(Path(path)), lambda step: Event(*step, {})))
+    header = ("check", "", "found", "expected", "what it could not see")
+    screen.table(source, header, shown(found.checks), as_json=as_json)
+    facts: dict[str, Any] = {
+        **found.facts,
+        "verified": not found.failed,
+        "failed": len(found.failed),
+        "cannot_tell": sum(each.sure == "cannot tell" for each in found.checks),
+    }
+    if as_json:
+        facts["checks"] = [each._asdict() for each in found.checks]
+    else:
+        val = found.facts["splits"]["val"]
+        facts |= {f"validation_{name}": val[name] for name in ("tokens_sha256", "text_sha256") if name in val}
+    screen.close(facts, as_json=as_json)
+    if found.failed:
+        raise typer.Exit(1)

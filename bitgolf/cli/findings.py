@@ -19,17 +19,42 @@ def findings(
     cited: Annotated[
         list[Path] | None, typer.Option("--cited", help="More figures of other people: a .json or .csv file.")
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option("--import", help="Take the public records below this folder in, as cited figures."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What all studies found, null results too; beside it, apart, what others published.
 
+    With words, a note says in how many public entries it was tried, and the best that came of it. Records
+    that were imported stand in public-records.json of the folder; importing again renews them.
+
     Example: bitgolf findings EMA
+    Example: bitgolf findings --import parameter-golf/records Xsa
     """
+    taken: dict[str, Any] = {}
+    if records is not None:
+        from bitgolf.published.records import imported
+
+        rows, broken = imported(records)
+        path = ledger.keep_cited(rows, folder)
+        entries = len({row.source for row in rows})
+        taken = {"imported": entries, "rows": len(rows), "not_imported": broken, "file": str(path)}
+        for problem in broken:
+            screen.note(f"not imported: {problem}")
     known, problems = ledger.measured(folder)
     own = ledger.matching(known, words or [])
-    others = ledger.matching(ledger.cited(*(cited or [])), words or [])
-    screen.table("Measured here", *ledger.measured_rows(own), as_json=as_json)
-    screen.table("Cited: other people's figures and conditions", *ledger.cited_rows(others), as_json=as_json)
+    before = [folder / ledger.IMPORTED] if (folder / ledger.IMPORTED).is_file() else []
+    figures = ledger.cited(*before, *(cited or []))
+    others = ledger.matching(figures, words or [])
+    note = ledger.novelty(figures, words) if words else ""
+    if words or records is None:
+        screen.table("Measured here", *ledger.measured_rows(own), as_json=as_json)
+        title = "Cited: other people's figures and conditions"
+        screen.table(title, *ledger.cited_rows(others), as_json=as_json)
+    if note and not as_json:
+        print(f"{screen.escaped(note)}\n")
     if problems and not as_json:
         print(f"not readable: {screen.escaped(', '.join(problems))}\n")
     facts: dict[str, Any] = {"measured": len(own), "cited": len(others), "unreadable": len(problems)}
@@ -38,5 +63,6 @@ def findings(
             "measured": [dataclasses.asdict(each) for each in own],
             "cited": [dataclasses.asdict(each) for each in others],
             "unreadable": problems,
+            **({"novelty": note} if note else {}),
         }
-    screen.close(facts, as_json=as_json)
+    screen.close(facts | taken, as_json=as_json)

@@ -289,12 +289,17 @@ class Shards(ShardSource):
             ],
         )
 
-    def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
-        yield Progress("find", 0, 1)
+    def models(self) -> list[Path]:
+        """The model files that may have made the shards."""
         models = [self.model] if self.model else sorted(self.root.glob("*.model"))
         size = re.search(r"sp(\d+)", self.root.name)
         if not models and size:
             models = sorted((self.root.parent.parent / "tokenizers").glob(f"fineweb_{size[1]}_bpe.model"))
+        return models
+
+    def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
+        yield Progress("find", 0, 1)
+        models = self.models()
         if len(models) != 1:
             raise DataError(
                 "shards need exactly one .model file beside them",
@@ -302,7 +307,7 @@ class Shards(ShardSource):
                 value=[path.name for path in models],
                 way_out="copy the model that made the shards into this folder",
             )
-        return _shards_of(self.root, "train"), _shards_of(self.root, "val"), models[0]
+        return shards_of(self.root, "train"), shards_of(self.root, "val"), models[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +364,7 @@ def source_from(text: str) -> Source:
         return Challenge(found[1], int(found[2] or 1))
     path = path_of(text)
     if path and path.is_dir():
-        return Shards(path) if _shards_of(path, "train") else Files(path)
+        return Shards(path) if shards_of(path, "train") else Files(path)
     if path and os.path.lexists(path):
         refuse_special(path)
         return Files(path)
@@ -380,7 +385,7 @@ def path_of(text: str) -> Path | None:
     return path if text else None
 
 
-def _shards_of(folder: Path, split: str) -> list[Path]:
+def shards_of(folder: Path, split: str) -> list[Path]:
     """Shards of a split by number; a name must not say both."""
     paths = _token_files(folder)
     both = [path.name for path in paths if {"train", "val"} <= _splits_of(path)]

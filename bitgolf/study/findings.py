@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff
 from bitgolf.inputs.typed import read_outside
 from bitgolf.report import screen
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bitgolf.study.design import Arm, Study
 
 SHIPPED = Path(__file__).with_name("cited.json")
+IMPORTED = "public-records.json"  # rows of `bitgolf findings --import`, in the folder of the ledger
 OWN_NAME = "study.json"  # what `bitgolf study` writes
 MARKS = (b'"study"', b'"comparisons"', b'"arms"')
 MOST_BYTES = 2**26  # of a file that is looked into
@@ -65,7 +67,7 @@ class Cited:
     """One published figure with its conditions; the fields are the columns of a table that can be merged.
 
     effect: value - reference, or the published difference where either of them is not published. verdict:
-    that of its author. seeds: how many runs are behind the value.
+    that of its author. seeds: how many runs are behind the value. uses: techniques by their names here.
     """
 
     source: str
@@ -81,6 +83,7 @@ class Cited:
     seeds: int | None = None
     artifact_bytes: int | None = None
     note: str = ""
+    uses: str = ""
 
 
 Entry = TypeVar("Entry", Finding, Cited)
@@ -192,6 +195,49 @@ def cited(*more: Path) -> list[Cited]:
     Their columns are the fields of `Cited`; source, technique and metric must be given. Raises BitgolfError.
     """
     return [row for path in (SHIPPED, *more) for row in _cited_rows(path)]
+
+
+def keep_cited(rows: Sequence[Cited], folder: Path) -> Path:
+    """Add rows to the imported ones of a folder; those of the same sources go. Returns the file."""
+    path = folder / IMPORTED
+    sources = {row.source for row in rows}
+    kept = [row for row in _cited_rows(path) if row.source not in sources] if path.is_file() else []
+    checked = [_cited_row(dataclasses.asdict(row), f"row of {row.source}") for row in rows]
+    write_json(path, [dataclasses.asdict(row) for row in (*kept, *checked)])
+    return path
+
+
+def novelty(figures: Sequence[Cited], words: Sequence[str]) -> str:
+    """In how many public entries something was tried, the best that came of it, and under which conditions.
+
+    An entry is a source; what it tried is what its name says, or what its own settings switch on.
+    """
+    told = matching(figures, words)
+    entries, known = {row.source for row in told}, {row.source for row in figures}
+    asked = " ".join(words)
+    if not entries:
+        return f"{asked}: tried in none of the {len(known)} public entries that are known here"
+    in_bits = [row for row in told if "bits per byte" in row.metric]
+    gains = [row for row in in_bits if row.effect is not None]
+    scores = [row for row in in_bits if row.value is not None and "pre-quant" not in row.metric]
+    parts = [f"{asked}: tried in {len(entries)} of {len(known)} public entries"]
+    alone = [row for row in gains if all(word.lower() in row.technique.lower() for word in words)]
+    if gains:
+        best = min(alone or gains, key=lambda row: row.effect or 0.0)
+        parts.append(
+            f"best {_signed(best.effect or 0.0)} bits per byte ({best.source}: {best.technique} against "
+            f"{best.against or 'what it names'}; {best.conditions or 'conditions not stated'})"
+            + ("" if alone else ", of all that this entry changes together")
+        )
+    else:
+        parts.append("no entry states a difference")
+    if scores:
+        lowest = min(scores, key=lambda row: row.value or math.inf)
+        parts.append(
+            f"lowest score {_as_printed(lowest.value)} ({lowest.source}; "
+            f"{lowest.conditions or 'conditions not stated'}), with whatever else it has"
+        )
+    return "; ".join(parts)
 
 
 def _cited_rows(path: Path) -> Iterator[Cited]:
@@ -340,7 +386,7 @@ def _searched(entry: Finding | Cited) -> str:
     if isinstance(entry, Finding):
         texts += [entry.study, *(f"{path}={after}" for path, after in entry.paths)]
     else:
-        texts += [entry.source, entry.author]
+        texts += [entry.source, entry.author, entry.uses]
     return "\n".join(texts).lower()
 
 

@@ -1,0 +1,183 @@
+"""Data that lies there: every check holds on a sound folder, and finds what was planted in another."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bitgolf.base.errors import DataError
+from bitgolf.base.events import finish
+from bitgolf.base.files import read_json, write_json
+from bitgolf.corpus.verify import FAILS, HOLDS, OPEN, RUN_TOKENS, verify
+from bitgolf.text.shards import read_shard, write_shard
+from bitgolf.text.tokenizer import Tokenizer
+from tests.cli.test_cli import bitgolf, refused  # noqa: F401
+
+NAMES = (
+    "counts and hashes",
+    "files of both splits",
+    "ids",
+    "BOS",
+    "prefix",
+    "runs of tokens",
+    "tokenizer",
+    "bytes",
+    "losslessness",
+    "exact documents",
+    "13-grams",
+)
+
+
+def checked(folder):
+    return {each.name: each for each in finish(verify(folder)).checks}
+
+
+def failed(folder):
+    return {name for name, each in checked(folder).items() if each.sure == FAILS}
+
+
+@pytest.fixture
+def folder(dataset, tmp_path):
+    return shutil.copytree(dataset.folder, tmp_path / "data")
+
+
+@pytest.fixture
+def bare(folder):
+    """The same as someone else would have it: without a passport."""
+    (folder / "passport.json").unlink()
+    return folder
+
+
+def changed(path, change):
+    tokens = np.array(read_shard(path))
+    write_shard(path, change(tokens))
+
+
+def only(folder, split):
+    (path,) = folder.glob(f"{split}_*.bin")
+    return path
+
+
+def test_a_sound_dataset_holds_and_says_what_it_cannot_see(folder, dataset):
+    found = finish(verify(folder))
+    assert tuple(each.name for each in found.checks) == NAMES
+    assert {each.sure for each in found.checks} == {HOLDS} and not found.failed
+    assert all(each.unseen for each in found.checks)
+    val, facts = found.facts["splits"]["val"], dataset.passport["splits"]["val"]
+    for name in ("documents", "tokens", "token_bytes", "text_bytes", "text_sha256"):
+        assert val[name] == facts[name]
+    assert found.facts["overlap"] == dataset.passport["overlap"]
+    rate = found.facts["bytes_per_token"]
+    assert found.facts["uniform_bits_per_byte"] == pytest.approx(np.log2(320) / rate)
+    assert found.facts["tokenizer_identity"] == dataset.tokenizer.identity
+
+
+def test_without_a_passport_nothing_is_said_of_hashes(bare):
+    found = checked(bare)
+    assert found["counts and hashes"].sure == OPEN and failed(bare) == set()
+
+
+def test_without_a_tokenizer_tokens_are_still_compared(bare):
+    (bare / "tokenizer.bin").unlink()
+    found = checked(bare)
+    assert found["exact documents"].sure == found["losslessness"].sure == found["BOS"].sure == OPEN
+    assert found["prefix"].sure == HOLDS
+    changed(only(bare, "train"), lambda tokens: np.concatenate([tokens, read_shard(only(bare, "val"))]))
+    assert failed(bare) == {"runs of tokens"}
+
+
+def in_single_bytes(folder, tokens):
+    """The same text in tokens that this tokenizer would not choose."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.bin")
+    ids = {tokenizer.piece(token): token for token in range(tokenizer.vocabulary_size)}
+    part = tokens[:5000]
+    pieces = [
+        [token] if token == tokenizer.bos else [ids[bytes([b])] for b in tokenizer.piece(token)]
+        for token in part
+    ]
+    return np.concatenate(pieces)
+
+
+PLANTS = {
+    "validation copied into training": (
+        lambda folder, val: changed(only(folder, "train"), lambda t: np.concatenate([t, val])),
+        {"exact documents", "runs of tokens", "13-grams"},
+    ),
+    "validation as a prefix of training": (
+        lambda folder, val: changed(only(folder, "train"), lambda t: np.concatenate([val, t])),
+        {"exact documents", "runs of tokens", "prefix", "13-grams"},
+    ),
+    "one shard under both names": (
+        lambda folder, val: shutil.copy(only(folder, "val"), folder / "train_000001.bin"),
+        {"exact documents", "runs of tokens", "files of both splits", "13-grams"},
+    ),
+    "no BOS": (
+        lambda folder, val: changed(only(folder, "train"), lambda t: t[t != 1]),
+        {"BOS"},
+    ),
+    "begins inside a document": (lambda folder, val: changed(only(folder, "val"), lambda t: t[5:]), {"BOS"}),
+    "an empty document": (
+        lambda folder, val: changed(only(folder, "val"), lambda t: np.concatenate([t[:1], t])),
+        {"BOS"},
+    ),
+    "tokens of another tokenizer": (
+        lambda folder, val: changed(only(folder, "train"), lambda t: in_single_bytes(folder, t)),
+        {"tokenizer"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_what_was_planted_is_found(bare, dataset, name):
+    plant, expected = PLANTS[name]
+    assert dataset.tokenizer.bos == 1
+    plant(bare, np.array(dataset.val.all()))
+    assert failed(bare) == expected
+
+
+def test_against_a_passport(folder, dataset):
+    changed(only(folder, "val"), lambda tokens: np.concatenate([tokens[:200], tokens[220:]]))
+    assert {"counts and hashes", "losslessness"} <= failed(folder)
+    shutil.copy(only(dataset.folder, "val"), only(folder, "val"))
+    passport = read_json(folder / "passport.json")
+    passport["splits"]["train"]["documents"] += 1
+    passport["splits"]["val"]["token_bytes"] += 1
+    write_json(folder / "passport.json", passport)
+    assert failed(folder) == {"BOS", "bytes"}
+
+
+def test_a_run_counts_at_whole_tokens_alone(bare):
+    """The bytes of a run may stand between tokens; that is no run of tokens."""
+    run = np.array(read_shard(only(bare, "val"))[:RUN_TOKENS])
+    moved = np.frombuffer(b"\0" + run.tobytes() + b"\0", "<u2") % 256
+    changed(only(bare, "train"), lambda tokens: np.concatenate([tokens, moved]))
+    assert "runs of tokens" not in failed(bare)
+
+
+def test_what_cannot_be_looked_into_is_refused(folder, tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        finish(verify(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="shards for training and validation are needed"):
+        finish(verify(tmp_path / "empty"))
+    only(folder, "val").write_bytes(b"x" * 3000)
+    with pytest.raises(DataError, match="not a token shard"):
+        finish(verify(folder))
+
+
+def test_ids_past_the_vocabulary_are_refused(bare):
+    changed(only(bare, "val"), lambda tokens: np.where(tokens == tokens.max(), 999, tokens))
+    with pytest.raises(DataError, match="past the vocabulary of 320"):
+        finish(verify(bare))
+
+
+def test_the_verb(bitgolf, folder, dataset):  # noqa: F811
+    code, out, _ = bitgolf("data", "--verify", folder, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["verified"] and [each["name"] for each in found["checks"]] == [*NAMES]
+    changed(only(folder, "train"), lambda tokens: np.concatenate([tokens, dataset.val.all()]))
+    (folder / "passport.json").unlink()
+    code, out, _ = bitgolf("data", "--verify", folder)
+    assert code == 1 and "failed:" in out and "validation_tokens_sha256:" in out
+    refused(bitgolf("data", "--verify", folder / "none"), "no such folder")
