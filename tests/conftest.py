@@ -1,5 +1,6 @@
 """What many tests need: a tiny dataset of generated text and a tiny recipe that trains in seconds."""
 
+import os
 import random
 
 import pytest
@@ -63,6 +64,14 @@ def recipe() -> Recipe:
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
         backend=BackendPlan(dtype="float32", threads=1),
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """A cache of this session's own, which its processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["BITGOLF_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(scope="session")

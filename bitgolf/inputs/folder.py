@@ -1,6 +1,5 @@
-"""The user's cache, and run folders: each is one process's at a time, gone again if nothing came of it."""
+"""Run folders: each is one process's at a time, gone again if nothing came of it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,12 +9,6 @@ from filelock import FileLock, Timeout
 from bitgolf.base.errors import BitgolfError
 
 LOCK = ".lock"
-
-
-def cache_folder() -> Path:
-    """Where datasets are kept between runs: BITGOLF_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("BITGOLF_CACHE") or Path(home) / "bitgolf")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, is_first_process, mapped
 from bitgolf.base.files import write_bytes
 from bitgolf.base.plan import Plan
-from bitgolf.inputs.folder import cache_folder
+from bitgolf.run.cache import cache_folder
 from bitgolf.script.own import OWN_FILES, OwnFile, load_own, own_files, parts_of, plans_in
 
 Result = TypeVar("Result")

@@ -16,7 +16,6 @@ from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.forecast.laptop import laptop
-from bitgolf.inputs.folder import cache_folder
 from bitgolf.inputs.recorded import remember, techniques_of
 from bitgolf.inputs.typed import read_plan
 from bitgolf.public.checkpoints import (
@@ -28,6 +27,7 @@ from bitgolf.public.checkpoints import (
 )
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
+from bitgolf.run.cache import cache_folder
 from bitgolf.script.own import OWN_FILES, load_own
 from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
 from bitgolf.text.shards import PASSPORT_FILE, Dataset

@@ -1,25 +1,16 @@
 """The script of a recipe as its bytes are counted, and what they are for."""
 
-import functools
-import json
-
-from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
-from bitgolf.script.flatten import flatten, pack_script
+from bitgolf.script.flatten import packed_source
+from bitgolf.script.kept import minified
 from bitgolf.squeeze.artifact import Artifact
 from bitgolf.squeeze.codec import Deflate
 from bitgolf.squeeze.quantize import AbsMax, Keep, QuantizePlan
 
 
 def script_of(recipe: Recipe) -> bytes:
-    """The self-extracting script, packed as the recipe's budget says; made once in a process."""
-    return _script(recipe, json.dumps(to_json(recipe)))
-
-
-@functools.lru_cache(maxsize=32)
-def _script(recipe: Recipe, _written: str) -> bytes:
-    """_written: recipes that are equal may be written differently, as 1 and 1.0 are."""
-    return pack_script(flatten(recipe), recipe.budget.code_codec)
+    """The self-extracting script, packed as the recipe's budget says."""
+    return packed_source(minified(recipe), recipe.budget.code_codec)
 
 
 def whole_ledger(recipe: Recipe, code: bytes, artifact: Artifact) -> list[list[str | int]]:

@@ -226,11 +226,15 @@ def literal(value: Any, *, full: bool = False, indent: int = 0, wording: Wording
 
 
 def pack_script(script: str, codec: str = "standard") -> bytes:
-    """The self-decompressing form: one Python file that runs as it is. Its length is the code's cost.
+    """The self-decompressing form of a readable script; see `packed_source`."""
+    return packed_source(minify(script).encode(), codec)
+
+
+def packed_source(source: bytes, codec: str = "standard") -> bytes:
+    """One Python file that runs a minified source as it is. Its length is the code's cost.
 
     codec: of the standard library, which alone is sure to be there, or "brotli" too, if that is shorter.
     """
-    source = minify(script).encode()
     forms = [_stub("zlib", f"{source_of(_deflate(source))})")]
     if codec == "brotli":
         brotli = needed("brotli", "budget.code_codec=brotli")
