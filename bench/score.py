@@ -1,35 +1,39 @@
 """Scored tokens per second of our sliding windows and chains beside the public way, taken in turns.
 
-python -m bench.score [--shapes tiny,small] [--tokens N] [--rounds N] [--threads N] [--json]
-The public way: a forward pass over each whole window with all its logits, in everyday torch. Chains score 16
-times as many tokens, as the first of each lane are passed for nothing. Weights are drawn away from where they
-start, so that every part has a say in the nats that are compared.
+python -m bench.score [--shapes tiny,small] [--rounds N] [--json]
+The public way: a forward pass over each whole window with all its logits, in everyday torch. One thread, of
+which its own processor time counts. Every way scores a short and a longer stretch, and the difference counts:
+in a long text a window scores `stride` tokens and a chain has its history. Figures are of the fastest of some
+rounds. Weights are drawn away from where they start, so that every part has a say in the nats compared.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench.plain import PlainScore
-from bench.train import interleave, show
-from bitgolf.net.backend import BackendPlan, choose_backend
+from bench.train import show
+from bitgolf.net.backend import BackendPlan, bfloat16_gain, choose_backend
 from bitgolf.net.model import ModelPlan, build_model, model_with
+from bitgolf.net.native import native
 from bitgolf.score.chained import Chained
 from bitgolf.score.score import ScorePlan, score
 from bitgolf.score.windows import Sliding, Windows
 
-SHAPES = {  # model, length of a window; strides are of 64 tokens
-    "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256),
-    "small": (ModelPlan(width=256, layers=6, heads=4, kv_heads=2), 1024),
+SHAPES = {  # model, length of a window, windows of the longer stretch, spans of a lane of it
+    "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32, 16),
+    "small": (ModelPlan(width=256, layers=6, heads=4, kv_heads=2), 1024, 6, 12),
 }
-STRIDE, LANES = 64, 16
+STRIDE, LANES = 64, 8
 KINDS = ("float32", "bfloat16")
 
 
@@ -42,65 +46,157 @@ class NoText:
         return np.zeros(len(targets), np.int64)
 
 
-def bench_sliding(shape: str, tokens: int, rounds: int) -> dict[str, Any]:
-    """Our sliding windows in both number types beside the public way, and how far the nats are apart."""
-    plan, length = SHAPES[shape]
+class Way(NamedTuple):
+    """A way to score so many tokens from the first; and a shorter and a longer stretch for it."""
+
+    nats: Callable[[int], np.ndarray]
+    short: int
+    long: int
+
+
+def ways_of(plan: ModelPlan, length: int, windows: int, spans: int) -> dict[str, Way]:
+    """The public way, our sliding windows and our chains, in both number types, on the same text."""
     draw = torch.Generator().manual_seed(1)
-    text = torch.randint(plan.vocabulary_size, (16 * tokens + length,), generator=draw)
+    text = torch.randint(plan.vocabulary_size, (LANES * (length + spans * STRIDE) + 1,), generator=draw)
     weights = {
         name: tensor + 0.02 * torch.randn(tensor.shape, generator=draw)
         for name, tensor in build_model(plan).state_dict().items()
     }
-    long = text.numpy().astype(np.uint16)
-    stream, windows = long[: tokens + length], Sliding(length=length, stride=STRIDE)
+    stream, sliding = text.numpy().astype(np.uint16), Sliding(length=length, stride=STRIDE)
     chained = Chained(history=length - STRIDE, stride=STRIDE, lanes=LANES)
-    cuts = list(windows.windows(len(stream)))
+    stretches = length, length + windows * STRIDE
+    lanes = (
+        LANES * length - (LANES - 1) * chained.history,
+        LANES * (STRIDE + spans * STRIDE) + chained.history,
+    )
 
-    def ours(kind: str, by: Windows, stream: np.ndarray) -> Callable[[], np.ndarray]:
-        backend = choose_backend(BackendPlan(threads=torch.get_num_threads(), dtype=kind))
-        model = model_with(plan, weights, backend)
-        return lambda: score(model, stream, NoText(), ScorePlan(windows=by)).nats  # type: ignore[arg-type]
+    def ours(kind: str, by: Windows) -> Callable[[int], np.ndarray]:
+        model = native(model_with(plan, weights, choose_backend(BackendPlan(threads=1, dtype=kind))))
+        return lambda scored: score(model, stream[: scored + 1], NoText(), ScorePlan(windows=by)).nats  # type: ignore[arg-type]
 
-    def public(kind: str) -> Callable[[], Tensor]:
+    def public(kind: str) -> Callable[[int], np.ndarray]:
         way = PlainScore(plan, weights, mixed=kind == "bfloat16")
-        return lambda: way(text, cuts)
+        return lambda scored: way(text, list(sliding.windows(scored + 1))).numpy()
 
-    calls: dict[str, Callable[[], Any]] = {f"public {kind}": public(kind) for kind in KINDS}
-    calls |= {f"sliding {kind}": ours(kind, windows, stream) for kind in KINDS}
-    calls |= {f"chained {kind}": ours(kind, chained, long) for kind in KINDS}
-    found = {name: np.asarray(call()) for name, call in calls.items()}
+    found = {f"public {kind}": Way(public(kind), *stretches) for kind in KINDS}
+    found |= {f"sliding {kind}": Way(ours(kind, sliding), *stretches) for kind in KINDS}
+    return found | {f"chained {kind}": Way(ours(kind, chained), *lanes) for kind in KINDS}
+
+
+def fastest(ways: dict[str, Way], rounds: int) -> dict[str, float]:
+    """Tokens per second of each, from the least processor time of either stretch."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            for scored in (way.short, way.long):
+                start = time.process_time()
+                way.nats(scored)
+                seconds.setdefault((name, scored), []).append(time.process_time() - start)
+    least = {key: min(values) for key, values in seconds.items()}
+    return {
+        name: (way.long - way.short) / (least[name, way.long] - least[name, way.short])
+        for name, way in ways.items()
+    }
+
+
+def memory_of(call: Callable[[], object]) -> float:
+    """MiB that a call takes at its peak beyond what was there; not a number where Linux does not say."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _resident("VmRSS")
+        call()
+        return (_resident("VmHWM") - before) / 1024
+    except (OSError, AttributeError):
+        return float("nan")
+
+
+def _resident(name: str) -> int:
+    (line,) = (each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(name))
+    return int(line.split()[1])
+
+
+def operations(plan: ModelPlan, length: int) -> dict[str, float]:
+    """Floating-point operations of products and attention, in millions for each scored token.
+
+    Attention counts the keys that a query sees. A sliding window passes all of its tokens through all layers
+    but the last, where all have keys and values alone, and the scored ones the rest.
+    """
+    width, kv_width = plan.width, plan.dimensions.kv_width
+    keys = 2 * 2 * width * kv_width
+    rest = 2 * 2 * width**2 + 2 * 2 * width * plan.hidden_width()
+    head = 2 * width * plan.vocabulary_size
+
+    def attention(queries: int) -> float:
+        """Of the last so many tokens of a window."""
+        return 4 * width * sum(range(length - queries + 1, length + 1))
+
+    whole = length * (keys + rest) + attention(length)
+    ended = length * keys + STRIDE * rest + attention(STRIDE)
+    span = STRIDE * (keys + rest) + attention(STRIDE)
+    return {
+        "public": (plan.layers * whole + length * head) / STRIDE / 1e6,
+        "sliding": ((plan.layers - 1) * whole + ended + STRIDE * head) / STRIDE / 1e6,
+        "chained": (plan.layers * span + STRIDE * head) / STRIDE / 1e6,
+    }
+
+
+def bench_scorers(shape: str, rounds: int) -> dict[str, Any]:
+    """Speeds, what arithmetic says of them, memory, and how far the nats are apart."""
+    plan, length, windows, spans = SHAPES[shape]
+    ways = ways_of(plan, length, windows, spans)
+    for way in ways.values():
+        way.nats(way.short)  # what is compiled or loaded once stays
+    memory = {name: memory_of(lambda way=way: way.nats(way.long)) for name, way in ways.items()}
+    found = {name: way.nats(way.long) for name, way in ways.items() if "chained" not in name}
     exact = found["public float32"]
-    seconds = interleave(calls, rounds)
-    rates = {name: len(found[name]) / value for name, value in seconds.items()}
+    rates, millions = fastest(ways, rounds), operations(plan, length)
+    public = rates["public float32"]
     return {
         "bench": f"score {shape} {length}/{STRIDE}",
         "tokens_per_second": rates,
         "sliding_over_public": {kind: rates[f"sliding {kind}"] / rates[f"public {kind}"] for kind in KINDS},
-        "bfloat16_over_public_float32": rates["sliding bfloat16"] / rates["public float32"],
+        "bfloat16_over_public_float32": rates["sliding bfloat16"] / public,
         "chained_over_sliding": {kind: rates[f"chained {kind}"] / rates[f"sliding {kind}"] for kind in KINDS},
+        "million_operations_a_token": millions,
+        "fewer_operations": {
+            "sliding_over_public": millions["public"] / millions["sliding"],
+            "chained_over_sliding": millions["sliding"] / millions["chained"],
+        },
+        "gigaflops": {name: rate * millions[name.split()[0]] / 1000 for name, rate in rates.items()},
+        "peak_MiB": memory,
         "largest_difference_in_nats": {
-            name: float(np.abs(nats - exact).max())
-            for name, nats in found.items()
-            if not name.startswith("chained")
+            name: float(np.abs(nats - exact).max()) for name, nats in found.items()
         },
     }
 
 
-def main() -> None:
+def products() -> dict[str, float]:
+    """What a product of 1024x256 by 256x256 runs at here, the most that the figures below can reach."""
+    left, right = torch.ones(1024, 256), torch.ones(256, 256)
+    least = min(_seconds(lambda: left @ right) for _ in range(50))
+    float32 = 2 * 1024 * 256 * 256 / least / 1e9
+    return {"float32": float32, "bfloat16": float32 * bfloat16_gain(torch.device("cpu"))}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="tiny,small")
-    parser.add_argument("--tokens", type=int, default=4096, help="scored after the first window")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    backend = choose_backend(BackendPlan(threads=options.threads))
-    machine = {"bench": "machine", "load_average": os.getloadavg()[0], "threads": backend.threads}
-    results = [
-        machine,
-        *(bench_sliding(s, options.tokens, options.rounds) for s in options.shapes.split(",")),
-    ]
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    choose_backend(BackendPlan(threads=1))  # keeps freed memory for all ways alike
+    results = [{"bench": "machine", "load_average": os.getloadavg()[0], "gigaflops_of_products": products()}]
+    for shape in options.shapes.split(","):
+        results.append(bench_scorers(shape, options.rounds))
     if options.json:
         json.dump(results, sys.stdout, indent=2)
         print()

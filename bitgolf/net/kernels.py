@@ -19,6 +19,7 @@ CHUNK_SHORT = 64  # queries handled together up to CHUNK_SHORT_TIME tokens of co
 CHUNK_LONG = 256
 CHUNK_SHORT_TIME = 512
 KEEP_BYTES = 256 << 20  # attention weights of one layer above this size are computed again when needed
+BLOCK_SCORES = 1 << 17  # attention scores made together where none are kept
 HEAD_ROWS = 512  # tokens whose logits are made together
 LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
 
@@ -390,9 +391,11 @@ class ChunkAttention(Function):
         places = dout.view(*dout.shape[:2], *q.shape[:2], heads.shape[-1]).permute(2, 3, 0, 1, 4)
         for index, (first, start, end) in enumerate(chunks(heads.shape[2], ctx.sight.window)):
             some, seen = stack(q, start, end), slice(first, end)
-            weights = (
-                kept[index] if kept else attention_weights(some, k[:, seen], len(q), first, start, ctx.sight)
-            )
+            if kept:
+                weights = kept[index]
+            else:
+                hidden = hidden_keys(first if ctx.sight.window else start, start, end, ctx.sight.window, k)
+                weights = attention_weights(some, k[:, seen], len(q), first, start, ctx.sight, hidden)
             dfound = stack(places, start, end)
             dweights = torch.bmm(dfound, v[:, seen].transpose(1, 2))
             dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
@@ -415,10 +418,20 @@ def attend_last(
     out = q.new_empty(batch, last, count * group * width)
     places = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
     for first, start, end in chunks(k.shape[1], sight.window, before):
-        some = stack(q, start - before, end - before)
-        weights = attention_weights(some, k[:, first:end], count, first, start, sight)
+        some, seen = stack(q, start - before, end - before), slice(first, end)
+        hidden = hidden_keys(first if sight.window else start, start, end, sight.window, k)
+        if kept is not None or sight.changes or torch.is_grad_enabled():
+            weights = attention_weights(some, k[:, seen], count, first, start, sight, hidden)
+            found = torch.bmm(weights, v[:, seen])
+        else:  # the scores of a few rows at a time stay in the cache
+            found = torch.empty_like(some)
+            size = max(1, BLOCK_SCORES // (some.shape[1] * (end - first)))
+            for row in range(0, len(some), size):
+                rows = slice(row, row + size)
+                weights = attention_weights(some[rows], k[rows, seen], count, first, start, sight, hidden)
+                found[rows] = torch.bmm(weights, v[rows, seen])
         place = places[:, :, :, start - before : end - before]
-        place.copy_(unstack(torch.bmm(weights, v[:, first:end]), place))
+        place.copy_(unstack(found, place))
         if kept is not None:
             kept.append(weights)
     return out
@@ -453,16 +466,19 @@ def unstack(found: Tensor, like: Tensor) -> Tensor:
 
 
 def attention_weights(
-    q: Tensor, k: Tensor, heads: int, first: int, start: int, sight: AttentionMask
+    q: Tensor, k: Tensor, heads: int, first: int, start: int, sight: AttentionMask, hidden: Tensor
 ) -> Tensor:
-    """Softmax over the keys that each stacked query sees, the first of them at the place `first`."""
+    """Softmax over the keys that each stacked query sees, the first of them at the place `first`.
+
+    hidden: see `hidden_keys`, for the last keys; all before these are seen.
+    """
     end = first + k.shape[1]
-    group = q.shape[1] // (end - start)
-    hidden = hidden_keys(first, start, end, sight.window, k)
-    scores = torch.baddbmm(hidden.repeat(group, 1), q, k.transpose(1, 2))
+    scores = torch.bmm(q, k.transpose(1, 2))
+    apart = scores.view(len(q), -1, end - start, end - first)
+    apart[..., -hidden.shape[1] :] += hidden
     if sight.changes:
-        apart = scores.view(heads, -1, group, end - start, end - first)
-        scores = sight.changed(apart, first, start).view(scores.shape)
+        grouped = apart.view(heads, -1, *apart.shape[1:])
+        scores = sight.changed(grouped, first, start).view(scores.shape)
     return scores.softmax(-1)
 
 

@@ -175,6 +175,7 @@ class Model(Module):
     def choose(self, backend: Backend) -> None:
         """Take the backend's operations, without moving anything."""
         self.backend, self.kernels = backend, choose_kernels(backend)
+        self.attend = partial(attend, kind=backend.attention)
         self.compiled_loss = torch.compile(self.eager_loss) if backend.compile else None
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ class Model(Module):
             sight = scope.limit(sight, seen, plan.bos_id, self.training)
         tables = plan.position.tables(seen.shape[1], self.window, plan.width // plan.heads, seen.device)
         cos, sin = (table[-new:] for table in tables)
-        way = way or partial(attend, kind=self.backend.attention)
+        way = way or self.attend
         calls = self.training_calls if self.training else self.scoring_calls
         return Context(seen[:, -new:], start, cos, sin, self.kernels, way, sight, self, {}, calls)
 

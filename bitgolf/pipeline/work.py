@@ -20,6 +20,7 @@ from bitgolf.inputs.resolve import find_dataset
 from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, model_with, parameter_shapes
+from bitgolf.net.native import native
 from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
 from bitgolf.report.compressors import WINDOW_BYTES, rivals, rivals_here
@@ -267,7 +268,7 @@ def model_to_score(path: Path, unpacked: Unpacked, changes: Sequence[str]) -> tu
             way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
         )
     backend = choose_backend(recipe.backend, dtype_of(path.parent))
-    return model_with(recipe.model, unpacked.weights, backend), recipe.score, trained
+    return native(model_with(recipe.model, unpacked.weights, backend)), recipe.score, trained
 
 
 def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:

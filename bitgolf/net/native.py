@@ -1,0 +1,166 @@
+"""The operations of a pass that nothing is trained through, each in one go over memory, as machine code.
+
+Torch makes several goes of a norm, a rotation or a squared relu; products stay torch's. What scores or codes
+says `native(model)`; training and generated scripts do not.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.base.compiled import numba
+from bitgolf.net.kernels import NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
+from bitgolf.net.model import Model
+from bitgolf.net.parts import Attend
+
+Looping = TypeVar("Looping", bound=Callable[..., object])
+EPSILON = np.float32(NORM_EPSILON)
+
+
+def native(model: Model) -> Model:
+    """The model, computing so from now on where it can: on a CPU, and all but attention in float32 by numba.
+
+    Its scores move by some 1e-7 of themselves, as sums are added in another order.
+    """
+    backend = model.backend
+    if backend.fused and backend.device.type == "cpu":
+        model.attend = partial(attend_in_blocks, trained=model.attend)
+        if numba and backend.dtype == torch.float32:
+            model.kernels = NativeKernels()
+    return model
+
+
+def in_vectors(function: Looping) -> Looping:
+    """The function as machine code that is made once and kept in a file, where one can be written.
+
+    Sums are added in another order, and products rounded with them, as vectors need it.
+    """
+    if not numba:
+        return function
+    made = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract"})
+    try:
+        return cast(Looping, made(function, cache=True))
+    except RuntimeError:  # no folder for the file
+        return cast(Looping, made(function))
+
+
+def attend_in_blocks(heads: Tensor, queries: int, sight: AttentionMask, trained: Attend) -> Tensor:
+    """Causal attention with the scores of a few heads at a time, which stay in the cache; see `attend`.
+
+    trained: the attention that has gradients.
+    """
+    if torch.is_grad_enabled():
+        return trained(heads, queries, sight)
+    return attend_last(*split_heads(heads, queries), sight)
+
+
+class NativeKernels(FusedKernels):
+    """The operations without gradients; with them, those by hand."""
+
+    def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        if not fits(x):
+            return super().norm(x, factor)
+        found = torch.empty_like(x)
+        norm_rows(rows_of(x), rows_of(found), np.float32(factor), EPSILON)
+        return found
+
+    def mix(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        if not fits(x, y, weight):
+            return super().mix(x, y, weight)
+        found = torch.empty_like(x)
+        mix_rows(rows_of(x), rows_of(y), rows_of(weight), rows_of(found))
+        return found
+
+    def relu_squared(self, x: Tensor) -> Tensor:
+        if not fits(x):
+            return super().relu_squared(x)
+        found = torch.empty_like(x)
+        square_positive(rows_of(x), rows_of(found))
+        return found
+
+    def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if not fits(qkv, gain, cos, sin):
+            return super().qk_norm_rope(qkv, gain, cos, sin)
+        batch, time, heads, width = qkv.shape
+        found = qkv.new_empty(heads, batch, time, width)
+        turn_heads(qkv.numpy(), gain.numpy(), cos.numpy(), sin.numpy(), EPSILON, found.numpy())
+        return found
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether the loops below can take these: in float32 without gaps, and no gradient is wanted."""
+    plain = all(each.dtype == torch.float32 and each.is_contiguous() for each in tensors)
+    return plain and not torch.is_grad_enabled()
+
+
+def rows_of(x: Tensor) -> np.ndarray:
+    """The numbers of a tensor without gaps (rows, last dimension), in its memory."""
+    return x.detach().view(-1, x.shape[-1]).numpy()
+
+
+@in_vectors
+def norm_rows(x: np.ndarray, found: np.ndarray, factor: np.float32, epsilon: np.float32) -> None:
+    """Each row over its root mean square, times a factor."""
+    rows, width = x.shape
+    share = np.float32(1) / np.float32(width)
+    for row in range(rows):
+        total = np.float32(0)
+        for i in range(width):
+            total += x[row, i] * x[row, i]
+        scale = factor / np.float32(math.sqrt(total * share + epsilon))
+        for i in range(width):
+            found[row, i] = x[row, i] * scale
+
+
+@in_vectors
+def mix_rows(x: np.ndarray, y: np.ndarray, weight: np.ndarray, found: np.ndarray) -> None:
+    """weight[0] * x + weight[1] * y."""
+    rows, width = x.shape
+    for row in range(rows):
+        for i in range(width):
+            found[row, i] = weight[0, i] * x[row, i] + weight[1, i] * y[row, i]
+
+
+@in_vectors
+def square_positive(x: np.ndarray, found: np.ndarray) -> None:
+    """max(x, 0)^2."""
+    rows, width = x.shape
+    for row in range(rows):
+        for i in range(width):
+            positive = max(x[row, i], np.float32(0))
+            found[row, i] = positive * positive
+
+
+@in_vectors
+def turn_heads(
+    qkv: np.ndarray,
+    gain: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    epsilon: np.float32,
+    found: np.ndarray,
+) -> None:
+    """See `qk_norm_rope` of PlainKernels."""
+    batch, time, heads, width = qkv.shape
+    half, share = cos.shape[1], np.float32(1) / np.float32(width)
+    for row in range(batch):
+        for place in range(time):
+            for head in range(len(gain)):
+                total = np.float32(0)
+                for i in range(width):
+                    total += qkv[row, place, head, i] * qkv[row, place, head, i]
+                scale = gain[head] / np.float32(math.sqrt(total * share + epsilon))
+                for i in range(half):
+                    first, second = qkv[row, place, head, i] * scale, qkv[row, place, head, half + i] * scale
+                    found[head, row, place, i] = first * cos[place, i] + second * sin[place, i]
+                    found[head, row, place, half + i] = second * cos[place, i] - first * sin[place, i]
+                for i in range(2 * half, width):
+                    found[head, row, place, i] = qkv[row, place, head, i] * scale
+            for head in range(len(gain), heads):
+                for i in range(width):
+                    found[head, row, place, i] = qkv[row, place, head, i]
