@@ -5,20 +5,18 @@ says `native(model)`; training and generated scripts do not.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.base.compiled import numba
+from bitgolf.base.compiled import Looping, numba
 from bitgolf.net.kernels import NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
 from bitgolf.net.model import Model
 from bitgolf.net.parts import Attend
 
-Looping = TypeVar("Looping", bound=Callable[..., object])
 EPSILON = np.float32(NORM_EPSILON)
 
 
