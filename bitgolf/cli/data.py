@@ -52,6 +52,15 @@ def data(
     screen.close({"folder": str(dataset.folder), "verified": True, **passport}, as_json=as_json)
 
 
+def _known_as(facts: dict[str, Any]) -> str:
+    """The public validation text with these tokens, by their number; empty for any other."""
+    from bitgolf.audit.rules import known_texts
+
+    tokens, vocabulary = facts["splits"]["val"]["tokens"], facts.get("vocabulary_size")
+    same = (each.name for each in known_texts() if (each.tokens, each.vocabulary) == (tokens, vocabulary))
+    return next(same, "")
+
+
 def show_verified(source: str, as_json: bool) -> None:
     """`bitgolf data --verify FOLDER`."""
     from bitgolf.corpus.corpora import path_of
@@ -66,6 +75,7 @@ def show_verified(source: str, as_json: bool) -> None:
     screen.table(source, header, shown(found.checks), as_json=as_json)
     facts: dict[str, Any] = {
         **found.facts,
+        "known_as": _known_as(found.facts),
         "verified": not found.failed,
         "failed": len(found.failed),
         "cannot_tell": sum(each.sure == "cannot tell" for each in found.checks),

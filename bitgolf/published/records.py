@@ -11,7 +11,7 @@ import numpy as np
 from bitgolf.audit.folder import Record, bits_of, read_record
 from bitgolf.audit.unwrap import unwrapped
 from bitgolf.base.errors import BitgolfError
-from bitgolf.public.names import TECHNIQUES
+from bitgolf.public.names import KINDS, OTHER_NAMES, TECHNIQUES
 from bitgolf.public.variables import read_variables
 from bitgolf.report.screen import escaped
 from bitgolf.study.findings import Cited
@@ -44,6 +44,8 @@ def imported(folder: Path) -> tuple[list[Cited], list[str]]:
             rows += cited_of(read_record(place), escaped(name))
         except BitgolfError as error:
             problems.append(str(error))
+        except OverflowError:  # a number of hundreds of digits, wherever it stands
+            problems.append(f"{place}: a number in it is beyond all bounds")
     if not rows:
         raise BitgolfError(
             "no record in it",
@@ -110,16 +112,12 @@ def cited_of(record: Record, source: str) -> list[Cited]:
             **common,
         )
     ]
-    if record.claims and (before := record.claims.number("pre_quant_val_bpb")) is not None:
+    before = record.claims.number("pre_quant_val_bpb") if record.claims else None
+    if before is not None and np.isfinite(before):
         rows.append(Cited(metric="pre-quant bits per byte", value=before, verdict="published", **common))
-    for key, effect in fields.items():
-        stated = DELTA.fullmatch(key)
-        if (
-            stated
-            and isinstance(effect, int | float)
-            and not isinstance(effect, bool)
-            and np.isfinite(effect)
-        ):
+    for key in fields:
+        stated, effect = DELTA.fullmatch(key), record.claims.number(key) if record.claims else None
+        if stated and effect is not None and np.isfinite(effect):
             against, verdict = stated[1].replace("_", " "), "better" if effect < 0 else "not better"
             row = Cited(
                 metric="bits per byte", value=value, effect=effect, against=against, verdict=verdict, **common
@@ -136,8 +134,10 @@ def used_by(record: Record) -> list[str]:
     said = dict(_defaults(record))
     for log in record.logs[:1]:
         said |= {name.upper(): value for name, (_, value) in log.settings.items()}
-    said = {name: TRUTH.get(value, value) for name, value in said.items()}
-    given = read_variables(said)[0]
+    known = {
+        name: TRUTH.get(value, value) for name, value in said.items() if OTHER_NAMES.get(name, name) in KINDS
+    }
+    given = read_variables(known)[0]
     return sorted({row.kind.__name__ for row in TECHNIQUES if row.state(given)})
 
 

@@ -31,6 +31,7 @@ OWN_NAME = "study.json"  # what `bitgolf study` writes
 MARKS = (b'"study"', b'"comparisons"', b'"arms"')
 MOST_BYTES = 2**26  # of a file that is looked into
 INSIDE_THE_NOISE = ("no evidence", "equivalent")
+BUNDLED = ("+", ",", "&", "/", " and ", " with ")  # in the name of what is several changes at once
 INTERACTION = "interaction"  # a comparison of effects, not of settings
 Rows = tuple[list[str], list[tuple[str, ...]]]
 
@@ -221,7 +222,8 @@ def novelty(figures: Sequence[Cited], words: Sequence[str]) -> str:
     gains = [row for row in in_bits if row.effect is not None]
     scores = [row for row in in_bits if row.value is not None and "pre-quant" not in row.metric]
     parts = [f"{asked}: tried in {len(entries)} of {len(known)} public entries"]
-    alone = [row for row in gains if all(word.lower() in row.technique.lower() for word in words)]
+    named = (row for row in gains if all(word.lower() in row.technique.lower() for word in words))
+    alone = [row for row in named if not any(joint in row.technique for joint in BUNDLED)]
     if gains:
         best = min(alone or gains, key=lambda row: row.effect or 0.0)
         parts.append(

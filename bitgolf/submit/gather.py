@@ -19,6 +19,7 @@ from bitgolf.inputs.typed import (
     read_lines,
     read_plan,
 )
+from bitgolf.net.model import count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.run.stages import HASHED
 from bitgolf.script.flatten import flatten
@@ -68,6 +69,7 @@ class Run(NamedTuple):
     code: bytes
     bits: float
     nats: float
+    tokens: int
     certificate: Certificate | None
 
     @property
@@ -198,6 +200,7 @@ def _read(folder: Path) -> Run:
         (folder / "train_gpt.py").read_bytes(),
         nats / math.log(2) / min(text, result["text_bytes"]),
         nats / len(columns["nats"]),
+        len(columns["nats"]),
         read_as(proof, Certificate) if proof.is_file() else None,
     )
 
@@ -208,7 +211,11 @@ def faults(run: Run) -> Iterator[str]:
     if result["status"] != "ok":
         yield f"its status is {result['status']!r}; a record is of runs that ended well and within budget"
     if run.recipe.identity() != result["recipe_identity"]:
-        yield "recipe.json is not the recipe of result.json"
+        yield "recipe.json is not the recipe of result.json, or another version of bitgolf wrote it"
+    if run.recipe.budget.budget_bytes != result["budget_bytes"]:
+        yield f"budget_bytes is {result['budget_bytes']:,}, in recipe.json {run.recipe.budget.budget_bytes:,}"
+    if result["parameters"] != (counted := count_parameters(run.recipe.model.shipped())):
+        yield f"parameters is {result['parameters']:,}, and the recipe's model has {counted:,}"
     for name, written in result.get("sha256", {}).items():
         if name in HASHED and sha256_of(run.folder / name) != written:
             yield f"{name} is not the file that the run wrote, by its SHA-256"
@@ -223,8 +230,13 @@ def faults(run: Run) -> Iterator[str]:
         yield f"{result.get('total_bytes'):,} bytes are over the budget of {result['budget_bytes']:,}"
     if abs(run.bits - result["bits_per_byte"]) > SAME_BITS * run.bits:
         yield f"bits_per_byte is {result['bits_per_byte']:.6f}, and its scores add up to {run.bits:.6f}"
+    if abs(run.nats - result["nats_per_token"]) > SAME_BITS * run.nats:
+        yield f"nats_per_token is {result['nats_per_token']:.6f}, and the mean of its scores {run.nats:.6f}"
+    if run.tokens != result["tokens"]:
+        yield f"tokens is {result['tokens']:,}, and scores.npz has {run.tokens:,}"
     steps = [line["step"] for line in run.metrics]
-    if not steps or steps != sorted(set(steps)) or steps[-1] > result.get("steps", 0):
+    due = {*range(run.recipe.train.log_steps, result.get("steps", 0), run.recipe.train.log_steps)}
+    if not steps or steps != sorted({*steps}) or steps[-1] != result.get("steps", 0) or due - {*steps}:
         yield "the steps of metrics.jsonl are not those of the run"
     clock = [line["seconds"] for line in run.metrics]
     if clock != sorted(clock) or (clock and clock[-1] > 1.01 * result.get("train_seconds", 0) + 0.01):

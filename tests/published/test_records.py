@@ -81,6 +81,8 @@ BROKEN = {
     "deep": ("[" * 100_000, "nested too deeply"),
     "binary": ("\x00\x01", "not readable as JSON"),
     "list": ("[1]", "is no object"),
+    "endless": ('{"val_bpb": 1' + "0" * 400 + "}", "beyond all bounds"),
+    "no number": ('{"val_bpb": NaN}', "have a score"),
 }
 
 
@@ -108,12 +110,14 @@ def test_novelty_names_entries_the_best_and_its_conditions():
         Cited(source="A", technique="Xsa on all", effect=-0.002, value=1.2, against="B", **common),
         Cited(source="C", technique="everything", effect=-0.03, value=1.1, uses="Xsa, Ema", **common),
         Cited(source="D", technique="nothing", value=1.3, **common),
+        Cited(source="E", technique="Xsa + Ema", effect=-0.04, value=1.2, **common),
     ]
     said = novelty(rows, ["xsa"])
-    assert said.startswith("xsa: tried in 2 of 3 public entries; best -0.0020 bits per byte (A: Xsa on all")
+    assert said.startswith("xsa: tried in 3 of 4 public entries; best -0.0020 bits per byte (A: Xsa on all")
     assert "8xH100" in said and "lowest score 1.1 (C" in said
     assert "of all that this entry changes together" in novelty(rows, ["ema"])
-    assert novelty(rows, ["muon"]) == "muon: tried in none of the 3 public entries that are known here"
+    assert "best -0.0400" in novelty(rows, ["ema"])
+    assert novelty(rows, ["muon"]) == "muon: tried in none of the 4 public entries that are known here"
     assert "no entry states a difference" in novelty(rows, ["nothing"])
 
 

@@ -145,9 +145,10 @@ def test_a_readable_script_is_counted_as_such(runs, tmp_path):
     assert f"Code size: {len(script)} bytes" in (tmp_path / "record" / "train_seed1.log").read_text()
     assert not claims["compliance"]["every_seed_told"]["holds"]  # two more lie beside it
     assert model.is_file()
-    edited(runs[0], budget_bytes=before)
+    (run,) = gathered(runs[:1])
+    tight = run._replace(result=run.result | {"budget_bytes": before})
     with pytest.raises(BitgolfError, match="with the readable script over the budget"):
-        write_record(gathered(runs[:1]), tmp_path / "other", WORDS, readable=True)
+        write_record([tight], tmp_path / "other", WORDS, readable=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -205,6 +206,10 @@ BREAKS = {
     "a score": (lambda runs: edited(runs[1], bits_per_byte=1.0), "its scores add up to"),
     "a size": (lambda runs: edited(runs[1], artifact_bytes=7), "on the disk"),
     "over budget": (lambda runs: edited(runs[1], budget_bytes=99), "over the budget of 99"),
+    "another budget": (lambda runs: edited(runs[1], budget_bytes=2_000_000), "in recipe.json 1,000,000"),
+    "parameters": (lambda runs: edited(runs[1], parameters=7), "parameters is 7, and the recipe's model has"),
+    "a loss": (lambda runs: edited(runs[1], nats_per_token=1.0), "and the mean of its scores"),
+    "tokens": (lambda runs: edited(runs[1], tokens=7), "tokens is 7, and scores.npz has"),
     "a status": (lambda runs: edited(runs[1], status="over budget"), "its status is 'over budget'"),
     "a seed twice": (lambda runs: edited(runs[1], seed=1), "seed 1 stands for several runs"),
     "no seed": (lambda runs: without(runs[1], "seed"), "seed: is missing"),
@@ -217,6 +222,24 @@ BREAKS = {
     "an edited log": (
         lambda runs: replaced(runs[1] / "metrics.jsonl", b'"nats_per_token": 5', b'"nats_per_token": 3'),
         "metrics.jsonl is not the file that the run wrote",
+    ),
+    "a log cut short, without hashes": (
+        lambda runs: (
+            edited(runs[1], sha256={}),
+            (runs[1] / "metrics.jsonl").write_bytes(
+                b"".join((runs[1] / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:-1])
+            ),
+        ),
+        "the steps of metrics.jsonl",
+    ),
+    "a log with a hole, without hashes": (
+        lambda runs: (
+            edited(runs[1], sha256={}),
+            (runs[1] / "metrics.jsonl").write_bytes(
+                b"".join((runs[1] / "metrics.jsonl").read_bytes().splitlines(keepends=True)[::3])
+            ),
+        ),
+        "the steps of metrics.jsonl",
     ),
     "edited scores": (
         lambda runs: shutil.copy(runs[0] / "scores.npz", runs[1]),
