@@ -45,8 +45,7 @@ def findings(
             screen.note(f"not imported: {problem}")
     known, problems = ledger.measured(folder)
     own = ledger.matching(known, words or [])
-    before = [folder / ledger.IMPORTED] if (folder / ledger.IMPORTED).is_file() else []
-    figures = ledger.cited(*before, *(cited or []))
+    figures = ledger.cited_in(folder, *(cited or []))
     others = ledger.matching(figures, words or [])
     note = ledger.novelty(figures, words) if words else ""
     if words or records is None:

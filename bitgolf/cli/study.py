@@ -11,7 +11,7 @@ from bitgolf.net.backend import choose_backend
 from bitgolf.report import screen
 from bitgolf.study.design import Study
 from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray, on_slurm
-from bitgolf.study.findings import already_tested, measured
+from bitgolf.study.findings import already_tested, cited_in, measured, tried_in_public
 from bitgolf.study.live import Board, follow
 from bitgolf.study.power import change_rows, disturbances, plan_facts
 from bitgolf.study.report import write_report
@@ -134,9 +134,10 @@ def _show_plan(prepared: Prepared, processes: int, as_json: bool) -> dict[str, A
     facts = plan_facts(prepared, processes)
     store = prepared.folder.parent
     facts["already_tested"] = already_tested(study, measured(store)[0]) if store.is_dir() else []
+    facts["tried_in_public"] = tried_in_public(study, cited_in(store))
     facts["disturbed"] = disturbances(study, processes, choose_backend(study.baseline.backend).device.type)
     if not as_json:
-        for name in ("already_tested", "disturbed"):
+        for name in ("already_tested", "tried_in_public", "disturbed"):
             for warning in facts[name]:
                 print(f"{name.replace('_', ' ')}: {screen.escaped(warning)}")
     return facts

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.files import write_json
-from bitgolf.base.plan import diff
+from bitgolf.base.plan import Plan, diff
 from bitgolf.inputs.typed import read_outside
 from bitgolf.report import screen
 from bitgolf.study.terms import IN_BITS, Scale, StudyResult, is_study, read_study
@@ -188,6 +188,12 @@ def _rounded(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return f"{count:,.0f}"
+
+
+def cited_in(folder: Path, *more: Path) -> list[Cited]:
+    """The same with the rows that were imported into a folder of studies, if there are some."""
+    own = [folder / IMPORTED] if (folder / IMPORTED).is_file() else []
+    return cited(*own, *more)
 
 
 def cited(*more: Path) -> list[Cited]:
@@ -413,6 +419,27 @@ def already_tested(study: "Study", findings: Iterable[Finding]) -> list[str]:
         for finding in null
         if change == {*finding.paths}
     ]
+
+
+def tried_in_public(study: "Study", figures: Sequence[Cited]) -> list[str]:
+    """The note of novelty on each technique that a planned arm brings in and public entries have tried."""
+    recipes = study.recipes()
+    found: dict[str, str] = {}
+    for arm in study.arms:
+        for _, before, after in diff(recipes[arm.against], recipes[arm.name]):
+            for kind in _kinds(after) - _kinds(before):
+                if kind not in found and matching(figures, [kind]):
+                    found[kind] = f"{arm.name}: {novelty(figures, [kind])}"
+    return [*found.values()]
+
+
+def _kinds(value: Any) -> set[str]:
+    """The classes of a changed setting."""
+    return {
+        type(each).__name__
+        for each in (value if isinstance(value, tuple) else (value,))
+        if isinstance(each, Plan)
+    }
 
 
 def _planned_change(study: "Study", arm: "Arm") -> set[tuple[str, str]]:

@@ -6,8 +6,11 @@ import pytest
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json
+from bitgolf.net.heads import Xsa
 from bitgolf.published.records import imported
-from bitgolf.study.findings import IMPORTED, Cited, cited, novelty
+from bitgolf.recipe import Recipe
+from bitgolf.study.design import Study, add_one
+from bitgolf.study.findings import IMPORTED, Cited, cited, novelty, tried_in_public
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 from tests.published.test_log import MARCH
 
@@ -119,6 +122,15 @@ def test_novelty_names_entries_the_best_and_its_conditions():
     assert "best -0.0400" in novelty(rows, ["ema"])
     assert novelty(rows, ["muon"]) == "muon: tried in none of the 4 public entries that are known here"
     assert "no entry states a difference" in novelty(rows, ["nothing"])
+
+
+def test_a_planned_study_is_told_what_public_entries_tried():
+    rows = [Cited(source="A", technique="all", effect=-0.002, metric="bits per byte", uses="Xsa, Ema")]
+    changes = {"xsa": {"model.heads_out": (Xsa(last=4),)}, "gain": {"model.qk_gain": 5.0}}
+    study = Study(name="s", baseline=Recipe(), arms=add_one(Recipe(), changes))
+    (said,) = tried_in_public(study, rows)
+    assert said.startswith("xsa: Xsa: tried in 1 of 1 public entries; best -0.0020")
+    assert tried_in_public(study, rows[:0]) == []
 
 
 def test_the_verb_keeps_them_apart_from_what_was_measured(bitgolf, records, tmp_path):  # noqa: F811
