@@ -81,9 +81,9 @@ READING_ORDER = (
 AROUND = (
     "run",
     "proof",
+    "public",
     "script",
     "report",
-    "public",
     "corpus",
     "forecast",
     "recipes",

@@ -76,12 +76,24 @@ once in all of core, and nothing runs at import.
 A script gets core slim (`bitgolf/script/slim.py`), by rules that know no technique: what only refuses goes
 (`trust.py`), settings are plain constants, and a definition in `bitgolf/script/lean` stands for the longer
 one of the same name: it reads bare shards and its own artifact, keeps one checksum, and neither resumes nor
-rehearses. Branches that the recipe has decided go (`decided.py`), then settings that nothing reads
-(`unread.py`); in the packed form every name is short that nothing outside may see (`names.py`). It is started
-as a public script is, with the same variables, writes the log lines that reviewers look for, validates with
-the clock stopped, and evaluates on all processes within a limit of its own. A script is proven by
-running it in an empty folder with the package out of reach and comparing weights, packed bytes and per-token
-scores with the package's, bit for bit.
+rehearses. Then it is specialised, again and again until nothing changes:
+
+- branches that the recipe has decided go, by the classes that annotations name (`decided.py`, `kinds.py`);
+- parameters that no call gives or no function reads go, with what calls give for them (`calls.py`);
+- a slot of which one member is used becomes that member, and methods that no object has go (`single.py`);
+- a function that only hands something on is written where it was called (`inline.py`);
+- settings that nothing reads go (`unread.py`), and what nothing mentions any more (`source.py`).
+
+The settings stand first in a script, as the expression that it computes with; numbers that have a public
+variable are read from the environment under that name. What decided a branch is not among them. In the
+packed form statements share lines (`terse.py`), and names that nothing outside may see are short: those of
+locals for each function anew, so that equal work is written in equal letters (`rename.py`, `names.py`).
+
+A script is started as a public script is, with the same variables. It writes the log lines that reviewers
+look for, its own program first (a packed one logs what it unpacks to, as its readable form is not in it),
+validates before the first step and while it trains, the clock stopped, and evaluates on all processes within
+a limit of its own. It is proven by running it in an empty folder with the package out of reach and comparing
+weights, packed bytes and per-token scores with the package's, bit for bit.
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from bitgolf.base.errors import DataError
-from bitgolf.script.optional import needed
+from bitgolf.public.optional import needed
 
 PLAIN, JSON_LINES, JSON, PARQUET = "plain text", "JSON lines", "JSON", "parquet"
 FORMS = {

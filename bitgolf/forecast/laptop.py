@@ -91,6 +91,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "average": _shorter_memory(recipe.average, fewer, steps / whole),
             "quantize": _less_text(_renumbered(recipe.quantize, model.layers, layer)),
             "budget.budget_bytes": _smaller_budget(recipe, small),
+            "backend.attention": "auto",
             "score.windows": _shorter_windows(recipe.score.windows),
         }
     )

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,10 @@ class Backend:
     def compute_dtype(self, rows: int) -> torch.dtype:
         """The number type for a forward pass over this many tokens: decoding a few at a time is float32."""
         return torch.float32 if self.device.type == "cpu" and rows < DECODE_ROWS else self.dtype
+
+    def plain(self) -> Self:
+        """The same device in float32 and plain operations, in which every product can be seen."""
+        return dataclasses.replace(self, dtype=torch.float32, fused=False, compile=False)
 
     @property
     def dtype_name(self) -> str:

@@ -328,25 +328,34 @@ class FusedNats(Function):
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
 
 
-def attend(
-    heads: Tensor,
-    queries: int,
-    sight: AttentionMask = AttentionMask(),  # noqa: B008
-    kind: str = "math",
-) -> Tensor:
+def chunk_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
     """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
 
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).
-    Returns (batch, time, queries * dimension). kind: 'chunk', 'sdpa' or 'math'.
+    Returns (batch, time, queries * dimension). This and the two below differ in how it is computed.
     """
-    if kind == "chunk" and not sight.learned:
-        return ChunkAttention.apply(heads, queries, sight)
+    if sight.learned:
+        return sdpa_attend(heads, queries, sight)
+    return ChunkAttention.apply(heads, queries, sight)
+
+
+def sdpa_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    """The same, by torch's own kernel."""
+    return sdpa_attention(*repeated_heads(heads, queries), sight).transpose(1, 2).flatten(2)
+
+
+def math_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    """The same, written out."""
+    return math_attention(*repeated_heads(heads, queries), sight).transpose(1, 2).flatten(2)
+
+
+def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (batch, heads, time, dimension), a key and a value for every query head."""
     keys = (len(heads) - queries) // 2
     q, k, v = heads.transpose(0, 1).split((queries, keys, keys), 1)
     if queries > keys:
         k, v = (x.repeat_interleave(queries // keys, 1) for x in (k, v))
-    attention = math_attention if kind == "math" else sdpa_attention
-    return attention(q, k, v, sight).transpose(1, 2).flatten(2)
+    return q, k, v
 
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask) -> Tensor:

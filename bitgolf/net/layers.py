@@ -185,30 +185,42 @@ class Attention(Module):
         whole = torch.cat([part.matrix(x.dtype) for part in parts])
         return F.linear(x, whole).unflatten(-1, (-1, self.head_width))
 
-    def forward(self, x: Tensor, context: Context, last: int = 0) -> Tensor:
-        """Of the last so many positions (batch, last, width), or of all; x: all (batch, time, width)."""
-        whole, asking = last in (0, x.shape[1]), x[:, -last:]
-        qkv = self.heads_of(x, *((self.c_q,) if whole else ()), self.c_k, self.c_v)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        qkv = self.with_values(self.heads_of(x, self.c_q, self.c_k, self.c_v), context)
+        turned = context.kernels.qk_norm_rope(qkv, *self.turns(x.dtype, context))
+        y = context.attend(turned, self.heads, context.sight)
+        return self.projected(y, qkv, x, qkv[:, :, : self.heads])
+
+    def of_last(self, x: Tensor, context: Context, last: int) -> Tensor:
+        """Of the last so many positions alone, but not of all; x: at all of them (batch, time, width)."""
+        asking, qkv = x[:, -last:], self.with_values(self.heads_of(x, self.c_k, self.c_v), context)
+        gain, cos, sin = self.turns(x.dtype, context)
+        turned, queries = context.kernels.qk_norm_rope, self.heads_of(asking, self.c_q)
+        q = turned(queries, gain[: self.heads], cos[-last:], sin[-last:])
+        k, v = turned(qkv, gain[self.heads :], cos, sin).view(2, -1, *x.shape[1:2], self.head_width)
+        y = attend_last(q.unflatten(0, (self.kv_heads, -1)), k, v, context.sight)
+        return self.projected(y, qkv[:, -last:], asking, queries)
+
+    def with_values(self, qkv: Tensor, context: Context) -> Tensor:
+        """Heads of which the last are values, with what is added to those."""
         if self.values:
             v = qkv[:, :, -self.kv_heads :]
             for part in self.values:
                 v = part.values(v, self.layer, self, context)
             qkv = torch.cat((qkv[:, :, : -self.kv_heads], v), 2)
+        return qkv
+
+    def turns(self, dtype: torch.dtype, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """The gain of every query and key head, and the rotation tables."""
         gain = torch.cat((self.q_gain / math.sqrt(self.head_width), self.q_gain.new_ones(self.kv_heads)))
-        gain, cos, sin = (each.to(x.dtype) for each in (gain, context.cos, context.sin))
-        turned = context.kernels.qk_norm_rope
-        if whole:
-            queries = qkv[:, :, : self.heads]
-            y = context.attend(turned(qkv, gain, cos, sin), self.heads, context.sight)
-        else:
-            queries = self.heads_of(asking, self.c_q)
-            q = turned(queries, gain[: self.heads], cos[-last:], sin[-last:])
-            k, v = turned(qkv, gain[self.heads :], cos, sin).view(2, -1, *x.shape[1:2], self.head_width)
-            y = attend_last(q.unflatten(0, (self.kv_heads, -1)), k, v, context.sight)
+        return gain.to(dtype), context.cos.to(dtype), context.sin.to(dtype)
+
+    def projected(self, y: Tensor, qkv: Tensor, x: Tensor, queries: Tensor) -> Tensor:
+        """Outputs of heads (batch, time, heads * dimension), changed by the parts for that, as one."""
         if self.heads_out:
-            apart, v = y.unflatten(2, (self.heads, -1)), qkv[:, -last:, -self.kv_heads :]
+            apart, v = y.unflatten(2, (self.heads, -1)), qkv[:, :, -self.kv_heads :]
             for each in self.heads_out:
-                apart = each.heads_out(apart, v, asking, queries.flatten(2), self)
+                apart = each.heads_out(apart, v, x, queries.flatten(2), self)
             y = apart.flatten(2)
         return self.proj(y)
 
@@ -257,8 +269,9 @@ class Block(Module):
 
     def attended(self, x: Tensor, context: Context) -> Tensor:
         """What the attention makes of a stream."""
-        read = x if context.read is None else context.read
-        return self.attn(context.kernels.norm(read, self.factor), context, x.shape[1])
+        if context.read is not None:
+            return self.attn.of_last(context.kernels.norm(context.read, self.factor), context, x.shape[1])
+        return self.attn(context.kernels.norm(x, self.factor), context)
 
     def transformed(self, x: Tensor, context: Context) -> Tensor:
         """What the MLP makes of a stream."""

@@ -20,8 +20,10 @@ from bitgolf.net.kernels import (
     CompiledKernels,
     FusedKernels,
     PlainKernels,
-    attend,
     capped_logits,
+    chunk_attend,
+    math_attend,
+    sdpa_attend,
 )
 from bitgolf.net.layers import (
     Activation,
@@ -175,7 +177,7 @@ class Model(Module):
     def choose(self, backend: Backend) -> None:
         """Take the backend's operations, without moving anything."""
         self.backend, self.kernels = backend, choose_kernels(backend)
-        self.attend = partial(attend, kind=backend.attention)
+        self.attend = choose_attention(backend)
         self.compiled_loss = torch.compile(self.eager_loss) if backend.compile else None
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -255,14 +257,13 @@ class Model(Module):
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
-        cut = 0 < last < start.shape[1] and not self.plan.looks_back
         for number, (layer, source, row) in enumerate(context.calls, 1):
             if source >= 0:
                 skip = outputs[source]
                 assert isinstance(skip, Tensor), "a stop whose output a skip takes has one stream"
                 join = partial(route.join, skip=skip, row=row, root=self, kernels=context.kernels)
                 x = residual.skipped(x, join, layer)
-            if cut and number == len(context.calls):
+            if 0 < last < start.shape[1] and not self.plan.looks_back and number == len(context.calls):
                 block = self.blocks[layer]
                 assert isinstance(block, Block)
                 x, read = residual.ended(x, block, context, last)
@@ -278,6 +279,13 @@ def choose_kernels(backend: Backend) -> PlainKernels:
     if not backend.fused:
         return PlainKernels()
     return CompiledKernels() if backend.compile else FusedKernels()
+
+
+def choose_attention(backend: Backend) -> Attend:
+    """How attention is computed on this backend."""
+    if backend.attention == "chunk":
+        return chunk_attend
+    return math_attend if backend.attention == "math" else sdpa_attend
 
 
 def build_model(plan: ModelPlan, seed: int = 1337) -> Model:

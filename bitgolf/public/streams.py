@@ -9,7 +9,7 @@ import lzma
 import zlib
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.script.optional import needed
+from bitgolf.public.optional import needed
 from bitgolf.squeeze.codec import Brotli, DamagedStreamError
 
 MAX_FILE_BYTES = 2**30

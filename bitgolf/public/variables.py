@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bitgolf.adapt.documents import LoraAdapter, LoraDocuments
 from bitgolf.adapt.lora import LORA_TARGETS
 from bitgolf.base.errors import BitgolfError, PlanError, displayed, nearest
-from bitgolf.base.plan import Plan, describe
+from bitgolf.base.plan import Plan, describe, field_types
 from bitgolf.net.model import parameter_shapes
 from bitgolf.public.names import (
     FIRST_LAYER_IS_0,
@@ -33,7 +33,7 @@ from bitgolf.public.names import (
     is_on,
     later,
 )
-from bitgolf.public.rates import Rate, group_rules, regrouped, with_rates
+from bitgolf.public.rates import Rate, group_rules, regrouped, row_groups, with_rates
 from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.train.optim import AdamRule, MuonRule, baseline_rows
@@ -385,6 +385,28 @@ def variables_at(path: str) -> tuple[str, ...]:
     names += [name for name, follows in FOLLOWED_BY.items() if follows == path]
     names += [name for row in TECHNIQUES if row.path == path for name in row.names()]
     return _with_other_names(names)
+
+
+def names_by_path(recipe: Recipe) -> dict[str, str]:
+    """The public variables of which each is one setting of this recipe, by the path of that setting."""
+    found = {path: name for name, path in SETTINGS.items()}
+    for one in SWITCHED:
+        if type(_at(recipe, one.path)) is one.kind:
+            found |= {f"{one.path}.{field}": name for name, field in one.fields.items()}
+    if not recipe.model.mlp_hidden:
+        found["model.mlp_multiplier"] = "MLP_MULT"
+    if isinstance(recipe.score.windows, Sliding):
+        found |= {"score.windows.length": "EVAL_SEQ_LEN", "score.windows.stride": "EVAL_STRIDE"}
+    groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
+    unused = ("EMBED_LR", "HEAD_LR") if recipe.model.tied else ("TIED_EMBED_LR",)
+    for name, (field, wanted) in RATES.items():
+        for place, (row, own) in enumerate(zip(recipe.optim.rows, groups)):
+            idle = name in unused or (field.startswith("taper") and not getattr(row.rule, "weight_decay", 0))
+            if own and own <= set(wanted) and not idle and field in field_types(type(row.rule)):
+                found[f"optim.rows.{place}.rule.{field}"] = name
+    if type(recipe.score.windows) is Chunked and recipe.score.windows.length == recipe.data.sequence_length:
+        found |= dict.fromkeys(("data.sequence_length", "score.windows.length"), "TRAIN_SEQ_LEN")
+    return found
 
 
 def _with_other_names(names: Iterable[str]) -> tuple[str, ...]:

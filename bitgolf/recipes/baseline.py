@@ -4,6 +4,7 @@ bitgolf show baseline
 bitgolf run baseline --data challenge:sp1024
 """
 
+from bitgolf.net.backend import BackendPlan
 from bitgolf.recipe import DataPlan, Recipe
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked
@@ -17,4 +18,5 @@ def baseline() -> Recipe:
         data=DataPlan(sequence_length=1024),
         quantize=public_int8(),
         score=ScorePlan(windows=Chunked(length=1024)),
+        backend=BackendPlan(attention="sdpa"),
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_json
-from bitgolf.script.optional import is_installed, needed
+from bitgolf.public.optional import is_installed, needed
 
 WINDOW_BYTES = {"xz -9e": 1 << 26, "zstd -22 --long": 1 << 27, "brotli -11 --lgwin=24": (1 << 24) - 16}
 # The Python binding of brotli stops at a window of 16 MB; the format has a larger one, out of its reach.

@@ -8,10 +8,12 @@ is told by annotations: of parameters, of fields, and of what a class sets on it
 import ast
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from bitgolf.base.plan import Plan
+from bitgolf.script.kinds import Kinds, is_property
+from bitgolf.script.names import SPELLED_OUT
 from bitgolf.script.source import Definition, Module, first_line, read_module
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -21,11 +23,13 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
 }
 # A branch of these kinds can stand where the whole expression stood; others get parentheses.
-ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict)
+ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.Tuple)
 Cut = tuple[int, int, list[str]]  # from which line to which, and what stands there instead
-Kinds = Mapping[str, str]  # classes of names, by their annotations
+Locals = Mapping[str, str]  # the classes of names
 
 
 class _UnknownError(Exception):
@@ -33,27 +37,37 @@ class _UnknownError(Exception):
 
 
 class _Facts(NamedTuple):
-    """What is known: values by class, fields that somebody changes, annotated fields, and settings."""
+    """What is known: values by class, fields that somebody changes, classes, settings, properties."""
 
     known: Mapping[str, Plan]
     changed: set[str]
-    fields: Mapping[str, Kinds]
+    kinds: Kinds
     settings: Mapping[str, type[Plan] | None]  # None: no value of the recipe is of this class
+    properties: Mapping[tuple[str, str], ast.expr]  # what they return, by class and name
+    overrides: set[tuple[str, str]]  # names that a class defines anew
+    attributes: Mapping[tuple[str, str], Any]  # those that are set once, to nothing: by class and name
+    read: set[str]  # attributes that somebody reads
+    defaults: Mapping[tuple[str, str], Any]  # of fields of classes that are only made without arguments
 
 
-def decided(modules: Sequence[Module], plans: Iterable[Plan]) -> list[Module]:
-    """The same modules without branches that this recipe never takes; plans: all that it holds."""
-    facts = _facts(modules, list(plans))
+def decided(
+    modules: Sequence[Module], plans: Iterable[Plan], open_fields: Set[str] = frozenset()
+) -> list[Module]:
+    """The same modules without branches that this recipe never takes; plans: all that it holds.
+
+    open_fields: names of settings that may be others when the script runs.
+    """
+    facts = _facts(modules, list(plans), open_fields)
     return [
         dataclasses.replace(module, definitions=tuple(_decide(d, facts) for d in module.definitions))
         for module in modules
     ]
 
 
-def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
-    made, changed, parents = set[str](), set[str](), set[str]()
-    fields: dict[str, Kinds] = {}
+def _facts(modules: Sequence[Module], plans: Sequence[Plan], open_fields: Set[str]) -> _Facts:
+    made, changed, parents = set[str](), set(open_fields), set[str]()
     settings: dict[str, type[Plan] | None] = {"Plan": None}
+    properties: dict[tuple[str, str], ast.expr] = {}
     for item in (item for module in modules for d in module.definitions for item in ast.walk(d.node)):
         if isinstance(item, ast.FunctionDef):
             calls = [call for call in ast.walk(item) if isinstance(call, ast.Call)]
@@ -72,7 +86,7 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
         elif isinstance(item, ast.ClassDef):
             bases = {ast.unparse(base) for base in item.bases}
             parents |= bases
-            fields[item.name] = dict(_field_kinds(item))
+            properties |= {(item.name, name): value for name, value in _properties(item)}
             if bases & settings.keys():
                 settings[item.name] = None
     held: dict[str, list[Plan]] = {}
@@ -84,7 +98,85 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
         for name, values in held.items()
         if name not in made | parents and all(value == values[0] for value in values)
     }
-    return _Facts(known, changed, fields, settings)
+    attributes, read = _set_to_nothing(modules)
+    kinds = Kinds(modules)
+    defaults = dict(_never_given(modules, kinds, changed, held.keys()))
+    overrides = {
+        (name, part.name)
+        for name, node in kinds.classes.items()
+        for part in node.body
+        if isinstance(part, ast.FunctionDef)
+        and any(part.name in kinds.methods(above) for above in kinds.above(name) if above != name)
+    }
+    return _Facts(known, changed, kinds, settings, properties, overrides, attributes, read, defaults)
+
+
+def _never_given(
+    modules: Sequence[Module], kinds: Kinds, changed: Set[str], held: Set[str]
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Fields, with their defaults, that nobody gives who makes an object of their class.
+
+    held: classes that a recipe holds. Those are made by it, and others by what an artifact says.
+    """
+    definitions = [d for module in modules for d in module.definitions]
+    definitions = [d for d in definitions if not isinstance(getattr(d.node, "value", None), ast.Subscript)]
+    items = [item for d in definitions for item in d.items]  # without names for types
+    calls: dict[str, list[ast.Call]] = {}
+    for item in items:
+        if isinstance(item, ast.Call):
+            calls.setdefault(ast.unparse(item.func), []).append(item)
+    called = {id(call.func) for group in calls.values() for call in group}
+    notes = [
+        part for i in items for part in (getattr(i, "annotation", None), getattr(i, "returns", None)) if part
+    ]
+    spared = called | {id(inner) for note in notes for inner in ast.walk(note)}
+    values = {i.id for i in items if isinstance(i, ast.Name) and id(i) not in spared}
+    replaced = {
+        word.arg
+        for call in (item for item in items if isinstance(item, ast.Call))
+        if getattr(call.func, "attr", "") in ("replace", "_replace")
+        for word in call.keywords
+    }
+    for name, node in kinds.classes.items():
+        bases = {ast.unparse(base) for base in node.bases}
+        if not bases or not bases <= {"NamedTuple", "Plan"} or len(kinds.below(name)) > 1 or name in values:
+            continue
+        if name in held or kinds.root(name) in SPELLED_OUT:
+            continue
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+        given = {word.arg for call in calls.get(name, ()) for word in call.keywords}
+        for call in calls.get(name, ()):
+            starred = any(isinstance(arg, ast.Starred) for arg in call.args)
+            given |= {ast.unparse(item.target) for item in fields[: None if starred else len(call.args)]}
+        for item in fields if None not in given else ():
+            field = ast.unparse(item.target)
+            if field not in given | replaced | changed:
+                if isinstance(item.value, ast.Constant):
+                    yield (name, field), item.value.value
+                elif item.value and ast.unparse(item.value) == "()":
+                    yield (name, field), ()
+
+
+def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], Any], set[str]]:
+    """Attributes that one place sets, to None or to an empty tuple; and those that are read."""
+    stored, read = list[str](), set[str]()
+    found: dict[tuple[str, str], Any] = {}
+    for definition in (d for module in modules for d in module.definitions):
+        for item in definition.items:
+            if isinstance(item, ast.Attribute):
+                if isinstance(item.ctx, ast.Load):
+                    read.add(item.attr)
+                else:
+                    stored.append(item.attr)
+            elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+                read.add(item.value)
+            elif isinstance(item, ast.Assign) and isinstance(definition.node, ast.ClassDef):
+                target = item.targets[0]
+                if isinstance(target, ast.Attribute) and ast.unparse(item) == f"self.{target.attr} = None":
+                    found[definition.node.name, target.attr] = None
+                elif isinstance(target, ast.Attribute) and ast.unparse(item) == f"self.{target.attr} = ()":
+                    found[definition.node.name, target.attr] = ()
+    return {place: value for place, value in found.items() if stored.count(place[1]) == 1}, read
 
 
 def _sides(item: ast.AST) -> list[ast.expr]:
@@ -95,26 +187,13 @@ def _arguments(call: ast.Call) -> list[Any]:
     return [*call.args, *call.keywords]
 
 
-def _field_kinds(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _properties(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    """Those that do nothing but return."""
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            yield item.target.id, _kind(item.annotation)
-        elif isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            kinds = _parameters(item)
-            for part in item.body:
-                if isinstance(part, ast.Assign) and isinstance(part.value, ast.Name):
-                    for target in part.targets:
-                        if isinstance(target, ast.Attribute) and part.value.id in kinds:
-                            yield target.attr, kinds[part.value.id]
-
-
-def _kind(annotation: ast.expr) -> str:
-    return ast.unparse(annotation).strip("'\"")  # one of a class further down is quoted
-
-
-def _parameters(function: ast.FunctionDef) -> dict[str, str]:
-    arguments = [*function.args.args, *function.args.kwonlyargs]
-    return {a.arg: _kind(a.annotation) for a in arguments if a.annotation}
+        if is_property(item):
+            end = item.body[-1]
+            if isinstance(end, ast.Return) and len(item.body) == 1 + bool(ast.get_docstring(item)):
+                yield item.name, end.value or ast.Constant(None)
 
 
 def _decide(definition: Definition, facts: _Facts) -> Definition:
@@ -138,7 +217,7 @@ def _all_cuts(node: ast.stmt, lines: list[str], facts: _Facts) -> Iterator[Cut]:
 
 
 def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts) -> Iterator[Cut]:
-    kinds = _local_kinds(function, owner, facts)
+    kinds = facts.kinds.local(function, owner)
     for item in ast.walk(function):
         if isinstance(item, ast.IfExp):
             try:
@@ -146,6 +225,27 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
             except _UnknownError:
                 continue
             yield _replaced(item, chosen, lines)
+        elif isinstance(item, ast.BoolOp):
+            try:
+                first = _value(item.values[0], kinds, facts)
+            except _UnknownError:
+                continue
+            ends = bool(first) == isinstance(item.op, ast.Or)
+            left = item.values[:1] if ends else item.values[1:]
+            yield _replaced(item, left[0] if len(left) == 1 else ast.BoolOp(item.op, left), lines)
+        elif isinstance(item, ast.Call) and ast.unparse(item.func) == "next" and len(item.args) == 2:
+            source = item.args[0]
+            if isinstance(source, ast.GeneratorExp) and _is_nothing(source.generators[0].iter, kinds, facts):
+                yield _replaced(item, item.args[1], lines)
+        elif isinstance(item, ast.Call):
+            for each in (item, *item.args, *(word.value for word in item.keywords)):
+                if isinstance(each, ast.Attribute | ast.Call) and _is_nothing(each, kinds, facts):
+                    yield _replaced(each, ast.Tuple([], ast.Load()), lines)
+        elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Attribute):
+            target = item.targets[0]
+            place = kinds.get(ast.unparse(target.value), ""), target.attr
+            if place in facts.attributes and target.attr not in facts.read:
+                yield _gone(item, function, lines)
         elif isinstance(item, ast.For) and not item.orelse:
             try:
                 if _value(item.iter, kinds, facts) == ():
@@ -166,6 +266,13 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
                     last = max([last, *(end for body, end in _functions(function) if item in body)])
                 inside = lines[first_line(taken[0], lines) : taken[-1].end_lineno]
                 yield first_line(item, lines), last, [line.removeprefix("    ") for line in inside]
+
+
+def _is_nothing(node: ast.expr, kinds: Locals, facts: _Facts) -> bool:
+    try:
+        return _value(node, kinds, facts) == ()
+    except _UnknownError:
+        return False
 
 
 def _functions(function: ast.FunctionDef) -> Iterator[tuple[list[ast.stmt], int]]:
@@ -195,37 +302,18 @@ def _bodies(function: ast.FunctionDef) -> Iterable[list[ast.stmt]]:
         yield from (getattr(item, name, []) for name in ("body", "orelse", "finalbody"))
 
 
-def _local_kinds(function: ast.FunctionDef, owner: str, facts: _Facts) -> dict[str, str]:
-    """The classes of parameters, and of locals that are set once, to something whose class is known."""
-    stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    kinds = {name: kind for name, kind in _parameters(function).items() if name not in stored}
-    if owner and "self" not in stored:
-        kinds["self"] = owner
-    for item in ast.walk(function):
-        if isinstance(item, ast.Assign) and len(item.targets) == 1:
-            target, value = item.targets[0], item.value
-            pairs = [(target, value)]
-            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-                pairs = list(zip(target.elts, value.elts))
-            for name, source in pairs:
-                kind = _kind_of(source, kinds, facts)
-                if isinstance(name, ast.Name) and stored.count(name.id) == 1 and kind:
-                    kinds[name.id] = kind
-    return kinds
-
-
-def _kind_of(node: ast.expr, kinds: Kinds, facts: _Facts) -> str:
-    if isinstance(node, ast.Name):
-        return kinds.get(node.id, "")
-    if isinstance(node, ast.Attribute):
-        return facts.fields.get(_kind_of(node.value, kinds, facts), {}).get(node.attr, "")
-    return ""
-
-
-def _value(node: ast.expr, kinds: Kinds, facts: _Facts) -> Any:
+def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
     """What an expression is in every run of the recipe. Raises _UnknownError."""
     if isinstance(node, ast.Constant):
         return node.value
+    if isinstance(node, ast.Tuple) and all(
+        isinstance(each, ast.Starred) and _value(each.value, kinds, facts) == () for each in node.elts
+    ):
+        return ()
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "tuple" and len(node.args) == 1:
+        made = node.args[0]
+        if isinstance(made, ast.GeneratorExp) and not _value(made.generators[0].iter, kinds, facts):
+            return ()
     if isinstance(node, ast.Attribute) and node.attr not in facts.changed:
         try:
             owner = _value(node.value, kinds, facts)
@@ -233,16 +321,39 @@ def _value(node: ast.expr, kinds: Kinds, facts: _Facts) -> Any:
             owner = None
         if isinstance(owner, Plan) and node.attr in {field.name for field in dataclasses.fields(owner)}:
             return getattr(owner, node.attr)
-    if isinstance(node, ast.Name | ast.Attribute) and (kind := _kind_of(node, kinds, facts)) in facts.known:
+        if (place := (facts.kinds.of(node.value, kinds), node.attr)) in facts.defaults:
+            return facts.defaults[place]
+        for above in facts.kinds.above(facts.kinds.of(node.value, kinds)):
+            if (above, node.attr) in facts.attributes:
+                return facts.attributes[above, node.attr]
+        kind = facts.kinds.of(node.value, kinds)
+        owners = [above for above in facts.kinds.above(kind) if (above, node.attr) in facts.properties]
+        others = (below for below in facts.kinds.below(kind) if below not in owners[:1])
+        if owners and not any((below, node.attr) in facts.overrides for below in others):
+            return _value(facts.properties[owners[0], node.attr], {"self": kind}, facts)
+    if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.known:
         return facts.known[kind]
     if isinstance(node, ast.Call) and ast.unparse(node).removesuffix("()") in facts.settings:
         held = facts.settings[ast.unparse(node.func)]
         return object() if held is None else held()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return not _value(node.operand, kinds, facts)
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
-        sides = [_value(side, kinds, facts) for side in (node.left, node.comparators[0])]
-        return COMPARISONS[type(node.ops[0])](*sides)
+    if isinstance(node, ast.Compare) and all(type(each) in COMPARISONS for each in node.ops):
+        holds = True
+        for left, each, right in zip([node.left, *node.comparators], node.ops, node.comparators):
+            try:
+                if not COMPARISONS[type(each)](_value(left, kinds, facts), _value(right, kinds, facts)):
+                    return False  # one link that does not hold ends the chain
+            except _UnknownError:
+                holds = False
+        if holds:
+            return True
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        kind, wanted = facts.kinds.of(node.args[0], kinds), ast.unparse(node.args[1])
+        if kind in facts.kinds.classes and wanted in facts.kinds.classes:
+            found = {name in facts.kinds.below(wanted) for name in facts.kinds.below(kind)}
+            if len(found) == 1:
+                return found.pop()
     if isinstance(node, ast.BoolOp):
         ends = isinstance(node.op, ast.Or)  # one part that is so ends it
         parts = []

@@ -7,6 +7,7 @@ recipe does not name is used by nobody and is therefore absent, without any list
 import ast
 import builtins
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -27,11 +28,16 @@ import safetensors.torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, to_json
+from bitgolf.public.optional import needed
+from bitgolf.public.variables import names_by_path
+from bitgolf.recipe import Recipe
 from bitgolf.score.score import SCORE_COLUMNS
+from bitgolf.script.calls import fewer_parameters
 from bitgolf.script.decided import decided
-from bitgolf.script.optional import needed
+from bitgolf.script.inline import inlined
 from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
+from bitgolf.script.single import single
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
 from bitgolf.script.trust import trusting
@@ -41,6 +47,9 @@ LINE_LENGTH = 100
 ONE_LINE = -1_000_000  # an indent at which nothing is too long
 COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
 COMPARED_COLUMNS = tuple(SCORE_COLUMNS)
+ENV = "env"  # the function by which a script reads a variable
+ON_THE_COMMAND_LINE = ("DATA_PATH", "TOKENIZER_PATH", "SEED", "RUN_ID")
+ALWAYS_READ = ("VAL_LOSS_EVERY",)  # the one thing that is off and still in every script
 Fields = Set[tuple[str, str]]  # by class and name
 
 
@@ -58,18 +67,25 @@ def flatten(
     known = [*read_core(), *added(read_core())] if modules is None else modules
     own = carried({type(plan) for plan in plans_in(recipe)}, known)
     if modules is None:
-        modules, wording = specialised(plain_settings([*slim_core(), *own]), recipe, main, full)
+        named = read_by_name(recipe)
+        modules, wording = specialised(plain_settings([*slim_core(), *own]), recipe, main, full, named)
     else:
         modules, wording = [*modules, *own], Wording(full)
-    definitions, imports = reach(modules, [main, *wording.classes(recipe)])
+    definitions, imports = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
     body = "\n".join(
         [
             *_table(recipe),
             *_import_lines([*imports, Import("sys", None, None)]),
+            "\n",
+            f'def settings() -> "{type(recipe).__name__}":',
+            '    """What to change first. A setting not written here has the default of its class.',
+            "",
+            "    env: taken from the environment, if it has a variable of that name.",
+            '    """',
+            f"    return {literal(recipe, indent=4, wording=wording)}",
             *_sections(modules, definitions),
             "\n",
-            "# The recipe. A setting not written here has the default of its class.",
-            f"RECIPE = {literal(recipe, wording=wording)}",
+            "RECIPE = settings()",
             "",
             'if __name__ == "__main__":',
             f"    sys.exit({main}(RECIPE))",
@@ -78,24 +94,45 @@ def flatten(
     )
     if own and (missing := undefined_names(body)):
         raise SourceError((f"{name}: read and not defined" for name in missing), "the script is not whole:")
-    return _header(recipe, main, body) + body
+    return _header(recipe, wording, body) + body
+
+
+def read_by_name(recipe: Plan) -> dict[str, str]:
+    """The public variables that a script reads, by the paths of the settings that they stand for.
+
+    Numbers only, and none that is off: what is off is not in the script.
+    """
+    if not isinstance(recipe, Recipe):
+        return {}
+    named = {path: name for path, name in names_by_path(recipe).items() if name not in ON_THE_COMMAND_LINE}
+    values = {path: functools.reduce(_inside, path.split("."), recipe) for path in named}
+    numbers = {path for path, value in values.items() if type(value) in (int, float) and value}
+    return {path: name for path, name in named.items() if path in numbers or name in ALWAYS_READ}
+
+
+def _inside(value: Any, key: str) -> Any:
+    return value[int(key)] if isinstance(value, tuple) else getattr(value, key, None)
 
 
 def specialised(
-    modules: Sequence[Module], recipe: Plan, main: str, full: bool
+    modules: Sequence[Module], recipe: Plan, main: str, full: bool, named: Mapping[str, str]
 ) -> tuple[list[Module], "Wording"]:
     """The modules without branches that the recipe never takes, and without what only those used.
 
     Then without settings that nothing reads, but not where every setting is to be written (full).
+    named: the variables that a setting may come from.
     """
-    wording = Wording(full, bare_fields(modules))
+    wording = Wording(full, bare_fields(modules), named=named)
+    open_fields = {path.rpartition(".")[2] for path in named}
     while True:
-        definitions, _ = reach(modules, [main, *wording.classes(recipe)])
+        definitions, _ = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
         kept = [
             dataclasses.replace(m, definitions=tuple(d for d in definitions if d.module == m.name))
             for m in modules
         ]
-        changed = trusting(decided(kept, plans_in(recipe)))
+        changed = trusting(fewer_parameters(decided(kept, plans_in(recipe), open_fields), {main, ENV}))
+        if not full:
+            changed = inlined(single(changed, set(wording.classes(recipe))), {main, ENV})
         if _text_of(changed) == _text_of(modules) and not full:
             changed, unread = without_unread(changed)
             wording = wording._replace(unread=wording.unread | unread)
@@ -113,16 +150,19 @@ def body_hash(script: str) -> str:
     return hashlib.sha256(script.partition('"""\n')[2].encode()).hexdigest()
 
 
-def _header(recipe: Plan, main: str, body: str) -> str:
+def _header(recipe: Plan, wording: "Wording", body: str) -> str:
     name = ascii(getattr(recipe, "name", type(recipe).__name__)).replace('"', "'")
+    names = ", ".join(sorted({*ON_THE_COMMAND_LINE, "MAX_EVAL_SECONDS", *wording.named.values()}))
+    variables = textwrap.fill(
+        f"Variables: {names}; or --data, --tokenizer, --seed, --out FOLDER", LINE_LENGTH
+    )
     return f'''"""bitgolf recipe {name} as one script, generated: change the recipe, not this file.
 
 Recipe identity: {recipe.identity()}
 SHA-256 of the text below: {hashlib.sha256(body.encode()).hexdigest()}
 Usage: torchrun --standalone --nproc_per_node=N train_gpt.py, or python train_gpt.py
-Variables: DATA_PATH, TOKENIZER_PATH, SEED, RUN_ID, ITERATIONS, MAX_WALLCLOCK_SECONDS, VAL_LOSS_EVERY,
-    TRAIN_LOG_EVERY, MAX_EVAL_SECONDS; or --data SHARDS --tokenizer FILE --out FOLDER --seed N
-Contents: what {main}() and the recipe use, in the package's reading order.
+{variables}
+Contents: settings first, then what main() and the recipe use, in the package's reading order.
 """
 '''
 
@@ -176,14 +216,22 @@ def bare_fields(modules: Sequence[Module]) -> Fields:
 
 
 class Wording(NamedTuple):
-    """What a recipe writes out. full: all settings. bare: fields without a default. unread: those that go."""
+    """What a recipe writes out. full: all settings. bare: fields without a default. unread: those that go.
+
+    named: settings that an environment variable may set, by path, which are written whatever they are.
+    """
 
     full: bool = False
     bare: Fields = frozenset()
     unread: Fields = frozenset()
+    named: Mapping[str, str] = {}
 
-    def fields(self, plan: Plan) -> Iterator[tuple[str, Any]]:
-        """The settings that are written, with their values."""
+    def helpers(self) -> list[str]:
+        """The functions that the settings call."""
+        return [ENV] if self.named else []
+
+    def fields(self, plan: Plan, path: str = "") -> Iterator[tuple[str, Any]]:
+        """The settings that are written, with their values; path: where this plan stands."""
         for field in dataclasses.fields(plan):
             value = getattr(plan, field.name)
             default = field.default
@@ -191,33 +239,45 @@ class Wording(NamedTuple):
                 default = field.default_factory()
             places = {(kind.__name__, field.name) for kind in type(plan).__mro__}
             is_default = default is not dataclasses.MISSING and repr(value) == repr(default)
-            if not places & self.unread and (self.full or places & self.bare or not is_default):
+            own = f"{path}.{field.name}".lstrip(".")
+            holds_named = any(name == own or name.startswith(f"{own}.") for name in self.named)
+            if not places & self.unread and (
+                self.full or places & self.bare or not is_default or holds_named
+            ):
                 yield field.name, value
 
     def classes(self, recipe: Plan) -> list[str]:
         """The classes that are written."""
-        return sorted({type(recipe).__name__, *self._inside(recipe)})
+        return sorted({type(recipe).__name__, *self._inside(recipe, "")})
 
-    def _inside(self, value: Any) -> Iterator[str]:
-        items = [item for _, item in self.fields(value)] if isinstance(value, Plan) else value
-        for item in items if isinstance(items, list | tuple) else ():
-            if isinstance(item, Plan):
-                yield type(item).__name__
-            yield from self._inside(item)
+    def _inside(self, value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, Plan | tuple):
+            items = self.fields(value, path) if isinstance(value, Plan) else enumerate(value)
+            for key, item in items:
+                if isinstance(item, Plan):
+                    yield type(item).__name__
+                yield from self._inside(item, f"{path}.{key}".lstrip("."))
 
 
-def literal(value: Any, *, full: bool = False, indent: int = 0, wording: Wording | None = None) -> str:
-    """A Python expression that evaluates to the value, wrapped like code."""
+def literal(
+    value: Any, *, full: bool = False, indent: int = 0, wording: Wording | None = None, path: str = ""
+) -> str:
+    """A Python expression that evaluates to the value, wrapped like code; path: where it stands."""
     wording = wording or Wording(full)
+    if path in wording.named:
+        return f'{ENV}("{wording.named[path]}", {value!r})'
     if not isinstance(value, Plan | tuple):
         return repr(value)
     if isinstance(value, Plan):
         opening, closing = f"{type(value).__name__}(", ")"
-        items = [(f"{name}=", item) for name, item in wording.fields(value)]
+        items = [(name, f"{name}=", item) for name, item in wording.fields(value, path)]
     else:
         opening, closing = "(", ",)" if len(value) == 1 else ")"
-        items = [("", item) for item in value]
-    texts = [name + literal(item, indent=indent + 4, wording=wording) for name, item in items]
+        items = [(str(place), "", item) for place, item in enumerate(value)]
+    texts = [
+        name + literal(item, indent=indent + 4, wording=wording, path=f"{path}.{key}".lstrip("."))
+        for key, name, item in items
+    ]
     flat = ", ".join(texts)
     if indent + len(opening + flat + closing) <= LINE_LENGTH and "\n" not in flat:
         return opening + flat + closing
@@ -257,7 +317,7 @@ def _deflate(data: bytes) -> bytes:
 
 
 def _stub(module: str, arguments: str) -> bytes:
-    text = f"#coding:L1\nimport {module}\nexec({module}.decompress({arguments})\n"
+    text = f"#coding:L1\nimport {module}\nSOURCE={module}.decompress({arguments}\nexec(SOURCE)\n"
     return text.encode("latin-1")
 
 
@@ -292,6 +352,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 import bitgolf, bitgolf.recipe, bitgolf.run.command
 from bitgolf.base.plan import from_json
+from bitgolf.script.inline import inlined
 from bitgolf.script.own import load_own
 bitgolf.load()
 for own in sorted(Path(sys.argv[1]).parent.glob("own*.py")):

@@ -5,34 +5,51 @@ outside may see (names.py).
 """
 
 import ast
-import itertools
-import keyword
-import string
 from collections import Counter
-from collections.abc import Iterator, Set
 
 from bitgolf.script.names import is_blind, spelled_names, visible_names
+from bitgolf.script.rename import shorten_names
 from bitgolf.script.source import names_loaded, reach, read_module
-
-NAMED: dict[type[ast.AST] | tuple[type[ast.AST], ...], str] = {
-    ast.Name: "id",
-    ast.Attribute: "attr",
-    (ast.arg, ast.keyword): "arg",
-    (ast.FunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar): "name",
-}
+from bitgolf.script.terse import terse
 
 
 def minify(script: str) -> str:
     """The same program in fewer characters; what only annotations used falls away too."""
     spelled = set(spelled_names(ast.parse(script)))  # their annotations say it, which go
     tree = ast.parse(_drop_unreached(ast.unparse(_Strip().visit(ast.parse(script)))))
-    _shorten_names(tree, visible_names(tree) | spelled)
-    text = ast.unparse(ast.fix_missing_locations(tree))
-    lines = (line for line in text.splitlines() if line)
-    return (
-        "\n".join(" " * ((len(line) - len(line.lstrip(" "))) // 4) + line.lstrip(" ") for line in lines)
-        + "\n"
-    )
+    _inline_constants(tree)
+    _join_imports(tree)
+    shorten_names(tree, visible_names(tree) | spelled)
+    return terse(ast.fix_missing_locations(tree))
+
+
+def _inline_constants(tree: ast.Module) -> None:
+    """Write numbers of the module where they are read, if that is one place."""
+    items = list(ast.walk(tree))
+    counts = Counter(item.id for item in items if isinstance(item, ast.Name))
+    bound = Counter(item.arg for item in items if isinstance(item, ast.arg))
+    values: dict[str, ast.Constant] = {}
+    for statement in list(tree.body):
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            name = ast.unparse(statement.targets[0])
+            once = len(statement.targets) == 1 and counts[name] == 2 and not bound[name]
+            if once and type(statement.value.value) in (int, float):
+                values[name] = statement.value
+                tree.body.remove(statement)
+    for item in items:
+        for field, value in ast.iter_fields(item):
+            if isinstance(value, ast.Name) and value.id in values:
+                setattr(item, field, values[value.id])
+            elif isinstance(value, list):
+                value[:] = [values.get(one.id, one) if isinstance(one, ast.Name) else one for one in value]
+
+
+def _join_imports(tree: ast.Module) -> None:
+    """One statement for all plain imports."""
+    plain = [item for item in tree.body if isinstance(item, ast.Import)]
+    if plain:
+        plain[0].names = [alias for item in plain for alias in item.names]
+        tree.body = [item for item in tree.body if item not in plain[1:]]
 
 
 class _Strip(ast.NodeTransformer):
@@ -95,37 +112,3 @@ def _drop_unreached(script: str) -> str:
             ]
             heads += [node] if node.names else []
     return ast.unparse(ast.Module(body=[*heads, *kept, tail], type_ignores=[]))
-
-
-def _shorten_names(tree: ast.Module, visible: Set[str]) -> None:
-    """Rename an identifier everywhere at once, which is safe when nothing outside sees it.
-
-    Most frequent first, so they get the shortest names.
-    """
-    counts = Counter(name for item in ast.walk(tree) for _, name in _names(item))
-    if {"locals", "globals"} & counts.keys():
-        return
-    used = visible | counts.keys()
-    fresh = (name for name in _short_names() if name not in used)
-    short = {name: next(fresh) for name, _ in counts.most_common() if name not in visible and len(name) > 1}
-    short = {name: new for name, new in short.items() if len(new) < len(name)}
-    for item in ast.walk(tree):
-        for field, name in _names(item):
-            setattr(item, field, short.get(name, name))
-        if isinstance(item, ast.Global | ast.Nonlocal):
-            item.names = [short.get(name, name) for name in item.names]
-
-
-def _names(item: ast.AST) -> Iterator[tuple[str, str]]:
-    """The field of a node that holds a name, if it has one, and the name."""
-    for kinds, field in NAMED.items():
-        if isinstance(item, kinds) and (name := getattr(item, field)):
-            yield field, name
-
-
-def _short_names() -> Iterator[str]:
-    letters = string.ascii_letters + "_"
-    for length in itertools.count(1):
-        for parts in itertools.product(letters, repeat=length):
-            if not keyword.iskeyword(name := "".join(parts)):
-                yield name

@@ -7,6 +7,8 @@ imports. Core forbids all of them, so putting it into one file needs no renaming
 import ast
 import builtins
 import dataclasses
+import functools
+import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from bitgolf.base.errors import BitgolfError
 PACKAGE_FOLDER = Path(package_file).parent
 PACKAGE = "bitgolf"
 PLAIN_BASES = frozenset({"object", "Exception", "NamedTuple", "Protocol"})
+SCOPES = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # A script has no docstrings once packed and lies in another folder than the package.
 NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spec__"})
 
@@ -51,7 +54,16 @@ class Definition:
     names: tuple[str, ...]
     node: ast.stmt
     text: str
-    used: frozenset[str]
+
+    @functools.cached_property
+    def used(self) -> frozenset[str]:
+        """The names that it takes from around it."""
+        return frozenset(names_outside(self.node))
+
+    @functools.cached_property
+    def items(self) -> list[ast.AST]:
+        """Every node of its syntax tree."""
+        return list(ast.walk(self.node))
 
     @property
     def is_import(self) -> bool:
@@ -110,9 +122,8 @@ def read_module(text: str, name: str, path: str = "") -> Module:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports += [(item, node.lineno) for item in _imports(node)]
         elif names := _bound_names(node):
-            used = frozenset(names_loaded(ast.walk(node)))
             own_text = "\n".join(lines[first_line(node, lines) : node.end_lineno])
-            definitions.append(Definition(name, names, node, own_text, used))
+            definitions.append(Definition(name, names, node, own_text))
     return Module(name, tree, tuple(definitions), tuple(imports), path)
 
 
@@ -150,10 +161,56 @@ def names_loaded(nodes: Iterable[ast.AST]) -> Iterator[str]:
     for item in nodes:
         if isinstance(item, ast.Name):
             yield item.id
-        for part in (getattr(item, "annotation", None), getattr(item, "returns", None)):
-            for quoted in ast.walk(part) if isinstance(part, ast.AST) else ():
-                if isinstance(quoted, ast.Constant) and isinstance(quoted.value, str):
-                    yield from _names_in_text(quoted.value)
+        yield from _quoted_names(item)
+
+
+def _quoted_names(item: ast.AST) -> Iterator[str]:
+    for part in (getattr(item, "annotation", None), getattr(item, "returns", None)):
+        for quoted in ast.walk(part) if isinstance(part, ast.AST) else ():
+            if isinstance(quoted, ast.Constant) and isinstance(quoted.value, str):
+                yield from _names_in_text(quoted.value)
+
+
+def names_outside(
+    node: ast.AST, left_out: Set[ast.AST] = frozenset(), bound: Set[str] = frozenset()
+) -> Iterator[str]:
+    """The names that a statement takes from around it: not the locals of its functions.
+
+    left_out: nodes that are not looked into. bound: names that something around it binds.
+    """
+    if isinstance(node, ast.Name):
+        yield from {node.id} - bound
+        return
+    yield from (name for name in _quoted_names(node) if name not in bound)
+    around: list[ast.AST] = []  # of a scope, but read outside of it
+    if isinstance(node, ast.FunctionDef | ast.Lambda):
+        defaults = [*node.args.defaults, *(each for each in node.args.kw_defaults if each)]
+        around = [*defaults, *getattr(node, "decorator_list", ())]
+    elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        around = [node.generators[0].iter]
+    inner = bound | set(own_names(node)) if isinstance(node, SCOPES) else bound
+    waiting = [(child, inner) for child in ast.iter_child_nodes(node) if child not in around]
+    for child, names in [*waiting, *((child, bound) for child in around)]:
+        if isinstance(child, ast.arguments):
+            parts: list[ast.AST] = [part for part in ast.iter_child_nodes(child) if part not in around]
+            yield from (name for part in parts for name in names_outside(part, left_out, bound))
+        elif child not in left_out:
+            yield from names_outside(child, left_out, names)
+
+
+def own_names(scope: ast.AST) -> Iterator[str]:
+    """The names that a function, lambda or comprehension binds in its own scope."""
+    waiting = list(ast.iter_child_nodes(scope))
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, ast.Name) and not isinstance(item.ctx, ast.Load):
+            yield item.id
+        elif isinstance(item, ast.arg):
+            yield item.arg
+        elif isinstance(item, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler) and item.name:
+            yield item.name
+        if not isinstance(item, (*SCOPES, ast.ClassDef)):
+            waiting += ast.iter_child_nodes(item)
 
 
 def _names_in_text(text: str) -> Iterator[str]:
@@ -173,6 +230,12 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
     waiting = list(roots)
     if unknown := [name for name in waiting if name not in home]:
         raise SourceError(f"{name}: not defined in core" for name in unknown)
+    libraries = {
+        (module.name, item.bound): item
+        for module in modules
+        for item, _ in module.imports
+        if item.module.partition(".")[0] != PACKAGE
+    }
     kept: set[Definition] = set()
     mentioned: set[str] = set()
     asleep: dict[tuple[Definition, str], ast.stmt] = {}  # methods of kept classes, not mentioned so far
@@ -180,13 +243,14 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
         definition = home[waiting.pop()]
         if definition not in kept:
             kept.add(definition)
-            methods = {item.name: item for item in optional_methods(definition.node, home)}
+            methods = {item.name: item for item in optional_methods(definition.node, home, libraries)}
             asleep |= {(definition, name): item for name, item in methods.items()}
             parts: list[tuple[ast.stmt, Definition]] = [(definition.node, definition)]
             while parts:
                 part, owner = parts.pop()
                 inside = list(walk_without(part, set(asleep.values()) - {part}))
-                waiting += [name for name in names_loaded(inside) if name in home]
+                used = names_outside(part, set(asleep.values()) - {part})
+                waiting += [name for name in used if name in home]
                 foreign = inherited_names(part, owner.node, home)
                 mentioned |= set(names_mentioned(inside, foreign))
                 for key in [key for key in asleep if key[1] in mentioned]:
@@ -197,21 +261,65 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
         for d in module.definitions
         if d in kept
     ]
+    own = {module.name: {item.bound for item, _ in module.imports} for module in modules}
     imports = {
         item: None
         for module in modules
         for item, _ in module.imports
-        if not item.module.startswith(f"{PACKAGE}.") and _is_used(item, module.name, definitions)
+        if not item.module.startswith(f"{PACKAGE}.") and _is_used(item, module.name, definitions, own)
     }
     return definitions, list(imports)
 
 
-def optional_methods(node: ast.stmt, home: Mapping[str, Definition]) -> Iterator[ast.FunctionDef]:
-    """Methods that only core calls, and only by name. Libraries call the methods of their own subclasses."""
-    if isinstance(node, ast.ClassDef) and _has_plain_bases(node, home):
+def optional_methods(
+    node: ast.stmt, home: Mapping[str, Definition], libraries: Mapping[tuple[str, str], Import]
+) -> Iterator[ast.FunctionDef]:
+    """Methods that only core calls, and only by name: those that no library's class above has too.
+
+    libraries: what modules import from elsewhere, by the module and the name that it has there.
+    """
+    if isinstance(node, ast.ClassDef):
+        theirs = _library_names(node, home, libraries)
+        if theirs is None:
+            return
         for item in node.body:
-            if isinstance(item, ast.FunctionDef) and not item.name.startswith("__"):
+            if (
+                isinstance(item, ast.FunctionDef)
+                and not item.name.startswith("__")
+                and item.name not in theirs
+            ):
                 yield item
+
+
+def _library_names(
+    node: ast.ClassDef, home: Mapping[str, Definition], libraries: Mapping[tuple[str, str], Import]
+) -> set[str] | None:
+    """What the classes of libraries define that this one is derived from; None where that is not known."""
+    found: set[str] = set()
+    for base in map(ast.unparse, node.bases):
+        if base in PLAIN_BASES:
+            continue
+        parent = home[base].node if base in home else None
+        if isinstance(parent, ast.ClassDef):
+            names = _library_names(parent, home, libraries)
+        else:
+            first, *rest = base.split(".")
+            names = _names_of(libraries.get((home[node.name].module, first)), tuple(rest))
+        if names is None:
+            return None
+        found |= names
+    return found
+
+
+@functools.cache
+def _names_of(item: Import | None, rest: tuple[str, ...]) -> set[str] | None:
+    try:
+        thing = importlib.import_module(item.module) if item else None
+        for name in ([item.name] if item and item.name else []) + list(rest):
+            thing = getattr(thing, name)
+    except (ImportError, AttributeError):
+        return None
+    return set(dir(thing)) if thing is not None else None
 
 
 def _has_plain_bases(node: ast.ClassDef, home: Mapping[str, Definition]) -> bool:
@@ -257,11 +365,15 @@ def _is_self(node: ast.expr) -> bool:
 
 def names_mentioned(nodes: Iterable[ast.AST], inherited: Set[str] = frozenset()) -> Iterator[str]:
     """Attributes, and texts that could be one. inherited: attributes of `self` that are none of ours."""
+    nodes = list(nodes)
+    keys = {id(item.slice) for item in nodes if isinstance(item, ast.Subscript)}  # of dictionaries
+    keys |= {id(key) for item in nodes if isinstance(item, ast.Dict) for key in item.keys}
+    keys |= {id(item.left) for item in nodes if isinstance(item, ast.Compare)}
     for item in nodes:
         if isinstance(item, ast.Attribute):
             if item.attr not in inherited or not _is_self(item.value):
                 yield item.attr
-        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and id(item) not in keys:
             yield item.value
 
 
@@ -284,8 +396,12 @@ def without_methods(definition: Definition, dropped: Set[str]) -> Definition:
     return remaining
 
 
-def _is_used(item: Import, module: str, definitions: list[Definition]) -> bool:
-    users = [d for d in definitions if d.module == module and item.bound in d.used]
+def _is_used(
+    item: Import, module: str, definitions: list[Definition], imported: Mapping[str, set[str]]
+) -> bool:
+    """Whether a definition of this module needs an import, or one that has got its code from here."""
+    users = [d for d in definitions if item.bound in d.used]
+    users = [d for d in users if d.module == module or item.bound not in imported[d.module]]
     if item.name is None and item.alias is None and "." in item.module:  # `import a.b`: only for users of a.b
         return any(f"{item.module}." in ast.unparse(d.node) for d in users)
     return bool(users)

@@ -168,7 +168,9 @@ class _Cutter:
         return bool(ends) and not item.orelse and not item.finalbody and all(map(self._raises_ours, ends))
 
     def _is_unread(self, item: ast.stmt) -> bool:
-        """An assignment to locals that nobody reads, of a value made without a trace."""
+        """A function that nobody calls, or locals that nobody reads, of a value made without a trace."""
+        if isinstance(item, ast.FunctionDef):
+            return item.name not in self.loaded
         targets = _traceless_targets(item)
         return targets is not None and not targets & self.read
 

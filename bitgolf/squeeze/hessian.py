@@ -298,7 +298,7 @@ def both_uses(products: Curvature, lookups: Curvature) -> Curvature:
 def plain_float32(model: Model) -> Iterator[None]:
     """The model in float32 and plain operations, in which every product can be seen."""
     before = model.backend
-    model.choose(dataclasses.replace(before, dtype=torch.float32, fused=False, compile=False))
+    model.choose(before.plain())
     try:
         yield
     finally:

@@ -7,7 +7,15 @@ import torch
 
 from bitgolf.base.errors import PlanError
 from bitgolf.net.backend import Backend
-from bitgolf.net.kernels import CHUNK_SHORT, FusedKernels, PlainKernels, attend
+from bitgolf.net.kernels import (
+    CHUNK_SHORT,
+    AttentionMask,
+    FusedKernels,
+    PlainKernels,
+    chunk_attend,
+    math_attend,
+    sdpa_attend,
+)
 from bitgolf.net.model import (
     Model,
     ModelPlan,
@@ -136,13 +144,13 @@ def test_attention_kinds_agree(time):
     heads = torch.randn(4 + 2 * 2, 2, time, 8, generator=draw, dtype=torch.float64)
     upstream = torch.randn(2, time, 4 * 8, generator=draw, dtype=torch.float64)
     results = {}
-    for kind in ("math", "sdpa", "chunk"):
+    for attend in (math_attend, sdpa_attend, chunk_attend):
         leaf = heads.clone().requires_grad_()
-        out = attend(leaf, 4, kind=kind)
+        out = attend(leaf, 4, AttentionMask())
         out.backward(upstream)
-        results[kind] = out.detach(), leaf.grad
-    for kind in ("sdpa", "chunk"):
-        torch.testing.assert_close(results[kind], results["math"], rtol=1e-9, atol=1e-9)
+        results[attend] = out.detach(), leaf.grad
+    for attend in (sdpa_attend, chunk_attend):
+        torch.testing.assert_close(results[attend], results[math_attend], rtol=1e-9, atol=1e-9)
 
 
 def test_attention_weights_made_again_give_the_same_gradients(monkeypatch):

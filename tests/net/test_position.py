@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgolf.net.backend import Backend
-from bitgolf.net.kernels import AttentionMask, attend
+from bitgolf.net.kernels import AttentionMask, chunk_attend, math_attend, sdpa_attend
 from bitgolf.net.layers import TwoLanes
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.net.parts import Module
@@ -139,15 +139,15 @@ def test_buckets_are_those_of_the_paper():
         assert found.max() == buckets - 1 and (found.diff() >= 0).all()
 
 
-@pytest.mark.parametrize("kind", ["chunk", "sdpa", "math"])
-def test_bucket_biases_are_added_and_learned_by_every_kernel(kind):
+@pytest.mark.parametrize("attend", [chunk_attend, sdpa_attend, math_attend])
+def test_bucket_biases_are_added_and_learned_by_every_kernel(attend):
     draw = torch.Generator().manual_seed(1)
     position, time = RelativeBuckets(buckets=6, longest=10), 17
     heads = torch.randn(4 + 2 + 2, 2, time, 8, generator=draw)
     root = Module()
     root.relative_bias = torch.nn.Parameter(torch.randn(6, 4, generator=draw))
     sight = position.limit(AttentionMask(), 4, root)
-    out = attend(heads, 4, sight, kind)
+    out = attend(heads, 4, sight)
     queries, keys, values = heads.transpose(0, 1).split((4, 2, 2), 1)
     keys, values = (x.repeat_interleave(2, 1) for x in (keys, values))
     places = torch.arange(time)

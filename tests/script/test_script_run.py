@@ -1,5 +1,6 @@
 """Scripts as they are submitted: bare shards, public variables, several processes; equal to the package."""
 
+import ast
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from bitgolf.base.plan import to_json
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.run.training import VALIDATED
 from bitgolf.script.flatten import (
@@ -17,9 +19,12 @@ from bitgolf.script.flatten import (
     flatten,
     pack_script,
     prove_scripts,
+    read_by_name,
     run_alone,
     run_packaged,
 )
+from bitgolf.script.shrink import minify
+from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.artifact import unpack
 from bitgolf.text.shards import write_shard
 from tests.script.test_flatten import TINY, data  # noqa: F401
@@ -118,8 +123,10 @@ def test_a_script_reads_bare_shards_by_public_variables_and_says_what_reviewers_
         said,
         re.M,
     )
-    assert validated == ["6", "12", "14"]
-    assert re.search(r"^peak memory allocated: \d+ MiB reserved: \d+ MiB$", said, re.M)
+    assert validated == ["0", "6", "12", "14"]
+    assert re.search(r"^step:0/14 val_loss:\S+ val_bpb:\S+ train_time:0ms step_avg:0.00ms$", said, re.M)
+    memory = re.search(r"^peak memory allocated: (\d+) MiB reserved: \d+ MiB$", said, re.M)
+    assert memory and 50 < int(memory[1]) < 5000  # of the process, where there is no GPU
     sizes = [
         int(size) for size in re.findall(r"^(?:Code size|Serialized model \w+): (\d+) bytes$", said, re.M)
     ]
@@ -142,8 +149,8 @@ def test_validation_in_a_script_says_what_the_package_says(data, tmp_path):  # n
     compare_runs(tmp_path / "script", tmp_path / "package")
     rows = [json.loads(line) for line in (tmp_path / "package" / "metrics.jsonl").read_text().splitlines()]
     said = re.findall(r"step:(\d+)/12 val_loss:\S+ val_bpb:(\S+)", script.stdout)
-    assert said == [(str(row["step"]), f"{row[VALIDATED]:.4f}") for row in rows if VALIDATED in row]
-    assert [step for step, _ in said] == ["5", "10", "12"]
+    assert said[1:] == [(str(row["step"]), f"{row[VALIDATED]:.4f}") for row in rows if VALIDATED in row]
+    assert [step for step, _ in said] == ["0", "5", "10", "12"]  # before the first step, as public scripts do
 
 
 def test_the_clock_ends_the_training_and_says_so(script, bare, tmp_path):
@@ -172,7 +179,71 @@ def test_processes_share_training_and_evaluation(script, bare, tmp_path):
     assert np.allclose(scores[0]["nats"], scores[2]["nats"], atol=1e-2) and (scores[2]["nats"] > 0).all()
 
 
+@pytest.mark.slow
+def test_two_processes_do_what_two_processes_of_the_package_do(data, tmp_path):  # noqa: F811
+    recipe = shrunk("baseline")
+    (tmp_path / "recipe.json").write_text(json.dumps(to_json(recipe)))
+    (tmp_path / "train_gpt.py").write_text(flatten(recipe))
+    (tmp_path / "package.py").write_text(
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "import bitgolf, bitgolf.recipe, bitgolf.run.command\n"
+        "from bitgolf.base.plan import from_json\n"
+        "bitgolf.load()\n"
+        f"text = Path({str(tmp_path / 'recipe.json')!r}).read_text()\n"
+        "sys.exit(bitgolf.run.command.main(from_json(bitgolf.recipe.Recipe, json.loads(text))))\n"
+    )
+    for name, program in {"package": "package.py", "script": "train_gpt.py"}.items():
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        command.append(str(tmp_path / program))
+        options = ["--data", str(data.resolve()), "--seed", "7", "--out", str(tmp_path / name)]
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE_FOLDER.parent), "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(
+            [*command, *options], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert (tmp_path / name / "scores.npz").is_file(), run.stderr
+    compare_runs(tmp_path / "script", tmp_path / "package")
+
+
 def test_the_packed_form_is_started_the_same_way(script, bare, tmp_path):
     run = submitted(pack_script(script), tmp_path / "record", bare, ITERATIONS="2", SEED="3")
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "record" / "logs" / "baseline-3.txt").is_file()
+    log = (tmp_path / "record" / "logs" / "baseline-3.txt").read_text()
+    assert log.startswith(minify(script))  # the program itself, not its packed bytes
+
+
+def test_settings_stand_first_and_are_read_from_the_environment(script, bare, tmp_path):
+    tree = ast.parse(script)
+    first = next(item for item in tree.body if isinstance(item, ast.FunctionDef))
+    assert first.name == "settings"
+    names = {
+        "NUM_LAYERS",
+        "MODEL_DIM",
+        "MATRIX_LR",
+        "TIED_EMBED_LR",
+        "BETA1",
+        "WARMDOWN_ITERS",
+        "TRAIN_SEQ_LEN",
+    }
+    assert names <= {item.value for item in ast.walk(first) if isinstance(item, ast.Constant)}
+    runs = {}
+    for name, variables in {"as it is": {}, "wider": {"MODEL_DIM": "48", "MATRIX_LR": "0.01"}}.items():
+        runs[name] = submitted(script, tmp_path / name, bare, ITERATIONS="2", **variables)
+        assert runs[name].returncode == 0, runs[name].stderr
+    counts = {name: re.search(r"model_params:(\d+)", run.stdout)[1] for name, run in runs.items()}
+    assert len(set(counts.values())) == 2
+    wider = unpack((tmp_path / "wider" / "model.bin").read_bytes()).model
+    assert (wider.width, wider.layers) == (48, 2)
+    changed = script.replace('env("NUM_LAYERS", 2)', 'env("NUM_LAYERS", 3)')
+    assert changed != script
+    run = submitted(changed, tmp_path / "changed", bare, ITERATIONS="2")
+    assert unpack((tmp_path / "changed" / "model.bin").read_bytes()).model.layers == 3, run.stderr
+
+
+def test_only_variables_that_a_script_follows_are_in_it():
+    named = read_by_name(shrunk("baseline"))
+    assert named["optim.rows.1.rule.lr"] == "MATRIX_LR" and named["train.validate_steps"] == "VAL_LOSS_EVERY"
+    assert named["data.sequence_length"] == named["score.windows.length"] == "TRAIN_SEQ_LEN"
+    assert not {"GRAD_CLIP_NORM", "MUON_WD", "WD_TAPER_FINAL_MULT", "TIE_EMBEDDINGS"} & set(named.values())
+    clipped = read_by_name(shrunk("baseline").replace({"train.grad_clip_norm": 1.0}))
+    assert clipped["train.grad_clip_norm"] == "GRAD_CLIP_NORM"

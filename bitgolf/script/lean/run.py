@@ -21,16 +21,15 @@ from bitgolf.score.windows import Chunked
 from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import adapted_nats, score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
+from bitgolf.script.lean.squeeze.quantize import quantize_weights
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.script.lean.train.loop import train
-from bitgolf.squeeze.form import QuantizedTensor
 from bitgolf.squeeze.quantize import (
     Curvatures,
     Fixed,
     NoCalibration,
     NoTuning,
     QuantizePlan,
-    quantize_weights,
 )
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
@@ -38,18 +37,23 @@ from bitgolf.train.loop import ShardBatches
 from bitgolf.train.optim import make_optimizers
 from bitgolf.train.world import World, join_world, leave_world
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 FIRST_STEPS = 10  # each of them is logged, as in public
 EVALUATION_SECONDS = 600.0  # the public rule
 
 
-def public_number(name: str, value: float) -> float:
+def env(name: str, value: float) -> float:
     """What the environment says instead of a setting, under its public name; of the setting's type."""
     return type(value)(os.environ.get(name, value))
 
 
-def main(given: Recipe) -> int:
+def main(recipe: Recipe) -> int:
     """Train on a folder of shards, pack, reload, score."""
-    parser = argparse.ArgumentParser(description=given.name)
+    parser = argparse.ArgumentParser(description=recipe.name)
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA_PATH"), help="folder of shards")
     parser.add_argument("--tokenizer", type=Path, default=os.environ.get("TOKENIZER_PATH"))
     parser.add_argument("--out", type=Path, default=".", help="folder for what is written")
@@ -57,19 +61,13 @@ def main(given: Recipe) -> int:
     choice = parser.parse_args()
     if choice.data is None:
         parser.error("--data or DATA_PATH: a folder with *train*.bin and *val*.bin")
-    plan = given.train.replace(
-        steps=public_number("ITERATIONS", given.train.steps),
-        train_seconds=public_number("MAX_WALLCLOCK_SECONDS", given.train.train_seconds),
-        validate_steps=public_number("VAL_LOSS_EVERY", given.train.validate_steps),
-        log_steps=public_number("TRAIN_LOG_EVERY", given.train.log_steps),
-    )
-    recipe = given.replace(train=plan)
     world = join_world(choose_device(recipe.backend).type)
     code, logs = Path(sys.argv[0]).read_bytes(), choice.out / "logs"
+    source = getattr(sys.modules["__main__"], "SOURCE", code)  # the packed form has its text there
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / (os.environ.get("RUN_ID", f"{recipe.name}-{choice.seed}") + ".txt")
     if world.rank == 0:
-        path.write_bytes(code)
+        path.write_bytes(source)
 
     def log(line: str) -> None:
         if world.rank == 0:
@@ -88,8 +86,8 @@ def main(given: Recipe) -> int:
     if not finished:
         leave_world(world)
         return 1
-    memory = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    log("peak memory allocated: {} MiB reserved: {} MiB".format(*(size >> 20 for size in memory)))
+    allocated, reserved = peak_memory(backend)
+    log(f"peak memory allocated: {allocated >> 20} MiB reserved: {reserved >> 20} MiB")
     shipped, packed_path, total = recipe.network().shipped(), choice.out / "model.bin", 0
     if world.rank == 0:
         live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
@@ -105,35 +103,37 @@ def main(given: Recipe) -> int:
         log(f"Total submission size quantized: {total} bytes")
     world.from_first(total)  # the others wait for the file
     reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
-    limit = public_number("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
+    limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()
     scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, limit)
-    if given.score.adapter != NoAdapter():
-        log(f"before it adapts val_bpb:{bits_per_byte(scores):.8f}")
+    if recipe.score.adapter != NoAdapter():
+        log(f"before it adapts val_bpb:{loss_and_bits(scores)[1]:.8f}")
         nats, share = adapted_nats(reloaded, tokens, tokenizer, recipe.score, world, limit)
-        scores = scores._replace(nats=nats)
+        scores = {**scores, "nats": nats}
     spent = time.perf_counter() - started
     leave_world(world)
     if share < 1:
         log(f"stopping_early: evaluation_cap eval_time:{1000 * spent:.0f}ms scored:{share:.2%}")
         return 1
     if world.rank == 0:
-        np.savez_compressed(
-            choice.out / "scores.npz",
-            target=scores.target,
-            nats=scores.nats,
-            bytes=scores.bytes,
-            document=scores.document,
-            position=scores.position,
-            context=scores.context,
-        )
-    loss, bits = scores.nats.mean(dtype=np.float64), bits_per_byte(scores)
+        np.savez_compressed(choice.out / "scores.npz", **scores)  # type: ignore[arg-type]
+    loss, bits = loss_and_bits(scores)
     log(
         f"final_quantized_roundtrip val_loss:{loss:.4f} val_bpb:{bits:.4f} "
         f"eval_time:{1000 * spent:.0f}ms of at most {1000 * limit:.0f}ms"
     )
     log(f"final_quantized_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bits:.8f}")
     return 0 if total <= recipe.budget.budget_bytes else 1
+
+
+def peak_memory(backend: Backend) -> tuple[int, int]:
+    """The most bytes allocated and reserved so far: on a GPU, or of the process."""
+    if backend.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    if resource is None:
+        return 0, 0
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resident, resident
 
 
 def trained(
@@ -156,23 +156,37 @@ def trained(
     )
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
     chunked = recipe.score.replace(windows=Chunked(length=length))
+
+    def log_validation(step: int, seconds: float) -> None:
+        model.eval()
+        loss, bits = loss_and_bits(score(model, tokens, tokenizer, chunked, world, 0)[0])
+        model.train()
+        log(f"{step_of(step)} val_loss:{loss:.4f} val_bpb:{bits:.4f} {clock(step, seconds)}")
+
+    def step_of(step: int) -> str:
+        return f"step:{step}/{plan.steps}"
+
+    def clock(step: int, seconds: float) -> str:
+        return f"train_time:{1000 * seconds:.0f}ms step_avg:{1000 * seconds / max(step, 1):.2f}ms"
+
+    if plan.validate_steps:
+        log_validation(0, 0.0)
     steps = train(model, plan, optimizers, recipe.average, source, world, recipe.noise, recipe.quantize)
     for report in steps:
-        step, spent = report.reached.step, 1000 * report.reached.seconds
-        now, time_so_far = f"step:{step}/{plan.steps}", f"train_time:{spent:.0f}ms"
-        average = f"step_avg:{spent / max(step, 1):.2f}ms"
-        ended, why = report.status != "running", {"finished": "wallclock_cap"}.get(report.status, "diverged")
+        step, seconds, ended = report.reached.step, report.reached.seconds, report.status != "running"
         if step <= FIRST_STEPS or step % plan.log_steps == 0 or ended:
-            log(f"{now} train_loss:{report.nats_per_token:.4f} {time_so_far} {average}")
+            log(f"{step_of(step)} train_loss:{report.nats_per_token:.4f} {clock(step, seconds)}")
         if plan.validates(step, report.status == "finished"):
-            model.eval()
-            scores, _ = score(model, tokens, tokenizer, chunked, world, 0)
-            model.train()
-            loss, bits = scores.nats.mean(dtype=np.float64), bits_per_byte(scores)
-            log(f"{now} val_loss:{loss:.4f} val_bpb:{bits:.4f} {time_so_far} {average}")
+            log_validation(step, seconds)
         if ended and step < plan.steps:
-            log(f"stopping_early: {why} {time_so_far} {now}")
+            why = "wallclock_cap" if report.status == "finished" else "diverged"
+            log(f"stopping_early: {why} train_time:{1000 * seconds:.0f}ms {step_of(step)}")
     return report.reached.averaged, report.status == "finished"
+
+
+def loss_and_bits(scores: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Nats per token, and bits per byte."""
+    return scores["nats"].mean(dtype=np.float64), bits_per_byte(scores["nats"], scores["bytes"])
 
 
 def packed(
@@ -189,31 +203,27 @@ def packed(
     if recipe.quantize.calibration != NoCalibration():
         curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
 
-    def tensors_by(table: QuantizePlan) -> dict[str, QuantizedTensor]:
-        return quantize_weights(table, weights, curvatures)[0]
-
     def packed_by(table: QuantizePlan) -> Artifact:
-        return pack(shipped, tensors_by(table), tokenizer, recipe.pack)
+        return pack(shipped, quantize_weights(table, weights, curvatures), tokenizer, recipe.pack)
 
     def allocated(table: QuantizePlan) -> QuantizePlan:
-        if recipe.quantize.rate == Fixed():
-            return table
-        return finish(
-            table.rate.allocate(
-                table,
-                recipe.budget.budget_bytes,
-                lambda tried: counted_bytes(recipe, packed_by(tried), code_bytes),
-            )
-        )
+        def size(tried: QuantizePlan) -> int:
+            return counted_bytes(recipe, packed_by(tried), code_bytes)
 
-    table = allocated(recipe.quantize)
+        return finish(table.rate.allocate(table, recipe.budget.budget_bytes, size))
+
+    table = recipe.quantize
+    if recipe.quantize.rate != Fixed():
+        table = allocated(table)
     if recipe.quantize.tuning != NoTuning():
         names = table.tunable(weights)
-        rounded = {name: tensor.dequantize() for name, tensor in tensors_by(table).items()}
+        tensors = quantize_weights(table, weights, curvatures)
+        rounded = {name: tensor.dequantize() for name, tensor in tensors.items()}
         exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
         found = finish(table.tuning.tune(exact, student, names, stream, length, False)) if names else {}
         weights = {**weights, **found}
-        table = allocated(table)
+        if recipe.quantize.rate != Fixed():
+            table = allocated(table)
     return packed_by(table)
 
 

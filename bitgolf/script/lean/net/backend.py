@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Self
 
 import torch
 
@@ -23,9 +24,28 @@ class Backend:
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
-    attention: str = "sdpa"
-    fused: bool = False
-    compile: bool = False
+    chosen: str = "sdpa"  # where the settings leave it open how attention is computed
+    plan: BackendPlan = BackendPlan()  # noqa: RUF009
+
+    @property
+    def attention(self) -> str:
+        """How attention is computed: by chunks, by torch's own kernel, or written out."""
+        return self.chosen if self.plan.attention == "auto" else self.plan.attention
+
+    @property
+    def fused(self) -> bool:
+        """Whether the operations by hand are used."""
+        return self.plan.fused
+
+    @property
+    def compile(self) -> bool:
+        """Whether torch compiles the step."""
+        return self.plan.compile
+
+    def plain(self) -> Self:
+        """The same device in float32 and plain operations, in which every product can be seen."""
+        plan = self.plan.replace(fused=False, compile=False)
+        return dataclasses.replace(self, dtype=torch.float32, plan=plan)
 
     def compute_dtype(self, rows: int) -> torch.dtype:
         """The number type for a forward pass over this many tokens: decoding a few at a time is float32."""
@@ -40,18 +60,12 @@ def choose_backend(plan: BackendPlan, same: Callable[[float], float]) -> Backend
     if plan.reuse_memory and device.type == "cpu":
         keep_freed_memory()
     new_card = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
-    dtype, attention = plan.dtype, plan.attention
+    dtype = plan.dtype
     if dtype == "auto":
         fast = new_card or (device.type == "cpu" and same(bfloat16_gain(device)) >= BFLOAT16_GAIN)
         dtype = "bfloat16" if fast else "float32"
-    if attention == "auto" and device.type == "cpu":
+    if device.type == "cpu":
         attention = "chunk" if dtype == "bfloat16" else "sdpa"
-    elif attention == "auto":
+    else:
         attention = "sdpa" if new_card else "math"
-    return Backend(
-        device=device,
-        dtype=getattr(torch, dtype),
-        attention=attention,
-        fused=plan.fused,
-        compile=plan.compile,
-    )
+    return Backend(device=device, dtype=getattr(torch, dtype), chosen=attention, plan=plan)

@@ -4,10 +4,7 @@ import math
 
 import numpy as np
 
-from bitgolf.script.lean.score.score import Scores
 
-
-def bits_per_byte(scores: Scores) -> float:
+def bits_per_byte(nats: np.ndarray, sizes: np.ndarray) -> float:
     """sum(nats) / ln 2 / sum(bytes), over exactly the scored tokens."""
-    nats = float(scores.nats.sum(dtype=np.float64))
-    return nats / math.log(2) / int(scores.bytes.sum(dtype=np.int64))
+    return float(nats.sum(dtype=np.float64)) / math.log(2) / int(sizes.sum(dtype=np.int64))

@@ -1,7 +1,6 @@
 """Nats per token on a model, window by window, with the bytes that each token stands for."""
 
 import time
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,31 +9,18 @@ from bitgolf.net.model import Model
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Mixture, mixture_of
 from bitgolf.score.score import ScorePlan, _exam_taken, _laid_out, document_starts
-from bitgolf.score.windows import States, Window
+from bitgolf.score.windows import Chunked, States, Window
 from bitgolf.script.lean.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
 
-class Scores(NamedTuple):
-    """One row per scored token, in the order of the stream; document, position: where it stands.
-
-    bytes: of its text. context: how many tokens the model saw before it.
-    """
-
-    target: np.ndarray
-    nats: np.ndarray
-    bytes: np.ndarray
-    document: np.ndarray
-    position: np.ndarray
-    context: np.ndarray
-
-
 def score(
     model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, world: World, seconds: float
-) -> tuple[Scores, float]:
-    """Scores of every window of the plan, each target once, and the share that was scored in the time given.
+) -> tuple[dict[str, np.ndarray], float]:
+    """A row per target, as columns, for every window of the plan, and the share scored in the time given.
 
-    The processes share the work. seconds: after which no batch is begun; 0 sets no limit.
+    document, position: where a target stands. bytes: of its text. context: how many tokens the model saw
+    before it. The processes share the work. seconds: after which no batch is begun; 0 sets no limit.
     """
     if plan.limit_tokens:
         tokens = tokens[: plan.limit_tokens + 1]
@@ -44,7 +30,11 @@ def score(
     nats, done = np.zeros(len(inputs), np.float32), 0
     model.window = plan.windows.longest()
     places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
-    states = plan.windows.states(lambda _, inputs, scored: model.hidden(inputs, scored), model, windows)
+    states = plan.windows.states(  # of chunks, all positions are scored
+        lambda _, inputs, scored: model.hidden(inputs, 0 if isinstance(plan.windows, Chunked) else scored),
+        model,
+        windows,
+    )
     batches = list(plan.windows.batches(windows, range(len(windows)), plan.batch_tokens))
     batches = batches[world.rank :: world.size] if plan.windows.alone else batches * (world.rank == 0)
     if plan.mixers:  # they read the stream in its order, so one process reads all of it
@@ -68,13 +58,14 @@ def score(
     share = world.sum(torch.tensor(done, device=device)).item() / len(inputs)
     target, document = tokens[inputs + 1], np.searchsorted(starts, inputs, side="right") - 1
     firsts = np.repeat([window.start for window in windows], [w.end - w.first_scored for w in windows])
-    columns = (
-        tokenizer.token_bytes(target, tokens[inputs]),
-        document,
-        inputs - starts[document],
-        inputs - firsts + 1,
-    )
-    return Scores(target, nats, *(column.astype(np.int32) for column in columns)), share
+    columns = {
+        "bytes": tokenizer.token_bytes(target, tokens[inputs]),
+        "document": document,
+        "position": inputs - starts[document],
+        "context": inputs - firsts + 1,
+    }
+    whole = {name: column.astype(np.int32) for name, column in columns.items()}
+    return {"target": target, "nats": nats, **whole}, share
 
 
 def _mixed_nats(

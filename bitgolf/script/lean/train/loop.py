@@ -22,7 +22,7 @@ from bitgolf.train.loop import (
     swapped_weights,
 )
 from bitgolf.train.optim import Optimizers
-from bitgolf.train.qat import Noise
+from bitgolf.train.qat import Noise, NoNoise
 from bitgolf.train.schedule import Progress
 from bitgolf.train.world import World
 
@@ -72,15 +72,19 @@ def train(
             inputs, targets, position = batches.next_batch(position, rows, world, length)
             pairs.append((inputs, targets))
         model.at(before.fraction)
-        with swapped_weights(
-            optimizers, noise.fake_quantized(optimizers.parameters, quantize, before, scale)
-        ):
-            loss, norm = gradients_of(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
+        pieces = cut(pairs, plan.forward_rows(length, device))
+        if noise == NoNoise():
+            loss, norm = gradients_of(model, optimizers, pieces, world)
+        else:
+            stand_ins = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+            with swapped_weights(optimizers, stand_ins):
+                loss, norm = gradients_of(model, optimizers, pieces, world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
             clipped_step(plan, optimizers, scale, before, norm)
             state.step, state.position = state.step + 1, position
-            state.averaged = averager.update(state.averaged, weights, _progress(plan, state), scale)
+            reached = _progress(plan, state)
+            state.averaged = averager.update(state.averaged, weights, reached, scale)
         _wait(weights)
         state.seconds += world.from_first(time.perf_counter() - started)
         finished = _progress(plan, state).fraction >= 1.0

@@ -11,8 +11,8 @@ from bitgolf.base.events import finish
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.net.model import build_model
+from bitgolf.public.optional import is_installed, needed
 from bitgolf.report import compressors as rivals
-from bitgolf.script.optional import is_installed, needed
 from bitgolf.squeeze.artifact import PackPlan, pack
 from bitgolf.squeeze.codec import Brotli, MissingCodecError
 from bitgolf.squeeze.quantize import quantize_weights

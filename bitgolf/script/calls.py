@@ -1,0 +1,263 @@
+"""Functions with all their calls: parameters that no call gives, and those that no function reads, go.
+
+Functions of one name are one family, whatever class they are in: what is done to one is done to all, and to
+every call of that name. A family of which somebody takes a function as a value, or whose name a library's
+objects have too, is left alone.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+from typing import NamedTuple
+
+from bitgolf.script.edits import Edit, Source, edited, sources_of
+from bitgolf.script.kinds import Kinds
+from bitgolf.script.names import foreign_objects
+from bitgolf.script.source import Import, Module, own_names
+from bitgolf.script.trust import PURE_CALLS
+
+# Expressions that can be left out, or moved to where they are used, as nothing happens in them.
+STILL = (ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Subscript, ast.Slice)
+QUIET = (*STILL, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.IfExp, ast.Starred, ast.Lambda)
+
+
+class Family(NamedTuple):
+    """Functions of one name, methods with their classes, and the calls that are surely of them.
+
+    is_whole: there is no other call, nor does anybody take one of them as a value.
+    """
+
+    name: str
+    functions: list[tuple[Source, ast.FunctionDef, ast.ClassDef | None]]
+    calls: list[tuple[Source, ast.Call]]
+    is_whole: bool
+
+    @property
+    def bound(self) -> int:
+        """How many parameters a call does not write: self, of methods."""
+        return int(self.functions[0][2] is not None)
+
+
+def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
+    """Functions of the top level, methods, and the makers of classes without others below them.
+
+    Methods are told apart by the families of their classes, where it is clear on what they are called.
+    """
+    kinds, sources = Kinds(modules), sources_of(modules)
+    found: dict[tuple[str, str], Family] = {}
+    spoilt: set[tuple[str, str]] = set()
+    for source in sources:
+        for function, owner in _functions(source.node):
+            key = function.name, kinds.root(owner.name) if owner else ""
+            if owner and function.name == "__init__" and len(kinds.below(owner.name)) == 1:
+                key = owner.name, ""  # a call of the class
+            found.setdefault(key, Family(function.name, [], [], True)).functions.append(
+                (source, function, owner)
+            )
+            if function.decorator_list or key[0].startswith("__") or function.name in left_alone:
+                spoilt.add(key)
+    roots: dict[str, list[str]] = {}
+    for name, root in found:
+        roots.setdefault(name, []).append(root)
+    foreign = set(dir(Path)).union(*(dir(thing) for thing in foreign_objects()))
+    libraries = {item.bound for module in modules for item, _ in module.imports if _is_library(item)}
+    for source in sources:
+        spoilt |= {(text, root) for text in source.texts() for root in roots.get(text, ())}
+        calls = {id(item.func): item for item in source.items if isinstance(item, ast.Call)}
+        for item, local, around in _mentions(source, kinds, libraries):
+            call, is_sure = calls.get(id(item)), True
+            if isinstance(item, ast.Name):
+                keys = [(item.id, "")] if (item.id, "") in found else []
+            else:
+                kind = around if ast.unparse(item.value) == "super()" else kinds.of(item.value, local)
+                root = kinds.root(kind) if kind in kinds.classes else ""
+                keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
+                is_sure = bool(root) or (item.attr not in foreign and len(keys) == 1)
+            for key in keys:
+                if call is None or not is_sure:
+                    spoilt.add(key)
+                else:
+                    found[key].calls.append((source, call))
+    return [family._replace(is_whole=key not in spoilt) for key, family in found.items()]
+
+
+def _mentions(
+    source: Source, kinds: Kinds, libraries: Set[str]
+) -> Iterator[tuple[ast.Name | ast.Attribute, dict[str, str], str]]:
+    """Names and attributes with the classes of the names around them, and the class that they stand in."""
+    inside: dict[int, tuple[dict[str, str], str]] = {}
+    hidden: set[int] = set()
+    for function, owner in _functions(source.node):
+        around = kinds.local(function, owner.name if owner else ""), owner.name if owner else ""
+        own = set(own_names(function))
+        for item in ast.walk(function):
+            inside[id(item)] = around
+            if isinstance(item, ast.Name) and item.id in own:
+                hidden.add(id(item))
+    for item in source.items:
+        parts = [getattr(item, "annotation", None), getattr(item, "returns", None)]
+        hidden |= {id(inner) for part in parts if part for inner in ast.walk(part)}
+    for item in source.items:
+        if (
+            isinstance(item, ast.Name)
+            and id(item) not in hidden
+            and isinstance(item.ctx, ast.Load)
+            or isinstance(item, ast.Attribute)
+            and ast.unparse(item.value).split(".")[0] not in libraries
+        ):
+            yield item, *inside.get(id(item), ({}, ""))
+
+
+def _is_library(item: Import) -> bool:
+    """Whether an import binds a module, whose attributes are none of ours."""
+    return item.name is None or f"{item.module}.{item.name}" in sys.modules
+
+
+def _functions(node: ast.stmt) -> Iterator[tuple[ast.FunctionDef, ast.ClassDef | None]]:
+    if isinstance(node, ast.FunctionDef):
+        yield node, None
+    elif isinstance(node, ast.ClassDef):
+        yield from ((item, node) for item in node.body if isinstance(item, ast.FunctionDef))
+
+
+def fewer_parameters(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:
+    """The modules without parameters that always have their default, or that nothing reads."""
+    groups = [
+        _without_ungiven(family, name) or _without_unread(family, name)
+        for family in families(modules, left_alone)
+        if family.is_whole
+        for name in _common_parameters(family)[family.bound :]
+    ]
+    return edited(modules, groups)
+
+
+def _common_parameters(family: Family) -> list[str]:
+    """The parameters that all functions of a family have, at the same places; none where one is special."""
+    heads = [function.args for _, function, _ in family.functions]
+    if any(head.vararg or head.kwarg or head.posonlyargs for head in heads):
+        return []
+    names = {(*(a.arg for a in head.args), *(a.arg for a in head.kwonlyargs)) for head in heads}
+    return list(names.pop()) if len(names) == 1 else []
+
+
+def given_for(family: Family, name: str, call: ast.Call) -> ast.expr | None:
+    """What a call gives for a parameter. Raises LookupError where that is not to be seen."""
+    if any(word.arg is None for word in call.keywords):
+        raise LookupError
+    for word in call.keywords:
+        if word.arg == name:
+            return word.value
+    plain = [a.arg for a in family.functions[0][1].args.args][family.bound :]
+    if name not in plain:
+        return None
+    place = plain.index(name)
+    if any(isinstance(arg, ast.Starred) for arg in call.args[: place + 1]):
+        raise LookupError
+    return call.args[place] if place < len(call.args) else None
+
+
+def _without_ungiven(family: Family, name: str) -> list[Edit]:
+    """Edits that put its one value where a parameter is read: the default, or what every call gives."""
+    try:
+        given = [given_for(family, name, call) for _, call in family.calls]
+    except LookupError:
+        return []
+    texts = {ast.unparse(value) for value in given if value is not None}
+    if not all(given) or not given:  # some call leaves it to the default
+        texts |= {ast.unparse(default) if default else "" for default in _defaults(family, name)}
+    elif not all(is_empty(value) for value in given if value):
+        return []
+    text = texts.pop() if texts else ""
+    if texts or not text or not family.calls:
+        return []
+    value = ast.parse(text, mode="eval").body
+    names = {item.id for item in ast.walk(value) if isinstance(item, ast.Name)}
+    if not all(isinstance(item, (*STILL, ast.expr_context)) for item in ast.walk(value)):
+        return []
+    edits: list[Edit] = []
+    for source, function, _ in family.functions:
+        if names & set(own_names(function)) or _is_bound_again(function, name):
+            return []
+        reads = [item for item in _inside(function) if isinstance(item, ast.Name) and item.id == name]
+        edits += [_head_without(source, function, name), *(source.replaced(item, text) for item in reads)]
+    return edits + _calls_without(family, name)
+
+
+def is_empty(value: ast.expr) -> bool:
+    """Whether an expression is something without content, zero, or a truth value."""
+    if isinstance(value, ast.Constant):
+        return value.value is None or isinstance(value.value, bool) or value.value == 0
+    return isinstance(value, ast.Dict | ast.Tuple | ast.List) and not ast.unparse(value)[1:-1]
+
+
+def _without_unread(family: Family, name: str) -> list[Edit]:
+    """Edits that take a parameter away that no function of the family reads."""
+    if any(_is_read(function, name) for _, function, _ in family.functions):
+        return []
+    try:
+        given = [given_for(family, name, call) for _, call in family.calls]
+    except LookupError:
+        return []
+    if not all(is_quiet(value) for value in given if value):
+        return []
+    heads = [_head_without(source, function, name) for source, function, _ in family.functions]
+    return heads + _calls_without(family, name)
+
+
+def _calls_without(family: Family, name: str) -> list[Edit]:
+    edits = []
+    for source, call in family.calls:
+        if gone := given_for(family, name, call):
+            parts = [source.of(arg) for arg in call.args if arg is not gone]
+            parts += [
+                f"{word.arg}={source.of(word.value)}" for word in call.keywords if word.value is not gone
+            ]
+            edits.append(source.call(call, parts))
+    return edits
+
+
+def is_quiet(node: ast.expr) -> bool:
+    """Whether nothing is lost where an expression is not evaluated."""
+    for item in ast.walk(node):
+        if isinstance(item, ast.Call):
+            if getattr(item.func, "id", getattr(item.func, "attr", "")) not in PURE_CALLS | {"tolist"}:
+                return False
+        elif isinstance(item, ast.expr) and not isinstance(item, QUIET):
+            return False
+    return True
+
+
+def _defaults(family: Family, name: str) -> Iterator[ast.expr | None]:
+    for _, function, _ in family.functions:
+        arguments = function.args
+        plain = zip(reversed(arguments.args), reversed(arguments.defaults))
+        found = {arg.arg: default for arg, default in plain}
+        found |= {
+            arg.arg: default for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults) if default
+        }
+        yield found.get(name)
+
+
+def _head_without(source: Source, function: ast.FunctionDef, name: str) -> Edit:
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    return source.head(function, [arg for arg in arguments if arg.arg != name])
+
+
+def _inside(function: ast.FunctionDef) -> Iterator[ast.AST]:
+    for item in function.body:
+        yield from ast.walk(item)
+
+
+def _is_read(function: ast.FunctionDef, name: str) -> bool:
+    return any(isinstance(item, ast.Name) and item.id == name for item in _inside(function))
+
+
+def _is_bound_again(function: ast.FunctionDef, name: str) -> bool:
+    """Whether a function or one inside it gives the name another value."""
+    for item in _inside(function):
+        if isinstance(item, ast.Name) and item.id == name and not isinstance(item.ctx, ast.Load):
+            return True
+        if isinstance(item, ast.arg) and item.arg == name:
+            return True
+    return False

@@ -1,0 +1,102 @@
+"""Functions that only hand on: what they return is written where they were called.
+
+A function that returns a constant or one of its parameters goes wherever it is called; one that returns any
+other expression if a single place calls it, and the line stays short.
+"""
+
+import ast
+from collections.abc import Sequence, Set
+
+from bitgolf.script.calls import STILL, Family, families, given_for, is_empty, is_quiet
+from bitgolf.script.edits import LINE_LENGTH, Edit, Source, edited
+from bitgolf.script.source import SCOPES, Module, names_outside, own_names
+
+ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.ListComp)
+
+
+def inlined(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:
+    """The modules without functions that only hand on."""
+    return edited(modules, [_edits(family) for family in families(modules, left_alone) if family.calls])
+
+
+def _edits(family: Family) -> list[Edit]:
+    """Edits that put what a family returns in place of its calls; none where that cannot be."""
+    returned = [_returned(function) for _, function, _ in family.functions]
+    source, function, _ = family.functions[0]
+    value = returned[0]
+    if value is None or any(other is None or ast.dump(other) != ast.dump(value) for other in returned):
+        return []
+    names = [arg.arg for arg in (*function.args.args, *function.args.kwonlyargs)]
+    if any([arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)] != names for _, f, _ in family.functions):
+        return []
+    hands_on = (
+        isinstance(value, ast.Constant)
+        or is_empty(value)
+        or (isinstance(value, ast.Name) and value.id in names)
+    )
+    if family.functions[0][1].name == "__init__" or any(f.decorator_list for _, f, _ in family.functions):
+        return []
+    if not hands_on and (
+        not family.is_whole or len(family.calls) > 1 or len(returned) > 1 or "\n" in source.of(value)
+    ):
+        return []
+    edits = [_edit(family, source, value, names, place, call) for place, call in family.calls]
+    if None in edits:
+        return []
+    read = [Edit(s, s.start(f), s.end(f), None) for s, f, _ in family.functions]
+    return [*read, *(edit for edit in edits if edit)]
+
+
+def _returned(function: ast.FunctionDef) -> ast.expr | None:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    if (
+        len(body) == 1
+        and isinstance(body[0], ast.Return)
+        and not function.args.vararg
+        and not function.args.kwarg
+    ):
+        return body[0].value
+    return None
+
+
+def _edit(
+    family: Family, source: Source, value: ast.expr, names: list[str], place: Source, call: ast.Call
+) -> Edit | None:
+    """The edit of one call, or nothing where order or meaning could change."""
+    given: dict[str, ast.expr | None] = {}
+    try:
+        given = {name: given_for(family, name, call) for name in names[family.bound :]}
+    except LookupError:
+        return None
+    if family.bound:
+        given[names[0]] = call.func.value if isinstance(call.func, ast.Attribute) else None
+    reads = [item for item in ast.walk(value) if isinstance(item, ast.Name) and item.id in names]
+    free = set(names_outside(value)) - set(names)
+    inner = {n for item in ast.walk(value) if isinstance(item, SCOPES) for n in own_names(item)}
+    around = {n for item in place.items if isinstance(item, SCOPES) for n in own_names(item)}
+    if free & around or inner & set(names):
+        return None
+    texts: dict[str, str] = {}
+    for name, arg in given.items():
+        count = sum(item.id == name for item in reads)
+        if arg is None and count:
+            return None
+        if arg is None:
+            continue
+        alone = len(reads) == 1 and count == 1
+        still = all(isinstance(item, (*STILL, ast.expr_context)) for item in ast.walk(arg))
+        if not (is_quiet(arg) if not count else still or alone):
+            return None
+        if inner & {item.id for item in ast.walk(arg) if isinstance(item, ast.Name)}:
+            return None
+        texts[name] = place.of(arg) if isinstance(arg, ATOMS) or value in reads else f"({place.of(arg)})"
+    text, start = source.of(value), source.start(value)
+    for item in sorted(reads, key=source.start, reverse=True):
+        first, last = source.start(item) - start, source.end(item) - start
+        text = text[:first] + texts[item.id] + text[last:]
+    if not isinstance(value, ATOMS) and not is_empty(value):
+        text = f"({text})"
+    whole = place.text[: place.start(call)].rpartition("\n")[2] + text
+    whole += place.text[place.end(call) :].partition("\n")[0]
+    is_short = max(map(len, whole.splitlines())) <= LINE_LENGTH or is_empty(value) or value in reads
+    return place.replaced(call, text) if is_short else None

@@ -1,0 +1,163 @@
+"""Of which class a value is, as far as annotations and plain assignments tell."""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeGuard
+
+from bitgolf.script.source import Module
+
+ROWS = re.compile(r"(?:tuple|list|Sequence|Iterable|Iterator)\[(\w+)(?:, \.\.\.)?\]")  # of equal items
+
+
+class Kinds:
+    """The classes of modules: fields, what their methods return, and which are derived from which."""
+
+    def __init__(self, modules: Sequence[Module]) -> None:
+        nodes = [d.node for module in modules for d in module.definitions]
+        self.classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+        self.bases = {
+            name: [base for base in map(ast.unparse, node.bases) if base in self.classes]
+            for name, node in self.classes.items()
+        }
+        self._fields = {name: dict(_field_kinds(node)) for name, node in self.classes.items()}
+        self._returns = {name: dict(_returned(node.body)) for name, node in self.classes.items()}
+        self._returns[""] = dict(_returned(nodes)) | {name: name for name in self.classes}
+
+        self._met_by = {
+            name: self._only_one(node) for name, node in self.classes.items() if _is_protocol(node)
+        }
+
+    def _only_one(self, protocol: ast.ClassDef) -> str:
+        """The one class that has what a protocol asks for; empty where there are several."""
+        asked = self.methods(protocol.name) | set(self._fields[protocol.name])
+        found = [
+            name
+            for name, node in self.classes.items()
+            if asked <= self.methods(name) | set(self._fields[name]) and not _is_protocol(node)
+        ]
+        return found[0] if len(found) == 1 else ""
+
+    def above(self, name: str) -> Iterator[str]:
+        """A class and those it is derived from."""
+        if name in self.classes:
+            yield name
+            for base in self.bases[name]:
+                yield from self.above(base)
+
+    def below(self, name: str) -> list[str]:
+        """A class and those derived from it."""
+        return [other for other in self.classes if name in self.above(other)]
+
+    def methods(self, name: str) -> set[str]:
+        """The functions that stand in a class."""
+        return {item.name for item in self.classes[name].body if isinstance(item, ast.FunctionDef)}
+
+    def root(self, name: str) -> str:
+        """The first class of the family that a class is in; settings as such make none."""
+        *_, last = [each for each in self.above(name) if each != "Plan"] or [name]
+        return last
+
+    def field(self, owner: str, name: str) -> str:
+        """The class of a field or attribute; empty where nobody says it."""
+        return next((self._fields[c][name] for c in self.above(owner) if name in self._fields[c]), "")
+
+    def local(self, function: ast.FunctionDef, owner: str) -> dict[str, str]:
+        """The classes of parameters, and of locals that are only set to what is known to be of one."""
+        stored = [
+            n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        ]
+        kinds = {name: kind for name, kind in _parameters(function).items() if name not in stored}
+        if owner and "self" not in stored:
+            kinds["self"] = owner
+        found: dict[str, list[str]] = {}
+        for item in ast.walk(function):
+            for name, kind in self._bindings(item, kinds):
+                if isinstance(name, ast.Name) and kind:
+                    found.setdefault(name.id, []).append(kind)
+                    if len(found[name.id]) == stored.count(name.id) and (one := self._common(found[name.id])):
+                        kinds[name.id] = one
+        return kinds
+
+    def _common(self, names: Sequence[str]) -> str:
+        """A class that all of these are of, or nothing."""
+        for each in (set(names), {self.root(name) for name in names if name in self.classes}):
+            if len(each) == 1 and len(names) == sum(name in self.classes or name in each for name in names):
+                return each.pop()
+        return ""
+
+    def _bindings(self, item: ast.AST, kinds: Mapping[str, str]) -> Iterator[tuple[ast.expr, str]]:
+        if isinstance(item, ast.Assign) and len(item.targets) == 1:
+            yield from ((name, self.of(value, kinds)) for name, value in pairs(item.targets[0], item.value))
+        elif isinstance(item, ast.For | ast.comprehension):
+            found = ROWS.fullmatch(self.of(item.iter, kinds))
+            yield item.target, found[1] if found else ""
+
+    def of(self, node: ast.expr, kinds: Mapping[str, str]) -> str:
+        """The class of an expression, given those of names; empty where it is not known."""
+        found = self._of(node, kinds)
+        return self._met_by.get(found, found)
+
+    def _of(self, node: ast.expr, kinds: Mapping[str, str]) -> str:
+        if isinstance(node, ast.Name):
+            return kinds.get(node.id, "")
+        if isinstance(node, ast.Attribute):
+            return self.field(self.of(node.value, kinds), node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in kinds:
+            return self._returns[""].get(node.func.id, "")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner, name = self.of(node.func.value, kinds), node.func.attr
+            found = next((self._returns[c][name] for c in self.above(owner) if name in self._returns[c]), "")
+            return owner if found == "Self" else found
+        return ""
+
+
+def pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """What an assignment sets, each with its value."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        return list(zip(target.elts, value.elts))
+    return [(target, value)]
+
+
+def _field_kinds(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            yield item.target.id, _kind(item.annotation)
+        elif isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            kinds = _parameters(item)
+            for part in item.body:
+                for target, value in (
+                    pairs(part.targets[0], part.value) if isinstance(part, ast.Assign) else ()
+                ):
+                    if (
+                        isinstance(target, ast.Attribute)
+                        and isinstance(value, ast.Name)
+                        and value.id in kinds
+                    ):
+                        yield target.attr, kinds[value.id]
+        elif is_property(item) and item.returns:
+            yield item.name, _kind(item.returns)
+
+
+def _is_protocol(node: ast.ClassDef) -> bool:
+    return "Protocol" in map(ast.unparse, node.bases)
+
+
+def is_property(item: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    """Whether a statement defines a property."""
+    return isinstance(item, ast.FunctionDef) and list(map(ast.unparse, item.decorator_list)) == ["property"]
+
+
+def _returned(nodes: Iterable[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for item in nodes:
+        if isinstance(item, ast.FunctionDef) and item.returns:
+            yield item.name, _kind(item.returns)
+
+
+def _kind(annotation: ast.expr) -> str:
+    return ast.unparse(annotation).strip("'\"")  # one of a class further down is quoted
+
+
+def _parameters(function: ast.FunctionDef) -> dict[str, str]:
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    return {a.arg: _kind(a.annotation) for a in arguments if a.annotation}

@@ -1,0 +1,151 @@
+"""Slots of which a recipe uses one member: the slot and its member become one class.
+
+What a class has from those above it is written where it is used: a method of a base that all classes below
+define anew goes, and a base that is nothing but the base of one class joins it.
+"""
+
+import ast
+import dataclasses
+import functools
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
+
+from bitgolf.script.edits import CACHED, Edit, Source, edited, source_of
+from bitgolf.script.kinds import Kinds
+from bitgolf.script.source import Definition, Module, first_line, read_module, without_methods
+
+
+def single(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:
+    """The modules without bases of one class; left_alone: classes that the recipe or an artifact names."""
+    modules = without_overridden(modules)
+    kinds, made = Kinds(modules), _made(modules)
+    merged: dict[str, str] = {}
+    for name in kinds.classes:
+        below = _directly_below(kinds, name)
+        if len(below) != 1 or kinds.bases[below[0]] != [name] or name in made | left_alone | {"Plan"}:
+            continue
+        if not {name, below[0]} & {*merged, *merged.values()} and _can_join(kinds.classes[below[0]]):
+            merged[name] = below[0]
+    return _merged(modules, merged) if merged else list(modules)
+
+
+def without_overridden(modules: Sequence[Module]) -> list[Module]:
+    """The modules without methods that no object has: every class below defines them, and asks no other."""
+    kinds, made = Kinds(modules), _made(modules)
+    gone: dict[str, set[str]] = {}
+    for name, node in kinds.classes.items():
+        leaves = [other for other in kinds.below(name) if not _directly_below(kinds, other)]
+        if name in made or leaves == [name]:
+            continue
+        between = [kinds.classes[other] for other in kinds.below(name) if other != name]
+        asked = {
+            item.attr
+            for other in between
+            for item in ast.walk(other)
+            if isinstance(item, ast.Attribute) and ast.unparse(item.value) == "super()"
+        }
+        direct = [kinds.classes[other] for other in _directly_below(kinds, name)]
+        for item in node.body:
+            if isinstance(item, ast.FunctionDef) and item.name not in asked:
+                anew = all(item.name in _methods(other) for other in direct)
+                if anew:
+                    gone.setdefault(name, set()).add(item.name)
+    return [
+        dataclasses.replace(
+            module,
+            definitions=tuple(without_methods(d, gone.get(d.names[0], set())) for d in module.definitions),
+        )
+        for module in modules
+    ]
+
+
+def _directly_below(kinds: Kinds, name: str) -> list[str]:
+    return [other for other, bases in kinds.bases.items() if name in bases]
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    return {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+
+
+def _made(modules: Iterable[Module]) -> set[str]:
+    """Names that are called, or read for anything else than an annotation or a base."""
+    return set().union(*(_read(d) for module in modules for d in module.definitions))
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _read(definition: Definition) -> frozenset[str]:
+    if isinstance(getattr(definition.node, "value", None), ast.Subscript):  # a name for a type
+        return frozenset()
+    skipped: set[int] = set()
+    for item in definition.items:
+        parts = [getattr(item, "annotation", None), getattr(item, "returns", None)]
+        parts += item.bases if isinstance(item, ast.ClassDef) else []
+        skipped |= {id(inner) for part in parts if part for inner in ast.walk(part)}
+    return frozenset(
+        item.id for item in definition.items if isinstance(item, ast.Name) and id(item) not in skipped
+    )
+
+
+def _can_join(node: ast.ClassDef) -> bool:
+    asks_above = any(ast.unparse(i.func) == "super" for i in ast.walk(node) if isinstance(i, ast.Call))
+    return not asks_above and not node.decorator_list
+
+
+def _merged(modules: Sequence[Module], merged: Mapping[str, str]) -> list[Module]:
+    """The modules with one class in place of two, where the second stood."""
+    home = {name: d for module in modules for d in module.definitions for name in d.names}
+    joined = {below: _joined(home[above], home[below]) for above, below in merged.items()}
+    result = list[Module]()
+    for module in modules:
+        kept = [d for d in module.definitions if d.names[0] not in merged]
+        definitions = tuple(joined.get(d.names[0], d) for d in kept)
+        result.append(dataclasses.replace(module, definitions=definitions))
+    groups = []
+    for source in map(source_of, (d for module in result for d in module.definitions)):
+        groups.append(
+            [Edit(source, start, end, merged[name]) for start, end, name in _places(source, merged)]
+        )
+    return edited(result, groups)
+
+
+def _places(source: Source, names: Container[str]) -> list[tuple[int, int, str]]:
+    """Where names stand, in quoted annotations too."""
+    found = []
+    for item in source.items:
+        if isinstance(item, ast.Name) and item.id in names:
+            found.append((source.start(item), source.end(item), item.id))
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value in names:
+            found.append((source.start(item) + 1, source.end(item) - 1, item.value))
+    return found
+
+
+def _joined(base: Definition, member: Definition) -> Definition:
+    """The member with the bases of its base, and what it had from there."""
+    above, own = source_of(base), source_of(member)
+    assert isinstance(above.node, ast.ClassDef) and isinstance(own.node, ast.ClassDef)
+    taken = _methods(own.node) | {
+        ast.unparse(i.target) for i in own.node.body if isinstance(i, ast.AnnAssign)
+    }
+    lines = above.text.splitlines()
+    fields, methods = [], []
+    for item in above.node.body:
+        text = "\n".join(lines[first_line(item, lines) : item.end_lineno])
+        if isinstance(item, ast.FunctionDef) and item.name not in taken:
+            methods.append("\n" + text)
+        elif isinstance(item, ast.AnnAssign) and ast.unparse(item.target) not in taken:
+            fields.append(text)
+    mine = own.text.splitlines()
+    bases = ", ".join(above.of(item) for item in above.node.bases)
+    number = own.node.lineno - 1
+    mine[number] = f"class {own.node.name}({bases}):" if bases else f"class {own.node.name}:"
+    documented = own.node.body[0] if ast.get_docstring(own.node) else None
+    place = documented.end_lineno or 0 if documented else number + 1
+    rest = mine[place:]
+    if [line.strip() for line in rest if line.strip()] == ["..."] and fields + methods:
+        rest = []
+    first_method = next(
+        (first_line(i, mine) - place for i in own.node.body if isinstance(i, ast.FunctionDef)), len(rest)
+    )
+    rest[first_method:first_method] = [*methods, ""] if methods and first_method < len(rest) else methods
+    text = "\n".join([*mine[:place], *(["", *fields] if fields else []), *rest])
+    (joined,) = read_module(text, member.module).definitions
+    return joined

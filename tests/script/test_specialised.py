@@ -1,0 +1,297 @@
+"""What a recipe does not need goes from its script: parameters, bases, functions that only hand on."""
+
+import ast
+import textwrap
+
+import pytest
+
+from bitgolf.script.calls import families, fewer_parameters
+from bitgolf.script.decided import decided
+from bitgolf.script.inline import inlined
+from bitgolf.script.kinds import Kinds
+from bitgolf.script.single import single
+from bitgolf.script.source import reach, read_module
+
+
+def module(text, name="one"):
+    return read_module(textwrap.dedent(text).lstrip(), name)
+
+
+def texts(modules):
+    return "\n\n".join(d.text for m in modules for d in m.definitions)
+
+
+def same(modules, text):
+    return ast.dump(ast.parse(texts(modules))) == ast.dump(ast.parse(textwrap.dedent(text)))
+
+
+def test_a_parameter_that_no_call_gives_is_its_default():
+    source = module("""
+        def scaled(x, factor=1.0, rows=()):
+            return [x * factor, *rows]
+
+        def main(x):
+            return scaled(x, factor=x) + scaled(x, 2)
+    """)
+    assert same(
+        fewer_parameters([source], {"main"}),
+        """
+        def scaled(x, factor=1.0):
+            return [x * factor, *()]
+
+        def main(x):
+            return scaled(x, factor=x) + scaled(x, 2)
+    """,
+    )
+
+
+def test_a_parameter_that_nothing_reads_goes_with_what_calls_give_for_it():
+    source = module("""
+        class Slot(Plan):
+            def loss(self, nats, hidden):
+                return nats
+
+        class Member(Slot):
+            def loss(self, nats, hidden):
+                return nats + 1
+
+        def main(slot: Slot, nats, hidden):
+            return slot.loss(nats, hidden[0])
+    """)
+    changed = texts(fewer_parameters([source], {"main"}))
+    assert "return slot.loss(nats)" in changed and "def loss(self, nats):" in changed
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "return slot.loss(nats, made())",  # what is left out would not happen
+        "return [slot.loss(nats, 1), slot.loss]",  # somebody else may call it
+        "return slot.loss(*nats)",
+        "return getattr(slot, 'loss')(nats, 1)",
+    ],
+)
+def test_a_parameter_stays_where_a_call_may_need_it(use):
+    source = module(f"""
+        class Slot(Plan):
+            def loss(self, nats, hidden):
+                return nats
+
+        def main(slot: Slot, nats):
+            {use}
+    """)
+    assert "def loss(self, nats, hidden):" in texts(fewer_parameters([source], {"main"}))
+
+
+def test_methods_of_one_name_are_told_apart_by_what_they_are_called_on():
+    source = module("""
+        class Part(Plan):
+            def start(self, layer):
+                return 1
+
+        class Clock:
+            def start(self, layer):
+                return layer
+
+        def main(part: Part, clock: Clock, others):
+            return part.start(3) + clock.start(4)
+    """)
+    changed = texts(fewer_parameters([source], {"main"}))
+    assert "part.start() + clock.start(4)" in changed
+    unsure = module(texts([source]).replace("clock.start(4)", "others.start(4)"))
+    assert "part.start(3) + others.start(4)" in texts(fewer_parameters([unsure], {"main"}))
+    assert not any(f.is_whole for f in families([unsure], {"main"}) if f.name == "start")
+
+
+def test_a_slot_with_one_member_is_that_member():
+    source = module("""
+        class Slot(Plan):
+            \"\"\"Any.\"\"\"
+
+            def size(self):
+                return 1
+
+            def shape(self):
+                return 2
+
+        class Member(Slot):
+            \"\"\"This.\"\"\"
+
+            width: int = 3
+
+            def shape(self):
+                return self.width
+
+        def main(slot: Slot) -> "Slot":
+            return slot
+    """)
+    assert same(
+        single([source], {"Member"}),
+        """
+        class Member(Plan):
+            \"\"\"This.\"\"\"
+            width: int = 3
+
+            def size(self):
+                return 1
+
+            def shape(self):
+                return self.width
+
+        def main(slot: Member) -> "Member":
+            return slot
+    """,
+    )
+
+
+@pytest.mark.parametrize("line", ["return Slot()", "return isinstance(slot, Slot)", "return (Slot,)"])
+def test_a_slot_that_is_more_than_a_base_stays(line):
+    source = module(f"""
+        class Slot(Plan):
+            def shape(self):
+                return 2
+
+        class Member(Slot):
+            def shape(self):
+                return 3
+
+        def main(slot: Slot):
+            {line}
+    """)
+    assert texts(single([source], {"Member"})) == texts([source])
+
+
+def test_a_method_that_asks_above_keeps_what_it_asks():
+    source = module("""
+        class Slot(Plan):
+            def shape(self):
+                return 2
+
+        class Member(Slot):
+            def shape(self):
+                return super().shape() + 1
+    """)
+    assert texts(single([source], {"Member"})) == texts([source])
+
+
+def test_what_only_hands_on_is_written_where_it_was_called():
+    source = module("""
+        class Slot(Plan):
+            def limit(self, sight, heads):
+                return sight
+
+        def helper(x):
+            return x.flatten() + 1
+
+        def used_twice(x):
+            return x.flatten() - 1
+
+        def main(slot: Slot, sight):
+            return helper(slot.limit(sight, 4)) * 2, used_twice(sight), used_twice(sight)
+    """)
+    changed = [source]
+    for _ in range(3):
+        changed = inlined(changed, {"main"})
+    assert "return (sight.flatten() + 1) * 2, used_twice(sight), used_twice(sight)" in texts(changed)
+
+
+def test_a_function_is_not_moved_to_where_its_names_mean_something_else():
+    source = module("""
+        def scale(x):
+            return x * FACTOR
+
+        def main(x, FACTOR):
+            return scale(x)
+    """)
+    assert texts(inlined([source], {"main"})) == texts([source])
+
+
+def test_code_that_moved_brings_its_imports():
+    one = module("import operator\n\ndef own(x):\n    return operator.neg(x)\n")
+    two = module("def main(x):\n    return own(x)\n", "two")
+    changed = inlined([one, two], {"main"})
+    definitions, imports = reach(changed, ["main"])
+    assert [d.names for d in definitions] == [("main",)] and [i.bound for i in imports] == ["operator"]
+
+
+def test_a_property_is_known_only_where_no_class_below_has_another():
+    source = module("""
+        class Part(Plan):
+            @property
+            def after(self) -> bool:
+                return False
+
+        class Late(Part):
+            @property
+            def after(self) -> bool:
+                return True
+
+        def main(part: Part, late: Late, x):
+            first = 1 if part.after else 2
+            second = 1 if late.after else 2
+            return first, second
+    """)
+    changed = texts(decided([source], ()))
+    assert "1 if part.after else 2" in changed and "second = 1\n" in changed
+
+
+def test_fields_that_nobody_gives_are_their_defaults():
+    source = module("""
+        class Mask(NamedTuple):
+            window: int = 0
+            changes: tuple = ()
+
+        class Context(NamedTuple):
+            inputs: int
+            read: int | None = None
+
+        def main(mask: Mask, context: Context, x):
+            if mask.window:
+                x = 1
+            if context.read is None:
+                x = 2
+            return Mask(), Context(x), x
+    """)
+    changed = texts(decided([source], ()))
+    assert "x = 1" not in changed and "if context" not in changed and "x = 2" in changed
+    for given in ("Mask(window=3)", "mask._replace(window=x)", "Mask(*x)", "[Mask]"):
+        other = module(texts([source]).replace("Mask(), ", f"{given}, "))
+        assert "x = 1" in texts(decided([other], ())), given
+
+
+def test_settings_from_the_environment_decide_nothing():
+    from bitgolf.score.windows import Chunked
+
+    source = module("""
+        class Chunked(Plan):
+            length: int = 1024
+            tail: bool = True
+
+        def main(windows: Chunked):
+            return (1 if windows.length else 2), (1 if windows.tail else 2)
+    """)
+    assert "(1), (1)" in texts(decided([source], [Chunked(length=8)]))
+    changed = texts(decided([source], [Chunked(length=8)], {"length"}))
+    assert "1 if windows.length else 2" in changed and "if windows.tail" not in changed
+
+
+def test_the_class_of_a_value_is_read_from_annotations():
+    source = module("""
+        class Base: ...
+
+        class Left(Base): ...
+
+        class Owner:
+            left: Left
+
+            def __init__(self, many: tuple[Left, ...], other) -> None:
+                self.many, self.other = many, other
+
+            def made(self) -> Base: ...
+    """)
+    kinds = Kinds([source])
+    function = ast.parse("def f(owner: Owner):\n    for each in owner.many: x = owner.made()\n").body[0]
+    local = kinds.local(function, "")
+    assert (local["owner"], local["each"], local["x"]) == ("Owner", "Left", "Base")
+    assert kinds.field("Owner", "left") == "Left" and kinds.field("Owner", "other") == ""
+    assert kinds.root("Left") == "Base" and kinds.below("Base") == ["Base", "Left"]
