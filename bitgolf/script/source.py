@@ -304,7 +304,10 @@ def _library_names(
             names = _library_names(parent, home, libraries)
         else:
             first, *rest = base.split(".")
-            names = _names_of(libraries.get((home[node.name].module, first)), tuple(rest))
+            item = libraries.get((home[node.name].module, first))
+            if item is None or item.module.partition(".")[0] != "torch":  # others look for names they make up
+                return None
+            names = _names_of(item, tuple(rest))
         if names is None:
             return None
         found |= names
@@ -312,14 +315,14 @@ def _library_names(
 
 
 @functools.cache
-def _names_of(item: Import | None, rest: tuple[str, ...]) -> set[str] | None:
+def _names_of(item: Import, rest: tuple[str, ...]) -> set[str] | None:
     try:
-        thing = importlib.import_module(item.module) if item else None
-        for name in ([item.name] if item and item.name else []) + list(rest):
+        thing: object = importlib.import_module(item.module)
+        for name in ([item.name] if item.name else []) + list(rest):
             thing = getattr(thing, name)
     except (ImportError, AttributeError):
         return None
-    return set(dir(thing)) if thing is not None else None
+    return set(dir(thing))
 
 
 def _has_plain_bases(node: ast.ClassDef, home: Mapping[str, Definition]) -> bool:
