@@ -389,7 +389,7 @@ def variables_at(path: str) -> tuple[str, ...]:
 
 def names_by_path(recipe: Recipe) -> dict[str, str]:
     """The public variables of which each is one setting of this recipe, by the path of that setting."""
-    found = {path: name for name, path in SETTINGS.items()}
+    found = {path: name for name, path in SETTINGS.items()} | {"data.sequence_length": "TRAIN_SEQ_LEN"}
     for one in SWITCHED:
         if type(_at(recipe, one.path)) is one.kind:
             found |= {f"{one.path}.{field}": name for name, field in one.fields.items()}
@@ -405,7 +405,7 @@ def names_by_path(recipe: Recipe) -> dict[str, str]:
             if own and own <= set(wanted) and not idle and field in field_types(type(row.rule)):
                 found[f"optim.rows.{place}.rule.{field}"] = name
     if type(recipe.score.windows) is Chunked and recipe.score.windows.length == recipe.data.sequence_length:
-        found |= dict.fromkeys(("data.sequence_length", "score.windows.length"), "TRAIN_SEQ_LEN")
+        found["score.windows.length"] = "TRAIN_SEQ_LEN"
     return found
 
 

@@ -241,9 +241,9 @@ def test_settings_stand_first_and_are_read_from_the_environment(script, bare, tm
 
 
 def test_only_variables_that_a_script_follows_are_in_it():
-    named = read_by_name(shrunk("baseline"))
+    named = read_by_name(find_recipe("baseline"))
     assert named["optim.rows.1.rule.lr"] == "MATRIX_LR" and named["train.validate_steps"] == "VAL_LOSS_EVERY"
     assert named["data.sequence_length"] == named["score.windows.length"] == "TRAIN_SEQ_LEN"
     assert not {"GRAD_CLIP_NORM", "MUON_WD", "WD_TAPER_FINAL_MULT", "TIE_EMBEDDINGS"} & set(named.values())
-    clipped = read_by_name(shrunk("baseline").replace({"train.grad_clip_norm": 1.0}))
+    clipped = read_by_name(find_recipe("baseline").replace({"train.grad_clip_norm": 1.0}))
     assert clipped["train.grad_clip_norm"] == "GRAD_CLIP_NORM"
