@@ -49,7 +49,8 @@ COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
 COMPARED_COLUMNS = tuple(SCORE_COLUMNS)
 ENV = "env"  # the function by which a script reads a variable
 ON_THE_COMMAND_LINE = ("DATA_PATH", "TOKENIZER_PATH", "SEED", "RUN_ID")
-ALWAYS_READ = ("VAL_LOSS_EVERY",)  # the one thing that is off and still in every script
+# In every script, also where the recipe has them off.
+ALWAYS_READ = ("ITERATIONS", "MAX_WALLCLOCK_SECONDS", "TRAIN_LOG_EVERY", "VAL_LOSS_EVERY")
 Fields = Set[tuple[str, str]]  # by class and name
 
 
@@ -100,7 +101,7 @@ def flatten(
 def read_by_name(recipe: Plan) -> dict[str, str]:
     """The public variables that a script reads, by the paths of the settings that they stand for.
 
-    Numbers only, and none that is off: what is off is not in the script.
+    Numbers only, and beside a few none that is off: what is off is not in the script.
     """
     if not isinstance(recipe, Recipe):
         return {}

@@ -245,5 +245,7 @@ def test_only_variables_that_a_script_follows_are_in_it():
     assert named["optim.rows.1.rule.lr"] == "MATRIX_LR" and named["train.validate_steps"] == "VAL_LOSS_EVERY"
     assert named["data.sequence_length"] == named["score.windows.length"] == "TRAIN_SEQ_LEN"
     assert not {"GRAD_CLIP_NORM", "MUON_WD", "WD_TAPER_FINAL_MULT", "TIE_EMBEDDINGS"} & set(named.values())
+    endless = read_by_name(find_recipe("baseline").replace({"train.train_seconds": 0.0}))
+    assert endless["train.train_seconds"] == "MAX_WALLCLOCK_SECONDS"  # a clock can be set where there is none
     clipped = read_by_name(find_recipe("baseline").replace({"train.grad_clip_norm": 1.0}))
     assert clipped["train.grad_clip_norm"] == "GRAD_CLIP_NORM"
