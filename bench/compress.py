@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitgolf.script.optional import is_installed
-
 from bitgolf import load
 from bitgolf.base.events import finish
 from bitgolf.pipeline.coding import open_coder
 from bitgolf.proof.crew import Coder
 from bitgolf.proof.file import compress, decompress
+from bitgolf.public.optional import is_installed
 from bitgolf.report.compressors import compressed_size, rivals_here
 
 PPMD_ORDER, PPMD_BYTES = 16, 64 << 20

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import foreign_objects
-from bitgolf.script.source import Import, Module, own_names
+from bitgolf.script.source import Import, Module, own_names, walked, written
 from bitgolf.script.trust import PURE_CALLS
 
 # Expressions that can be left out, or moved to where they are used, as nothing happens in them.
@@ -70,7 +70,7 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
             if isinstance(item, ast.Name):
                 keys = [(item.id, "")] if (item.id, "") in found else []
             else:
-                kind = around if ast.unparse(item.value) == "super()" else kinds.of(item.value, local)
+                kind = around if written(item.value) == "super()" else kinds.of(item.value, local)
                 root = kinds.root(kind) if kind in kinds.classes else ""
                 keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
                 is_sure = bool(root) or (item.attr not in foreign and len(keys) == 1)
@@ -90,8 +90,8 @@ def _mentions(
     hidden: set[int] = set()
     for function, owner in _functions(source.node):
         around = kinds.local(function, owner.name if owner else ""), owner.name if owner else ""
-        own = set(own_names(function))
-        for item in ast.walk(function):
+        own = own_names(function)
+        for item in walked(function):
             inside[id(item)] = around
             if isinstance(item, ast.Name) and item.id in own:
                 hidden.add(id(item))
@@ -104,7 +104,7 @@ def _mentions(
             and id(item) not in hidden
             and isinstance(item.ctx, ast.Load)
             or isinstance(item, ast.Attribute)
-            and ast.unparse(item.value).split(".")[0] not in libraries
+            and written(item.value).split(".")[0] not in libraries
         ):
             yield item, *inside.get(id(item), ({}, ""))
 
@@ -163,9 +163,9 @@ def _without_ungiven(family: Family, name: str) -> list[Edit]:
         given = [given_for(family, name, call) for _, call in family.calls]
     except LookupError:
         return []
-    texts = {ast.unparse(value) for value in given if value is not None}
+    texts = {written(value) for value in given if value is not None}
     if not all(given) or not given:  # some call leaves it to the default
-        texts |= {ast.unparse(default) if default else "" for default in _defaults(family, name)}
+        texts |= {written(default) if default else "" for default in _defaults(family, name)}
     elif not all(is_empty(value) for value in given if value):
         return []
     text = texts.pop() if texts else ""
@@ -177,7 +177,7 @@ def _without_ungiven(family: Family, name: str) -> list[Edit]:
         return []
     edits: list[Edit] = []
     for source, function, _ in family.functions:
-        if names & set(own_names(function)) or _is_bound_again(function, name):
+        if names & own_names(function) or _is_bound_again(function, name):
             return []
         reads = [item for item in _inside(function) if isinstance(item, ast.Name) and item.id == name]
         edits += [_head_without(source, function, name), *(source.replaced(item, text) for item in reads)]
@@ -188,7 +188,7 @@ def is_empty(value: ast.expr) -> bool:
     """Whether an expression is something without content, zero, or a truth value."""
     if isinstance(value, ast.Constant):
         return value.value is None or isinstance(value.value, bool) or value.value == 0
-    return isinstance(value, ast.Dict | ast.Tuple | ast.List) and not ast.unparse(value)[1:-1]
+    return isinstance(value, ast.Dict | ast.Tuple | ast.List) and not written(value)[1:-1]
 
 
 def _without_unread(family: Family, name: str) -> list[Edit]:
@@ -246,7 +246,7 @@ def _head_without(source: Source, function: ast.FunctionDef, name: str) -> Edit:
 
 def _inside(function: ast.FunctionDef) -> Iterator[ast.AST]:
     for item in function.body:
-        yield from ast.walk(item)
+        yield from walked(item)
 
 
 def _is_read(function: ast.FunctionDef, name: str) -> bool:

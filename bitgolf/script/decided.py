@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from bitgolf.base.plan import Plan
+from bitgolf.script.edits import source_of
 from bitgolf.script.kinds import Kinds, is_property
 from bitgolf.script.names import SPELLED_OUT
-from bitgolf.script.source import Definition, Module, first_line, read_module
+from bitgolf.script.source import Definition, Module, first_line, read_module, walked, written
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -68,10 +69,10 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan], open_fields: Set[st
     made, changed, parents = set[str](), set(open_fields), set[str]()
     settings: dict[str, type[Plan] | None] = {"Plan": None}
     properties: dict[tuple[str, str], ast.expr] = {}
-    for item in (item for module in modules for d in module.definitions for item in ast.walk(d.node)):
+    for item in (item for module in modules for d in module.definitions for item in d.items):
         if isinstance(item, ast.FunctionDef):
-            calls = [call for call in ast.walk(item) if isinstance(call, ast.Call)]
-            compared = {id(side) for part in ast.walk(item) for side in _sides(part)}
+            calls = [call for call in walked(item) if isinstance(call, ast.Call)]
+            compared = {id(side) for part in walked(item) for side in _sides(part)}
             made |= {
                 call.func.id
                 for call in calls
@@ -84,7 +85,7 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan], open_fields: Set[st
                 for keyword in call.keywords
             }
         elif isinstance(item, ast.ClassDef):
-            bases = {ast.unparse(base) for base in item.bases}
+            bases = {written(base) for base in item.bases}
             parents |= bases
             properties |= {(item.name, name): value for name, value in _properties(item)}
             if bases & settings.keys():
@@ -124,7 +125,7 @@ def _never_given(
     calls: dict[str, list[ast.Call]] = {}
     for item in items:
         if isinstance(item, ast.Call):
-            calls.setdefault(ast.unparse(item.func), []).append(item)
+            calls.setdefault(written(item.func), []).append(item)
     called = {id(call.func) for group in calls.values() for call in group}
     notes = [
         part for i in items for part in (getattr(i, "annotation", None), getattr(i, "returns", None)) if part
@@ -138,7 +139,7 @@ def _never_given(
         for word in call.keywords
     }
     for name, node in kinds.classes.items():
-        bases = {ast.unparse(base) for base in node.bases}
+        bases = {written(base) for base in node.bases}
         if not bases or not bases <= {"NamedTuple", "Plan"} or len(kinds.below(name)) > 1 or name in values:
             continue
         if name in held or kinds.root(name) in SPELLED_OUT:
@@ -147,13 +148,13 @@ def _never_given(
         given = {word.arg for call in calls.get(name, ()) for word in call.keywords}
         for call in calls.get(name, ()):
             starred = any(isinstance(arg, ast.Starred) for arg in call.args)
-            given |= {ast.unparse(item.target) for item in fields[: None if starred else len(call.args)]}
+            given |= {written(item.target) for item in fields[: None if starred else len(call.args)]}
         for item in fields if None not in given else ():
-            field = ast.unparse(item.target)
+            field = written(item.target)
             if field not in given | replaced | changed:
                 if isinstance(item.value, ast.Constant):
                     yield (name, field), item.value.value
-                elif item.value and ast.unparse(item.value) == "()":
+                elif item.value and written(item.value) == "()":
                     yield (name, field), ()
 
 
@@ -172,9 +173,9 @@ def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], An
                 read.add(item.value)
             elif isinstance(item, ast.Assign) and isinstance(definition.node, ast.ClassDef):
                 target = item.targets[0]
-                if isinstance(target, ast.Attribute) and ast.unparse(item) == f"self.{target.attr} = None":
+                if isinstance(target, ast.Attribute) and written(item) == f"self.{target.attr} = None":
                     found[definition.node.name, target.attr] = None
-                elif isinstance(target, ast.Attribute) and ast.unparse(item) == f"self.{target.attr} = ()":
+                elif isinstance(target, ast.Attribute) and written(item) == f"self.{target.attr} = ()":
                     found[definition.node.name, target.attr] = ()
     return {place: value for place, value in found.items() if stored.count(place[1]) == 1}, read
 
@@ -199,8 +200,7 @@ def _properties(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
 def _decide(definition: Definition, facts: _Facts) -> Definition:
     while isinstance(definition.node, ast.FunctionDef | ast.ClassDef):
         lines = definition.text.splitlines()
-        (node,) = ast.parse(definition.text).body
-        cut = next(_all_cuts(node, lines, facts), None)
+        cut = next(_all_cuts(source_of(definition).node, lines, facts), None)
         if cut is None:
             break
         first, last, instead = cut
@@ -211,14 +211,14 @@ def _decide(definition: Definition, facts: _Facts) -> Definition:
 
 def _all_cuts(node: ast.stmt, lines: list[str], facts: _Facts) -> Iterator[Cut]:
     owner = node.name if isinstance(node, ast.ClassDef) else ""
-    for function in ast.walk(node):
+    for function in walked(node):
         if isinstance(function, ast.FunctionDef):
             yield from _cuts(function, owner, lines, facts)
 
 
 def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts) -> Iterator[Cut]:
     kinds = facts.kinds.local(function, owner)
-    for item in ast.walk(function):
+    for item in walked(function):
         if isinstance(item, ast.IfExp):
             try:
                 chosen = item.body if _value(item.test, kinds, facts) else item.orelse
@@ -233,7 +233,7 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
             ends = bool(first) == isinstance(item.op, ast.Or)
             left = item.values[:1] if ends else item.values[1:]
             yield _replaced(item, left[0] if len(left) == 1 else ast.BoolOp(item.op, left), lines)
-        elif isinstance(item, ast.Call) and ast.unparse(item.func) == "next" and len(item.args) == 2:
+        elif isinstance(item, ast.Call) and written(item.func) == "next" and len(item.args) == 2:
             source = item.args[0]
             if isinstance(source, ast.GeneratorExp) and _is_nothing(source.generators[0].iter, kinds, facts):
                 yield _replaced(item, item.args[1], lines)
@@ -243,7 +243,7 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
                     yield _replaced(each, ast.Tuple([], ast.Load()), lines)
         elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Attribute):
             target = item.targets[0]
-            place = kinds.get(ast.unparse(target.value), ""), target.attr
+            place = kinds.get(written(target.value), ""), target.attr
             if place in facts.attributes and target.attr not in facts.read:
                 yield _gone(item, function, lines)
         elif isinstance(item, ast.For) and not item.orelse:
@@ -277,7 +277,7 @@ def _is_nothing(node: ast.expr, kinds: Locals, facts: _Facts) -> bool:
 
 def _functions(function: ast.FunctionDef) -> Iterator[tuple[list[ast.stmt], int]]:
     """A function and those inside it: what they do, and where they end."""
-    for item in ast.walk(function):
+    for item in walked(function):
         if isinstance(item, ast.FunctionDef):
             yield item.body, item.end_lineno or 0
 
@@ -298,7 +298,7 @@ def _replaced(item: ast.expr, chosen: ast.expr, lines: list[str]) -> Cut:
 
 
 def _bodies(function: ast.FunctionDef) -> Iterable[list[ast.stmt]]:
-    for item in ast.walk(function):
+    for item in walked(function):
         yield from (getattr(item, name, []) for name in ("body", "orelse", "finalbody"))
 
 
@@ -310,7 +310,7 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         isinstance(each, ast.Starred) and _value(each.value, kinds, facts) == () for each in node.elts
     ):
         return ()
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "tuple" and len(node.args) == 1:
+    if isinstance(node, ast.Call) and written(node.func) == "tuple" and len(node.args) == 1:
         made = node.args[0]
         if isinstance(made, ast.GeneratorExp) and not _value(made.generators[0].iter, kinds, facts):
             return ()
@@ -333,8 +333,8 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
             return _value(facts.properties[owners[0], node.attr], {"self": kind}, facts)
     if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.known:
         return facts.known[kind]
-    if isinstance(node, ast.Call) and ast.unparse(node).removesuffix("()") in facts.settings:
-        held = facts.settings[ast.unparse(node.func)]
+    if isinstance(node, ast.Call) and written(node).removesuffix("()") in facts.settings:
+        held = facts.settings[written(node.func)]
         return object() if held is None else held()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return not _value(node.operand, kinds, facts)
@@ -348,8 +348,8 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
                 holds = False
         if holds:
             return True
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-        kind, wanted = facts.kinds.of(node.args[0], kinds), ast.unparse(node.args[1])
+    if isinstance(node, ast.Call) and written(node.func) == "isinstance":
+        kind, wanted = facts.kinds.of(node.args[0], kinds), written(node.args[1])
         if kind in facts.kinds.classes and wanted in facts.kinds.classes:
             found = {name in facts.kinds.below(wanted) for name in facts.kinds.below(kind)}
             if len(found) == 1:

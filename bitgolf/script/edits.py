@@ -6,10 +6,9 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from bitgolf.script.source import Definition, Module, read_module
+from bitgolf.script.source import CACHED, Definition, Module, read_module, walked
 
 LINE_LENGTH = 110
-CACHED = 4096  # definitions of which what was found out is kept
 
 
 class Edit(NamedTuple):
@@ -27,7 +26,7 @@ class Source:
     def __init__(self, definition: Definition) -> None:
         self.definition, self.text = definition, definition.text
         (self.node,) = ast.parse(self.text).body
-        self.items = list(ast.walk(self.node))
+        self.items = walked(self.node)
         lines = self.text.splitlines(keepends=True)
         self._lines = [line.encode() for line in lines]
         self._starts = [sum(map(len, lines[:number])) for number in range(len(lines))]

@@ -39,7 +39,7 @@ from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
 from bitgolf.script.single import single
 from bitgolf.script.slim import added, plain_settings, slim_core
-from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, reach, read_core
+from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, core, reach
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import without_unread
 
@@ -65,7 +65,7 @@ def flatten(
 
     full: write every setting of the recipe, not only those that differ from their defaults.
     """
-    known = [*read_core(), *added(read_core())] if modules is None else modules
+    known = [*core(), *added(core())] if modules is None else modules
     own = carried({type(plan) for plan in plans_in(recipe)}, known)
     if modules is None:
         named = read_by_name(recipe)
@@ -353,7 +353,6 @@ from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 import bitgolf, bitgolf.recipe, bitgolf.run.command
 from bitgolf.base.plan import from_json
-from bitgolf.script.inline import inlined
 from bitgolf.script.own import load_own
 bitgolf.load()
 for own in sorted(Path(sys.argv[1]).parent.glob("own*.py")):

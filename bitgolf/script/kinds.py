@@ -2,10 +2,11 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
-from bitgolf.script.source import Module
+from bitgolf.script.source import Module, walked, written
 
 ROWS = re.compile(r"(?:tuple|list|Sequence|Iterable|Iterator)\[(\w+)(?:, \.\.\.)?\]")  # of equal items
 
@@ -17,7 +18,7 @@ class Kinds:
         nodes = [d.node for module in modules for d in module.definitions]
         self.classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
         self.bases = {
-            name: [base for base in map(ast.unparse, node.bases) if base in self.classes]
+            name: [base for base in map(written, node.bases) if base in self.classes]
             for name, node in self.classes.items()
         }
         self._fields = {name: dict(_field_kinds(node)) for name, node in self.classes.items()}
@@ -64,18 +65,17 @@ class Kinds:
 
     def local(self, function: ast.FunctionDef, owner: str) -> dict[str, str]:
         """The classes of parameters, and of locals that are only set to what is known to be of one."""
-        stored = [
-            n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        ]
+        names = (item for item in walked(function) if isinstance(item, ast.Name))
+        stored = Counter(name.id for name in names if isinstance(name.ctx, ast.Store))
         kinds = {name: kind for name, kind in _parameters(function).items() if name not in stored}
         if owner and "self" not in stored:
             kinds["self"] = owner
         found: dict[str, list[str]] = {}
-        for item in ast.walk(function):
+        for item in walked(function):
             for name, kind in self._bindings(item, kinds):
                 if isinstance(name, ast.Name) and kind:
                     found.setdefault(name.id, []).append(kind)
-                    if len(found[name.id]) == stored.count(name.id) and (one := self._common(found[name.id])):
+                    if len(found[name.id]) == stored[name.id] and (one := self._common(found[name.id])):
                         kinds[name.id] = one
         return kinds
 
@@ -140,12 +140,12 @@ def _field_kinds(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def _is_protocol(node: ast.ClassDef) -> bool:
-    return "Protocol" in map(ast.unparse, node.bases)
+    return "Protocol" in map(written, node.bases)
 
 
 def is_property(item: ast.stmt) -> TypeGuard[ast.FunctionDef]:
     """Whether a statement defines a property."""
-    return isinstance(item, ast.FunctionDef) and list(map(ast.unparse, item.decorator_list)) == ["property"]
+    return isinstance(item, ast.FunctionDef) and list(map(written, item.decorator_list)) == ["property"]
 
 
 def _returned(nodes: Iterable[ast.stmt]) -> Iterator[tuple[str, str]]:
@@ -155,7 +155,7 @@ def _returned(nodes: Iterable[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 
 def _kind(annotation: ast.expr) -> str:
-    return ast.unparse(annotation).strip("'\"")  # one of a class further down is quoted
+    return written(annotation).strip("'\"")  # one of a class further down is quoted
 
 
 def _parameters(function: ast.FunctionDef) -> dict[str, str]:

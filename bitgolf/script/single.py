@@ -9,9 +9,18 @@ import dataclasses
 import functools
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 
-from bitgolf.script.edits import CACHED, Edit, Source, edited, source_of
+from bitgolf.script.edits import Edit, Source, edited, source_of
 from bitgolf.script.kinds import Kinds
-from bitgolf.script.source import Definition, Module, first_line, read_module, without_methods
+from bitgolf.script.source import (
+    CACHED,
+    Definition,
+    Module,
+    first_line,
+    read_module,
+    walked,
+    without_methods,
+    written,
+)
 
 
 def single(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:
@@ -40,8 +49,8 @@ def without_overridden(modules: Sequence[Module]) -> list[Module]:
         asked = {
             item.attr
             for other in between
-            for item in ast.walk(other)
-            if isinstance(item, ast.Attribute) and ast.unparse(item.value) == "super()"
+            for item in walked(other)
+            if isinstance(item, ast.Attribute) and written(item.value) == "super()"
         }
         direct = [kinds.classes[other] for other in _directly_below(kinds, name)]
         for item in node.body:
@@ -86,7 +95,7 @@ def _read(definition: Definition) -> frozenset[str]:
 
 
 def _can_join(node: ast.ClassDef) -> bool:
-    asks_above = any(ast.unparse(i.func) == "super" for i in ast.walk(node) if isinstance(i, ast.Call))
+    asks_above = any(written(i.func) == "super" for i in ast.walk(node) if isinstance(i, ast.Call))
     return not asks_above and not node.decorator_list
 
 
@@ -122,16 +131,14 @@ def _joined(base: Definition, member: Definition) -> Definition:
     """The member with the bases of its base, and what it had from there."""
     above, own = source_of(base), source_of(member)
     assert isinstance(above.node, ast.ClassDef) and isinstance(own.node, ast.ClassDef)
-    taken = _methods(own.node) | {
-        ast.unparse(i.target) for i in own.node.body if isinstance(i, ast.AnnAssign)
-    }
+    taken = _methods(own.node) | {written(i.target) for i in own.node.body if isinstance(i, ast.AnnAssign)}
     lines = above.text.splitlines()
     fields, methods = [], []
     for item in above.node.body:
         text = "\n".join(lines[first_line(item, lines) : item.end_lineno])
         if isinstance(item, ast.FunctionDef) and item.name not in taken:
             methods.append("\n" + text)
-        elif isinstance(item, ast.AnnAssign) and ast.unparse(item.target) not in taken:
+        elif isinstance(item, ast.AnnAssign) and written(item.target) not in taken:
             fields.append(text)
     mine = own.text.splitlines()
     bases = ", ".join(above.of(item) for item in above.node.bases)

@@ -15,9 +15,9 @@ from pathlib import Path
 from bitgolf.script.source import (
     Definition,
     Module,
+    core,
     file_of,
     first_line,
-    read_core,
     read_module,
     without_methods,
 )
@@ -33,7 +33,7 @@ MADE_A_DATACLASS = ("dataclasses.dataclass", "dataclass")
 @functools.cache
 def slim_core() -> tuple[Module, ...]:
     """The modules of core in reading order, slim."""
-    return tuple(slim(read_core(), LEAN_FOLDER))
+    return tuple(slim(core(), LEAN_FOLDER))
 
 
 def slim(modules: Sequence[Module], folder: Path) -> list[Module]:

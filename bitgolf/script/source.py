@@ -19,6 +19,7 @@ from bitgolf.base.errors import BitgolfError
 PACKAGE_FOLDER = Path(package_file).parent
 PACKAGE = "bitgolf"
 PLAIN_BASES = frozenset({"object", "Exception", "NamedTuple", "Protocol"})
+CACHED = 1 << 16  # syntax trees of which what was found out is kept
 SCOPES = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # A script has no docstrings once packed and lies in another folder than the package.
 NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spec__"})
@@ -60,10 +61,10 @@ class Definition:
         """The names that it takes from around it."""
         return frozenset(names_outside(self.node))
 
-    @functools.cached_property
+    @property
     def items(self) -> list[ast.AST]:
         """Every node of its syntax tree."""
-        return list(ast.walk(self.node))
+        return walked(self.node)
 
     @property
     def is_import(self) -> bool:
@@ -95,6 +96,18 @@ class Module:
         return ast.get_docstring(self.tree) or ""
 
 
+@functools.lru_cache(maxsize=CACHED)
+def walked(node: ast.AST) -> list[ast.AST]:
+    """Every node of a syntax tree that nobody changes."""
+    return list(ast.walk(node))
+
+
+@functools.lru_cache(maxsize=CACHED)
+def written(node: ast.AST) -> str:
+    """The text of a node that nobody changes, as Python writes it."""
+    return ast.unparse(node)
+
+
 def file_of(name: str) -> str:
     """The file of a module by its dotted name."""
     return name.replace(".", "/") + ".py"
@@ -111,6 +124,12 @@ def read_core(folder: Path = PACKAGE_FOLDER, order: Sequence[str] = READING_ORDE
     if faults:
         raise SourceError(faults)
     return modules
+
+
+@functools.cache
+def core() -> tuple[Module, ...]:
+    """The modules of core in reading order."""
+    return tuple(read_core())
 
 
 def read_module(text: str, name: str, path: str = "") -> Module:
@@ -188,7 +207,7 @@ def names_outside(
         around = [*defaults, *getattr(node, "decorator_list", ())]
     elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
         around = [node.generators[0].iter]
-    inner = bound | set(own_names(node)) if isinstance(node, SCOPES) else bound
+    inner = bound | own_names(node) if isinstance(node, SCOPES) else bound
     waiting = [(child, inner) for child in ast.iter_child_nodes(node) if child not in around]
     for child, names in [*waiting, *((child, bound) for child in around)]:
         if isinstance(child, ast.arguments):
@@ -198,8 +217,13 @@ def names_outside(
             yield from names_outside(child, left_out, names)
 
 
-def own_names(scope: ast.AST) -> Iterator[str]:
+@functools.lru_cache(maxsize=CACHED)
+def own_names(scope: ast.AST) -> frozenset[str]:
     """The names that a function, lambda or comprehension binds in its own scope."""
+    return frozenset(_own_names(scope))
+
+
+def _own_names(scope: ast.AST) -> Iterator[str]:
     waiting = list(ast.iter_child_nodes(scope))
     while waiting:
         item = waiting.pop()
@@ -238,25 +262,28 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
     }
     kept: set[Definition] = set()
     mentioned: set[str] = set()
-    asleep: dict[tuple[Definition, str], ast.stmt] = {}  # methods of kept classes, not mentioned so far
+    asleep: dict[ast.FunctionDef, Definition] = {}  # methods of kept classes, not mentioned so far
+    named: dict[str, list[ast.FunctionDef]] = {}  # the same by their names
     while waiting:
         definition = home[waiting.pop()]
         if definition not in kept:
             kept.add(definition)
-            methods = {item.name: item for item in optional_methods(definition.node, home, libraries)}
-            asleep |= {(definition, name): item for name, item in methods.items()}
+            for item in optional_methods(definition.node, home, libraries):
+                asleep[item] = definition
+                named.setdefault(item.name, []).append(item)
             parts: list[tuple[ast.stmt, Definition]] = [(definition.node, definition)]
             while parts:
                 part, owner = parts.pop()
-                inside = list(walk_without(part, set(asleep.values()) - {part}))
-                used = names_outside(part, set(asleep.values()) - {part})
-                waiting += [name for name in used if name in home]
+                waiting += [name for name in names_outside(part, asleep.keys()) if name in home]
                 foreign = inherited_names(part, owner.node, home)
-                mentioned |= set(names_mentioned(inside, foreign))
-                for key in [key for key in asleep if key[1] in mentioned]:
-                    parts.append((asleep.pop(key), key[0]))
+                mentioned |= set(names_mentioned(walk_without(part, asleep.keys()), foreign))
+                for name in mentioned & named.keys():
+                    parts += [(item, asleep.pop(item)) for item in named.pop(name)]
+    unnamed: dict[Definition, set[str]] = {}
+    for item, owner in asleep.items():
+        unnamed.setdefault(owner, set()).add(item.name)
     definitions = [
-        without_methods(d, {name for owner, name in asleep if owner is d})
+        without_methods(d, unnamed.get(d, set()))
         for module in modules
         for d in module.definitions
         if d in kept
@@ -350,7 +377,7 @@ def inherited_names(part: ast.AST, owner: ast.stmt, home: Mapping[str, Definitio
         return set()
     ours = {item.name for item in _methods(owner, home)}
     return {
-        item.attr for item in ast.walk(part) if isinstance(item, ast.Attribute) and _is_self(item.value)
+        item.attr for item in walked(part) if isinstance(item, ast.Attribute) and _is_self(item.value)
     } - ours
 
 

@@ -63,7 +63,7 @@ def _idle_functions(modules: Sequence[Module]) -> set[str]:
     idle: set[str] = set()
     for module in modules:
         for definition in module.definitions:
-            for node in ast.walk(definition.node):
+            for node in definition.items:
                 if isinstance(node, ast.FunctionDef):
                     (idle if _is_idle(node) else busy).add(node.name)
     return idle - busy
