@@ -1,6 +1,7 @@
 """The stages in order: train, average, quantize, pack, reload, score."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -17,7 +18,6 @@ from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
 from bitgolf.score.adapter import NoAdapter
-from bitgolf.score.windows import Chunked
 from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import adapted_nats, score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
@@ -105,10 +105,11 @@ def main(recipe: Recipe) -> int:
     reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
     limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()
-    scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, limit)
-    if recipe.score.adapter != NoAdapter():
+    until = started + (limit or math.inf)
+    scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, until)
+    if recipe.score.adapter != NoAdapter() or recipe.score.mixers:
         log(f"before it adapts val_bpb:{loss_and_bits(scores)[1]:.8f}")
-        nats, share = adapted_nats(reloaded, tokens, tokenizer, recipe.score, world, limit)
+        nats, share = adapted_nats(reloaded, tokens, tokenizer, recipe.score, world, until)
         scores = {**scores, "nats": nats}
     spent = time.perf_counter() - started
     leave_world(world)
@@ -155,11 +156,11 @@ def trained(
         bos=tokenizer.bos,
     )
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
-    chunked = recipe.score.replace(windows=Chunked(length=length))
+    chunked = recipe.score.chunked(length)
 
     def log_validation(step: int, seconds: float) -> None:
         model.eval()
-        loss, bits = loss_and_bits(score(model, tokens, tokenizer, chunked, world, 0)[0])
+        loss, bits = loss_and_bits(score(model, tokens, tokenizer, chunked, world, math.inf)[0])
         model.train()
         log(f"{step_of(step)} val_loss:{loss:.4f} val_bpb:{bits:.4f} {clock(step, seconds)}")
 
