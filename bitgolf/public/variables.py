@@ -40,6 +40,8 @@ from bitgolf.train.optim import AdamRule, MuonRule, baseline_rows
 from bitgolf.train.schedule import Progress
 
 DEFAULT_SEED = 1337
+# Variables whose value is not that of the field, or is not read where another one is given.
+WORKED_OUT = frozenset({"EMBEDDING_DIM", "MAX_VAL_SEQS", "MLP_HIDDEN", "ROPE_TRAIN_SEQ_LEN", "ROPE_YARN"})
 
 
 def known_names() -> list[str]:
@@ -389,21 +391,22 @@ def variables_at(path: str) -> tuple[str, ...]:
 
 def names_by_path(recipe: Recipe) -> dict[str, str]:
     """The public variables of which each is one setting of this recipe, by the path of that setting."""
-    found = {path: name for name, path in SETTINGS.items()} | {"data.sequence_length": "TRAIN_SEQ_LEN"}
-    for one in SWITCHED:
-        if type(_at(recipe, one.path)) is one.kind:
-            found |= {f"{one.path}.{field}": name for name, field in one.fields.items()}
-    if not recipe.model.mlp_hidden:
-        found["model.mlp_multiplier"] = "MLP_MULT"
-    if isinstance(recipe.score.windows, Sliding):
-        found |= {"score.windows.length": "EVAL_SEQ_LEN", "score.windows.stride": "EVAL_STRIDE"}
-    groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
+    found: dict[str, str] = {}
+    for row in (*PLANS, *TECHNIQUES):
+        if row.part is None or type(_at(recipe, row.path)) is row.kind:
+            path = _inner(recipe, row.path)
+            found |= {f"{path}.{field}": name for name, field in row.fields.items() if name not in WORKED_OUT}
+    if recipe.model.mlp_hidden:
+        del found["model.mlp_multiplier"]
     unused = ("EMBED_LR", "HEAD_LR") if recipe.model.tied else ("TIED_EMBED_LR",)
-    for name, (field, wanted) in RATES.items():
-        for place, (row, own) in enumerate(zip(recipe.optim.rows, groups)):
-            idle = name in unused or (field.startswith("taper") and not getattr(row.rule, "weight_decay", 0))
-            if own and own <= set(wanted) and not idle and field in field_types(type(row.rule)):
-                found[f"optim.rows.{place}.rule.{field}"] = name
+    groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
+    for row in RATES:
+        for place, (own, known) in enumerate(zip(recipe.optim.rows, groups)):
+            fields = field_types(type(own.rule)) if known and known <= set(row.groups) else {}
+            still = not getattr(own.rule, "weight_decay", 0)  # then nothing tapers
+            for name, field in row.fields.items():
+                if field in fields and name not in unused and not (still and field.startswith("taper")):
+                    found[f"optim.rows.{place}.rule.{field}"] = name
     if type(recipe.score.windows) is Chunked and recipe.score.windows.length == recipe.data.sequence_length:
         found["score.windows.length"] = "TRAIN_SEQ_LEN"
     return found
