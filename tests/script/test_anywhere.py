@@ -52,7 +52,7 @@ def test_a_script_holds_what_the_class_needs_and_no_more(file):
     assert undefined_names(script) == []
     assert "# As low as it gets.\nFLOOR = 0.1" in script
     assert script.count("class InverseRoot(Schedule):") == 1
-    assert "max(1.0 / math.sqrt(1.0 + progress.step / self.half), FLOOR)" in script  # its helper, written out
+    assert "max((1.0 / math.sqrt(1.0 + (progress.step / self.half))), FLOOR)" in script  # its helper too
     assert "schedule=InverseRoot(half=2)" in script
     for left_out in ("colorsys", "def mine", "def unused", "import bitgolf", "from bitgolf", "import mine"):
         assert left_out not in script.partition('"""\n')[2], left_out

@@ -18,6 +18,7 @@ from bitgolf.net.backend import Backend, choose_backend, choose_device
 from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
 from bitgolf.score.adapter import NoAdapter
+from bitgolf.score.windows import Chunked
 from bitgolf.script.lean.score.metric import bits_per_byte
 from bitgolf.script.lean.score.score import adapted_nats, score
 from bitgolf.script.lean.squeeze.artifact import Artifact, pack, unpack
@@ -156,7 +157,7 @@ def trained(
         bos=tokenizer.bos,
     )
     optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
-    chunked = recipe.score.chunked(length)
+    chunked = recipe.score.replace(windows=Chunked(length=length))
 
     def log_validation(step: int, seconds: float) -> None:
         model.eval()
