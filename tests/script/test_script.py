@@ -88,7 +88,9 @@ def test_plain_packing_is_rounding_by_rows_and_deflate_and_nothing_else_changes(
 
 
 def test_the_forecast_says_exactly_what_show_would_print(bitgolf):  # noqa: F811
-    facts = json.loads(bitgolf("forecast", "demo", "--json")[1])
+    code, out, err = bitgolf("forecast", "demo", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
     assert facts["code_bytes"] == len(script_of(demo()))
     assert facts["code_bytes_with_brotli"] == len(script_of(demo().replace(BROTLI)))
     _, out, _ = bitgolf("forecast", "demo")
