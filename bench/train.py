@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.plain import PlainMuon, PlainStep
 from bitgolf.net.backend import BackendPlan, choose_backend
-from bitgolf.net.kernels import attend
+from bitgolf.net.kernels import AttentionMask, chunk_attend, math_attend, sdpa_attend
 from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.train.muon import Muon
 from bitgolf.train.optim import OptimPlan, make_optimizers
@@ -123,9 +123,11 @@ def bench_attention(rounds: int) -> dict[str, Any]:
     heads[:queries] /= width**0.5
     upstream = torch.randn(rows, length, queries * width, generator=draw)
 
+    ways = {"math": math_attend, "sdpa": sdpa_attend, "chunk": chunk_attend}
+
     def run(kind: str, dtype: torch.dtype) -> Tensor:
         leaf = heads.to(dtype).requires_grad_()
-        out = attend(leaf, queries, kind=kind)
+        out = ways[kind](leaf, queries, AttentionMask())
         out.backward(upstream.to(dtype))
         return out.detach().double()
 

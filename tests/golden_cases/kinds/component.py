@@ -16,7 +16,7 @@ from bitgolf.net.heads import (
     Xsa,
     without_own_value,
 )
-from bitgolf.net.kernels import AttentionMask, PlainKernels, attend, rotate
+from bitgolf.net.kernels import AttentionMask, PlainKernels, math_attend, rotate
 from bitgolf.net.layers import (
     Attention,
     Block,
@@ -78,7 +78,7 @@ def context(case: Case, x: Tensor, start: Tensor) -> Context:
     for documents in given_documents(case, x.shape[1]):
         sight = documents.limit(sight, ids, records.BOS, False)
     tables = rope(case).tables(x.shape[1], 0, head_width, CPU)
-    return Context(ids, start, *tables, PlainKernels(), attend, sight, None, {})
+    return Context(ids, start, *tables, PlainKernels(), math_attend, sight, None, {})
 
 
 class GivenValues(ValuePart):
@@ -162,7 +162,7 @@ def mlp(case: Case) -> None:
     module.load_state_dict(weights(case, ("up_w", "down_w")))
     x = case.tensors["x"]
     ids = torch.zeros(x.shape[:2], dtype=torch.long)
-    seen = Context(ids, x, x, x, PlainKernels(), attend, AttentionMask(), None, {})
+    seen = Context(ids, x, x, x, PlainKernels(), math_attend, AttentionMask(), None, {})
     close(case, "out.y", module(x, seen))
 
 
@@ -213,7 +213,7 @@ def value_embedding(case: Case) -> None:
     part = ValueEmbedding(dimension=arguments["ve_dim"], layers=(0,))
     assert len(root.ve_shared.embed.weight) == arguments["vocab_size"]
     nothing = torch.zeros(*ids.shape, 1, arguments["kv_dim"])
-    seen = Context(ids, nothing, nothing, nothing, PlainKernels(), attend, AttentionMask(), root, {})
+    seen = Context(ids, nothing, nothing, nothing, PlainKernels(), math_attend, AttentionMask(), root, {})
     close(case, "out.embedding", part.values(nothing, 0, None, seen)[:, :, 0])
 
 
