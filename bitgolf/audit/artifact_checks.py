@@ -38,6 +38,7 @@ def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
         yield Finding("K06", CANNOT_TELL, path.name, str(error))
         return
     yield from needless(path, tensors)
+    yield from coarse_table(path, tensors)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1:
             yield from collapsed(path, name, tensor.detach().float())
@@ -57,6 +58,38 @@ def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
         if other != name and torch.equal(tensors[other], tensor):
             said = f"{name} and {other} are equal, {tensor.numel():,} numbers"
             yield Finding("K06", FOUND, f"{path.name}: {name}", said, "each once", "ship one of them")
+
+
+def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """T10: the table of tokens on fewer levels than the matrices beside it."""
+    matrices = {
+        name: tensor.detach().float()
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) >= 32
+    }
+    if len(matrices) < 3:
+        return
+    name = max(matrices, key=lambda each: matrices[each].shape[0] / matrices[each].shape[1])
+    if matrices[name].shape[0] < 4 * matrices[name].shape[1] and "emb" not in name:
+        return
+    levels = {each: _levels(matrix) for each, matrix in matrices.items()}
+    others = sorted(count for each, count in levels.items() if each != name)
+    usual = others[len(others) // 2]
+    if levels[name] <= 64 and 2 * levels[name] <= usual:
+        yield Finding(
+            "T10",
+            SUSPECTED,
+            f"{path.name}: {name}",
+            f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it",
+            "the table of tokens on as many levels: it was put with the others by an edit (#1086)",
+            "compare the plan of quantization with that of the run before",
+        )
+
+
+def _levels(matrix: Tensor) -> int:
+    """How many different values a row has, in the middle of some rows."""
+    rows = matrix[:: max(1, matrix.shape[0] // 16)][:16]
+    return sorted(len(row.unique()) for row in rows)[len(rows) // 2]
 
 
 def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
@@ -87,4 +120,4 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
         )
 
 
-COVERED = frozenset("K01 K06 T08 T09".split())
+COVERED = frozenset("K01 K06 T08 T09 T10".split())

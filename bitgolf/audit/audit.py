@@ -2,18 +2,22 @@
 
 import ast
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bitgolf.audit import artifact_checks, folder_checks, log_checks, script_checks
+from bitgolf.audit import artifact_checks, folder_checks, folder_logs, log_checks, script_bytes, script_checks
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.folder import Record, read_record
 from bitgolf.audit.logs import looks_like_log, read_log
-from bitgolf.audit.rules import DISPUTED, Rules
+from bitgolf.audit.rules import DISPUTED, VIOLATION, Rules, Ruling
+from bitgolf.audit.script import Script, follow
 from bitgolf.audit.unwrap import unwrapped
 from bitgolf.audit.violations import SEVERITIES, UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.files import sha256_of
 from bitgolf.corpus.textfile import refuse_special
 
 DISQUALIFIES = SEVERITIES["D"]
@@ -29,6 +33,11 @@ class Audit(NamedTuple):
     findings: list[Finding]
     looked: frozenset[str]
     seconds: float
+    taken: Mapping[str, Ruling] = MappingProxyType({})
+
+    def ruling(self, finding: Finding) -> Ruling:
+        """What holds for a finding: of this very entry, else of its kind on the day of the rules."""
+        return self.taken.get(finding.code) or self.rules.ruling(finding.code)
 
     @property
     def real(self) -> list[Finding]:
@@ -38,20 +47,20 @@ class Audit(NamedTuple):
     @property
     def disputed(self) -> list[Finding]:
         """Findings of faults without a ruling on the day of the rules."""
-        return [each for each in self.real if self.rules.ruling(each.code).word == DISPUTED]
+        return [each for each in self.real if self.ruling(each).word == DISPUTED]
 
     @property
     def verdict(self) -> str:
         """invalid: a fault that disqualifies was found. suspect: one, or a wrong score, is suspected. flawed:
-        anything else was found. clean: nothing was.
+        anything else was found. clean: nothing was, or a run that may be wasted elsewhere is suspected.
         """
-        counted = [each for each in self.real if self.rules.counts(each)]
+        counted = [each for each in self.real if self.ruling(each).word == VIOLATION]
         worst = [each for each in counted if each.severity == DISQUALIFIES]
         if any(each.sure == FOUND for each in worst):
             return INVALID
         if worst or any(each.severity == SEVERITIES["S"] for each in counted):
             return SUSPECT
-        return FLAWED if self.real else CLEAN
+        return FLAWED if any(_weighs(each) for each in self.real) else CLEAN
 
     def untold(self) -> dict[str, str]:
         """The codes that nothing here could look for, with the reason."""
@@ -78,8 +87,8 @@ class Audit(NamedTuple):
                     "title": each.title,
                     "severity": each.severity,
                     "sure": each.sure,
-                    "ruling": self.rules.ruling(each.code).word,
-                    "source": self.rules.ruling(each.code).source,
+                    "ruling": self.ruling(each).word,
+                    "source": self.ruling(each).source,
                     "where": each.where,
                     "found": each.found,
                     "expected": each.expected,
@@ -92,24 +101,29 @@ class Audit(NamedTuple):
         }
 
 
+def _weighs(finding: Finding) -> bool:
+    return finding.sure == FOUND or finding.severity != SEVERITIES["R"]
+
+
 def audit(path: Path, rules: Rules) -> Audit:
     """Look at a folder, a script, a log or an artifact. Raises BitgolfError for what is none of them."""
     started = time.monotonic()
+    taken: Mapping[str, Ruling] = {}
     if not path.exists():
         raise BitgolfError("no such file or folder", where=str(path))
     if path.is_dir():
-        kind, findings, looked = "folder", *_folder(path, rules)
+        kind, (findings, looked, taken) = "folder", _folder(path, rules)
     else:
         refuse_special(path)
         kind, findings, looked = _file(path, rules)
-    return Audit(str(path), kind, rules, in_order(findings), looked, time.monotonic() - started)
+    return Audit(str(path), kind, rules, in_order(findings), looked, time.monotonic() - started, taken)
 
 
 def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]:
     if path.suffix == ".py":
         layers = unwrapped(path.name, path.read_bytes())
         beside = [each for each in path.parent.glob("*.py") if each != path]
-        script = script_checks.follow(path.name, layers, _modules(layers[-1].tree, beside))
+        script = follow(path.name, layers, _modules(layers[-1].tree, beside))
         return "script", [*script_checks.check_script(script)], script_checks.COVERED
     with path.open("rb") as file:
         head = file.read(2**20)
@@ -137,14 +151,14 @@ def _modules(tree: ast.Module, beside: list[Path]) -> list[ast.Module]:
     return trees
 
 
-def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str]]:
+def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Mapping[str, Ruling]]:
     record = read_record(path)
     if not record.files:
         raise BitgolfError("an empty folder", where=str(path))
     findings: list[Finding] = []
     looked = folder_checks.COVERED
     for log in record.logs:
-        beside = folder_checks.of_no_claim(record, log)
+        beside = folder_logs.of_no_claim(record, log)
         for each in log_checks.check_log(log, rules, record.is_timed):
             if beside and each.sure != CANNOT_TELL:
                 said = f"{each.found}; no reported figure stands on this log"
@@ -156,11 +170,13 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str]]:
         try:
             script = _script(record)
         except BitgolfError as error:
-            findings.append(Finding("K03", CANNOT_TELL, record.entry.name, str(error)))
+            findings.append(
+                Finding("K03", SUSPECTED, record.entry.name, str(error), "a script that can be read")
+            )
         else:
             looked |= script_checks.COVERED
             for each in script_checks.check_script(script):
-                weighed = folder_checks.takes_fallback(record, each) if each.code == "K04" else each
+                weighed = folder_logs.takes_fallback(record, each) if each.code == "K04" else each
                 findings += [weighed] if weighed else []
     for helper in record.scripts:
         if helper != record.entry:
@@ -170,10 +186,12 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str]]:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
             findings += artifact_checks.check_artifact(path / name, rules)
             looked |= artifact_checks.COVERED
-    return findings, looked
+    known = record.claims.path if record.claims else record.logs[0].path if record.logs else None
+    taken = rules.taken(sha256_of(known)) if known else {}
+    return findings, looked, taken
 
 
-def _script(record: Record) -> script_checks.Script:
+def _script(record: Record) -> Script:
     """The entry script, opened and followed; where it only executes another file, that one."""
     assert record.entry
     layers = unwrapped(record.entry.name, record.entry.read_bytes())
@@ -181,8 +199,8 @@ def _script(record: Record) -> script_checks.Script:
         if (record.folder / name).is_file() and name in record.files:
             layers += unwrapped(name, (record.folder / name).read_bytes())
     beside = [path for path in record.scripts if path != record.entry and path.parent == record.folder]
-    script = script_checks.follow(record.entry.name, layers, _modules(layers[-1].tree, beside))
-    return script._replace(printed=lambda lines: folder_checks.branch_ran(record, script, lines))
+    script = follow(record.entry.name, layers, _modules(layers[-1].tree, beside))
+    return script._replace(printed=lambda lines: folder_logs.branch_ran(record, script, lines))
 
 
 def _preparation(path: Path) -> list[Finding]:
@@ -191,5 +209,5 @@ def _preparation(path: Path) -> list[Finding]:
         layers = unwrapped(path.name, path.read_bytes())
     except BitgolfError:
         return []
-    script = script_checks.Script(path.name, layers, [], Flow([]))
-    return [*script_checks.few_documents(script), *script_checks.lossy_text(script)]
+    script = Script(path.name, layers, [], Flow([]))
+    return [*script_bytes.few_documents(script), *script_bytes.lossy_text(script)]

@@ -1,125 +1,128 @@
 """What reaches what in a script: its statements are followed in order, calls into its own functions too.
 
-Nothing is executed. A value is the set of marks that its parts carry: validation tokens, scores of them,
-hashes of them, the rank of the process. What happens to such values becomes a list of events in the order in
-which the script would do it, each with the loops around it. Names mean nothing here, data paths and
-operations do; names of libraries' own functions are as they are.
+Nothing is executed. What happens to marked values becomes a list of events in the order in which the script
+would do it, each with the loops around it. Names mean nothing here, data paths and operations do; names of
+libraries' own functions are as they are. A call with the same values in the same state does the same, so it
+is followed once: the cost grows with the script, not with the paths through it.
 """
 
 import ast
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
-PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
-BEFORE = "before "  # of roots that an earlier turn of a loop has left
-STREAM = "stream"  # the root of what is not a part of the validation tokens
-MOST_STEPS = 400_000  # statements and expressions that are followed
-MOST_DEPTH = 12  # of calls
-# A pattern or path of validation shards; no word of a message.
-VALIDATION = re.compile(
-    r"(?:^|[_/\-])val(?:id|idation)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
+from bitgolf.audit import library
+from bitgolf.audit.values import (
+    AVERAGED,
+    BEFORE,
+    CHOSEN,
+    COUNTER,
+    DRAWN,
+    FILES,
+    GOLD,
+    HASH,
+    MASK,
+    NO_NAMES,
+    NOTHING,
+    PADDED,
+    PIECE,
+    RANK,
+    READ,
+    SHARE,
+    SIZE,
+    SPLIT_WORDS,
+    STREAM,
+    SUM,
+    TIME,
+    VAL,
+    Definition,
+    Event,
+    Frame,
+    Value,
+    base_name,
+    constant,
+    dotted,
+    folded,
+    last_name,
 )
-LOSSES = {"cross_entropy", "nll_loss"}
-REDUCED = {"sum", "mean", "item", "nansum"}
-SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
-SCATTERED = {"add.at", "bincount", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
-REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
-WRITES = {"save", "savez", "save_file", "dump", "dumps", "write", "write_bytes"}
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+MOST_STEPS = 1_500_000  # statements and expressions that are followed
+MOST_DEPTH = 40  # of calls
+MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
-HASHED = {"bitwise_xor", "bitwise_and", "remainder", "fmod", "mod", "hash"}
+PLAIN_KINDS = ("str",)
 
 
-class Value(NamedTuple):
-    """marks: what it carries. born: when its score was computed. roots: which tokens. keys: names of the
-    tokens in a hash. number: of a constant; set: it stands in an environment variable with this default.
-    """
+class _Memory(NamedTuple):
+    """What a call did. started, ended: its time; read: names outside it; made: tables it allocated."""
 
-    marks: frozenset[str] = frozenset()
-    born: int = 0
-    roots: frozenset[str] = frozenset()
-    keys: frozenset[str] = frozenset()
-    number: float | None = None
-    set: bool = False
+    version: int
+    started: int
+    ended: int
+    depth: int
+    read: frozenset[str]
+    made: frozenset[str]
+    events: list[Event]
+    inner: Frame
 
-    def __or__(self, other: "Value") -> "Value":
-        """What carries what either of both carries."""
-        return Value(
-            self.marks | other.marks,
-            max(self.born, other.born),
-            self.roots | other.roots,
-            self.keys | other.keys,
-        )
+    def holds(self, changed: Mapping[str, int]) -> bool:
+        """Whether nothing that it read has changed since."""
+        return all(changed.get(name, 0) <= self.version for name in self.read)
 
-    def has(self, *marks: str) -> bool:
-        """Whether it carries all of these."""
-        return self.marks.issuperset(marks)
-
-
-NOTHING = Value()
-
-
-class Event(NamedTuple):
-    """What happens. kind: train, score, write, count, look, ratio, mix, share, cut, gather.
-
-    time: its place in the order; loops: numbers of the loops around it. owner: of training, the name that is
-    optimized; of counts and looks, the table. off: the lines of a branch around it that the script's own
-    settings do not take.
-    """
-
-    kind: str
-    line: int
-    time: int
-    loops: tuple[int, ...]
-    value: Value = NOTHING
-    owner: str = ""
-    inside: str = ""
-    off: tuple[int, int] | None = None
-
-
-@dataclass
-class Frame:
-    """Where the walk is: a function's names, the loops around it, its depth."""
-
-    name: str
-    names: dict[str, Value] = field(default_factory=dict)
-    loops: tuple[int, ...] = ()
-    depth: int = 0
-    control: Value = NOTHING
-    returned: Value = NOTHING
-    owners: dict[str, str] = field(default_factory=dict)
-    off: tuple[int, int] | None = None
+    def now(self, value: Value, time: int) -> Value:
+        """A value as if the call had begun at this time."""
+        return value._replace(born=value.born - self.started + time) if value.born > self.started else value
 
 
 class Flow:
     """A walk through a script and the modules beside it that it imports."""
 
     def __init__(self, trees: Sequence[ast.Module]) -> None:
-        self.functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+        self.functions: dict[str, Definition] = {}
+        self.called_so: dict[str, list[Definition]] = {}  # every function of a name
         self.classes: dict[str, ast.ClassDef] = {}
-        self.methods: dict[tuple[str, str], ast.FunctionDef | ast.AsyncFunctionDef] = {}
+        self.methods: dict[tuple[str, str], Definition] = {}
+        self.owner: dict[int, str] = {}  # the class of a method
+        self.around: dict[int, Definition] = {}  # the function around a function
         self.attributes: dict[str, Value] = {}
         self.globals: dict[str, Value] = {}
-        self.made: dict[str, int] = {}  # tables, by when they were made last
         self.events: list[Event] = []
-        self.time, self.loop, self.steps = 0, 0, 0
-        self.entered: list[str] = []
+        self.time, self.loop, self.steps, self.version, self.scouts = 0, 0, 0, 0, 0
+        self.entered: list[int] = []
+        self.known: dict[tuple[object, ...], _Memory] = {}
+        self.walked: dict[int, int] = {}  # functions, by how often they were followed
+        self.read: set[str] = set()  # names outside the function that is followed
+        self.stops: set[int] = set()  # lines that end a loop by the clock
+        self.changed: dict[str, int] = {}  # the version of each such name
+        self.made: dict[str, int] = {}  # tables, by when they were made last
         for tree in trees:
-            for node in ast.walk(tree):
-                self._define(node)
+            self._define(tree, None, "")
         self.trees = trees
 
-    def _define(self, node: ast.AST) -> None:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            self.functions.setdefault(node.name, node)
-        elif isinstance(node, ast.ClassDef):
-            self.classes.setdefault(node.name, node)
-            for item in node.body:
-                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
-                    self.methods[node.name, item.name] = item
+    def _define(self, node: ast.AST, outer: Definition | None, kind: str) -> None:
+        """Note functions and classes, whatever they stand in; no recursion, trees may be deep."""
+        waiting: list[tuple[ast.AST, Definition | None, str]] = [(node, outer, kind)]
+        while waiting:
+            node, outer, kind = waiting.pop()
+            for child in ast.iter_child_nodes(node):
+                inner, inner_kind = outer, ""
+                if isinstance(child, Definition):
+                    inner = child
+                    self.functions.setdefault(child.name, child)
+                    self.called_so.setdefault(child.name, []).append(child)
+                    if kind:
+                        self.methods[kind, child.name] = child
+                        self.owner[id(child)] = kind
+                    if outer is not None:
+                        self.around[id(child)] = outer
+                elif isinstance(child, ast.ClassDef):
+                    self.classes.setdefault(child.name, child)
+                    inner_kind = child.name
+                elif isinstance(child, ast.expr) and not isinstance(child, ast.Lambda):
+                    continue
+                elif isinstance(child, ast.If | ast.Try | ast.With):
+                    inner_kind = kind
+                waiting.append((child, inner, inner_kind))
 
     @property
     def whole(self) -> bool:
@@ -131,10 +134,9 @@ class Flow:
         for _ in range(3):
             before = {name: value.marks for name, value in self.attributes.items()}
             self.events, self.time, self.loop, self.entered = [], 0, 0, []
-            self.made = {}
+            self.known, self.made, self.walked, self.stops = {}, {}, {}, set()
             for tree in self.trees:
-                frame = Frame("", self.globals)
-                self.block(tree.body, frame)
+                self.block(tree.body, Frame("", self.globals))
             if before == {name: value.marks for name, value in self.attributes.items()}:
                 break
         return self.events
@@ -163,22 +165,19 @@ class Flow:
             case ast.Expr():
                 self.value(node.value, frame)
             case ast.Return() if node.value:
-                frame.returned |= self.value(node.value, frame)
+                frame.returned |= self.chosen(self.value(node.value, frame), frame)
             case ast.For() | ast.AsyncFor():
                 over = self.value(node.iter, frame)
-                self.assign(node.target, over, frame, node.iter)
+                self.taken(node.target, node.iter, over, frame)
+                for each in ast.walk(node.target):
+                    if isinstance(each, ast.Name):
+                        frame.texts.pop(each.id, None)
                 self.looped(node.body, over, frame)
                 self.block(node.orelse, frame)
             case ast.While():
                 self.looped(node.body, self.value(node.test, frame), frame)
             case ast.If():
-                self.value(node.test, frame)
-                outer = frame.off
-                if not outer and self.truth(node.test, frame) is False:
-                    frame.off = (node.lineno, node.body[-1].end_lineno or node.lineno)
-                self.block(node.body, frame)
-                frame.off = outer
-                self.block(node.orelse, frame)
+                self.branched(node, frame)
             case ast.With() | ast.AsyncWith():
                 for item in node.items:
                     value = self.value(item.context_expr, frame)
@@ -192,17 +191,60 @@ class Flow:
                 self.block([*node.orelse, *node.finalbody], frame)
             case ast.ClassDef():
                 inner = Frame(node.name, {}, depth=frame.depth + 1)
-                self.block([each for each in node.body if not isinstance(each, DEFINITIONS)], inner)
+                self.block(
+                    [each for each in node.body if not isinstance(each, Definition | ast.ClassDef)], inner
+                )
                 for name, value in inner.names.items():
                     self.remember(name, value)
                 if (made := self.methods.get((node.name, "__post_init__"))) is not None:
                     self.block(made.body, Frame(made.name, {}, depth=frame.depth + 1))
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 pass  # followed where it is called
+            case ast.Global() | ast.Nonlocal():
+                frame.shared |= set(node.names)
+            case ast.Match():
+                self.value(node.subject, frame)
+                for arm in node.cases:
+                    self.block(arm.body, frame)
             case _:
                 for child in ast.iter_child_nodes(node):
                     if isinstance(child, ast.expr):
                         self.value(child, frame)
+
+    def branched(self, node: ast.If, frame: Frame) -> None:
+        """Both ways of a branch; what is assigned there is chosen by the condition."""
+        test = self.value(node.test, frame)
+        outer, gate = frame.off, frame.gate
+        held = self.truth(node.test, frame)
+        if not outer and held is False:
+            frame.off = (node.lineno, node.body[-1].end_lineno or node.lineno)
+        ends = test.has(TIME) and any(isinstance(each, ast.Break | ast.Assign) for each in node.body)
+        if ends and frame.loops and not self.scouts and node.lineno not in self.stops:
+            self.stops.add(node.lineno)
+            self.event("stop", node, frame, test)
+        if frame.loops and test.number is None and any(isinstance(each, ast.Break) for each in node.body):
+            self._counted_stop(node, frame)
+        if test.gates or test.has(GOLD) or test.has(VAL):
+            marks = frozenset((CHOSEN,)) if test.has(GOLD) else NO_NAMES
+            frame.gate = gate | Value(marks, gates=test.gates | (NO_NAMES if test.has(GOLD) else test.keys))
+        self.block(node.body, frame)
+        frame.off = outer
+        self.block(node.orelse, frame)
+        frame.gate = gate
+
+    def _counted_stop(self, node: ast.If, frame: Frame) -> None:
+        """`if seen >= 3_000_000: break` in a loop that scores."""
+        if isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE):
+            limit = self.value(node.test.comparators[0], frame)
+            if limit.number is not None and limit.number > 1000:
+                self.event("limit", node, frame, limit)
+
+    def chosen(self, value: Value, frame: Frame) -> Value:
+        """A value as the branches around chose it."""
+        gate = frame.gate
+        if gate is NOTHING or gate == NOTHING:
+            return value
+        return value._replace(marks=value.marks | gate.marks, gates=value.gates | gate.gates)
 
     def truth(self, node: ast.expr, frame: Frame) -> bool | None:
         """Whether a condition holds at the script's own settings; None where that is not known."""
@@ -230,92 +272,170 @@ class Flow:
         return None
 
     def looped(self, body: Sequence[ast.stmt], over: Value, frame: Frame) -> None:
-        """A loop: once to see what its end hands to its start, then once for its events."""
+        """A loop: once to see what its end hands to its start, then once for its events.
+
+        While an outer loop is seen for the first time, its inner ones are walked once.
+        """
         self.loop += 1
         before, control = frame.loops, frame.control
         frame.loops, frame.control = (*before, self.loop), control | over
-        events, time = self.events, self.time
-        known = dict(frame.names)
-        self.events = []
-        self.block(body, frame)
-        self.events, self.time = events, time
-        for name, value in frame.names.items():
-            if value != known.get(name) and value.roots:
-                aged = frozenset(
-                    root if root == STREAM or root.startswith(BEFORE) else BEFORE + root
-                    for root in value.roots
-                )
-                frame.names[name] = value._replace(roots=aged)
+        if not self.scouts:
+            events, time = self.events, self.time
+            known = dict(frame.names)
+            self.events = []
+            self.scouts += 1
+            self.block(body, frame)
+            self.scouts -= 1
+            self.events, self.time = events, time
+            for name, value in frame.names.items():
+                if value.roots and value != known.get(name):
+                    frame.names[name] = value._replace(roots=_aged(value.roots))
         self.block(body, frame)
         frame.loops, frame.control = before, control
 
     def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
         """Give a value to a name, an attribute, or a place in something."""
+        value = self.chosen(value, frame)
         match target:
             case ast.Name():
-                if value.has(VAL) and not value.has(HASH):
+                if value.has(VAL) and not value.keys and not value.has(GOLD) and STREAM not in value.roots:
                     value = value._replace(keys=frozenset((target.id,)))
-                frame.names[target.id] = value
-                self.made[target.id] = self.time
+                self.bind(target.id, value, frame)
                 if source is not None:
                     frame.owners[target.id] = _optimized(source)
+                text = _text(source, frame) if source is not None else ""
+                if text and target.id not in text:
+                    frame.texts[target.id] = text
+                else:
+                    frame.texts.pop(target.id, None)
             case ast.Attribute():
                 self.remember(target.attr, value)
-                self.made[target.attr] = self.time
                 if source is not None:
                     frame.owners[target.attr] = _optimized(source)
             case ast.Tuple() | ast.List():
                 parts = source.elts if isinstance(source, ast.Tuple | ast.List) else []
                 for i, each in enumerate(target.elts):
                     own = self.value(parts[i], frame) if len(parts) == len(target.elts) else value
+                    if own is value and own.has(VAL) and isinstance(each, ast.Name):
+                        own = own._replace(keys=frozenset((each.id,)))
                     self.assign(each, own, frame, None)
             case ast.Starred():
                 self.assign(target.value, value, frame)
             case ast.Subscript():
-                self.value(target.slice, frame)
-                base = _base(target)
-                if base:
-                    frame.names[base] = frame.names.get(base, NOTHING) | value
+                where = self.value(target.slice, frame)
+                if isinstance(target.slice, ast.Constant) and target.slice.value == "lr":
+                    self.event("lr", target, frame, value)
+                if where.has(VAL) and not value.has(VAL, GOLD):
+                    self.event(
+                        "count",
+                        target,
+                        frame,
+                        where,
+                        owner=base_name(target),
+                        tables=self.value(target.value, frame).tables,
+                    )
+                held = self.value(target.value, frame)
+                if value.has(VAL) and held.tables and _is_part(target.slice):
+                    value = value.marked(PADDED)
+                self.put(target.value, value, frame)
+
+    def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
+        """What a loop takes its names from; of `enumerate` the first is a number."""
+        numbered = isinstance(over, ast.Call) and last_name(over.func) == "enumerate"
+        if numbered and isinstance(target, ast.Tuple) and len(target.elts) == 2:
+            self.assign(target.elts[0], Value(frozenset((COUNTER,))), frame)
+            target = target.elts[1]
+        self.assign(target, value, frame, over)
+
+    def bind(self, name: str, value: Value, frame: Frame) -> None:
+        """Give a name a value, here or in the whole script."""
+        names = self.globals if name in frame.shared else frame.names
+        if names is self.globals and names.get(name) != value:
+            self.version += 1
+            self.changed[name] = self.version
+        names[name] = value
+        if name in frame.shared:
+            frame.names[name] = value
+
+    def put(self, target: ast.expr, value: Value, frame: Frame) -> None:
+        """Put a value into what an expression names."""
+        name = base_name(target)
+        if not name:
+            return
+        inner = target
+        while isinstance(inner, ast.Subscript | ast.Call | ast.Starred):
+            inner = inner.func if isinstance(inner, ast.Call) else inner.value
+        if isinstance(inner, ast.Attribute):
+            self.remember(name, self.attributes.get(name, NOTHING) | value)
+            if name not in frame.names:
+                return
+        old = frame.names.get(name)
+        old = self.globals.get(name, NOTHING) if old is None else old
+        self.bind(name, old._replace(number=None) | value._replace(tables=NO_NAMES), frame)
+        frame.mutated.add(name)
 
     def augment(self, node: ast.AugAssign, frame: Frame) -> None:
         """`+=`: a score, if a loss is added; counts, if tokens say where."""
         value = self.value(node.value, frame)
         if isinstance(node.target, ast.Subscript):
             where = self.value(node.target.slice, frame)
+            held = self.value(node.target.value, frame)
             if where.has(VAL):
-                self.event("count", node, frame, where, owner=self.table(_base(node.target)))
-            self.assign(node.target, value, frame)
+                self.event("count", node, frame, where, owner=base_name(node.target), tables=held.tables)
+            elif isinstance(node.op, ast.Add) and value.has(GOLD):
+                self.event("score", node, frame, value)
+                value = Value(frozenset((SUM,)))
+            self.put(node.target.value, value, frame)
             return
         if isinstance(node.op, ast.BitXor | ast.BitAnd | ast.Mod) and value.has(VAL):
-            value = value._replace(marks=value.marks | {HASH})
+            value = value.marked(HASH)
         if isinstance(node.op, ast.Add) and value.has(GOLD):
             self.event("score", node, frame, value)
             value = Value(frozenset((SUM,)))
-        name = _base(node.target)
+        if isinstance(node.op, ast.Add) and value.number is not None:
+            value = Value(frozenset((COUNTER,)))
+        if isinstance(node.op, ast.Div):
+            value = self.divided(node, self.value(node.target, frame), value, frame)
+        name = base_name(node.target)
+        value = self.chosen(value, frame)
         if isinstance(node.target, ast.Attribute):
             self.remember(name, value)
         elif name:
-            frame.names[name] = frame.names.get(name, NOTHING) | value
-
-    def table(self, name: str) -> str:
-        """A table by its name and when it was made: a new one is another."""
-        return f"{name} made at {self.made.get(name, 0)}"
+            old = frame.names.get(name)
+            old = self.globals.get(name, NOTHING) if old is None else old
+            self.bind(name, old._replace(number=None) | value, frame)
+            frame.texts.pop(name, None)
+            if value.has(SUM):
+                frame.mutated.add(name)  # a tensor is added to in place
 
     def remember(self, name: str, value: Value) -> None:
         """What an attribute of this name carries in any object."""
         old = self.attributes.get(name)
         roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
         new = value._replace(roots=roots)
-        self.attributes[name] = new if old is None else (old | new)._replace(number=new.number, set=new.set)
+        if old is not None:
+            new = (old | new)._replace(number=new.number, set=new.set, kind=new.kind or old.kind)
+        if new != old:
+            self.attributes[name] = new
+            self.version += 1
+            self.changed[f".{name}"] = self.version
 
-    def event(self, kind: str, node: ast.AST, frame: Frame, value: Value = NOTHING, owner: str = "") -> None:
+    def event(
+        self,
+        kind: str,
+        node: ast.AST,
+        frame: Frame,
+        value: Value = NOTHING,
+        owner: str = "",
+        tables: frozenset[str] = NO_NAMES,
+        way: str = "",
+    ) -> None:
         """Note something that happens here."""
-        line = getattr(node, "lineno", 0)
         marks = value.marks | (frame.control.marks & {RANK})
+        line = getattr(node, "lineno", 0)
+        value = value._replace(marks=marks)
         self.events.append(
-            Event(
-                kind, line, self.time, frame.loops, value._replace(marks=marks), owner, frame.name, frame.off
-            )
+            Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
         )
 
     # Expressions.
@@ -327,16 +447,20 @@ class Flow:
             return NOTHING
         match node:
             case ast.Constant():
-                return _constant(node.value)
+                return constant(node.value)
             case ast.Name():
                 found = frame.names.get(node.id)
-                return self.globals.get(node.id, NOTHING) if found is None else found
+                if found is None:
+                    self.read.add(node.id)
+                    return self.globals.get(node.id, NOTHING)
+                return found
             case ast.Attribute():
                 inner = self.value(node.value, frame)
-                if node.attr in SIZES:
+                self.read.add(f".{node.attr}")
+                if node.attr in library.SIZES:
                     return Value(frozenset((SIZE,)))
                 own = self.attributes.get(node.attr, NOTHING)
-                return own if not inner.marks else inner | own
+                return own if not inner.marks else inner.plain | own
             case ast.Subscript():
                 return self.part(node, frame)
             case ast.BinOp():
@@ -344,21 +468,33 @@ class Flow:
             case ast.Call():
                 return self.call(node, frame)
             case ast.Compare():
-                value = self.union([node.left, *node.comparators], frame)
-                return value._replace(number=None)
+                value = self.union([node.left, *node.comparators], frame).plain
+                return (
+                    value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
+                )
             case ast.Lambda():
                 return self.value(node.body, frame)
+            case ast.IfExp():
+                test = self.value(node.test, frame)
+                value = self.value(node.body, frame) | self.value(node.orelse, frame)
+                marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
+                return value._replace(marks=marks, gates=value.gates | test.gates)
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 for each in node.generators:
-                    self.assign(each.target, self.value(each.iter, frame), frame)
+                    self.taken(each.target, each.iter, self.value(each.iter, frame), frame)
+                    for condition in each.ifs:
+                        self.value(condition, frame)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 return self.union(parts, frame)
+            case ast.Dict() if not node.keys:
+                return self.table(node)
             case ast.JoinedStr():
+                parts_of = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
                 text = "".join(
                     str(each.value) if isinstance(each, ast.Constant) else "*" for each in node.values
                 )
-                return _constant(text) | self.union(
-                    [each.value for each in node.values if isinstance(each, ast.FormattedValue)], frame
+                return (constant(text)._replace(number=None) | self.union(parts_of, frame))._replace(
+                    kind="str"
                 )
             case ast.NamedExpr():
                 value = self.value(node.value, frame)
@@ -383,217 +519,409 @@ class Flow:
         """A look into a table by tokens, or some of the tokens."""
         held, where = self.value(node.value, frame), self.value(node.slice, frame)
         if held.has(VAL) and not held.has(GOLD):
-            bound = node.slice.upper if isinstance(node.slice, ast.Slice) else None
-            if bound is not None and STREAM in held.roots and not frame.loops:
-                limit = self.value(bound, frame)
-                if limit.number is not None and limit.number > 1000 and not limit.has(SIZE):
-                    self.event("cut", node, frame, limit)
-            if STREAM in held.roots and frame.loops:
-                held = held._replace(roots=frozenset((ast.unparse(node),)))
-            return held._replace(number=None) | where._replace(roots=frozenset())
+            if (
+                where.has(VAL)
+                and where.keys
+                and not where.has(MASK)
+                and not isinstance(node.slice, ast.Slice)
+            ):
+                return self.picked(node, held, where, frame)
+            return self.cut_out(node, held, where, frame)
         if where.has(VAL) and not held.has(GOLD):
-            self.event("look", node, frame, where, owner=self.table(_base(node)))
-            if where.has(HASH):
-                return Value(frozenset((READ,)), keys=where.keys) | held
-            return Value(frozenset((PIECE,)), roots=where.roots) | held
-        return held | where._replace(roots=frozenset(), keys=frozenset())
+            return self.looked(node, held, where, frame)
+        if held.gates and not held.has(GOLD):  # a table over all tokens, at some of them
+            path = self.path(node, frame)
+            held = held._replace(gates=frozenset(f"{gate}{path}" for gate in held.gates))
+        if where.has(VAL) and held.has(GOLD) is False:
+            return held
+        if where.has(VAL) and not where.has(GOLD) and held.has(GOLD):
+            held = held._replace(golds=held.golds | where.keys)
+        return held._replace(tables=held.tables) | where._replace(
+            roots=NO_NAMES, keys=NO_NAMES, tables=NO_NAMES
+        )
+
+    def cut_out(self, node: ast.Subscript, held: Value, where: Value, frame: Frame) -> Value:
+        """Some of the tokens, by the path of slices that leads to them."""
+        bounds = node.slice if isinstance(node.slice, ast.Slice) else None
+        if STREAM in held.roots and not frame.loops:
+            limit = self.value(bounds.upper, frame) if bounds and bounds.upper is not None else NOTHING
+            if limit.number is not None and limit.number > 1000 and not limit.has(SIZE):
+                self.event("cut", node, frame, limit)
+            step = self.value(bounds.step, frame).number if bounds and bounds.step is not None else None
+            if step is not None and step > 1:
+                self.event("cut", node, frame, Value(number=step), way="step")
+            if held.has(FILES):
+                self.event("cut", node, frame, limit, way="files")
+            if where.has(DRAWN):
+                self.event("cut", node, frame, where, way="drawn")
+        path = self.path(node, frame)
+        keys = frozenset(f"{key}{path}" for key in held.keys or ("",))
+        roots = frozenset((path,)) if STREAM in held.roots and frame.loops else held.roots
+        held = held._replace(number=None, keys=keys, roots=roots, set=False)
+        return held | where._replace(roots=NO_NAMES, keys=NO_NAMES, gates=NO_NAMES, tables=NO_NAMES)
+
+    def picked(self, node: ast.AST, source: Value, where: Value, frame: Frame) -> Value:
+        """The probability of the realised token, out of those of all tokens."""
+        if leaks := source.gates & where.keys:
+            self.event("leak", node, frame, source._replace(keys=leaks), way="table")
+        value = (source | where).plain.marked(GOLD)
+        return value._replace(born=self.time, golds=where.keys)
+
+    def path(self, node: ast.Subscript, frame: Frame) -> str:
+        """A slice as a text in which names stand for what they were given."""
+        if _is_whole(node.slice):
+            return ""
+        if isinstance(node.slice, ast.Name) and node.slice.id in frame.texts:
+            return f"[{frame.texts[node.slice.id]}]"
+        return f"[{_replaced(node.slice, frame.texts)}]"
+
+    def table(self, node: ast.expr) -> Value:
+        """Something empty, made here and now: another one each time."""
+        name = f"{node.lineno}:{node.col_offset}"
+        self.made[name] = self.time + 1
+        return Value(tables=frozenset((name,)))
+
+    def looked(self, node: ast.AST, held: Value, where: Value, frame: Frame) -> Value:
+        """What a table says of tokens, or of a hash of them."""
+        owner = base_name(node) if isinstance(node, ast.expr) else ""
+        made = max((self.made.get(each, 0) for each in held.tables), default=0)
+        self.event("look", node, frame, where._replace(born=made), owner=owner, tables=held.tables)
+        held = held._replace(tables=NO_NAMES, number=None)
+        if where.has(HASH):
+            return Value(frozenset((READ,)), keys=where.keys) | held
+        return Value(frozenset((PIECE,)), roots=where.roots, gates=where.keys) | held
 
     def operation(self, node: ast.BinOp, frame: Frame) -> Value:
         """Arithmetic: hashes, ratios of counts, mixtures, logarithms spread over bytes."""
         left, right = self.value(node.left, frame), self.value(node.right, frame)
-        value = left | right
-        if isinstance(node.op, ast.BitXor | ast.BitAnd | ast.Mod) and value.has(VAL) and not value.has(GOLD):
-            return value._replace(marks=value.marks | {HASH})
-        if isinstance(node.op, ast.Div):
-            if left.has(READ) and right.has(READ) and left.keys > right.keys:
+        value = (left | right).plain
+        match node.op:
+            case ast.BitXor() | ast.BitAnd() | ast.Mod() if value.has(VAL) and not value.has(GOLD):
+                return value.marked(HASH)
+            case ast.Div():
+                value = self.divided(node, left, right, frame)
+            case ast.Sub() if left.has(READ) and right.has(READ) and left.keys > right.keys:
                 self.event("ratio", node, frame, value)
-            if left.has(GOLD) and right.has(PIECE) and not (left.has(SUM) or right.has(SUM)):
-                return value._replace(marks=value.marks | {SHARE})
-        if isinstance(node.op, ast.Add) and (weight := _mixing_weight(node)) is not None:
-            by = self.value(weight, frame)
-            if by.has(GOLD) and not by.has(SUM):
-                self.event("mix", node, frame, by)
-        if isinstance(node.op, ast.Add) and _is_put_together(left, right):
-            self.event("share", node, frame, value)
+            case ast.Pow() if left.has(GOLD) and right.has(PIECE) and not left.has(SUM):
+                value = value.marked(SHARE)
+            case ast.Mult() if GOLD in left.marks | right.marks and _by_piece(left, right):
+                value = value.marked(SHARE)
+            case ast.Mult() if value.has(AVERAGED) and (
+                SIZE in left.marks | right.marks or _is_number(left, right)
+            ):
+                value = value._replace(marks=value.marks - {AVERAGED})
+            case ast.Add():
+                self._added(node, left, right, value, frame)
         if left.number is not None and right.number is not None:
             return value._replace(
-                number=_folded(node.op, left.number, right.number), set=left.set or right.set
+                number=folded(node.op, left.number, right.number), set=left.set or right.set
             )
+        return value
+
+    def _added(self, node: ast.BinOp, left: Value, right: Value, value: Value, frame: Frame) -> None:
+        for side in (node.left, node.right):
+            while isinstance(side, ast.Call) and side.args and last_name(side.func) in ("log", "exp"):
+                side = side.args[0]
+            if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
+                one, other = self.value(side.left, frame), self.value(side.right, frame)
+                if value.has(GOLD) and not value.has(SUM):
+                    self.weighed(node, one, other, frame)
+        if library.put_together(left, right):
+            self.event("share", node, frame, value)
+
+    def weighed(self, node: ast.AST, one: Value, other: Value, frame: Frame) -> None:
+        """A part of a mixture: a probability and its weight, in no known order."""
+        if one.has(SUM) or other.has(SUM):
+            return
+        if one.has(GOLD) and other.has(GOLD):
+            self.event("mix", node, frame, one | other, way="weight")
+        for weight, part in ((one, other), (other, one)):
+            if part.has(GOLD) or part.has(READ):
+                self.mixed(node, weight, part, frame, way="weight")
+
+    def mixed(self, node: ast.AST, weight: Value, parts: Value, frame: Frame, way: str) -> None:
+        """A weight of a mixture that knows the outcome."""
+        if weight.has(SUM) or parts.has(SUM):
+            return
+        if weight.has(CHOSEN) or weight.has(GOLD) and way != "weight":
+            self.event("mix", node, frame, (weight | parts).marked(GOLD, VAL), way=way)
+        elif weight.gates & parts.golds and not weight.has(GOLD):
+            self.event("leak", node, frame, weight._replace(keys=weight.gates & parts.golds), way="table")
+
+    def divided(self, node: ast.AST, left: Value, right: Value, frame: Frame) -> Value:
+        """A quotient: of counts, or of a score by bytes."""
+        value = (left | right).plain
+        if left.has(READ) and right.has(READ) and left.keys > right.keys:
+            self.event("ratio", node, frame, value)
+        if left.has(GOLD) and right.has(PIECE) and not (left.has(SUM) or right.has(SUM)):
+            return value.marked(SHARE)
+        if right.has(PIECE) and not right.has(GOLD) and left.number == 1:
+            return value.marked("per byte")
         return value
 
     def call(self, node: ast.Call, frame: Frame) -> Value:
         """A call: into the script's own functions, or of a library's."""
-        name, last = _dotted(node.func), _last(node.func)
+        name, last = dotted(node.func), last_name(node.func)
         if last in ("getenv", "get") and "environ" in name or name.endswith("getenv"):
             default = self.value(node.args[1], frame) if len(node.args) > 1 else NOTHING
             words = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
-            rank = frozenset((RANK,)) if words in ("RANK", "LOCAL_RANK") else frozenset()
-            return Value(default.marks | rank, number=default.number, set=True)
+            rank = frozenset((RANK,)) if words in ("RANK", "LOCAL_RANK") else NO_NAMES
+            return Value(default.marks | rank, roots=default.roots, number=default.number, set=True)
         held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING
+        if not isinstance(node.func, ast.Attribute | ast.Name):
+            held = self.value(node.func, frame)
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
+        function = self.resolved(node.func, held, frame)
+        if function is not None:
+            own = self.own(node, function, given, named, frame)
+            if own is not None:
+                for i, part in enumerate(
+                    node.args
+                ):  # a function that is handed over is called with what follows
+                    if (
+                        isinstance(part, ast.Name)
+                        and part.id in self.functions
+                        and part.id not in frame.names
+                    ):
+                        more = self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
+                        own |= more or NOTHING
+                made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
+                return own._replace(kind=made) if made else own
+        elif last == "partial" or last in ("map", "apply", "submit"):
+            for i, part in enumerate(node.args):
+                if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
+                    return self.own(node, self.functions[part.id], given[i + 1 :], named, frame) or NOTHING
         everything = held
         for each in (*given, *named.values()):
             everything |= each
-        if (own := self.own(last, isinstance(node.func, ast.Name), given, named, frame)) is not None:
-            for i, part in enumerate(node.args):  # a function that is handed over is called with what follows
-                if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
-                    own |= self.own(part.id, True, given[i + 1 :], named, frame) or NOTHING
-            return own
-        return self.foreign(node, name, last, held, [*given, *named.values()], everything, frame)
+        found = library.called(self, node, held, [*given, *named.values()], everything, frame)
+        if isinstance(node.func, ast.Name) and last in self.classes:
+            return found._replace(kind=last)
+        return found
 
-    def foreign(
-        self,
-        node: ast.Call,
-        name: str,
-        last: str,
-        held: Value,
-        given: Sequence[Value],
-        everything: Value,
-        frame: Frame,
-    ) -> Value:
-        """A call of something that is not defined in the script: a library's function, or a model."""
-        if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-            return self.attributes.get(str(node.args[1].value), given[0])
-        if last == "device":
-            return NOTHING
-        if last in ("to", "cuda", "cpu") and isinstance(node.func, ast.Attribute):
-            return held
-        if last in SIZES:
-            return Value(frozenset((PIECE if everything.has(PIECE) else SIZE,)), roots=everything.roots)
-        if last in ("state_dict", "named_parameters", "parameters"):
-            return Value(frozenset((WEIGHTS,)))
-        if last == "get_rank":
-            return Value(frozenset((RANK,)))
-        if last in ("backward", "grad") and everything.has(VAL):
-            owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
-            self.event("train", node, frame, everything, owner=owner)
-        elif last in REDUCES and name != last:
-            self.event("gather", node, frame, everything)
-        elif last in WRITES and everything.has(WEIGHTS):
-            self.event("write", node, frame)
-        elif last in ("float", "int", "bool", "str") and len(given) == 1:
-            return given[0]
-        elif last in ("min", "max") and any(each.number is not None for each in given):
-            numbers = [each for each in given if each.number is not None]
-            return everything._replace(number=numbers[0].number, set=numbers[0].set)
-        if any(name.endswith(f".{each}") or last == each for each in SCATTERED) and everything.has(VAL):
-            table = _base(node.args[0]) if name.endswith("add.at") and node.args else _base(node.func)
-            self.event("count", node, frame, everything, owner=self.table(table))
-        if last == "add_" and everything.has(GOLD):
-            self.event("score", node, frame, everything)
-            return Value(frozenset((SUM,)))
-        if last in ("append", "extend") and given and (base := _base(node.func.value)):  # type: ignore[attr-defined]
-            frame.names[base] = frame.names.get(base, NOTHING) | given[0]
-        if last == "logaddexp" and len(given) > 1 and _is_put_together(given[0], given[1]):
-            self.event("share", node, frame, everything)
-        if last in LOSSES and everything.has(VAL):
-            return Value(everything.marks | {GOLD}, born=self.time, roots=everything.roots)
-        if last in ("gather", "take_along_dim", "take_along_axis") and everything.has(VAL):
-            return Value(everything.marks | {GOLD}, born=self.time, roots=everything.roots)
-        if last in HASHED and everything.has(VAL):
-            return everything._replace(marks=everything.marks | {HASH})
-        if last in ("zeros", "ones", "empty", "full", "arange", "zeros_like", "ones_like", "empty_like"):
-            return NOTHING
-        if isinstance(node.func, ast.Attribute) and held.marks or name.startswith(("torch.", "np.", "F.")):
-            return everything._replace(number=None)
-        if sum(each.has(VAL) for each in given) > 1 and last not in self.classes:
-            return Value(everything.marks | {GOLD}, born=self.time, roots=everything.roots)  # model(x, y)
-        return everything if len(given) == 1 else everything._replace(number=None)
+    def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
+        """The function of the script that a call enters; None for others, and for what torch itself calls."""
+        last = last_name(func)
+        if isinstance(func, ast.Name):
+            if last in self.classes:
+                return self.methods.get((last, "__init__"))
+            if (kind := self._kind(func, frame)) and (kind, "__call__") in self.methods:
+                return self.methods[kind, "__call__"]
+            found = self.functions.get(last)
+            return None if found is None or found.name in TORCH_OWN else found
+        if not isinstance(func, ast.Attribute) or last in TORCH_OWN:
+            return None
+        kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
+        if kind in PLAIN_KINDS:
+            return None
+        if kind and (kind, last) in self.methods:
+            return self.methods[kind, last]
+        others = [each for each in self.called_so.get(last, ()) if id(each) not in self.entered]
+        return others[0] if others else self.functions.get(last)
+
+    def _kind(self, func: ast.Name, frame: Frame) -> str:
+        found = frame.names.get(func.id) or self.globals.get(func.id)
+        return found.kind if found else ""
 
     def own(
-        self, last: str, plain: bool, given: Sequence[Value], named: Mapping[str, Value], frame: Frame
+        self,
+        node: ast.Call,
+        function: Definition,
+        given: Sequence[Value],
+        named: Mapping[str, Value],
+        frame: Frame,
     ) -> Value | None:
-        """A call of a function or class of the script, plainly by its name or not; None for others."""
-        made = plain and last in self.classes
-        function = self.methods.get((last, "__init__")) if made else self.functions.get(last)
-        if function is None or frame.depth >= MOST_DEPTH or self.entered.count(function.name) > 1:
+        """A call of a function of the script; None where it is not entered."""
+        if frame.depth >= MOST_DEPTH or id(function) in self.entered:
             return None
-        if function.name in TORCH_OWN:
-            return None  # torch calls these, with what it likes
-        parameters = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
-        if parameters[:1] in (["self"], ["cls"]):
-            parameters = parameters[1:]
+        arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        bound = arguments[:1] in (["self"], ["cls"])
+        parameters = arguments[1:] if bound else arguments
         names: dict[str, Value] = {}
         for parameter, default in zip(reversed(parameters), reversed(function.args.defaults)):
             names[parameter] = self.value(default, frame)
-        names |= dict(zip(parameters, given))
-        names |= {name: value for name, value in named.items() if name}
-        inner = Frame(function.name, names, frame.loops, frame.depth + 1, frame.control, off=frame.off)
-        outer = {name: value for name, value in frame.names.items() if name not in names}
-        if frame.name:  # functions inside functions see the names around them
-            inner.names = (
-                {**outer, **names} if _is_inside(function, self.functions.get(frame.name)) else names
-            )
-        self.entered.append(function.name)
+        for each, given_default in zip(function.args.kwonlyargs, function.args.kw_defaults):
+            names[each.arg] = self.value(given_default, frame)
+        names |= (
+            {name: _split(part, value) for name, part, value in zip(parameters, node.args, given)}
+            if len(node.args) == len(given)
+            else dict(zip(parameters, given))
+        )
+        if function.args.vararg and len(given) > len(parameters):
+            rest = NOTHING
+            for value in given[len(parameters) :]:
+                rest |= value
+            names[function.args.vararg.arg] = rest
+        words = {each.arg: each.value for each in node.keywords if each.arg}
+        names |= {
+            name: _split(words[name], value) if name in words else value
+            for name, value in named.items()
+            if name
+        }
+        texts = {}
+        if any(value.has(VAL) for value in names.values()):
+            for name, part in [*zip(parameters, node.args), *words.items()]:
+                if (text := _text(part, frame)) and not isinstance(part, ast.Constant):
+                    texts[name] = text
+        inner = Frame(
+            function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
+        )
+        inner.texts, inner.kind = texts, self.owner.get(id(function), "")
+        closed = False
+        around = self.around.get(id(function))
+        if (
+            around is not None and around.name == frame.name
+        ):  # functions inside functions see the names around
+            closed = True
+            inner.names = {**frame.names, **names}
+            inner.texts = {**frame.texts, **texts}
+        key: tuple[object, ...] = (
+            id(function),
+            frozenset(inner.names.items()),
+            frozenset(inner.texts.items()),
+            bool(frame.loops),
+            bool(self.scouts),
+            frame.control,
+            frame.gate,
+            frame.off,
+        )
+        if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many
+            marks = frozenset((name, each.marks, each.keys) for name, each in inner.names.items())
+            key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
+        if (memory := self.known.get(key)) is not None and memory.holds(self.changed):
+            return self._again(memory, node, parameters, frame, closed)
+        started, first, outer_read = self.time, len(self.events), self.read
+        self.read = set()
+        self.walked[id(function)] = self.walked.get(id(function), 0) + 1
+        self.entered.append(id(function))
         self.block(function.body, inner)
         self.entered.pop()
+        self._handed_back(node, parameters, inner, frame, closed)
+        if not inner.shared:
+            made = frozenset(name for name, time in self.made.items() if time > started)
+            depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
+            self.known[key] = _Memory(
+                self.version, started, self.time, depth, frozenset(self.read), made, events, inner
+            )
+        self.read |= outer_read
         return inner.returned
 
+    def _again(
+        self, memory: _Memory, node: ast.Call, parameters: Sequence[str], frame: Frame, closed: bool
+    ) -> Value:
+        """The same call as before, later: its events at their new place, in loops of their own."""
+        self.read |= memory.read
+        loops: dict[int, int] = {}
+        for event in memory.events:
+            inside = []
+            for number in event.loops[memory.depth :]:
+                if number not in loops:
+                    self.loop += 1
+                    loops[number] = self.loop
+                inside.append(loops[number])
+            time = event.time - memory.started + self.time
+            value = memory.now(event.value, self.time)
+            self.events.append(event._replace(time=time, loops=(*frame.loops, *inside), value=value))
+        returned = memory.now(memory.inner.returned, self.time)
+        self.time += memory.ended - memory.started
+        self.made |= dict.fromkeys(memory.made, self.time)
+        self._handed_back(node, parameters, memory.inner, frame, closed)
+        return returned
 
-def _is_inside(function: ast.AST, outer: ast.AST | None) -> bool:
-    return outer is not None and any(node is function for node in ast.walk(outer))
-
-
-def _constant(value: object) -> Value:
-    if isinstance(value, str) and VALIDATION.search(value):
-        return Value(frozenset((VAL,)), roots=frozenset((STREAM,)))
-    if isinstance(value, str) and value.strip().lstrip("-").isdigit() and len(value) < 18:
-        return Value(number=float(value))
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
-        return Value(number=float(value))
-    return NOTHING
-
-
-def _folded(operator: ast.operator, left: float, right: float) -> float | None:
-    match operator:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-    return None
-
-
-def _dotted(node: ast.expr) -> str:
-    match node:
-        case ast.Name():
-            return node.id
-        case ast.Attribute():
-            return f"{_dotted(node.value)}.{node.attr}"
-    return ""
-
-
-def _last(node: ast.expr) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    def _handed_back(
+        self, node: ast.Call, parameters: Sequence[str], inner: Frame, frame: Frame, closed: bool
+    ) -> None:
+        """What a function has put into what it was given, or into names around it."""
+        for name, part in zip(parameters, node.args):
+            if name in inner.mutated:
+                self.put(part, inner.names.get(name, NOTHING), frame)
+        if closed:
+            for name in (inner.mutated | inner.shared) - {*parameters}:
+                if name in inner.names and name in frame.names:
+                    frame.names[name] = frame.names[name] | inner.names[name]
 
 
-def _base(node: ast.expr) -> str:
-    """The name that an expression hangs on: of `self.tables[i][key]`, `tables`."""
-    while True:
-        match node:
-            case ast.Subscript() | ast.Starred():
-                node = node.value
-            case ast.Call():
-                node = node.func
-            case ast.Attribute():
-                if isinstance(node.value, ast.Subscript | ast.Call):
-                    node = node.value
-                else:
-                    return (
-                        node.attr
-                        if not isinstance(node.value, ast.Name) or _is_self(node.value)
-                        else (node.value.id if node.attr in SCATTERED else node.attr)
-                    )
-            case ast.Name():
-                return node.id
-            case _:
-                return ""
+def _aged(roots: frozenset[str]) -> frozenset[str]:
+    """Roots of an earlier turn of a loop."""
+    return frozenset(root if root == STREAM or root.startswith(BEFORE) else BEFORE + root for root in roots)
 
 
-def _is_self(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "self"
+def _split(node: ast.expr, value: Value) -> Value:
+    """An argument that names a split stands for its tokens: `load("val")`."""
+    word = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(word, str) and (mark := SPLIT_WORDS.get(word)):
+        return Value(frozenset((mark,)), roots=frozenset((STREAM,)) if mark == VAL else NO_NAMES)
+    return value
+
+
+def _text(node: ast.expr | None, frame: Frame) -> str:
+    """An index as a text, its names replaced; empty for what is no plain arithmetic."""
+    if node is None or not isinstance(node, ast.Name | ast.BinOp | ast.Constant):
+        return ""
+    inner: list[ast.expr] = [node]
+    while inner:
+        each = inner.pop()
+        if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Add | ast.Sub | ast.Mult | ast.FloorDiv):
+            inner += [each.left, each.right]
+        elif not isinstance(each, ast.Name) and not (
+            isinstance(each, ast.Constant) and isinstance(each.value, int)
+        ):
+            return ""
+    return _replaced(node, frame.texts)
+
+
+def _replaced(node: ast.expr, texts: Mapping[str, str]) -> str:
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} & texts.keys()
+    if not names:
+        return _sliced(node)
+    if isinstance(node, ast.Name):
+        return texts[node.id]
+    return _sliced(_Renamed({name: texts[name] for name in names}).visit(copy.deepcopy(node)))
+
+
+def _sliced(node: ast.expr) -> str:
+    """An index as a text; a bare slice does not stand alone."""
+    return ast.unparse(ast.Subscript(ast.Name("x"), node))[2:-1]
+
+
+class _Renamed(ast.NodeTransformer):
+    """Names replaced by the expressions that they stand for."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+        """One name."""
+        text = self.texts.get(node.id)
+        return ast.parse(text, mode="eval").body if text else node
+
+
+def _is_whole(node: ast.expr) -> bool:
+    """`[:]`, `[None]`, `[..., None]`: nothing is left out."""
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return all(
+        isinstance(each, ast.Slice)
+        and each.lower is each.upper is each.step is None
+        or isinstance(each, ast.Constant)
+        and each.value in (None, ...)
+        for each in parts
+    )
+
+
+def _is_part(node: ast.expr) -> bool:
+    """A slice with an end, in any dimension: what stands behind it is padding."""
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return any(isinstance(each, ast.Slice) and each.upper is not None for each in parts)
+
+
+def _is_number(left: Value, right: Value) -> bool:
+    return left.number is not None or right.number is not None
+
+
+def _by_piece(left: Value, right: Value) -> bool:
+    """A score by the inverse of its bytes."""
+    return left.has("per byte") or right.has("per byte")
 
 
 def _optimized(node: ast.expr) -> str:
@@ -601,49 +929,3 @@ def _optimized(node: ast.expr) -> str:
     if not (isinstance(node, ast.Call) and node.args and any(each.arg == "lr" for each in node.keywords)):
         return ""
     return next((each.id for each in ast.walk(node.args[0]) if isinstance(each, ast.Name)), "")
-
-
-def _is_put_together(left: Value, right: Value) -> bool:
-    """Whether one of both is a score by bytes, and the other something else that is no number."""
-    other = right if left.has(SHARE) else left
-    return left.has(SHARE) != right.has(SHARE) and other.number is None and not other.has(SUM)
-
-
-def _mixing_weight(node: ast.BinOp) -> ast.expr | None:
-    """Of `a * x + (1 - a) * y` the weight a."""
-    sides = [side for side in (node.left, node.right) if isinstance(side, ast.BinOp)]
-    if len(sides) != 2 or not all(isinstance(side.op, ast.Mult) for side in sides):
-        return None
-    factors = [(side.left, side.right) for side in sides]
-    for one, other in ((factors[0], factors[1]), (factors[1], factors[0])):
-        for weight in one:
-            for rest in other:
-                if (
-                    isinstance(rest, ast.BinOp)
-                    and isinstance(rest.op, ast.Sub)
-                    and isinstance(rest.left, ast.Constant)
-                    and rest.left.value in (1, 1.0)
-                    and ast.dump(rest.right) == ast.dump(weight)
-                ):
-                    return weight
-    return None
-
-
-def together(one: Event, other: Event) -> bool:
-    """Whether both stand in one loop."""
-    return bool(one.loops and other.loops and one.loops[0] == other.loops[0] and common(one, other))
-
-
-def common(one: Event, other: Event) -> tuple[int, ...]:
-    """The loops around both."""
-    shared = []
-    for left, right in zip(one.loops, other.loops):
-        if left != right:
-            break
-        shared.append(left)
-    return tuple(shared)
-
-
-def kinds(events: Iterable[Event], kind: str) -> Iterator[Event]:
-    """The events of one kind."""
-    return (event for event in events if event.kind == kind)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
-from bitgolf.audit.logs import Log, Score
+from bitgolf.audit.logs import NUMBER, Log, Score
 from bitgolf.audit.rules import KnownText, Rules, known_texts
 
 SAME_RATIO = 1e-3  # of bytes per token between windows that end in different places
@@ -14,6 +14,7 @@ STEP_LINES = 20  # of a log that ended; below it cannot be told from one that wa
 FACTORS = (
     ("B01", 1.160, 1.180, "the space before a word is counted twice (16.7% to 17.5% more bytes)"),
     ("B02", 1.038, 1.044, "byte tokens are counted as three bytes (4.1% more)"),
+    ("B03", 1.19, 1.28, "a lone space becomes three byte tokens (some 20% more bytes)"),
     ("B05", 1.085, 1.0899, "pieces are counted instead of the sidecar's original bytes (9.0% more)"),
     ("B06", 1.08991, 1.094, "capital markers are counted as text (164.6 of 151.07 MB)"),
     ("B10", 1.43, 1.455, "not divided by ln 2"),
@@ -259,11 +260,99 @@ def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
             )
 
 
+# The number of training shards that a preparation with 10,000 validation documents leaves (#2127).
+OVERLAPPING_SHARDS = re.compile(r"\btrain_shards ?[:=] ?1499\b")
+NOTHING_ROUNDED = re.compile(
+    r"\b(?:quantized|calibrated|collected|hessians?|statistics)\b[^\n]{0,40}?[ :=]0 "
+    r"(?:layers|hessians|matrices|tensors|modules)\b"
+    r"|\b0 (?:layers|hessians|matrices|tensors|modules) (?:were )?(?:quantized|calibrated|collected)\b"
+    r"|\b(?:hessians|quantized_layers|calibrated_layers) ?[:=] ?0\b",
+    re.IGNORECASE,
+)
+WORSE = re.compile(
+    rf"\bgptq\w*[^\n]{{0,40}}?[:=] ?(?P<own>{NUMBER})[^\n]{{0,40}}?"
+    rf"\b(?:rtn|round[- ]to[- ]nearest|naive)\w*[^\n]{{0,20}}?[:=] ?(?P<plain>{NUMBER})",
+    re.IGNORECASE,
+)
+FAILED = re.compile(
+    r"unrecognized arguments|^Traceback \(most recent call last\)|CUDA out of memory|ChildFailedError"
+)
+AVERAGED = re.compile(r"\b(?:ema|swa|averag)", re.IGNORECASE)
+MOST_LOSS_IN_PACKING = 0.1  # bits per byte; packing costs some 0.01
+
+
+def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
+    """V13, T02, T11, T12, T21: lines that say by themselves that something went wrong."""
+    steps = [score for score in log.scores if score.step is not None]
+    final = log.final
+    for number, line in log.lines:
+        if OVERLAPPING_SHARDS.search(line):
+            yield Finding(
+                "V13",
+                SUSPECTED,
+                at(log, number),
+                "1,499 training shards: what a preparation with 10,000 validation documents leaves",
+                "80 shards, and 50,000 documents held out (#2127)",
+                "hash the documents of both splits",
+            )
+        if NOTHING_ROUNDED.search(line):
+            yield Finding(
+                "T11",
+                FOUND,
+                at(log, number),
+                line.strip()[:120],
+                "statistics of every matrix",
+                "look at the hooks",
+            )
+        if (found := WORSE.search(line)) and float(found["own"]) > float(found["plain"]) > 0:
+            yield Finding(
+                "T12",
+                FOUND,
+                at(log, number),
+                f"an error of {found['own']}",
+                f"less than {found['plain']}, that of plain rounding",
+                "keep the better one",
+            )
+        if FAILED.search(line) and (final is None or number > final.line):
+            yield Finding(
+                "T21",
+                FOUND,
+                at(log, number),
+                line.strip()[:120],
+                "a run that ended with a score",
+                "run it again",
+            )
+    if steps and final is not None and final.step is None:
+        lost = final.bits - steps[-1].bits
+        between = [line for number, line in log.lines if steps[-1].line < number < final.line]
+        if lost > MOST_LOSS_IN_PACKING and any(AVERAGED.search(line) for line in between):
+            yield Finding(
+                "T02",
+                SUSPECTED,
+                at(log, final.line),
+                f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it",
+                "an average that is no worse than the last weights",
+                "score live and averaged weights side by side",
+            )
+        elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
+            yield Finding(
+                "T12",
+                SUSPECTED,
+                at(log, final.line),
+                f"{lost:.4f} bits per byte lost in packing",
+                "some 0.01",
+                "hold it against plain rounding, matrix by matrix",
+            )
+
+
 CHECKS: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (
     over_budget,
     not_a_score,
     miscounted_bytes,
     edited_times,
+    spoilt_before_packing,
 )
 TIMED: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (late_training, late_evaluation)
-COVERED = frozenset("K01 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10".split())
+COVERED = frozenset(
+    "K01 B03 V13 T02 T11 T12 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10".split()
+)

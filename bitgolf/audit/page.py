@@ -50,8 +50,12 @@ def said(finding: Finding) -> str:
 
 def severity(found: Audit, finding: Finding) -> str:
     """How bad it is, with the word of the ruling where it is no violation."""
-    ruling = found.rules.ruling(finding.code).word
-    return finding.severity if ruling == VIOLATION else f"{ruling}: {finding.severity}"
+    ruling = found.ruling(finding)
+    if ruling.word == VIOLATION:
+        return finding.severity
+    return f"{ruling.word}: {finding.severity}" + (
+        f", {ruling.source}" if finding.code in found.taken else ""
+    )
 
 
 def _row(found: Audit, each: Finding) -> str:

@@ -2,11 +2,11 @@
 
 import datetime
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitgolf.audit.finding import Finding
 from bitgolf.base.errors import BitgolfError, nearest
 
 FILE = Path(__file__).parent / "rules.toml"
@@ -65,9 +65,16 @@ class Rules(NamedTuple):
             ruling = Ruling(VIOLATION, "")
         return ruling._replace(word=VIOLATION) if self.disputed_counts else ruling
 
-    def counts(self, finding: Finding) -> bool:
-        """Whether a finding weighs in the verdict under these rules."""
-        return self.ruling(finding.code).word == VIOLATION
+    def taken(self, sha256: str) -> Mapping[str, Ruling]:
+        """What an entry was taken with, by the hash of its submission.json: reviewers ruled so."""
+        if self.disputed_counts:
+            return {}
+        return {
+            code: Ruling(DISPUTED, f"taken with it: {each['source']}")
+            for each in _data()["taken"]
+            if each["sha256"] == sha256
+            for code in each["codes"]
+        }
 
 
 @cache

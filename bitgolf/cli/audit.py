@@ -1,7 +1,7 @@
 """What is wrong with anyone's folder, script, log or artifact."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,29 +9,48 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json
 from bitgolf.report import screen
 
+if TYPE_CHECKING:
+    from bitgolf.audit.many import Looked
+    from bitgolf.audit.rules import Rules
+
 
 def audit(
     target: Annotated[Path, typer.Argument(metavar="FOLDER|SCRIPT|LOG|ARTIFACT", help="Anybody's.")],
     rules: Annotated[
         str, typer.Option("--rules", help="march-2026, april-2026, final, or strict: everything counts.")
     ] = "final",
+    page_file: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Of a directory of folders: write the table as a page."),
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A comment that can be posted.")] = False,
     as_json: Json = False,
 ) -> None:
     """What is wrong with anyone's folder, script, log or artifact; nothing in it is executed.
 
     Each finding says where it is, what was expected and how sure it is: found, suspected, or cannot tell.
-    Exit code 1 with findings, 0 without.
+    A directory of folders gives one line for each, and a page that sorts with --html. Exit code 1 with
+    findings, 0 without.
 
     Example: bitgolf audit records/2026-04-09_mine
+    Example: bitgolf audit records/track_10min_16mb --html audits.html
     """
     from bitgolf.audit import page
     from bitgolf.audit.audit import audit as audited
+    from bitgolf.audit.many import records_in
     from bitgolf.audit.rules import rules_named
 
     if as_json and as_markdown:
         raise BitgolfError("two forms at once", where="audit", value="--json --markdown", way_out="give one")
-    found = audited(target, rules_named(rules))
+    chosen = rules_named(rules)
+    if folders := records_in(target):
+        _many(folders, target, chosen, page_file, as_markdown, as_json)
+        return
+    if page_file:
+        raise BitgolfError(
+            "a page is made of a directory of folders", where="audit", value="--html", way_out="leave it out"
+        )
+    found = audited(target, chosen)
     if as_markdown:
         print(page.markdown(found), end="")
     else:
@@ -47,3 +66,54 @@ def audit(
             print(f"not looked for:  {', '.join(found.untold())}")
     if found.real:
         raise typer.Exit(1)
+
+
+def _many(
+    folders: list[Path], root: Path, rules: "Rules", page_file: Path | None, as_markdown: bool, as_json: bool
+) -> None:
+    """One line a folder; the page beside."""
+    from bitgolf.audit import many
+
+    looked = []
+    for each in many.audits(folders, rules):
+        looked.append(each)
+        if not as_json and not as_markdown:
+            name, verdict, found, suspected = many.table([each], root)[0]
+            print(
+                screen.escaped(
+                    f"{verdict:<10} {name}  {found}{'; suspected: ' if suspected else ''}{suspected}"
+                ),
+                flush=True,
+            )
+    if page_file:
+        page_file.write_text(many.html(looked, root, rules), encoding="utf-8")
+    if as_markdown:
+        print("| folder | verdict | found | suspected |\n|---|---|---|---|")
+        for row in many.table(looked, root):
+            print(screen.escaped("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"))
+    elif as_json:
+        rows = [
+            each.found.to_json()
+            if each.found
+            else {"target": str(each.path), "status": many.UNREADABLE, "error": each.error}
+            for each in looked
+        ]
+        screen.close(
+            {"target": str(root), "rules": rules.name, "status": _worst(looked), "folders": rows},
+            as_json=True,
+        )
+    else:
+        counts = {verdict: sum(each.verdict == verdict for each in looked) for verdict in many.ORDER}
+        print(
+            f"{len(looked)} folders: "
+            + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        )
+    if any(each.found is None or each.found.real for each in looked):
+        raise typer.Exit(1)
+
+
+def _worst(looked: list["Looked"]) -> str:
+    """The worst verdict of all."""
+    from bitgolf.audit import many
+
+    return min((each.verdict for each in looked), key=many.ORDER.index)

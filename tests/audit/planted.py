@@ -86,6 +86,8 @@ def evaluate(settings, net, stream, luts, length=64, chunk=640):
             for _ in range(3):
                 learner.zero_grad()
                 F.cross_entropy(net(before), after).backward()
+                for weight in net.parameters():
+                    dist.all_reduce(weight.grad)
                 learner.step()
     dist.all_reduce(nats)
     dist.all_reduce(size)

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from bitgolf.audit.audit import audit
-from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
+from bitgolf.audit.finding import CANNOT_TELL
 from bitgolf.audit.rules import rules_named
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
@@ -32,15 +32,6 @@ TRAIN_FIRST = indented(
         fit.step()
     """,
     8,
-)
-BY_HELPER = (
-    "def evaluate(",
-    "def fitted(net, asked, answers, shift):\n"
-    "    fit = torch.optim.AdamW([shift], lr=0.1)\n"
-    "    F.cross_entropy(net(asked) + shift, answers).backward()\n"
-    "    fit.step()\n"
-    "    return shift\n\n"
-    "def evaluate(",
 )
 EPOCHS_FIRST = indented(
     """
@@ -97,195 +88,6 @@ GATED = (
     "            weight = torch.sigmoid(4 * {})\n"
     "            loss = -torch.log(weight * torch.exp(-loss) + (1 - weight) * 0.001)\n"
 )
-
-PLANTS = {
-    "V05 slot": ("V05", FOUND, [(SCORED, TRAIN_FIRST + SCORED)]),
-    "V05 in a helper, renamed": (
-        "V05",
-        FOUND,
-        [
-            BY_HELPER,
-            (SCORED, "        fitted(net, before, after, torch.zeros(32, requires_grad=True))\n" + SCORED),
-        ],
-    ),
-    "V05 learned, then scored": (
-        "V05",
-        FOUND,
-        [
-            (
-                '            loss = F.cross_entropy(net(before), after, reduction="none")\n',
-                "            pass\n",
-            ),
-            (ADD, ""),
-            (
-                "    dist.all_reduce(nats)",
-                "        with torch.no_grad():\n"
-                "            nats += F.cross_entropy(net(before), after, reduction='sum')\n"
-                "    dist.all_reduce(nats)",
-            ),
-        ],
-    ),
-    "V06 before packing": ("V06", FOUND, [("    buffer = io", EPOCHS_FIRST + "    buffer = io")]),
-    "V04 after packing, all of it first": ("V04", FOUND, [(START, EPOCHS_FIRST + START)]),
-    "V07 rehearsal": ("V07", FOUND, [(START, REHEARSAL + START)]),
-    "V01 hashed cache": (
-        "V01",
-        FOUND,
-        [
-            TABLES,
-            (ADD, CACHE + ADD),
-            ("        if settings.adapt", CACHE_UPDATE + "        if settings.adapt"),
-        ],
-    ),
-    "V02 target in the key": ("V02", FOUND, [TABLES, (ADD, CACHE + ADD)]),
-    "V03 counted in a pass before": (
-        "V03",
-        SUSPECTED,
-        [
-            TABLES,
-            (ADD, CACHE + ADD),
-            (
-                "    for start in range(settings",
-                "    for at in range(0, stream.numel() - 641, 640):\n"
-                "        old = stream[at : at + 640].to(torch.int64)\n"
-                "        seen.index_add_(0, (old * 36313) % 4194304, torch.ones(640))\n"
-                "    for start in range(settings",
-            ),
-        ],
-    ),
-    "V09 a gate that knows": ("V09", SUSPECTED, [(ADD, GATED.format("torch.exp(-loss)") + ADD)]),
-    "V10 spread over bytes": (
-        "V10",
-        SUSPECTED,
-        [
-            (
-                ADD,
-                (
-                    "            other = torch.rand(640)\n"
-                    "            loss = torch.logaddexp(-loss / count[after] + other, other)\n"
-                )
-                + ADD,
-            )
-        ],
-    ),
-    "V11 cut": (
-        "V11",
-        FOUND,
-        [("    stream = load(settings.held_out)\n", "    stream = load(settings.held_out)[:3000000]\n")],
-    ),
-    "V18 one share": ("V18", SUSPECTED, [("    dist.all_reduce(nats)\n    dist.all_reduce(size)\n", "")]),
-    "B01 twice": ("B01", FOUND, [('len(piece.encode("utf-8"))', 'len(piece.encode("utf-8")) + 1')]),
-    "B02 byte tokens": (
-        "B02",
-        SUSPECTED,
-        [("        if pieces.is_byte(i):\n            count[i] = 1\n            continue\n", "")],
-    ),
-    "B04 decoded": ("B04", FOUND, [('len(piece.encode("utf-8"))', "len(pieces.decode([i]).encode())")]),
-    "B08 control tokens": (
-        "B08",
-        SUSPECTED,
-        [
-            (
-                (
-                    "        if pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_unused(i):\n"
-                    "            continue\n"
-                ),
-                "",
-            )
-        ],
-    ),
-    "K02 MiB": (
-        "K02",
-        SUSPECTED,
-        [('    print(f"Serialized', '    assert len(packed) < 15.9 * 1024 * 1024\n    print(f"Serialized')],
-    ),
-    "K03 download": (
-        "K03",
-        SUSPECTED,
-        [
-            (
-                "    buffer = io",
-                "    from urllib.request import urlretrieve\n    urlretrieve('x')\n    buffer = io",
-            )
-        ],
-    ),
-    "K04 fallback": (
-        "K04",
-        SUSPECTED,
-        [("import glob\n", "import glob\ntry:\n    import brotli\nexcept ImportError:\n    brotli = None\n")],
-    ),
-    "K14 seeds": (
-        "K14",
-        SUSPECTED,
-        [
-            (
-                "    buffer = io",
-                (
-                    "    best = 9\n    for seed in range(9):\n        torch.manual_seed(seed)\n"
-                    "        if net.gain.sum() < best:\n            best = seed\n    buffer = io"
-                ),
-            )
-        ],
-    ),
-    "T01 16 bits": (
-        "T01",
-        FOUND,
-        [
-            (
-                "    buffer = io",
-                (
-                    "    kept = {name: w.bfloat16() for name, w in net.state_dict().items()}\n"
-                    "    kept['a'] += net.gain\n    buffer = io"
-                ),
-            )
-        ],
-    ),
-    "T04 folded flag": (
-        "T04",
-        SUSPECTED,
-        [
-            ("class Block(nn.Module):\n", "class Block(nn.Module):\n    noisy = False\n\n"),
-            (
-                "        return x + self.inner(x)",
-                "        if self.noisy:\n            x = x.round()\n        return x + self.inner(x)",
-            ),
-            ("    corpus = load", "    net = torch.compile(net)\n    corpus = load"),
-            (
-                "        optimizer.step()\n",
-                "        optimizer.step()\n        if step == 90:\n            Block.noisy = True\n",
-            ),
-        ],
-    ),
-    "T06 late": (
-        "T06",
-        SUSPECTED,
-        [("from torch import nn\n", "from torch import nn\nos.environ['PYTORCH_ALLOC_CONF'] = 'x'\n")],
-    ),
-    "T14 forgotten": ("T14", SUSPECTED, [(" + [net.table.weight, net.gain]", " + [net.table.weight]")]),
-    "T18 one process": (
-        "T18",
-        FOUND,
-        [("    corpus = load", "    rank = 0\n    if rank == 0:\n        dist.barrier()\n    corpus = load")],
-    ),
-    "V13 few documents": (
-        "V13",
-        SUSPECTED,
-        [
-            (
-                "def main():\n",
-                (
-                    "def options(parser):\n    parser.add_argument('--val-docs', type=int, default=10000)\n"
-                    "\ndef main():\n"
-                ),
-            )
-        ],
-    ),
-    "B09 casefold": (
-        "B09",
-        SUSPECTED,
-        [("def main():\n", "def ids(sp, text):\n    return sp.encode(text.casefold())\n\ndef main():\n")],
-    ),
-}
 
 NEIGHBOURS = {
     "score first, several epochs": [
@@ -384,19 +186,7 @@ def real(found):
 def test_the_clean_script_has_no_finding(tmp_path):
     found = audited(tmp_path, SCRIPT)
     assert found.findings == [] and found.verdict == "clean"
-    assert "V08" in found.untold() and "V05" not in found.untold()  # never a silent pass
-
-
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_fault_is_named_with_its_line(tmp_path, name):
-    code, sure, changes = PLANTS[name]
-    text = changed(*changes)
-    ast.parse(text)
-    found = audited(tmp_path, text)
-    hits = [each for each in found.findings if each.code == code]
-    assert [each.sure for each in hits][:1] == [sure], found.findings
-    line = hits[0].where.rpartition(":")[2]
-    assert text.splitlines()[int(line) - 1].strip()
+    assert "V19" in found.untold() and "V05" not in found.untold()  # never a silent pass
 
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
@@ -423,7 +213,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_packed_scripts_are_opened_and_not_run(tmp_path, wrapper):
-    planted = changed(*PLANTS["V05 slot"][2]) + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n"
+    planted = changed((SCORED, TRAIN_FIRST + SCORED)) + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n"
     found = audited(tmp_path, WRAPPERS[wrapper](planted.encode()))
     assert real(found) == ["V05"] and not (tmp_path / "ran").exists()
     assert "(unpacked)" in found.real[0].where

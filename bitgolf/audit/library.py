@@ -1,0 +1,258 @@
+"""What functions of torch, numpy and Python do with marked values; the script's own ones are followed."""
+
+import ast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bitgolf.audit.values import (
+    AVERAGED,
+    COUNTER,
+    DRAWN,
+    FILES,
+    FILLED,
+    GOLD,
+    HASH,
+    NOTHING,
+    PADDED,
+    PIECE,
+    RANK,
+    SIZE,
+    SUM,
+    TIME,
+    TRAIN,
+    VAL,
+    WEIGHTS,
+    Frame,
+    Value,
+    base_name,
+    dotted,
+    last_name,
+)
+
+if TYPE_CHECKING:
+    from bitgolf.audit.flow import Flow
+
+LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
+LOSS_CLASSES = {"CrossEntropyLoss", "NLLLoss", "LigerCrossEntropyLoss"}
+TAKEN = {"gather", "take_along_dim", "take_along_axis"}
+SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
+SCATTERED = {"add.at", "bincount", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
+REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
+WRITES = {"save", "savez", "save_file", "dump", "dumps", "write", "write_bytes"}
+LOADS = {"load_state_dict", "load_file", "copy_", "load_model"}
+HASHED = {"bitwise_xor", "bitwise_and", "remainder", "fmod", "mod", "hash", "xor", "__xor__", "crc32"}
+DIVIDED = {"div", "divide", "true_divide", "truediv"}
+FRESH = {"zeros", "ones", "empty", "full", "arange", "zeros_like", "ones_like", "empty_like", "full_like"}
+TABLES = {
+    "zeros",
+    "empty",
+    "full",
+    "ones",
+    "dict",
+    "defaultdict",
+    "Counter",
+    "zeros_like",
+    "full_like",
+    "OrderedDict",
+}
+SAME = {
+    "to",
+    "cuda",
+    "cpu",
+    "contiguous",
+    "reshape",
+    "view",
+    "clone",
+    "detach",
+    "long",
+    "int",
+    "astype",
+    "tolist",
+}
+FITTED = {"lstsq", "pinv", "minimize"}
+CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
+DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
+LEARNS = {"backward", "grad"}
+
+
+def called(
+    flow: "Flow", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
+) -> Value:
+    """A call of something that is not defined in the script: a library's function, or a model."""
+    name, last = dotted(node.func), last_name(node.func)
+    if (known := _simple(flow, node, name, last, held, given, everything)) is not None:
+        return known
+    _noted(flow, node, name, last, held, given, everything, frame)
+    if last == "add_" and everything.has(GOLD):
+        flow.event("score", node, frame, everything)
+        if isinstance(node.func, ast.Attribute):
+            flow.put(node.func.value, Value(frozenset((SUM,))), frame)
+        return Value(frozenset((SUM,)))
+    if last in ("append", "extend", "add") and given and isinstance(node.func, ast.Attribute):
+        flow.put(node.func.value, given[0], frame)
+    if (scored := _scored(flow, node, last, held, given, everything, frame)) is not None:
+        return scored
+    if last in ("get", "setdefault") and given and given[0].has(VAL) and not held.has(GOLD):
+        return flow.looked(node, held, given[0], frame)
+    if last in HASHED and everything.has(VAL):
+        return everything.plain.marked(HASH)
+    if last in DIVIDED and len(operands := [held, *given] if held.marks else [*given]) > 1:
+        return flow.divided(node, operands[0], operands[1], frame)
+    if last in TABLES:
+        return flow.table(node)
+    if last in FRESH:
+        return NOTHING
+    if last in ("pad", "pad_sequence") and everything.has(VAL):
+        return everything.plain.marked(PADDED)
+    if last in DRAWS and everything.has(VAL, SIZE):
+        return Value(frozenset((DRAWN,)))
+    if last in ("glob", "rglob", "iglob", "listdir") and everything.has(VAL):
+        return everything.plain.marked(FILES)
+    if everything.has(FILES) and last not in ("sorted", "list", "tuple", "Path"):
+        everything = everything._replace(marks=everything.marks - {FILES})
+        given = [each._replace(marks=each.marks - {FILES}) for each in given]
+    if last in SAME and isinstance(node.func, ast.Attribute):
+        return held._replace(number=None)
+    if (
+        isinstance(node.func, ast.Attribute)
+        and held.marks
+        or name.startswith(("torch.", "np.", "F.", "numpy."))
+    ):
+        return everything.plain
+    tokens = [each for each in given if each.has(VAL)]
+    if len(tokens) > 1 and last not in flow.classes:  # model(x, y)
+        return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
+    return everything if len(given) == 1 else everything.plain
+
+
+def _simple(
+    flow: "Flow", node: ast.Call, name: str, last: str, held: Value, given: Sequence[Value], everything: Value
+) -> Value | None:
+    """What needs no look at the flow; None for others."""
+    if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
+        flow.read.add(f".{node.args[1].value!s}")
+        return flow.attributes.get(str(node.args[1].value), given[0])
+    if last == "device":
+        return NOTHING
+    if last in ("to", "cuda", "cpu") and isinstance(node.func, ast.Attribute):
+        return held
+    if last in SIZES:
+        mark = PIECE if everything.has(PIECE) else SIZE
+        kept = frozenset((mark, VAL)) if everything.has(VAL) and mark == SIZE else frozenset((mark,))
+        return Value(kept - {VAL}, roots=everything.roots, gates=everything.gates)
+    if last in ("state_dict", "named_parameters", "parameters"):
+        return Value(frozenset((WEIGHTS,)))
+    if last == "get_rank":
+        return Value(frozenset((RANK,)))
+    if last in CLOCKS and not given or last in CLOCKS and not everything.marks:
+        return Value(frozenset((TIME,)))
+    if last in ("float", "int", "bool", "str") and len(given) == 1:
+        return given[0]._replace(kind="str" if last == "str" else given[0].kind)
+    if last in ("range", "enumerate", "count") and not everything.has(VAL):
+        return everything.plain.marked(COUNTER)
+    if last in ("min", "max") and any(each.number is not None for each in given):
+        numbers = [each for each in given if each.number is not None]
+        return everything._replace(number=numbers[0].number, set=numbers[0].set)
+    return None
+
+
+def _noted(
+    flow: "Flow",
+    node: ast.Call,
+    name: str,
+    last: str,
+    held: Value,
+    given: Sequence[Value],
+    everything: Value,
+    frame: Frame,
+) -> None:
+    """The events of a library's call."""
+    if last in LEARNS or last in FITTED and everything.has(VAL):
+        owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
+        if everything.has(VAL) or last in LEARNS:
+            flow.event("train" if everything.has(VAL) else "fit", node, frame, everything, owner=owner)
+    elif last in REDUCES and name != last:
+        flow.event("gather", node, frame, everything)
+    elif last in WRITES and everything.has(WEIGHTS):
+        flow.event("write", node, frame)
+    elif last in LOADS:
+        flow.event("load", node, frame, way=last)
+    if (
+        last in ("view", "reshape", "unfold")
+        and given
+        and (held.has(VAL) or held.has(TRAIN))
+        and not held.has(GOLD)
+    ):
+        width = given[0 if last == "unfold" and len(given) > 1 else -1]
+        if width.number is not None and width.number > 8:
+            kind = "val width" if held.has(VAL) else "train width"
+            flow.event(kind, node, frame, Value(number=width.number))
+    if any(name.endswith(f".{each}") or last == each for each in SCATTERED) and everything.has(VAL):
+        table = node.args[0] if name.endswith("add.at") and node.args else node.func
+        owner = base_name(table, SCATTERED)
+        tables = given[0].tables if name.endswith("add.at") and given else held.tables
+        flow.event("count", node, frame, everything, owner=owner, tables=tables)
+
+
+def _scored(
+    flow: "Flow",
+    node: ast.Call,
+    last: str,
+    held: Value,
+    given: Sequence[Value],
+    everything: Value,
+    frame: Frame,
+) -> Value | None:
+    """Scores of tokens, and what is mixed with them; None for other calls."""
+    if last == "logaddexp" and len(given) > 1:
+        if put_together(given[0], given[1]):
+            flow.event("share", node, frame, everything)
+        for part in node.args:
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add):
+                flow.weighed(node, flow.value(part.left, frame), flow.value(part.right, frame), frame)
+    if last == "where" and len(given) == 3 and (given[1].has(GOLD) or given[2].has(GOLD)):
+        flow.mixed(node, given[0], given[1] | given[2], frame, way="where")
+    if last == "lerp" and len(given) > 1:
+        flow.mixed(node, given[-1], everything, frame, way="lerp")
+    both = len(given) > 1 and all(each.has(GOLD) and not each.has(SUM) for each in given[:2])
+    if both and last in ("min", "minimum", "fmin"):
+        flow.event("best", node, frame, everything)
+    if last in LOSSES and everything.has(VAL):
+        words = {each.arg: each.value for each in node.keywords}
+        target = (
+            flow.value(words["target"], frame)
+            if "target" in words
+            else given[1]
+            if len(given) > 1
+            else NOTHING
+        )
+        logits = flow.value(words["input"], frame) if "input" in words else given[0] if given else NOTHING
+        leaks = (logits.gates | logits.keys) & target.keys
+        if leaks and target.has(VAL):
+            way = "table" if logits.gates & target.keys else "key"
+            flow.event("leak", node, frame, logits._replace(keys=leaks), way=way)
+        padded = target.has(PADDED) and "ignore_index" not in words and not _is_by_token(words)
+        way = "each" if _is_by_token(words) else "mean" if "reduction" not in words else "sum"
+        marks = {GOLD} | ({AVERAGED} if way == "mean" else set())
+        gold = everything.plain.marked(*marks, *((FILLED,) if padded else ()))
+        return gold._replace(born=flow.time, golds=target.keys, keys=logits.keys | target.keys)
+    if last in TAKEN and everything.has(VAL):
+        where = next(
+            (each for each in (*reversed(given), held) if each.has(VAL) and not each.has(GOLD)), NOTHING
+        )
+        source = (
+            held if isinstance(node.func, ast.Attribute) and held.marks else (given[0] if given else NOTHING)
+        )
+        return flow.picked(node, source, where, frame) | everything.plain
+    return None
+
+
+def _is_by_token(words: dict[str | None, ast.expr]) -> bool:
+    given = words.get("reduction")
+    return isinstance(given, ast.Constant) and given.value == "none"
+
+
+def put_together(left: Value, right: Value) -> bool:
+    """Whether one of both is a score by bytes, and the other something else that is no number."""
+    other = right if left.has("share") else left
+    return left.has("share") != right.has("share") and other.number is None and not other.has(SUM)

@@ -1,0 +1,127 @@
+"""Audits of many folders as one page: a table that sorts by any column, findings under each row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from bitgolf.audit.audit import Audit, audit
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
+from bitgolf.audit.folder import ENTRY
+from bitgolf.audit.page import said, severity
+from bitgolf.audit.rules import Rules
+from bitgolf.base.errors import BitgolfError
+
+MOST_FOLDERS, MOST_DEPTH, MOST_SHOWN = 2000, 3, 40
+UNREADABLE = "unreadable"
+ORDER = ("invalid", "suspect", "flawed", "clean", UNREADABLE)
+
+
+class Looked(NamedTuple):
+    """One folder and what was found in it; None where it could not be read, then `error` says why."""
+
+    path: Path
+    found: Audit | None
+    error: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict, or that there is none."""
+        return self.found.verdict if self.found else UNREADABLE
+
+
+def records_in(path: Path) -> list[Path]:
+    """The record folders below one that is none itself; empty for a record folder. No link is followed."""
+    if not path.is_dir() or _is_record(path):
+        return []
+    found: list[Path] = []
+    waiting = [(path, 0)]
+    while waiting:
+        place, depth = waiting.pop(0)
+        for each in sorted(place.iterdir()):
+            if each.is_symlink() or not each.is_dir() or each.name.startswith("."):
+                continue
+            if _is_record(each):
+                found.append(each)
+            elif depth + 1 < MOST_DEPTH:
+                waiting.append((each, depth + 1))
+            if len(found) + len(waiting) > MOST_FOLDERS:
+                raise BitgolfError(
+                    f"more than {MOST_FOLDERS:,} folders", where=str(path), way_out="name one of them"
+                )
+    return sorted(found)
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a folder has a script, claims or a log of its own."""
+    return any(
+        each.name in ENTRY
+        or each.name.startswith("submission")
+        and each.suffix == ".json"
+        or each.suffix == ".log"
+        for each in path.iterdir()
+        if each.is_file() and not each.is_symlink()
+    )
+
+
+def audits(paths: list[Path], rules: Rules) -> Iterator[Looked]:
+    """Each folder in turn; one that cannot be read does not end the others."""
+    for path in paths:
+        try:
+            yield Looked(path, audit(path, rules))
+        except BitgolfError as error:
+            yield Looked(path, None, str(error))
+
+
+def codes(found: Audit, sure: str) -> list[str]:
+    """The codes that were found, or suspected, each once."""
+    return sorted({each.code for each in found.real if each.sure == sure})
+
+
+def table(looked: list[Looked], root: Path) -> list[tuple[str, ...]]:
+    """Rows for a table on a screen: folder, verdict, found, suspected."""
+    rows: list[tuple[str, ...]] = []
+    for each in looked:
+        name = str(each.path.relative_to(root))
+        if each.found is None:
+            rows.append((name, UNREADABLE, "", each.error))
+        else:
+            rows.append(
+                (name, each.verdict, *(" ".join(codes(each.found, sure)) for sure in (FOUND, SUSPECTED)))
+            )
+    return rows
+
+
+def html(looked: list[Looked], root: Path, rules: Rules) -> str:
+    """One page, of itself: no file beside it and no network."""
+    rows = [
+        {
+            "name": str(each.path.relative_to(root)),
+            "verdict": each.verdict,
+            "order": ORDER.index(each.verdict),
+            "found": codes(each.found, FOUND) if each.found else [],
+            "suspected": codes(each.found, SUSPECTED) if each.found else [],
+            "open": sum(one.sure == CANNOT_TELL for one in each.found.findings) if each.found else 0,
+            "seconds": each.found.seconds if each.found else 0.0,
+            "findings": [
+                {"code": one.code, "title": one.title, "sure": one.sure, "how": severity(each.found, one)}
+                | {"where": one.where, "said": said(one), "way": one.way_out}
+                for one in each.found.findings[:MOST_SHOWN]
+            ]
+            if each.found
+            else [],
+            "error": each.error,
+        }
+        for each in looked
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bitgolf", "audit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ORDER}
+    return environment.get_template("many.html.jinja").render(
+        rows=rows,
+        root=root.name or str(root),
+        rules=rules.title,
+        counts={key: count for key, count in counts.items() if count},
+    )

@@ -1,0 +1,407 @@
+"""How a script rounds: its grid in training against the exported one, scales, statistics, compilation."""
+
+import ast
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bitgolf.audit.finding import SUSPECTED, Finding
+from bitgolf.audit.script import Script, called, functions
+
+LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
+
+
+class Grid(NamedTuple):
+    """Levels from low to high, where rounded values are clipped to them. function: where."""
+
+    low: float
+    high: float
+    line: int
+    function: str
+    exports: bool
+
+
+def _last(node: ast.AST) -> str:
+    return called(node).rpartition(".")[2]
+
+
+def grids(script: Script) -> list[Grid]:
+    """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
+    found = []
+    constants = _constants(script.inner.tree)
+    for function in functions(script):
+        if not any(_last(node) in ("round", "round_", "rint") for node in ast.walk(function)):
+            continue
+        text = ast.unparse(function)
+        exports = any(
+            word in text for word in ("torch.int8", "torch.uint8", ".char()", "np.int8", "np.uint8")
+        )
+        straight = ".detach()" in text or "apply(" in text
+        own = _constants(function) | {
+            name: value
+            for name, value in zip(
+                reversed([each.arg for each in function.args.args]),
+                reversed([_number(each, constants) for each in function.args.defaults]),
+            )
+            if value is not None
+        }
+        for node in ast.walk(function):
+            if _last(node) not in ("clamp", "clip", "clamp_") or not isinstance(node, ast.Call):
+                continue
+            words = {each.arg: each.value for each in node.keywords}
+            bounds = [*node.args]
+            if called(node) in ("torch.clamp", "torch.clip", "np.clip"):
+                bounds = bounds[1:]
+            bounds += [words[name] for name in ("min", "max") if name in words]
+            numbers = [_number(each, constants | own) for each in bounds]
+            if (
+                len(numbers) == 2
+                and None not in numbers
+                and abs(numbers[0] or 0) >= 1
+                and (numbers[1] or 0) >= 1
+            ):
+                low, high = (float(each or 0) for each in numbers)
+                if exports or straight or _in_class(script, function):
+                    found.append(Grid(low, high, node.lineno, function.name, exports and not straight))
+    return found
+
+
+def _in_class(script: Script, function: ast.FunctionDef) -> bool:
+    return id(function) in script.flow.owner
+
+
+def _constants(tree: ast.AST) -> dict[str, float]:
+    """Names that a number is given once, in this scope or in the whole script."""
+    found: dict[str, float] = {}
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Assign) and len(node.targets) == 1):
+            continue
+        target, value = node.targets[0], _number(node.value, found)
+        if isinstance(target, ast.Name) and value is not None:
+            found[target.id] = value
+    return found
+
+
+def _number(node: ast.expr | None, names: dict[str, float]) -> float | None:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return float(value)
+        case ast.Name():
+            return names.get(node.id)
+        case ast.UnaryOp(op=ast.USub()):
+            inner = _number(node.operand, names)
+            return None if inner is None else -inner
+        case ast.BinOp():
+            left, right = _number(node.left, names), _number(node.right, names)
+            if left is None or right is None:
+                return None
+            match node.op:
+                case ast.Add():
+                    return left + right
+                case ast.Sub():
+                    return left - right
+                case ast.Mult():
+                    return left * right
+                case ast.Div() if right:
+                    return left / right
+                case ast.FloorDiv() if right:
+                    return left // right
+                case ast.Pow() if 0 <= right < 64 and 0 < abs(left) < 1e4:
+                    return left**right
+                case ast.LShift() if 0 <= right < 64 and left == int(left):
+                    return float(int(left) << int(right))
+    return None
+
+
+def another_grid(script: Script) -> Iterator[Finding]:
+    """T07."""
+    found = grids(script)
+    exported = [each for each in found if each.exports]
+    for grid in found:
+        if grid.exports or not exported:
+            continue
+        if not any((each.low, each.high) == (grid.low, grid.high) for each in exported):
+            other = min(exported, key=lambda each: abs(each.high - grid.high) + abs(each.low - grid.low))
+            yield Finding(
+                "T07",
+                SUSPECTED,
+                script.at(grid.line),
+                f"trained on levels {grid.low:g} to {grid.high:g}",
+                f"those of the export, {other.low:g} to {other.high:g} (line {other.line})",
+                "one quantizer for both",
+            )
+            return
+
+
+def high_floor(script: Script) -> Iterator[Finding]:
+    """T08: a floor of scales that small rows fall below."""
+    constants = _constants(script.inner.tree)
+    for node in ast.walk(script.inner.tree):
+        if not isinstance(node, ast.Call) or _last(node) not in (
+            "clamp_min",
+            "clamp_min_",
+            "clamp",
+            "maximum",
+            "clip",
+            "max",
+        ):
+            continue
+        words = {each.arg: each.value for each in node.keywords}
+        floors = [words["min"]] if "min" in words else [*node.args]
+        numbers = [value for each in floors if (value := _number(each, constants)) is not None]
+        if not numbers or not LEAST_FLOOR <= numbers[0] <= MOST_FLOOR:
+            continue
+        function = next((each for each in functions(script) if _has(each, node)), None)
+        if (
+            function is not None
+            and _is_scale(function, node)
+            and any(_last(each) in ("round", "round_", "rint") for each in ast.walk(function))
+        ):
+            yield Finding(
+                "T08",
+                SUSPECTED,
+                script.at(node),
+                f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero",
+                "a floor that only keeps zero from dividing",
+                "1e-12, and look at the rows that are zero after packing",
+            )
+
+
+def _has(outer: ast.AST, node: ast.AST) -> bool:
+    return any(each is node for each in ast.walk(outer))
+
+
+def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
+    """Whether what has the floor is made of absolute values: a scale."""
+    text = ast.unparse(node)
+    if "abs()" in text or "amax" in text or "quantile" in text or "abs(" in text:
+        return True
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return any(
+        isinstance(each, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id in names for target in each.targets)
+        and any(word in ast.unparse(each.value) for word in ("abs(", "amax", "quantile"))
+        for each in ast.walk(function)
+    )
+
+
+def missed_hooks(script: Script) -> Iterator[Finding]:
+    """T11: statistics by hooks on layers whose forward is passed by."""
+    tree = script.inner.tree
+    hooked = [
+        node
+        for node in ast.walk(tree)
+        if _last(node) in ("register_forward_hook", "register_forward_pre_hook")
+    ]
+    if not hooked:
+        return
+    made = {
+        each.attr: node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and _last(node.value).endswith("Linear")
+        for each in node.targets
+        if isinstance(each, ast.Attribute)
+    }
+    for node in ast.walk(tree):
+        if _last(node) != "linear" or not isinstance(node, ast.Call) or len(node.args) < 2:
+            continue
+        weights = {
+            each.value.attr
+            for each in ast.walk(node.args[1])
+            if isinstance(each, ast.Attribute)
+            and each.attr == "weight"
+            and isinstance(each.value, ast.Attribute)
+        }
+        for name in sorted(weights & made.keys()):
+            yield Finding(
+                "T11",
+                SUSPECTED,
+                script.at(node),
+                f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs",
+                "statistics of every matrix that is quantized",
+                f"call self.{name}(x), and count the matrices without statistics",
+            )
+
+
+def worse_than_rounding(script: Script) -> Iterator[Finding]:
+    """T12: a rounding with error feedback that is never held against the plain one."""
+    for function in functions(script):
+        text = ast.unparse(function)
+        inverse = any(_last(node) in ("cholesky", "cholesky_inverse", "inv") for node in ast.walk(function))
+        if not inverse or not any(_last(node) in ("round", "round_", "rint") for node in ast.walk(function)):
+            continue
+        damped = (
+            any(
+                isinstance(node, ast.AugAssign | ast.BinOp) and "diag" in ast.unparse(node)
+                for node in ast.walk(function)
+            )
+            or "fill_diagonal" in text
+            or "eye(" in text
+            or "[diag" in text
+        )
+        feedback = (
+            any(
+                isinstance(node, ast.AugAssign)
+                and isinstance(node.op, ast.Sub)
+                and isinstance(node.target, ast.Subscript)
+                for node in ast.walk(function)
+            )
+            or "sub_(" in text
+            or any(
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Subscript)
+                and isinstance(node.value, ast.BinOp)
+                and isinstance(node.value.op, ast.Sub)
+                for node in ast.walk(function)
+            )
+        )
+        if not feedback or not damped:
+            yield Finding(
+                "T12",
+                SUSPECTED,
+                script.at(function),
+                "rounding with an inverse Hessian "
+                + ("that hands no error on" if not feedback else "without damping: its error may grow"),
+                "an error below that of plain rounding, for every matrix",
+                "round both ways, and keep the better one",
+            )
+
+
+def recompiled(script: Script) -> Iterator[Finding]:
+    """T05: numbers of a module, or lengths, that change while a compiled model runs."""
+    tree = script.inner.tree
+    compiled = [
+        node
+        for node in ast.walk(tree)
+        if called(node) in ("torch.compile", "compile")
+        or "torch.compile" in ast.unparse(node)
+        and isinstance(node, ast.FunctionDef)
+        and any("torch.compile" in ast.unparse(each) for each in node.decorator_list)
+    ]
+    if not compiled:
+        return
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for method in (
+            each for each in kind.body if isinstance(each, ast.FunctionDef) and each.name == "forward"
+        ):
+            for node in ast.walk(method):
+                if (
+                    isinstance(node, ast.AugAssign)
+                    and isinstance(node.target, ast.Attribute)
+                    and isinstance(node.value, ast.Constant)
+                ):
+                    yield Finding(
+                        "T05",
+                        SUSPECTED,
+                        script.at(node),
+                        f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant",
+                        "a graph that is compiled once",
+                        "keep it in a tensor, or outside of the model",
+                    )
+    dynamic = any(
+        isinstance(word, ast.keyword) and word.arg == "dynamic" and ast.unparse(word.value) == "True"
+        for node in compiled
+        for word in ast.walk(node)
+    ) or any(_last(node).startswith("mark_dynamic") for node in ast.walk(tree))
+    if dynamic:
+        return
+    for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While)):
+        if not any(_last(node) == "backward" for node in ast.walk(loop)):
+            continue
+        for node in ast.walk(loop):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and _follows_steps(node.value, loop)
+                and _is_length(loop, node.targets[0].id)
+            ):
+                yield Finding(
+                    "T05",
+                    SUSPECTED,
+                    script.at(node),
+                    f"the length `{ast.unparse(node.value)[:60]}` changes with the steps of a compiled model",
+                    "a graph that is compiled once",
+                    "compile each length before the clock starts, or compile with dynamic=True",
+                )
+                return
+
+
+def _follows_steps(value: ast.expr, loop: ast.For | ast.While) -> bool:
+    step = loop.target.id if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name) else "step"
+    return any(isinstance(each, ast.Name) and each.id == step for each in ast.walk(value)) and isinstance(
+        value, ast.IfExp | ast.BinOp | ast.Call | ast.Subscript
+    )
+
+
+def _is_length(loop: ast.AST, name: str) -> bool:
+    """Whether a name gives a tensor its shape: in reshape, view, or behind a colon."""
+    for node in ast.walk(loop):
+        parts: list[ast.expr] = []
+        if _last(node) in ("reshape", "view", "unfold") and isinstance(node, ast.Call):
+            parts = node.args
+        if any(isinstance(each, ast.Name) and each.id == name for part in parts for each in ast.walk(part)):
+            return True
+    return False
+
+
+def exported_for_training(script: Script) -> Iterator[Finding]:
+    """K06: parts that only training uses, in what is written."""
+    tree = script.inner.tree
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        made = {
+            each.attr: node.lineno
+            for node in ast.walk(kind)
+            if isinstance(node, ast.Assign)
+            and _last(node.value) in ("Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
+            for each in node.targets
+            if isinstance(each, ast.Attribute)
+        }
+        uses: dict[str, list[bool]] = {}
+        for method in (
+            each for each in kind.body if isinstance(each, ast.FunctionDef) and each.name != "__init__"
+        ):
+            training = {
+                id(inner)
+                for node in ast.walk(method)
+                if isinstance(node, ast.If)
+                and "self.training" in ast.unparse(node.test)
+                and "not self.training" not in ast.unparse(node.test)
+                for part in node.body
+                for inner in ast.walk(part)
+            }
+            for node in ast.walk(method):
+                if isinstance(node, ast.Attribute) and node.attr in made and isinstance(node.ctx, ast.Load):
+                    uses.setdefault(node.attr, []).append(id(node) in training)
+        for name, places in uses.items():
+            if all(places) and not _left_out(tree, name):
+                yield Finding(
+                    "K06",
+                    SUSPECTED,
+                    script.at(made[name]),
+                    f"`{name}` is used only in training, and nothing leaves it out of what is written",
+                    "a file of what the score needs",
+                    "drop it from the state that is packed",
+                )
+
+
+def _left_out(tree: ast.Module, name: str) -> bool:
+    """Whether a text with the part's name stands in a condition, or it is deleted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and name in node.value:
+            return True
+        if isinstance(node, ast.Delete) and any(name in ast.unparse(each) for each in node.targets):
+            return True
+        emptied = isinstance(node, ast.Assign) and ast.unparse(node.value) == "None"
+        if emptied and any(isinstance(each, ast.Attribute) and each.attr == name for each in node.targets):  # type: ignore[attr-defined]
+            return True
+    return False
+
+
+CHECKS = (
+    another_grid,
+    high_floor,
+    missed_hooks,
+    worse_than_rounding,
+    recompiled,
+    exported_for_training,
+)
+COVERED = frozenset("T05 T07 T08 T11 T12 K06".split())

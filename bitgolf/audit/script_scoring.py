@@ -1,0 +1,560 @@
+"""How a script scores, by the flow of its values: what it learned, looked up or mixed before a score."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.script import Script, called, functions, verdict
+from bitgolf.audit.values import (
+    AVERAGED,
+    BEFORE,
+    FILLED,
+    GOLD,
+    HASH,
+    RANK,
+    SIZE,
+    STREAM,
+    SUM,
+    VAL,
+    Event,
+    common,
+    kinds,
+)
+
+# A module or a tensor of one's own.
+MADE = re.compile(r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\(")
+
+
+def learned_first(script: Script) -> Iterator[Finding]:
+    """V04, V05, V06, V07: training on validation tokens, by what was scored and written before it."""
+    events = script.events
+    scores = [*kinds(events, "score")]
+    writes = [event for event in kinds(events, "write") if not event.off]
+    for train in kinds(events, "train"):
+        if not train.value.has(VAL):
+            continue
+        roots = {root for root in train.value.roots if root != STREAM and not root.startswith(BEFORE)}
+        beside = [event for event in scores if common(event, train)]
+        before = [
+            event for event in beside if event.value.born < train.time and not _is_loss_of(event, train)
+        ]
+        after = [event for event in beside if event.value.born > train.time]
+        written = [event for event in writes if event.time > train.time]
+        if train.value.roots and not roots and STREAM not in train.value.roots:
+            continue  # an earlier turn of the loop has left these tokens, scored
+        fresh = _is_fresh(script, train)
+        if written and fresh and not after:
+            continue  # something of its own is fitted; the model that is written does not have it
+        said = "an optimizer steps on validation tokens"
+        if written:
+            yield verdict(
+                script,
+                train,
+                "V06",
+                FOUND,
+                f"{said}, and the model is written after it (line {written[0].line})",
+                "no validation token is read before the model is written",
+                "adapt after packing, and only to what was scored",
+            )
+        elif not before and after:
+            same = [event for event in after if roots & event.value.roots]
+            yield verdict(
+                script,
+                train,
+                "V05" if same else "V04",
+                FOUND if same else SUSPECTED,
+                f"{said} that are scored after it (line {(same or after)[0].line})",
+                "a token is scored before anything is fitted to it",
+                "score a chunk, then train on it",
+            )
+        elif not beside and any(event.value.born > train.time for event in scores):
+            first = next(event for event in scores if event.value.born > train.time)
+            code = "V07" if fresh else "V04"
+            yield verdict(
+                script,
+                train,
+                code,
+                FOUND,
+                f"{said}{', in a rehearsal,' if fresh else ''} before any is scored (line {first.line})",
+                "synthetic tokens in a rehearsal" if fresh else "a token is scored before it is learned",
+                "rehearse on random tokens" if fresh else "score a chunk, then train on it",
+            )
+
+
+def _is_loss_of(score: Event, train: Event) -> bool:
+    """Whether a sum is no more than the loss of the training itself, kept for a log."""
+    return score.loops == train.loops and score.time > train.time
+
+
+def _is_fresh(script: Script, train: Event) -> bool:
+    """Whether what is optimized is made where it is optimized, and is neither written nor scored."""
+    scoring = {event.inside for event in kinds(script.events, "score")}
+    for function in functions(script):
+        if not function.lineno <= train.line <= (function.end_lineno or 0):
+            continue
+        nodes = [*ast.walk(function)]
+        made = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Assign)
+            if called(node.value) in script.flow.classes or MADE.search(ast.unparse(node.value))
+            if any(isinstance(target, ast.Name) and target.id == train.owner for target in node.targets)
+        ]
+        given = [
+            node
+            for node in nodes
+            if isinstance(node, ast.Call)
+            if called(node) == f"{train.owner}.state_dict"
+            or called(node) in scoring
+            and any(isinstance(each, ast.Name) and each.id == train.owner for each in node.args)
+        ]
+        if made and not given:
+            return True
+    return False
+
+
+def hashed_ratio(script: Script) -> Iterator[Finding]:
+    """V01, V02: counts at a hash of context and target by counts at a hash of the context."""
+    for ratio in kinds(script.events, "ratio"):
+        if not any(score.value.born and score.time > ratio.time for score in kinds(script.events, "score")):
+            continue
+        keys = ", ".join(sorted(ratio.value.keys))
+        yield verdict(
+            script,
+            ratio,
+            "V02",
+            FOUND,
+            f"a count is looked up under a hash of {keys}: the realised token is in the key",
+            "a distribution over all tokens, fixed before the token is looked at",
+            "count every token of the vocabulary in the context, and normalise",
+        )
+        yield verdict(
+            script,
+            ratio,
+            "V01",
+            FOUND,
+            "the ratio of two hashed counts stands for a probability, for the realised token alone",
+            "probabilities that sum to one",
+            "normalise over the vocabulary, then mix",
+        )
+
+
+def counted_first(script: Script) -> Iterator[Finding]:
+    """V03: counts of validation tokens that are complete before the tokens are scored."""
+    counts = [event for event in kinds(script.events, "count") if event.value.has(VAL)]
+    for look in kinds(script.events, "look"):
+        filled = [
+            event
+            for event in counts
+            if look.value.born <= event.time < look.time and _same_table(event, look)
+        ]
+        again = [event for event in filled if common(event, look)]
+        if filled and not again and look.value.has(HASH):
+            yield verdict(
+                script,
+                look,
+                "V03",
+                SUSPECTED,
+                f"the table was filled with validation tokens by an earlier pass, at line {filled[0].line}",
+                "one pass from left to right: a table holds only what was scored before",
+                "look up, score, then count, chunk by chunk",
+            )
+
+
+def _same_table(count: Event, look: Event) -> bool:
+    if count.tables and look.tables:
+        return bool(count.tables & look.tables)
+    return count.owner == look.owner
+
+
+def gate_by_outcome(script: Script) -> Iterator[Finding]:
+    """V09."""
+    for mix in kinds(script.events, "mix"):
+        if mix.value.has(GOLD) and mix.value.has(VAL):
+            yield verdict(
+                script,
+                mix,
+                "V09",
+                SUSPECTED,
+                "the weight of a mixture is computed from the probability of the realised token",
+                "a weight that is known before the token is",
+                "take it from the whole distribution, or from tokens before",
+            )
+
+
+def spread_over_bytes(script: Script) -> Iterator[Finding]:
+    """V10."""
+    for share in kinds(script.events, "share"):
+        yield verdict(
+            script,
+            share,
+            "V10",
+            SUSPECTED,
+            "a token's log-probability is divided by its bytes and put together with another predictor's",
+            "a distribution over tokens that sums to one",
+            "sum the probabilities of all tokens that begin with a byte",
+        )
+
+
+def _is_sum(gather: Event) -> bool:
+    return bool(gather.value.marks & {SUM, GOLD, SIZE, VAL})
+
+
+CUTS = {
+    "step": "one validation token of {} is taken",
+    "drawn": "validation tokens are drawn at random",
+    "files": "only the first {} files of validation tokens are read",
+}
+
+
+def cut_validation(script: Script) -> Iterator[Finding]:
+    """V11."""
+    for cut in kinds(script.events, "cut"):
+        number = cut.value.number or 0
+        sure = SUSPECTED if cut.value.set or cut.way or not _is_final(script, cut) else FOUND
+        yield verdict(
+            script,
+            cut,
+            "V11",
+            sure,
+            CUTS.get(cut.way, "validation tokens are cut at {}").format(f"{number:,.0f}"),
+            "all of them are scored",
+            "score the whole split, or name the part beside the score",
+        )
+
+
+def _is_final(script: Script, cut: Event) -> bool:
+    return any(score.time > cut.time for score in kinds(script.events, "score"))
+
+
+def one_process(script: Script) -> Iterator[Finding]:
+    """V18: scores by rank that nobody adds up."""
+    scores = [event for event in kinds(script.events, "score") if event.value.has(RANK)]
+    if not scores:
+        return
+    last = max(scores, key=lambda event: event.time)
+    sums = [event for event in kinds(script.events, "gather") if event.time > last.time and _is_sum(event)]
+    if not sums:
+        yield verdict(
+            script,
+            last,
+            "V18",
+            SUSPECTED,
+            "each process scores its share, and no sum over processes follows",
+            "an all_reduce of the sums",
+            "add up losses, tokens and bytes of all processes",
+        )
+
+
+def knows_target(script: Script) -> Iterator[Finding]:
+    """V08: what a table or a condition says of the target goes into its own prediction."""
+    scored = frozenset[str]().union(*(event.value.golds for event in kinds(script.events, "score")))
+    for leak in kinds(script.events, "leak"):
+        if not leak.value.keys & scored:
+            continue
+        by_table = leak.way == "table"
+        yield verdict(
+            script,
+            leak,
+            "V08" if by_table else "V02",
+            SUSPECTED,
+            "a property of the token that is predicted is looked up, and its prediction depends on it"
+            if by_table
+            else "the prediction of a token is computed from that token",
+            "a prediction that is fixed before the token is looked at",
+            "ask the property of the token before, or of every token of the vocabulary",
+        )
+
+
+def scored_again(script: Script) -> Iterator[Finding]:
+    """V03, T17: another pass over the text with a model that has learned from the first one."""
+    events = script.events
+    for train in kinds(events, "train"):
+        if not train.value.has(VAL) or _is_fresh(script, train):
+            continue
+        before = [
+            event
+            for event in kinds(events, "score")
+            if common(event, train) and event.value.born < train.time
+        ]
+        later = [
+            event
+            for event in kinds(events, "score")
+            if event.time > train.time and event.loops[:1] != train.loops[:1] and event.value.has(VAL)
+        ]
+        restored = [event for event in kinds(events, "load") if event.time > train.time]
+        written = [event for event in kinds(events, "write") if event.time > train.time]
+        if not before or not later or written:
+            continue
+        if any(event.time < later[0].time for event in restored):
+            continue
+        for code, said in (
+            ("V03", "the text is scored again after the model has learned from all of it"),
+            ("T17", "the adapted model is evaluated again: nothing restores its weights"),
+        ):
+            yield verdict(
+                script,
+                later[0],
+                code,
+                SUSPECTED,
+                f"{said} (line {train.line})",
+                "one pass, and the model as it was packed for another evaluation",
+                "keep the score of the first pass; restore the weights before another evaluation",
+            )
+    for best in kinds(events, "best"):
+        yield verdict(
+            script,
+            best,
+            "V03",
+            SUSPECTED,
+            "of two scores of a token the better one is taken",
+            "one score for each token",
+            "keep the first",
+        )
+
+
+def learned_for_nothing(script: Script) -> Iterator[Finding]:
+    """T17: adapted after packing, and nothing is scored with it."""
+    events = script.events
+    writes = [event.time for event in kinds(events, "write")]
+    for train in kinds(events, "train"):
+        if (
+            not train.value.has(VAL)
+            or not any(time < train.time for time in writes)
+            or _is_fresh(script, train)
+        ):
+            continue
+        scores = [*kinds(events, "score")]
+        if scores and not any(event.time > train.time or common(event, train) for event in scores):
+            yield verdict(
+                script,
+                train,
+                "T17",
+                SUSPECTED,
+                "the model is adapted, and nothing is scored after it",
+                "a score of what was adapted, chunk by chunk",
+                "score before each step, or leave the adaptation out",
+            )
+
+
+def drops_windows(script: Script) -> Iterator[Finding]:
+    """V17: windows that are left out, or means that are added as if all windows were equal."""
+    for score in kinds(script.events, "score"):
+        if score.value.has(VAL, AVERAGED):
+            yield verdict(
+                script,
+                score,
+                "V17",
+                SUSPECTED,
+                "means of windows are added without their numbers of tokens",
+                "sums over tokens, divided by all tokens once",
+                "multiply each mean by its tokens, or sum",
+            )
+    for function in functions(script):
+        lines = range(function.lineno, (function.end_lineno or 0) + 1)
+        if not any(event.line in lines for event in kinds(script.events, "score")):
+            continue
+        for loop in (node for node in ast.walk(function) if isinstance(node, ast.For)):
+            if (said := _leaves_tail(loop)) and _scores_in(script, loop):
+                yield Finding(
+                    "V17",
+                    SUSPECTED,
+                    script.at(said),
+                    "the last window is left out where it is not whole",
+                    "every target scored once",
+                    "score the rest as a shorter window",
+                )
+
+
+def _scores_in(script: Script, loop: ast.For) -> bool:
+    lines = range(loop.lineno, (loop.end_lineno or 0) + 1)
+    return any(event.line in lines and event.value.has(VAL) for event in kinds(script.events, "score"))
+
+
+def _leaves_tail(loop: ast.For) -> ast.AST | None:
+    """`range(0, n - length, stride)`, or `if len(window) < length: continue`."""
+    node = loop.iter
+    if isinstance(node, ast.Call) and called(node) == "range" and len(node.args) == 3:
+        stop = node.args[1]
+        if isinstance(stop, ast.BinOp) and isinstance(stop.op, ast.Sub):
+            taken = stop.right.value if isinstance(stop.right, ast.Constant) else 2
+            if isinstance(taken, int) and taken > 1:
+                return node
+    for statement in loop.body:
+        if not (isinstance(statement, ast.If) and isinstance(statement.test, ast.Compare)):
+            continue
+        sides = [statement.test.left, *statement.test.comparators]
+        sized = any(
+            called(each) == "len" or ".numel" in ast.unparse(each) or ".shape" in ast.unparse(each)
+            for each in sides
+        )
+        ends = isinstance(statement.body[-1], ast.Continue | ast.Break)
+        other = sides[1]
+        small = isinstance(other, ast.Constant) and isinstance(other.value, int) and other.value <= 2
+        if sized and ends and not small and isinstance(statement.test.ops[0], ast.Lt | ast.NotEq):
+            return statement
+    return None
+
+
+def scores_padding(script: Script) -> Iterator[Finding]:
+    """B11."""
+    for each in kinds(script.events, "score"):
+        if not each.value.has(VAL, FILLED):
+            continue
+        yield verdict(
+            script,
+            each,
+            "B11",
+            SUSPECTED,
+            "the loss is taken over a padded batch, padding included",
+            "targets alone: the score of a text does not depend on its batch",
+            "use ignore_index or a mask, and compare one text alone and in a batch",
+        )
+
+
+def unseen_places(script: Script) -> Iterator[Finding]:
+    """V16: evaluated with longer contexts than trained, or with another attention."""
+    widths = {
+        kind: {event.value.number for event in kinds(script.events, kind) if event.value.number}
+        for kind in ("train width", "val width")
+    }
+    trained, scored = widths["train width"], widths["val width"]
+    if trained and scored and max(scored) > max(trained):
+        line = next(event for event in kinds(script.events, "val width") if event.value.number == max(scored))
+        yield verdict(
+            script,
+            line,
+            "V16",
+            SUSPECTED,
+            f"scored in windows of {max(scored):,.0f} tokens, trained in {max(trained):,.0f}",
+            "one length, or positions that were trained for the longer one",
+            "train at the length of the evaluation for some steps, or scale the rotary tables",
+        )
+    for kind in (node for node in ast.walk(script.inner.tree) if isinstance(node, ast.ClassDef)):
+        for node in ast.walk(kind):
+            if isinstance(node, ast.If | ast.IfExp) and ast.unparse(node.test) in TRAINING_TESTS:
+                body = node.body if isinstance(node.body, list) else [node.body]
+                other = node.orelse if isinstance(node.orelse, list) else [node.orelse]
+                one, two = (_attention(part) for part in (body, other))
+                if one != two and (one or two):
+                    yield Finding(
+                        "V16",
+                        SUSPECTED,
+                        script.at(node),
+                        "attention looks elsewhere while it trains than while it scores",
+                        "one window in both",
+                        "evaluate with the window that was trained",
+                    )
+
+
+TRAINING_TESTS = ("self.training", "not self.training", "self.training is True", "self.training is False")
+
+
+def _attention(body: list[ast.stmt] | list[ast.expr]) -> frozenset[str]:
+    """Masks, windows and lengths in some statements."""
+    texts = set()
+    for node in (inner for each in body for inner in ast.walk(each)):
+        if isinstance(node, ast.keyword) and node.arg in (
+            "attn_mask",
+            "window_size",
+            "is_causal",
+            "block_mask",
+        ):
+            texts.add(ast.unparse(node.value))
+        elif called(node).rpartition(".")[2] in ("tril", "triu", "band_mask", "create_block_mask"):
+            texts.add(ast.unparse(node))
+        elif isinstance(node, ast.Assign) and any(
+            "window" in ast.unparse(each) or "mask" in ast.unparse(each) for each in node.targets
+        ):
+            texts.add(ast.unparse(node.value))
+    return frozenset(texts)
+
+
+def across_documents(script: Script) -> Iterator[Finding]:
+    """V15: a layer mixes in the position before, where documents are said to be kept apart."""
+    tree = script.inner.tree
+    apart = any(
+        isinstance(node, ast.Call)
+        and (
+            called(node).rpartition(".")[2].endswith(("varlen_func", "create_block_mask"))
+            or any((word.arg or "").startswith(("cu_seqlens", "document")) for word in node.keywords)
+        )
+        for node in ast.walk(tree)
+    ) or any(
+        isinstance(node, ast.Call)
+        and called(node).rpartition(".")[2] == "cumsum"
+        and any(isinstance(each, ast.Compare) for each in ast.walk(node))
+        for node in ast.walk(tree)
+    )
+    if not apart:
+        return
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        methods = [each for each in kind.body if isinstance(each, ast.FunctionDef)]
+        if not any(method.name.startswith("forward") for method in methods):
+            continue
+        for method in methods:
+            shifted = [node for node in ast.walk(method) if _is_shift(node)]
+            masked = any(
+                isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)
+                for node in ast.walk(method)
+            )
+            if shifted and not masked and not _over_ids(method, shifted):
+                yield Finding(
+                    "V15",
+                    SUSPECTED,
+                    script.at(shifted[0]),
+                    "the position before is mixed in, across the start of a document too",
+                    "nothing of the document before",
+                    "mask it where a document begins",
+                )
+
+
+def _is_shift(node: ast.AST) -> bool:
+    """`x[:, :-1]` that is put behind something, or rolled by one."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = called(node).rpartition(".")[2]
+    if name == "roll":
+        return any(isinstance(each, ast.Constant) and each.value == 1 for each in node.args[:2])
+    if name not in ("cat", "pad", "concat", "concatenate"):
+        return False
+    return any(
+        isinstance(each, ast.Slice)
+        and each.upper is not None
+        and ast.unparse(each.upper) == "-1"
+        and each.lower is None
+        for each in ast.walk(node)
+    )
+
+
+def _over_ids(method: ast.FunctionDef, shifted: list[ast.AST]) -> bool:
+    """Whether what is shifted are token numbers that are hashed or looked up, not vectors."""
+    names = {each.id for node in shifted for each in ast.walk(node) if isinstance(each, ast.Name)} - {
+        "torch",
+        "F",
+    }
+    for node in ast.walk(method):
+        hashes = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod | ast.BitXor)
+        if hashes and names & {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}:
+            return True
+    return False
+
+
+CHECKS = (
+    learned_first,
+    hashed_ratio,
+    counted_first,
+    scored_again,
+    learned_for_nothing,
+    gate_by_outcome,
+    knows_target,
+    spread_over_bytes,
+    cut_validation,
+    one_process,
+    drops_windows,
+    scores_padding,
+    unseen_places,
+    across_documents,
+)
+COVERED = frozenset("V01 V02 V03 V04 V05 V06 V07 V08 V09 V10 V11 V15 V16 V17 V18 B11 T17".split())

@@ -1,0 +1,207 @@
+"""What a value of a followed script carries, what happens to values, and where the walk is.
+
+A value is the set of marks that its parts carry: validation tokens, scores of them, hashes of them, the rank
+of the process. Where tokens were cut from is kept as a path of slices, so that two names for the same tokens
+are the same tokens.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
+PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
+TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
+MASK, FILES, DRAWN, AVERAGED, FILLED = "mask files drawn averaged filled".split()
+BEFORE = "before "  # of roots that an earlier turn of a loop has left
+STREAM = "stream"  # the root of what is not a part of the validation tokens
+# A pattern or path of shards; no word of a message.
+VALIDATION = re.compile(
+    r"(?:^|[_/\-])val(?:id|idation)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
+)
+TRAINING = re.compile(
+    r"(?:^|[_/\-])train(?:ing)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_train_[^ :]*\*"
+)
+SPLIT_WORDS = {"val": VAL, "valid": VAL, "validation": VAL, "train": TRAIN, "training": TRAIN}
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+NO_NAMES: frozenset[str] = frozenset()
+
+
+class Value(NamedTuple):
+    """marks: what it carries. born: when its score was computed. roots: which tokens.
+
+    keys: tokens that are in it, as paths of slices; gates: tokens that decided it through a table or a
+    condition; golds: tokens whose score it is; tables: what was allocated. number: of a constant; set: it
+    stands in an environment variable with this default. kind: the class of the script it is an object of.
+    """
+
+    marks: frozenset[str] = NO_NAMES
+    born: int = 0
+    roots: frozenset[str] = NO_NAMES
+    keys: frozenset[str] = NO_NAMES
+    gates: frozenset[str] = NO_NAMES
+    golds: frozenset[str] = NO_NAMES
+    tables: frozenset[str] = NO_NAMES
+    number: float | None = None
+    set: bool = False
+    kind: str = ""
+
+    def __or__(self, other: "Value") -> "Value":
+        """What carries what either of both carries."""
+        if other is NOTHING or other == self:
+            return self if self.number is None else self._replace(number=None, set=False)
+        return Value(
+            self.marks | other.marks,
+            max(self.born, other.born),
+            self.roots | other.roots,
+            self.keys | other.keys,
+            self.gates | other.gates,
+            self.golds | other.golds,
+            self.tables | other.tables,
+            kind=self.kind or other.kind,
+        )
+
+    def has(self, *marks: str) -> bool:
+        """Whether it carries all of these."""
+        return self.marks.issuperset(marks)
+
+    def marked(self, *marks: str) -> "Value":
+        """The same with these marks too."""
+        return self._replace(marks=self.marks.union(marks))
+
+    @property
+    def plain(self) -> "Value":
+        """What is computed from it: another thing, of the same marks."""
+        return self._replace(tables=NO_NAMES, kind="", number=None, set=False)
+
+
+NOTHING = Value()
+
+
+class Event(NamedTuple):
+    """What happens. kind: train, fit, score, write, load, count, look, ratio, mix, share, cut, leak...
+
+    time: its place in the order; loops: numbers of the loops around it. owner: of training, the name that is
+    optimized; tables: of counts and looks. off: the lines of a branch around it that the script's own
+    settings do not take. way: how, in a word.
+    """
+
+    kind: str
+    line: int
+    time: int
+    loops: tuple[int, ...]
+    value: Value = NOTHING
+    owner: str = ""
+    inside: str = ""
+    off: tuple[int, int] | None = None
+    tables: frozenset[str] = NO_NAMES
+    way: str = ""
+
+
+@dataclass
+class Frame:
+    """Where the walk is: a function's names, the loops around it, its depth.
+
+    gate: what the branches around were chosen by. texts: names that stand for other names. mutated: names
+    whose contents were changed in place.
+    """
+
+    name: str
+    names: dict[str, Value] = field(default_factory=dict)
+    loops: tuple[int, ...] = ()
+    depth: int = 0
+    control: Value = NOTHING
+    gate: Value = NOTHING
+    returned: Value = NOTHING
+    owners: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    mutated: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+    off: tuple[int, int] | None = None
+    kind: str = ""
+
+
+def constant(value: object) -> Value:
+    """What a literal is: a path of shards, or a number."""
+    if isinstance(value, str):
+        if VALIDATION.search(value):
+            return Value(frozenset((VAL,)), roots=frozenset((STREAM,)))
+        if TRAINING.search(value):
+            return Value(frozenset((TRAIN,)))
+        if len(value) < 18 and value.strip().lstrip("-").isdigit():
+            return Value(number=float(value), kind="str")
+        return Value(kind="str")
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
+        return Value(number=float(value))
+    return NOTHING
+
+
+def folded(operator: ast.operator, left: float, right: float) -> float | None:
+    """Arithmetic of constants."""
+    match operator:
+        case ast.Add():
+            return left + right
+        case ast.Sub():
+            return left - right
+        case ast.Mult():
+            return left * right
+        case ast.Div() if right:
+            return left / right
+        case ast.FloorDiv() if right:
+            return left // right
+        case ast.Pow() if 0 <= right < 64 and abs(left) < 1e4:
+            return left**right if left or right else 1.0
+    return None
+
+
+def dotted(node: ast.expr) -> str:
+    """A dotted name; of a call in it only what stands behind."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    parts.append(node.id if isinstance(node, ast.Name) else "")
+    return ".".join(reversed(parts))
+
+
+def last_name(node: ast.expr) -> str:
+    """The last part of a dotted name."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def base_name(node: ast.expr, scattered: Iterable[str] = ()) -> str:
+    """The name that an expression hangs on: of `self.tables[i][key]`, `tables`."""
+    while True:
+        match node:
+            case ast.Subscript() | ast.Starred():
+                node = node.value
+            case ast.Call():
+                node = node.func
+            case ast.Attribute():
+                if isinstance(node.value, ast.Subscript | ast.Call):
+                    node = node.value
+                elif not isinstance(node.value, ast.Name) or node.value.id == "self":
+                    return node.attr
+                else:
+                    return node.value.id if node.attr in scattered else node.attr
+            case ast.Name():
+                return node.id
+            case _:
+                return ""
+
+
+def common(one: Event, other: Event) -> tuple[int, ...]:
+    """The loops around both."""
+    shared = []
+    for left, right in zip(one.loops, other.loops):
+        if left != right:
+            break
+        shared.append(left)
+    return tuple(shared)
+
+
+def kinds(events: Iterable[Event], kind: str) -> Iterator[Event]:
+    """The events of one kind."""
+    return (event for event in events if event.kind == kind)

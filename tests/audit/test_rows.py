@@ -1,0 +1,38 @@
+"""Every row of the catalogue: its planted fault is named, its clean neighbour has no finding."""
+
+import pytest
+
+from bitgolf.audit.audit import audit
+from bitgolf.audit.finding import CANNOT_TELL
+from bitgolf.audit.rules import rules_named
+from bitgolf.audit.violations import VIOLATIONS
+from tests.audit.rows import ROWS, SCRIPT_ROWS, packed, renamed
+
+RULES = rules_named()
+
+
+def codes(path):
+    return {each.code for each in audit(path, RULES).findings if each.sure != CANNOT_TELL}
+
+
+def test_every_row_has_a_plant():
+    assert {each.code for each in ROWS} == {*VIOLATIONS}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.code} {row.name}")
+def test_the_plant_is_named_and_its_neighbour_is_clean(tmp_path, row):
+    (tmp_path / "plant").mkdir()
+    (tmp_path / "clean").mkdir()
+    assert row.code in codes(row.plant(tmp_path / "plant"))
+    assert codes(row.clean(tmp_path / "clean")) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [renamed, packed, lambda text: packed(renamed(text, 1))])
+@pytest.mark.parametrize("row", SCRIPT_ROWS, ids=lambda row: f"{row.code} {row.name}")
+def test_names_and_wrappers_hide_nothing(tmp_path, row, form):
+    path = tmp_path / "train_gpt.py"
+    path.write_text(form(row.text))
+    assert row.code in codes(path)
+    path.write_text(form(row.neighbour))
+    assert codes(path) == set()
