@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BY_THE_CLOCK := studies/pr543_width.py
 
-.PHONY: setup demo test slow bench studies lint clean
+.PHONY: setup demo test slow bench studies audit-corpus lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -24,6 +24,10 @@ slow: setup
 bench: setup
 	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.prove
+
+audit-corpus: setup
+	@test -n "$(CHECKOUT)" || { echo "make audit-corpus CHECKOUT=a clone of the public challenge"; exit 2; }
+	$(BIN)/python -m bench.audit_corpus $(CHECKOUT)
 
 studies: setup
 	for study in $(filter-out $(BY_THE_CLOCK), $(wildcard studies/*.py)) studies/pr1718.py:context; do \

@@ -7,7 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bitgolf.audit import artifact_checks, folder_checks, folder_logs, log_checks, script_bytes, script_checks
+from bitgolf.audit import (
+    artifact_checks,
+    data_checks,
+    folder_checks,
+    folder_logs,
+    log_checks,
+    script_bytes,
+    script_checks,
+)
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.folder import Record, read_record
@@ -156,6 +164,9 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Ma
     if not record.files:
         raise BitgolfError("an empty folder", where=str(path))
     findings: list[Finding] = []
+    shards = sum(data_checks.shards_in(path, [*record.files]), [])
+    if shards and not (record.logs or record.claims or record.entry):
+        return [*data_checks.check_data(path, [*record.files], rules)], data_checks.COVERED, {}
     looked = folder_checks.COVERED
     for log in record.logs:
         beside = folder_logs.of_no_claim(record, log)
@@ -182,6 +193,8 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Ma
         if helper != record.entry:
             findings += _preparation(helper)
     findings += folder_checks.check_folder(record, script, rules)
+    findings += data_checks.check_data(path, [*record.files], rules)
+    looked |= data_checks.COVERED if shards else frozenset()
     for name in record.files:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
             findings += artifact_checks.check_artifact(path / name, rules)

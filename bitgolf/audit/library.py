@@ -30,7 +30,7 @@ from bitgolf.audit.values import (
 )
 
 if TYPE_CHECKING:
-    from bitgolf.audit.flow import Flow
+    from bitgolf.audit.expressions import Expressions
 
 LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
 LOSS_CLASSES = {"CrossEntropyLoss", "NLLLoss", "LigerCrossEntropyLoss"}
@@ -76,7 +76,7 @@ LEARNS = {"backward", "grad"}
 
 
 def called(
-    flow: "Flow", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
+    flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
 ) -> Value:
     """A call of something that is not defined in the script: a library's function, or a model."""
     name, last = dotted(node.func), last_name(node.func)
@@ -126,7 +126,13 @@ def called(
 
 
 def _simple(
-    flow: "Flow", node: ast.Call, name: str, last: str, held: Value, given: Sequence[Value], everything: Value
+    flow: "Expressions",
+    node: ast.Call,
+    name: str,
+    last: str,
+    held: Value,
+    given: Sequence[Value],
+    everything: Value,
 ) -> Value | None:
     """What needs no look at the flow; None for others."""
     if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
@@ -157,7 +163,7 @@ def _simple(
 
 
 def _noted(
-    flow: "Flow",
+    flow: "Expressions",
     node: ast.Call,
     name: str,
     last: str,
@@ -195,7 +201,7 @@ def _noted(
 
 
 def _scored(
-    flow: "Flow",
+    flow: "Expressions",
     node: ast.Call,
     last: str,
     held: Value,

@@ -283,12 +283,23 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
             called(node).rpartition(".")[2] in ("tofile", "save", "write_shard", "write", "write_datafile")
             for node in nodes
         )
+        taken = {
+            each.id
+            for node in nodes
+            if isinstance(node, ast.For | ast.comprehension)
+            for each in ast.walk(node.target)
+            if isinstance(each, ast.Name)
+        }
         encodes = [
             node
             for node in nodes
             if called(node).rpartition(".")[2] in ENCODERS
             and isinstance(node, ast.Call)
-            and not _of_text(node)
+            and any(
+                isinstance(each, ast.Name) and each.id in taken
+                for part in node.args
+                for each in ast.walk(part)
+            )
         ]
         loops = [node for node in nodes if isinstance(node, ast.For | ast.ListComp | ast.GeneratorExp)]
         if not writes or not encodes or not loops:
@@ -322,12 +333,6 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
                 "a start token before each document",
                 "put it in front of the tokens of each document",
             )
-
-
-def _of_text(node: ast.Call) -> bool:
-    """`text.encode("utf-8")`: bytes, no tokens."""
-    first = node.args[0] if node.args else None
-    return first is None or isinstance(first, ast.Constant)
 
 
 def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:

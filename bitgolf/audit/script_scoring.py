@@ -170,8 +170,9 @@ def _same_table(count: Event, look: Event) -> bool:
 
 def gate_by_outcome(script: Script) -> Iterator[Finding]:
     """V09."""
+    scored = _golds(script)
     for mix in kinds(script.events, "mix"):
-        if mix.value.has(GOLD) and mix.value.has(VAL):
+        if mix.value.has(GOLD) and mix.value.has(VAL) and mix.value.golds & scored:
             yield verdict(
                 script,
                 mix,
@@ -247,9 +248,14 @@ def one_process(script: Script) -> Iterator[Finding]:
         )
 
 
+def _golds(script: Script) -> frozenset[str]:
+    """The tokens whose scores are summed."""
+    return frozenset[str]().union(*(event.value.golds for event in kinds(script.events, "score")))
+
+
 def knows_target(script: Script) -> Iterator[Finding]:
     """V08: what a table or a condition says of the target goes into its own prediction."""
-    scored = frozenset[str]().union(*(event.value.golds for event in kinds(script.events, "score")))
+    scored = _golds(script)
     for leak in kinds(script.events, "leak"):
         if not leak.value.keys & scored:
             continue

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from bitgolf.text.shards import write_shard
 from tests.audit.planted import (
     RATIO,
     SCORES,
@@ -1017,7 +1018,40 @@ ARTIFACT_ROWS = [
         _state(),
     ),
 ]
-ROWS = [*SCRIPT_ROWS, *LOG_ROWS, *FOLDER_ROWS, *ARTIFACT_ROWS]
+DRAW = random.Random(5)
+DOCUMENTS = [[1, *(DRAW.randrange(3, 900) for _ in range(60))] for _ in range(80)]
+HELD, TRAINED = DOCUMENTS[:30], DOCUMENTS[30:]
+
+
+def data(code: str, name: str, val: list[list[int]], train: list[list[int]], **pieces: list[str]) -> Row:
+    """A fault in shards; its neighbour is two splits that share nothing."""
+
+    def maker(held: list[list[int]], trained: list[list[int]], listed: list[str]) -> Maker:
+        def make(where: Path) -> Path:
+            folder = where / "fineweb10B"
+            folder.mkdir()
+            write_shard(folder / "fineweb_val_000000.bin", sum(held, []))
+            write_shard(folder / "fineweb_train_000000.bin", sum(trained, []))
+            if listed:
+                (folder / "tokens.vocab").write_text("".join(f"{piece}\t0\n" for piece in listed))
+            return folder
+
+        return make
+
+    return Row(
+        code, name, maker(val, train, pieces.get("pieces", [])), maker(HELD, TRAINED, pieces.get("clean", []))
+    )
+
+
+WORDS = [f"\u2581w{i}" for i in range(200)]
+DATA_ROWS = [
+    data("V13", "documents of both", HELD, [*TRAINED, *HELD[3:6]]),
+    data("V13", "changed a little", HELD, [*TRAINED, *([1, 2, *each[1:]] for each in HELD[:5])]),
+    data("V14", "a prefix of training", HELD, [*HELD, *TRAINED]),
+    data("B07", "no starts", [each[1:] for each in HELD], [each[1:] for each in TRAINED]),
+    data("B03", "no lone space", HELD, TRAINED, pieces=WORDS, clean=["\u2581", *WORDS]),
+]
+ROWS = [*SCRIPT_ROWS, *LOG_ROWS, *FOLDER_ROWS, *ARTIFACT_ROWS, *DATA_ROWS]
 
 
 def renamed(text: str, seed: int = 0) -> str:

@@ -1,0 +1,221 @@
+"""Calls in a script: each with the same values in the same state is followed once."""
+
+import ast
+from collections.abc import Mapping, Sequence
+
+from bitgolf.audit import library
+from bitgolf.audit.expressions import Expressions
+from bitgolf.audit.indices import text_of_index
+from bitgolf.audit.values import (
+    NO_NAMES,
+    NOTHING,
+    RANK,
+    SPLIT_WORDS,
+    STREAM,
+    VAL,
+    Definition,
+    Frame,
+    Value,
+    dotted,
+    last_name,
+)
+from bitgolf.audit.walk import Memory
+
+MOST_DEPTH = 40  # of calls
+MOST_WALKS = 12  # through one function with whatever constants
+TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
+PLAIN_KINDS = ("str",)
+
+
+class Calls(Expressions):
+    """Calls: into the own functions of a script, once for the same values, or of a library."""
+
+    def call(self, node: ast.Call, frame: Frame) -> Value:
+        """A call: into the script's own functions, or of a library's."""
+        name, last = dotted(node.func), last_name(node.func)
+        if last in ("getenv", "get") and "environ" in name or name.endswith("getenv"):
+            default = self.value(node.args[1], frame) if len(node.args) > 1 else NOTHING
+            words = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
+            rank = frozenset((RANK,)) if words in ("RANK", "LOCAL_RANK") else NO_NAMES
+            return Value(default.marks | rank, roots=default.roots, number=default.number, set=True)
+        held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING
+        if not isinstance(node.func, ast.Attribute | ast.Name):
+            held = self.value(node.func, frame)
+        given = [self.value(each, frame) for each in node.args]
+        named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
+        function = self.resolved(node.func, held, frame)
+        if function is not None:
+            own = self.own(node, function, given, named, frame)
+            if own is not None:
+                for i, part in enumerate(
+                    node.args
+                ):  # a function that is handed over is called with what follows
+                    if (
+                        isinstance(part, ast.Name)
+                        and part.id in self.functions
+                        and part.id not in frame.names
+                    ):
+                        more = self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
+                        own |= more or NOTHING
+                made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
+                return own._replace(kind=made) if made else own
+        elif last == "partial" or last in ("map", "apply", "submit"):
+            for i, part in enumerate(node.args):
+                if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
+                    return self.own(node, self.functions[part.id], given[i + 1 :], named, frame) or NOTHING
+        everything = held
+        for each in (*given, *named.values()):
+            everything |= each
+        found = library.called(self, node, held, [*given, *named.values()], everything, frame)
+        if isinstance(node.func, ast.Name) and last in self.classes:
+            return found._replace(kind=last)
+        return found
+
+    def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
+        """The function of the script that a call enters; None for others, and for what torch itself calls."""
+        last = last_name(func)
+        if isinstance(func, ast.Name):
+            if last in self.classes:
+                return self.methods.get((last, "__init__"))
+            if (kind := self._kind(func, frame)) and (kind, "__call__") in self.methods:
+                return self.methods[kind, "__call__"]
+            found = self.functions.get(last)
+            return None if found is None or found.name in TORCH_OWN else found
+        if not isinstance(func, ast.Attribute) or last in TORCH_OWN:
+            return None
+        kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
+        if kind in PLAIN_KINDS:
+            return None
+        if kind and (kind, last) in self.methods:
+            return self.methods[kind, last]
+        others = [each for each in self.called_so.get(last, ()) if id(each) not in self.entered]
+        return others[0] if others else self.functions.get(last)
+
+    def _kind(self, func: ast.Name, frame: Frame) -> str:
+        found = frame.names.get(func.id) or self.globals.get(func.id)
+        return found.kind if found else ""
+
+    def own(
+        self,
+        node: ast.Call,
+        function: Definition,
+        given: Sequence[Value],
+        named: Mapping[str, Value],
+        frame: Frame,
+    ) -> Value | None:
+        """A call of a function of the script; None where it is not entered."""
+        if frame.depth >= MOST_DEPTH or id(function) in self.entered:
+            return None
+        arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        bound = arguments[:1] in (["self"], ["cls"])
+        parameters = arguments[1:] if bound else arguments
+        names: dict[str, Value] = {}
+        for parameter, default in zip(reversed(parameters), reversed(function.args.defaults)):
+            names[parameter] = self.value(default, frame)
+        for each, given_default in zip(function.args.kwonlyargs, function.args.kw_defaults):
+            names[each.arg] = self.value(given_default, frame)
+        names |= (
+            {name: _split(part, value) for name, part, value in zip(parameters, node.args, given)}
+            if len(node.args) == len(given)
+            else dict(zip(parameters, given))
+        )
+        if function.args.vararg and len(given) > len(parameters):
+            rest = NOTHING
+            for value in given[len(parameters) :]:
+                rest |= value
+            names[function.args.vararg.arg] = rest
+        words = {each.arg: each.value for each in node.keywords if each.arg}
+        names |= {
+            name: _split(words[name], value) if name in words else value
+            for name, value in named.items()
+            if name
+        }
+        texts = {}
+        if any(value.has(VAL) for value in names.values()):
+            for name, part in [*zip(parameters, node.args), *words.items()]:
+                if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
+                    texts[name] = text
+        inner = Frame(
+            function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
+        )
+        inner.texts, inner.kind = texts, self.owner.get(id(function), "")
+        closed = False
+        around = self.around.get(id(function))
+        if (
+            around is not None and around.name == frame.name
+        ):  # functions inside functions see the names around
+            closed = True
+            inner.names = {**frame.names, **names}
+            inner.texts = {**frame.texts, **texts}
+        key: tuple[object, ...] = (
+            id(function),
+            frozenset(inner.names.items()),
+            frozenset(inner.texts.items()),
+            bool(frame.loops),
+            bool(self.scouts),
+            frame.control,
+            frame.gate,
+            frame.off,
+        )
+        if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many
+            marks = frozenset((name, each.marks, each.keys) for name, each in inner.names.items())
+            key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
+        if (memory := self.known.get(key)) is not None and memory.holds(self.changed):
+            return self._again(memory, node, parameters, frame, closed)
+        started, first, outer_read = self.time, len(self.events), self.read
+        self.read = set()
+        self.walked[id(function)] = self.walked.get(id(function), 0) + 1
+        self.entered.append(id(function))
+        self.block(function.body, inner)
+        self.entered.pop()
+        self._handed_back(node, parameters, inner, frame, closed)
+        if not inner.shared:
+            made = frozenset(name for name, time in self.made.items() if time > started)
+            depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
+            self.known[key] = Memory(
+                self.version, started, self.time, depth, frozenset(self.read), made, events, inner
+            )
+        self.read |= outer_read
+        return inner.returned
+
+    def _again(
+        self, memory: Memory, node: ast.Call, parameters: Sequence[str], frame: Frame, closed: bool
+    ) -> Value:
+        """The same call as before, later: its events at their new place, in loops of their own."""
+        self.read |= memory.read
+        loops: dict[int, int] = {}
+        for event in memory.events:
+            inside = []
+            for number in event.loops[memory.depth :]:
+                if number not in loops:
+                    self.loop += 1
+                    loops[number] = self.loop
+                inside.append(loops[number])
+            time = event.time - memory.started + self.time
+            value = memory.now(event.value, self.time)
+            self.events.append(event._replace(time=time, loops=(*frame.loops, *inside), value=value))
+        returned = memory.now(memory.inner.returned, self.time)
+        self.time += memory.ended - memory.started
+        self.made |= dict.fromkeys(memory.made, self.time)
+        self._handed_back(node, parameters, memory.inner, frame, closed)
+        return returned
+
+    def _handed_back(
+        self, node: ast.Call, parameters: Sequence[str], inner: Frame, frame: Frame, closed: bool
+    ) -> None:
+        """What a function has put into what it was given, or into names around it."""
+        for name, part in zip(parameters, node.args):
+            if name in inner.mutated:
+                self.put(part, inner.names.get(name, NOTHING), frame)
+        if closed:
+            for name in (inner.mutated | inner.shared) - {*parameters}:
+                if name in inner.names and name in frame.names:
+                    frame.names[name] = frame.names[name] | inner.names[name]
+
+
+def _split(node: ast.expr, value: Value) -> Value:
+    """An argument that names a split stands for its tokens: `load("val")`."""
+    word = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(word, str) and (mark := SPLIT_WORDS.get(word)):
+        return Value(frozenset((mark,)), roots=frozenset((STREAM,)) if mark == VAL else NO_NAMES)
+    return value

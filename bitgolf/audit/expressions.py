@@ -1,0 +1,295 @@
+"""What expressions of a script carry: parts of tokens, look-ups, hashes, mixtures, quotients."""
+
+import ast
+from collections.abc import Iterable
+
+from bitgolf.audit import library
+from bitgolf.audit.indices import replaced
+from bitgolf.audit.values import (
+    AVERAGED,
+    CHOSEN,
+    DRAWN,
+    FILES,
+    GOLD,
+    HASH,
+    MASK,
+    NO_NAMES,
+    NOTHING,
+    PIECE,
+    READ,
+    SHARE,
+    SIZE,
+    STREAM,
+    SUM,
+    VAL,
+    Frame,
+    Value,
+    base_name,
+    constant,
+    folded,
+    last_name,
+)
+from bitgolf.audit.walk import MOST_STEPS, Walk
+
+
+class Expressions(Walk):
+    """What expressions carry."""
+
+    def value(self, node: ast.expr | None, frame: Frame) -> Value:
+        """What an expression carries."""
+        self.steps += 1
+        if node is None or self.steps >= MOST_STEPS:
+            return NOTHING
+        match node:
+            case ast.Constant():
+                return constant(node.value)
+            case ast.Name():
+                found = frame.names.get(node.id)
+                if found is None:
+                    self.read.add(node.id)
+                    return self.globals.get(node.id, NOTHING)
+                return found
+            case ast.Attribute():
+                inner = self.value(node.value, frame)
+                self.read.add(f".{node.attr}")
+                if node.attr in library.SIZES:
+                    return Value(frozenset((SIZE,)))
+                own = self.attributes.get(node.attr, NOTHING)
+                return own if not inner.marks else inner.plain | own
+            case ast.Subscript():
+                return self.part(node, frame)
+            case ast.BinOp():
+                return self.operation(node, frame)
+            case ast.Call():
+                return self.call(node, frame)
+            case ast.Compare():
+                value = self.union([node.left, *node.comparators], frame).plain
+                return (
+                    value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
+                )
+            case ast.Lambda():
+                return self.value(node.body, frame)
+            case ast.IfExp():
+                test = self.value(node.test, frame)
+                value = self.value(node.body, frame) | self.value(node.orelse, frame)
+                marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
+                return value._replace(marks=marks, gates=value.gates | test.gates)
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+                for each in node.generators:
+                    self.taken(each.target, each.iter, self.value(each.iter, frame), frame)
+                    for condition in each.ifs:
+                        self.value(condition, frame)
+                parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+                return self.union(parts, frame)
+            case ast.Dict() if not node.keys:
+                return self.table(node)
+            case ast.JoinedStr():
+                parts_of = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
+                text = "".join(
+                    str(each.value) if isinstance(each, ast.Constant) else "*" for each in node.values
+                )
+                return (constant(text)._replace(number=None) | self.union(parts_of, frame))._replace(
+                    kind="str"
+                )
+            case ast.NamedExpr():
+                value = self.value(node.value, frame)
+                self.assign(node.target, value, frame, node.value)
+                return value
+            case _:
+                return self.union(
+                    [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)], frame
+                )
+
+    def union(self, nodes: Iterable[ast.expr | None], frame: Frame) -> Value:
+        """What any of several expressions carries."""
+        values = [self.value(node, frame) for node in nodes]
+        if len(values) == 1:
+            return values[0]
+        result = NOTHING
+        for value in values:
+            result |= value
+        return result
+
+    def part(self, node: ast.Subscript, frame: Frame) -> Value:
+        """A look into a table by tokens, or some of the tokens."""
+        held, where = self.value(node.value, frame), self.value(node.slice, frame)
+        if held.has(VAL) and not held.has(GOLD):
+            if (
+                where.has(VAL)
+                and where.keys
+                and not where.has(MASK)
+                and not isinstance(node.slice, ast.Slice)
+            ):
+                return self.picked(node, held, where, frame)
+            return self.cut_out(node, held, where, frame)
+        if where.has(VAL) and not held.has(GOLD):
+            return self.looked(node, held, where, frame)
+        if held.gates and not held.has(GOLD):  # a table over all tokens, at some of them
+            path = self.path(node, frame)
+            held = held._replace(gates=frozenset(f"{gate}{path}" for gate in held.gates))
+        if where.has(VAL) and held.has(GOLD) is False:
+            return held
+        if where.has(VAL) and not where.has(GOLD) and held.has(GOLD):
+            held = held._replace(golds=held.golds | where.keys)
+        return held._replace(tables=held.tables) | where._replace(
+            roots=NO_NAMES, keys=NO_NAMES, tables=NO_NAMES
+        )
+
+    def cut_out(self, node: ast.Subscript, held: Value, where: Value, frame: Frame) -> Value:
+        """Some of the tokens, by the path of slices that leads to them."""
+        bounds = node.slice if isinstance(node.slice, ast.Slice) else None
+        if STREAM in held.roots and not frame.loops:
+            limit = self.value(bounds.upper, frame) if bounds and bounds.upper is not None else NOTHING
+            if limit.number is not None and limit.number > 1000 and not limit.has(SIZE):
+                self.event("cut", node, frame, limit)
+            step = self.value(bounds.step, frame).number if bounds and bounds.step is not None else None
+            if step is not None and step > 1:
+                self.event("cut", node, frame, Value(number=step), way="step")
+            if held.has(FILES):
+                self.event("cut", node, frame, limit, way="files")
+            if where.has(DRAWN):
+                self.event("cut", node, frame, where, way="drawn")
+        path = self.path(node, frame)
+        keys = frozenset(f"{key}{path}" for key in held.keys or ("",))
+        roots = frozenset((path,)) if STREAM in held.roots and frame.loops else held.roots
+        held = held._replace(number=None, keys=keys, roots=roots, set=False)
+        return held | where._replace(roots=NO_NAMES, keys=NO_NAMES, gates=NO_NAMES, tables=NO_NAMES)
+
+    def picked(self, node: ast.AST, source: Value, where: Value, frame: Frame) -> Value:
+        """The probability of the realised token, out of those of all tokens."""
+        if leaks := source.gates & where.keys:
+            self.event("leak", node, frame, source._replace(keys=leaks), way="table")
+        value = (source | where).plain.marked(GOLD)
+        return value._replace(born=self.time, golds=where.keys)
+
+    def path(self, node: ast.Subscript, frame: Frame) -> str:
+        """A slice as a text in which names stand for what they were given."""
+        if _is_whole(node.slice):
+            return ""
+        if isinstance(node.slice, ast.Name) and node.slice.id in frame.texts:
+            return f"[{frame.texts[node.slice.id]}]"
+        return f"[{replaced(node.slice, frame.texts)}]"
+
+    def looked(self, node: ast.AST, held: Value, where: Value, frame: Frame) -> Value:
+        """What a table says of tokens, or of a hash of them."""
+        owner = base_name(node) if isinstance(node, ast.expr) else ""
+        made = max((self.made.get(each, 0) for each in held.tables), default=0)
+        self.event("look", node, frame, where._replace(born=made), owner=owner, tables=held.tables)
+        held = held._replace(tables=NO_NAMES, number=None)
+        if where.has(HASH):
+            return Value(frozenset((READ,)), keys=where.keys) | held
+        return Value(frozenset((PIECE,)), roots=where.roots, gates=where.keys) | held
+
+    def operation(self, node: ast.BinOp, frame: Frame) -> Value:
+        """Arithmetic: hashes, ratios of counts, mixtures, logarithms spread over bytes."""
+        left, right = self.value(node.left, frame), self.value(node.right, frame)
+        value = (left | right).plain
+        match node.op:
+            case ast.BitXor() | ast.BitAnd() | ast.Mod() if value.has(VAL) and not value.has(GOLD):
+                return value.marked(HASH)
+            case ast.Div():
+                value = self.divided(node, left, right, frame)
+            case ast.Sub() if left.has(READ) and right.has(READ) and left.keys > right.keys:
+                self.event("ratio", node, frame, value)
+            case ast.Pow() if left.has(GOLD) and right.has(PIECE) and not left.has(SUM):
+                value = value.marked(SHARE)
+            case ast.Mult() if GOLD in left.marks | right.marks and _by_piece(left, right):
+                value = value.marked(SHARE)
+            case ast.Mult() if value.has(AVERAGED) and (
+                SIZE in left.marks | right.marks or _is_number(left, right)
+            ):
+                value = value._replace(marks=value.marks - {AVERAGED})
+            case ast.Add():
+                self._added(node, left, right, value, frame)
+        if left.number is not None and right.number is not None:
+            return value._replace(
+                number=folded(node.op, left.number, right.number), set=left.set or right.set
+            )
+        return value
+
+    def _added(self, node: ast.BinOp, left: Value, right: Value, value: Value, frame: Frame) -> None:
+        for side in (node.left, node.right):
+            while isinstance(side, ast.Call) and side.args and last_name(side.func) in ("log", "exp"):
+                side = side.args[0]
+            if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
+                one, other = self.value(side.left, frame), self.value(side.right, frame)
+                if value.has(GOLD) and not value.has(SUM):
+                    self.weighed(node, one, other, frame)
+        if library.put_together(left, right):
+            self.event("share", node, frame, value)
+
+    def weighed(self, node: ast.AST, one: Value, other: Value, frame: Frame) -> None:
+        """A part of a mixture: a probability and its weight, in no known order."""
+        if one.has(SUM) or other.has(SUM):
+            return
+        if one.has(GOLD) and other.has(GOLD):
+            self.event("mix", node, frame, one | other, way="weight")
+        for weight, part in ((one, other), (other, one)):
+            if part.has(GOLD) or part.has(READ):
+                self.mixed(node, weight, part, frame, way="weight")
+
+    def mixed(self, node: ast.AST, weight: Value, parts: Value, frame: Frame, way: str) -> None:
+        """A weight of a mixture that knows the outcome."""
+        if weight.has(SUM) or parts.has(SUM):
+            return
+        if weight.has(CHOSEN) or weight.has(GOLD) and way != "weight":
+            self.event("mix", node, frame, (weight | parts).marked(GOLD, VAL), way=way)
+        elif weight.gates & parts.golds and not weight.has(GOLD):
+            self.event("leak", node, frame, weight._replace(keys=weight.gates & parts.golds), way="table")
+
+    def divided(self, node: ast.AST, left: Value, right: Value, frame: Frame) -> Value:
+        """A quotient: of counts, or of a score by bytes."""
+        value = (left | right).plain
+        if left.has(READ) and right.has(READ) and left.keys > right.keys:
+            self.event("ratio", node, frame, value)
+        if left.has(GOLD) and right.has(PIECE) and not (left.has(SUM) or right.has(SUM)):
+            return value.marked(SHARE)
+        if right.has(PIECE) and not right.has(GOLD) and left.number == 1:
+            return value.marked("per byte")
+        return value
+
+    def truth(self, node: ast.expr, frame: Frame) -> bool | None:
+        """Whether a condition holds at the script's own settings; None where that is not known."""
+        match node:
+            case ast.Constant(value=bool()):
+                return bool(node.value)
+            case ast.UnaryOp(op=ast.Not()):
+                inner = self.truth(node.operand, frame)
+                return None if inner is None else not inner
+            case ast.BoolOp():
+                known = [self.truth(each, frame) for each in node.values]
+                if isinstance(node.op, ast.And):
+                    return False if False in known else None
+                return False if all(each is False for each in known) else None
+            case ast.Compare(ops=[ast.Gt() | ast.Eq() | ast.NotEq()], comparators=[other]):
+                left, right = self.value(node.left, frame).number, self.value(other, frame).number
+                if left is None or right is None:
+                    return None
+                if isinstance(node.ops[0], ast.Gt):
+                    return left > right
+                return (left == right) == isinstance(node.ops[0], ast.Eq)
+            case ast.Name() | ast.Attribute():
+                number = self.value(node, frame).number
+                return None if number is None else number != 0
+        return None
+
+
+def _is_whole(node: ast.expr) -> bool:
+    """`[:]`, `[None]`, `[..., None]`: nothing is left out."""
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    return all(
+        isinstance(each, ast.Slice)
+        and each.lower is each.upper is each.step is None
+        or isinstance(each, ast.Constant)
+        and each.value in (None, ...)
+        for each in parts
+    )
+
+
+def _by_piece(left: Value, right: Value) -> bool:
+    """A score by the inverse of its bytes."""
+    return left.has("per byte") or right.has("per byte")
+
+
+def _is_number(left: Value, right: Value) -> bool:
+    return left.number is not None or right.number is not None

@@ -1,0 +1,51 @@
+"""Indices as texts in which names stand for what they were given, so that helpers hide nothing."""
+
+import ast
+import copy
+from collections.abc import Mapping
+
+from bitgolf.audit.values import (
+    Frame,
+)
+
+
+def text_of_index(node: ast.expr | None, frame: Frame) -> str:
+    """An index as a text, its names replaced; empty for what is no plain arithmetic."""
+    if node is None or not isinstance(node, ast.Name | ast.BinOp | ast.Constant):
+        return ""
+    inner: list[ast.expr] = [node]
+    while inner:
+        each = inner.pop()
+        if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Add | ast.Sub | ast.Mult | ast.FloorDiv):
+            inner += [each.left, each.right]
+        elif not isinstance(each, ast.Name) and not (
+            isinstance(each, ast.Constant) and isinstance(each.value, int)
+        ):
+            return ""
+    return replaced(node, frame.texts)
+
+
+def replaced(node: ast.expr, texts: Mapping[str, str]) -> str:
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} & texts.keys()
+    if not names:
+        return _sliced(node)
+    if isinstance(node, ast.Name):
+        return texts[node.id]
+    return _sliced(_Renamed({name: texts[name] for name in names}).visit(copy.deepcopy(node)))
+
+
+def _sliced(node: ast.expr) -> str:
+    """An index as a text; a bare slice does not stand alone."""
+    return ast.unparse(ast.Subscript(ast.Name("x"), node))[2:-1]
+
+
+class _Renamed(ast.NodeTransformer):
+    """Names replaced by the expressions that they stand for."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+        """One name."""
+        text = self.texts.get(node.id)
+        return ast.parse(text, mode="eval").body if text else node

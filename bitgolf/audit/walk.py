@@ -1,0 +1,187 @@
+"""What a walk through a script keeps: functions, names, events, and calls that are known."""
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from bitgolf.audit.values import (
+    NO_NAMES,
+    NOTHING,
+    RANK,
+    STREAM,
+    VAL,
+    Definition,
+    Event,
+    Frame,
+    Value,
+    base_name,
+)
+
+MOST_STEPS = 1_500_000  # statements and expressions that are followed
+
+
+class Memory(NamedTuple):
+    """What a call did. started, ended: its time; read: names outside it; made: tables it allocated."""
+
+    version: int
+    started: int
+    ended: int
+    depth: int
+    read: frozenset[str]
+    made: frozenset[str]
+    events: list[Event]
+    inner: Frame
+
+    def holds(self, changed: Mapping[str, int]) -> bool:
+        """Whether nothing that it read has changed since."""
+        return all(changed.get(name, 0) <= self.version for name in self.read)
+
+    def now(self, value: Value, time: int) -> Value:
+        """A value as if the call had begun at this time."""
+        return value._replace(born=value.born - self.started + time) if value.born > self.started else value
+
+
+class Walk:
+    """What a walk through a script knows: its functions, its names outside of them, what has happened."""
+
+    def __init__(self, trees: Sequence[ast.Module]) -> None:
+        self.functions: dict[str, Definition] = {}
+        self.called_so: dict[str, list[Definition]] = {}  # every function of a name
+        self.classes: dict[str, ast.ClassDef] = {}
+        self.methods: dict[tuple[str, str], Definition] = {}
+        self.owner: dict[int, str] = {}  # the class of a method
+        self.around: dict[int, Definition] = {}  # the function around a function
+        self.attributes: dict[str, Value] = {}
+        self.globals: dict[str, Value] = {}
+        self.events: list[Event] = []
+        self.time, self.loop, self.steps, self.version, self.scouts = 0, 0, 0, 0, 0
+        self.entered: list[int] = []
+        self.known: dict[tuple[object, ...], Memory] = {}
+        self.walked: dict[int, int] = {}  # functions, by how often they were followed
+        self.read: set[str] = set()  # names outside the function that is followed
+        self.stops: set[int] = set()  # lines that end a loop by the clock
+        self.changed: dict[str, int] = {}  # the version of each such name
+        self.made: dict[str, int] = {}  # tables, by when they were made last
+        for tree in trees:
+            self._define(tree, None, "")
+        self.trees = trees
+
+    def _define(self, node: ast.AST, outer: Definition | None, kind: str) -> None:
+        """Note functions and classes, whatever they stand in; no recursion, trees may be deep."""
+        waiting: list[tuple[ast.AST, Definition | None, str]] = [(node, outer, kind)]
+        while waiting:
+            node, outer, kind = waiting.pop()
+            for child in ast.iter_child_nodes(node):
+                inner, inner_kind = outer, ""
+                if isinstance(child, Definition):
+                    inner = child
+                    self.functions.setdefault(child.name, child)
+                    self.called_so.setdefault(child.name, []).append(child)
+                    if kind:
+                        self.methods[kind, child.name] = child
+                        self.owner[id(child)] = kind
+                    if outer is not None:
+                        self.around[id(child)] = outer
+                elif isinstance(child, ast.ClassDef):
+                    self.classes.setdefault(child.name, child)
+                    inner_kind = child.name
+                elif isinstance(child, ast.expr) and not isinstance(child, ast.Lambda):
+                    continue
+                elif isinstance(child, ast.If | ast.Try | ast.With):
+                    inner_kind = kind
+                waiting.append((child, inner, inner_kind))
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was followed to its end."""
+        return self.steps < MOST_STEPS
+
+    def event(
+        self,
+        kind: str,
+        node: ast.AST,
+        frame: Frame,
+        value: Value = NOTHING,
+        owner: str = "",
+        tables: frozenset[str] = NO_NAMES,
+        way: str = "",
+    ) -> None:
+        """Note something that happens here."""
+        marks = value.marks | (frame.control.marks & {RANK})
+        line = getattr(node, "lineno", 0)
+        value = value._replace(marks=marks)
+        self.events.append(
+            Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
+        )
+
+    def remember(self, name: str, value: Value) -> None:
+        """What an attribute of this name carries in any object."""
+        old = self.attributes.get(name)
+        roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
+        new = value._replace(roots=roots)
+        if old is not None:
+            new = (old | new)._replace(number=new.number, set=new.set, kind=new.kind or old.kind)
+        if new != old:
+            self.attributes[name] = new
+            self.version += 1
+            self.changed[f".{name}"] = self.version
+
+    def bind(self, name: str, value: Value, frame: Frame) -> None:
+        """Give a name a value, here or in the whole script."""
+        names = self.globals if name in frame.shared else frame.names
+        if names is self.globals and names.get(name) != value:
+            self.version += 1
+            self.changed[name] = self.version
+        names[name] = value
+        if name in frame.shared:
+            frame.names[name] = value
+
+    def put(self, target: ast.expr, value: Value, frame: Frame) -> None:
+        """Put a value into what an expression names."""
+        name = base_name(target)
+        if not name:
+            return
+        inner = target
+        while isinstance(inner, ast.Subscript | ast.Call | ast.Starred):
+            inner = inner.func if isinstance(inner, ast.Call) else inner.value
+        if isinstance(inner, ast.Attribute):
+            self.remember(name, self.attributes.get(name, NOTHING) | value)
+            if name not in frame.names:
+                return
+        old = frame.names.get(name)
+        old = self.globals.get(name, NOTHING) if old is None else old
+        self.bind(name, old._replace(number=None) | value._replace(tables=NO_NAMES), frame)
+        frame.mutated.add(name)
+
+    def chosen(self, value: Value, frame: Frame) -> Value:
+        """A value as the branches around chose it."""
+        gate = frame.gate
+        if gate is NOTHING or gate == NOTHING:
+            return value
+        return value._replace(marks=value.marks | gate.marks, gates=value.gates | gate.gates)
+
+    def table(self, node: ast.expr) -> Value:
+        """Something empty, made here and now: another one each time."""
+        name = f"{node.lineno}:{node.col_offset}"
+        self.made[name] = self.time + 1
+        return Value(tables=frozenset((name,)))
+
+    def value(self, node: ast.expr | None, frame: Frame) -> Value:
+        """What an expression carries."""
+        raise NotImplementedError
+
+    def call(self, node: ast.Call, frame: Frame) -> Value:
+        """What a call gives back."""
+        raise NotImplementedError
+
+    def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
+        """Give a value to a name, an attribute, or a place in something."""
+        raise NotImplementedError
+
+    def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
+        """What a loop takes its names from."""
+        raise NotImplementedError
+
+    def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
+        """Statements in order."""
+        raise NotImplementedError
