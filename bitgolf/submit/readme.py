@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bitgolf.base.errors import PlanError
+from bitgolf.recipe import Recipe
 from bitgolf.study.findings import findings_in, measured_rows
 from bitgolf.study.markdown import plain
 from bitgolf.submit.claims import Entry, comparison
@@ -102,7 +104,8 @@ def _commands(entry: Entry, claims: dict[str, Any]) -> Iterator[str]:
     variables = f"DATA_PATH=shards TOKENIZER_PATH=sp.model SEED={claims['seeds'][0]}"
     yield from ("## Run it", "", "    pip install -r requirements.txt")
     yield f"    {variables} python train_gpt.py"
-    yield f"    {variables} torchrun --standalone --nproc_per_node=8 train_gpt.py"
+    if (processes := most_processes(entry.runs[0].recipe)) > 1:
+        yield f"    {variables} torchrun --standalone --nproc_per_node={processes} train_gpt.py"
     yield ""
     yield f"Hardware: {plain(claims['hardware'])}. Training {claims['train_time_seconds']:,.1f} s" + (
         f", scoring {claims['eval_time_seconds']:,.1f} s, in the slowest seed."
@@ -119,6 +122,17 @@ def _commands(entry: Entry, claims: dict[str, Any]) -> Iterator[str]:
                 for seed, row in claims["seed_results"].items()
             ],
         )
+
+
+def most_processes(recipe: Recipe) -> int:
+    """How many processes can share the batches of a recipe, at most the public eight."""
+    for processes in (8, 4, 2):
+        try:
+            recipe.train.rows(recipe.data.sequence_length, processes)
+        except PlanError:
+            continue
+        return processes
+    return 1
 
 
 def _sizes(claims: dict[str, Any]) -> Iterator[str]:
