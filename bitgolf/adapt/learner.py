@@ -1,6 +1,6 @@
 """A model that learns from scored text for a while, and is given back as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -11,7 +11,7 @@ from bitgolf.net.model import Model
 from bitgolf.squeeze.quantize import QuantizePlan
 from bitgolf.train.loop import TrainPlan, clipped_step, cut, gradients_of, swapped_weights
 from bitgolf.train.optim import OptimPlan, make_optimizers
-from bitgolf.train.qat import Noise
+from bitgolf.train.qat import CustomGradient, Noise
 from bitgolf.train.schedule import Progress
 from bitgolf.train.world import World
 
@@ -38,7 +38,7 @@ class Learner:
         """Put the weights that are scored in the place of those that learn."""
         self.shown.enter_context(swapped_weights(self.optimizers, self.noisy()))
 
-    def noisy(self) -> dict[str, Tensor]:
+    def noisy(self) -> Mapping[str, Tensor | CustomGradient]:
         """What stands in for weights."""
         return self.noise.fake_quantized(self.optimizers.parameters, QuantizePlan(), AT_THE_END, 0.0)
 

@@ -54,9 +54,9 @@ RUN_FOLDER = """\
 ## What is written by hand though a library has it
 
 - SentencePiece model files, 33 lines in `text/tokenizer.py` and `text/encoder.py`. Its own classes
-  (`sentencepiece_model_pb2`) write the same bytes, so that ids are equal. They need `protobuf` (2.2 MB, 19 ms to
-  import), and a process has either them or those of transformers, never both: protobuf refuses a second file of
-  the name `sentencepiece_model.proto`. `bitgolf.harness` runs beside transformers.
+  (`sentencepiece_model_pb2`) write the same bytes, so that ids are equal. They need `protobuf` (2.2 MB, 19 ms
+  to import), and a process has either them or those of transformers, never both: protobuf refuses a second
+  file of the name `sentencepiece_model.proto`. `bitgolf.harness` runs beside transformers.
 
 ## A run folder
 

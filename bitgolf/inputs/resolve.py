@@ -17,6 +17,7 @@ from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
 from bitgolf.forecast.laptop import laptop
 from bitgolf.inputs.recorded import remember, techniques_of
+from bitgolf.inputs.renamed import refuse_old_names
 from bitgolf.inputs.typed import read_plan
 from bitgolf.public.checkpoints import (
     PASSED_AGAIN,
@@ -28,7 +29,7 @@ from bitgolf.public.checkpoints import (
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
 from bitgolf.run.cache import cache_folder
-from bitgolf.script.own import OWN_FILES, load_own
+from bitgolf.script.own import OWN_FILES, kinds_of, load_own
 from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
 from bitgolf.text.shards import PASSPORT_FILE, Dataset
 from bitgolf.text.tokenizer import Tokenizer
@@ -92,6 +93,7 @@ def from_python(path: Path, function: str, kind: type[P]) -> P:
 def module_of(path: Path) -> ModuleType:
     """The module of a file that the user has named; from now on its techniques are found."""
     module = load_own(path)
+    refuse_old_names(kinds_of(module))
     if own := OWN_FILES.get(module.__name__):
         remember(own.text)
     return module

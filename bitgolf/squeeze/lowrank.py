@@ -1,8 +1,7 @@
 """What rounding did to a matrix, repaired by a product of two thin ones."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from bitgolf.base.plan import setting
 from bitgolf.squeeze.form import Form, Pieces, PieceTypes, QuantizedTensor
 from bitgolf.squeeze.gptq import squared_error
 from bitgolf.squeeze.grid import Grid, as_matrix
-from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep, QuantizeError, Quantizer, SdClip
+from bitgolf.squeeze.quantize import AbsMax, Curvature, Improved, QuantizeError
 
 FACTOR_DAMPING = 0.01  # of the mean diagonal of the inputs' moments
 
@@ -50,7 +49,7 @@ class CorrectedForm(Form):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LowRank(Quantizer):
+class LowRank(Improved):
     """The error of another quantizer, corrected at a low rank (LQER).
 
     What: the largest singular parts of the error, as the inputs weigh it where they are known, are kept in
@@ -62,22 +61,8 @@ class LowRank(Quantizer):
     Neutral: a correction that does not help is left out
     """
 
-    quantizer: Quantizer = SdClip()
     rank: int = setting(4, at_least=1)
     factors: Grid = Grid(bits=4)
-
-    def problems(self) -> Iterator[str]:
-        if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
-            yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
-
-    def needs_hessian(self) -> bool:
-        return self.quantizer.needs_hessian()
-
-    def needs_output_grads(self) -> bool:
-        return self.quantizer.needs_output_grads()
-
-    def coarser(self, factor: float) -> Self:
-        return self.replace(quantizer=self.quantizer.coarser(factor))
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         base = self.quantizer.quantize(weight, curvature)

@@ -196,6 +196,28 @@ class SdClip(Rounding):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Improved(Quantizer):
+    """What another quantizer makes, improved."""
+
+    abstract: ClassVar[bool] = True
+
+    quantizer: Quantizer = SdClip()
+
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
+            yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
+
+    def needs_hessian(self) -> bool:
+        return self.quantizer.needs_hessian()
+
+    def needs_output_grads(self) -> bool:
+        return self.quantizer.needs_output_grads()
+
+    def coarser(self, factor: float) -> Self:
+        return self.replace(quantizer=self.quantizer.coarser(factor))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration(Plan):
     """The slot of the text that shows a trained model's quantizers which weights matter."""
 

@@ -1,8 +1,7 @@
 """Quantizing a matrix in a turned basis, in which no input stands out."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from bitgolf.base.plan import setting
 from bitgolf.squeeze.form import Form, Pieces, PieceTypes, QuantizedTensor
 from bitgolf.squeeze.gptq import squared_error
 from bitgolf.squeeze.grid import Grid
-from bitgolf.squeeze.quantize import Curvature, Keep, QuantizeError, Quantizer, SdClip
+from bitgolf.squeeze.quantize import Curvature, Improved, QuantizeError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class TurnedForm(Form):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotated(Quantizer):
+class Rotated(Improved):
     """Quantized in a turned basis where that makes less error (adaptive Hadamard).
 
     What: columns get seeded signs and a Walsh-Hadamard transform before `quantizer` and lose them after
@@ -51,21 +50,7 @@ class Rotated(Quantizer):
     Neutral: every tensor that it does not help
     """
 
-    quantizer: Quantizer = SdClip()
     seed: int = setting(0, at_least=0, below=2**63)
-
-    def problems(self) -> Iterator[str]:
-        if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
-            yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
-
-    def needs_hessian(self) -> bool:
-        return self.quantizer.needs_hessian()
-
-    def needs_output_grads(self) -> bool:
-        return self.quantizer.needs_output_grads()
-
-    def coarser(self, factor: float) -> Self:
-        return self.replace(quantizer=self.quantizer.coarser(factor))
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         plain = self.quantizer.quantize(weight, curvature)

@@ -3,9 +3,9 @@
 SentencePiece encodes. For a tokenizer of ours each byte is written as one letter, so that broken UTF-8 and
 SentencePiece's own space mark have ids too.
 
-Model files are written and checked by hand. SentencePiece's own protobuf classes write the same bytes, but need
-protobuf, and cannot be in one process with those of transformers, beside which the harness runs: both want the
-name sentencepiece_model.proto.
+Model files are written and checked by hand. SentencePiece's own protobuf classes write the same bytes, but
+need protobuf, and cannot be in one process with those of transformers, beside which the harness runs: both
+want the name sentencepiece_model.proto.
 """
 
 import codecs

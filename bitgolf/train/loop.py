@@ -20,7 +20,7 @@ from bitgolf.text.batches import Order
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import Averager
 from bitgolf.train.optim import Optimizers
-from bitgolf.train.qat import Noise, NoNoise
+from bitgolf.train.qat import CustomGradient, Noise, NoNoise
 from bitgolf.train.schedule import Progress
 from bitgolf.train.world import World
 
@@ -388,17 +388,18 @@ def cut(pairs: list[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Tensor, Ten
 
 
 @contextmanager
-def swapped_weights(optimizers: Optimizers, stand_ins: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped_weights(
+    optimizers: Optimizers, stand_ins: Mapping[str, Tensor | CustomGradient]
+) -> Iterator[None]:
     """Parameters with other values for a while. Only the values change places, so that gradients land where
     they belong and a compiled step sees ordinary inputs."""
     masters = {name: optimizers.parameters[name].data for name in stand_ins}
     hooks = []
-    for name, values in stand_ins.items():
+    for name, given in stand_ins.items():
         parameter = optimizers.parameters[name]
-        parameter.data = values
-        pull = getattr(values, "pull", None)
-        if pull is not None and parameter.requires_grad:  # frozen ones have no gradient to bend
-            hooks.append(parameter.register_hook(pull))
+        parameter.data, backward = given if isinstance(given, CustomGradient) else (given, None)
+        if backward is not None and parameter.requires_grad:  # frozen ones have no gradient
+            hooks.append(parameter.register_hook(backward))
     try:
         yield
     finally:

@@ -3,8 +3,8 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,16 @@ from bitgolf.base.plan import Plan, setting
 from bitgolf.squeeze.grid import as_matrix
 from bitgolf.squeeze.quantize import QuantizeError, QuantizePlan, QuantRule, Rounding, named
 from bitgolf.train.schedule import Progress
+
+
+class CustomGradient(NamedTuple):
+    """Values that stand in for a weight, with a gradient of their own.
+
+    backward: from the gradient at the values to the one that the weight gets.
+    """
+
+    values: Tensor
+    backward: Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,11 +37,8 @@ class Noise(Plan):
 
     def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
-    ) -> dict[str, Tensor]:
-        """The weights that stand in for others in this step; the gradient at them goes to those others.
-
-        One that has an attribute `pull` (a function from gradient to gradient) passes its own on through it.
-        """
+    ) -> Mapping[str, Tensor | CustomGradient]:
+        """What stands in for weights in this step; the gradient at a tensor goes straight to its weight."""
         return {}
 
 
@@ -138,7 +145,7 @@ class SoftNoise(LateNoise):
 
     def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, CustomGradient]:
         if not self.active(progress, scale):
             return {}
         table, sharpness = self.table(quantize), self.sharpness(progress, scale)
@@ -149,8 +156,8 @@ class SoftNoise(LateNoise):
             if rule and isinstance(rule.quantizer, Rounding)
         }
 
-    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
-        """A weight as it is trained on, with its `pull`."""
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> CustomGradient:
+        """A weight as it is trained on."""
         raise NotImplementedError
 
 
@@ -168,7 +175,7 @@ class SoftRound(SoftNoise):
     Neutral: from_progress=1
     """
 
-    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> CustomGradient:
         return soft_rounded(weight, quantizer, sharpness)
 
 
@@ -185,16 +192,13 @@ class SigmoidRound(SoftNoise):
     Neutral: from_progress=1
     """
 
-    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
-        result = sigmoid_rounded(weight, quantizer, sharpness)
-
-        def pull(gradient: Tensor) -> Tensor:
+    def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> CustomGradient:
+        def backward(gradient: Tensor) -> Tensor:
             with torch.enable_grad():
                 own = weight.clone().requires_grad_()
                 return torch.autograd.grad(sigmoid_rounded(own, quantizer, sharpness), own, gradient)[0]
 
-        result.pull = pull  # type: ignore[attr-defined]
-        return result
+        return CustomGradient(sigmoid_rounded(weight, quantizer, sharpness), backward)
 
 
 def sigmoid_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
@@ -208,8 +212,8 @@ def sigmoid_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Te
 
 
 @torch.no_grad()
-def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tensor:
-    """The weight as SoftRound trains on it; its `pull` is a product with the slope at each place."""
+def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> CustomGradient:
+    """The weight as SoftRound trains on it; its gradient is multiplied by the slope of the curve."""
     matrix, grid = as_matrix(weight).float(), quantizer.grid
     scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
     steps = grid.granularity.spread(scales, matrix.shape)
@@ -219,5 +223,4 @@ def soft_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Tenso
     inside = (soft >= grid.qmin) & (soft <= grid.qmax) & (steps > 0)
     slope = torch.where(inside, sharpness * (1 - curve.square()) / (2 * reach), 0.0)
     result = (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
-    result.pull = slope.reshape(weight.shape).to(weight.dtype).mul  # type: ignore[attr-defined]
-    return result
+    return CustomGradient(result, slope.reshape(weight.shape).to(weight.dtype).mul)

@@ -220,6 +220,9 @@ USER_FILES = {
     "from bitgolf.train.loop import TrainPlan\ndef make():\n    return TrainPlan(steps=0)": "line 3: invalid",
     "def make():\n    raise BaseExceptionGroup('g', [KeyError()])": "line 2",
     "\0": "null bytes",
+    "from bitgolf.train.qat import Noise\nclass Mine(Noise):\n    def misfits(self, names): return ['no']": (
+        "Mine defines misfits, which nothing calls any more; call it problems_in"
+    ),
 }
 
 

@@ -178,8 +178,8 @@ def soft_twin(y: float, a: float, smallest: int, largest: int) -> float:
 def test_soft_rounding_is_the_public_curve_with_its_own_gradient(sharpness):
     quantizer = AbsMax(grid=Grid(bits=3, scale_dtype="float32"))
     weight = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    soft = soft_rounded(weight, quantizer, sharpness)
-    for row, found, slopes in zip(weight.tolist(), soft.tolist(), soft.pull(torch.ones_like(soft)).tolist()):
+    soft, backward = soft_rounded(weight, quantizer, sharpness)
+    for row, found, slopes in zip(weight.tolist(), soft.tolist(), backward(torch.ones_like(soft)).tolist()):
         step = max(map(abs, row)) / 3
         for w, f, slope in zip(row, found, slopes):
             assert f == pytest.approx(step * soft_twin(w / step, sharpness, -3, 3), abs=1e-4)
@@ -192,8 +192,8 @@ def test_hard_soft_rounding_is_rounding_and_the_softest_hardly_moves_a_weight():
     quantizer, weight = AbsMax(grid=Grid(bits=4)), moved().get_parameter("blocks.0.mlp.fc.weight").detach()
     hard = quantizer.quantize(weight).dequantize()
     clear = ((weight / hard - 1).abs() < 0.05) & (hard != 0)  # not near the middle between two values
-    assert torch.allclose(soft_rounded(weight, quantizer, 100.0)[clear], hard[clear], rtol=1e-3)
-    assert torch.allclose(soft_rounded(weight, quantizer, 1e-3), weight, atol=1e-3)
+    assert torch.allclose(soft_rounded(weight, quantizer, 100.0).values[clear], hard[clear], rtol=1e-3)
+    assert torch.allclose(soft_rounded(weight, quantizer, 1e-3).values, weight, atol=1e-3)
 
 
 def test_soft_gradients_are_those_of_the_curve_at_the_soft_weights():
@@ -201,10 +201,10 @@ def test_soft_gradients_are_those_of_the_curve_at_the_soft_weights():
     _, found = losses(model, noise)
     soft = noise.fake_quantized(dict(model.named_parameters()), RULES, HALFWAY, 1.0)
     other = moved()
-    other.load_state_dict({**tensors_of(other), **soft})
+    other.load_state_dict({**tensors_of(other), **{name: one.values for name, one in soft.items()}})
     _, expected = losses(other, NoNoise())
     for name, gradient in expected.items():
-        wanted = soft[name].pull(gradient) if name in soft else gradient
+        wanted = soft[name].backward(gradient) if name in soft else gradient
         assert torch.allclose(found[name], wanted, rtol=1e-5, atol=1e-8), name
     quiet, again = losses(model, NoNoise()), losses(moved(), NoNoise())
     assert quiet[0] == again[0]  # nothing stays behind, no hook either
@@ -254,6 +254,6 @@ def test_a_compiled_step_passes_the_soft_gradient_on():
 def test_sigmoid_rounding_of_rows_of_zeros_has_a_gradient():
     weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     weight[1] = 0
-    used = SigmoidRound().rounded(weight, AbsMax(grid=Grid(bits=6)), 2.0)
-    pulled = used.pull(torch.ones_like(weight))
+    used, backward = SigmoidRound().rounded(weight, AbsMax(grid=Grid(bits=6)), 2.0)
+    pulled = backward(torch.ones_like(weight))
     assert pulled.isfinite().all() and not used[1].any() and not pulled[1].any() and pulled[0].any()

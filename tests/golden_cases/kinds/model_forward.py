@@ -1,5 +1,7 @@
 """Forward and backward pass of a whole model."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model
 from bitgolf.public.checkpoints import renamed
 from bitgolf.squeeze.quantize import QuantizePlan, QuantRule
-from bitgolf.train.qat import FakeQuantize, Noise, SigmoidRound
+from bitgolf.train.qat import CustomGradient, FakeQuantize, Noise, SigmoidRound
 from bitgolf.train.schedule import Progress
 from tests.golden_cases.case import Case, NotCoveredError
 from tests.golden_cases.compare import close, close_figure, limits
@@ -60,7 +62,7 @@ class Forward(torch.nn.Module):
         return model.logits(inputs), model.nats(inputs, targets), model.loss(inputs, targets)
 
 
-def fake_weights(case: Case, model: Model) -> dict[str, Tensor]:
+def fake_weights(case: Case, model: Model) -> Mapping[str, Tensor | CustomGradient]:
     """What stands in for the weights of a case that trains on quantized ones: its single linear layers."""
     always = case.arguments.get("train_mode", False) and trains_on_codes(case)
     if not (case.arguments.get("qat") or always):
@@ -82,9 +84,10 @@ def fake_weights(case: Case, model: Model) -> dict[str, Tensor]:
 
 
 def check_outputs(
-    case: Case, model: Model, fakes: dict[str, Tensor], inputs: Tensor, targets: Tensor
+    case: Case, model: Model, fakes: Mapping[str, Tensor | CustomGradient], inputs: Tensor, targets: Tensor
 ) -> None:
-    leaves = {f"model.{name}": tensor.clone().requires_grad_() for name, tensor in fakes.items()}
+    values = {name: fake.values if isinstance(fake, CustomGradient) else fake for name, fake in fakes.items()}
+    leaves = {f"model.{name}": tensor.clone().requires_grad_() for name, tensor in values.items()}
     logits, nats, loss = functional_call(Forward(model), leaves, (inputs, targets))
     close(case, "out.logits", logits)
     close(case, "out.nll", nats)
@@ -93,7 +96,7 @@ def check_outputs(
     gradients = {name: tensor.grad for name, tensor in model.named_parameters()}
     for name, fake in fakes.items():
         gradient = leaves[f"model.{name}"].grad
-        gradients[name] = fake.pull(gradient) if hasattr(fake, "pull") else gradient
+        gradients[name] = fake.backward(gradient) if isinstance(fake, CustomGradient) else gradient
     check_gradients(case, by_public_layers(case, gradients))
 
 
