@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import bitgolf
-from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.corpus.build import build_dataset
+from bitgolf.corpus.sources import source_from
 from bitgolf.net.backend import BackendPlan
 from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe

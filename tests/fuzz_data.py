@@ -19,7 +19,8 @@ import torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import write_json
-from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.corpus.build import build_dataset
+from bitgolf.corpus.sources import source_from
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import SHARD_HEADER_BYTES, Dataset, read_shard
 from bitgolf.text.tokenizer import FOLDED_KIND, MERGES_KIND, MODEL_FILE_KIND, Tokenizer

@@ -22,7 +22,8 @@ from bitgolf.base.tensors import read_tensors
 from bitgolf.catalog.mixtures import mixture_faults
 from bitgolf.catalog.own import example_of, faults_of
 from bitgolf.catalog.techniques import Technique, card_of, slots, value_at
-from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.corpus.build import build_dataset
+from bitgolf.corpus.sources import source_from
 from bitgolf.net.backend import Backend, BackendPlan
 from bitgolf.net.model import Model, ModelPlan, build_model, keyed_generator
 from bitgolf.net.position import DocumentAttention

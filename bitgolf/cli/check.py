@@ -1,7 +1,7 @@
 """The behaviour of techniques in a user's own file, checked as that of ours."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from bitgolf.base.plan import parse_changes
 from bitgolf.catalog.behaviour import check_all
 from bitgolf.catalog.own import example_of, techniques_in
 from bitgolf.cli.options import Json
+from bitgolf.cli.shown import close_verdicts
 from bitgolf.report import screen
 
 COLUMNS = (screen.Column("check", 20), screen.Column("", 9), screen.Column("why"))
@@ -44,17 +45,10 @@ def check(
     names = dict.fromkeys(each.technique for each in verdicts)
     groups = [(name, [each[1:] for each in verdicts if each.technique == name]) for name in names]
     screen.grouped_table(COLUMNS, groups, as_json=as_json)
-    failed = [each for each in verdicts if each.ended == "failed"]
-    facts: dict[str, Any] = {
-        "file": file,
-        "status": "failed" if failed else "ok",
-        "techniques": len({each.technique for each in verdicts}),
-        "passed": sum(each.ended == "passed" for each in verdicts),
-        "failed": len(failed),
-        "left_out": sum(each.ended == "left out" for each in verdicts),
-    }
-    if as_json:
-        facts["checks"] = [each._asdict() for each in verdicts]
-    screen.close(facts, as_json=as_json)
-    if failed:
-        raise typer.Exit(1)
+    close_verdicts(
+        "checks",
+        verdicts,
+        {"file": file},
+        {"techniques": len({each.technique for each in verdicts})},
+        as_json=as_json,
+    )

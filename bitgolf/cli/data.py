@@ -63,7 +63,7 @@ def _known_as(facts: dict[str, Any]) -> str:
 
 def show_verified(source: str, as_json: bool) -> None:
     """`bitgolf data --verify FOLDER`."""
-    from bitgolf.corpus.corpora import path_of
+    from bitgolf.corpus.sources import path_of
     from bitgolf.corpus.verify import shown, verify
 
     path = path_of(source)

@@ -1,11 +1,12 @@
 """The rules of scoring, asked of a scorer from outside."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bitgolf.cli.options import Changes, Json
+from bitgolf.cli.shown import close_verdicts
 from bitgolf.probe.subject import Asked, probe_subject
 from bitgolf.report import screen
 
@@ -65,17 +66,4 @@ def probe(
         for each in findings
     ]
     screen.grouped_table(COLUMNS, [(name, rows)], as_json=as_json)
-    failed = [each for each in findings if each.ended == "failed"]
-    facts: dict[str, Any] = {
-        "subject": name,
-        "status": "failed" if failed else "ok",
-        "tokens": size,
-        "passed": sum(each.ended == "passed" for each in findings),
-        "failed": len(failed),
-        "left_out": sum(each.ended == "left out" for each in findings),
-    }
-    if as_json:
-        facts["probes"] = [each._asdict() for each in findings]
-    screen.close(facts, as_json=as_json)
-    if failed:
-        raise typer.Exit(1)
+    close_verdicts("probes", findings, {"subject": name}, {"tokens": size}, as_json=as_json)

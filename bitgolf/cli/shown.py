@@ -1,7 +1,8 @@
 """What several verbs show alike."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import typer
 
@@ -56,6 +57,36 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
     asked = {"query_positions": positions_in_words(result)} if scored and not as_json else {}
     screen.close({**result, **asked, **({"next": following} if scored else {})}, as_json=as_json)
     if result["status"] != "ok":
+        raise typer.Exit(1)
+
+
+class Verdict(Protocol):
+    """How one of many checks ended: passed, failed or left out."""
+
+    @property
+    def ended(self) -> str: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def close_verdicts(
+    name: str,
+    verdicts: Sequence[Verdict],
+    subject: Mapping[str, Any],
+    size: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """The last words on many checks: how many ended how. Exit code 1 where one failed.
+
+    name: of their list in JSON. subject, size: what was checked and how much, which stand around the status.
+    """
+    ended = Counter(each.ended for each in verdicts)
+    status = {"status": "failed" if ended["failed"] else "ok"}
+    counts = {"passed": ended["passed"], "failed": ended["failed"], "left_out": ended["left out"]}
+    whole = {name: [each._asdict() for each in verdicts]} if as_json else {}
+    screen.close({**subject, **status, **size, **counts, **whole}, as_json=as_json)
+    if ended["failed"]:
         raise typer.Exit(1)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from bitgolf.base.errors import DataError, TokenizerError
 from bitgolf.base.files import sha256_of
 from bitgolf.corpus.belonging import LEAST_SHARE, share_returned
-from bitgolf.corpus.corpora import Progress, Shards, shards_of
 from bitgolf.corpus.passport import GRAM_WORDS, SCAN_BYTES, scan_overlap, shard_documents
+from bitgolf.corpus.sources import Progress, Shards, shards_of
 from bitgolf.text.shards import PASSPORT_FILE, TOKENIZER_FILE, TokenStream, read_passport
 from bitgolf.text.tokenizer import Tokenizer
 

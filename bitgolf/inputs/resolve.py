@@ -14,7 +14,8 @@ from bitgolf import load, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
-from bitgolf.corpus.corpora import Source, build_dataset, dataset_name, path_of, source_from
+from bitgolf.corpus.build import build_dataset, dataset_name
+from bitgolf.corpus.sources import Source, path_of, source_from
 from bitgolf.forecast.laptop import laptop
 from bitgolf.inputs.recorded import remember, techniques_of
 from bitgolf.inputs.renamed import refuse_old_names

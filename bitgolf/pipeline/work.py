@@ -298,7 +298,7 @@ def score_text(
     path: Path,
     plan: ScorePlan,
     part: Path | None = None,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Generator[Event, None, Scores]:
     """Score one file as one document; what is packed as its ending says is unpacked.
 

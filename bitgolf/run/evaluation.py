@@ -104,7 +104,7 @@ def evaluate(
     stage: str,
     part: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Generator[Event, None, Scores]:
     """`scoring` as events with the bits per byte so far.
 

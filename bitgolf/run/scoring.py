@@ -29,7 +29,7 @@ def score_split(
     plan: ScorePlan,
     stage: str,
     part: Path | None = None,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Generator[Event, None, Scores]:
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for.
 

@@ -168,7 +168,7 @@ def scoring(
     differing_bytes: int | None = None,
     sample: int = 0,
     opened: Callable[[Exam], object] = lambda exam: None,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
 

@@ -269,11 +269,11 @@ def train(
     batches: BatchSource,
     *,
     clock: Callable[[], float] = time.perf_counter,
-    world: World = World(),  # noqa: B008
+    world: World = World(),
     state: State | None = None,
     identity: str = "",
-    noise: Noise = NoNoise(),  # noqa: B008
-    quantize: QuantizePlan = QuantizePlan(),  # noqa: B008
+    noise: Noise = NoNoise(),
+    quantize: QuantizePlan = QuantizePlan(),
 ) -> Iterator[StepReport]:
     """Train, yielding a report after every step; the clock stands still while the caller holds one.
 

@@ -22,18 +22,10 @@ from hypothesis import strategies as st
 
 from bitgolf.base.errors import BitgolfError, DataError, ShardError, TokenizerError
 from bitgolf.base.events import finish
-from bitgolf.corpus import corpora, texts
-from bitgolf.corpus.corpora import (
-    Challenge,
-    Files,
-    Hub,
-    Shards,
-    Sotu,
-    build_dataset,
-    dataset_name,
-    source_from,
-)
+from bitgolf.corpus import sources, texts
+from bitgolf.corpus.build import build_dataset, dataset_name
 from bitgolf.corpus.passport import scan_overlap, word_grams
+from bitgolf.corpus.sources import Challenge, Files, Hub, Shards, Sotu, source_from
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.public.case import CONTROLS, tokenize_public_case, write_sidecar
 from bitgolf.text.encoder import Encoder, train_tokenizer
@@ -307,7 +299,8 @@ def test_a_build_never_overwrites_and_restarts_after_a_kill(tmp_path):
     steps.close()
     assert not list(tmp_path.glob(".*"))
     code = (
-        "import os\nfrom pathlib import Path\nfrom bitgolf.corpus.corpora import build_dataset, source_from\n"
+        "import os\nfrom pathlib import Path\nfrom bitgolf.corpus.build import build_dataset\n"
+        "from bitgolf.corpus.sources import source_from\n"
         f"steps = build_dataset(source_from({str(tmp_path / 'texts')!r}),"
         f" Path({str(tmp_path / 'data')!r}), vocabulary_size=300)\n"
         "for step in steps:\n    if step.stage == 'overlap': os._exit(9)"
@@ -370,7 +363,7 @@ def test_a_hugging_face_dataset_is_fetched_as_far_as_needed(hub, tmp_path, monke
     assert hub.fetched == [f"data/train-{part}.jsonl" for part in range(3)]
     assert dataset.passport["splits"]["train"]["documents"] > 40
     hub.fetched.clear()
-    monkeypatch.setattr(corpora, "HUB_TEXT_BYTES", 3000)
+    monkeypatch.setattr(sources, "HUB_TEXT_BYTES", 3000)
     build(source_from("hf:some/stories/data"), tmp_path / "some")
     assert hub.fetched == ["data/train-0.jsonl"]
     for typed, message in (("hf:some/stories/absent", "no text files"), ("hf:no/one", "404 Client Error;")):

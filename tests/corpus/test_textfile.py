@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bitgolf.base.errors import DataError
 from bitgolf.corpus import textfile
-from bitgolf.corpus.corpora import Files, source_from
+from bitgolf.corpus.sources import Files, source_from
 from bitgolf.corpus.textfile import named, text_to_score
 from bitgolf.corpus.texts import read_documents
 

@@ -389,7 +389,8 @@ def test_lines_of_code_are_counted_without_prose():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from bitgolf.corpus.corpora import build_dataset, source_from
+    from bitgolf.corpus.build import build_dataset
+    from bitgolf.corpus.sources import source_from
 
     text = tmp_path_factory.mktemp("text")
     for i in range(20):

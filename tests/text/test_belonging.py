@@ -10,8 +10,9 @@ import sentencepiece
 
 from bitgolf.base.errors import DataError, ShardError, TokenizerError
 from bitgolf.corpus.belonging import share_returned
-from bitgolf.corpus.corpora import build_dataset, by_number, source_from
+from bitgolf.corpus.build import build_dataset
 from bitgolf.corpus.passport import differing_bytes
+from bitgolf.corpus.sources import by_number, source_from
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import Dataset, read_shard, write_shard
 from bitgolf.text.tokenizer import Tokenizer

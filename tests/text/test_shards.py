@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.base.errors import DataError, ShardError
-from bitgolf.corpus.corpora import build_dataset, source_from
+from bitgolf.corpus.build import build_dataset
+from bitgolf.corpus.sources import source_from
 from bitgolf.text.encoder import train_tokenizer
 from bitgolf.text.shards import Dataset, TokenStream, read_shard, write_shard
 
