@@ -54,7 +54,7 @@ from bitgolf.squeeze.grid import ColumnGroups, Grid, RowGroups
 from bitgolf.squeeze.lowrank import LowRank
 from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep
 from bitgolf.squeeze.rate import RateAware
-from bitgolf.squeeze.rotate import TurnedForm, turn
+from bitgolf.squeeze.rotate import TurnedForm, rotate_columns
 from bitgolf.squeeze.symbol_model import Shapes, grids_of, subtract_templates
 from bitgolf.text.encoder import train_tokenizer
 from bitgolf.text.tokenizer import (
@@ -99,7 +99,7 @@ def rate_aware(weight: Tensor, trellis: bool) -> QuantizedTensor:
 
 def turned(weight: Tensor) -> QuantizedTensor:
     """Turned even where that does not help."""
-    codes, grid = AbsMax(grid=Grid(bits=6)).quantize(turn(weight, 3)), Grid(bits=6)
+    codes, grid = AbsMax(grid=Grid(bits=6)).quantize(rotate_columns(weight, 3)), Grid(bits=6)
     return QuantizedTensor(TurnedForm(grid=grid, seed=3), codes.pieces, codes.shape)
 
 

@@ -8,7 +8,7 @@ from bitgolf.score.mixer import Memory, Mixer, normalised
 from bitgolf.text.tokenizer import Tokenizer
 
 TOKENS, WIDTH = 240, 12  # of the probe
-CHANGED = (1, 90, 200)  # places from which on the probe has other tokens
+CHANGED = (1, 90, 200)  # positions from which on the probe has other tokens
 
 
 def probe(vocabulary_size: int, seed: int = 7) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def probe(vocabulary_size: int, seed: int = 7) -> tuple[np.ndarray, np.ndarray, 
 
 
 def distributions(memory: Memory, tokens: np.ndarray, owns: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """What a memory gives for each place, float64 (time, vocabulary), before it is told the token there."""
+    """What a memory gives at each position, float64 (time, vocabulary), before it is told the token."""
     given = []
     for token, own, state in zip(tokens.tolist(), owns, states, strict=True):
         given.append(normalised(memory.mix(own, state), len(own)))
@@ -41,23 +41,23 @@ def mixture_faults(mixer: Mixer, vocabulary_size: int, tokenizer: Tokenizer) -> 
         yield "its distributions do not sum to one"
     if not (np.array_equal(owns, kept[0]) and np.array_equal(states, kept[1])):
         yield "it writes into what it is given"
-    for place in CHANGED:
+    for position in CHANGED:
         changed, elsewhere, moved = tokens.copy(), owns.copy(), states.copy()
-        changed[place:] = (tokens[place:] + 1) % vocabulary_size
-        elsewhere[place + 1 :], moved[place + 1 :] = owns[place:-1], -states[place + 1 :]
+        changed[position:] = (tokens[position:] + 1) % vocabulary_size
+        elsewhere[position + 1 :], moved[position + 1 :] = owns[position:-1], -states[position + 1 :]
         again = distributions(mixer.memory(vocabulary_size, tokenizer), changed, elsewhere, moved)
-        if not np.array_equal(given[: place + 1], again[: place + 1]):
-            yield f"the distribution of token {place} moves with that token or with later ones"
+        if not np.array_equal(given[: position + 1], again[: position + 1]):
+            yield f"the distribution of token {position} moves with that token or with later ones"
     if not np.array_equal(
         given, distributions(mixer.memory(vocabulary_size, tokenizer), tokens, owns, states)
     ):
         yield "a second stream is scored otherwise: something is left of the first"
     memory, other = (mixer.memory(vocabulary_size, tokenizer) for _ in range(2))
-    for place, (token, own, state) in enumerate(zip(tokens.tolist(), owns, states, strict=True)):
-        other.mix(owns[-place], states[-place])
-        other.observe(int(tokens[-place]))
+    for position, (token, own, state) in enumerate(zip(tokens.tolist(), owns, states, strict=True)):
+        other.mix(owns[-position], states[-position])
+        other.observe(int(tokens[-position]))
         memory.mix(own, state)
-        if not np.array_equal(normalised(memory.mix(own, state), len(own)), given[place]):
-            yield f"asked twice, or with another stream beside, it moves at token {place}"
+        if not np.array_equal(normalised(memory.mix(own, state), len(own)), given[position]):
+            yield f"asked twice, or with another stream beside, it moves at token {position}"
             break
         memory.observe(token)

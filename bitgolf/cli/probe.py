@@ -26,7 +26,7 @@ def probe(
     ],
     text: Annotated[Path | None, typer.Option("--text", help="Probe on the start of this file.")] = None,
     dataset: Annotated[Path | None, typer.Option("--data", help="On this dataset's validation text.")] = None,
-    positions: Annotated[int, typer.Option(min=1, max=1000, help="How many places are probed.")] = 4,
+    positions: Annotated[int, typer.Option(min=1, max=1000, help="How many positions are probed.")] = 4,
     tokens: Annotated[
         int, typer.Option(min=0, max=1_000_000, help="On so many tokens; 0: a few windows and updates.")
     ] = 0,

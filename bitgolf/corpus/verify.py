@@ -214,22 +214,22 @@ def _runs(data: Data) -> Checking:
     """Whether validation begins as training does, and whether runs of its tokens stand in training."""
     train, val = data.splits["train"], data.splits["val"]
     count = min(train.tokens, val.tokens)
-    common, place = 0, 0
-    while place < count:
-        size = min(SCAN_BYTES, count - place)
-        same = train.read(place, size) == val.read(place, size)
-        common = place + (size if same.all() else int(np.argmin(same)))
+    common, offset = 0, 0
+    while offset < count:
+        size = min(SCAN_BYTES, count - offset)
+        same = train.read(offset, size) == val.read(offset, size)
+        common = offset + (size if same.all() else int(np.argmin(same)))
         if not same.all():
             break
-        place += size
+        offset += size
     whole = common == val.tokens
     said = f"{common:,} tokens alike from the start" + (", all of validation" if whole else "")
     unseen = "training text that comes later; other tokenizations of the same text"
     prefix = Check(
         "prefix", FAILS if common >= COMMON_START or whole else HOLDS, said, "fewer than 256", unseen
     )
-    places = np.unique(np.linspace(0, max(val.tokens - RUN_TOKENS, 0), RUNS).astype(int)).tolist()
-    wanted = {start: val.read(start, min(RUN_TOKENS, val.tokens)).tobytes() for start in places}
+    offsets = np.unique(np.linspace(0, max(val.tokens - RUN_TOKENS, 0), RUNS).astype(int)).tolist()
+    wanted = {start: val.read(start, min(RUN_TOKENS, val.tokens)).tobytes() for start in offsets}
     found: set[int] = set()
     for done, part in enumerate(_parts(train, RUN_TOKENS)):
         yield Progress("runs", done, 0)
@@ -242,10 +242,10 @@ def _runs(data: Data) -> Checking:
 
 def _stands_in(run: bytes, text: bytes) -> bool:
     """Whether a run of two-byte tokens stands in another at a whole token."""
-    place = text.find(run)
-    while place >= 0 and place % 2:
-        place = text.find(run, place + 1)
-    return place >= 0
+    offset = text.find(run)
+    while offset >= 0 and offset % 2:
+        offset = text.find(run, offset + 1)
+    return offset >= 0
 
 
 def _parts(stream: TokenStream, overlap: int = 0) -> Iterator[np.ndarray]:

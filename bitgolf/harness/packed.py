@@ -97,8 +97,8 @@ class PackedModel:
             window=self.window,
         ):
             text += piece
-            if places := [text.find(end) for end in ends if end in text]:
-                return text[: min(places)]
+            if positions := [text.find(end) for end in ends if end in text]:
+                return text[: min(positions)]
         return text
 
     def _ids(self, text: str) -> np.ndarray:
@@ -107,9 +107,9 @@ class PackedModel:
     def _windows(self, targets: int, first: int) -> Iterator[Window]:
         """Windows that score the inputs from `first` on, each with as much before it as it can see."""
         step = self.window if targets - first <= self.window else max(self.window // 2, 1)
-        for place in range(first, targets, step):
-            end = min(place + step, targets)
-            yield Window(max(end - self.window, 0), end, place)
+        for position in range(first, targets, step):
+            end = min(position + step, targets)
+            yield Window(max(end - self.window, 0), end, position)
 
     def _found(self, asked: Sequence[Asked]) -> list[Found]:
         """Sums over the windows of each question; those of one shape are passed together."""

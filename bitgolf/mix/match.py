@@ -22,21 +22,21 @@ class _Matches(Memory):
     def longest(self) -> tuple[int, int]:
         """How many of the last tokens came before, and what followed them there; (0, -1) if too few."""
         best, follower = 0, -1
-        place = self.earlier[-1] if self.earlier else -1
+        position = self.earlier[-1] if self.earlier else -1
         for _ in range(self.plan.tries):
-            if place < 0:
+            if position < 0:
                 break
-            length = self._length(place)
+            length = self._length(position)
             if length > best:
-                best, follower = length, self.text[place + 1]
-            place = self.earlier[place]
+                best, follower = length, self.text[position + 1]
+            position = self.earlier[position]
         return best, follower
 
-    def _length(self, place: int) -> int:
-        """How many tokens up to this place equal the last ones; `shortest` are known to."""
+    def _length(self, position: int) -> int:
+        """How many tokens up to this position equal the last ones; `shortest` are known to."""
         length, end = self.plan.shortest, len(self.text) - 1
-        most = min(place + 1, self.plan.longest)
-        while length < most and self.text[place - length] == self.text[end - length]:
+        most = min(position + 1, self.plan.longest)
+        while length < most and self.text[position - length] == self.text[end - length]:
             length += 1
         return length
 
@@ -70,7 +70,7 @@ class _Matches(Memory):
 class LongestMatch(Mixer):
     """The token after the longest earlier match of the last tokens, trusted by how long the match is.
 
-    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest of the last `tries` places
+    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest of the last `tries` positions
         where the last `shortest` tokens stood, the latest of equal ones; w is learnt for each length, up to
         `longest`, and for how likely the model finds that token
     Source: PR #780 (its confidence was min(0.85, 0.3 + length / 20)); Ziv and Lempel 1977

@@ -44,9 +44,9 @@ class _Neighbours(Memory):
             self.trust.learn(self.situation, float(self.own[token]), float(self.shares[token]))
         if not len(self.states):
             self.states = np.zeros((self.plan.states, len(self.state)), np.float32)
-        place = self.seen % self.plan.states
-        self.states[place], self.squares[place] = self.state, self.state @ self.state
-        self.followers[place] = token
+        slot = self.seen % self.plan.states
+        self.states[slot], self.squares[slot] = self.state, self.state @ self.state
+        self.followers[slot] = token
         self.seen += 1
 
 

@@ -86,30 +86,30 @@ class Program(Scorer):
         ids = tokens.tolist()
         if self.knows_streams:
             return Rows.in_order(self._stream(ids)["nats"], len(ids) - 1)
-        answers = (self._answer(_question(ids, place, False))["nats"] for place in range(len(ids) - 1))
+        answers = (self._answer(_question(ids, position, False))["nats"] for position in range(len(ids) - 1))
         return Rows.in_order(list(answers), len(ids) - 1)
 
     def rows_one_by_one(self, tokens: np.ndarray) -> Rows | None:
-        """Every place in a question of its own, where `rows` or lists of questions take them together."""
+        """Every position in a question of its own, where `rows` or lists of questions take them together."""
         if not self.knows_lists:
             return None
         ids = tokens.tolist()
-        questions = [_question(ids, place, False) for place in range(len(ids) - 1)]
+        questions = [_question(ids, position, False) for position in range(len(ids) - 1)]
         answers = self._ask(questions)
         return Rows.in_order([each["nats"] for each in self._typed(answers, list[Answer])], len(ids) - 1)
 
-    def distributions(self, tokens: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
+    def distributions(self, tokens: np.ndarray, positions: Sequence[int]) -> np.ndarray | None:
         if not self.gives_distributions:
             return None
-        answers = [self._answer(_question(tokens.tolist(), place, True)) for place in places]
+        answers = [self._answer(_question(tokens.tolist(), position, True)) for position in positions]
         for answer in answers:
             self._check_length(answer)
         return np.array([answer["distribution"] for answer in answers], np.float64)
 
-    def nats_after(self, tokens: np.ndarray, place: int) -> float:
+    def nats_after(self, tokens: np.ndarray, position: int) -> float:
         if self.knows_streams:
-            return super().nats_after(tokens, place)
-        return self._answer(_question(tokens.tolist(), place, False))["nats"]
+            return super().nats_after(tokens, position)
+        return self._answer(_question(tokens.tolist(), position, False))["nats"]
 
     def counted_bytes(self, tokens: np.ndarray) -> int | None:
         return self._stream(tokens.tolist()).get("bytes") if self.knows_streams else None
@@ -188,8 +188,8 @@ class Program(Scorer):
             ) from None
 
 
-def _question(ids: list[int], place: int, distribution: bool) -> dict[str, Any]:
-    return {"prefix": ids[: place + 1], "target": ids[place + 1], "distribution": distribution}
+def _question(ids: list[int], position: int, distribution: bool) -> dict[str, Any]:
+    return {"prefix": ids[: position + 1], "target": ids[position + 1], "distribution": distribution}
 
 
 class _Pipe:

@@ -51,20 +51,20 @@ class OwnScorer(Scorer):
         rows = [self._rows(tokens, self.plan, _Share(rank, processes, shares)) for rank in range(processes)]
         return rows[-1]
 
-    def distributions(self, tokens: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    def distributions(self, tokens: np.ndarray, positions: Sequence[int]) -> np.ndarray:
         seen: Seen = {}
         if self.plan.mixers:
             inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.windows(tokens)])
-            watch = _WatchedMixer(turns=tuple(inputs.tolist()), seen=seen, wanted=tuple(places))
+            watch = _WatchedMixer(calls=tuple(inputs.tolist()), seen=seen, wanted=tuple(positions))
             plan = self.plan.replace(mixers=(*self.plan.mixers, watch))
         else:
-            watching = _WatchedAdapter(inner=self.plan.adapter, seen=seen, wanted=tuple(places))
+            watching = _WatchedAdapter(inner=self.plan.adapter, seen=seen, wanted=tuple(positions))
             plan = copy.copy(self.plan)
             # Not by `replace`, which checks: it changes nothing, so any windows will do.
             object.__setattr__(plan, "adapter", watching)
         self._rows(tokens, plan)
         nothing = np.full(self.model.plan.vocabulary_size, np.nan)
-        return np.stack([seen.get(place, nothing) for place in places])
+        return np.stack([seen.get(position, nothing) for position in positions])
 
     def state(self) -> dict[str, str]:
         named = {name: _hash(tensor) for name, tensor in self.model.state_dict().items()}
@@ -149,10 +149,10 @@ class _Watch(Adaptation):
     def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
         for row, index in enumerate(indices):
             window = self.windows[index]
-            for place in self.plan.wanted:
-                if window.first_scored <= place < window.end:
-                    logits = self.inner.logits(index, hidden[row, place - window.end])
-                    self.plan.seen[place] = torch.softmax(logits.double(), -1).cpu().numpy()
+            for position in self.plan.wanted:
+                if window.first_scored <= position < window.end:
+                    logits = self.inner.logits(index, hidden[row, position - window.end])
+                    self.plan.seen[position] = torch.softmax(logits.double(), -1).cpu().numpy()
         return self.inner.nats(indices, hidden, targets)
 
     def logits(self, index: int, hidden: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class _Watch(Adaptation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WatchedAdapter(Adapter):
-    """Another adapter, whose expectations at wanted places are written down."""
+    """Another adapter, whose expectations at wanted positions are written down."""
 
     abstract: ClassVar[bool] = True
     inner: Adapter = NoAdapter()
@@ -182,27 +182,27 @@ class _WatchedAdapter(Adapter):
 
 class _Looking(Memory):
     def __init__(self, plan: "_WatchedMixer") -> None:
-        self.plan, self.turn = plan, 0
+        self.plan, self.call = plan, 0
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        place = self.plan.turns[self.turn]
-        if place in self.plan.wanted:
-            self.plan.seen[place] = own.copy()
+        position = self.plan.calls[self.call]
+        if position in self.plan.wanted:
+            self.plan.seen[position] = own.copy()
         return own
 
     def observe(self, token: int) -> None:
-        self.turn += 1
+        self.call += 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WatchedMixer(Mixer):
-    """Stands behind all other mixers and writes down what they come to at wanted places.
+    """Stands behind all other mixers and writes down what they come to at wanted positions.
 
-    turns: the place of each call, in order.
+    calls: the position of each call, in order.
     """
 
     abstract: ClassVar[bool] = True
-    turns: tuple[int, ...] = ()
+    calls: tuple[int, ...] = ()
     wanted: tuple[int, ...] = ()
     seen: dict = dataclasses.field(default_factory=dict, compare=False)
 

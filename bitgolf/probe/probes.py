@@ -12,7 +12,7 @@ from bitgolf.score.exam import RuleError
 from bitgolf.text.tokenizer import Tokenizer
 
 PROCESSES = 2
-OTHERS = 3  # other targets that are tried at a place
+OTHERS = 3  # other targets that are tried at a position
 MOST_TARGETS = 4096  # of a vocabulary that is tried whole where a scorer gives no distributions
 
 
@@ -55,7 +55,7 @@ class Case:
     """A scorer on a text, and its first scores, which several probes compare with."""
 
     def __init__(self, scorer: Scorer, text: Text, positions: int, not_apart: str) -> None:
-        """positions: how many places. not_apart: why documents need not be apart; '' if they must."""
+        """positions: how many are probed. not_apart: why documents need not be apart; '' if they must."""
         self.scorer, self.text, self.not_apart = scorer, text, not_apart
         self.tokens, last = text.tokens, len(text.tokens) - 3
         # Half of them where a text is well under way: caches have seen something, adapters have learnt.
@@ -64,7 +64,7 @@ class Case:
         self.rows = scorer.rows(self.tokens)
         self.after = scorer.state()
         scored = self.rows.times[spread] > 0
-        self.places = sorted({*(spread[scored] if scored.any() else spread).tolist()})
+        self.probed = sorted({*(spread[scored] if scored.any() else spread).tolist()})
         self.draw = np.random.default_rng(17)
         sizes = None if text.tokenizer is None else text.tokenizer.base_bytes[: scorer.vocabulary_size]
         kept = np.arange(scorer.vocabulary_size) if sizes is None else np.flatnonzero(sizes)
@@ -78,9 +78,9 @@ class Case:
         tokens[where] = np.where(here == self.text.bos, here, np.where(drawn == here, again, drawn))
         return tokens
 
-    def others(self, place: int) -> list[int]:
-        """Targets that could have come after a place: one that opens a word, one that does not, any."""
-        own, found = int(self.tokens[place + 1]), []
+    def others(self, position: int) -> list[int]:
+        """Targets that could have come after a position: one that opens a word, one that does not, any."""
+        own, found = int(self.tokens[position + 1]), []
         spaced = self._opens_word()
         for kind in (spaced[self.ordinary], ~spaced[self.ordinary]):
             here = self.ordinary[kind]
@@ -95,10 +95,10 @@ class Case:
             return np.arange(size) % 2 == 0
         return np.array([tokenizer.pieces[token].startswith(b" ") for token in range(size)])
 
-    def with_target(self, place: int, token: int) -> np.ndarray:
-        """The tokens with another one after a place."""
+    def with_target(self, position: int, token: int) -> np.ndarray:
+        """The tokens with another one after a position."""
         tokens = self.tokens.copy()
-        tokens[place + 1] = token
+        tokens[position + 1] = token
         return tokens
 
     def moved(self, rows: Rows, first: int, end: int, tolerance: float) -> tuple[int, float] | None:
@@ -132,54 +132,56 @@ def probe_once(case: Case) -> None:
     odd = np.flatnonzero(~(rows.nats >= 0) | ~np.isfinite(rows.nats))
     if len(odd):
         raise BrokenRuleError("a score is no number of at least 0", int(odd[0]) + 1, float(rows.nats[odd[0]]))
-    uniform = np.allclose(rows.nats[case.places], np.log(case.scorer.vocabulary_size))
-    if not uniform and not any(_depends(case, place) for place in case.places):
-        raise BrokenRuleError("its score is the same whatever token stands there", case.places[0] + 1, 0.0)
+    uniform = np.allclose(rows.nats[case.probed], np.log(case.scorer.vocabulary_size))
+    if not uniform and not any(_depends(case, position) for position in case.probed):
+        raise BrokenRuleError("its score is the same whatever token stands there", case.probed[0] + 1, 0.0)
 
 
-def _depends(case: Case, place: int) -> bool:
-    """Whether the score of the token after a place is another where another token stands."""
-    swapped = (case.scorer.nats_after(case.with_target(place, token), place) for token in case.others(place))
-    return any(nats != case.rows.nats[place] for nats in swapped)
+def _depends(case: Case, position: int) -> bool:
+    """Whether the score of the token after a position is another where another token stands."""
+    swapped = (
+        case.scorer.nats_after(case.with_target(position, token), position) for token in case.others(position)
+    )
+    return any(nats != case.rows.nats[position] for nats in swapped)
 
 
 def probe_causal(case: Case) -> None:
     """Tokens after t change; scores up to t hold."""
-    for place in case.places:
-        changed = case.scorer.rows(case.changed(case.tokens, slice(place + 2, None)))
-        if found := case.moved(changed, 0, place + 1, case.scorer.tolerance):
-            raise BrokenRuleError(f"its score moves with the tokens after token {place + 1:,}", *found)
+    for position in case.probed:
+        changed = case.scorer.rows(case.changed(case.tokens, slice(position + 2, None)))
+        if found := case.moved(changed, 0, position + 1, case.scorer.tolerance):
+            raise BrokenRuleError(f"its score moves with the tokens after token {position + 1:,}", *found)
 
 
 def probe_target(case: Case) -> None:
     """The target is swapped; the distribution holds."""
     expected = _distributions(case)
-    for row, place in enumerate(case.places):
-        for token in case.others(place):
-            swapped = case.scorer.distributions(case.with_target(place, token), [place])
+    for row, position in enumerate(case.probed):
+        for token in case.others(position):
+            swapped = case.scorer.distributions(case.with_target(position, token), [position])
             assert swapped is not None
             apart = float(np.abs(swapped[0] - expected[row]).sum() / 2)
             if apart > case.scorer.tolerance:
-                raise BrokenRuleError("its distribution moves with the token that comes", place + 1, apart)
+                raise BrokenRuleError("its distribution moves with the token that comes", position + 1, apart)
 
 
 def probe_sum(case: Case) -> None:
     """Every distribution sums to one, and scores are those of their targets in it."""
-    if case.scorer.distributions(case.tokens, case.places[:1]) is None:
+    if case.scorer.distributions(case.tokens, case.probed[:1]) is None:
         _sum_of_every_target(case)
         return
     expected = _distributions(case)
-    for row, place in enumerate(case.places):
+    for row, position in enumerate(case.probed):
         total = float(expected[row].sum())
         if expected[row].min() < 0 or abs(total - 1) > case.scorer.sum_tolerance:
-            raise BrokenRuleError(f"its distribution sums to {total:.6g}", place + 1, abs(total - 1))
-        for token in [int(case.tokens[place + 1]), *case.others(place), int(expected[row].argmax())]:
-            nats = case.scorer.nats_after(case.with_target(place, token), place)
+            raise BrokenRuleError(f"its distribution sums to {total:.6g}", position + 1, abs(total - 1))
+        for token in [int(case.tokens[position + 1]), *case.others(position), int(expected[row].argmax())]:
+            nats = case.scorer.nats_after(case.with_target(position, token), position)
             said = -float(np.log(max(expected[row][token], 1e-300)))
             if not abs(nats - said) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, said):
                 raise BrokenRuleError(
                     f"scored {nats:.6g} nats where its distribution gives {said:.6g}",
-                    place + 1,
+                    position + 1,
                     abs(nats - said),
                 )
 
@@ -190,11 +192,11 @@ def _sum_of_every_target(case: Case) -> None:
         raise NotAskedError(
             f"it gives no distributions, and {case.scorer.vocabulary_size:,} targets are many"
         )
-    for place in (case.places[len(case.places) // 2], case.places[-1]):
-        total = float(np.exp(-case.scorer.every_target(case.tokens, place)).sum())
+    for position in (case.probed[len(case.probed) // 2], case.probed[-1]):
+        total = float(np.exp(-case.scorer.every_target(case.tokens, position)).sum())
         if not abs(total - 1) <= max(case.scorer.shape_tolerance, case.scorer.tolerance):
             raise BrokenRuleError(
-                f"the probabilities of all tokens sum to {total:.6g}", place + 1, abs(total - 1)
+                f"the probabilities of all tokens sum to {total:.6g}", position + 1, abs(total - 1)
             )
 
 
@@ -205,17 +207,17 @@ def probe_byte_sum(case: Case) -> None:
         raise NotAskedError("what its ids stand for is not known; give --data")
     rows = _distributions(case)
     pieces = [*tokenizer.pieces, *[b""] * rows.shape[1]][: rows.shape[1]]
-    for row, place in zip(rows, case.places, strict=True):
-        token = int(case.tokens[place + 1])
+    for row, position in zip(rows, case.probed, strict=True):
+        token = int(case.tokens[position + 1])
         total = float(next_bytes(row, pieces).sum())
         if abs(total - 1) > case.scorer.sum_tolerance:
             raise BrokenRuleError(
-                f"the next byte's distribution sums to {total:.6g}", place + 1, abs(total - 1)
+                f"the next byte's distribution sums to {total:.6g}", position + 1, abs(total - 1)
             )
-        nats, said = case.rows.nats[place], nats_of_bytes(row, pieces, token)
+        nats, said = case.rows.nats[position], nats_of_bytes(row, pieces, token)
         if not abs(nats - said) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, said):
             raise BrokenRuleError(
-                f"scored {nats:.6g} nats where its bytes cost {said:.6g}", place + 1, abs(nats - said)
+                f"scored {nats:.6g} nats where its bytes cost {said:.6g}", position + 1, abs(nats - said)
             )
 
 
@@ -303,7 +305,7 @@ def probe_bytes(case: Case) -> None:
 
 
 def _distributions(case: Case) -> np.ndarray:
-    found = case.scorer.distributions(case.tokens, case.places)
+    found = case.scorer.distributions(case.tokens, case.probed)
     if found is None:
         raise NotAskedError("it gives no distributions; `sums to one` tries every target in their place")
     return found

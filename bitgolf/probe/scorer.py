@@ -1,4 +1,4 @@
-"""What probes see of any scorer: scores of a stream, distributions at places of it, and its state."""
+"""What probes see of any scorer: scores of a stream, distributions at positions of it, and its state."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def in_order(cls, nats: Sequence[float], targets: int) -> "Rows":
-        """Scores without places, taken as those of the first targets; what is too many is the last's."""
+        """Scores without positions, taken as those of the first targets; what is too many is the last's."""
         known = np.full(targets, np.nan)
         known[: len(nats)] = nats[:targets]
         times = np.where(np.arange(targets) < len(nats), 1, 0)
@@ -51,25 +51,25 @@ class Scorer:
         """The same where several processes share the work; None where they cannot."""
         return None
 
-    def distributions(self, tokens: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
-        """What is expected after tokens[: place + 1] at each place, float64 (places, vocabulary).
+    def distributions(self, tokens: np.ndarray, positions: Sequence[int]) -> np.ndarray | None:
+        """What is expected after tokens[: position + 1] at each position, float64 (positions, vocabulary).
 
-        The token after a place is told as the scorer is told it; None where it gives none.
+        The token after a position is told as the scorer is told it; None where it gives none.
         """
         return None
 
-    def every_target(self, tokens: np.ndarray, place: int) -> np.ndarray:
-        """Nats (vocabulary) of every token that could come after a place, each scored as if it had."""
-        stream = tokens[: place + 2].copy()
+    def every_target(self, tokens: np.ndarray, position: int) -> np.ndarray:
+        """Nats (vocabulary) of every token that could come after a position, each scored as if it had."""
+        stream = tokens[: position + 2].copy()
         nats = np.empty(self.vocabulary_size)
         for token in range(self.vocabulary_size):
             stream[-1] = token
-            nats[token] = self.nats_after(stream, place)
+            nats[token] = self.nats_after(stream, position)
         return nats
 
-    def nats_after(self, tokens: np.ndarray, place: int) -> float:
-        """The score of the token after one place alone."""
-        return float(self.rows(tokens).nats[place])
+    def nats_after(self, tokens: np.ndarray, position: int) -> float:
+        """The score of the token after one position alone."""
+        return float(self.rows(tokens).nats[position])
 
     def state(self) -> dict[str, str] | None:
         """What the scorer is made of, by name, each as a hash; None where nobody can see it."""

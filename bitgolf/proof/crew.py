@@ -226,16 +226,16 @@ class Finished:
     def __init__(self, path: Path | None) -> None:
         self.path, self.results = path, dict[bytes, bytes]()
         data = path.read_bytes() if path is not None and path.is_file() else b""
-        place = 0
-        while place + RECORD.size <= len(data):
-            key, size, crc = RECORD.unpack_from(data, place)
-            start = place + RECORD.size
+        offset = 0
+        while offset + RECORD.size <= len(data):
+            key, size, crc = RECORD.unpack_from(data, offset)
+            start = offset + RECORD.size
             if start + size > len(data) or zlib.crc32(data[start : start + size]) != crc:
                 break
             self.results[key] = data[start : start + size]
-            place = start + size
-        if path is not None and place < len(data):  # the last record was not written to its end
-            os.truncate(path, place)
+            offset = start + size
+        if path is not None and offset < len(data):  # the last record was not written to its end
+            os.truncate(path, offset)
 
     def add(self, key: bytes, result: bytes) -> None:
         """Keep a result. Raises BitgolfError where the disk does not take it."""

@@ -142,11 +142,11 @@ def pass_sources(names: Collection[str], order: Sequence[int]) -> dict[str, str]
     The script counts further MLPs from the middle of all passes, whichever layers are there.
     """
     found = {}
-    for place, layer in enumerate(order):
+    for index, layer in enumerate(order):
         for matrix in MATRICES:
-            further = f"repeat_mlp.{place - len(order) // 2}.{matrix.removeprefix('mlp.')}.weight"
+            further = f"repeat_mlp.{index - len(order) // 2}.{matrix.removeprefix('mlp.')}.weight"
             own = further if further in names else f"blocks.{layer}.{matrix}.weight"
-            found[f"blocks.{place}.{matrix}.weight"] = own
+            found[f"blocks.{index}.{matrix}.weight"] = own
     return found
 
 
@@ -271,7 +271,7 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         heads_out.append(BiasedGate())
     gate = shapes.get("blocks.0.mlp.mlp_gate_proj.weight")
     own = [found.groups() for found in map(OWN_MLP.fullmatch, shapes) if found]
-    places, whole = {int(layer) for layer, *_ in own}, any(matrix == "fc" for *_, matrix in own)
+    indices, whole = {int(layer) for layer, *_ in own}, any(matrix == "fc" for *_, matrix in own)
     route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
     further = sum(name.startswith("mtp_heads.") for name in shapes)
     return {
@@ -282,8 +282,8 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
         "residual": DtgGate() if "blocks.0.dtg_gate.weight" in shapes else Serial(),
         "route": route,
         "recurrence": Looped(
-            first=min(places),
-            last=max(places),
+            first=min(indices),
+            last=max(indices),
             loops=1 + max(int(number) for _, number, _ in own),
             untied=whole,
             untied_down=not whole,

@@ -87,7 +87,7 @@ class Mixture:
         """
         owns, states = torch.softmax(logits.double(), 1).cpu().numpy(), hidden.float().cpu().numpy()
         nats = np.empty(len(targets), np.float32)
-        for place, (own, state, token) in enumerate(zip(owns, states, targets.tolist(), strict=True)):
-            nats[place] = -np.log(self.distribution(own, state)[token])
+        for position, (own, state, token) in enumerate(zip(owns, states, targets.tolist(), strict=True)):
+            nats[position] = -np.log(self.distribution(own, state)[token])
             self.observe(token)
         return nats

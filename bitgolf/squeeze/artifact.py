@@ -515,12 +515,12 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
     rows = [
         torch.empty(count, piece.dtype.itemsize, dtype=torch.uint8) for count, piece in zip(counts, pieces)
     ]
-    place = 0
+    offset = 0
     for byte in range(max(row.shape[1] for row in rows)):
         for row, count in zip(rows, counts):
             if row.shape[1] > byte:
-                row[:, byte] = flat[place : place + count]
-                place += count
+                row[:, byte] = flat[offset : offset + count]
+                offset += count
     for row, piece in zip(rows, pieces):
         values = row.reshape(-1).view(piece.dtype)
         yield (

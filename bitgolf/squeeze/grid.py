@@ -241,13 +241,13 @@ def absmax_clip(groups: Tensor) -> Tensor:
 def percentile_clip(groups: Tensor, percentile: float) -> Tensor:
     """The size that this share of each group's weights does not exceed, linear between order statistics.
 
-    The place is computed in float32, as torch.quantile does (which refuses more than 16M values).
+    The rank is computed in float32, as torch.quantile does (which refuses more than 16M values).
     """
     sizes = groups.float().abs()
     if not sizes.shape[1]:
         return sizes.new_zeros(sizes.shape[0])
-    place = float(torch.tensor(percentile, dtype=torch.float32) * (sizes.shape[1] - 1))
-    low = min(int(place), sizes.shape[1] - 1)
+    rank = float(torch.tensor(percentile, dtype=torch.float32) * (sizes.shape[1] - 1))
+    low = min(int(rank), sizes.shape[1] - 1)
     top = sizes.topk(sizes.shape[1] - low, dim=1).values
     below, above = top[:, -1], top[:, max(0, top.shape[1] - 2)]
-    return torch.lerp(below, above, place - low)
+    return torch.lerp(below, above, rank - low)

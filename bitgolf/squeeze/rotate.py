@@ -1,4 +1,4 @@
-"""Quantizing a matrix in a turned basis, in which no input stands out."""
+"""Quantizing a matrix in a rotated basis, in which no input stands out."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from bitgolf.squeeze.quantize import Curvature, Improved, QuantizeError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurnedForm(Form):
-    """Codes and scales of a matrix whose columns were turned; the seed says how."""
+    """Codes and scales of a matrix whose columns were rotated; the seed says how. Artifacts have its name."""
 
     grid: Grid = Grid()
     seed: int = setting(0, at_least=0, below=2**63)
@@ -25,13 +25,13 @@ class TurnedForm(Form):
         return self.grid.pieces(shape)
 
     def weights(self, pieces: Pieces) -> Tensor:
-        return turn_back(self.grid.weights(pieces), self.seed)
+        return rotate_columns_back(self.grid.weights(pieces), self.seed)
 
     def check_pieces(self, pieces: Pieces) -> None:
         self.grid.check_pieces(pieces)
         width = pieces["codes"].shape[1]
         if width & (width - 1):
-            raise ArtifactError("only a width that is a power of two can be turned", value=width)
+            raise ArtifactError("only a width that is a power of two can be rotated", value=width)
 
     def nominal_bits(self, pieces: Pieces) -> float:
         return self.grid.bits
@@ -39,7 +39,7 @@ class TurnedForm(Form):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rotated(Improved):
-    """Quantized in a turned basis where that makes less error (adaptive Hadamard).
+    """Quantized in a rotated basis where that makes less error (adaptive Hadamard).
 
     What: columns get seeded signs and a Walsh-Hadamard transform before `quantizer` and lose them after
         loading; each tensor keeps the better of both, by output error where its inputs are known.
@@ -57,31 +57,33 @@ class Rotated(Improved):
         if weight.ndim != 2 or not weight.numel() or weight.shape[1] & (weight.shape[1] - 1):
             return plain
         inputs = None if curvature is None else curvature.inputs.to(weight.device)
-        other = self.quantizer.quantize(turn(weight, self.seed), turned_curvature(curvature, self.seed))
+        other = self.quantizer.quantize(
+            rotate_columns(weight, self.seed), rotated_curvature(curvature, self.seed)
+        )
         if not isinstance(other.form, Grid):
             raise QuantizeError("a rotation of what is not codes and scales", way_out="another quantizer")
         form = TurnedForm(grid=other.form, seed=self.seed)
-        turned = QuantizedTensor(form, other.pieces, other.shape)
-        return min((plain, turned), key=lambda each: squared_error(weight, each.dequantize(), inputs))
+        rotated = QuantizedTensor(form, other.pieces, other.shape)
+        return min((plain, rotated), key=lambda each: squared_error(weight, each.dequantize(), inputs))
 
     def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
-        return {"turned": isinstance(tensor.form, TurnedForm)}
+        return {"rotated": isinstance(tensor.form, TurnedForm)}
 
 
-def turn(matrix: Tensor, seed: int) -> Tensor:
+def rotate_columns(matrix: Tensor, seed: int) -> Tensor:
     """Each row with its signs changed and transformed; lengths and angles of rows stay."""
     return walsh_hadamard(matrix.float() * seeded_signs(matrix.shape[1], seed).to(matrix.device))
 
 
-def turned_curvature(curvature: Curvature | None, seed: int) -> Curvature | None:
-    """The curvature of a matrix whose rows are turned."""
+def rotated_curvature(curvature: Curvature | None, seed: int) -> Curvature | None:
+    """The curvature of a matrix whose rows are rotated."""
     if curvature is None:
         return None
-    return curvature._replace(inputs=turn(turn(curvature.inputs, seed).T, seed))
+    return curvature._replace(inputs=rotate_columns(rotate_columns(curvature.inputs, seed).T, seed))
 
 
-def turn_back(matrix: Tensor, seed: int) -> Tensor:
-    """The inverse of `turn`."""
+def rotate_columns_back(matrix: Tensor, seed: int) -> Tensor:
+    """The inverse of `rotate_columns`."""
     return walsh_hadamard(matrix) * seeded_signs(matrix.shape[1], seed).to(matrix.device)
 
 

@@ -27,8 +27,8 @@ def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
     needs only arithmetic.
     """
     deviation = math.sqrt(math.sqrt(math.ldexp(1.0, size)))
-    places = (np.arange(2048) - 1027.5) / 8 - below  # eight to each code
-    narrow, wide = (1 + x * x / 64 for x in (places / deviation, places / (4 * deviation)))
+    points = (np.arange(2048) - 1027.5) / 8 - below  # eight to each code
+    narrow, wide = (1 + x * x / 64 for x in (points / deviation, points / (4 * deviation)))
     for _ in range(5):
         narrow, wide = narrow * narrow, wide * wide
     density = 1 / narrow + 0.03 / 4 / wide

@@ -60,9 +60,9 @@ class Encoder:
         parts = UNTOUCHED_PATTERN.split(document.decode("utf-8", "surrogateescape"))
         return _flat(
             self._byte_ids(part.encode("utf-8", "surrogateescape"))
-            if place % 2
+            if index % 2
             else self._processor.encode(part)
-            for place, part in enumerate(parts)
+            for index, part in enumerate(parts)
         )
 
     def _byte_ids(self, data: bytes) -> list[int]:
@@ -155,12 +155,12 @@ def _learn_merges(lines: list[str], size: int, across_words: bool, longest_piece
 
 def _write_merges(merges: list[bytes], alphabet: bytes) -> bytes:
     """All left halves, then all right halves, as earlier pieces: the alphabet, then the merges."""
-    places = {bytes([byte]): place for place, byte in enumerate(alphabet)}
+    indices = {bytes([byte]): index for index, byte in enumerate(alphabet)}
     halves = []
     for merge in merges:
         cuts = [(merge[:cut], merge[cut:]) for cut in range(1, len(merge))]
-        halves.append(min((places[a], places[b]) for a, b in cuts if a in places and b in places))
-        places[merge] = len(places)
+        halves.append(min((indices[a], indices[b]) for a, b in cuts if a in indices and b in indices))
+        indices[merge] = len(indices)
     return np.array(halves, "<u2").reshape(-1, 2).T.tobytes()
 
 

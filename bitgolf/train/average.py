@@ -205,13 +205,13 @@ class Latest(Averager):
     def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
         if progress.step % self.every:
             return state
-        place = progress.step // self.every % self.snapshots
-        return state | {f"{place}/{name}": tensor for name, tensor in copy_weights(weights).items()}
+        index = progress.step // self.every % self.snapshots
+        return state | {f"{index}/{name}": tensor for name, tensor in copy_weights(weights).items()}
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
         mean: Tensors = {}
-        for place in sorted({key.partition("/")[0] for key in state}):
-            mean = add_snapshot(mean, {name: state[f"{place}/{name}"] for name in live})
+        for index in sorted({key.partition("/")[0] for key in state}):
+            mean = add_snapshot(mean, {name: state[f"{index}/{name}"] for name in live})
         return snapshot_mean(mean) or live
 
 
@@ -219,7 +219,7 @@ class Latest(Averager):
 class Several(Averager):
     """Several averages of one training, of which one is shipped.
 
-    What: `averages` are all kept at once; what is packed is the one at place `shipped`, or the last weights
+    What: `averages` are all kept at once; what is packed is the one at index `shipped`, or the last weights
         where that is -1. Averages only watch, so recipes that differ in `shipped` alone train to equal
         weights, and a study trains them once.
     Source: PR #682, whose log has live and averaged weights of one training side by side.
@@ -253,12 +253,12 @@ class Several(Averager):
     def training(self) -> Averager:
         return self.replace(shipped=-1)
 
-    def _part(self, state: Tensors, place: int) -> Tensors:
-        head = f"{place}:"
+    def _part(self, state: Tensors, index: int) -> Tensors:
+        head = f"{index}:"
         return {name.removeprefix(head): t for name, t in state.items() if name.startswith(head)}
 
     def _joined(self, parts: list[Tensors]) -> Tensors:
-        return {f"{place}:{name}": t for place, part in enumerate(parts) for name, t in part.items()}
+        return {f"{index}:{name}": t for index, part in enumerate(parts) for name, t in part.items()}
 
 
 def copy_weights(weights: Tensors) -> Tensors:

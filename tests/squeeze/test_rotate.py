@@ -24,9 +24,9 @@ from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.rotate import (
     Rotated,
     TurnedForm,
-    turn,
-    turn_back,
-    turned_curvature,
+    rotate_columns,
+    rotate_columns_back,
+    rotated_curvature,
     walsh_hadamard,
 )
 from bitgolf.text.encoder import train_tokenizer
@@ -49,24 +49,26 @@ def test_the_transform_is_orthogonal_and_its_own_inverse(width):
     unit = walsh_hadamard(torch.eye(width))
     torch.testing.assert_close(unit @ unit.T, torch.eye(width), atol=1e-5, rtol=0)
     weight = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(turn_back(turn(weight, 3), 3), weight, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(turn(weight, 3).norm(dim=1), weight.norm(dim=1))
-    assert width < 8 or not torch.equal(turn(weight, 3), turn(weight, 4))
+    torch.testing.assert_close(
+        rotate_columns_back(rotate_columns(weight, 3), 3), weight, atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(rotate_columns(weight, 3).norm(dim=1), weight.norm(dim=1))
+    assert width < 8 or not torch.equal(rotate_columns(weight, 3), rotate_columns(weight, 4))
 
 
 def test_the_moments_turn_with_the_matrix():
     weight, curvature = outliers()
-    turned = turned_curvature(curvature, 1)
+    rotated = rotated_curvature(curvature, 1)
     before = torch.trace(weight @ curvature.inputs @ weight.T)
-    after = torch.trace(turn(weight, 1) @ turned.inputs @ turn(weight, 1).T)
+    after = torch.trace(rotate_columns(weight, 1) @ rotated.inputs @ rotate_columns(weight, 1).T)
     torch.testing.assert_close(before, after, rtol=1e-4, atol=0)
 
 
 def test_kept_where_it_helps_only():
     weight, curvature = outliers()
-    plain, turned = INT4.quantize(weight), Rotated(quantizer=INT4).quantize(weight)
-    assert isinstance(turned.form, TurnedForm)
-    assert squared_error(weight, turned.dequantize()) < 0.5 * squared_error(weight, plain.dequantize())
+    plain, rotated = INT4.quantize(weight), Rotated(quantizer=INT4).quantize(weight)
+    assert isinstance(rotated.form, TurnedForm)
+    assert squared_error(weight, rotated.dequantize()) < 0.5 * squared_error(weight, plain.dequantize())
     even = torch.rand(16, 64, generator=torch.Generator().manual_seed(2)) - 0.5
     assert Rotated(quantizer=INT4).quantize(even).form == INT4.grid  # nothing stands out
     odd = torch.randn(4, 48)
@@ -75,8 +77,8 @@ def test_kept_where_it_helps_only():
     both = [each.quantize(weight, curvature) for each in (feedback, Rotated(quantizer=feedback))]
     errors = [squared_error(weight, each.dequantize(), curvature.inputs) for each in both]
     assert errors[1] <= errors[0]
-    assert Rotated(quantizer=feedback).notes(weight, both[1]) == {"turned": True}
-    assert Rotated(quantizer=INT4).notes(even, INT4.quantize(even)) == {"turned": False}
+    assert Rotated(quantizer=feedback).notes(weight, both[1]) == {"rotated": True}
+    assert Rotated(quantizer=INT4).notes(even, INT4.quantize(even)) == {"rotated": False}
 
 
 def test_full_rank_factors_give_the_error_back():
