@@ -3,11 +3,12 @@
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.plan import Plan
+from bitgolf.base.plan import Plan, members
 from bitgolf.catalog.techniques import slots
 from bitgolf.inputs.renamed import RENAMED, refuse_old_names
 
-SLOTS = {base.__name__: base for slot in slots() for base in slot.__mro__ if issubclass(base, Plan)}
+KINDS = [kind for slot in slots() for member in members(slot).values() for kind in member.__mro__]
+SLOTS = {kind.__name__: kind for kind in KINDS if issubclass(kind, Plan)}
 PAIRS = [(slot, old, new) for slot, names in RENAMED.items() for old, new in names.items()]
 
 
