@@ -37,11 +37,17 @@ def largest_fit(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"name": "widest", "setting": "model.width", "now": model.width, **width._asdict()},
         {"name": "deepest", "setting": "model.layers", "now": model.layers, **layers._asdict()},
-        {"name": "filling_bits", "setting": "bits a weight", "now": now, "value": bits, "note": said(bits)},
+        {
+            "name": "filling_bits",
+            "setting": "bits a weight",
+            "now": now,
+            "value": bits,
+            "note": bits_in_words(bits),
+        },
     ]
 
 
-def said(bits: float) -> str:
+def bits_in_words(bits: float) -> str:
     """Whether so many bits a weight are sensible."""
     low, high = SENSIBLE_BITS
     if bits < low:

@@ -28,7 +28,7 @@ MOST_DECAY = 2.0  # of a step; from here on a weight only grows, which the run w
 UNSEEN_SPREAD = 0.05  # of their rows around the one that they share
 
 
-class Walk(NamedTuple):
+class RandomWalk(NamedTuple):
     """What training makes of a number: the share of its start that is left, and the deviation it gains."""
 
     kept: float
@@ -40,14 +40,14 @@ class ExpectedWeights:
 
     def __init__(self, recipe: Recipe) -> None:
         self.model, self.starts = recipe.model, starts_of(recipe.model)
-        self.walks: dict[str, Walk] = {}
+        self.walks: dict[str, RandomWalk] = {}
         whole = {name: torch.empty(start.shape, device="meta") for name, start in self.starts.items()}
         for row, names in zip(recipe.optim.rows, assign_parameters(recipe.optim, whole)):
-            kept, length = walk(recipe, row.rule)
+            kept, length = random_walk(recipe, row.rule)
             for name in names:
                 # All rows of an orthogonalised update are about as long.
                 columns = whole[name].shape[1] if isinstance(row.rule, MuonRule) else 1
-                self.walks[name] = Walk(kept, length / math.sqrt(columns))
+                self.walks[name] = RandomWalk(kept, length / math.sqrt(columns))
 
     def draw(self, name: str, elements: int) -> Tensor:
         """The first rows of a matrix that hold about so many elements; a vector whole."""
@@ -91,13 +91,13 @@ def likely_steps(plan: TrainPlan) -> int:
     return min(math.ceil(counted) or plan.expected_steps or plan.steps, plan.steps)
 
 
-def walk(recipe: Recipe, rule: Any) -> Walk:
+def random_walk(recipe: Recipe, rule: Any) -> RandomWalk:
     """What a rule makes of its numbers in all steps of a recipe; with Muon, of a matrix of one column.
 
     Updates that share a momentum add up before they turn, and a larger batch knows better where to go.
     """
     if isinstance(rule, Frozen):
-        return Walk(1.0, 0.0)
+        return RandomWalk(1.0, 0.0)
     plan, steps, kept, squares = recipe.train, likely_steps(recipe.train), 1.0, 0.0
     stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
     for step in range(0, steps, stride):
@@ -109,4 +109,4 @@ def walk(recipe: Recipe, rule: Any) -> Walk:
         squares = left**2 * squares + stride * rates["lr"] ** 2 * (1 + momentum) / (1 - momentum)
         kept *= left
     share = MUON_WALK * recipe.train.batch_tokens**BATCH_POWER if isinstance(rule, MuonRule) else ADAM_WALK
-    return Walk(kept, share * math.sqrt(squares))
+    return RandomWalk(kept, share * math.sqrt(squares))

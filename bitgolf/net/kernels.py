@@ -170,7 +170,7 @@ class Saved(Protocol):
     slope: float
     half: int
     queries: int
-    sight: AttentionMask
+    mask: AttentionMask
     save_for_backward: Callable[..., None]  # a method here would be one that does nothing
 
 
@@ -328,25 +328,25 @@ class FusedNats(Function):
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
 
 
-def chunk_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+def chunk_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
     """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
 
     The first `queries` heads ask; query head h reads key head h // (queries // key heads).
     Returns (batch, time, queries * dimension). This and the two below differ in how it is computed.
     """
-    if sight.learned:
-        return sdpa_attend(heads, queries, sight)
-    return ChunkAttention.apply(heads, queries, sight)
+    if mask.learned:
+        return sdpa_attend(heads, queries, mask)
+    return ChunkAttention.apply(heads, queries, mask)
 
 
-def sdpa_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+def sdpa_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
     """The same, by torch's own kernel."""
-    return sdpa_attention(*repeated_heads(heads, queries), sight).transpose(1, 2).flatten(2)
+    return sdpa_attention(*repeated_heads(heads, queries), mask).transpose(1, 2).flatten(2)
 
 
-def math_attend(heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+def math_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
     """The same, written out."""
-    return math_attention(*repeated_heads(heads, queries), sight).transpose(1, 2).flatten(2)
+    return math_attention(*repeated_heads(heads, queries), mask).transpose(1, 2).flatten(2)
 
 
 def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -358,19 +358,19 @@ def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]
     return q, k, v
 
 
-def math_attention(q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask) -> Tensor:
+def math_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """Causal attention written out, over (batch, heads, time, dimension)."""
-    scores = q @ k.transpose(-1, -2) + hidden_keys(0, 0, q.shape[-2], sight.window, q)
-    return sight.changed(scores[None])[0].softmax(-1) @ v
+    scores = q @ k.transpose(-1, -2) + hidden_keys(0, 0, q.shape[-2], mask.window, q)
+    return mask.changed(scores[None])[0].softmax(-1) @ v
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask) -> Tensor:
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """Causal attention by torch's own kernel."""
-    if not sight.window and not sight.changes:
+    if not mask.window and not mask.changes:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    hidden = hidden_keys(0, 0, q.shape[-2], sight.window, q)
-    mask = sight.changed(hidden.expand(1, *q.shape[:2], *hidden.shape))[0]
-    return F.scaled_dot_product_attention(q, k, v, mask, scale=1.0)
+    hidden = hidden_keys(0, 0, q.shape[-2], mask.window, q)
+    added = mask.changed(hidden.expand(1, *q.shape[:2], *hidden.shape))[0]
+    return F.scaled_dot_product_attention(q, k, v, added, scale=1.0)
 
 
 class ChunkAttention(Function):
@@ -382,12 +382,12 @@ class ChunkAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Saved, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    def forward(ctx: Saved, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
         kept: list[Tensor] = []
-        out = attend_last(*split_heads(heads, queries), sight, kept)
+        out = attend_last(*split_heads(heads, queries), mask, kept)
         if sum(weights.nbytes for weights in kept) > KEEP_BYTES:
             kept = []
-        ctx.queries, ctx.sight = queries, sight
+        ctx.queries, ctx.mask = queries, mask
         ctx.save_for_backward(heads, *kept)
         return out
 
@@ -398,13 +398,13 @@ class ChunkAttention(Function):
         dheads = torch.zeros_like(heads)
         dq, dk, dv = split_heads(dheads, ctx.queries)
         places = dout.view(*dout.shape[:2], *q.shape[:2], heads.shape[-1]).permute(2, 3, 0, 1, 4)
-        for index, (first, start, end) in enumerate(chunks(heads.shape[2], ctx.sight.window)):
+        for index, (first, start, end) in enumerate(chunks(heads.shape[2], ctx.mask.window)):
             some, seen = stack(q, start, end), slice(first, end)
             if kept:
                 weights = kept[index]
             else:
-                hidden = hidden_keys(first if ctx.sight.window else start, start, end, ctx.sight.window, k)
-                weights = attention_weights(some, k[:, seen], len(q), first, start, ctx.sight, hidden)
+                hidden = hidden_keys(first if ctx.mask.window else start, start, end, ctx.mask.window, k)
+                weights = attention_weights(some, k[:, seen], len(q), first, start, ctx.mask, hidden)
             dfound = stack(places, start, end)
             dweights = torch.bmm(dfound, v[:, seen].transpose(1, 2))
             dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
@@ -416,7 +416,7 @@ class ChunkAttention(Function):
 
 
 def attend_last(
-    q: Tensor, k: Tensor, v: Tensor, sight: AttentionMask, kept: list[Tensor] | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, kept: list[Tensor] | None = None
 ) -> Tensor:
     """Causal attention of the last positions, as many as there are queries; see `split_heads`.
 
@@ -426,18 +426,18 @@ def attend_last(
     before = k.shape[1] - last
     out = q.new_empty(batch, last, count * group * width)
     places = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
-    for first, start, end in chunks(k.shape[1], sight.window, before):
+    for first, start, end in chunks(k.shape[1], mask.window, before):
         some, seen = stack(q, start - before, end - before), slice(first, end)
-        hidden = hidden_keys(first if sight.window else start, start, end, sight.window, k)
-        if kept is not None or sight.changes or torch.is_grad_enabled():
-            weights = attention_weights(some, k[:, seen], count, first, start, sight, hidden)
+        hidden = hidden_keys(first if mask.window else start, start, end, mask.window, k)
+        if kept is not None or mask.changes or torch.is_grad_enabled():
+            weights = attention_weights(some, k[:, seen], count, first, start, mask, hidden)
             found = torch.bmm(weights, v[:, seen])
         else:  # the scores of a few rows at a time stay in the cache
             found = torch.empty_like(some)
             size = max(1, BLOCK_SCORES // (some.shape[1] * (end - first)))
             for row in range(0, len(some), size):
                 rows = slice(row, row + size)
-                weights = attention_weights(some[rows], k[rows, seen], count, first, start, sight, hidden)
+                weights = attention_weights(some[rows], k[rows, seen], count, first, start, mask, hidden)
                 found[rows] = torch.bmm(weights, v[rows, seen])
         place = places[:, :, :, start - before : end - before]
         place.copy_(unstack(found, place))
@@ -475,7 +475,7 @@ def unstack(found: Tensor, like: Tensor) -> Tensor:
 
 
 def attention_weights(
-    q: Tensor, k: Tensor, heads: int, first: int, start: int, sight: AttentionMask, hidden: Tensor
+    q: Tensor, k: Tensor, heads: int, first: int, start: int, mask: AttentionMask, hidden: Tensor
 ) -> Tensor:
     """Softmax over the keys that each stacked query sees, the first of them at the place `first`.
 
@@ -485,9 +485,9 @@ def attention_weights(
     scores = torch.bmm(q, k.transpose(1, 2))
     apart = scores.view(len(q), -1, end - start, end - first)
     apart[..., -hidden.shape[1] :] += hidden
-    if sight.changes:
+    if mask.changes:
         grouped = apart.view(heads, -1, *apart.shape[1:])
-        scores = sight.changed(grouped, first, start).view(scores.shape)
+        scores = mask.changed(grouped, first, start).view(scores.shape)
     return scores.softmax(-1)
 
 

@@ -188,7 +188,7 @@ class Attention(Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         qkv = self.with_values(self.heads_of(x, self.c_q, self.c_k, self.c_v), context)
         turned = context.kernels.qk_norm_rope(qkv, *self.turns(x.dtype, context))
-        y = context.attend(turned, self.heads, context.sight)
+        y = context.attend(turned, self.heads, context.mask)
         return self.projected(y, qkv, x, qkv[:, :, : self.heads])
 
     def of_last(self, x: Tensor, context: Context, last: int) -> Tensor:
@@ -198,7 +198,7 @@ class Attention(Module):
         turned, queries = context.kernels.qk_norm_rope, self.heads_of(asking, self.c_q)
         q = turned(queries, gain[: self.heads], cos[-last:], sin[-last:])
         k, v = turned(qkv, gain[self.heads :], cos, sin).view(2, -1, *x.shape[1:2], self.head_width)
-        y = attend_last(q.unflatten(0, (self.kv_heads, -1)), k, v, context.sight)
+        y = attend_last(q.unflatten(0, (self.kv_heads, -1)), k, v, context.mask)
         return self.projected(y, qkv[:, -last:], asking, queries)
 
     def with_values(self, qkv: Tensor, context: Context) -> Tensor:

@@ -235,14 +235,14 @@ class Model(Module):
         way: another attention than the backend's, one that has kept what came before `start`.
         """
         plan, new = self.plan, start.shape[1]
-        sight = plan.position.limit(AttentionMask(), plan.heads, self)
+        mask = plan.position.limit(AttentionMask(), plan.heads, self)
         for scope in plan.scope:
-            sight = scope.limit(sight, seen, plan.bos_id, self.training)
+            mask = scope.limit(mask, seen, plan.bos_id, self.training)
         tables = plan.position.tables(seen.shape[1], self.window, plan.width // plan.heads, seen.device)
         cos, sin = (table[-new:] for table in tables)
         way = way or self.attend
         calls = self.training_calls if self.training else self.scoring_calls
-        return Context(seen[:, -new:], start, cos, sin, self.kernels, way, sight, self, {}, calls)
+        return Context(seen[:, -new:], start, cos, sin, self.kernels, way, mask, self, {}, calls)
 
     def hidden(self, inputs: Tensor, last: int = 0) -> Tensor:
         """Normalised final states (batch, time, embedding width), or of the last so many positions alone."""

@@ -47,14 +47,14 @@ def in_vectors(function: Looping) -> Looping:
         return cast(Looping, made(function))
 
 
-def attend_in_blocks(heads: Tensor, queries: int, sight: AttentionMask, trained: Attend) -> Tensor:
+def attend_in_blocks(heads: Tensor, queries: int, mask: AttentionMask, trained: Attend) -> Tensor:
     """Causal attention with the scores of a few heads at a time, which stay in the cache; see `attend`.
 
     trained: the attention that has gradients.
     """
     if torch.is_grad_enabled():
-        return trained(heads, queries, sight)
-    return attend_last(*split_heads(heads, queries), sight)
+        return trained(heads, queries, mask)
+    return attend_last(*split_heads(heads, queries), mask)
 
 
 class NativeKernels(FusedKernels):

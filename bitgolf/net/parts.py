@@ -131,7 +131,7 @@ class Context(NamedTuple):
     sin: Tensor
     kernels: PlainKernels
     attend: Attend
-    sight: AttentionMask
+    mask: AttentionMask
     root: Module  # the model, which holds the tensors that layers share
     memory: dict[str, Any]  # what one layer leaves for later ones
     calls: Sequence[tuple[int, int, int]] = ()  # the route, see LayerCall

@@ -32,9 +32,9 @@ class Position(Part):
         """
         return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
 
-    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
-        """The sight as distance changes it, for so many query heads of the model `root`."""
-        return sight
+    def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
+        """The mask as distance changes it, for so many query heads of the model `root`."""
+        return mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,10 +107,10 @@ class Alibi(Position):
 
     steepness: float = setting(1.0, at_least=0.0)
 
-    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
+    def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
         steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.own("tok_emb.weight").device)
         slopes = self.steepness * 2 ** (-8 * steps / heads)
-        return sight._replace(changes=(*sight.changes, partial(lose_with_distance, slopes)))
+        return mask._replace(changes=(*mask.changes, partial(lose_with_distance, slopes)))
 
 
 def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
@@ -145,9 +145,9 @@ class RelativeBuckets(Position):
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         return {"relative_bias": start_constant(0.0, self.buckets, dimensions.heads)}
 
-    def limit(self, sight: AttentionMask, heads: int, root: Module) -> AttentionMask:
+    def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
         change = partial(add_by_distance, root.own("relative_bias"), self.buckets, self.longest)
-        return sight._replace(changes=(*sight.changes, change), learned=True)
+        return mask._replace(changes=(*mask.changes, change), learned=True)
 
 
 def add_by_distance(
@@ -175,8 +175,8 @@ class Scope(Part):
 
     abstract: ClassVar[bool] = True
 
-    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
-        """The sight with this limit. inputs: token ids (batch, time)."""
+    def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
+        """The mask with this limit. inputs: token ids (batch, time)."""
         raise NotImplementedError
 
 
@@ -196,9 +196,9 @@ class AttentionWindow(Scope):
     tokens: int = setting(1024, at_least=0)
     evaluation_tokens: int = setting(-1, at_least=-1)
 
-    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
+    def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         window = self.tokens if training or self.evaluation_tokens < 0 else self.evaluation_tokens
-        return sight._replace(window=window if window < inputs.shape[1] else 0)
+        return mask._replace(window=window if window < inputs.shape[1] else 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,13 +218,13 @@ class DocumentAttention(Scope):
     def problems_in(self, dimensions: Dimensions) -> list[str]:
         return ["bos_id: -1 says that no token opens a document"] if dimensions.bos_id < 0 else []
 
-    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
+    def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         opens = inputs == bos_id
         if self.longest:
             places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
             since = places - torch.where(opens, places, 0).cummax(1).values
             opens = opens | (since % self.longest == 0)
-        return sight._replace(changes=(*sight.changes, partial(hide_others, opens.cumsum(1))))
+        return mask._replace(changes=(*mask.changes, partial(hide_others, opens.cumsum(1))))
 
 
 def hide_others(documents: Tensor, scores: Tensor, first: int, start: int) -> Tensor:

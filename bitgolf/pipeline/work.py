@@ -23,7 +23,7 @@ from bitgolf.net.model import Model, model_with, parameter_shapes
 from bitgolf.net.native import native
 from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
-from bitgolf.report.compressors import WINDOW_BYTES, rivals, rivals_here
+from bitgolf.report.compressors import WINDOW_BYTES, measure_compressors, rivals_here
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.screen import NOTE
@@ -321,5 +321,5 @@ def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, An
     left_out = [name for name in WINDOW_BYTES if name not in rivals_here()]
     if left_out:
         yield Event(NOTE, 1, 1, {NOTE: f"not installed, so not compared with: {', '.join(left_out)}"})
-    steps = rivals(texts[0], texts[1], dataset.folder / "rivals.json")
+    steps = measure_compressors(texts[0], texts[1], dataset.folder / "rivals.json")
     return (yield from with_progress(steps, "rivals"))

@@ -23,7 +23,7 @@ class KeysAndValues:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._call = 0
 
-    def attend(self, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    def attend(self, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
         """Causal attention of new tokens over all that came before; see `attend` of the kernels."""
         q, k, v = split_heads(heads, queries)
         start, end = self.tokens, self.tokens + heads.shape[2]
@@ -33,7 +33,7 @@ class KeysAndValues:
         keys, values = self._kept[self._call]
         self._call += 1
         keys[:, start:end], values[:, start:end] = k, v
-        return attend_last(q, keys[:, :end], values[:, :end], sight)
+        return attend_last(q, keys[:, :end], values[:, :end], mask)
 
     def passed(self, tokens: int) -> None:
         """Note that all attentions have seen so many more tokens."""

@@ -50,13 +50,13 @@ class Row:
         return tuple(dict.fromkeys((*self.on, *self.also, *self.fields)))
 
     def state(self, given: Given) -> bool | None:
-        """Whether the technique is on or off; None where nothing was said."""
+        """Whether the technique is on or off; None where nothing was values."""
         if any(is_on(name, given[name]) for name in self.unless if name in given):
             return None
-        said = {name: is_on(name, given[name]) for name in (*self.on, *self.also) if name in given}
-        if not all(said.values()):
+        values = {name: is_on(name, given[name]) for name in (*self.on, *self.also) if name in given}
+        if not all(values.values()):
             return False
-        return True if any(name in said for name in self.on) else None
+        return True if any(name in values for name in self.on) else None
 
     def takes_out(self, part: object, given: Given) -> bool:
         """Whether a variable that is off takes out the technique as it stands in a recipe."""
@@ -65,11 +65,11 @@ class Row:
 
     def given_fields(self, given: Given) -> dict[str, Any]:
         """The fields that variables set. Raises PlanError where two of them disagree."""
-        said: dict[str, str] = {}
+        values: dict[str, str] = {}
         for name, field in self.fields.items():
-            if name in given and given[said.setdefault(field, name)] != given[name]:
-                raise PlanError([f"{said[field]} and {name} give {self.words(name)} two values"])
-        return {field: given[name] for field, name in said.items()}
+            if name in given and given[values.setdefault(field, name)] != given[name]:
+                raise PlanError([f"{values[field]} and {name} give {self.words(name)} two values"])
+        return {field: given[name] for field, name in values.items()}
 
     def words(self, name: str, group: str = "") -> str:
         """What a variable sets here, in words."""

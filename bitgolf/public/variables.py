@@ -41,7 +41,9 @@ from bitgolf.train.schedule import Progress
 
 DEFAULT_SEED = 1337
 # Variables whose value is not that of the field, or is not read where another one is given.
-WORKED_OUT = frozenset({"EMBEDDING_DIM", "MAX_VAL_SEQS", "MLP_HIDDEN", "ROPE_TRAIN_SEQ_LEN", "ROPE_YARN"})
+WORKED_OUT = frozenset(
+    ("EMBEDDING_DIM", "MAX_VAL_SEQS", "MLP_HIDDEN", "ROPE_TRAIN_SEQ_LEN", "ROPE_YARN", "TTT_FREEZE_BLOCKS")
+).union(LORA_SWITCHES)
 
 
 def known_names() -> list[str]:

@@ -48,10 +48,10 @@ def compressed_size(rival: str, text: bytes) -> int:
     return len(library.compress(text, quality=11, lgwin=24))
 
 
-def rivals(
+def measure_compressors(
     train_text: bytes, val_text: bytes, cache: Path | None = None
 ) -> Generator[tuple[int, int], None, list[dict[str, Any]]]:
-    """Measure rivals, two at a time; yields (bytes compressed, bytes in all) and returns a row for each.
+    """Measure compressors, two at a time; yields (bytes compressed, bytes in all) and returns a row for each.
 
     One whose package is not installed is left out. With `cache`, a JSON file, rows measured before on the
     same texts with the same versions are read from it.

@@ -125,7 +125,7 @@ def evaluate(
                 sheet.close()
                 return end.value
             now = clock()
-            if first is None or done <= settled(plan.windows):
+            if first is None or done <= even_after(plan.windows):
                 first = now, done
             elif plan.eval_seconds:
                 _refuse_slow(plan, now - started, (now - first[0]) / (done - first[1]) * (total - done))
@@ -140,7 +140,7 @@ def evaluate(
         raise
 
 
-def settled(windows: Windows) -> int:
+def even_after(windows: Windows) -> int:
     """Scored tokens after which the others come at an even pace."""
     return windows.longest() + windows.lanes * windows.stride if isinstance(windows, Chained) else 0
 

@@ -92,7 +92,7 @@ class Chain:
         slots = slice(self.end - new, self.end)
         return cos[slots], sin[slots]
 
-    def attend(self, heads: Tensor, queries: int, sight: AttentionMask) -> Tensor:
+    def attend(self, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
         """Causal attention of new tokens over what they see; see `attend` of the kernels."""
         count, new = (len(heads) - queries) // 2, heads.shape[2]
         q, *made = heads.split((queries, count, count))
@@ -104,7 +104,7 @@ class Chain:
         seen = slice(self.end - self.seen, self.end)
         k, v = (kept[:, :, seen].flatten(0, 1).to(heads.dtype) for kept in self.kept[self.call])
         self.call += 1
-        return attend_last(q.unflatten(0, (count, -1)), k, v, sight)
+        return attend_last(q.unflatten(0, (count, -1)), k, v, mask)
 
 
 class ChainedReader:

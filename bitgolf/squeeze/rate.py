@@ -1,4 +1,4 @@
-"""Steps from how much the loss minds: the same expected damage from every weight, whatever its tensor.
+"""Quantization steps from the curvature of the loss: equal expected damage by every weight of all tensors.
 
 With the second moments H of a matrix's inputs and G of its output gradients an error E costs about
 tr(G E H E^T) / 2 nats a token. Errors of a column are made good by later columns and those of rows by later
@@ -101,7 +101,7 @@ def power_of_two(steps: Tensor, parts: int) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RateAware(Quantizer):
-    """Rounding that spends bits where the loss minds, with feedback over columns and rows.
+    """More bits for weights that matter more to the loss, with feedback over columns and rows.
 
     What: the step of a weight is `step` over the root of its row's output-gradient moment times its
         column's conditional input variance, to a part of an octave; no clipping; errors are made good by

@@ -13,7 +13,7 @@ from bitgolf.forecast.weight_model import (
     UNSEEN_TOKENS,
     ExpectedWeights,
     likely_steps,
-    walk,
+    random_walk,
 )
 from bitgolf.net.embed import BigramHash, BigramSum
 from bitgolf.net.model import ModelPlan, parameter_shapes
@@ -38,24 +38,24 @@ def at_rest(model: ModelPlan = MODEL) -> Recipe:
 
 
 def test_steps_of_adam_make_a_random_walk():
-    assert walk(training(), AdamRule(lr=0.01)) == (1.0, pytest.approx(ADAM_WALK * 0.01 * 10))
-    assert walk(training(10_000), AdamRule(lr=0.01)).length == pytest.approx(ADAM_WALK, rel=0.01)
-    warmdown = walk(training(schedule=WarmdownFraction(fraction=1.0)), AdamRule(lr=0.01))
+    assert random_walk(training(), AdamRule(lr=0.01)) == (1.0, pytest.approx(ADAM_WALK * 0.01 * 10))
+    assert random_walk(training(10_000), AdamRule(lr=0.01)).length == pytest.approx(ADAM_WALK, rel=0.01)
+    warmdown = random_walk(training(schedule=WarmdownFraction(fraction=1.0)), AdamRule(lr=0.01))
     assert warmdown.length == pytest.approx(ADAM_WALK * 0.1 / math.sqrt(3), rel=0.02)
 
 
 def test_decay_keeps_a_share_of_the_start_and_ends_the_walk():
     rule = AdamRule(lr=0.01, weight_decay=0.5)
-    assert walk(training(), rule).kept == pytest.approx(0.995**100)
-    long = walk(training(10_000), rule)
+    assert random_walk(training(), rule).kept == pytest.approx(0.995**100)
+    long = random_walk(training(10_000), rule)
     assert long.kept < 1e-6
     assert long.length == pytest.approx(ADAM_WALK * 0.01 / math.sqrt(2 * 0.005), rel=0.15)
 
 
 def test_momentum_and_a_larger_batch_go_further():
-    slow, fast = (walk(training(), MuonRule(momentum=m, warmup_steps=0)).length for m in (0.9, 0.99))
+    slow, fast = (random_walk(training(), MuonRule(momentum=m, warmup_steps=0)).length for m in (0.9, 0.99))
     assert fast / slow == pytest.approx(math.sqrt(199 / 19))
-    larger = walk(training(batch_tokens=524_288), MuonRule(momentum=0.9, warmup_steps=0)).length
+    larger = random_walk(training(batch_tokens=524_288), MuonRule(momentum=0.9, warmup_steps=0)).length
     assert larger / slow == pytest.approx(128 ** (1 / 18))
 
 
@@ -107,20 +107,20 @@ def test_a_walk_follows_the_clock_that_ends_it():
     )
     scales = [(600 - 1.04 * step) / (1200 * 1.04) if step else 1.0 for step in range(200)]
     expected = ADAM_WALK * 0.01 * math.sqrt(sum(scale**2 for scale in scales))
-    assert walk(counted, rule).length == pytest.approx(expected, rel=1e-6)
+    assert random_walk(counted, rule).length == pytest.approx(expected, rel=1e-6)
     known = counted.replace({"train.step_seconds": 0.0, "train.steps": 20_000, "train.expected_steps": 500})
     assert likely_steps(known.train) == 500 and likely_steps(counted.train) == 200
     assert likely_steps(counted.train.replace(steps=20_000)) == 577
     scales = [min(1.0, (600 - 1.2 * step) / (1200 * 1.2)) if step else 1.0 for step in range(0, 500, 3)]
     expected = ADAM_WALK * 0.01 * math.sqrt(3 * sum(scale**2 for scale in scales))
-    assert walk(known, rule).length == pytest.approx(expected, rel=1e-6)
+    assert random_walk(known, rule).length == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [5e-324, 1e-300, 1e18, 9.2e18])
 def test_settings_at_their_limits_have_a_forecast(recipe, value):
     """What comes of them is for the run to find out."""
     rule = AdamRule(lr=value, weight_decay=value)
-    assert all(number == number for number in walk(recipe, rule))
+    assert all(number == number for number in random_walk(recipe, rule))
     clocked = recipe.train.replace(train_seconds=9.2e18, step_seconds=value, steps=7)
     assert 1 <= likely_steps(clocked) <= 7
 

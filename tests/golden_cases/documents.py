@@ -18,10 +18,10 @@ class GivenDocuments(Scope):
 
     starts: tuple[int, ...] = ()
 
-    def limit(self, sight: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
+    def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         opens = torch.zeros(inputs.shape[:2], dtype=torch.long)
         opens[:, list(self.starts)] = 1
-        return sight._replace(changes=(*sight.changes, partial(hide_others, opens.cumsum(1))))
+        return mask._replace(changes=(*mask.changes, partial(hide_others, opens.cumsum(1))))
 
 
 def given_documents(case: Case, time: int) -> tuple[GivenDocuments, ...]:

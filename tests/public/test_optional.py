@@ -95,6 +95,6 @@ def test_a_rival_without_its_package_is_left_out(monkeypatch):
     assert not is_installed("brotli") and is_installed("zstandard")
     with pytest.raises(MissingCodecError, match="a thing needs brotli.*pip install brotli"):
         needed("brotli", "a thing")
-    steps = rivals.rivals(b"ab" * 99, b"ab" * 9)
+    steps = rivals.measure_compressors(b"ab" * 99, b"ab" * 9)
     names = [row["name"] for row in finish(steps)]
     assert names == ["xz -9e", "zstd -22 --long"]

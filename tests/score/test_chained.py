@@ -30,13 +30,13 @@ class Spans(Scope):
     history: int
     stride: int
 
-    def limit(self, sight, inputs, bos_id, training):
+    def limit(self, mask, inputs, bos_id, training):
         def hide(scores, first, start):
             queries, keys = (torch.arange(n) for n in scores.shape[-2:])
             spans = (queries + start) // self.stride * self.stride - self.history
             return scores.masked_fill(keys + first < spans[:, None], -math.inf)
 
-        return sight._replace(changes=(*sight.changes, hide))
+        return mask._replace(changes=(*mask.changes, hide))
 
 
 def stream(size: int = 256, tokens: int = TOKENS) -> np.ndarray:

@@ -74,11 +74,11 @@ def rope(case: Case, alone: bool = False) -> Rope:
 def context(case: Case, x: Tensor, start: Tensor) -> Context:
     """What a layer may look at, with x (batch, time, width)."""
     head_width = case.arguments["model_dim"] // case.arguments["num_heads"]
-    ids, sight = torch.zeros(x.shape[:2], dtype=torch.long), AttentionMask()
+    ids, mask = torch.zeros(x.shape[:2], dtype=torch.long), AttentionMask()
     for documents in given_documents(case, x.shape[1]):
-        sight = documents.limit(sight, ids, records.BOS, False)
+        mask = documents.limit(mask, ids, records.BOS, False)
     tables = rope(case).tables(x.shape[1], 0, head_width, CPU)
-    return Context(ids, start, *tables, PlainKernels(), math_attend, sight, None, {})
+    return Context(ids, start, *tables, PlainKernels(), math_attend, mask, None, {})
 
 
 class GivenValues(ValuePart):
