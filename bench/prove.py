@@ -1,8 +1,9 @@
 """Tokens per second of decoding by lanes, and where a step's time goes.
 
-python -m bench.prove [--shapes tiny,demo] [--lanes 64,128,256] [--steps N] [--rounds N] [--portable] [--json]
-One process is one thread, whose own processor time counts, so that other work disturbs less. Frames are
-decoded by several processes: so many cores, so many times as fast.
+python -m bench.prove [--shapes tiny,demo] [--lanes 64,128] [--processes N] [--steps N] [--rounds N] ...
+One process is one thread, of which its own processor time counts, so that other work disturbs less. Frames
+are decoded by several processes: with --processes 2, two decode one each at the same time, and their speeds
+are added.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -73,8 +76,17 @@ def decoding(lanes: Callable[[], Lanes], data: bytes, tokens: np.ndarray) -> dic
     return {name: spent / counted for name, spent in laps.seconds.items()} | {"begin again": again}
 
 
+def side_by_side(processes: int, *given: Any) -> list[dict[str, Any]]:
+    """What `bench_decoding` finds in each of some processes that run it at the same time."""
+    if processes == 1:
+        return [bench_decoding(*given)]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        return [found.result() for found in [pool.submit(bench_decoding, *given) for _ in range(processes)]]
+
+
 def bench_decoding(shape: str, count: int, steps: int, rounds: int, portable: bool) -> dict[str, Any]:
     """The fastest of several decodings with so many lanes."""
+    torch.set_num_threads(1)
     plan = SHAPES[shape]
     model = build_model(plan).use(Backend()).eval()
 
@@ -95,17 +107,21 @@ def main() -> None:
     """Run the benchmarks asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="tiny,demo")
-    parser.add_argument("--lanes", default="64,128,256")
+    parser.add_argument("--lanes", default="64,128")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=384)  # a window and the half that follows
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--portable", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     results: list[dict[str, Any]] = [{"bench": "machine", "load_average": os.getloadavg()[0]}]
     for shape in options.shapes.split(","):
         for count in map(int, options.lanes.split(",")):
-            results.append(bench_decoding(shape, count, options.steps, options.rounds, options.portable))
+            given = shape, count, options.steps, options.rounds, options.portable
+            first, *others = side_by_side(options.processes, *given)
+            first["bench"] += f", {options.processes} processes" * bool(others)
+            first["tokens_per_second"] += sum(each["tokens_per_second"] for each in others)
+            results.append(first)
             if not options.json:
                 show(results[-1])
     if options.json:

@@ -119,11 +119,12 @@ def _resident(name: str) -> int:
 def operations(plan: ModelPlan, length: int) -> dict[str, float]:
     """Floating-point operations of products and attention, in millions for each scored token.
 
-    Attention counts the keys that a query sees. A sliding window passes all of its tokens through all layers
-    but the last, where all have keys and values alone, and the scored ones the rest.
+    Attention counts the keys that a query sees. Of a sliding window all tokens pass all layers but two: the
+    first makes queries, keys and values of new tokens alone; in the last, all have keys and values, and the
+    scored ones the rest.
     """
     width, kv_width = plan.width, plan.dimensions.kv_width
-    keys = 2 * 2 * width * kv_width
+    keys, queries_too = 2 * 2 * width * kv_width, 2 * width**2
     rest = 2 * 2 * width**2 + 2 * 2 * width * plan.hidden_width()
     head = 2 * width * plan.vocabulary_size
 
@@ -132,11 +133,12 @@ def operations(plan: ModelPlan, length: int) -> dict[str, float]:
         return 4 * width * sum(range(length - queries + 1, length + 1))
 
     whole = length * (keys + rest) + attention(length)
+    first = STRIDE * (keys + queries_too) + length * (rest - queries_too) + attention(STRIDE)
     ended = length * keys + STRIDE * rest + attention(STRIDE)
     span = STRIDE * (keys + rest) + attention(STRIDE)
     return {
         "public": (plan.layers * whole + length * head) / STRIDE / 1e6,
-        "sliding": ((plan.layers - 1) * whole + ended + STRIDE * head) / STRIDE / 1e6,
+        "sliding": (first + (plan.layers - 2) * whole + ended + STRIDE * head) / STRIDE / 1e6,
         "chained": (plan.layers * span + STRIDE * head) / STRIDE / 1e6,
     }
 

@@ -31,6 +31,7 @@ READING_ORDER = (
     "net.route",
     "net.objective",
     "net.model",
+    "net.overlap",
     "net.native",
     "squeeze.trellis_states",
     "squeeze.symbol_model",

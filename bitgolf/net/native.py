@@ -15,6 +15,7 @@ from torch import Tensor
 from bitgolf.base.compiled import Looping, numba
 from bitgolf.net.kernels import NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
 from bitgolf.net.model import Model
+from bitgolf.net.overlap import hidden_of_windows
 from bitgolf.net.parts import Attend
 
 EPSILON = np.float32(NORM_EPSILON)
@@ -28,6 +29,7 @@ def native(model: Model) -> Model:
     backend = model.backend
     if backend.fused and backend.device.type == "cpu":
         model.attend = partial(attend_in_blocks, trained=model.attend)
+        vars(model)["hidden"] = partial(hidden_of_windows, model)
         if numba and backend.dtype == torch.float32:
             model.kernels = NativeKernels()
     return model
@@ -48,7 +50,7 @@ def in_vectors(function: Looping) -> Looping:
 
 
 def attend_in_blocks(heads: Tensor, queries: int, mask: AttentionMask, trained: Attend) -> Tensor:
-    """Causal attention with the scores of a few heads at a time, which stay in the cache; see `attend`.
+    """Causal attention with the scores of a few heads at a time, which stay in the cache; see `chunk_attend`.
 
     trained: the attention that has gradients.
     """

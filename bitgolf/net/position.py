@@ -81,6 +81,14 @@ class Rope(Position):
         return angles.cos(), angles.sin()
 
 
+def far_tables(tables: Tables, places: int) -> Tables:
+    """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
+    turns = torch.complex(*(table.double() for table in tables))
+    while len(turns) < places:
+        turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
+    return turns.real[:places].float(), turns.imag[:places].float()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoPosition(Position):
     """No position at all (NoPE).

@@ -10,7 +10,7 @@ from torch import Tensor
 from bitgolf.base.plan import setting
 from bitgolf.net.kernels import AttentionMask, attend_last, rotate
 from bitgolf.net.model import Model
-from bitgolf.net.position import Tables
+from bitgolf.net.position import Tables, far_tables
 from bitgolf.score.windows import States, Window, Windows, score_batches
 
 SPAN_ROOM = 8  # spans that are written before what is kept moves back to the front
@@ -102,7 +102,7 @@ class Chain:
         for kept, own in zip(self.kept[self.call], made):
             kept[:, :, self.end - new : self.end] = own
         seen = slice(self.end - self.seen, self.end)
-        k, v = (kept[:, :, seen].flatten(0, 1).to(heads.dtype) for kept in self.kept[self.call])
+        k, v = (kept.flatten(0, 1)[:, seen].to(heads.dtype) for kept in self.kept[self.call])
         self.call += 1
         return attend_last(q.unflatten(0, (count, -1)), k, v, mask)
 
@@ -146,11 +146,3 @@ class ChainedReader:
             )
             fresh.kept.append((keys, values))
         return fresh
-
-
-def far_tables(tables: Tables, places: int) -> Tables:
-    """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
-    turns = torch.complex(*(table.double() for table in tables))
-    while len(turns) < places:
-        turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
-    return turns.real[:places].float(), turns.imag[:places].float()
