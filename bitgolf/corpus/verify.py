@@ -107,8 +107,9 @@ def verify(folder: Path) -> Generator[Progress, None, Verified]:
     checks += yield from _tokens(data, facts)
     checks += yield from _runs(data)
     if data.tokenizer is None:
-        names = ("bytes", "tokenizer", "losslessness", "exact documents", "13-grams")
+        names = ("tokenizer", "bytes", "losslessness", f"{GRAM_WORDS}-grams")
         checks += [Check(name, OPEN, "no tokenizer lies beside the shards") for name in names]
+        checks += yield from _documents_by_tokens(data, facts)
         return Verified(checks, facts)
     facts |= _fingerprints(data, facts)
     checks += [*_tokenizer(data, facts)]
@@ -238,6 +239,36 @@ def _runs(data: Data) -> Checking:
     said = f"{len(found)} of {len(wanted)} runs of {RUN_TOKENS} validation tokens stand in training"
     unseen = "text between these runs; text under another tokenization"
     return [prefix, Check("runs of tokens", FAILS if found else HOLDS, said, "none", unseen)]
+
+
+def _documents_by_tokens(data: Data, facts: dict[str, Any]) -> Checking:
+    """Validation documents in training by their tokens, where both splits begin with one token.
+
+    That this token starts every document is a guess: public shards begin with their BOS.
+    """
+    train, val = data.splits["train"], data.splits["val"]
+    start = int(val.read(0, 1)[0])
+    name, starts = "exact documents", val.documents(start)
+    if int(train.read(0, 1)[0]) != start:
+        return [Check(name, OPEN, "the splits begin with different tokens, and no tokenizer tells a BOS")]
+    wanted = {hashlib.sha256(each).digest() for each in _token_documents(val, start)}
+    found: set[bytes] = set()
+    for done, document in enumerate(_token_documents(train, start)):
+        if done % 10_000 == 0:
+            yield Progress("documents", done, 0)
+        found |= wanted & {hashlib.sha256(document).digest()}
+    facts["splits"]["val"]["documents"] = len(starts)
+    said = f"{len(found):,} of {len(wanted):,} different validation documents are training documents"
+    unseen = f"documents that differ by a token; whether {start}, the first token, starts each of them"
+    return [Check(name, FAILS if found else HOLDS, said, "none", unseen)]
+
+
+def _token_documents(stream: TokenStream, start: int) -> Iterator[bytes]:
+    """The tokens of each document, as bytes, without the one that starts it."""
+    edges = [*stream.documents(start).tolist(), stream.tokens]
+    for first, end in zip(edges, edges[1:]):
+        if end - first > 1:
+            yield stream.read(first + 1, end - first - 1).tobytes()
 
 
 def _stands_in(run: bytes, text: bytes) -> bool:

@@ -81,10 +81,13 @@ def test_without_a_passport_nothing_is_said_of_hashes(bare):
 def test_without_a_tokenizer_tokens_are_still_compared(bare):
     (bare / "tokenizer.bin").unlink()
     found = checked(bare)
-    assert found["exact documents"].sure == found["losslessness"].sure == found["BOS"].sure == OPEN
-    assert found["prefix"].sure == HOLDS
+    assert found["13-grams"].sure == found["losslessness"].sure == found["BOS"].sure == OPEN
+    assert found["prefix"].sure == found["exact documents"].sure == HOLDS
+    assert {*found} == {*NAMES}
     changed(only(bare, "train"), lambda tokens: np.concatenate([tokens, read_shard(only(bare, "val"))]))
-    assert failed(bare) == {"runs of tokens"}
+    assert failed(bare) == {"runs of tokens", "exact documents"}
+    changed(only(bare, "train"), lambda tokens: tokens[1:])
+    assert checked(bare)["exact documents"].sure == OPEN
 
 
 def in_single_bytes(folder, tokens):
