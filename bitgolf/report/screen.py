@@ -133,6 +133,11 @@ def in_words(facts: Mapping[str, Any]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in facts.items())
 
 
+def named(name: str, value: Any) -> str:
+    """A value under its name: a seed is a name itself, so that its digits stay together."""
+    return str(value) if isinstance(value, int) and "seed" in name.split() else number(value)
+
+
 def number(value: Any) -> str:
     """A value for people: thousands separated, fractions to four places, plans by what they set."""
     if value is None:
@@ -151,7 +156,7 @@ def number(value: Any) -> str:
         if not math.isfinite(value):
             return str(value)
         if abs(value) >= 1000 or value == int(value):
-            return f"{value:,.0f}"
+            return f"{value or 0.0:,.0f}"  # no -0
         return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.3g}"
     return escaped(str(value))
 
@@ -164,7 +169,7 @@ def close(facts: Mapping[str, Any], *, as_json: bool) -> None:
     width = max((len(name) for name in facts), default=0) + 1
     for name, value in facts.items():
         if not isinstance(value, (dict, list, tuple)) and "\n" not in str(value):
-            print(f"{name + ':':<{width}} {number(value)}")
+            print(f"{name + ':':<{width}} {named(name, value)}")
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, as_json: bool) -> None:
@@ -176,9 +181,11 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
         justify: Any = "left" if position == 0 else "right"
         drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
     for row in rows:
-        drawn.add_row(
-            *(Text(escaped(value, keep="\n") if isinstance(value, str) else number(value)) for value in row)
+        cells = (
+            escaped(value, keep="\n") if isinstance(value, str) else named(f"{row[0]} {name}", value)
+            for name, value in zip(header, row)
         )
+        drawn.add_row(*map(Text, cells))
     console = Console()
     console.print(escaped(title), style="bold", highlight=False, soft_wrap=True, markup=False)
     console.print(drawn)
