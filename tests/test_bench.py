@@ -22,9 +22,9 @@ def test_every_part_of_the_benchmark_runs(monkeypatch, capsys):
 
 
 def test_every_part_of_the_scoring_benchmark_runs(monkeypatch, capsys):
-    monkeypatch.setattr(score, "SHAPES", {"micro": (MICRO["micro"][0], 16)})
+    monkeypatch.setattr(score, "SHAPES", {"micro": (MICRO["micro"][0], 16, 4, 3)})
     monkeypatch.setattr(score, "STRIDE", 4)
-    options = ["--shapes", "micro", "--tokens", "40", "--rounds", "1", "--threads", "1", "--json"]
+    options = ["--shapes", "micro", "--rounds", "1", "--json"]
     monkeypatch.setattr(sys, "argv", ["bench", *options])
     score.main()
     found = json.loads(capsys.readouterr().out)[1]

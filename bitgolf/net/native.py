@@ -6,13 +6,12 @@ says `native(model)`; training and generated scripts do not.
 
 import math
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.base.compiled import Looping, numba
+from bitgolf.base.compiled import Looping, kept_compiled, numba
 from bitgolf.net.kernels import NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
@@ -40,13 +39,7 @@ def in_vectors(function: Looping) -> Looping:
 
     Sums are added in another order, and products rounded with them, as vectors need it.
     """
-    if not numba:
-        return function
-    made = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract"})
-    try:
-        return cast(Looping, made(function, cache=True))
-    except RuntimeError:  # no folder for the file
-        return cast(Looping, made(function))
+    return kept_compiled(function, fastmath={"reassoc", "contract"})
 
 
 def attend_in_blocks(heads: Tensor, queries: int, mask: AttentionMask, trained: Attend) -> Tensor:
