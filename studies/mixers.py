@@ -1,4 +1,4 @@
-"""What do mixers add to a small model? Pull requests #1718, #1740, #738, #780, #1420 and #1916.
+"""What do mixers and a KV chain add to a small model? Pull requests #1718, #1740, #738, #780, #1420 and #1916.
 
 bitgolf study studies/mixers.py
 """
@@ -10,17 +10,25 @@ from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
 from bitgolf.mix.ppm import BytePpm
 from bitgolf.mix.tilt import TokenTilt
 from bitgolf.recipes.baseline import baseline
+from bitgolf.score.chained import Chained
 from bitgolf.score.mixer import Mixer
+from bitgolf.score.windows import Sliding
 from bitgolf.study.design import Study, changed
 
 READING = ""
-TOKENS = 65_536  # of the validation text; mixers take one at a time
+TOKENS = 32_768  # of the validation text; mixers take one at a time
 LAMBDAS = (0.005, 0.02, 0.08, 0.3)
+CHAINS = {
+    "KV chain, 192 tokens": Chained(history=192, stride=64, lanes=1),
+    "KV chain, 64 tokens": Chained(history=64, stride=64, lanes=1),
+    "KV chain, 192 tokens, 16 lanes": Chained(history=192, stride=64),
+}
 
 
 def study() -> Study:
     """The baseline after a minute of training, alone and with each mixer; all arms share their trainings."""
-    plain = a_minute(baseline()).replace({"score.limit_tokens": TOKENS})
+    plain = a_minute(baseline()).replace({"score.limit_tokens": TOKENS, "backend.dtype": "float32"})
+    slid = changed(plain, "sliding 256/64", {"score.windows": Sliding(length=256, stride=64)})
 
     def mixed(name: str, *mixers: Mixer):
         return changed(plain, name, {"score.mixers": mixers})
@@ -38,7 +46,13 @@ def study() -> Study:
             mixed("token tilt, order 4", TokenTilt(order=4)),
             mixed("longest match", LongestMatch()),
             mixed("n-grams, PPM and match", InterpolatedNgrams(), BytePpm(), LongestMatch()),
+            slid,
+            *(
+                changed(slid.recipe, name, {"score.windows": windows}, against=slid.name)
+                for name, windows in CHAINS.items()
+            ),
         ),
+        test="paired",  # all arms share their trainings
         seeds=(1, 2, 3),
         reading=READING,
     )
