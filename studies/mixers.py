@@ -1,4 +1,4 @@
-"""What do mixers and a KV chain add to a small model? Pull requests #1718, #1740, #738, #780, #1420 and #1916.
+"""What do mixers and a KV chain add to a small model? PR #1718, #1740, #738, #780, #1420 and #1916.
 
 bitgolf study studies/mixers.py
 """

@@ -62,6 +62,9 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
         "evaluation_tokens": lambda value: tokens(value) if value > 0 else value,
         "reference_length": tokens,
         "longest": tokens,
+        "chunk_tokens": tokens,
+        "sequence_length": tokens,
+        "globally": lambda value: _shrunk(value, rules),
     }
     heads = max(1, model.heads // HEADS)
     shape = {
@@ -93,6 +96,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "budget.budget_bytes": _smaller_budget(recipe, small),
             "backend.attention": "auto",
             "score.windows": _shorter_windows(recipe.score.windows),
+            "score.adapter": _shrunk(recipe.score.adapter, rules),
         }
     )
 

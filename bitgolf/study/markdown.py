@@ -21,7 +21,8 @@ from bitgolf.study.formatting import (
 )
 from bitgolf.study.verdicts import SIDE_METRICS
 
-ARM_METRICS = ("quantized_bits_per_byte", "float_bits_per_byte", *SIDE_METRICS)
+SCORES = ("adapted", "fixed", "quantized", "float")
+ARM_METRICS = (*(f"{name}_bits_per_byte" for name in SCORES), *SIDE_METRICS)
 
 
 def markdown(study: View) -> str:

@@ -21,6 +21,9 @@ def metric_of(result: dict[str, Any], metric: str) -> float:
     if metric in PLAIN or metric == "bits_per_byte":
         return float(result.get(metric, math.nan))
     kind = metric.removesuffix("_bits_per_byte")
+    if kind == "fixed":
+        *before, last = [{}, *result.get("variants", [])]
+        return float(before[-1]["bits_per_byte"]) if last.get("name") == "adapted" else math.nan
     found = {row["name"]: row["bits_per_byte"] for row in reversed(result.get("variants", []))}
     if kind == "float":
         return float(found.get("averaged", found.get("live", math.nan)))
