@@ -1,4 +1,4 @@
-"""Twenty-four cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
+"""Thirty cases of odd sizes: what is given. The twin computes the rest, see `kinds`."""
 
 import math
 import zlib
@@ -325,6 +325,101 @@ def own_documents_in_rows() -> Given:
     parts |= {"parallel_resid_lambdas": (3, 2), "parallel_post_lambdas": (3, 2, 2)}
     record = "2026-04-10_VarLenAttn"
     return scored("rows", record, s, twin, a, tokens, banked=True, **parts)
+
+
+# Of test-time training: weights stand in these cases before and after it.
+SMALL = {
+    "vocab_size": 23,
+    "num_layers": 2,
+    "model_dim": 12,
+    "num_heads": 3,
+    "num_kv_heads": 1,
+    "mlp_mult": 1.5,
+}
+ADAPTED = {
+    "token and byte counts, positions": "exact",
+    "chunk_mean_losses, val_loss": {"abs": 5e-5},
+    "val_bpb": {"rel": 2e-5},
+    "out.after.*": {"rel_frobenius_of_total_change": 0.03},
+}
+LOW_RANK = {
+    "token counts, order of events": "exact",
+    "loss sums of events": {"abs": 2e-3},
+    "val_loss": {"abs": 5e-5},
+    "out.lora.*": {"abs": 5e-4},
+}
+
+
+def adapted(name: str, later: bool, count: int, stride: int, length: int, **ttt: Any) -> Given:
+    """Score-first training by the first record that had it, or by a later one: exact windows, no banks."""
+    s: Facts = (
+        SMALL | (LATE if later else NETWORK) | {"xsa_last_n": 1, "rope_dims": 2, "train_seq_len": length}
+    )
+    s |= {"ln_scale": True} | {f"ttt_{key}": value for key, value in ttt.items()}
+    record = "2026-03-23_LeakyReLU_LegalTTT_ParallelMuon"
+    if later:
+        record = "2026-04-08_SP8192_ParallelResid_ScoreFirstTTT"
+        s |= {"eval_seq_len": length}
+    function = "eval_val_ttt" if later else "eval_val_sliding_ttt"
+    a = {"function": function, "stride": stride, "batch_seqs": ttt.get("batch_seqs", 3)}
+    twin = {"reference": length if later else 1024, "slope": 0.5, "length": length}
+    parts: dict[str, Any] = {"skip_weights": (1, 12)} | ({"skip_gates": (1, 12)} if later else {})
+    tokens = ids(s, (count,), draws(f"{name} tokens"))
+    facts, tensors = scored(name, record, s, twin, a, tokens, banked=not later, **parts)
+    return facts | {"kind": "scoring_ttt", "tolerance": ADAPTED}, tensors
+
+
+def own_ttt_odd_chunks() -> Given:
+    """Chunks of 37 hold neither whole windows nor whole rows; two epochs of two steps, a low clip."""
+    how = {"chunk_tokens": 37, "lr": 0.07, "epochs": 2, "batch_seqs": 2, "momentum": 0.8, "grad_clip": 0.3}
+    return adapted("odd chunks", False, 131, 4, 11, freeze_blocks=0, **how)
+
+
+def own_ttt_frozen_block() -> Given:
+    """The first block frozen, no momentum, a clip that is never reached, three epochs."""
+    how = {"chunk_tokens": 40, "lr": 0.05, "epochs": 3, "batch_seqs": 7, "momentum": 0.0, "grad_clip": 1e3}
+    return adapted("frozen block", False, 100, 5, 10, freeze_blocks=1, **how)
+
+
+def own_ttt_last_target() -> Given:
+    """The last chunk is one target, and is not trained on; windows that score each target once."""
+    how = {"chunk_tokens": 26, "lr": 0.1, "epochs": 2, "momentum": 0.9}
+    return adapted("last target", True, 80, 3, 13, **how)
+
+
+def own_ttt_text_within_a_chunk() -> Given:
+    """All of the text is the last chunk: nothing is learnt."""
+    how = {"chunk_tokens": 64, "lr": 0.1, "epochs": 4, "momentum": 0.9}
+    return adapted("within a chunk", True, 47, 6, 12, **how)
+
+
+def low_rank(name: str, opens: list[int], count: int, **ttt: Any) -> Given:
+    """Factors for each document by the first record of them; A is given for the documents in their order."""
+    s: Facts = SMALL | NETWORK | {"mlp_mult": 2, "train_seq_len": 64, "beta1": 0.9, "beta2": 0.95}
+    s |= {f"ttt_{key}": value for key, value in ttt.items()}
+    draw = draws(f"{name} tokens")
+    tokens = ids(s, (count,), draw)
+    tokens[tokens == 1] = 2
+    tokens[opens] = 1
+    a = {"bos_at": opens, "n_docs": len(opens)}
+    twin = {"reference": 0, "slope": 0.0}
+    facts, tensors = scored(name, "2026-03-17_LoRA_TTT", s, twin, a, tokens, skip_weights=(1, 12))
+    for place in ("q_loras.0", "q_loras.1", "v_loras.0", "v_loras.1", "lm_head_lora"):
+        shape = len(opens), ttt["lora_rank"], 12
+        tensors[f"lora.{place}.A"] = (2 * torch.rand(shape, generator=draw) - 1) / math.sqrt(12)
+    return facts | {"kind": "scoring_lora_ttt", "tolerance": LOW_RANK}, tensors
+
+
+def own_lora_odd_batches() -> Given:
+    """Rank 3, five documents in batches of two, chunks of 7 in windows of 17; one of two tokens."""
+    how = {"lora_rank": 3, "lora_lr": 0.03, "chunk_size": 7, "eval_seq_len": 17, "batch_size": 2}
+    return low_rank("odd batches", [4, 30, 32, 75, 89], 120, **how)
+
+
+def own_lora_whole_windows() -> Given:
+    """Rank 1, chunks as long as their windows, all documents in one batch, one that ends with a chunk."""
+    how = {"lora_rank": 1, "lora_lr": 0.1, "chunk_size": 9, "eval_seq_len": 9, "batch_size": 8}
+    return low_rank("whole windows", [0, 18, 40], 70, **how)
 
 
 def calibrated(name: str, record: str, settings: Facts, twin: Facts, **parts: Any) -> Given:

@@ -1,6 +1,7 @@
 """What the twin computes for a case, by kind, from its facts and the tensors that are given."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -127,11 +128,7 @@ def scoring(facts: Facts, tensors: Tensors) -> Outputs:
         total += float(nats[scored - start :].sum())
         order += range(scored + 1, end + 1)
     times = torch.bincount(torch.tensor(order), minlength=len(ids))
-    text = sum(
-        int(tensors["base_bytes"][ids[i]])
-        + int(tensors["has_leading_space"][ids[i]] and not tensors["is_boundary"][ids[i - 1]])
-        for i in order
-    )
+    text = text_bytes(tensors, order)
     loss = total / len(order)
     expected = {
         "val_loss": loss,
@@ -144,6 +141,149 @@ def scoring(facts: Facts, tensors: Tensors) -> Outputs:
     }
     names = ("out.scored_order", "out.times_scored_per_token_index")
     return expected, {name: t.int() for name, t in zip(names, (torch.tensor(order), times))}
+
+
+def text_bytes(tensors: Tensors, order: Iterable[int]) -> int:
+    ids = tensors["val_tokens"].long()
+    return sum(
+        int(tensors["base_bytes"][ids[i]])
+        + int(tensors["has_leading_space"][ids[i]] and not tensors["is_boundary"][ids[i - 1]])
+        for i in order
+    )
+
+
+def scoring_ttt(facts: Facts, tensors: Tensors) -> Outputs:
+    """Each chunk is scored, then trained on by gradient descent with momentum; the last one is not."""
+    a, s, length = facts["arguments"], facts["effective_hyperparameters"], facts["twin"]["length"]
+    weights, ids = weights_of(tensors), tensors["val_tokens"].long()
+    targets, size, stride = len(ids) - 1, s["ttt_chunk_tokens"], a["stride"]
+    once = a["function"] == "eval_val_ttt"
+    spans = []
+    for start in range(0, targets, stride):
+        end = min(start + length, targets)
+        if once and start and start + length - stride < targets:
+            spans.append((start, end, start + length - stride))
+        elif start == 0 or not once and end - start >= stride:
+            spans.append((start, end, max(start, end - stride) if start else 0))
+    count = -(-targets // size)
+    frozen = [f"blocks.{i}." for i in range(s.get("ttt_freeze_blocks", 0))]
+    learning = [name for name in weights if not any(name.startswith(each) for each in frozen)]
+    speeds: Tensors = {}
+    sums, order = [[0.0, 0.0, 0.0] for _ in range(count)], []
+    for chunk in range(count):
+        for start, end, scored in (span for span in spans if span[2] // size == chunk):
+            row, how = ids[None, start:end], switches(facts, end - start)
+            found = network.logits(weights, row, how, [[0] * (end - start)])
+            nats = network.nats(found, ids[None, start + 1 : end + 1])[0, scored - start :]
+            places = range(scored + 1, end + 1)
+            order += places
+            new = float(nats.sum()), float(len(places)), float(text_bytes(tensors, places))
+            sums[chunk] = [old + more for old, more in zip(sums[chunk], new)]
+        if chunk == count - 1:
+            break
+        rate = s["ttt_lr"] * (1 + math.cos(math.pi * chunk / (count - 1))) / 2
+        first, last = chunk * size, min((chunk + 1) * size, targets)
+        starts = range(first, first + (last - first) // length * length, length)
+        batch = s.get("ttt_batch_seqs", a["batch_seqs"])
+        for begin in [*range(0, len(starts), batch)] * s["ttt_epochs"]:
+            rows = torch.stack([ids[start : start + length + 1] for start in starts[begin : begin + batch]])
+            live = {n: w.clone().requires_grad_(n in learning) for n, w in weights.items()}
+            found = network.logits(live, rows[:, :-1], switches(facts, length), [[0] * length] * len(rows))
+            network.nats(found, rows[:, 1:]).mean().backward()
+            pulls = {n: live[n].grad for n in learning if live[n].grad is not None}
+            norm = float(torch.stack([each.norm() for each in pulls.values()]).norm())
+            factor = min(1.0, s.get("ttt_grad_clip", 1.0) / (norm + 1e-6))
+            for name, pull in pulls.items():
+                speeds[name] = s["ttt_momentum"] * speeds.get(name, 0) + factor * pull
+                weights[name] = weights[name] - rate * speeds[name]
+    nats, tokens, size_in_bytes = (sum(row[i] for row in sums) for i in range(3))
+    times = torch.bincount(torch.tensor(order), minlength=len(ids))
+    kept = [row for row in sums if row[1]]
+    expected = {
+        "val_loss": nats / tokens,
+        "val_bpb": nats / math.log(2) / size_in_bytes,
+        "loss_sum": nats,
+        "token_count": tokens,
+        "byte_count": size_in_bytes,
+        "chunks_loss_sum_tokens_bytes": kept,
+        "chunk_mean_losses": [row[0] / row[1] for row in kept],
+        "tokens_scored_more_than_once": int((times > 1).sum()),
+        "tokens_never_scored_excluding_first": int((times[1:] == 0).sum()),
+    }
+    outputs = {"out.scored_order": torch.tensor(order).int(), "out.times_scored_per_token_index": times.int()}
+    return expected, outputs | {f"out.after.{name}": w.detach() for name, w in weights.items()}
+
+
+def scoring_lora_ttt(facts: Facts, tensors: Tensors) -> Outputs:
+    """Each document by itself; its factors are multiplied out and added to the matrices beside them."""
+    s, ids = facts["effective_hyperparameters"], tensors["val_tokens"].long()
+    weights, opens = weights_of(tensors), facts["arguments"]["bos_at"]
+    places = {"lm_head_lora": "tok_emb.weight"}
+    for i in range(s["num_layers"]):
+        places |= {f"{short}_loras.{i}": f"blocks.{i}.attn.c_{short}.weight" for short in "qv"}
+    chunk, length = s["ttt_chunk_size"], s["ttt_eval_seq_len"]
+    ends = [*opens[1:], len(ids) - 1]  # a document ends with the start of the next as its last target
+    chunks = [-(-(end - start) // chunk) for start, end in zip(opens, ends)]
+    queue = sorted(range(len(opens)), key=lambda document: chunks[document])
+    batches = [queue[i : i + s["ttt_batch_size"]] for i in range(0, len(queue), s["ttt_batch_size"])]
+    found: dict[int, list[tuple[float, int]]] = {}
+    outputs: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        most = max(chunks[document] for document in batch)
+        for document in batch:
+            row = queue.index(document)
+            factors = {f"{place}.A": tensors[f"lora.{place}.A"][row].double() for place in places}
+            factors |= {
+                f"{p}.B": torch.zeros(len(weights[n]), s["ttt_lora_rank"]).double() for p, n in places.items()
+            }
+            state = {name: (torch.zeros_like(f), torch.zeros_like(f)) for name, f in factors.items()}
+            found[document] = []
+            for number in range(most):
+                pulls = {name: torch.zeros_like(f) for name, f in factors.items()}
+                if number < chunks[document]:
+                    begin = opens[document] + number * chunk
+                    end = min(begin + chunk, ends[document])
+                    start = max(end - length, opens[document])
+                    live = {name: f.clone().requires_grad_() for name, f in factors.items()}
+                    own = dict(weights)
+                    for place, name in places.items():
+                        into = "lm_head.weight" if place == "lm_head_lora" else name
+                        own[into] = weights[name] + live[f"{place}.B"] @ live[f"{place}.A"]
+                    logits = network.logits(
+                        own, ids[None, start:end], switches(facts, end - start), [[0] * (end - start)]
+                    )
+                    nats = network.nats(logits, ids[None, start + 1 : end + 1])[0, begin - start :]
+                    found[document].append((float(nats.detach().sum()), end - begin))
+                    if number < chunks[document] - 1:
+                        nats.mean().backward()
+                        pulls = {name: f.grad for name, f in live.items()}
+                if number < most - 1:  # one optimizer for the batch: it goes on where a document has ended
+                    for name, pull in pulls.items():
+                        one, two = state[name]
+                        one = s["beta1"] * one + (1 - s["beta1"]) * pull
+                        two = s["beta2"] * two + (1 - s["beta2"]) * pull.square()
+                        state[name] = one, two
+                        up, down = (1 - s[b] ** (number + 1) for b in ("beta1", "beta2"))
+                        step = one / up / ((two / down).sqrt() + 1e-10)
+                        factors[name] = factors[name] - s["ttt_lora_lr"] * step
+            for name, factor in factors.items():
+                outputs.setdefault(f"out.lora.{name}", []).append(factor)
+    events = [
+        [row, *found[document][number]]
+        for batch in batches
+        for number in range(max(chunks[document] for document in batch))
+        for row, document in enumerate(batch)
+        if number < chunks[document]
+    ]
+    nats, tokens = sum(each[1] for each in events), sum(each[2] for each in events)
+    size = text_bytes(tensors, range(opens[0] + 1, len(ids)))
+    expected = {
+        "val_loss": nats / tokens,
+        "val_bpb": nats / math.log(2) / size,
+        "events_batchrow_losssum_tokens_in_order": events,
+        "documents_start_length": [[start, end - start + 1] for start, end in zip(opens, ends)],
+    }
+    return expected, {name: torch.stack(each) for name, each in outputs.items()}
 
 
 def hessian(facts: Facts, tensors: Tensors) -> Outputs:
@@ -321,6 +461,8 @@ KINDS: dict[str, Callable[[Facts, Tensors], Outputs]] = {
         quant_tensor,
         schedule,
         scoring,
+        scoring_lora_ttt,
+        scoring_ttt,
         training_steps,
     )
 }
