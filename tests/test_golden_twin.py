@@ -162,6 +162,13 @@ def test_what_is_off_or_touches_another_kind_needs_no_use(changed):
         ("own_fake_soft_int6", "arguments", {"alpha": 3.0}),
         ("own_model_values", "effective_hyperparameters", {"dtg_enabled": True}),
         ("own_model_values", "effective_hyperparameters", {"gated_attention": True}),
+        ("own_ttt_odd_chunks", "effective_hyperparameters", {"ttt_chunk_tokens": 36}),
+        ("own_ttt_odd_chunks", "effective_hyperparameters", {"ttt_grad_clip": 1.0}),
+        ("own_ttt_odd_chunks", "effective_hyperparameters", {"ttt_momentum": 0.9}),
+        ("own_ttt_frozen_block", "effective_hyperparameters", {"ttt_freeze_blocks": 0}),
+        ("own_ttt_last_target", "effective_hyperparameters", {"ttt_epochs": 1}),
+        ("own_lora_odd_batches", "effective_hyperparameters", {"ttt_batch_size": 3}),
+        ("own_lora_whole_windows", "effective_hyperparameters", {"ttt_lora_lr": 0.05}),
     ],
 )
 def test_a_case_that_says_otherwise_fails(changed, name, group, facts):

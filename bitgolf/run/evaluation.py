@@ -14,10 +14,8 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
-from bitgolf.score.chained import Chained
 from bitgolf.score.exam import Exam
 from bitgolf.score.score import ScorePlan, Scores, document_starts, is_static, scoring
-from bitgolf.score.windows import Windows
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -125,7 +123,7 @@ def evaluate(
                 sheet.close()
                 return end.value
             now = clock()
-            if first is None or done <= even_after(plan.windows):
+            if first is None or done <= plan.windows.settled:
                 first = now, done
             elif plan.eval_seconds:
                 _refuse_slow(plan, now - started, (now - first[0]) / (done - first[1]) * (total - done))
@@ -138,11 +136,6 @@ def evaluate(
     except (GeneratorExit, KeyboardInterrupt, SlowError):
         sheet.keep()
         raise
-
-
-def even_after(windows: Windows) -> int:
-    """Scored tokens after which the others come at an even pace."""
-    return windows.longest() + windows.lanes * windows.stride if isinstance(windows, Chained) else 0
 
 
 def _refuse_slow(plan: ScorePlan, spent: float, left: float) -> None:

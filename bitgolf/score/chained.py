@@ -37,6 +37,10 @@ class Chained(Windows):
     stride: int = setting(64, at_least=1)
     lanes: int = setting(16, at_least=1, at_most=2**16)
 
+    @property
+    def settled(self) -> int:
+        return self.longest() + self.lanes * self.stride
+
     def label(self) -> str:
         lanes = f", {self.lanes} lanes" if self.lanes > 1 else ""
         return f"chained {self.history}+{self.stride}{lanes}"

@@ -60,6 +60,11 @@ class Windows(Plan):
         """Whether a target may be scored more than once."""
         return False
 
+    @property
+    def settled(self) -> int:
+        """Scored tokens after which the others come at an even pace."""
+        return 0
+
     def label(self) -> str:
         """The short name that goes beside every score: 'sliding 512/64'."""
         raise NotImplementedError

@@ -22,8 +22,8 @@ def metric_of(result: dict[str, Any], metric: str) -> float:
         return float(result.get(metric, math.nan))
     kind = metric.removesuffix("_bits_per_byte")
     if kind == "fixed":
-        *before, last = [{}, *result.get("variants", [])]
-        return float(before[-1]["bits_per_byte"]) if last.get("name") == "adapted" else math.nan
+        rows = result.get("variants", [])
+        return float(rows[-2]["bits_per_byte"]) if rows and rows[-1]["name"] == "adapted" else math.nan
     found = {row["name"]: row["bits_per_byte"] for row in reversed(result.get("variants", []))}
     if kind == "float":
         return float(found.get("averaged", found.get("live", math.nan)))

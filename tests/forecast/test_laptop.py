@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from bitgolf.adapt.documents import PhasedLora
+from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.plan import diff
 from bitgolf.forecast.budget import flops_per_token
 from bitgolf.forecast.laptop import STEPS, laptop
@@ -11,10 +13,11 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.model import count_parameters
 from bitgolf.net.position import Rope
 from bitgolf.net.route import Looped
-from bitgolf.score.windows import Chunked, Sliding
+from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.script.own import plans_in
 from bitgolf.squeeze.quantize import Fixed
 from bitgolf.train.average import Ema, SwaCount
+from bitgolf.train.optim import SgdRule
 from bitgolf.train.schedule import Progress
 from tests.peak_memory import peak_of
 
@@ -70,6 +73,16 @@ def test_the_laptop_form_keeps_every_technique(name):
     assert not small.train.train_seconds or small.train.step_seconds, "ends by a clock of its own"
     work = small.train.steps * small.train.batch_tokens * flops_per_token(small.model, 256)
     assert work < 5e13, "some minutes of two cores"
+
+
+def test_what_adapts_learns_from_chunks_of_as_many_sequences():
+    full, small = find_recipe("pr1718_ttt"), find_recipe("pr1718_ttt-laptop")
+    assert full.score.adapter == ScoreFirst(epochs=3, rule=SgdRule(lr=0.005), chunk_tokens=16 * 2048)
+    assert small.score.adapter == full.score.adapter.replace(chunk_tokens=16 * 256)
+    phased = PhasedLora(globally=ScoreFirst(chunk_tokens=8192, sequence_length=2048))
+    windows = PerDocument(within=Growing(length=2048, stride=48))
+    found = laptop(full.replace({"score.windows": windows, "score.adapter": phased})).score.adapter
+    assert found == phased.replace({"globally.chunk_tokens": 1024, "globally.sequence_length": 256})
 
 
 def test_what_counts_layers_tokens_or_steps_follows():

@@ -9,6 +9,7 @@ from bitgolf.score.score import Scores
 from bitgolf.score.windows import Chunked
 from bitgolf.study.design import AllSeeds, DropLosers, Margin, Study, add_one, changed, factorial
 from bitgolf.study.runner import losers
+from bitgolf.study.values import figures
 from bitgolf.study.verdicts import analyse, curves
 from tests.fake_study import fake_study
 
@@ -216,6 +217,19 @@ def test_another_metric_of_the_same_runs(tmp_path, study):
     found = analyse(folder)
     assert found["arms"][0]["mean"] == pytest.approx(0.01)
     assert found["comparisons"][0]["other_metrics"]["float_bits_per_byte"]["effect"] == pytest.approx(-0.1)
+
+
+def test_what_adapts_has_columns_of_its_score_and_of_the_fixed_model():
+    rows = [{"name": "live", "bits_per_byte": 1.0}, {"name": "quantized", "bits_per_byte": 1.3}]
+    chunked = {"variants": rows, "bits_per_byte": 1.3}
+    slid = {"name": "quantized", "bits_per_byte": 1.2}
+    adapted = {"name": "adapted", "bits_per_byte": 1.1}
+    sliding = {"variants": [*rows, slid, adapted], "bits_per_byte": 1.1}
+    assert {"adapted_bits_per_byte", "fixed_bits_per_byte"}.isdisjoint(figures(chunked))
+    names = ("quantized", "fixed", "adapted")
+    assert [figures(sliding)[f"{name}_bits_per_byte"] for name in names] == [1.3, 1.2, 1.1]
+    in_chunks = {"variants": [*rows, adapted], "bits_per_byte": 1.1}
+    assert figures(in_chunks)["fixed_bits_per_byte"] == 1.3
 
 
 def test_learning_curves_are_means_over_seeds(tmp_path, study):
