@@ -29,6 +29,14 @@ def score(
             help="Layers that a public checkpoint passes once more, e.g. 4,5.",
         ),
     ] = "",
+    variables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="NAME=VALUE",
+            help="What weights of a public script do not show: DISABLE_LAYER0_ATTN, RECUR_LAYERS.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
@@ -40,7 +48,9 @@ def score(
 
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
-    path, unpacked = find_artifact(model, dataset, changes or [], layers_by_number(again))
+    named, first_attention = script_settings(variables or [])
+    layers = layers_by_number(again or named)
+    path, unpacked = find_artifact(model, dataset, changes or [], layers, first_attention)
     scores, found = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
     size = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), **found}
@@ -48,6 +58,25 @@ def score(
     if not as_json:
         facts["query_positions"] = positions_in_words(found)
     screen.close(facts, as_json=as_json)
+
+
+def script_settings(variables: list[str]) -> tuple[str, bool]:
+    """Of a public script: the layers that it passes once more, and whether its first one has attention."""
+    known = {"RECUR_LAYERS": "", "DISABLE_LAYER0_ATTN": "0"}
+    for word in variables:
+        name, _, value = word.partition("=")
+        if name not in known:
+            ways = "here DISABLE_LAYER0_ATTN=1 and RECUR_LAYERS=4,5; other settings by --set"
+            raise BitgolfError("no setting of a checkpoint", where="--env", value=word, way_out=ways)
+        known[name] = value
+    if known["DISABLE_LAYER0_ATTN"] not in ("0", "1"):
+        raise BitgolfError(
+            "neither 0 nor 1",
+            where="--env DISABLE_LAYER0_ATTN",
+            value=known["DISABLE_LAYER0_ATTN"],
+            way_out="1 where the first layer has no attention",
+        )
+    return known["RECUR_LAYERS"], known["DISABLE_LAYER0_ATTN"] == "0"
 
 
 def layers_by_number(text: str) -> list[int]:

@@ -23,9 +23,13 @@ from bitgolf.inputs.typed import read_plan
 from bitgolf.public.checkpoints import (
     PASSED_AGAIN,
     as_weights,
+    first_attention_at_rest,
     infer_model_plan,
+    lacks_first_attention,
     passes_again,
     read_public,
+    renamed,
+    unbanked,
 )
 from bitgolf.recipe import Recipe
 from bitgolf.report.screen import NOTE, note
@@ -148,13 +152,18 @@ def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Eve
 
 
 def find_artifact(
-    text: str, data: Path | None = None, changes: Sequence[str] = (), again: Sequence[int] = ()
+    text: str,
+    data: Path | None = None,
+    changes: Sequence[str] = (),
+    again: Sequence[int] = (),
+    first_attention: bool = True,
 ) -> tuple[Path, Unpacked]:
     """A packed model by its file or its run folder, read and checked.
 
     A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
     gets that of the dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
     weights do not show and nobody named. again: the layers that a public checkpoint passes once more.
+    first_attention: whether its first layer has attention, where its weights do not show it.
     """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
     if not path.is_file():
@@ -169,7 +178,7 @@ def find_artifact(
             where=str(path),
             way_out="give its dataset with --data",
         )
-    unpacked = _public_artifact(path, Dataset.open(data).tokenizer, again)
+    unpacked = _public_artifact(path, Dataset.open(data).tokenizer, again, first_attention)
     if unseen := [place for place in UNSEEN if not any(change.startswith(place) for change in changes)]:
         what = ", ".join(UNSEEN[place][0] for place in unseen)
         ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
@@ -177,12 +186,14 @@ def find_artifact(
     return path, unpacked
 
 
-def _public_artifact(path: Path, tokenizer: Tokenizer, again: Sequence[int]) -> Unpacked:
+def _public_artifact(
+    path: Path, tokenizer: Tokenizer, again: Sequence[int], first_attention: bool
+) -> Unpacked:
     """A public checkpoint with the tokenizer of the data that it is to be scored on."""
     said: list[str] = []
     state = read_public(path, said)
     try:
-        weights = as_weights(state, again or PASSED_AGAIN)
+        weights = as_weights(state, again or PASSED_AGAIN, first_attention)
         model = infer_model_plan(weights)
     except PlanError as error:
         raise PlanError(f"{path}: {problem}" for problem in error.problems) from None
@@ -194,6 +205,8 @@ def _public_artifact(path: Path, tokenizer: Tokenizer, again: Sequence[int]) -> 
             where=str(path),
             way_out="give the dataset made with the tokenizer that it was trained with",
         )
+    if first_attention_at_rest(state) or lacks_first_attention(renamed(unbanked(state))):
+        said.append("its first layer has no attention (DISABLE_LAYER0_ATTN), as its tensors show")
     if passes_again(state) and not again:
         named = ",".join(map(str, PASSED_AGAIN))
         said.append(

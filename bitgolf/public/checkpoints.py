@@ -63,7 +63,8 @@ OTHER_STARTS = {
 REPEATED = re.compile(r"^repeat_mlp\.(\d{1,4})\.")
 PASSED_AGAIN = (4, 5)  # in all records that have such layers
 LANE_TENSORS = ("parallel_resid_lambdas", "parallel_post_lambdas")  # a row for each layer
-MATRICES = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj")
+ATTENTION = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj")
+MATRICES = (*ATTENTION, "mlp.fc", "mlp.proj")
 OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
@@ -92,13 +93,21 @@ def _loaded(data: bytes) -> dict[str, Any]:
     return load_tensors(data) if is_torch_file(data) else unpack_public(data)
 
 
-def as_weights(state: Mapping[str, Tensor], again: Sequence[int] = PASSED_AGAIN) -> dict[str, Tensor]:
+def as_weights(
+    state: Mapping[str, Tensor], again: Sequence[int] = PASSED_AGAIN, first_attention: bool = True
+) -> dict[str, Tensor]:
     """A public state dict as weights of our model: our names, float32, no banks, no empty tensors.
 
     again: the layers that are passed once more (RECUR_LAYERS), whose own MLPs a state only numbers. Where
     passes have scales of their own (record 2026-03-31), each becomes a layer with the matrices of the first.
+    first_attention: whether the first layer has attention; where it is left out it is scaled by zero.
     """
-    plain = renamed(unbanked(state))
+    plain = plain_state(state)
+    if not first_attention or first_attention_at_rest(plain):
+        scale = "blocks.0.attn_scale"
+        if scale not in plain:
+            raise PublicFileError("no scale of the first attention, which is to be left out", where=scale)
+        plain[scale] = torch.zeros_like(plain[scale])
     if passes_apart(plain):
         order = pass_order(plain, again)
         whole = {name: plain[source] for name, source in pass_sources(plain, order).items()}
@@ -115,7 +124,29 @@ def as_weights(state: Mapping[str, Tensor], again: Sequence[int] = PASSED_AGAIN)
 
 def passes_again(state: Mapping[str, Tensor]) -> bool:
     """Whether a state has layers that are passed again and does not say which."""
-    return any(map(REPEATED.match, state)) or passes_apart(renamed(unbanked(state)))
+    return any(map(REPEATED.match, state)) or passes_apart(plain_state(state))
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A public state dict without banks, by our names; a first attention that it leaves out is of zeros."""
+    plain = renamed(unbanked(state))
+    if lacks_first_attention(plain):
+        of_next = {name: plain.get(f"blocks.1.{name}.weight") for name in ATTENTION}
+        plain |= {f"blocks.0.{n}.weight": torch.zeros_like(t) for n, t in of_next.items() if t is not None}
+    return plain
+
+
+def lacks_first_attention(plain: Collection[str]) -> bool:
+    """Whether the first layer alone has no matrices of attention (packed under DISABLE_LAYER0_ATTN)."""
+    known = [f"blocks.0.{name}.weight" in plain for name in ATTENTION]
+    return "blocks.0.attn.q_gain" in plain and "blocks.1.attn.c_q.weight" in plain and not any(known)
+
+
+def first_attention_at_rest(state: Mapping[str, Tensor]) -> bool:
+    """Whether the first attention took no part in a training: its scale alone is alike in all channels."""
+    scales = {name: t for name, t in renamed(unbanked(state)).items() if name.endswith(".attn_scale")}
+    alike = [name for name, scale in scales.items() if bool((scale == scale.flatten()[:1]).all())]
+    return alike == ["blocks.0.attn_scale"] and len(scales) > 1
 
 
 def passes_apart(names: Collection[str]) -> bool:

@@ -10,9 +10,12 @@ from bitgolf.net.layers import GatedMlp, LnScale, TwoLanes
 from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.net.route import GatedSkips, Looped, Plain
 from bitgolf.public.checkpoints import (
+    ATTENTION,
     MATRICES,
     as_weights,
+    first_attention_at_rest,
     infer_model_plan,
+    lacks_first_attention,
     matrix_of,
     passes_again,
     passes_apart,
@@ -205,6 +208,38 @@ def test_passes_with_scales_of_their_own_are_read_as_layers():
     for wrong in ((), (1,), (1, 2, 3), (3, 4)):
         with pytest.raises(PublicFileError, match="6 passes through 4 layers do not fit"):
             as_weights(public, again=wrong)
+
+
+@pytest.mark.parametrize("told", ["absent", "at rest", "said"])
+def test_a_first_layer_without_attention_is_read_as_such(told):
+    """DISABLE_LAYER0_ATTN of record 2026-03-31, against a model whose first attention is cut out."""
+    plan = BASE.replace({"layers": 3})
+    public = {name: tensor.detach().clone() for name, tensor in shaken(plan).named_parameters()}
+    if told == "at rest":
+        public["blocks.0.attn_scale"].fill_(1.0)
+    cut = build_model(plan)
+    cut.load_state_dict(public)
+    cut.blocks[0].attn.register_forward_hook(lambda module, given, output: torch.zeros_like(output))
+    if told == "absent":
+        for name in ATTENTION:
+            del public[f"blocks.0.{name}.weight"]
+    model = build_model(plan)
+    model.load_state_dict(as_weights(public, first_attention=told != "said"))
+    assert torch.equal(nats(model.eval()), nats(cut.eval()))
+    assert lacks_first_attention(public) == (told == "absent")
+    assert first_attention_at_rest(public) == (told == "at rest")
+    if told == "said":
+        model.load_state_dict(as_weights(public))
+        assert not torch.equal(nats(model), nats(cut))
+    elif told == "absent":
+        public["blocks.0.attn.c_v.weight"] = torch.zeros(1, 1)
+        with pytest.raises(PublicFileError):  # some of them are no setting but damage
+            infer_model_plan(as_weights(public))
+
+
+def test_scales_that_rest_everywhere_say_nothing():
+    public = {name: tensor.detach() for name, tensor in build_model(BASE).named_parameters()}
+    assert not first_attention_at_rest(public) and not lacks_first_attention(public)
 
 
 def test_further_mlps_than_layers_named_are_refused():

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.score import layers_by_number
+from bitgolf.cli.score import layers_by_number, script_settings
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.route import Looped, Once
@@ -198,6 +198,11 @@ def test_layers_passed_again_are_named_or_said(tmp_path, dataset):
     path.write_bytes(saved(state_of(plan.replace(recurrence=Once()))))
     with pytest.raises(BitgolfError, match=r"no weights of its own for layers passed again.*--set"):
         find_artifact(str(path), dataset.folder, again=(0, 1))
+    assert script_settings(["RECUR_LAYERS=0,1", "DISABLE_LAYER0_ATTN=1"]) == ("0,1", False)
+    assert script_settings([]) == ("", True)
+    for word in ("DISABLE_LAYER0_ATTN=yes", "DISABLE_LAYER0_ATTN", "XSA_LAST_N=4", ""):
+        with pytest.raises(BitgolfError, match="--env"):
+            script_settings([word])
     assert layers_by_number("4, 5") == [4, 5] and layers_by_number("") == []
     for text in ("4;5", "-1", "4,", "9" * 20, "\u0664", " "):
         with pytest.raises(BitgolfError, match="--recur-layers"):
