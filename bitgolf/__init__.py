@@ -65,6 +65,7 @@ READING_ORDER = (
     "score.score",
     "score.metric",
     "adapt.learner",
+    "adapt.caps",
     "adapt.score_first",
     "adapt.lora",
     "adapt.documents",

@@ -208,6 +208,11 @@ class PhasedLora(LoraAdapter):
             )
         yield from super().parts(windows, starts)
 
+    @contextmanager
+    def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
+        with self.globally.bounds(model), super().adapting(model, windows, starts) as adaptation:
+            yield adaptation
+
     def prefixes(self, batches: list[list[list[int]]]) -> dict[int, list[list[int]]]:
         """The documents that the weights learn from after some of the batches, by the batch's number."""
         prefix = min(self.prefix_documents, sum(map(len, batches)))

@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bitgolf.net.kernels import capped_logits
 from bitgolf.net.layers import Attention, Block
 from bitgolf.net.model import Model, keyed_generator
 from bitgolf.net.parts import Linear, Module
@@ -121,7 +120,7 @@ class Lora:
 
     def logits(self, row: int, hidden: Tensor) -> Tensor:
         """Softcapped logits (..., vocabulary) of states of a row."""
-        return capped_logits(hidden, self.head(row).to(hidden.dtype), self.model.plan.logit_softcap)
+        return self.model.logits_of(hidden, self.head(row))
 
 
 def lora_shapes(model: Model, targets: Sequence[str]) -> Iterator[tuple[str, tuple[int, int]]]:

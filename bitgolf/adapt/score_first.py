@@ -3,11 +3,12 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 
+from bitgolf.adapt.caps import CAPS, caps_of_its_own
 from bitgolf.adapt.learner import Learner, LearningError, given_back
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import setting
@@ -15,7 +16,7 @@ from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter
 from bitgolf.score.exam import Exam
 from bitgolf.score.windows import Window, Windows
-from bitgolf.train.optim import Frozen, OptimPlan, ParameterRow, Rule, SgdRule
+from bitgolf.train.optim import AdamRule, Frozen, OptimPlan, ParameterRow, Rule, SgdRule
 from bitgolf.train.qat import LateNoise, Noise, NoNoise
 from bitgolf.train.schedule import Cosine, Progress, Schedule
 
@@ -29,6 +30,8 @@ class ScoreFirst(Adapter):
         gradients no longer than `clip`; rates follow `schedule` over the chunks, the optimizer keeps its
         state, the last chunk is not trained on. Tensors that match `tensors` and none of `frozen` learn;
         with `noise` they are trained and scored as it quantizes them. sequence_length 0: of the windows.
+        caps: how two bounds of the logits learn, p tanh(l / p) above zero and n tanh(l / n) below, which
+        begin at the model's (asymmetric soft cap, PR #1923: -0.0014 with another change).
     Source: PR #461, #549, record 2026-03-23 (lr 0.002, -0.0025 bpb), PR #1716 (lr 0.005, -0.0013);
         `frozen=("*.weight",)` and `noise` are the two cures that #1718 names for models trained with QAT.
     Cost: no bytes; a pass forward and back over the text for each epoch; a copy of the weights, and what the
@@ -47,12 +50,16 @@ class ScoreFirst(Adapter):
     batch_sequences: int = setting(32, at_least=1)
     clip: float = setting(1.0, at_least=0.0)
     noise: Noise = NoNoise()
+    caps: Rule = Frozen()
 
     def problems(self) -> Iterator[str]:
         if self.sequence_length > self.chunk_tokens:
             yield f"sequence_length: {self.sequence_length} is more than a chunk, {self.chunk_tokens}"
         if isinstance(self.noise, LateNoise) and not self.noise.rules:
             yield "noise: it needs rules of its own here, as FakeQuantize(rules=(QuantRule(...),))"
+
+        if not isinstance(self.caps, (Frozen, SgdRule, AdamRule)):
+            yield f"caps: SgdRule, AdamRule or Frozen, found {type(self.caps).__name__}"
 
     def problems_with(self, windows: Windows) -> Iterator[str]:
         if not self.sequence_length and windows.longest() > self.chunk_tokens:
@@ -78,11 +85,15 @@ class ScoreFirst(Adapter):
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
         targets = max(window.end for window in windows)
         length = self.sequence_length or max(window.end - window.start for window in windows)
-        with given_back(model):
+        with self.bounds(model), given_back(model):
             learner = self.learner(model.eval())
             with learner.shown:
                 learner.show()
                 yield ChunkLearner(self, learner, targets, length)
+
+    def bounds(self, model: Model) -> AbstractContextManager[None]:
+        """The model with bounds of its own where they learn."""
+        return nullcontext() if self.caps == Frozen() else caps_of_its_own(model)
 
     def learner(self, model: Model) -> Learner:
         """What trains the weights of a model. Raises PlanError for patterns that match nothing."""
@@ -102,7 +113,7 @@ class ScoreFirst(Adapter):
         """The parameter table of a model with tensors of these names."""
         if problems := list(self.unmatched(names)):
             raise PlanError(problems)
-        rows: list[tuple[str, Rule]] = [(pattern, Frozen()) for pattern in self.frozen]
+        rows: list[tuple[str, Rule]] = [(CAPS, self.caps), *((pattern, Frozen()) for pattern in self.frozen)]
         rows += [(pattern, self.rule) for pattern in self.tensors]
         rows += [("*", Frozen())]
         table = (ParameterRow(pattern=pattern, rule=rule, may_be_idle=True) for pattern, rule in rows)

@@ -209,9 +209,10 @@ class Model(Module):
         """Softcapped logits (batch, time, vocabulary), float32."""
         return self.logits_of(self.hidden(inputs))
 
-    def logits_of(self, hidden: Tensor) -> Tensor:
-        """Softcapped logits (..., vocabulary) of final states, float32."""
-        return capped_logits(hidden, self.head().to(hidden.dtype), self.plan.logit_softcap)
+    def logits_of(self, hidden: Tensor, head: Tensor | None = None) -> Tensor:
+        """Softcapped logits (..., vocabulary) of final states, float32; head: see `nats_of`."""
+        matrix = self.head() if head is None else head
+        return capped_logits(hidden, matrix.to(hidden.dtype), self.plan.logit_softcap)
 
     def head(self) -> Tensor:
         """The matrix that turns hidden states into logits."""

@@ -20,7 +20,7 @@ from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.mixer import Mixer, Mixture, mixture_of
-from bitgolf.score.windows import Chunked, States, Window, Windows
+from bitgolf.score.windows import Chunked, PerDocument, States, Window, Windows
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
@@ -178,6 +178,13 @@ def scoring(
     windows, from its end back to its start. opened: is given the exam before it begins. world:
     the processes that share the batches of a static plan; all of them get all scores.
     """
+    if tokenizer.bos < 0 and isinstance(plan.windows, PerDocument):
+        raise DataError(
+            "the tokenizer has no BOS, so that no document begins anywhere",
+            where="score.windows",
+            value=plan.windows.label(),
+            way_out="windows of the unbroken stream, as Sliding(), and what adapts by these",
+        )
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
     starts = document_starts(tokens, tokenizer.bos)

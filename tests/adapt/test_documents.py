@@ -10,7 +10,7 @@ from bitgolf.adapt.documents import DocumentLearner, LoraDocuments, PhasedLora
 from bitgolf.adapt.learner import LearningError
 from bitgolf.adapt.lora import LORA_TARGETS, Lora
 from bitgolf.adapt.score_first import ScoreFirst
-from bitgolf.base.errors import PlanError
+from bitgolf.base.errors import DataError, PlanError
 from bitgolf.net.backend import Backend
 from bitgolf.net.heads import AttentionOutputGate
 from bitgolf.net.layers import ParallelResidual
@@ -267,6 +267,25 @@ def test_refusals(tokens):
         nats(tokens, adapter=phased(prefix_documents=7, phases=1))
     with pytest.raises(LearningError, match="no more than a chunk"):
         nats(tokens, adapter=phased(globally=ScoreFirst(epochs=1)))
+
+
+def test_without_bos_there_are_no_documents(tokens):
+    class NoBos(Bytes):
+        bos = -1
+
+    how = plan(WINDOWS, adapter=adapter())
+    for each in (how, how.fixed()):
+        with pytest.raises(DataError, match=r"score\.windows.*no BOS.*growing 24/8, each document alone"):
+            score(make_model(), tokens, NoBos(), each)
+    score(make_model(), tokens, NoBos(), plan(WINDOWS.within))
+
+
+def test_bounds_of_the_logits_learn_in_phases(tokens):
+    still = phased(globally=phased().globally.replace(caps=SgdRule(lr=0.0)))
+    moving = phased(globally=phased().globally.replace(caps=SgdRule(lr=500.0)))
+    before = nats(tokens, adapter=phased())
+    np.testing.assert_allclose(nats(tokens, adapter=still), before, atol=2e-4)
+    assert np.abs(nats(tokens, adapter=moving) - before).max() > 1e-3
 
 
 def test_windows_grow_and_score_every_target_once():

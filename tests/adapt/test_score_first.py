@@ -1,13 +1,17 @@
 """Score-first test-time training: causal to the bit, off is exact, the model comes back as it was."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from bitgolf.adapt.caps import bent_logits
 from bitgolf.adapt.learner import Learner, LearningError
 from bitgolf.adapt.score_first import ChunkLearner, ScoreFirst
 from bitgolf.base.errors import PlanError
 from bitgolf.net.backend import Backend
+from bitgolf.net.model import Model
 from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.score import score, scoring
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
@@ -117,6 +121,45 @@ def test_the_model_comes_back_as_it_was(tokens, monkeypatch, broken):
     assert all(p.requires_grad and p.grad is None for p in model.parameters()) and not model.training
 
 
+def test_bounds_of_logits_bend_each_sign_by_its_own():
+    raw = torch.linspace(-9, 9, 37, dtype=torch.float64)
+    caps = torch.tensor([2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    found = bent_logits(raw, caps)
+    for x, each in zip(raw.tolist(), found.tolist()):
+        assert each == pytest.approx(2 * math.tanh(x / 2) if x > 0 else 5 * math.tanh(x / 5))
+    assert torch.autograd.gradcheck(lambda c: bent_logits(raw, c), (caps,))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bounds_of_logits_learn_and_are_exact_at_rest(tokens, fused):
+    def scored(**fields) -> tuple[np.ndarray, Model]:
+        model = make_model().use(Backend(fused=fused))
+        return nats(tokens, model=model, adapter=adapter(rule=SgdRule(lr=0.0), **fields)), model
+
+    fixed, _ = scored()
+    still, model = scored(caps=SgdRule(lr=0.0))
+    assert np.array_equal(still, fixed)
+    assert [*dict(model.named_parameters())] == [*dict(make_model().named_parameters())]
+    assert not {"nats_of", "logits_of"} & vars(model).keys()
+    moved, _ = scored(caps=SgdRule(lr=1000.0))
+    assert np.array_equal(moved[:CHUNK], fixed[:CHUNK]) and not np.array_equal(moved, fixed)
+
+
+def test_only_the_bounds_learn_where_all_else_is_frozen(tokens, monkeypatch):
+    seen, step = [], Learner.learn
+
+    def watched(self, *given):
+        step(self, *given)
+        seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
+
+    monkeypatch.setattr(Learner, "learn", watched)
+    own = dict(make_model().named_parameters())
+    nats(tokens, adapter=adapter(frozen=("*",), caps=AdamRule(lr=0.5)))
+    assert all(torch.equal(seen[-1][name], own[name]) for name in own)
+    above, below = seen[-1]["logit_caps"].tolist()
+    assert above != 30.0 and below != 30.0 and above != below
+
+
 def test_frozen_tensors_do_not_learn_and_others_do(tokens, monkeypatch):
     model, moved = make_model(), {}
     start = {name: tensor.clone() for name, tensor in model.named_parameters()}
@@ -202,6 +245,8 @@ def test_refusals(tokens):
         nats(tokens, adapter=adapter(rule=SgdRule(lr=1e18), clip=0.0))
     with pytest.raises(PlanError, match="noise: it needs rules"):
         adapter(noise=FakeQuantize())
+    with pytest.raises(PlanError, match="caps: SgdRule, AdamRule or Frozen, found MuonRule"):
+        adapter(caps=MuonRule())
     with pytest.raises(PlanError, match="sequence_length: 65"):
         adapter(sequence_length=65)
     with pytest.raises(PlanError, match="adapter: chunk_tokens: 64 are fewer than a window of 128"):
