@@ -178,16 +178,9 @@ def scoring(
     windows, from its end back to its start. opened: is given the exam before it begins. world:
     the processes that share the batches of a static plan; all of them get all scores.
     """
-    if tokenizer.bos < 0 and isinstance(plan.windows, PerDocument):
-        raise DataError(
-            "the tokenizer has no BOS, so that no document begins anywhere",
-            where="score.windows",
-            value=plan.windows.label(),
-            way_out="windows of the unbroken stream, as Sliding(), and what adapts by these",
-        )
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
-    starts = document_starts(tokens, tokenizer.bos)
+    starts = _starts_for(plan, tokens, tokenizer)
     windows, parts = _laid_out(plan, len(tokens), starts, sample)
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
@@ -239,6 +232,18 @@ def _laid_out(
         windows = windows[:: -len(windows) // sample or -1]
         parts = [list(range(len(windows)))]
     return windows, parts
+
+
+def _starts_for(plan: ScorePlan, tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Where documents start. Raises DataError where they are asked for and none is marked."""
+    if tokenizer.bos < 0 and isinstance(plan.windows, PerDocument):
+        raise DataError(
+            "the tokenizer has no BOS, so that no document begins anywhere",
+            where="score.windows",
+            value=plan.windows.label(),
+            way_out="windows of the unbroken stream, as Sliding(), and what adapts by these",
+        )
+    return document_starts(tokens, tokenizer.bos)
 
 
 def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:
