@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.tensors import write_arrays
 from bitgolf.net.model import Model
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.exam import Exam
 from bitgolf.score.score import ScorePlan, Scores, document_starts, is_static, scoring
 from bitgolf.text.shards import Dataset
@@ -160,11 +161,13 @@ def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
 def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Callable[[], float]) -> None:
     """Raise SlowError where the windows of a whole evaluation, at the pace of a few, take too long.
 
-    What an adapter does between its parts is not among these few.
+    What learns is tried beyond its first update as well.
     """
     if not plan.eval_seconds:
         return
     tokens = dataset.scored_tokens()
+    if plan.limit_tokens:
+        tokens = tokens[: plan.limit_tokens + 1]
     starts = document_starts(tokens, dataset.tokenizer.bos)
     windows = sum(1 for _ in plan.windows.windows(len(tokens), starts.tolist()))
     for _ in range(2):  # the first is slower than those that follow
@@ -172,3 +175,26 @@ def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Call
         finish(scoring(model, tokens, dataset.tokenizer, plan, sample=FEW_WINDOWS))
         spent = clock() - started
     _refuse_slow(plan, 0.0, spent * windows / min(FEW_WINDOWS, windows))
+    if plan.adapter != NoAdapter():
+        _refuse_slow(plan, 0.0, _seconds_of_learning(model, tokens, starts, dataset.tokenizer, plan, clock))
+
+
+def _seconds_of_learning(
+    model: Model,
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    clock: Callable[[], float],
+) -> float:
+    """What a whole evaluation takes at the pace of its first part, the update after that, and a batch."""
+    windows = [*plan.windows.windows(len(tokens), starts.tolist())]
+    first = next(iter(plan.adapter.parts(windows, starts)))
+    part = sum(windows[index].end - windows[index].first_scored for index in first)
+    started, share = clock(), 1.0
+    with closing(scoring(model, tokens, tokenizer, plan)) as steps:  # the model is given back as it was
+        for done, total in steps:
+            share = done / total
+            if done > part:
+                break
+    return (clock() - started) / share

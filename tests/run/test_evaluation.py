@@ -1,10 +1,15 @@
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
+from bitgolf.adapt.learner import Learner
 from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.events import finish
 from bitgolf.run import evaluation
-from bitgolf.run.evaluation import SlowError, evaluate, evaluation_identity, verdict
+from bitgolf.run.evaluation import SlowError, evaluate, evaluation_identity, refuse_slow_run, verdict
 from bitgolf.score.chained import Chained
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import ScorePlan, score
@@ -131,6 +136,22 @@ def test_what_would_not_end_in_its_time_is_refused_by_forecast(model, tokens, wi
     assert len(seen) <= 1 + (windows != PLAN.windows) * 5
     forecast = int(raised.value.value.split()[1])
     assert forecast == pytest.approx(takes, rel=0.35)
+
+
+def test_a_run_whose_learning_would_not_end_in_time_is_refused_before_it(model, tokens, monkeypatch):
+    """Ten seconds each time that it learns, and none for anything else."""
+    spent, learn = [0.0], Learner.learn
+    monkeypatch.setattr(Learner, "learn", lambda *given: (spent.append(10.0), learn(*given)))
+    dataset = SimpleNamespace(scored_tokens=lambda: tokens, tokenizer=Bytes())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    learns = PLAN.replace(adapter=ScoreFirst(chunk_tokens=40, epochs=1))  # six chunks, five times
+    for seconds, refused in ((30.0, True), (70.0, False)):
+        plan = learns.replace(eval_seconds=seconds)
+        with pytest.raises(SlowError, match=r"about \d+ s, at most 30 s") if refused else nullcontext():
+            refuse_slow_run(model, dataset, plan, lambda: sum(spent))
+    assert spent == [0.0, 10.0, 10.0]
+    refuse_slow_run(model, dataset, learns.replace(eval_seconds=30.0, limit_tokens=82), lambda: sum(spent))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_the_verdict_counts_the_packed_model_alone():
