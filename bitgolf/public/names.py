@@ -155,4 +155,5 @@ KINDS = _kinds()
 
 def later(name: str) -> str | None:
     """What to give in place of a known variable that changes nothing here; None for any other name."""
-    return next((what for pattern, what in LATER.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    patterns = LATER.items() if name not in KINDS else ()
+    return next((what for pattern, what in patterns if fnmatch.fnmatchcase(name, pattern)), None)

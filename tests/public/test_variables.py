@@ -407,6 +407,7 @@ def test_a_variable_changes_what_it_says_and_nothing_else(text, expected):
     after.quantize.assign(shapes)
     shown = variable_rows(before, after, parse_variables(text.split()))
     assert {name for name, *_ in shown if name} == {pair.partition("=")[0] for pair in text.split()}
+    assert "off here too" not in [words for _, _, words, *_ in shown]
 
 
 def test_every_variable_is_tried():
