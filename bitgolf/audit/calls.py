@@ -1,7 +1,11 @@
 """Calls in a script: each with the same values in the same state is followed once."""
 
 import ast
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
 
 from bitgolf.audit import library
 from bitgolf.audit.expressions import Expressions
@@ -25,6 +29,13 @@ MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
 PLAIN_KINDS = ("str",)
+# Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
+OTHERS_OWN = frozenset(
+    name
+    for kind in (str, bytes, dict, list, set, io.BytesIO, Path, torch.Tensor)
+    for name in dir(kind)
+    if not name.startswith("__")
+)
 
 
 class Calls(Expressions):
@@ -44,8 +55,13 @@ class Calls(Expressions):
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
         function = self.resolved(node.func, held, frame)
+        made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
+        if made:
+            held = Value(tables=frozenset((f"{made} {node.lineno}:{node.col_offset}",)), kind=made)
+        elif isinstance(node.func, ast.Name) and function is not None:
+            held = self.value(node.func, frame)  # an object that is called
         if function is not None:
-            own = self.own(node, function, given, named, frame)
+            own = self.own(node, function, given, named, frame, held)
             if own is not None:
                 for i, part in enumerate(
                     node.args
@@ -57,8 +73,7 @@ class Calls(Expressions):
                     ):
                         more = self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
                         own |= more or NOTHING
-                made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
-                return own._replace(kind=made) if made else own
+                return held if made else own
         elif last == "partial" or last in ("map", "apply", "submit"):
             for i, part in enumerate(node.args):
                 if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
@@ -67,9 +82,7 @@ class Calls(Expressions):
         for each in (*given, *named.values()):
             everything |= each
         found = library.called(self, node, held, [*given, *named.values()], everything, frame)
-        if isinstance(node.func, ast.Name) and last in self.classes:
-            return found._replace(kind=last)
-        return found
+        return found._replace(kind=made, tables=held.tables) if made else found
 
     def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
         """The function of the script that a call enters; None for others, and for what torch itself calls."""
@@ -88,6 +101,8 @@ class Calls(Expressions):
             return None
         if kind and (kind, last) in self.methods:
             return self.methods[kind, last]
+        if not kind and last in OTHERS_OWN:
+            return None
         others = [each for each in self.called_so.get(last, ()) if id(each) not in self.entered]
         return others[0] if others else self.functions.get(last)
 
@@ -102,8 +117,9 @@ class Calls(Expressions):
         given: Sequence[Value],
         named: Mapping[str, Value],
         frame: Frame,
+        held: Value = NOTHING,
     ) -> Value | None:
-        """A call of a function of the script; None where it is not entered."""
+        """A call of a function of the script; None where it is not entered. held: what it is a method of."""
         if frame.depth >= MOST_DEPTH or id(function) in self.entered:
             return None
         arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
@@ -135,6 +151,8 @@ class Calls(Expressions):
             for name, part in [*zip(parameters, node.args), *words.items()]:
                 if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
                     texts[name] = text
+        if bound:
+            names[arguments[0]] = held
         inner = Frame(
             function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
         )
@@ -158,7 +176,9 @@ class Calls(Expressions):
             frame.off,
         )
         if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many
-            marks = frozenset((name, each.marks, each.keys) for name, each in inner.names.items())
+            marks = frozenset(
+                (name, each.marks, each.keys, each.tables) for name, each in inner.names.items()
+            )
             key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
         if (memory := self.known.get(key)) is not None and memory.holds(self.changed):
             return self._again(memory, node, parameters, frame, closed)

@@ -26,6 +26,7 @@ from bitgolf.audit.values import (
     Value,
     base_name,
     constant,
+    few,
     folded,
     last_name,
 )
@@ -51,11 +52,9 @@ class Expressions(Walk):
                 return found
             case ast.Attribute():
                 inner = self.value(node.value, frame)
-                self.read.add(f".{node.attr}")
                 if node.attr in library.SIZES:
                     return Value(frozenset((SIZE,)))
-                own = self.attributes.get(node.attr, NOTHING)
-                return own if not inner.marks else inner.plain | own
+                return self.attribute(node.attr, inner)
             case ast.Subscript():
                 return self.part(node, frame)
             case ast.BinOp():
@@ -126,7 +125,7 @@ class Expressions(Walk):
             return self.looked(node, held, where, frame)
         if held.gates and not held.has(GOLD):  # a table over all tokens, at some of them
             path = self.path(node, frame)
-            held = held._replace(gates=frozenset(f"{gate}{path}" for gate in held.gates))
+            held = held._replace(gates=few(frozenset(f"{gate}{path}" for gate in held.gates)))
         if where.has(VAL) and held.has(GOLD) is False:
             return held
         if where.has(VAL) and not where.has(GOLD) and held.has(GOLD):
@@ -150,7 +149,7 @@ class Expressions(Walk):
             if where.has(DRAWN):
                 self.event("cut", node, frame, where, way="drawn")
         path = self.path(node, frame)
-        keys = frozenset(f"{key}{path}" for key in held.keys or ("",))
+        keys = few(frozenset(f"{key}{path}" for key in held.keys or ("",)))
         roots = frozenset((path,)) if STREAM in held.roots and frame.loops else held.roots
         held = held._replace(number=None, keys=keys, roots=roots, set=False)
         return held | where._replace(roots=NO_NAMES, keys=NO_NAMES, gates=NO_NAMES, tables=NO_NAMES)

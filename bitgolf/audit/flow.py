@@ -183,7 +183,7 @@ class Flow(Calls):
                 else:
                     frame.texts.pop(target.id, None)
             case ast.Attribute():
-                self.remember(target.attr, value)
+                self.remember(target.attr, value, self.value(target.value, frame))
                 if source is not None:
                     frame.owners[target.attr] = _optimized(source)
             case ast.Tuple() | ast.List():
@@ -246,7 +246,7 @@ class Flow(Calls):
         name = base_name(node.target)
         value = self.chosen(value, frame)
         if isinstance(node.target, ast.Attribute):
-            self.remember(name, value)
+            self.remember(name, value, self.value(node.target.value, frame))
         elif name:
             old = frame.names.get(name)
             old = self.globals.get(name, NOTHING) if old is None else old

@@ -16,13 +16,14 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
 MASK, FILES, DRAWN, AVERAGED, FILLED = "mask files drawn averaged filled".split()
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
+MOST_PATHS, MOST_PATH = 12, 160  # paths of tokens in a value, characters of one
 STREAM = "stream"  # the root of what is not a part of the validation tokens
 # A pattern or path of shards; no word of a message.
 VALIDATION = re.compile(
-    r"(?:^|[_/\-])val(?:id|idation)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
+    r"(?:^|[_/\-*])val(?:id|idation)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
 )
 TRAINING = re.compile(
-    r"(?:^|[_/\-])train(?:ing)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_train_[^ :]*\*"
+    r"(?:^|[_/\-*])train(?:ing)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_train_[^ :]*\*"
 )
 SPLIT_WORDS = {"val": VAL, "valid": VAL, "validation": VAL, "train": TRAIN, "training": TRAIN}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
@@ -56,9 +57,9 @@ class Value(NamedTuple):
             self.marks | other.marks,
             max(self.born, other.born),
             self.roots | other.roots,
-            self.keys | other.keys,
-            self.gates | other.gates,
-            self.golds | other.golds,
+            few(self.keys | other.keys),
+            few(self.gates | other.gates),
+            few(self.golds | other.golds),
             self.tables | other.tables,
             kind=self.kind or other.kind,
         )
@@ -75,6 +76,13 @@ class Value(NamedTuple):
     def plain(self) -> "Value":
         """What is computed from it: another thing, of the same marks."""
         return self._replace(tables=NO_NAMES, kind="", number=None, set=False)
+
+
+def few(paths: frozenset[str]) -> frozenset[str]:
+    """Paths of tokens, the shortest of too many: loops around loops would make them without end."""
+    if len(paths) <= MOST_PATHS and all(len(path) <= MOST_PATH for path in paths):
+        return paths
+    return frozenset(sorted((path for path in paths if len(path) <= MOST_PATH), key=len)[:MOST_PATHS])
 
 
 NOTHING = Value()

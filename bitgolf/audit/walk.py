@@ -114,8 +114,26 @@ class Walk:
             Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
         )
 
-    def remember(self, name: str, value: Value) -> None:
-        """What an attribute of this name carries in any object."""
+    def remember(self, name: str, value: Value, held: Value = NOTHING) -> None:
+        """What an attribute of this name carries: in any object, and in the one that it is given in."""
+        for place in held.tables:
+            self._remember(f"{place}.{name}", value)
+        self._remember(name, value)
+
+    def attribute(self, name: str, held: Value) -> Value:
+        """What an attribute carries in an object, or in any where that one is not known."""
+        own = [f"{place}.{name}" for place in held.tables]
+        self.read |= {f".{each}" for each in (name, *own)}
+        known = [self.attributes[each] for each in own if each in self.attributes]
+        if not known:
+            found = self.attributes.get(name, NOTHING)
+            return held.plain | found if held.marks else found
+        result = known[0]
+        for each in known[1:]:
+            result |= each
+        return result
+
+    def _remember(self, name: str, value: Value) -> None:
         old = self.attributes.get(name)
         roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
         new = value._replace(roots=roots)
@@ -145,7 +163,8 @@ class Walk:
         while isinstance(inner, ast.Subscript | ast.Call | ast.Starred):
             inner = inner.func if isinstance(inner, ast.Call) else inner.value
         if isinstance(inner, ast.Attribute):
-            self.remember(name, self.attributes.get(name, NOTHING) | value)
+            held = self.value(inner.value, frame)
+            self.remember(name, self.attribute(name, held) | value, held)
             if name not in frame.names:
                 return
         old = frame.names.get(name)
