@@ -16,11 +16,13 @@ from bitgolf.audit.values import (
     NO_NAMES,
     NOTHING,
     PIECE,
+    PREDICTED,
     READ,
     SHARE,
     SIZE,
     STREAM,
     SUM,
+    TABLE,
     VAL,
     Frame,
     Value,
@@ -113,12 +115,8 @@ class Expressions(Walk):
         """A look into a table by tokens, or some of the tokens."""
         held, where = self.value(node.value, frame), self.value(node.slice, frame)
         if held.has(VAL) and not held.has(GOLD):
-            if (
-                where.has(VAL)
-                and where.keys
-                and not where.has(MASK)
-                and not isinstance(node.slice, ast.Slice)
-            ):
+            picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
+            if picks and not isinstance(node.slice, ast.Slice):
                 return self.picked(node, held, where, frame)
             return self.cut_out(node, held, where, frame)
         if where.has(VAL) and not held.has(GOLD):
@@ -174,9 +172,11 @@ class Expressions(Walk):
         owner = base_name(node) if isinstance(node, ast.expr) else ""
         made = max((self.made.get(each, 0) for each in held.tables), default=0)
         self.event("look", node, frame, where._replace(born=made), owner=owner, tables=held.tables)
+        tables = held.tables
         held = held._replace(tables=NO_NAMES, number=None)
         if where.has(HASH):
-            return Value(frozenset((READ,)), keys=where.keys) | held
+            places = frozenset(f"{TABLE}{each}" for each in tables or (owner,))
+            return Value(frozenset((READ,)), keys=where.keys, roots=places) | held
         return Value(frozenset((PIECE,)), roots=where.roots, gates=where.keys) | held
 
     def operation(self, node: ast.BinOp, frame: Frame) -> Value:
@@ -239,8 +239,11 @@ class Expressions(Walk):
     def divided(self, node: ast.AST, left: Value, right: Value, frame: Frame) -> Value:
         """A quotient: of counts, or of a score by bytes."""
         value = (left | right).plain
-        if left.has(READ) and right.has(READ) and left.keys > right.keys:
-            self.event("ratio", node, frame, value)
+        if left.has(READ) and right.has(READ) and left.keys != right.keys:
+            if left.keys > right.keys:
+                self.event("ratio", node, frame, value)
+            elif _tables(left) - _tables(right):
+                self.event("ratio", node, frame, value, way="tables")
         if left.has(GOLD) and right.has(PIECE) and not (left.has(SUM) or right.has(SUM)):
             return value.marked(SHARE)
         if right.has(PIECE) and not right.has(GOLD) and left.number == 1:
@@ -288,6 +291,11 @@ def _is_whole(node: ast.expr) -> bool:
 def _by_piece(left: Value, right: Value) -> bool:
     """A score by the inverse of its bytes."""
     return left.has("per byte") or right.has("per byte")
+
+
+def _tables(value: Value) -> frozenset[str]:
+    """The tables that counts were read from."""
+    return frozenset(root for root in value.roots if root.startswith(TABLE))
 
 
 def _is_number(left: Value, right: Value) -> bool:

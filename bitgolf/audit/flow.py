@@ -22,6 +22,7 @@ from bitgolf.audit.values import (
     PADDED,
     STREAM,
     SUM,
+    TABLE,
     TIME,
     VAL,
     Definition,
@@ -258,7 +259,9 @@ class Flow(Calls):
 
 def _aged(roots: frozenset[str]) -> frozenset[str]:
     """Roots of an earlier turn of a loop."""
-    return frozenset(root if root == STREAM or root.startswith(BEFORE) else BEFORE + root for root in roots)
+    return frozenset(
+        root if root == STREAM or root.startswith((BEFORE, TABLE)) else BEFORE + root for root in roots
+    )
 
 
 def _is_part(node: ast.expr) -> bool:

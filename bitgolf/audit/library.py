@@ -1,6 +1,7 @@
 """What functions of torch, numpy and Python do with marked values; the script's own ones are followed."""
 
 import ast
+import builtins
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from bitgolf.audit.values import (
     NOTHING,
     PADDED,
     PIECE,
+    PREDICTED,
     RANK,
     SIZE,
     SUM,
@@ -72,6 +74,7 @@ SAME = {
 FITTED = {"lstsq", "pinv", "minimize"}
 CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
+BUILTINS = {*dir(builtins)}
 LEARNS = {"backward", "grad"}
 
 
@@ -111,6 +114,8 @@ def called(
     if everything.has(FILES) and last not in ("sorted", "list", "tuple", "Path"):
         everything = everything._replace(marks=everything.marks - {FILES})
         given = [each._replace(marks=each.marks - {FILES}) for each in given]
+    if last in ("softmax", "log_softmax") and everything.has(VAL):
+        return everything.plain.marked(PREDICTED)
     if last in SAME and isinstance(node.func, ast.Attribute):
         return held._replace(number=None)
     if (
@@ -122,6 +127,8 @@ def called(
     tokens = [each for each in given if each.has(VAL)]
     if len(tokens) > 1 and last not in flow.classes:  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
+    if tokens and not held.marks and last not in BUILTINS and last not in flow.classes:
+        return everything.plain.marked(PREDICTED)  # model(x)
     return everything if len(given) == 1 else everything.plain
 
 

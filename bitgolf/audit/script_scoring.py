@@ -120,11 +120,12 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
         if not any(score.value.born and score.time > ratio.time for score in kinds(script.events, "score")):
             continue
         keys = ", ".join(sorted(ratio.value.keys))
+        sure = SUSPECTED if ratio.way == "tables" else FOUND  # of two tables, under keys that are not known
         yield verdict(
             script,
             ratio,
             "V02",
-            FOUND,
+            sure,
             f"a count is looked up under a hash of {keys}: the realised token is in the key",
             "a distribution over all tokens, fixed before the token is looked at",
             "count every token of the vocabulary in the context, and normalise",
@@ -133,7 +134,7 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
             script,
             ratio,
             "V01",
-            FOUND,
+            sure,
             "the ratio of two hashed counts stands for a probability, for the realised token alone",
             "probabilities that sum to one",
             "normalise over the vocabulary, then mix",

@@ -69,6 +69,8 @@ def unwrapped(name: str, data: bytes) -> list[Layer]:
             continue
         layers.append(layer)
         waiting += inner
+    if waiting:
+        layers[-1].hidden.append(1)  # more layers than anybody packs: what is in them was not looked at
     return layers
 
 

@@ -14,9 +14,11 @@ from typing import NamedTuple
 VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
-MASK, FILES, DRAWN, AVERAGED, FILLED = "mask files drawn averaged filled".split()
+MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
+FILLED, PREDICTED = "filled predicted".split()
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
 MOST_PATHS, MOST_PATH = 12, 160  # paths of tokens in a value, characters of one
+TABLE = "table "  # of roots that say which counts were read
 STREAM = "stream"  # the root of what is not a part of the validation tokens
 # A pattern or path of shards; no word of a message.
 VALIDATION = re.compile(

@@ -219,6 +219,13 @@ def test_packed_scripts_are_opened_and_not_run(tmp_path, wrapper):
     assert "(unpacked)" in found.real[0].where
 
 
+def test_more_layers_than_are_opened_are_said(tmp_path):
+    text = SCRIPT
+    for _ in range(9):
+        text = WRAPPERS["zlib by name"](text.encode())
+    assert real(audited(tmp_path, text)) == ["K03"]
+
+
 def test_text_that_cannot_be_opened_is_said(tmp_path):
     found = audited(tmp_path, "import os\nexec(os.environ['CODE'])\n" + SCRIPT)
     assert [each.code for each in found.real] == ["K03"]
