@@ -23,7 +23,8 @@ slow: setup
 
 bench: setup
 	$(BIN)/python -m bench.train
-	$(BIN)/python -m bench.prove
+	$(BIN)/python -m bench.score
+	$(BIN)/python -m bench.prove --processes 2
 
 audit-corpus: setup
 	@test -n "$(CHECKOUT)" || { echo "make audit-corpus CHECKOUT=a clone of the public challenge"; exit 2; }

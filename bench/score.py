@@ -22,18 +22,18 @@ import torch
 
 from bench.plain import PlainScore
 from bench.train import show
-from bitgolf.net.backend import BackendPlan, bfloat16_gain, choose_backend
+from bitgolf.net.backend import BackendPlan, choose_backend
 from bitgolf.net.model import ModelPlan, build_model, model_with
 from bitgolf.net.native import native
 from bitgolf.score.chained import Chained
 from bitgolf.score.score import ScorePlan, score
 from bitgolf.score.windows import Sliding, Windows
 
-SHAPES = {  # model, length of a window, windows of the longer stretch, spans of a lane of it
-    "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32, 16),
-    "small": (ModelPlan(width=256, layers=6, heads=4, kv_heads=2), 1024, 6, 12),
+SHAPES = {  # model, length of a window, windows of the longer stretch; lanes of a chain, spans in each
+    "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32, 32, 4),
+    "small": (ModelPlan(width=256, layers=6, heads=4, kv_heads=2), 1024, 6, 8, 12),
 }
-STRIDE, LANES = 64, 8
+STRIDE = 64
 KINDS = ("float32", "bfloat16")
 
 
@@ -54,21 +54,19 @@ class Way(NamedTuple):
     long: int
 
 
-def ways_of(plan: ModelPlan, length: int, windows: int, spans: int) -> dict[str, Way]:
+def ways_of(plan: ModelPlan, length: int, windows: int, lanes: int, spans: int) -> dict[str, Way]:
     """The public way, our sliding windows and our chains, in both number types, on the same text."""
     draw = torch.Generator().manual_seed(1)
-    text = torch.randint(plan.vocabulary_size, (LANES * (length + spans * STRIDE) + 1,), generator=draw)
+    text = torch.randint(plan.vocabulary_size, (lanes * (length + spans * STRIDE) + 1,), generator=draw)
     weights = {
         name: tensor + 0.02 * torch.randn(tensor.shape, generator=draw)
         for name, tensor in build_model(plan).state_dict().items()
     }
     stream, sliding = text.numpy().astype(np.uint16), Sliding(length=length, stride=STRIDE)
-    chained = Chained(history=length - STRIDE, stride=STRIDE, lanes=LANES)
+    chained = Chained(history=length - STRIDE, stride=STRIDE, lanes=lanes)
     stretches = length, length + windows * STRIDE
-    lanes = (
-        LANES * length - (LANES - 1) * chained.history,
-        LANES * (STRIDE + spans * STRIDE) + chained.history,
-    )
+    filled = lanes * STRIDE + chained.history  # what is scored when every lane has its first window
+    chains = filled, filled + lanes * spans * STRIDE
 
     def ours(kind: str, by: Windows) -> Callable[[int], np.ndarray]:
         model = native(model_with(plan, weights, choose_backend(BackendPlan(threads=1, dtype=kind))))
@@ -80,7 +78,7 @@ def ways_of(plan: ModelPlan, length: int, windows: int, spans: int) -> dict[str,
 
     found = {f"public {kind}": Way(public(kind), *stretches) for kind in KINDS}
     found |= {f"sliding {kind}": Way(ours(kind, sliding), *stretches) for kind in KINDS}
-    return found | {f"chained {kind}": Way(ours(kind, chained), *lanes) for kind in KINDS}
+    return found | {f"chained {kind}": Way(ours(kind, chained), *chains) for kind in KINDS}
 
 
 def fastest(ways: dict[str, Way], rounds: int) -> dict[str, float]:
@@ -145,8 +143,8 @@ def operations(plan: ModelPlan, length: int) -> dict[str, float]:
 
 def bench_scorers(shape: str, rounds: int) -> dict[str, Any]:
     """Speeds, what arithmetic says of them, memory, and how far the nats are apart."""
-    plan, length, windows, spans = SHAPES[shape]
-    ways = ways_of(plan, length, windows, spans)
+    plan, length, *sizes = SHAPES[shape]
+    ways = ways_of(plan, length, *sizes)
     for way in ways.values():
         way.nats(way.short)  # what is compiled or loaded once stays
     memory = {name: memory_of(lambda way=way: way.nats(way.long)) for name, way in ways.items()}
@@ -174,17 +172,17 @@ def bench_scorers(shape: str, rounds: int) -> dict[str, Any]:
 
 
 def products() -> dict[str, float]:
-    """What a product of 1024x256 by 256x256 runs at here, the most that the figures below can reach."""
-    left, right = torch.ones(1024, 256), torch.ones(256, 256)
-    least = min(_seconds(lambda: left @ right) for _ in range(50))
-    float32 = 2 * 1024 * 256 * 256 / least / 1e9
-    return {"float32": float32, "bfloat16": float32 * bfloat16_gain(torch.device("cpu"))}
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    """Gigaflops of a product of 1024x256 by 256x256, the most that the figures below can reach."""
+    rates = {}
+    for kind in KINDS:
+        left, right = (torch.ones(rows, 256, dtype=getattr(torch, kind)) for rows in (1024, 256))
+        least = float("inf")
+        for _ in range(50):
+            start = time.process_time()
+            left @ right
+            least = min(least, time.process_time() - start)
+        rates[kind] = 2 * 1024 * 256 * 256 / least / 1e9
+    return rates
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
