@@ -22,7 +22,7 @@ def test_every_part_of_the_benchmark_runs(monkeypatch, capsys):
 
 
 def test_every_part_of_the_scoring_benchmark_runs(monkeypatch, capsys):
-    monkeypatch.setattr(score, "SHAPES", {"micro": (MICRO["micro"][0], 16, 4, 3)})
+    monkeypatch.setattr(score, "SHAPES", {"micro": (MICRO["micro"][0], 16, 4, 2, 3)})
     monkeypatch.setattr(score, "STRIDE", 4)
     options = ["--shapes", "micro", "--rounds", "1", "--json"]
     monkeypatch.setattr(sys, "argv", ["bench", *options])
