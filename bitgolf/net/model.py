@@ -119,6 +119,11 @@ class ModelPlan(Plan):
         rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
         return Dimensions(self.vocabulary_size, self.layers, self.width, *rest)
 
+    @property
+    def factored(self) -> bool:
+        """Whether the token table has another width than the stream."""
+        return self.embedding_width > 0 and self.embedding_width != self.width
+
     def hidden_width(self) -> int:
         """Hidden units of each MLP."""
         return self.mlp_hidden or int(self.mlp_multiplier * self.width)
@@ -154,9 +159,8 @@ class Model(Module):
         routes = (plan.layer_calls(), plan.layer_calls(training=True))
         self.adopt(plan.route.tensors(1 + max(call.skip for route in routes for call in route), plan.width))
         self.lm_head = None if plan.tied else Linear(sizes.embedding_width, plan.vocabulary_size, zero=True)
-        factored = sizes.embedding_width != plan.width
-        self.embed_proj = Linear(sizes.embedding_width, plan.width) if factored else None
-        self.head_proj = Linear(plan.width, sizes.embedding_width) if factored else None
+        self.embed_proj = Linear(sizes.embedding_width, plan.width) if plan.factored else None
+        self.head_proj = Linear(plan.width, sizes.embedding_width) if plan.factored else None
         for _, part in plan.parts():
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))

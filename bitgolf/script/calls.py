@@ -71,7 +71,7 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
                 keys = [(item.id, "")] if (item.id, "") in found else []
             else:
                 kind = around if written(item.value) == "super()" else kinds.of(item.value, local)
-                root = kinds.root(kind) if kind in kinds.classes else ""
+                root = kinds.root(kind) if kind in kinds.classes and kind not in kinds.protocols else ""
                 keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
                 is_sure = bool(root) or (item.attr not in foreign and len(keys) == 1)
             for key in keys:

@@ -49,24 +49,25 @@ class _Facts(NamedTuple):
     attributes: Mapping[tuple[str, str], Any]  # those that are set once, to nothing: by class and name
     read: set[str]  # attributes that somebody reads
     defaults: Mapping[tuple[str, str], Any]  # of fields of classes that are only made without arguments
+    open: Set[tuple[str, str]] = frozenset()  # settings that may be others when the script runs
 
 
 def decided(
-    modules: Sequence[Module], plans: Iterable[Plan], open_fields: Set[str] = frozenset()
+    modules: Sequence[Module], plans: Iterable[Plan], open_fields: Set[tuple[str, str]] = frozenset()
 ) -> list[Module]:
     """The same modules without branches that this recipe never takes; plans: all that it holds.
 
-    open_fields: names of settings that may be others when the script runs.
+    open_fields: settings, by class and name, that may be others when the script runs.
     """
-    facts = _facts(modules, list(plans), open_fields)
+    facts = _facts(modules, list(plans))._replace(open=open_fields)
     return [
         dataclasses.replace(module, definitions=tuple(_decide(d, facts) for d in module.definitions))
         for module in modules
     ]
 
 
-def _facts(modules: Sequence[Module], plans: Sequence[Plan], open_fields: Set[str]) -> _Facts:
-    made, changed, parents = set[str](), set(open_fields), set[str]()
+def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
+    made, changed, parents = set[str](), set[str](), set[str]()
     settings: dict[str, type[Plan] | None] = {"Plan": None}
     properties: dict[tuple[str, str], ast.expr] = {}
     for item in (item for module in modules for d in module.definitions for item in d.items):
@@ -320,6 +321,8 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         except _UnknownError:
             owner = None
         if isinstance(owner, Plan) and node.attr in {field.name for field in dataclasses.fields(owner)}:
+            if (type(owner).__name__, node.attr) in facts.open:
+                raise _UnknownError
             return getattr(owner, node.attr)
         if (place := (facts.kinds.of(node.value, kinds), node.attr)) in facts.defaults:
             return facts.defaults[place]

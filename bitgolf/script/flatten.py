@@ -37,7 +37,7 @@ from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
 from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
-from bitgolf.script.single import single
+from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, core, reach
 from bitgolf.script.trust import trusting
@@ -124,7 +124,8 @@ def specialised(
     named: the variables that a setting may come from.
     """
     wording = Wording(full, bare_fields(modules), named=named)
-    open_fields = {path.rpartition(".")[2] for path in named}
+    owners = {path: functools.reduce(_inside, path.split(".")[:-1], recipe) for path in named}
+    open_fields = {(type(owner).__name__, path.rpartition(".")[2]) for path, owner in owners.items()}
     while True:
         definitions, _ = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
         kept = [
@@ -133,7 +134,8 @@ def specialised(
         ]
         changed = trusting(fewer_parameters(decided(kept, plans_in(recipe), open_fields), {main, ENV}))
         if not full:
-            changed = inlined(single(changed, set(wording.classes(recipe))), {main, ENV})
+            changed = single(without_uncalled(changed, {main, ENV}), set(wording.classes(recipe)))
+            changed = inlined(changed, {main, ENV})
         if _text_of(changed) == _text_of(modules) and not full:
             changed, unread = without_unread(changed)
             wording = wording._replace(unread=wording.unread | unread)
@@ -170,7 +172,7 @@ Contents: settings first, then what main() and the recipe use, in the package's 
 
 def _table(recipe: Plan) -> Iterator[str]:
     """Every setting as comments, for readers."""
-    yield "# Hyper-parameters: every setting of the recipe, which stands at the end of this file."
+    yield "# Hyper-parameters: every setting of the recipe, which follows as it is computed with."
     for field in dataclasses.fields(recipe):
         text = f"{field.name}: {literal(getattr(recipe, field.name), full=True, indent=ONE_LINE)}"
         yield from textwrap.wrap(text, LINE_LENGTH, initial_indent="# ", subsequent_indent="#     ")

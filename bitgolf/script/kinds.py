@@ -25,9 +25,8 @@ class Kinds:
         self._returns = {name: dict(_returned(node.body)) for name, node in self.classes.items()}
         self._returns[""] = dict(_returned(nodes)) | {name: name for name in self.classes}
 
-        self._met_by = {
-            name: self._only_one(node) for name, node in self.classes.items() if _is_protocol(node)
-        }
+        self.protocols = {name for name, node in self.classes.items() if _is_protocol(node)}
+        self._met_by = {name: self._only_one(self.classes[name]) for name in self.protocols}
 
     def _only_one(self, protocol: ast.ClassDef) -> str:
         """The one class that has what a protocol asks for; empty where there are several."""

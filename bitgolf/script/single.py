@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 
+from bitgolf.script.calls import families
 from bitgolf.script.edits import Edit, Source, edited, source_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.source import (
@@ -16,6 +17,9 @@ from bitgolf.script.source import (
     Definition,
     Module,
     first_line,
+    from_libraries,
+    homes,
+    optional_methods,
     read_module,
     walked,
     without_methods,
@@ -58,6 +62,25 @@ def without_overridden(modules: Sequence[Module]) -> list[Module]:
                 anew = all(item.name in _methods(other) for other in direct)
                 if anew:
                     gone.setdefault(name, set()).add(item.name)
+    return _without(modules, gone)
+
+
+def without_uncalled(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:
+    """The modules without methods that nobody calls, though others of their name are called."""
+    kinds, home, libraries = Kinds(modules), homes(modules), from_libraries(modules)
+    mixed = {base for bases in kinds.bases.values() if len(bases) > 1 for base in bases}
+    gone: dict[str, set[str]] = {}
+    for family in families(modules, left_alone):
+        for _, function, owner in family.functions if family.is_whole and not family.calls else ():
+            if owner and not mixed & set(kinds.above(owner.name)):
+                methods = optional_methods(home[owner.name].node, home, libraries)
+                if function.name in {item.name for item in methods}:
+                    gone.setdefault(owner.name, set()).add(function.name)
+    return _without(modules, gone)
+
+
+def _without(modules: Sequence[Module], gone: Mapping[str, set[str]]) -> list[Module]:
+    """The modules without some methods, by class."""
     return [
         dataclasses.replace(
             module,

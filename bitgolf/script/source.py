@@ -245,21 +245,30 @@ def _names_in_text(text: str) -> Iterator[str]:
     yield from (item.id for item in ast.walk(tree) if isinstance(item, ast.Name))
 
 
-def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definition], list[Import]]:
-    """What the roots use, directly or not: definitions in reading order, and the imports those need.
+def homes(modules: Iterable[Module]) -> dict[str, Definition]:
+    """Where each name of the top level is defined."""
+    return {name: d for module in modules for d in module.definitions for name in d.names}
 
-    A method counts as used when anything kept mentions its name. Raises SourceError for an unknown root.
-    """
-    home = {name: d for module in modules for d in module.definitions for name in d.names}
-    waiting = list(roots)
-    if unknown := [name for name in waiting if name not in home]:
-        raise SourceError(f"{name}: not defined in core" for name in unknown)
-    libraries = {
+
+def from_libraries(modules: Iterable[Module]) -> dict[tuple[str, str], Import]:
+    """What modules import from elsewhere, by the module and the name that it has there."""
+    return {
         (module.name, item.bound): item
         for module in modules
         for item, _ in module.imports
         if item.module.partition(".")[0] != PACKAGE
     }
+
+
+def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definition], list[Import]]:
+    """What the roots use, directly or not: definitions in reading order, and the imports those need.
+
+    A method counts as used when anything kept mentions its name. Raises SourceError for an unknown root.
+    """
+    home, libraries = homes(modules), from_libraries(modules)
+    waiting = list(roots)
+    if unknown := [name for name in waiting if name not in home]:
+        raise SourceError(f"{name}: not defined in core" for name in unknown)
     kept: set[Definition] = set()
     mentioned: set[str] = set()
     asleep: dict[ast.FunctionDef, Definition] = {}  # methods of kept classes, not mentioned so far

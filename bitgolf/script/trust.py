@@ -7,9 +7,11 @@ of what stays are the package's. Everything a right run computes is computed as 
 """
 
 import ast
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence, Set
 
-from bitgolf.script.source import Definition, Module, first_line, read_module
+from bitgolf.script.source import CACHED, Definition, Module, first_line, read_module
 
 FAMILY = "BitgolfError"
 # Calls without a trace: what only they computed may fall away with its last reader.
@@ -79,25 +81,26 @@ def _is_idle(node: ast.FunctionDef) -> bool:
 
 
 def _module(module: Module, errors: Set[str], idle: Set[str]) -> Module:
-    changed = tuple(_definition(definition, errors, idle) for definition in module.definitions)
-    return Module(module.name, module.tree, changed, module.imports)
+    known = frozenset(errors), frozenset(idle)
+    changed = tuple(_definition(definition, *known) for definition in module.definitions)
+    return dataclasses.replace(module, definitions=changed)
 
 
-def _definition(definition: Definition, errors: Set[str], idle: Set[str]) -> Definition:
-    words = ("raise", "assert", *idle)
+@functools.lru_cache(maxsize=CACHED)
+def _definition(definition: Definition, errors: frozenset[str], idle: frozenset[str]) -> Definition:
     while isinstance(definition.node, ast.FunctionDef | ast.ClassDef):
-        if not any(word in definition.text for word in words):
-            break
         lines = definition.text.splitlines()
         (node,) = ast.parse(definition.text).body
         functions = [item for item in ast.walk(node) if isinstance(item, ast.FunctionDef)]
         cuts = [cut for function in functions for cut in _Cutter(function, lines, errors, idle).cuts]
         if not cuts:
             break
-        for first, last, instead in sorted(cuts, key=lambda cut: cut[0], reverse=True):
-            lines[first:last] = instead
+        start = len(lines)
+        for first, last, instead in sorted(cuts, key=lambda cut: (cut[0], -cut[1]), reverse=True):
+            if last <= start:  # one around another waits for the next round
+                lines[first:last] = instead
+                start = first
         (definition,) = read_module("\n".join(lines), definition.module).definitions
-        words = ("",)  # what was cut may have been the last reader of something
     return definition
 
 
@@ -111,6 +114,9 @@ class _Cutter:
         changed = [item for item in ast.walk(function) if isinstance(item, ast.AugAssign)]
         kept = [item.target for item in changed if _traceless_targets(item) is None]
         self.read = {*self.loaded, *(target.id for target in kept if isinstance(target, ast.Name))}
+        for item in ast.walk(function):
+            if isinstance(item, ast.Nonlocal | ast.Global):
+                self.read |= set(item.names)
         self._block(function.body)
 
     def _block(self, body: Block) -> None:
@@ -118,6 +124,8 @@ class _Cutter:
         for item in body:
             if item in gone:
                 self._cut(item, ["pass"] if len(gone) == len(body) and item is body[0] else [])
+            elif left := self._read_part(item):
+                self._cut(item, [left])
             elif isinstance(item, ast.Try) and self._only_translates(item):
                 inside = self.lines[first_line(item.body[0], self.lines) : item.body[-1].end_lineno]
                 self._cut(item, [line.removeprefix("    ") for line in inside], ready=True)
@@ -167,10 +175,25 @@ class _Cutter:
         ends = [handler.body[-1] for handler in item.handlers]
         return bool(ends) and not item.orelse and not item.finalbody and all(map(self._raises_ours, ends))
 
+    def _read_part(self, item: ast.stmt) -> str:
+        """What is left of `a, b = x, y` where somebody reads only one of them; empty where nothing goes."""
+        if not isinstance(item, ast.Assign) or not isinstance(item.value, ast.Tuple):
+            return ""
+        target = item.targets[0]
+        if not isinstance(target, ast.Tuple) or len(item.targets) > 1:
+            return ""
+        pairs = list(zip(target.elts, item.value.elts))
+        if any(isinstance(each, ast.Starred) for pair in pairs for each in pair):
+            return ""
+        left = [pair for pair in pairs if not self._is_unread(ast.Assign([pair[0]], pair[1], lineno=0))]
+        return " = ".join(", ".join(map(ast.unparse, side)) for side in zip(*left)) if left != pairs else ""
+
     def _is_unread(self, item: ast.stmt) -> bool:
         """A function that nobody calls, or locals that nobody reads, of a value made without a trace."""
         if isinstance(item, ast.FunctionDef):
-            return item.name not in self.loaded
+            return item.name not in self.loaded and not item.decorator_list
+        if isinstance(item, ast.Assign) and list(map(ast.unparse, item.targets)) == [ast.unparse(item.value)]:
+            return True  # what it is already
         targets = _traceless_targets(item)
         return targets is not None and not targets & self.read
 

@@ -9,8 +9,9 @@ from bitgolf.script.calls import families, fewer_parameters
 from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
 from bitgolf.script.kinds import Kinds
-from bitgolf.script.single import single
+from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.source import reach, read_module
+from bitgolf.script.trust import trusting
 
 
 def module(text, name="one"):
@@ -271,7 +272,8 @@ def test_settings_from_the_environment_decide_nothing():
             return (1 if windows.length else 2), (1 if windows.tail else 2)
     """)
     assert "(1), (1)" in texts(decided([source], [Chunked(length=8)]))
-    changed = texts(decided([source], [Chunked(length=8)], {"length"}))
+    assert "(1), (1)" in texts(decided([source], [Chunked(length=8)], {("Sliding", "length")}))
+    changed = texts(decided([source], [Chunked(length=8)], {("Chunked", "length")}))
     assert "1 if windows.length else 2" in changed and "if windows.tail" not in changed
 
 
@@ -295,3 +297,57 @@ def test_the_class_of_a_value_is_read_from_annotations():
     assert (local["owner"], local["each"], local["x"]) == ("Owner", "Left", "Base")
     assert kinds.field("Owner", "left") == "Left" and kinds.field("Owner", "other") == ""
     assert kinds.root("Left") == "Base" and kinds.below("Base") == ["Base", "Left"]
+
+
+def test_a_method_that_nobody_calls_goes_though_another_of_its_name_is_called():
+    source = module("""
+        class Part:
+            def size(self):
+                return 1
+
+        class Other:
+            def size(self):
+                return 2
+
+        def main(part: Part, other: Other):
+            return part.size(), other
+    """)
+    changed = texts(without_uncalled([source], {"main"}))
+    assert "return 1" in changed and "return 2" not in changed
+    unsure = module(texts([source]).replace("other: Other", "other"))
+    unsure = module(texts([unsure]).replace(", other\n", ", other.size()\n"))
+    assert "return 2" in texts(without_uncalled([unsure], {"main"}))
+
+
+def test_locals_that_nobody_reads_go_wherever_they_are():
+    source = module("""
+        def main(x):
+            a, b = x.a, len(x)
+            c, d = x.c, x.made()
+            x.e = x.e
+            total = 0
+
+            def count(y):
+                nonlocal total
+                total = y
+
+            def unread():
+                z = 1
+
+            return b, d, count
+    """)
+    assert same(
+        trusting([source]),
+        """
+        def main(x):
+            b = len(x)
+            d = x.made()
+            total = 0
+
+            def count(y):
+                nonlocal total
+                total = y
+
+            return b, d, count
+    """,
+    )

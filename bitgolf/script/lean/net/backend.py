@@ -15,7 +15,7 @@ from bitgolf.net.backend import (
     keep_freed_memory,
 )
 
-FLASH_CAPABILITY = (8, 0)  # of a card that has bfloat16 and flash attention
+FLASH_CAPABILITY = (8, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,16 @@ class Backend:
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
-    chosen: str = "sdpa"  # where the settings leave it open how attention is computed
     plan: BackendPlan = BackendPlan()  # noqa: RUF009
 
     @property
     def attention(self) -> str:
         """How attention is computed: by chunks, by torch's own kernel, or written out."""
-        return self.chosen if self.plan.attention == "auto" else self.plan.attention
+        if self.plan.attention != "auto":
+            return self.plan.attention
+        if self.device.type == "cpu":
+            return "chunk" if self.dtype == torch.bfloat16 else "sdpa"
+        return "sdpa" if is_new(self.device) else "math"
 
     @property
     def fused(self) -> bool:
@@ -52,6 +55,11 @@ class Backend:
         return torch.float32 if self.device.type == "cpu" and rows < DECODE_ROWS else self.dtype
 
 
+def is_new(device: torch.device) -> bool:
+    """Whether it is a card that has bfloat16 and flash attention."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+
+
 def choose_backend(plan: BackendPlan, same: Callable[[float], float]) -> Backend:
     """Resolve every 'auto'; same: what one of several processes has measured as all of them take it."""
     device = choose_device(plan)
@@ -59,13 +67,8 @@ def choose_backend(plan: BackendPlan, same: Callable[[float], float]) -> Backend
         torch.set_num_threads(plan.threads)
     if plan.reuse_memory and device.type == "cpu":
         keep_freed_memory()
-    new_card = device.type == "cuda" and torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
     dtype = plan.dtype
     if dtype == "auto":
-        fast = new_card or (device.type == "cpu" and same(bfloat16_gain(device)) >= BFLOAT16_GAIN)
+        fast = is_new(device) or (device.type == "cpu" and same(bfloat16_gain(device)) >= BFLOAT16_GAIN)
         dtype = "bfloat16" if fast else "float32"
-    if device.type == "cpu":
-        attention = "chunk" if dtype == "bfloat16" else "sdpa"
-    else:
-        attention = "sdpa" if new_card else "math"
-    return Backend(device=device, dtype=getattr(torch, dtype), chosen=attention, plan=plan)
+    return Backend(device=device, dtype=getattr(torch, dtype), plan=plan)
