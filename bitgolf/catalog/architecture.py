@@ -87,7 +87,8 @@ rehearses. Then it is specialised, again and again until nothing changes:
 
 - branches that the recipe has decided go, by the classes that annotations name (`decided.py`, `kinds.py`);
 - parameters that no call gives or no function reads go, with what calls give for them (`calls.py`);
-- a slot of which one member is used becomes that member, and methods that no object has go (`single.py`);
+- a slot of which one member is used becomes that member, and methods that no object has or nobody calls go
+  (`single.py`);
 - a function that only hands something on is written where it was called (`inline.py`);
 - settings that nothing reads go (`unread.py`), and what nothing mentions any more (`source.py`).
 
@@ -97,8 +98,8 @@ packed form statements share lines (`terse.py`), and names that nothing outside 
 locals for each function anew, so that equal work is written in equal letters (`rename.py`, `names.py`).
 
 A script is started as a public script is, with the same variables. It writes the log lines that reviewers
-look for, its own program first (a packed one logs what it unpacks to, as its readable form is not in it),
-validates before the first step and while it trains, the clock stopped, and evaluates on all processes within
+look for, its own program first (a packed one logs what it unpacks to, a statement a line: comments and long
+names are not in it), validates before the first step and while it trains, the clock stopped, and evaluates on all processes within
 a limit of its own. It is proven by running it in an empty folder with the package out of reach and comparing
 weights, packed bytes and per-token scores with the package's, bit for bit.
 """

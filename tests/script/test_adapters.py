@@ -10,7 +10,7 @@ from bitgolf.recipes.baseline import baseline
 from bitgolf.score.windows import Growing, PerDocument, Sliding
 from bitgolf.script.flatten import flatten, pack_script, prove_scripts, undefined_names
 from bitgolf.train.optim import AdamRule, SgdRule
-from tests.script.test_flatten import TINY
+from tests.script.test_flatten import TINY, script_named
 from tests.script.test_flatten import data as data
 
 SLIDING = Sliding(length=32, stride=16)
@@ -45,7 +45,7 @@ def test_what_a_recipe_scores_with_is_in_its_script(name):
 
 
 def test_a_script_that_is_fixed_carries_nothing_of_it():
-    script = flatten(baseline())
+    script = script_named("baseline")
     for name in (
         "class Adapter",
         "class Exam",

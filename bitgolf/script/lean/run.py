@@ -1,6 +1,7 @@
 """The stages in order: train, average, quantize, pack, reload, score."""
 
 import argparse
+import ast
 import math
 import os
 import sys
@@ -64,11 +65,11 @@ def main(recipe: Recipe) -> int:
         parser.error("--data or DATA_PATH: a folder with *train*.bin and *val*.bin")
     world = join_world(choose_device(recipe.backend).type)
     code, logs = Path(sys.argv[0]).read_bytes(), choice.out / "logs"
-    source = getattr(sys.modules["__main__"], "SOURCE", code)  # the packed form has its text there
+    source = getattr(sys.modules["__main__"], "SOURCE", b"")  # the packed form has its text there
     logs.mkdir(parents=True, exist_ok=True)
     path = logs / (os.environ.get("RUN_ID", f"{recipe.name}-{choice.seed}") + ".txt")
     if world.rank == 0:
-        path.write_bytes(source)
+        path.write_bytes(ast.unparse(ast.parse(source)).encode() if source else code)
 
     def log(line: str) -> None:
         if world.rank == 0:
