@@ -19,7 +19,7 @@ from bitgolf.base.errors import BitgolfError
 PACKAGE_FOLDER = Path(package_file).parent
 PACKAGE = "bitgolf"
 PLAIN_BASES = frozenset({"object", "Exception", "NamedTuple", "Protocol"})
-CACHED = 1 << 16  # syntax trees of which what was found out is kept
+CACHED = 1 << 13  # syntax trees of which what was found out is kept
 SCOPES = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # A script has no docstrings once packed and lies in another folder than the package.
 NAMES_LOST_IN_A_SCRIPT = frozenset({"__file__", "__doc__", "__package__", "__spec__"})
@@ -102,7 +102,7 @@ def walked(node: ast.AST) -> list[ast.AST]:
     return list(ast.walk(node))
 
 
-@functools.lru_cache(maxsize=CACHED)
+@functools.lru_cache(maxsize=8 * CACHED)  # of small parts
 def written(node: ast.AST) -> str:
     """The text of a node that nobody changes, as Python writes it."""
     return ast.unparse(node)
