@@ -112,7 +112,8 @@ class _Cutter:
         self.cuts: list[tuple[int, int, list[str]]] = []
         self.loaded = _loads(function)
         changed = [item for item in ast.walk(function) if isinstance(item, ast.AugAssign)]
-        kept = [item.target for item in changed if _traceless_targets(item) is None]
+        self.shared = set(_bound_to_others(function))
+        kept = [item.target for item in changed if self._targets(item) is None]
         self.read = {*self.loaded, *(target.id for target in kept if isinstance(target, ast.Name))}
         for item in ast.walk(function):
             if isinstance(item, ast.Nonlocal | ast.Global):
@@ -194,8 +195,26 @@ class _Cutter:
             return item.name not in self.loaded and not item.decorator_list
         if isinstance(item, ast.Assign) and list(map(ast.unparse, item.targets)) == [ast.unparse(item.value)]:
             return True  # what it is already
-        targets = _traceless_targets(item)
+        targets = self._targets(item)
         return targets is not None and not targets & self.read
+
+    def _targets(self, item: ast.stmt) -> set[str] | None:
+        """See `_traceless_targets`; `a += 1` changes what others may hold too, an array."""
+        targets = _traceless_targets(item)
+        return None if isinstance(item, ast.AugAssign) and targets and targets & self.shared else targets
+
+
+def _bound_to_others(function: ast.FunctionDef) -> Iterator[str]:
+    """Names that are set to anything but a constant or a text: others may hold the same thing."""
+    own = {id(item.target) for item in ast.walk(function) if isinstance(item, ast.AugAssign)}
+    for item in ast.walk(function):
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant | ast.JoinedStr):
+            own |= {id(target) for target in item.targets}
+    for item in ast.walk(function):
+        if isinstance(item, ast.arg):
+            yield item.arg
+        elif isinstance(item, ast.Name) and not isinstance(item.ctx, ast.Load) and id(item) not in own:
+            yield item.id
 
 
 def _traceless_targets(item: ast.stmt) -> set[str] | None:

@@ -325,7 +325,10 @@ def test_locals_that_nobody_reads_go_wherever_they_are():
             a, b = x.a, len(x)
             c, d = x.c, x.made()
             x.e = x.e
-            total = 0
+            total, part = 0, x.rows
+            part += 1  # the rows of x
+            number = 0
+            number += 1
 
             def count(y):
                 nonlocal total
@@ -342,7 +345,8 @@ def test_locals_that_nobody_reads_go_wherever_they_are():
         def main(x):
             b = len(x)
             d = x.made()
-            total = 0
+            total, part = 0, x.rows
+            part += 1
 
             def count(y):
                 nonlocal total
