@@ -33,6 +33,18 @@ PURE_CALLS = frozenset(
     }
     | {"items", "keys", "range", "set", "sorted", "str", "sum", "tuple", "type", "values", "zip"}
 )
+# What nobody else can hold.
+FRESH = (
+    ast.Constant,
+    ast.JoinedStr,
+    ast.List,
+    ast.Dict,
+    ast.Set,
+    ast.Tuple,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+)
 Block = Sequence[ast.stmt]
 
 
@@ -205,10 +217,10 @@ class _Cutter:
 
 
 def _bound_to_others(function: ast.FunctionDef) -> Iterator[str]:
-    """Names that are set to anything but a constant or a text: others may hold the same thing."""
+    """Names that are set to anything but what was just made: others may hold the same thing."""
     own = {id(item.target) for item in ast.walk(function) if isinstance(item, ast.AugAssign)}
     for item in ast.walk(function):
-        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant | ast.JoinedStr):
+        if isinstance(item, ast.Assign) and isinstance(item.value, FRESH):
             own |= {id(target) for target in item.targets}
     for item in ast.walk(function):
         if isinstance(item, ast.arg):
