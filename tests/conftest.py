@@ -14,6 +14,7 @@ from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Sliding
+from bitgolf.script import counted
 from bitgolf.squeeze.quantize import int6_rows
 from bitgolf.text.batches import ShuffledBlocks
 from bitgolf.text.shards import Dataset
@@ -73,6 +74,15 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     os.environ["BITGOLF_CACHE"] = str(shared / "cache")
+
+
+@pytest.fixture(scope="module")
+def any_script():
+    """Runs of which nobody looks at the script get one of the usual size: to make one takes seconds."""
+    source = random.Random(0).randbytes(15_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counted, "minified", lambda _: source)
+        yield
 
 
 @pytest.fixture(scope="session")

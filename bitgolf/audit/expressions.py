@@ -142,8 +142,11 @@ class Expressions(Walk):
             step = self.value(bounds.step, frame).number if bounds and bounds.step is not None else None
             if step is not None and step > 1:
                 self.event("cut", node, frame, Value(number=step), way="step")
-            if held.has(FILES):
-                self.event("cut", node, frame, limit, way="files")
+            if held.has(FILES) and not held.has(SIZE):  # sizes of all files are no files
+                if bounds and bounds.upper is not None:
+                    self.event("cut", node, frame, limit, way="files")
+                elif bounds is None and where.number is not None:
+                    self.event("cut", node, frame, Value(number=1), way="files")
             if where.has(DRAWN):
                 self.event("cut", node, frame, where, way="drawn")
         path = self.path(node, frame)

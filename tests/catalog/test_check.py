@@ -254,7 +254,12 @@ SLIPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("slip", SLIPS)
+SLOW_SLIPS = ("what is right", "off groups by two", "nothing shrinks")
+
+
+@pytest.mark.parametrize(
+    "slip", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_SLIPS else ()) for name in SLIPS]
+)
 def test_slots_of_quantization_take_a_users_class_and_slips_are_found(slip, file, small):
     right, wrong, expected = SLIPS[slip]
     assert right in QUANTIZATION

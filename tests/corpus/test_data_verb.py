@@ -16,6 +16,8 @@ from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import read_shard, write_shard
 from tests.text.test_belonging import DOCUMENTS, SPLITS, model, put
 
+pytestmark = pytest.mark.usefixtures("any_script")
+
 EMOJI = "\U0001f600\U0001f601\U0001f602".encode()
 
 

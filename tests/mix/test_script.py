@@ -15,6 +15,7 @@ def code_of(mixers) -> str:
     return re.sub(r"^#.*$", "", script, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_script_has_its_own_mixers_and_no_others():
     plain = code_of(())
     assert not re.search(r"mixture_of|class Mix|_mixed_nats|class Memory|\.mixers", plain)

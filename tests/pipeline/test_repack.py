@@ -31,6 +31,8 @@ from bitgolf.train.qat import FakeQuantize
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 from tests.run.test_run import CODE, result_of
 
+pytestmark = pytest.mark.usefixtures("any_script")
+
 
 @pytest.fixture
 def folder(recipe, dataset, tmp_path):

@@ -66,6 +66,7 @@ def test_the_counted_code_holds_it_and_computes_the_same(file, dataset):
     assert sizes["model.bin"] > 1000
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_file_and_is_read_in_another_process(file, dataset, tmp_path):
     folder = tmp_path / "run"
     for _ in work(recipe_of(file), str(dataset.folder), folder, 1):

@@ -87,6 +87,7 @@ def test_plain_packing_is_rounding_by_rows_and_deflate_and_nothing_else_changes(
     assert plain.replace(changes) == recipe
 
 
+@pytest.mark.slow
 def test_the_forecast_says_exactly_what_show_would_print(bitgolf):  # noqa: F811
     code, out, err = bitgolf("forecast", "demo", "--json")
     assert code == 0, err

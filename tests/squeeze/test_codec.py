@@ -447,6 +447,7 @@ def test_a_few_bytes_that_claim_eight_million_codes_take_little():
     assert done.stdout.split("\n")[:-1] == [f"{name} True True" for name in CODERS], done.stderr
 
 
+@pytest.mark.slow
 def test_scripts_that_name_no_coder_have_none():
     for codec in (Deflate(), Zstd(), Brotli()):
         script = flatten(baseline().replace({"pack.codec": codec}))

@@ -17,6 +17,8 @@ from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, quantize_we
 from bitgolf.squeeze.tune import TuneControls
 from tests.run.test_run import CODE, result_of
 
+pytestmark = pytest.mark.usefixtures("any_script")
+
 COARSE = rate_aware(0.002)  # coarser, and every output projection of so short a training is zero
 SMALL = ("attn_scale", "mlp_scale", "resid_mix", "q_gain", "skip_weights")
 
