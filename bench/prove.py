@@ -107,7 +107,7 @@ def main() -> None:
     """Run the benchmarks asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="tiny,demo")
-    parser.add_argument("--lanes", default="64,128")
+    parser.add_argument("--lanes", default="64,128,256")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=384)  # a window and the half that follows
     parser.add_argument("--rounds", type=int, default=2)

@@ -73,7 +73,9 @@ def cache(tmp_path_factory):
     """A cache of this session's own, which its processes share."""
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    os.environ["BITGOLF_CACHE"] = str(shared / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BITGOLF_CACHE", str(shared / "cache"))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from bitgolf.audit import (
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.folder import Record, read_record
-from bitgolf.audit.logs import looks_like_log, read_log
+from bitgolf.audit.logs import decoded, looks_like_log, read_log
 from bitgolf.audit.rules import DISPUTED, VIOLATION, Rules, Ruling
 from bitgolf.audit.script import Script, follow
 from bitgolf.audit.unwrap import unwrapped
@@ -135,9 +135,7 @@ def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]
         return "script", [*script_checks.check_script(script)], script_checks.COVERED
     with path.open("rb") as file:
         head = file.read(2**20)
-    if path.suffix in (".log", ".txt") or (
-        b"\0" not in head and looks_like_log(head.decode("utf-8", "replace"))
-    ):
+    if path.suffix in (".log", ".txt") or (b"\0" not in head and looks_like_log(decoded(head))):
         log = read_log(path)
         if not (log.scores or log.steps or log.sizes):
             raise BitgolfError("no line of a training log in it", where=str(path))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitgolf.audit.logs import Log, looks_like_log, read_log
+from bitgolf.audit.logs import Log, decoded, looks_like_log, read_log
 from bitgolf.base.errors import BitgolfError, displayed
 from bitgolf.inputs.typed import read_outside
 
@@ -108,7 +108,7 @@ def entry_of(folder: Path, scripts: list[Path]) -> Path | None:
 
 def _is_log(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(MOST_TEXT_BYTES).decode("utf-8", "replace")
+        head = decoded(file.read(MOST_TEXT_BYTES))
     return looks_like_log(head)
 
 

@@ -3,7 +3,7 @@
 import ast
 import builtins
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bitgolf.audit.values import (
     AVERAGED,
@@ -78,14 +78,27 @@ BUILTINS = {*dir(builtins)}
 LEARNS = {"backward", "grad"}
 
 
+class Call(NamedTuple):
+    """A call of a library: what it is called on, what it is given, and all of that together."""
+
+    node: ast.Call
+    name: str
+    last: str
+    held: Value
+    given: Sequence[Value]
+    everything: Value
+    frame: Frame
+
+
 def called(
     flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
 ) -> Value:
     """A call of something that is not defined in the script: a library's function, or a model."""
     name, last = dotted(node.func), last_name(node.func)
-    if (known := _simple(flow, node, name, last, held, given, everything)) is not None:
+    call = Call(node, name, last, held, given, everything, frame)
+    if (known := _simple(flow, call)) is not None:
         return known
-    _noted(flow, node, name, last, held, given, everything, frame)
+    _noted(flow, call)
     if last == "add_" and everything.has(GOLD):
         flow.event("score", node, frame, everything)
         if isinstance(node.func, ast.Attribute):
@@ -93,7 +106,7 @@ def called(
         return Value(frozenset((SUM,)))
     if last in ("append", "extend", "add") and given and isinstance(node.func, ast.Attribute):
         flow.put(node.func.value, given[0], frame)
-    if (scored := _scored(flow, node, last, held, given, everything, frame)) is not None:
+    if (scored := _scored(flow, call)) is not None:
         return scored
     if last in ("get", "setdefault") and given and given[0].has(VAL) and not held.has(GOLD):
         return flow.looked(node, held, given[0], frame)
@@ -132,16 +145,9 @@ def called(
     return everything if len(given) == 1 else everything.plain
 
 
-def _simple(
-    flow: "Expressions",
-    node: ast.Call,
-    name: str,
-    last: str,
-    held: Value,
-    given: Sequence[Value],
-    everything: Value,
-) -> Value | None:
+def _simple(flow: "Expressions", call: Call) -> Value | None:
     """What needs no look at the flow; None for others."""
+    node, name, last, held, given, everything, _ = call
     if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
         flow.read.add(f".{node.args[1].value!s}")
         return flow.attributes.get(str(node.args[1].value), given[0])
@@ -169,17 +175,9 @@ def _simple(
     return None
 
 
-def _noted(
-    flow: "Expressions",
-    node: ast.Call,
-    name: str,
-    last: str,
-    held: Value,
-    given: Sequence[Value],
-    everything: Value,
-    frame: Frame,
-) -> None:
+def _noted(flow: "Expressions", call: Call) -> None:
     """The events of a library's call."""
+    node, name, last, held, given, everything, frame = call
     if last in LEARNS or last in FITTED and everything.has(VAL):
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         if everything.has(VAL) or last in LEARNS:
@@ -207,16 +205,9 @@ def _noted(
         flow.event("count", node, frame, everything, owner=owner, tables=tables)
 
 
-def _scored(
-    flow: "Expressions",
-    node: ast.Call,
-    last: str,
-    held: Value,
-    given: Sequence[Value],
-    everything: Value,
-    frame: Frame,
-) -> Value | None:
+def _scored(flow: "Expressions", call: Call) -> Value | None:
     """Scores of tokens, and what is mixed with them; None for other calls."""
+    node, _, last, held, given, everything, frame = call
     if last == "logaddexp" and len(given) > 1:
         if put_together(given[0], given[1]):
             flow.event("share", node, frame, everything)

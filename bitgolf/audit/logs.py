@@ -32,6 +32,9 @@ SEED = re.compile(r"^ *seed ?[:=] ?(?P<seed>\d+)\b")
 NAMED_SEED = re.compile(r"seed[-_ ]?(\d+)", re.IGNORECASE)
 STAMP = re.compile(r"^(?:\d{9,}(?:\.\d+)? +|\[[^\]]*\d:\d\d[^\]]*\] *)")  # of time, before a line
 RULE = re.compile(r"^[=\-*#]{40,}$")
+# How the ternary and binary records tell of a step.
+SHORT = re.compile(r"^(step:\d+/\d+) loss:(\S{1,20}) (?:[a-z]+:\S{1,20} ){0,5}t:(\d+)ms", re.MULTILINE)
+MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # others are UTF-8, with a mark or without
 SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -118,6 +121,12 @@ def looks_like_log(text: str) -> bool:
 
 def read_log(path: Path) -> Log:
     """A log from its file, at most MOST_BYTES of it. Raises BitgolfError where it cannot be read."""
+    data, cut = ends_of(path)
+    return parse_log(path, decoded(data), cut)
+
+
+def ends_of(path: Path) -> tuple[bytes, bool]:
+    """The bytes of a file, of a large one its start and its end, and whether its middle is left out."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -125,14 +134,26 @@ def read_log(path: Path) -> Log:
             if size > MOST_BYTES:
                 file.seek(size - MOST_BYTES // 2)
                 data += b"\n" + file.read(MOST_BYTES // 2)
+    except FileNotFoundError:
+        raise BitgolfError("no such file", where=str(path)) from None
     except OSError as error:
         raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
-    return parse_log(path, data.decode("utf-8", errors="replace"), cut=size > MOST_BYTES)
+    return data, size > MOST_BYTES
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding that a text's first bytes name; UTF-8 where they name none."""
+    return next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+
+
+def decoded(data: bytes) -> str:
+    """A text in the encoding that its first bytes name."""
+    return data.decode(encoding_of(data), errors="replace").lstrip("\ufeff")
 
 
 def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     """The same from its text."""
-    source, lines = without_source(text)
+    source, lines = without_source(SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text))
     log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, cut)
     seed, tokens, own_text = None, None, False
     for number, line in lines:

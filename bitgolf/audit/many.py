@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-
 from bitgolf.audit.audit import Audit, audit
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
 from bitgolf.audit.folder import ENTRY
 from bitgolf.audit.page import said, severity
 from bitgolf.audit.rules import Rules
 from bitgolf.base.errors import BitgolfError
+from bitgolf.report.templates import templates
 
 MOST_FOLDERS, MOST_DEPTH, MOST_SHOWN = 2000, 3, 40
 UNREADABLE = "unreadable"
@@ -115,13 +114,14 @@ def html(looked: list[Looked], root: Path, rules: Rules) -> str:
         }
         for each in looked
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitgolf", "audit"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ORDER}
-    return environment.get_template("many.html.jinja").render(
-        rows=rows,
-        root=root.name or str(root),
-        rules=rules.title,
-        counts={key: count for key, count in counts.items() if count},
+    return (
+        templates("audit")
+        .get_template("many.html.jinja")
+        .render(
+            rows=rows,
+            root=root.name or str(root),
+            rules=rules.title,
+            counts={key: count for key, count in counts.items() if count},
+        )
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.finding import SUSPECTED, Finding
 from bitgolf.audit.script import Script, called, functions
+from bitgolf.audit.values import folded
 
 LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
 
@@ -94,21 +95,7 @@ def _number(node: ast.expr | None, names: dict[str, float]) -> float | None:
             left, right = _number(node.left, names), _number(node.right, names)
             if left is None or right is None:
                 return None
-            match node.op:
-                case ast.Add():
-                    return left + right
-                case ast.Sub():
-                    return left - right
-                case ast.Mult():
-                    return left * right
-                case ast.Div() if right:
-                    return left / right
-                case ast.FloorDiv() if right:
-                    return left // right
-                case ast.Pow() if 0 <= right < 64 and 0 < abs(left) < 1e4:
-                    return left**right
-                case ast.LShift() if 0 <= right < 64 and left == int(left):
-                    return float(int(left) << int(right))
+            return folded(node.op, left, right)
     return None
 
 

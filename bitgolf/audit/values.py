@@ -162,7 +162,9 @@ def folded(operator: ast.operator, left: float, right: float) -> float | None:
         case ast.FloorDiv() if right:
             return left // right
         case ast.Pow() if 0 <= right < 64 and abs(left) < 1e4:
-            return left**right if left or right else 1.0
+            return left**right
+        case ast.LShift() if 0 <= right < 64 and left == int(left):
+            return float(int(left) << int(right))
     return None
 
 

@@ -38,7 +38,10 @@ def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
         return known
 
     vars(block)["attended"] = attended
-    return model.through(context.start, context, last)
+    try:
+        return model.through(context.start, context, last)
+    finally:
+        vars(block).pop("attended", None)
 
 
 def overlap(inputs: Tensor, last: int) -> bool:

@@ -8,17 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf.audit.logs import MOST_BYTES, Log, parse_log
+from bitgolf.audit.logs import Log, decoded, encoding_of, ends_of, parse_log
 from bitgolf.base.errors import BitgolfError
 from bitgolf.corpus.textfile import refuse_special
 
-MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\xef\xbb\xbf", "utf-8"))
 MOST_NULS = 0.001  # of a text in bytes; more are in programs, archives and models
 PARAMETERS = re.compile(r"model_params ?[:=] ?(\d{1,18})\b")
 MEMORY = re.compile(r"peak memory allocated ?: ?(\d{1,18}) MiB")
 WORLD = re.compile(r"world_size ?[:=] ?(\d{1,6})\b")
-# How the ternary and binary records tell of a step.
-SHORT = re.compile(r"^(step:\d+/\d+) loss:(\S{1,20}) (?:[a-z]+:\S{1,20} ){0,5}t:(\d+)ms", re.MULTILINE)
 KEPT = 12  # rows of steps that two logs have in common
 MOST_LOGS = 64  # at a time
 
@@ -49,9 +46,9 @@ def read_logs(paths: Sequence[Path]) -> list[Published]:
 
 
 def published(path: Path, name: str = "") -> Published:
-    """One log. Of a large one its start and its end are read, MOST_BYTES together."""
+    """One log. Of a large one its start and its end are read."""
     text, cut = text_of(path)
-    log = parse_log(path, SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text), cut)
+    log = parse_log(path, text, cut)
     if not (log.scores or log.steps):
         raise BitgolfError(
             "no line of a training log is in it",
@@ -66,25 +63,14 @@ def text_of(path: Path) -> tuple[str, bool]:
     """The text of a file in its encoding, and whether its middle is left out. Raises BitgolfError."""
     if path.exists():
         refuse_special(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES if size <= MOST_BYTES else MOST_BYTES // 2)
-            if size > MOST_BYTES:
-                file.seek(size - MOST_BYTES // 2)
-                data += b"\n" + file.read(MOST_BYTES // 2)
-    except FileNotFoundError:
-        raise BitgolfError("no such file", where=str(path)) from None
-    except OSError as error:
-        raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
+    data, cut = ends_of(path)
     if not data.strip():
         raise BitgolfError("the file is empty", where=str(path))
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "")
-    if not encoding.startswith("utf-16") and data.count(0) > MOST_NULS * len(data):
+    if encoding_of(data) == "utf-8" and data.count(0) > MOST_NULS * len(data):
         raise BitgolfError(
             "not a text", where=str(path), value=f"{data.count(0):,} NUL bytes", way_out="name the log itself"
         )
-    return data.decode(encoding or "utf-8", errors="replace").lstrip("\ufeff"), size > MOST_BYTES
+    return decoded(data), cut
 
 
 def facts_of(log: Log) -> dict[str, Any]:

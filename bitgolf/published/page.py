@@ -11,7 +11,8 @@ import numpy as np
 from bitgolf.base.files import write_bytes
 from bitgolf.published.log import Curve, Published, compared
 from bitgolf.report.charts import padded, round_numbers, short
-from bitgolf.report.screen import number, on_page
+from bitgolf.report.screen import number
+from bitgolf.report.templates import templates
 
 POINTS = 240  # of a curve on the page; more are averaged
 EARLY = 0.1  # of the steps, in which the loss falls so far that the rest would be flat
@@ -95,13 +96,4 @@ def _onto(low: float, high: float) -> Callable[[float], float]:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    """The page, which escapes all that is put into it and refuses a name that is not there."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitgolf", "published"),
-        autoescape=True,
-        finalize=on_page,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("log.html.jinja")
+    return templates("published").get_template("log.html.jinja")

@@ -26,7 +26,7 @@ from bitgolf.base.files import read_json, write_bytes
 from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
-from bitgolf.report.screen import on_page
+from bitgolf.report.templates import templates
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
 from bitgolf.run.positions import positions_in_words
 from bitgolf.run.training import VALIDATED
@@ -508,15 +508,8 @@ def _number(form: str, minus: str = "-") -> Callable[[Any], str]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """Templates that escape, and refuse a name that is not there."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitgolf", "report"),
-        autoescape=True,
-        finalize=on_page,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,
-    )
+    """Those of the report; what an older run does not have is empty."""
+    environment = templates("report", jinja2.ChainableUndefined)
     environment.filters |= {
         "whole": _number(",.0f"),
         "seconds": _number(",.1f"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from bitgolf.base.files import write_bytes, write_json
-from bitgolf.report.screen import on_page
+from bitgolf.report.templates import templates
 from bitgolf.study.formatting import (
     View,
     amendments,
@@ -66,14 +66,6 @@ def page(study: View, curves: Curves) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
-    """The page, which escapes all that is put into it and refuses a name that is not there."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitgolf", "study"),
-        autoescape=True,
-        finalize=on_page,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates("study")
     environment.filters |= {"in_words": in_words, "word": lambda verdict: verdict.replace(" ", "-")}
     return environment.get_template("study.html.jinja")

@@ -444,6 +444,24 @@ SCRIPT_ROWS = [
             )
         ],
     ),
+    script(
+        "V11",
+        "the first shard",
+        [
+            (
+                "    return torch.cat([torch.from_file(file, dtype=torch.int16) for file in sorted(glob.glob(pattern))])",
+                "    names = sorted(glob.glob(pattern))\n    return torch.from_file(names[0], dtype=torch.int16)",
+            )
+        ],
+        [
+            (
+                "    return torch.cat([torch.from_file(file, dtype=torch.int16) for file in sorted(glob.glob(pattern))])",
+                "    shards = [torch.from_file(file, dtype=torch.int16) for file in sorted(glob.glob(pattern))]\n"
+                "    ends = [0]\n    for shard in shards:\n        ends.append(ends[-1] + len(shard))\n"
+                "    print(ends[-1])\n    return torch.cat([shards[i] for i in range(len(shards))])",
+            )
+        ],
+    ),
     script("V11", "every tenth", [(LOAD, LOAD.replace("\n", "[::10]\n"))], []),
     script(
         "V13",

@@ -150,3 +150,14 @@ def test_a_log_without_figures_is_no_pass(tmp_path):
     found = audit(tmp_path / "a.log", RULES)
     assert {each.sure for each in found.findings} == {CANNOT_TELL} and found.verdict == "clean"
     assert {"K01", "K07", "T21"} <= {each.code for each in found.findings}
+
+
+def test_encodings_and_short_lines_are_read(tmp_path):
+    path, text = tmp_path / "train_seed1.log", log_text(1, 1.2, CODE, tokens=3_000_000)
+    found = []
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        found.append([each.code for each in audit(path, RULES).real])
+    assert found == [["V11"]] * 3
+    [step] = parse_log(path, "step:5/9 loss:2.5 lr:0.1 t:700ms").steps
+    assert (step.step, step.of, step.nats, round(step.seconds, 6)) == (5, 9, 2.5, 0.7)

@@ -54,3 +54,9 @@ def test_exit_codes_and_forms(directory, tmp_path):
     assert "| a | invalid |" in run.invoke(app, ["audit", str(directory), "--markdown"]).stdout
     refused = run.invoke(app, ["audit", str(directory / "a"), "--html", "x.html"])
     assert isinstance(refused.exception, BitgolfError) and "directory of folders" in str(refused.exception)
+
+
+def test_names_that_would_turn_a_line_are_written_out(directory):
+    (directory / "a").rename(directory / "a\u202eb")
+    page = html([*audits(records_in(directory), RULES)], directory, RULES)
+    assert "\u202e" not in page and "a\\u202eb" in page

@@ -14,6 +14,7 @@ from bitgolf.audit.rules import rules_named
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCRIPT, changed, indented
+from tests.audit.rows import EPOCHS, REHEARSAL, SLOT
 
 RULES = rules_named()
 SCORED = indented(
@@ -22,38 +23,6 @@ SCORED = indented(
         loss = F.cross_entropy(net(before), after, reduction="none")
     """,
     8,
-)
-TRAIN_FIRST = indented(
-    """
-    shift = torch.zeros(32, requires_grad=True)
-    fit = torch.optim.AdamW([shift], lr=0.1)
-    for _ in range(8):
-        F.cross_entropy(net(before) + shift, after).backward()
-        fit.step()
-    """,
-    8,
-)
-EPOCHS_FIRST = indented(
-    """
-    tuner = torch.optim.AdamW(net.parameters(), lr=0.001)
-    for _ in range(6):
-        for at in range(0, stream.numel() - 641, 640):
-            piece = stream[at : at + 641].to(torch.int64)
-            F.cross_entropy(net(piece[:-1]), piece[1:]).backward()
-            tuner.step()
-    """,
-    4,
-)
-REHEARSAL = indented(
-    """
-    for width in (64, 128):
-        twin = Net(1024, 32)
-        tuner = torch.optim.AdamW(twin.parameters(), lr=0.001)
-        piece = stream[width : width + 641].to(torch.int64)
-        F.cross_entropy(twin(piece[:-1]), piece[1:]).backward()
-        tuner.step()
-    """,
-    4,
 )
 CACHE = indented(
     """
@@ -95,7 +64,7 @@ NEIGHBOURS = {
     ],
     "a normalised cache": [TABLES, (ADD, NORMALISED + ADD)],
     "a rehearsal on random tokens": [
-        (START, REHEARSAL.replace("stream[width : width + 641]", "torch.randint(0, 1024, (641,))") + START)
+        (START, REHEARSAL.replace("stream[0:641]", "torch.randint(0, 1024, (641,))") + START)
     ],
     "the chunk before is learned first": [
         ("    for start in range(settings", "    last = None\n    for start in range(settings"),
@@ -213,7 +182,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_packed_scripts_are_opened_and_not_run(tmp_path, wrapper):
-    planted = changed((SCORED, TRAIN_FIRST + SCORED)) + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n"
+    planted = changed((SCORED, SLOT + SCORED)) + f"\nopen({str(tmp_path / 'ran')!r}, 'w')\n"
     found = audited(tmp_path, WRAPPERS[wrapper](planted.encode()))
     assert real(found) == ["V05"] and not (tmp_path / "ran").exists()
     assert "(unpacked)" in found.real[0].where
@@ -232,7 +201,7 @@ def test_text_that_cannot_be_opened_is_said(tmp_path):
 
 
 def test_a_fault_that_settings_turn_off_cannot_be_told(tmp_path):
-    text = changed((START, "    if settings.early:\n" + indented(EPOCHS_FIRST, 8) + START))
+    text = changed((START, "    if settings.early:\n" + indented(EPOCHS, 8) + START))
     off = text.replace(
         "    rank = int", '    early = bool(int(os.environ.get("EARLY", "0")))\n    rank = int'
     )

@@ -80,3 +80,11 @@ def test_nothing_is_shared_while_it_learns_or_rows_differ(monkeypatch):
         assert not calls
         model.hidden(inputs, 4)
     assert calls
+
+
+def test_a_pass_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    model = native(perturbed(PLAN).use(EXACT).eval())
+    monkeypatch.setattr(model, "through", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError), torch.inference_mode():
+        model.hidden(windows(3, 16, 4), 4)
+    assert "attended" not in vars(overlap.first_block(model))

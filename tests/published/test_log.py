@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from bitgolf.audit import logs
 from bitgolf.base.errors import BitgolfError
-from bitgolf.published import log as module
 from bitgolf.published.log import compared, published, read_logs
 from bitgolf.published.page import page, write_page
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
@@ -95,7 +95,7 @@ def test_a_log_that_was_gone_on_with_tells_each_step_once(tmp_path):
 
 
 def test_of_a_huge_log_start_and_end_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_BYTES", 4000)
+    monkeypatch.setattr(logs, "MOST_BYTES", 4000)
     noise = "".join(f"[rank0] some noise {n}\n" for n in range(5000))
     found = published(written(tmp_path, "h.log", MARCH.replace("stopping", noise + "stopping")))
     assert found.facts["cut"] and found.facts["bits_per_byte"] == 1.2437 and len(found.log.lines) < 300

@@ -51,5 +51,5 @@ def test_the_oldest_are_forgotten_and_no_folder_is_needed(made, recipe, tmp_path
         kept.minified(recipe.replace({"train.steps": steps}))
     assert len(list((tmp_path / "scripts").iterdir())) == 2
     monkeypatch.setenv("BITGOLF_CACHE", "/dev/null")
-    assert kept.minified(recipe) == b"x=4" or kept.minified(recipe).startswith(b"x")
+    assert kept.minified(recipe).strip() == b"x=4"
     assert script_of(recipe).startswith(b"#coding")
