@@ -14,8 +14,8 @@ from bitgolf.study.terms import BASELINE
 from bitgolf.text.batches import ShuffledBlocks
 from bitgolf.train.schedule import WarmdownFraction
 
-LENGTH = 128  # so short that 3.3 million tokens teach a model to use all of it
-STEPS, SCORED_TOKENS = 800, 65_536
+LENGTH = 64  # so short that 1.6 million tokens teach a model to use all of it
+STEPS, SCORED_TOKENS = 400, 65_536
 POSITIONS: dict[str, Position] = {
     "RoPE": Rope(),
     "RoPE with NTK": Rope(reference_length=LENGTH),
