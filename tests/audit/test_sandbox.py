@@ -84,7 +84,7 @@ def test_nothing_outside_is_reached_or_written(name, tmp_path, monkeypatch):
         ),
         ("bytearray(10**9)", "", "MemoryError"),
         (
-            "import os, time\nfor i in range(9): os.fork() or (bytes(10**8) + b'1', time.sleep(9))\nos.wait()",
+            "import os, time\nfor i in range(9): os.fork() or (b'1' * 10**8, time.sleep(9))\nos.wait()",
             "500,000,000 bytes of memory",
             "",
         ),
