@@ -20,12 +20,12 @@ def markdown(found: Audit) -> str:
         lines.append("")
     if open_ones:
         lines.append(
-            "Cannot tell: " + "; ".join(f"{each.code} {_cell(each.found)}" for each in open_ones[:6]) + "."
+            "Cannot tell: " + "; ".join(f"{each.code} {cell(each.found)}" for each in open_ones[:6]) + "."
         )
     codes = ", ".join(found.untold())
     lines += [f"Not looked for, since files do not show it: {codes}.", ""] if codes else []
     ways = dict.fromkeys(each.way_out for each in real if each.way_out)
-    lines += ["To the author:", *(f"- {_cell(way)}" for way in [*ways][:8])] if ways else []
+    lines += ["To the author:", *(f"- {cell(way)}" for way in [*ways][:8])] if ways else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -60,10 +60,10 @@ def severity(found: Audit, finding: Finding) -> str:
 
 def _row(found: Audit, each: Finding) -> str:
     cells = (f"{each.code} {each.title}", each.sure, each.where, each.found, each.expected)
-    return "| " + " | ".join(map(_cell, cells)) + " |"
+    return "| " + " | ".join(map(cell, cells)) + " |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text from anywhere as it may stand in a table: on one line, without marks of its own."""
     plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     plain = plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("@", "@\u200b")

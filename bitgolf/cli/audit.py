@@ -23,10 +23,17 @@ def audit(
         Path | None,
         typer.Option("--html", metavar="FILE", help="Of a directory of folders: write the table as a page."),
     ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Execute the script too: at tiny size, in a sandbox, under probes.")
+    ] = False,
+    run_seconds: Annotated[
+        int, typer.Option("--run-seconds", min=10, max=3600, help="How long the run may take.")
+    ] = 120,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A comment that can be posted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is wrong with anyone's folder, script, log or artifact; nothing in it is executed.
+    """What is wrong with anyone's folder, script, log or artifact; nothing in it is executed
+    without --run.
 
     Each finding says where it is, what was expected and how sure it is: found, suspected, or cannot tell.
     A directory of folders gives one line for each, and a page that sorts with --html. Exit code 1 with
@@ -44,6 +51,10 @@ def audit(
         raise BitgolfError("two forms at once", where="audit", value="--json --markdown", way_out="give one")
     chosen = rules_named(rules)
     if folders := records_in(target):
+        if run:
+            raise BitgolfError(
+                "one folder is run at a time", where="audit", value="--run", way_out=f"give {folders[0]}"
+            )
         _many(folders, target, chosen, page_file, as_markdown, as_json)
         return
     if page_file:
@@ -51,8 +62,15 @@ def audit(
             "a page is made of a directory of folders", where="audit", value="--html", way_out="leave it out"
         )
     found = audited(target, chosen)
+    seen = None
+    if run:
+        from bitgolf.audit.dynamic import with_run
+
+        found, seen = with_run(found, run_seconds)
     if as_markdown:
         print(page.markdown(found), end="")
+        for line in seen.told() if seen else ():
+            print(screen.escaped(f"- {page.cell(line)}"))
     else:
         for each in [] if as_json else found.findings:
             severity = page.severity(found, each)
@@ -60,7 +78,9 @@ def audit(
             print(screen.escaped(f"    {each.where}: {page.said(each)}"))
             if each.way_out:
                 print(screen.escaped(f"    {each.way_out}"))
-        facts = found.to_json()
+        for line in seen.told() if seen and not as_json else ():
+            print(screen.escaped(line))
+        facts = found.to_json() | ({"run": seen.to_json()} if seen else {})
         screen.close(facts, as_json=as_json)
         if not as_json:
             print(f"not looked for:  {', '.join(found.untold())}")

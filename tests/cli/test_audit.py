@@ -1,9 +1,11 @@
 """`bitgolf audit`: exit codes, one JSON object, a page that can be posted, refusals in a line."""
 
 import json
+import shutil
 
 import pytest
 
+from bitgolf.audit import dynamic
 from tests.audit.planted import write_claims, write_folder
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 
@@ -33,3 +35,22 @@ def test_wrong_use_is_one_line(bitgolf, folder, tmp_path):  # noqa: F811
     refused(bitgolf("audit", path, "--rules", "finla"), "did you mean 'final'")
     refused(bitgolf("audit", path, "--json", "--markdown"), "two forms at once")
     refused(bitgolf("submit", path), "no result.json")
+
+
+def test_a_script_runs_in_a_sandbox_or_not_at_all(bitgolf, folder, monkeypatch):  # noqa: F811
+    path, _ = folder
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    refused(bitgolf("audit", path, "--run"), "REFUSED: foreign code runs in a sandbox alone")
+    refused(bitgolf("audit", path.parent, "--run"), "one folder is run at a time")
+    line = {"stage": "tiny", "rank": 0, "event": "probe", "name": "f", "probe": "causal", "ended": "failed"}
+    seen = dynamic.Run(
+        "train_gpt.py", 9, "unshare", 1.0, "", [{**line, "why": "its score moves", "token": 5}]
+    )
+    monkeypatch.setattr(dynamic.sandbox, "way", lambda: "unshare")
+    monkeypatch.setattr(dynamic, "run", lambda *_: seen)
+    code, out, _ = bitgolf("audit", path, "--run", "--json")
+    found = json.loads(out)
+    assert code == 1 and found["status"] == "invalid" and found["run"]["lines"][0]["probe"] == "causal"
+    assert [each["code"] for each in found["findings"] if each["sure"] == "found"] == ["V05"]
+    assert "f, causal: failed its score moves" in bitgolf("audit", path, "--run")[1]
+    assert "- f, causal: failed" in bitgolf("audit", path, "--run", "--markdown")[1]

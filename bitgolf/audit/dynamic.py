@@ -1,0 +1,266 @@
+"""What a script shows when it runs: at tiny size, on the processor, in a sandbox, under the probes."""
+
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Required
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+import bitgolf
+from bitgolf.audit import sandbox
+from bitgolf.audit.audit import Audit
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
+from bitgolf.audit.folder import read_record
+from bitgolf.audit.unwrap import unwrapped
+from bitgolf.base.errors import BitgolfError
+from bitgolf.inputs.typed import STRICT, Size
+
+SIZES, TINY, UNTRAINED, SHARED = "sizes", "tiny", "untrained", "two processes"
+STAGES = (SIZES, TINY, UNTRAINED, SHARED)
+INSIDE = "import sys; sys.path.insert(0, '/lent'); from bitgolf.audit.inside import main; main()"
+SENT = (".py", ".json", ".txt", ".cpp", ".cu", ".h", ".model", ".vocab", ".toml", ".yaml")
+MOST_SENT_BYTES, MOST_SENT = 2**21, 60
+MOST_LETTERS = 240
+APART = 0.01  # nats by which one process and two may differ
+
+OF_PROBE = {
+    "once": ("V17", SUSPECTED, "every token has one score, which depends on it"),
+    "causal": ("V05", FOUND, "scores hold when later tokens change"),
+    "target unseen": ("V08", FOUND, "the distribution holds when the token that comes is another"),
+    "sums to one": ("V01", FOUND, "probabilities of all tokens sum to one"),
+    "same again": ("V03", SUSPECTED, "a second evaluation gives the same scores"),
+    "bytes counted": ("B01", SUSPECTED, "the bytes of the text"),
+}
+COVERED = frozenset("V01 V03 V04 V05 V06 V08 V17 V18 B01 T13 T18".split())
+
+
+@STRICT
+class Line(TypedDict, total=False):
+    """One thing that was seen inside; which keys there are goes by the event."""
+
+    stage: Required[Literal["sizes", "tiny", "untrained", "two processes"]]
+    rank: Required[Literal[0, 1]]
+    event: Required[str]
+    name: str
+    ended: str
+    why: str
+    probe: str
+    how: str
+    token: int | None
+    loss: float
+    bits: float | None
+    seen: bool
+    reloaded: bool
+    saves: Size
+    early: Size
+    learnt: Size
+    parameters: Size
+    layers: Size
+    vocabulary: Size
+    width: Size
+
+
+class Run(NamedTuple):
+    """A script that ran in a sandbox. stopped: the limit that ended it; lines: what was seen."""
+
+    script: str
+    code_bytes: int
+    way: str
+    seconds: float
+    stopped: str
+    lines: list[Line]
+
+    def of(self, event: str, *stages: str) -> list[Line]:
+        """What was seen of a kind."""
+        return [
+            each for each in self.lines if each["event"] == event and (not stages or each["stage"] in stages)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return self._asdict()
+
+    def told(self) -> Iterator[str]:
+        """For people, a line each."""
+        yield f"run in a sandbox ({self.way}), {self.seconds:.0f} s" + (
+            f", ended at {self.stopped}" if self.stopped else ""
+        )
+        for each in self.of("sizes", SIZES)[:1]:
+            shape = f"{each.get('layers', 0)} layers, width {each.get('width', 0)}"
+            shape += f", vocabulary {each.get('vocabulary', 0):,}, {self.code_bytes:,} bytes of code"
+            yield f"as written: {each.get('parameters', 0):,} parameters, {shape}"
+        for each in self.of("ran"):
+            if each["rank"] == 0 or each.get("ended") != "passed":
+                yield f"{each['stage']}: {each.get('ended', '')} {short(each.get('why', ''))}".rstrip()
+        for each in self.of("evaluated", TINY, UNTRAINED):
+            said = f"reports {each.get('loss', 0):.5f} nats a token"
+            yield f"{each['stage']}: {short(each.get('name', ''))} {said}"
+        for each in self.of("probe"):
+            how = " by what it reports" if each.get("how") == "Told" else ""
+            yield (
+                f"{short(each.get('name', ''))}, {short(each.get('probe', ''))}{how}: "
+                f"{short(each.get('ended', ''))} {short(each.get('why', ''))}".rstrip()
+            )
+
+
+def short(text: str) -> str:
+    """Words from inside, on one line and not too many."""
+    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return plain if len(plain) <= MOST_LETTERS else plain[:MOST_LETTERS] + "..."
+
+
+def with_run(found: Audit, seconds: int) -> tuple[Audit, Run]:
+    """An audit and what a run adds to it. Raises BitgolfError where nothing can be run, or not safely."""
+    target = Path(found.target)
+    script = read_record(target).entry if target.is_dir() else target
+    if script is None or script.suffix != ".py":
+        raise BitgolfError("no script in it to run", where=found.target, way_out="leave --run out")
+    seen = run(script, sandbox.way(), sandbox.Limits(seconds=seconds))
+    new, looked = findings(seen)
+    return found._replace(
+        findings=in_order([*found.findings, *new]),
+        looked=found.looked | looked,
+        seconds=found.seconds + seen.seconds,
+    ), seen
+
+
+def run(script: Path, way: str, limits: sandbox.Limits, stages: Sequence[str] = STAGES) -> Run:
+    """Run a script; it is read here and executed there. stages: what is tried with it."""
+    data = script.read_bytes()
+    text = unwrapped(script.name, data)[-1].text
+    said = re.search(r"""VOCAB_SIZE["'][^0-9\n]{1,9}(\d{2,6})""", text)
+    plan = {
+        "text": text,
+        "file": f"/in/folder/{script.name}",
+        "seconds": limits.seconds - 3,
+        "vocabulary": int(said[1]) if said else 1024,
+        "stages": stages,
+    }
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as outside:
+        Path(outside).chmod(0o755)
+        folder = Path(outside, "folder")
+        folder.mkdir()
+        Path(outside, "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        for each in [script, *sorted(script.parent.iterdir())[: 10 * MOST_SENT]][: MOST_SENT + 1]:
+            sent = each.suffix in SENT and each.is_file() and not each.is_symlink()
+            if each == script or (sent and each.stat().st_size <= MOST_SENT_BYTES):
+                (folder / each.name).write_bytes(each.read_bytes())
+        lent = [(outside, "/in"), (str(Path(bitgolf.__file__).resolve().parent), "/lent/bitgolf")]
+        ended = sandbox.run([sys.executable, "-I", "-c", INSIDE, "/in/plan.json"], lent, limits, way)
+    stopped = ended.stopped or (f"code {ended.code}: {short(ended.said)[-200:]}" if ended.code else "")
+    lines = list(parsed(ended.output))
+    return Run(script.name, len(data), way, time.monotonic() - started, stopped, lines)
+
+
+def parsed(output: bytes) -> Iterator[Line]:
+    """Lines of the form that is expected; foreign code may have written any."""
+    adapter = TypeAdapter(Line)
+    for line in output.splitlines():
+        try:
+            yield adapter.validate_json(line)
+        except ValidationError:
+            continue
+
+
+def findings(seen: Run) -> tuple[list[Finding], frozenset[str]]:
+    """What a run shows, and the codes that it could look for; what it could not is said with the reason."""
+    found = [*_of_probes(seen), *_of_training(seen), *_of_reload(seen), *_of_processes(seen)]
+    looked = {each.code for each in found if each.sure != CANNOT_TELL} | {*_passed(seen)}
+    missing = COVERED - looked - {each.code for each in found}
+    why = _why(seen)
+    found += [Finding(code, CANNOT_TELL, seen.script, f"the run did not show it: {why}") for code in missing]
+    return found, frozenset(looked)
+
+
+def _why(seen: Run) -> str:
+    """Why something could not be seen."""
+    for each in [*seen.of("unprobed"), *seen.of("ran", UNTRAINED, TINY), *seen.of("ran")]:
+        if each.get("why"):
+            return short(each["why"])
+    late = [each["stage"] for each in seen.of("unended")]
+    if seen.stopped or late:
+        return f"ended at {seen.stopped}" if seen.stopped else f"{', '.join(late)}: no end in its time"
+    return "no function took a model and the validation tokens and returned a score that could be probed"
+
+
+def _passed(seen: Run) -> Iterator[str]:
+    """Codes that were looked for and not found."""
+    for each in seen.of("probe"):
+        if each.get("ended") == "passed" and each.get("probe") in OF_PROBE:
+            yield OF_PROBE[each["probe"]][0]
+    yield from ("V04" for each in seen.of("seen") if each.get("seen"))
+    if any(each.get("saves") for each in seen.of("learnt", TINY)):
+        yield from ("V06", "T13") if seen.of("evaluated", TINY) else ("V06",)
+    if len(_pair(seen)) == 2:
+        yield from ("V18", "T18")
+
+
+def _of_probes(seen: Run) -> Iterator[Finding]:
+    failed = [
+        each for each in seen.of("probe") if each.get("ended") == "failed" and each.get("probe") in OF_PROBE
+    ]
+    ahead = {each.get("name") for each in failed if each.get("probe") == "causal"}
+    for each in failed:
+        if each["probe"] == "sums to one" and each.get("name") in ahead:
+            continue  # what looks ahead does not sum to one either
+        code, sure, expected = OF_PROBE[each["probe"]]
+        why = short(each.get("why", ""))
+        if why.startswith("it raises"):
+            sure = CANNOT_TELL
+        where = f"{seen.script}: {short(each.get('name', ''))}"
+        token = each.get("token")
+        at = "" if token is None else f", at token {token}"
+        yield Finding(code, sure, where, f"run at tiny size{at}: {why}", expected)
+    for each in seen.of("seen"):
+        if each.get("early"):
+            said = f"{each['early']} tokens are learned before they have a score, of {each.get('learnt', 0)}"
+            way = "score each token before it is learned"
+            yield Finding("V04", FOUND, f"{seen.script}: {short(each.get('name', ''))}", said, "none", way)
+
+
+def _of_training(seen: Run) -> Iterator[Finding]:
+    for each in seen.of("learnt"):
+        if each.get("early"):
+            said = (
+                f"{each['early']} gradients on validation tokens before the last file of a model is written"
+            )
+            yield Finding("V06", SUSPECTED, seen.script, said, "none", "train on training tokens alone")
+            return
+
+
+def _of_reload(seen: Run) -> Iterator[Finding]:
+    scores = seen.of("evaluated", TINY)
+    if scores and scores[-1].get("saves") and scores[-1].get("reloaded") is False:
+        said = f"nothing is loaded between the last file written and {short(scores[-1].get('name', ''))}"
+        yield Finding("T13", SUSPECTED, seen.script, said, "the score of what was read back")
+
+
+def _pair(seen: Run) -> list[Line]:
+    """The last score of each of two processes."""
+    scores = seen.of("evaluated", SHARED)
+    latest = {each["rank"]: each for each in scores}
+    same = len([each for each in scores if each["rank"] == 0]) * 2 == len(scores)
+    return [latest[rank] for rank in sorted(latest)] if same else []
+
+
+def _of_processes(seen: Run) -> Iterator[Finding]:
+    if any(each["stage"] == SHARED for each in seen.of("unended")):
+        yield Finding("T18", SUSPECTED, seen.script, "two processes do not come to an end", "they do")
+    alone = seen.of("evaluated", TINY, UNTRAINED)
+    first = [each for each in seen.of("evaluated", SHARED) if each["rank"] == 0]
+    if alone and first and alone[0].get("name") == first[0].get("name"):
+        one, two = alone[0].get("loss", 0.0), first[0].get("loss", 0.0)
+        if abs(one - two) > APART:
+            said = f"the first score is {one:.4f} by one process and {two:.4f} by two"
+            yield Finding("V18", SUSPECTED, seen.script, said, "the same score")
+    pair = _pair(seen)
+    if len(pair) == 2 and abs(pair[0].get("loss", 0.0) - pair[1].get("loss", 0.0)) > APART:
+        said = f"one process reports {pair[0].get('loss', 0.0):.4f}, the other {pair[1].get('loss', 0.0):.4f}"
+        yield Finding("V18", SUSPECTED, seen.script, said, "the same score")
