@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitgolf.adapt.learner import LearningError, given_back
+from bitgolf.adapt.learner import LearningError, given_back, part_of, refuse_other
 from bitgolf.adapt.lora import LORA_TARGETS, Lora
 from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.plan import setting
@@ -151,6 +151,46 @@ class DocumentLearner(Adaptation):
         loss.backward()
         return float(loss.detach())
 
+    def take_down(self) -> dict[str, Tensor]:
+        found = {"batch": torch.tensor(self.batch)}
+        found |= {
+            f"factor/{name}": factor.detach().clone() for name, factor in self.factors_by_name().items()
+        }
+        return found | {f"kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
+
+    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+        shapes = {  # of the batch that it was in
+            f"{name}/{side}": torch.empty(len(self.batches[int(learnt["batch"])]), *sides)
+            for name, (inputs, outputs) in self.lora.shapes.items()
+            for side, sides in enumerate(((self.lora.rank, inputs), (outputs, self.lora.rank)))
+        }
+        factors, kept = part_of(learnt, "factor"), part_of(learnt, "kept")
+        refuse_other(factors, shapes)
+        refuse_other(kept, {name: shapes.get(name.rpartition("/")[0]) for name in kept})
+        self.begin(int(learnt["batch"]), False)
+        assert self.optimizer is not None, "a rule that trains"
+        with torch.no_grad():
+            for name, factor in self.factors_by_name().items():
+                factor.copy_(factors[name])
+        for name, tensor in kept.items():
+            owner, _, what = name.rpartition("/")
+            self.optimizer.state[self.factors_by_name()[owner]][what] = tensor.to(
+                factors[owner].device, copy=True
+            )
+
+    def factors_by_name(self) -> dict[str, nn.Parameter]:
+        """Every factor, as 'layer.target/pass/side'."""
+        pairs = self.lora.factors.items()
+        return {f"{name}/{side}": factor for name, pair in pairs for side, factor in enumerate(pair)}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """What the optimizer keeps, as 'factor/what'."""
+        assert self.optimizer is not None, "a rule that trains"
+        states = [
+            (name, self.optimizer.state.get(factor, {})) for name, factor in self.factors_by_name().items()
+        ]
+        return {f"{name}/{what}": tensor for name, state in states for what, tensor in state.items()}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraDocuments(LoraAdapter):
@@ -257,3 +297,15 @@ class PhaseLearner(DocumentLearner):
             learner.learn(row, length, plan.batch_sequences, plan.epochs, Progress(chunk, count - 1))
         model.requires_grad_(False)
         self.lora.factors.clear()
+
+    def take_down(self) -> dict[str, Tensor]:
+        weights = self.model.named_parameters()
+        return super().take_down() | {f"weight/{name}": each.detach().clone() for name, each in weights}
+
+    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+        own = dict(self.model.named_parameters())
+        refuse_other(part_of(learnt, "weight"), own)
+        super().take_up(learnt)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(learnt[f"weight/{name}"])

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from bitgolf.base.errors import BitgolfError
+from bitgolf.base.errors import BitgolfError, CheckpointError
 from bitgolf.net.model import Model
 from bitgolf.squeeze.quantize import QuantizePlan
 from bitgolf.train.loop import TrainPlan, clipped_step, cut, gradients_of, swapped_weights
@@ -65,6 +65,42 @@ class Learner:
         self.optimizers.zero()
         model.eval()
         self.show()
+
+    def take_down(self) -> dict[str, Tensor]:
+        """Copies of the weights that learn, and of what the optimizers keep."""
+        self.shown.close()
+        found = {f"weight/{name}": tensor.detach().clone() for name, tensor in self.that_learn().items()}
+        self.show()
+        return found | {f"kept/{key}": tensor.clone() for key, tensor in self.optimizers.state().items()}
+
+    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+        """Go on from what `take_down` gave. Raises CheckpointError for what does not fit."""
+        own, kept = self.that_learn(), part_of(learnt, "kept")
+        refuse_other(part_of(learnt, "weight"), own)
+        refuse_other(kept, {key: own.get(key.rpartition("/")[0]) for key in kept})
+        self.shown.close()
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(learnt[f"weight/{name}"])
+        self.optimizers.restore(kept)
+        self.show()
+
+    def that_learn(self) -> dict[str, nn.Parameter]:
+        """The weights that learn, by name."""
+        return {name: each for name, each in self.optimizers.parameters.items() if each.requires_grad}
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those that are called 'part/...', by the rest of their names."""
+    return {name[len(part) + 1 :]: each for name, each in tensors.items() if name.startswith(f"{part}/")}
+
+
+def refuse_other(found: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> None:
+    """Raise CheckpointError unless these are tensors like our own; a single number, as a count, always is."""
+    for name in sorted({*found, *own}):
+        one, other = found.get(name), own.get(name)
+        if one is None or other is None or one.ndim and one.shape != other.shape:
+            raise CheckpointError("what was learnt is of another model", value=name)
 
 
 @contextmanager

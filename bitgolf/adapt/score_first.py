@@ -2,14 +2,15 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bitgolf.adapt.caps import CAPS, caps_of_its_own
-from bitgolf.adapt.learner import Learner, LearningError, given_back
+from bitgolf.adapt.learner import Learner, LearningError, given_back, part_of
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import setting
 from bitgolf.net.model import Model
@@ -137,3 +138,11 @@ class ChunkLearner(Adaptation):
             tokens = torch.from_numpy(exam.released(start, min(start + size, self.targets)))
             tokens = tokens.to(self.model.backend.device)
             self.learner.learn(tokens, self.length, plan.batch_sequences, plan.epochs, progress)
+
+    def take_down(self) -> dict[str, Tensor]:
+        found = self.learner.take_down().items()
+        return {"chunk": torch.tensor(self.chunk), **{f"learner/{name}": tensor for name, tensor in found}}
+
+    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+        self.learner.take_up(part_of(learnt, "learner"))
+        self.chunk = int(learnt["chunk"])

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
+NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name
 Step = TypeVar("Step")
 Changed = TypeVar("Changed")
 Value = TypeVar("Value")

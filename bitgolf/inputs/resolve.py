@@ -12,7 +12,7 @@ from types import ModuleType
 
 from bitgolf import load, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
-from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.events import NOTE, Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.build import build_dataset, dataset_name
 from bitgolf.corpus.sources import Source, path_of, source_from
@@ -32,7 +32,7 @@ from bitgolf.public.checkpoints import (
     unbanked,
 )
 from bitgolf.recipe import Recipe
-from bitgolf.report.screen import NOTE, note
+from bitgolf.report.screen import note
 from bitgolf.run.cache import cache_folder
 from bitgolf.script.own import OWN_FILES, kinds_of, load_own
 from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
-from bitgolf.base.events import Event, is_first_process, with_progress
+from bitgolf.base.events import NOTE, Event, is_first_process, with_progress
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.passport import differing_bytes
@@ -26,7 +26,6 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.compressors import WINDOW_BYTES, measure_compressors, rivals_here
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
-from bitgolf.report.screen import NOTE
 from bitgolf.report.trace import kept_trace
 from bitgolf.run.evaluation import evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder

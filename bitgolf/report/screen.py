@@ -14,11 +14,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from bitgolf.base.events import Event, finish, is_first_process, mapped
+from bitgolf.base.events import NOTE, Event, finish, is_first_process, mapped
 from bitgolf.base.plan import Plan
 
 Result = TypeVar("Result")
-NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name
 PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
 # Control and format characters (bidirectional ones among them), separators of lines, halves of characters.
 UNSHOWN = ("Cc", "Cf", "Zl", "Zp", "Cs")

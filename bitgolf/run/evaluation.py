@@ -1,27 +1,25 @@
 """An evaluation under way: the bits so far, how long it will take, and where a killed one goes on."""
 
-import hashlib
-import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.events import Event, finish
-from bitgolf.base.tensors import write_arrays
+from bitgolf.base.events import NOTE, Event, finish
 from bitgolf.net.model import Model
+from bitgolf.run.sheet import Sheet
 from bitgolf.score.adapter import NoAdapter
-from bitgolf.score.exam import Exam
-from bitgolf.score.score import ScorePlan, Scores, document_starts, is_static, scoring
+from bitgolf.score.score import ScorePlan, Scores, document_starts, scoring
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
 
-KEEP_SECONDS = 30.0  # between two times that the nats so far are written
+KEEP_SECONDS = 30.0  # between two times that an evaluation is kept
+KEEP_SHARE = 0.05  # of the time, at most, goes into keeping
 FEW_WINDOWS = 32  # tell the pace of an evaluation
 PACKED = ("quantized", "adapted")  # weights whose evaluation counts
 LOOK_SECONDS = 1.0  # between two looks at the bits so far
@@ -29,67 +27,6 @@ LOOK_SECONDS = 1.0  # between two looks at the bits so far
 
 class SlowError(BitgolfError):
     """An evaluation would take longer than it may."""
-
-
-class Sheet:
-    """The nats of an evaluation so far, and the file that keeps them until it has ended."""
-
-    def __init__(
-        self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
-    ) -> None:
-        # Only where no window depends on another do those that are left come to the same bits.
-        self.path = path.with_name(f"{path.name}{world.rank or ''}") if path and is_static(plan) else None
-        self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if self.path else ""
-        self.exam: Exam | None = None
-        self._tokens, self._bytes = tokens, np.zeros(0, np.int64)
-
-    def bits_so_far(self, tokenizer: Tokenizer) -> float:
-        """Bits per byte of what has been scored; NaN where that stands for no byte."""
-        assert self.exam is not None
-        if not len(self._bytes):  # looked up once: a text may have millions of windows
-            inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.exam.windows])
-            self._bytes = tokenizer.token_bytes(self._tokens[inputs + 1], self._tokens[inputs])
-        known = np.isfinite(self.exam.nats)
-        size = int(self._bytes[known].sum())
-        return float(self.exam.nats[known].sum(dtype=np.float64)) / math.log(2) / size if size else math.nan
-
-    def open(self, exam: Exam) -> None:
-        """Take an evaluation; what the file knows of it is not scored again."""
-        self.exam = exam
-        if self.path is not None and (nats := self._read(self.path)) is not None:
-            exam.resume(nats)
-
-    def keep(self) -> None:
-        """Write the nats so far."""
-        if self.path is not None and self.exam is not None:
-            with suppress(OSError, BitgolfError):  # where nothing can be written, it begins again
-                write_arrays(self.path, {"nats": self.exam.nats, "identity": np.array(self.identity)})
-
-    def close(self) -> None:
-        """The evaluation has ended."""
-        if self.path is not None:
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
-
-    def _read(self, path: Path) -> np.ndarray | None:
-        """The nats that are kept of this very evaluation; None where there are none, or not whole."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                same = str(file["identity"]) == self.identity
-                nats = file["nats"]
-        except Exception:  # missing, or damaged in one of the dozen ways that numpy and zipfile know
-            return None
-        assert self.exam is not None
-        return nats if same and nats.dtype == np.float32 and nats.shape == self.exam.nats.shape else None
-
-
-def evaluation_identity(model: Model, tokens: np.ndarray, plan: ScorePlan) -> str:
-    """Names weights, tokens, windows and number type: equal ones come to equal nats."""
-    found = hashlib.sha256(tokens.tobytes())
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    settings = (model.plan.identity(), plan.replace(eval_seconds=0.0).identity(), model.backend.dtype_name)
-    return hashlib.sha256("/".join((found.hexdigest(), *settings)).encode()).hexdigest()
 
 
 def evaluate(
@@ -104,10 +41,12 @@ def evaluate(
     part: Path | None = None,
     clock: Callable[[], float] = time.perf_counter,
     world: World = World(),
+    spare: bool = False,
 ) -> Generator[Event, None, Scores]:
     """`scoring` as events with the bits per byte so far.
 
-    part: where the nats so far are kept; an evaluation that was killed goes on from there to the same bits.
+    part: where it is kept; an evaluation that was killed goes on from there to the same bits. spare: the
+    file stays when it has ended, so that it need not be made again.
     Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do.
     """
     sheet = Sheet(part, model, tokens, plan, world)
@@ -115,24 +54,33 @@ def evaluate(
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
     facts: dict[str, float] = {}
     started = kept = looked = clock()
-    first: tuple[float, int] | None = None
+    pause = KEEP_SECONDS
+    before, first = None, None  # seconds before it was killed; when and where the first batch was done
     try:
         while True:
             try:
+                sheet.moving = True
                 done, total = next(steps)
             except StopIteration as end:
-                sheet.close()
+                sheet.close(spare)
                 return end.value
+            sheet.moving = False
             now = clock()
+            before = sheet.seconds if before is None else before
+            sheet.seconds = before + now - started
+            if sheet.note:
+                yield Event(NOTE, 1, 1, {NOTE: sheet.note})
+                sheet.note = ""
             if first is None or done <= plan.windows.settled:
                 first = now, done
             elif plan.eval_seconds:
-                _refuse_slow(plan, now - started, (now - first[0]) / (done - first[1]) * (total - done))
-            if now - looked > LOOK_SECONDS and sheet.exam is not None:
+                _refuse_slow(plan, sheet.seconds, (now - first[0]) / (done - first[1]) * (total - done))
+            if now - looked > LOOK_SECONDS:
                 facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
-            if now - kept > KEEP_SECONDS:
+            if now - kept > pause:
                 sheet.keep()
-                kept = now
+                kept = clock()
+                pause = max(KEEP_SECONDS, (kept - now) / KEEP_SHARE)
             yield Event(stage, done, total, facts)
     except (GeneratorExit, KeyboardInterrupt, SlowError):
         sheet.keep()

@@ -15,6 +15,7 @@ from bitgolf.net.model import Model, model_with
 from bitgolf.run.evaluation import evaluate
 from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
+from bitgolf.run.sheet import seconds_of
 from bitgolf.run.spec import RunSpec
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, Scores, scoring
@@ -30,14 +31,17 @@ def score_split(
     stage: str,
     part: Path | None = None,
     world: World = World(),
+    spare: bool = False,
 ) -> Generator[Event, None, Scores]:
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for.
 
-    part, world: see `evaluate`.
+    part, world, spare: see `evaluate`.
     """
     tokens, facts = dataset.scored_tokens(), dataset.passport["splits"]["val"]
     sizes = facts["text_bytes"], facts.get("differing_bytes")
-    return evaluate(model, tokens, dataset.tokenizer, plan, *sizes, stage=stage, part=part, world=world)
+    return evaluate(
+        model, tokens, dataset.tokenizer, plan, *sizes, stage=stage, part=part, world=world, spare=spare
+    )
 
 
 def validation(spec: RunSpec, model: Model) -> Generator[tuple[int, int], None, float]:
@@ -79,14 +83,18 @@ def score_variants(
     ]
     rows: list[dict[str, Any]] = []
     sums: dict[str, Sums] = {}
-    for name, model, plan in cases:
+    parts = [spec.folder / f"scores{number}.part" for number in range(len(cases))]
+    for (name, model, plan), part in zip(cases, parts):
         started = spec.clock()
         stage = "score final" if plan == recipe.score != chunked else f"score {name}"
         free = plan.replace(eval_seconds=0.0)  # the run has been made: what it takes is said, not refused
-        scores = yield from score_split(model, spec.dataset, free, stage, spec.folder / "scores.part")
+        scores = yield from score_split(model, spec.dataset, free, stage, part, spare=True)
+        seconds = seconds_of(part) or spec.clock() - started  # those before it was killed count too
         asked = asked_positions(scores, trained_length(recipe))
-        rows.append({"name": name, **summary(scores), **asked, "seconds": spec.clock() - started})
+        rows.append({"name": name, **summary(scores), **asked, "seconds": seconds})
         if plan == chunked:
             sums[name] = by_sequence(scores)
     scores.save(spec.folder / "scores.npz")
+    for part in parts:
+        part.unlink(missing_ok=True)
     return rows, sums

@@ -1,7 +1,7 @@
 """The slot of adapters: what may change a model between two stretches of the text that it scores."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -34,6 +34,16 @@ class Adaptation:
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
         """Learn from what has just been scored, through `exam.released`; never called after the last part."""
+
+    def take_down(self) -> dict[str, Tensor]:
+        """Copies of all that was learnt, by name, from which `take_up` goes on to the same bits.
+
+        A member that learns defines both, or what it makes of a text begins again where it was killed.
+        """
+        return {}
+
+    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+        """Go on from what `take_down` gave. Raises CheckpointError for what does not fit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

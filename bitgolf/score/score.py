@@ -34,6 +34,8 @@ SCORE_COLUMNS = {
 }
 DISTRIBUTION_TOLERANCE = {torch.float32: 1e-3}  # nats, of scores above 1 their share; other types round more
 COARSE_TOLERANCE = 0.02
+# Told of an evaluation that begins: its exam, who adapts, what is mixed in, and how windows pass the model.
+Opened = Callable[[Exam, Adaptation, Mixture | None, States], object]
 SCORE_FACTS = ("windows", "complete", "file_bytes", "loss", "tokens_sha256")
 
 
@@ -167,7 +169,7 @@ def scoring(
     file_bytes: int | None = None,
     differing_bytes: int | None = None,
     sample: int = 0,
-    opened: Callable[[Exam], object] = lambda exam: None,
+    opened: Opened | None = None,
     world: World = World(),
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
@@ -175,8 +177,8 @@ def scoring(
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
     where that is not known, as many as it counts too few or too many. sample: score only so many
-    windows, from its end back to its start. opened: is given the exam before it begins. world:
-    the processes that share the batches of a static plan; all of them get all scores.
+    windows, from its end back to its start. opened: is told of the exam before it begins.
+    world: the processes that share the batches of a static plan; all of them get all scores.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -184,10 +186,9 @@ def scoring(
     windows, parts = _laid_out(plan, len(tokens), starts, sample)
     inputs = np.concatenate([np.arange(window.first_scored, window.end) for window in windows])
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
-    opened(exam)
     model.window = plan.windows.longest()
     try:
-        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts, world):
+        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts, world, opened):
             yield done, len(inputs)
     finally:
         model.window = 0
@@ -289,12 +290,15 @@ def _exam_taken(
     starts: np.ndarray,
     parts: Sequence[Sequence[int]],
     world: World,
+    opened: Opened | None = None,
 ) -> Iterator[int]:
     """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
     done = 0
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
+        if opened is not None:
+            opened(exam, adaptation, mixture, states)
         for number, part in enumerate(parts, 1):
             batches = plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None)
             for turn, indices in enumerate(batches):

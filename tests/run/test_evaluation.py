@@ -7,9 +7,12 @@ import torch
 
 from bitgolf.adapt.learner import Learner
 from bitgolf.adapt.score_first import ScoreFirst
-from bitgolf.base.events import finish
+from bitgolf.base.errors import CheckpointError
+from bitgolf.base.events import NOTE, finish
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.run import evaluation
-from bitgolf.run.evaluation import SlowError, evaluate, evaluation_identity, refuse_slow_run, verdict
+from bitgolf.run.evaluation import SlowError, evaluate, refuse_slow_run, verdict
+from bitgolf.run.sheet import evaluation_identity
 from bitgolf.score.chained import Chained
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import ScorePlan, score
@@ -77,8 +80,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_bits(model, tokens, tmp_path, m
 def test_it_is_kept_now_and_then_for_those_that_are_killed_without_a_word(model, tokens, tmp_path):
     steps = events(model, tokens, part=tmp_path / "scores.part", step=20.0)
     next(steps), next(steps), next(steps)
-    with np.load(tmp_path / "scores.part") as file:
-        assert 0 < np.isfinite(file["nats"]).sum() < 229
+    tensors, _ = read_tensors(tmp_path / "scores.part")
+    assert 0 < tensors["nats"].isfinite().sum() < 229
 
 
 @pytest.mark.parametrize("change", ["tokens", "weights", "windows", "batches", "damage", "nothing"])
@@ -87,11 +90,9 @@ def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path,
     steps = events(model, tokens, part=part)
     next(steps), next(steps)
     steps.close()
-    with np.load(part) as file:
-        kept = {name: file[name] for name in file}
-    kept["nats"][:] = np.where(np.isfinite(kept["nats"]), 77, np.nan)
-    np.savez(part.with_suffix(".npz"), **kept)
-    part.with_suffix(".npz").replace(part)
+    kept, facts = read_tensors(part)
+    kept["nats"][kept["nats"].isfinite()] = 77
+    write_tensors(part, kept, facts)
     other, text, plan = make_model(), tokens.copy(), PLAN
     if change == "tokens":
         text[-1] += 1
@@ -103,18 +104,36 @@ def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path,
         plan = PLAN.replace(batch_tokens=128)
     elif change == "damage":
         part.write_bytes(part.read_bytes()[:-30])
-    scores = finish(events(other, text, plan, part))
+    seen = []
+    scores = finish(events(other, text, plan, part), seen.append)
     assert (scores.nats == 77).any() == (change == "nothing")
+    lines = [event.facts[NOTE] for event in seen if event.stage == NOTE]
+    assert len(lines) == (change != "nothing")
+    reason = "it is damaged" if change == "damage" else "it is of another model, text or recipe"
+    assert all(line == f"scores.part: {reason}; all is scored anew" for line in lines)
 
 
-def test_where_windows_depend_on_each_other_it_begins_again(model, tokens, tmp_path):
-    for plan in (
-        PLAN.replace(windows=Chained(history=24, stride=8)),
-        PLAN.replace(adapter=ScoreFirst(chunk_tokens=57)),
-    ):
-        steps = events(make_model(), tokens, plan, tmp_path / "scores.part")
-        next(steps), steps.close()
-        assert not (tmp_path / "scores.part").exists()
+def test_what_fits_by_name_alone_is_refused(model, tokens, tmp_path):
+    part = tmp_path / "scores.part"
+    steps = events(model, tokens, part=part)
+    next(steps), next(steps)
+    steps.close()
+    kept, facts = read_tensors(part)
+    write_tensors(part, {"nats": kept["nats"][:-1]}, facts)
+    with pytest.raises(CheckpointError, match="scores.part: does not fit: other nats.*delete it"):
+        finish(events(model, tokens, part=part))
+
+
+def test_what_has_ended_stays_where_it_is_spared(model, tokens, tmp_path, monkeypatch):
+    part = tmp_path / "scores.part"
+    for plan in (PLAN, PLAN.replace(adapter=ScoreFirst(chunk_tokens=57, epochs=1))):
+        given = {"stage": "score", "part": part, "spare": True}
+        whole = finish(evaluate(model, tokens, Bytes(), plan, **given))
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "learn", None)
+            patch.setattr(model, "hidden", None)
+            again = finish(evaluate(model, tokens, Bytes(), plan, **given))
+        assert again.nats.tobytes() == whole.nats.tobytes() and part.exists()
 
 
 def test_a_limit_on_seconds_does_not_change_what_is_scored(model, tokens):

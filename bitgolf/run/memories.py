@@ -1,0 +1,77 @@
+"""What mixers have seen of a text as plain values and arrays, and back, for evaluations that were killed.
+
+Only what has a plain type is written, and only known classes are made again; nothing of a file is executed.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bitgolf.base.errors import CheckpointError
+from bitgolf.base.plan import Plan
+from bitgolf.mix.byte_tree import ByteTree
+from bitgolf.mix.counts import Followers
+from bitgolf.mix.trust import Trust
+from bitgolf.score.mixer import Memory
+
+PLAIN = (bool, int, float, str, type(None))
+SERIES: dict[str, Callable[[Iterable[Any]], Any]] = {"tuple": tuple, "list": list}
+HOLDERS: dict[str, Callable[[], Any]] = {"Trust": partial(Trust, 0.0), "Followers": Followers}
+GIVEN = (Plan, ByteTree)  # a memory has these from its mixer and its tokenizer, the same each time
+
+
+def told(memory: Memory, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """What a memory knows, as JSON has it; arrays are added to a list. Raises CheckpointError for others."""
+    return {name: _told(each, arrays) for name, each in vars(memory).items() if not isinstance(each, GIVEN)}
+
+
+def recalled(memory: Memory, known: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Give an empty memory what `told` made of another. Raises CheckpointError where it was another mixer."""
+    own = {name for name, each in vars(memory).items() if not isinstance(each, GIVEN)}
+    if set(known) != own:
+        raise CheckpointError("what a mixer knew is of another mixer", value=sorted(own ^ set(known)))
+    vars(memory).update({name: _recalled(each, arrays) for name, each in known.items()})
+
+
+def _told(value: Any, arrays: list[np.ndarray]) -> Any:
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is bytes:
+        return {"bytes": value.hex()}
+    if kind is np.ndarray or isinstance(value, np.generic):
+        arrays.append(np.array(value))
+        return {"array" if kind is np.ndarray else "number": len(arrays) - 1}
+    if kind in SERIES.values():
+        return {kind.__name__: [_told(each, arrays) for each in value]}
+    if kind is dict:
+        return {"dict": [[_told(key, arrays), _told(each, arrays)] for key, each in value.items()]}
+    if kind in (Trust, Followers):
+        return {kind.__name__: [_told(getattr(value, name), arrays) for name in _fields(value)]}
+    raise CheckpointError("a mixer knows what cannot be kept", value=kind.__name__)
+
+
+def _recalled(told: Any, arrays: list[np.ndarray]) -> Any:
+    if not isinstance(told, dict):
+        return told
+    ((kind, value),) = told.items()
+    if kind == "bytes":
+        return bytes.fromhex(value)
+    if kind == "array":
+        return arrays[value]
+    if kind == "number":
+        return arrays[value][()]
+    if kind in SERIES:
+        return SERIES[kind](_recalled(each, arrays) for each in value)
+    if kind == "dict":
+        return {_recalled(key, arrays): _recalled(each, arrays) for key, each in value}
+    holder = HOLDERS[kind]()
+    for name, each in zip(_fields(holder), value, strict=True):
+        setattr(holder, name, _recalled(each, arrays))
+    return holder
+
+
+def _fields(holder: Trust | Followers) -> tuple[str, ...]:
+    return Followers.__slots__ if isinstance(holder, Followers) else tuple(vars(holder))

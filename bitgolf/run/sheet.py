@@ -1,0 +1,189 @@
+"""The file of an evaluation under way: the nats so far, and what all that learns has learnt."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.adapt.learner import part_of
+from bitgolf.base.errors import BitgolfError, CheckpointError
+from bitgolf.base.tensors import read_tensors, write_tensors
+from bitgolf.net.model import Model
+from bitgolf.run.memories import recalled, told
+from bitgolf.score.adapter import Adaptation
+from bitgolf.score.chained import Chain, ChainedReader
+from bitgolf.score.exam import Exam
+from bitgolf.score.mixer import Memory, Mixture
+from bitgolf.score.score import ScorePlan, is_static
+from bitgolf.score.windows import States
+from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.train.world import World
+
+# What whole tensors and facts that this did not write can raise.
+UNFIT = (BitgolfError, LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError)
+
+
+class Sheet:
+    """An evaluation so far, and the file that keeps it until it has ended.
+
+    Where no window depends on another the nats are all there is to keep. Else it is also what the adapter
+    and the mixers have learnt, and the keys and values of chains; a member that cannot tell begins again.
+    note: one line for the reader, '' if there is nothing to say. moving: a batch is being scored, in the
+    middle of which nothing that learns can be kept.
+    """
+
+    def __init__(
+        self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
+    ) -> None:
+        self.path = path.with_name(f"{path.name}{world.rank or ''}") if path else None
+        self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if path else ""
+        self.note, self.moving, self.is_static = "", False, is_static(plan)
+        self.updates = 0  # how often the adapter has learnt
+        self.seconds = 0.0  # of this evaluation, those before it was killed included
+        self._tokens, self._bytes = tokens, np.zeros(0, np.int64)
+
+    def bits_so_far(self, tokenizer: Tokenizer) -> float:
+        """Bits per byte of what has been scored; NaN where that stands for no byte."""
+        if not len(self._bytes):  # looked up once: a text may have millions of windows
+            inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.exam.windows])
+            self._bytes = tokenizer.token_bytes(self._tokens[inputs + 1], self._tokens[inputs])
+        known = np.isfinite(self.exam.nats)
+        size = int(self._bytes[known].sum())
+        return float(self.exam.nats[known].sum(dtype=np.float64)) / math.log(2) / size if size else math.nan
+
+    def open(self, exam: Exam, adaptation: Adaptation, mixture: Mixture | None, states: States) -> None:
+        """Take an evaluation that begins; what the file knows of it is not made again."""
+        self.exam, self.adaptation = exam, adaptation
+        self.memories: Sequence[Memory] = mixture.memories if mixture is not None else ()
+        reader = getattr(states, "__self__", None)
+        self.reader = reader if isinstance(reader, ChainedReader) else None
+        if self.path is None:
+            return
+        if "take_down" not in vars(type(adaptation)):
+            self.path = None  # a user's own that does not say what it has learnt
+        elif self.path.is_file():
+            self._go_on(self.path)
+        if not self.is_static:
+            self._count_updates()
+
+    def _go_on(self, path: Path) -> None:
+        """Take up what the file keeps of this evaluation. Raises CheckpointError where it does not fit."""
+        reason = "it is damaged"
+        with suppress(*UNFIT):
+            tensors, facts = read_tensors(path)
+            reason = "it is of another model, text or recipe"
+            if facts["identity"] == self.identity:
+                reason = ""
+        if reason:
+            self.note = f"{path.name}: {reason}; all is scored anew"
+            return
+        try:
+            self._take_up(tensors, facts)
+        except UNFIT as error:  # changed by hand: half of it may be taken up
+            way_out = "delete it and score again"
+            raise CheckpointError(f"does not fit: {error}", where=str(path), way_out=way_out) from None
+
+    def keep(self) -> None:
+        """Write it; where that cannot be done, a killed one begins again."""
+        if self.path is not None and (self.is_static or not self.moving):
+            with suppress(OSError, *UNFIT):
+                write_tensors(self.path, *self._taken_down())
+
+    def close(self, spare: bool) -> None:
+        """The evaluation has ended. spare: its file stays."""
+        self.moving = False
+        if self.path is not None and not spare:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        elif self._is_whole():
+            self.keep()
+
+    def _is_whole(self) -> bool:
+        """Whether all is scored, so that only the nats are of use."""
+        return bool(np.isfinite(self.exam.nats).all())
+
+    def _taken_down(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {"nats": torch.from_numpy(self.exam.nats)}
+        facts: dict[str, Any] = {"identity": self.identity, "updates": self.updates, "seconds": self.seconds}
+        if self.is_static or self._is_whole():
+            return tensors, facts
+        tensors |= {f"learnt/{name}": each for name, each in self.adaptation.take_down().items()}
+        arrays: list[np.ndarray] = []
+        facts["memories"] = [told(memory, arrays) for memory in self.memories]
+        tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
+        if self.reader is not None:
+            chains = list({id(chain): chain for chain, _ in self.reader.ends.values()}.values())
+            ends = self.reader.ends.items()
+            facts["ends"] = [(place, chains.index(chain), row) for place, (chain, row) in ends]
+            facts["chains"] = [(chain.end, len(chain.kept)) for chain in chains]
+            tensors |= {
+                f"chain/{number}/{call}/{side}": each
+                for number, chain in enumerate(chains)
+                for call, pair in enumerate(chain.kept)
+                for side, each in enumerate(pair)
+            }
+        return tensors, facts
+
+    def _take_up(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        nats = tensors["nats"].numpy()
+        if nats.shape != self.exam.nats.shape or nats.dtype != np.float32:
+            raise CheckpointError("other nats", value=nats.shape)
+        if not self.is_static and not np.isfinite(nats).all():
+            arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
+            for memory, known in zip(self.memories, facts["memories"], strict=True):
+                recalled(memory, known, [arrays[number] for number in range(len(arrays))])
+            if self.reader is not None:
+                self.reader.ends = _chains(self.reader, part_of(tensors, "chain"), facts)
+            self.adaptation.take_up(part_of(tensors, "learnt"))
+        self.updates, self.seconds = int(facts["updates"]), float(facts["seconds"])
+        self.exam.resume(nats)
+
+    def _count_updates(self) -> None:
+        """Have the adapter learn, and say so; what it learnt before it was killed it does not learn again."""
+        learn, before, turn = self.adaptation.learn, self.updates, 0
+
+        def counted(exam: Exam, part: Sequence[int]) -> None:
+            nonlocal turn
+            turn += 1
+            if turn > before:
+                learn(exam, part)
+                self.updates = turn
+
+        vars(self.adaptation)["learn"] = counted
+
+
+def _chains(
+    reader: ChainedReader, kept: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> dict[int, tuple[Chain, int]]:
+    """Where chains go on, by what was kept of them."""
+    chains = []
+    for number, (end, calls) in enumerate(facts["chains"]):
+        chain = Chain(reader.history, reader.tables)
+        chain.end = end
+        device = reader.tables[0].device
+        pairs = [[kept[f"{number}/{call}/{side}"].to(device) for side in (0, 1)] for call in range(calls)]
+        chain.kept = [(keys, values) for keys, values in pairs]
+        chains.append(chain)
+    return {place: (chains[number], row) for place, number, row in facts["ends"]}
+
+
+def seconds_of(path: Path) -> float:
+    """What the evaluation took that a file keeps; 0 where there is none."""
+    with suppress(*UNFIT):
+        return float(read_tensors(path)[1]["seconds"])
+    return 0.0
+
+
+def evaluation_identity(model: Model, tokens: np.ndarray, plan: ScorePlan) -> str:
+    """Names weights, tokens, windows and number type: equal ones come to equal nats."""
+    found = hashlib.sha256(tokens.tobytes())
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    settings = (model.plan.identity(), plan.replace(eval_seconds=0.0).identity(), model.backend.dtype_name)
+    return hashlib.sha256("/".join((found.hexdigest(), *settings)).encode()).hexdigest()
