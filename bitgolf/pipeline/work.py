@@ -239,7 +239,7 @@ def score_artifact(
 
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
-    model, plan, trained = model_to_score(path, unpacked, changes)
+    model, plan, trained = model_to_score(path, unpacked, changes, as_its_run=text is None and data is None)
     part, world = path.with_name(f"{path.name}.scores.part"), join_world(model.backend.device.type)
     try:
         if text is not None:
@@ -252,13 +252,21 @@ def score_artifact(
     return scores, {"dtype": model.backend.dtype_name, **asked_positions(scores, trained)}
 
 
-def model_to_score(path: Path, unpacked: Unpacked, changes: Sequence[str]) -> tuple[Model, ScorePlan, int]:
+def model_to_score(
+    path: Path, unpacked: Unpacked, changes: Sequence[str], as_its_run: bool = False
+) -> tuple[Model, ScorePlan, int]:
     """A packed model, how the recipe beside it has it scored after these changes of settings, and on how many
-    tokens at once it was trained; 0 where no recipe says it."""
+    tokens at once it was trained; 0 where no recipe says it.
+
+    as_its_run: unless something is changed, what its run has scored is scored again, by the run's own kernels
+    (and those of its script) to the same bits. All else is computed as fast as it can be; see `native`.
+    """
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
     trained = trained_length(recipe) if recipe_file.is_file() else 0
-    recipe = parse_changes(recipe.replace(model=unpacked.model), changes)
+    known = recipe.replace(model=unpacked.model)
+    recipe = parse_changes(known, changes)
+    repeated = as_its_run and recipe_file.is_file() and recipe == known
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(
             "these settings of the model need other weights",
@@ -267,7 +275,8 @@ def model_to_score(path: Path, unpacked: Unpacked, changes: Sequence[str]) -> tu
             way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
         )
     backend = choose_backend(recipe.backend, dtype_of(path.parent))
-    return native(model_with(recipe.model, unpacked.weights, backend)), recipe.score, trained
+    model = model_with(recipe.model, unpacked.weights, backend)
+    return model if repeated else native(model), recipe.score, trained
 
 
 def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:

@@ -93,8 +93,7 @@ def test_score_repeats_the_result_from_the_artifact_alone(bitgolf, finished, tmp
     folder, result = finished
     code, out, _ = bitgolf("score", folder, "--json")
     assert code == 0
-    # Loops of machine code add up in another order than the run's scoring, which is that of its script.
-    assert json.loads(out)["bits_per_byte"] == pytest.approx(result["bits_per_byte"], abs=1e-7)
+    assert json.loads(out)["bits_per_byte"] == result["bits_per_byte"]
     (tmp_path / "alone.bin").write_bytes((folder / "model.bin").read_bytes())
     (tmp_path / "text.txt").write_bytes(
         "the people of this nation \udcff ▁".encode("utf-8", "surrogateescape") * 9

@@ -198,7 +198,7 @@ def test_a_line_of_metrics_that_cannot_be_read_is_dropped(finished, recipe, data
 def test_what_fails_after_training_is_a_result_with_what_is_known(recipe, dataset, tmp_path, monkeypatch):
     folder = tmp_path / "r"
 
-    def broken(*_):
+    def broken(*_, **__):
         raise DataError("planted")
 
     with monkeypatch.context() as patch:
