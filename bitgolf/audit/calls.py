@@ -57,7 +57,7 @@ class Calls(Expressions):
         function = self.resolved(node.func, held, frame)
         made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
         if made:
-            held = Value(tables=frozenset((f"{made} {node.lineno}:{node.col_offset}",)), kind=made)
+            held = Value(tables=_objects(made, node, frame), kind=made)
         elif isinstance(node.func, ast.Name) and function is not None:
             held = self.value(node.func, frame)  # an object that is called
         if function is not None:
@@ -231,6 +231,13 @@ class Calls(Expressions):
             for name in (inner.mutated | inner.shared) - {*parameters}:
                 if name in inner.names and name in frame.names:
                     frame.names[name] = frame.names[name] | inner.names[name]
+
+
+def _objects(kind: str, node: ast.Call, frame: Frame) -> frozenset[str]:
+    """An object by where it is made; one that another object makes is another one in each of these."""
+    own = f"{kind} {node.lineno}:{node.col_offset}"
+    outer = frame.names["self"].tables if frame.kind and "self" in frame.names else NO_NAMES
+    return frozenset(f"{own} in {each.partition(' in ')[0]}" for each in outer) or frozenset((own,))
 
 
 def _split(node: ast.expr, value: Value) -> Value:

@@ -1,7 +1,7 @@
 """What expressions of a script carry: parts of tokens, look-ups, hashes, mixtures, quotients."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
 from bitgolf.audit.indices import replaced
@@ -82,6 +82,9 @@ class Expressions(Walk):
                         self.value(condition, frame)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 return self.union(parts, frame)
+            case ast.Tuple():
+                each_of = tuple(self.value(each, frame) for each in node.elts)
+                return joined(each_of)._replace(parts=tuple(one._replace(parts=()) for one in each_of))
             case ast.Dict() if not node.keys:
                 return self.table(node)
             case ast.JoinedStr():
@@ -103,17 +106,13 @@ class Expressions(Walk):
 
     def union(self, nodes: Iterable[ast.expr | None], frame: Frame) -> Value:
         """What any of several expressions carries."""
-        values = [self.value(node, frame) for node in nodes]
-        if len(values) == 1:
-            return values[0]
-        result = NOTHING
-        for value in values:
-            result |= value
-        return result
+        return joined([self.value(node, frame) for node in nodes])
 
     def part(self, node: ast.Subscript, frame: Frame) -> Value:
         """A look into a table by tokens, or some of the tokens."""
-        held, where = self.value(node.value, frame), self.value(node.slice, frame)
+        held, where = self.value(node.value, frame), self.value(node.slice, frame)._replace(parts=())
+        if held.parts and not where.has(VAL):
+            return held  # a tuple of a list of them
         if held.has(VAL) and not held.has(GOLD):
             picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
             if picks and not isinstance(node.slice, ast.Slice):
@@ -277,6 +276,16 @@ class Expressions(Walk):
                 number = self.value(node, frame).number
                 return None if number is None else number != 0
         return None
+
+
+def joined(values: Sequence[Value]) -> Value:
+    """What any of several values carries."""
+    if len(values) == 1:
+        return values[0]
+    result = NOTHING
+    for value in values:
+        result |= value
+    return result
 
 
 def _is_whole(node: ast.expr) -> bool:

@@ -164,7 +164,7 @@ class Flow(Calls):
             self.events, self.time = events, time
             for name, value in frame.names.items():
                 if value.roots and value != known.get(name):
-                    frame.names[name] = value._replace(roots=_aged(value.roots))
+                    frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
         self.block(body, frame)
         frame.loops, frame.control = before, control
 
@@ -188,9 +188,12 @@ class Flow(Calls):
                 if source is not None:
                     frame.owners[target.attr] = _optimized(source)
             case ast.Tuple() | ast.List():
-                parts = source.elts if isinstance(source, ast.Tuple | ast.List) else []
+                parts = value.parts
+                if len(parts) != len(target.elts):
+                    listed = source.elts if isinstance(source, ast.List) else []
+                    parts = tuple(self.value(each, frame) for each in listed)
                 for i, each in enumerate(target.elts):
-                    own = self.value(parts[i], frame) if len(parts) == len(target.elts) else value
+                    own = parts[i] if len(parts) == len(target.elts) else value
                     if own is value and own.has(VAL) and isinstance(each, ast.Name):
                         own = own._replace(keys=frozenset((each.id,)))
                     self.assign(each, own, frame, None)

@@ -71,6 +71,7 @@ SAME = {
     "astype",
     "tolist",
 }
+WALKED = {"list", "tuple", "sorted", "reversed", "enumerate", "iter"}  # the same items
 FITTED = {"lstsq", "pinv", "minimize"}
 CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
@@ -165,6 +166,10 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
         return Value(frozenset((RANK,)))
     if last in CLOCKS and not given or last in CLOCKS and not everything.marks:
         return Value(frozenset((TIME,)))
+    if last == "zip" and len(given) > 1:
+        return everything._replace(parts=tuple(each._replace(parts=()) for each in given))
+    if last in WALKED and given and given[0].parts:
+        return given[0]
     if last in ("float", "int", "bool", "str") and len(given) == 1:
         return given[0]._replace(kind="str" if last == "str" else given[0].kind)
     if last in ("range", "enumerate", "count") and not everything.has(VAL):

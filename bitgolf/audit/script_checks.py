@@ -10,7 +10,7 @@ from bitgolf.audit import (
     script_stages,
     script_training,
 )
-from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
+from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding, in_order
 from bitgolf.audit.script import Script
 
 
@@ -34,11 +34,8 @@ def check_script(script: Script) -> Iterator[Finding]:
         )
         for code in ("V04", "V05", "V06"):
             yield Finding(code, CANNOT_TELL, script.name, said, way_out="look by hand, or run the scorer")
-    seen = set()
-    for finding in (each for check in script_scoring.CHECKS for each in check(script)):
-        if (finding.code, finding.where) not in seen:
-            seen.add((finding.code, finding.where))
-            yield finding
+    found = in_order([each for check in script_scoring.CHECKS for each in check(script)])
+    yield from {(each.code, each.where): each for each in reversed(found)}.values()  # the surest of a place
     for part in PATTERNS:
         for pattern in part.CHECKS:
             yield from pattern(script)

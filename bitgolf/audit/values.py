@@ -7,7 +7,7 @@ are the same tokens.
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class Value(NamedTuple):
     keys: tokens that are in it, as paths of slices; gates: tokens that decided it through a table or a
     condition; golds: tokens whose score it is; tables: what was allocated. number: of a constant; set: it
     stands in an environment variable with this default. kind: the class of the script it is an object of.
+    parts: of a tuple, or of each tuple in a list, what each place carries.
     """
 
     marks: frozenset[str] = NO_NAMES
@@ -50,6 +51,7 @@ class Value(NamedTuple):
     number: float | None = None
     set: bool = False
     kind: str = ""
+    parts: tuple["Value", ...] = ()
 
     def __or__(self, other: "Value") -> "Value":
         """What carries what either of both carries."""
@@ -64,7 +66,17 @@ class Value(NamedTuple):
             few(self.golds | other.golds),
             self.tables | other.tables,
             kind=self.kind or other.kind,
+            parts=self._both(other),
         )
+
+    def _both(self, other: "Value") -> tuple["Value", ...]:
+        if len(self.parts) == len(other.parts):
+            return tuple(one | another for one, another in zip(self.parts, other.parts))
+        return other.parts if not self.marks else self.parts if not other.marks else ()
+
+    def each(self, change: Callable[["Value"], "Value"]) -> "Value":
+        """The same with a change made to it and to its parts."""
+        return change(self)._replace(parts=tuple(change(part) for part in self.parts))
 
     def has(self, *marks: str) -> bool:
         """Whether it carries all of these."""
@@ -77,7 +89,7 @@ class Value(NamedTuple):
     @property
     def plain(self) -> "Value":
         """What is computed from it: another thing, of the same marks."""
-        return self._replace(tables=NO_NAMES, kind="", number=None, set=False)
+        return self._replace(tables=NO_NAMES, kind="", number=None, set=False, parts=())
 
 
 def few(paths: frozenset[str]) -> frozenset[str]:

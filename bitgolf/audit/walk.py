@@ -38,7 +38,9 @@ class Memory(NamedTuple):
 
     def now(self, value: Value, time: int) -> Value:
         """A value as if the call had begun at this time."""
-        return value._replace(born=value.born - self.started + time) if value.born > self.started else value
+        return value.each(
+            lambda one: one._replace(born=one.born - self.started + time) if one.born > self.started else one
+        )
 
 
 class Walk:
@@ -136,7 +138,7 @@ class Walk:
     def _remember(self, name: str, value: Value) -> None:
         old = self.attributes.get(name)
         roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
-        new = value._replace(roots=roots)
+        new = value._replace(roots=roots, parts=())
         if old is not None:
             new = (old | new)._replace(number=new.number, set=new.set, kind=new.kind or old.kind)
         if new != old:
@@ -177,7 +179,9 @@ class Walk:
         gate = frame.gate
         if gate is NOTHING or gate == NOTHING:
             return value
-        return value._replace(marks=value.marks | gate.marks, gates=value.gates | gate.gates)
+        return value.each(
+            lambda one: one._replace(marks=one.marks | gate.marks, gates=one.gates | gate.gates)
+        )
 
     def table(self, node: ast.expr) -> Value:
         """Something empty, made here and now: another one each time."""
