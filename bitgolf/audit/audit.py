@@ -15,6 +15,7 @@ from bitgolf.audit import (
     log_checks,
     script_bytes,
     script_checks,
+    tokenizer_checks,
 )
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.flow import Flow
@@ -162,9 +163,11 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Ma
     if not record.files:
         raise BitgolfError("an empty folder", where=str(path))
     findings: list[Finding] = []
-    shards = sum(data_checks.shards_in(path, [*record.files]), [])
+    shards = data_checks.shards_in(path, [*record.files])
+    data = [*data_checks.check_data(path, [*record.files])]
+    data += tokenizer_checks.check_tokenizers(path, [*record.files])
     if shards and not (record.logs or record.claims or record.entry):
-        return [*data_checks.check_data(path, [*record.files], rules)], data_checks.COVERED, {}
+        return data, data_checks.COVERED | tokenizer_checks.COVERED, {}
     looked = folder_checks.COVERED
     for log in record.logs:
         beside = folder_logs.of_no_claim(record, log)
@@ -186,12 +189,14 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Ma
             looked |= script_checks.COVERED
             for each in script_checks.check_script(script):
                 weighed = folder_logs.takes_fallback(record, each) if each.code == "K04" else each
+                if weighed and weighed.sure == FOUND and not record.reports:
+                    weighed = weighed._replace(sure=SUSPECTED, found=f"{each.found}; no score is reported")
                 findings += [weighed] if weighed else []
     for helper in record.scripts:
         if helper != record.entry:
             findings += _preparation(helper)
     findings += folder_checks.check_folder(record, script, rules)
-    findings += data_checks.check_data(path, [*record.files], rules)
+    findings += data
     looked |= data_checks.COVERED if shards else frozenset()
     for name in record.files:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
@@ -210,7 +215,7 @@ def _script(record: Record) -> Script:
         if (record.folder / name).is_file() and name in record.files:
             layers += unwrapped(name, (record.folder / name).read_bytes())
     beside = [path for path in record.scripts if path != record.entry and path.parent == record.folder]
-    script = follow(record.entry.name, layers, _modules(layers[-1].tree, beside))
+    script = follow(record.entry.name, layers, _modules(layers[-1].tree, beside), record.settings)
     return script._replace(printed=lambda lines: folder_logs.branch_ran(record, script, lines))
 
 

@@ -20,6 +20,7 @@ from bitgolf.audit.values import (
     Definition,
     Frame,
     Value,
+    constant,
     dotted,
     last_name,
 )
@@ -47,6 +48,8 @@ class Calls(Expressions):
         if last in ("getenv", "get") and "environ" in name or name.endswith("getenv"):
             default = self.value(node.args[1], frame) if len(node.args) > 1 else NOTHING
             words = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
+            if isinstance(words, str) and words in self.settings:
+                default = constant(self.settings[words])
             rank = frozenset((RANK,)) if words in ("RANK", "LOCAL_RANK") else NO_NAMES
             return Value(default.marks | rank, roots=default.roots, number=default.number, set=True)
         held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING

@@ -144,8 +144,9 @@ class Expressions(Walk):
             if held.has(FILES) and not held.has(SIZE):  # sizes of all files are no files
                 if bounds and bounds.upper is not None:
                     self.event("cut", node, frame, limit, way="files")
-                elif bounds is None and where.number is not None:
-                    self.event("cut", node, frame, Value(number=1), way="files")
+                elif bounds is None:
+                    kind = "cut" if where.number is not None else "file"
+                    self.event(kind, node, frame, Value(number=1), ast.unparse(node.value), way="files")
             if where.has(DRAWN):
                 self.event("cut", node, frame, where, way="drawn")
         path = self.path(node, frame)

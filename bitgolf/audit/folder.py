@@ -15,6 +15,7 @@ MOST_TEXT_BYTES = 2**22  # of a README, and of a text file that may be a log
 ARTIFACTS = (".ptz", ".pt", ".bin", ".safetensors", ".npz", ".br", ".zst", ".xz")
 ENTRY = ("train_gpt.py", "train.py")
 SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
+VARIABLE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]+)=[\"']?([^\s\"'`]+)")
 BITS_KEYS = ("val_bpb", "bpb", "score", "mean_bpb", "val_bpb_mean", "mean_val_bpb")
 
 
@@ -48,11 +49,36 @@ class Record(NamedTuple):
     outside: list[str]
 
     @property
+    def reports(self) -> bool:
+        """Whether any score is reported that could be wrong: an analysis may ship a script without one."""
+        claimed = self.claims is not None and self.claims.number("val_bpb") is not None
+        return claimed or not self.readme or any(log.scores for log in self.logs)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables that every command of the README sets alike for the script that runs."""
+        name = self.entry.name if self.entry else ENTRY[0]
+        runs = [
+            dict(VARIABLE.findall(run)) for run in re.findall(rf"(.*){re.escape(name)}", _joined(self.readme))
+        ]
+        runs = [each for each in runs if each]
+        return (
+            {key: value for key, value in runs[0].items() if all(each.get(key) == value for each in runs)}
+            if runs
+            else {}
+        )
+
+    @property
     def is_timed(self) -> bool:
         """Whether the time budgets hold: not in the tracks without them."""
         track = str(self.claims.fields.get("track", "")) if self.claims else ""
         words = f"{track} {self.folder.absolute()}".lower().replace("-", "_")
         return not re.search(r"non_?record|unlimited|notable", words)
+
+
+def _joined(text: str) -> str:
+    """A text in which a line that a backslash continues is one line."""
+    return re.sub(r"\\\s*\n\s*", " ", text)
 
 
 def read_record(folder: Path) -> Record:

@@ -8,6 +8,7 @@ from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import Claims, Record, bits_of
 from bitgolf.audit.logs import Log
 
+UNIT = 5e-5  # of the four decimals that scores are compared by
 OPENING = 8  # lines of a README that say what it reports
 
 
@@ -106,10 +107,11 @@ def headline(record: Record, claims: Claims) -> Iterator[Finding]:
         "K11",
         SUSPECTED if unlogged else FOUND,
         f"{claims.path.name}: val_bpb",
-        f"{bits:g}",
+        f"{bits:.8g}",
         f"a score of the logs, or a mean: they end with {', '.join(f'{each:g}' for each in finals[:5])}, "
         f"mean {statistics.mean(finals):.6f}",
         "compute it from the logs again",
+        slip=min(abs(bits - each) for each in single + _means(by_log, claims)) < UNIT,
     )
 
 
@@ -160,9 +162,10 @@ def means(claims: Claims) -> Iterator[Finding]:
                 "K11",
                 FOUND,
                 f"{claims.path.name}: {key}",
-                f"{said:g}",
+                f"{said:.8g}",
                 f"{statistics.mean(rows):.8f}, the mean of its {len(rows)} seeds",
                 "compute it again",
+                slip=min(abs(said - each) for each in fits) < UNIT,
             )
     for key in ("val_bpb_std", "std_bpb"):
         said = claims.number(key)

@@ -1,13 +1,14 @@
 """A script that was opened and followed, and what checks ask of it; never run."""
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
+from bitgolf.audit.walk import NO_SETTINGS
 
 
 class Script(NamedTuple):
@@ -32,9 +33,11 @@ class Script(NamedTuple):
         return f"{self.inner.name}:{line}"
 
 
-def follow(name: str, layers: list[Layer], beside: list[ast.Module]) -> Script:
-    """Follow an opened script and its own modules."""
-    flow = Flow([*beside, layers[-1].tree])
+def follow(
+    name: str, layers: list[Layer], beside: list[ast.Module], settings: Mapping[str, str] = NO_SETTINGS
+) -> Script:
+    """Follow an opened script and its own modules. settings: environment variables that it is run with."""
+    flow = Flow([*beside, layers[-1].tree], settings)
     events = flow.run()
     return Script(name, layers, events, flow)
 

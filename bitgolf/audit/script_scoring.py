@@ -212,7 +212,10 @@ CUTS = {
 
 def cut_validation(script: Script) -> Iterator[Finding]:
     """V11."""
+    one_by_one = {each.owner for each in kinds(script.events, "file")}  # other files are read in turn
     for cut in kinds(script.events, "cut"):
+        if cut.owner in one_by_one:
+            continue
         number = cut.value.number or 0
         sure = SUSPECTED if cut.value.set or cut.way or not _is_final(script, cut) else FOUND
         yield verdict(

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bitgolf.audit.values import (
@@ -17,6 +18,7 @@ from bitgolf.audit.values import (
     base_name,
 )
 
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 MOST_STEPS = 1_500_000  # statements and expressions that are followed
 
 
@@ -46,7 +48,8 @@ class Memory(NamedTuple):
 class Walk:
     """What a walk through a script knows: its functions, its names outside of them, what has happened."""
 
-    def __init__(self, trees: Sequence[ast.Module]) -> None:
+    def __init__(self, trees: Sequence[ast.Module], settings: Mapping[str, str] = NO_SETTINGS) -> None:
+        self.settings = settings  # environment variables, as the script is run
         self.functions: dict[str, Definition] = {}
         self.called_so: dict[str, list[Definition]] = {}  # every function of a name
         self.classes: dict[str, ast.ClassDef] = {}

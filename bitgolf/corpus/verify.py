@@ -1,7 +1,7 @@
 """The passport of data that lies there already: what holds, what does not, and what no check could see.
 
 For any folder of token shards, with a passport or without. `verify` is a generator of progress that returns
-`Verified`; an audit of data calls `finish(verify(folder))` and turns each `Check` that fails into a finding.
+`Verified`. An audit of data takes the checks that need no text as a whole, over part of the tokens.
 """
 
 import hashlib
@@ -21,7 +21,13 @@ from bitgolf.text.tokenizer import Tokenizer
 
 HOLDS, FAILS, OPEN = "holds", "fails", "cannot tell"
 SPLITS = ("train", "val")
-RUNS, RUN_TOKENS = 16, 64  # of validation that are looked for in the training tokens, evenly spread
+DOCUMENTS = "exact documents"
+STARTS = (1, 50256)  # usual tokens of a document's start: of SentencePiece, of GPT-2
+RUN_TOKENS = 24  # some ten words
+MOST_RUNS = 0.02  # of validation's that common phrases and licences may share
+MOST_VALIDATION = 8_000_000  # tokens whose runs are kept
+PIECE_TOKENS = 2_000_000  # hashed in one go
+FACTOR = np.uint64(0x9E3779B97F4A7C15)
 COMMON_START = 256  # tokens: two texts may begin alike by chance, but not for so long
 MOST_SHARED = 0.1  # of the 13-grams; phrases, headings and boilerplate are shared by any two halves of a text
 
@@ -49,7 +55,7 @@ class Verified(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A folder of shards. tokenizer, passport: None where there is none."""
+    """A folder of shards. splits: those that are there. tokenizer, passport: None where there is none."""
 
     folder: Path
     splits: dict[str, TokenStream]
@@ -59,6 +65,18 @@ class Data(NamedTuple):
     def stated(self, split: str) -> dict[str, Any] | None:
         """What the passport says of a split."""
         return None if self.passport is None else self.passport["splits"][split]
+
+    @property
+    def start(self) -> int:
+        """The token that begins documents, guessed where no tokenizer says so; -1 where none does."""
+        if self.tokenizer is not None:
+            return self.tokenizer.bos
+        stream = self.splits.get("val") or self.splits["train"]
+        head = stream.read(0, min(stream.tokens, PIECE_TOKENS))
+        first = int(head[0])
+        special = first in STARTS or first < 4 or first == int(head.max())
+        likely = [first] * special + [*STARTS]
+        return next((token for token in likely if int((head == token).sum()) > 1), -1)
 
     def documents(self, split: str) -> Iterator[bytes]:
         """The texts of a split."""
@@ -103,22 +121,22 @@ def verify(folder: Path) -> Generator[Progress, None, Verified]:
     """All checks of a folder. Raises DataError for shards whose headers or sizes are wrong."""
     data = opened(folder)
     facts: dict[str, Any] = {"folder": str(folder), "splits": {}}
-    checks = yield from _files(data, facts)
-    checks += yield from _tokens(data, facts)
-    checks += yield from _runs(data)
+    checks = yield from by_files(data, facts)
+    checks += yield from by_ids(data, facts)
+    shared = yield from shared_tokens(data)
     if data.tokenizer is None:
         names = ("tokenizer", "bytes", "losslessness", f"{GRAM_WORDS}-grams")
-        checks += [Check(name, OPEN, "no tokenizer lies beside the shards") for name in names]
-        checks += yield from _documents_by_tokens(data, facts)
+        checks += [*shared, *(Check(name, OPEN, "no tokenizer lies beside the shards") for name in names)]
         return Verified(checks, facts)
+    checks += [each for each in shared if each.name != DOCUMENTS]  # by their text, below
     facts |= _fingerprints(data, facts)
-    checks += [*_tokenizer(data, facts)]
+    checks += [came_back(data)]
     checks += yield from _text(data, facts)
     checks += yield from _overlap(data, facts)
     return Verified(checks, facts)
 
 
-def _files(data: Data, facts: dict[str, Any]) -> Checking:
+def by_files(data: Data, facts: dict[str, Any]) -> Checking:
     """Counts and hashes of the files, against the passport and against each other."""
     hashes: dict[str, list[str]] = {}
     for split, stream in data.splits.items():
@@ -133,7 +151,7 @@ def _files(data: Data, facts: dict[str, Any]) -> Checking:
         for split, stream in data.splits.items()
     )
     checks = [_against_passport(data, counts, hashes)]
-    both = {*hashes["train"]} & {*hashes["val"]}
+    both = {*hashes.get("train", ())} & {*hashes.get("val", ())}
     name, unseen = "files of both splits", "copies that differ by a byte"
     said = f"{len(both)} files are in training and in validation"
     checks.append(Check(name, FAILS if both else HOLDS, said, "none", unseen))
@@ -146,7 +164,7 @@ def _against_passport(data: Data, counts: str, hashes: dict[str, list[str]]) -> 
         return Check(name, OPEN, counts, "", "whether these are the files that were published: no passport")
     wrong = [
         shard["name"]
-        for split in SPLITS
+        for split in hashes
         for shard, found in zip(data.passport["splits"][split]["shards"], hashes[split])
         if shard["sha256"] != found
     ]
@@ -160,7 +178,7 @@ def _against_passport(data: Data, counts: str, hashes: dict[str, list[str]]) -> 
     return Check(name, FAILS if wrong else HOLDS, said, "as the passport says", unseen)
 
 
-def _tokens(data: Data, facts: dict[str, Any]) -> Checking:
+def by_ids(data: Data, facts: dict[str, Any]) -> Checking:
     """Ids within the vocabulary; a BOS where documents start."""
     largest: dict[str, int] = {}
     for split, stream in data.splits.items():
@@ -168,7 +186,7 @@ def _tokens(data: Data, facts: dict[str, Any]) -> Checking:
         largest[split] = max(int(part.max()) for part in _parts(stream))
     if data.tokenizer is None:
         said = ", ".join(f"largest of {split}: {each}" for split, each in largest.items())
-        return [Check("ids", OPEN, said), Check("BOS", OPEN, "no tokenizer lies beside the shards")]
+        return [Check("ids", OPEN, said), document_starts(data, facts)]
     size = data.tokenizer.vocabulary_size
     said = ", ".join(f"{split} up to {each}" for split, each in largest.items())
     fits = max(largest.values()) < size
@@ -182,14 +200,14 @@ def _tokens(data: Data, facts: dict[str, Any]) -> Checking:
             value=max(largest.values()),
             way_out="give the tokenizer that made these shards",
         )
-    return [*checks, _bos(data, facts)]
+    return [*checks, document_starts(data, facts)]
 
 
-def _bos(data: Data, facts: dict[str, Any]) -> Check:
+def document_starts(data: Data, facts: dict[str, Any]) -> Check:
     """Documents by their BOS. Without one, context leaks from one into the next, and none is found."""
-    assert data.tokenizer is not None
-    bos, unseen = data.tokenizer.bos, "documents that were joined before a BOS was put"
-    if bos < 0:
+    bos, known = data.start, data.tokenizer is not None
+    unseen = "documents that were joined before a BOS was put"
+    if bos < 0 and known:
         return Check("BOS", OPEN, "this tokenizer has none", "", "where documents start")
     words, wrong = [], []
     for split, stream in data.splits.items():
@@ -202,88 +220,92 @@ def _bos(data: Data, facts: dict[str, Any]) -> Check:
             wrong.append(f"{split} has no BOS at all")
         elif starts[0] != 0:
             wrong.append(f"{split} begins inside a document")
-        if empty:
+        if empty and known:
             wrong.append(f"{split} has {empty:,} empty documents")
         stated = data.stated(split)
         if stated is not None and stated["documents"] != count:
             wrong.append(f"{split}: {stated['documents']:,} stated")
     said = ", ".join([*words, *wrong])
-    return Check("BOS", FAILS if wrong else HOLDS, said, "one before each document", unseen)
-
-
-def _runs(data: Data) -> Checking:
-    """Whether validation begins as training does, and whether runs of its tokens stand in training."""
-    train, val = data.splits["train"], data.splits["val"]
-    count = min(train.tokens, val.tokens)
-    common, offset = 0, 0
-    while offset < count:
-        size = min(SCAN_BYTES, count - offset)
-        same = train.read(offset, size) == val.read(offset, size)
-        common = offset + (size if same.all() else int(np.argmin(same)))
-        if not same.all():
-            break
-        offset += size
-    whole = common == val.tokens
-    said = f"{common:,} tokens alike from the start" + (", all of validation" if whole else "")
-    unseen = "training text that comes later; other tokenizations of the same text"
-    prefix = Check(
-        "prefix", FAILS if common >= COMMON_START or whole else HOLDS, said, "fewer than 256", unseen
+    if not known:
+        unseen = "whether this token starts each document: no tokenizer tells its BOS"
+        said = (
+            f"by token {bos}: {said}" if bos >= 0 else f"no token begins documents: neither {STARTS[0]} nor "
+        )
+        said += "" if bos >= 0 else f"{STARTS[1]}, nor the first one, comes again"
+    return Check(
+        "BOS", FAILS if wrong else HOLDS if known else OPEN, said, "one before each document", unseen
     )
-    offsets = np.unique(np.linspace(0, max(val.tokens - RUN_TOKENS, 0), RUNS).astype(int)).tolist()
-    wanted = {start: val.read(start, min(RUN_TOKENS, val.tokens)).tobytes() for start in offsets}
-    found: set[int] = set()
-    for done, part in enumerate(_parts(train, RUN_TOKENS)):
-        yield Progress("runs", done, 0)
-        text = part.tobytes()
-        found |= {start for start, run in wanted.items() if start not in found and _stands_in(run, text)}
-    said = f"{len(found)} of {len(wanted)} runs of {RUN_TOKENS} validation tokens stand in training"
-    unseen = "text between these runs; text under another tokenization"
-    return [prefix, Check("runs of tokens", FAILS if found else HOLDS, said, "none", unseen)]
 
 
-def _documents_by_tokens(data: Data, facts: dict[str, Any]) -> Checking:
-    """Validation documents in training by their tokens, where both splits begin with one token.
+def shared_tokens(data: Data, most_train: int | None = None) -> Checking:
+    """What training has of validation: its start, runs of its tokens, whole documents of them.
 
-    That this token starts every document is a guess: public shards begin with their BOS.
+    most_train: tokens of training that are read. Vectorized: a run counts as its 64-bit hash.
     """
     train, val = data.splits["train"], data.splits["val"]
-    start = int(val.read(0, 1)[0])
-    name, starts = "exact documents", val.documents(start)
-    if int(train.read(0, 1)[0]) != start:
-        return [Check(name, OPEN, "the splits begin with different tokens, and no tokenizer tells a BOS")]
-    wanted = {hashlib.sha256(each).digest() for each in _token_documents(val, start)}
-    found: set[bytes] = set()
-    for done, document in enumerate(_token_documents(train, start)):
-        if done % 10_000 == 0:
-            yield Progress("documents", done, 0)
-        found |= wanted & {hashlib.sha256(document).digest()}
-    facts["splits"]["val"]["documents"] = len(starts)
-    said = f"{len(found):,} of {len(wanted):,} different validation documents are training documents"
-    unseen = f"documents that differ by a token; whether {start}, the first token, starts each of them"
-    return [Check(name, FAILS if found else HOLDS, said, "none", unseen)]
+    ids = val.read(0, min(val.tokens, MOST_VALIDATION))
+    read = min(train.tokens, most_train or train.tokens)
+    same = min(len(ids), read)
+    alike = ids[:same] == train.read(0, same)
+    common = same if alike.all() else int(np.argmin(alike))
+    start = data.start
+    known, wanted = {*_documents(ids, start)}, np.unique(_runs(ids, start))
+    seen, found = np.zeros(len(wanted), bool), set[bytes]()
+    for offset in range(0, read, PIECE_TOKENS):
+        yield Progress("shared tokens", offset, read)
+        piece = train.read(offset, min(PIECE_TOKENS + RUN_TOKENS, read - offset))
+        found |= known.intersection(_documents(piece, start))
+        there = _runs(piece, start)
+        if len(wanted) and len(there):
+            places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
+            seen[places[wanted[places] == there]] = True
+    part = (
+        ""
+        if read == train.tokens and len(ids) == val.tokens
+        else (f", of {read:,} training and {len(ids):,} validation tokens that were read")
+    )
+    whole = common == len(ids)
+    said = f"{common:,} tokens alike from the start{', all of validation' if whole else ''}{part}"
+    unseen = "training text that comes later; other tokenizations of the same text"
+    fails = common >= COMMON_START or whole
+    checks = [Check("prefix", FAILS if fails else HOLDS, said, f"fewer than {COMMON_START}", unseen)]
+    share = float(seen.mean()) if len(wanted) else 0.0
+    said = f"{100 * share:.2g}% of the runs of {RUN_TOKENS} validation tokens stand in training{part}"
+    unseen = "shorter runs; text under another tokenization"
+    sure = FAILS if share > MOST_RUNS else HOLDS
+    checks.append(Check("runs of tokens", sure, said, f"at most {100 * MOST_RUNS:g}%", unseen))
+    if start < 0:
+        return [*checks, Check(DOCUMENTS, OPEN, "no token tells where documents begin")]
+    said = f"{len(found):,} of {len(known):,} different validation documents are training documents{part}"
+    unseen = f"documents that differ by a token; whether {start} starts each of them"
+    return [*checks, Check(DOCUMENTS, FAILS if found else HOLDS, said, "none", unseen)]
 
 
-def _token_documents(stream: TokenStream, start: int) -> Iterator[bytes]:
-    """The tokens of each document, as bytes, without the one that starts it."""
-    edges = [*stream.documents(start).tolist(), stream.tokens]
+def _documents(ids: np.ndarray, start: int) -> Iterator[bytes]:
+    """The hash of each document that is whole and no shorter than a run; the last may be cut."""
+    edges = np.flatnonzero(ids == start).tolist()
     for first, end in zip(edges, edges[1:]):
-        if end - first > 1:
-            yield stream.read(first + 1, end - first - 1).tobytes()
+        if end - first > RUN_TOKENS:
+            yield hashlib.blake2b(ids[first:end].tobytes(), digest_size=12).digest()
 
 
-def _stands_in(run: bytes, text: bytes) -> bool:
-    """Whether a run of two-byte tokens stands in another at a whole token."""
-    offset = text.find(run)
-    while offset >= 0 and offset % 2:
-        offset = text.find(run, offset + 1)
-    return offset >= 0
+def _runs(ids: np.ndarray, start: int) -> np.ndarray:
+    """A 64-bit hash of every run of tokens that no document begins in."""
+    count = max(len(ids) - RUN_TOKENS + 1, 0)
+    total = np.zeros(count, np.uint64)
+    for i in range(RUN_TOKENS):
+        total = total * FACTOR + ids[i : i + count].astype(np.uint64) + np.uint64(1)
+    total ^= total >> np.uint64(31)
+    if start < 0 or not count:
+        return total
+    begun = np.cumsum(np.concatenate([[0], ids == start]))
+    return total[begun[RUN_TOKENS:] == begun[:count]]
 
 
-def _parts(stream: TokenStream, overlap: int = 0) -> Iterator[np.ndarray]:
-    """The tokens of a stream in pieces; each begins with the last ones of the piece before."""
+def _parts(stream: TokenStream) -> Iterator[np.ndarray]:
+    """The tokens of a stream in pieces."""
     for start in range(0, stream.tokens, SCAN_BYTES):
-        first = max(start - overlap, 0)
-        yield stream.read(first, min(start + SCAN_BYTES, stream.tokens) - first)
+        yield stream.read(start, min(SCAN_BYTES, stream.tokens - start))
 
 
 def _fingerprints(data: Data, facts: dict[str, Any]) -> dict[str, Any]:
@@ -314,7 +336,7 @@ def _fingerprints(data: Data, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tokenizer(data: Data, facts: dict[str, Any]) -> Iterator[Check]:
+def came_back(data: Data) -> Check:
     """Whether this tokenizer made these shards, and whether it keeps every byte."""
     tokenizer = data.tokenizer
     assert tokenizer is not None
@@ -327,7 +349,7 @@ def _tokenizer(data: Data, facts: dict[str, Any]) -> Iterator[Check]:
         said += "; its identity is not the one in the passport"
     fails = wrong or min(shares.values()) < LEAST_SHARE
     unseen = "what is not in the sample; control tokens"
-    yield Check(
+    return Check(
         "tokenizer", FAILS if fails else HOLDS, said, "tokens that encoding their text gives again", unseen
     )
 
@@ -396,7 +418,7 @@ def _overlap(data: Data, facts: dict[str, Any]) -> Checking:
     else:
         sure = FAILS if overlap["exact_documents"] else HOLDS
     unseen = "documents that differ by a byte; training shards that are not here"
-    checks = [Check("exact documents", sure, said, "none", unseen)]
+    checks = [Check(DOCUMENTS, sure, said, "none", unseen)]
     name = f"{GRAM_WORDS}-grams"
     if not overlap["checked_13grams"]:
         said = "validation has no document of 13 words"

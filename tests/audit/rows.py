@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from bitgolf.text.shards import write_shard
@@ -1061,6 +1062,22 @@ def data(code: str, name: str, val: list[list[int]], train: list[list[int]], **p
     )
 
 
+def half_bytes(count: int) -> Maker:
+    """A vocabulary with single bytes of characters, as TokenMonster writes it, and a table of its bytes."""
+
+    def make(folder: Path) -> Path:
+        pieces = [bytes([each]) for each in (*range(32, 127), *range(0x80, 0xA0))] + [b" the", b"ing"]
+        number = len(pieces).to_bytes(3, "little")
+        body = b"".join(bytes([len(each)]) + each + bytes(15) for each in pieces)
+        (folder / "words.vocab").write_bytes(bytes(8) + b"\xff" * 3 + number * 2 + bytes(7) + body)
+        sizes = [count if len(each) == 1 and each[0] > 127 else len(each) for each in pieces]
+        np.savez(folder / "lengths.npz", sizes=np.array(sizes, np.int16))
+        write_shard(folder / "fineweb_val_000000.bin", sum(HELD, []))
+        return folder
+
+    return make
+
+
 WORDS = [f"\u2581w{i}" for i in range(200)]
 DATA_ROWS = [
     data("V13", "documents of both", HELD, [*TRAINED, *HELD[3:6]]),
@@ -1068,6 +1085,7 @@ DATA_ROWS = [
     data("V14", "a prefix of training", HELD, [*HELD, *TRAINED]),
     data("B07", "no starts", [each[1:] for each in HELD], [each[1:] for each in TRAINED]),
     data("B03", "no lone space", HELD, TRAINED, pieces=WORDS, clean=["\u2581", *WORDS]),
+    Row("B02", "a table of decoded bytes", half_bytes(3), half_bytes(1)),
 ]
 ROWS = [*SCRIPT_ROWS, *LOG_ROWS, *FOLDER_ROWS, *ARTIFACT_ROWS, *DATA_ROWS]
 
