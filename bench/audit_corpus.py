@@ -140,7 +140,7 @@ def labelled(checkout: Path) -> Iterator[dict[str, Any]]:
     """Pull requests of which reviewers said something."""
     rules, main = rules_named(), main_branch(checkout)
     for label in tomllib.loads(LABELS.read_text(encoding="utf-8"))["entries"]:
-        ref = f"refs/pull/{label['pull']}/head"
+        ref = label.get("commit", f"refs/pull/{label['pull']}/head")  # what was reviewed, where it changed
         with tempfile.TemporaryDirectory() as place:
             try:
                 folder = folder_of(checkout, ref, main)
