@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import textwrap
 import tomllib
 
 import pytest
@@ -16,6 +17,7 @@ from bitgolf.audit.rules import FILE, rules_named
 from bitgolf.audit.violations import UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCORES, SCRIPT, changed, log_text, write_claims, write_folder
+from tests.audit.rows import EPOCHS, PACK, SCRIPT_ROWS
 
 RULES = rules_named()
 CODE = len(SCRIPT.encode())
@@ -256,3 +258,45 @@ def test_what_reviewers_took_an_entry_with_is_disputed_there(folder, monkeypatch
     assert {each.code for each in found.disputed} == {"K07"} and found.verdict != "invalid"
     assert "disputed: disqualifies, taken with it: #1" in severity(found, found.disputed[0])
     assert audit(folder, rules_named("strict")).verdict == "invalid"
+
+
+HASHED = next(row for row in SCRIPT_ROWS if row.code == "V02").text
+
+
+def test_an_analysis_without_a_score_is_not_held_to_one(folder):
+    """A paper about a fault ships the script that has it, and reports nothing."""
+    (folder / "train_gpt.py").write_text(HASHED)
+    assert ("V02", FOUND) in codes(folder)
+    for path in [*folder.glob("*.log"), folder / "submission.json"]:
+        path.unlink()
+    assert ("V02", SUSPECTED) in codes(folder) and ("V02", FOUND) not in codes(folder)
+
+
+def test_a_mean_that_is_off_in_the_sixth_decimal_decides_nothing(folder):
+    claims = claims_of(folder)
+    write_claims(folder, claims | {"val_bpb": round(claims["val_bpb"] + 4e-6, 8)})
+    found = audit(folder, RULES)
+    assert {each.code for each in found.real} == {"K11"} and found.verdict == "flawed"
+    write_claims(folder, claims | {"val_bpb": round(claims["val_bpb"] - 4e-4, 8)})
+    assert audit(folder, RULES).verdict == "invalid"
+
+
+EARLY = changed(
+    (PACK, "    if settings.adapt:\n" + textwrap.indent(EPOCHS, "    ") + PACK),
+    ('"ADAPT", "1"', '"ADAPT", "0"'),
+)
+
+
+def test_the_settings_of_the_command_in_a_readme_hold(folder):
+    (folder / "train_gpt.py").write_text(EARLY)
+    readme = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(f"{readme}\n```\nSEED=1 ADAPT=0 torchrun train_gpt.py\n```\n")
+    assert "V06" not in {code for code, _ in codes(folder)}
+    (folder / "README.md").write_text(
+        f"{readme}\n```\nSEED=1 \\\n  ADAPT=1 \\\n  torchrun train_gpt.py\n```\n"
+    )
+    assert ("V06", FOUND) in codes(folder)
+    (folder / "README.md").write_text(
+        f"{readme}\n```\nADAPT=1 torchrun train_gpt.py\nADAPT=0 torchrun train_gpt.py\n```\n"
+    )
+    assert "V06" not in {code for code, _ in codes(folder)}

@@ -58,6 +58,33 @@ GATED = (
     "            loss = -torch.log(weight * torch.exp(-loss) + (1 - weight) * 0.001)\n"
 )
 
+STREAMS = indented(
+    """
+    class Files:
+        def __init__(self, pattern):
+            self.files = sorted(glob.glob(pattern))
+            self.tokens = torch.from_file(self.files[0], dtype=torch.int16)
+            self.place = 0
+
+        def take(self, count):
+            if self.place + count > self.tokens.numel():
+                self.files.append(self.files.pop(0))
+                self.number = (self.place + 1) % len(self.files)
+                self.tokens = torch.from_file(self.files[self.number], dtype=torch.int16)
+            self.place += count
+            return self.tokens[self.place - count : self.place]
+
+    class Batches:
+        def __init__(self, pattern):
+            self.stream = Files(pattern)
+
+        def take(self, count):
+            return self.stream.take(count)
+
+    """,
+    0,
+)
+
 NEIGHBOURS = {
     "score first, several epochs": [
         ("range(3):\n                learner", "range(9):\n                learner")
@@ -135,6 +162,12 @@ NEIGHBOURS = {
                 "    judge.step()\n    buffer = io"
             ),
         )
+    ],
+    "one class of streams for both splits": [
+        ("class Block(", STREAMS + "class Block("),
+        ("    corpus = load(settings.texts)\n", "    corpus = Batches(settings.texts)\n"),
+        ("        ids = corpus[step * 640 : step * 640 + 641].to", "        ids = corpus.take(641).to"),
+        ("    buffer = io", "    ranges = net(Batches(settings.held_out).take(641)).amax()\n    buffer = io"),
     ],
     "decimal megabytes": [
         ('    print(f"Serialized', '    assert len(packed) < 15.9 * 1000 * 1000\n    print(f"Serialized')
