@@ -29,6 +29,7 @@ from bitgolf.audit.walk import Memory
 MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
+REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
 PLAIN_KINDS = ("str",)
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
 OTHERS_OWN = frozenset(
@@ -97,9 +98,11 @@ class Calls(Expressions):
                 return self.methods[kind, "__call__"]
             found = self.functions.get(last)
             return None if found is None or found.name in TORCH_OWN else found
-        if not isinstance(func, ast.Attribute) or last in TORCH_OWN:
+        if not isinstance(func, ast.Attribute):
             return None
         kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
+        if last in TORCH_OWN:
+            return self.methods.get((kind, last)) if last in REDUCTIONS else None
         if kind in PLAIN_KINDS:
             return None
         if kind and (kind, last) in self.methods:

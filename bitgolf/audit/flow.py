@@ -39,7 +39,10 @@ class Flow(Calls):
     """A walk through a script and the modules beside it that it imports."""
 
     def run(self) -> list[Event]:
-        """The events of the script; walked until attributes of objects carry what they ever carry."""
+        """The events of the script; walked until attributes of objects carry what they ever carry.
+
+        A score is what is added up; where a script adds nothing up, what it keeps of each token to sum later.
+        """
         for _ in range(3):
             before = {name: value.marks for name, value in self.attributes.items()}
             self.events, self.time, self.loop, self.entered = [], 0, 0, []
@@ -48,6 +51,10 @@ class Flow(Calls):
                 self.block(tree.body, Frame("", self.globals))
             if before == {name: value.marks for name, value in self.attributes.items()}:
                 break
+        if not any(event.kind == "score" for event in self.events):
+            self.events = [
+                each._replace(kind="score") if each.kind == "kept" else each for each in self.events
+            ]
         return self.events
 
     def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
@@ -213,6 +220,8 @@ class Flow(Calls):
                         tables=self.value(target.value, frame).tables,
                     )
                 held = self.value(target.value, frame)
+                if value.has(GOLD, VAL):
+                    self.event("kept", target, frame, value)
                 if value.has(VAL) and held.tables and _is_part(target.slice):
                     value = value.marked(PADDED)
                 self.put(target.value, value, frame)

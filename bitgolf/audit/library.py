@@ -106,6 +106,8 @@ def called(
             flow.put(node.func.value, Value(frozenset((SUM,))), frame)
         return Value(frozenset((SUM,)))
     if last in ("append", "extend", "add") and given and isinstance(node.func, ast.Attribute):
+        if given[0].has(GOLD, VAL):
+            flow.event("kept", node, frame, given[0])
         flow.put(node.func.value, given[0], frame)
     if (scored := _scored(flow, call)) is not None:
         return scored

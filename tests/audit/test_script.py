@@ -274,3 +274,37 @@ def test_bombs_and_long_lines_are_bounded(tmp_path):
     audited(tmp_path, f"import zlib\nexec(zlib.decompress({bomb!r}))\n" + SCRIPT)
     audited(tmp_path, "x = [" + "1, " * 200_000 + "]\n" + SCRIPT)
     assert time.process_time() - started < 30
+
+
+WORLD = indented(
+    """
+    class World:
+        def sum(self, values):
+            dist.all_reduce(values)
+            return values
+
+    """,
+    0,
+)
+KEPT = [
+    (ADD, "            kept[start : start + len(after)] = loss\n"),
+    ("    sums =", "    kept = torch.zeros(stream.numel() - 1)\n    sums ="),
+    ("            size += bytes_of.sum()\n", "            weights[start : start + len(after)] = bytes_of\n"),
+    ("    nats = torch.zeros(()", "    weights = torch.zeros_like(kept)\n    nats = torch.zeros(()"),
+    (
+        "    dist.all_reduce(nats)\n    dist.all_reduce(size)\n",
+        "    nats, size = world.sum(kept).sum(), world.sum(weights).sum()\n",
+    ),
+    ("class Block(", WORLD + "class Block("),
+    ("luts, length=64", "luts, world, length=64"),
+    ("net, stream, luts)\n", "net, stream, luts, World())\n"),
+]
+
+
+def test_a_score_that_is_kept_token_by_token_is_seen(tmp_path):
+    found = audited(tmp_path, changed(*KEPT))
+    assert real(found) == []
+    assert not {"V04", "V05", "V06"} & {each.code for each in found.findings}
+    assert "V06" in real(audited(tmp_path, changed(*KEPT, ("    buffer = io", EPOCHS + "    buffer = io"))))
+    alone = [("world.sum(kept).sum(), world.sum(weights).sum()", "kept.sum(), weights.sum()")]
+    assert "V18" in real(audited(tmp_path, changed(*KEPT, *alone)))
