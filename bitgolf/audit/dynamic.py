@@ -37,6 +37,7 @@ OF_PROBE = {
     "same again": ("V03", SUSPECTED, "a second evaluation gives the same scores"),
     "bytes counted": ("B01", SUSPECTED, "the bytes of the text"),
 }
+HOW = {"told": " by what it reports", "part": " by a part of it"}
 COVERED = frozenset("V01 V03 V04 V05 V06 V08 V17 V18 B01 T13 T18".split())
 
 
@@ -102,7 +103,7 @@ class Run(NamedTuple):
             said = f"reports {each.get('loss', 0):.5f} nats a token"
             yield f"{each['stage']}: {short(each.get('name', ''))} {said}"
         for each in self.of("probe"):
-            how = " by what it reports" if each.get("how") == "Told" else ""
+            how = HOW.get(each.get("how", ""), "")
             yield (
                 f"{short(each.get('name', ''))}, {short(each.get('probe', ''))}{how}: "
                 f"{short(each.get('ended', ''))} {short(each.get('why', ''))}".rstrip()
@@ -193,10 +194,11 @@ def _why(seen: Run) -> str:
 def _passed(seen: Run) -> Iterator[str]:
     """Codes that were looked for and not found."""
     for each in seen.of("probe"):
-        if each.get("ended") == "passed" and each.get("probe") in OF_PROBE:
+        if each.get("ended") == "passed" and each.get("how") != "part" and each.get("probe") in OF_PROBE:
             yield OF_PROBE[each["probe"]][0]
     yield from ("V04" for each in seen.of("seen") if each.get("seen"))
-    if any(each.get("saves") for each in seen.of("learnt", TINY)):
+    ended = any(each.get("ended") == "passed" for each in seen.of("ran", TINY))
+    if ended and any(each.get("saves") for each in seen.of("learnt", TINY)):
         yield from ("V06", "T13") if seen.of("evaluated", TINY) else ("V06",)
     if len(_pair(seen)) == 2:
         yield from ("V18", "T18")
@@ -208,12 +210,14 @@ def _of_probes(seen: Run) -> Iterator[Finding]:
     ]
     ahead = {each.get("name") for each in failed if each.get("probe") == "causal"}
     for each in failed:
-        if each["probe"] == "sums to one" and each.get("name") in ahead:
-            continue  # what looks ahead does not sum to one either
+        if each["probe"] in ("target unseen", "sums to one") and each.get("name") in ahead:
+            continue  # who looks ahead sees the target, and what it reports does not sum to one
         code, sure, expected = OF_PROBE[each["probe"]]
         why = short(each.get("why", ""))
         if why.startswith("it raises"):
             sure = CANNOT_TELL
+        elif each.get("how") == "part":
+            sure = SUSPECTED  # what is reported is more than these scores
         where = f"{seen.script}: {short(each.get('name', ''))}"
         token = each.get("token")
         at = "" if token is None else f", at token {token}"

@@ -18,6 +18,7 @@ import traceback
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -35,8 +36,9 @@ from bitgolf.probe.scorer import Rows, Scorer
 SCORED, TRAINED, CHUNK = 257, 20_000, 32
 RUN_OF = (5, 3)  # targets in a row that tell where in the text a score stands
 PROBED = ("once", "causal", "target unseen", "sums to one", "same again", "bytes counted")
+AHEAD = ("causal", "target unseen")
 CLOSE = 2e-3  # nats between what is reported and the mean of the scores that were seen
-MOST_EVALUATIONS, MOST_TRIED = 6, 8
+MOST_EVALUATIONS, MOST_TRIED, POSITIONS = 6, 8, 2
 SIZES, TINY, UNTRAINED, SHARED = "sizes", "tiny", "untrained", "two processes"
 SHARD = Path("data", "datasets", "tiny", "fineweb_val_000000.bin")  # under the folder that a script runs in
 _cross_entropy = F.cross_entropy
@@ -44,6 +46,25 @@ _cross_entropy = F.cross_entropy
 
 class Enough(BaseException):
     """Nothing more is wanted of a script."""
+
+
+class Late(BaseException):  # noqa: N818 - no error of the script, which would catch one
+    """Its time is over."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise Late after so many seconds."""
+
+    def late(*_: Any) -> None:
+        raise Late(f"stopped after {seconds:.0f} seconds")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 # ---- what is seen of scores ----
@@ -154,11 +175,20 @@ class Places:
 def is_text(thing: Any, tokens: np.ndarray) -> bool:
     """Whether something is the validation tokens, or the first of them."""
     return (
-        type(thing) is torch.Tensor
+        isinstance(thing, torch.Tensor | np.ndarray)
         and thing.ndim == 1
-        and not thing.is_floating_point()
         and CHUNK < len(thing) <= len(tokens)
-        and bool((thing.numpy().astype(np.int64) == tokens[: len(thing)]).all())
+        and np.asarray(thing).dtype.kind in "iu"
+        and bool((np.asarray(thing).astype(np.int64) == tokens[: len(thing)]).all())
+    )
+
+
+def alike(text: Any, tokens: np.ndarray) -> Any:
+    """Tokens as the text is held."""
+    return (
+        torch.from_numpy(tokens.copy()).to(text.dtype)
+        if isinstance(text, torch.Tensor)
+        else tokens.astype(text.dtype)
     )
 
 
@@ -188,6 +218,7 @@ class Evaluation(Scorer):
         self.modules = list(modules_of([*given, *named.values()]))
         self.start = [copy.deepcopy(each.state_dict()) for each in self.modules]
         self.wants = [[each.requires_grad for each in module.parameters()] for module in self.modules]
+        self.returned: np.ndarray | None = None
         self.early, self.learnt, self.last_loss, self.last_rows = 0, 0, 0.0, Rows(np.zeros(0), np.zeros(0))
 
     def call(self, tokens: np.ndarray) -> tuple[float, float]:
@@ -201,17 +232,19 @@ class Evaluation(Scorer):
         standins.write_shard(SHARD, tokens)
         given = [self._with(each, tokens) for each in self.given]
         named = {key: self._with(each, tokens) for key, each in self.named.items()}
-        return figures(self.function(*given, **named))
+        result = self.function(*given, **named)
+        self.returned = by_token(result, len(tokens) - 1)
+        return figures(result, len(tokens) - 1)
 
     def _with(self, thing: Any, tokens: np.ndarray) -> Any:
         if is_text(thing, self.tokens):
-            return torch.from_numpy(tokens.copy()).to(thing.dtype)
+            return alike(thing, tokens)
         held = {key: each for key, each in parts(thing).items() if is_text(each, self.tokens)}
         if not held:
             return thing
         other = copy.copy(thing)
         for key, each in held.items():
-            object.__setattr__(other, key, torch.from_numpy(tokens.copy()).to(each.dtype))
+            object.__setattr__(other, key, alike(each, tokens))
         return other
 
     def rows(self, tokens: np.ndarray) -> Rows:
@@ -235,6 +268,8 @@ class Evaluation(Scorer):
                     nats[row], times[row] = call.nats[index], 1
                     if call.shares is not None:
                         self.shares[row] = call.shares[index]
+        if self.returned is not None:
+            nats, times = self.returned, np.ones(size, int)
         self.last_rows = Rows(nats, times)
         start = (tokens[1:] == standins.BOS) & (
             times == 0
@@ -271,6 +306,7 @@ class Told(Scorer):
     shape_tolerance = 0.03
 
     def __init__(self, evaluation: Evaluation) -> None:
+        self.known: dict[int, np.ndarray] = {}
         self.evaluation, self.name = evaluation, evaluation.name
         self.vocabulary_size = evaluation.vocabulary_size
 
@@ -279,19 +315,23 @@ class Told(Scorer):
 
     def total(self, tokens: np.ndarray) -> float:
         """Nats of a whole text. Raises NotAskedError where it does not score all of it."""
-        loss, bits = self.evaluation.call(tokens)
+        try:
+            loss, bits = self.evaluation.call(tokens)
+        except Exception as error:
+            raise NotAskedError(f"of other texts it raises {type(error).__name__}") from None
         size = standins.text_bytes(tokens)
         if not bits > 0 or abs(loss / np.log(2) / bits * (len(tokens) - 1) - size) > 0.01:
             raise NotAskedError("it does not score texts of any length, each token once")
         return loss * (len(tokens) - 1)
 
     def every_target(self, tokens: np.ndarray, position: int) -> np.ndarray:
-        stream, before = tokens[: position + 2].copy(), self.total(tokens[: position + 1])
-        nats = np.empty(self.vocabulary_size)
-        for token in range(self.vocabulary_size):
-            stream[-1] = token
-            nats[token] = self.total(stream) - before
-        return nats
+        if position not in self.known:
+            stream, before = tokens[: position + 2].copy(), self.total(tokens[: position + 1])
+            nats = self.known[position] = np.empty(self.vocabulary_size)
+            for token in range(self.vocabulary_size):
+                stream[-1] = token
+                nats[token] = self.total(stream) - before
+        return self.known[position]
 
 
 def modules_of(things: list[Any]) -> Iterator[torch.nn.Module]:
@@ -310,12 +350,32 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def figures(result: Any) -> tuple[float, float]:
-    """Nats and bits a byte of what a function returns; NaN where it returns none."""
-    items = list(result) if isinstance(result, tuple | list) else [result]
+def items_of(result: Any) -> list[Any]:
+    """What a function returns, opened twice."""
+    for _ in range(2):
+        whole = result if isinstance(result, tuple | list) else [result]
+        result = [part for each in whole for part in (each.values() if isinstance(each, dict) else [each])]
+    return list(result)
+
+
+def by_token(result: Any, count: int) -> np.ndarray | None:
+    """Nats of every token, where a function returns them."""
+    for each in items_of(result):
+        if isinstance(each, torch.Tensor | np.ndarray) and tuple(each.shape) == (count,):
+            numbers = np.asarray(each.detach().float() if isinstance(each, torch.Tensor) else each)
+            if numbers.dtype.kind == "f":
+                return numbers.astype(np.float64)
+    return None
+
+
+def figures(result: Any, count: int) -> tuple[float, float]:
+    """Nats a token and bits a byte that a function returns of so many tokens; NaN where it returns none."""
+    each_token = by_token(result, count)
+    if each_token is not None:
+        return float(each_token.mean()), float("nan")
     found = [
         float(each)
-        for each in items
+        for each in items_of(result)
         if isinstance(each, float | np.floating) or (isinstance(each, torch.Tensor) and each.numel() == 1)
     ]
     first, second, *_ = [*found, float("nan"), float("nan")]
@@ -392,7 +452,8 @@ class Script:
                 result = function(*given, **named)
             finally:
                 has_inner = self.nested.pop()
-            loss, bits = figures(result)
+            count = max((len(each) for each in texts_of(evaluation, self.scored)), default=SCORED) - 1
+            loss, bits = figures(result, count)
             if np.isfinite(loss) and (has_text or self.opened > opened):
                 if not has_inner:
                     self.evaluations.append(evaluation)
@@ -470,29 +531,29 @@ def oracle(model: torch.nn.Module, tokens: np.ndarray, watch: Watch) -> Evaluati
 
 
 def probe(evaluation: Evaluation, say: Callable[..., None], tokens: np.ndarray) -> None:
-    """All probes of one scorer."""
+    """All probes of one scorer. What is seen of one that reports more is asked whether it looks ahead."""
     evaluation.rows(tokens)
-    bits = evaluation.is_seen()
-    say("seen", name=evaluation.name, seen=bits, early=evaluation.early, learnt=evaluation.learnt)
-    names = PROBED if bits else ()
-    size = standins.text_bytes(tokens)
-    if names:
-        _put(evaluation, Text(tokens, standins.BOS, None, (tokens, size)), names, say)
+    seen = evaluation.is_seen()
+    say("seen", name=evaluation.name, seen=seen, early=evaluation.early, learnt=evaluation.learnt)
+    text = Text(tokens, standins.BOS, None, (tokens, standins.text_bytes(tokens)))
+    _put(evaluation, text, PROBED if seen else AHEAD, "seen" if seen else "part", say)
     phrases = np.random.default_rng(9).integers(standins.CONTROLS + standins.BYTES, 64, (4, 5))
-    again = phrases[np.random.default_rng(10).integers(0, 4, 20)].reshape(-1)
+    again = phrases[np.random.default_rng(10).integers(0, 4, 16)].reshape(-1)
     again[0] = standins.BOS
-    _put(Told(evaluation), Text(again, standins.BOS), ("sums to one",), say)
+    _put(Told(evaluation), Text(again, standins.BOS), ("sums to one",), "told", say)
 
 
-def _put(scorer: Scorer, text: Text, names: tuple[str, ...], say: Callable[..., None]) -> None:
-    asking = probing(scorer, text, 3, "it does not claim it", names)
-    try:
-        while True:
-            next(asking)
-    except StopIteration as end:
-        for each in end.value:
-            facts = {"probe": each.probe, "ended": each.ended, "why": each.why, "token": each.token}
-            say("probe", name=scorer.name, how=type(scorer).__name__, **facts)
+def _put(scorer: Scorer, text: Text, names: tuple[str, ...], how: str, say: Callable[..., None]) -> None:
+    """One probe after the other, so that what was told stays told when time is over."""
+    for name in names:
+        asking = probing(scorer, text, POSITIONS, "it does not claim it", (name,))
+        try:
+            while True:
+                next(asking)
+        except StopIteration as end:
+            for each in (one for one in end.value if one.probe == name or one.ended != "passed"):
+                facts = {"probe": each.probe, "ended": each.ended, "why": each.why, "token": each.token}
+                say("probe", name=scorer.name, how=how, **facts)
 
 
 def stage(plan: dict[str, Any], name: str, rank: int, say: Callable[..., None]) -> None:
@@ -523,7 +584,8 @@ def stage(plan: dict[str, Any], name: str, rank: int, say: Callable[..., None]) 
         script.watch.on_optimizer = enough
     error: BaseException | None = None  # kept, since its frames hold the model
     try:
-        script.run()
+        with within((0.5 if name in (TINY, UNTRAINED) else 1.0) * (plan["until"] - time.monotonic())):
+            script.run()
     except BaseException as raised:
         error = raised
     failed = error is not None and not isinstance(error, Enough | SystemExit)
@@ -532,7 +594,7 @@ def stage(plan: dict[str, Any], name: str, rank: int, say: Callable[..., None]) 
     if model is not None and parameters(model):
         say("sizes", **sizes(model))
     if name in (TINY, UNTRAINED):
-        look(script, model, say)
+        look(script, model, plan["until"], say)
 
 
 def lay_out(plan: dict[str, Any], name: str) -> None:
@@ -540,7 +602,9 @@ def lay_out(plan: dict[str, Any], name: str) -> None:
     place = Path("/tmp", name.replace(" ", "_"))
     shutil.copytree(Path(plan["file"]).parent, place)
     (place / "bin").mkdir(exist_ok=True)
-    (place / "bin" / "nvidia-smi").symlink_to("/bin/true")
+    for program, does in standins.PROGRAMS.items():
+        (place / "bin" / program).write_text(f"#!/bin/sh\n{does}\n")
+        (place / "bin" / program).chmod(0o755)
     trained = standins.stream(64, TRAINED, 4)
     scored = trained if name == SIZES else standins.stream(64, SCORED, 3)
     standins.write_shards(place / "data", plan["vocabulary"] if name == SIZES else 64, scored, trained)
@@ -551,7 +615,7 @@ def enough() -> None:
     raise Enough
 
 
-def look(script: Script, model: torch.nn.Module | None, say: Callable[..., None]) -> None:
+def look(script: Script, model: torch.nn.Module | None, until: float, say: Callable[..., None]) -> None:
     """What the run showed, and the probes."""
     early = sum(saves < script.watch.saves for saves in script.learnt_at)
     say("learnt", early=early, learnt=len(script.learnt_at), saves=script.watch.saves)
@@ -561,11 +625,13 @@ def look(script: Script, model: torch.nn.Module | None, say: Callable[..., None]
     found = list(latest.values())[-MOST_EVALUATIONS:]
     if not found and model is not None:
         found = [oracle(model, script.scored, script.watch)]
-    for evaluation in found:
+    for number, evaluation in enumerate(found):
         try:
+            share = (until - time.monotonic() - 1) / (len(found) - number)
             length = max((len(each) for each in texts_of(evaluation, script.scored)), default=SCORED)
-            probe(evaluation, say, script.scored[:length])
-        except Exception as error:
+            with within(share):
+                probe(evaluation, say, script.scored[:length])
+        except (Exception, Late) as error:
             say("unprobed", name=evaluation.name, why=reason(error, script.module.__file__ or ""))
 
 
@@ -595,8 +661,8 @@ def main() -> None:
             continue
         lay_out(plan, name)
         ranks = range(2 if name == SHARED else 1)
-        children = [_start(plan, name, rank, pipe) for rank in ranks]
         until = time.monotonic() + max(5.0, share * (deadline - time.monotonic()))
+        children = [_start({**plan, "until": until}, name, rank, pipe) for rank in ranks]
         _wait(children, until, lambda name=name: _say(pipe, name, 0)("unended"))  # type: ignore[misc]
 
 

@@ -55,6 +55,11 @@ TINY = {
     "FUSED_CE_ENABLED": 0,
     "COMPILE_ENABLED": 0,
 }
+PROGRAMS = {  # that scripts call: what packs, packs nothing
+    "nvidia-smi": "",
+    "pyminify": "cat",
+    "lrzip": 'while [ $# -gt 1 ]; do [ "$1" = -o ] && out=$2; shift; done; cp "$1" "$out"',
+}
 
 
 # ---- text ----
@@ -213,7 +218,7 @@ def flash_apart(q: Any, k: Any, v: Any, cu_seqlens_q: Any = None, *_: Any, **nam
 
 
 class _Anything:
-    """Stands for whatever is not there: of it there is more of the same; as a decorator it is nothing."""
+    """Stands for whatever is not there: of it there is more of the same, and what it decorates is gone."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -223,11 +228,11 @@ class _Anything:
             raise AttributeError(name)
         return _Anything()
 
-    def __call__(self, *given: Any, **__: Any) -> Any:
-        return given[0] if len(given) == 1 and isinstance(given[0], types.FunctionType) else _Anything()
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return _Anything()
 
     def __getitem__(self, _: Any) -> Any:
-        raise RuntimeError("a kernel for CUDA is called, which cannot run here")
+        raise RuntimeError("a kernel for CUDA is called, and there is no CUDA here")
 
     def __enter__(self) -> Any:
         return self
@@ -315,6 +320,14 @@ def _sum(tensor: Any, op: Any = dist.ReduceOp.SUM, *given: Any, **named: Any) ->
 _START, _ALL_REDUCE = dist.init_process_group, dist.all_reduce
 
 
+def _set(module: Any, name: str, value: Any) -> None:
+    """A setting of a module; fused kernels are for CUDA, and what stands beside them does the same."""
+    _SET(module, name, False if value is True and "fused" in name else value)
+
+
+_SET: Any = torch.nn.Module.__setattr__
+
+
 def _put(place: Any, names: str, thing: Any) -> None:
     for name in names.split():
         setattr(place, name, thing)
@@ -354,6 +367,7 @@ def install(vocabulary_size: int) -> None:
     _put(t, "pin_memory", lambda self, *_: self)
     _put(t, "record_stream", lambda self, *_: None)
     _put(torch.nn.Module, "cuda", lambda self, *_: self)
+    _put(torch.nn.Module, "__setattr__", _set)
     torch.device = Device  # type: ignore[misc]
     cast = _autocast(torch.autocast)
     _put(torch, "autocast", cast)
