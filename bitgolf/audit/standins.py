@@ -67,14 +67,16 @@ PROGRAMS = {  # that scripts call: what packs, packs nothing
 
 def byte_lengths(vocabulary_size: int) -> np.ndarray:
     """Bytes of each piece without its space."""
-    return np.array([len(piece.lstrip("\u2581").encode()) for piece in map(_piece, range(vocabulary_size))])
+    sizes = np.array([len(_piece(each).lstrip("\u2581")) for each in range(vocabulary_size)])
+    sizes[CONTROLS : CONTROLS + BYTES] = 1
+    return sizes
 
 
 def _piece(token: int) -> str:
     if token < CONTROLS:
         return ""
     if token < CONTROLS + BYTES:
-        return "a"  # one byte, for the counts alone
+        return f"<0x{0x60 + token:02X}>"
     if token == CONTROLS + BYTES:
         return "\u2581"
     return ("\u2581" if token % 3 == 0 else "") + "abcdefghij"[: 1 + token % 5]
