@@ -1,7 +1,7 @@
 """Bytes that files take: by a packed model with `bitgolf compress`, and by general compressors.
 
 python -m bench.compress RUN|ARTIFACT FILE... [--json]
-xz, zstd and brotli as the demo has them; PPMd (order 16, 64 MB) where `pip install 'bitgolf[ppmd]'` was made.
+All general compressors that are installed: `pip install 'bitgolf[rivals]' zpaq`.
 """
 
 import argparse
@@ -15,19 +15,7 @@ from bitgolf.base.events import finish
 from bitgolf.pipeline.coding import open_coder
 from bitgolf.proof.crew import Coder
 from bitgolf.proof.file import compress, decompress
-from bitgolf.public.optional import is_installed
-from bitgolf.report.compressors import compressed_size, rivals_here
-
-PPMD_ORDER, PPMD_BYTES = 16, 64 << 20
-
-
-def ppmd_size(text: bytes) -> int | None:
-    """Bytes by PPMd, variant H; None where it is not installed."""
-    if not is_installed("pyppmd"):
-        return None
-    import pyppmd
-
-    return len(pyppmd.compress(text, max_order=PPMD_ORDER, mem_size=PPMD_BYTES))
+from bitgolf.report.compressors import COMPRESSORS
 
 
 def row_of(coder: Coder, path: Path) -> dict[str, Any]:
@@ -37,8 +25,7 @@ def row_of(coder: Coder, path: Path) -> dict[str, Any]:
     assert finish(decompress(coder, packed.data)) == text, "other bytes came back"
     row: dict[str, Any] = {"file": path.name, "bytes": len(text), "bitgolf": len(packed.data)}
     row["way"] = "model" if packed.layout else "LZMA or stored"
-    row |= {name: compressed_size(name, text) for name in rivals_here()}
-    return row | {"PPMd": ppmd_size(text)}
+    return row | {one.name: one.size(text) for one in COMPRESSORS.values() if one.is_here}
 
 
 def main() -> None:

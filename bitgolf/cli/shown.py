@@ -11,6 +11,7 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
+from bitgolf.report.compressors import better_ones
 from bitgolf.run.positions import positions_in_words
 from bitgolf.run.result import RunResult
 
@@ -35,13 +36,17 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
     if rows:
         screen.table("Live, averaged and quantized weights, side by side", header, rows, as_json=as_json)
     if "rivals" in result:
-        rivals = [
-            (row["name"], row["primed_bits_per_byte"], row["alone_bits_per_byte"]) for row in result["rivals"]
+        bits = result.get("bits_per_byte")
+        parts = ("budget", "primed", "alone")
+        compared = [
+            (row["name"], *(row.get(f"{part}_bits_per_byte") for part in parts)) for row in result["rivals"]
         ]
-        ours = ("this model", result.get("bits_per_byte"), None)
         title = "The same text by general compressors, in bits per byte"
-        columns = ("", "with the training text", "alone")
-        screen.table(title, columns, [ours, *rivals], as_json=as_json)
+        columns = ("", "within the budget", "with the training text", "alone")
+        screen.table(title, columns, [("this model", bits, bits, None), *compared], as_json=as_json)
+        if bits is not None and not as_json:
+            better = ", ".join(better_ones(result["rivals"], bits))
+            print(f"Better than this model: {better}\n" if better else "No compressor is better.\n")
     if "proof" in result:
         proof = result["proof"]
         lines = [

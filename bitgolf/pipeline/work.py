@@ -23,7 +23,7 @@ from bitgolf.net.model import Model, model_with, parameter_shapes
 from bitgolf.net.native import native
 from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
-from bitgolf.report.compressors import WINDOW_BYTES, measure_compressors, rivals_here
+from bitgolf.report.compressors import measure_compressors, missing_ones, quick_ones
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.trace import kept_trace
@@ -139,7 +139,7 @@ def _work(
         result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
         clock.lap("sample")
     if against_rivals:
-        result["rivals"] = yield from measure_rivals(dataset)
+        result["rivals"] = yield from measure_rivals(dataset, recipe.budget.budget_bytes)
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
@@ -323,11 +323,13 @@ def score_text(
     )
 
 
-def measure_rivals(dataset: Dataset) -> Generator[Event, None, list[dict[str, Any]]]:
+def measure_rivals(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
     texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
-    left_out = [name for name in WINDOW_BYTES if name not in rivals_here()]
-    if left_out:
-        yield Event(NOTE, 1, 1, {NOTE: f"not installed, so not compared with: {', '.join(left_out)}"})
-    steps = measure_compressors(texts[0], texts[1], dataset.folder / "rivals.json")
+    if missing := missing_ones():
+        names = ", ".join(one.name for one in missing)
+        note = f"not installed, so not compared with: {names}; pip install 'bitgolf[rivals]'"
+        yield Event(NOTE, 1, 1, {NOTE: note})
+    kept_rows = dataset.folder / "rivals.json"
+    steps = measure_compressors(texts[0], texts[1], budget_bytes, quick_ones(), kept_rows)
     return (yield from with_progress(steps, "rivals"))

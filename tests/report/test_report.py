@@ -129,7 +129,8 @@ def test_the_page_tells_the_run(tmp_path: Path) -> None:
     assert path == tmp_path / "report.html"
     for text in (
         "1.4021", "bits per byte", "930,000 bytes of 1,000,000 (93.0%)", "41,000 tokens/s", "1,234,567",
-        "9,000 bytes, sliding 256/64", "xz -9e, primed", "1.7720", "−0.0200", "+0.0100", "mlp.fc", "699,000",
+        "9,000 bytes, sliding 256/64", "xz -9e, with the training text", "1.7720", "−0.0200", "+0.0100",
+        "mlp.fc", "699,000",
         "collapsed: 1 row", "27,000 with plain packing, 3,000 for quantizers and codecs", "5.60", "3.12%",
         "0.000256", "0.000577", "100% 97.5%", "1 tensor stays in floats: 1,000 bytes",
         "+0.01000 ± 0.00042 bits per byte; +0.00810 was to be expected",
@@ -231,7 +232,11 @@ def test_over_budget_is_marked(tmp_path: Path) -> None:
 
 def test_sections_compute_what_they_show(tmp_path: Path) -> None:
     run = Run(plant(tmp_path), piece)
-    assert [row[0] for row in rivals(run)["rows"]] == ["bitgolf demo", "xz -9e, primed", "xz -9e, alone"]
+    assert [row[0] for row in rivals(run)["rows"]] == [
+        "bitgolf demo",
+        "xz -9e, with the training text",
+        "xz -9e, alone",
+    ]
     assert [row["counts"] for row in variants(run)["rows"]] == [False, False, False, True]
     assert sum(size for _, size, _, _ in ledger(run)["roles"]) == ledger(run)["total"] == 930_000
     role, size, _, parts = ledger(run)["roles"][0]
