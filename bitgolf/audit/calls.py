@@ -30,6 +30,7 @@ MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
 REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
+CALLS_BACK = {"step", "minimize", "checkpoint"}  # call what they are given, here and now
 PLAIN_KINDS = ("str",)
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
 OTHERS_OWN = frozenset(
@@ -82,6 +83,10 @@ class Calls(Expressions):
             for i, part in enumerate(node.args):
                 if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
                     return self.own(node, self.functions[part.id], given[i + 1 :], named, frame) or NOTHING
+        if last in CALLS_BACK:
+            for i, part in enumerate(node.args):
+                if isinstance(part, ast.Name) and part.id in self.functions:
+                    self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
         everything = held
         for each in (*given, *named.values()):
             everything |= each

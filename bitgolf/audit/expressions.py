@@ -82,9 +82,12 @@ class Expressions(Walk):
                         self.value(condition, frame)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 return self.union(parts, frame)
-            case ast.Tuple():
-                each_of = tuple(self.value(each, frame) for each in node.elts)
-                return joined(each_of)._replace(parts=tuple(one._replace(parts=()) for one in each_of))
+            case ast.Tuple() | ast.List() if len(node.elts) > 1:
+                each_of = [self.value(each, frame) for each in node.elts]
+                whole = joined(each_of)
+                if isinstance(node, ast.List) and whole.parts:
+                    return whole  # a list of tuples
+                return whole._replace(parts=tuple(one._replace(parts=()) for one in each_of))
             case ast.Dict() if not node.keys:
                 return self.table(node)
             case ast.JoinedStr():
@@ -111,8 +114,9 @@ class Expressions(Walk):
     def part(self, node: ast.Subscript, frame: Frame) -> Value:
         """A look into a table by tokens, or some of the tokens."""
         held, where = self.value(node.value, frame), self.value(node.slice, frame)._replace(parts=())
-        if held.parts and not where.has(VAL):
+        if held.parts and not where.has(VAL) and not isinstance(node.slice, ast.Slice | ast.Tuple):
             return held  # a tuple of a list of them
+        held = held._replace(parts=())
         if held.has(VAL) and not held.has(GOLD):
             picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
             if picks and not isinstance(node.slice, ast.Slice):

@@ -20,6 +20,7 @@ from bitgolf.audit.values import (
     NO_NAMES,
     NOTHING,
     PADDED,
+    SIZE,
     STREAM,
     SUM,
     TABLE,
@@ -149,8 +150,8 @@ class Flow(Calls):
     def _counted_stop(self, node: ast.If, frame: Frame) -> None:
         """`if seen >= 3_000_000: break` in a loop that scores."""
         if isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE):
-            limit = self.value(node.test.comparators[0], frame)
-            if limit.number is not None and limit.number > 1000:
+            limit, seen = self.value(node.test.comparators[0], frame), self.value(node.test.left, frame)
+            if limit.number is not None and limit.number > 1000 and seen.has(SIZE) and seen.roots:
                 self.event("limit", node, frame, limit)
 
     def looped(self, body: Sequence[ast.stmt], over: Value, frame: Frame) -> None:

@@ -19,6 +19,7 @@ from bitgolf.audit.values import (
     PREDICTED,
     RANK,
     SIZE,
+    STREAM,
     SUM,
     TIME,
     TRAIN,
@@ -130,6 +131,16 @@ def called(
     if everything.has(FILES) and last not in ("sorted", "list", "tuple", "Path"):
         everything = everything._replace(marks=everything.marks - {FILES})
         given = [each._replace(marks=each.marks - {FILES}) for each in given]
+    if last == "narrow" and held.has(VAL) and STREAM in held.roots and len(given) > 2 and not frame.loops:
+        if given[2].number is not None and given[2].number > 1000:
+            flow.event("cut", node, frame, given[2])
+        return held
+    if last == "islice" and given and STREAM in given[0].roots and len(given) > 1:
+        if given[-1].number is not None:
+            flow.event("cut", node, frame, given[-1], way="turns")
+        return given[0]
+    if last == "stack" and given:
+        return everything.plain._replace(parts=given[0].parts)
     if last in ("softmax", "log_softmax") and everything.has(VAL):
         return everything.plain.marked(PREDICTED)
     if last in SAME and isinstance(node.func, ast.Attribute):
@@ -225,8 +236,9 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
         flow.mixed(node, given[0], given[1] | given[2], frame, way="where")
     if last == "lerp" and len(given) > 1:
         flow.mixed(node, given[-1], everything, frame, way="lerp")
-    both = len(given) > 1 and all(each.has(GOLD) and not each.has(SUM) for each in given[:2])
-    if both and last in ("min", "minimum", "fmin"):
+    stacked = next((each.parts for each in (held, *given) if len(each.parts) > 1), tuple(given[:2]))
+    both = len(stacked) > 1 and all(each.has(GOLD) and not each.has(SUM) for each in stacked)
+    if both and last in ("min", "minimum", "fmin", "amin"):
         flow.event("best", node, frame, everything)
     if last in LOSSES and everything.has(VAL):
         words = {each.arg: each.value for each in node.keywords}

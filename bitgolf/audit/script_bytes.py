@@ -37,7 +37,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
                 "one byte for each <0xNN>",
                 "ask the tokenizer with is_byte",
             )
-        plain = [node for node in ast.walk(function) if _is_length_plus_one(node)]
+        plain = [node for node in ast.walk(function) if _is_length_plus_one(node) or _begins_at_one(node)]
         if plain and adds_space:
             yield Finding(
                 "B01",
@@ -67,6 +67,19 @@ def _is_length_plus_one(node: ast.AST) -> bool:
         and node.right.value == 1
         and called(node.left) == "len"
         and ".encode(" in ast.unparse(node.left)
+    )
+
+
+def _begins_at_one(node: ast.AST) -> bool:
+    """`if piece.startswith(space): count[i] = 1`, a number that the length is added to."""
+    if not (isinstance(node, ast.If) and "startswith" in ast.unparse(node.test)):
+        return False
+    return any(
+        isinstance(each, ast.Assign | ast.AugAssign)
+        and isinstance(each.value, ast.Constant)
+        and type(each.value.value) is int
+        and each.value.value == 1
+        for each in node.body
     )
 
 

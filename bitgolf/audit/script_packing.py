@@ -71,6 +71,36 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
             )
 
 
+def asked_for(script: Script) -> Iterator[Finding]:
+    """K04: the same by asking whether a compressor is there."""
+    for node in ast.walk(script.inner.tree):
+        if not isinstance(node, ast.If | ast.IfExp) or not any(
+            called(each).rpartition(".")[2] == "find_spec" for each in ast.walk(node.test)
+        ):
+            continue
+        wanted = {
+            each.value
+            for each in ast.walk(node.test)
+            if isinstance(each, ast.Constant) and each.value in ("zstandard", "zstd", "brotli", "pyzstd")
+        }
+        other = node.orelse if isinstance(node.orelse, list) else [node.orelse]
+        body = node.body if isinstance(node.body, list) else [node.body]
+        stops = any(
+            isinstance(each, ast.Raise) or called(each).endswith("exit")
+            for part in (*other, *body)
+            for each in ast.walk(part)
+        )
+        if wanted and other and not stops:
+            yield Finding(
+                "K04",
+                SUSPECTED,
+                script.at(node),
+                f"without {min(wanted)} another compressor is taken",
+                "an error: another compressor gives another size",
+                "raise where it is missing",
+            )
+
+
 def outside_code(script: Script) -> Iterator[Finding]:
     """K03: downloads; programs and compiled code from outside are told as what cannot be read."""
     for node in ast.walk(script.inner.tree):
@@ -97,6 +127,7 @@ def outside_code(script: Script) -> Iterator[Finding]:
 
 CHECKS = (
     silent_fallback,
+    asked_for,
     binary_megabytes,
     outside_code,
 )

@@ -59,10 +59,12 @@ def learned_first(script: Script) -> Iterator[Finding]:
             )
         elif not before and after:
             same = [event for event in after if roots & event.value.roots]
+            model = any(called(each) == f"{train.owner}.parameters" for each in ast.walk(script.inner.tree))
+            of_window = same and (not model or _made_there(script, train.line, train.owner))
             yield verdict(
                 script,
                 train,
-                "V05" if same else "V04",
+                "V05" if of_window else "V04",
                 FOUND if same else SUSPECTED,
                 f"{said} that are scored after it (line {(same or after)[0].line})",
                 "a token is scored before anything is fitted to it",
@@ -90,28 +92,45 @@ def _is_loss_of(score: Event, train: Event) -> bool:
 def _is_fresh(script: Script, train: Event) -> bool:
     """Whether what is optimized is made where it is optimized, and is neither written nor scored."""
     scoring = {event.inside for event in kinds(script.events, "score")}
-    for function in functions(script):
-        if not function.lineno <= train.line <= (function.end_lineno or 0):
-            continue
-        nodes = [*ast.walk(function)]
-        made = [
-            node
-            for node in nodes
-            if isinstance(node, ast.Assign)
-            if called(node.value) in script.flow.classes or MADE.search(ast.unparse(node.value))
-            if any(isinstance(target, ast.Name) and target.id == train.owner for target in node.targets)
-        ]
+    for function in _around(script, train.line):
         given = [
             node
-            for node in nodes
+            for node in ast.walk(function)
             if isinstance(node, ast.Call)
             if called(node) == f"{train.owner}.state_dict"
             or called(node) in scoring
             and any(isinstance(each, ast.Name) and each.id == train.owner for each in node.args)
         ]
-        if made and not given:
+        names = [each.arg for each in function.args.args]
+        if train.owner in names and not given:
+            place = names.index(train.owner)
+            calls = [each for each in ast.walk(script.inner.tree) if called(each) == function.name]
+            handed = [each.args[place : place + 1] for each in calls if isinstance(each, ast.Call)]
+            if handed and all(each and _is_made(script, each[0]) for each in handed):
+                return True
+        if not given and _made_there(script, train.line, train.owner):
             return True
     return False
+
+
+def _around(script: Script, line: int) -> Iterator[ast.FunctionDef]:
+    """The functions that a line stands in."""
+    return (each for each in functions(script) if each.lineno <= line <= (each.end_lineno or 0))
+
+
+def _is_made(script: Script, node: ast.expr) -> bool:
+    return called(node) in script.flow.classes or bool(MADE.search(ast.unparse(node)))
+
+
+def _made_there(script: Script, line: int, name: str) -> bool:
+    """Whether something of one's own gets this name in a function around a line."""
+    return any(
+        isinstance(node, ast.Assign)
+        and _is_made(script, node.value)
+        and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+        for function in _around(script, line)
+        for node in ast.walk(function)
+    )
 
 
 def hashed_ratio(script: Script) -> Iterator[Finding]:
@@ -206,6 +225,7 @@ def _is_sum(gather: Event) -> bool:
 CUTS = {
     "step": "one validation token of {} is taken",
     "drawn": "validation tokens are drawn at random",
+    "turns": "only {} turns are taken through the validation tokens",
     "files": "only the first {} files of validation tokens are read",
 }
 
@@ -227,6 +247,22 @@ def cut_validation(script: Script) -> Iterator[Finding]:
             "all of them are scored",
             "score the whole split, or name the part beside the score",
         )
+
+
+def stopped_early(script: Script) -> Iterator[Finding]:
+    """V11: a loop that scores ends after so many tokens."""
+    for limit in kinds(script.events, "limit"):
+        scores = [each for each in kinds(script.events, "score") if each.inside == limit.inside]
+        if any(limit.loops == each.loops[: len(limit.loops)] and each.value.has(VAL) for each in scores):
+            yield verdict(
+                script,
+                limit,
+                "V11",
+                SUSPECTED,
+                f"the pass over the validation tokens ends after {limit.value.number:,.0f}",
+                "all of them are scored",
+                "score the whole split, or name the part beside the score",
+            )
 
 
 def _is_final(script: Script, cut: Event) -> bool:
@@ -561,6 +597,7 @@ CHECKS = (
     knows_target,
     spread_over_bytes,
     cut_validation,
+    stopped_early,
     one_process,
     drops_windows,
     scores_padding,

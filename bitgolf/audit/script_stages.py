@@ -38,7 +38,15 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
         undone = [_line(node) for node in own if _last(node) in ("load_state_dict", "copy_")]
         for name, lines in starts.items():
             for first, again in zip(sorted(lines), sorted(lines)[1:]):
-                between = [line for line in steps if first < line < again]
+                turns = [
+                    range(node.lineno, (node.end_lineno or 0) + 1)
+                    for node in own
+                    if isinstance(node, ast.For | ast.While)
+                    if first < node.lineno <= again <= (node.end_lineno or 0)
+                ]
+                between = [
+                    line for line in steps if first < line < again or any(line in turn for turn in turns)
+                ]
                 used = [
                     node
                     for node in own

@@ -909,6 +909,160 @@ def scored(step_bits: float, line: str = "") -> str:
     return said(f"step:100/100 val_loss:{nats:.4f} val_bpb:{step_bits:.4f}\n{line}", "Serialized model")
 
 
+def warm_up(net: str, part: str) -> list[Change]:
+    """A rehearsal in a helper, on what it is given."""
+    helper = indented(
+        """
+        def warm(net, part):
+            tuner = torch.optim.SGD(net.parameters(), lr=0.1)
+            F.cross_entropy(net(part[:-1]), part[1:]).backward()
+            tuner.step()
+
+        """,
+        0,
+    )
+    return [(MAIN, helper + MAIN), (START, f"    warm({net}, {part})\n" + START)]
+
+
+def keys_in_tuples(full: str, use: str) -> list[Change]:
+    """Two keys for each order, kept in a list of tuples before they are used."""
+    text = f"""
+    rows = []
+    for order in (2, 3):
+        key = (before * 36313) ^ (before.roll(order) * 27191)
+        rows.append((key % 4194304, ({full}) % 4194304))
+    for at in range(2):
+        ctx, whole = rows[at]
+        {use}
+    """
+    return [TABLES, (ADD, indented(text, 12) + ADD)]
+
+
+SHARE = "loss = -torch.log(0.7 * torch.exp(-loss) + 0.3 * seen_with[whole] / seen[ctx].clamp(min=1))"
+CLOSURE = indented(
+    """
+    bias = torch.zeros(1024, requires_grad=True)
+    fitter = torch.optim.LBFGS([bias], lr=0.1)
+    def closure():
+        objective = F.cross_entropy(net(before).detach() + bias, after)
+        objective.backward()
+        return objective
+    fitter.step(closure)
+    """,
+    8,
+)
+COUNTED = ("    sums =", "    scored = 0\n    sums =")
+SCRIPT_ROWS += [
+    script(
+        "V02",
+        "keys in a list of tuples",
+        keys_in_tuples("key ^ (after * 51647)", SHARE),
+        keys_in_tuples("key * 7", "size += 0 * (seen_with[whole] / seen[ctx].clamp(min=1)).sum()"),
+    ),
+    script(
+        "V04",
+        "a chunk that is learned and then scored",
+        [
+            (
+                SCORED,
+                "        F.cross_entropy(net(before), after).backward()\n        learner.step()\n" + SCORED,
+            )
+        ],
+        [],
+    ),
+    script("V05", "a closure", [(SCORED, CLOSURE + SCORED.replace("net(before)", "net(before) + bias"))], []),
+    script(
+        "V07",
+        "a helper that is given a twin",
+        warm_up("Net(1024, 32)", "stream[:641].long()"),
+        warm_up("Net(1024, 32)", "torch.zeros(641, dtype=torch.int64)"),
+    ),
+    script(
+        "V11",
+        "a counter that ends the pass",
+        [
+            COUNTED,
+            (
+                ADD,
+                ADD
+                + "            scored += after.numel()\n            if scored > 4_000_000:\n                break\n",
+            ),
+        ],
+        [
+            COUNTED,
+            (
+                ADD,
+                ADD
+                + "            scored += after.numel()\n            if scored > 4_000_000:\n                print(scored)\n",
+            ),
+        ],
+    ),
+    script("V11", "narrow", [(LOAD, LOAD[:-1] + ".narrow(0, 0, 3_000_001)\n")], []),
+    script(
+        "V03",
+        "the smaller of two",
+        [
+            (
+                ADD,
+                "            again = F.cross_entropy(net(before.flip(0)), after, reduction='none')\n"
+                "            loss = torch.stack([loss, again]).amin(0)\n" + ADD,
+            )
+        ],
+        [(ADD, "            worst = torch.stack([loss.sum(), size]).amax(0)\n" + ADD)],
+    ),
+    script(
+        "B01",
+        "begins at one",
+        [
+            (
+                '            piece = piece[1:]\n        count[i] = len(piece.encode("utf-8"))',
+                '            piece = piece[1:]\n            count[i] = 1\n        count[i] += len(piece.encode("utf-8"))',
+            )
+        ],
+        [],
+    ),
+    script(
+        "K04",
+        "asked for",
+        [
+            (
+                "import glob\n",
+                "import glob\nimport importlib.util\nimport zlib\n"
+                "squeeze = lzma.compress if importlib.util.find_spec('brotli') else zlib.compress\n",
+            )
+        ],
+        [
+            (
+                "import glob\n",
+                "import glob\nimport importlib.util\n"
+                "if not importlib.util.find_spec('brotli'):\n    raise SystemExit('pip install brotli')\n",
+            )
+        ],
+    ),
+    script(
+        "K08",
+        "within the loop",
+        [
+            (
+                "    for step in range(100):\n",
+                "    began = time.monotonic()\n    for step in range(100):\n"
+                "        if step == 20:\n            began = time.monotonic()\n"
+                "        if time.monotonic() - began > 600:\n            break\n",
+            ),
+            ("import glob\n", "import glob\nimport time\n"),
+        ],
+        [
+            (
+                "    for step in range(100):\n",
+                "    began = time.monotonic()\n    for step in range(100):\n"
+                "        if time.monotonic() - began > 600:\n            break\n",
+            ),
+            ("import glob\n", "import glob\nimport time\n"),
+        ],
+    ),
+]
+
+
 CUT = log_text(1, 1.2, CODE).partition("Serialized")[0]
 LOG_ROWS = [
     log("V12", "another split", log_text(1, 1.2, CODE, tokens=52_000_000)),
