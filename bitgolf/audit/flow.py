@@ -131,7 +131,7 @@ class Flow(Calls):
         test = self.value(node.test, frame)
         outer, gate = frame.off, frame.gate
         held = self.truth(node.test, frame)
-        if not outer and held is False:
+        if held is False:  # the innermost: a log that shows it shows those around it
             frame.off = (node.lineno, node.body[-1].end_lineno or node.lineno)
         ends = test.has(TIME) and any(isinstance(each, ast.Break | ast.Assign) for each in node.body)
         if ends and frame.loops and not self.scouts and node.lineno not in self.stops:

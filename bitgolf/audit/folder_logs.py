@@ -206,16 +206,28 @@ def printed_patterns(script: Script) -> list[re.Pattern[str]]:
 
 def branch_ran(record: Record, script: Script, lines: tuple[int, int]) -> bool:
     """Whether a log has a line that only this branch of the script prints."""
+    texts = [node for node in ast.walk(script.inner.tree) if isinstance(node, ast.JoinedStr)]
+    behind = {
+        id(part) for node in texts for part in node.values[1:]
+    }  # another text may be filled to the same
     words = [
         part.value.strip()
         for node in ast.walk(script.inner.tree)
         if isinstance(node, ast.JoinedStr | ast.Constant) and lines[0] <= node.lineno <= lines[1]
-        for part in (node.values if isinstance(node, ast.JoinedStr) else [node])
+        for part in (node.values[:1] if isinstance(node, ast.JoinedStr) else [node])
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and len(part.value.strip()) > 7
+        if id(part) not in behind
     ]
     text = script.inner.text
     own = [word for word in words if text.count(word) == 1]
-    return any(word in line for log in record.logs for _, line in log.lines for word in own)
+    source = {line.strip() for line in text.splitlines()}  # a log may hold it, in whatever frame
+    return any(
+        word in line
+        for log in record.logs
+        for _, line in log.lines
+        for word in own
+        if line.strip() not in source
+    )
 
 
 def takes_fallback(record: Record, finding: Finding) -> Finding | None:
