@@ -42,6 +42,20 @@ def test_each_operation_is_the_plain_one(width, half):
         torch.testing.assert_close(NativeKernels().norm(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
+def test_nats_are_those_of_plain_torch_and_as_near_to_float64():
+    """The way that trains has its logits off by the cap, and rounds four times as much."""
+    given, cap = (drawn(700, 32), drawn(300, 32) * 0.1, torch.arange(700) % 300), 30.0
+    exact = PlainKernels().nats(given[0].double(), given[1].double(), given[2], cap)
+    with torch.inference_mode():
+        fast, plain, trained = (
+            kind().nats(*given, cap) for kind in (NativeKernels, PlainKernels, FusedKernels)
+        )
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-6)
+    apart = [float((each - exact).abs().max()) for each in (fast, plain, trained)]
+    assert max(apart[:2]) < 1e-6 and apart[2] > 2e-6
+    assert abs(float((fast.double() - exact).mean())) < 1e-7
+
+
 def test_other_numbers_and_gradients_take_the_operations_by_hand(monkeypatch):
     for name in ("norm_rows", "mix_rows", "square_positive", "turn_heads"):
         monkeypatch.setattr(module, name, None)
