@@ -18,6 +18,8 @@ from bitgolf.base.errors import BitgolfError
 
 ENTER = Path(__file__).with_name("enter.py")
 BUBBLEWRAP, UNSHARE = "bwrap", "unshare"
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "USER": "nobody"}
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # threads count as processes
 LOOK_SECONDS = 0.1  # between two looks at its memory
 SAID_BYTES = 4000
 
@@ -79,7 +81,7 @@ def run(command: list[str], lent: list[tuple[str, str]], limits: Limits, name: s
             "root": str(place) if name == UNSHARE else "",
             "lent": lent,
             "drop_user": os.getuid() == 0,
-            "environment": {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "USER": "nobody"},
+            "environment": ENVIRONMENT | dict.fromkeys(ONE_THREAD, "1"),
             **limits._asdict(),
         }
         start = _unshare() if name == UNSHARE else _bubblewrap(lent, limits)
