@@ -232,9 +232,7 @@ def _of_probes(seen: Run) -> Iterator[Finding]:
 def _of_training(seen: Run) -> Iterator[Finding]:
     for each in seen.of("learnt"):
         if each.get("early"):
-            said = (
-                f"{each['early']} gradients on validation tokens before the last file of a model is written"
-            )
+            said = f"{each['early']} gradients or steps on validation tokens before the last file of a model"
             yield Finding("V06", SUSPECTED, seen.script, said, "none", "train on training tokens alone")
             return
 

@@ -27,6 +27,7 @@ import torch
 import torch._dynamo  # before anything stands in for what it lists
 import torch._inductor.config
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bitgolf.audit import standins
 from bitgolf.audit.unwrap import parsed
@@ -87,6 +88,8 @@ class Watch:
         self.calls: list[Seen] = []
         self.keeping, self.with_shares = False, False
         self.on_call: Callable[[np.ndarray, bool], None] = lambda targets, learning: None
+        self.on_ids: Callable[[np.ndarray], None] = lambda ids: None
+        self.on_step: Callable[[], None] = lambda: None
         self.on_optimizer: Callable[[], None] = lambda: None
         self.saves, self.reloaded = 0, False
 
@@ -94,6 +97,15 @@ class Watch:
         """From now on."""
         functional: Any = F
         functional.cross_entropy = self._cross_entropy
+        embedding = F.embedding
+
+        def looking_up(ids: Any, *given: Any, **named: Any) -> Any:
+            if torch.is_grad_enabled() and not self.keeping:
+                self.on_ids(ids.detach().reshape(-1)[:64].numpy().astype(np.int64))
+            return embedding(ids, *given, **named)
+
+        functional.embedding = looking_up
+        register_optimizer_step_post_hook(lambda *_: self.on_step())
         kinds: Any = torch.nn.Module, torch.optim.Optimizer
         save, load, put, made = torch.save, torch.load, kinds[0].load_state_dict, kinds[1].__init__
 
@@ -215,7 +227,9 @@ class Evaluation(Scorer):
     ) -> None:
         self.name, self.function, self.given, self.named = name, function, given, named
         self.tokens, self.watch, self.vocabulary_size = tokens, watch, standins.TINY["VOCAB_SIZE"]
-        self.modules = list(modules_of([*given, *named.values()]))
+        values = [*given, *named.values()]
+        self.modules = list(modules_of(values))
+        self.cells = [pair for each in values for pair in cells_of(each)]
         self.start = [copy.deepcopy(each.state_dict()) for each in self.modules]
         self.wants = [[each.requires_grad for each in module.parameters()] for module in self.modules]
         self.returned: np.ndarray | None = None
@@ -229,6 +243,8 @@ class Evaluation(Scorer):
                 each.requires_grad_(want)
                 each.grad = None
         torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        for cell, content in self.cells:  # a script may have emptied them since
+            cell.cell_contents = content
         standins.write_shard(SHARD, tokens)
         given = [self._with(each, tokens) for each in self.given]
         named = {key: self._with(each, tokens) for key, each in self.named.items()}
@@ -337,17 +353,20 @@ class Told(Scorer):
 def modules_of(things: list[Any]) -> Iterator[torch.nn.Module]:
     """The modules among things, in what they hold and in what functions were made with."""
     for thing in things:
-        held = [thing, *parts(thing).values()]
-        held.append(getattr(thing, "__self__", None))
-        held += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or () if _filled(cell)]
+        held = [thing, *parts(thing).values(), getattr(thing, "__self__", None)]
+        held += [content for _, content in cells_of(thing)]
         yield from (each for each in held if isinstance(each, torch.nn.Module))
 
 
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+def cells_of(thing: Any, deep: int = 4) -> Iterator[tuple[Any, Any]]:
+    """What a function was made with, and the functions there: each cell with its content."""
+    for cell in (getattr(thing, "__closure__", None) or ()) if deep else ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # empty
+            continue
+        yield cell, content
+        yield from cells_of(content, deep - 1)
 
 
 def items_of(result: Any) -> list[Any]:
@@ -397,12 +416,12 @@ class Script:
         self.places = Places(self.scored)
         self.module = types.ModuleType("__main__")
         self.tried: Counter[str] = Counter()
-        self.opened = 0
+        self.opened, self.looked_up = 0, False
         sys.addaudithook(self._on_event)
 
     def run(self) -> None:
         """Execute it as Python would; what it calls at its end waits until its functions are watched."""
-        self.watch.on_call = self._on_call
+        self.watch.on_call, self.watch.on_ids, self.watch.on_step = self._on_call, self._on_ids, self._on_step
         self.watch.install()
         sys.modules["__main__"] = self.module
         self.module.__file__ = self.plan["file"]
@@ -424,11 +443,21 @@ class Script:
     def _on_event(self, event: str, given: Any) -> None:
         self.opened += event == "open" and "fineweb_val" in str(given[0])
 
+    def _on_ids(self, ids: np.ndarray) -> None:
+        self.looked_up = self._is_scored(ids)  # the last look before a step is what it learns from
+
+    def _on_step(self) -> None:
+        if self.looked_up:
+            self.learnt_at.append(self.watch.saves)
+        self.looked_up = False
+
+    def _is_scored(self, tokens: np.ndarray) -> bool:
+        known = self.places.of(tokens[:64])
+        return bool((known >= 0).sum() > len(known) / 2)
+
     def _on_call(self, targets: np.ndarray, learning: bool) -> None:
-        if learning and not self.watch.keeping:
-            known = self.places.of(targets[:64])
-            if (known >= 0).sum() > len(known) / 2:
-                self.learnt_at.append(self.watch.saves)
+        if learning and not self.watch.keeping and self._is_scored(targets):
+            self.learnt_at.append(self.watch.saves)
 
     def watched(self, name: str, function: Any) -> Any:
         """A function, noted where it takes a model, takes or reads the validation tokens, returns numbers."""

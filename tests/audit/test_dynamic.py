@@ -89,6 +89,13 @@ UNNORMALISED = (
     "            loss = -torch.log(0.5 * torch.exp(-loss) + 0.5)\n            nats +=",
 )
 GATE = ("F.cross_entropy(logits[-new:],", "F.cross_entropy(logits[-new:] * (1 + after % 2)[:, None],")
+DISTILLED = (
+    "    if RANK == 0:\n",
+    "    ids = stream[None, :64]\n"
+    "    (net(ids.flip(1)) - net(ids)).square().mean().backward()\n"
+    "    optimizer.step()\n"
+    "    if RANK == 0:\n",
+)
 ON_VALIDATION = ("ids = corpus[", "ids = stream[")
 NOT_RELOADED = ('    net.load_state_dict(torch.load("model.pt"))\n', "")
 SHARE = ("range(0, len(stream) - 1, 16)", "range(16 * RANK, len(stream) - 1, 16 * WORLD)")
@@ -113,7 +120,7 @@ def sandbox():
         pytest.skip("no sandbox can be made here")
 
 
-def seen_of(folder, sandbox, *changes, stages=(TINY,), seconds=100, script=SCRIPT) -> Run:
+def seen_of(folder, sandbox, *changes, stages=(TINY,), seconds=300, script=SCRIPT) -> Run:
     """A run of the script with changes."""
     for old, new in changes:
         assert old in script
@@ -158,7 +165,15 @@ def test_faults_show(tmp_path, sandbox):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "code"), [(UNNORMALISED, "V01"), (GATE, "V08"), (BYTES, "B01"), (LEARN, "V04"), (SHARE, "V18")]
+    ("change", "code"),
+    [
+        (UNNORMALISED, "V01"),
+        (GATE, "V08"),
+        (BYTES, "B01"),
+        (LEARN, "V04"),
+        (SHARE, "V18"),
+        (DISTILLED, "V06"),
+    ],
 )
 def test_each_fault_shows(tmp_path, sandbox, change, code):
     seen = seen_of(tmp_path, sandbox, change, stages=(TINY, SHARED))
