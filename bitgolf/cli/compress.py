@@ -17,6 +17,7 @@ CodeWith = Annotated[
 To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; - for the pipe.")]
 ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Write over a file that is there.")]
+Listed = Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")]
 
 
 def compress(
@@ -30,7 +31,7 @@ def compress(
     ] = 0,
     portable: Portable = False,
     processes: Processes = 0,
-    list_only: Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")] = False,
+    list_only: Listed = False,
     as_json: Json = False,
 ) -> None:
     """Any file, compressed by a packed model.

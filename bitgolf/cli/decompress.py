@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bitgolf.cli.compress import CodeWith, File, Force, To, ToPipe
+from bitgolf.cli.compress import CodeWith, File, Force, Listed, To, ToPipe
 from bitgolf.cli.options import Json, Processes
-from bitgolf.pipeline.coding import PIPE, decompress_file
+from bitgolf.pipeline.coding import PIPE, decompress_file, list_file
 from bitgolf.report import screen
 
 
@@ -15,6 +15,7 @@ def decompress(
     stdout: ToPipe = False,
     force: Force = False,
     processes: Processes = 0,
+    list_only: Listed = False,
     as_json: Json = False,
 ) -> None:
     """The bytes of a file that `bitgolf compress` wrote.
@@ -23,6 +24,9 @@ def decompress(
 
     Example: bitgolf decompress speech.txt.golf -m runs/demo -o speech.txt
     """
+    if list_only:
+        screen.close(list_file(file), as_json=as_json)
+        return
     target = Path(PIPE) if stdout else out
     facts = screen.follow(decompress_file(model, file, target, force, processes))
     if facts["out"] != PIPE:

@@ -199,5 +199,6 @@ def test_files_go_through_the_pipe_and_stay(bitgolf, folder, monkeypatch):  # no
     assert Path("a.txt").is_file() and Path("a.txt.golf").is_file()
     code, out, _ = bitgolf("compress", "a.txt.golf", "--list")
     assert code == 0 and f"{len(TEXT):,}" in out and "bits_per_byte" in out
+    assert bitgolf("decompress", "a.txt.golf", "--list")[:2] == (0, out)
     refused(bitgolf("compress", "a.txt", "--list"), "not a file that bitgolf compressed")
     assert not list(Path().glob("*.part"))
