@@ -147,7 +147,7 @@ def labelled(checkout: Path) -> Iterator[dict[str, Any]]:
                 row = looked(unpack(checkout, ref, folder, Path(place)), f"#{label['pull']}", rules)
             except BitgolfError as error:
                 row = {"name": f"#{label['pull']}", "why": str(error)} | UNREAD
-        yield row | {"label": label["word"], "codes": label["codes"]}
+        yield row | {"label": label["word"], "codes": label["codes"], "note": label.get("note", "")}
 
 
 def table(head: list[str], lines: list[list[object]]) -> str:
@@ -208,6 +208,7 @@ def labelled_text(found: list[dict[str, Any]]) -> str:
             each["verdict"],
             " ".join(each["found"]),
             " ".join(each["suspected"]),
+            each["note"],
         ]
         for each in found
     ]
@@ -216,7 +217,7 @@ def labelled_text(found: list[dict[str, Any]]) -> str:
     return (
         f"{len(hits)} of {len(bad)} that were ruled out are invalid or suspect ({share:.0f}%), {len(own)} by "
         f"the row of the ruling; of {len(good)} that stood review {false} are invalid.\n\n"
-        + table(["pull request", "reviewers", "for", "verdict", "found", "suspected"], lines)
+        + table(["pull request", "reviewers", "for", "verdict", "found", "suspected", "note"], lines)
     )
 
 

@@ -44,12 +44,26 @@ def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
         if not (isinstance(value, ast.Constant) and not value.value):
             return False
         names |= {ast.unparse(target) for target in node.targets}  # type: ignore[attr-defined]
-    return any(
-        isinstance(node, ast.If)
-        and any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(node.test))
-        and any(isinstance(each, ast.Raise) for each in ast.walk(node))
-        for node in ast.walk(script.inner.tree)
+    nodes = [*ast.walk(script.inner.tree)]
+    for each in nodes:
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name) and each.value.id in names:
+            names |= {ast.unparse(target) for target in each.targets}
+    tests = [
+        node
+        for node in nodes
+        if isinstance(node, ast.If | ast.IfExp | ast.BoolOp | ast.Compare)
+        and any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(_asked(node)))
+    ]
+    used = any(
+        isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id in names
+        for each in nodes
     )
+    raises = any(isinstance(each, ast.Raise) for test in tests for each in ast.walk(test))
+    return raises or used and not tests  # where nobody asks, the first use is an error
+
+
+def _asked(node: ast.If | ast.IfExp | ast.BoolOp | ast.Compare) -> ast.expr:
+    return node.test if isinstance(node, ast.If | ast.IfExp) else node
 
 
 def binary_megabytes(script: Script) -> Iterator[Finding]:

@@ -101,8 +101,8 @@ def _trains(script: Script, node: ast.AST) -> bool:
 
 def schedule_by_steps(script: Script) -> Iterator[Finding]:
     """T15: the rate falls by planned steps, while the clock ends the training."""
-    stops = [*kinds(script.events, "stop")]
     rates = [event for event in kinds(script.events, "lr") if event.value.has(COUNTER)]
+    stops = [each for each in kinds(script.events, "stop") if any(common(each, rate) for rate in rates)]
     if stops and rates and not any(event.value.has(TIME) for event in kinds(script.events, "lr")):
         yield verdict(
             script,

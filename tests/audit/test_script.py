@@ -136,6 +136,22 @@ NEIGHBOURS = {
             ),
         )
     ],
+    "a compressor that is missing fails where it is used": [
+        ("import glob\n", "import glob\ntry:\n    import brotli\nexcept ImportError:\n    brotli = None\n"),
+        ("    packed = lzma.compress(buffer", "    squeeze = brotli\n    packed = squeeze.compress(buffer"),
+        ("lzma.decompress(packed)", "brotli.decompress(packed)"),
+    ],
+    "a clock that ends the scoring alone": [
+        ("import glob\n", "import glob\nimport time\n"),
+        (
+            "    for step in range(100):\n",
+            '    for step in range(100):\n        optimizer.param_groups[0]["lr"] = 1 - step / 100\n',
+        ),
+        (
+            "        part = stream[start",
+            "        if time.monotonic() > 1e9:\n            break\n        part = stream[start",
+        ),
+    ],
     "averages in float32": [
         (
             "    buffer = io",
