@@ -39,7 +39,8 @@ def missing(record: Record, rules: Rules) -> Iterator[Finding]:
     if record.claims is None and not record.unreadable:
         yield Finding("K11", CANNOT_TELL, record.folder.name, "no submission.json")
     if not record.logs:
-        sure = CANNOT_TELL if not record.reports else FOUND if record.is_timed else SUSPECTED
+        claimed = record.claims is not None and record.claims.number("val_bpb") is not None
+        sure = CANNOT_TELL if not claimed else FOUND if record.is_timed else SUSPECTED
         yield Finding("K13", sure, record.folder.name, "no log", "a log of every run that is reported")
     if record.entry is None:
         yield Finding("K03", CANNOT_TELL, record.folder.name, "no script")
