@@ -142,6 +142,13 @@ def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]
             raise BitgolfError("no line of a training log in it", where=str(path))
         return "log", [*log_checks.check_log(log, rules)], log_checks.COVERED
     found = [*artifact_checks.check_artifact(path, rules)]
+    if found and all(each.sure == CANNOT_TELL for each in found):
+        raise BitgolfError(
+            "neither a script, a log nor an artifact that can be read",
+            where=str(path),
+            value=found[0].found.removeprefix(f"{path}: "),
+            way_out="name a folder, a .py file, a log or a packed model",
+        )
     return "artifact", found, artifact_checks.COVERED
 
 

@@ -35,6 +35,9 @@ def test_wrong_use_is_one_line(bitgolf, folder, tmp_path):  # noqa: F811
     refused(bitgolf("audit", path, "--rules", "finla"), "did you mean 'final'")
     refused(bitgolf("audit", path, "--json", "--markdown"), "two forms at once")
     refused(bitgolf("submit", path), "no result.json")
+    for name, data in (("empty.json", b""), ("list.json", b"[]"), ("odd.bin", bytes(range(256)))):
+        (tmp_path / name).write_bytes(data)  # nothing was looked at, so "clean" would be a silent pass
+        refused(bitgolf("audit", tmp_path / name), "neither a script, a log nor an artifact that can be read")
 
 
 def test_a_script_runs_in_a_sandbox_or_not_at_all(bitgolf, folder, monkeypatch):  # noqa: F811
