@@ -32,7 +32,7 @@ VERBS = {
     "check": "Whether the techniques in a file of yours keep what ours keep; each failure in words.",
     "study": "One change at a time, over several seeds, with intervals and verdicts.",
     "submit": "The record folder of finished runs, one a seed: script, claims, README, logs, hashes.",
-    "audit": "What is wrong with anyone's folder, script, log or artifact; nothing in it is executed.",
+    "audit": "What is wrong with anyone's folder, script, log or artifact; executed with --run alone.",
     "log": "Any public training log as a table and curves; of two, where they differ.",
     "findings": "What all studies found, null results too; beside it, apart, what others published.",
 }
