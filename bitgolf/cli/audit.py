@@ -32,8 +32,7 @@ def audit(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A comment that can be posted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What is wrong with anyone's folder, script, log or artifact; nothing in it is executed
-    without --run.
+    """What is wrong with anyone's folder, script, log or artifact; executed with --run alone.
 
     Each finding says where it is, what was expected and how sure it is: found, suspected, or cannot tell.
     A directory of folders gives one line for each, and a page that sorts with --html. Exit code 1 with
