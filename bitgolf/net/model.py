@@ -91,18 +91,19 @@ class ModelPlan(Plan):
             yield f"mlp_multiplier: {self.mlp_multiplier} of width {self.width} leaves no hidden unit"
         if self.heads % self.kv_heads or self.width % self.heads:
             return
-        for seam, part in self.parts():
-            yield from (f"{seam}: {type(part).__name__}.{text}" for text in part.problems_in(self.dimensions))
+        for seam in ("position", "residual", "scope", "embed", "values", "heads_out"):
+            held = getattr(self, seam)
+            for part in held if isinstance(held, tuple) else (held,):
+                for text in part.problems_in(self.dimensions):
+                    yield f"{seam}: {type(part).__name__}.{text}"
         yield from (f"activation: {text}" for text in self.activation.problems_in(self.width))
         yield from (f"recurrence: {text}" for text in self.recurrence.problems_in(self.layers))
-        names = Counter(name for _, part in self.parts() for name in self.part_tensors(part))
+        names = Counter(name for part in self.parts() for name in self.part_tensors(part))
         yield from (f"{n}: two parts have a tensor of this name; keep one" for n in names if names[n] > 1)
 
-    def parts(self) -> list[tuple[str, Part]]:
-        """Every part with the seam it is at."""
-        seams = ("scope", "embed", "values", "heads_out")
-        single = [("position", self.position), ("residual", self.residual)]
-        return single + [(seam, part) for seam in seams for part in getattr(self, seam)]
+    def parts(self) -> list[Part]:
+        """Every part that may have tensors of the whole model."""
+        return [self.position, self.residual, *self.scope, *self.embed, *self.values, *self.heads_out]
 
     def part_tensors(self, part: Part) -> list[str]:
         """The names that a part gives its tensors, in the model and in a layer after the first."""
@@ -134,11 +135,13 @@ class ModelPlan(Plan):
 
     def shipped(self) -> Self:
         """The model as it is packed: without what only training needs."""
-        return self.replace(objective=NextToken())
+        return self.replace(objective=NextToken()) if self.objective.in_training_alone else self
 
 
 class Model(Module):
     """The language model. Weights are float32; the stream is in the backend's number type."""
+
+    kernels: PlainKernels
 
     def __init__(self, plan: ModelPlan) -> None:
         super().__init__()
@@ -156,15 +159,17 @@ class Model(Module):
             )
             for layer in range(plan.layers)
         )
-        routes = (plan.layer_calls(), plan.layer_calls(training=True))
-        self.adopt(plan.route.tensors(1 + max(call.skip for route in routes for call in route), plan.width))
+        self.scoring_calls = self.training_calls = plan.layer_calls()
+        if plan.recurrence.changes:
+            self.training_calls = plan.layer_calls(training=True)
+        skips = 1 + max(call.skip for call in (*self.scoring_calls, *self.training_calls))
+        self.adopt(plan.route.tensors(skips, plan.width))
         self.lm_head = None if plan.tied else Linear(sizes.embedding_width, plan.vocabulary_size, zero=True)
         self.embed_proj = Linear(sizes.embedding_width, plan.width) if plan.factored else None
         self.head_proj = Linear(plan.width, sizes.embedding_width) if plan.factored else None
-        for _, part in plan.parts():
+        for part in plan.parts():
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))
-        self.scoring_calls, self.training_calls = routes
         self.window = 0  # tokens of a whole window, where scoring says it
         self.choose(Backend())
 
@@ -206,8 +211,9 @@ class Model(Module):
 
         head: another matrix (vocabulary, width) than the model's own.
         """
-        rows, cap, head = hidden.flatten(0, 1), self.plan.logit_softcap, self.head() if head is None else head
-        return self.kernels.nats(rows, head.to(rows.dtype), targets.flatten(), cap).view(targets.shape)
+        rows, matrix = hidden.flatten(0, 1), self.head() if head is None else head
+        nats = self.kernels.nats(rows, matrix.to(rows.dtype), targets.flatten(), self.plan.logit_softcap)
+        return nats.view(targets.shape)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Softcapped logits (batch, time, vocabulary), float32."""
@@ -245,9 +251,10 @@ class Model(Module):
             mask = scope.limit(mask, seen, plan.bos_id, self.training)
         tables = plan.position.tables(seen.shape[1], self.window, plan.width // plan.heads, seen.device)
         cos, sin = (table[-new:] for table in tables)
-        way = way or self.attend
         calls = self.training_calls if self.training else self.scoring_calls
-        return Context(seen[:, -new:], start, cos, sin, self.kernels, way, mask, self, {}, calls)
+        return Context(
+            seen[:, -new:], start, cos, sin, self.kernels, way or self.attend, mask, self, {}, calls
+        )
 
     def hidden(self, inputs: Tensor, last: int = 0) -> Tensor:
         """Normalised final states (batch, time, embedding width), or of the last so many positions alone."""
@@ -262,20 +269,21 @@ class Model(Module):
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
         outputs: list[Stream] = []
-        for number, (layer, source, row) in enumerate(context.calls, 1):
+        for layer, source, row in context.calls:
             if source >= 0:
                 skip = outputs[source]
                 assert isinstance(skip, Tensor), "a stop whose output a skip takes has one stream"
                 join = partial(route.join, skip=skip, row=row, root=self, kernels=context.kernels)
                 x = residual.skipped(x, join, layer)
-            if 0 < last < start.shape[1] and not self.plan.looks_back and number == len(context.calls):
+            is_last = len(outputs) + 1 == len(context.calls)
+            if 0 < last < start.shape[1] and not self.plan.looks_back and is_last:
                 block = self.blocks[layer]
                 assert isinstance(block, Block)
                 x, read = residual.ended(x, block, context, last)
                 context = context._replace(start=start[:, -last:], read=read)
             x = self.blocks[layer](x, context)
             outputs.append(x)
-        x = self.kernels.norm(residual.closed(x, self)[:, -last:])
+        x = self.kernels.norm(residual.closed(x, self)[:, (-last if last else None) :])
         return x if self.head_proj is None else self.head_proj(x)
 
 

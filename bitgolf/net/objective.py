@@ -16,9 +16,10 @@ NatsOf = Callable[..., Tensor]  # see `Model.nats_of`
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(Plan):
-    """The slot of the training loss."""
+    """The slot of the training loss. in_training_alone: it has tensors that no artifact holds."""
 
     abstract: ClassVar[bool] = True
+    in_training_alone: ClassVar[bool] = True
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         """Tensors that only training needs; no artifact holds them."""
@@ -39,6 +40,8 @@ class NextToken(Objective):
     Not for: nothing known.
     Neutral: this is the neutral one.
     """
+
+    in_training_alone: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

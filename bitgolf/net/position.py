@@ -77,7 +77,9 @@ class Rope(Position):
             base *= (longest / self.reference_length) ** (dims / (dims - 2))
         frequencies = 1 / base ** (torch.arange(0, dims, 2, dtype=torch.float32, device=device) / dims)
         times = torch.arange(time, dtype=torch.float32, device=device)
-        angles = torch.outer(times, frequencies.to(getattr(torch, self.frequencies)).float())
+        if self.frequencies != "float32":
+            frequencies = frequencies.to(getattr(torch, self.frequencies)).float()
+        angles = torch.outer(times, frequencies)
         return angles.cos(), angles.sin()
 
 

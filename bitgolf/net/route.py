@@ -18,9 +18,10 @@ MOST_LOOPS = 256  # so that a route is never longer than memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence(Plan):
-    """The slot of which layers are passed, and how often."""
+    """The slot of which layers are passed, and how often. changes: not always the same."""
 
     abstract: ClassVar[bool] = True
+    changes: ClassVar[bool] = True
 
     def problems_in(self, layers: int) -> list[str]:
         """What keeps it from a model of so many layers, as sentences."""
@@ -48,6 +49,8 @@ class Once(Recurrence):
     Not for: nothing known.
     Neutral: this is the neutral one.
     """
+
+    changes: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,8 +251,10 @@ class USkips(Route):
     paired_stops: int = setting(0, at_least=0)
 
     def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
-        paired = self.paired_stops or len(order)
-        return (*paired_calls(order[:paired]), *(LayerCall(layer) for layer in order[paired:]))
+        if self.paired_stops == 0:
+            return paired_calls(order)
+        rest = (LayerCall(layer) for layer in order[self.paired_stops :])
+        return (*paired_calls(order[: self.paired_stops]), *rest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,8 @@ def score_batches(
     for index in part:
         window = windows[index]
         shape = window.end - window.start, window.end - window.first_scored
-        run, before = run + (in_order and shape != before), shape
+        if in_order and shape != before:
+            run, before = run + 1, shape
         shapes[*shape, run].append(index)
     for (length, *_), indices in shapes.items():
         rows = max(1, batch_tokens // length)

@@ -7,14 +7,14 @@ objects have too, is left alone.
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import foreign_objects
-from bitgolf.script.source import Import, Module, own_names, walked, written
+from bitgolf.script.source import Import, Module, own_names, texts_in, walked, written
 from bitgolf.script.trust import PURE_CALLS
 
 # Expressions that can be left out, or moved to where they are used, as nothing happens in them.
@@ -61,17 +61,16 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
     for name, root in found:
         roots.setdefault(name, []).append(root)
     foreign = set(dir(Path)).union(*(dir(thing) for thing in foreign_objects()))
-    libraries = {item.bound for module in modules for item, _ in module.imports if _is_library(item)}
+    libraries = _libraries(modules)
     for source in sources:
-        spoilt |= {(text, root) for text in source.texts() for root in roots.get(text, ())}
+        spoilt |= {(text, root) for text in texts_in(source.items) for root in roots.get(text, ())}
         calls = {id(item.func): item for item in source.items if isinstance(item, ast.Call)}
         for item, local, around in _mentions(source, kinds, libraries):
             call, is_sure = calls.get(id(item)), True
             if isinstance(item, ast.Name):
                 keys = [(item.id, "")] if (item.id, "") in found else []
             else:
-                kind = around if written(item.value) == "super()" else kinds.of(item.value, local)
-                root = kinds.root(kind) if kind in kinds.classes and kind not in kinds.protocols else ""
+                root = _family(item, local, around, kinds)
                 keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
                 is_sure = bool(root) or (item.attr not in foreign and len(keys) == 1)
             for key in keys:
@@ -80,6 +79,24 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
                 else:
                     found[key].calls.append((source, call))
     return [family._replace(is_whole=key not in spoilt) for key, family in found.items()]
+
+
+def attributes_read(modules: Sequence[Module]) -> Iterator[tuple[str, str]]:
+    """Attributes by the families of the classes that they are read from; an empty name where not known."""
+    kinds, libraries = Kinds(modules), _libraries(modules)
+    for source in sources_of(modules):
+        for item, local, around in _mentions(source, kinds, libraries):
+            if isinstance(item, ast.Attribute):
+                yield _family(item, local, around, kinds), item.attr
+
+
+def _family(item: ast.Attribute, local: Mapping[str, str], around: str, kinds: Kinds) -> str:
+    kind = around if written(item.value) == "super()" else kinds.of(item.value, local)
+    return kinds.root(kind) if kind in kinds.classes and kind not in kinds.protocols else ""
+
+
+def _libraries(modules: Sequence[Module]) -> set[str]:
+    return {item.bound for module in modules for item, _ in module.imports if _is_library(item)}
 
 
 def _mentions(
@@ -221,7 +238,7 @@ def is_quiet(node: ast.expr) -> bool:
     """Whether nothing is lost where an expression is not evaluated."""
     for item in ast.walk(node):
         if isinstance(item, ast.Call):
-            if getattr(item.func, "id", getattr(item.func, "attr", "")) not in PURE_CALLS | {"tolist"}:
+            if getattr(item.func, "id", getattr(item.func, "attr", "")) not in PURE_CALLS | {"get", "tolist"}:
                 return False
         elif isinstance(item, ast.expr) and not isinstance(item, QUIET):
             return False

@@ -40,7 +40,7 @@ class _UnknownError(Exception):
 class _Facts(NamedTuple):
     """What is known: values by class, fields that somebody changes, classes, settings, properties."""
 
-    known: Mapping[str, Plan]
+    known: Mapping[str, Sequence[Plan]]  # all that there are
     changed: set[str]
     kinds: Kinds
     settings: Mapping[str, type[Plan] | None]  # None: no value of the recipe is of this class
@@ -49,6 +49,7 @@ class _Facts(NamedTuple):
     attributes: Mapping[tuple[str, str], Any]  # those that are set once, to nothing: by class and name
     read: set[str]  # attributes that somebody reads
     defaults: Mapping[tuple[str, str], Any]  # of fields of classes that are only made without arguments
+    constants: Mapping[tuple[str, str], Any]  # of classes of settings, equal in all that are below
     open: Set[tuple[str, str]] = frozenset()  # settings that may be others when the script runs
 
 
@@ -95,11 +96,7 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
     for plan in plans:
         held.setdefault(type(plan).__name__, []).append(plan)
     settings |= {name: type(values[0]) for name, values in held.items()}
-    known = {
-        name: values[0]
-        for name, values in held.items()
-        if name not in made | parents and all(value == values[0] for value in values)
-    }
+    known = {name: values for name, values in held.items() if name not in made | parents}
     attributes, read = _set_to_nothing(modules)
     kinds = Kinds(modules)
     defaults = dict(_never_given(modules, kinds, changed, held.keys()))
@@ -110,7 +107,21 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
         if isinstance(part, ast.FunctionDef)
         and any(part.name in kinds.methods(above) for above in kinds.above(name) if above != name)
     }
-    return _Facts(known, changed, kinds, settings, properties, overrides, attributes, read, defaults)
+    return _Facts(
+        known, changed, kinds, settings, properties, overrides, attributes, read, defaults, _constants(kinds)
+    )
+
+
+def _constants(kinds: Kinds) -> dict[tuple[str, str], Any]:
+    """Class variables that are equal in all classes of settings below a class that have no others below."""
+    found: dict[tuple[str, str], Any] = {}
+    for name in kinds.classes:
+        ends = [each for each in kinds.below(name) if len(kinds.below(each)) == 1]
+        held = [dict(pair for c in [*kinds.above(end)][::-1] for pair in kinds.constants(c)) for end in ends]
+        for key, value in held[0].items() if "Plan" in kinds.above(name) else ():
+            if all(key in each and each[key] == value for each in held):
+                found[name, key] = value
+    return found
 
 
 def _never_given(
@@ -160,7 +171,7 @@ def _never_given(
 
 
 def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], Any], set[str]]:
-    """Attributes that one place sets, to None or to an empty tuple; and those that are read."""
+    """Attributes that one place sets, to nothing or a truth value; and those that are read."""
     stored, read = list[str](), set[str]()
     found: dict[tuple[str, str], Any] = {}
     for definition in (d for module in modules for d in module.definitions):
@@ -174,10 +185,11 @@ def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], An
                 read.add(item.value)
             elif isinstance(item, ast.Assign) and isinstance(definition.node, ast.ClassDef):
                 target = item.targets[0]
-                if isinstance(target, ast.Attribute) and written(item) == f"self.{target.attr} = None":
-                    found[definition.node.name, target.attr] = None
-                elif isinstance(target, ast.Attribute) and written(item) == f"self.{target.attr} = ()":
-                    found[definition.node.name, target.attr] = ()
+                if isinstance(target, ast.Attribute) and written(target) == f"self.{target.attr}":
+                    if isinstance(item.value, ast.Constant) and type(item.value.value) in (bool, type(None)):
+                        found[definition.node.name, target.attr] = item.value.value
+                    elif written(item.value) == "()":
+                        found[definition.node.name, target.attr] = ()
     return {place: value for place, value in found.items() if stored.count(place[1]) == 1}, read
 
 
@@ -238,10 +250,20 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
             source = item.args[0]
             if isinstance(source, ast.GeneratorExp) and _is_nothing(source.generators[0].iter, kinds, facts):
                 yield _replaced(item, item.args[1], lines)
+        elif isinstance(item, ast.Call) and (owner_again := _same_again(item)):
+            yield _replaced(item, owner_again, lines)
         elif isinstance(item, ast.Call):
             for each in (item, *item.args, *(word.value for word in item.keywords)):
-                if isinstance(each, ast.Attribute | ast.Call) and _is_nothing(each, kinds, facts):
-                    yield _replaced(each, ast.Tuple([], ast.Load()), lines)
+                if isinstance(each, ast.Attribute | ast.Call) and (text := _plain_text(each, kinds, facts)):
+                    yield _replaced(each, ast.parse(text, mode="eval").body, lines)
+        elif isinstance(item, ast.List | ast.Tuple) and isinstance(item.ctx, ast.Load):
+            full = [each for each in item.elts if not _is_empty_row(each, kinds, facts)]
+            if full != item.elts:
+                yield _replaced(item, type(item)(full, ast.Load()), lines)
+        elif isinstance(item, ast.Dict):
+            pairs = [(k, v) for k, v in zip(item.keys, item.values) if k or written(v) != "{}"]
+            if len(pairs) < len(item.keys):
+                yield _replaced(item, ast.Dict(*map(list, zip(*pairs))), lines)
         elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Attribute):
             target = item.targets[0]
             place = kinds.get(written(target.value), ""), target.attr
@@ -267,6 +289,27 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
                     last = max([last, *(end for body, end in _functions(function) if item in body)])
                 inside = lines[first_line(taken[0], lines) : taken[-1].end_lineno]
                 yield first_line(item, lines), last, [line.removeprefix("    ") for line in inside]
+
+
+def _same_again(call: ast.Call) -> ast.expr | None:
+    """What `a.replace(b=a.b)` is made from."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "replace" and len(call.keywords) == 1:
+        word, owner = call.keywords[0], call.func.value
+        return owner if written(word.value) == f"{written(owner)}.{word.arg}" else None
+    return None
+
+
+def _plain_text(node: ast.expr, kinds: Locals, facts: _Facts) -> str:
+    """A truth value, nothing or an empty tuple, where an expression is one; otherwise no text."""
+    try:
+        value = _value(node, kinds, facts)
+    except _UnknownError:
+        return ""
+    return repr(value) if value is None or isinstance(value, bool) or value == () else ""
+
+
+def _is_empty_row(node: ast.expr, kinds: Locals, facts: _Facts) -> bool:
+    return isinstance(node, ast.Starred) and _is_nothing(node.value, kinds, facts)
 
 
 def _is_nothing(node: ast.expr, kinds: Locals, facts: _Facts) -> bool:
@@ -320,22 +363,28 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
             owner = _value(node.value, kinds, facts)
         except _UnknownError:
             owner = None
-        if isinstance(owner, Plan) and node.attr in {field.name for field in dataclasses.fields(owner)}:
-            if (type(owner).__name__, node.attr) in facts.open:
+        kind = facts.kinds.of(node.value, kinds)
+        plans = [owner] if isinstance(owner, Plan) else facts.known.get(kind, ())
+        values = [vars(plan)[node.attr] for plan in plans if node.attr in vars(plan)]
+        if values and all(value == values[0] for value in values):
+            if (type(plans[0]).__name__, node.attr) in facts.open:
                 raise _UnknownError
-            return getattr(owner, node.attr)
-        if (place := (facts.kinds.of(node.value, kinds), node.attr)) in facts.defaults:
+            return values[0]
+        if (kind, node.attr) in facts.constants:
+            return facts.constants[kind, node.attr]
+        if (place := (kind, node.attr)) in facts.defaults:
             return facts.defaults[place]
-        for above in facts.kinds.above(facts.kinds.of(node.value, kinds)):
+        for above in facts.kinds.above(kind):
             if (above, node.attr) in facts.attributes:
                 return facts.attributes[above, node.attr]
-        kind = facts.kinds.of(node.value, kinds)
         owners = [above for above in facts.kinds.above(kind) if (above, node.attr) in facts.properties]
         others = (below for below in facts.kinds.below(kind) if below not in owners[:1])
         if owners and not any((below, node.attr) in facts.overrides for below in others):
             return _value(facts.properties[owners[0], node.attr], {"self": kind}, facts)
     if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.known:
-        return facts.known[kind]
+        plans = facts.known[kind]
+        if all(plan == plans[0] for plan in plans):
+            return plans[0]
     if isinstance(node, ast.Call) and written(node).removesuffix("()") in facts.settings:
         held = facts.settings[written(node.func)]
         return object() if held is None else held()

@@ -47,10 +47,6 @@ class Source:
         """The text of a node."""
         return self.text[self.start(node) : self.end(node)]
 
-    def texts(self) -> set[str]:
-        """Every text in it."""
-        return {i.value for i in self.items if isinstance(i, ast.Constant) and isinstance(i.value, str)}
-
     def replaced(self, node: ast.expr | ast.stmt, text: str) -> Edit:
         """The edit that puts a text in place of a node."""
         return Edit(self, self.start(node), self.end(node), text)

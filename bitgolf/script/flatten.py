@@ -41,7 +41,7 @@ from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, core, reach
 from bitgolf.script.trust import trusting
-from bitgolf.script.unread import without_unread
+from bitgolf.script.unread import spelled_out, without_unread
 
 LINE_LENGTH = 100
 ONE_LINE = -1_000_000  # an indent at which nothing is too long
@@ -126,6 +126,7 @@ def specialised(
     wording = Wording(full, bare_fields(modules), named=named)
     owners = {path: functools.reduce(_inside, path.split(".")[:-1], recipe) for path in named}
     open_fields = {(type(owner).__name__, path.rpartition(".")[2]) for path, owner in owners.items()}
+    spelled = set(spelled_out(recipe, open_fields))
     while True:
         definitions, _ = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
         kept = [
@@ -137,7 +138,7 @@ def specialised(
             changed = single(without_uncalled(changed, {main, ENV}), set(wording.classes(recipe)))
             changed = inlined(changed, {main, ENV})
         if _text_of(changed) == _text_of(modules) and not full:
-            changed, unread = without_unread(changed)
+            changed, unread = without_unread(changed, spelled)
             wording = wording._replace(unread=wording.unread | unread)
         if _text_of(changed) == _text_of(modules):
             return changed, wording

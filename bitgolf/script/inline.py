@@ -6,6 +6,7 @@ other expression if a single place calls it, and the line stays short.
 
 import ast
 from collections.abc import Sequence, Set
+from typing import TypeGuard
 
 from bitgolf.script.calls import STILL, Family, families, given_for, is_empty, is_quiet
 from bitgolf.script.edits import LINE_LENGTH, Edit, Source, edited
@@ -29,15 +30,17 @@ def _edits(family: Family) -> list[Edit]:
     names = [arg.arg for arg in (*function.args.args, *function.args.kwonlyargs)]
     if any([arg.arg for arg in (*f.args.args, *f.args.kwonlyargs)] != names for _, f, _ in family.functions):
         return []
-    hands_on = (
-        isinstance(value, ast.Constant)
-        or is_empty(value)
-        or (isinstance(value, ast.Name) and value.id in names)
-    )
+    hands_on = isinstance(value, ast.Constant) or is_empty(value) or _root(value) in names
     if family.functions[0][1].name == "__init__" or any(f.decorator_list for _, f, _ in family.functions):
         return []
-    if not hands_on and (
-        not family.is_whole or len(family.calls) > 1 or len(returned) > 1 or "\n" in source.of(value)
+    alone = len(family.calls) == 1 and len(returned) == 1
+    if not hands_on and not (
+        family.is_whole and (alone or _forwards(value, names)) and "\n" not in source.of(value)
+    ):
+        return []
+    if not isinstance(function.body[-1], ast.Return) and not all(
+        any(isinstance(item, ast.Expr) and item.value is call for item in place.items)
+        for place, call in family.calls
     ):
         return []
     edits = [_edit(family, source, value, names, place, call) for place, call in family.calls]
@@ -47,11 +50,31 @@ def _edits(family: Family) -> list[Edit]:
     return [*read, *(edit for edit in edits if edit)]
 
 
+def _root(value: ast.expr) -> str:
+    """The name that an attribute is read from, or that stands alone."""
+    while isinstance(value, ast.Attribute):
+        value = value.value
+    return value.id if isinstance(value, ast.Name) else ""
+
+
+def _is_call(item: ast.stmt) -> TypeGuard[ast.Expr]:
+    return isinstance(item, ast.Expr) and isinstance(item.value, ast.Call)
+
+
+def _forwards(value: ast.expr, names: list[str]) -> bool:
+    """Whether it is a call that is given these parameters in their order, and nothing else that is made."""
+    if not isinstance(value, ast.Call) or value.keywords:
+        return False
+    given = [arg.id for arg in value.args if isinstance(arg, ast.Name) and arg.id in names]
+    still = all(isinstance(arg, STILL) for arg in (value.func, *value.args))
+    return still and given == [name for name in names if name in given]
+
+
 def _returned(function: ast.FunctionDef) -> ast.expr | None:
     body = function.body[1:] if ast.get_docstring(function) else function.body
     if (
         len(body) == 1
-        and isinstance(body[0], ast.Return)
+        and (isinstance(body[0], ast.Return) or _is_call(body[0]))
         and not function.args.vararg
         and not function.args.kwarg
     ):
@@ -83,7 +106,7 @@ def _edit(
             return None
         if arg is None:
             continue
-        alone = len(reads) == 1 and count == 1
+        alone = count == 1 and (len(reads) == 1 or _forwards(value, names))
         still = all(isinstance(item, (*STILL, ast.expr_context)) for item in ast.walk(arg))
         if not (is_quiet(arg) if not count else still or alone):
             return None

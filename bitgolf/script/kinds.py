@@ -53,6 +53,13 @@ class Kinds:
         """The functions that stand in a class."""
         return {item.name for item in self.classes[name].body if isinstance(item, ast.FunctionDef)}
 
+    def constants(self, name: str) -> Iterator[tuple[str, object]]:
+        """The class variables that stand in a class, with their values where these are plain."""
+        fields = [item for item in self.classes[name].body if isinstance(item, ast.AnnAssign)]
+        for item in (each for each in fields if written(each.annotation).startswith("ClassVar")):
+            if isinstance(item.value, ast.Constant):
+                yield written(item.target), item.value.value
+
     def root(self, name: str) -> str:
         """The first class of the family that a class is in; settings as such make none."""
         *_, last = [each for each in self.above(name) if each != "Plan"] or [name]
@@ -100,6 +107,9 @@ class Kinds:
     def _of(self, node: ast.expr, kinds: Mapping[str, str]) -> str:
         if isinstance(node, ast.Name):
             return kinds.get(node.id, "")
+        if isinstance(node, ast.List | ast.Tuple):
+            one = self._common([self.of(each, kinds) for each in node.elts])
+            return f"list[{one}]" if one else ""
         if isinstance(node, ast.Attribute):
             return self.field(self.of(node.value, kinds), node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in kinds:

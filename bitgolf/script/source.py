@@ -405,14 +405,19 @@ def _is_self(node: ast.expr) -> bool:
 def names_mentioned(nodes: Iterable[ast.AST], inherited: Set[str] = frozenset()) -> Iterator[str]:
     """Attributes, and texts that could be one. inherited: attributes of `self` that are none of ours."""
     nodes = list(nodes)
+    yield from texts_in(nodes)
+    for item in nodes:
+        if isinstance(item, ast.Attribute) and (item.attr not in inherited or not _is_self(item.value)):
+            yield item.attr
+
+
+def texts_in(nodes: Sequence[ast.AST]) -> Iterator[str]:
+    """Texts that may be names of attributes: not the keys of dictionaries."""
     keys = {id(item.slice) for item in nodes if isinstance(item, ast.Subscript)}  # of dictionaries
     keys |= {id(key) for item in nodes if isinstance(item, ast.Dict) for key in item.keys}
     keys |= {id(item.left) for item in nodes if isinstance(item, ast.Compare)}
     for item in nodes:
-        if isinstance(item, ast.Attribute):
-            if item.attr not in inherited or not _is_self(item.value):
-                yield item.attr
-        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and id(item) not in keys:
+        if isinstance(item, ast.Constant) and isinstance(item.value, str) and id(item) not in keys:
             yield item.value
 
 

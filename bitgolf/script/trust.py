@@ -11,27 +11,13 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence, Set
 
-from bitgolf.script.source import CACHED, Definition, Module, first_line, read_module
+from bitgolf.script.source import CACHED, SCOPES, Definition, Module, first_line, read_module
 
 FAMILY = "BitgolfError"
 # Calls without a trace: what only they computed may fall away with its last reader.
 PURE_CALLS = frozenset(
-    {
-        "all",
-        "any",
-        "bool",
-        "dict",
-        "enumerate",
-        "float",
-        "getattr",
-        "int",
-        "isinstance",
-        "len",
-        "list",
-        "max",
-        "min",
-    }
-    | {"items", "keys", "range", "set", "sorted", "str", "sum", "tuple", "type", "values", "zip"}
+    "all any bool detach dict enumerate float getattr int isinstance items keys len list max min range set "
+    "sorted stat state_dict str sum tuple type values zip".split()
 )
 # What nobody else can hold.
 FRESH = (
@@ -53,9 +39,23 @@ def trusting(modules: Sequence[Module]) -> list[Module]:
     errors, idle = _errors(modules), set[str]()
     while True:
         modules = [_module(module, errors, idle) for module in modules]
-        if (found := _idle_functions(modules)) == idle:
+        if (found := _idle_functions(modules) | {f"{name} of nothing" for name in _loops(modules)}) == idle:
             return list(modules)
         idle = found
+
+
+def _loops(modules: Sequence[Module]) -> set[str]:
+    """Names of functions that do nothing but go through the items of their one argument."""
+    loops: dict[str, bool] = {}
+    for definition in (d for module in modules for d in module.definitions):
+        for node in definition.items:
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                given = [arg.arg for arg in node.args.args if arg.arg != "self"]
+                loop = body[0] if len(given) == len(body) == 1 else None
+                over = ast.unparse(loop.iter).removesuffix(".items()") if isinstance(loop, ast.For) else ""
+                loops[node.name] = loops.get(node.name, True) and [over] == given
+    return {name for name, is_loop in loops.items() if is_loop}
 
 
 def _errors(modules: Sequence[Module]) -> set[str]:
@@ -125,6 +125,8 @@ class _Cutter:
         self.loaded = _loads(function)
         changed = [item for item in ast.walk(function) if isinstance(item, ast.AugAssign)]
         self.shared = set(_bound_to_others(function))
+        inner = (item for item in ast.walk(function) if isinstance(item, SCOPES) and item is not function)
+        self.inner = {name for item in inner for name in _loads(item)}
         kept = [item.target for item in changed if self._targets(item) is None]
         self.read = {*self.loaded, *(target.id for target in kept if isinstance(target, ast.Name))}
         for item in ast.walk(function):
@@ -134,6 +136,11 @@ class _Cutter:
 
     def _block(self, body: Block) -> None:
         gone = [item for item in body if self._is_refusal(item) or self._is_unread(item)]
+        if len(body) > 1 and self._hands_back(*body[-2:]):
+            pad, value = " " * body[-1].col_offset, self.lines[body[-2].lineno - 1 : body[-2].end_lineno]
+            value[0] = f"{pad}return {value[0].partition(' = ')[2]}"
+            self.cuts.append((body[-2].lineno - 1, body[-1].end_lineno or 0, value))
+            body = body[:-2]
         for item in body:
             if item in gone:
                 self._cut(item, ["pass"] if len(gone) == len(body) and item is body[0] else [])
@@ -146,6 +153,14 @@ class _Cutter:
                 for part in _blocks(item):
                     self._block(part)
 
+    def _hands_back(self, item: ast.stmt, after: ast.stmt) -> bool:
+        """Whether a local is set only to be returned at once."""
+        if not isinstance(item, ast.Assign) or not isinstance(after, ast.Return) or len(item.targets) > 1:
+            return False
+        name = after.value.id if isinstance(after.value, ast.Name) else "nothing"
+        is_set = self.lines[item.lineno - 1].strip().startswith(f"{name} = ")
+        return is_set and name not in self.inner
+
     def _cut(self, item: ast.stmt, instead: list[str], *, ready: bool = False) -> None:
         pad = "" if ready else " " * item.col_offset
         self.cuts.append((first_line(item, self.lines), item.end_lineno or 0, [pad + i for i in instead]))
@@ -157,7 +172,8 @@ class _Cutter:
         if isinstance(item, ast.Expr) and isinstance(item.value, ast.Call):
             called = item.value.func
             name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
-            return name in self.idle
+            is_empty = [ast.unparse(arg) for arg in item.value.args] in (["{}"], ["()"])
+            return name in self.idle or (is_empty and f"{name} of nothing" in self.idle)
         if isinstance(item, ast.If) and not item.orelse:
             kept = {n.target.id for n in ast.walk(item.test) if isinstance(n, ast.NamedExpr)}
             inside = _loads(item)
@@ -231,7 +247,7 @@ def _bound_to_others(function: ast.FunctionDef) -> Iterator[str]:
 
 def _traceless_targets(item: ast.stmt) -> set[str] | None:
     """The locals that a statement sets by a value made without a trace; None for others."""
-    if not isinstance(item, ast.Assign | ast.AugAssign):
+    if not isinstance(item, ast.Assign | ast.AugAssign | ast.AnnAssign) or item.value is None:
         return None
     targets = item.targets if isinstance(item, ast.Assign) else [item.target]
     messages = [

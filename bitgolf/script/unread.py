@@ -2,36 +2,60 @@
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
-from bitgolf.script.names import spelled_names
-from bitgolf.script.source import Definition, Module, names_mentioned, read_module
+from bitgolf.base.plan import Plan
+from bitgolf.script.calls import attributes_read
+from bitgolf.script.kinds import Kinds
+from bitgolf.script.names import COPIES, spelled_names
+from bitgolf.script.source import Definition, Module, first_line, read_module, texts_in
 
 Fields = set[tuple[str, str]]  # by class and name
 
 
-def without_unread(modules: Sequence[Module]) -> tuple[list[Module], Fields]:
+def without_unread(modules: Sequence[Module], spelled: Set[tuple[str, str]]) -> tuple[list[Module], Fields]:
     """The modules without the fields of settings that nothing reads, and which those are.
 
-    A field is read if its name is an attribute somewhere, a keyword of a call, or a text. Artifacts spell
-    theirs out, so those stay.
+    A field is read if its name is an attribute somewhere, a keyword where settings are made, or a text.
+    spelled: those that an artifact may spell out.
     """
     definitions = [d for module in modules for d in module.definitions]
     tree = ast.Module([d.node for d in definitions], [])
     classes = {d.node.name: d.node for d in definitions if isinstance(d.node, ast.ClassDef)}
-    others = classes.keys() - set(_below("Plan", classes)) | set(spelled_names(tree))
+    others, writers = classes.keys() - set(_below("Plan", classes)), classes.keys() | COPIES
+    shipped = set(spelled_names(tree))
     inside = [part for item in ast.walk(tree) if isinstance(item, ast.FunctionDef) for part in ast.walk(item)]
-    read = set(names_mentioned(inside)) | {i.arg for i in inside if isinstance(i, ast.keyword) and i.arg}
+    calls = [item for item in inside if isinstance(item, ast.Call)]
+    calls = [c for c in calls if getattr(c.func, "id", getattr(c.func, "attr", "")) in writers]
+    written = {word.arg for call in calls for word in call.keywords} | set(texts_in(inside))
+    kinds, read = Kinds(modules), set(attributes_read(modules))
     gone = {
         (name, field)
         for d in definitions
         for name, field in _fields(d)
-        if name not in others and field not in read
+        if name not in others and not {("", field), (kinds.root(name), field)} & read
+        if field not in written and not (name in shipped and (name, field) in spelled)
     }
     changed = [
         dataclasses.replace(m, definitions=tuple(_without(d, gone) for d in m.definitions)) for m in modules
     ]
     return changed, gone
+
+
+def spelled_out(
+    value: object, open_fields: Set[tuple[str, str]], whole: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Fields of settings that are not at their defaults, or may not be: those that short JSON names.
+
+    whole: of settings in a row it names all.
+    """
+    for item in value if isinstance(value, tuple) else ():
+        yield from spelled_out(item, open_fields, True)
+    for field in dataclasses.fields(value) if isinstance(value, Plan) else ():
+        own, place = getattr(value, field.name), (type(value).__name__, field.name)
+        if whole or own != field.default or place in open_fields:
+            yield place
+        yield from spelled_out(own, open_fields, whole)
 
 
 def _below(name: str, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
@@ -44,7 +68,7 @@ def _below(name: str, classes: dict[str, ast.ClassDef]) -> Iterator[str]:
 def _fields(definition: Definition) -> Iterator[tuple[str, str]]:
     if isinstance(definition.node, ast.ClassDef):
         for item in definition.node.body:
-            if isinstance(item, ast.AnnAssign) and "ClassVar" not in ast.unparse(item.annotation):
+            if isinstance(item, ast.AnnAssign):
                 yield definition.node.name, ast.unparse(item.target)
 
 
@@ -57,8 +81,8 @@ def _without(definition: Definition, gone: Fields) -> Definition:
     alone = True
     for item in reversed(node.body):
         if isinstance(item, ast.AnnAssign) and (node.name, ast.unparse(item.target)) in gone:
-            del lines[item.lineno - 1 : item.end_lineno]
-        elif not isinstance(item, ast.Expr):
+            del lines[first_line(item, lines) : item.end_lineno]
+        else:
             alone = False
     lines += ["    ..."] if alone else []
     (changed,) = read_module("\n".join(lines), definition.module).definitions

@@ -134,7 +134,7 @@ def row_frequencies(plan: ModelPlan, stream: TokenStream, most: int) -> dict[str
 def looked_up_rows(plan: ModelPlan, inputs: Tensor) -> dict[str, Tensor]:
     """The rows of each table that token ids (batch, time) look up."""
     found = {"tok_emb.weight": inputs}
-    for _, part in plan.parts():
+    for part in plan.parts():
         found |= part.lookups(inputs, plan.bos_id)
     return found
 

@@ -8,6 +8,7 @@ document starts and ends a word there. `The NASA iPhone` folds to `Tthe Anasa iC
 import re
 
 DOCUMENT_BREAK = b"B"
+CASE_OPERATORS = b"TAC" + DOCUMENT_BREAK
 # The bytes that a folded text is made of: the capitals left over get no ids.
 FOLDED_BYTES = bytes(range(256)).translate(None, b"BDEFGHIJKLMNOPQRSUVWXYZ")
 # A word is a run of letters: all of it, or its first letter, or a letter inside.

@@ -84,10 +84,12 @@ class TrainPlan(Plan):
         """Whether the validation text is scored after this step; ended: whether it was the last."""
         return self.validate_steps > 0 and (ended or step % self.validate_steps == 0)
 
-    def staged(self, progress: float) -> tuple[int, int]:
-        """Batch tokens and sequence length at this progress; a length of 0 is the recipe's."""
-        stage = next((stage for stage in self.stages if progress < stage.until), Stage())
-        return stage.batch_tokens or self.batch_tokens, stage.sequence_length
+    def staged(self, progress: float, length: int) -> tuple[int, int]:
+        """Batch tokens and sequence length at this progress; length: the recipe's."""
+        for stage in self.stages:
+            if progress < stage.until:
+                return stage.batch_tokens or self.batch_tokens, stage.sequence_length or length
+        return self.batch_tokens, length
 
     def micro_batches(self, world_size: int) -> int:
         """Micro-batches per step on each process. Raises PlanError where eight cannot be shared out."""
@@ -325,8 +327,7 @@ def train(
 
 def _sizes(plan: TrainPlan, batches: BatchSource, world: World, progress: float) -> tuple[int, int, int]:
     """At this progress the tokens of a step, the length of a sequence, and the rows of a micro-batch."""
-    tokens, length = plan.staged(progress)
-    length = length or batches.length
+    tokens, length = plan.staged(progress, batches.length)
     return tokens, length, plan.rows(length, world.size, tokens)
 
 

@@ -1,7 +1,6 @@
 """Muon: momentum, then an approximately orthogonal update for every matrix."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,40 +110,31 @@ class Muon(torch.optim.Optimizer):
         row_normalize: bool = False,
         coefficients: Sequence[Coefficients] = FIVE_STEPS,
         iteration_dtype: torch.dtype = torch.bfloat16,
-        world: World | None = None,
+        world: World = World(),  # noqa: B008
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "row_normalize": row_normalize,
-            "coefficients": coefficients,
-        }
-        super().__init__(list(parameters), defaults)
-        self.iteration_dtype = iteration_dtype
-        self.world = world or World()
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.nesterov = nesterov
+        self.row_normalize = row_normalize
+        self.coefficients, self.iteration_dtype, self.world = coefficients, iteration_dtype, world
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
-
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        buffers = [self._momentum_buffer(parameter) for parameter in parameters]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, gradients)
-        directions = buffers
-        if group["nesterov"]:
-            directions = list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
-        updates = self._shared_updates(group, directions)
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            buffers = [self._momentum_buffer(parameter) for parameter in parameters]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, gradients)
+            directions = buffers
+            if self.nesterov:
+                directions = list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
+            updates = self._shared_updates(directions)
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     def _momentum_buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -152,12 +142,12 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         return state["momentum"]
 
-    def _shared_updates(self, group: dict[str, Any], directions: list[Tensor]) -> list[Tensor]:
+    def _shared_updates(self, directions: list[Tensor]) -> list[Tensor]:
         rank, size = self.world.rank, self.world.size
         mine = directions[rank::size]
-        if group["row_normalize"]:
+        if self.row_normalize:
             mine = [equal_rows(direction) for direction in mine]
-        mine = orthogonal_updates(mine, group["coefficients"], self.iteration_dtype)
+        mine = orthogonal_updates(mine, self.coefficients, self.iteration_dtype)
         if size == 1:
             return mine
         lengths = [direction.numel() for direction in directions]

@@ -22,7 +22,7 @@ class Rule(Plan):
     abstract: ClassVar[bool] = True
 
     def make(
-        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+        self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype
     ) -> torch.optim.Optimizer | None:
         """The optimizer for these parameters; None where they stay as they start."""
         raise NotImplementedError
@@ -49,16 +49,10 @@ class AdamRule(Rule):
     eps: float = setting(1e-8, above=0.0)
     weight_decay: float = setting(0.0, at_least=0.0)
 
-    def make(
-        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
-    ) -> torch.optim.Optimizer:
+    def make(self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype) -> torch.optim.Optimizer:
+        betas = self.beta1, self.beta2
         return torch.optim.AdamW(
-            parameters,
-            lr=self.lr,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=True,
+            parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
     def rates(self, scale: float, progress: Progress) -> dict[str, float]:
@@ -92,9 +86,7 @@ class MuonRule(Rule):
     taper_start: float = setting(1.0, at_least=0.0, at_most=1.0)
     taper_final: float = setting(1.0, at_least=0.0, at_most=1.0)
 
-    def make(
-        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
-    ) -> torch.optim.Optimizer:
+    def make(self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype) -> torch.optim.Optimizer:
         return Muon(
             parameters,
             lr=self.lr,
@@ -103,14 +95,15 @@ class MuonRule(Rule):
             weight_decay=self.weight_decay,
             row_normalize=self.row_normalize,
             coefficients=self.coefficients(),
-            iteration_dtype=iteration_dtype,
+            iteration_dtype=dtype,
             world=world,
         )
 
     def coefficients(self) -> tuple[Coefficients, ...]:
         """Those of each step; of Polar Express never more than the five that were published."""
-        steps = self.backend_steps
-        return POLAR_EXPRESS[:steps] if self.polar_express else (NEWTON_SCHULZ,) * steps
+        if self.polar_express:
+            return POLAR_EXPRESS[: self.backend_steps]
+        return (NEWTON_SCHULZ,) * self.backend_steps
 
     def rates(self, scale: float, progress: Progress) -> dict[str, float]:
         momentum = momentum_at(progress.step, self.warmup_start, self.momentum, self.warmup_steps)
@@ -138,9 +131,7 @@ class SgdRule(Rule):
     momentum: float = setting(0.9, at_least=0.0, below=1.0)
     weight_decay: float = setting(0.0, at_least=0.0)
 
-    def make(
-        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
-    ) -> torch.optim.Optimizer:
+    def make(self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def rates(self, scale: float, progress: Progress) -> dict[str, float]:
@@ -163,7 +154,7 @@ class Frozen(Rule):
     """
 
     def make(
-        self, parameters: list[nn.Parameter], world: World, iteration_dtype: torch.dtype
+        self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype
     ) -> torch.optim.Optimizer | None:
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -188,9 +179,8 @@ class ParameterRow(Plan):
 
     def matches(self, name: str, parameter: Tensor) -> bool:
         """Whether the row takes this parameter if no row before it did."""
-        return self.minimum_ndim <= parameter.ndim <= self.maximum_ndim and fnmatch.fnmatchcase(
-            name, self.pattern
-        )
+        fits = self.minimum_ndim <= parameter.ndim <= self.maximum_ndim
+        return fits and fnmatch.fnmatchcase(name, self.pattern)
 
 
 def baseline_rows(tied: bool = True) -> tuple[ParameterRow, ...]:
@@ -264,16 +254,14 @@ def _taken_before(plan: OptimPlan, index: int, parameters: dict[str, Any]) -> st
 class Optimizers:
     """One optimizer per row that has parameters, and their state under the names of the parameters."""
 
-    def __init__(
-        self, plan: OptimPlan, model: nn.Module, world: World, iteration_dtype: torch.dtype = torch.bfloat16
-    ) -> None:
+    def __init__(self, plan: OptimPlan, model: nn.Module, world: World, dtype: torch.dtype) -> None:
         self.plan = plan
         self.parameters = dict(model.named_parameters())
         taken = assign_parameters(plan, self.parameters)
         self.rows = [row for row, names in zip(plan.rows, taken) if names]
         self.names = [names for names in taken if names]
         self.optimizers = [
-            row.rule.make([self.parameters[name] for name in names], world, iteration_dtype)
+            row.rule.make([self.parameters[name] for name in names], world, dtype)
             for row, names in zip(self.rows, self.names)
         ]
         if not any(self.optimizers):

@@ -250,8 +250,8 @@ def with_settings_of_parts(case: Case, plan: ModelPlan) -> ModelPlan:
 def check_shapes(case: Case, plan: ModelPlan) -> None:
     """Every hyperparameter that the tensors show as well must say the same."""
     settings = case.settings
-    parts = {type(part): part for _, part in plan.parts()}
-    bigram = next((part for _, part in plan.parts() if isinstance(part, PairTable)), None)
+    parts = {type(part): part for part in plan.parts()}
+    bigram = next((part for part in plan.parts() if isinstance(part, PairTable)), None)
     values = parts.get(ValueEmbedding)
     gate = parts.get(AttentionOutputGate) or parts.get(SparseGate) or parts.get(SmearGate)
     gated = plan.activation if isinstance(plan.activation, GatedMlp) else None

@@ -481,7 +481,7 @@ def test_a_difference_in_any_compared_file_is_named(tmp_path):
             compare_runs(script, package)
 
 
-SIZES = {"baseline": (2_000, 20_000), "pr543": (2_600, 26_000), "demo": (3_000, 30_000)}
+SIZES = {"baseline": (1_500, 15_000), "pr543": (2_600, 26_000), "demo": (3_000, 30_000)}
 
 
 @functools.cache

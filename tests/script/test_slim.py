@@ -58,7 +58,7 @@ KEPT = {
     "a condition with another way": "if x < 0:\n    raise DataError('no')\nelse:\n    x = 1",
     "a handler that goes on": "try:\n    x = int(x)\nexcept ValueError:\n    x = 0",
     "a raise at the end": "raise DataError('no')",
-    "a value that is read later": "if y := x:\n    raise DataError('no')\nx = y",
+    "a value that is read later": "if y := x:\n    raise DataError('no')\nx.y = y",
     "a sum that grows by calls": "y = 0\ny += x.pop()\nassert x",
     "a call that does something": "y = x.pop()\nif y:\n    raise ValueError('no')",
     "an unread value of an unknown call": "y = x.pop()\nassert x",

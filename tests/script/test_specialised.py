@@ -12,6 +12,7 @@ from bitgolf.script.kinds import Kinds
 from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.source import reach, read_module
 from bitgolf.script.trust import trusting
+from bitgolf.script.unread import spelled_out, without_unread
 
 
 def module(text, name="one"):
@@ -355,3 +356,159 @@ def test_locals_that_nobody_reads_go_wherever_they_are():
             return b, d, count
     """,
     )
+
+
+def test_a_field_that_all_settings_of_a_class_hold_alike_is_known():
+    from bitgolf.squeeze.grid import Grid
+
+    source = module("""
+        class Grid(Plan):
+            bits: int = 8
+            symmetric: bool = True
+
+        def main(grid: Grid):
+            return made(grid.symmetric), (1 if grid.symmetric else 2), (1 if grid.bits > 4 else 2)
+    """)
+    two = [Grid(bits=4), Grid(bits=8)]
+    assert "made(True), (1), (1 if grid.bits > 4 else 2)" in texts(decided([source], two))
+    two = [Grid(symmetric=False), Grid()]
+    assert "made(grid.symmetric), (1 if" in texts(decided([source], two))
+
+
+def test_class_variables_of_settings_are_known_where_all_members_agree():
+    source = module("""
+        class Plan: ...
+
+        class Slot(Plan):
+            alone: ClassVar[bool] = False
+
+        class One(Slot):
+            alone: ClassVar[bool] = True
+
+        def main(slot: Slot):
+            return 1 if slot.alone else 2
+    """)
+    assert "return 1 if" not in texts(decided([source], ()))
+    other = module(texts([source]) + "\n\nclass Two(Slot):\n    pass\n")
+    assert "1 if slot.alone else 2" in texts(decided([other], ()))
+
+
+def test_rows_of_nothing_and_copies_without_a_change_go():
+    source = module("""
+        class Owner:
+            rows: tuple
+
+            def __init__(self):
+                self.rows = ()
+                self.is_late = False
+
+        def main(owner: Owner, x):
+            if owner.is_late:
+                x = 1
+            return [x, *owner.rows], {"x": x, **{}}, x.replace(size=x.size), x.replace(size=x.sizes)
+    """)
+    changed = texts(decided([source], ()))
+    assert "[x], {'x': x}, x, x.replace(size=x.sizes)" in changed and "x = 1" not in changed
+
+
+def test_a_function_that_passes_its_parameters_on_is_left_out_where_the_order_stays():
+    source = module("""
+        class Kernels:
+            def mix(self, x, y):
+                return FusedMix.apply(x, y)
+
+            def turned(self, x, y):
+                return FusedMix.apply(y, x)
+
+        def step(optimizer, scale):
+            optimizer.step(scale)
+
+        def main(kernels: Kernels, x):
+            step(x.made(), 1)
+            return kernels.mix(x.a(), x.b()), kernels.turned(x.a(), x.b())
+    """)
+    changed = texts(inlined([source], {"main"}))
+    assert "    x.made().step(1)\n" in changed
+    assert "FusedMix.apply(x.a(), x.b()), kernels.turned(x.a(), x.b())" in changed
+    value = module(texts([source]).replace("    step(x.made(), 1)", "    x = step(x.made(), 1)"))
+    assert "x = step(x.made(), 1)" in texts(inlined([value], {"main"}))
+
+
+def test_what_is_set_to_be_returned_and_loops_over_nothing_go():
+    source = module("""
+        class Module:
+            def adopt(self, starts):
+                for name, start in starts.items():
+                    self.take(name, start)
+
+        def main(module, x):
+            module.adopt({})
+            if x.a:
+                y = made(
+                    x
+                )
+                return y
+            x.y = 2
+            z = y = x.y
+            return z
+
+        def seen(x):
+            y = x.made()
+            x.seen = lambda: y
+            y = x.made()
+            return y
+    """)
+    assert same(
+        trusting([source]),
+        """
+        class Module:
+            def adopt(self, starts):
+                for name, start in starts.items():
+                    self.take(name, start)
+
+        def main(module, x):
+            if x.a:
+                return made(x)
+            x.y = 2
+            z = y = x.y
+            return z
+
+        def seen(x):
+            y = x.made()
+            x.seen = lambda: y
+            y = x.made()
+            return y
+    """,
+    )
+
+
+def test_settings_that_nobody_reads_go_unless_an_artifact_names_them():
+    from bitgolf.net.model import ModelPlan
+    from bitgolf.net.position import AttentionWindow, Rope
+
+    source = module("""
+        class Rope(Plan):
+            # Why.
+            dims: int = 0
+            base: float = 10000.0
+
+        class ModelPlan(Plan):
+            layers: int = 9
+            average: int = 0
+            position: Rope = Rope()
+
+        class World:
+            def average(self):
+                return 1
+
+        def main(plan: ModelPlan, world: World):
+            return plan.position.base * world.average()
+    """)
+    spelled = set(spelled_out(ModelPlan(position=Rope(dims=4)), {("ModelPlan", "layers")}))
+    changed, gone = without_unread([source], spelled)
+    assert gone == {("ModelPlan", "average")} and "dims" in texts(changed) and "layers" in texts(changed)
+    changed, gone = without_unread([source], set(spelled_out(ModelPlan(), set())))
+    assert gone == {("ModelPlan", "average"), ("ModelPlan", "layers"), ("Rope", "dims")}
+    assert "Why" not in texts(changed)
+    inside = {name for name, _ in spelled_out(ModelPlan(scope=(AttentionWindow(),)), set())}
+    assert inside == {"ModelPlan", "AttentionWindow"}  # of settings in a row an artifact names all

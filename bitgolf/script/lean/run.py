@@ -36,7 +36,7 @@ from bitgolf.squeeze.quantize import (
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
 from bitgolf.train.loop import ShardBatches
-from bitgolf.train.optim import make_optimizers
+from bitgolf.train.optim import Optimizers
 from bitgolf.train.world import World, join_world, leave_world
 
 try:
@@ -149,15 +149,10 @@ def trained(
     log: Callable[[str], None],
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
-    plan, length = recipe.train, recipe.data.sequence_length
-    source = ShardBatches(
-        stream=stream,
-        order=recipe.data.order,
-        length=length,
-        vocabulary_size=recipe.model.vocabulary_size,
-        bos=tokenizer.bos,
-    )
-    optimizers = make_optimizers(recipe.optim, model, world, model.backend.dtype)
+    plan, length, order = recipe.train, recipe.data.sequence_length, recipe.data.order
+    size = recipe.model.vocabulary_size
+    source = ShardBatches(stream=stream, order=order, length=length, vocabulary_size=size, bos=tokenizer.bos)
+    optimizers = Optimizers(recipe.optim, model, world, model.backend.dtype)
     chunked = recipe.score.replace(windows=Chunked(length=length))
 
     def log_validation(step: int, seconds: float) -> None:
@@ -201,23 +196,12 @@ def packed(
     code_bytes: int,
 ) -> Artifact:
     """The artifact at the rate that the recipe asks for."""
-    shipped, length = recipe.network().shipped(), recipe.data.sequence_length
+    shipped, length, table = recipe.network().shipped(), recipe.data.sequence_length, recipe.quantize
     curvatures: Curvatures = {}
     if recipe.quantize.calibration != NoCalibration():
         curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
-
-    def packed_by(table: QuantizePlan) -> Artifact:
-        return pack(shipped, quantize_weights(table, weights, curvatures), tokenizer, recipe.pack)
-
-    def allocated(table: QuantizePlan) -> QuantizePlan:
-        def size(tried: QuantizePlan) -> int:
-            return counted_bytes(recipe, packed_by(tried), code_bytes)
-
-        return finish(table.rate.allocate(table, recipe.budget.budget_bytes, size))
-
-    table = recipe.quantize
     if recipe.quantize.rate != Fixed():
-        table = allocated(table)
+        table = allocated(recipe, table, weights, curvatures, tokenizer, code_bytes)
     if recipe.quantize.tuning != NoTuning():
         names = table.tunable(weights)
         tensors = quantize_weights(table, weights, curvatures)
@@ -226,8 +210,26 @@ def packed(
         found = finish(table.tuning.tune(exact, student, names, stream, length, False)) if names else {}
         weights = {**weights, **found}
         if recipe.quantize.rate != Fixed():
-            table = allocated(table)
-    return packed_by(table)
+            table = allocated(recipe, table, weights, curvatures, tokenizer, code_bytes)
+    return pack(shipped, quantize_weights(table, weights, curvatures), tokenizer, recipe.pack)
+
+
+def allocated(
+    recipe: Recipe,
+    table: QuantizePlan,
+    weights: dict[str, Tensor],
+    curvatures: Curvatures,
+    tokenizer: bytes,
+    code_bytes: int,
+) -> QuantizePlan:
+    """The table with the grids that fill the budget."""
+    shipped = recipe.network().shipped()
+
+    def size(tried: QuantizePlan) -> int:
+        tensors = quantize_weights(tried, weights, curvatures)
+        return counted_bytes(recipe, pack(shipped, tensors, tokenizer, recipe.pack), code_bytes)
+
+    return finish(table.rate.allocate(table, recipe.budget.budget_bytes, size))
 
 
 def counted_bytes(recipe: Recipe, artifact: Artifact, code_bytes: int) -> int:

@@ -1,15 +1,16 @@
 """Frozen settings: classes of fields with their values."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Self
+
+KINDS: dict[str, type[Any]] = {}  # the classes of settings, by name
 
 
 class Plan:
     """Settings. A subclass becomes a frozen data class whose fields are given by name."""
 
     def __init_subclass__(cls) -> None:
-        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        KINDS[cls.__name__] = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     def replace(self, **fields: Any) -> Self:
         """A copy with changes."""
@@ -27,16 +28,5 @@ def from_json(data: Any) -> Any:
     """The settings that `to_json` wrote; those it leaves out have their defaults."""
     if isinstance(data, dict):
         fields = {name: from_json(value) for name, value in data.items()}
-        return members(Plan)[fields.pop("class")](**fields)
+        return KINDS[fields.pop("class")](**fields)
     return tuple(map(from_json, data)) if isinstance(data, list) else data
-
-
-def members(slot: type[Any]) -> dict[str, type[Any]]:
-    """The classes that can stand in a slot, by name."""
-    return dict(_below(slot))
-
-
-def _below(slot: type[Any]) -> Iterator[tuple[str, type[Any]]]:
-    yield slot.__name__, slot
-    for child in slot.__subclasses__():
-        yield from _below(child)

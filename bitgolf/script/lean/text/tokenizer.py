@@ -3,17 +3,16 @@
 import lzma
 import struct
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 
-from bitgolf.text.casing import DOCUMENT_BREAK, unfold_case
+from bitgolf.text.casing import CASE_OPERATORS, DOCUMENT_BREAK
 from bitgolf.text.tokenizer import (
     ALPHABETS,
     BODY_FILTERS,
     BOS_ID,
-    FIRST_BYTE_ID,
     FOLDED_KIND,
     LARGEST_VOCABULARY,
     MODEL_FILE_KIND,
@@ -23,7 +22,6 @@ from bitgolf.text.tokenizer import (
     _keeps_every_byte,
     _model_pieces,
     _read_pieces,
-    open_model,
 )
 
 
@@ -34,39 +32,26 @@ class Tokenizer:
         self._kind, self._body = MODEL_FILE_KIND, path.read_bytes()
         self.base_bytes = np.zeros(LARGEST_VOCABULARY, np.int64)
         self.leading_space = np.zeros(LARGEST_VOCABULARY, bool)
-        self.boundary = np.ones(LARGEST_VOCABULARY, bool)
         if self._body.startswith(TOKENIZER_MAGIC):
             packed = self._body[TOKENIZER_HEADER.size :]
             self._kind, self.bos = TOKENIZER_HEADER.unpack_from(self._body)[1], BOS_ID
             self._body = lzma.decompress(packed, lzma.FORMAT_RAW, filters=BODY_FILTERS)
-            pieces = [*[b""] * FIRST_BYTE_ID, *_read_pieces(self._body, ALPHABETS[self._kind])]
-            self._count(map(unfold_case, pieces) if self._kind == FOLDED_KIND else pieces)
-            return
-        model = open_model(self._body)
-        self.bos, pieces = model.bos_id(), _model_pieces(model)
-        if _keeps_every_byte(model, pieces):
-            self._count(pieces)
-            return
-        for token in range(len(pieces)):
-            if not (model.is_control(token) or model.is_unknown(token) or model.is_unused(token)):
+            is_folded = self._kind == FOLDED_KIND
+            start = DOCUMENT_BREAK if is_folded else b""
+            self.pieces = [b"", start, *_read_pieces(self._body, ALPHABETS[self._kind])]
+            sizes = [len(piece.translate(None, CASE_OPERATORS * is_folded)) for piece in self.pieces]
+        else:
+            model = sentencepiece.SentencePieceProcessor(model_proto=self._body)
+            self.bos, self.pieces = model.bos_id(), _model_pieces(model)
+            sizes = [len(piece) for piece in self.pieces]
+            for token in [] if _keeps_every_byte(model, self.pieces) else range(len(sizes)):
                 text = model.id_to_piece(token)
-                self.boundary[token] = False
-                self.leading_space[token] = not model.is_byte(token) and text.startswith(SPACE_MARK)
-                size = 1 if model.is_byte(token) else len(text.removeprefix(SPACE_MARK).encode())
-                self.base_bytes[token] = size
-
-    def _count(self, pieces: Iterable[bytes]) -> None:
-        sizes = [len(piece) for piece in pieces]
+                if sizes[token] and not model.is_byte(token):
+                    self.leading_space[token] = text.startswith(SPACE_MARK)
+                    sizes[token] = len(text.removeprefix(SPACE_MARK).encode())
         self.base_bytes[: len(sizes)] = sizes
-        self.boundary = self.base_bytes == 0
-
-    @property
-    def pieces(self) -> list[bytes]:
-        """The bytes of each id, before capitals are put back."""
-        if self._kind == MODEL_FILE_KIND:
-            return _model_pieces(open_model(self._body))
-        start = DOCUMENT_BREAK if self._kind == FOLDED_KIND else b""
-        return [b"", start, *_read_pieces(self._body, ALPHABETS[self._kind])]
+        self.boundary = np.ones(LARGEST_VOCABULARY, bool)
+        self.boundary[: len(sizes)] = [not piece for piece in self.pieces]
 
     def to_bytes(self) -> bytes:
         """The compact form that an artifact holds."""

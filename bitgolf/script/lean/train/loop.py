@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from bitgolf.net.model import Model
 from bitgolf.squeeze.quantize import QuantizePlan
-from bitgolf.train.average import Averager
+from bitgolf.train.average import Averager, NoAverage
 from bitgolf.train.loop import (
     ShardBatches,
     TrainPlan,
-    _wait,
     clipped_step,
     cut,
     gradients_of,
@@ -64,14 +63,14 @@ def train(
     while (before := _progress(plan, state)).fraction < 1.0:
         started = time.perf_counter()
         scale = optimizers.plan.schedule.scale(before)
-        tokens, length = plan.staged(before.fraction)
-        length = length or batches.length
+        tokens, length = plan.staged(before.fraction, batches.length)
         rows = plan.rows(length, world.size, tokens)
         pairs, position = [], state.position
         for _ in range(plan.micro_batches(world.size)):
             inputs, targets, position = batches.next_batch(position, rows, world, length)
             pairs.append((inputs, targets))
-        model.at(before.fraction)
+        if model.plan.recurrence.changes:
+            model.at(before.fraction)
         pieces = cut(pairs, plan.forward_rows(length, device))
         if noise == NoNoise():
             loss, norm = gradients_of(model, optimizers, pieces, world)
@@ -83,9 +82,11 @@ def train(
         if not diverged:
             clipped_step(plan, optimizers, scale, before, norm)
             state.step, state.position = state.step + 1, position
-            reached = _progress(plan, state)
-            state.averaged = averager.update(state.averaged, weights, reached, scale)
-        _wait(weights)
+            if averager != NoAverage():
+                reached = _progress(plan, state)
+                state.averaged = averager.update(state.averaged, weights, reached, scale)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # so that the clock reads what was done, not what was asked for
         state.seconds += world.from_first(time.perf_counter() - started)
         finished = _progress(plan, state).fraction >= 1.0
         yield StepReport(loss, "diverged" if diverged else "finished" if finished else "running", state)
