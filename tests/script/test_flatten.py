@@ -421,7 +421,7 @@ TINY = {
 def test_readable_and_packed_script_train_and_score_as_the_package_bit_for_bit(data):
     recipe = baseline().replace(TINY)
     script = flatten(recipe)
-    wrong = script.replace("recipe.network(), choice.seed)", "recipe.network(), choice.seed + 1)")
+    wrong = script.replace("choice.seed).use(", "choice.seed + 1).use(")
     assert wrong != script
     with pytest.raises(ScriptError, match="wrong: its weights.safetensors is not the package's"):
         prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script), "wrong": wrong})
