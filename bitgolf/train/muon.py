@@ -110,12 +110,12 @@ class Muon(torch.optim.Optimizer):
         row_normalize: bool = False,
         coefficients: Sequence[Coefficients] = FIVE_STEPS,
         iteration_dtype: torch.dtype = torch.bfloat16,
-        world: World = World(),  # noqa: B008
+        world: World | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.nesterov = nesterov
         self.row_normalize = row_normalize
-        self.coefficients, self.iteration_dtype, self.world = coefficients, iteration_dtype, world
+        self.coefficients, self.iteration_dtype, self.world = coefficients, iteration_dtype, world or World()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
