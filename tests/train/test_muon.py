@@ -209,13 +209,12 @@ def test_each_process_does_its_share_and_the_sum_is_the_whole():
     parameters = [torch.nn.Parameter(weight) for weight in draw(SHAPES)]
     other = Muon(parameters, lr=0.1, iteration_dtype=torch.float32, world=first_message)
     directions = draw(SHAPES, 9)
-    group = other.param_groups[0]
-    other._shared_updates(group, directions)
+    other._shared_updates(directions)
     even = first_message.sent[0].split([direction.numel() for direction in directions])
     assert [bool(part.any()) for part in even] == [index % 2 == 0 for index in range(len(SHAPES))]
     other.world = Paired(rank=1, others=first_message.sent)
     whole = orthogonal_updates(directions, FIVE_STEPS, torch.float32)
-    for found, wanted in zip(other._shared_updates(group, directions), whole):
+    for found, wanted in zip(other._shared_updates(directions), whole):
         assert relative(found, wanted) < 1e-5
 
 
