@@ -12,6 +12,7 @@ from bitgolf.audit.folder_figures import decimals_of, near
 from bitgolf.audit.logs import Log
 from bitgolf.audit.rules import known_script
 from bitgolf.audit.script import Script
+from bitgolf.audit.unwrap import parsed
 from bitgolf.base.files import sha256_of
 
 # Lines of a log that say something of its machine or its name, not of its settings.
@@ -168,7 +169,7 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
 def _same_program(source: str, script: Script) -> bool:
     """Whether two texts are one program: comments and spaces do not count."""
     try:
-        return ast.dump(ast.parse(source)) == ast.dump(script.inner.tree)
+        return ast.dump(parsed(source)) == ast.dump(script.inner.tree)
     except (SyntaxError, ValueError, RecursionError):
         return True  # nothing to be told
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bitgolf.audit.values import Definition
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
 
@@ -84,11 +85,40 @@ def text_of(data: bytes) -> str:
 
 
 def parsed(text: str) -> ast.Module:
-    """The syntax tree. Since Python 3.12 an f-string may hold its own quotes, which older readers refuse."""
+    """The syntax tree, in which methods call their object `self`, whatever a packer has made of that name.
+
+    Since Python 3.12 an f-string may hold its own quotes, which older readers refuse.
+    """
     try:
-        return ast.parse(text)
+        tree = ast.parse(text)
     except SyntaxError:
-        return ast.parse(widened(text))
+        tree = ast.parse(widened(text))
+    for owner in [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]:
+        for node in owner.body:
+            if isinstance(node, Definition) and (name := _object_of(node)) not in ("", "self", "cls"):
+                _call_self(node, name)
+    return tree
+
+
+def _object_of(method: Definition) -> str:
+    """The name of a method's object; empty for a function that has none."""
+    arguments = [*method.args.posonlyargs, *method.args.args]
+    static = any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in method.decorator_list)
+    return "" if static or not arguments else arguments[0].arg
+
+
+def _call_self(function: ast.AST, name: str) -> None:
+    """Call a name `self` in a function, but not where a function inside it has the name for its own."""
+    for node in ast.iter_child_nodes(function):
+        if isinstance(node, ast.Lambda | Definition) and any(
+            each.arg == name for each in ast.walk(node.args) if isinstance(each, ast.arg)
+        ):
+            continue
+        if isinstance(node, ast.Name) and node.id == name:
+            node.id = "self"
+        elif isinstance(node, ast.arg) and node.arg == name:
+            node.arg = "self"
+        _call_self(node, name)
 
 
 def widened(text: str) -> str:

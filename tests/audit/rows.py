@@ -1273,7 +1273,7 @@ def renamed(text: str, seed: int = 0) -> str:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    own -= {"self", "_"} | {each for each in methods if each.startswith("__") or each == "forward"} | fields
+    own -= {"_"} | {each for each in methods if each.startswith("__") or each == "forward"} | fields
     draw = random.Random(seed)
     names = {name: f"z{draw.randrange(10**6)}_{i}" for i, name in enumerate(sorted(own))}
     for node in ast.walk(tree):
