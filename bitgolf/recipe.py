@@ -72,7 +72,7 @@ class Recipe(Plan):
         unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
         unseen |= {
             "average": self.average.training(),
-            "train": self.train.replace(expected_steps=0, validate_steps=0),
+            "train": self.train.in_steps().replace(expected_steps=0, validate_steps=0),
         }
         return self.replace({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 

@@ -15,7 +15,10 @@ from bitgolf.report import screen
 def demo(
     out: Out = None,
     train_seconds: Annotated[
-        float | None, typer.Option(help="Seconds of training; 180 if not given.")
+        float | None, typer.Option(help="Seconds of training; 180 if neither end is given.")
+    ] = None,
+    train_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of training: the same end on every machine.")
     ] = None,
     seed: Seed = 1337,
     as_json: Json = False,
@@ -28,7 +31,9 @@ def demo(
 
     Example: bitgolf demo --train-seconds 60
     """
-    changes = [] if train_seconds is None else [f"train.train_seconds={train_seconds}"]
+    changes = [] if train_tokens is None else ["train.train_seconds=0", f"train.tokens={train_tokens}"]
+    if train_seconds is not None:
+        changes.append(f"train.train_seconds={train_seconds}")
     folder = out or _free_folder(Path("runs/demo"))
     steps = demonstrate(find_recipe("demo", changes), folder, seed)
     show_result(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")

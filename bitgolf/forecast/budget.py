@@ -74,12 +74,13 @@ def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
     backend = choose_backend(recipe.backend)
     rate = product_flops_per_second(backend)
     step = flops_per_step / (rate * STEP_SHARE)
-    clock, steps = recipe.train.train_seconds, recipe.train.steps
+    clock, steps = recipe.train.train_seconds, recipe.train.in_steps().steps
     steps = math.ceil(min(steps, clock / (recipe.train.step_seconds or step))) if clock else steps
     return {
         "product_gflops_per_second": rate / 1e9,
         "seconds_per_step": step,
         "steps": steps,
+        "train_tokens": recipe.train.seen_tokens(steps),
         "train_seconds": step * steps,
     }
 

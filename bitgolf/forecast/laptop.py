@@ -88,6 +88,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             # A clock that counts steps counts as many over the training; a real one does not end it.
             "train.train_seconds": recipe.train.train_seconds if recipe.train.step_seconds else 0.0,
             "train.step_seconds": recipe.train.step_seconds * whole / steps,
+            "train.tokens": 0,
             "train.expected_steps": 0,
             "train.batch_tokens": BATCH_TOKENS,
             "train.accumulation": 1,

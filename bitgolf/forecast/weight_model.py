@@ -86,7 +86,8 @@ def starts_of(plan: ModelPlan) -> dict[str, Start]:
 
 
 def likely_steps(plan: TrainPlan) -> int:
-    """Steps to reckon with before training, where the clock may end it."""
+    """Steps to reckon with before training, where tokens or the clock may end it."""
+    plan = plan.in_steps()
     counted = min(plan.train_seconds / plan.step_seconds, plan.steps) if plan.step_seconds else 0
     return min(math.ceil(counted) or plan.expected_steps or plan.steps, plan.steps)
 
@@ -98,7 +99,7 @@ def random_walk(recipe: Recipe, rule: Any) -> RandomWalk:
     """
     if isinstance(rule, Frozen):
         return RandomWalk(1.0, 0.0)
-    plan, steps, kept, squares = recipe.train, likely_steps(recipe.train), 1.0, 0.0
+    plan, steps, kept, squares = recipe.train.in_steps(), likely_steps(recipe.train), 1.0, 0.0
     stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
     for step in range(0, steps, stride):
         progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)

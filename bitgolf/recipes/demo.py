@@ -2,6 +2,7 @@
 
 bitgolf demo
 bitgolf run demo --set train.train_seconds=60
+bitgolf demo --train-tokens 1024000   # as far on every machine: a score to compare between machines
 """
 
 from bitgolf.net.model import ModelPlan

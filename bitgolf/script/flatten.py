@@ -65,6 +65,9 @@ def flatten(
 
     full: write every setting of the recipe, not only those that differ from their defaults.
     """
+    written = recipe
+    if isinstance(recipe, Recipe):
+        recipe = recipe.replace({"train": recipe.train.in_steps()})
     known = [*core(), *added(core())] if modules is None else modules
     own = carried({type(plan) for plan in plans_in(recipe)}, known)
     if modules is None:
@@ -75,7 +78,7 @@ def flatten(
     definitions, imports = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
     body = "\n".join(
         [
-            *_table(recipe),
+            *_table(written),
             *_import_lines([*imports, Import("sys", None, None)]),
             "\n",
             f'def settings() -> "{type(recipe).__name__}":',
@@ -95,7 +98,7 @@ def flatten(
     )
     if own and (missing := undefined_names(body)):
         raise SourceError((f"{name}: read and not defined" for name in missing), "the script is not whole:")
-    return _header(recipe, wording, body) + body
+    return _header(written, wording, body) + body
 
 
 def read_by_name(recipe: Plan) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The training loop: a generator of step reports whose caller prints, stores or stops."""
 
+import bisect
 import dataclasses
 import math
 import time
@@ -47,6 +48,8 @@ class TrainPlan(Plan):
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
     step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
     was made on gives that run's rates and its number of steps on any machine.
+    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, where neither `steps`
+    nor the clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
     expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
     and laptop forms look at it. 0: `steps`.
     batch_tokens: of one step, over all processes and micro-batches.
@@ -64,6 +67,7 @@ class TrainPlan(Plan):
     steps: int = setting(20000, at_least=1)
     train_seconds: float = setting(600.0, at_least=0.0)
     step_seconds: float = setting(0.0, at_least=0.0)
+    tokens: int = setting(0, at_least=0)
     expected_steps: int = setting(0, at_least=0)
     batch_tokens: int = setting(524288, at_least=1)
     accumulation: int = setting(0, at_least=0)
@@ -79,6 +83,37 @@ class TrainPlan(Plan):
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)):
             yield f"stages: each must end later than the one before, found {ends}"
+        elif self.tokens:
+            yield from self._token_problems()
+
+    def _token_problems(self) -> Iterator[str]:
+        first, seen = self.staged(0.0)[0], self.seen_tokens(self.steps)
+        if self.tokens < first:
+            yield f"tokens: one step sees {first:,}, found {self.tokens:,}; 0 sets no such end"
+        elif self.tokens > seen:
+            yield (
+                f"tokens: {self.steps:,} steps see {seen:,}, found {self.tokens:,}; raise train.steps, "
+                "or train.tokens=0"
+            )
+        if self.train_seconds and {stage.batch_tokens for stage in self.stages} - {0, self.batch_tokens}:
+            yield (
+                "tokens: where stages change batch_tokens, a clock leaves open what a step sees; "
+                "set train.train_seconds=0, or train.tokens=0"
+            )
+
+    def seen_tokens(self, steps: int) -> int:
+        """What a training of so many steps sees, which no clock ends."""
+        ends = (bisect.bisect_left(range(steps), stage.until, key=lambda n: n / steps) for stage in self.stages)
+        starts = [0, *ends, steps]
+        batches = [*(stage.batch_tokens or self.batch_tokens for stage in self.stages), self.batch_tokens]
+        return sum((end - start) * tokens for start, end, tokens in zip(starts, starts[1:], batches))
+
+    def in_steps(self) -> Self:
+        """The plan with the fewest steps that see `tokens` as its end, where those end it."""
+        if self.tokens == 0:
+            return self
+        steps = bisect.bisect_left(range(self.steps), self.tokens, key=self.seen_tokens)
+        return self.replace(steps=steps, tokens=0)
 
     def validates(self, step: int, ended: bool) -> bool:
         """Whether the validation text is scored after this step; ended: whether it was the last."""
@@ -283,7 +318,7 @@ def train(
     state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
     Each report carries the whole state: save or copy it before asking for the next report.
     """
-    device = next(model.parameters()).device
+    device, plan = next(model.parameters()).device, plan.in_steps()
     for start in (0.0, *(stage.until for stage in plan.stages)):
         _sizes(plan, batches, world, start)  # a stage that does not divide fails now
     state = _begin(model, optimizers, averager, state, identity)

@@ -111,6 +111,8 @@ def test_a_walk_follows_the_clock_that_ends_it():
     known = counted.replace({"train.step_seconds": 0.0, "train.steps": 20_000, "train.expected_steps": 500})
     assert likely_steps(known.train) == 500 and likely_steps(counted.train) == 200
     assert likely_steps(counted.train.replace(steps=20_000)) == 577
+    by_tokens = known.replace({"train.tokens": 300 * known.train.batch_tokens})
+    assert likely_steps(by_tokens.train) == 300
     scales = [min(1.0, (600 - 1.2 * step) / (1200 * 1.2)) if step else 1.0 for step in range(0, 500, 3)]
     expected = ADAM_WALK * 0.01 * math.sqrt(3 * sum(scale**2 for scale in scales))
     assert random_walk(known, rule).length == pytest.approx(expected, rel=1e-6)

@@ -32,6 +32,7 @@ from bitgolf.script.flatten import (
     undefined_names,
 )
 from bitgolf.script.shrink import minify
+from bitgolf.script.slim import slim_core
 from bitgolf.script.source import SourceError, read_core
 from bitgolf.squeeze.quantize import absmax_rows
 from bitgolf.train.loop import Stage
@@ -488,6 +489,16 @@ SIZES = {"baseline": (1_500, 15_000), "pr543": (2_600, 26_000), "demo": (3_000, 
 def script_named(name):
     """The readable script of a recipe of ours, made once."""
     return flatten(find_recipe(name))
+
+
+def test_an_end_in_tokens_is_one_in_steps_to_a_script(monkeypatch):
+    monkeypatch.setattr("bitgolf.script.flatten.reach", lambda modules, roots: ((), ()))  # settings alone
+    recipe, modules = baseline(), slim_core()
+    by_steps = flatten(recipe.replace({"train.steps": 500}), modules=modules)
+    by_tokens = flatten(recipe.replace({"train.tokens": 500 * 524_288 - 1}), modules=modules)
+    assert "tokens=262143999" in by_tokens  # for readers, where every setting is listed
+    settings = 'def settings() -> "Recipe":'
+    assert by_tokens.partition(settings)[2] == by_steps.partition(settings)[2] != ""
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -19,7 +19,7 @@ from bitgolf.train.average import NoAverage, Swa
 from bitgolf.train.loop import Stage, State, TrainPlan, train
 from bitgolf.train.optim import OptimPlan, make_optimizers
 from bitgolf.train.qat import FakeQuantize
-from bitgolf.train.schedule import Constant, WarmdownClock, WarmdownFraction
+from bitgolf.train.schedule import Constant, WarmdownClock, WarmdownFraction, WarmdownSteps
 from bitgolf.train.world import World
 from tests.small_training import LENGTH, MODEL, PLAN, Ticking, batches, start, tensors_of
 
@@ -91,6 +91,29 @@ class TestReports:
         assert (len(counted[2]), len(slow[2])) == (8, 4)
         assert slow[2][-1].seconds == 1.0  # what is reported is what the steps took
 
+    def test_tokens_end_it_as_the_steps_that_see_them(self, tmp_path):
+        for schedule in (WarmdownFraction(fraction=0.5), WarmdownSteps(warmdown_steps=4)):
+            by_steps = trained(tmp_path, PLAN.replace(steps=8), schedule=schedule)
+            by_tokens = trained(tmp_path, PLAN.replace(tokens=8 * 256 - 3), schedule=schedule)
+            assert_same(tensors_of(by_tokens[0]), tensors_of(by_steps[0]))
+            assert [r.row() for r in by_tokens[2]] == [r.row() for r in by_steps[2]]
+        assert by_tokens[2][-1].tokens == 8 * 256 and by_tokens[2][-1].status == "finished"
+
+    def test_whichever_of_tokens_and_clock_is_nearer_ends_it(self, tmp_path):
+        both = PLAN.replace(steps=1000, tokens=6 * 256, train_seconds=2.0)
+        assert len(trained(tmp_path, both)[2]) == 6
+        assert len(trained(tmp_path, both.replace(tokens=600 * 256))[2]) == 8
+
+    def test_a_training_to_a_number_of_tokens_goes_on(self, tmp_path):
+        plan = PLAN.replace(tokens=6 * 256)
+        whole = trained(tmp_path, plan)[0]
+        reports = start(tmp_path, plan)[2]
+        states = [next(reports).state.copy() for _ in range(3)]
+        assert (states[-1].step, states[-1].tokens) == (3, 3 * 256)
+        rest = trained(tmp_path, plan, state=states[-1])
+        assert len(rest[2]) == 3
+        assert_same(tensors_of(rest[0]), tensors_of(whole))
+
     def test_zero_rates_change_nothing(self, tmp_path):
         model, _, _ = trained(
             tmp_path, PLAN.replace(steps=3), schedule=WarmdownFraction(fraction=1.0, minimum=0.0)
@@ -108,6 +131,41 @@ class TestPlan:
         assert TrainPlan().rows(1024, 8) == 64
         with pytest.raises(PlanError, match="divides 8, found 3"):
             TrainPlan().micro_batches(3)
+
+    def test_the_fewest_steps_that_see_the_tokens(self):
+        assert PLAN.replace(tokens=1000).in_steps() == PLAN.replace(steps=4)
+        assert PLAN.replace(tokens=1024).in_steps().steps == 4
+        assert PLAN.replace(tokens=1025).in_steps().steps == 5
+        assert PLAN.in_steps() is PLAN
+        for until, tokens in ((0.3, 64), (0.55, 1024), (1.0, 512)):
+            plan = PLAN.replace(steps=200, tokens=5000, stages=(Stage(until=until, batch_tokens=tokens),))
+            found = plan.in_steps()
+            for steps, enough in ((found.steps, True), (found.steps - 1, False)):
+                seen = sum(found.staged(step / steps)[0] for step in range(steps))
+                assert seen == found.seen_tokens(steps) and (seen >= 5000) is enough
+        assert PLAN.replace(steps=100).seen_tokens(100) == 25_600
+
+    def test_arms_of_other_batches_see_as_many_tokens(self):
+        plan = PLAN.replace(steps=1000, tokens=100 * 256)
+        arms = [plan.replace(batch_tokens=tokens) for tokens in (128, 256, 512)]
+        assert [arm.in_steps().steps for arm in arms] == [200, 100, 50]
+        assert {arm.seen_tokens(arm.in_steps().steps) for arm in arms} == {25_600}
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"tokens": 255}, "tokens: one step sees 256, found 255"),
+            ({"tokens": 20 * 256 + 1}, "tokens: 20 steps see 5,120, found 5,121; raise train.steps"),
+            ({"tokens": -1}, "tokens: must be at least 0"),
+            (
+                {"tokens": 512, "train_seconds": 9.0, "stages": (Stage(until=0.5, batch_tokens=512),)},
+                "set train.train_seconds=0",
+            ),
+        ],
+    )
+    def test_tokens_that_cannot_end_it_are_refused(self, changes, words):
+        with pytest.raises(PlanError, match=words):
+            PLAN.replace(changes)
 
     def test_batch_must_divide(self):
         with pytest.raises(PlanError, match="multiple of 8192"):
