@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -48,8 +49,8 @@ class TrainPlan(Plan):
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
     step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
     was made on gives that run's rates and its number of steps on any machine.
-    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, where neither `steps`
-    nor the clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
+    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, unless `steps` or the
+    clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
     expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
     and laptop forms look at it. 0: `steps`.
     batch_tokens: of one step, over all processes and micro-batches.
@@ -103,8 +104,8 @@ class TrainPlan(Plan):
 
     def seen_tokens(self, steps: int) -> int:
         """What a training of so many steps sees, which no clock ends."""
-        ends = (bisect.bisect_left(range(steps), stage.until, key=lambda n: n / steps) for stage in self.stages)
-        starts = [0, *ends, steps]
+        steps_at = partial(bisect.bisect_left, range(steps), key=lambda step: step / steps)
+        starts = [0, *(steps_at(stage.until) for stage in self.stages), steps]
         batches = [*(stage.batch_tokens or self.batch_tokens for stage in self.stages), self.batch_tokens]
         return sum((end - start) * tokens for start, end, tokens in zip(starts, starts[1:], batches))
 
