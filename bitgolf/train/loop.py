@@ -49,8 +49,8 @@ class TrainPlan(Plan):
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
     step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
     was made on gives that run's rates and its number of steps on any machine.
-    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, unless `steps` or the
-    clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
+    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, unless `steps` or
+    the clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
     expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
     and laptop forms look at it. 0: `steps`.
     batch_tokens: of one step, over all processes and micro-batches.
@@ -88,7 +88,7 @@ class TrainPlan(Plan):
             yield from self._token_problems()
 
     def _token_problems(self) -> Iterator[str]:
-        first, seen = self.staged(0.0)[0], self.seen_tokens(self.steps)
+        first, seen = self.staged(0.0, 0)[0], self.seen_tokens(self.steps)
         if self.tokens < first:
             yield f"tokens: one step sees {first:,}, found {self.tokens:,}; 0 sets no such end"
         elif self.tokens > seen:

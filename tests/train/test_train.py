@@ -141,7 +141,7 @@ class TestPlan:
             plan = PLAN.replace(steps=200, tokens=5000, stages=(Stage(until=until, batch_tokens=tokens),))
             found = plan.in_steps()
             for steps, enough in ((found.steps, True), (found.steps - 1, False)):
-                seen = sum(found.staged(step / steps)[0] for step in range(steps))
+                seen = sum(found.staged(step / steps, LENGTH)[0] for step in range(steps))
                 assert seen == found.seen_tokens(steps) and (seen >= 5000) is enough
         assert PLAN.replace(steps=100).seen_tokens(100) == 25_600
 
