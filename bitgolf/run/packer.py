@@ -1,6 +1,7 @@
 """From trained weights to the bytes that count: allocate, tune, quantize, pack."""
 
 from collections.abc import Generator
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -9,24 +10,31 @@ from bitgolf.base.events import Event, mapped, with_progress
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import model_with
 from bitgolf.recipe import Recipe
-from bitgolf.squeeze.artifact import Artifact, pack
-from bitgolf.squeeze.quantize import Curvatures, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.artifact import Artifact, Encoded, pack
+from bitgolf.squeeze.quantize import Curvatures, Made, NoTuning, QuantizePlan, quantize_weights
 from bitgolf.text.shards import TokenStream
 
 
-class Packer(NamedTuple):
-    """Everything that decides the bytes of a packed model but the table of quantizers."""
+@dataclass(frozen=True)
+class Packer:
+    """Everything that decides the bytes of a packed model but the table of quantizers.
+
+    made, encoded: tensors and streams of its last packing. The next one takes from there what is the same.
+    """
 
     recipe: Recipe
     tokenizer: bytes
     weights: dict[str, Tensor]
     curvatures: Curvatures
     code_bytes: int
+    made: dict[str, Made] = field(default_factory=dict)
+    encoded: dict[str, Encoded] = field(default_factory=dict)
 
     def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
         """The report of the tensors by a table, and the artifact."""
-        tensors, rows = quantize_weights(table, self.weights, self.curvatures)
-        return rows, pack(self.recipe.network().shipped(), tensors, self.tokenizer, self.recipe.pack)
+        tensors, rows = quantize_weights(table, self.weights, self.curvatures, self.made)
+        shipped = self.recipe.network().shipped()
+        return rows, pack(shipped, tensors, self.tokenizer, self.recipe.pack, self.encoded)
 
     def total_bytes(self, artifact: Artifact) -> int:
         """What counts towards the budget: code and artifact, without the tokenizer where that is free."""
@@ -47,13 +55,13 @@ class Packer(NamedTuple):
         names = table.tunable(self.weights)
         if table.tuning == NoTuning() or not names:
             return self
-        tensors, _ = quantize_weights(table, self.weights, self.curvatures)
+        tensors, _ = quantize_weights(table, self.weights, self.curvatures, self.made)
         shipped, length = self.recipe.network().shipped(), self.recipe.data.sequence_length
         rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
         exact = model_with(shipped, self.weights, backend)
         steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
         found = yield from with_progress(steps, "tune")
-        return self._replace(weights={**self.weights, **found})
+        return replace(self, weights={**self.weights, **found})
 
     def allocated(
         self, backend: Backend, stream: TokenStream

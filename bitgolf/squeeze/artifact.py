@@ -15,6 +15,7 @@ checked, a small file cannot ask for much memory or time, and every byte is unde
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import struct
@@ -180,6 +181,9 @@ class Piece(NamedTuple):
         return self.dtype.itemsize * self.numbers
 
 
+Encoded = tuple[bool, int, str, bytes]  # whether columns come first, decoded size, codec, the bytes
+
+
 class Contents(NamedTuple):
     """What the first two sections say: the model, the form of each tensor, and the streams."""
 
@@ -227,17 +231,32 @@ class Artifact:
 
 
 def pack(
-    model: ModelPlan, tensors: Mapping[str, QuantizedTensor], tokenizer: bytes, plan: PackPlan | None = None
+    model: ModelPlan,
+    tensors: Mapping[str, QuantizedTensor],
+    tokenizer: bytes,
+    plan: PackPlan | None = None,
+    encoded_before: dict[str, Encoded] | None = None,
 ) -> Artifact:
-    """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
-    plan = plan or PackPlan()
+    """Everything that scoring needs, as bytes; equal input gives equal bytes in every process.
+
+    encoded_before: the streams of the last call with this plan, by their contents; brought up to date in place.
+    Those that have not changed are not encoded again.
+    """
+    plan, before = plan or PackPlan(), {} if encoded_before is None else encoded_before
     shapes = parameter_shapes(model)
     check_shapes(shapes, {name: tensor.shape for name, tensor in tensors.items()})
     table = tensor_table(shapes, tensors, plan.layout)
     streams = streams_of(*read_table(table, shapes), shapes)
     texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
-    encoded += [encode_stream(pieces, tensors, plan) for pieces in streams]
+    contents = [_contents(pieces, tensors) for pieces in streams]
+    now = {
+        name: before[name] if name in before else encode_stream(pieces, tensors, plan)
+        for name, pieces in zip(contents, streams)
+    }
+    before.clear()
+    before |= now
+    encoded += [now[name] for name in contents]
     rows = b"".join(
         SECTION_ROW.pack(
             CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), size, zlib.crc32(data)
@@ -247,6 +266,13 @@ def pack(
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
     return Artifact.of(header + b"".join(data for *_, data in encoded))
+
+
+def _contents(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor]) -> str:
+    """A name for the numbers of a stream and how they lie."""
+    shapes = [(piece.kind, piece.dtype, piece.shape) for piece in pieces]
+    numbers = join_planes([tensors[piece.tensor].pieces[piece.kind] for piece in pieces])
+    return f"{hashlib.sha256(numbers).hexdigest()} {shapes}"
 
 
 def unpack(data: bytes) -> Unpacked:
@@ -485,7 +511,7 @@ def stream_name(pieces: Sequence[Piece]) -> str:
 
 def encode_stream(
     pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor], plan: PackPlan
-) -> tuple[bool, int, str, bytes]:
+) -> Encoded:
     """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
     parts = [tensors[piece.tensor].pieces[piece.kind] for piece in pieces]
     order = plan.order if pieces[0].is_codes else "rows"

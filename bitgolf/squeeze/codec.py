@@ -421,7 +421,8 @@ class _RangeCoder:
                 kind = int(kinds[places[0]])
                 table = tables[kind] = tables[kind] if kind in tables else start(kind)
                 while len(places):
-                    here, places = np.split(places, [max(1, int(table.sum()) // COUNT)])
+                    count = max(1, int(table.sum()) // COUNT)
+                    here, places = places[:count], places[count:]
                     part[here] = self.step(part[here], table)
                     table += COUNT * np.bincount(part[here], minlength=len(table))
 

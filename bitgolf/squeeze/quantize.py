@@ -390,24 +390,44 @@ def named(error: QuantizeError, name: str, rule: QuantRule) -> QuantizeError:
     return QuantizeError(error.what, where=name, value=error.value, way_out=way_out)
 
 
+class Made(NamedTuple):
+    """A tensor as a quantizer made it of a weight, and in how many seconds."""
+
+    weight: Tensor
+    quantizer: Quantizer
+    tensor: QuantizedTensor
+    seconds: float
+
+
 def quantize_weights(
-    plan: QuantizePlan, weights: Mapping[str, Tensor], curvatures: Curvatures | None = None
+    plan: QuantizePlan,
+    weights: Mapping[str, Tensor],
+    curvatures: Curvatures | None = None,
+    made: dict[str, Made] | None = None,
 ) -> tuple[dict[str, QuantizedTensor], list[dict[str, Any]]]:
-    """Every tensor by its rule, and a row each on how; without curvatures, by what needs none."""
-    chosen = plan.assign(weights)
+    """Every tensor by its rule, and a row each on how; without curvatures, by what needs none.
+
+    made: by an earlier call with these curvatures, brought up to date in place. What the same quantizer made of
+    the same weight is taken from there.
+    """
+    chosen, made = plan.assign(weights), {} if made is None else made
     tensors, rows = {}, []
     for name, weight in weights.items():
         rule = plan.rules[chosen[name]]
         if not bool(weight.isfinite().all()):
             raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
-        started, curvature = time.perf_counter(), (curvatures or {}).get(name)
-        try:
-            tensors[name] = rule.quantizer.quantize(weight, curvature)
-        except QuantizeError as error:
-            raise named(error, name, rule) from None
+        curvature, last = (curvatures or {}).get(name), made.get(name)
+        if last is None or last.weight is not weight or last.quantizer != rule.quantizer:
+            started = time.perf_counter()
+            try:
+                tensor = rule.quantizer.quantize(weight, curvature)
+            except QuantizeError as error:
+                raise named(error, name, rule) from None
+            last = made[name] = Made(weight, rule.quantizer, tensor, time.perf_counter() - started)
+        tensors[name] = last.tensor
         row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
         seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
-        rows.append({**row, **seen, "seconds": time.perf_counter() - started})
+        rows.append({**row, **seen, "seconds": last.seconds})
     return tensors, rows
 
 
