@@ -239,8 +239,8 @@ def pack(
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process.
 
-    encoded_before: the streams of the last call with this plan, by their contents; brought up to date in place.
-    Those that have not changed are not encoded again.
+    encoded_before: the streams of the last call with this plan, by their contents, brought up to date in
+    place. Those that have not changed are not encoded again.
     """
     plan, before = plan or PackPlan(), {} if encoded_before is None else encoded_before
     shapes = parameter_shapes(model)
@@ -509,9 +509,7 @@ def stream_name(pieces: Sequence[Piece]) -> str:
     return f"{pieces[0].tensor} {pieces[0].kind}{more}"
 
 
-def encode_stream(
-    pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor], plan: PackPlan
-) -> Encoded:
+def encode_stream(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor], plan: PackPlan) -> Encoded:
     """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
     parts = [tensors[piece.tensor].pieces[piece.kind] for piece in pieces]
     order = plan.order if pieces[0].is_codes else "rows"

@@ -16,7 +16,7 @@ LEAST_SHARE = 0.999  # of the budget
 TRIES = 30
 LOG2_RESOLUTION = 1 / 4096  # of an octave, to which a factor is rounded
 COARSEST, FINEST = 24.0, -12.0  # octaves from the steps as set; every code is zero, or nothing is left to win
-LONGEST_MOVE = 4.0  # octaves at a time
+LONGEST_MOVE, SHORTEST_MOVE = 4.0, 1 / 1024  # octaves at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class FillBudget(Rate):
     """All steps longer or shorter by one factor, so that code and artifact fill the budget.
 
     What: quantizes, packs and counts until the total is between 99.9% and 100% of budget.budget_bytes,
-        usually three to six times. Sets RateAware by its step and SdClip by its deviations.
+        usually three or four times. Sets RateAware by its step and SdClip by its deviations.
     Source: the public records turned their clips by hand or cut the smallest codes (PR #609) until it fit
     Cost: the time of so many packings: two seconds each for a million weights
     Not for: a budget that many bits a weight would not fill: it then stays below it
@@ -86,5 +86,6 @@ def next_log2_factor(tried: dict[float, int], budget_bytes: int, aim: float) -> 
     else:
         slope = tried[log2_factor] / 4
     move = (tried[log2_factor] - aim) / max(slope, 1.0)
-    move = min(LONGEST_MOVE, max(0.25, move)) if failing else max(-LONGEST_MOVE, min(-0.25, move))
+    least = SHORTEST_MOVE if others else 0.25
+    move = min(LONGEST_MOVE, max(least, move)) if failing else max(-LONGEST_MOVE, min(-least, move))
     return round(min(COARSEST, max(FINEST, log2_factor + move)) / LOG2_RESOLUTION) * LOG2_RESOLUTION

@@ -159,13 +159,23 @@ def gather_curvatures(
             with torch.set_grad_enabled(outputs), watch:
                 logits = model.logits(rows.to(model.backend.device)).flatten(0, 1)
             if outputs:
-                labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=draws)[:, 0]
+                labels = drawn_labels(logits.detach(), draws)
                 loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
                 tables = [model.tok_emb.weight, *watch.tables.values()]
                 loss.backward(inputs=tables)
                 for table in tables:
                     table.grad = None
     return watch.curvatures(text.numel(), frequencies)
+
+
+def drawn_labels(logits: Tensor, draws: torch.Generator) -> Tensor:
+    """A token for each row of logits (rows, vocabulary), as likely as they say, on the CPU.
+
+    One number is drawn for each row; `multinomial` draws one for each token of the vocabulary.
+    """
+    sums = logits.softmax(-1).cpu().cumsum(-1)
+    marks = torch.rand(len(sums), 1, generator=draws) * sums[:, -1:]
+    return torch.searchsorted(sums, marks, right=True)[:, 0].clamp_max(sums.shape[1] - 1)
 
 
 class ProductWatch(TorchFunctionMode):

@@ -407,8 +407,8 @@ def quantize_weights(
 ) -> tuple[dict[str, QuantizedTensor], list[dict[str, Any]]]:
     """Every tensor by its rule, and a row each on how; without curvatures, by what needs none.
 
-    made: by an earlier call with these curvatures, brought up to date in place. What the same quantizer made of
-    the same weight is taken from there.
+    made: by an earlier call with these curvatures, brought up to date in place. What the same quantizer made
+    of the same weight is taken from there.
     """
     chosen, made = plan.assign(weights), {} if made is None else made
     tensors, rows = {}, []

@@ -55,6 +55,15 @@ def test_any_feasible_budget_is_filled_in_a_few_tries(bits_at_once, budget_bytes
     assert len(tries) <= 15 and tries[-1]["total_bytes"] == total(table)
 
 
+def test_a_line_through_two_tries_is_followed_to_the_budget():
+    """However short the way: a move of a quarter of an octave went past it, and two more tries came back."""
+
+    def total(plan):
+        return round(800_000 - 190_000 * math.log2(plan.rules[0].quantizer.step / RateAware().step))
+
+    assert len(allocated(total, 970_000)[1]) == 3
+
+
 def test_a_table_that_fills_at_once_is_left_alone():
     total = bytes_of(3.0)
     table, tries = allocated(total, total(FILLED))

@@ -22,6 +22,7 @@ from bitgolf.squeeze.hessian import (
     OwnText,
     TrainText,
     both_uses,
+    drawn_labels,
     drawn_text,
     gather_curvatures,
     looked_up_rows,
@@ -152,8 +153,7 @@ def test_outputs_are_gradients_at_labels_from_the_model(name):
     names = ["blocks.0.attn.c_k.weight", "blocks.1.mlp.fc.weight", "blocks.2.mlp.proj.weight", head]
     found = gather_curvatures(model, TEXT, names, True, seeded())
     with torch.no_grad():
-        likely = model.logits(TEXT).flatten(0, 1).softmax(-1)
-    labels = torch.multinomial(likely, 1, generator=seeded())[:, 0].view(TEXT.shape)
+        labels = drawn_labels(model.logits(TEXT).flatten(0, 1), seeded()).view(TEXT.shape)
     kept = {}
 
     def keep(key):
@@ -213,13 +213,20 @@ def test_a_table_that_is_only_looked_up_has_a_curvature_too():
     model = moved(MODELS["untied"])
     found = gather_curvatures(model, TEXT, ["tok_emb.weight"], True, seeded())["tok_emb.weight"]
     with torch.no_grad():
-        likely = model.logits(TEXT).flatten(0, 1).softmax(-1)
-    labels = torch.multinomial(likely, 1, generator=seeded())[:, 0].view(TEXT.shape)
+        labels = drawn_labels(model.logits(TEXT).flatten(0, 1), seeded()).view(TEXT.shape)
     expected = lookups_of(model, TEXT, labels)
     torch.testing.assert_close(found.inputs, expected.inputs, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-3, atol=1e-6)
     never = torch.bincount(TEXT.flatten(), minlength=90) == 0
     assert bool(never.any()) and bool((found.outputs[never] > 0).all()), "a row that is not seen still counts"
+
+
+def test_labels_are_as_likely_as_the_logits_say():
+    logits = torch.tensor([math.log(0.5), -math.inf, math.log(0.2), math.log(0.3), -math.inf])
+    labels = drawn_labels(logits.expand(40_000, -1), seeded())
+    shares = labels.bincount(minlength=5) / len(labels)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]), rtol=0, atol=0.01)
+    assert torch.equal(labels[:9], drawn_labels(logits.expand(9, -1), seeded()))
 
 
 class Stream:

@@ -1,5 +1,7 @@
 """Small tensors tuned after rounding: it helps, it touches nothing else, and off is off."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,10 @@ from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.run.packer import Packer
 from bitgolf.run.stages import run
 from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.fill import coarser
 from bitgolf.squeeze.presets import by_part, entropy_coded, rate_aware
 from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.tune import TuneControls
 from tests.run.test_run import CODE, result_of
 
@@ -53,6 +57,24 @@ def divergence(trained, packer: Packer, table: QuantizePlan) -> float:
             for weights in (trained.weights, opened.weights)
         )
     return float((wanted.exp() * (wanted - said)).sum(-1).mean())
+
+
+def test_a_packing_makes_anew_what_has_changed_alone(trained, monkeypatch):
+    packer, rounded = packer_of(trained, COARSE), []
+    quantize = RateAware.quantize
+    monkeypatch.setattr(RateAware, "quantize", lambda *given: rounded.append(0) or quantize(*given))
+    finer = coarser(COARSE, 0.5)
+    first, other, again = (packer.packed(table)[1].data for table in (COARSE, finer, COARSE))
+    made = len(rounded)
+    assert first == again != other and first == packer.packed(COARSE)[1].data
+    names = [name for name in trained.weights if name.endswith(SMALL)]
+    changed = {name: trained.weights[name] + 0.5 for name in names}
+    tuned_packer = dataclasses.replace(packer, weights={**trained.weights, **changed})
+    rows, artifact = tuned_packer.packed(coarser(COARSE, 1.0))
+    assert len(rounded) == made and len(rows) == len(trained.weights)
+    fresh = dataclasses.replace(tuned_packer, made={}, encoded={})
+    assert artifact.data == fresh.packed(COARSE)[1].data != first
+    assert len(rounded) == made * 4 // 3
 
 
 def test_the_packed_model_says_more_nearly_what_the_trained_one_does(trained):
