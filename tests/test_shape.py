@@ -156,7 +156,7 @@ def imported(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("package", AROUND)
 def test_packages_around_import_only_those_before_them(package):
     before = AROUND[: AROUND.index(package) + 1]
-    for path in (PACKAGE_FOLDER / package).glob("*.py"):
+    for path in (PACKAGE_FOLDER / package).rglob("*.py"):
         assert not {*imported(path)} & ({*AROUND} - {*before}), path
 
 

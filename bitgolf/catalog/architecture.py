@@ -110,8 +110,16 @@ def architecture() -> str:
     packages: dict[str, list[Path]] = {}
     for name in READING_ORDER:
         packages.setdefault(name.rpartition(".")[0], []).append(PACKAGE_FOLDER / file_of(name))
-    around = {name: sorted((PACKAGE_FOLDER / name).glob("[!_]*.py")) for name in AROUND}
+    around = {name: sorted((PACKAGE_FOLDER / name).glob("[!_]*.py")) for name in _with_inner(AROUND)}
     return "\n".join([INTRODUCTION, *_rooms(packages), BESIDE, *_rooms(around), RUN_FOLDER])
+
+
+def _with_inner(names: Sequence[str]) -> Iterator[str]:
+    """Packages, each with those inside it."""
+    for name in names:
+        yield name
+        for path in sorted((PACKAGE_FOLDER / name).glob("*/__init__.py")):
+            yield f"{name}/{path.parent.name}"
 
 
 def _rooms(packages: Mapping[str, Sequence[Path]]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def audit(
     found = audited(target, chosen)
     seen = None
     if run:
-        from bitgolf.audit.dynamic import with_run
+        from bitgolf.audit.sandbox.findings import with_run
 
         found, seen = with_run(found, run_seconds)
     if as_markdown:

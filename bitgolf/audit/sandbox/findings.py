@@ -1,34 +1,17 @@
-"""What a script shows when it runs: at tiny size, on the processor, in a sandbox, under the probes."""
+"""What a run in the sandbox shows of an audit's faults."""
 
-import json
-import re
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Required
 
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
-
-import bitgolf
-from bitgolf.audit import sandbox
 from bitgolf.audit.audit import Audit
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.folder import read_record
-from bitgolf.audit.unwrap import unwrapped
+from bitgolf.audit.sandbox import box
+from bitgolf.audit.sandbox.lines import SHARED, TINY, UNTRAINED, Line
+from bitgolf.audit.sandbox.run import Run, run, short
 from bitgolf.base.errors import BitgolfError
-from bitgolf.inputs.typed import STRICT, Size
 
-SIZES, TINY, UNTRAINED, SHARED = "sizes", "tiny", "untrained", "two processes"
-STAGES = (SIZES, TINY, UNTRAINED, SHARED)
-INSIDE = "import sys; sys.path.insert(0, '/lent'); from bitgolf.audit.inside import main; main()"
-SENT = (".py", ".json", ".txt", ".cpp", ".cu", ".h", ".model", ".vocab", ".toml", ".yaml")
-MOST_SENT_BYTES, MOST_SENT = 2**21, 60
-MOST_LETTERS = 240
 APART = 0.01  # nats by which one process and two may differ
-
 OF_PROBE = {
     "once": ("V17", SUSPECTED, "every token has one score, which depends on it"),
     "causal": ("V05", FOUND, "scores hold when later tokens change"),
@@ -37,83 +20,7 @@ OF_PROBE = {
     "same again": ("V03", SUSPECTED, "a second evaluation gives the same scores"),
     "bytes counted": ("B01", SUSPECTED, "the bytes of the text"),
 }
-HOW = {"told": " by what it reports", "part": " by a part of it"}
 COVERED = frozenset("V01 V03 V04 V05 V06 V08 V17 V18 B01 T13 T18".split())
-
-
-@STRICT
-class Line(TypedDict, total=False):
-    """One thing that was seen inside; which keys there are goes by the event."""
-
-    stage: Required[Literal["sizes", "tiny", "untrained", "two processes"]]
-    rank: Required[Literal[0, 1]]
-    event: Required[str]
-    name: str
-    ended: str
-    why: str
-    probe: str
-    how: str
-    token: int | None
-    loss: float
-    bits: float | None
-    seen: bool
-    reloaded: bool
-    saves: Size
-    early: Size
-    learnt: Size
-    parameters: Size
-    layers: Size
-    vocabulary: Size
-    width: Size
-
-
-class Run(NamedTuple):
-    """A script that ran in a sandbox. stopped: the limit that ended it; lines: what was seen."""
-
-    script: str
-    code_bytes: int
-    way: str
-    seconds: float
-    stopped: str
-    lines: list[Line]
-
-    def of(self, event: str, *stages: str) -> list[Line]:
-        """What was seen of a kind."""
-        return [
-            each for each in self.lines if each["event"] == event and (not stages or each["stage"] in stages)
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs."""
-        return self._asdict()
-
-    def told(self) -> Iterator[str]:
-        """For people, a line each."""
-        yield f"run in a sandbox ({self.way}), {self.seconds:.0f} s" + (
-            f", ended at {self.stopped}" if self.stopped else ""
-        )
-        for each in self.of("sizes", SIZES)[:1]:
-            shape = f"{each.get('layers', 0)} layers, width {each.get('width', 0)}"
-            shape += f", vocabulary {each.get('vocabulary', 0):,}, {self.code_bytes:,} bytes of code"
-            yield f"as written: {each.get('parameters', 0):,} parameters, {shape}"
-        for each in self.of("ran"):
-            if each["rank"] == 0 or each.get("ended") != "passed":
-                yield f"{each['stage']}: {each.get('ended', '')} {short(each.get('why', ''))}".rstrip()
-        for each in self.of("evaluated", TINY, UNTRAINED):
-            said = f"reports {each.get('loss', 0):.5f} nats a token"
-            yield f"{each['stage']}: {short(each.get('name', ''))} {said}"
-        for each in self.of("probe"):
-            how = HOW.get(each.get("how", ""), "")
-            yield (
-                f"{short(each.get('name', ''))}, {short(each.get('probe', ''))}{how}: "
-                f"{short(each.get('ended', ''))} {short(each.get('why', ''))}".rstrip()
-            )
-
-
-def short(text: str) -> str:
-    """Words from inside, on one line and not too many."""
-    plain = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return plain if len(plain) <= MOST_LETTERS else plain[:MOST_LETTERS] + "..."
 
 
 def with_run(found: Audit, seconds: int) -> tuple[Audit, Run]:
@@ -122,52 +29,13 @@ def with_run(found: Audit, seconds: int) -> tuple[Audit, Run]:
     script = read_record(target).entry if target.is_dir() else target
     if script is None or script.suffix != ".py":
         raise BitgolfError("no script in it to run", where=found.target, way_out="leave --run out")
-    seen = run(script, sandbox.way(), sandbox.Limits(seconds=seconds))
+    seen = run(script, box.way(), box.Limits(seconds=seconds))
     new, looked = findings(seen)
     return found._replace(
         findings=in_order([*found.findings, *new]),
         looked=found.looked | looked,
         seconds=found.seconds + seen.seconds,
     ), seen
-
-
-def run(script: Path, way: str, limits: sandbox.Limits, stages: Sequence[str] = STAGES) -> Run:
-    """Run a script; it is read here and executed there. stages: what is tried with it."""
-    data = script.read_bytes()
-    text = unwrapped(script.name, data)[-1].text
-    said = re.search(r"""VOCAB_SIZE["'][^0-9\n]{1,9}(\d{2,6})""", text)
-    plan = {
-        "text": text,
-        "file": f"/in/folder/{script.name}",
-        "seconds": limits.seconds - 3,
-        "vocabulary": int(said[1]) if said else 1024,
-        "stages": stages,
-    }
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as outside:
-        Path(outside).chmod(0o755)
-        folder = Path(outside, "folder")
-        folder.mkdir()
-        Path(outside, "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        for each in [script, *sorted(script.parent.iterdir())[: 10 * MOST_SENT]][: MOST_SENT + 1]:
-            sent = each.suffix in SENT and each.is_file() and not each.is_symlink()
-            if each == script or (sent and each.stat().st_size <= MOST_SENT_BYTES):
-                (folder / each.name).write_bytes(each.read_bytes())
-        lent = [(outside, "/in"), (str(Path(bitgolf.__file__).resolve().parent), "/lent/bitgolf")]
-        ended = sandbox.run([sys.executable, "-I", "-c", INSIDE, "/in/plan.json"], lent, limits, way)
-    stopped = ended.stopped or (f"code {ended.code}: {short(ended.said)[-200:]}" if ended.code else "")
-    lines = list(parsed(ended.output))
-    return Run(script.name, len(data), way, time.monotonic() - started, stopped, lines)
-
-
-def parsed(output: bytes) -> Iterator[Line]:
-    """Lines of the form that is expected; foreign code may have written any."""
-    adapter = TypeAdapter(Line)
-    for line in output.splitlines():
-        try:
-            yield adapter.validate_json(line)
-        except ValidationError:
-            continue
 
 
 def findings(seen: Run) -> tuple[list[Finding], frozenset[str]]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bitgolf.audit.sandbox import BUBBLEWRAP, UNSHARE, Ended, Limits, run, way
+from bitgolf.audit.sandbox.box import BUBBLEWRAP, UNSHARE, Ended, Limits, run, way
 from bitgolf.base.errors import BitgolfError
 
 FEW = Limits(seconds=20, memory_bytes=500_000_000, disk_bytes=20_000_000, processes=16)

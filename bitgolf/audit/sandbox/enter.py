@@ -1,6 +1,6 @@
 """The door of the sandbox: its mounts, its limits, then the command. Needs nothing but Python's own library.
 
-Started by `sandbox.run` in namespaces of its own: `python enter.py PLAN COMMAND...`, PLAN is JSON.
+Started by `box.run` in namespaces of its own: `python enter.py PLAN COMMAND...`, PLAN is JSON.
 """
 
 import ctypes

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from bitgolf.audit.dynamic import COVERED, SHARED, SIZES, TINY, Run, findings, parsed, run
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
-from bitgolf.audit.sandbox import Limits, way
+from bitgolf.audit.sandbox.box import Limits, way
+from bitgolf.audit.sandbox.findings import COVERED, findings
+from bitgolf.audit.sandbox.lines import SHARED, SIZES, TINY, parsed
+from bitgolf.audit.sandbox.run import Run, run
 from bitgolf.base.errors import BitgolfError
 
 SCRIPT = """
