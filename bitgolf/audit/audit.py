@@ -31,10 +31,14 @@ from bitgolf.corpus.textfile import refuse_special
 
 DISQUALIFIES = SEVERITIES["D"]
 CLEAN, INVALID, SUSPECT, FLAWED = "clean", "invalid", "suspect", "flawed"
+Layers = tuple[list[Finding], frozenset[str], Mapping[str, Ruling], str]
 
 
 class Audit(NamedTuple):
-    """What was found. looked: the codes that a layer could look for; the others cannot be told from files."""
+    """What was found. looked: the codes that a layer could look for; the others cannot be told from files.
+
+    unchecked: what is missing before nothing found means that nothing is wrong; empty where it is all there.
+    """
 
     target: str
     kind: str
@@ -43,6 +47,7 @@ class Audit(NamedTuple):
     looked: frozenset[str]
     seconds: float
     taken: Mapping[str, Ruling] = MappingProxyType({})
+    unchecked: str = ""
 
     def ruling(self, finding: Finding) -> Ruling:
         """What holds for a finding: of this very entry, else of its kind on the day of the rules."""
@@ -62,6 +67,7 @@ class Audit(NamedTuple):
     def verdict(self) -> str:
         """invalid: a fault that disqualifies was found. suspect: one, or a wrong score, is suspected. flawed:
         anything else was found. clean: nothing was, or a run that may be wasted elsewhere is suspected.
+        cannot tell: as clean, but what could show a fault is not there.
         """
         counted = [each for each in self.real if self.ruling(each).word == VIOLATION]
         worst = [each for each in counted if each.severity == DISQUALIFIES]
@@ -69,7 +75,9 @@ class Audit(NamedTuple):
             return INVALID
         if worst or any(each.severity == SEVERITIES["S"] for each in counted):
             return SUSPECT
-        return FLAWED if any(_weighs(each) for each in self.real) else CLEAN
+        if any(_weighs(each) for each in self.real):
+            return FLAWED
+        return CANNOT_TELL if self.unchecked else CLEAN
 
     def untold(self) -> dict[str, str]:
         """The codes that nothing here could look for, with the reason."""
@@ -87,6 +95,7 @@ class Audit(NamedTuple):
             "kind": self.kind,
             "rules": self.rules.name,
             "status": self.verdict,
+            "unchecked": self.unchecked,
             "found": sum(each.sure == FOUND for each in self.findings),
             "suspected": sum(each.sure == SUSPECTED for each in self.findings),
             "cannot_tell": sum(each.sure == CANNOT_TELL for each in self.findings) + len(self.untold()),
@@ -117,30 +126,32 @@ def _weighs(finding: Finding) -> bool:
 def audit(path: Path, rules: Rules) -> Audit:
     """Look at a folder, a script, a log or an artifact. Raises BitgolfError for what is none of them."""
     started = time.monotonic()
-    taken: Mapping[str, Ruling] = {}
     if not path.exists():
         raise BitgolfError("no such file or folder", where=str(path))
     if path.is_dir():
-        kind, (findings, looked, taken) = "folder", _folder(path, rules)
+        kind, (findings, looked, taken, unchecked) = "folder", _folder(path, rules)
     else:
         refuse_special(path)
-        kind, findings, looked = _file(path, rules)
-    return Audit(str(path), kind, rules, in_order(findings), looked, time.monotonic() - started, taken)
+        kind, (findings, looked, taken, unchecked) = _file(path, rules)
+    seconds = time.monotonic() - started
+    return Audit(str(path), kind, rules, in_order(findings), looked, seconds, taken, unchecked)
 
 
-def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]:
+def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
     if path.suffix == ".py":
         layers = unwrapped(path.name, path.read_bytes())
         beside = [each for each in path.parent.glob("*.py") if each != path]
         script = follow(path.name, layers, _modules(layers[-1].tree, beside))
-        return "script", [*script_checks.check_script(script)], script_checks.COVERED
+        found = [*script_checks.check_script(script)]
+        return "script", (found, script_checks.COVERED, {}, script.unfollowed)
     with path.open("rb") as file:
         head = file.read(2**20)
     if path.suffix in (".log", ".txt") or (b"\0" not in head and looks_like_log(decoded(head))):
         log = read_log(path)
         if not (log.scores or log.steps or log.sizes):
             raise BitgolfError("no line of a training log in it", where=str(path))
-        return "log", [*log_checks.check_log(log, rules)], log_checks.COVERED
+        found = [*log_checks.check_log(log, rules)]
+        return "log", (found, log_checks.COVERED, {}, "" if log.scores else "no line has a score")
     found = [*artifact_checks.check_artifact(path, rules)]
     if found and all(each.sure == CANNOT_TELL for each in found):
         raise BitgolfError(
@@ -149,7 +160,7 @@ def _file(path: Path, rules: Rules) -> tuple[str, list[Finding], frozenset[str]]
             value=found[0].found.removeprefix(f"{path}: "),
             way_out="name a folder, a .py file, a log or a packed model",
         )
-    return "artifact", found, artifact_checks.COVERED
+    return "artifact", (found, artifact_checks.COVERED, {}, "")
 
 
 def _modules(tree: ast.Module, beside: list[Path]) -> list[ast.Module]:
@@ -165,17 +176,19 @@ def _modules(tree: ast.Module, beside: list[Path]) -> list[ast.Module]:
     return trees
 
 
-def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Mapping[str, Ruling]]:
+def _folder(path: Path, rules: Rules) -> Layers:
     record = read_record(path)
     if not record.files:
         raise BitgolfError("an empty folder", where=str(path))
     findings: list[Finding] = []
     shards = data_checks.shards_in(path, [*record.files])
     data = [*data_checks.check_data(path, [*record.files])]
-    data += tokenizer_checks.check_tokenizers(path, [*record.files])
+    of_tokenizers, seen = tokenizer_checks.check_tokenizers(path, [*record.files])
+    data += of_tokenizers
+    seen |= data_checks.COVERED if shards else frozenset()
     if shards and not (record.logs or record.claims or record.entry):
-        return data, data_checks.COVERED | tokenizer_checks.COVERED, {}
-    looked = folder_checks.COVERED
+        return data, seen, {}, ""
+    looked = folder_checks.COVERED | seen
     for log in record.logs:
         beside = folder_logs.of_no_claim(record, log)
         for each in log_checks.check_log(log, rules, record.is_timed):
@@ -204,14 +217,21 @@ def _folder(path: Path, rules: Rules) -> tuple[list[Finding], frozenset[str], Ma
             findings += _preparation(helper)
     findings += folder_checks.check_folder(record, script, rules)
     findings += data
-    looked |= data_checks.COVERED if shards else frozenset()
     for name in record.files:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
             findings += artifact_checks.check_artifact(path / name, rules)
             looked |= artifact_checks.COVERED
     known = record.claims.path if record.claims else record.logs[0].path if record.logs else None
     taken = rules.taken(sha256_of(known)) if known else {}
-    return findings, looked, taken
+    return findings, looked, taken, _unchecked(record, script)
+
+
+def _unchecked(record: Record, script: Script | None) -> str:
+    """What is missing in a folder to check what it claims."""
+    missing = [script.unfollowed if script else "no script that can be read"]
+    if record.claimed and not any(log.scores for log in record.logs):
+        missing.append("no log with a score, though one is claimed")
+    return "; ".join(filter(None, missing))
 
 
 def _script(record: Record) -> Script:

@@ -16,6 +16,7 @@ ARTIFACTS = (".ptz", ".pt", ".bin", ".safetensors", ".npz", ".br", ".zst", ".xz"
 ENTRY = ("train_gpt.py", "train.py")
 SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
 VARIABLE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]+)=[\"']?([^\s\"'`]+)")
+CLAIM = re.compile(r"(?i)(?<![a-z])bpb\W{0,9}\d\.\d{3}|\d\.\d{3,8}\W{0,3}(?:val_)?bpb\b")  # in words
 BITS_KEYS = ("val_bpb", "bpb", "score", "mean_bpb", "val_bpb_mean", "mean_val_bpb")
 
 
@@ -53,6 +54,12 @@ class Record(NamedTuple):
         """Whether any score is reported that could be wrong: an analysis may ship a script without one."""
         claimed = self.claims is not None and self.claims.number("val_bpb") is not None
         return claimed or not self.readme or any(log.scores for log in self.logs)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a score is claimed: by the submission.json, or in words."""
+        said = self.claims is not None and self.claims.number("val_bpb") is not None
+        return said or CLAIM.search(self.readme) is not None
 
     @property
     def settings(self) -> dict[str, str]:

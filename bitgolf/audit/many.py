@@ -14,7 +14,7 @@ from bitgolf.report.templates import templates
 
 MOST_FOLDERS, MOST_DEPTH, MOST_SHOWN = 2000, 3, 40
 UNREADABLE = "unreadable"
-ORDER = ("invalid", "suspect", "flawed", "clean", UNREADABLE)
+ORDER = ("invalid", "suspect", "flawed", CANNOT_TELL, "clean", UNREADABLE)
 
 
 class Looked(NamedTuple):
@@ -111,6 +111,7 @@ def html(looked: list[Looked], root: Path, rules: Rules) -> str:
             if each.found
             else [],
             "error": each.error,
+            "unchecked": each.found.unchecked if each.found else "",
         }
         for each in looked
     ]

@@ -13,6 +13,7 @@ def markdown(found: Audit) -> str:
     """One screen of Markdown."""
     real, open_ones = found.real, [each for each in found.findings if each.sure == CANNOT_TELL]
     lines = [f"**{found.verdict}** under {found.rules.title}: {counted(found)}.", ""]
+    lines += [f"Not checked: {cell(found.unchecked)}.", ""] if found.unchecked else []
     if real:
         lines += ["| code | sure | where | found | expected |", "|---|---|---|---|---|"]
         lines += [_row(found, each) for each in real[:MOST_ROWS]]

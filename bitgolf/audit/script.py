@@ -23,6 +23,15 @@ class Script(NamedTuple):
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
 
     @property
+    def unfollowed(self) -> str:
+        """Why its score is not known; empty where it was followed to it."""
+        if not self.flow.whole:
+            return "too long to be followed"
+        if not any(event.kind == "score" for event in self.events):
+            return "no score of validation tokens was found in the flow"
+        return ""
+
+    @property
     def inner(self) -> Layer:
         """What really runs."""
         return self.layers[-1]

@@ -26,12 +26,7 @@ def check_script(script: Script) -> Iterator[Finding]:
                 "a script whose text can be read",
                 "pack it as a literal with lzma, zlib or brotli",
             )
-    if not any(event.kind == "score" for event in script.events) or not script.flow.whole:
-        said = (
-            "no score of validation tokens was found in the flow"
-            if script.flow.whole
-            else "too long to be followed"
-        )
+    if said := script.unfollowed:
         for code in ("V04", "V05", "V06"):
             yield Finding(code, CANNOT_TELL, script.name, said, way_out="look by hand, or run the scorer")
     found = in_order([each for check in script_scoring.CHECKS for each in check(script)])

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from bitgolf.audit.finding import FOUND, Finding
+from bitgolf.base.errors import BitgolfError
+from bitgolf.text.tokenizer import open_model
 
 LONE_SPACE = "\u2581"
 MOST_BYTES = 2**25  # of a tokenizer or a table that are read
@@ -15,21 +17,23 @@ HEADER, FIELDS = 24, 15  # bytes of a TokenMonster file before its pieces, and b
 LONGEST = 64  # bytes of a piece that a table may name
 
 
-def check_tokenizers(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
-    """All findings of the tokenizers among a folder's files, and of the tables beside them."""
+def check_tokenizers(folder: Path, names: Sequence[str]) -> tuple[list[Finding], frozenset[str]]:
+    """All findings of the tokenizers among a folder's files and of the tables beside them, and the codes that
+    could be looked for: none without a tokenizer.
+    """
     tables = [*byte_tables(folder, names)]
+    found: list[Finding] = []
+    looked: set[str] = set()
     for name in names:
-        if not name.endswith((".vocab", ".model")):
-            continue
-        pieces = pieces_of(folder / name)
+        pieces = pieces_of(folder / name) if name.endswith((".vocab", ".model")) else None
         if pieces is None:
             continue
-        yield from lone_space(name, pieces)
+        found += lone_space(name, pieces)
+        looked.add("B03")
         for place, table in tables:
-            yield from half_characters(place, name, pieces, table)
-
-
-COVERED = frozenset("B02 B03".split())
+            found += half_characters(place, name, pieces, table)
+            looked.add("B02")
+    return found, frozenset(looked)
 
 
 def lone_space(name: str, pieces: Sequence[str | bytes]) -> Iterator[Finding]:
@@ -107,11 +111,9 @@ def pieces_of(path: Path) -> list[str] | list[bytes] | None:
             len(row) == 2 and row[1].strip().lstrip("-").replace(".", "").isdigit() for row in rows
         )
         return [row[0] for row in rows] if ranked and len(rows) > 100 else _token_monster(data)
-    import sentencepiece
-
     try:
-        model = sentencepiece.SentencePieceProcessor(model_proto=data)
-    except RuntimeError:
+        model = open_model(data)
+    except BitgolfError:
         return None
     return [model.id_to_piece(i) for i in range(model.get_piece_size())]
 

@@ -100,7 +100,7 @@ def _many(
             name, verdict, found, suspected = many.table([each], root)[0]
             print(
                 screen.escaped(
-                    f"{verdict:<10} {name}  {found}{'; suspected: ' if suspected else ''}{suspected}"
+                    f"{verdict:<11} {name}  {found}{'; suspected: ' if suspected else ''}{suspected}"
                 ),
                 flush=True,
             )

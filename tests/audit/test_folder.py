@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import torch
 
-from bitgolf.audit import rules
+from bitgolf.audit import rules, tokenizer_checks
 from bitgolf.audit.audit import audit
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
 from bitgolf.audit.page import markdown, severity
@@ -305,3 +305,36 @@ def test_the_settings_of_the_command_in_a_readme_hold(folder):
         f"{readme}\n```\nADAPT=1 torchrun train_gpt.py\nADAPT=0 torchrun train_gpt.py\n```\n"
     )
     assert "V06" not in {code for code, _ in codes(folder)}
+
+
+def test_a_claim_that_nothing_shows_is_not_clean(folder, tmp_path):
+    """#2003 has a README with a score, no script and no log."""
+    path = tmp_path / "words"
+    path.mkdir()
+    (path / "README.md").write_text("# Mine\nval_bpb 1.1234 over three seeds\n")
+    (path / "ledger.sql.gz").write_bytes(b"\x1f\x8b")
+    found = audit(path, RULES)
+    assert found.verdict == CANNOT_TELL and not found.real
+    assert found.unchecked == "no script that can be read; no log with a score, though one is claimed"
+    assert found.to_json()["unchecked"] == found.unchecked
+    assert "Not checked: no script" in markdown(found)
+    (folder / "train_gpt.py").write_text("print('trained elsewhere')\n")
+    for log in folder.glob("*.log"):
+        log.unlink()
+    (folder / "submission.json").unlink()
+    assert audit(folder, RULES).unchecked == (
+        "no score of validation tokens was found in the flow; no log with a score, though one is claimed"
+    )
+
+
+def test_a_tokenizer_is_looked_at_wherever_it_is_shipped(folder):
+    assert "B03" not in tokenizer_checks.check_tokenizers(folder, ["README.md"])[1]
+    pieces = ["<unk>", "\u2581", *(f"\u2581word{each}" for each in range(200))]
+    (folder / "own.vocab").write_text("".join(f"{piece}\t-1.0\n" for piece in pieces))
+    found, looked = tokenizer_checks.check_tokenizers(folder, ["own.vocab"])
+    assert (found, looked) == ([], {"B03"})
+    assert "B03" in audit(folder, RULES).looked
+    (folder / "own.vocab").write_text("".join(f"{piece}\t-1.0\n" for piece in pieces if piece != "\u2581"))
+    assert ("B03", FOUND) in codes(folder)
+    (folder / "own.model").write_bytes(b"no model")
+    assert tokenizer_checks.check_tokenizers(folder, ["own.model"]) == ([], frozenset())

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from bitgolf.audit import dynamic
+from bitgolf.audit.sandbox import findings, run
 from tests.audit.planted import write_claims, write_folder
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 
@@ -46,11 +46,9 @@ def test_a_script_runs_in_a_sandbox_or_not_at_all(bitgolf, folder, monkeypatch):
     refused(bitgolf("audit", path, "--run"), "REFUSED: foreign code runs in a sandbox alone")
     refused(bitgolf("audit", path.parent, "--run"), "one folder is run at a time")
     line = {"stage": "tiny", "rank": 0, "event": "probe", "name": "f", "probe": "causal", "ended": "failed"}
-    seen = dynamic.Run(
-        "train_gpt.py", 9, "unshare", 1.0, "", [{**line, "why": "its score moves", "token": 5}]
-    )
-    monkeypatch.setattr(dynamic.sandbox, "way", lambda: "unshare")
-    monkeypatch.setattr(dynamic, "run", lambda *_: seen)
+    seen = run.Run("train_gpt.py", 9, "unshare", 1.0, "", [{**line, "why": "its score moves", "token": 5}])
+    monkeypatch.setattr(findings.box, "way", lambda: "unshare")
+    monkeypatch.setattr(findings, "run", lambda *_: seen)
     code, out, _ = bitgolf("audit", path, "--run", "--json")
     found = json.loads(out)
     assert code == 1 and found["status"] == "invalid" and found["run"]["lines"][0]["probe"] == "causal"
