@@ -22,9 +22,7 @@ slow: setup
 	$(BIN)/python -m pytest -m slow
 
 bench: setup
-	$(BIN)/python -m bench.train
-	$(BIN)/python -m bench.score
-	$(BIN)/python -m bench.prove --processes 2
+	$(BIN)/python -m bench.table --out runs/bench.json
 
 audit-corpus: setup
 	@test -n "$(CHECKOUT)" || { echo "make audit-corpus CHECKOUT=a clone of the public challenge"; exit 2; }

@@ -2,20 +2,26 @@
 
 bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
 python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--levels=-2,0] [--redo]
+python -m bench.pack runs/demo --seconds      (where the time of packing goes, as the run's recipe packs it)
 
 Each run gets a pack.json beside its result; what stands there is not measured again without --redo.
 """
 
 import argparse
+import hashlib
 import json
+import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf.base.events import Event
+from bench.machine import Watch, show
+from bitgolf.base.events import Event, finish
 from bitgolf.base.files import read_json, write_json
+from bitgolf.net.backend import Backend
 from bitgolf.net.model import ModelPlan
 from bitgolf.pipeline.repack import (
     Trained,
@@ -28,17 +34,29 @@ from bitgolf.pipeline.repack import (
 )
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.report import screen
+from bitgolf.run.packer import Packer
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked
-from bitgolf.squeeze.artifact import PackPlan
+from bitgolf.script.counted import script_of
+from bitgolf.squeeze.artifact import Artifact, PackPlan
 from bitgolf.squeeze.codec import Brotli, Deflate, Zstd
 from bitgolf.squeeze.gptq import Gptq
 from bitgolf.squeeze.grid import Grid
 from bitgolf.squeeze.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
-from bitgolf.squeeze.quantize import AbsMax, NoTuning, QuantizePlan, SdClip, absmax_rows, int6_rows
+from bitgolf.squeeze.quantize import (
+    AbsMax,
+    NoTuning,
+    QuantizePlan,
+    SdClip,
+    absmax_rows,
+    int6_rows,
+    quantize_weights,
+)
 from bitgolf.squeeze.rate import RateAware
+from bitgolf.squeeze.trellis import rounded_codes
 from bitgolf.text.batches import ShuffledBlocks
+from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import Ema
 from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, public_rows
@@ -142,11 +160,18 @@ def parts_of_ours() -> dict[str, Way]:
     return ways
 
 
+def make_machine_code() -> None:
+    """Of what rounds: it takes seconds, once in a process or on a machine."""
+    one = torch.ones(1, 1).double()
+    rounded_codes(one, one, one, None, True)
+
+
 def measure(
     run: Trained, ways: dict[str, Way], known: dict[str, Any]
 ) -> Generator[Event, None, dict[str, Any]]:
     """What each way makes of a run, and what is `known` of it already; all look at the same curvature."""
     base = yield from float_scores(run)
+    make_machine_code()  # before the first way is timed
     curvatures, lines = None, dict(known)
     for name, way in ways.items():
         if name in lines:
@@ -166,6 +191,64 @@ def measure(
     return lines
 
 
+class Stopwatch:
+    """Seconds of the process and of the clock, by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+        self.last = time.process_time(), time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """What has passed since the last lap belongs to this phase."""
+        before, self.last = self.last, (time.process_time(), time.perf_counter())
+        own, wall = self.seconds.get(phase, (0.0, 0.0))
+        self.seconds[phase] = own + self.last[0] - before[0], wall + self.last[1] - before[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedPacker(Packer):
+    """A packer whose phases are timed."""
+
+    watch: Stopwatch
+
+    def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
+        quantize_weights(table, self.weights, self.curvatures, self.made)
+        self.watch.lap("quantize")
+        found = super().packed(table)  # takes the tensors that were just made
+        self.watch.lap("code")
+        return found
+
+    def tuned(
+        self, table: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
+    ) -> Generator[Event, None, Packer]:
+        found = yield from super().tuned(table, backend, stream, trial)
+        self.watch.lap("tune")
+        return found
+
+
+def bench_seconds(run: Trained) -> dict[str, Any]:
+    """Where the seconds of packing go, and a hash of the bytes. Machine code is made before."""
+    make_machine_code()
+    recipe, watch, machine = run.recipe, Stopwatch(), Watch()
+    curvatures = curvatures_of(run, recipe.quantize)
+    watch.lap("calibrate")
+    code = script_of(recipe)
+    watch.lap("script")
+    tokenizer, tries = run.dataset.tokenizer.to_bytes(), list[Event]()
+    packer: Packer = TimedPacker(recipe, tokenizer, run.weights, curvatures, len(code), watch=watch)
+    packer, table = finish(packer.allocated(run.backend, run.dataset.train), tries.append)
+    data = packer.packed(table)[1].data
+    own, wall = ({name: each[i] for name, each in watch.seconds.items()} for i in (0, 1))
+    return machine.facts() | {
+        "bench": f"pack {run.folder.name}",
+        "tries": sum(event.stage == "fill" for event in tries),
+        "process_seconds": own | {"all": sum(own.values())},
+        "wall_seconds": wall | {"all": sum(wall.values())},
+        "artifact_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
 def main() -> None:
     """Measure, and print a table for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -175,10 +258,17 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=600, help="scored, 256 tokens each")
     parser.add_argument("--data", type=Path, help="the dataset of runs that did not end")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="of --seconds, for programs")
+    parser.add_argument("--seconds", action="store_true", help="where the time goes, and nothing else")
     parser.add_argument("--redo", action="store_true", help="measure again what was measured before")
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
+    if chosen.seconds:
+        for folder in chosen.runs:
+            found = bench_seconds(open_run(folder, data=chosen.data))
+            print(json.dumps(found)) if chosen.json else show(found)
+        return
     groups: dict[str, Callable[[], dict[str, Way]]] = {
         "public": public_ways,
         "ours": lambda: our_ways([int(level) for level in chosen.levels.split(",")]),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.train import show
+from bench.machine import show
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bench.machine import show
 from bench.plain import PlainScore
-from bench.train import show
 from bitgolf.net.backend import BackendPlan, choose_backend
 from bitgolf.net.model import ModelPlan, build_model, model_with
 from bitgolf.net.native import native

@@ -1,22 +1,25 @@
 """Tokens per second of our training step beside an everyday torch one, interleaved in one process.
 
-python -m bench.train [--shapes tiny,small,full] [--rounds N] [--threads N] [--compile] [--json]
+python -m bench.train [--shapes tiny,demo,small,full] [--rounds N] [--threads N] [--compile] [--json]
 On a machine that does other work too, take --threads 1: it then counts processor time, not wall time.
+The plain step gets what ours gets from the process: its threads and its memory, freed blocks kept. It is
+compiled where ours is (--compile), and eager beside our eager one.
 """
 
 import argparse
 import json
-import os
-import statistics
+import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.machine import Watch, interleaved, medians, show, spread
 from bench.plain import PlainMuon, PlainStep
 from bitgolf.net.backend import BackendPlan, choose_backend
 from bitgolf.net.kernels import AttentionMask, chunk_attend, math_attend, sdpa_attend
@@ -29,7 +32,9 @@ SHAPES = {  # model, tokens of context, sequences in a batch
     "tiny": (ModelPlan(width=128, layers=4, heads=4, kv_heads=2), 256, 32),
     "small": (ModelPlan(width=256, layers=6, heads=4, kv_heads=2), 512, 16),
     "full": (ModelPlan(), 1024, 4),
+    "demo": (ModelPlan(vocabulary_size=4096, layers=4, width=192, heads=6, kv_heads=1), 256, 8),
 }
+PRODUCTS = 8  # of a shape that are timed at a time
 
 
 class OurStep:
@@ -46,23 +51,6 @@ class OurStep:
         loss.backward()
         self.optimizers.step(1.0, Progress(0, 1))
         return loss.item()
-
-
-def clock() -> float:
-    """Wall time; the process's own time where it has one thread, so that a busy machine disturbs less."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def interleave(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, taken in turns so that all see the same machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            if number:  # the first round warms up
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def flops_per_token(plan: ModelPlan, time: int) -> float:
@@ -95,24 +83,57 @@ def bench_step(shape: str, rounds: int, compiled: bool) -> dict[str, Any]:
         start = time.perf_counter()
         steps["ours compiled"](*batch)
         first["first_call_seconds"] = time.perf_counter() - start
-    left, right = torch.randn(8192, 256).bfloat16(), torch.randn(1024, 256).bfloat16()
+        for kind in ("float32", "bfloat16"):
+            plain = PlainStep(plan, weights, mixed=kind == "bfloat16")
+            plain.model.compile()
+            steps[f"plain {kind} compiled"] = plain
     calls: dict[str, Callable[[], Any]] = {
         name: (lambda step=step: step(*batch)) for name, step in steps.items()
     }
-    seconds = interleave({**calls, "product": lambda: F.linear(left, right)}, rounds)
-    ceiling = 2.0 * 8192 * 256 * 1024 / seconds.pop("product")
-    rates = {name: rows * length / value for name, value in seconds.items()}
-    best = rates.get("ours compiled", rates["ours bfloat16"])
+    products = {f"product {shape}": call for shape, call in products_of(plan, rows * length).items()}
+    seconds = interleaved({**calls, **products}, rounds)
+    rates = {name: spread([rows * length / value for value in seconds[name]]) for name in calls}
+    median = {name: each["median"] for name, each in rates.items()}
+    ceilings = {
+        name.removeprefix("product "): PRODUCTS * flops(name) / min(seconds[name]) / 1e9 for name in products
+    }
+    ceiling, eager = max(ceilings.values()), max(median["ours float32"], median["ours bfloat16"])
     return {
         "bench": f"step {shape}",
-        "tokens_per_second": rates,
-        "over_plain_float32": rates["ours bfloat16"] / rates["plain float32"],
-        "over_plain_bfloat16": rates["ours bfloat16"] / rates["plain bfloat16"],
-        "best_over_plain_float32": best / rates["plain float32"],
-        "ceiling_gigaflops": ceiling / 1e9,
-        "share_of_ceiling": rates["ours bfloat16"] * flops_per_token(plan, length) / ceiling,
+        "tokens_per_second": median,
+        "low_quarter": {name: each["low"] for name, each in rates.items()},
+        "high_quarter": {name: each["high"] for name, each in rates.items()},
+        "plain_gets": "the same process, threads and memory" + ", compiled too" * compiled,
+        "over_plain_float32": median["ours bfloat16"] / median["plain float32"],
+        "over_plain_bfloat16": median["ours bfloat16"] / median["plain bfloat16"],
+        "best_over_plain_float32": max(eager, median.get("ours compiled", 0.0)) / median["plain float32"],
+        "ceiling_gigaflops": ceiling,
+        "gigaflops_by_product": ceilings,
+        "share_of_ceiling": eager * flops_per_token(plan, length) / ceiling / 1e9,
         **first,
     }
+
+
+def products_of(plan: ModelPlan, tokens: int) -> dict[str, Callable[[], Any]]:
+    """Products as a step has them, some of each shape at a time, by "rows x inner x columns number type"."""
+    shapes = {shape for name, shape in parameter_shapes(plan).items() if name.endswith("weight")}
+    found: dict[str, Callable[[], Any]] = {}
+    for columns, inner in sorted(shapes | {(1024, 256)}):
+        for dtype in (torch.float32, torch.bfloat16):
+            left, right = (torch.randn(count, inner).to(dtype) for count in (tokens, columns))
+            name = f"{tokens} x {inner} x {columns} {str(dtype).removeprefix('torch.')}"
+            found[name] = partial(_some, left, right)
+    return found
+
+
+def _some(left: Tensor, right: Tensor) -> None:
+    for _ in range(PRODUCTS):
+        F.linear(left, right)
+
+
+def flops(name: str) -> float:
+    """Of one product, by its name."""
+    return 2.0 * math.prod(int(part) for part in name.split() if part.isdigit())
 
 
 def bench_attention(rounds: int) -> dict[str, Any]:
@@ -134,7 +155,7 @@ def bench_attention(rounds: int) -> dict[str, Any]:
     exact = run("math", torch.float64)
     errors = {kind: (run(kind, torch.bfloat16) - exact).abs().max().item() for kind in ("chunk", "sdpa")}
     calls = {kind: (lambda kind=kind: run(kind, torch.bfloat16)) for kind in ("chunk", "sdpa")}
-    seconds = interleave(calls, rounds)
+    seconds = medians(interleaved(calls, rounds))
     return {
         "bench": "attention",
         "milliseconds": {kind: 1000 * value for kind, value in seconds.items()},
@@ -159,7 +180,7 @@ def bench_muon(shape: str, rounds: int) -> dict[str, Any]:
         return parameters
 
     loop, batched = PlainMuon(copies(), lr=0.04, momentum=0.95), Muon(copies(), lr=0.04, momentum=0.95)
-    seconds = interleave({"loop": loop.step, "batched": batched.step}, rounds)
+    seconds = medians(interleaved({"loop": loop.step, "batched": batched.step}, rounds))
     return {
         "bench": f"muon {shape}",
         "milliseconds": {name: 1000 * value for name, value in seconds.items()},
@@ -167,28 +188,17 @@ def bench_muon(shape: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> None:
-    """One result as `name: value` lines."""
-    print(f"\n{result['bench']}")
-    for name, value in result.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        for part, figure in parts:
-            if name != "bench":
-                print(f"  {name.replace('_', ' ')} {part}".rstrip() + f": {figure:,.4g}")
-
-
 def main() -> None:
     """Run the benchmarks asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", default="tiny,small,full")
+    parser.add_argument("--shapes", default="tiny,demo,small,full")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    backend = choose_backend(BackendPlan(threads=options.threads))
-    machine = {"bench": "machine", "load_average": os.getloadavg()[0], "threads": backend.threads}
-    results = [machine]
+    choose_backend(BackendPlan(threads=options.threads))
+    watch, results = Watch(), []
     jobs: list[Callable[[], dict[str, Any]]] = [
         lambda: bench_attention(4 * options.rounds),
         *(lambda shape=shape: bench_muon(shape, options.rounds) for shape in options.shapes.split(",")),
@@ -201,11 +211,12 @@ def main() -> None:
         results.append(job())
         if not options.json:
             show(results[-1])
+    results.append(watch.facts())
     if options.json:
         json.dump(results, sys.stdout, indent=2)
         print()
     else:
-        show(machine)
+        show(results[-1])
 
 
 if __name__ == "__main__":
