@@ -419,7 +419,7 @@ class _RangeCoder:
             order = np.argsort(kinds, kind="stable")
             for places in np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1):
                 kind = int(kinds[places[0]])
-                table = tables[kind] = tables[kind] if kind in tables else start(kind)
+                table = tables[kind] = tables[kind] if kind in tables else start(kind).copy()
                 while len(places):
                     count = max(1, int(table.sum()) // COUNT)
                     here, places = places[:count], places[count:]

@@ -8,6 +8,8 @@ import dataclasses
 import fnmatch
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -411,24 +413,48 @@ def quantize_weights(
     of the same weight is taken from there.
     """
     chosen, made = plan.assign(weights), {} if made is None else made
-    tensors, rows = {}, []
-    for name, weight in weights.items():
-        rule = plan.rules[chosen[name]]
+    rules, seen = {name: plan.rules[rule] for name, rule in chosen.items()}, curvatures or {}
+    with_gradients = torch.is_grad_enabled()  # which each thread says for itself
+
+    def make(name: str) -> Made:
+        weight, rule, started = weights[name], rules[name], time.perf_counter()
         if not bool(weight.isfinite().all()):
             raise QuantizeError("weights that are not finite", where=name, way_out="the training diverged")
-        curvature, last = (curvatures or {}).get(name), made.get(name)
-        if last is None or last.weight is not weight or last.quantizer != rule.quantizer:
-            started = time.perf_counter()
-            try:
-                tensor = rule.quantizer.quantize(weight, curvature)
-            except QuantizeError as error:
-                raise named(error, name, rule) from None
-            last = made[name] = Made(weight, rule.quantizer, tensor, time.perf_counter() - started)
-        tensors[name] = last.tensor
-        row = {"name": name, "rule": f"{chosen[name]}: {type(rule.quantizer).__name__}"}
-        seen = {} if curvature is None else {"calibration_tokens": curvature.tokens}
-        rows.append({**row, **seen, "seconds": last.seconds})
-    return tensors, rows
+        try:
+            with torch.set_grad_enabled(with_gradients):
+                tensor = rule.quantizer.quantize(weight, seen.get(name))
+        except QuantizeError as error:
+            raise named(error, name, rule) from None
+        return Made(weight, rule.quantizer, tensor, time.perf_counter() - started)
+
+    stale = [
+        name
+        for name, weight in weights.items()
+        if name not in made
+        or made[name].weight is not weight
+        or made[name].quantizer != rules[name].quantizer
+    ]
+    made |= zip(stale, in_threads(make, stale))
+    rows = [
+        {"name": name, "rule": f"{chosen[name]}: {type(rules[name].quantizer).__name__}"}
+        | ({"calibration_tokens": seen[name].tokens} if name in seen else {})
+        | {"seconds": made[name].seconds}
+        for name in weights
+    ]
+    return {name: made[name].tensor for name in weights}, rows
+
+
+def in_threads(make: Callable[[str], Made], names: list[str]) -> list[Made]:
+    """What is made of each name, as many at a time as torch has threads; one alone stays in this thread.
+
+    What rounds on a trellis is machine code that others can run beside. Each thread has as many of torch's
+    own as this one, on which the last bits of a decomposition depend.
+    """
+    threads = torch.get_num_threads()
+    if min(threads, len(names)) < 2:
+        return [make(name) for name in names]
+    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, threads)) as crew:
+        return list(crew.map(make, names))
 
 
 def public_int8() -> QuantizePlan:

@@ -6,6 +6,7 @@ stream decodes to the same codes on every machine. Encoders sum whole numbers th
 the order of a sum does not matter and packing gives the same bytes everywhere too.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,7 @@ FARTHEST_LOG2_STD = 40  # of a row or a column alone, either way
 LOG2_STDS_OF_SIDE = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
 
 
+@functools.cache  # of some hundred sizes; a table that counts is a copy
 def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
     """Counts for the codes -128 to 127 of a size, some 500 codes in all, rounded alike on every machine.
 

@@ -77,6 +77,18 @@ def test_a_packing_makes_anew_what_has_changed_alone(trained, monkeypatch):
     assert len(rounded) == made * 4 // 3
 
 
+def test_two_threads_round_as_one_after_the_other(trained, monkeypatch):
+    packer, before = packer_of(trained, COARSE), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            both = packer.packed(COARSE)[1].data
+        monkeypatch.setattr("bitgolf.squeeze.quantize.in_threads", lambda make, names: list(map(make, names)))
+        assert both == dataclasses.replace(packer, made={}, encoded={}).packed(COARSE)[1].data
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_packed_model_says_more_nearly_what_the_trained_one_does(trained):
     before = divergence(trained, packer_of(trained, COARSE), COARSE)
     after = divergence(trained, tuned(trained, COARSE), COARSE)
