@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Json, Out, Seed
-from bitgolf.cli.shown import show_result
+from bitgolf.cli.shown import free_folder, show_result
 from bitgolf.inputs.resolve import find_recipe
-from bitgolf.pipeline.demo import demonstrate
+from bitgolf.pipeline.demo import DEMO_TEXT, demonstrate
 from bitgolf.report import screen
 
 
@@ -34,12 +34,6 @@ def demo(
     changes = [] if train_tokens is None else ["train.train_seconds=0", f"train.tokens={train_tokens}"]
     if train_seconds is not None:
         changes.append(f"train.train_seconds={train_seconds}")
-    folder = out or _free_folder(Path("runs/demo"))
-    steps = demonstrate(find_recipe("demo", changes), folder, seed)
+    folder = out or free_folder(Path("runs/demo"))
+    steps = demonstrate(find_recipe("demo", changes), DEMO_TEXT, folder, seed)
     show_result(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")
-
-
-def _free_folder(path: Path) -> Path:
-    """The path, or the first of path-2, path-3 ... that holds no run yet."""
-    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
-    return next(folder for folder in candidates if not (folder / "recipe.json").exists())

@@ -1,10 +1,13 @@
 """However a command ends: one line on stderr, an exit code, and nothing on stdout unless it did its work.
 
+With --json stdout has one object all the same: {"status": "error", "error": ..., "exit_code": ...}.
+
 Exit codes: 2 for input that cannot be used, 3 for a fault of bitgolf itself, 130 and 143 if it was stopped.
 """
 
 import errno
 import io
+import json
 import os
 import signal
 import sys
@@ -30,9 +33,13 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def ended(command: Callable[[], Any]) -> int:
-    """Do a command to whatever end it comes to, say so, and return its exit code."""
+def ended(command: Callable[[], Any], as_json: bool = False) -> int:
+    """Do a command to whatever end it comes to, say so, and return its exit code.
+
+    as_json: an error is an object on stdout too.
+    """
     held = None if _is_terminal(sys.stdout) else _Held(sys.stdout)
+    said: list[str] = []
     with stop_signals():
         try:
             command()
@@ -40,9 +47,12 @@ def ended(command: Callable[[], Any]) -> int:
         except SystemExit as end:
             # The library of the command line ends in its own way what was stopped or has no reader.
             causes = [each for each in chain(end) if isinstance(each, (KeyboardInterrupt, BrokenPipeError))]
-            code = report_error(causes[0]) if causes else _code_of(end)
+            code = report_error(causes[0], said) if causes else _code_of(end)
+            # Of wrong use it has told the reader itself.
+            told = (each.format_message() for each in chain(end) if hasattr(each, "format_message"))
+            said += [" ".join(text.split()) for text in told]
         except BaseException as error:
-            code = report_error(error)
+            code = report_error(error, said)
         finally:
             if held:
                 held.give_back()
@@ -51,15 +61,24 @@ def ended(command: Callable[[], Any]) -> int:
                 held.write_out()
             except OSError as error:
                 code = report_error(error)
+    if as_json and code >= BAD_INPUT and code != BROKEN_PIPE:
+        problem = {"status": "error", "error": "; ".join(said), "exit_code": code}
+        with suppress(OSError, ValueError):
+            print(json.dumps(problem), flush=True)
     return code
 
 
-def report_error(error: BaseException) -> int:
-    """Say an error in one line on stderr, keep the trace of a fault of ours, and return the exit code."""
+def report_error(error: BaseException, said: list[str] | None = None) -> int:
+    """Say an error in one line on stderr, keep the trace of a fault of ours, and return the exit code.
+
+    said: takes up what was said.
+    """
     line, code = in_one_line(error)
     notes = list(getattr(error, "__notes__", ()))
     if code == OUR_FAULT and not notes:
         notes = [kept_trace(error)]
+    if said is not None:
+        said.append("; ".join([line.removeprefix("error: "), *notes]))
     with suppress(OSError, ValueError):  # there may be nobody to hear it
         if os.environ.get(SHOW_TRACE):
             sys.stderr.write(escaped("".join(traceback.format_exception(error)), keep="\n"))

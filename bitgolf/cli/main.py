@@ -15,6 +15,7 @@ from bitgolf.cli.faults import ended
 
 # In the order of a first day. The line of a verb is the first of its docstring.
 VERBS = {
+    "make": "From text to a packed model: chosen for these bytes and minutes, trained, scored, compared.",
     "demo": "The whole story on real text, in under five minutes on two cores.",
     "run": "Train, squeeze, reload and score a recipe; everything lands in a run folder.",
     "show": "A recipe at a glance, or the one file that it becomes.",
@@ -66,6 +67,7 @@ app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=True,
     rich_markup_mode=None,
     context_settings=HELP,
     help="Train, squeeze and prove the best language model that fits in N bytes. Start with: bitgolf demo",
@@ -94,4 +96,6 @@ def main() -> None:
     """
     if not is_first_process():
         sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    sys.exit(ended(app))
+    words = sys.argv[1:]
+    own = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    sys.exit(ended(app, as_json="--json" in own))

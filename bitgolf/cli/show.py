@@ -1,5 +1,6 @@
 """A recipe at a glance, or its single file."""
 
+import base64
 import sys
 from typing import Annotated, Any
 
@@ -25,7 +26,11 @@ def show(
     Example: bitgolf show demo --script > train_gpt.py
     """
     if script:
-        _print_script(recipe, changes, variables, packed)
+        program = _script(recipe, changes, variables, packed)
+        if as_json:
+            screen.close(_as_text(program) | {"bytes": len(program)}, as_json=True)
+        else:
+            sys.stdout.buffer.write(program)
         return
     known = None if changes or variables else shipped_recipe(recipe)
     facts = known or _worked_out(recipe, changes, variables, as_json)
@@ -57,11 +62,19 @@ def _worked_out(
     return glance(chosen, recipe, find_recipe(recipe)) | ({"public_variables": given} if given else {})
 
 
-def _print_script(recipe: str, changes: list[str] | None, variables: list[str] | None, packed: bool) -> None:
+def _script(recipe: str, changes: list[str] | None, variables: list[str] | None, packed: bool) -> bytes:
     from bitgolf.cli.shown import changed_recipe
     from bitgolf.public.variables import parse_variables
     from bitgolf.script.counted import script_of
     from bitgolf.script.flatten import flatten
 
     chosen = changed_recipe(recipe, parse_variables(variables or []), changes, quiet=True)
-    sys.stdout.buffer.write(script_of(chosen) if packed else flatten(chosen).encode())
+    return script_of(chosen) if packed else flatten(chosen).encode()
+
+
+def _as_text(program: bytes) -> dict[str, Any]:
+    """A program under its name in JSON: a packed one is no text."""
+    try:
+        return {"script": program.decode()}
+    except UnicodeDecodeError:
+        return {"script_base64": base64.b64encode(program).decode()}

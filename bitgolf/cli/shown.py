@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import typer
@@ -29,7 +30,31 @@ def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | No
     return parse_changes(changed, changes or [])
 
 
+def free_folder(path: Path) -> Path:
+    """The path, or the first of path-2, path-3 ... that holds no run yet."""
+    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    return next(folder for folder in candidates if not (folder / "recipe.json").exists())
+
+
+def meaning_of(result: RunResult) -> str:
+    """What its score means, in a sentence."""
+    bits = result["bits_per_byte"]
+    said = f"{bits:.4f} bits per byte: text that it has not seen becomes {8 / bits:.2f} times smaller"
+    rows = [row for row in result.get("rivals", []) if row.get("primed_bits_per_byte")]
+    if not rows:
+        return said + "."
+    best = min(rows, key=lambda row: row["primed_bits_per_byte"])
+    other = best["primed_bits_per_byte"]
+    return (
+        f"{said}; {best['name']}, given the same training text, makes it {8 / other:.2f} times smaller "
+        f"({other:.4f})."
+    )
+
+
 def show_result(result: RunResult, as_json: bool, following: str) -> None:
+    """A result as tables and lines. Exit code 1 where it is not ok."""
+    if "bits_per_byte" in result and not as_json:
+        print(f"{screen.escaped(meaning_of(result))}\n")
     header = ("weights", "windows", "bits per byte", "nats per token", "seconds")
     keys = ("name", "windows", "bits_per_byte", "nats_per_token", "seconds")
     rows = [[variant.get(key) for key in keys] for variant in result.get("variants", [])]

@@ -196,4 +196,5 @@ def _finish(folder: Path, reading: str, as_json: bool) -> None:
 def _signed(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:+.4f}" if abs(value) < 1000 else f"{value:+,.0f}"
+    text = f"{value:+.4f}" if abs(value) < 1000 else f"{value:+,.0f}"
+    return text if float(text.replace(",", "")) else "0.0000"

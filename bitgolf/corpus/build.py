@@ -51,7 +51,7 @@ def build_dataset(
     out_dir: Path,
     *,
     vocabulary_size: int = 1024,
-    tokenizer: Path | None = None,
+    tokenizer: Path | Tokenizer | None = None,
     validation_fraction: float = 0.1,
     across_words: bool = True,
     case_ops: bool = False,
@@ -59,7 +59,7 @@ def build_dataset(
 ) -> Generator[Progress, None, Dataset]:
     """Make a dataset folder, whole or not at all; yields progress and returns the dataset.
 
-    tokenizer: a `.model` or `tokenizer.bin` to use instead of training one. validation_fraction: for text
+    tokenizer: one, a `.model` or a `tokenizer.bin` to use instead of training one. validation_fraction: for text
     without a split rule of its own. across_words, case_ops: of the tokenizer that is trained.
     """
     partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
@@ -72,11 +72,11 @@ def build_dataset(
                 way_out="leave them out, or give text and no tokenizer",
             )
         if isinstance(source, ShardSource):
-            if isinstance(source, Shards) and tokenizer:
+            if isinstance(source, Shards) and isinstance(tokenizer, Path):
                 source = dataclasses.replace(source, model=tokenizer)
             yield from _adopt(source, partial)
         elif isinstance(source, TextSource):
-            made = Tokenizer.load(tokenizer) if tokenizer else None
+            made = Tokenizer.load(tokenizer) if isinstance(tokenizer, Path) else tokenizer
             split = yield from _split(source, validation_fraction)
             if made is None:
                 yield Progress("tokenizer", 0, 1)

@@ -39,7 +39,7 @@ def read_documents(path: Path, *, alone: bool = False) -> Iterator[bytes]:
     try:
         if name.form == PLAIN:
             text = plain_text(path, name.packing)
-            yield from _parts(text) if alone else (text,)
+            yield from parts_of(text) if alone else (text,)
         elif name.form == JSON_LINES:
             with opened(path, name.packing) as file:
                 yield from _json_lines(file, str(path))
@@ -52,13 +52,13 @@ def read_documents(path: Path, *, alone: bool = False) -> Iterator[bytes]:
         raise DataError(f"cannot read: {error.strerror or error}", where=str(path)) from None
 
 
-def _parts(text: bytes) -> Iterator[bytes]:
-    """Cut after blank lines (where there are none, after lines), never into less than PART_BYTES."""
+def parts_of(text: bytes, least: int = PART_BYTES) -> Iterator[bytes]:
+    """Cut after blank lines (where there are none, after lines), never into less than so many bytes."""
     inside = text.strip()
     mark = next((mark for mark in (b"\n\n", b"\r\n\r\n") if mark in inside), b"\n")
     start = 0
     while start < len(text):
-        found = text.find(mark, start + PART_BYTES)
+        found = text.find(mark, start + least)
         end = len(text) if found < 0 else found + len(mark)
         yield text[start:end]
         start = end

@@ -1,6 +1,6 @@
-"""The demo: a run, and some of its score proven."""
+"""A run that is compared with compressors, and some of its score proven: what `make` and `demo` end in."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from bitgolf.base.events import Event
@@ -8,15 +8,29 @@ from bitgolf.pipeline.coding import prove_artifact
 from bitgolf.pipeline.work import work
 from bitgolf.recipe import Recipe
 from bitgolf.run.result import RunResult
+from bitgolf.run.start import Start
 
+DEMO_TEXT = "sotu"
 PROVEN_BYTES = 100_000
 SHOWN = ("text_bytes", "coded_bytes", "bits_per_byte", "stepwise_bits_per_byte", "certificate")
 
 
-def demonstrate(recipe: Recipe, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
-    """Run a recipe on the addresses, against compressors; then code some of its text and read it back."""
-    result = yield from work(recipe, "sotu", folder, seed, against_rivals=True)
+def demonstrate(
+    recipe: Recipe,
+    data: str,
+    folder: Path,
+    seed: int,
+    proven_bytes: int = PROVEN_BYTES,
+    *,
+    start: Start | None = None,
+    chosen: Sequence[str] = (),
+) -> Generator[Event, None, RunResult]:
+    """Run a recipe on a text, against compressors; then code some of that text and read it back.
+
+    start, chosen: see `work`.
+    """
+    result = yield from work(recipe, data, folder, seed, against_rivals=True, start=start, chosen=chosen)
     if result["status"] == "ok":
-        certificate = yield from prove_artifact(str(folder), None, None, PROVEN_BYTES, None)
+        certificate = yield from prove_artifact(str(folder), None, None, proven_bytes, None)
         result["proof"] = {name: certificate[name] for name in SHOWN}
     return result

@@ -35,6 +35,7 @@ from bitgolf.run.result import RunResult, Sums
 from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
 from bitgolf.run.stages import run
+from bitgolf.run.start import Start
 from bitgolf.score.score import ScorePlan, Scores
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
@@ -46,6 +47,7 @@ from bitgolf.train.world import World, join_world, leave_world
 
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
+RIVAL_BYTES = 64_000_000  # of training text that compressors are given, which would else take hours
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
 
@@ -58,16 +60,26 @@ def work(
     resume: bool = False,
     against_rivals: bool = False,
     variables: Mapping[str, str] | None = None,
+    start: Start | None = None,
+    chosen: Sequence[str] = (),
 ) -> Generator[Event, None, RunResult]:
     """Run a recipe on a dataset or text source and write its report; yields events, returns the result.
 
-    variables: the public variables that the recipe was changed with, for the record.
+    variables: the public variables that the recipe was changed with, for the record. start: weights that the
+    training starts from. chosen: why the recipe is as it is, for the record.
     """
+    record: RunResult = {}
+    if variables:
+        record["public_variables"] = dict(variables)
+    if chosen:
+        record["chosen"] = [*chosen]
+    if start:
+        record["continued_from"] = start.name
     if not is_first_process():
-        return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+        return (yield from _work(recipe, data, folder, seed, resume, against_rivals, start, record))
     with held(folder):
         try:
-            return (yield from _work(recipe, data, folder, seed, resume, against_rivals, variables))
+            return (yield from _work(recipe, data, folder, seed, resume, against_rivals, start, record))
         except KeyboardInterrupt as stop:
             stop.add_note(_going_on(data, folder, seed))
             raise
@@ -94,8 +106,10 @@ def _work(
     seed: int,
     resume: bool,
     against_rivals: bool,
-    variables: Mapping[str, str] | None,
+    start: Start | None,
+    record: RunResult,
 ) -> Generator[Event, None, RunResult]:
+    """record: what else the result says."""
     clock = Stopwatch()
     for path in (folder / name for name in OWN_FILES if resume):
         if path.exists():
@@ -121,7 +135,7 @@ def _work(
         sample_text(unpacked, prompt=opening, tokens=1, seed=seed)  # as the report will
 
     try:
-        steps = run(recipe, dataset, folder, seed, code=code, resume=resume, try_out=try_out)
+        steps = run(recipe, dataset, folder, seed, code=code, resume=resume, start=start, try_out=try_out)
         outcome = yield from kept(steps, recipe, folder)
     except Exception:
         if (folder / "result.json").is_file():  # what is known of a run that failed
@@ -143,8 +157,7 @@ def _work(
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
-    if variables:
-        result["public_variables"] = dict(variables)
+    result |= record
     if elsewhere:
         result["resumed"] = elsewhere
     write_json(folder / "result.json", result)
@@ -326,6 +339,10 @@ def score_text(
 def measure_rivals(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
     texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
+    if len(texts[0]) > RIVAL_BYTES:
+        texts[0] = texts[0][-RIVAL_BYTES:]
+        note = f"the compressors are given the last {RIVAL_BYTES:,} bytes of the training text"
+        yield Event(NOTE, 1, 1, {NOTE: note})
     if missing := missing_ones():
         names = ", ".join(one.name for one in missing)
         note = f"not installed, so not compared with: {names}; pip install 'bitgolf[rivals]'"

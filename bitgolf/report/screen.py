@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import re
 import sys
 import time
 import unicodedata
@@ -21,6 +23,8 @@ Result = TypeVar("Result")
 PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this often
 # Control and format characters (bidirectional ones among them), separators of lines, halves of characters.
 UNSHOWN = ("Cc", "Cf", "Zl", "Zp", "Cs")
+NAMES = {"seed", "seeds", "id", "ids"}  # numbers under these words count nothing
+PIPE_WIDTH = 10_000  # of what no terminal shows: no row is cut or wrapped
 JOINERS = "\u200c\u200d"  # scripts and emoji need them, and they move nothing
 
 
@@ -115,10 +119,10 @@ class Lines:
         if opens:
             self._stage, self._started = event.stage, now
         if opens or now - self._printed > PLAIN_LINE_SECONDS or event.done >= event.total:
-            share = share_of(event)
-            left = (now - self._started) * (1 - share) / share if share > 0 else 0
-            words = f"{escaped(event.stage):<10} {share:4.0%}  {left:4.0f} s left  {in_words(event.facts)}"
-            print(words.rstrip(), file=sys.stderr, flush=True)
+            share, gone = share_of(event), now - self._started
+            left = f"{gone * (1 - share) / share:.0f}" if share > 0 else "?"
+            words = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
+            print(f"{words}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
             self._printed = now
 
 
@@ -133,8 +137,20 @@ def in_words(facts: Mapping[str, Any]) -> str:
 
 
 def named(name: str, value: Any) -> str:
-    """A value under its name: a seed is a name itself, so that its digits stay together."""
-    return str(value) if isinstance(value, int) and "seed" in name.split() else number(value)
+    """A value under its name: a seed or an id is a name itself, so that its digits stay together."""
+    if NAMES.isdisjoint(re.split(r"[^a-z]+", name.lower())):
+        return number(value)
+    if isinstance(value, tuple):
+        return ", ".join(named(name, each) for each in value) or "none"
+    return str(value) if type(value) is int else number(value)
+
+
+def as_set(name: str, value: Any) -> str:
+    """A value among the settings of a part, as one would type it: no commas in numbers."""
+    if isinstance(value, tuple):
+        inside = ", ".join(as_set(name, each) for each in value)
+        return f"({inside}{',' if len(value) == 1 else ''})"
+    return str(value) if type(value) is int else named(name, value)
 
 
 def number(value: Any) -> str:
@@ -145,7 +161,7 @@ def number(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Plan):
         given = [(f.name, getattr(value, f.name), f.default) for f in dataclasses.fields(value)]
-        words = (f"{name}={number(item)}" for name, item, default in given if item != default)
+        words = (f"{name}={as_set(name, item)}" for name, item, default in given if item != default)
         return f"{type(value).__name__}({', '.join(words)})"
     if isinstance(value, tuple):
         return ", ".join(map(number, value)) or "none"
@@ -185,9 +201,27 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
             for name, value in zip(header, row)
         )
         drawn.add_row(*map(Text, cells))
-    console = Console()
+    console = paper()
     console.print(escaped(title), style="bold", highlight=False, soft_wrap=True, markup=False)
-    console.print(drawn)
+    put(console, drawn)
+
+
+def paper() -> Console:
+    """What tables are drawn on: as wide as the terminal, COLUMNS where that is set, or as any row."""
+    console = Console(highlight=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    return console
+
+
+def put(console: Console, drawn: Table) -> None:
+    """Draw a table and an empty line; no line ends in spaces where a program reads it."""
+    if console.is_terminal:
+        console.print(drawn)
+    else:
+        with console.capture() as captured:
+            console.print(drawn)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     console.print()
 
 
@@ -206,12 +240,15 @@ def grouped_table(
     """Tables under one header, each with a heading of its own; silent when a program is listening."""
     if as_json:
         return
-    console = Console(highlight=False)
+    console = paper()
+    wide = console.width == PIPE_WIDTH
     shown = [i for i, column in enumerate(columns) if console.width >= column.at_least]
-    for heading, rows in (("", ()), *groups):
-        drawn = Table(show_header=not heading, header_style="dim", box=None, pad_edge=False, expand=True)
+    for heading, rows in (*((("", ()),) if not wide else ()), *groups):
+        with_header = wide or not heading
+        drawn = Table(show_header=with_header, header_style="dim", box=None, pad_edge=False, expand=not wide)
         for column in (columns[i] for i in shown):
             size: dict[str, Any] = {"width": column.width} if column.width else {"ratio": 1}
+            size = {"min_width": column.width} if wide else size
             drawn.add_column(
                 column.name, justify="right" if column.right else "left", overflow="fold", **size
             )
@@ -219,20 +256,18 @@ def grouped_table(
             drawn.add_row(*(Text(escaped(row[i], keep="\n")) for i in shown))
         if heading:
             console.print(escaped(heading), style="bold", markup=False)
-        console.print(drawn)
-        console.print()
+        put(console, drawn)
 
 
 def card(title: str, lines: Mapping[str, str], *, as_json: bool) -> None:
     """A title and labelled paragraphs; silent when a program is listening."""
     if as_json:
         return
-    console = Console(highlight=False)
+    console = paper()
     console.print(escaped(title), style="bold", markup=False)
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="dim")
     drawn.add_column(overflow="fold")
     for name, text in lines.items():
         drawn.add_row(name, Text(escaped(text, keep="\n")))
-    console.print(drawn)
-    console.print()
+    put(console, drawn)

@@ -65,6 +65,8 @@ class RunResult(TypedDict, total=False):
     public_variables: dict[str, str]
     resumed: str
     proof: dict[str, Any]
+    chosen: list[str]
+    continued_from: str
 
 
 class Sums(NamedTuple):

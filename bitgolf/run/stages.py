@@ -24,6 +24,7 @@ from bitgolf.run.preflight import preflight
 from bitgolf.run.result import Outcome, RunResult
 from bitgolf.run.scoring import score_variants
 from bitgolf.run.spec import RunSpec
+from bitgolf.run.start import Start, start_state
 from bitgolf.run.training import train_model
 from bitgolf.squeeze.artifact import Unpacked
 from bitgolf.squeeze.quantize import QuantizeError
@@ -54,6 +55,7 @@ def run(
     *,
     code: bytes,
     resume: bool = False,
+    start: Start | None = None,
     clock: Callable[[], float] = time.perf_counter,
     try_out: Callable[[Unpacked], object] = lambda unpacked: None,
 ) -> Generator[Event, None, Outcome]:
@@ -62,7 +64,7 @@ def run(
     code: the program whose bytes count towards the budget. try_out: what will be done with the packed model,
     done before the training with an untrained one. Whatever fails from training on is a result too (status
     `crash`, with all that is known by then) before the exception goes on; bad input raises BitgolfError
-    before that and leaves the folder as it was.
+    before that and leaves the folder as it was. start: weights that the first step starts from.
     """
     spec = RunSpec(recipe, dataset, folder, seed, code, clock)
     if is_first_process():
@@ -76,8 +78,12 @@ def run(
         backend = choose_backend(recipe.backend, state.dtype if state else "", world.from_first)
         facts["dtype"] = backend.dtype_name
         try_out((yield from preflight(recipe, dataset, backend, seed)))
+        if start and state is None:
+            state = start_state(spec, start, backend, world)
         if world.rank == 0:
             describe_run(folder, recipe, backend, code)
+            if start and state and not path.is_file():
+                state.save(path)  # so that --resume starts from them too
         begun = True
         return (yield from _stages(spec, backend, world, state, facts))
     except Exception as error:

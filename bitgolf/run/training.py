@@ -1,6 +1,7 @@
 """The first stage: train, log, keep checkpoints."""
 
 import json
+import math
 import os
 from collections.abc import Generator
 from functools import partial
@@ -47,6 +48,8 @@ def train_model(
     )
     status, saved = "finished", spec.clock()
     shown: dict[str, float] = {}  # the last validation
+    size = spec.dataset.passport["splits"]["train"]
+    bits_per_nat = size["tokens"] / max(1, size["text_bytes"]) / math.log(2)  # a byte, over a nat a token
     with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:
         for report in steps:
             state, status = report.state, report.status
@@ -59,7 +62,11 @@ def train_model(
                 shown, logged = {VALIDATED: row[VALIDATED]}, True
             if world.rank == 0 and logged:
                 log.write(json.dumps(finite(row)) + "\n")
-            figures = {"nats": report.nats_per_token, "tokens_per_second": round(report.tokens_per_second)}
+            figures = {
+                "nats": report.nats_per_token,
+                "bits_per_byte": bits_per_nat * report.nats_per_token,
+                "tokens_per_second": round(report.tokens_per_second),
+            }
             yield Event("train", report.progress, 1, figures | shown)
             due = status == "finished" or spec.clock() - saved >= recipe.train.checkpoint_seconds
             if world.rank == 0 and due:

