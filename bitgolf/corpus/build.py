@@ -59,8 +59,8 @@ def build_dataset(
 ) -> Generator[Progress, None, Dataset]:
     """Make a dataset folder, whole or not at all; yields progress and returns the dataset.
 
-    tokenizer: one, a `.model` or a `tokenizer.bin` to use instead of training one. validation_fraction: for text
-    without a split rule of its own. across_words, case_ops: of the tokenizer that is trained.
+    tokenizer: one, a `.model` or a `tokenizer.bin` to use instead of training one. validation_fraction: for
+    text without a split rule of its own. across_words, case_ops: of the tokenizer that is trained.
     """
     partial = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.partial")
     try:

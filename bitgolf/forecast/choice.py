@@ -15,7 +15,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.squeeze.quantize import Fixed
 from bitgolf.train.optim import MuonRule, OptimPlan
 
-CODE_BYTES = 44_000  # of the script of such a recipe
+CODE_BYTES = 24_000  # of the script of such a recipe, packed
 BITS = 4.2  # a weight: fewer, and a smaller model would be better; see `largest_fit`
 MOST_BITS = 8.0  # a weight: more of them gain nothing
 TOKENS_PER_WEIGHT = 1.0  # of training at least; below it a smaller model is better in the same time
@@ -152,7 +152,7 @@ def recipe_of(
     changes = {
         "model": model,
         "optim": with_momentum(base.optim, min(MOMENTUM_STEPS, max(1, steps // 4))),
-        "train.train_seconds": float(round(train_seconds)) or train_seconds,
+        "train.train_seconds": round(train_seconds, 1),
         "train.batch_tokens": batch,
         # Only where the text ends the training before the clock.
         "train.steps": max(1, most // batch),
@@ -207,8 +207,10 @@ def time_lines(recipe: Recipe, text: Text, speed: float) -> list[str]:
     plan = recipe.train
     steps = plan.expected_steps
     passes = steps * plan.batch_tokens / text.tokens(recipe.model)
-    by_text = steps * plan.batch_tokens < 0.9 * plan.train_seconds * speed
-    end = f"it ends after {MOST_PASSES} passes over the text" if by_text else f"{plan.train_seconds:,.0f} s"
+    by_text = (
+        f"it ends after {MOST_PASSES} passes over the text, in {steps * plan.batch_tokens / speed:,.0f} s"
+    )
+    end = by_text if steps == plan.steps else f"{plan.train_seconds:,.0f} s"
     return [
         f"training: {speed:,.0f} tokens a second measured here; {end}: about {steps:,} steps of "
         f"{plan.batch_tokens:,} tokens, {passes:.1f} times the text",

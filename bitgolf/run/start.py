@@ -1,7 +1,6 @@
 """A training that starts from the weights of another run."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch

@@ -63,10 +63,13 @@ def finished(bitgolf, recipe_file, dataset, tmp_path, kept):
 
 
 def refused(answer, *words):
-    """Exit code 2, one clear error with these words in it, nothing on stdout, no traceback."""
+    """Exit code 2, one clear error with these words in it, on stdout no more than that in JSON, no traceback."""
     code, out, err = answer
     assert code == 2, err
-    assert out == ""
+    if out:  # with --json
+        said = json.loads(out)
+        assert (said["status"], said["exit_code"]) == ("error", 2)
+        assert all(word in said["error"] for word in words)
     assert "Traceback" not in err
     for word in words:
         assert word in err

@@ -71,6 +71,39 @@ def test_whatever_is_raised_becomes_one_line_and_a_code(
         assert str(traces[0]) in err and "Traceback" in traces[0].read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("show demoo --json", 2, "no such recipe; did you mean 'demo'"),
+        ("runn --json", 2, "no such command: runn"),
+        ("show demo --bad --json", 2, "No such option: --bad"),
+        ("prove --json", 2, "Missing argument"),
+        ("forecast demo --json", 3, "a fault of bitgolf, not of yours: KeyError"),
+    ],
+)
+def test_with_json_an_error_is_one_object_too(monkeypatch, capsys, tmp_path, words, code, said):
+    def broken(*_, **__):
+        print("said before the error")
+        raise KeyError("planted")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(forecast, "changed_recipe", broken)
+    monkeypatch.setattr(sys, "argv", ["bitgolf", *words.split()])
+    with pytest.raises(SystemExit):
+        cli.main()
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["status"], found["exit_code"]) == ("error", code)
+    assert said in found["error"] and said in err
+
+
+def test_json_of_another_programs_words_is_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bitgolf", "probe", "--positions", "0", "--", "program", "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_pipe_that_nobody_reads_any_more_is_left_in_silence():
     reader, writer = os.pipe()
     os.close(reader)

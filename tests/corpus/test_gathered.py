@@ -18,7 +18,7 @@ def book(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("fraction", [0.02, 0.1])
+@pytest.mark.parametrize("fraction", [0.05, 0.1])
 def test_one_book_is_cut_so_that_a_part_of_it_is_kept(book, fraction):
     source = gathered(book, fraction=fraction)
     documents = list(source.documents())

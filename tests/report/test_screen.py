@@ -1,6 +1,9 @@
 """Values as people read them."""
 
+from bitgolf.base.events import Event
+from bitgolf.net.model import ModelPlan
 from bitgolf.report import screen
+from bitgolf.score.windows import Sliding
 
 
 def test_a_seed_is_a_name_and_zero_has_no_sign(capsys):
@@ -9,3 +12,40 @@ def test_a_seed_is_a_name_and_zero_has_no_sign(capsys):
     screen.table("Runs", ("", "seed", "steps"), [("a", 1337, 1337), ("seed", 1, 4242)], as_json=False)
     out = capsys.readouterr().out.split()
     assert out[-6:] == ["a", "1337", "1,337", "seed", "1", "4242"]
+
+
+def test_numbers_under_a_name_keep_their_digits():
+    assert screen.named("data.order.seed", 12345) == "12345"
+    assert screen.named("bos_id", 50256) == "50256"
+    assert screen.named("seeds", (1337, 42000)) == "1337, 42000"
+    assert screen.named("idle", 1337) == "1,337"
+
+
+def test_settings_are_written_as_they_are_typed():
+    assert screen.number(Sliding(length=2048, stride=1024)) == "Sliding(length=2048, stride=1024)"
+    assert "vocabulary_size=8192" in screen.number(ModelPlan(vocabulary_size=8192))
+
+
+def test_a_piped_table_is_not_wrapped_nor_padded(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    long = "word " * 60
+    columns = (screen.Column("name", 8), screen.Column("what"), screen.Column("wide", 9, at_least=150))
+    screen.grouped_table(columns, [("One", [("a", long, "b")]), ("Two", [("c", "d", "e")])], as_json=False)
+    screen.table("Three", ("", "x"), [("a", long)], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * 4  # heading, header, row, nothing
+    assert all(line == line.rstrip() for line in lines)
+    assert sum(long.strip() in line for line in lines) == 2
+    monkeypatch.setenv("COLUMNS", "60")
+    screen.table("Three", ("", "x"), [("a", long)], as_json=False)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_what_is_not_known_is_a_question_mark(capsys, monkeypatch):
+    clock = iter([0.0, 18.0])
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    lines = screen.Lines()
+    for done in (0, 6):
+        lines(Event("pack", done, 7, {}))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["pack         0%     0 s gone, ? s left", "pack        86%    18 s gone, 3 s left"]
