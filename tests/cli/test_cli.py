@@ -63,7 +63,7 @@ def finished(bitgolf, recipe_file, dataset, tmp_path, kept):
 
 
 def refused(answer, *words):
-    """Exit code 2, one clear error with these words in it, on stdout no more than that in JSON, no traceback."""
+    """Exit code 2, one clear error with these words, on stdout no more than that in JSON, no traceback."""
     code, out, err = answer
     assert code == 2, err
     if out:  # with --json
