@@ -205,24 +205,10 @@ class Stopwatch:
         self.laps[name], self._last = now - self._last, now
 
 
-def sample_text(
-    unpacked: Unpacked,
-    *,
-    prompt: bytes = b"",
-    tokens: int = SAMPLE_TOKENS,
-    temperature: float = 0.8,
-    seed: int,
-) -> str:
+def sample_text(unpacked: Unpacked, *, prompt: bytes = b"", tokens: int = SAMPLE_TOKENS, seed: int) -> str:
     """Text from a packed model, in float32."""
-    pieces = sample(
-        load_model(unpacked, Backend()),
-        unpacked.tokenizer,
-        prompt,
-        tokens=tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    return "".join(pieces)
+    model = load_model(unpacked, Backend())
+    return "".join(sample(model, unpacked.tokenizer, prompt, tokens=tokens, seed=seed))
 
 
 def opening_of(dataset: Dataset) -> bytes:

@@ -86,6 +86,19 @@ class Lanes:
         self.states = self._hidden(self._seen, self._next)[:, -1]
         return self.model.logits_of(self.states)
 
+    @torch.inference_mode()
+    def begin(self, tokens: Tensor) -> None:
+        """Pass the first tokens (lanes, count) of every lane together; the last of them is the next step's.
+
+        Of more than a window holds, the last are passed. Sums are rounded otherwise than step by step.
+        """
+        seen = tokens[:, -self.window :]
+        self._cache.forget()
+        self._seen, self._next = seen[:, :-1], seen[:, -1:]
+        if seen.shape[1] > 1:
+            with self._arithmetic:
+                self._hidden(self._seen, self._seen)
+
     def follow(self, tokens: Tensor) -> None:
         """Move on: the token (lanes,) that came in each lane."""
         self._next = tokens.view(-1, 1)

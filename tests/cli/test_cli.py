@@ -224,6 +224,24 @@ def test_sample_is_repeatable(bitgolf, finished):
     first, second = (json.loads(bitgolf(*words)[1])["text"] for _ in range(2))
     assert first == second
     assert json.loads(bitgolf(*words, "--seed", 5)[1])["text"] != first
+    shown = bitgolf(*words[:-1])[1]
+    assert shown.startswith(f"the people{first}\n\nartifact:")
+    stopped = json.loads(bitgolf(*words, "--stop", first[3:5])[1])["text"]
+    assert stopped == first[: first.find(first[3:5])]
+    refused(bitgolf(*words, "--top-p", 2), "cannot sample like this")
+    refused(bitgolf(*words, "-i"), "two forms at once")
+
+
+def test_what_is_typed_is_continued_line_by_line(bitgolf, finished, monkeypatch):
+    folder, _ = finished
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the people\n\n of\n"))
+    code, out, _ = bitgolf("sample", folder, "-i", "--tokens", 3, "--temperature", 0)
+    assert code == 0
+    first = json.loads(
+        bitgolf("sample", folder, "--prompt", "the people", "--tokens", 3, "--temperature", 0, "--json")[1]
+    )["text"]
+    lines = out.split("\n")
+    assert lines[0] == first and len([line for line in lines if line]) >= 1
 
 
 def test_show_compare_and_forecast(bitgolf):

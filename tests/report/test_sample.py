@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.net.embed import SmearVector
 from bitgolf.net.model import ModelPlan, build_model
-from bitgolf.report.sample import choose, sample
+from bitgolf.report.sample import choose, logits_of, next_logits, sample, until
 
 BOS = 256
 
@@ -79,9 +80,9 @@ def test_real_model_is_deterministic_by_seed_and_quick():
 LOGITS = np.log(np.array([0.5, 0.1, 0.3, 0.1]))
 
 
-def frequencies(temperature: float, top_p: float) -> list[float]:
+def frequencies(temperature: float, top_p: float, top_k: int = 0, min_p: float = 0) -> list[float]:
     draws = (np.arange(1000) + 0.5) / 1000
-    picks = [choose(LOGITS, temperature, top_p, draw) for draw in draws]
+    picks = [choose(LOGITS, temperature, top_p, draw, top_k, min_p) for draw in draws]
     return [round(picks.count(token) / 1000, 2) for token in range(4)]
 
 
@@ -99,12 +100,54 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it():
     assert frequencies(1, 0.85)[1] > 0
 
 
+def test_top_k_and_min_p():
+    assert frequencies(1, 1, top_k=2) in ([0.62, 0, 0.38, 0], [0.63, 0, 0.37, 0])
+    assert frequencies(1, 1, top_k=1) == [1, 0, 0, 0]
+    assert frequencies(1, 1, top_k=9) == frequencies(1, 1)
+    assert frequencies(1, 1, min_p=0.5) in ([0.62, 0, 0.38, 0], [0.63, 0, 0.37, 0])
+    assert frequencies(1, 1, min_p=1) == [1, 0, 0, 0]
+    assert frequencies(1, 0.75, top_k=3, min_p=0.01) == frequencies(1, 0.75)
+
+
+def test_stops_before_the_first_of_some_texts_wherever_pieces_are_cut():
+    text = "one. two\nthree"
+    for size in range(1, 6):
+        pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        for stop, found in (((), text), (("two",), "one. "), (("\nthr", ". t"), "one"), (("four", ""), text)):
+            assert "".join(until(pieces, stop)) == found
+    assert list(until(["ab", "c"], ["bcd"])) == ["a", "", "bc"]  # shown as soon as it cannot be the stop
+    assert "".join(sample(Speller(b"end. and"), Bytes(), tokens=20, stop=[" a"])) == "end."
+
+
+@pytest.mark.parametrize("parts", [{}, {"embed": (SmearVector(),)}])
+def test_kept_keys_and_values_give_the_logits_of_a_whole_pass(parts):
+    """Up to a full window, and after it has begun again with its second half; a prompt may be longer."""
+    plan = ModelPlan(vocabulary_size=257, layers=3, width=32, heads=2, kv_heads=1, **parts)
+    model = build_model(plan).eval()
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.copy_(0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(7)))
+    tokens = np.random.default_rng(0).integers(0, 256, 40).tolist()
+    for first in (1, 5, 20):
+        ids, seen = tokens[:first], min(first, 16)
+        steps = logits_of(model, ids, 16)
+        for token in tokens[first:]:
+            found = next(steps)
+            model.window = 16
+            assert found == pytest.approx(next_logits(model, ids[-seen:]), abs=1e-4)
+            ids.append(token)
+            seen = seen + 1 if seen < 16 else 9
+
+
 def test_extreme_draws_stay_in_range():
     for draw in (0.0, 1 - 1e-16):
         assert choose(LOGITS, 1, 1, draw) in range(4)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"window": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"window": 0}, {"top_k": -1}, {"min_p": 2}],
+)
 def test_wrong_settings(wrong):
     with pytest.raises(BitgolfError, match="cannot sample like this"):
         next(sample(Speller(b"x"), Bytes(), **wrong))
