@@ -79,14 +79,15 @@ def folder_of(checkout: Path, ref: str, main: str) -> str:
 
 def rows() -> Iterator[dict[str, Any]]:
     """Each plant: whether its row was named, and what was said of its clean neighbour."""
-    from tests.audit.rows import ROWS, _script, packed, renamed
+    from tests.audit.rows import ROWS
+    from tests.audit.rows.made import packed, renamed, script_file
 
     rules = rules_named()
     for row in ROWS:
         forms = {"plain": (row.plant, row.clean)}
         if row.text:
-            forms["renamed"] = (_script(renamed(row.text)), _script(renamed(row.neighbour)))
-            forms["packed"] = (_script(packed(row.text)), _script(packed(row.neighbour)))
+            forms["renamed"] = (script_file(renamed(row.text)), script_file(renamed(row.neighbour)))
+            forms["packed"] = (script_file(packed(row.text)), script_file(packed(row.neighbour)))
         for form, makers in forms.items():
             said = []
             for make in makers:

@@ -8,6 +8,7 @@ from bitgolf.audit.indices import replaced
 from bitgolf.audit.values import (
     AVERAGED,
     CHOSEN,
+    COUNTED,
     DRAWN,
     FILES,
     GOLD,
@@ -180,7 +181,7 @@ class Expressions(Walk):
         made = max((self.made.get(each, 0) for each in held.tables), default=0)
         self.event("look", node, frame, where._replace(born=made), owner=owner, tables=held.tables)
         tables = held.tables
-        held = held._replace(tables=NO_NAMES, number=None)
+        held = held._replace(marks=held.marks - {COUNTED}, tables=NO_NAMES, number=None)
         if where.has(HASH):
             places = frozenset(f"{TABLE}{each}" for each in tables or (owner,))
             return Value(frozenset((READ,)), keys=where.keys, roots=places) | held

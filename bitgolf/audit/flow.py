@@ -14,6 +14,7 @@ from bitgolf.audit.indices import text_of_index
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
+    COUNTED,
     COUNTER,
     GOLD,
     HASH,
@@ -49,7 +50,8 @@ class Flow(Calls):
             self.events, self.time, self.loop, self.entered = [], 0, 0, []
             self.known, self.made, self.walked, self.stops = {}, {}, {}, set()
             for tree in self.trees:
-                self.block(tree.body, Frame("", self.globals))
+                imported = [each for each in tree.body if not _is_main(each)]
+                self.block(tree.body if tree is self.trees[-1] else imported, Frame("", self.globals))
             if before == {name: value.marks for name, value in self.attributes.items()}:
                 break
         if not any(event.kind == "score" for event in self.events):
@@ -238,6 +240,11 @@ class Flow(Calls):
     def augment(self, node: ast.AugAssign, frame: Frame) -> None:
         """`+=`: a score, if a loss is added; counts, if tokens say where."""
         value = self.value(node.value, frame)
+        if value.has(COUNTED):
+            held = self.value(node.target, frame)
+            counted = Value(frozenset((VAL,)))
+            self.event("count", node, frame, counted, owner=base_name(node.target), tables=held.tables)
+            value = value._replace(tables=NO_NAMES)
         if isinstance(node.target, ast.Subscript):
             where = self.value(node.target.slice, frame)
             held = self.value(node.target.value, frame)
@@ -268,6 +275,11 @@ class Flow(Calls):
             frame.texts.pop(name, None)
             if value.has(SUM):
                 frame.mutated.add(name)  # a tensor is added to in place
+
+
+def _is_main(node: ast.stmt) -> bool:
+    """What a file does as the main program, and not where it is imported."""
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
 def _aged(roots: frozenset[str]) -> frozenset[str]:

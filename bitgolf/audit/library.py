@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bitgolf.audit.values import (
     AVERAGED,
+    COUNTED,
     COUNTER,
     DRAWN,
     FILES,
@@ -35,11 +36,12 @@ from bitgolf.audit.values import (
 if TYPE_CHECKING:
     from bitgolf.audit.expressions import Expressions
 
+COUNTS = {"bincount", "histogram", "histc"}
 LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
 LOSS_CLASSES = {"CrossEntropyLoss", "NLLLoss", "LigerCrossEntropyLoss"}
 TAKEN = {"gather", "take_along_dim", "take_along_axis"}
 SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
-SCATTERED = {"add.at", "bincount", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
+SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
 REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
 WRITES = {"save", "savez", "save_file", "dump", "dumps", "write", "write_bytes"}
 LOADS = {"load_state_dict", "load_file", "copy_", "load_model"}
@@ -118,6 +120,11 @@ def called(
         return everything.plain.marked(HASH)
     if last in DIVIDED and len(operands := [held, *given] if held.marks else [*given]) > 1:
         return flow.divided(node, operands[0], operands[1], frame)
+    if last in COUNTS and everything.has(VAL):
+        counts = flow.table(node).marked(COUNTED)
+        flow.made |= dict.fromkeys(counts.tables, flow.time)  # it is made full
+        flow.event("count", node, frame, everything, tables=counts.tables)
+        return counts
     if last in TABLES:
         return flow.table(node)
     if last in FRESH:

@@ -16,6 +16,7 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
 MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
 FILLED, PREDICTED = "filled predicted".split()
+COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
 MOST_PATHS, MOST_PATH = 12, 160  # paths of tokens in a value, characters of one
 TABLE = "table "  # of roots that say which counts were read

@@ -17,7 +17,9 @@ from bitgolf.audit.rules import FILE, rules_named
 from bitgolf.audit.violations import UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCORES, SCRIPT, changed, log_text, write_claims, write_folder
-from tests.audit.rows import EPOCHS, PACK, SCRIPT_ROWS
+from tests.audit.rows import SCRIPT_ROWS
+from tests.audit.rows.made import PACK
+from tests.audit.rows.v import EPOCHS
 
 RULES = rules_named()
 CODE = len(SCRIPT.encode())

@@ -6,7 +6,8 @@ from bitgolf.audit.audit import audit
 from bitgolf.audit.finding import CANNOT_TELL
 from bitgolf.audit.rules import rules_named
 from bitgolf.audit.violations import VIOLATIONS
-from tests.audit.rows import ROWS, SCRIPT_ROWS, packed, renamed
+from tests.audit.rows import ROWS, SCRIPT_ROWS
+from tests.audit.rows.made import packed, renamed
 
 RULES = rules_named()
 

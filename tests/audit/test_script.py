@@ -14,7 +14,7 @@ from bitgolf.audit.rules import rules_named
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCRIPT, changed, indented
-from tests.audit.rows import EPOCHS, REHEARSAL, SLOT
+from tests.audit.rows.v import CACHE, EPOCHS, REHEARSAL, SLOT
 
 RULES = rules_named()
 SCORED = indented(
@@ -23,15 +23,6 @@ SCORED = indented(
         loss = F.cross_entropy(net(before), after, reduction="none")
     """,
     8,
-)
-CACHE = indented(
-    """
-    key = (before * 36313) ^ (before.roll(1) * 27191)
-    whole = (key ^ (after * 51647)) % 4194304
-    share = seen_with[whole] / seen[key % 4194304].clamp(min=1)
-    loss = -torch.log(0.7 * torch.exp(-loss) + 0.3 * share)
-    """,
-    12,
 )
 CACHE_UPDATE = indented(
     """
@@ -324,3 +315,12 @@ def test_a_score_that_is_kept_token_by_token_is_seen(tmp_path):
     assert "V06" in real(audited(tmp_path, changed(*KEPT, ("    buffer = io", EPOCHS + "    buffer = io"))))
     alone = [("world.sum(kept).sum(), world.sum(weights).sum()", "kept.sum(), weights.sum()")]
     assert "V18" in real(audited(tmp_path, changed(*KEPT, *alone)))
+
+
+def test_what_a_module_does_as_the_main_program_is_not_done_where_it_is_imported(tmp_path):
+    """#1698: its own main adapts at the end; run twice, the second model would be written after it."""
+    (tmp_path / "inner.py").write_text(SCRIPT)
+    (tmp_path / "train_gpt.py").write_text("from inner import main\n\nmain()\n")
+    (tmp_path / "README.md").write_text("# Mine\n")
+    found = {each.code for each in audit(tmp_path, RULES).findings}
+    assert not found & {"V03", "V04", "V05", "V06"}

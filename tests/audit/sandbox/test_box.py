@@ -73,32 +73,23 @@ def test_nothing_outside_is_reached_or_written(name, tmp_path, monkeypatch):
     assert (tmp_path / "lent" / "given").read_text() == "given"
 
 
-@pytest.mark.parametrize(
-    ("code", "stopped", "said"),
-    [
-        ("open('/tmp/a', 'wb').write(bytes(40_000_000))", "", "File too large"),
-        (
-            "for i in range(9): open(f'/tmp/{i}', 'wb').write(bytes(9_000_000))",
-            "",
-            "No space left",
-        ),
-        ("bytearray(10**9)", "", "MemoryError"),
-        (
-            "import os, time\nfor i in range(9): os.fork() or (b'1' * 10**8, time.sleep(9))\nos.wait()",
-            "500,000,000 bytes of memory",
-            "",
-        ),
-        ("import os\nwhile True: os.write(1, bytes(9999))", "1,048,576 bytes of output", ""),
-        ("import os\nwhile True: os.write(2, b'said')", "1 seconds", "said"),
-        ("while True: pass", "1 seconds", ""),
-        (
-            "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
-            "1 seconds",
-            "",
-        ),
-        ("import os, time\nos.setsid()\nos.fork() or os.fork() or time.sleep(77)\nprint(1)", "", ""),
-    ],
-)
+FORKS = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
+MANY_FILES = "for i in range(9): open(f'/tmp/{i}', 'wb').write(bytes(9_000_000))"
+MANY_OF_MEMORY = "import os, time\nfor i in range(9): os.fork() or (b'1' * 10**8, time.sleep(9))\nos.wait()"
+ENDS = [  # what it does, the limit that ends it, what it says
+    ("open('/tmp/a', 'wb').write(bytes(40_000_000))", "", "File too large"),
+    (MANY_FILES, "", "No space left"),
+    ("bytearray(10**9)", "", "MemoryError"),
+    (MANY_OF_MEMORY, "500,000,000 bytes of memory", ""),
+    ("import os\nwhile True: os.write(1, bytes(9999))", "1,048,576 bytes of output", ""),
+    ("import os\nwhile True: os.write(2, b'said')", "1 seconds", "said"),
+    ("while True: pass", "1 seconds", ""),
+    (FORKS, "1 seconds", ""),
+    ("import os, time\nos.setsid()\nos.fork() or os.fork() or time.sleep(77)\nprint(1)", "", ""),
+]
+
+
+@pytest.mark.parametrize(("code", "stopped", "said"), ENDS)
 def test_it_ends_whatever_it_does(name, code, stopped, said):
     started = time.monotonic()
     found = ended(name, code, FEW._replace(seconds=1) if "seconds" in stopped else FEW)

@@ -1,0 +1,6 @@
+"""One small planted fault and one clean neighbour for each row of the catalogue, as texts of our own."""
+
+from tests.audit.rows import b, k, t, v
+
+ROWS = [*v.ROWS, *b.ROWS, *k.ROWS, *t.ROWS]
+SCRIPT_ROWS = [row for row in ROWS if row.text]
