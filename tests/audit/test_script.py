@@ -14,20 +14,13 @@ from bitgolf.audit.rules import rules_named
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCRIPT, changed, indented
-from tests.audit.rows.v import CACHE, EPOCHS, REHEARSAL, SLOT
+from tests.audit.rows.v import EPOCHS, REHEARSAL, SLOT
 
 RULES = rules_named()
 SCORED = indented(
     """
     with torch.no_grad():
         loss = F.cross_entropy(net(before), after, reduction="none")
-    """,
-    8,
-)
-CACHE_UPDATE = indented(
-    """
-    seen.index_add_(0, key % 4194304, torch.ones(640))
-    seen_with.index_add_(0, whole, torch.ones(640))
     """,
     8,
 )
