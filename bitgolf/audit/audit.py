@@ -212,9 +212,10 @@ def _folder(path: Path, rules: Rules) -> Layers:
                 if weighed and weighed.sure == FOUND and not record.reports:
                     weighed = weighed._replace(sure=SUSPECTED, found=f"{each.found}; no score is reported")
                 findings += [weighed] if weighed else []
+    runs = folder_checks.closure(record, script) if script else []
     for helper in record.scripts:
         if helper != record.entry:
-            findings += _preparation(helper)
+            findings += _beside(helper, str(helper.relative_to(path)) in runs)
     findings += folder_checks.check_folder(record, script, rules)
     findings += data
     for name in record.files:
@@ -246,11 +247,12 @@ def _script(record: Record) -> Script:
     return script._replace(printed=lambda lines: folder_logs.branch_ran(record, script, lines))
 
 
-def _preparation(path: Path) -> list[Finding]:
-    """What a script beside the entry shows of the data."""
+def _beside(path: Path, runs: bool) -> list[Finding]:
+    """What a script beside the entry shows of the data; of one that the entry runs, how it counts bytes."""
     try:
         layers = unwrapped(path.name, path.read_bytes())
     except BitgolfError:
         return []
     script = Script(path.name, layers, [], Flow([]))
-    return [*script_bytes.few_documents(script), *script_bytes.lossy_text(script)]
+    tables = script_bytes.byte_tables(script) if runs else ()
+    return [*tables, *script_bytes.few_documents(script), *script_bytes.lossy_text(script)]

@@ -340,3 +340,15 @@ def test_a_tokenizer_is_looked_at_wherever_it_is_shipped(folder):
     assert ("B03", FOUND) in codes(folder)
     (folder / "own.model").write_bytes(b"no model")
     assert tokenizer_checks.check_tokenizers(folder, ["own.model"]) == ([], frozenset())
+
+
+def test_bytes_are_counted_where_the_entry_runs_them(folder):
+    """#1698: a wrapper imports the module whose table counts the space twice."""
+    (folder / "train_gpt.py").write_text("from inner import main\n\nmain()\n")
+    twice = changed(("count[i] = len(piece.encode(", "count[i] = 1 + len(piece.encode("))
+    twice = twice.replace('1 + len(piece.encode("utf-8"))', 'len(piece.encode("utf-8")) + 1')
+    (folder / "inner.py").write_text(twice)
+    where = [each.where for each in audit(folder, RULES).findings if each.code == "B01"]
+    assert len(where) == 1 and where[0].startswith("inner.py:")
+    (folder / "train_gpt.py").write_text(SCRIPT)
+    assert not [each for each in audit(folder, RULES).findings if each.code == "B01"]
