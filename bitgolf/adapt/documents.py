@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bitgolf.adapt.learner import LearningError, given_back, part_of, refuse_other
 from bitgolf.adapt.lora import LORA_TARGETS, Lora
-from bitgolf.adapt.score_first import ScoreFirst
+from bitgolf.adapt.score_first import PLACE, ScoreFirst
 from bitgolf.base.plan import setting
 from bitgolf.net.model import Model
 from bitgolf.score.adapter import Adaptation, Adapter
@@ -97,6 +97,8 @@ class LoraAdapter(Adapter):
 
 class DocumentLearner(Adaptation):
     """A model on its way through the documents of a text."""
+
+    tells: ClassVar[bool] = True
 
     def __init__(
         self, plan: LoraAdapter, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
@@ -251,6 +253,8 @@ class PhasedLora(LoraAdapter):
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
         with self.globally.bounds(model), super().adapting(model, windows, starts) as adaptation:
+            self.globally.learner(model.requires_grad_(True), f"{PLACE}.globally")  # refused before a score
+            model.requires_grad_(False)
             yield adaptation
 
     def prefixes(self, batches: list[list[list[int]]]) -> dict[int, list[list[int]]]:

@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from bitgolf.score.windows import Window, Windows
 from bitgolf.train.optim import AdamRule, Frozen, OptimPlan, ParameterRow, Rule, SgdRule
 from bitgolf.train.qat import LateNoise, Noise, NoNoise
 from bitgolf.train.schedule import Cosine, Progress, Schedule
+
+PLACE = "score.adapter"  # of these settings, for messages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,24 +99,26 @@ class ScoreFirst(Adapter):
         """The model with bounds of its own where they learn."""
         return nullcontext() if self.caps == Frozen() else caps_of_its_own(model)
 
-    def learner(self, model: Model) -> Learner:
-        """What trains the weights of a model. Raises PlanError for patterns that match nothing."""
-        return Learner(
-            model, self.optim([name for name, _ in model.named_parameters()]), self.clip, self.noise
-        )
+    def learner(self, model: Model, place: str = PLACE) -> Learner:
+        """What trains the weights of a model; place: of these settings.
+
+        Raises PlanError for patterns that match nothing.
+        """
+        names = [name for name, _ in model.named_parameters()]
+        if problems := [f"{place}.{problem}" for problem in self.unmatched(names)]:
+            raise PlanError(problems)
+        return Learner(model, self.optim(), self.clip, self.noise)
 
     def unmatched(self, names: Sequence[str]) -> Iterator[str]:
         """Patterns that name none of these tensors, as sentences."""
         for field in ("frozen", "tensors"):
             for pattern in getattr(self, field):
                 if not fnmatch.filter(names, pattern):
-                    yield f"score.adapter.{field}: {pattern!r} matches no tensor; names are like {names[0]}"
-        yield from (f"score.adapter.noise.{problem}" for problem in self.noise.problems_in(names))
+                    yield f"{field}: {pattern!r} matches no tensor; names are like {names[0]}"
+        yield from (f"noise.{problem}" for problem in self.noise.problems_in(names))
 
-    def optim(self, names: Sequence[str]) -> OptimPlan:
-        """The parameter table of a model with tensors of these names."""
-        if problems := list(self.unmatched(names)):
-            raise PlanError(problems)
+    def optim(self) -> OptimPlan:
+        """The parameter table."""
         rows: list[tuple[str, Rule]] = [(CAPS, self.caps), *((pattern, Frozen()) for pattern in self.frozen)]
         rows += [(pattern, self.rule) for pattern in self.tensors]
         rows += [("*", Frozen())]
@@ -123,6 +128,8 @@ class ScoreFirst(Adapter):
 
 class ChunkLearner(Adaptation):
     """A model on its way through the chunks of a stream."""
+
+    tells: ClassVar[bool] = True
 
     def __init__(self, plan: ScoreFirst, learner: Learner, targets: int, length: int) -> None:
         super().__init__(learner.model)

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Changes, Json, ModelName, Portable, Processes
 from bitgolf.pipeline.coding import check_certificate, prove_artifact
 from bitgolf.proof.prove import share_of
 from bitgolf.report import screen
+
+WHOLE = "100%"
 
 
 def prove(
@@ -24,7 +27,7 @@ def prove(
     ] = None,
     audit: Annotated[
         str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, as 1%.")
-    ] = "100%",
+    ] = WHOLE,
     seed: Annotated[int, typer.Option(min=0, help="Which frames an audit takes.")] = 0,
     changes: Changes = None,
     portable: Portable = False,
@@ -38,6 +41,13 @@ def prove(
 
     Example: bitgolf prove runs/demo --bytes 100000
     """
+    proving = {"--text": text, "--data": dataset, "--bytes": most_bytes, "--out": out, "--set": changes}
+    proving["--portable"] = portable
+    checking = {"--audit": audit != WHOLE, "--seed": seed}
+    for name, value in (proving if check is not None else checking).items():
+        if value:
+            way_out = "the certificate says what is checked" if check else "give --check CERTIFICATE too"
+            raise BitgolfError("this has no use here", where=name, way_out=way_out)
     if check is not None:
         held = check_certificate(model, check, share_of(audit), seed, processes)
         screen.close(screen.follow(held), as_json=as_json)

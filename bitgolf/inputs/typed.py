@@ -119,6 +119,8 @@ class Certificate(TypedDict):
     """The certificate.json of a proof, as far as it is verified."""
 
     bits_per_byte: Figure
+    stepwise_bits_per_byte: Figure
+    parallel_bits_per_byte: Figure
     text_bytes: Count
     coded_bytes: Count
     artifact_bytes: Count

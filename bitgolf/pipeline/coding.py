@@ -29,6 +29,7 @@ ENDING = ".golf"
 PART = ".part"  # of a file that is being made: what is finished of it
 PIPE = "-"
 MODEL_VARIABLE = "BITGOLF_MODEL"
+UNHEEDED = ("batch_tokens", "limit_tokens", "eval_seconds")  # settings of scoring that a proof has no use for
 WINDOW = 256  # of a model whose recipe is not beside it
 
 
@@ -163,12 +164,13 @@ def _ways(recipe: Path, changes: Sequence[str]) -> Ways | None:
     before = read_plan(recipe, Recipe) if recipe.is_file() else Recipe()
     after = parse_changes(before, changes)
     adapts = after.score != after.score.fixed()
-    if changes and (not adapts or after.replace(score=before.score) != before):
+    unheeded = any(getattr(after.score, name) != getattr(before.score, name) for name in UNHEEDED)
+    if changes and (not adapts or unheeded or after.replace(score=before.score) != before):
         raise BitgolfError(
             "a proof without adapter and mixers has windows of its own, and the model is as it was packed",
             where="--set",
             value=", ".join(changes),
-            way_out="set score.adapter or score.mixers, and score.windows beside them",
+            way_out="set score.adapter or score.mixers, and score.windows beside them; --bytes for a part",
         )
     return Ways.of(after.score) if adapts else None
 
@@ -177,12 +179,12 @@ def check_certificate(
     model: str, path: Path, share: float, seed: int, processes: int = 0
 ) -> Generator[Event, None, dict[str, Any]]:
     """Verify a certificate and the coded file beside it with the packed model that they are of."""
-    certificate = read_as(path, Certificate)
-    coded = _read(str(path.parent / "coded.bin"))
-    coder = _coder_for(model, read_header(coded, str(path.parent / "coded.bin")))
+    certificate, where = read_as(path, Certificate), str(path.parent / "coded.bin")
+    coded = _read(where)
+    coder = _coder_for(model, read_header(coded, where))
     if coder is None:
-        raise ArtifactError("no model wrote it", where=str(path.parent / "coded.bin"))
-    found = yield from check(coder, coded, certificate, share, seed, processes_of(processes))
+        raise ArtifactError("no model wrote it", where=where)
+    found = yield from check(coder, coded, certificate, share, seed, processes_of(processes), where)
     return {
         "holds": True,
         "bits_per_byte": certificate["bits_per_byte"],

@@ -161,7 +161,7 @@ def float_scores(trained: Trained) -> Generator[Event, None, Scores]:
     """What the weights score before they are quantized."""
     recipe = trained.recipe
     model = model_with(recipe.network().shipped(), trained.weights, trained.backend)
-    return (yield from score_split(model, trained.dataset, chunked(recipe), "score float"))
+    return (yield from score_split(model, trained.dataset, chunked(recipe), "score float")).scores
 
 
 def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
@@ -195,7 +195,7 @@ def reloaded(
     seconds["pack"] = time.perf_counter() - started - seconds["calibrate"]
     yield Event(f"pack {name}", 1, 1, {"artifact_bytes": len(artifact.data)})
     loaded = load_model(unpack(artifact.data), trained.backend)
-    scores = yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")
+    scores = (yield from score_split(loaded, trained.dataset, chunked(recipe), f"score {name}")).scores
     return Packing(plan, packer.curvatures, packer.weights, rows, artifact, seconds), scores
 
 

@@ -27,7 +27,7 @@ from bitgolf.report.compressors import measure_compressors, missing_ones, quick_
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.trace import kept_trace
-from bitgolf.run.evaluation import evaluate
+from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
 from bitgolf.run.positions import asked_positions, trained_length
@@ -36,6 +36,7 @@ from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
 from bitgolf.run.stages import run
 from bitgolf.run.start import Start
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.score import ScorePlan, Scores
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
@@ -242,13 +243,16 @@ def score_artifact(
     part, world = path.with_name(f"{path.name}.scores.part"), join_world(model.backend.device.type)
     try:
         if text is not None:
-            scores = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
+            found = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
         else:
             dataset = dataset_of(path, unpacked.tokenizer, data)
-            scores = yield from score_split(model, dataset, plan, "score", part, world)
+            found = yield from score_split(model, dataset, plan, "score", part, world)
     finally:
         leave_world(world)
-    return scores, {"dtype": model.backend.dtype_name, **asked_positions(scores, trained)}
+    facts = {"dtype": model.backend.dtype_name, "seconds": found.seconds}
+    if plan.adapter != NoAdapter():
+        facts["learning_seconds"] = found.learning_seconds
+    return found.scores, {**facts, **asked_positions(found.scores, trained)}
 
 
 def model_to_score(
@@ -306,7 +310,7 @@ def score_text(
     plan: ScorePlan,
     part: Path | None = None,
     world: World = World(),
-) -> Generator[Event, None, Scores]:
+) -> Generator[Event, None, Evaluated]:
     """Score one file as one document; what is packed as its ending says is unpacked.
 
     part, world: see `evaluate`.

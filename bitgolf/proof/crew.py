@@ -1,5 +1,6 @@
 """Frames worked off, by one process or several; those that are done stand in a file until all are."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -249,8 +250,10 @@ class Finished:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "free some space, then give the same command again; it goes on where it stopped"
             raise BitgolfError(
                 f"cannot keep a finished frame: {error.strerror}",
                 where=str(self.path),
-                way_out="free some space, then give the same command again; it goes on where it stopped",
+                way_out=way_out if full else "check the path and its rights",
             ) from None

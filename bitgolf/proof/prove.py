@@ -4,7 +4,7 @@ import hashlib
 import platform
 import re
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from bitgolf.base.plan import to_json
 from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, decoded
 from bitgolf.proof.file import (
-    Compressed,
     compress_adapted,
     compress_tokens,
     decoded_tokens,
@@ -32,7 +31,10 @@ from bitgolf.score.metric import total_nats
 from bitgolf.score.score import score
 from bitgolf.score.windows import Sliding
 
+FORMAT = "bitgolf proof 1"
 ALARM_BITS_PER_BYTE = 1e-4  # between the steps of the coder and a parallel pass
+CODED_SHARE = 5e-4  # by which coded bits may leave the steps' nats, beside the end of a frame and rare tokens
+FRAME_BITS, TOKEN_BITS = 64, 1e-4
 ANYWHERE = "any processor: portable arithmetic"
 PROVES = (
     "This model alone writes these bytes as this file and reads them back, so the size of the file is its "
@@ -115,7 +117,7 @@ def prove(
         yield Event("parallel score", start, packed.layout.tokens, {})
         nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout)
     yield Event("parallel score", 1, 1, {})
-    certificate = certificate_of(coder, text, coded, packed, nats, ways)
+    certificate = certificate_of(coder, text, coded, packed.nats, nats)
     certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}
     write_json(out / "certificate.json", certificate)
     crew.disband()
@@ -123,43 +125,68 @@ def prove(
 
 
 def certificate_of(
-    coder: Coder,
-    text: Text,
-    coded: bytes,
-    packed: Compressed,
-    parallel_nats: float,
-    ways: Ways | None = None,
+    coder: Coder, text: Text, coded: bytes, packed_nats: float, parallel_nats: float
 ) -> dict[str, Any]:
-    """What was shown, in figures. Nats: of all tokens together."""
-    frames, layout, machine = frames_of(coded, read_header(coded), ""), packed.layout, machine_class()
-    assert layout is not None
-    bits = {"stepwise": bits_of(packed.nats, text), "parallel": bits_of(parallel_nats, text)}
-    apart = abs(bits["stepwise"] - bits["parallel"])
-    alarm = f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
+    """What was shown, in figures. Nats: of all tokens together, by the steps of the coder and in parallel."""
+    machine, found = machine_class(), claims_of(coder, coded)
+    scores = {
+        "bits_per_byte": found["bits_per_byte"],
+        "stepwise_bits_per_byte": bits_of(packed_nats, text),
+        "parallel_bits_per_byte": bits_of(parallel_nats, text),
+    }
+    alarm = "; ".join(alarms_in({**found, **scores}))
     return {
-        "format": "bitgolf proof 1",
-        "bits_per_byte": 8 * len(coded) / len(text.data),
-        "stepwise_bits_per_byte": bits["stepwise"],
-        "parallel_bits_per_byte": bits["parallel"],
+        "format": found["format"],
+        **scores,
         "text": text.name,
-        "text_bytes": len(text.data),
-        "tokens": layout.tokens,
-        "coded_bytes": len(coded),
-        "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
-        "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
-        **({"adapted": to_json(ways.plan)} if ways else {}),
-        "frames": len(frames),
-        "artifact_bytes": len(coder.artifact),
-        "artifact_sha256": hashlib.sha256(coder.artifact).hexdigest(),
+        **found,
         "text_sha256": hashlib.sha256(text.data).hexdigest(),
-        "coded_sha256": hashlib.sha256(coded).hexdigest(),
         "code_sha256": code_sha256(),
         "certified_on": ANYWHERE if coder.portable else "class {processor}, {capability}".format(**machine),
         "machine": machine,
         "proves": PROVES,
         "does_not_prove": DOES_NOT_PROVE,
-        **({"alarm": alarm} if apart > ALARM_BITS_PER_BYTE else {}),
+        **({"alarm": alarm} if alarm else {}),
     }
+
+
+def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
+    """What a certificate says that a coded file and the artifact tell by themselves. where: for messages.
+
+    Raises ArtifactError for a damaged file; it names the frame and where it begins.
+    """
+    header = read_header(coded, where)
+    if header.layout is None:
+        raise ArtifactError("no model wrote it", where=where)
+    frames, layout = frames_of(coded, header, where), header.layout
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "bits_per_byte": 8 * len(coded) / header.text_bytes,
+        "text_bytes": header.text_bytes,
+        "tokens": layout.tokens,
+        "coded_bytes": len(coded),
+        "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
+        "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
+        "frames": len(frames),
+    }
+    if header.ways is not None:
+        plan = header.ways.plan
+        found["adapted"] = {"adapter": to_json(plan.adapter), "mixers": to_json(plan.mixers)}
+    for name, data in (("artifact", coder.artifact), ("coded", coded)):
+        found |= {f"{name}_bytes": len(data), f"{name}_sha256": hashlib.sha256(data).hexdigest()}
+    return found
+
+
+def alarms_in(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Which scores of a certificate are further apart than rounding explains, as sentences."""
+    stepwise, parallel = figures["stepwise_bits_per_byte"], figures["parallel_bits_per_byte"]
+    if not (apart := abs(stepwise - parallel)) <= ALARM_BITS_PER_BYTE:
+        yield f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
+    coded = 8 * (figures["coded_bytes"] - figures["container_bytes"]) / figures["text_bytes"]
+    bits = FRAME_BITS * figures["frames"] + TOKEN_BITS * figures["tokens"]
+    room = CODED_SHARE * stepwise + bits / figures["text_bytes"]
+    if not (apart := abs(coded - stepwise)) <= room:
+        yield f"coded bits and stepwise score differ by {apart:.2g} bits per byte"
 
 
 def bits_of(nats: float, text: Text) -> float:
@@ -174,33 +201,57 @@ def check(
     share: float = 1.0,
     seed: int = 0,
     processes: int = 1,
+    where: str = "coded.bin",
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Verify a certificate: its hashes, and by decoding again all frames or a random share of them.
+    """Verify a certificate: what it says, and by decoding again all frames or a random share of them.
 
-    share: of the frames, 0 to 1; one at least. Raises ArtifactError for what does not hold.
+    share: of the frames, 0 to 1; one at least. where: the coded file, for messages. Raises ArtifactError for
+    what does not hold.
     """
-    for name, data in (("artifact", coder.artifact), ("coded", coded)):
-        digest = hashlib.sha256(data).hexdigest()
-        if certificate[f"{name}_sha256"] != digest or certificate[f"{name}_bytes"] != len(data):
-            raise ArtifactError(f"the certificate is of another {name}", value=digest[:16])
-    header = read_header(coded, "coded.bin")
-    frames = frames_of(coded, header, "coded.bin")
-    if header.layout is None or header.text_bytes != certificate["text_bytes"]:
-        raise ArtifactError("the coded file is not the certificate's", value=header.text_bytes)
-    if 8 * len(coded) / header.text_bytes != certificate["bits_per_byte"]:
-        raise ArtifactError("the score is not that of the coded file", value=certificate["bits_per_byte"])
+    found = claims_of(coder, coded, where)
+    for name in ("artifact", "coded"):
+        if certificate[f"{name}_sha256"] != found[f"{name}_sha256"]:
+            raise ArtifactError(f"the certificate is of another {name}", value=found[f"{name}_sha256"][:16])
+    refuse_untrue(certificate, found, coder.portable)
+    header = read_header(coded, where)
+    frames = frames_of(coded, header, where)
     count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
     jobs = [frames[place] for place in chosen]
     if header.ways is not None:
-        parts = [(yield from with_progress(decoded_tokens(coder, coded, header, "coded.bin"), "decode"))]
+        parts = [(yield from with_progress(decoded_tokens(coder, coded, header, where), "decode"))]
     else:
         parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
     if count == len(frames):
         text = coder.tokenizer.decode(np.concatenate(parts))
         if hashlib.sha256(text).hexdigest() != certificate["text_sha256"]:
             raise ArtifactError("what was decoded is not the certificate's text")
-    return {"frames": len(frames), "frames_decoded": count, "tokens_decoded": sum(map(len, parts))}
+    return {
+        "frames": len(frames),
+        "frames_decoded": count,
+        "tokens_decoded": sum(map(len, parts)),
+        "same_code": certificate.get("code_sha256") == code_sha256(),
+    }
+
+
+def refuse_untrue(certificate: Mapping[str, Any], found: Mapping[str, Any], portable: bool) -> None:
+    """Raise ArtifactError where a certificate says what its files do not, or hides an alarm."""
+    for name, true in found.items():
+        said = certificate.get(name, true)
+        if isinstance(true, dict) and isinstance(said, dict):  # older ones say more of how a model adapted
+            said = {key: said.get(key) for key in true}
+        if said != true:
+            raise ArtifactError(
+                "the certificate says what its files do not", where=name, value=said, way_out=f"it is {true}"
+            )
+    if "adapted" in certificate and "adapted" not in found:
+        raise ArtifactError("the certificate says that the model adapted, its file does not", where="adapted")
+    place = certificate.get("certified_on")
+    if place is not None and (place == ANYWHERE) != portable:
+        raise ArtifactError("the file was not coded so", where="certified_on", value=place)
+    if "alarm" not in certificate:
+        for alarm in alarms_in({**certificate, **found}):
+            raise ArtifactError(f"the certificate does not say that {alarm}")
 
 
 def share_of(text: str) -> float:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import NOTE, Event, finish
 from bitgolf.net.model import Model
 from bitgolf.run.sheet import Sheet
-from bitgolf.score.adapter import NoAdapter
+from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.score import ScorePlan, Scores, document_starts, scoring
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
@@ -29,6 +29,39 @@ class SlowError(BitgolfError):
     """An evaluation would take longer than it may."""
 
 
+class Evaluated(NamedTuple):
+    """Scores, and their seconds, those before a kill included; of these, what went into updates."""
+
+    scores: Scores
+    seconds: float
+    learning_seconds: float
+
+
+class Pace:
+    """How fast batches and updates have been so far, and so what the others will take.
+
+    settled: scored tokens after which batches come at an even pace; the first one is slower than the others.
+    """
+
+    def __init__(self, settled: int, now: float) -> None:
+        self.settled, self.now, self.done = settled, now, 0
+        self.laps = self.tokens = self.updates = 0
+        self.scoring = self.learning = 0.0
+
+    def lap(self, now: float, done: int) -> None:
+        """So many tokens are scored now; the same as before where it was an update."""
+        spent, tokens = now - self.now, done - self.done
+        if self.laps and not tokens:
+            self.updates, self.learning = self.updates + 1, self.learning + spent
+        elif self.laps and done > self.settled:
+            self.tokens, self.scoring = self.tokens + tokens, self.scoring + spent
+        self.now, self.done, self.laps = now, done, self.laps + 1
+
+    def of(self, tokens: int, updates: int) -> float:
+        """Seconds that so many take; 0 of a kind that has not been seen yet."""
+        return tokens * self.scoring / max(self.tokens, 1) + updates * self.learning / max(self.updates, 1)
+
+
 def evaluate(
     model: Model,
     tokens: np.ndarray,
@@ -42,7 +75,7 @@ def evaluate(
     clock: Callable[[], float] = time.perf_counter,
     world: World = World(),
     spare: bool = False,
-) -> Generator[Event, None, Scores]:
+) -> Generator[Event, None, Evaluated]:
     """`scoring` as events with the bits per byte so far.
 
     part: where it is kept; an evaluation that was killed goes on from there to the same bits. spare: the
@@ -54,8 +87,8 @@ def evaluate(
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
     facts: dict[str, float] = {}
     started = kept = looked = clock()
-    pause = KEEP_SECONDS
-    before, first = None, None  # seconds before it was killed; when and where the first batch was done
+    pause, pace = KEEP_SECONDS, Pace(plan.windows.settled, started)
+    before: tuple[float, float] | None = None  # its seconds, and of learning, before it was killed
     try:
         while True:
             try:
@@ -63,18 +96,17 @@ def evaluate(
                 done, total = next(steps)
             except StopIteration as end:
                 sheet.close(spare)
-                return end.value
+                return Evaluated(end.value, sheet.seconds, sheet.learning_seconds)
             sheet.moving = False
             now = clock()
-            before = sheet.seconds if before is None else before
-            sheet.seconds = before + now - started
+            pace.lap(now, done)
+            before = before or (sheet.seconds, sheet.learning_seconds)
+            sheet.seconds, sheet.learning_seconds = before[0] + now - started, before[1] + pace.learning
             if sheet.note:
                 yield Event(NOTE, 1, 1, {NOTE: sheet.note})
                 sheet.note = ""
-            if first is None or done <= plan.windows.settled:
-                first = now, done
-            elif plan.eval_seconds:
-                _refuse_slow(plan, sheet.seconds, (now - first[0]) / (done - first[1]) * (total - done))
+            if plan.eval_seconds:
+                _refuse_slow(plan, sheet.seconds + pace.of(total - done, sheet.adaptation.updates_left))
             if now - looked > LOOK_SECONDS:
                 facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
             if now - kept > pause:
@@ -87,14 +119,18 @@ def evaluate(
         raise
 
 
-def _refuse_slow(plan: ScorePlan, spent: float, left: float) -> None:
-    if spent + left > plan.eval_seconds:
+def _refuse_slow(plan: ScorePlan, seconds: float) -> None:
+    if seconds > plan.eval_seconds:
         raise SlowError(
             "this evaluation would not end in its time",
             where="score.eval_seconds",
-            value=f"about {spent + left:,.0f} s, at most {plan.eval_seconds:,.0f} s",
+            value=f"about {_rounded(seconds)} s, at most {_rounded(plan.eval_seconds)} s",
             way_out="take a larger stride, Chained windows, score.limit_tokens, or more seconds",
         )
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
@@ -103,7 +139,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
     found = {"evaluation_seconds": spent}
     if not limit:
         return found
-    return {**found, "evaluation_verdict": f"{'within' if spent <= limit else 'over'} {limit:,.0f} s"}
+    return {**found, "evaluation_verdict": f"{'within' if spent <= limit else 'over'} {_rounded(limit)} s"}
 
 
 def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Callable[[], float]) -> None:
@@ -122,27 +158,21 @@ def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Call
         started = clock()
         finish(scoring(model, tokens, dataset.tokenizer, plan, sample=FEW_WINDOWS))
         spent = clock() - started
-    _refuse_slow(plan, 0.0, spent * windows / min(FEW_WINDOWS, windows))
+    _refuse_slow(plan, spent * windows / min(FEW_WINDOWS, windows))
     if plan.adapter != NoAdapter():
-        _refuse_slow(plan, 0.0, _seconds_of_learning(model, tokens, starts, dataset.tokenizer, plan, clock))
+        _refuse_slow(plan, _seconds_of_learning(model, tokens, dataset.tokenizer, plan, clock))
 
 
 def _seconds_of_learning(
-    model: Model,
-    tokens: np.ndarray,
-    starts: np.ndarray,
-    tokenizer: Tokenizer,
-    plan: ScorePlan,
-    clock: Callable[[], float],
+    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, clock: Callable[[], float]
 ) -> float:
-    """What a whole evaluation takes at the pace of its first part, the update after that, and a batch."""
-    windows = [*plan.windows.windows(len(tokens), starts.tolist())]
-    first = next(iter(plan.adapter.parts(windows, starts)))
-    part = sum(windows[index].end - windows[index].first_scored for index in first)
-    started, share = clock(), 1.0
-    with closing(scoring(model, tokens, tokenizer, plan)) as steps:  # the model is given back as it was
+    """What a whole evaluation takes at the pace of its first batches and its first update."""
+    learns: list[Adaptation] = []
+    steps = scoring(model, tokens, tokenizer, plan, opened=lambda _exam, adapts, *_: learns.append(adapts))
+    pace = Pace(0, clock())
+    with closing(steps):  # the model is given back as it was
         for done, total in steps:
-            share = done / total
-            if done > part:
-                break
-    return (clock() - started) / share
+            pace.lap(clock(), done)
+            if pace.updates and pace.tokens:
+                return pace.of(total, pace.updates + learns[0].updates_left)
+    return pace.scoring

@@ -12,13 +12,12 @@ from bitgolf.base.errors import DataError
 from bitgolf.base.events import Event
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, model_with
-from bitgolf.run.evaluation import evaluate
+from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
-from bitgolf.run.sheet import seconds_of
 from bitgolf.run.spec import RunSpec
 from bitgolf.score.metric import bits_per_byte, summary
-from bitgolf.score.score import ScorePlan, Scores, scoring
+from bitgolf.score.score import ScorePlan, scoring
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.shards import Dataset
 from bitgolf.train.world import World
@@ -32,7 +31,7 @@ def score_split(
     part: Path | None = None,
     world: World = World(),
     spare: bool = False,
-) -> Generator[Event, None, Scores]:
+) -> Generator[Event, None, Evaluated]:
     """Score the validation split of a dataset; its passport says how many bytes must be accounted for.
 
     part, world, spare: see `evaluate`.
@@ -85,13 +84,14 @@ def score_variants(
     sums: dict[str, Sums] = {}
     parts = [spec.folder / f"scores{number}.part" for number in range(len(cases))]
     for (name, model, plan), part in zip(cases, parts):
-        started = spec.clock()
         stage = "score final" if plan == recipe.score != chunked else f"score {name}"
         free = plan.replace(eval_seconds=0.0)  # the run has been made: what it takes is said, not refused
-        scores = yield from score_split(model, spec.dataset, free, stage, part, spare=True)
-        seconds = seconds_of(part) or spec.clock() - started  # those before it was killed count too
+        found = yield from score_split(model, spec.dataset, free, stage, part, spare=True)
+        scores, seconds = found.scores, {"seconds": found.seconds}
+        if name == "adapted":
+            seconds["learning_seconds"] = found.learning_seconds
         asked = asked_positions(scores, trained_length(recipe))
-        rows.append({"name": name, **summary(scores), **asked, "seconds": seconds})
+        rows.append({"name": name, **summary(scores), **asked, **seconds})
         if plan == chunked:
             sums[name] = by_sequence(scores)
     scores.save(spec.folder / "scores.npz")

@@ -16,7 +16,7 @@ from bitgolf.base.errors import BitgolfError, CheckpointError
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.net.model import Model
 from bitgolf.run.memories import recalled, told
-from bitgolf.score.adapter import Adaptation
+from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chain, ChainedReader
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Memory, Mixture
@@ -35,7 +35,8 @@ class Sheet:
     Where no window depends on another the nats are all there is to keep. Else it is also what the adapter
     and the mixers have learnt, and the keys and values of chains; a member that cannot tell begins again.
     note: one line for the reader, '' if there is nothing to say. moving: a batch is being scored, in the
-    middle of which nothing that learns can be kept.
+    middle of which nothing that learns can be kept. seconds: of this evaluation, those before it was killed
+    included; learning_seconds: of these, what went into updates.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class Sheet:
         self.path = path.with_name(f"{path.name}{world.rank or ''}") if path else None
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if path else ""
         self.note, self.moving, self.is_static = "", False, is_static(plan)
-        self.updates = 0  # how often the adapter has learnt
-        self.seconds = 0.0  # of this evaluation, those before it was killed included
+        self.learns = plan.adapter != NoAdapter()
+        self.seconds = self.learning_seconds = 0.0
         self._tokens, self._bytes = tokens, np.zeros(0, np.int64)
 
     def bits_so_far(self, tokenizer: Tokenizer) -> float:
@@ -65,12 +66,10 @@ class Sheet:
         self.reader = reader if isinstance(reader, ChainedReader) else None
         if self.path is None:
             return
-        if "take_down" not in vars(type(adaptation)):
-            self.path = None  # a user's own that does not say what it has learnt
+        if self.learns and not adaptation.tells:
+            self.path = None
         elif self.path.is_file():
             self._go_on(self.path)
-        if not self.is_static:
-            self._count_updates()
 
     def _go_on(self, path: Path) -> None:
         """Take up what the file keeps of this evaluation. Raises CheckpointError where it does not fit."""
@@ -110,7 +109,8 @@ class Sheet:
 
     def _taken_down(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"nats": torch.from_numpy(self.exam.nats)}
-        facts: dict[str, Any] = {"identity": self.identity, "updates": self.updates, "seconds": self.seconds}
+        facts: dict[str, Any] = {"identity": self.identity, "updates_left": self.adaptation.updates_left}
+        facts |= {"seconds": self.seconds, "learning_seconds": self.learning_seconds}
         if self.is_static or self._is_whole():
             return tensors, facts
         tensors |= {f"learnt/{name}": each for name, each in self.adaptation.take_down().items()}
@@ -141,21 +141,9 @@ class Sheet:
             if self.reader is not None:
                 self.reader.ends = _chains(self.reader, part_of(tensors, "chain"), facts)
             self.adaptation.take_up(part_of(tensors, "learnt"))
-        self.updates, self.seconds = int(facts["updates"]), float(facts["seconds"])
+        self.adaptation.updates_left = int(facts["updates_left"])
+        self.seconds, self.learning_seconds = float(facts["seconds"]), float(facts["learning_seconds"])
         self.exam.resume(nats)
-
-    def _count_updates(self) -> None:
-        """Have the adapter learn, and say so; what it learnt before it was killed it does not learn again."""
-        learn, before, turn = self.adaptation.learn, self.updates, 0
-
-        def counted(exam: Exam, part: Sequence[int]) -> None:
-            nonlocal turn
-            turn += 1
-            if turn > before:
-                learn(exam, part)
-                self.updates = turn
-
-        vars(self.adaptation)["learn"] = counted
 
 
 def _chains(
@@ -171,13 +159,6 @@ def _chains(
         chain.kept = [(keys, values) for keys, values in pairs]
         chains.append(chain)
     return {place: (chains[number], row) for place, number, row in facts["ends"]}
-
-
-def seconds_of(path: Path) -> float:
-    """What the evaluation took that a file keeps; 0 where there is none."""
-    with suppress(*UNFIT):
-        return float(read_tensors(path)[1]["seconds"])
-    return 0.0
 
 
 def evaluation_identity(model: Model, tokens: np.ndarray, plan: ScorePlan) -> str:

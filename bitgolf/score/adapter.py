@@ -15,7 +15,14 @@ from bitgolf.score.windows import Window, Windows
 
 
 class Adaptation:
-    """A model while a text is scored; members of the slot change it in `learn`."""
+    """A model while a text is scored; members of the slot change it in `learn`.
+
+    tells: whether `take_down` and `take_up` know all that it learns. A class that learns more than the one
+    it is made of says so anew. updates_left: how often it will learn before the text ends.
+    """
+
+    tells: ClassVar[bool] = False
+    updates_left = 0
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -36,10 +43,7 @@ class Adaptation:
         """Learn from what has just been scored, through `exam.released`; never called after the last part."""
 
     def take_down(self) -> dict[str, Tensor]:
-        """Copies of all that was learnt, by name, from which `take_up` goes on to the same bits.
-
-        A member that learns defines both, or what it makes of a text begins again where it was killed.
-        """
+        """Copies of all that was learnt, by name, from which `take_up` goes on to the same bits."""
         return {}
 
     def take_up(self, learnt: Mapping[str, Tensor]) -> None:

@@ -172,7 +172,7 @@ def scoring(
     opened: Opened | None = None,
     world: World = World(),
 ) -> Generator[tuple[int, int], None, Scores]:
-    """Score a token stream; yields (scored, to be scored) after each batch and returns the Scores.
+    """Score a token stream; yields (scored, to be scored) after each batch and update; returns the Scores.
 
     file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
@@ -292,10 +292,11 @@ def _exam_taken(
     world: World,
     opened: Opened | None = None,
 ) -> Iterator[int]:
-    """Answer all windows, and let the adapter learn after each part; yields how many tokens are scored."""
+    """Answer all windows; the adapter learns after each part. After both, yields how many are scored."""
     done = 0
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
+        adaptation.updates_left = len(parts) - 1
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
         if opened is not None:
             opened(exam, adaptation, mixture, states)
@@ -307,8 +308,10 @@ def _exam_taken(
                 if mine and not exam.answered(indices):
                     exam.answer(_answer(states, adaptation, exam, indices, mixture))
                     yield done
-            if number < len(parts):
+            if 0 < adaptation.updates_left == len(parts) - number:
                 adaptation.learn(exam, part)
+                adaptation.updates_left -= 1
+                yield done
     if world.size > 1 and is_static(plan):
         exam.resume(world.sum(torch.from_numpy(exam.own()).to(model.backend.device)).cpu().numpy())
 

@@ -18,7 +18,7 @@ from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.net.position import DocumentAttention
 from bitgolf.net.route import Looped
 from bitgolf.score.exam import Exam, RuleError
-from bitgolf.score.score import score
+from bitgolf.score.score import score, scoring
 from bitgolf.score.windows import Chunked, Growing, PerDocument
 from bitgolf.train.optim import AdamRule, Frozen, SgdRule
 from tests.score.test_score import Bytes, make_model, plan
@@ -265,6 +265,16 @@ def test_refusals(tokens):
         nats(tokens[:62], windows=PerDocument(within=Growing(length=64, stride=64)), adapter=adapter())
     with pytest.raises(LearningError, match="no phase comes before the text ends"):
         nats(tokens, adapter=phased(prefix_documents=7, phases=1))
+    before, asked = make_model(), []
+    for change, said in (
+        ({"tensors": ("bloks.*",)}, r"score\.adapter\.globally\.tensors: 'bloks\.\*' matches no tensor"),
+        ({"frozen": ("*",)}, "every parameter is frozen"),
+    ):
+        globally = phased().globally.replace(**change)
+        with pytest.raises(PlanError, match=said):
+            how = plan(WINDOWS, adapter=phased(globally=globally))
+            asked += scoring(before, tokens, Bytes(), how)
+    assert not asked and all(each.requires_grad for each in before.parameters())
     with pytest.raises(LearningError, match="no more than a chunk"):
         nats(tokens, adapter=phased(globally=ScoreFirst(epochs=1)))
 

@@ -112,6 +112,7 @@ def test_a_proof_heeds_what_is_set_or_refuses_it(bitgolf, finished):  # noqa: F8
     for change in ("score.windows=Sliding(length=16, stride=4)", "model.qk_gain=2.0"):
         refused(bitgolf("prove", folder, "--bytes", 200, "--set", change), "--set", "score.adapter")
     mixers = "score.mixers=(NgramCache(weight=0.3),)"
+    refused(bitgolf("prove", folder, "--set", mixers, "--set", "score.limit_tokens=9"), "--set", "--bytes")
     code, out, err = bitgolf("prove", folder, "--bytes", 200, "--set", mixers, "--json")
     assert code == 0, err
     found = json.loads(out)

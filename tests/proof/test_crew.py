@@ -53,6 +53,16 @@ def short_frames(monkeypatch):
     monkeypatch.setattr(frames, "MOST_LANE_TOKENS", 40)
 
 
+@pytest.fixture(scope="module")
+def proven(coder, tmp_path_factory):
+    """A coder, what it coded in several frames, and the certificate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "MOST_LANE_TOKENS", 40)
+        out = tmp_path_factory.mktemp("proof")
+        certificate = finish(prove(coder, Text(Encoder(coder.tokenizer).encode(TEXT), TEXT, "text"), out))
+    return coder, (out / "coded.bin").read_bytes(), certificate
+
+
 def coded(coder, crew=crews.ALONE):
     return finish(compress_tokens(coder, Encoder(coder.tokenizer).encode(TEXT), TEXT, 2, crew))
 
@@ -132,6 +142,42 @@ def test_an_audit_reads_its_share_and_no_more(coder, short_frames, tmp_path):
     assert True in found and False in found
     with pytest.raises(ArtifactError, match="frame 2 of"):
         finish(check(coder, forged, stated))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"format": "bitgolf proof 2"},
+        {"bits_per_byte": 0.9},
+        {"stepwise_bits_per_byte": 0.9},
+        {"parallel_bits_per_byte": 0.9},
+        {"text_bytes": 7},
+        {"tokens": 7},
+        {"frames": 1},
+        {"windows": "sliding 1024/64"},
+        {"container_bytes": 0},
+        {"artifact_bytes": 7},
+        {"adapted": {"mixers": []}},
+        {"certified_on": "any processor: portable arithmetic"},
+    ],
+    ids=lambda claim: next(iter(claim)),
+)
+def test_a_certificate_says_nothing_that_its_files_do_not(proven, claim):
+    coder, data, certificate = proven
+    with pytest.raises(ArtifactError, match="certificate|coded so"):
+        next(check(coder, data, {**certificate, **claim}))
+
+
+def test_damage_is_named_with_its_frame_before_the_hash_is(proven):
+    coder, data, certificate = proven
+    flipped = bytearray(data)
+    flipped[-40] ^= 8
+    last = certificate["frames"]
+    for wrong, said in ((bytes(flipped), "bits are damaged"), (data[:-9], "ends too early.*9 bytes missing")):
+        with pytest.raises(
+            ArtifactError, match=rf"proof/coded\.bin, frame {last} of {last} at byte .*{said}"
+        ):
+            next(check(coder, wrong, certificate, where="proof/coded.bin"))
 
 
 def test_the_whole_file_costs_what_the_steps_say(coder, short_frames, tmp_path):

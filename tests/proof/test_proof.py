@@ -206,6 +206,14 @@ def test_prove_and_check(bitgolf, finished, tmp_path):  # noqa: F811
     certificate = folder / "proof" / "certificate.json"
     code, out, _ = bitgolf("prove", folder, "--check", certificate, "--audit", "1%", "--json")
     assert code == 0 and json.loads(out)["holds"]
+    refused(bitgolf("prove", folder, "--audit", "1%"), "--audit", "no use here", "--check")
+    for words in (
+        ("--bytes", 5),
+        ("--text", "a.txt"),
+        ("--set", "score.mixers=(NgramCache(),)"),
+        ("--portable",),
+    ):
+        refused(bitgolf("prove", folder, "--check", certificate, *words), words[0], "no use here")
     stated = json.loads(certificate.read_text())
     for change in ({"bits_per_byte": 0.9}, {"text_sha256": "0" * 64}, {"artifact_bytes": 5}):
         certificate.write_text(json.dumps({**stated, **change}))

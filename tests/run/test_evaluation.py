@@ -51,7 +51,7 @@ def events(model, tokens, plan=PLAN, part=None, step=2.0):
 
 def test_the_bits_so_far_end_at_the_score(model, tokens):
     seen = []
-    scores = finish(events(model, tokens), seen.append)
+    scores = finish(events(model, tokens), seen.append).scores
     assert (scores.nats == score(model, tokens, Bytes(), PLAN).nats).all()
     assert [event.done for event in seen] == sorted({event.done for event in seen})
     assert seen[-1].facts["bits_per_byte"] == pytest.approx(bits_per_byte(scores))
@@ -69,7 +69,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_bits(model, tokens, tmp_path, m
     real = model.hidden
     monkeypatch.setattr(model, "hidden", lambda *args: asked.append(1) or real(*args))
     seen = []
-    scores = finish(events(model, tokens, part=part), seen.append)
+    scores = finish(events(model, tokens, part=part), seen.append).scores
     assert scores.nats.tobytes() == whole.nats.tobytes() and not part.exists()
     batches = len(
         list(PLAN.windows.batches(windows := list(PLAN.windows.windows(230)), range(len(windows)), 64))
@@ -105,7 +105,7 @@ def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path,
     elif change == "damage":
         part.write_bytes(part.read_bytes()[:-30])
     seen = []
-    scores = finish(events(other, text, plan, part), seen.append)
+    scores = finish(events(other, text, plan, part), seen.append).scores
     assert (scores.nats == 77).any() == (change == "nothing")
     lines = [event.facts[NOTE] for event in seen if event.stage == NOTE]
     assert len(lines) == (change != "nothing")
@@ -133,7 +133,7 @@ def test_what_has_ended_stays_where_it_is_spared(model, tokens, tmp_path, monkey
             patch.setattr(Learner, "learn", None)
             patch.setattr(model, "hidden", None)
             again = finish(evaluate(model, tokens, Bytes(), plan, **given))
-        assert again.nats.tobytes() == whole.nats.tobytes() and part.exists()
+        assert again.scores.nats.tobytes() == whole.scores.nats.tobytes() and part.exists()
 
 
 def test_a_limit_on_seconds_does_not_change_what_is_scored(model, tokens):
@@ -150,10 +150,10 @@ def test_what_would_not_end_in_its_time_is_refused_by_forecast(model, tokens, wi
     finish(events(model, tokens, plan.replace(eval_seconds=2 * takes)))
     steps = events(model, tokens, plan.replace(eval_seconds=takes / 3))
     seen.clear()
-    with pytest.raises(SlowError, match=r"about \d+ s, at most \d+ s.*larger stride") as raised:
+    with pytest.raises(SlowError, match=r"about [\d.]+ s, at most [\d.]+ s.*larger stride") as raised:
         seen.extend(steps)
     assert len(seen) <= 1 + (windows != PLAN.windows) * 5
-    forecast = int(raised.value.value.split()[1])
+    forecast = float(raised.value.value.split()[1])
     assert forecast == pytest.approx(takes, rel=0.35)
 
 
@@ -171,6 +171,20 @@ def test_a_run_whose_learning_would_not_end_in_time_is_refused_before_it(model, 
     assert spent == [0.0, 10.0, 10.0]
     refuse_slow_run(model, dataset, learns.replace(eval_seconds=30.0, limit_tokens=82), lambda: sum(spent))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_after_the_last_chunk_nothing_is_learnt_and_no_time_is_asked_for_it(model, tokens, monkeypatch):
+    spent, learn = [0.0], Learner.learn
+    monkeypatch.setattr(Learner, "learn", lambda *given: (spent.append(10.0), learn(*given)))
+    plan = PLAN.replace(adapter=ScoreFirst(chunk_tokens=130, epochs=1), eval_seconds=15.0)  # two chunks
+    given = {"stage": "score", "clock": lambda: sum(spent)}
+    found = finish(evaluate(model, tokens, Bytes(), plan, **given))
+    assert (found.seconds, found.learning_seconds) == (10.0, 10.0)
+    spent.clear()
+    with pytest.raises(SlowError, match="about 30 s, at most 29 s"):  # by the first update of three
+        adapter = plan.adapter.replace(chunk_tokens=60)
+        finish(evaluate(model, tokens, Bytes(), plan.replace(adapter=adapter, eval_seconds=29.0), **given))
+    assert spent == [10.0]
 
 
 def test_the_verdict_counts_the_packed_model_alone():

@@ -14,8 +14,7 @@ from bitgolf.base.errors import CheckpointError
 from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.run.evaluation import evaluate
-from bitgolf.run.sheet import seconds_of
-from bitgolf.score.adapter import Adaptation
+from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chained, ChainedReader
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
@@ -81,7 +80,7 @@ def evaluation(plan, part=None, model=None):
 def test_what_was_killed_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     plan, part = plan_of(name), tmp_path / "scores.part"
     whole = []
-    exact = finish(evaluation(plan), whole.append).nats
+    exact = finish(evaluation(plan), whole.append).scores.nats
     work = []
     for kind, verb in ((Learner, "learn"), (Adaptation, "hidden"), (ChainedReader, "hidden")):
         real = getattr(kind, verb)
@@ -96,8 +95,11 @@ def test_what_was_killed_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
         steps.close()
         assert part.is_file()
     seen = []
-    assert seconds_of(part) > 0
-    found = finish(evaluation(plan, part), seen.append).nats
+    before = read_tensors(part)[1]
+    ended = finish(evaluation(plan, part), seen.append)
+    found = ended.scores.nats
+    assert ended.seconds > before["seconds"] > 0 and ended.learning_seconds >= before["learning_seconds"]
+    assert (ended.learning_seconds > 0) == (plan.adapter != NoAdapter())
     assert found.tobytes() == exact.tobytes() and not part.exists()
     assert len(seen) == len(whole) - 2 * (len(whole) * 2 // 5)
     assert len(work) == needed, "nothing is done twice"
@@ -105,7 +107,7 @@ def test_what_was_killed_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
 
 def test_what_breaks_off_by_itself_is_gone_on_from_where_it_was_kept_last(tmp_path, monkeypatch):
     plan, part = plan_of("SGD"), tmp_path / "scores.part"
-    exact, learn, turns = finish(evaluation(plan)).nats, ChunkLearner.learn, []
+    exact, learn, turns = finish(evaluation(plan)).scores.nats, ChunkLearner.learn, []
 
     def breaks(self, exam, chunk):
         learn(self, exam, chunk)
@@ -119,8 +121,8 @@ def test_what_breaks_off_by_itself_is_gone_on_from_where_it_was_kept_last(tmp_pa
         patch.setattr(ChunkLearner, "learn", breaks)
         with pytest.raises(KeyboardInterrupt):
             finish(evaluation(plan, part))
-    assert read_tensors(part)[1]["updates"] == 2, "not what was being learnt"
-    assert finish(evaluation(plan, part)).nats.tobytes() == exact.tobytes()
+    assert read_tensors(part)[1]["updates_left"] == 5, "not what was being learnt"
+    assert finish(evaluation(plan, part)).scores.nats.tobytes() == exact.tobytes()
 
 
 def test_what_is_of_another_recipe_is_dropped_and_what_was_changed_is_refused(tmp_path):
@@ -134,8 +136,8 @@ def test_what_is_of_another_recipe_is_dropped_and_what_was_changed_is_refused(tm
         if change == "recipe":
             other, seen = plan_of("SGD").replace({"adapter.epochs": 1}), []
             assert (
-                finish(evaluation(other, part), seen.append).nats.tobytes()
-                == finish(evaluation(other)).nats.tobytes()
+                finish(evaluation(other, part), seen.append).scores.nats.tobytes()
+                == finish(evaluation(other)).scores.nats.tobytes()
             )
             assert "another model, text or recipe" in seen[0].facts["note"]
         else:
@@ -152,7 +154,7 @@ def test_an_adapter_of_a_user_that_does_not_tell_begins_again(tmp_path, monkeypa
     part = tmp_path / "scores.part"
 
     class Own(ChunkLearner):
-        pass
+        tells = False
 
     monkeypatch.setattr("bitgolf.adapt.score_first.ChunkLearner", Own)
     steps = evaluation(plan_of("SGD"), part)
