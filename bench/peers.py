@@ -13,7 +13,7 @@ import math
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,9 +196,8 @@ def bits_per_byte(peer: Peer, dataset: Dataset, length: int, most: int) -> float
 
 def bench_peers(
     dataset: Dataset, recipe: Recipe, scripts: dict[str, Path | None], seconds: float, most: int
-) -> list[dict[str, Any]]:
-    """Each peer from its own start."""
-    results = []
+) -> Iterator[dict[str, Any]]:
+    """Each peer from its own start, one after another."""
     for name, path in scripts.items():
         torch.manual_seed(1337)
         peer, watch = PEERS[name](recipe, path), Watch()
@@ -211,8 +210,7 @@ def bench_peers(
         )
         found: dict[str, Any] = {"bench": f"peer {name}", **trained(peer, recipe, batches, seconds)}
         found["bits_per_byte"] = bits_per_byte(peer, dataset, batches.length, most)
-        results.append(watch.facts() | found)
-    return results
+        yield watch.facts() | found
 
 
 def main() -> None:
@@ -232,7 +230,7 @@ def main() -> None:
     recipe = find_recipe(options.recipe, [f"model.vocabulary_size={dataset.tokenizer.vocabulary_size}"])
     results = bench_peers(dataset, recipe, scripts, options.seconds, options.tokens)
     if options.json:
-        json.dump(results, sys.stdout, indent=2)
+        json.dump(list(results), sys.stdout, indent=2)
         print()
     else:
         for result in results:
