@@ -1,6 +1,6 @@
 """Public scripts and ours, given the same text, batches and seconds one after another on the same machine.
 
-python -m bench.peers --data DATASET [--public train_gpt.py] [--nanogpt model.py] [--seconds 180] [--json]
+python -m bench.peers --data DATASET [--public train_gpt.py] [--nanogpt model.py] [--seconds N] [--threads N]
 Each script is a file of yours, which this runs: fetch it yourself, and read it first. Its model and
 optimizers are taken as they are, eager, under autocast to the number type that is best here, with rates as
 its own training sets them; batches, clock and shape are those of our recipe. modded-nanogpt is not among
@@ -97,7 +97,7 @@ def public(recipe: Recipe, path: Path | None) -> Peer:
         for group in muon.param_groups:
             group["momentum"] = (1 - share) * start + share * given.muon_momentum
 
-    return Peer(under_autocast(model), stepping(model, [muon, adam], schedule, momentum))
+    return Peer(under_autocast(model, recipe), stepping(model, [muon, adam], schedule, momentum))
 
 
 def nanogpt(recipe: Recipe, path: Path | None) -> Peer:
@@ -115,7 +115,7 @@ def nanogpt(recipe: Recipe, path: Path | None) -> Peer:
     model = names["GPT"](config)
     adam = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     schedule = WarmupThen(fraction=0.02, then=Cosine(minimum=0.1))
-    nats = under_autocast(model)
+    nats = under_autocast(model, recipe)
     return Peer(lambda *pair: nats(*pair)[1], stepping(model, [adam], schedule))
 
 
@@ -136,9 +136,9 @@ def functions_of(path: Path | None) -> dict[str, Any]:
         ) from None
 
 
-def under_autocast(model: nn.Module) -> Callable[[Tensor, Tensor], Any]:
+def under_autocast(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor], Any]:
     """The model in bfloat16 where this machine is faster in it, as our own chooses it."""
-    mixed = choose_backend(find_recipe("demo").backend).dtype is torch.bfloat16
+    mixed = choose_backend(recipe.backend).dtype is torch.bfloat16
 
     def run(inputs: Tensor, targets: Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
@@ -222,12 +222,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--tokens", type=int, default=150_000, help="scored, at most")
     parser.add_argument("--recipe", default="demo", help="whose model, batches and optimizers ours has")
+    parser.add_argument("--threads", type=int, default=0, help="1 counts processor time, not wall time")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     given = {"ours": None, "public": options.public, "nanogpt": options.nanogpt}
     scripts = {name: path for name, path in given.items() if path or name == "ours"}
     dataset = Dataset.open(options.data)
-    recipe = find_recipe(options.recipe, [f"model.vocabulary_size={dataset.tokenizer.vocabulary_size}"])
+    changes = [
+        f"model.vocabulary_size={dataset.tokenizer.vocabulary_size}",
+        f"backend.threads={options.threads}",
+    ]
+    recipe = find_recipe(options.recipe, changes)
     results = bench_peers(dataset, recipe, scripts, options.seconds, options.tokens)
     if options.json:
         json.dump(list(results), sys.stdout, indent=2)
