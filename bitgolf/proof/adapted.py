@@ -5,8 +5,11 @@ token. What has been decoded stands where scoring has its exam, so a decoder lea
 learnt, and a score that knew a token before its time could not be decoded.
 """
 
-from collections.abc import Callable, Generator
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +17,15 @@ from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
-from bitgolf.proof.crew import Coder
+from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, crc_of, other_tokens
+from bitgolf.proof.kept import Kept, take_up, taken_down
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.table import shares_of
+from bitgolf.run.sheet import UNFIT
+from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.exam import Exam
-from bitgolf.score.mixer import Mixture, mixture_of
+from bitgolf.score.mixer import Memory, Mixture, mixture_of
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, Sliding, Window
 
@@ -54,7 +60,11 @@ class Decoded(Exam):
 
     def __init__(self, first: int, tokens: int, windows: list[Window]) -> None:
         super().__init__(np.full(tokens + 1, first), windows)
-        self.count = 0
+        self.count, self.total = 0, tokens
+
+    def tokens(self) -> np.ndarray:
+        """Those that have come, int64."""
+        return self._tokens[1 : self.count + 1].astype(np.int64)
 
     def came(self, token: int) -> None:
         """The next token is known."""
@@ -63,30 +73,82 @@ class Decoded(Exam):
         self._tokens[self.count] = token
 
 
-def steps_of(coder: Coder, ways: Ways, tokens: int, next_token: Callable[[Tensor], int]) -> Generator[int]:
-    """Pass so many tokens; yields how many have passed.
+class Passage:
+    """A stream on its way through a model that adapts.
 
-    next_token: makes the next token of logits (1, vocabulary), and is not asked before the last is known.
+    frame: tokens of a frame. What is learnt at the end of each frame is kept, and a coding that was killed
+    goes on from there to the same bits.
     """
-    plan, model, windows = ways.plan, coder.model, ways.windows(tokens)
-    past, starts = Decoded(coder.first, tokens, windows), np.zeros(1, np.int64)
-    lanes = Lanes(model, 1, ways.length, ways.stride, coder.first, coder.portable)
-    mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, coder.tokenizer)
-    parts = list(plan.adapter.parts(windows, starts))
-    with plan.adapter.adapting(model, windows, starts) as adaptation:
-        for number, part in enumerate(parts, 1):
-            for _ in range(sum(windows[index].end - windows[index].first_scored for index in part)):
-                logits = lanes.logits()
-                if mixture is not None:
-                    logits = mixture_logits(mixture, logits, lanes.states)
-                token = next_token(logits)
-                if mixture is not None:
-                    mixture.observe(token)
-                lanes.follow(torch.tensor([token]))
-                past.came(token)
-                yield past.count
-            if number < len(parts):
-                adaptation.learn(past, part)
+
+    def __init__(self, coder: Coder, ways: Ways, tokens: int, frame: int, kept: Kept) -> None:
+        self.coder, self.plan, self.windows = coder, ways.plan, ways.windows(tokens)
+        self.frame, self.kept = frame, kept
+        self.past = Decoded(coder.first, tokens, self.windows)
+        self.lanes = Lanes(coder.model, 1, ways.length, ways.stride, coder.first, coder.portable)
+        self.mixture = mixture_of(ways.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
+
+    def steps(
+        self, next_token: Callable[[Tensor], int], ended: Callable[[], Mapping[str, Any]]
+    ) -> Generator[int]:
+        """Pass the tokens; yields how many have passed.
+
+        next_token: makes the next token of logits (1, vocabulary), and is not asked before the last is known.
+        ended: is told of the end of each frame, and gives what is kept with it, as JSON has it.
+        """
+        model, past, lanes, starts = self.coder.model, self.past, self.lanes, np.zeros(1, np.int64)
+        parts, place = list(self.plan.adapter.parts(self.windows, starts)), 0
+        with self.plan.adapter.adapting(model, self.windows, starts) as adaptation:
+            adaptation.updates_left = len(parts) - 1
+            self.go_on(adaptation)
+            for number, part in enumerate(parts, 1):
+                place += sum(self.windows[index].end - self.windows[index].first_scored for index in part)
+                while past.count < place:
+                    logits = lanes.logits()
+                    if self.mixture is not None:
+                        logits = mixture_logits(self.mixture, logits, lanes.states)
+                    token = next_token(logits)
+                    if self.mixture is not None:
+                        self.mixture.observe(token)
+                    lanes.follow(torch.tensor([token]))
+                    past.came(token)
+                    if past.count % self.frame == 0 or past.count == past.total:
+                        self.keep(adaptation, ended())
+                    yield past.count
+                if 0 < adaptation.updates_left == len(parts) - number:
+                    adaptation.learn(past, part)
+                    adaptation.updates_left -= 1
+
+    def memories(self) -> list[Memory]:
+        """Of the mixers."""
+        return list(self.mixture.memories) if self.mixture is not None else []
+
+    def keep(self, adaptation: Adaptation, facts: Mapping[str, Any]) -> None:
+        """Keep all that is known; of what has ended the tokens alone."""
+        if self.kept.path is None or not (adaptation.tells or self.plan.adapter == NoAdapter()):
+            return
+        tensors, learnt = {"tokens": torch.from_numpy(self.past.tokens())}, dict[str, Any]()
+        with suppress(*UNFIT):  # a mixer that cannot tell, no space: then it begins again where it was before
+            if self.past.count < self.past.total:
+                more, learnt = taken_down(adaptation, self.memories(), self.lanes)
+                tensors |= more
+            self.kept.write(tensors, {**learnt, **facts})
+
+    def known(self) -> tuple[np.ndarray, Mapping[str, Any]]:
+        """The tokens that had passed when it was killed, and what was kept with them."""
+        found = self.kept.read()
+        return (found[0]["tokens"].numpy(), found[1]) if found else (np.zeros(0, np.int64), {})
+
+    def go_on(self, adaptation: Adaptation) -> None:
+        """Take up what was kept. Raises CheckpointError where it does not fit."""
+        if (found := self.kept.read()) is None:
+            return
+        tensors, facts = found
+        for token in tensors["tokens"].tolist():
+            self.past.came(token)
+        if self.past.count < self.past.total:
+            take_up(adaptation, self.memories(), self.lanes, tensors, facts, str(self.kept.path))
+        else:
+            adaptation.updates_left = 0
 
 
 def mixture_logits(mixture: Mixture, logits: Tensor, states: Tensor) -> Tensor:
@@ -96,9 +158,15 @@ def mixture_logits(mixture: Mixture, logits: Tensor, states: Tensor) -> Tensor:
     return torch.from_numpy(np.log(np.maximum(mixed, np.finfo(float).tiny)))[None]
 
 
-def encode_adapted(coder: Coder, ways: Ways, tokens: np.ndarray) -> Generator[int, None, Frame]:
-    """Code tokens as one frame; yields how many are done."""
-    writer, coming, nats = TokenEncoder(), iter(tokens.tolist()), [0.0]
+def encode_adapted(
+    coder: Coder, ways: Ways, tokens: np.ndarray, frame: int, part: Path | None = None
+) -> Generator[int, None, list[Frame]]:
+    """Code tokens in frames of so many; yields how many are done. part: a file that keeps those that are."""
+    kept = Kept(part, "encode", identity_of_passage(coder, ways, frame, tokens.tobytes()))
+    passage = Passage(coder, ways, len(tokens), frame, kept)
+    passed, facts = passage.known()
+    frames = [Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in facts.get("frames", ())]
+    writer, coming, nats = TokenEncoder(), iter(tokens[len(passed) :].tolist()), [0.0]
 
     def next_token(logits: Tensor) -> int:
         token = next(coming)
@@ -106,28 +174,57 @@ def encode_adapted(coder: Coder, ways: Ways, tokens: np.ndarray) -> Generator[in
         nats[0] -= float(logits[0].double().log_softmax(0)[token])
         return token
 
-    yield from steps_of(coder, ways, len(tokens), next_token)
-    return Frame(writer.finish(), crc_of(tokens), nats[0])
+    def ended() -> dict[str, Any]:
+        nonlocal writer
+        start = len(frames) * frame
+        frames.append(Frame(writer.finish(), crc_of(tokens[start : start + frame]), nats[0]))
+        writer, nats[0] = TokenEncoder(), 0.0
+        return {"frames": [(each.data.hex(), each.tokens_crc, each.nats) for each in frames]}
+
+    yield from passage.steps(next_token, ended)
+    return frames
 
 
 def decode_adapted(
-    coder: Coder, ways: Ways, frame: Frame, tokens: int, where: str
+    coder: Coder, ways: Ways, jobs: Sequence[Decoding], part: Path | None = None
 ) -> Generator[int, None, np.ndarray]:
-    """The tokens of a frame; yields how many are done. where: the frame, for messages.
+    """The tokens of frames; yields how many are done. part: a file that keeps those that are.
 
     Raises ArtifactError where they are not those that were coded.
     """
-    reader, found = TokenDecoder(frame.data), list[int]()
+    kept = Kept(
+        part,
+        "decode",
+        identity_of_passage(coder, ways, jobs[0].size, b"".join(job.content() for job in jobs)),
+    )
+    passage = Passage(coder, ways, sum(job.size for job in jobs), jobs[0].size, kept)
+    found: list[int] = passage.known()[0].tolist()
+    number = -(-len(found) // jobs[0].size)
+    reader = TokenDecoder(jobs[number].frame.data) if number < len(jobs) else None
 
     def next_token(logits: Tensor) -> int:
+        assert reader is not None
         found.append(int(reader.read(shares_of(logits))[0]))
         return found[-1]
 
+    def ended() -> dict[str, Any]:
+        nonlocal number, reader
+        job, start = jobs[number], number * jobs[0].size
+        if crc_of(np.array(found[start:])) != job.frame.tokens_crc:
+            raise other_tokens(job.where)
+        number += 1
+        reader = TokenDecoder(jobs[number].frame.data) if number < len(jobs) else None
+        return {}
+
     try:
-        yield from steps_of(coder, ways, tokens, next_token)
+        yield from passage.steps(next_token, ended)
     except ArtifactError as error:
-        raise other_tokens(where) from error
-    decoded = np.array(found, dtype=np.int64)
-    if crc_of(decoded) != frame.tokens_crc:
-        raise other_tokens(where)
-    return decoded
+        raise other_tokens(jobs[number].where) from error
+    return np.array(found, dtype=np.int64)
+
+
+def identity_of_passage(coder: Coder, ways: Ways, frame: int, content: bytes) -> str:
+    """Names all that the bits of a coding depend on."""
+    machine = f"{torch.backends.cpu.get_cpu_capability()} {torch.__version__} {torch.get_num_threads()}"
+    words = f"{coder.identity.hex()} {ways.plan.identity()} {ways.length} {ways.stride} {frame} {machine} "
+    return hashlib.sha256(words.encode() + content).hexdigest()

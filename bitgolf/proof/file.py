@@ -34,6 +34,7 @@ BY_MODEL = (MODEL, PORTABLE, ADAPTED)
 MOST_PLAN_BYTES = 2**20
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
+ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go on from
 
 
 class Header(NamedTuple):
@@ -91,13 +92,16 @@ def compress_tokens(
 
 
 def compress_adapted(
-    coder: Coder, ways: Ways, tokens: np.ndarray, text: bytes
+    coder: Coder, ways: Ways, tokens: np.ndarray, text: bytes, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, Compressed]:
     """Tokens, and the text that they stand for, by a model that adapts on the way."""
-    layout = Layout(len(tokens), 1, len(tokens), ways.length, ways.stride, coder.first)
-    frame = yield from mapped(encode_adapted(coder, ways, tokens), lambda done: (done, len(tokens)))
+    size = min(ADAPTED_TOKENS, len(tokens))
+    layout = Layout(len(tokens), 1, size, ways.length, ways.stride, coder.first)
+    steps = encode_adapted(coder, ways, tokens, size, crew.part)
+    frames = yield from mapped(steps, lambda done: (done, len(tokens)))
     head = _head(ADAPTED, text, coder.identity, layout, ways)
-    return Compressed(head + _framed(frame), frame.nats, layout)
+    nats = sum(frame.nats for frame in frames)
+    return Compressed(head + b"".join(map(_framed, frames)), nats, layout)
 
 
 def _framed(frame: Frame) -> bytes:
@@ -133,9 +137,10 @@ def decoded_tokens(
     """The tokens of a file that a model wrote; yields (done, to do). coder: portable as the file is."""
     jobs = frames_of(data, header, where)
     if header.ways is not None:
-        (job,) = jobs
-        steps = decode_adapted(coder, header.ways, job.frame, job.size, job.where)
-        return (yield from mapped(steps, lambda done: (done, job.size)))
+        assert header.layout is not None
+        total = header.layout.tokens
+        steps = decode_adapted(coder, header.ways, jobs, crew.part)
+        return (yield from mapped(steps, lambda done: (done, total)))
     return np.concatenate((yield from decoded(coder, jobs, crew)))
 
 
@@ -192,7 +197,7 @@ def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
         ways = Ways.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
     except (ValueError, TypeError, RecursionError, zlib.error, BitgolfError) as error:
         raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
-    if (layout.lanes, layout.lane_tokens) != (1, layout.tokens):
+    if layout.lanes != 1:
         raise ArtifactError("what adapts has one lane", where=where, value=layout)
     return ways
 

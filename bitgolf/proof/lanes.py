@@ -4,6 +4,7 @@ Coding and decoding run these very steps, on tensors of the same shapes, so both
 pass over the text would round otherwise, and a decoder cannot make one.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
@@ -42,6 +43,23 @@ class KeysAndValues:
     def forget(self) -> None:
         """Begin again, in the same memory."""
         self.tokens = 0
+
+    def take_down(self) -> dict[str, Tensor]:
+        """Copies of keys and values, by name."""
+        pairs = enumerate(self._kept)
+        return {
+            f"{n}/{i}": each[:, : self.tokens].clone() for n, pair in pairs for i, each in enumerate(pair)
+        }
+
+    def take_up(self, kept: Mapping[str, Tensor], tokens: int) -> None:
+        """Go on from what `take_down` gave, of so many tokens."""
+        self._kept, self.tokens = [], tokens
+        for number in range(len(kept) // 2):
+            own = [kept[f"{number}/{side}"] for side in (0, 1)]
+            room = [each.new_empty(len(each), self.length, each.shape[2]) for each in own]
+            for each, known in zip(room, own):
+                each[:, :tokens] = known
+            self._kept.append((room[0], room[1]))
 
 
 class Lanes:
@@ -102,6 +120,17 @@ class Lanes:
     def follow(self, tokens: Tensor) -> None:
         """Move on: the token (lanes,) that came in each lane."""
         self._next = tokens.view(-1, 1)
+
+    def take_down(self) -> dict[str, Tensor]:
+        """Copies of all that the lanes see, by name; `take_up` of other lanes goes on to the same bits."""
+        own = {"seen": self._seen, "next": self._next, "tokens": torch.tensor(self._cache.tokens)}
+        return own | {f"cache/{name}": each for name, each in self._cache.take_down().items()}
+
+    def take_up(self, known: Mapping[str, Tensor]) -> None:
+        """Go on from what `take_down` gave."""
+        self._seen, self._next = known["seen"], known["next"]
+        cache = {name: each.to(self.device) for name, each in known.items() if name.startswith("cache/")}
+        self._cache.take_up({name[6:]: each for name, each in cache.items()}, int(known["tokens"]))
 
     def _hidden(self, seen: Tensor, new: Tensor) -> Tensor:
         """Final states (lanes, new, width) of the last tokens; seen: all in the window, these included."""

@@ -95,7 +95,7 @@ def prove(
     if ways is None:
         coding = compress_tokens(coder, tokens, text.data, crew=crew)
     else:
-        coding = compress_adapted(coder, ways, tokens, text.data)
+        coding = compress_adapted(coder, ways, tokens, text.data, crew)
     packed = yield from with_progress(coding, "encode")
     assert packed.layout is not None
     clock.append(time.monotonic())

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from bitgolf.adapt.score_first import ScoreFirst
-from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.base.errors import ArtifactError, BitgolfError, CheckpointError
 from bitgolf.base.events import finish
+from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.mix.ngram import NgramCache
 from bitgolf.proof.adapted import Ways
+from bitgolf.proof.crew import Crew
 from bitgolf.proof.file import compress_adapted, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.score.adapter import Adaptation, Adapter
@@ -33,6 +35,7 @@ PLANS = {
     "both, in chunks": ScorePlan(windows=Chunked(length=12), adapter=LEARNS, mixers=(NgramCache(),)),
 }
 TEXT = ODD_TEXTS["text"][:300]
+LONGER = ODD_TEXTS["text"][:600]
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -47,6 +50,55 @@ def test_what_adapts_is_scored_coded_and_read_back_alike(coder, name):  # noqa: 
     assert abs(nats - fixed) > 0.1, "what adapts changes the score"
     head = read_header(packed.data).body
     assert len(packed.data) - head == pytest.approx(nats / np.log(2) / 8, abs=20)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_was_killed_goes_on_at_its_frames_to_the_same_bytes(coder, name, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("bitgolf.proof.file.ADAPTED_TOKENS", 20)
+    ways, tokens, part = Ways.of(PLANS[name]), encoded(coder, LONGER), tmp_path / "proof.part"
+    crew = Crew(part=part)
+    whole = finish(compress_adapted(coder, ways, tokens, LONGER))
+    assert whole.layout is not None and len(whole.layout.frames()) > 3
+
+    def way(what):
+        return (
+            compress_adapted(coder, ways, tokens, LONGER, crew)
+            if what
+            else decompress(coder, whole.data, "", crew)
+        )
+
+    for encodes in (True, False):
+        steps = way(encodes)
+        for _ in range(45):  # into the third frame, after an update
+            next(steps)
+        steps.close()
+        done = []
+        found = finish(way(encodes), done.append)
+        assert found == (whole if encodes else LONGER)
+        assert done[0][0] == 41 and len(done) == len(tokens) - 40, "nothing is done twice"
+        assert finish(way(encodes), done.append) == found and len(done) == len(tokens) - 40
+        assert len(read_tensors(part)[1]) == 1 + (not encodes), "what was coded stays while it is decoded"
+
+
+def test_what_is_kept_of_another_coding_is_not_used(coder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("bitgolf.proof.file.ADAPTED_TOKENS", 20)
+    ways, tokens, part = Ways.of(PLANS["both"]), encoded(coder, LONGER), tmp_path / "proof.part"
+
+    def begun(content):
+        steps = compress_adapted(coder, ways, content, LONGER, Crew(part=part))
+        seen = [done for (done, _), _ in zip(steps, range(30))]
+        steps.close()
+        return seen[0]
+
+    assert [begun(tokens), begun(tokens), begun(tokens[::-1].copy())] == [1, 21, 1]
+    begun(tokens)
+    tensors, facts = read_tensors(part)
+    name = next(name for name in tensors if name.startswith("encode/learnt/learner/weight/"))
+    write_tensors(part, {**tensors, name: tensors[name][:1]}, facts)
+    with pytest.raises(CheckpointError, match="proof.part: does not fit.*delete it"):
+        begun(tokens)
+    part.write_bytes(part.read_bytes()[:-9])
+    assert begun(tokens) == 1
 
 
 def test_the_model_is_as_before(coder):  # noqa: F811

@@ -1,0 +1,84 @@
+"""The file of a coding under way that adapts: frames that are done, and what has been learnt at their end."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.adapt.learner import part_of
+from bitgolf.base.errors import CheckpointError
+from bitgolf.base.tensors import read_tensors, write_tensors
+from bitgolf.proof.lanes import Lanes
+from bitgolf.run.memories import recalled, told
+from bitgolf.run.sheet import UNFIT
+from bitgolf.score.adapter import Adaptation
+from bitgolf.score.mixer import Memory
+
+
+class Kept:
+    """What a file keeps of one way, 'encode' or 'decode'; of the other it is left as it is.
+
+    identity: of all that its bits depend on; what was kept of another coding is not used. Without a path
+    nothing is kept, nor where an adapter or a mixer cannot tell what it has learnt.
+    """
+
+    def __init__(self, path: Path | None, way: str, identity: str) -> None:
+        self.path, self.way, self.identity = path, way, identity
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was kept; None where nothing was."""
+        tensors, facts = self._whole()
+        own = facts.get(self.way)
+        if not isinstance(own, dict) or own.get("identity") != self.identity:
+            return None
+        return part_of(tensors, self.way), own
+
+    def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep this in the place of what was there."""
+        if self.path is None:
+            return
+        others, other_facts = self._whole()
+        kept = {name: each for name, each in others.items() if not name.startswith(f"{self.way}/")}
+        kept |= {f"{self.way}/{name}": each for name, each in tensors.items()}
+        write_tensors(self.path, kept, {**other_facts, self.way: {**facts, "identity": self.identity}})
+
+    def _whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        with suppress(*UNFIT):
+            if self.path is not None and self.path.is_file():
+                return read_tensors(self.path)
+        return {}, {}
+
+
+def taken_down(
+    adaptation: Adaptation, memories: list[Memory], lanes: Lanes
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that has been learnt, and what the lane still sees. Raises CheckpointError for what cannot tell."""
+    arrays: list[np.ndarray] = []
+    facts = {"updates_left": adaptation.updates_left, "memories": [told(each, arrays) for each in memories]}
+    tensors = {f"learnt/{name}": each for name, each in adaptation.take_down().items()}
+    tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
+    return tensors | {f"lane/{name}": each for name, each in lanes.take_down().items()}, facts
+
+
+def take_up(
+    adaptation: Adaptation,
+    memories: list[Memory],
+    lanes: Lanes,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Go on from what `taken_down` gave. Raises CheckpointError for what does not fit; where: the file."""
+    try:
+        arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
+        for memory, known in zip(memories, facts["memories"], strict=True):
+            recalled(memory, known, [arrays[number] for number in range(len(arrays))])
+        adaptation.take_up(part_of(tensors, "learnt"))
+        adaptation.updates_left = int(facts["updates_left"])
+        lanes.take_up(part_of(tensors, "lane"))
+    except UNFIT as error:
+        raise CheckpointError(f"does not fit: {error}", where=where, way_out="delete it") from None
