@@ -97,6 +97,7 @@ AROUND = (
     "audit",
     "published",
     "submit",
+    "export",
     "cli",
     "harness",
 )

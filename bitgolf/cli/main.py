@@ -27,6 +27,7 @@ VERBS = {
     "compress": "Any file, compressed by a packed model.",
     "decompress": "The bytes of a file that `bitgolf compress` wrote.",
     "sample": "Text from a packed model.",
+    "export": "A packed model for other programs: a Hugging Face folder, ONNX or safetensors.",
     "compare": "Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.",
     "forecast": "What a recipe will weigh and cost, before any training, and what would fill its budget.",
     "techniques": "Every technique: its source, what it weighs, its public variables; or all about one.",

@@ -79,7 +79,7 @@ def flatten(
     body = "\n".join(
         [
             *_table(written),
-            *_import_lines([*imports, Import("sys", None, None)]),
+            *import_lines([*imports, Import("sys", None, None)]),
             "\n",
             f'def settings() -> "{type(recipe).__name__}":',
             '    """What to change first. A setting not written here has the default of its class.',
@@ -87,7 +87,7 @@ def flatten(
             "    env: taken from the environment, if it has a variable of that name.",
             '    """',
             f"    return {literal(recipe, indent=4, wording=wording)}",
-            *_sections(modules, definitions),
+            *sections(modules, definitions),
             "\n",
             "RECIPE = settings()",
             "",
@@ -182,7 +182,8 @@ def _table(recipe: Plan) -> Iterator[str]:
         yield from textwrap.wrap(text, LINE_LENGTH, initial_indent="# ", subsequent_indent="#     ")
 
 
-def _sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> Iterator[str]:
+def sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> Iterator[str]:
+    """The definitions as text, under the names of their modules."""
     for module in modules:
         own = [d for d in definitions if d.module == module.name]
         if not own:
@@ -196,7 +197,7 @@ def _sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> I
             previous_is_constant = is_constant
 
 
-def _import_lines(imports: Iterable[Import]) -> Iterator[str]:
+def import_lines(imports: Iterable[Import]) -> Iterator[str]:
     """Merged imports: standard library first, plain imports before from-imports, sorted."""
     unique = sorted(set(imports), key=lambda item: (item.module, item.name or ""))
     for is_standard in (True, False):

@@ -65,6 +65,10 @@ class Encoder:
             for index, part in enumerate(parts)
         )
 
+    def names(self) -> list[str]:
+        """How SentencePiece writes each id; no two alike."""
+        return [self._processor.id_to_piece(token) for token in range(self.tokenizer.vocabulary_size)]
+
     def _byte_ids(self, data: bytes) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in data]
 

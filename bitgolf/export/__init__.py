@@ -1,0 +1,1 @@
+"""Packed models for other programs: a Hugging Face folder, ONNX, safetensors."""

@@ -1,0 +1,1 @@
+"""What an exported folder has in place of core's definitions, and besides them: read, never imported."""

@@ -1,0 +1,1 @@
+"""Definitions that stand in place of those of core."""
