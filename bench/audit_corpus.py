@@ -3,7 +3,7 @@
 python -m bench.audit_corpus CHECKOUT [--part rows|merged|labelled] [--json]
 CHECKOUT is a clone of the public challenge, bare or not, that has its pull requests (refs/pull/N/head).
 Nothing of it is executed. The plants are those of the tests; what reviewers said of pull requests is in
-audit_labels.toml.
+audit_labels.toml, what a reader saw in merged folders that are not clean is in audit_merged.toml.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from bitgolf.audit.rules import rules_named
 from bitgolf.base.errors import BitgolfError
 
 LABELS = Path(__file__).with_name("audit_labels.toml")
+READ = Path(__file__).with_name("audit_merged.toml")
 UNREAD: dict[str, Any] = {"verdict": "unreadable", "found": [], "suspected": [], "seconds": 0.0}
 FLAGGED = ("invalid", "suspect")
 MOST_FILE = 32 << 20  # of an entry that are unpacked
@@ -131,10 +132,12 @@ def looked(path: Path, name: str, rules: Any) -> dict[str, Any]:
 def merged(checkout: Path) -> Iterator[dict[str, Any]]:
     """Every record folder of the main branch: they stood review."""
     rules, main = rules_named(), main_branch(checkout)
+    notes = tomllib.loads(READ.read_text(encoding="utf-8"))["read"]
     names = git(checkout, "ls-tree", "-d", "--name-only", "-r", "-z", main, "records/").decode().split("\0")
     for name in sorted(each for each in names if each.count("/") == 2):
         with tempfile.TemporaryDirectory() as place:
-            yield looked(unpack(checkout, main, name, Path(place)), name.split("/", 1)[1], rules)
+            row = looked(unpack(checkout, main, name, Path(place)), name.split("/", 1)[1], rules)
+        yield row | {"note": notes.get(row["name"], "")}
 
 
 def labelled(checkout: Path) -> Iterator[dict[str, Any]]:
@@ -181,17 +184,19 @@ def merged_text(found: list[dict[str, Any]]) -> str:
     """Verdicts on folders that stood review."""
     counts = {
         word: sum(each["verdict"] == word for each in found)
-        for word in ("clean", "flawed", "suspect", "invalid")
+        for word in ("clean", CANNOT_TELL, "flawed", "suspect", "invalid")
     }
     seconds = sorted(each["seconds"] for each in found)
     lines = [
-        [each["name"], each["verdict"], " ".join(each["found"]), " ".join(each["suspected"])]
+        [each["name"], each["verdict"], " ".join(each["found"]), " ".join(each["suspected"]), each["note"]]
         for each in found
     ]
+    open_ones = sum(each["verdict"] in ("invalid", "flawed") and not each["note"] for each in found)
     return (
         f"{len(found)} folders: {', '.join(f'{count} {word}' for word, count in counts.items())}; "
-        f"{seconds[len(seconds) // 2]} s each in the middle, at most {seconds[-1]} s.\n\n"
-        + table(["folder", "verdict", "found", "suspected"], lines)
+        f"{seconds[len(seconds) // 2]} s each in the middle, at most {seconds[-1]} s. "
+        f"{open_ones} invalid or flawed ones that nobody has read.\n\n"
+        + table(["folder", "verdict", "found", "suspected", "read by hand"], lines)
     )
 
 

@@ -25,46 +25,56 @@ def _line(node: ast.AST) -> int:
     return getattr(node, "lineno", 0)
 
 
+def _place(node: ast.AST) -> tuple[int, int]:
+    """Line and column: packed scripts have many statements on a line."""
+    return _line(node), getattr(node, "col_offset", 0)
+
+
+def _end(node: ast.stmt) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
+
+
 def clock_set_back(script: Script) -> Iterator[Finding]:
     """K08: what was trained before is not on the clock, and its weights are kept."""
     for function in [*functions(script), script.inner.tree]:
         own = [*_own_nodes(function)]
-        starts: dict[str, list[int]] = {}
+        starts: dict[str, list[tuple[int, int]]] = {}
         for node in own:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and _is_clock(node.value):
                 for target in node.targets:
-                    starts.setdefault(ast.unparse(target), []).append(node.lineno)
-        steps = sorted(_line(node) for node in own if _trains(script, node))
-        undone = [_line(node) for node in own if _last(node) in ("load_state_dict", "copy_")]
-        for name, lines in starts.items():
-            for first, again in zip(sorted(lines), sorted(lines)[1:]):
+                    starts.setdefault(ast.unparse(target), []).append(_place(node))
+        steps = sorted(_place(node) for node in own if _trains(script, node))
+        undone = [_place(node) for node in own if _last(node) in ("load_state_dict", "copy_")]
+        for name, places in starts.items():
+            for first, again in zip(sorted(places), sorted(places)[1:]):
                 turns = [
-                    range(node.lineno, (node.end_lineno or 0) + 1)
+                    (_place(node), _end(node))
                     for node in own
-                    if isinstance(node, ast.For | ast.While)
-                    if first < node.lineno <= again <= (node.end_lineno or 0)
+                    if isinstance(node, ast.For | ast.While) and first < _place(node) <= again <= _end(node)
                 ]
                 between = [
-                    line for line in steps if first < line < again or any(line in turn for turn in turns)
+                    place
+                    for place in steps
+                    if first < place < again or any(begin <= place <= end for begin, end in turns)
                 ]
                 used = [
                     node
                     for node in own
                     if isinstance(node, ast.AugAssign | ast.Assign)
-                    and first < node.lineno < again
+                    and first < _place(node) < again
                     and name in ast.unparse(node.value)
                     and not _is_clock(node.value)
                 ]
                 if (
                     between
                     and not used
-                    and not any(between[0] < line for line in undone if line <= again + 1)
+                    and not any(between[0] < place for place in undone if place[0] <= again[0] + 1)
                 ):
                     yield Finding(
                         "K08",
                         SUSPECTED,
-                        script.at(again),
-                        f"the clock starts again after training (line {between[0]}), whose weights are kept",
+                        script.at(again[0]),
+                        f"the clock starts again after training (line {between[0][0]}); its weights are kept",
                         "one clock, from the first step on",
                         "start it once, or restore the weights and the optimizer after a rehearsal",
                     )

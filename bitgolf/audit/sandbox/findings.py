@@ -123,9 +123,10 @@ def _pair(seen: Run) -> list[Line]:
 def _of_processes(seen: Run) -> Iterator[Finding]:
     if any(each["stage"] == SHARED for each in seen.of("unended")):
         yield Finding("T18", SUSPECTED, seen.script, "two processes do not come to an end", "they do")
-    alone = seen.of("evaluated", TINY, UNTRAINED)
+    alone = seen.of("evaluated", TINY, UNTRAINED)  # after training they need not be the same model
     first = [each for each in seen.of("evaluated", SHARED) if each["rank"] == 0]
-    if alone and first and alone[0].get("name") == first[0].get("name"):
+    untrained = all(each[:1] and not each[0].get("steps") for each in (alone, first))
+    if untrained and alone[0].get("name") == first[0].get("name"):
         one, two = alone[0].get("loss", 0.0), first[0].get("loss", 0.0)
         if abs(one - two) > APART:
             said = f"the first score is {one:.4f} by one process and {two:.4f} by two"

@@ -46,6 +46,7 @@ class Line(TypedDict, total=False):
     seen: bool
     reloaded: bool
     saves: Size
+    steps: Size
     early: Size
     learnt: Size
     parameters: Size

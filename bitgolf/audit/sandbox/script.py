@@ -107,7 +107,11 @@ class Script:
                 if not has_inner:
                     self.evaluations.append(evaluation)
                     bits_said = bits if bits > 0 and np.isfinite(bits) else None
-                    state = {"saves": self.watch.saves, "reloaded": self.watch.reloaded}
+                    state = {
+                        "saves": self.watch.saves,
+                        "steps": self.watch.steps,
+                        "reloaded": self.watch.reloaded,
+                    }
                     self.say("evaluated", name=name, loss=loss, bits=bits_said, **state)
                 if self.nested:
                     self.nested[-1] = True

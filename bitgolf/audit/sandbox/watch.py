@@ -34,13 +34,13 @@ class Watch:
         self.on_ids: Callable[[np.ndarray], None] = lambda ids: None
         self.on_step: Callable[[], None] = lambda: None
         self.on_optimizer: Callable[[], None] = lambda: None
-        self.saves, self.reloaded = 0, False
+        self.saves, self.steps, self.reloaded = 0, 0, False
 
     def install(self) -> None:
         """From now on."""
         put(F, "cross_entropy", self._cross_entropy)
         put(F, "embedding", self._look_up)
-        register_optimizer_step_post_hook(lambda *_: self.on_step())
+        register_optimizer_step_post_hook(lambda *_: self._on_step())
         module, optimizer = torch.nn.Module, torch.optim.Optimizer
         put(torch, "save", _after(self._on_save, torch.save))
         put(torch, "load", _after(self._on_load, torch.load, map_location="cpu"))
@@ -49,6 +49,10 @@ class Watch:
 
     def _on_save(self) -> None:
         self.saves, self.reloaded = self.saves + 1, False
+
+    def _on_step(self) -> None:
+        self.steps += 1
+        self.on_step()
 
     def _on_load(self) -> None:
         self.reloaded = True

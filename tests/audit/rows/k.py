@@ -14,6 +14,7 @@ from tests.audit.planted import (
 )
 from tests.audit.rows.made import CLOCK, CODE, PACK, artifact, folder, log, said, script, state
 
+STEPPED = "        optimizer.step()\n"
 EXTRA = [
     ("        self.gain = nn", "        self.ahead = nn.Linear(width, size)\n        self.gain = nn"),
     (
@@ -111,6 +112,28 @@ ROWS = [
                 PACK,
                 "    total = time.time() - begun\n    begun = time.time()\n    for step in range(100):\n        optimizer.step()\n"
                 + PACK,
+            ),
+        ],
+    ),
+    script(
+        "K08",
+        "on one line, as packed scripts have it",
+        [
+            CLOCK,
+            ("    corpus = load", "    begun = time.time()\n    corpus = load"),
+            (
+                STEPPED,
+                STEPPED
+                + "        if step == 20: evaluate(settings, net, stream, luts); begun = time.time()\n",
+            ),
+        ],
+        [
+            CLOCK,
+            ("    corpus = load", "    total = 0.0\n    begun = time.time()\n    corpus = load"),
+            (
+                STEPPED,
+                STEPPED
+                + "        if step == 20: total += time.time() - begun; print(total); begun = time.time()\n",
             ),
         ],
     ),

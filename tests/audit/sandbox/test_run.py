@@ -243,3 +243,13 @@ def test_lines_of_another_form_are_dropped():
         "\x1b" not in line and len(line) < 500
         for line in [*seen.told(), *(f.found for f in findings(seen)[0])]
     )
+
+
+@pytest.mark.parametrize(("steps", "found"), [(0, {"V18"}), (2, set())])
+def test_only_the_same_model_must_have_the_same_score(steps, found):
+    lines = [
+        {"stage": stage, "rank": rank, "event": "evaluated", "name": "f", "loss": loss, "steps": steps}
+        for stage, rank, loss in ((TINY, 0, 5.3), (SHARED, 0, 5.8), (SHARED, 1, 5.8))
+    ]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    assert codes(Run("a.py", 1, "unshare", 1.0, "", [*parsed(text)]), SUSPECTED) == found
