@@ -199,8 +199,8 @@ def see(event):
     print(event.stage, event.done, flush=True)
     time.sleep(0.01)
 part = Path(sys.argv[2]) if sys.argv[2] else None
-scores = finish(evaluation.evaluate(model, tokens, Bytes(), plan, stage="score", part=part), see)
-print(scores.nats.tobytes().hex())
+found = finish(evaluation.evaluate(model, tokens, Bytes(), plan, stage="score", part=part), see)
+print(found.scores.nats.tobytes().hex())
 """
 
 
