@@ -33,6 +33,7 @@ VERBS = {
     "techniques": "Every technique: its source, what it weighs, its public variables; or all about one.",
     "check": "Whether the techniques in a file of yours keep what ours keep; each failure in words.",
     "study": "One change at a time, over several seeds, with intervals and verdicts.",
+    "board": "All runs below a folder on one page: a table that sorts, curves, scores against costs.",
     "submit": "The record folder of finished runs, one a seed: script, claims, README, logs, hashes.",
     "audit": "What is wrong with anyone's folder, script, log or artifact; executed with --run alone.",
     "log": "Any public training log as a table and curves; of two, where they differ.",

@@ -1,0 +1,38 @@
+"""All runs below a folder on one page."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Json
+from bitgolf.report import screen
+from bitgolf.study.board import write_board
+
+
+def board(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Runs and studies lie below it.")] = Path(
+        "runs"
+    ),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; FOLDER/board.html if not given.")
+    ] = None,
+    watch: Annotated[
+        int, typer.Option("--watch", metavar="SECONDS", min=0, help="Write it again so often, until Ctrl-C.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """All runs below a folder on one page: a table that sorts, curves, scores against costs.
+
+    Runs of studies, proofs and failures with their reason are there too. One file, nothing loaded from
+    elsewhere. With --watch the page follows runs that go on, and loads itself again.
+
+    Example: bitgolf board runs --watch 10
+    """
+    page = out or folder / "board.html"
+    facts = write_board(folder, page, watch)
+    while watch:
+        time.sleep(watch)
+        facts = write_board(folder, page, watch)
+    screen.close(facts, as_json=as_json)

@@ -1,0 +1,91 @@
+"""The page of all runs below a folder: every run a row, failures with their reason, what nothing beats."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.study.board import pareto, rows_below, write_board
+
+SPLIT = {"splits": {"train": {"tokens": 100, "text_bytes": 400}}}
+
+
+def write(folder, recipe, result=None, steps=0):
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    if result is not None:
+        (folder / "result.json").write_text(result if isinstance(result, str) else json.dumps(result))
+    rows = ({"seconds": s, "nats_per_token": 5 - s / 10, "progress": s / 10} for s in range(1, steps + 1))
+    lines = [json.dumps(row) for row in rows]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"seconds": 3, "na']))
+
+
+def score(bits, size, **more):
+    return {
+        "status": "ok", "bits_per_byte": bits, "total_bytes": size, "train_seconds": 60.5, "seed": 1337,
+        "data": SPLIT, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write(tmp_path / "a", {"model": {"layers": 4}, "name": "a"}, score(1.4, 900_000), steps=5)
+    write(tmp_path / "b", {"model": {"layers": 5}, "name": "b"}, score(1.3, 990_000), steps=9)
+    write(tmp_path / "c", {"model": {"layers": 4}}, score(1.5, 950_000, status="over budget"))
+    write(tmp_path / "d", {}, {"status": "diverged", "error": "<b>the loss</b> is no number"})
+    write(tmp_path / "e", {}, steps=3)
+    write(tmp_path / "f", {}, "{half")
+    write(tmp_path / "g", {}, {"status": ["odd"], "bits_per_byte": "x", "data": [1]})
+    (tmp_path / "b" / "proof").mkdir()
+    (tmp_path / "b" / "proof" / "certificate.json").write_text('{"bits_per_byte": 1.31}')
+    write(tmp_path / "studies" / "runs" / "x-1", {}, score(1.35, 10**6))
+    return tmp_path
+
+
+def test_every_run_is_a_row_the_best_first(runs):
+    rows = {row.name: row for row in rows_below(runs)}
+    assert [*rows][:4] == ["b", "studies/runs/x-1", "a", "c"] and len(rows) == 8
+    assert rows["b"].figures["proven"] == 1.31
+    assert rows["b"].changes == "beside a: model.layers 5"
+    assert rows["c"].changes == "as a" and rows["a"].changes == ""
+    assert "950,000 of" in rows["c"].reason
+    assert (rows["e"].status, rows["e"].reason) == ("not finished", "30% of the training")
+    assert rows["f"].status == rows["g"].status == "unreadable"
+    assert rows["b"].curve[1][0] == pytest.approx(4.9 / 4 / 0.6931, rel=1e-3)
+
+
+def test_what_no_other_beats_in_both():
+    points = [(2.0, 1.0), (1.0, 3.0), (3.0, 1.5), (1.0, 2.0), (4.0, 0.5)]
+    assert pareto(points) == [3, 0, 4]
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_holds_all_and_loads_nothing(runs, tmp_path):
+    facts = write_board(runs, tmp_path / "board.html", 7)
+    assert facts["runs"] == 8 and facts["without_score"] == 4 and facts["best"] == "b"
+    text = (tmp_path / "board.html").read_text()
+    page = Page(text)
+    assert page.links == [] and page.tags.count("tr") == 1 + 8
+    assert "&lt;b&gt;the loss" in text and "1337" in text and "1,337" not in text
+    assert 'http-equiv="refresh" content="7"' in text
+    assert text.count('class="plot"') == 3
+
+
+def test_one_run_alone_and_none(runs, tmp_path):
+    assert [row.status for row in rows_below(runs / "a")] == ["ok"]
+    write_board(runs / "e", tmp_path / "e.html")
+    assert "No run has a score yet" in (tmp_path / "e.html").read_text()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BitgolfError, match="no run below this folder"):
+        rows_below(tmp_path / "empty")
