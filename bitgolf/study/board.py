@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def rows_below(folder: Path) -> list[Row]:
-    """Every run below a folder, or the folder itself, the best first. Raises BitgolfError if there is none."""
+    """Every run below a folder, or the folder itself, the best first. Raises BitgolfError where none is."""
     found = sorted({path.parent for name in ("recipe.json", "result.json") for path in folder.rglob(name)})
     if not found:
         raise BitgolfError(
