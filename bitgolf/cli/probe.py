@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Changes, Json
+from bitgolf.cli.options import Changes, Json, OnData
 from bitgolf.cli.shown import close_verdicts
 from bitgolf.probe.subject import Asked, probe_subject
 from bitgolf.report import screen
@@ -25,7 +25,7 @@ def probe(
         typer.Argument(metavar="RUN|ARTIFACT|FILE.py:NAME|-- COMMAND", help="What is probed."),
     ],
     text: Annotated[Path | None, typer.Option("--text", help="Probe on the start of this file.")] = None,
-    dataset: Annotated[Path | None, typer.Option("--data", help="On this dataset's validation text.")] = None,
+    dataset: OnData = None,
     positions: Annotated[int, typer.Option(min=1, max=1000, help="How many positions are probed.")] = 4,
     tokens: Annotated[
         int, typer.Option(min=0, max=1_000_000, help="On so many tokens; 0: a few windows and updates.")

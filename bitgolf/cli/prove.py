@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Changes, Json, ModelName, Portable, Processes
+from bitgolf.cli.options import Changes, Json, ModelName, OnData, Portable, Processes
 from bitgolf.pipeline.coding import check_certificate, prove_artifact
 from bitgolf.proof.prove import share_of
 from bitgolf.report import screen
@@ -17,7 +17,7 @@ WHOLE = "100%"
 def prove(
     model: ModelName,
     text: Annotated[Path | None, typer.Option("--text", help="Prove on this file.")] = None,
-    dataset: Annotated[Path | None, typer.Option("--data", help="On this dataset's validation text.")] = None,
+    dataset: OnData = None,
     most_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Only the first so many bytes.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for coded.bin and certificate.json.")

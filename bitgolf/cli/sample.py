@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ def sample(
     stop: Annotated[
         list[str] | None, typer.Option(help="Ends before this text; may be given several times.")
     ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--data", help="Of a public checkpoint: the dataset with its tokenizer.")
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Tokens of context at most.")] = 256,
     seed: Seed = 1337,
     interactive: Annotated[
@@ -47,7 +51,7 @@ def sample(
     """
     if interactive and as_json:
         raise BitgolfError("two forms at once", where="sample", value="-i --json", way_out="give one")
-    path, unpacked = find_artifact(model)
+    path, unpacked = find_artifact(model, dataset)
     loaded = load_model(unpacked, Backend())
 
     def continued(opening: bytes, seed: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Changes, Json, ModelName
+from bitgolf.cli.options import Changes, Json, ModelName, OnData
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
@@ -19,7 +19,7 @@ from bitgolf.score.metric import summary
 def score(
     model: ModelName,
     text: Annotated[Path | None, typer.Option("--text", help="Score this file.")] = None,
-    dataset: Annotated[Path | None, typer.Option("--data", help="Score this dataset's validation.")] = None,
+    dataset: OnData = None,
     changes: Changes = None,
     again: Annotated[
         str,

@@ -15,7 +15,7 @@ from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.events import NOTE, Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
 from bitgolf.corpus.build import build_dataset, dataset_name
-from bitgolf.corpus.sources import Source, path_of, source_from
+from bitgolf.corpus.sources import Source, TextSource, path_of, source_from
 from bitgolf.forecast.laptop import laptop
 from bitgolf.inputs.recorded import remember, techniques_of
 from bitgolf.inputs.renamed import refuse_old_names
@@ -127,11 +127,16 @@ def line_in(file: str, error: BaseException) -> int:
     return lines[-1] if lines else 0
 
 
-def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Generator[Event, None, Dataset]:
-    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress, notes."""
+def find_dataset(
+    text: str, vocabulary_size: int, case_ops: bool = False, tokenizer: Tokenizer | None = None
+) -> Generator[Event, None, Dataset]:
+    """A dataset folder as it stands, or a source of text tokenized once and kept; yields progress, notes.
+
+    tokenizer: the one that text is tokenized by; without it one of that size is made for it.
+    """
     folder = path_of(text)
     if folder is None or not (folder / PASSPORT_FILE).is_file():
-        folder = yield from _made(source_from(text), vocabulary_size, case_ops)
+        folder = yield from made_once(source_from(text), vocabulary_size, case_ops, tokenizer)
     dataset = Dataset.open(folder)
     notes = dataset.passport.get("notes")
     for each in notes[:NOTES_SHOWN] if isinstance(notes, list) else []:
@@ -139,15 +144,25 @@ def find_dataset(text: str, vocabulary_size: int, case_ops: bool = False) -> Gen
     return dataset
 
 
-def _made(source: Source, vocabulary_size: int, case_ops: bool) -> Generator[Event, None, Path]:
-    """The folder where the dataset of a source is kept; made if it is not there."""
+def made_once(
+    source: Source, vocabulary_size: int, case_ops: bool = False, tokenizer: Tokenizer | None = None
+) -> Generator[Event, None, Path]:
+    """The folder where the dataset of a source is kept; made if it is not there. tokenizer: of text alone."""
+    given = tokenizer if isinstance(source, TextSource) else None
     folder = cache_folder() / dataset_name(source, vocabulary_size, case_ops)
+    folder = folder.with_name(f"{folder.name}-{given.identity[:12]}") if given else folder
     while not is_first_process() and not (folder / PASSPORT_FILE).is_file():
         time.sleep(0.1)  # the first process is making it
     if not (folder / PASSPORT_FILE).is_file():
-        steps = build_dataset(source, folder, vocabulary_size=vocabulary_size, case_ops=case_ops)
-        for stage, done, total in steps:
-            yield Event(stage, done, total, {})
+        steps = build_dataset(
+            source,
+            folder,
+            vocabulary_size=vocabulary_size,
+            tokenizer=given,
+            case_ops=case_ops and given is None,
+        )
+        for step in steps:
+            yield Event(*step, {})
     return folder
 
 

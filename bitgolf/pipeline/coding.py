@@ -147,9 +147,10 @@ def prove_artifact(
     ways = _ways(path.parent / "recipe.json", changes)
     if ways is not None and portable:
         raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
-    chosen = (
-        _file_text(coder.tokenizer, text) if text is not None else _split_text(path, coder.tokenizer, data)
-    )
+    if text is not None:
+        chosen = _file_text(coder.tokenizer, text)
+    else:
+        chosen = yield from _split_text(path, coder.tokenizer, data)
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
     folder = out or path.parent / "proof"
     certificate = yield from prove(coder, chosen, folder, processes_of(processes), ways)
@@ -201,8 +202,8 @@ def _file_text(tokenizer: Tokenizer, path: Path) -> Text:
     return Text(Encoder(tokenizer).encode(content), content, str(path))
 
 
-def _split_text(path: Path, tokenizer: Tokenizer, data: Path | None) -> Text:
-    dataset = dataset_of(path, tokenizer, data)
+def _split_text(path: Path, tokenizer: Tokenizer, data: Path | None) -> Generator[Event, None, Text]:
+    dataset = yield from dataset_of(path, tokenizer, data)
     tokens = dataset.scored_tokens()
     return Text(tokens, tokenizer.decode(tokens), f"{dataset.folder}, validation")
 

@@ -9,21 +9,19 @@ from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.base.events import NOTE, Event
 from bitgolf.base.plan import parse_changes
 from bitgolf.base.tensors import read_tensors
-from bitgolf.corpus.build import build_dataset, dataset_name
 from bitgolf.corpus.gathered import Gathered, text_sources
 from bitgolf.corpus.sources import Files, TextSource
 from bitgolf.forecast.choice import VOCABULARIES, Choice, Text, choose, text_line
 from bitgolf.forecast.speed import training_speed
-from bitgolf.inputs.resolve import find_artifact, find_recipe
+from bitgolf.inputs.resolve import find_artifact, find_recipe, made_once
 from bitgolf.inputs.typed import read_plan
 from bitgolf.net.model import ModelPlan, count_parameters
 from bitgolf.pipeline.demo import demonstrate
 from bitgolf.recipe import Recipe
-from bitgolf.run.cache import cache_folder
 from bitgolf.run.folder import claim_folder
 from bitgolf.run.result import RunResult
 from bitgolf.run.start import Start
-from bitgolf.text.shards import PASSPORT_FILE, Dataset
+from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 
 BASE = "demo"  # the recipe whose optimizer, packing and windows are taken
@@ -164,22 +162,9 @@ def tokenized(plan: Plan, begin: Continued | None) -> Generator[Event, None, tup
     """The dataset, made once and kept, and the recipe; with fewer pieces where the text has no more."""
     recipe, tokenizer = plan.recipe, begin.tokenizer if begin else None
     while True:
-        pieces, case_ops = recipe.model.vocabulary_size, recipe.data.case_ops
-        folder = cache_folder() / dataset_name(plan.source, pieces, case_ops)
-        if tokenizer:
-            folder = folder.with_name(f"{folder.name}-{tokenizer.identity[:12]}")
-        if (folder / PASSPORT_FILE).is_file():
-            return recipe, Dataset.open(folder)
-        steps = build_dataset(
-            plan.source,
-            folder,
-            vocabulary_size=pieces,
-            tokenizer=tokenizer,
-            case_ops=case_ops and not tokenizer,
-        )
+        pieces = recipe.model.vocabulary_size
         try:
-            for step in steps:
-                yield Event(*step, {})
+            folder = yield from made_once(plan.source, pieces, recipe.data.case_ops, tokenizer)
             return recipe, Dataset.open(folder)
         except TokenizerError:
             fewer = [each for each in VOCABULARIES if each < pieces]

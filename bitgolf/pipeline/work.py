@@ -245,7 +245,7 @@ def score_artifact(
         if text is not None:
             found = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
         else:
-            dataset = dataset_of(path, unpacked.tokenizer, data)
+            dataset = yield from dataset_of(path, unpacked.tokenizer, data)
             found = yield from score_split(model, dataset, plan, "score", part, world)
     finally:
         leave_world(world)
@@ -282,8 +282,11 @@ def model_to_score(
     return model if repeated else native(model), recipe.score, trained
 
 
-def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Dataset:
-    """The dataset that is given, or that of the artifact's run. Raises BitgolfError if none fits it."""
+def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Generator[Event, None, Dataset]:
+    """The dataset or text that is given, or that of the artifact's run. Text is tokenized as the model does.
+
+    data: what `--data` takes everywhere. Raises BitgolfError if none is known, or it has another tokenizer.
+    """
     if data is None:
         recorded = artifact.parent / "result.json"
         known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
@@ -291,12 +294,13 @@ def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Datas
             raise BitgolfError(
                 "no text is known", where=str(artifact), way_out="give --text FILE or --data FOLDER"
             )
-        data = Path(known)
-    dataset = Dataset.open(data)
+        dataset = Dataset.open(Path(known))
+    else:
+        dataset = yield from find_dataset(str(data), tokenizer.vocabulary_size, tokenizer=tokenizer)
     if dataset.tokenizer.identity != tokenizer.identity:
         raise TokenizerError(
             "the dataset was made with another tokenizer than the model's",
-            where=str(data),
+            where=str(dataset.folder),
             value=dataset.tokenizer.identity[:16],
             way_out="take the text itself with --text FILE",
         )

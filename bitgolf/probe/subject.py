@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError, DataError
-from bitgolf.base.events import Event
+from bitgolf.base.events import Event, finish
 from bitgolf.base.plan import parse_changes
 from bitgolf.catalog.behaviour import PLAIN, base_of, make_dataset, perturbed, with_technique
 from bitgolf.catalog.own import example_of, techniques_in
@@ -99,7 +99,7 @@ def subject(words: Sequence[str], asked: Asked) -> Iterator[Probed]:
         tokens = next(Encoder(unpacked.tokenizer).encode_documents([content]))
         yield _own((scorer, tokens, len(content)), asked)
     else:
-        dataset = dataset_of(found, unpacked.tokenizer, asked.data)
+        dataset = finish(dataset_of(found, unpacked.tokenizer, asked.data))
         yield _own((scorer, dataset.scored_tokens(), dataset.passport["splits"]["val"]["text_bytes"]), asked)
 
 

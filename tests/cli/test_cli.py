@@ -106,6 +106,20 @@ def test_score_repeats_the_result_from_the_artifact_alone(bitgolf, finished, tmp
     assert json.loads(out)["text_bytes"] == (tmp_path / "text.txt").stat().st_size
 
 
+def test_data_is_a_text_wherever_it_is_given(bitgolf, finished, tmp_path):
+    """Text is tokenized as the model does, once, and its validation part is scored and proven."""
+    folder, _ = finished
+    lines = "\n\n".join("the people of this nation shall keep peace with all. " * 40 for _ in range(40))
+    (tmp_path / "book.txt").write_text("".join(f"{i} {line}" for i, line in enumerate(lines.split("\n\n"))))
+    for verb in ("score", "prove"):
+        code, out, err = bitgolf(verb, folder, "--data", "book.txt", "--json")
+        assert code == 0, err
+        assert 0 < json.loads(out)["text_bytes"] < (tmp_path / "book.txt").stat().st_size
+    kept = [path.name for path in (tmp_path / "cache").glob("book-txt-320-*")]
+    assert len(kept) == 1
+    refused(bitgolf("score", folder, "--data", "nowhere"), "no such text source or path")
+
+
 def test_score_settings_bite(bitgolf, finished):
     folder, result = finished
     _, out, _ = bitgolf("score", folder, "--set", "score.windows=Chunked(length=16)", "--json")
