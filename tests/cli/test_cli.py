@@ -109,8 +109,8 @@ def test_score_repeats_the_result_from_the_artifact_alone(bitgolf, finished, tmp
 def test_data_is_a_text_wherever_it_is_given(bitgolf, finished, tmp_path):
     """Text is tokenized as the model does, once, and its validation part is scored and proven."""
     folder, _ = finished
-    lines = "\n\n".join("the people of this nation shall keep peace with all. " * 40 for _ in range(40))
-    (tmp_path / "book.txt").write_text("".join(f"{i} {line}" for i, line in enumerate(lines.split("\n\n"))))
+    chapters = (f"{i} " + "the people of this nation shall keep peace with all. " * 90 for i in range(12))
+    (tmp_path / "book.txt").write_text("\n\n".join(chapters))
     for verb in ("score", "prove"):
         code, out, err = bitgolf(verb, folder, "--data", "book.txt", "--json")
         assert code == 0, err
