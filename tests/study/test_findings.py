@@ -86,7 +86,7 @@ def shown(rows):
     """A table on a terminal of 100 columns."""
     console = Console(file=io.StringIO(), width=100)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screen, "Console", lambda: console)
+        patch.setattr(screen, "Console", lambda **settings: console)
         screen.table("title", *rows, as_json=False)
     return console.file.getvalue()
 
