@@ -84,7 +84,7 @@ def plan(changes=None, **more):
 
 def shown(rows):
     """A table on a terminal of 100 columns."""
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen, "Console", lambda **settings: console)
         screen.table("title", *rows, as_json=False)
