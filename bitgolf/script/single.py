@@ -7,7 +7,7 @@ define anew goes, and a base that is nothing but the base of one class joins it.
 import ast
 import dataclasses
 import functools
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 
 from bitgolf.script.calls import families
 from bitgolf.script.edits import Edit, Source, edited, source_of
@@ -131,12 +131,37 @@ def _merged(modules: Sequence[Module], merged: Mapping[str, str]) -> list[Module
         kept = [d for d in module.definitions if d.names[0] not in merged]
         definitions = tuple(joined.get(d.names[0], d) for d in kept)
         result.append(dataclasses.replace(module, definitions=definitions))
+    definitions = [d for module in result for d in module.definitions]
+    stands = {name: place for place, d in enumerate(definitions) for name in d.names}
     groups = []
-    for source in map(source_of, (d for module in result for d in module.definitions)):
-        groups.append(
-            [Edit(source, start, end, merged[name]) for start, end, name in _places(source, merged)]
-        )
+    for here, source in enumerate(map(source_of, definitions)):
+        later = {above for above, below in merged.items() if stands[below] > here}
+        groups.append(list(_renamings(source, merged, later)))
     return edited(result, groups)
+
+
+def _renamings(source: Source, names: Mapping[str, str], later: Set[str]) -> Iterator[Edit]:
+    """Other names, and annotations that would ask for a class before it is there in quotes."""
+    places = [(start, end, names[name]) for start, end, name in _places(source, names)]
+    for node in _annotations(source):
+        start, end = source.start(node), source.end(node)
+        if later.isdisjoint(item.id for item in ast.walk(node) if isinstance(item, ast.Name)):
+            continue
+        text = source.text[start:end]
+        for first, last, new in sorted(places, reverse=True):
+            if start <= first < end:
+                text = text[: first - start] + new + text[last - start :]
+        places = [place for place in places if not start <= place[0] < end]
+        unquoted = text.replace('"', "")
+        yield Edit(source, start, end, f'"{unquoted}"')
+    yield from (Edit(source, *place) for place in places)
+
+
+def _annotations(source: Source) -> Iterator[ast.expr]:
+    for item in source.items:
+        node = item.returns if isinstance(item, ast.FunctionDef) else getattr(item, "annotation", None)
+        if isinstance(node, ast.expr):
+            yield node
 
 
 def _places(source: Source, names: Container[str]) -> list[tuple[int, int, str]]:

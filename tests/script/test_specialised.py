@@ -146,6 +146,45 @@ def test_a_slot_with_one_member_is_that_member():
     )
 
 
+def test_what_stands_before_the_member_asks_for_it_in_quotes():
+    source = module("""
+        class Slot(Plan):
+            def shape(self):
+                return 2
+
+        class Settings(Plan):
+            slots: tuple[Slot, ...] = ()
+
+        def first(slots: Sequence[Slot], slot: Slot | None = None) -> dict[str, Slot]:
+            return slots
+
+        class Member(Slot):
+            def shape(self):
+                return 3
+
+        def main(slot: Slot):
+            return slot
+    """)
+    assert same(
+        single([source], {"Member"}),
+        """
+        class Settings(Plan):
+            slots: "tuple[Member, ...]" = ()
+
+        def first(slots: "Sequence[Member]", slot: "Member | None" = None) -> "dict[str, Member]":
+            return slots
+
+        class Member(Plan):
+
+            def shape(self):
+                return 3
+
+        def main(slot: Member):
+            return slot
+    """,
+    )
+
+
 @pytest.mark.parametrize("line", ["return Slot()", "return isinstance(slot, Slot)", "return (Slot,)"])
 def test_a_slot_that_is_more_than_a_base_stays(line):
     source = module(f"""
