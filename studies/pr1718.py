@@ -16,13 +16,15 @@ from bitgolf.study.design import BASELINE, Arm, Cell, Study, add_one, changed, f
 from bitgolf.train.qat import FakeQuantize
 
 READING = """
-Agrees: nothing that the pull request dismissed helps. BIGRAM_DIM, rotated GPTQ, QAT of matrices and of matrices
-and table: no evidence over seeds, and over documents rotated GPTQ gains 0.0001. QAT leans to a loss (+0.003), as
-published. Its bigram table was in no optimizer; trained here, it adds 29,570 bytes and no gain that shows.
+Agrees: nothing that the pull request dismissed helps. BIGRAM_DIM, rotated GPTQ, QAT of matrices and of
+matrices and table: no evidence over seeds, and over documents rotated GPTQ gains 0.0001. QAT leans to a
+loss (+0.003), as published. Its bigram table was in no optimizer; trained here, it adds 29,570 bytes
+and no gain that shows.
 
-Cannot tell here: what a longer context does in training or scoring, the point of the pull request. After 80 steps
-the model hardly uses it: chunks cost 0.001 against a sliding window, and twice the length changes 0.0000. Training
-on twice the length leans to a loss (+0.005, published +0.004). The study `positions` answers its open question.
+Cannot tell here: what a longer context does in training or scoring, the point of the pull request.
+After 80 steps the model hardly uses it: chunks cost 0.001 against a sliding window, and twice the
+length changes 0.0000. Training on twice the length leans to a loss (+0.005, published +0.004). The
+study `positions` answers its open question.
 
 The arms share one core with other work beside it; nothing here is by the clock.
 """

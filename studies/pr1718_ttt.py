@@ -21,18 +21,20 @@ from bitgolf.train.optim import AdamRule
 from bitgolf.train.qat import FakeQuantize
 
 READING = """
-Agrees: test-time training gains, 0.0116 after three epochs, and a fourth adds 0.0029 (published 0.0013 and
-0.0001). Windows of half the length, in training or scoring, and twice the length with twice the stride change its
-result no more than they change the model (no evidence).
+Agrees: test-time training gains, 0.0116 after three epochs, and a fourth adds 0.0029 (published 0.0013
+and 0.0001). Windows of half the length, in training or scoring, and twice the length with twice the
+stride change its result no more than they change the model (no evidence).
 
-Does not: models trained under QAT gain as much from it (0.0113, 0.0116, 0.0114) as the one without; the loss of
-0.40 that v3 had does not come. So its two cures have nothing to cure, and cost what they take from the training:
-frozen matrices leave 0.001 of the gain, noise kept on leaves all of it (v1), 0.002 (v2) and 0.005 (v3).
+Does not: models trained under QAT gain as much from it (0.0113, 0.0116, 0.0114) as the one without; the
+loss of 0.40 that v3 had does not come. So its two cures have nothing to cure, and cost what they take
+from the training: frozen matrices leave 0.001 of the gain, noise kept on leaves all of it (v1), 0.002
+(v2) and 0.005 (v3).
 
 Documents alone cost nothing here, and LoRA on them gains 0.0062, half of what all weights gain.
 
-Cannot tell: whether the collapse needs a model near its end. This one is 64 wide, had 120 steps, and learns 93
-steps on the way; the published one 3,711. QAT itself: v2 leans to a loss (+0.005), v1 and v3 to nothing.
+Cannot tell: whether the collapse needs a model near its end. This one is 64 wide, had 120 steps, and
+learns 93 steps on the way; the published one 3,711. QAT itself: v2 leans to a loss (+0.005), v1 and v3
+to nothing.
 """
 
 STEPS, TOKENS = 120, 16_384

@@ -8,11 +8,12 @@ from bitgolf.recipes.pr543 import pr543
 from bitgolf.study.design import Margin, Study, add_one
 
 READING = """
-Agrees in direction: in equal time the narrower MLP is 0.041 better (published 0.015), and this test claims it.
+Agrees in direction: in equal time the narrower MLP is 0.041 better (published 0.015), and this test
+claims it.
 
-Why is not what was published: there the wider MLP took 25% fewer steps. Here it took 70 or 71 for 72 to 74, 2% to
-5% fewer, for 9% more hidden units. At 70 steps each step still counts for much (about 0.01), so 2 or 3 steps are
-most of the difference. One core; the other one did other work.
+Why is not what was published: there the wider MLP took 25% fewer steps. Here it took 70 or 71 for 72 to
+74, 2% to 5% fewer, for 9% more hidden units. At 70 steps each step still counts for much (about 0.01),
+so 2 or 3 steps are most of the difference. One core; the other one did other work.
 """
 
 
