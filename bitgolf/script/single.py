@@ -131,10 +131,10 @@ def _merged(modules: Sequence[Module], merged: Mapping[str, str]) -> list[Module
         kept = [d for d in module.definitions if d.names[0] not in merged]
         definitions = tuple(joined.get(d.names[0], d) for d in kept)
         result.append(dataclasses.replace(module, definitions=definitions))
-    definitions = [d for module in result for d in module.definitions]
-    stands = {name: place for place, d in enumerate(definitions) for name in d.names}
+    everything = [d for module in result for d in module.definitions]
+    stands = {name: place for place, d in enumerate(everything) for name in d.names}
     groups = []
-    for here, source in enumerate(map(source_of, definitions)):
+    for here, source in enumerate(map(source_of, everything)):
         later = {above for above, below in merged.items() if stands[below] > here}
         groups.append(list(_renamings(source, merged, later)))
     return edited(result, groups)
