@@ -97,7 +97,7 @@ def differing(recipe: Mapping[str, Any], other: Mapping[str, Any], beside: str) 
     paths = [p for p in {**other, **recipe} if recipe.get(p) != other.get(p) and p != "name"]
     words = [f"{path} {json.dumps(recipe.get(path))[:40]}" for path in paths[:CHANGES]]
     more = f" and {len(paths) - CHANGES:,} more" if len(paths) > CHANGES else ""
-    return f"beside {beside}: {', '.join(words)}{more}" if words else f"as {beside}"
+    return f"{', '.join(words)}{more}; beside {beside}" if words else f"as {beside}"
 
 
 def metrics(path: Path) -> Iterator[dict[str, float]]:
@@ -146,6 +146,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str, Any]:
     """Write the page of all runs below a folder; figures for the reader. refresh_seconds: of the page."""
     rows = rows_below(folder)
+    columns, alike = columns_of(rows)
     scatters = [each for cost in COSTS if (each := scatter(rows, cost))]
     page = (
         templates("study")
@@ -153,8 +154,9 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
         .render(
             root=str(folder),
             rows=rows,
-            columns=(*FIGURES, "proven"),
-            number=number,
+            columns=columns,
+            alike=alike,
+            shown=shown,
             scatters=scatters,
             curves=curves(rows),
             colours=COLOURS,
@@ -170,6 +172,24 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
         "best": scored[0].name if scored else None,
         "bits_per_byte": scored[0].figures["bits_per_byte"] if scored else None,
     }
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
+    """The figures that tell runs apart, and those that all of several runs have alike, in words."""
+    held = {name: {row.figures.get(name) for row in rows} for name in (*FIGURES, "proven")}
+    known = [name for name in held if held[name] != {None}]
+    alike = [name for name in known if len(rows) > 1 and len(held[name]) == 1 and name != "bits_per_byte"]
+    return [name for name in known if name not in alike], {name: shown(name, rows[0]) for name in alike}
+
+
+def shown(name: str, row: Row) -> str:
+    """A figure of a run as its column has it."""
+    value = row.figures.get(name)
+    if value is None:
+        return "-"
+    if name == "train_seconds":
+        return f"{value:,.1f}"
+    return str(int(value)) if name == "seed" else number(value)
 
 
 def scatter(rows: Sequence[Row], cost: str) -> dict[str, Any] | None:

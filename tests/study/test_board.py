@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.study.board import pareto, rows_below, write_board
+from bitgolf.study.board import columns_of, pareto, rows_below, write_board
 
 SPLIT = {"splits": {"train": {"tokens": 100, "text_bytes": 400}}}
 
@@ -47,7 +47,7 @@ def test_every_run_is_a_row_the_best_first(runs):
     rows = {row.name: row for row in rows_below(runs)}
     assert [*rows][:4] == ["b", "studies/runs/x-1", "a", "c"] and len(rows) == 8
     assert rows["b"].figures["proven"] == 1.31
-    assert rows["b"].changes == "beside a: model.layers 5"
+    assert rows["b"].changes == "model.layers 5; beside a"
     assert rows["c"].changes == "as a" and rows["a"].changes == ""
     assert "950,000 of" in rows["c"].reason
     assert (rows["e"].status, rows["e"].reason) == ("not finished", "30% of the training")
@@ -80,6 +80,14 @@ def test_the_page_holds_all_and_loads_nothing(runs, tmp_path):
     assert "&lt;b&gt;the loss" in text and "1337" in text and "1,337" not in text
     assert 'http-equiv="refresh" content="7"' in text
     assert text.count('class="plot"') == 3
+    assert ">over budget: 950,000 of" in text and ">diverged: &lt;b&gt;the loss" in text
+
+
+def test_what_all_runs_have_alike_is_said_once(runs):
+    columns, alike = columns_of(rows_below(runs))
+    assert "proven" in columns and "bits_per_byte" in columns and not alike
+    columns, alike = columns_of([row for row in rows_below(runs) if row.name in ("a", "b")])
+    assert "seed" not in columns and alike["seed"] == "1337" and "total_bytes" in columns
 
 
 def test_one_run_alone_and_none(runs, tmp_path):
