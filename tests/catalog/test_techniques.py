@@ -148,10 +148,14 @@ def test_slots_have_the_paths_that_a_recipe_can_be_changed_at():
         assert set(data) >= {"what", "source", "cost", "not_for", "neutral", "parameters", "bytes", "recipes"}
 
 
+@pytest.fixture(scope="module")
+def groups():
+    return [(heading, [table_row(record(one)) for one in group]) for heading, group in by_slot()]
+
+
 @pytest.mark.parametrize("columns", [80, 100, 160])
-def test_the_table_is_readable_at_any_width(columns, monkeypatch, capsys):
+def test_the_table_is_readable_at_any_width(columns, groups, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    groups = [(heading, [table_row(record(one)) for one in group]) for heading, group in by_slot()]
     screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=False)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns

@@ -39,7 +39,7 @@ def bitgolf(monkeypatch, capsys, tmp_path):
 
 def refusal(answer) -> str:
     code, facts, err = answer
-    assert (code, facts) == (2, None) and "Traceback" not in err
+    assert (code, facts["status"], facts["exit_code"]) == (2, "error", 2) and "Traceback" not in err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert err.rstrip().endswith(line)
     return line

@@ -72,7 +72,7 @@ def test_a_run_leaves_everything_behind(finished, recipe, dataset):
 def test_only_the_packed_bytes_are_scored(finished, recipe, dataset):
     result, folder = finished
     model = load_model(unpack((folder / "model.bin").read_bytes()), choose_backend(recipe.backend))
-    again = finish(score_split(model, dataset, recipe.score, "score"))
+    again = finish(score_split(model, dataset, recipe.score, "score")).scores
     saved = Scores.load(folder / "scores.npz")
     assert np.array_equal(again.nats, saved.nats)
     assert bits_per_byte(saved) == result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
