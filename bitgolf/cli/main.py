@@ -16,7 +16,7 @@ from bitgolf.cli.faults import ended
 # In the order of a first day. The line of a verb is the first of its docstring.
 VERBS = {
     "make": "From text to a packed model: chosen for these bytes and minutes, trained, scored, compared.",
-    "demo": "The whole story on real text, in under five minutes on two cores.",
+    "demo": "The whole story on real text, in some five minutes on two cores.",
     "run": "Train, squeeze, reload and score a recipe; everything lands in a run folder.",
     "show": "A recipe at a glance, or the one file that it becomes.",
     "data": "Tokenize a text once and print its passport; of a dataset, check every hash.",
