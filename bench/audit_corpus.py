@@ -3,7 +3,7 @@
 python -m bench.audit_corpus CHECKOUT [--part rows|merged|labelled] [--json]
 CHECKOUT is a clone of the public challenge, bare or not, that has its pull requests (refs/pull/N/head).
 Nothing of it is executed. The plants are those of the tests; what reviewers said of pull requests is in
-audit_labels.toml, what a reader saw in merged folders that are not clean is in audit_merged.toml.
+audit_labels.toml, notes on merged folders that are not clean are in audit_merged.toml.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from bitgolf.audit.rules import rules_named
 from bitgolf.base.errors import BitgolfError
 
 LABELS = Path(__file__).with_name("audit_labels.toml")
-READ = Path(__file__).with_name("audit_merged.toml")
+NOTES = Path(__file__).with_name("audit_merged.toml")
 UNREAD: dict[str, Any] = {"verdict": "unreadable", "found": [], "suspected": [], "seconds": 0.0}
 FLAGGED = ("invalid", "suspect")
 MOST_FILE = 32 << 20  # of an entry that are unpacked
@@ -132,7 +132,7 @@ def looked(path: Path, name: str, rules: Any) -> dict[str, Any]:
 def merged(checkout: Path) -> Iterator[dict[str, Any]]:
     """Every record folder of the main branch: they stood review."""
     rules, main = rules_named(), main_branch(checkout)
-    notes = tomllib.loads(READ.read_text(encoding="utf-8"))["read"]
+    notes = tomllib.loads(NOTES.read_text(encoding="utf-8"))["read"]
     names = git(checkout, "ls-tree", "-d", "--name-only", "-r", "-z", main, "records/").decode().split("\0")
     for name in sorted(each for each in names if each.count("/") == 2):
         with tempfile.TemporaryDirectory() as place:
@@ -195,8 +195,8 @@ def merged_text(found: list[dict[str, Any]]) -> str:
     return (
         f"{len(found)} folders: {', '.join(f'{count} {word}' for word, count in counts.items())}; "
         f"{seconds[len(seconds) // 2]} s each in the middle, at most {seconds[-1]} s. "
-        f"{open_ones} invalid or flawed ones that nobody has read.\n\n"
-        + table(["folder", "verdict", "found", "suspected", "read by hand"], lines)
+        f"{open_ones} invalid or flawed ones without a note.\n\n"
+        + table(["folder", "verdict", "found", "suspected", "note"], lines)
     )
 
 
