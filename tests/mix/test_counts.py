@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from bitgolf.base.errors import DataError
 from bitgolf.catalog.mixtures import distributions, probe
 from bitgolf.mix.counts import Followers
 from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
@@ -33,11 +34,19 @@ def test_followers_are_what_came(vocabulary_size):
             ]
 
 
-def after(prefix: list[int], context: list[int]) -> Counter:
-    """What followed each place in a prefix where these tokens stand."""
+def after(prefix: list[int], context: list[int], first: int = 0) -> Counter:
+    """What followed each place in a prefix where these tokens stand, from the token `first` on."""
     size = len(context)
-    ends = range(size, len(prefix))
+    ends = range(max(size, first), len(prefix))
     return Counter(prefix[end] for end in ends if prefix[end - size : end] == context)
+
+
+def first_to_lead(prefix: list[int], context: list[int], first: int) -> int:
+    """The most frequent of them; of equal ones the first that was."""
+    ends = range(first, len(prefix) + 1)
+    counted = [after(prefix[:end], context, first) for end in ends]
+    most = max(counted[-1].values())
+    return next(token for found in counted for token, count in found.items() if count == most)
 
 
 def counted_shares(found: Counter) -> np.ndarray:
@@ -55,19 +64,31 @@ def test_the_fixed_cache_is_its_formula():
         np.testing.assert_allclose(given[place], 0.7 * own + 0.3 * smoothed, rtol=1e-12)
 
 
-def test_interpolated_ngrams_are_their_recursion():
+class Beginning:
+    """What is asked of a tokenizer here: the token before each document."""
+
+    def __init__(self, bos: int) -> None:
+        self.bos = bos
+
+
+@pytest.mark.parametrize("bos", [-1, 3])
+def test_interpolated_ngrams_are_their_recursion(bos):
     tokens, owns, states = probe(SIZE)
-    given = distributions(InterpolatedNgrams(order=4, start=0.1).memory(SIZE, None), tokens, owns, states)
+    mixer = InterpolatedNgrams(order=4, start=0.1, per_document=bos >= 0)
+    given = distributions(mixer.memory(SIZE, Beginning(bos)), tokens, owns, states)
     learnt: dict[tuple, tuple[float, int]] = {}
     for place, own in enumerate(owns):
         prefix, target = tokens[:place].tolist(), int(tokens[place])
+        if first := bos in prefix:
+            prefix = prefix[len(prefix) - 1 - prefix[::-1].index(bos) :]
         mixed, moved = own, []
         for length in range(4):
             context = prefix[len(prefix) - length :]
-            found = after(prefix, context)
+            found = after(prefix, context, first)
             if length > len(prefix) or not found:
                 break
-            kind = length, len(bin(found.total())) - 2, len(bin(len(found))) - 2
+            top = first_to_lead(prefix, context, first)
+            kind = length, len(bin(found.total())) - 2, len(bin(len(found))) - 2, odds_level(own[top])
             weight, seen = learnt.get(kind, (0.1, 8))
             before, mixed = mixed, (1 - weight) * mixed + weight * counted_shares(found)
             credit = weight * counted_shares(found)[target] / mixed[target]
@@ -76,6 +97,11 @@ def test_interpolated_ngrams_are_their_recursion():
         np.testing.assert_allclose(given[place], mixed, rtol=1e-9)
         learnt.update(moved)
     assert len(learnt) > 10
+
+
+def test_documents_without_a_beginning_are_refused():
+    with pytest.raises(DataError, match="no BOS.*per_document=True"):
+        InterpolatedNgrams(per_document=True).memory(SIZE, Beginning(-1))
 
 
 def test_a_tilt_boosts_a_clear_hint_alone():
