@@ -158,12 +158,14 @@ def prove_artifact(
 
 
 def _ways(recipe: Path, changes: Sequence[str]) -> Ways | None:
-    """How a run's model adapts while it is scored; None where it does not.
+    """How a run's model adapts while it is scored; None where it does not, or where that is switched off.
 
     Raises BitgolfError for changes that a proof would not heed.
     """
     before = read_plan(recipe, Recipe) if recipe.is_file() else Recipe()
     after = parse_changes(before, changes)
+    if after == before.replace(score=before.score.fixed()) != before:
+        return None
     adapts = after.score != after.score.fixed()
     unheeded = any(getattr(after.score, name) != getattr(before.score, name) for name in UNHEEDED)
     if changes and (not adapts or unheeded or after.replace(score=before.score) != before):

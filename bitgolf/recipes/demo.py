@@ -5,6 +5,7 @@ bitgolf run demo --set train.train_seconds=60
 bitgolf demo --train-tokens 1024000   # as far on every machine: a score to compare between machines
 """
 
+from bitgolf.mix.ngram import InterpolatedNgrams
 from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.score.score import ScorePlan
@@ -19,7 +20,10 @@ from bitgolf.train.schedule import WarmdownFraction
 
 
 def demo() -> Recipe:
-    """Four layers of width 192 on a vocabulary of 4096, packed to fill a million bytes."""
+    """Four layers of width 192 on a vocabulary of 4096, packed to fill a million bytes.
+
+    N-grams of the text that is scored, of its document and of all of it, are mixed in: no bytes but code.
+    """
     return Recipe(
         name="demo",
         data=DataPlan(sequence_length=256, order=ShuffledBlocks()),
@@ -40,6 +44,9 @@ def demo() -> Recipe:
         train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
         quantize=rate_aware().replace(rate=FillBudget()),
         pack=PackPlan(codec=entropy_coded()),
-        score=ScorePlan(windows=Sliding(length=256, stride=64)),
+        score=ScorePlan(
+            windows=Sliding(length=256, stride=64),
+            mixers=(InterpolatedNgrams(per_document=True), InterpolatedNgrams()),
+        ),
         budget=BudgetPlan(budget_bytes=1_000_000, count_tokenizer=True),
     )

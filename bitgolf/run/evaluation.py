@@ -107,7 +107,7 @@ def evaluate(
                 sheet.note = ""
             if plan.eval_seconds:
                 _refuse_slow(plan, sheet.seconds + pace.of(total - done, sheet.adaptation.updates_left))
-            if now - looked > LOOK_SECONDS:
+            if now - looked > LOOK_SECONDS or done == total:  # the last one is the score itself
                 facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
             if now - kept > pause:
                 sheet.keep()

@@ -163,13 +163,15 @@ def _pack(
 ) -> Generator[Event, None, tuple[Packer, Packing]]:
     """Calibrate, allocate, tune, quantize, and write model.bin. seconds: by stage, added to in place."""
     recipe, dataset, started = spec.recipe, spec.dataset, spec.clock()
-    yield Event("pack", 0, 1, {})
+    yield Event("calibrate", 0, 1, {})
     shipped = recipe.network().shipped()
     weights = shipped_weights(shipped, averaged)
     curvatures = recipe.quantize.curvatures(
         model_with(shipped, weights, backend), dataset.train, recipe.data.sequence_length
     )
     seconds["calibrate"] = spec.clock() - started
+    yield Event("calibrate", 1, 1, {})
+    yield Event("pack", 0, 1, {})
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(spec.code))
     packer, table = yield from packer.allocated(backend, dataset.train)
     rows, artifact = packer.packed(table)

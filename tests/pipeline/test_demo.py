@@ -11,6 +11,7 @@ import pytest
 from bitgolf.base.files import read_json
 from bitgolf.cli import demo
 from bitgolf.cli import main as cli
+from bitgolf.mix.ngram import InterpolatedNgrams
 from bitgolf.pipeline import work
 
 PROMISED_BITS_PER_BYTE = 1.44
@@ -22,10 +23,11 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
         return dataset
         yield
 
-    monkeypatch.setattr(demo, "find_recipe", lambda name, changes: recipe)
     monkeypatch.setattr(work, "find_dataset", tiny_data)
     monkeypatch.chdir(tmp_path)
-    for folder in ("demo", "demo-2"):
+    mixed = recipe.replace({"score.mixers": (InterpolatedNgrams(),)})
+    for folder, tried in {"demo": recipe, "demo-2": mixed}.items():
+        monkeypatch.setattr(demo, "find_recipe", lambda name, changes, tried=tried: tried)
         monkeypatch.setattr(sys, "argv", ["bitgolf", "demo"])
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -49,6 +51,7 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
         size = (proof / "coded.bin").stat().st_size
         assert stated["bits_per_byte"] == 8 * size / stated["text_bytes"]
         assert f"{stated['stepwise_bits_per_byte']:.4f}" in out and f"{size:,}" in out
+        assert "adapted" not in stated and ("by the model alone" in out) == (tried is mixed)
 
 
 @pytest.mark.slow
