@@ -58,7 +58,7 @@ class _Interpolated(ContextCounts):
 
     def levels(self) -> list[tuple[tuple[int, ...], Followers]]:
         """The known contexts from the shortest on, each with what its weight depends on."""
-        found = []
+        found: list[tuple[tuple[int, ...], Followers]] = []
         for length, context in enumerate(self.contexts()):
             if context not in self.followers:
                 break  # no longer one is known either
