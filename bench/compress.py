@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitgolf import load
+from bitgolf import import_core
 from bitgolf.base.events import finish
 from bitgolf.pipeline.coding import open_coder
 from bitgolf.proof.crew import Coder
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    load()
+    import_core()
     coder, _ = open_coder(options.model)
     rows = []
     for path in options.files:

@@ -16,7 +16,7 @@ from bench.machine import Watch, show, spread
 COMMANDS = {
     "python": ("-c", "pass"),
     "torch": ("-c", "import torch"),
-    "the package": ("-c", "import bitgolf; bitgolf.load()"),
+    "the package": ("-c", "import bitgolf; bitgolf.import_core()"),
     "--help": ("-m", "bitgolf", "--help"),
     "show demo": ("-m", "bitgolf", "show", "demo"),
     "techniques": ("-m", "bitgolf", "techniques"),

@@ -1,11 +1,32 @@
 """bitgolf trains, squeezes and proves the best language model that fits in N bytes.
 
+From Python:
+
+    >>> import bitgolf
+    >>> model = bitgolf.load("demo")  # the model that ships; or a run folder, or a model.bin
+    >>> bits_per_byte = model.score("The state of our Union is strong.")
+    >>> text = model.sample("My fellow citizens", tokens=20)
+
+    recipe = bitgolf.find_recipe("demo", ["train.train_seconds=60"])
+    result = bitgolf.run_recipe(recipe, "runs/mine", data="my_texts/")
+    print(result["bits_per_byte"], result["total_bytes"])
+
+The names in `__all__` are imported when they are asked for. (`bitgolf.run` and `bitgolf.score` are packages.)
+
 Two lists hold the house together. READING_ORDER names what a submission can contain: a module imports only
 modules named before it. AROUND names the packages around it: each imports READING_ORDER and packages named
 before it.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitgolf.inputs.resolve import find_recipe
+    from bitgolf.pipeline.api import PackedModel, load, run_recipe
+    from bitgolf.recipe import Recipe
+
+__all__ = ["PackedModel", "Recipe", "find_recipe", "load", "run_recipe"]
 
 READING_ORDER = (
     "base.errors",
@@ -103,7 +124,23 @@ AROUND = (
 )
 
 
-def load() -> None:
+_PUBLIC = {
+    "load": "pipeline.api",
+    "run_recipe": "pipeline.api",
+    "PackedModel": "pipeline.api",
+    "find_recipe": "inputs.resolve",
+    "Recipe": "recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its module."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bitgolf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bitgolf.{_PUBLIC[name]}"), name)
+
+
+def import_core() -> None:
     """Import all of READING_ORDER: a slot finds its members among the classes that are there.
 
     Called before settings are read from text, which may name any of them.

@@ -23,7 +23,7 @@ from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import OptimPlan
 from bitgolf.train.schedule import WarmdownFraction
 
-bitgolf.load()
+bitgolf.import_core()
 
 WORDS = (
     "the people of this nation and their government shall keep peace with all for many years to come".split()

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["bitgolf"], exclude=["bitgolf.squeeze.t
     import bitgolf
     from tests import forgery
 
-    bitgolf.load()
+    bitgolf.import_core()
 from tests.peak_memory import peak_so_far
 
 CPU_SECONDS, SECONDS = 5, 30  # for one input; the second ends what would never end, on a busy machine too

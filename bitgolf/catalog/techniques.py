@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf import READING_ORDER, load
+from bitgolf import READING_ORDER, import_core
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import Plan, describe, field_types, members, to_json
 from bitgolf.catalog.glance import glance_at
@@ -86,7 +86,7 @@ def card_of(text: str) -> Card:
 
 def slots() -> dict[type[Plan], str]:
     """Every slot with its path, in the order of the recipe; 0 stands for any place in a tuple."""
-    load()
+    import_core()
     found: dict[type[Plan], str] = {}
     owners: list[tuple[type[Plan], str]] = [(Recipe, "")]
     for owner, path in owners:  # grows: a slot of the recipe's own plans comes before the same in a member

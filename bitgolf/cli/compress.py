@@ -6,13 +6,20 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Json, Portable, Processes
-from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file, no_model
+from bitgolf.inputs.resolve import SHIPPED
+from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file
 from bitgolf.report import screen
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for what comes through the pipe.")]
 CodeWith = Annotated[
     str,
-    typer.Option("-m", "--model", metavar="RUN|ARTIFACT", envvar=MODEL_VARIABLE, help="The packed model."),
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="RUN|ARTIFACT",
+        envvar=MODEL_VARIABLE,
+        help="The packed model; demo is the one that ships.",
+    ),
 ]
 To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; - for the pipe.")]
 ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
@@ -22,7 +29,7 @@ Listed = Annotated[bool, typer.Option("--list", help="Say what a compressed file
 
 def compress(
     file: File,
-    model: CodeWith = "",
+    model: CodeWith = SHIPPED,
     out: To = None,
     stdout: ToPipe = False,
     force: Force = False,
@@ -43,8 +50,6 @@ def compress(
     if list_only:
         screen.close(list_file(file), as_json=as_json)
         return
-    if not model:
-        raise no_model()
     target = Path(PIPE) if stdout else out
     facts = screen.follow(compress_file(model, file, target, window, force, portable, processes))
     if facts["out"] != PIPE:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from bitgolf.cli.compress import CodeWith, File, Force, Listed, To, ToPipe
 from bitgolf.cli.options import Json, Processes
+from bitgolf.inputs.resolve import SHIPPED
 from bitgolf.pipeline.coding import PIPE, decompress_file, list_file
 from bitgolf.report import screen
 
 
 def decompress(
     file: File,
-    model: CodeWith = "",
+    model: CodeWith = SHIPPED,
     out: To = None,
     stdout: ToPipe = False,
     force: Force = False,

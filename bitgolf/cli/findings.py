@@ -15,7 +15,10 @@ def findings(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[WORD]...", help="Only lines with these words.")
     ] = None,
-    folder: Annotated[Path, typer.Option("--in", help="Every study below this folder.")] = Path(),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--in", help="Every study below this folder alone; else those below here and ours."),
+    ] = None,
     cited: Annotated[
         list[Path] | None, typer.Option("--cited", help="More figures of other people: a .json or .csv file.")
     ] = None,
@@ -34,22 +37,24 @@ def findings(
     Example: bitgolf findings --import parameter-golf/records Xsa
     """
     taken: dict[str, Any] = {}
+    below = folder or Path()
     if records is not None:
         from bitgolf.published.records import imported
 
         rows, broken = imported(records)
-        path = ledger.keep_cited(rows, folder)
+        path = ledger.keep_cited(rows, below)
         entries = len({row.source for row in rows})
         taken = {"imported": entries, "rows": len(rows), "not_imported": broken, "file": str(path)}
         for problem in broken:
             screen.note(f"not imported: {problem}")
-    known, problems = ledger.measured(folder)
+    known, problems = ledger.measured(below)
+    known = known if folder else ledger.with_shipped(known)
     own = ledger.matching(known, words or [])
-    figures = ledger.cited_in(folder, *(cited or []))
+    figures = ledger.cited_in(below, *(cited or []))
     others = ledger.matching(figures, words or [])
     note = ledger.novelty(figures, words) if words else ""
     if words or records is None:
-        screen.table("Measured here", *ledger.measured_rows(own), as_json=as_json)
+        screen.table("Measured, here and by the project", *ledger.measured_rows(own), as_json=as_json)
         title = "Cited: other people's figures and conditions"
         screen.table(title, *ledger.cited_rows(others), as_json=as_json)
     if note and not as_json:

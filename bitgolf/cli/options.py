@@ -36,4 +36,9 @@ Processes = Annotated[
 Portable = Annotated[
     bool, typer.Option("--portable", help="The same bits on every processor; slower, a score of its own.")
 ]
-ModelName = Annotated[str, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or a model.bin.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="[RUN|ARTIFACT]", help="A run folder or a model.bin; demo is the model that ships."
+    ),
+]

@@ -11,7 +11,7 @@ import typer
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json, ModelName, Seed
 from bitgolf.cli.shown import TEXT
-from bitgolf.inputs.resolve import find_artifact
+from bitgolf.inputs.resolve import SHIPPED, find_artifact
 from bitgolf.net.backend import Backend
 from bitgolf.report import screen
 from bitgolf.report.sample import sample as sampled
@@ -19,7 +19,7 @@ from bitgolf.squeeze.artifact import load_model
 
 
 def sample(
-    model: ModelName,
+    model: ModelName = SHIPPED,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
@@ -46,6 +46,7 @@ def sample(
     On a terminal it appears as it is written. With -i each line that you type is added to the text and
     continued; an empty one goes on, Ctrl-D ends.
 
+    Example: bitgolf sample --prompt "My fellow citizens"
     Example: bitgolf sample runs/demo --prompt "My fellow citizens"
     Example: bitgolf sample runs/demo -i --stop "." --temperature 0.6
     """

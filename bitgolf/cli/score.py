@@ -8,7 +8,7 @@ import typer
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Changes, Json, ModelName, OnData
-from bitgolf.inputs.resolve import find_artifact
+from bitgolf.inputs.resolve import SHIPPED, find_artifact
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen
@@ -17,7 +17,7 @@ from bitgolf.score.metric import summary
 
 
 def score(
-    model: ModelName,
+    model: ModelName = SHIPPED,
     text: Annotated[Path | None, typer.Option("--text", help="Score this file.")] = None,
     dataset: OnData = None,
     changes: Changes = None,

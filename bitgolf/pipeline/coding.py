@@ -14,7 +14,7 @@ from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes
 from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
-from bitgolf.inputs.resolve import find_artifact
+from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
 from bitgolf.pipeline.work import dataset_of
 from bitgolf.proof.adapted import Ways
@@ -89,21 +89,12 @@ def decompress_file(
         source, source.removesuffix(ENDING) if source.endswith(ENDING) else source + ".out"
     )
     _refuse_written(target, force)
-    if header.layout is not None and not model:
-        raise no_model()
     coder = _coder_for(model, header)
     crew = crew_for(target, processes)
     text = yield from with_progress(decompress(coder, data, source, crew), "decompress")
     _write(target, text)
     crew.disband()
     return {**facts_of(data, source), "out": str(target or PIPE)}
-
-
-def no_model() -> BitgolfError:
-    """The error for a model that is not given."""
-    return BitgolfError(
-        "no model to code with", way_out=f"-m RUN|ARTIFACT, or {MODEL_VARIABLE} in the environment"
-    )
 
 
 def facts_of(data: bytes, source: str) -> dict[str, Any]:
@@ -152,7 +143,7 @@ def prove_artifact(
     else:
         chosen = yield from _split_text(path, coder.tokenizer, data)
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
-    folder = out or path.parent / "proof"
+    folder = out or beside(path) / "proof"
     certificate = yield from prove(coder, chosen, folder, processes_of(processes), ways)
     return {**certificate, "certificate": str(folder / "certificate.json")}
 

@@ -16,7 +16,7 @@ from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_me
 from bitgolf.inputs.folder import held
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import kept, refuse_changed
-from bitgolf.inputs.resolve import find_dataset
+from bitgolf.inputs.resolve import SHIPPED_MODEL, SHIPPED_TEXT, beside, find_dataset
 from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, model_with, parameter_shapes
@@ -240,7 +240,7 @@ def score_artifact(
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
     model, plan, trained = model_to_score(path, unpacked, changes, as_its_run=text is None and data is None)
-    part, world = path.with_name(f"{path.name}.scores.part"), join_world(model.backend.device.type)
+    part, world = beside(path) / f"{path.name}.scores.part", join_world(model.backend.device.type)
     try:
         if text is not None:
             found = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
@@ -287,6 +287,8 @@ def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Gener
 
     data: what `--data` takes everywhere. Raises BitgolfError if none is known, or it has another tokenizer.
     """
+    if data is None and artifact == SHIPPED_MODEL:
+        data = Path(SHIPPED_TEXT)
     if data is None:
         recorded = artifact.parent / "result.json"
         known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
@@ -322,6 +324,18 @@ def score_text(
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
+    return (yield from score_bytes(model, tokenizer, content, plan, part, world))
+
+
+def score_bytes(
+    model: Model,
+    tokenizer: Tokenizer,
+    content: bytes,
+    plan: ScorePlan,
+    part: Path | None = None,
+    world: World = World(),
+) -> Generator[Event, None, Evaluated]:
+    """Score some bytes as one document. part, world: see `evaluate`."""
     tokens = next(Encoder(tokenizer).encode_documents([content]))
     differing = differing_bytes(content, tokenizer.decode(tokens))
     sizes = len(content), differing

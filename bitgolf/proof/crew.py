@@ -190,7 +190,7 @@ def _begin(artifact: bytes, window: int, portable: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     torch.set_num_threads(1)
-    bitgolf.load()
+    bitgolf.import_core()
     _coder = coder_of(artifact, window, portable)
 
 

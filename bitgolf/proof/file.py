@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf import load
+from bitgolf import import_core
 from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.base.events import mapped
 from bitgolf.base.plan import from_json, to_json
@@ -190,7 +190,7 @@ def read_header(data: bytes, where: str = "") -> Header:
 
 
 def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
-    load()  # the classes that it may name
+    import_core()  # the classes that it may name
     sliding = to_json(Sliding(length=layout.window, stride=layout.stride))
     try:
         adapts = json.loads(zlib.decompressobj().decompress(plan, MOST_PLAN_BYTES))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitgolf import load
+from bitgolf import import_core
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import Plan, field_types, members, parse_changes
 from bitgolf.recipe import Recipe
@@ -80,7 +80,7 @@ class Row:
 
 
 TABLE = tomllib.loads(Path(__file__).with_name("variables.toml").read_text("utf-8"))
-load()  # a slot finds its members among the classes that are there
+import_core()  # a slot finds its members among the classes that are there
 
 
 def _kind_at(plan: Plan, path: str) -> Any:

@@ -361,7 +361,7 @@ sys.path.insert(0, sys.argv.pop(1))
 import bitgolf, bitgolf.recipe, bitgolf.run.command
 from bitgolf.base.plan import from_json
 from bitgolf.script.own import load_own
-bitgolf.load()
+bitgolf.import_core()
 for own in sorted(Path(sys.argv[1]).parent.glob("own*.py")):
     load_own(own)
 recipe = from_json(bitgolf.recipe.Recipe, json.loads(Path(sys.argv[1]).read_text()))

@@ -276,8 +276,9 @@ def _contents(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor]) -
 
 
 def unpack(data: bytes) -> Unpacked:
-    """The model, float32 weights and tokenizer in an artifact; its forms are found after `bitgolf.load()`.
+    """The model, float32 weights and tokenizer in an artifact.
 
+    Its forms are found after `bitgolf.import_core()`.
     Raises a subclass of ArtifactError for each fault, and CodecError when a compressor is not installed.
     """
     sections = read_sections(data)

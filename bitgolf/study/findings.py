@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bitgolf.study.design import Arm, Study
 
 SHIPPED = Path(__file__).with_name("cited.json")
+MEASURED = Path(__file__).with_name("measured")  # the studies of the project, one JSON file each
 IMPORTED = "public-records.json"  # rows of `bitgolf findings --import`, in the folder of the ledger
 OWN_NAME = "study.json"  # what `bitgolf study` writes
 MARKS = (b'"study"', b'"comparisons"', b'"arms"')
@@ -108,6 +109,13 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
         except BitgolfError as error:
             problems.append(str(error))
     return found, problems
+
+
+def with_shipped(found: Sequence[Finding]) -> list[Finding]:
+    """Some lines, and those of the project's own studies that are not among them."""
+    known = {dataclasses.replace(each, file="") for each in found}
+    ours, _ = measured(MEASURED)
+    return [*found, *(each for each in ours if dataclasses.replace(each, file="") not in known)]
 
 
 def _study_files(folder: Path) -> Iterator[Path]:

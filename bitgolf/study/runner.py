@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf import load
+from bitgolf import import_core
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.files import write_json
@@ -131,7 +131,7 @@ def study_of(folder: Path) -> Study:
 
 
 def _plan_in(receipt: Receipt, folder: Path) -> Study:
-    load()
+    import_core()
     with techniques_of(folder):
         try:
             return from_json(Study, receipt["plan"])

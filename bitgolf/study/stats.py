@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from itertools import chain, combinations
 
 import numpy as np
-from scipy import special
+
+from bitgolf.base.errors import BitgolfError
+
+try:
+    from scipy import special
+except ImportError:
+    raise BitgolfError(
+        "the statistics of studies are an extra", way_out="pip install 'bitgolf[study]'"
+    ) from None
 
 POWER = 0.8  # of the smallest difference that a table is said to show
 PAIRING_P = 0.05  # pair only if seeds move arms together by this test

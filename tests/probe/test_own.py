@@ -23,7 +23,7 @@ from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
 
-bitgolf.load()
+bitgolf.import_core()
 SLIDING = Sliding(length=32, stride=8)
 PLAN = ModelPlan(vocabulary_size=320, layers=2, width=32, heads=2, kv_heads=1)
 

@@ -135,7 +135,7 @@ def test_a_planned_study_is_told_what_public_entries_tried():
 
 def test_the_verb_keeps_them_apart_from_what_was_measured(bitgolf, records, tmp_path):  # noqa: F811
     shipped = len(cited())
-    code, out, _ = bitgolf("findings", "--import", records, "Xsa", "--json")
+    code, out, _ = bitgolf("findings", "--import", records, "--in", ".", "Xsa", "--json")
     found = json.loads(out)
     assert code == 0 and found["imported"] == 2 and found["measured"] == []
     assert "tried in" in found["novelty"] and {"one"} <= {row["source"] for row in found["cited"]}
@@ -144,7 +144,7 @@ def test_the_verb_keeps_them_apart_from_what_was_measured(bitgolf, records, tmp_
     assert len(read_json(tmp_path / IMPORTED)) == 5
     assert len(cited(tmp_path / IMPORTED)) == shipped + 5
     code, out, _ = bitgolf("findings", "Xsa")
-    assert code == 0 and "Xsa: tried in" in out and out.index("Measured here") < out.index("Cited")
+    assert code == 0 and "Xsa: tried in" in out and out.index("Measured, here") < out.index("Cited")
     refused(bitgolf("findings", "--import", tmp_path / "none"), "no such folder")
     (tmp_path / IMPORTED).write_text("{}")
     refused(bitgolf("findings", "Xsa"), "not a table")

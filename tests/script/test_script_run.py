@@ -188,7 +188,7 @@ def test_two_processes_do_what_two_processes_of_the_package_do(data, tmp_path): 
         "from pathlib import Path\n"
         "import bitgolf, bitgolf.recipe, bitgolf.run.command\n"
         "from bitgolf.base.plan import from_json\n"
-        "bitgolf.load()\n"
+        "bitgolf.import_core()\n"
         f"text = Path({str(tmp_path / 'recipe.json')!r}).read_text()\n"
         "sys.exit(bitgolf.run.command.main(from_json(bitgolf.recipe.Recipe, json.loads(text))))\n"
     )

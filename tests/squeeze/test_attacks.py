@@ -445,7 +445,7 @@ import bitgolf
 from bitgolf.squeeze.artifact import unpack
 from tests.peak_memory import peak_so_far
 
-bitgolf.load()
+bitgolf.import_core()
 before = peak_so_far()
 for path in sorted(Path(sys.argv[1]).iterdir()):
     data, started = path.read_bytes(), time.process_time()
