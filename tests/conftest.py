@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BITGOLF_CACHE", str(shared / "cache"))
         yield
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of this test's own, with the scripts of the session in it: to make one takes seconds."""
+    scripts = Path(os.environ["BITGOLF_CACHE"]) / "scripts"
+    scripts.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "scripts").symlink_to(scripts)
+    monkeypatch.setenv("BITGOLF_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")

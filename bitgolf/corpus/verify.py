@@ -14,7 +14,7 @@ import numpy as np
 from bitgolf.base.errors import DataError, TokenizerError
 from bitgolf.base.files import sha256_of
 from bitgolf.corpus.belonging import LEAST_SHARE, share_returned
-from bitgolf.corpus.passport import GRAM_WORDS, SCAN_BYTES, scan_overlap, shard_documents
+from bitgolf.corpus.passport import GRAM_WORDS, SCAN_BYTES, mark_seen, scan_overlap, shard_documents
 from bitgolf.corpus.sources import Progress, Shards, shards_of
 from bitgolf.text.shards import PASSPORT_FILE, TOKENIZER_FILE, TokenStream, read_passport
 from bitgolf.text.tokenizer import Tokenizer
@@ -255,10 +255,7 @@ def shared_tokens(data: Data, most_train: int | None = None) -> Checking:
         yield Progress("shared tokens", offset, read)
         piece = train.read(offset, min(PIECE_TOKENS + RUN_TOKENS, read - offset))
         found |= known.intersection(_documents(piece, start))
-        there = _runs(piece, start)
-        if len(wanted) and len(there):
-            places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
-            seen[places[wanted[places] == there]] = True
+        mark_seen(seen, wanted, _runs(piece, start))
     part = (
         ""
         if read == train.tokens and len(ids) == val.tokens
@@ -292,14 +289,23 @@ def _documents(ids: np.ndarray, start: int) -> Iterator[bytes]:
 def _runs(ids: np.ndarray, start: int) -> np.ndarray:
     """A 64-bit hash of every run of tokens that no document begins in."""
     count = max(len(ids) - RUN_TOKENS + 1, 0)
-    total = np.zeros(count, np.uint64)
-    for i in range(RUN_TOKENS):
-        total = total * FACTOR + ids[i : i + count].astype(np.uint64) + np.uint64(1)
+    total = _polynomials(ids, RUN_TOKENS)[:count]
     total ^= total >> np.uint64(31)
     if start < 0 or not count:
         return total
     begun = np.cumsum(np.concatenate([[0], ids == start]))
     return total[begun[RUN_TOKENS:] == begun[:count]]
+
+
+def _polynomials(ids: np.ndarray, length: int) -> np.ndarray:
+    """(id + 1) * FACTOR^place, summed over every run of so many tokens, modulo 2^64; from halves of runs."""
+    if length == 1:
+        return ids.astype(np.uint64) + np.uint64(1)
+    left = _polynomials(ids, (length + 1) // 2)
+    rest = length // 2
+    right = left if length % 2 == 0 else _polynomials(ids, rest)
+    right = right[length - rest :]
+    return left[: len(right)] * np.uint64(pow(int(FACTOR), rest, 1 << 64)) + right
 
 
 def _parts(stream: TokenStream) -> Iterator[np.ndarray]:

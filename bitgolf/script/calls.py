@@ -6,6 +6,7 @@ objects have too, is left alone.
 """
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import foreign_objects
-from bitgolf.script.source import Import, Module, own_names, texts_in, walked, written
+from bitgolf.script.source import CACHED, Import, Module, own_names, texts_in, walked, written
 from bitgolf.script.trust import PURE_CALLS
 
 # Expressions that can be left out, or moved to where they are used, as nothing happens in them.
@@ -103,27 +104,41 @@ def _mentions(
     source: Source, kinds: Kinds, libraries: Set[str]
 ) -> Iterator[tuple[ast.Name | ast.Attribute, dict[str, str], str]]:
     """Names and attributes with the classes of the names around them, and the class that they stand in."""
-    inside: dict[int, tuple[dict[str, str], str]] = {}
+    around: dict[ast.FunctionDef | None, dict[str, str]] = {None: {}}
+    for item, first, function, owner in _read_names(source):
+        if first not in libraries:
+            if function and function not in around:
+                around[function] = kinds.local(function, owner)
+            yield item, around[function], owner
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _read_names(
+    source: Source,
+) -> list[tuple[ast.Name | ast.Attribute, str, ast.FunctionDef | None, str]]:
+    """Names that are read and attributes, but not of annotations and locals.
+
+    With the first name of what an attribute is of, and the function and class that they stand in.
+    """
+    inside: dict[int, tuple[ast.FunctionDef | None, str]] = {}
     hidden: set[int] = set()
     for function, owner in _functions(source.node):
-        around = kinds.local(function, owner.name if owner else ""), owner.name if owner else ""
         own = own_names(function)
         for item in walked(function):
-            inside[id(item)] = around
+            inside[id(item)] = function, owner.name if owner else ""
             if isinstance(item, ast.Name) and item.id in own:
                 hidden.add(id(item))
     for item in source.items:
         parts = [getattr(item, "annotation", None), getattr(item, "returns", None)]
-        hidden |= {id(inner) for part in parts if part for inner in ast.walk(part)}
+        hidden |= {id(inner) for part in parts if part for inner in walked(part)}
+    found: list[tuple[ast.Name | ast.Attribute, str, ast.FunctionDef | None, str]] = []
     for item in source.items:
-        if (
-            isinstance(item, ast.Name)
-            and id(item) not in hidden
-            and isinstance(item.ctx, ast.Load)
-            or isinstance(item, ast.Attribute)
-            and written(item.value).split(".")[0] not in libraries
-        ):
-            yield item, *inside.get(id(item), ({}, ""))
+        place = inside.get(id(item), (None, ""))
+        if isinstance(item, ast.Attribute):
+            found.append((item, written(item.value).split(".")[0], *place))
+        elif isinstance(item, ast.Name) and id(item) not in hidden and isinstance(item.ctx, ast.Load):
+            found.append((item, "", *place))
+    return found
 
 
 def _is_library(item: Import) -> bool:
@@ -189,8 +204,8 @@ def _without_ungiven(family: Family, name: str) -> list[Edit]:
     if texts or not text or not family.calls:
         return []
     value = ast.parse(text, mode="eval").body
-    names = {item.id for item in ast.walk(value) if isinstance(item, ast.Name)}
-    if not all(isinstance(item, (*STILL, ast.expr_context)) for item in ast.walk(value)):
+    names = {item.id for item in walked(value) if isinstance(item, ast.Name)}
+    if not all(isinstance(item, (*STILL, ast.expr_context)) for item in walked(value)):
         return []
     edits: list[Edit] = []
     for source, function, _ in family.functions:
@@ -236,7 +251,7 @@ def _calls_without(family: Family, name: str) -> list[Edit]:
 
 def is_quiet(node: ast.expr) -> bool:
     """Whether nothing is lost where an expression is not evaluated."""
-    for item in ast.walk(node):
+    for item in walked(node):
         if isinstance(item, ast.Call):
             if getattr(item.func, "id", getattr(item.func, "attr", "")) not in PURE_CALLS | {"get", "tolist"}:
                 return False

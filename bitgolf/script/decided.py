@@ -142,7 +142,7 @@ def _never_given(
     notes = [
         part for i in items for part in (getattr(i, "annotation", None), getattr(i, "returns", None)) if part
     ]
-    spared = called | {id(inner) for note in notes for inner in ast.walk(note)}
+    spared = called | {id(inner) for note in notes for inner in walked(note)}
     values = {i.id for i in items if isinstance(i, ast.Name) and id(i) not in spared}
     replaced = {
         word.arg

@@ -25,7 +25,7 @@ class Source:
 
     def __init__(self, definition: Definition) -> None:
         self.definition, self.text = definition, definition.text
-        (self.node,) = ast.parse(self.text).body
+        self.node = definition.tree
         self.items = walked(self.node)
         lines = self.text.splitlines(keepends=True)
         self._lines = [line.encode() for line in lines]
@@ -93,7 +93,7 @@ class Source:
     def _colon(self, node: ast.FunctionDef) -> int:
         """Where the head of a function ends."""
         arguments = node.args
-        inside = [part for part in ast.walk(arguments) if isinstance(part, ast.expr | ast.arg)]
+        inside = [part for part in walked(arguments) if isinstance(part, ast.expr | ast.arg)]
         ends = [self.end(part) for part in [*inside, *([node.returns] if node.returns else [])]]
         place = max([self.start(node) + len(f"def {node.name}"), *ends])
         while self.text[place] != ":":

@@ -39,7 +39,17 @@ from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.shrink import minify
 from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
-from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError, core, reach
+from bitgolf.script.source import (
+    PACKAGE_FOLDER,
+    Definition,
+    Import,
+    Module,
+    SourceError,
+    core,
+    nodes_in,
+    reach,
+    without_collector,
+)
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
 
@@ -58,6 +68,7 @@ class ScriptError(BitgolfError):
     """A generated script does not do what the package does."""
 
 
+@without_collector
 def flatten(
     recipe: Plan, main: str = "main", *, full: bool = False, modules: Sequence[Module] | None = None
 ) -> str:
@@ -462,7 +473,7 @@ def code_lines(script: str) -> int:
     """Lines that hold code: no blank ones, comments or docstrings."""
     tree = ast.parse(script)
     documented: set[int] = set()
-    for node in ast.walk(tree):
+    for node in nodes_in(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
             documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines = enumerate(map(str.strip, script.splitlines()), start=1)

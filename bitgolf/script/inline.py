@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 from bitgolf.script.calls import STILL, Family, families, given_for, is_empty, is_quiet
 from bitgolf.script.edits import LINE_LENGTH, Edit, Source, edited
-from bitgolf.script.source import SCOPES, Module, names_outside, own_names
+from bitgolf.script.source import SCOPES, Module, names_outside, own_names, walked
 
 ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.ListComp)
 
@@ -93,9 +93,9 @@ def _edit(
         return None
     if family.bound:
         given[names[0]] = call.func.value if isinstance(call.func, ast.Attribute) else None
-    reads = [item for item in ast.walk(value) if isinstance(item, ast.Name) and item.id in names]
+    reads = [item for item in walked(value) if isinstance(item, ast.Name) and item.id in names]
     free = set(names_outside(value)) - set(names)
-    inner = {n for item in ast.walk(value) if isinstance(item, SCOPES) for n in own_names(item)}
+    inner = {n for item in walked(value) if isinstance(item, SCOPES) for n in own_names(item)}
     around = {n for item in place.items if isinstance(item, SCOPES) for n in own_names(item)}
     if free & around or inner & set(names):
         return None
@@ -107,10 +107,10 @@ def _edit(
         if arg is None:
             continue
         alone = count == 1 and (len(reads) == 1 or _forwards(value, names))
-        still = all(isinstance(item, (*STILL, ast.expr_context)) for item in ast.walk(arg))
+        still = all(isinstance(item, (*STILL, ast.expr_context)) for item in walked(arg))
         if not (is_quiet(arg) if not count else still or alone):
             return None
-        if inner & {item.id for item in ast.walk(arg) if isinstance(item, ast.Name)}:
+        if inner & {item.id for item in walked(arg) if isinstance(item, ast.Name)}:
             return None
         texts[name] = place.of(arg) if isinstance(arg, ATOMS) or value in reads else f"({place.of(arg)})"
     text, start = source.of(value), source.start(value)

@@ -1,12 +1,13 @@
 """Of which class a value is, as far as annotations and plain assignments tell."""
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
-from bitgolf.script.source import Module, walked, written
+from bitgolf.script.source import CACHED, Module, walked, written
 
 ROWS = re.compile(r"(?:tuple|list|Sequence|Iterable|Iterator)\[(\w+)(?:, \.\.\.)?\]")  # of equal items
 
@@ -21,6 +22,7 @@ class Kinds:
             name: [base for base in map(written, node.bases) if base in self.classes]
             for name, node in self.classes.items()
         }
+        self._above: dict[str, tuple[str, ...]] = {}
         self._fields = {name: dict(_field_kinds(node)) for name, node in self.classes.items()}
         self._returns = {name: dict(_returned(node.body)) for name, node in self.classes.items()}
         self._returns[""] = dict(_returned(nodes)) | {name: name for name in self.classes}
@@ -38,12 +40,12 @@ class Kinds:
         ]
         return found[0] if len(found) == 1 else ""
 
-    def above(self, name: str) -> Iterator[str]:
+    def above(self, name: str) -> tuple[str, ...]:
         """A class and those it is derived from."""
-        if name in self.classes:
-            yield name
-            for base in self.bases[name]:
-                yield from self.above(base)
+        if name not in self._above:
+            bases = (other for base in self.bases.get(name, ()) for other in self.above(base))
+            self._above[name] = (name, *bases) if name in self.classes else ()
+        return self._above[name]
 
     def below(self, name: str) -> list[str]:
         """A class and those derived from it."""
@@ -71,13 +73,12 @@ class Kinds:
 
     def local(self, function: ast.FunctionDef, owner: str) -> dict[str, str]:
         """The classes of parameters, and of locals that are only set to what is known to be of one."""
-        names = (item for item in walked(function) if isinstance(item, ast.Name))
-        stored = Counter(name.id for name in names if isinstance(name.ctx, ast.Store))
+        stored, bindings = _bound(function)
         kinds = {name: kind for name, kind in _parameters(function).items() if name not in stored}
         if owner and "self" not in stored:
             kinds["self"] = owner
         found: dict[str, list[str]] = {}
-        for item in walked(function):
+        for item in bindings:
             for name, kind in self._bindings(item, kinds):
                 if isinstance(name, ast.Name) and kind:
                     found.setdefault(name.id, []).append(kind)
@@ -119,6 +120,17 @@ class Kinds:
             found = next((self._returns[c][name] for c in self.above(owner) if name in self._returns[c]), "")
             return owner if found == "Self" else found
         return ""
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _bound(function: ast.FunctionDef) -> tuple[Counter[str], list[ast.AST]]:
+    """How often each name is set, and what sets some of them."""
+    items = walked(function)
+    names = (item for item in items if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store))
+    return (
+        Counter(name.id for name in names),
+        [item for item in items if isinstance(item, ast.Assign | ast.For | ast.comprehension)],
+    )
 
 
 def pairs(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from bitgolf.script.source import PLAIN_BASES, names_loaded
+from bitgolf.script.source import PLAIN_BASES, names_loaded, nodes_in
 
 # Decorators that read neither annotations nor names of parameters; any other may (torch custom operators).
 BLIND_DECORATORS = frozenset(
@@ -56,7 +56,7 @@ def foreign_objects() -> tuple[object, ...]:
 
 def visible_names(tree: ast.Module) -> set[str]:
     """Names that must keep their spelling for the script to mean what it meant."""
-    items = list(ast.walk(tree))
+    items = nodes_in(tree)
     classes = {item.name: item for item in items if isinstance(item, ast.ClassDef)}
     own = set(_own_attributes(items)) | classes.keys()
     kept = {*dir(builtins), *keyword.kwlist, *_library_names(items), *_texts(items), *_state_names(classes)}
@@ -68,7 +68,7 @@ def visible_names(tree: ast.Module) -> set[str]:
         if isinstance(item, ast.alias):
             kept.add((item.asname or item.name).split(".")[0])
         elif isinstance(item, ast.FunctionDef) and not is_blind(item):  # may hand names on, as annotations
-            kept |= {inner.arg for inner in ast.walk(item.args) if isinstance(inner, ast.arg)}
+            kept |= {inner.arg for inner in nodes_in(item.args) if isinstance(inner, ast.arg)}
         elif isinstance(item, ast.MatchMapping) and item.rest:
             kept.add(item.rest)
         elif isinstance(item, ast.MatchClass):
@@ -95,7 +95,7 @@ def spelled_names(tree: ast.Module) -> Iterator[str]:
         yield from (name, *_field_names(classes[name]))
         waiting += [other for other, node in classes.items() if name in map(ast.unparse, node.bases)]
         fields = [item for item in classes[name].body if isinstance(item, ast.AnnAssign)]
-        waiting += [item for field in fields for item in names_loaded(ast.walk(field)) if item in classes]
+        waiting += [item for field in fields for item in names_loaded(nodes_in(field)) if item in classes]
 
 
 def is_blind(node: ast.FunctionDef) -> bool:
@@ -116,7 +116,7 @@ def _field_names(node: ast.ClassDef) -> Iterator[str]:
     for item in node.body:
         targets = item.targets if isinstance(item, ast.Assign) else []
         targets = [item.target] if isinstance(item, ast.AnnAssign) else targets
-        yield from (name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name))
+        yield from (name.id for t in targets for name in nodes_in(t) if isinstance(name, ast.Name))
 
 
 def _library_names(items: Iterable[ast.AST]) -> Iterator[str]:
@@ -201,7 +201,7 @@ def _state_names(classes: dict[str, ast.ClassDef]) -> Iterator[str]:
         if not foreign:
             continue
         methods = set(_methods(node, classes))
-        for item in ast.walk(node):
+        for item in nodes_in(node):
             if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
                 yield item.attr
             elif isinstance(item, ast.Attribute) and ast.unparse(item.value) in ("self", "super()"):
@@ -230,7 +230,7 @@ def _foreign_bases(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iter
 def _reflects(tree: ast.Module) -> bool:
     """Whether anything but the writers of artifacts asks a class for the names of its fields."""
     others = [item for item in tree.body if getattr(item, "name", "") not in SPELLERS]
-    found = [part for item in others for part in ast.walk(item)]
+    found = [part for item in others for part in nodes_in(item)]
     called = {
         part.func.id for part in found if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
     }

@@ -25,6 +25,7 @@ from bitgolf.script.source import (
     Module,
     SourceError,
     inner_faults,
+    nodes_in,
     read_module,
     shared_namespace_faults,
     top_level_faults,
@@ -232,7 +233,7 @@ def _is_main(module: Module, fault: str) -> bool:
 
 
 def _imports_in(node: ast.AST) -> Iterator[Import]:
-    for item in ast.walk(node):
+    for item in nodes_in(node):
         if isinstance(item, ast.Import | ast.ImportFrom):
             yield from (each for each, _ in read_module(ast.unparse(item), "").imports)
 

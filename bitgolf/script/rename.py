@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from bitgolf.script.names import is_blind
-from bitgolf.script.source import SCOPES
+from bitgolf.script.source import SCOPES, nodes_in
 
 NAMED: dict[type[ast.AST] | tuple[type[ast.AST], ...], str] = {
     ast.Name: "id",
@@ -33,7 +33,7 @@ class _Unit(NamedTuple):
 
 def shorten_names(tree: ast.Module, visible: Set[str]) -> None:
     """Rename identifiers; visible: those that something outside may see, which stay."""
-    items = list(ast.walk(tree))
+    items = nodes_in(tree)
     if {"locals", "globals"} & {name for item in items for _, name in names_in(item)}:
         return
     units = list(_units(tree, items))
@@ -122,7 +122,7 @@ def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 def _globals(tree: ast.Module) -> set[str]:
     """The names of the module itself."""
-    found = set(_bound(part for item in tree.body for part in ast.walk(item) if not isinstance(item, SCOPES)))
+    found = set(_bound(part for item in tree.body for part in nodes_in(item) if not isinstance(item, SCOPES)))
     for item in tree.body:
         if isinstance(item, ast.FunctionDef | ast.ClassDef):
             found.add(item.name)
@@ -145,7 +145,7 @@ def _inside(function: ast.FunctionDef) -> Iterator[ast.AST]:
 
 def _direct(function: ast.FunctionDef) -> Iterator[ast.AST]:
     """What is in its own scope, not in those of functions, lambdas and comprehensions inside it."""
-    waiting: list[ast.AST] = [arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)]
+    waiting: list[ast.AST] = [arg for arg in nodes_in(function.args) if isinstance(arg, ast.arg)]
     waiting += function.body
     while waiting:
         item = waiting.pop()
@@ -168,7 +168,7 @@ def _fixed(nodes: Iterable[ast.AST]) -> Iterator[str]:
     for item in nodes:
         if isinstance(item, ast.ClassDef):
             yield item.name
-            yield from (name for part in ast.walk(item) for _, name in names_in(part))
+            yield from (name for part in nodes_in(item) for _, name in names_in(part))
         elif isinstance(item, ast.MatchAs | ast.MatchStar | ast.MatchMapping):
             yield from (name for name in (getattr(item, "name", None), getattr(item, "rest", None)) if name)
         elif isinstance(item, ast.Global):

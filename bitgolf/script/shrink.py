@@ -9,10 +9,11 @@ from collections import Counter
 
 from bitgolf.script.names import is_blind, spelled_names, visible_names
 from bitgolf.script.rename import shorten_names
-from bitgolf.script.source import names_loaded, reach, read_module
+from bitgolf.script.source import names_loaded, nodes_in, reach, read_module, without_collector
 from bitgolf.script.terse import terse
 
 
+@without_collector
 def minify(script: str) -> str:
     """The same program in fewer characters; what only annotations used falls away too."""
     spelled = set(spelled_names(ast.parse(script)))  # their annotations say it, which go
@@ -25,7 +26,7 @@ def minify(script: str) -> str:
 
 def _inline_constants(tree: ast.Module) -> None:
     """Write numbers of the module where they are read, if that is one place."""
-    items = list(ast.walk(tree))
+    items = nodes_in(tree)
     counts = Counter(item.id for item in items if isinstance(item, ast.Name))
     bound = Counter(item.arg for item in items if isinstance(item, ast.arg))
     values: dict[str, ast.Constant] = {}
@@ -67,7 +68,7 @@ class _Strip(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         if is_blind(node):
             node.returns = None
-            for item in ast.walk(node.args):
+            for item in nodes_in(node.args):
                 if isinstance(item, ast.arg):
                     item.annotation = None
         inner = _StripLocals()
@@ -100,7 +101,7 @@ def _drop_unreached(script: str) -> str:
     if not isinstance(tail, ast.If):
         return script
     defined = {name for definition in module.definitions for name in definition.names}
-    used = set(names_loaded(ast.walk(tail)))
+    used = set(names_loaded(nodes_in(tail)))
     definitions, imports = reach([module], used & defined)
     kept = [d.node for d in definitions]
     needed = {item.bound for item in imports} | used

@@ -111,14 +111,14 @@ def _read(definition: Definition) -> frozenset[str]:
     for item in definition.items:
         parts = [getattr(item, "annotation", None), getattr(item, "returns", None)]
         parts += item.bases if isinstance(item, ast.ClassDef) else []
-        skipped |= {id(inner) for part in parts if part for inner in ast.walk(part)}
+        skipped |= {id(inner) for part in parts if part for inner in walked(part)}
     return frozenset(
         item.id for item in definition.items if isinstance(item, ast.Name) and id(item) not in skipped
     )
 
 
 def _can_join(node: ast.ClassDef) -> bool:
-    asks_above = any(written(i.func) == "super" for i in ast.walk(node) if isinstance(i, ast.Call))
+    asks_above = any(written(i.func) == "super" for i in walked(node) if isinstance(i, ast.Call))
     return not asks_above and not node.decorator_list
 
 
@@ -145,7 +145,7 @@ def _renamings(source: Source, names: Mapping[str, str], later: Set[str]) -> Ite
     places = [(start, end, names[name]) for start, end, name in _places(source, names)]
     for node in _annotations(source):
         start, end = source.start(node), source.end(node)
-        if later.isdisjoint(item.id for item in ast.walk(node) if isinstance(item, ast.Name)):
+        if later.isdisjoint(item.id for item in walked(node) if isinstance(item, ast.Name)):
             continue
         text = source.text[start:end]
         for first, last, new in sorted(places, reverse=True):

@@ -87,7 +87,7 @@ def plain_settings(modules: Sequence[Module]) -> list[Module]:
 
 def _plain_class(definition: Definition, incomplete: set[str]) -> Definition:
     lines = definition.text.splitlines()
-    (node,) = ast.parse(definition.text).body
+    node = definition.tree
     assert isinstance(node, ast.ClassDef)
     cuts = list(_field_cuts(node, lines, incomplete))
     for item in node.decorator_list:

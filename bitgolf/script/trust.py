@@ -11,9 +11,10 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence, Set
 
-from bitgolf.script.source import CACHED, SCOPES, Definition, Module, first_line, read_module
+from bitgolf.script.source import CACHED, SCOPES, Definition, Module, first_line, read_module, walked, written
 
 FAMILY = "BitgolfError"
+OF_NOTHING = " of nothing"  # behind the name of a function that does nothing where its argument is empty
 # Calls without a trace: what only they computed may fall away with its last reader.
 PURE_CALLS = frozenset(
     "all any bool detach dict enumerate float getattr int isinstance items keys len list max min range set "
@@ -39,7 +40,7 @@ def trusting(modules: Sequence[Module]) -> list[Module]:
     errors, idle = _errors(modules), set[str]()
     while True:
         modules = [_module(module, errors, idle) for module in modules]
-        if (found := _idle_functions(modules) | {f"{name} of nothing" for name in _loops(modules)}) == idle:
+        if (found := _idle_functions(modules) | {name + OF_NOTHING for name in _loops(modules)}) == idle:
             return list(modules)
         idle = found
 
@@ -53,7 +54,7 @@ def _loops(modules: Sequence[Module]) -> set[str]:
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 given = [arg.arg for arg in node.args.args if arg.arg != "self"]
                 loop = body[0] if len(given) == len(body) == 1 else None
-                over = ast.unparse(loop.iter).removesuffix(".items()") if isinstance(loop, ast.For) else ""
+                over = written(loop.iter).removesuffix(".items()") if isinstance(loop, ast.For) else ""
                 loops[node.name] = loops.get(node.name, True) and [over] == given
     return {name for name, is_loop in loops.items() if is_loop}
 
@@ -64,9 +65,9 @@ def _errors(modules: Sequence[Module]) -> set[str]:
     for module in modules:
         for definition in module.definitions:
             node = definition.node
-            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & found:
+            if isinstance(node, ast.ClassDef) and {written(base) for base in node.bases} & found:
                 found.add(node.name)
-            if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in found:
+            if isinstance(node, ast.FunctionDef) and node.returns and written(node.returns) in found:
                 found.add(node.name)
     return found
 
@@ -93,17 +94,21 @@ def _is_idle(node: ast.FunctionDef) -> bool:
 
 
 def _module(module: Module, errors: Set[str], idle: Set[str]) -> Module:
-    known = frozenset(errors), frozenset(idle)
-    changed = tuple(_definition(definition, *known) for definition in module.definitions)
+    changed = tuple(_without_refusals(d, errors, idle) for d in module.definitions)
     return dataclasses.replace(module, definitions=changed)
+
+
+def _without_refusals(definition: Definition, errors: Set[str], idle: Set[str]) -> Definition:
+    """It is told only names that stand in it: done again where these change, and not where others do."""
+    told = {name for name in idle if name.removesuffix(OF_NOTHING) in definition.mentioned}
+    return _definition(definition, frozenset(errors & definition.mentioned), frozenset(told))
 
 
 @functools.lru_cache(maxsize=CACHED)
 def _definition(definition: Definition, errors: frozenset[str], idle: frozenset[str]) -> Definition:
     while isinstance(definition.node, ast.FunctionDef | ast.ClassDef):
         lines = definition.text.splitlines()
-        (node,) = ast.parse(definition.text).body
-        functions = [item for item in ast.walk(node) if isinstance(item, ast.FunctionDef)]
+        functions = [item for item in walked(definition.tree) if isinstance(item, ast.FunctionDef)]
         cuts = [cut for function in functions for cut in _Cutter(function, lines, errors, idle).cuts]
         if not cuts:
             break
@@ -123,13 +128,13 @@ class _Cutter:
         self.lines, self.errors, self.idle = lines, errors, idle
         self.cuts: list[tuple[int, int, list[str]]] = []
         self.loaded = _loads(function)
-        changed = [item for item in ast.walk(function) if isinstance(item, ast.AugAssign)]
+        changed = [item for item in walked(function) if isinstance(item, ast.AugAssign)]
         self.shared = set(_bound_to_others(function))
-        inner = (item for item in ast.walk(function) if isinstance(item, SCOPES) and item is not function)
+        inner = (item for item in walked(function) if isinstance(item, SCOPES) and item is not function)
         self.inner = {name for item in inner for name in _loads(item)}
         kept = [item.target for item in changed if self._targets(item) is None]
         self.read = {*self.loaded, *(target.id for target in kept if isinstance(target, ast.Name))}
-        for item in ast.walk(function):
+        for item in walked(function):
             if isinstance(item, ast.Nonlocal | ast.Global):
                 self.read |= set(item.names)
         self._block(function.body)
@@ -172,10 +177,10 @@ class _Cutter:
         if isinstance(item, ast.Expr) and isinstance(item.value, ast.Call):
             called = item.value.func
             name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
-            is_empty = [ast.unparse(arg) for arg in item.value.args] in (["{}"], ["()"])
-            return name in self.idle or (is_empty and f"{name} of nothing" in self.idle)
+            is_empty = [written(arg) for arg in item.value.args] in (["{}"], ["()"])
+            return name in self.idle or (is_empty and name + OF_NOTHING in self.idle)
         if isinstance(item, ast.If) and not item.orelse:
-            kept = {n.target.id for n in ast.walk(item.test) if isinstance(n, ast.NamedExpr)}
+            kept = {n.target.id for n in walked(item.test) if isinstance(n, ast.NamedExpr)}
             inside = _loads(item)
             used_later = any(self.loaded.count(name) > inside.count(name) for name in kept)
             return not used_later and self._ends_in_refusal(item.body)
@@ -215,13 +220,13 @@ class _Cutter:
         if any(isinstance(each, ast.Starred) for pair in pairs for each in pair):
             return ""
         left = [pair for pair in pairs if not self._is_unread(ast.Assign([pair[0]], pair[1], lineno=0))]
-        return " = ".join(", ".join(map(ast.unparse, side)) for side in zip(*left)) if left != pairs else ""
+        return " = ".join(", ".join(map(written, side)) for side in zip(*left)) if left != pairs else ""
 
     def _is_unread(self, item: ast.stmt) -> bool:
         """A function that nobody calls, or locals that nobody reads, of a value made without a trace."""
         if isinstance(item, ast.FunctionDef):
             return item.name not in self.loaded and not item.decorator_list
-        if isinstance(item, ast.Assign) and list(map(ast.unparse, item.targets)) == [ast.unparse(item.value)]:
+        if isinstance(item, ast.Assign) and list(map(written, item.targets)) == [written(item.value)]:
             return True  # what it is already
         targets = self._targets(item)
         return targets is not None and not targets & self.read
@@ -234,11 +239,11 @@ class _Cutter:
 
 def _bound_to_others(function: ast.FunctionDef) -> Iterator[str]:
     """Names that are set to anything but what was just made: others may hold the same thing."""
-    own = {id(item.target) for item in ast.walk(function) if isinstance(item, ast.AugAssign)}
-    for item in ast.walk(function):
+    own = {id(item.target) for item in walked(function) if isinstance(item, ast.AugAssign)}
+    for item in walked(function):
         if isinstance(item, ast.Assign) and isinstance(item.value, FRESH):
             own |= {id(target) for target in item.targets}
-    for item in ast.walk(function):
+    for item in walked(function):
         if isinstance(item, ast.arg):
             yield item.arg
         elif isinstance(item, ast.Name) and not isinstance(item.ctx, ast.Load) and id(item) not in own:
@@ -251,16 +256,16 @@ def _traceless_targets(item: ast.stmt) -> set[str] | None:
         return None
     targets = item.targets if isinstance(item, ast.Assign) else [item.target]
     messages = [
-        part for text in ast.walk(item.value) if isinstance(text, ast.JoinedStr) for part in ast.walk(text)
+        part for text in walked(item.value) if isinstance(text, ast.JoinedStr) for part in walked(text)
     ]
-    calls = [n.func for n in ast.walk(item.value) if isinstance(n, ast.Call) and n not in messages]
+    calls = [n.func for n in walked(item.value) if isinstance(n, ast.Call) and n not in messages]
     names = {target.id for target in targets if isinstance(target, ast.Name)}
     is_pure = all(getattr(call, "id", getattr(call, "attr", "")) in PURE_CALLS for call in calls)
     return names if is_pure and all(isinstance(target, ast.Name) for target in targets) else None
 
 
 def _loads(node: ast.AST) -> list[str]:
-    names = (item for item in ast.walk(node) if isinstance(item, ast.Name))
+    names = (item for item in walked(node) if isinstance(item, ast.Name))
     return [name.id for name in names if isinstance(name.ctx, ast.Load)]
 
 

@@ -8,7 +8,7 @@ from bitgolf.base.plan import Plan
 from bitgolf.script.calls import attributes_read
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import COPIES, spelled_names
-from bitgolf.script.source import Definition, Module, first_line, read_module, texts_in
+from bitgolf.script.source import Definition, Module, first_line, nodes_in, read_module, texts_in
 
 Fields = set[tuple[str, str]]  # by class and name
 
@@ -24,7 +24,7 @@ def without_unread(modules: Sequence[Module], spelled: Set[tuple[str, str]]) -> 
     classes = {d.node.name: d.node for d in definitions if isinstance(d.node, ast.ClassDef)}
     others, writers = classes.keys() - set(_below("Plan", classes)), classes.keys() | COPIES
     shipped = set(spelled_names(tree))
-    inside = [part for item in ast.walk(tree) if isinstance(item, ast.FunctionDef) for part in ast.walk(item)]
+    inside = [part for item in nodes_in(tree) if isinstance(item, ast.FunctionDef) for part in nodes_in(item)]
     calls = [item for item in inside if isinstance(item, ast.Call)]
     calls = [c for c in calls if getattr(c.func, "id", getattr(c.func, "attr", "")) in writers]
     written = {word.arg for call in calls for word in call.keywords} | set(texts_in(inside))

@@ -81,8 +81,7 @@ def own(path, text, name=""):
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
-    monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
+def file(tmp_path, own_cache):
     return tmp_path / "mine.py"
 
 

@@ -30,9 +30,8 @@ RESULT_KEYS = {
 
 
 @pytest.fixture
-def bitgolf(monkeypatch, capsys, tmp_path):
+def bitgolf(monkeypatch, capsys, tmp_path, own_cache):
     """Type a command; get exit code, stdout, stderr."""
-    monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def typed(*words):

@@ -23,9 +23,7 @@ from bitgolf.script.source import SourceError
 from tests.own_file import TEXT
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
