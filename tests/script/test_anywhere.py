@@ -22,7 +22,6 @@ from bitgolf.script.flatten import flatten, prove_scripts, undefined_names
 from bitgolf.script.source import SourceError
 from tests.own_file import TEXT
 
-
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 

@@ -147,7 +147,8 @@ def test_a_trained_run_is_packed_into_a_budget(folder, dataset, tmp_path):
     assert 55_944 <= result["total_bytes"] <= 56_000
     assert result["status"] == "ok" and result["budget_bytes"] == 56_000
     less = finish(pack_again(filling(trained, 40_000), tmp_path / "less"))
-    assert abs(less["gap"]) > abs(result["gap"])
+    # As measured, so small a gap may have either sign, and differs from processor to processor.
+    assert less["predicted_gap"] > 2 * result["predicted_gap"] > 0
 
 
 def test_on_the_command_line(bitgolf, folder, dataset):  # noqa: F811
