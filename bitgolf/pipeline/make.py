@@ -32,7 +32,8 @@ LEAST_TRAINING = 0.5  # of the time
 AFTER_SECONDS = 10.0
 PACK_SECONDS = 30e-6  # a weight
 RIVAL_SECONDS, RIVAL_BYTES = 2e-6, 64_000_000  # a byte of text, of so many at most
-SCORE_PASSES = 3.0  # over the validation text, in tokens of training
+SCORE_PASSES = 4.0  # over the validation text, in tokens of training
+MIX_SECONDS = 80e-6  # a token of it, by mixers
 PROVEN_BYTES = 20_000
 
 
@@ -130,7 +131,9 @@ def chosen(asked: Order, text: Text, validation_share: float) -> Choice:
         choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
         after = AFTER_SECONDS + PACK_SECONDS * count_parameters(choice.recipe.model)
         after += RIVAL_SECONDS * min(text.size, RIVAL_BYTES)
-        after += SCORE_PASSES * validation_share * text.tokens(choice.recipe.model) / choice.speed
+        after += (
+            validation_share * text.tokens(choice.recipe.model) * (SCORE_PASSES / choice.speed + MIX_SECONDS)
+        )
         seconds = max(LEAST_TRAINING * asked.seconds, asked.seconds - after)
     choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
     choice.lines[-1] += f"; about {after:,.0f} s more to pack, score, compare and prove"
