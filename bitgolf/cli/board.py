@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Json
+from bitgolf.inputs.writable import refuse_file
 from bitgolf.report import screen
 from bitgolf.study.board import write_board
 
@@ -31,6 +32,8 @@ def board(
     Example: bitgolf board runs --watch 10
     """
     page = out or folder / "board.html"
+    if folder.is_dir():
+        refuse_file(page)
     facts = write_board(folder, page, watch)
     while watch:
         time.sleep(watch)

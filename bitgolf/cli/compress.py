@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json, Portable, Processes
 from bitgolf.inputs.resolve import SHIPPED
 from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file
@@ -25,6 +26,14 @@ To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write;
 ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Write over a file that is there.")]
 Listed = Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")]
+
+
+def refuse_two_answers(target: Path | None, file: str, as_json: bool) -> None:
+    """Raise BitgolfError where bytes and a JSON object would both go to stdout."""
+    if as_json and (str(target) == PIPE or (target is None and file == PIPE)):
+        raise BitgolfError(
+            "stdout cannot have the bytes and a JSON object", where="--json", way_out="name a file with -o"
+        )
 
 
 def compress(
@@ -51,6 +60,7 @@ def compress(
         screen.close(list_file(file), as_json=as_json)
         return
     target = Path(PIPE) if stdout else out
+    refuse_two_answers(target, file, as_json)
     facts = screen.follow(compress_file(model, file, target, window, force, portable, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

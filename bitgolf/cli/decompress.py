@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bitgolf.cli.compress import CodeWith, File, Force, Listed, To, ToPipe
+from bitgolf.cli.compress import CodeWith, File, Force, Listed, To, ToPipe, refuse_two_answers
 from bitgolf.cli.options import Json, Processes
 from bitgolf.inputs.resolve import SHIPPED
 from bitgolf.pipeline.coding import PIPE, decompress_file, list_file
@@ -29,6 +29,7 @@ def decompress(
         screen.close(list_file(file), as_json=as_json)
         return
     target = Path(PIPE) if stdout else out
+    refuse_two_answers(target, file, as_json)
     facts = screen.follow(decompress_file(model, file, target, force, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

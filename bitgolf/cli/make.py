@@ -8,6 +8,7 @@ import typer
 from bitgolf.base.plan import to_json
 from bitgolf.cli.options import Changes, Json, Out, Seed
 from bitgolf.cli.shown import free_folder, show_result
+from bitgolf.inputs.writable import refuse_folder
 from bitgolf.net.model import count_parameters
 from bitgolf.pipeline.make import make as made
 from bitgolf.pipeline.make import order, planned
@@ -55,5 +56,6 @@ def make(
         screen.close(facts | ({"recipe": to_json(chosen.recipe)} if as_json else {}), as_json=as_json)
         return
     folder = out or free_folder(Path("runs/made"))
+    refuse_folder(folder)
     result = screen.follow(made(asked, folder, seed))
     show_result(result, as_json, f"bitgolf sample {folder}")

@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bitgolf.cli.options import Changes, Json
+from bitgolf.cli.options import Changes, Json, OnData
 from bitgolf.cli.shown import show_alarms
+from bitgolf.inputs.resolve import find_artifact, find_dataset
+from bitgolf.inputs.writable import refuse_folder
 from bitgolf.pipeline.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
 from bitgolf.report import screen
 from bitgolf.report.charts import sparkline, trimmed
@@ -26,7 +28,7 @@ def pack(
     budget_bytes: Annotated[
         int | None, typer.Option("--budget-bytes", min=1, help="Fill so many bytes, code included.")
     ] = None,
-    dataset: Annotated[Path | None, typer.Option("--data", help="Its dataset, if not where it was.")] = None,
+    dataset: OnData = None,
     as_json: Json = False,
 ) -> None:
     """Pack a trained run again by other rules, without training; or see what several would give.
@@ -39,11 +41,18 @@ def pack(
 
     Example: bitgolf pack runs/demo --compare int8,int6,gptq,gptq-sdclip
     """
+    target = out or folder / "packed"
+    if tables is None:
+        refuse_folder(target)
+    if dataset is not None:  # text is tokenized as the run's model does
+        tokenizer = find_artifact(str(folder))[1].tokenizer
+        dataset = screen.follow(
+            find_dataset(str(dataset), tokenizer.vocabulary_size, tokenizer=tokenizer)
+        ).folder
     trained = open_run(folder, changes or [], dataset)
     if budget_bytes is not None:
         trained = filling(trained, budget_bytes)
     if tables is None:
-        target = out or folder / "packed"
         result = screen.follow(pack_again(trained, target))
         _show_tensors(result, as_json)
         following = f"bitgolf score {target}"

@@ -9,6 +9,7 @@ import typer
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Changes, Json, ModelName, OnData
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
+from bitgolf.pipeline.seen import documents_trained_on
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen
@@ -55,6 +56,15 @@ def score(
     size = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), **found}
     facts |= public_rule(unpacked.tokenizer, scores)
+    if not scores.complete:
+        screen.note("a part of the text was scored, so this score does not compare with that of the whole")
+    if text is not None or dataset is not None:
+        seen, documents = documents_trained_on(scores, path, unpacked.tokenizer)
+        facts |= {"documents_trained_on": seen} if documents else {}
+        if seen:
+            screen.note(
+                f"{seen} of {documents} scored documents were trained on: this says nothing of new text"
+            )
     if not as_json:
         facts["query_positions"] = positions_in_words(found)
     screen.close(facts, as_json=as_json)

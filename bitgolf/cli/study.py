@@ -7,6 +7,7 @@ import typer
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json
+from bitgolf.inputs.writable import refuse_folder
 from bitgolf.net.backend import choose_backend
 from bitgolf.report import screen
 from bitgolf.study.design import Study
@@ -76,6 +77,8 @@ def study(
     Example: bitgolf study studies/pr682.py --processes 2
     """
     chosen = find_study(file)
+    if not plan:
+        refuse_folder(out / chosen.name)
     if data is not None:
         chosen = chosen.replace(data=data)
     if report:

@@ -8,6 +8,7 @@ import typer
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import NAME_RULE, is_plain_name
 from bitgolf.cli.options import Json
+from bitgolf.inputs.writable import refuse_folder
 from bitgolf.report import screen
 
 
@@ -57,6 +58,8 @@ def submit(
         raise BitgolfError("no name of a track", where="--track", value=track, way_out=NAME_RULE)
     chosen = rules_named(rules)
     declared = _declared(seeds)
+    if out:
+        refuse_folder(out)
     found = gathered(runs, declared)
     title = name or found[0].result["recipe"]
     folder = out or Path("records") / f"{found[0].result['recipe']}-{found[0].result['recipe_identity'][:8]}"

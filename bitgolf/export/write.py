@@ -9,6 +9,7 @@ from bitgolf.export.exported import Exported, needs, read_exported, write_weight
 from bitgolf.export.folder import write_folder
 from bitgolf.export.onnx import write_onnx
 from bitgolf.inputs.resolve import beside
+from bitgolf.inputs.writable import refuse_file, refuse_folder
 
 
 class Form(NamedTuple):
@@ -35,13 +36,13 @@ def export_to(run: str, form_name: str, out: Path | None) -> dict[str, Any]:
     if form_name not in FORMS:
         raise BitgolfError("no such form", value=form_name, way_out=nearest(form_name, FORMS))
     form = FORMS[form_name]
+    is_file = "." in form.place
+    if out:
+        (refuse_file if is_file else refuse_folder)(out)
     needs(form.extra, *form.packages)
     exported = read_exported(run)
     target = out or beside(exported.path) / form.place
-    taken = target.is_dir() if "." in form.place else target.exists() and not target.is_dir()
-    if taken:
-        kind = "a folder" if "." not in form.place else "a file"
-        raise BitgolfError(f"{form_name} is {kind}, and something else is there", where=str(target))
+    (refuse_file if is_file else refuse_folder)(target)
     difference = form.write(exported, target)
     size = sum(path.stat().st_size for path in ([target] if target.is_file() else target.iterdir()))
     return {

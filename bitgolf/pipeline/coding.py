@@ -16,6 +16,7 @@ from bitgolf.base.plan import parse_changes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
+from bitgolf.inputs.writable import refuse_file, refuse_folder
 from bitgolf.pipeline.work import dataset_of
 from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, coder_of
@@ -134,6 +135,8 @@ def prove_artifact(
     changes: of the recipe's way to score, as `score.mixers=(NgramCache(),)`; what adapts or is mixed in there
     is proven as well.
     """
+    if out is not None:
+        refuse_folder(out)
     coder, path = open_coder(model, portable=portable)
     ways = _ways(path.parent / "recipe.json", changes)
     if ways is not None and portable:
@@ -144,6 +147,7 @@ def prove_artifact(
         chosen = yield from _split_text(path, coder.tokenizer, data)
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
     folder = out or beside(path) / "proof"
+    refuse_folder(folder)
     certificate = yield from prove(coder, chosen, folder, processes_of(processes), ways)
     return {**certificate, "certificate": str(folder / "certificate.json")}
 
@@ -234,6 +238,8 @@ def _refuse_written(target: Path | None, force: bool) -> None:
         raise BitgolfError(
             "it is there already", where=str(target), way_out="--force, or another name with -o"
         )
+    if target is not None and str(target) != PIPE:
+        refuse_file(target, "give another name with -o")
 
 
 def _write(target: Path | None, data: bytes) -> None:

@@ -19,7 +19,7 @@ from bitgolf.base.plan import parse_changes
 from bitgolf.catalog.behaviour import PLAIN, base_of, make_dataset, perturbed, with_technique
 from bitgolf.catalog.own import example_of, techniques_in
 from bitgolf.corpus.textfile import text_to_score
-from bitgolf.inputs.resolve import find_artifact, from_python, mending, module_of
+from bitgolf.inputs.resolve import find_artifact, find_dataset, from_python, mending, module_of
 from bitgolf.pipeline.work import dataset_of, model_to_score
 from bitgolf.probe.foreign import Program
 from bitgolf.probe.own import OwnScorer
@@ -27,7 +27,6 @@ from bitgolf.probe.probes import Finding, Text, probing
 from bitgolf.probe.scorer import Scorer
 from bitgolf.recipe import Recipe
 from bitgolf.text.encoder import Encoder
-from bitgolf.text.shards import Dataset
 
 MOST_TOKENS = 4096  # of a text that is probed, where the user does not say
 PROGRAM_TOKENS = 64
@@ -127,8 +126,9 @@ def _own(found: tuple[OwnScorer, np.ndarray, int], asked: Asked) -> Probed:
 
 def _small(path: Path, name: str, folder: Path, asked: Asked) -> tuple[OwnScorer, np.ndarray, int]:
     """A user's technique in a small recipe, or a user's recipe; weights as they start, shaken."""
-    dataset = make_dataset(folder) if asked.data is None else Dataset.open(asked.data)
     recipe = _recipe_of(path, name, asked.changes)
+    size = recipe.network().vocabulary_size
+    dataset = make_dataset(folder) if asked.data is None else finish(find_dataset(str(asked.data), size))
     plan = recipe.network().replace(vocabulary_size=dataset.tokenizer.vocabulary_size)
     model = perturbed(plan).use(PLAIN)
     size = dataset.passport["splits"]["val"]["text_bytes"]
@@ -157,7 +157,7 @@ def _text_for(program: Program, asked: Asked) -> Text:
     """The validation tokens of a dataset, or drawn phrases that come again and again."""
     count = asked.tokens or PROGRAM_TOKENS
     if asked.data is not None:
-        dataset = Dataset.open(asked.data)
+        dataset = finish(find_dataset(str(asked.data), program.vocabulary_size))
         tokenizer = dataset.tokenizer
         if tokenizer.vocabulary_size > program.vocabulary_size:
             raise BitgolfError(

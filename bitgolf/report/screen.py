@@ -120,7 +120,8 @@ class Lines:
             self._stage, self._started = event.stage, now
         if opens or now - self._printed > PLAIN_LINE_SECONDS or event.done >= event.total:
             share, gone = share_of(event), now - self._started
-            left = f"{gone * (1 - share) / share:.0f}" if share > 0 else "?"
+            known = share > 0 and (gone >= 1 or share == 1)  # of less nothing can be told
+            left = f"{gone * (1 - share) / share:.0f}" if known else "?"
             words = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
             print(f"{words}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
             self._printed = now

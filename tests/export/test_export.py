@@ -109,7 +109,7 @@ def test_what_cannot_be_written_is_said_before_work(dataset, tmp_path):
     (tmp_path / "model.safetensors").mkdir()
     for words, said in (
         ((path, "gguf", None), "no such form"),
-        ((path, "safetensors", None), "safetensors is a file, and something else is there"),
+        ((path, "safetensors", None), "a file is to be written, and a folder is there"),
         ((str(tmp_path / "none.bin"), "safetensors", None), "no packed model"),
     ):
         with pytest.raises(BitgolfError, match=said):

@@ -1,0 +1,102 @@
+"""Where results go is looked at before work begins; bytes and JSON stay apart; NO_COLOR; texts trained on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitgolf.base.events import Event
+from bitgolf.inputs.resolve import SHIPPED_MODEL
+from bitgolf.inputs.writable import refuse_file, refuse_folder
+from bitgolf.report.screen import Lines
+from tests.cli.test_cli import bitgolf, refused  # noqa: F401
+
+FOLDERS = (
+    "make {text} --out {file}",
+    "run demo --data {text} --out {file}",
+    "demo --out {file}",
+    "prove {model} --text {text} --out {file}",
+    "export {model} --to hf --out {file}",
+    "submit runs/none --out {file}",
+    "study {study} --out {file}",
+)
+FILES = (
+    "export {model} --to safetensors --out {folder}",
+    "export {model} --to safetensors --out {file}/below",
+    "compress {text} -m {model} --force -o {folder}",
+    "compress {text} -m {model} -o {file}/below",
+    "board {folder} --out {folder}",
+)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """What commands are told, by name."""
+    folder, file, text = tmp_path / "a_folder", tmp_path / "a_file", tmp_path / "text.txt"
+    folder.mkdir()
+    file.write_text("kept")
+    text.write_text("The state of the Union is strong. " * 20)
+    study = Path(__file__).parents[2] / "studies/pr682.py"
+    return {"folder": folder, "file": file, "text": text, "study": study, "model": SHIPPED_MODEL}
+
+
+@pytest.mark.parametrize("words", FOLDERS)
+def test_a_file_where_a_folder_is_to_be_written_is_refused_at_once(bitgolf, places, words, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("bitgolf.train.loop.train", None)  # no work begins
+    refused(bitgolf(*words.format(**places).split()), str(places["file"]))
+    assert places["file"].read_text() == "kept"
+
+
+@pytest.mark.parametrize("words", FILES)
+def test_a_folder_where_a_file_is_to_be_written_is_refused_at_once(bitgolf, places, words):  # noqa: F811
+    refused(bitgolf(*words.format(**places).split()), "a f")
+    assert places["file"].read_text() == "kept" and not [*places["folder"].iterdir()]
+
+
+def test_what_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("bitgolf.inputs.writable.os.access", lambda path, mode: False)
+    for refuse in (refuse_file, refuse_folder):
+        with pytest.raises(Exception, match="nothing can be written in"):
+            refuse(tmp_path / "new" / "deep")
+
+
+@pytest.mark.parametrize("words", ["compress {text} -c --json", "compress - --json", "decompress - --json"])
+def test_bytes_and_an_object_do_not_share_stdout(bitgolf, places, words):  # noqa: F811
+    code, out, err = bitgolf(*words.format(**places).split())
+    assert code == 2 and json.loads(out)["exit_code"] == 2 and "-o" in err
+
+
+def test_no_colour_where_none_is_wanted(monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(force_terminal=True, record=True)
+    with console.capture() as said:
+        console.print("[red]plain[/red]")
+    assert "\x1b[31" not in said.get()
+
+
+def test_of_a_stage_that_has_just_begun_nothing_is_told(capsys):
+    Lines()(Event("train", 0, 10, {}))
+    Lines()(Event("train", 0.001, 10, {}))
+    assert capsys.readouterr().err.count("? s left") == 2
+
+
+def test_a_text_that_was_trained_on_is_named(monkeypatch):
+    from types import SimpleNamespace
+
+    from bitgolf.pipeline import seen
+
+    stream = np.array([1, 5, 6, 7, 1, 8, 9, 1, 4, 4])
+    train = SimpleNamespace(
+        tokens=len(stream),
+        documents=lambda bos: np.flatnonzero(stream == bos),
+        read=lambda start, count: stream[start : start + count],
+    )
+    tokenizer = SimpleNamespace(bos=1, identity="same")
+    monkeypatch.setattr(seen, "_training_of", lambda path: SimpleNamespace(train=train, tokenizer=tokenizer))
+    scores = SimpleNamespace(target=np.array([5, 6, 7, 1, 8, 8, 1]), document=np.array([0, 0, 0, 0, 1, 1, 1]))
+    assert seen.documents_trained_on(scores, Path("model.bin"), tokenizer) == (1, 2)
+    other = SimpleNamespace(bos=1, identity="other")
+    assert seen.documents_trained_on(scores, Path("model.bin"), other) == (0, 0)
