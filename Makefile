@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BY_THE_CLOCK := studies/pr543_width.py
 
-.PHONY: setup demo test slow bench studies audit-corpus lint clean
+.PHONY: setup demo test slow bench studies audit-corpus docs lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -32,6 +32,9 @@ studies: setup
 	for study in $(filter-out $(BY_THE_CLOCK), $(wildcard studies/*.py)) studies/pr1718.py:context; do \
 		$(BIN)/bitgolf study $$study --processes 2 || exit 1; done
 	$(BIN)/bitgolf study $(BY_THE_CLOCK)
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .
