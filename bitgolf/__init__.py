@@ -119,6 +119,7 @@ AROUND = (
     "published",
     "submit",
     "export",
+    "share",
     "cli",
     "harness",
 )

@@ -28,6 +28,7 @@ VERBS = {
     "decompress": "The bytes of a file that `bitgolf compress` wrote.",
     "sample": "Text from a packed model.",
     "export": "A packed model for other programs: a Hugging Face folder, ONNX or safetensors.",
+    "share": "A packed model as one HTML file that runs it in the browser: type, and watch it write.",
     "compare": "Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.",
     "forecast": "What a recipe will weigh and cost, before any training, and what would fill its budget.",
     "techniques": "Every technique: its source, what it weighs, its public variables; or all about one.",

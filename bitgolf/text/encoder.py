@@ -69,6 +69,10 @@ class Encoder:
         """How SentencePiece writes each id; no two alike."""
         return [self._processor.id_to_piece(token) for token in range(self.tokenizer.vocabulary_size)]
 
+    def scores(self) -> list[float]:
+        """SentencePiece's score of each id; of byte-pair merges, minus the order they were learnt in."""
+        return [self._processor.get_score(token) for token in range(self.tokenizer.vocabulary_size)]
+
     def _byte_ids(self, data: bytes) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in data]
 

@@ -1,0 +1,1 @@
+"""A packed model as one HTML file that runs it in the browser."""
