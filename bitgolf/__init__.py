@@ -120,6 +120,8 @@ AROUND = (
     "submit",
     "export",
     "share",
+    "serve",
+    "watch",
     "cli",
     "harness",
 )

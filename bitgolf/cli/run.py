@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import LARGEST_SEED, Changes, Data, Json, Out, RecipeName, Variables
-from bitgolf.cli.shown import changed_recipe, show_result
+from bitgolf.cli.shown import changed_recipe, like_script, show_result
 from bitgolf.pipeline.work import work
 from bitgolf.public.variables import parse_variables, seed_of
 from bitgolf.report import screen
@@ -16,6 +16,14 @@ def run(
     recipe: RecipeName,
     changes: Changes = None,
     variables: Variables = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="SCRIPT",
+            help="Take the defaults of a public train_gpt.py's variables; --env wins. It is only read.",
+        ),
+    ] = None,
     data: Data = "sotu",
     out: Out = None,
     seed: Annotated[
@@ -28,9 +36,12 @@ def run(
     """Train, squeeze, reload and score a recipe; everything lands in a run folder.
 
     Example: bitgolf run demo --set train.train_seconds=60 --out runs/short
+    Example: bitgolf run baseline --like train_gpt.py
     """
     given = parse_variables(variables or [])
     seed = seed_of(given, seed)
+    if like:
+        given = like_script(recipe, like, given, quiet=as_json)
     chosen = changed_recipe(recipe, given, changes, quiet=as_json)
     folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
     result = screen.follow(work(chosen, data, folder, seed, resume=resume, variables=given))

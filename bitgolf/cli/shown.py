@@ -9,6 +9,7 @@ import typer
 
 from bitgolf.base.plan import parse_changes
 from bitgolf.inputs.resolve import find_recipe
+from bitgolf.public.defaults import read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
@@ -28,6 +29,17 @@ def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | No
         rows = variable_rows(recipe, changed, variables)
         screen.table("What the public variables change", header, rows, as_json=quiet)
     return parse_changes(changed, changes or [])
+
+
+def like_script(name: str, script: Path, given: dict[str, str], *, quiet: bool) -> dict[str, str]:
+    """The variables given, and a script's defaults that a recipe takes; the others are shown."""
+    defaults, unread = read_defaults(script)
+    rest = {variable: text for variable, text in defaults.items() if variable not in given}
+    kept, left = taken(find_recipe(name), rest)
+    if left := [*unread, *left]:
+        rows = [(one.name, one.default[:40], one.why) for one in left]
+        screen.table(f"Not taken from {script.name}", ("variable", "default", "why"), rows, as_json=quiet)
+    return kept | given
 
 
 def free_folder(path: Path) -> Path:

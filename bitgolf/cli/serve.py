@@ -1,0 +1,39 @@
+"""A packed model for programs that speak the OpenAI completions protocol."""
+
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import ModelName
+from bitgolf.export.exported import needs, read_exported
+from bitgolf.inputs.resolve import find_artifact
+from bitgolf.net.backend import Backend
+from bitgolf.serve.app import Writer, server
+from bitgolf.squeeze.artifact import load_model
+
+
+def serve(
+    model: ModelName,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    window: Annotated[int, typer.Option(min=0, help="Tokens of context; 0: as many as trained on.")] = 0,
+) -> None:
+    """A packed model behind the OpenAI completions protocol, on this machine.
+
+    GET /v1/models, POST /v1/completions, streamed or whole. Prompts are texts; errors have the protocol's
+    form. Ctrl-C ends. Needs: pip install 'bitgolf[serve]'
+
+    Example: bitgolf serve runs/demo --port 8000
+    """
+    needs("serve", "bottle")
+    exported = read_exported(model)
+    _, unpacked = find_artifact(model)
+    writer = Writer(
+        exported.name, load_model(unpacked, Backend()), unpacked.tokenizer, window or exported.window
+    )
+    listening = server(writer, host, port)
+    print(f"model {exported.name} at http://{host}:{listening.server_port}/v1; Ctrl-C ends", flush=True)
+    try:
+        listening.serve_forever()
+    except KeyboardInterrupt:
+        listening.server_close()

@@ -1,0 +1,1 @@
+"""A packed model behind the OpenAI completions protocol."""

@@ -1,0 +1,166 @@
+"""The server: /v1/models and /v1/completions of one model, a request at a time."""
+
+import importlib
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import numpy as np
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.export.exported import needs
+from bitgolf.net.model import Model
+from bitgolf.report.sample import until, written
+from bitgolf.serve.protocol import Completion, RequestError, error_body, events, read_completion
+from bitgolf.text.encoder import Encoder
+from bitgolf.text.tokenizer import Tokenizer
+
+LARGEST_BODY = 1 << 20  # bytes of a request
+
+
+class Writer:
+    """Continues texts with a model, one at a time."""
+
+    def __init__(self, name: str, model: Model, tokenizer: Tokenizer, window: int) -> None:
+        self.name, self.model, self.tokenizer, self.window = name, model, tokenizer, window
+        self._encoder, self._busy = Encoder(tokenizer), threading.Lock()
+
+    def answers(self, asked: Completion) -> Iterator[dict[str, Any]]:
+        """The answer piece by piece, each in the form of the protocol; the last has the usage."""
+        with self._busy:
+            yield from self._answers(asked)
+
+    def _answers(self, asked: Completion) -> Iterator[dict[str, Any]]:
+        head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self.name,
+        }
+        seed = secrets.randbits(63) if asked.seed is None else asked.seed
+        tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+        jobs = itertools.product(asked.prompts, range(asked.n or 1))
+        for index, (prompt, turn) in enumerate(jobs):
+            start = [self.tokenizer.bos] * (self.tokenizer.bos >= 0)
+            ids = start + [int(token) for token in self._encoder.encode(prompt.encode())]
+            if not ids:
+                raise RequestError(400, "prompt: this model has no document start, give some text", "prompt")
+            count, limit = len(ids), asked.max_tokens or 16
+            ended = False
+
+            def whole(ids: list[int] = ids, limit: int = limit, turn: int = turn) -> Iterator[str]:
+                nonlocal ended
+                kept = (
+                    1.0 if asked.temperature is None else asked.temperature,
+                    asked.top_k,
+                    asked.top_p or 1.0,
+                    asked.min_p,
+                )
+                draws = np.random.default_rng(seed + turn)
+                yield from written(self.model, self.tokenizer, ids, limit, kept, draws, self.window)
+                ended = True
+
+            def choice(text: str, reason: str | None, index: int = index) -> dict[str, Any]:
+                return {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+
+            if asked.echo:
+                yield {**head, "choices": [choice(prompt, None)]}
+            for piece in until(whole(), asked.stops):
+                if piece:
+                    yield {**head, "choices": [choice(piece, None)]}
+            reason = "length" if ended and len(ids) - count >= limit else "stop"
+            tokens["prompt_tokens"] += count if turn == 0 else 0
+            tokens["completion_tokens"] += len(ids) - count
+            yield {**head, "choices": [choice("", reason)]}
+        yield {**head, "choices": [], "usage": {**tokens, "total_tokens": sum(tokens.values())}}
+
+    def answer(self, asked: Completion) -> dict[str, Any]:
+        """The whole answer."""
+        choices: dict[int, dict[str, Any]] = {}
+        answer: dict[str, Any] = {}
+        for answer in self.answers(asked):
+            for part in answer["choices"]:
+                known = choices.setdefault(part["index"], {**part, "text": ""})
+                known["text"] += part["text"]
+                known["finish_reason"] = part["finish_reason"]
+        return {**answer, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def application(writer: Writer) -> Callable[..., Any]:
+    """The WSGI application."""
+    needs("serve", "bottle")
+    bottle = importlib.import_module("bottle")
+    app = bottle.Bottle()
+    bottle.BaseRequest.MEMFILE_MAX = LARGEST_BODY
+    card = {"id": writer.name, "object": "model", "created": int(time.time()), "owned_by": "bitgolf"}
+
+    def refused(error: Any) -> str:
+        cause = error.exception
+        bottle.response.content_type = "application/json"
+        if isinstance(cause, RequestError):
+            bottle.response.status = cause.status
+            return error_body(cause)
+        words = f"{bottle.request.method} {bottle.request.path}: {error.status_line}"
+        return error_body(RequestError(error.status_code, words))
+
+    app.default_error_handler = refused
+
+    def known(name: str) -> None:
+        if name != writer.name:
+            raise RequestError(
+                404, f"no model {name[:60]!r}; it is {writer.name!r}", "model", "model_not_found"
+            )
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/<name>")
+    def model(name: str) -> dict[str, Any]:
+        known(name)
+        return card
+
+    @app.post("/v1/completions")
+    def completions() -> Any:
+        try:
+            body = bottle.request.json
+        except (ValueError, bottle.HTTPError):
+            raise RequestError(400, "the body is not JSON") from None
+        asked = read_completion(body)
+        known(asked.model)
+        if not asked.stream:
+            return writer.answer(asked)
+        bottle.response.content_type = "text/event-stream"
+        return events(each for each in writer.answers(asked) if each["choices"] or _wants_usage(body))
+
+    return app
+
+
+def _wants_usage(body: dict[str, Any]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # the screen is for what people ask for
+        pass
+
+
+def server(writer: Writer, host: str, port: int) -> WSGIServer:
+    """A server that listens; `serve_forever` answers. Raises BitgolfError for a port that is taken."""
+    app = application(writer)
+    try:
+        return make_server(host, port, app, server_class=_Server, handler_class=_Handler)
+    except OSError as error:
+        raise BitgolfError(
+            f"cannot listen: {error.strerror}", where=f"{host}:{port}", way_out="give another --port"
+        ) from None

@@ -1,0 +1,87 @@
+"""The lines of metrics.jsonl as they come, each given to a board once.
+
+What was given stands in RUN/watch-BOARD.json, so a watch that was stopped goes on where it was.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bitgolf.base.errors import BitgolfError, nearest
+from bitgolf.base.files import read_json, write_json
+from bitgolf.export.exported import needs
+from bitgolf.watch.boards import BOARDS, Board
+
+PAUSE = 1.0  # seconds between two looks at the file
+NOT_METRICS = ("step", "steps")
+
+
+def follow(run: Path, board_name: str, once: bool = False) -> int:
+    """Give a board the lines that it has not had, until the run ends; returns how many.
+
+    once: only those that are there. Raises BitgolfError for another board, a package that is missing, and a
+    folder that is no run.
+    """
+    if board_name not in BOARDS:
+        raise BitgolfError("no such board", value=board_name, way_out=nearest(board_name, BOARDS))
+    kind = BOARDS[board_name]
+    needs("watch" if board_name == "tensorboard" else board_name, kind.package)
+    recipe_file, file = run / "recipe.json", run / "metrics.jsonl"
+    if not recipe_file.is_file():
+        raise BitgolfError("no run folder", where=str(run), way_out="expected a folder with a recipe.json")
+    state_file = run / f"watch-{board_name}.json"
+    start = read_json(state_file)["byte"] if state_file.is_file() else 0
+    board, count = kind.open(run, read_json(recipe_file)), 0
+    try:
+        for end, row in lines(file, start, once):
+            give(board, row)
+            write_json(state_file, {"byte": end})
+            count += 1
+    finally:
+        board.close()
+    return count
+
+
+def give(board: Board, row: dict[str, Any]) -> None:
+    """The numbers of a line."""
+    numbers = {
+        name: float(value)
+        for name, value in row.items()
+        if name not in NOT_METRICS and isinstance(value, int | float) and math.isfinite(value)
+    }
+    board.log(int(row["step"]), numbers)
+
+
+def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each whole line from byte `start` on, and where it ends; waits for more until one says the run is over.
+
+    A file that has become shorter is read from its beginning: the run was begun anew.
+    """
+    while True:
+        size = file.stat().st_size if file.is_file() else 0
+        start = start if size >= start else 0
+        over = False
+        if size > start:
+            with file.open("rb") as stream:
+                stream.seek(start)
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written
+                    start += len(line)
+                    row = json.loads(line)
+                    over = row.get("status") not in (None, "running")
+                    yield start, row
+        elif size:
+            over = ended(file, start)
+        if over or once:
+            return
+        time.sleep(PAUSE)
+
+
+def ended(file: Path, end: int) -> bool:
+    """Whether the last whole line says that the run is over."""
+    last = file.read_bytes()[:end].splitlines()[-1:]
+    return bool(last) and json.loads(last[0]).get("status") not in (None, "running")

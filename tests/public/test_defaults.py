@@ -1,0 +1,66 @@
+"""The defaults of a script's variables become those of a recipe, and what cannot is said."""
+
+import pytest
+
+from bitgolf.base.errors import BitgolfError
+from bitgolf.public.defaults import read_defaults, taken
+from bitgolf.recipes.baseline import baseline
+
+SCRIPT = """
+import os
+from dataclasses import dataclass
+raise SystemExit("executed")
+WIDTH = 256
+class Hyperparameters:
+    num_layers = int(os.environ.get("NUM_LAYERS", 7))
+    width: int = int(os.getenv("MODEL_DIM", WIDTH))
+    tied = bool(int(os.environ.get("TIE_EMBEDDINGS", "1")))
+    cap = float(os.environ.get("LOGIT_SOFTCAP", 2 * 10.0))
+    batch = int(os.environ.get("TRAIN_BATCH_TOKENS", 64 * 1024))
+    leak = float(os.environ.get("NEGATIVE_SLOPE", -0.5 * -1))
+    path = os.environ.get("DATA_PATH", "./data")
+    run_id = os.environ.get("RUN_ID", str(uuid.uuid4()))
+    mystery = int(os.environ.get("MYSTERY_KNOB", 3))
+    dims = int(os.environ.get("BIGRAM_DIM", 128))
+    bad = os.environ.get("QK_GAIN_INIT", "much")
+@dataclass
+class OtherConfig:
+    iterations: int = 1234
+    nonsense: int = 5
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "train_gpt.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_defaults_are_read_in_every_form(script):
+    defaults, unread = read_defaults(script)
+    assert defaults == {
+        "NUM_LAYERS": "7", "MODEL_DIM": "256", "TIE_EMBEDDINGS": "1", "LOGIT_SOFTCAP": "20.0",
+        "TRAIN_BATCH_TOKENS": "65536", "NEGATIVE_SLOPE": "0.5", "DATA_PATH": "./data", "MYSTERY_KNOB": "3",
+        "BIGRAM_DIM": "128", "QK_GAIN_INIT": "much", "ITERATIONS": "1234",
+    }  # fmt: skip
+    assert [(one.name, one.why) for one in unread] == [("RUN_ID", "no plain value")]
+
+
+def test_what_a_recipe_takes_and_what_it_does_not(script):
+    kept, left = taken(baseline(), read_defaults(script)[0])
+    assert kept.keys() == {
+        "NUM_LAYERS", "MODEL_DIM", "TIE_EMBEDDINGS", "LOGIT_SOFTCAP", "TRAIN_BATCH_TOKENS", "NEGATIVE_SLOPE",
+        "ITERATIONS",
+    }  # fmt: skip
+    reasons = {one.name: one.why for one in left}
+    assert reasons["MYSTERY_KNOB"] == "unknown here" and "BigramHash" in reasons["BIGRAM_DIM"]
+    assert reasons["QK_GAIN_INIT"].startswith("expected") and len(reasons) == 3
+
+
+def test_a_file_that_is_no_script_is_one_line(tmp_path, script):
+    other = tmp_path / "notes.txt"
+    other.write_text("not python at all")
+    for path, said in ((other, "not Python"), (tmp_path / "none.py", "cannot read")):
+        with pytest.raises(BitgolfError, match=said):
+            read_defaults(path)
