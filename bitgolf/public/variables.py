@@ -331,11 +331,17 @@ def targets(name: str, given: Iterable[str] = ()) -> list[Target]:
         for group in _groups(row, first, given) or ("",)
     ]
     if first in FOLLOWED_BY:
-        found.append(Target(FOLLOWED_BY[first], partial(_at, path=FOLLOWED_BY[first])))
+        found.append(Target(FOLLOWED_BY[first], partial(_followed, FOLLOWED_BY[first])))
     if first == "TIE_EMBEDDINGS":
         rate = Row("optim.rows", {first: "lr"}, groups=("embedding",))
         found.append(Target(rate.words(first, "embedding"), partial(_look, rate, "lr", "embedding")))
     return found or [Target("the seed of the run", lambda recipe: None)]
+
+
+def _followed(path: str, recipe: Recipe) -> Any:
+    """The setting at a path; None where windows of another kind stand in between, which have none of it."""
+    owner, _, field = path.rpartition(".")
+    return getattr(_at(recipe, owner), field, None)
 
 
 def _look(row: Row, field: str, group: str, recipe: Recipe) -> Any:

@@ -4,6 +4,7 @@ import pytest
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.defaults import read_defaults, taken
+from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipes.baseline import baseline
 
 SCRIPT = """
@@ -64,3 +65,15 @@ def test_a_file_that_is_no_script_is_one_line(tmp_path, script):
     for path, said in ((other, "not Python"), (tmp_path / "none.py", "cannot read")):
         with pytest.raises(BitgolfError, match=said):
             read_defaults(path)
+
+
+def test_windows_of_documents_have_no_length_to_follow(tmp_path):
+    path = tmp_path / "train_gpt.py"
+    path.write_text(
+        'import os\na = os.environ.get("TTT_LORA_RANK", 8), os.environ.get("TRAIN_SEQ_LEN", 512)\n'
+    )
+    kept, left = taken(baseline(), read_defaults(path)[0])
+    assert kept == {"TTT_LORA_RANK": "8", "TRAIN_SEQ_LEN": "512"} and not left
+    before = baseline()
+    rows = variable_rows(before, apply_variables(before, kept), kept)
+    assert {row[0] for row in rows} == {"TTT_LORA_RANK", "TRAIN_SEQ_LEN"}
