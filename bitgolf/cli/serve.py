@@ -8,6 +8,7 @@ from bitgolf.cli.options import ModelName
 from bitgolf.export.exported import needs, read_exported
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.backend import Backend
+from bitgolf.report.screen import note
 from bitgolf.serve.app import Writer, server
 from bitgolf.squeeze.artifact import load_model
 
@@ -32,7 +33,7 @@ def serve(
         exported.name, load_model(unpacked, Backend()), unpacked.tokenizer, window or exported.window
     )
     listening = server(writer, host, port)
-    print(f"model {exported.name} at http://{host}:{listening.server_port}/v1; Ctrl-C ends", flush=True)
+    note(f"model {exported.name} at http://{host}:{listening.server_port}/v1; Ctrl-C ends")
     try:
         listening.serve_forever()
     except KeyboardInterrupt:
