@@ -163,14 +163,14 @@ def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
     return "artifact", (found, artifact_checks.COVERED, {}, "")
 
 
-def _modules(tree: ast.Module, beside: list[Path]) -> list[ast.Module]:
-    """The trees of the files beside a script that it imports."""
+def _modules(tree: ast.Module, beside: list[Path]) -> list[tuple[str, ast.Module]]:
+    """The files beside a script that it imports: names and trees."""
     wanted = set(folder_checks.imported(tree))
     trees = []
     for path in beside:
         if path.stem in wanted:
             try:
-                trees.append(unwrapped(path.name, path.read_bytes())[-1].tree)
+                trees.append((path.name, unwrapped(path.name, path.read_bytes())[-1].tree))
             except BitgolfError:
                 continue
     return trees

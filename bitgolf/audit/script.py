@@ -10,10 +10,13 @@ from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
 
+FILE_LINES = 100_000_000  # more than any script has
+
 
 class Script(NamedTuple):
     """A script that was opened and followed. events: of what it does, in order. printed: whether a log shows
-    that lines of a branch ran which the script's own settings do not take.
+    that lines of a branch ran which the script's own settings do not take. beside: files that it imports; the
+    lines of the n-th are counted from n * FILE_LINES, so that a number tells its file.
     """
 
     name: str
@@ -21,6 +24,7 @@ class Script(NamedTuple):
     events: list[Event]
     flow: Flow
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
+    beside: tuple[str, ...] = ()
 
     @property
     def unfollowed(self) -> str:
@@ -38,17 +42,32 @@ class Script(NamedTuple):
 
     def at(self, place: int | ast.AST) -> str:
         """A line, or that of a node, for people."""
-        line = place if isinstance(place, int) else getattr(place, "lineno", 0)
-        return f"{self.inner.name}:{line}"
+        file, line = self.located(place if isinstance(place, int) else getattr(place, "lineno", 0))
+        return f"{file or self.inner.name}:{line}"
+
+    def line(self, number: int) -> str:
+        """A line inside a sentence: with its file, if that is not the script's own."""
+        file, line = self.located(number)
+        return f"line {line}" + (f" of {file}" if file else "")
+
+    def located(self, number: int) -> tuple[str, int]:
+        """The file beside the script that a line is of, or nothing, and the line there."""
+        file, line = divmod(number, FILE_LINES)
+        return (self.beside[file - 1] if file else ""), line
 
 
 def follow(
-    name: str, layers: list[Layer], beside: list[ast.Module], settings: Mapping[str, str] = NO_SETTINGS
+    name: str,
+    layers: list[Layer],
+    beside: list[tuple[str, ast.Module]],
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> Script:
-    """Follow an opened script and its own modules. settings: environment variables that it is run with."""
-    flow = Flow([*beside, layers[-1].tree], settings)
+    """Follow an opened script and its own modules, by name. settings: environment variables of its run."""
+    for number, (_, tree) in enumerate(beside, 1):
+        ast.increment_lineno(tree, number * FILE_LINES)
+    flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
     events = flow.run()
-    return Script(name, layers, events, flow)
+    return Script(name, layers, events, flow, beside=tuple(name for name, _ in beside))
 
 
 def verdict(
@@ -74,6 +93,7 @@ def called(node: ast.AST) -> str:
     return ast.unparse(node.func)
 
 
-def functions(script: Script) -> Iterator[ast.FunctionDef]:
-    """All functions of what runs."""
-    return (node for node in ast.walk(script.inner.tree) if isinstance(node, ast.FunctionDef))
+def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:
+    """All functions of what runs. beside: those of the files that it imports too."""
+    trees = script.flow.trees if beside else [script.inner.tree]
+    return (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))

@@ -37,6 +37,7 @@ def grids(script: Script) -> list[Grid]:
             word in text for word in ("torch.int8", "torch.uint8", ".char()", "np.int8", "np.uint8")
         )
         straight = ".detach()" in text or "apply(" in text
+        kept = {id(part) for node in ast.walk(function) for part in _in_eight_bits(node)}
         own = _constants(function) | {
             name: value
             for name, value in zip(
@@ -62,8 +63,17 @@ def grids(script: Script) -> list[Grid]:
             ):
                 low, high = (float(each or 0) for each in numbers)
                 if exports or straight or _in_class(script, function):
-                    found.append(Grid(low, high, node.lineno, function.name, exports and not straight))
+                    written = id(node) in kept or (exports and not straight)
+                    found.append(Grid(low, high, node.lineno, function.name, written))
     return found
+
+
+def _in_eight_bits(node: ast.AST) -> Iterator[ast.AST]:
+    """What a call turns into 8-bit numbers, part by part: such a clip is exported, whatever is detached."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        kinds = {ast.unparse(each) for each in node.args}
+        if node.func.attr == "char" or kinds & {"torch.int8", "torch.uint8", "np.int8", "np.uint8"}:
+            yield from ast.walk(node.func.value)
 
 
 def _in_class(script: Script, function: ast.FunctionDef) -> bool:
@@ -113,7 +123,7 @@ def another_grid(script: Script) -> Iterator[Finding]:
                 SUSPECTED,
                 script.at(grid.line),
                 f"trained on levels {grid.low:g} to {grid.high:g}",
-                f"those of the export, {other.low:g} to {other.high:g} (line {other.line})",
+                f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})",
                 "one quantizer for both",
             )
             return

@@ -53,7 +53,7 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 train,
                 "V06",
                 FOUND,
-                f"{said}, and the model is written after it (line {written[0].line})",
+                f"{said}, and the model is written after it ({script.line(written[0].line)})",
                 "no validation token is read before the model is written",
                 "adapt after packing, and only to what was scored",
             )
@@ -66,7 +66,7 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 train,
                 "V05" if of_window else "V04",
                 FOUND if same else SUSPECTED,
-                f"{said} that are scored after it (line {(same or after)[0].line})",
+                f"{said} that are scored after it ({script.line((same or after)[0].line)})",
                 "a token is scored before anything is fitted to it",
                 "score a chunk, then train on it",
             )
@@ -78,7 +78,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 train,
                 code,
                 FOUND,
-                f"{said}{', in a rehearsal,' if fresh else ''} before any is scored (line {first.line})",
+                f"{said}{', in a rehearsal,' if fresh else ''} before any is scored"
+                f" ({script.line(first.line)})",
                 "synthetic tokens in a rehearsal" if fresh else "a token is scored before it is learned",
                 "rehearse on random tokens" if fresh else "score a chunk, then train on it",
             )
@@ -115,7 +116,7 @@ def _is_fresh(script: Script, train: Event) -> bool:
 
 def _around(script: Script, line: int) -> Iterator[ast.FunctionDef]:
     """The functions that a line stands in."""
-    return (each for each in functions(script) if each.lineno <= line <= (each.end_lineno or 0))
+    return (each for each in functions(script, beside=True) if each.lineno <= line <= (each.end_lineno or 0))
 
 
 def _is_made(script: Script, node: ast.expr) -> bool:
@@ -176,7 +177,8 @@ def counted_first(script: Script) -> Iterator[Finding]:
                 look,
                 "V03",
                 SUSPECTED,
-                f"the table was filled with validation tokens by an earlier pass, at line {filled[0].line}",
+                "the table was filled with validation tokens by an earlier pass, at "
+                f"{script.line(filled[0].line)}",
                 "one pass from left to right: a table holds only what was scored before",
                 "look up, score, then count, chunk by chunk",
             )
@@ -344,7 +346,7 @@ def scored_again(script: Script) -> Iterator[Finding]:
                 later[0],
                 code,
                 SUSPECTED,
-                f"{said} (line {train.line})",
+                f"{said} ({script.line(train.line)})",
                 "one pass, and the model as it was packed for another evaluation",
                 "keep the score of the first pass; restore the weights before another evaluation",
             )

@@ -119,7 +119,7 @@ def schedule_by_steps(script: Script) -> Iterator[Finding]:
             rates[0],
             "T15",
             SUSPECTED,
-            f"the rate follows planned steps, and the clock ends the training (line {stops[0].line})",
+            f"the rate follows planned steps, and the clock ends the training ({script.line(stops[0].line)})",
             "a warm-down that ends when the training does",
             "let it follow the share of time that has passed",
         )
@@ -144,7 +144,7 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
             after[-1],
             "T13",
             SUSPECTED,
-            f"scored are the weights in memory, not those that were written (line {writes[-1].line})",
+            f"scored are the weights in memory, not those that were written ({script.line(writes[-1].line)})",
             "the score of what was read again from the file",
             "load the packed model into a fresh one, then score",
         )
@@ -183,7 +183,7 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
             between[0],
             "T19",
             SUSPECTED,
-            f"the model is scored before it is saved (line {saved.line})",
+            f"the model is scored before it is saved ({script.line(saved.line)})",
             "save, then score: an evaluation that fails loses the run",
             "write the weights first",
         )

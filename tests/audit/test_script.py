@@ -317,3 +317,17 @@ def test_what_a_module_does_as_the_main_program_is_not_done_where_it_is_imported
     (tmp_path / "README.md").write_text("# Mine\n")
     found = {each.code for each in audit(tmp_path, RULES).findings}
     assert not found & {"V03", "V04", "V05", "V06"}
+
+
+def test_a_finding_names_the_file_that_it_stands_in(tmp_path):
+    """Though the module was followed from the script that imports it."""
+    text = changed(("    buffer = io", EPOCHS + "    buffer = io"))
+    (tmp_path / "inner.py").write_text(text)
+    (tmp_path / "train_gpt.py").write_text("from inner import main\n\nmain()\n")
+    (tmp_path / "README.md").write_text("# Mine\n")
+    found = [each for each in audit(tmp_path, RULES).findings if each.code == "V06"]
+    alone = [each for each in audited(tmp_path, text, "alone.py").findings if each.code == "V06"]
+    places = [each.where.replace("inner", "alone") for each in found]
+    assert found and places == [each.where for each in alone]
+    line = alone[0].found.partition("(")[2].partition(")")[0]
+    assert f"({line} of inner.py)" in found[0].found

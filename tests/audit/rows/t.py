@@ -15,6 +15,19 @@ STEP = "        optimizer.step()\n"
 LOADED = "    net.load_state_dict(torch.load(io.BytesIO(lzma.decompress(packed)), weights_only=True))\n"
 
 
+TERNARY = """def bytes_of(state):
+    return {{name: (w / w.abs().mean()).round().clamp({}, 1).to(torch.int8) for name, w in state.detach().items()}}
+
+def table_of(w):
+    return (w / w.abs().amax()).round().clamp(-7, 7).to(torch.int8)
+
+def imitated(w):
+    return w + ((w / w.abs().mean()).round().clamp(-1, 1) - w).detach()
+
+def main():
+"""
+
+
 QUANTIZE = """def rounded(w):
     scale = w.abs().amax(1, keepdim=True).clamp_min({}) / 31
     return (w / scale).round().clamp({}, 31).to(torch.int8), scale
@@ -220,6 +233,12 @@ ROWS = [
         "two grids",
         [(MAIN, QUANTIZE.format("1e-12", -31, -32))],
         [(MAIN, QUANTIZE.format("1e-12", -31, -31))],
+    ),
+    script(
+        "T07",
+        "two grids, one of them exported from what is detached",
+        [(MAIN, TERNARY.format(-2))],
+        [(MAIN, TERNARY.format(-1))],
     ),
     script(
         "T08",
