@@ -7,6 +7,7 @@ define anew goes, and a base that is nothing but the base of one class joins it.
 import ast
 import dataclasses
 import functools
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 
 from bitgolf.script.calls import families
@@ -167,11 +168,16 @@ def _annotations(source: Source) -> Iterator[ast.expr]:
 def _places(source: Source, names: Container[str]) -> list[tuple[int, int, str]]:
     """Where names stand, in quoted annotations too."""
     found = []
+    noted = {id(item) for node in _annotations(source) for item in walked(node)}
     for item in source.items:
         if isinstance(item, ast.Name) and item.id in names:
             found.append((source.start(item), source.end(item), item.id))
-        elif isinstance(item, ast.Constant) and isinstance(item.value, str) and item.value in names:
-            found.append((source.start(item) + 1, source.end(item) - 1, item.value))
+        elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+            whole = re.compile(r"\w+" if id(item) in noted else r".+", re.DOTALL)
+            for match in whole.finditer(item.value):
+                if match[0] in names:
+                    first = source.start(item) + 1 + match.start()
+                    found.append((first, first + len(match[0]), match[0]))
     return found
 
 

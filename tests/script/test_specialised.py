@@ -202,6 +202,25 @@ def test_a_slot_that_is_more_than_a_base_stays(line):
     assert texts(single([source], {"Member"})) == texts([source])
 
 
+def test_a_slot_inside_a_quoted_annotation_is_that_member_too():
+    source = module("""
+        class Slot(Plan):
+            def shape(self):
+                return 2
+
+        class Member(Slot):
+            def shape(self):
+                return 3
+
+        def main(slots: "Sequence[Slot]", more: "dict[str, Slot] | Slotted") -> "list[Slot]":
+            return "Slot[Slot]"
+    """)
+    changed = texts(single([source], {"Member"}))
+    head = 'def main(slots: "Sequence[Member]", more: "dict[str, Member] | Slotted") -> "list[Member]":'
+    assert head in changed
+    assert '"Slot[Slot]"' in changed
+
+
 def test_a_method_that_asks_above_keeps_what_it_asks():
     source = module("""
         class Slot(Plan):
