@@ -124,8 +124,9 @@ def _stages(
     facts["seconds"] = seconds
     if status == "diverged":
         return _diverged(spec, facts, "the loss or its gradient is no number")
-    live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-    averaged = recipe.average.weights(state.averaged, live)
+    # From here on the weights are the CPU's: equal ones are packed to equal bytes, whatever trained them.
+    live = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    averaged = recipe.average.weights({name: each.cpu() for name, each in state.averaged.items()}, live)
     both = live_and_averaged(live, averaged)
     write_tensors(folder / "weights.safetensors", both, {"recipe": recipe.identity()})
     if odd := [name for name, tensor in both.items() if not bool(tensor.isfinite().all())]:

@@ -244,7 +244,8 @@ class ProductWatch(TorchFunctionMode):
         self.lookups[name] = self.lookups.get(name, 0) + rows.T @ rows
         sums = self.looked_up.setdefault(name, rows.new_zeros(self.sizes[name]))
         sums.index_add_(0, ids, rows.square().sum(1))
-        seen = ids.bincount(minlength=self.sizes[name])
+        # As bincount counts, which on a GPU would be waited for.
+        seen = ids.new_zeros(self.sizes[name]).index_add_(0, ids, torch.ones_like(ids))
         self.occurrences[name] = self.occurrences.get(name, 0) + seen
 
     def curvatures(self, tokens: int, frequencies: Mapping[str, Tensor]) -> Curvatures:
@@ -257,17 +258,21 @@ class ProductWatch(TorchFunctionMode):
         return {name: self.curvature(name, tokens, frequencies.get(name)) for name in self.names}
 
     def curvature(self, name: str, tokens: int, often: Tensor | None) -> Curvature:
-        """What was seen of one tensor over so many tokens; often: the frequency of each row of a table."""
+        """What was seen of one tensor over so many tokens, on the CPU, where packing goes on.
+
+        often: the frequency of each row of a table.
+        """
         products = lookups = None
         if self.uses[name]:
-            outputs = self.gradients[name] / self.uses[name] if self.outputs else None
-            products = Curvature(self.inputs[name] / tokens, outputs, tokens)
+            outputs = self.gradients[name].cpu() / self.uses[name] if self.outputs else None
+            products = Curvature(self.inputs[name].cpu() / tokens, outputs, tokens)
         if name in self.lookups:
-            total = self.looked_up[name].sum().clamp_min(torch.finfo(torch.float32).tiny)
-            seen = self.occurrences[name].cpu()
-            rows = lookup_moments(self.looked_up[name], seen, often)
+            sums, seen = self.looked_up[name].cpu(), self.occurrences[name].cpu()
+            total = sums.sum().clamp_min(torch.finfo(torch.float32).tiny)
+            rows = lookup_moments(sums, seen, often)
             missed = 0.0 if often is None else float(often[seen == 0].sum())
-            lookups = Curvature(self.lookups[name] / total, rows, tokens, int((seen == 0).sum()), missed)
+            moments = self.lookups[name].cpu() / total
+            lookups = Curvature(moments, rows, tokens, int((seen == 0).sum()), missed)
         if products and lookups:
             return both_uses(products, lookups)
         found = products or lookups
@@ -282,7 +287,7 @@ def lookup_moments(sums: Tensor, seen: Tensor, often: Tensor | None) -> Tensor:
     that is rare there, or not there at all, is taken to be as sensitive each time as rows are on average, and
     to be looked up as often as in all the text there is.
     """
-    sums, seen = sums.double().cpu(), seen.double().cpu()
+    sums, seen = sums.double(), seen.double()
     often = (seen + 0.5) / (seen + 0.5).sum() if often is None else often
     mean = sums.sum() / seen.sum().clamp_min(1)
     return (often * (sums + SHRINKAGE * mean) / (seen + SHRINKAGE)).float()

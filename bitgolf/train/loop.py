@@ -391,7 +391,10 @@ def _begin(
     if saved is None:
         state.averaged = averager.start(weights)
     else:
-        state.averaged = {name: tensor.to(device) for name, tensor in state.averaged.items()}
+        state.averaged = {  # counts stay on the host, which asks them
+            name: tensor.to(device) if tensor.is_floating_point() else tensor
+            for name, tensor in state.averaged.items()
+        }
     return state
 
 

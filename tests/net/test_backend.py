@@ -102,3 +102,15 @@ def test_of_several_processes_all_take_what_the_first_one_measured(monkeypatch):
     agreed = [lambda gain: first.append(gain) or gain, lambda gain: first[0]]
     types = [choose_backend(BackendPlan(device="cpu"), "", each).dtype for each in agreed]
     assert types == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "attention"),
+    [((7, 5), torch.float32, "math"), ((8, 0), torch.bfloat16, "sdpa"), ((9, 0), torch.bfloat16, "sdpa")],
+)
+def test_a_gpu_computes_in_what_it_has(monkeypatch, capability, dtype, attention):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    backend = choose_backend(BackendPlan())
+    assert (backend.device.type, backend.dtype, backend.attention) == ("cuda", dtype, attention)
+    assert {"device", "dtype", "attention"} <= backend.reasons.keys()

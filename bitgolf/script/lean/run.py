@@ -92,8 +92,8 @@ def main(recipe: Recipe) -> int:
     log(f"peak memory allocated: {allocated >> 20} MiB reserved: {reserved >> 20} MiB")
     shipped, packed_path, total = recipe.network().shipped(), choice.out / "model.bin", 0
     if world.rank == 0:
-        live = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-        averaged = recipe.average.weights(averaged, live)
+        live = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+        averaged = recipe.average.weights({name: each.cpu() for name, each in averaged.items()}, live)
         safetensors.torch.save_file(live_and_averaged(live, averaged), choice.out / "weights.safetensors")
         artifact = packed(
             recipe, backend, shipped_weights(shipped, averaged), stream, tokenizer.to_bytes(), len(code)
