@@ -4,6 +4,7 @@ BIN := .venv/bin
 BY_THE_CLOCK := studies/pr543_width.py
 
 .PHONY: setup demo test slow bench studies audit-corpus docs lint clean
+.PHONY: setup demo test slow bench gpu studies audit-corpus lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -23,6 +24,10 @@ slow: setup
 
 bench: setup
 	$(BIN)/python -m bench.table --out runs/bench.json
+
+# PUBLIC=a public train_gpt.py, whose speed then stands beside ours
+gpu: setup
+	$(BIN)/python -m bench.gpu $(if $(PUBLIC),--public $(PUBLIC)) --out runs/gpu.json --page docs/gpu.md
 
 audit-corpus: setup
 	@test -n "$(CHECKOUT)" || { echo "make audit-corpus CHECKOUT=a clone of the public challenge"; exit 2; }

@@ -138,10 +138,11 @@ def functions_of(path: Path | None) -> dict[str, Any]:
 
 def under_autocast(model: nn.Module, recipe: Recipe) -> Callable[[Tensor, Tensor], Any]:
     """The model in bfloat16 where this machine is faster in it, as our own chooses it."""
-    mixed = choose_backend(recipe.backend).dtype is torch.bfloat16
+    backend = choose_backend(recipe.backend)
+    mixed = backend.dtype is torch.bfloat16
 
     def run(inputs: Tensor, targets: Tensor) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        with torch.autocast(backend.device.type, torch.bfloat16, enabled=mixed):
             return model(inputs, targets)
 
     return run
