@@ -84,11 +84,12 @@ def test_the_step_of_every_recipe_stays_on_the_device_and_waits_once(name):
 def test_a_training_that_goes_on_waits_no_more_often(average, recipe, tmp_path):
     recipe = recipe.replace({"train.steps": 2})
     path, watch = tmp_path / "state", Watch()
-    state = steps_of(recipe, Watch(), average, steps=2)
+    state = steps_of(recipe, Watch(), average, steps=4)
+    assert state.averaged
     with Watch():
         state.save(path)
-    steps_of(recipe, watch, average, State.load(path, ""), steps=4)
-    assert watch.waits == [LOSS] * 2
+    steps_of(recipe, watch, average, State.load(path, ""), steps=8)
+    assert watch.waits == [LOSS] * 4
 
 
 def score_on_device(recipe, dataset, plan, monkeypatch):
