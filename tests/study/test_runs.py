@@ -199,6 +199,22 @@ def test_a_process_that_dies_costs_its_own_run_only(study, tmp_path, monkeypatch
     assert "too little memory" in states["longer", 2].result["error"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slurm's local twin", "ray"])
+def test_a_cluster_that_loses_a_worker_loses_that_run_only(study, tmp_path, monkeypatch, kind):
+    pytest.importorskip({"ray": "ray"}.get(kind, "submitit"))
+    prepared = follow(prepare(study, tmp_path))
+    monkeypatch.setattr(executors, "finish_task", die_at_six_steps)
+    made = {
+        "slurm's local twin": lambda: on_slurm(tmp_path / "slurm", {}, cluster="local", at_once=1),
+        "ray": lambda: on_ray("local", 1, 0),
+    }[kind]()
+    run_study(prepared, made, nothing)
+    states = {cell: run_status(job.folder).state for cell, job in prepared.jobs.items()}
+    assert {arm for (arm, _), state in states.items() if state == "failed"} == {"longer"}
+    assert {state for (arm, _), state in states.items() if arm != "longer"} == {"done"}
+
+
 def test_an_executor_that_loses_a_task_gives_up_its_run_and_does_the_rest(study, tmp_path):
     prepared = follow(prepare(study, tmp_path))
     lost = prepared.jobs["baseline", 1].folder
