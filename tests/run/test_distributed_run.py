@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +84,55 @@ def test_two_processes_refuse_a_folder_in_use(together, tmp_path):
     assert json.loads(out)["exit_code"] == 2  # one object, of the first process
     assert err.count("this folder holds a run already") == 1
     assert {path.name for path in (tmp_path / "used").iterdir()} - {".lock"} == {"recipe.json"}
+
+
+def steps_done(folder):
+    """How many steps a run has logged so far."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_are_killed_and_resumed_are_one(cut, dataset, tmp_path, count):
+    recipe = cut(1).replace({"train.steps": 60, "train.checkpoint_seconds": 0.0})
+    alone = follow(
+        work(recipe.replace({"train.accumulation": count}), str(dataset.folder), tmp_path / "one", 3)
+    )
+    write_json(tmp_path / "recipe.json", to_json(recipe))
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "bitgolf"]
+    words += ["run", str(tmp_path / "recipe.json"), "--data", str(dataset.folder), "--seed", "3", "--json"]
+    words += ["--out", str(tmp_path / "several")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen([sys.executable, *words], env=environment, **quiet)
+    until = time.monotonic() + 240
+    while steps_done(tmp_path / "several") < 5 and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    for process in (child.pid, *map(int, workers)):  # workers are sessions of their own
+        os.kill(process, signal.SIGKILL)
+    child.wait()
+    reached = steps_done(tmp_path / "several")
+    assert 5 <= reached < 60
+    assert not (tmp_path / "several" / "result.json").is_file()
+    subprocess.run([sys.executable, *words, "--resume"], env=environment, check=True, timeout=400, **quiet)
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "several")
+    ]
+    assert [row["step"] for row in rows[1]] == list(range(1, 61))
+    nats = [[row["nats_per_token"] for row in each] for each in rows]
+    assert nats[1] == pytest.approx(nats[0], abs=1e-3)
+    weights, others = (
+        read_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("one", "several")
+    )
+    gap = max(float((weights[name] - others[name]).abs().max()) for name in weights)
+    print(
+        f"{count} processes, killed at step {reached}: losses within "
+        f"{max(abs(a - b) for a, b in zip(*nats)):.1e}, weights within {gap:.1e}"
+    )
+    assert gap < 5e-3
+    bits = read_json(tmp_path / "several" / "result.json")["bits_per_byte"]
+    assert bits == pytest.approx(alone["bits_per_byte"], abs=2e-3)
