@@ -3,8 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BY_THE_CLOCK := studies/pr543_width.py
 
-.PHONY: setup demo test slow bench studies audit-corpus docs lint clean
-.PHONY: setup demo test slow bench gpu studies audit-corpus lint clean
+.PHONY: setup demo test slow bench gpu studies audit-corpus docs lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
