@@ -237,7 +237,10 @@ def test_files_are_compressed_as_other_tools_do_it(
 ):
     folder, _ = finished
     (tmp_path / "a.txt").write_bytes(ODD_TEXTS["text"])
-    refused(bitgolf("compress", "a.txt"), "no model", "-m")
+    code, _, err = bitgolf("compress", "a.txt", "-o", "by-the-shipped.golf")
+    assert code == 0 and "the model that ships" in err
+    assert bitgolf("decompress", "by-the-shipped.golf", "-o", "again.txt")[0] == 0
+    assert (tmp_path / "again.txt").read_bytes() == ODD_TEXTS["text"]
     code, out, _ = bitgolf("compress", "a.txt", "-m", folder, "--json")
     facts = json.loads(out)
     assert (
