@@ -11,7 +11,8 @@ from markupsafe import Markup
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_bytes
 from bitgolf.export.exported import read_exported
-from bitgolf.inputs.resolve import find_artifact
+from bitgolf.inputs.resolve import beside, find_artifact
+from bitgolf.inputs.writable import refuse_file
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import model_with
 from bitgolf.report.templates import templates
@@ -29,9 +30,8 @@ def write_page(run: str, out: Path | None, prompt: str) -> dict[str, Any]:
     """Write the page of a run folder or model.bin. Raises BitgolfError for a model that it cannot run."""
     path, unpacked = find_artifact(run)
     exported = read_exported(run)
-    target = out or path.parent / "share.html"
-    if target.is_dir():
-        raise BitgolfError("share writes a file, and a folder is there", where=str(target))
+    target = out or beside(path) / "share.html"
+    refuse_file(target)
     tokenizer = in_page(unpacked.tokenizer)
     window = min(exported.window, LARGEST_WINDOW)
     model = model_with(unpacked.model, unpacked.weights, Backend().plain()).eval()

@@ -58,7 +58,8 @@ def give(board: Board, row: dict[str, Any]) -> None:
 def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each whole line from byte `start` on, and where it ends; waits for more until one says the run is over.
 
-    A file that has become shorter is read from its beginning: the run was begun anew.
+    A file that has become shorter is read from its beginning: the run was begun anew. A line that a kill has
+    cut is left out.
     """
     while True:
         size = file.stat().st_size if file.is_file() else 0
@@ -71,9 +72,9 @@ def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, A
                     if not line.endswith(b"\n"):
                         break  # it is being written
                     start += len(line)
-                    row = json.loads(line)
-                    over = row.get("status") not in (None, "running")
-                    yield start, row
+                    if (row := read_line(line)) is not None:
+                        over = row.get("status") not in (None, "running")
+                        yield start, row
         elif size:
             over = ended(file, start)
         if over or once:
@@ -81,7 +82,17 @@ def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, A
         time.sleep(PAUSE)
 
 
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """The object of a line of metrics; None for what is none, or has no step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
 def ended(file: Path, end: int) -> bool:
     """Whether the last whole line says that the run is over."""
     last = file.read_bytes()[:end].splitlines()[-1:]
-    return bool(last) and json.loads(last[0]).get("status") not in (None, "running")
+    row = read_line(last[0]) if last else None
+    return row is not None and row.get("status") not in (None, "running")

@@ -184,6 +184,13 @@ def test_it_writes_in_chromium(plain, dataset, tmp_path):
     assert said["text"].startswith("the people") and said["own"] > 0 and float(said["bpb"]) > 0
 
 
+def test_the_page_of_the_model_that_ships_is_not_written_into_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "share.html").mkdir()
+    with pytest.raises(BitgolfError, match="^share.html: .*a folder is there"):
+        write_page("demo", None, "")
+
+
 def test_what_a_page_cannot_run_is_refused_in_one_line(dataset, tmp_path):
     with pytest.raises(BitgolfError, match="no operation of this model"):
         operation(torch.ops.aten.linalg_qr.default)

@@ -39,6 +39,13 @@ def line(step, status="running"):
     return json.dumps(row) + "\n"
 
 
+def test_lines_that_are_no_metrics_are_left_out(run):
+    file = run / "metrics.jsonl"
+    file.write_text(line(1) + '{"step": 2, "nats\n[3]\n{"note": 4}\n' + line(5, "finished") + "torn\n")
+    assert follow.follow(run, "kept", once=True) == 2
+    assert [step for step, _ in Kept.seen] == [1, 5]
+
+
 def test_it_follows_a_run_and_goes_on_where_it_was(run):
     file = run / "metrics.jsonl"
     file.write_text(line(1) + line(2) + line(3)[:9])
