@@ -1,6 +1,8 @@
 # Each target sets itself up: `make demo` and `make test` work on a fresh machine with Python 3.11+.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait give up their core, as the command line has it: see yield_cores in bitgolf/__init__.py.
+export GOMP_SPINCOUNT ?= 1000
 BY_THE_CLOCK := studies/pr543_width.py
 
 .PHONY: setup demo test slow bench gpu studies audit-corpus docs lint clean

@@ -19,6 +19,7 @@ before it.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -140,7 +141,18 @@ def __getattr__(name: str) -> Any:
     """A public name, from its module."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'bitgolf' has no attribute {name!r}")
+    yield_cores()
     return getattr(importlib.import_module(f"bitgolf.{_PUBLIC[name]}"), name)
+
+
+def yield_cores() -> None:
+    """Have waiting threads give up their core after a microsecond or so, unless the user has chosen.
+
+    Called before torch is imported: its OpenMP (GNU's) reads this once. It spins for milliseconds by itself,
+    and with another busy process on two cores a training step then takes seconds instead of a tenth of one.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def import_core() -> None:

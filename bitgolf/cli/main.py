@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bitgolf import yield_cores
 from bitgolf.base.errors import nearest
 from bitgolf.base.events import is_first_process
 from bitgolf.cli.faults import ended
@@ -99,6 +100,7 @@ def main() -> None:
 
     Under torchrun the first process speaks for all.
     """
+    yield_cores()
     if not is_first_process():
         sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
     words = sys.argv[1:]

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,33 @@ except SystemExit:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr.splitlines()[-1].split() == ["imported:", *LIGHT[words].split()], done.stderr
     assert words == "runn" or done.stdout and "error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "chosen, wanted",
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+    ids=["not chosen", "a count", "a policy"],
+)
+@pytest.mark.parametrize("asked", ["bitgolf.cli.main.main()", "bitgolf.Recipe"])
+def test_waiting_threads_give_up_their_core_unless_the_user_chose(chosen, wanted, asked):
+    program = f"""
+import atexit, os, sys
+import bitgolf, bitgolf.cli.main
+assert "torch" not in sys.modules
+names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+atexit.register(lambda: print({{name: os.environ[name] for name in names if name in os.environ}}))
+sys.argv = ["bitgolf", "--version"]
+{asked}
+"""
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**given, **chosen}
+    )
+    assert done.stdout.splitlines()[-1] == str(wanted), done.stderr
 
 
 def test_a_misspelled_verb_meets_the_right_one():
