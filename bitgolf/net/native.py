@@ -1,7 +1,7 @@
 """The operations of a pass that nothing is trained through, each in one go over memory, as machine code.
 
-Torch makes several goes of a norm, a rotation or a squared relu; products stay torch's. What scores or codes
-says `native(model)`; training and generated scripts do not.
+Torch makes several goes of a norm, a rotation or a squared relu; products stay torch's, those of many rows
+oneDNN's. What scores or codes says `native(model)`; training and generated scripts do not.
 """
 
 import math
@@ -17,6 +17,7 @@ from bitgolf.net.kernels import HEAD_ROWS, NORM_EPSILON, AttentionMask, FusedKer
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
 from bitgolf.net.parts import Attend
+from bitgolf.net.products import product, with_fast_products
 
 EPSILON = np.float32(NORM_EPSILON)
 
@@ -32,6 +33,7 @@ def native(model: Model) -> Model:
         vars(model)["hidden"] = partial(hidden_of_windows, model)
         if numba and backend.dtype == torch.float32:
             model.kernels = NativeKernels()
+            with_fast_products(model)
     return model
 
 
@@ -90,7 +92,7 @@ class NativeKernels(FusedKernels):
         if not fits(hidden):
             return super().nats(hidden, weight, targets, cap)
         parts = zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS))
-        return torch.cat([capped_nats(F.linear(rows, weight), wanted, cap) for rows, wanted in parts])
+        return torch.cat([capped_nats(product(rows, weight), wanted, cap) for rows, wanted in parts])
 
 
 def capped_nats(logits: Tensor, targets: Tensor, cap: float) -> Tensor:
