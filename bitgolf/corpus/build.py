@@ -13,10 +13,11 @@ import numpy as np
 from bitgolf.base.errors import DataError
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.corpus.belonging import check_belonging
+from bitgolf.corpus.blocks import Block, blocks_of, decoded
+from bitgolf.corpus.overlap import scan_overlap
 from bitgolf.corpus.passport import (
     SplitFacts,
     make_passport,
-    scan_overlap,
     shard_documents,
     split_facts,
 )
@@ -30,6 +31,7 @@ from bitgolf.text.shards import (
     SHARD_TOKENS,
     TOKENIZER_FILE,
     Dataset,
+    TokenStream,
     write_shard,
 )
 from bitgolf.text.tokenizer import Tokenizer
@@ -162,7 +164,9 @@ def _tokenize(name: str, split: Split, tokenizer: Tokenizer, folder: Path, shard
         decoded = b"".join(shard_documents([folder / shard["name"] for shard in val.shards], tokenizer))
         if decoded != b"".join(split.val):
             raise DataError("the validation tokens do not decode to the validation text", where=name)
-    overlap = yield from _scan(split.train, split.val, train.text_bytes)
+    overlap = yield from _scan(
+        blocks_of(split.train), blocks_of(split.val), train.text_bytes + val.text_bytes
+    )
     write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
     passport = make_passport(name, split.rule, tokenizer, train, val, overlap, split.notes)
     write_json(folder / PASSPORT_FILE, passport)
@@ -222,9 +226,9 @@ def _adopt(source: ShardSource, folder: Path) -> Steps:
             yield Progress(f"copy {split}", index, len(paths))
             shutil.copyfile(path, target)
     overlap = yield from _scan(
-        shard_documents(train, tokenizer),
-        shard_documents(val, tokenizer),
-        facts["train"].text_bytes,
+        decoded(TokenStream(train), tokenizer),
+        decoded(TokenStream(val), tokenizer),
+        facts["train"].text_bytes + facts["val"].text_bytes,
     )
     write_bytes(folder / TOKENIZER_FILE, tokenizer.to_bytes())
     rule = "as published; bytes are those the tokens count"
@@ -233,7 +237,7 @@ def _adopt(source: ShardSource, folder: Path) -> Steps:
 
 
 def _scan(
-    train: Iterable[bytes], val: Iterable[bytes], total: int
+    train: Iterable[Block], val: Iterable[Block], total: int
 ) -> Generator[Progress, None, dict[str, int]]:
     overlap: dict[str, int] = {}
     for done, found in scan_overlap(train, val):

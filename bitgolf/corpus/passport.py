@@ -1,8 +1,8 @@
-"""What a dataset is made of, checked while it is built: counts, hashes, text shared by both splits."""
+"""What a dataset is made of, checked while it is built: counts, hashes, what a tokenizer lost."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,7 @@ from bitgolf.base.files import sha256_of
 from bitgolf.text.shards import PASSPORT_FORMAT, TokenStream, read_shard
 from bitgolf.text.tokenizer import Tokenizer
 
-GRAM_WORDS = 13
-SCAN_BYTES = 1 << 22  # text looked at in one go
-# Odd multipliers of two polynomial hashes modulo 2^64, over the bytes of a word and over the words of a gram.
-BYTE_FACTOR, WORD_FACTOR = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
-# Letters and digits, lower-cased, count as themselves, bytes above ASCII too; all else separates words.
-WORD_BYTES = np.array(
-    [ord(chr(b).lower()) if b > 127 or chr(b).isalnum() else 0 for b in range(128)] + list(range(128, 256)),
-    np.uint8,
-)
+SCAN_TOKENS = 1 << 22  # looked at in one go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +99,8 @@ def split_facts(
     shards = []
     for path, name in zip(paths, names or [path.name for path in paths]):
         tokens = read_shard(path)
-        for start in range(0, len(tokens), SCAN_BYTES):
-            part = tokens[start : start + SCAN_BYTES]
+        for start in range(0, len(tokens), SCAN_TOKENS):
+            part = tokens[start : start + SCAN_TOKENS]
             wrong = int(np.argmax(part >= tokenizer.vocabulary_size))
             if part[wrong] >= tokenizer.vocabulary_size:
                 raise DataError(
@@ -163,93 +155,3 @@ def shard_documents(paths: Sequence[Path], tokenizer: Tokenizer) -> Iterator[byt
     edges = sorted({0, *starts, stream.tokens})
     for start, end in zip(edges[:-1], edges[1:]):
         yield tokenizer.decode(stream.read(start, end - start))
-
-
-def scan_overlap(train: Iterable[bytes], val: Iterable[bytes]) -> Iterator[tuple[int, dict[str, int]]]:
-    """Look for validation text in the training text; yields bytes read so far and what was found so far.
-
-    exact_documents: validation documents that are training documents. shared_13grams: how many of the
-    checked_13grams (different runs of 13 words in validation) occur in a training document.
-    """
-    digests: list[bytes] = []
-    grams = [np.zeros(0, np.uint64)]
-    for group in _groups(val):
-        digests += map(_digest, group)
-        grams.append(np.unique(word_grams(group)))
-    wanted = np.unique(np.concatenate(grams))
-    seen, found = np.zeros(len(wanted), bool), set[bytes]()
-    known, done = set(digests), 0
-
-    def result() -> dict[str, int]:
-        return {
-            "exact_documents": sum(digest in found for digest in digests),
-            "shared_13grams": int(seen.sum()),
-            "checked_13grams": len(wanted),
-        }
-
-    yield 0, result()
-    for group in _groups(train):
-        found |= known.intersection(map(_digest, group))
-        mark_seen(seen, wanted, word_grams(group))
-        done += sum(map(len, group))
-        yield done, result()
-
-
-def mark_seen(seen: np.ndarray, wanted: np.ndarray, there: np.ndarray) -> None:
-    """Set those of `seen` whose numbers in `wanted`, sorted, are among those that are there.
-
-    These are sorted first: a search goes through memory in order then, and is many times faster.
-    """
-    if len(wanted) and len(there):
-        there = np.sort(there)
-        places = np.minimum(np.searchsorted(wanted, there), len(wanted) - 1)
-        seen[places[wanted[places] == there]] = True
-
-
-def word_grams(documents: Sequence[bytes]) -> np.ndarray:
-    """A 64-bit hash of every run of 13 words inside a document; case and punctuation do not count."""
-    text = np.frombuffer(b"\0" + b"\0".join(documents) + b"\0", np.uint8)
-    letters = WORD_BYTES[text]
-    inside = letters > 0
-    starts = np.flatnonzero(inside[1:] & ~inside[:-1]) + 1
-    ends = np.flatnonzero(inside[:-1] & ~inside[1:]) + 1
-    if len(starts) < GRAM_WORDS:
-        return np.zeros(0, np.uint64)
-    words = _window_hashes(letters, starts, ends, BYTE_FACTOR)
-    first = np.arange(len(words) - GRAM_WORDS + 1)
-    grams = _window_hashes(words, first, first + GRAM_WORDS, WORD_FACTOR)
-    document_ends = np.cumsum([1 + len(document) for document in documents])
-    document = np.searchsorted(document_ends, starts, side="left")
-    return grams[document[first] == document[first + GRAM_WORDS - 1]]
-
-
-def _window_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, factor: int) -> np.ndarray:
-    """Hashes of values[start:end], equal where the values are: value x factor^place, moved to place 0."""
-    inverse = pow(factor, -1, 1 << 64)
-    weighted = np.cumsum(values.astype(np.uint64) * _powers(factor, len(values)), dtype=np.uint64)
-    sums = np.concatenate([np.zeros(1, np.uint64), weighted])
-    hashes = (sums[ends] - sums[starts]) * _powers(inverse, len(values))[starts]
-    return (hashes ^ (hashes >> np.uint64(29))) * np.uint64(BYTE_FACTOR)
-
-
-def _powers(factor: int, count: int) -> np.ndarray:
-    factors = np.full(count, factor, np.uint64)
-    factors[:1] = 1
-    return np.multiply.accumulate(factors)
-
-
-def _groups(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Documents in groups of about SCAN_BYTES."""
-    group, size = [], 0
-    for document in documents:
-        group.append(document)
-        size += len(document)
-        if size >= SCAN_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _digest(document: bytes) -> bytes:
-    return hashlib.sha256(document).digest()

@@ -14,7 +14,17 @@ import numpy as np
 from bitgolf.base.errors import DataError, TokenizerError
 from bitgolf.base.files import sha256_of
 from bitgolf.corpus.belonging import LEAST_SHARE, share_returned
-from bitgolf.corpus.passport import GRAM_WORDS, SCAN_BYTES, mark_seen, scan_overlap, shard_documents
+from bitgolf.corpus.blocks import BLOCK_TOKENS, Block, Digests, decoded, parts_of, token_blocks
+from bitgolf.corpus.overlap import (
+    BYTES_A_WORD,
+    GRAM_WORDS,
+    MOST_KEPT,
+    Wanted,
+    rate_for,
+    scan_overlap,
+    share_in_words,
+)
+from bitgolf.corpus.passport import SCAN_TOKENS
 from bitgolf.corpus.sources import Progress, Shards, shards_of
 from bitgolf.text.shards import PASSPORT_FILE, TOKENIZER_FILE, TokenStream, read_passport
 from bitgolf.text.tokenizer import Tokenizer
@@ -25,8 +35,7 @@ DOCUMENTS = "exact documents"
 STARTS = (1, 50256)  # usual tokens of a document's start: of SentencePiece, of GPT-2
 RUN_TOKENS = 24  # some ten words
 MOST_RUNS = 0.02  # of validation's that common phrases and licences may share
-MOST_VALIDATION = 8_000_000  # tokens whose runs are kept
-PIECE_TOKENS = 2_000_000  # hashed in one go
+HEAD_TOKENS = 2_000_000  # in which the start of documents is looked for
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 COMMON_START = 256  # tokens: two texts may begin alike by chance, but not for so long
 MOST_SHARED = 0.1  # of the 13-grams; phrases, headings and boilerplate are shared by any two halves of a text
@@ -72,16 +81,11 @@ class Data(NamedTuple):
         if self.tokenizer is not None:
             return self.tokenizer.bos
         stream = self.splits.get("val") or self.splits["train"]
-        head = stream.read(0, min(stream.tokens, PIECE_TOKENS))
+        head = stream.read(0, min(stream.tokens, HEAD_TOKENS))
         first = int(head[0])
         special = first in STARTS or first < 4 or first == int(head.max())
         likely = [first] * special + [*STARTS]
         return next((token for token in likely if int((head == token).sum()) > 1), -1)
-
-    def documents(self, split: str) -> Iterator[bytes]:
-        """The texts of a split."""
-        assert self.tokenizer is not None
-        return shard_documents(self.splits[split].paths, self.tokenizer)
 
 
 Checking = Generator[Progress, None, list[Check]]
@@ -117,13 +121,16 @@ def _streams(paths: dict[str, list[Path]]) -> dict[str, TokenStream]:
     return {split: TokenStream(files) for split, files in paths.items()}
 
 
-def verify(folder: Path) -> Generator[Progress, None, Verified]:
-    """All checks of a folder. Raises DataError for shards whose headers or sizes are wrong."""
+def verify(folder: Path, most_kept: int = MOST_KEPT) -> Generator[Progress, None, Verified]:
+    """All checks of a folder. Raises DataError for shards whose headers or sizes are wrong.
+
+    most_kept: hashes of validation text that are held in memory; of more than that, a sample is.
+    """
     data = opened(folder)
     facts: dict[str, Any] = {"folder": str(folder), "splits": {}}
     checks = yield from by_files(data, facts)
     checks += yield from by_ids(data, facts)
-    shared = yield from shared_tokens(data)
+    shared = yield from shared_tokens(data, most_kept=most_kept)
     if data.tokenizer is None:
         names = ("tokenizer", "bytes", "losslessness", f"{GRAM_WORDS}-grams")
         checks += [*shared, *(Check(name, OPEN, "no tokenizer lies beside the shards") for name in names)]
@@ -131,8 +138,7 @@ def verify(folder: Path) -> Generator[Progress, None, Verified]:
     checks += [each for each in shared if each.name != DOCUMENTS]  # by their text, below
     facts |= _fingerprints(data, facts)
     checks += [came_back(data)]
-    checks += yield from _text(data, facts)
-    checks += yield from _overlap(data, facts)
+    checks += yield from _text(data, facts, most_kept)
     return Verified(checks, facts)
 
 
@@ -183,7 +189,7 @@ def by_ids(data: Data, facts: dict[str, Any]) -> Checking:
     largest: dict[str, int] = {}
     for split, stream in data.splits.items():
         yield Progress(f"ids of {split}", 0, 1)
-        largest[split] = max(int(part.max()) for part in _parts(stream))
+        largest[split] = max(int(part.max()) for part in parts_of(stream))
     if data.tokenizer is None:
         said = ", ".join(f"largest of {split}: {each}" for split, each in largest.items())
         return [Check("ids", OPEN, said), document_starts(data, facts)]
@@ -211,14 +217,12 @@ def document_starts(data: Data, facts: dict[str, Any]) -> Check:
         return Check("BOS", OPEN, "this tokenizer has none", "", "where documents start")
     words, wrong = [], []
     for split, stream in data.splits.items():
-        starts = stream.documents(bos)
-        count = len(starts)
+        count, empty, first = _starts(stream, bos)
         facts["splits"][split]["documents"] = count
-        empty = int((np.diff(np.append(starts, stream.tokens)) == 1).sum())
         words.append(f"{split} {count:,} documents")
         if not count:
             wrong.append(f"{split} has no BOS at all")
-        elif starts[0] != 0:
+        elif not first:
             wrong.append(f"{split} begins inside a document")
         if empty and known:
             wrong.append(f"{split} has {empty:,} empty documents")
@@ -237,60 +241,80 @@ def document_starts(data: Data, facts: dict[str, Any]) -> Check:
     )
 
 
-def shared_tokens(data: Data, most_train: int | None = None) -> Checking:
+def _starts(stream: TokenStream, bos: int) -> tuple[int, int, bool]:
+    """How many BOS there are, after how many no token comes, and whether the first token is one."""
+    count, empty, before, first = 0, 0, False, stream.read(0, 1)[0] == bos
+    for part in parts_of(stream):
+        there = np.concatenate([[before], part == bos])
+        count += int(there[1:].sum())
+        empty += int((there[1:] & there[:-1]).sum())
+        before = bool(there[-1])
+    return count, empty + before, bool(first)
+
+
+def shared_tokens(data: Data, most_train: int | None = None, most_kept: int = MOST_KEPT) -> Checking:
     """What training has of validation: its start, runs of its tokens, whole documents of them.
 
-    most_train: tokens of training that are read. Vectorized: a run counts as its 64-bit hash.
+    most_train: tokens of training that are read. most_kept: as in `verify`. Runs count as 64-bit hashes.
     """
     train, val = data.splits["train"], data.splits["val"]
-    ids = val.read(0, min(val.tokens, MOST_VALIDATION))
     read = min(train.tokens, most_train or train.tokens)
-    same = min(len(ids), read)
-    alike = ids[:same] == train.read(0, same)
-    common = same if alike.all() else int(np.argmin(alike))
-    start = data.start
-    known, wanted = {*_documents(ids, start)}, np.unique(_runs(ids, start))
-    seen, found = np.zeros(len(wanted), bool), set[bytes]()
-    for offset in range(0, read, PIECE_TOKENS):
-        yield Progress("shared tokens", offset, read)
-        piece = train.read(offset, min(PIECE_TOKENS + RUN_TOKENS, read - offset))
-        found |= known.intersection(_documents(piece, start))
-        mark_seen(seen, wanted, _runs(piece, start))
-    part = (
-        ""
-        if read == train.tokens and len(ids) == val.tokens
-        else (f", of {read:,} training and {len(ids):,} validation tokens that were read")
-    )
-    whole = common == len(ids)
-    said = f"{common:,} tokens alike from the start{', all of validation' if whole else ''}{part}"
+    common = _alike(train, val)
+    documents, runs = Wanted(), Wanted(rate_for(val.tokens, most_kept))
+    total, done = val.tokens + read, 0
+    for stream, end, of_documents, of_runs in (
+        (val, val.tokens, documents.add, runs.add),
+        (train, read, documents.look, runs.look),
+    ):
+        digests, tail, place = Digests(2 * RUN_TOKENS + 2), np.zeros(0, np.uint16), 0
+        for block in token_blocks(stream, data.start):
+            if place >= end:
+                break
+            yield Progress("shared tokens", min(done + place, total), total)
+            of_documents(digests.take(block))
+            of_runs(_runs(np.concatenate([tail, block.values]), data.start))
+            tail = block.values[1 - RUN_TOKENS :]
+            place += len(block.values)
+        of_documents(digests.last())
+        done += end
+    part = "" if read == train.tokens else f", of the first {read:,} training tokens"
+    whole = common == val.tokens
+    said = f"{common:,} tokens alike from the start{', all of validation' if whole else ''}"
     unseen = "training text that comes later; other tokenizations of the same text"
     fails = common >= COMMON_START or whole
     checks = [Check("prefix", FAILS if fails else HOLDS, said, f"fewer than {COMMON_START}", unseen)]
-    share = float(seen.mean()) if len(wanted) else 0.0
+    share = runs.seen / max(runs.different, 1)
     said = f"{100 * share:.2g}% of the runs of {RUN_TOKENS} validation tokens stand in training{part}"
+    said += share_in_words(runs.one_of, "runs")
     unseen = "shorter runs; text under another tokenization"
     sure = FAILS if share > MOST_RUNS else HOLDS
     checks.append(Check("runs of tokens", sure, said, f"at most {100 * MOST_RUNS:g}%", unseen))
-    if start < 0:
+    if data.start < 0:
         return [*checks, Check(DOCUMENTS, OPEN, "no token tells where documents begin")]
-    said = f"{len(found):,} of {len(known):,} different validation documents are training documents{part}"
-    unseen = f"documents that differ by a token; whether {start} starts each of them"
-    return [*checks, Check(DOCUMENTS, FAILS if found else HOLDS, said, "none", unseen)]
+    said = (
+        f"{documents.seen:,} of {documents.different:,} different validation documents are training documents"
+    )
+    unseen = f"documents that differ by a token; those of up to {RUN_TOKENS} tokens; "
+    unseen += f"whether {data.start} starts each of them"
+    return [*checks, Check(DOCUMENTS, FAILS if documents.seen else HOLDS, said + part, "none", unseen)]
 
 
-def _documents(ids: np.ndarray, start: int) -> Iterator[bytes]:
-    """The hash of each document that is whole and no shorter than a run; the last may be cut."""
-    edges = np.flatnonzero(ids == start).tolist()
-    for first, end in zip(edges, edges[1:]):
-        if end - first > RUN_TOKENS:
-            yield hashlib.blake2b(ids[first:end].tobytes(), digest_size=12).digest()
+def _alike(one: TokenStream, other: TokenStream) -> int:
+    """How many tokens two streams have in common from their start."""
+    least = min(one.tokens, other.tokens)
+    for start in range(0, least, SCAN_TOKENS):
+        count = min(SCAN_TOKENS, least - start)
+        differs = one.read(start, count) != other.read(start, count)
+        if differs.any():
+            return start + int(np.argmax(differs))
+    return least
 
 
 def _runs(ids: np.ndarray, start: int) -> np.ndarray:
     """A 64-bit hash of every run of tokens that no document begins in."""
     count = max(len(ids) - RUN_TOKENS + 1, 0)
     total = _polynomials(ids, RUN_TOKENS)[:count]
-    total ^= total >> np.uint64(31)
+    total = (total ^ (total >> np.uint64(31))) * FACTOR
     if start < 0 or not count:
         return total
     begun = np.cumsum(np.concatenate([[0], ids == start]))
@@ -308,12 +332,6 @@ def _polynomials(ids: np.ndarray, length: int) -> np.ndarray:
     return left[: len(right)] * np.uint64(pow(int(FACTOR), rest, 1 << 64)) + right
 
 
-def _parts(stream: TokenStream) -> Iterator[np.ndarray]:
-    """The tokens of a stream in pieces."""
-    for start in range(0, stream.tokens, SCAN_BYTES):
-        yield stream.read(start, min(SCAN_BYTES, stream.tokens - start))
-
-
 def _fingerprints(data: Data, facts: dict[str, Any]) -> dict[str, Any]:
     """What tells these tokens from others: hashes, bytes a token, the score of a model that knows nothing."""
     tokenizer = data.tokenizer
@@ -321,7 +339,7 @@ def _fingerprints(data: Data, facts: dict[str, Any]) -> dict[str, Any]:
     for split, stream in data.splits.items():
         counted, unknown, last = 0, 0, np.array([max(tokenizer.bos, 0)], np.uint16)
         digest = hashlib.sha256()
-        for part in _parts(stream):
+        for part in parts_of(stream):
             counted += int(tokenizer.token_bytes(part, np.concatenate([last, part[:-1]])).sum())
             unknown += int((part == tokenizer.unknown).sum())
             digest.update(part.astype("<u2").tobytes())
@@ -360,20 +378,27 @@ def came_back(data: Data) -> Check:
     )
 
 
-def _text(data: Data, facts: dict[str, Any]) -> Checking:
-    """Bytes of the text, and whether the text is all there."""
+def _text(data: Data, facts: dict[str, Any], most_kept: int) -> Checking:
+    """What the text shows, decoded once: its bytes, whether it is all there, what both splits share."""
+    assert data.tokenizer is not None
+    digests, sizes = {split: hashlib.sha256() for split in SPLITS}, dict.fromkeys(SPLITS, 0)
+
+    def text(split: str) -> Iterator[Block]:
+        for block in decoded(data.splits[split], tokenizer):
+            digests[split].update(block.values.data)
+            sizes[split] += len(block.values)
+            yield block
+
     tokenizer = data.tokenizer
-    assert tokenizer is not None
+    total = sum(facts["splits"][split]["token_bytes"] for split in SPLITS)
+    one_of = rate_for(facts["splits"]["val"]["token_bytes"] // BYTES_A_WORD, most_kept)
+    for done, found in scan_overlap(text("train"), text("val"), one_of):
+        yield Progress("text", min(done, total), total)
+        facts["overlap"] = found
     words, wrong = [], []
     for split in SPLITS:
-        yield Progress(f"text of {split}", 0, 1)
-        own, stated = facts["splits"][split], data.stated(split)
-        digest = hashlib.sha256()
-        size = 0
-        for document in data.documents(split):
-            digest.update(document)
-            size += len(document)
-        own |= {"text_bytes": size, "text_sha256": digest.hexdigest()}
+        own, stated, size = facts["splits"][split], data.stated(split), sizes[split]
+        own |= {"text_bytes": size, "text_sha256": digests[split].hexdigest()}
         words.append(f"{split} {own['token_bytes']:,} bytes by its tokens")
         if size != own["token_bytes"]:
             wrong.append(f"{split} decodes to {size:,}")
@@ -383,7 +408,7 @@ def _text(data: Data, facts: dict[str, Any]) -> Checking:
     checks = [
         Check("bytes", FAILS if wrong else HOLDS, ", ".join([*words, *wrong]), "those of the text", unseen)
     ]
-    return [*checks, _lossless(data, facts)]
+    return [*checks, _lossless(data, facts), *_overlap(data, facts)]
 
 
 def _lossless(data: Data, facts: dict[str, Any]) -> Check:
@@ -410,13 +435,9 @@ def _lossless(data: Data, facts: dict[str, Any]) -> Check:
     return Check(name, HOLDS, "decoded, the text has the SHA-256 of the passport", "the same bytes", unseen)
 
 
-def _overlap(data: Data, facts: dict[str, Any]) -> Checking:
+def _overlap(data: Data, facts: dict[str, Any]) -> list[Check]:
     """Validation documents and their 13-grams in the training text."""
-    total, overlap = facts["splits"]["train"]["token_bytes"], dict[str, int]()
-    for done, found in scan_overlap(data.documents("train"), data.documents("val")):
-        yield Progress("overlap", min(done, total), total)
-        overlap = found
-    facts["overlap"] = overlap
+    overlap = facts["overlap"]
     documents = facts["splits"]["val"].get("documents", 1)
     said = f"{overlap['exact_documents']:,} of {documents:,} validation documents are training documents"
     if data.tokenizer is not None and data.tokenizer.bos < 0:
@@ -434,7 +455,9 @@ def _overlap(data: Data, facts: dict[str, Any]) -> Checking:
         f"{overlap['shared_13grams']:,} of {overlap['checked_13grams']:,} different ones "
         f"({100 * share:.2f}%) stand in training"
     )
-    unseen = "documents below 13 words; paraphrases; training shards that are not here"
+    said += share_in_words(overlap.get("looked_at_1_of", 1), f"{GRAM_WORDS}-grams")
+    unseen = "documents below 13 words; paraphrases; training shards that are not here; "
+    unseen += f"of a document above {BLOCK_TOKENS:,} tokens 12 {GRAM_WORDS}-grams after each so many"
     sure = FAILS if share > MOST_SHARED else HOLDS
     return [*checks, Check(name, sure, said, f"at most {100 * MOST_SHARED:.0f}%", unseen)]
 

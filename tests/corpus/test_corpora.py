@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from bitgolf.base.errors import BitgolfError, DataError, ShardError, TokenizerError
 from bitgolf.base.events import finish
 from bitgolf.corpus import sources, texts
+from bitgolf.corpus.blocks import blocks_of, joined
 from bitgolf.corpus.build import build_dataset, dataset_name
-from bitgolf.corpus.passport import scan_overlap, word_grams
+from bitgolf.corpus.overlap import scan_overlap, word_grams
 from bitgolf.corpus.sources import Challenge, Files, Hub, Shards, Sotu, source_from
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.public.case import CONTROLS, tokenize_public_case, write_sidecar
@@ -494,11 +495,11 @@ def test_word_grams_are_those_counted_by_hand(rows):
     documents = [" ".join(row).encode() for row in rows]
     by_hand = set().union(*map(grams_by_hand, documents)) if documents else set()
     # A byte above ASCII is not changed in case, so "É" and "é" stay two words; here only one is used.
-    assert len(np.unique(word_grams(documents))) == len(by_hand)
+    assert len(np.unique(word_grams(joined(documents)))) == len(by_hand)
 
 
 def overlap(train: list[bytes], val: list[bytes]) -> dict[str, int]:
-    return list(scan_overlap(train, val))[-1][1]
+    return list(scan_overlap(blocks_of(train), blocks_of(val)))[-1].found
 
 
 def test_planted_overlap_is_found_and_none_is_invented():

@@ -1,17 +1,23 @@
 """Data that lies there: every check holds on a sound folder, and finds what was planted in another."""
 
+import hashlib
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
+import sentencepiece
 
 from bitgolf.base.errors import DataError
 from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
+from bitgolf.corpus.blocks import Digests, decoded
+from bitgolf.corpus.passport import shard_documents
 from bitgolf.corpus.verify import FAILS, HOLDS, OPEN, verify
-from bitgolf.text.shards import read_shard, write_shard
-from bitgolf.text.tokenizer import Tokenizer
+from bitgolf.text.encoder import Encoder, train_tokenizer
+from bitgolf.text.shards import TokenStream, read_shard, write_shard
+from bitgolf.text.tokenizer import MODEL_FILE_KIND, Tokenizer
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 
 NAMES = (
@@ -165,6 +171,70 @@ def test_ids_past_the_vocabulary_are_refused(bare):
     changed(only(bare, "val"), lambda tokens: np.where(tokens == tokens.max(), 999, tokens))
     with pytest.raises(DataError, match="past the vocabulary of 320"):
         finish(verify(bare))
+
+
+def test_a_sample_finds_what_was_planted_and_nothing_beside_it(bare, dataset):
+    clean = {each.name: each for each in finish(verify(bare, most_kept=3000)).checks}
+    whole = checked(bare)
+    assert {each.sure for each in clean.values()} == {each.sure for each in whole.values()}
+    assert "1 of " in clean["13-grams"].found and "looked at, chosen by hash" in clean["runs of tokens"].found
+    assert "looked at" not in whole["13-grams"].found + whole["runs of tokens"].found
+    plant, expected = PLANTS["validation copied into training"]
+    plant(bare, np.array(dataset.val.all()))
+    assert {each.name for each in finish(verify(bare, most_kept=3000)).failed} == expected
+
+
+@pytest.mark.parametrize("block", [7, 300, 5000])
+@pytest.mark.parametrize("case_ops", [False, True])
+def test_blocks_hold_what_documents_hold_one_by_one(monkeypatch, tmp_path, block, case_ops):
+    """Against the slow way: each document whole, its text decoded by itself, digests in a set."""
+    monkeypatch.setattr("bitgolf.corpus.blocks.BLOCK_TOKENS", block)
+    texts = [f"the Cat number {n} sat ON the mat of NASA {n % 7}. ".encode() * (1 + n % 9) for n in range(60)]
+    tokenizer = train_tokenizer(texts, 320, case_ops=case_ops)
+    encoded = list(Encoder(tokenizer).encode_documents([*texts, texts[3]]))
+    paths = [tmp_path / f"train_{n}.bin" for n in range(2)]
+    tokens = np.concatenate(encoded)
+    write_shard(paths[0], tokens[:1000])  # a document goes on in the next shard
+    write_shard(paths[1], tokens[1000:])
+    stream = TokenStream(paths)
+    blocks = list(decoded(stream, tokenizer))
+    assert b"".join(each.values.tobytes() for each in blocks) == b"".join([*texts, texts[3]])
+    digests = Digests()
+    found = np.concatenate([*map(digests.take, blocks), digests.last()])
+    assert found.tolist() == [
+        int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in [*texts, texts[3]]
+    ]
+    assert b"".join(shard_documents(paths, tokenizer)) == b"".join([*texts, texts[3]])
+
+
+def test_blocks_of_a_public_model_drop_the_space_after_a_start(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([f"the cat {n} sat on the mat" for n in range(50)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        minloglevel=3,
+    )
+    tokenizer = Tokenizer(MODEL_FILE_KIND, model.getvalue())
+    assert tokenizer.leading_space.any()
+    ids = np.random.default_rng(0).integers(0, tokenizer.vocabulary_size, 4000)
+    write_shard(tmp_path / "train_0.bin", ids)
+    stream = TokenStream([tmp_path / "train_0.bin"])
+    text = b"".join(each.values.tobytes() for each in decoded(stream, tokenizer))
+    assert text == b"".join(shard_documents(stream.paths, tokenizer))
+
+
+def test_a_document_across_blocks_is_found_without_a_tokenizer(monkeypatch, bare, dataset):
+    (bare / "tokenizer.bin").unlink()
+    monkeypatch.setattr("bitgolf.corpus.blocks.BLOCK_TOKENS", 50)
+    assert failed(bare) == set()
+    first = dataset.val.documents(1)[:2]
+    one = dataset.val.read(int(first[0]), int(first[1] - first[0]))
+    assert len(one) > 50
+    changed(only(bare, "train"), lambda tokens: np.concatenate([tokens, one]))
+    assert checked(bare)["exact documents"].sure == FAILS
 
 
 def test_the_verb(bitgolf, folder, dataset):  # noqa: F811
