@@ -28,8 +28,8 @@ def documents_trained_on(scores: Scores, artifact: Path, tokenizer: Tokenizer) -
     asked = {_key(part, bos) for part in np.split(scores.target, edges)} - {b""}
     starts = [*trained.train.documents(bos).tolist(), trained.train.tokens]
     pairs = zip(starts[:-1], starts[1:])
-    known = {_key(trained.train.read(start, end - start), bos) for start, end in pairs}
-    return len(asked & known), len(asked)
+    read = (_key(trained.train.read(start, end - start), bos) for start, end in pairs)
+    return len({key for key in read if key in asked}), len(asked)
 
 
 def _key(tokens: np.ndarray, bos: int) -> bytes:

@@ -1,7 +1,7 @@
 """Text from a model, token by token: same seed, same text."""
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -114,8 +114,8 @@ def choose(
     return int(order[min(int(rank), kept - 1)])
 
 
-def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """The pieces before the first of some texts; what may be the beginning of one waits."""
+def until(pieces: Iterable[str], stop: Sequence[str]) -> Generator[str, None, bool]:
+    """The pieces before the first of some texts, and whether there was one; what may begin one waits."""
     ends, waiting = [end for end in stop if end], ""
     for piece in pieces:
         if not ends:
@@ -124,9 +124,10 @@ def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
         waiting += piece
         if found := [place for end in ends if (place := waiting.find(end)) >= 0]:
             yield waiting[: min(found)]
-            return
+            return True
         held = max((n for end in ends for n in range(len(end)) if waiting.endswith(end[:n])), default=0)
         yield waiting[: len(waiting) - held]
         waiting = waiting[len(waiting) - held :]
     if waiting:
         yield waiting
+    return False

@@ -16,7 +16,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.export.exported import needs
 from bitgolf.net.model import Model
 from bitgolf.report.sample import until, written
-from bitgolf.serve.protocol import Completion, RequestError, error_body, events, read_completion
+from bitgolf.serve.protocol import Completion, Prompt, RequestError, error_body, events, read_completion
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -43,41 +43,53 @@ class Writer:
             "model": self.name,
         }
         seed = secrets.randbits(63) if asked.seed is None else asked.seed
-        tokens = {"prompt_tokens": 0, "completion_tokens": 0}
-        jobs = itertools.product(asked.prompts, range(asked.n or 1))
-        for index, (prompt, turn) in enumerate(jobs):
+        prompt_tokens = completion_tokens = 0
+        for index, (prompt, turn) in enumerate(itertools.product(asked.prompts, range(asked.n or 1))):
+            ids = self._tokens(prompt)
+            count = len(ids)
+            pieces = self._pieces(asked, prompt, ids, np.random.default_rng(seed + turn))
+            for text, reason in pieces:
+                part = {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+                yield {**head, "choices": [part]}
+            prompt_tokens += count if turn == 0 else 0
+            completion_tokens += len(ids) - count
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        yield {**head, "choices": [], "usage": {**usage, "total_tokens": prompt_tokens + completion_tokens}}
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        """A prompt as tokens: a text after the start of a document, ids as they are."""
+        if isinstance(prompt, str):
             start = [self.tokenizer.bos] * (self.tokenizer.bos >= 0)
             ids = start + [int(token) for token in self._encoder.encode(prompt.encode())]
-            if not ids:
-                raise RequestError(400, "prompt: this model has no document start, give some text", "prompt")
-            count, limit = len(ids), asked.max_tokens or 16
-            ended = False
+        else:
+            ids = list(prompt)
+        if not ids:
+            raise RequestError(400, "prompt: this model has no document start, give some text", "prompt")
+        if max(ids) >= self.tokenizer.vocabulary_size:
+            raise RequestError(
+                400, f"prompt: no token {max(ids)}, there are {self.tokenizer.vocabulary_size}", "prompt"
+            )
+        return ids
 
-            def whole(ids: list[int] = ids, limit: int = limit, turn: int = turn) -> Iterator[str]:
-                nonlocal ended
-                kept = (
-                    1.0 if asked.temperature is None else asked.temperature,
-                    asked.top_k,
-                    asked.top_p or 1.0,
-                    asked.min_p,
-                )
-                draws = np.random.default_rng(seed + turn)
-                yield from written(self.model, self.tokenizer, ids, limit, kept, draws, self.window)
-                ended = True
+    def _pieces(
+        self, asked: Completion, prompt: Prompt, ids: list[int], draws: np.random.Generator
+    ) -> Iterator[tuple[str, str | None]]:
+        """Texts of one choice, the last with why it ended; ids: of the prompt, added to in place."""
+        if asked.echo:
+            text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids).decode(errors="replace")
+            yield text, None
+        temperature = 1.0 if asked.temperature is None else asked.temperature
+        kept = (temperature, asked.top_k, asked.top_p or 1.0, asked.min_p)
+        limit, count = asked.max_tokens or 16, len(ids)
+        stopped = False
 
-            def choice(text: str, reason: str | None, index: int = index) -> dict[str, Any]:
-                return {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+        def within() -> Iterator[str]:
+            nonlocal stopped
+            texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window)
+            stopped = yield from until(texts, asked.stops)
 
-            if asked.echo:
-                yield {**head, "choices": [choice(prompt, None)]}
-            for piece in until(whole(), asked.stops):
-                if piece:
-                    yield {**head, "choices": [choice(piece, None)]}
-            reason = "length" if ended and len(ids) - count >= limit else "stop"
-            tokens["prompt_tokens"] += count if turn == 0 else 0
-            tokens["completion_tokens"] += len(ids) - count
-            yield {**head, "choices": [choice("", reason)]}
-        yield {**head, "choices": [], "usage": {**tokens, "total_tokens": sum(tokens.values())}}
+        yield from ((text, None) for text in within() if text)
+        yield "", "stop" if stopped or len(ids) - count < limit else "length"
 
     def answer(self, asked: Completion) -> dict[str, Any]:
         """The whole answer."""

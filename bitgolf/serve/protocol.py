@@ -5,9 +5,12 @@ Source: https://platform.openai.com/docs/api-reference/completions
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+TokenId = Annotated[int, Field(ge=0)]
+Prompt = str | list[TokenId]
 
 
 class RequestError(Exception):
@@ -24,7 +27,7 @@ class Completion(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: str
-    prompt: str | list[str] = ""
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = ""
     max_tokens: int | None = Field(16, ge=1, le=100_000)
     temperature: float | None = Field(1.0, ge=0, le=2)
     top_p: float | None = Field(1.0, gt=0, le=1)
@@ -37,9 +40,10 @@ class Completion(BaseModel):
     echo: bool | None = False
 
     @property
-    def prompts(self) -> list[str]:
-        """The texts to continue."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[Prompt]:
+        """The texts to continue, or the tokens of them."""
+        many = isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int)
+        return cast("list[Prompt]", self.prompt if many else [self.prompt])
 
     @property
     def stops(self) -> list[str]:

@@ -10,13 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.files import read_json, write_json
 from bitgolf.export.exported import needs
+from bitgolf.inputs.typed import STRICT, Size, read_as
 from bitgolf.watch.boards import BOARDS, Board
 
 PAUSE = 1.0  # seconds between two looks at the file
 NOT_METRICS = ("step", "steps")
+
+
+@STRICT
+class Place(TypedDict):
+    """What a board has had: the lines before this byte."""
+
+    byte: Size
 
 
 def follow(run: Path, board_name: str, once: bool = False) -> int:
@@ -33,7 +43,7 @@ def follow(run: Path, board_name: str, once: bool = False) -> int:
     if not recipe_file.is_file():
         raise BitgolfError("no run folder", where=str(run), way_out="expected a folder with a recipe.json")
     state_file = run / f"watch-{board_name}.json"
-    start = read_json(state_file)["byte"] if state_file.is_file() else 0
+    start = read_as(state_file, Place)["byte"] if state_file.is_file() else 0
     board, count = kind.open(run, read_json(recipe_file)), 0
     try:
         for end, row in lines(file, start, once):

@@ -55,11 +55,17 @@ def test_the_official_client_gets_what_sampling_gives(writer, address):
     several = client.completions.create(**asked | {"prompt": ["the people", "a"]}, n=2).choices
     assert [choice.index for choice in several] == [0, 1, 2, 3] and several[0].text == text
     assert several[1].text == own(writer, seed=6)
+    ids = [int(token) for token in writer._tokens("the people")]
+    of_ids = client.completions.create(**asked | {"prompt": ids}, echo=True).choices[0].text
+    assert of_ids == "the people" + text
+    assert client.completions.create(**asked | {"prompt": [ids, ids]}).choices[1].text == text
     for changed, kind, said in (
         ({"model": "gpt"}, openai.NotFoundError, "no model 'gpt'"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens: Input should be greater than or equal to 1"),
         ({"logprobs": 3}, openai.BadRequestError, "logprobs: not there"),
-        ({"prompt": [1, 2]}, openai.BadRequestError, "prompt: Input should be a valid string"),
+        ({"prompt": [1, "a"]}, openai.BadRequestError, "prompt: "),
+        ({"prompt": [[1], [320]]}, openai.BadRequestError, "prompt: no token 320, there are 320"),
+        ({"prompt": []}, openai.BadRequestError, "prompt: this model has no document start|prompt: "),
     ):
         with pytest.raises(kind, match=said) as raised:
             client.completions.create(**asked | changed)

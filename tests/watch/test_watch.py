@@ -98,3 +98,6 @@ def test_what_is_wrong_is_said(run, tmp_path):
         follow.follow(run, "tensorbord")
     with pytest.raises(BitgolfError, match="no run folder"):
         follow.follow(tmp_path / "none", "kept")
+    (run / "watch-kept.json").write_text('{"byte": "all"}')
+    with pytest.raises(BitgolfError, match="byte"):
+        follow.follow(run, "kept")
