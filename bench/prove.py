@@ -1,6 +1,6 @@
 """Tokens per second of decoding by lanes, and where a step's time goes.
 
-python -m bench.prove [--shapes tiny,demo] [--lanes 64,128] [--processes N] [--steps N] [--rounds N] ...
+python -m bench.prove [--shapes tiny,demo] [--lanes 64,128] [--arithmetic native,plain] [--processes N] ...
 One process is one thread, of which its own processor time counts, so that other work disturbs less. Frames
 are decoded by several processes: with --processes 2, two decode one each at the same time, and their speeds
 are added.
@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 
 from bench.machine import show
-from bitgolf.net.backend import Backend
+from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import ModelPlan, build_model
+from bitgolf.proof.arithmetic import Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.table import shares_of
@@ -84,20 +86,21 @@ def side_by_side(processes: int, *given: Any) -> list[dict[str, Any]]:
         return [found.result() for found in [pool.submit(bench_decoding, *given) for _ in range(processes)]]
 
 
-def bench_decoding(shape: str, count: int, steps: int, rounds: int, portable: bool) -> dict[str, Any]:
+def bench_decoding(shape: str, count: int, steps: int, rounds: int, arithmetic: Arithmetic) -> dict[str, Any]:
     """The fastest of several decodings with so many lanes."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     plan = SHAPES[shape]
     model = build_model(plan).use(Backend()).eval()
 
     def lanes() -> Lanes:
-        return Lanes(model, count, WINDOW, STRIDE, 1, portable)
+        return Lanes(model, count, WINDOW, STRIDE, 1, arithmetic)
 
     tokens = np.random.default_rng(1).integers(0, plan.vocabulary_size, (count, steps))
     data = coded(lanes, tokens)
     laps = min((decoding(lanes, data, tokens) for _ in range(rounds)), key=lambda each: sum(each.values()))
     return {
-        "bench": f"{shape}, {count} lanes" + (", portable" if portable else ""),
+        "bench": f"{shape}, {count} lanes, {arithmetic}",
         "tokens_per_second": count / sum(laps.values()),
         "milliseconds_a_step": {name: 1000 * spent for name, spent in laps.items()},
     }
@@ -111,13 +114,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=384)  # a window and the half that follows
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--arithmetic", default="native", help="native, plain or portable; some side by side")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results: list[dict[str, Any]] = [{"bench": "machine", "load_average": os.getloadavg()[0]}]
     for shape in options.shapes.split(","):
-        for count in map(int, options.lanes.split(",")):
-            given = shape, count, options.steps, options.rounds, options.portable
+        for count, arithmetic in product(map(int, options.lanes.split(",")), options.arithmetic.split(",")):
+            given = shape, count, options.steps, options.rounds, arithmetic
             first, *others = side_by_side(options.processes, *given)
             first["bench"] += f", {options.processes} processes" * bool(others)
             first["tokens_per_second"] += sum(each["tokens_per_second"] for each in others)

@@ -54,6 +54,7 @@ READING_ORDER = (
     "net.objective",
     "net.model",
     "net.overlap",
+    "net.softcap",
     "net.products",
     "net.native",
     "squeeze.trellis_states",

@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -84,6 +84,10 @@ class ScoreFirst(Adapter):
         order = np.argsort(chunks, kind="stable")
         cuts = np.searchsorted(chunks[order], np.arange(1, count))
         yield from (part.tolist() for part in np.split(order, cuts))
+
+    def trial(self, length: int) -> Self:
+        batch = self.batch_sequences * (self.sequence_length or length)
+        return self.replace(chunk_tokens=min(self.chunk_tokens, batch or self.chunk_tokens))
 
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:

@@ -18,6 +18,7 @@ from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
 from bitgolf.net.parts import Attend
 from bitgolf.net.products import product, with_fast_products
+from bitgolf.net.softcap import softcap_
 
 EPSILON = np.float32(NORM_EPSILON)
 
@@ -72,6 +73,9 @@ class NativeKernels(FusedKernels):
         mix_rows(rows_of(x), rows_of(y), rows_of(weight), rows_of(found))
         return found
 
+    def add_scaled(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        return super().add_scaled(x, y, scale) if torch.is_grad_enabled() else torch.addcmul(x, y, scale)
+
     def relu_squared(self, x: Tensor) -> Tensor:
         if not fits(x):
             return super().relu_squared(x)
@@ -97,7 +101,7 @@ class NativeKernels(FusedKernels):
 
 def capped_nats(logits: Tensor, targets: Tensor, cap: float) -> Tensor:
     """Cross-entropy of each row's target under softcapped logits, which take the place of those given."""
-    return F.cross_entropy(logits.div_(cap).tanh_().mul_(cap), targets, reduction="none")
+    return F.cross_entropy(softcap_(logits, cap), targets, reduction="none")
 
 
 def fits(*tensors: Tensor) -> bool:

@@ -12,6 +12,7 @@ from bitgolf.net.kernels import wide
 from bitgolf.net.layers import Attention
 from bitgolf.net.model import Model
 from bitgolf.net.parts import Linear, Module
+from bitgolf.net.softcap import softcap_
 
 ENOUGH_ROWS = 16  # fewer pay more for the order in which oneDNN wants the matrix than they gain
 
@@ -46,8 +47,8 @@ class FastModel(Model):
 
     def logits_of(self, hidden: Tensor, head: Tensor | None = None) -> Tensor:
         matrix = self.head() if head is None else head
-        cap = self.plan.logit_softcap
-        return cap * torch.tanh(product(hidden, matrix.to(hidden.dtype)).to(wide(hidden)) / cap)
+        logits, cap = product(hidden, matrix.to(hidden.dtype)).to(wide(hidden)), self.plan.logit_softcap
+        return cap * torch.tanh(logits / cap) if torch.is_grad_enabled() else softcap_(logits, cap)
 
 
 FAST: dict[type, type[Module]] = {Linear: FastLinear, Attention: FastAttention, Model: FastModel}

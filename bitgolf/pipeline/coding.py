@@ -20,7 +20,7 @@ from bitgolf.inputs.writable import refuse_file, refuse_folder
 from bitgolf.pipeline.work import dataset_of
 from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, coder_of
-from bitgolf.proof.file import Header, compress, decompress, read_header
+from bitgolf.proof.file import WAYS, Header, compress, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
 from bitgolf.text.encoder import Encoder
@@ -103,7 +103,7 @@ def facts_of(data: bytes, source: str) -> dict[str, Any]:
     header = read_header(data, source)
     facts: dict[str, Any] = {
         "file": source,
-        "way": ("stored", "lzma", "model", "model, portable", "model, adapted")[header.way],
+        "way": WAYS[header.way],
         "text_bytes": header.text_bytes,
         "file_bytes": len(data),
         "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,

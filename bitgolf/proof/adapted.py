@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError, BitgolfError
+from bitgolf.proof.arithmetic import Arithmetic, arithmetic_here
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, crc_of, other_tokens
@@ -80,11 +81,13 @@ class Passage:
     goes on from there to the same bits.
     """
 
-    def __init__(self, coder: Coder, ways: Ways, tokens: int, frame: int, kept: Kept) -> None:
+    def __init__(
+        self, coder: Coder, ways: Ways, tokens: int, frame: int, kept: Kept, arithmetic: Arithmetic
+    ) -> None:
         self.coder, self.plan, self.windows = coder, ways.plan, ways.windows(tokens)
         self.frame, self.kept = frame, kept
         self.past = Decoded(coder.first, tokens, self.windows)
-        self.lanes = Lanes(coder.model, 1, ways.length, ways.stride, coder.first, coder.portable)
+        self.lanes = Lanes(coder.model, 1, ways.length, ways.stride, coder.first, arithmetic)
         self.mixture = mixture_of(ways.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
 
     def steps(
@@ -162,8 +165,9 @@ def encode_adapted(
     coder: Coder, ways: Ways, tokens: np.ndarray, frame: int, part: Path | None = None
 ) -> Generator[int, None, list[Frame]]:
     """Code tokens in frames of so many; yields how many are done. part: a file that keeps those that are."""
-    kept = Kept(part, "encode", identity_of_passage(coder, ways, frame, tokens.tobytes()))
-    passage = Passage(coder, ways, len(tokens), frame, kept)
+    arithmetic = coder.arithmetic
+    kept = Kept(part, "encode", identity_of_passage(coder, ways, frame, tokens.tobytes(), arithmetic))
+    passage = Passage(coder, ways, len(tokens), frame, kept, arithmetic)
     passed, facts = passage.known()
     frames = [Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in facts.get("frames", ())]
     writer, coming, nats = TokenEncoder(), iter(tokens[len(passed) :].tolist()), [0.0]
@@ -192,12 +196,9 @@ def decode_adapted(
 
     Raises ArtifactError where they are not those that were coded.
     """
-    kept = Kept(
-        part,
-        "decode",
-        identity_of_passage(coder, ways, jobs[0].size, b"".join(job.content() for job in jobs)),
-    )
-    passage = Passage(coder, ways, sum(job.size for job in jobs), jobs[0].size, kept)
+    size, content, arithmetic = jobs[0].size, b"".join(job.content() for job in jobs), jobs[0].arithmetic
+    kept = Kept(part, "decode", identity_of_passage(coder, ways, size, content, arithmetic))
+    passage = Passage(coder, ways, sum(job.size for job in jobs), size, kept, arithmetic)
     found: list[int] = passage.known()[0].tolist()
     number = -(-len(found) // jobs[0].size)
     reader = TokenDecoder(jobs[number].frame.data) if number < len(jobs) else None
@@ -223,8 +224,8 @@ def decode_adapted(
     return np.array(found, dtype=np.int64)
 
 
-def identity_of_passage(coder: Coder, ways: Ways, frame: int, content: bytes) -> str:
+def identity_of_passage(coder: Coder, ways: Ways, frame: int, content: bytes, arithmetic: Arithmetic) -> str:
     """Names all that the bits of a coding depend on."""
-    machine = f"{torch.backends.cpu.get_cpu_capability()} {torch.__version__} {torch.get_num_threads()}"
+    machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()}"
     words = f"{coder.identity.hex()} {ways.plan.identity()} {ways.length} {ways.stride} {frame} {machine} "
     return hashlib.sha256(words.encode() + content).hexdigest()

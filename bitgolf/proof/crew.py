@@ -20,8 +20,9 @@ import torch
 import bitgolf
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import finish
-from bitgolf.net.backend import Backend
+from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import Model
+from bitgolf.proof.arithmetic import NATIVE, PORTABLE, Arithmetic, arithmetic_here
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
 from bitgolf.proof.portable import Portable
 from bitgolf.run.child import end_with_parent
@@ -47,6 +48,11 @@ class Coder(NamedTuple):
         """The token before every lane."""
         return max(self.tokenizer.bos, 0)
 
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """In which it codes; what is decoded says its own."""
+        return PORTABLE if self.portable else NATIVE
+
 
 class Crew(NamedTuple):
     """How frames are worked off: by how many processes, and the file of those that are done, if any."""
@@ -68,6 +74,7 @@ class Encoding(NamedTuple):
 
     tokens: np.ndarray
     layout: Layout
+    arithmetic: Arithmetic
 
     @property
     def size(self) -> int:
@@ -79,7 +86,7 @@ class Encoding(NamedTuple):
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
         """The frame; yields how many tokens are done."""
-        frame = yield from encode_frame(coder.model, self.tokens, self.layout, coder.portable)
+        frame = yield from encode_frame(coder.model, self.tokens, self.layout, self.arithmetic)
         return CODED.pack(frame.tokens_crc, frame.nats) + frame.data
 
 
@@ -90,6 +97,7 @@ class Decoding(NamedTuple):
     size: int
     layout: Layout
     where: str
+    arithmetic: Arithmetic
 
     def content(self) -> bytes:
         """What it is known by."""
@@ -97,7 +105,8 @@ class Decoding(NamedTuple):
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
         """Its tokens; yields how many are done."""
-        steps = decode_frame(coder.model, self.frame, self.size, self.layout, self.where, coder.portable)
+        given = self.frame, self.size, self.layout, self.where, self.arithmetic
+        steps = decode_frame(coder.model, *given)
         return (yield from steps).astype("<u4").tobytes()
 
 
@@ -203,6 +212,7 @@ def coder_of(artifact: bytes, window: int, portable: bool = False) -> Coder:
 
     window: tokens that it sees.
     """
+    keep_freed_memory()
     with Portable() if portable else nullcontext():
         unpacked = unpack(artifact)
     model = load_model(unpacked, Backend())
@@ -216,8 +226,8 @@ def identity_of(artifact: bytes) -> bytes:
 
 def key_of(coder: Coder, job: Job) -> bytes:
     """Sixteen bytes that stand for a job, and for all that its bits depend on."""
-    machine = "" if coder.portable else f"{torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
-    words = f"{type(job).__name__} {job.layout} {job.size} {coder.identity.hex()} {coder.portable} {machine} "
+    here = arithmetic_here(job.arithmetic)
+    words = f"{type(job).__name__} {job.layout} {job.size} {coder.identity.hex()} {here} "
     return hashlib.sha256(words.encode() + job.content()).digest()[:16]
 
 

@@ -2,9 +2,9 @@
 
 magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
 · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
-of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `portable` is by a model in
-portable arithmetic; `adapted` by one that adapts, and how, as size and deflated JSON of adapter and mixers,
-follows its layout.
+of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted` is by a model that
+adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout. The way says in which
+arithmetic the model computed too; those in plain torch are written no more, and read as ever.
 """
 
 import io
@@ -22,6 +22,7 @@ from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.base.events import mapped
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.proof.adapted import Ways, decode_adapted, encode_adapted
+from bitgolf.proof.arithmetic import NATIVE, PLAIN, PORTABLE, Arithmetic
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
 from bitgolf.score.score import ScorePlan
@@ -29,8 +30,15 @@ from bitgolf.score.windows import Sliding
 from bitgolf.text.encoder import Encoder
 
 MAGIC = b"BGc1"
-STORED, LZMA, MODEL, PORTABLE, ADAPTED = range(5)
-BY_MODEL = (MODEL, PORTABLE, ADAPTED)
+STORED, LZMA, PLAINLY, PORTABLY, ADAPTED_PLAINLY, NATIVELY, ADAPTED = range(7)
+ARITHMETIC: dict[int, Arithmetic] = {
+    PLAINLY: PLAIN,
+    PORTABLY: PORTABLE,
+    ADAPTED_PLAINLY: PLAIN,
+    NATIVELY: NATIVE,
+    ADAPTED: NATIVE,
+}
+WAYS = "stored", "lzma", "model, plain", "model, portable", "model, adapted, plain", "model", "model, adapted"
 MOST_PLAN_BYTES = 2**20
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
@@ -51,7 +59,7 @@ class Header(NamedTuple):
     @property
     def portable(self) -> bool:
         """Whether its model computed portably."""
-        return self.way == PORTABLE
+        return self.way == PORTABLY
 
 
 class Compressed(NamedTuple):
@@ -84,9 +92,9 @@ def compress_tokens(
 ) -> Generator[tuple[int, int], None, Compressed]:
     """Tokens, and the text that they stand for, by the model whatever it costs."""
     layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
-    jobs = [Encoding(tokens[start:end], layout) for start, end in layout.frames()]
+    jobs = [Encoding(tokens[start:end], layout, coder.arithmetic) for start, end in layout.frames()]
     frames = yield from encoded(coder, jobs, crew)
-    head = _head(PORTABLE if coder.portable else MODEL, text, coder.identity, layout)
+    head = _head(PORTABLY if coder.portable else NATIVELY, text, coder.identity, layout)
     data = head + b"".join(map(_framed, frames))
     return Compressed(data, sum(frame.nats for frame in frames), layout)
 
@@ -147,7 +155,7 @@ def decoded_tokens(
 def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
     """The frames of a file that a model wrote. Raises ArtifactError for damaged ones."""
     assert header.layout is not None
-    stream, found = io.BytesIO(data), []
+    stream, found, arithmetic = io.BytesIO(data), [], ARITHMETIC[header.way]
     stream.seek(header.body)
     places = header.layout.frames()
     for number, (start, end) in enumerate(places, 1):
@@ -158,7 +166,8 @@ def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
         bits = _read(stream, size, name)
         if zlib.crc32(bits) != crc:
             raise ArtifactError("its bits are damaged", where=name)
-        found.append(Decoding(Frame(bits, tokens_crc), end - start, header.layout, name))
+        frame = Frame(bits, tokens_crc)
+        found.append(Decoding(frame, end - start, header.layout, name, arithmetic))
     if stream.read(1):
         raise ArtifactError("bytes follow the last frame", where=where, value=len(data) - stream.tell() + 1)
     return found
@@ -170,14 +179,14 @@ def read_header(data: bytes, where: str = "") -> Header:
     if stream.read(len(MAGIC)) != MAGIC:
         raise ArtifactError("not a file that bitgolf compressed", where=where)
     (way,) = _read(stream, 1, where)
-    if way not in (STORED, LZMA, *BY_MODEL):
+    if way >= len(WAYS):
         raise ArtifactError("compressed in a way that is not known here", where=where, value=way)
-    by_model = way in BY_MODEL
+    by_model = way in ARITHMETIC
     identity = _read(stream, 8, where) if by_model else b""
     text_bytes = _read_number(stream, where)
     (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
     layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if by_model else None
-    size = _read_number(stream, where) if way == ADAPTED else 0
+    size = _read_number(stream, where) if way in (ADAPTED_PLAINLY, ADAPTED) else 0
     plan = _read(stream, min(size, MOST_PLAN_BYTES), where)
     end = stream.tell()
     (crc,) = struct.unpack("<I", _read(stream, 4, where))

@@ -15,6 +15,7 @@ import torch
 
 from bitgolf.base.errors import ArtifactError
 from bitgolf.net.model import Model
+from bitgolf.proof.arithmetic import PLAIN, Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.table import shares_of
@@ -73,11 +74,11 @@ def crc_of(tokens: np.ndarray) -> int:
 
 
 def encode_frame(
-    model: Model, tokens: np.ndarray, layout: Layout, portable: bool = False
+    model: Model, tokens: np.ndarray, layout: Layout, arithmetic: Arithmetic = PLAIN
 ) -> Generator[int, None, Frame]:
     """Code the tokens of one frame; yields how many are done."""
     rows = in_lanes(tokens, layout.lanes)
-    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, portable)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, arithmetic)
     coder, nats, done = TokenEncoder(), 0.0, 0
     for step, active in enumerate(active_lanes(len(tokens), rows.shape[1])):
         logits, coming = lanes.logits(), torch.from_numpy(rows[:, step])
@@ -91,7 +92,12 @@ def encode_frame(
 
 
 def decode_frame(
-    model: Model, frame: Frame, count: int, layout: Layout, where: str, portable: bool = False
+    model: Model,
+    frame: Frame,
+    count: int,
+    layout: Layout,
+    where: str,
+    arithmetic: Arithmetic = PLAIN,
 ) -> Generator[int, None, np.ndarray]:
     """The `count` tokens of a frame; yields how many are done. where: the frame, for messages.
 
@@ -99,7 +105,7 @@ def decode_frame(
     """
     steps = math.ceil(count / layout.lanes)
     rows = np.zeros((layout.lanes, steps), np.int64)
-    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, portable)
+    lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, arithmetic)
     coder, done = TokenDecoder(frame.data), 0
     try:
         for step, active in enumerate(active_lanes(count, steps)):

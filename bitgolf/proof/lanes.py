@@ -5,7 +5,6 @@ pass over the text would round otherwise, and a decoder cannot make one.
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -13,14 +12,18 @@ from torch import Tensor
 from bitgolf.base.errors import BitgolfError
 from bitgolf.net.kernels import AttentionMask, attend_last, split_heads
 from bitgolf.net.model import Model
-from bitgolf.proof.portable import Portable
+from bitgolf.proof.arithmetic import NATIVE, PLAIN, Arithmetic, within
+from bitgolf.proof.attention import attend_step, takes
 
 
 class KeysAndValues:
-    """Of the tokens that every lane has passed, for each attention on the way; room for `length` tokens."""
+    """Of the tokens that every lane has passed, for each attention on the way; room for `length` tokens.
 
-    def __init__(self, length: int) -> None:
-        self.length, self.tokens = length, 0
+    native: one token of each lane attends by `attend_step`.
+    """
+
+    def __init__(self, length: int, native: bool = False) -> None:
+        self.length, self.native, self.tokens = length, native, 0
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._call = 0
 
@@ -29,12 +32,20 @@ class KeysAndValues:
         q, k, v = split_heads(heads, queries)
         start, end = self.tokens, self.tokens + heads.shape[2]
         if self._call == len(self._kept):
-            room = len(k), self.length, heads.shape[3]
-            self._kept.append((k.new_empty(room), v.new_empty(room)))
+            self._kept.append((self._room(k), self._room(v)))
         keys, values = self._kept[self._call]
         self._call += 1
         keys[:, start:end], values[:, start:end] = k, v
+        if self.native and takes(q, keys, values, mask):
+            return attend_step(q, keys, values, end, mask)
         return attend_last(q, keys[:, :end], values[:, :end], mask)
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Memory for tensors as this one (rows, tokens, dimension)."""
+        rows, _, width = like.shape
+        if self.native:  # tokens lie side by side, as machine code adds them up
+            return like.new_empty(rows, width, self.length).mT
+        return like.new_empty(rows, self.length, width)
 
     def passed(self, tokens: int) -> None:
         """Note that all attentions have seen so many more tokens."""
@@ -56,7 +67,7 @@ class KeysAndValues:
         self._kept, self.tokens = [], tokens
         for number in range(len(kept) // 2):
             own = [kept[f"{number}/{side}"] for side in (0, 1)]
-            room = [each.new_empty(len(each), self.length, each.shape[2]) for each in own]
+            room = [self._room(each) for each in own]
             for each, known in zip(room, own):
                 each[:, :tokens] = known
             self._kept.append((room[0], room[1]))
@@ -67,13 +78,19 @@ class Lanes:
 
     A lane sees at most its last `window` tokens. When it has so many it begins again with all of them but
     the first `stride`, as windows of sliding scoring do. first: what every lane opens with; it is not coded.
-    portable: with the same bits on every processor, slower.
+    arithmetic: PLAIN, PORTABLE or NATIVE; see `within`.
 
     Raises BitgolfError for a model whose layers look back but by attention.
     """
 
     def __init__(
-        self, model: Model, lanes: int, window: int, stride: int, first: int, portable: bool = False
+        self,
+        model: Model,
+        lanes: int,
+        window: int,
+        stride: int,
+        first: int,
+        arithmetic: Arithmetic = PLAIN,
     ) -> None:
         if model.plan.looks_back:
             raise BitgolfError(
@@ -82,8 +99,8 @@ class Lanes:
             )
         self.model, self.window, self.kept = model.eval(), window, window - stride
         self.device = next(model.parameters()).device
-        self._arithmetic = Portable() if portable else nullcontext()
-        self._cache = KeysAndValues(window)
+        self._arithmetic = within(arithmetic, model)
+        self._cache = KeysAndValues(window, native=arithmetic == NATIVE)
         self._seen = torch.zeros(lanes, 0, dtype=torch.int64)
         self._next = torch.full((lanes, 1), first)
         self.states = torch.empty(lanes, 0)  # (lanes, width): what the last logits were made of

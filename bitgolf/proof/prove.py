@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
 
@@ -62,6 +63,7 @@ def machine_class() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
+        "numba": numba.__version__,
         "system": platform.machine(),
     }
 

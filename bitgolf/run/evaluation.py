@@ -80,8 +80,11 @@ def evaluate(
 
     part: where it is kept; an evaluation that was killed goes on from there to the same bits. spare: the
     file stays when it has ended, so that it need not be made again.
-    Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do.
+    Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do; of what learns, before it
+    begins.
     """
+    if part is None or not part.exists():
+        refuse_slow_learning(model, tokens, tokenizer, plan, clock)
     sheet = Sheet(part, model, tokens, plan, world)
     sizes = file_bytes, differing_bytes
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
@@ -145,7 +148,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
 def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Callable[[], float]) -> None:
     """Raise SlowError where the windows of a whole evaluation, at the pace of a few, take too long.
 
-    What learns is tried beyond its first update as well.
+    What learns is tried for a few updates as well.
     """
     if not plan.eval_seconds:
         return
@@ -159,20 +162,26 @@ def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Call
         finish(scoring(model, tokens, dataset.tokenizer, plan, sample=FEW_WINDOWS))
         spent = clock() - started
     _refuse_slow(plan, spent * windows / min(FEW_WINDOWS, windows))
-    if plan.adapter != NoAdapter():
-        _refuse_slow(plan, _seconds_of_learning(model, tokens, dataset.tokenizer, plan, clock))
+    refuse_slow_learning(model, tokens, dataset.tokenizer, plan, clock)
 
 
-def _seconds_of_learning(
+def refuse_slow_learning(
     model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, clock: Callable[[], float]
-) -> float:
-    """What a whole evaluation takes at the pace of its first batches and its first update."""
+) -> None:
+    """Raise SlowError where what learns takes too long, at the pace of its second update from short parts."""
+    if not plan.eval_seconds or plan.adapter == NoAdapter():
+        return
     learns: list[Adaptation] = []
-    steps = scoring(model, tokens, tokenizer, plan, opened=lambda _exam, adapts, *_: learns.append(adapts))
-    pace = Pace(0, clock())
+    trial = plan.replace(adapter=plan.adapter.trial(plan.windows.longest()))
+    steps = scoring(model, tokens, tokenizer, trial, opened=lambda _exam, adapts, *_: learns.append(adapts))
+    pace, updates = Pace(0, clock()), 0
     with closing(steps):  # the model is given back as it was
         for done, total in steps:
             pace.lap(clock(), done)
-            if pace.updates and pace.tokens:
-                return pace.of(total, pace.updates + learns[0].updates_left)
-    return pace.scoring
+            if pace.updates and (updates or not learns[0].updates_left):
+                updates += pace.updates + learns[0].updates_left
+                _refuse_slow(plan, pace.of(total, updates))
+                return
+            if pace.updates:  # the first is slower than those that follow
+                updates, pace = 1, Pace(0, clock())
+                pace.done, pace.laps = done, 1

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -70,6 +70,13 @@ class Adapter(Plan):
         Raises BitgolfError for a text from which nothing could be learnt.
         """
         yield list(range(len(windows)))
+
+    def trial(self, length: int) -> Self:
+        """The same with parts as short as they can be, whose pace tells that of the whole.
+
+        length: tokens of a window.
+        """
+        return self
 
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:

@@ -51,7 +51,9 @@ def test_every_matrix_of_a_model_multiplies_so(monkeypatch):
     counted = []
     monkeypatch.setattr(module, "product", lambda x, weight: counted.append(weight) or F.linear(x, weight))
     with torch.inference_mode():
-        assert torch.equal(fast.logits(rows), plain.logits(rows))
+        hidden = fast.hidden(rows)
+        assert torch.equal(hidden, plain.hidden(rows))
+        fast.logits_of(hidden)
     assert len(counted) == 4 * PLAN.layers + 1
     monkeypatch.undo()
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import build_model
 from bitgolf.proof import portable
+from bitgolf.proof.arithmetic import PLAIN, PORTABLE
 from bitgolf.proof.frames import Layout, decode_frame, encode_frame, parallel_nats
 from bitgolf.proof.portable import Portable
 from bitgolf.squeeze.artifact import unpack
@@ -46,20 +47,22 @@ def drawn_model(row):
     return model
 
 
-def coded_here(portably):
+def coded_here(arithmetic):
     """A text coded by a model of every row."""
     tokens, layout = np.arange(8) * 7 % 60, Layout(8, 2, 4, 3, 2, 1)
     for row in rows_with_everything():
-        frame = finish(encode_frame(drawn_model(row), tokens, layout, portably))
-        yield frame.data.hex() + ("" if portably else f" {frame.nats!r}")
+        frame = finish(encode_frame(drawn_model(row), tokens, layout, arithmetic))
+        yield frame.data.hex() + ("" if arithmetic == PORTABLE else f" {frame.nats!r}")
 
 
 def test_every_technique_gives_the_same_bits_on_every_processor():
     """The planted fault is torch's own arithmetic, which rounds otherwise with other vectors."""
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("this processor has one kind of vectors only")
-    code = "from tests.proof.test_portable import coded_here as c; print(*c(True), *c(False), sep='\\n')"
-    here = [*coded_here(True), *coded_here(False)]
+    code = (
+        "from tests.proof.test_portable import coded_here as c; print(*c('portable'), *c('plain'), sep='\\n')"
+    )
+    here = [*coded_here(PORTABLE), *coded_here(PLAIN)]
     half, apart = len(here) // 2, []
     for place in PLACES:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **place}
@@ -74,8 +77,8 @@ def test_every_technique_gives_the_same_bits_on_every_processor():
 def test_what_is_coded_portably_comes_back_and_scores_alike():
     tokens, layout = np.arange(23) * 5 % 60, Layout(23, 2, 12, 6, 3, 1)
     model = drawn_model(next(rows_with_everything()))
-    frame = finish(encode_frame(model, tokens, layout, True))
-    assert np.array_equal(finish(decode_frame(model, frame, 23, layout, "", True)), tokens)
+    frame = finish(encode_frame(model, tokens, layout, PORTABLE))
+    assert np.array_equal(finish(decode_frame(model, frame, 23, layout, "", PORTABLE)), tokens)
     assert frame.nats == pytest.approx(parallel_nats(model, tokens, layout), abs=1e-3)
 
 

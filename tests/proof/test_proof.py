@@ -15,6 +15,7 @@ from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.proof import frames
+from bitgolf.proof.arithmetic import NATIVE, PLAIN
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, identity_of
 from bitgolf.proof.file import compress, compress_tokens, decompress, read_header
@@ -58,15 +59,16 @@ def shaken(plan):
     return model
 
 
+@pytest.mark.parametrize("arithmetic", [PLAIN, NATIVE])
 @pytest.mark.parametrize("number", range(len(ROWS)))
-def test_steps_expect_what_a_parallel_pass_does(number):
+def test_steps_expect_what_a_parallel_pass_does(number, arithmetic):
     """In lanes with a window that slides, for every two techniques of the network together."""
     plan = model_of({name: FACTORS[name][i] for name, i in ROWS[number].items()}, 64)
     model, layout = shaken(plan), Layout(100, LANES, 34, WINDOW, STRIDE, 1)
     tokens = np.random.default_rng(1).integers(0, plan.vocabulary_size, layout.tokens)
-    coded = finish(encode_frame(model, tokens, layout))
+    coded = finish(encode_frame(model, tokens, layout, arithmetic))
     assert coded.nats == pytest.approx(parallel_nats(model, tokens, layout), abs=1e-3)
-    assert np.array_equal(finish(decode_frame(model, coded, 100, layout, "here")), tokens)
+    assert np.array_equal(finish(decode_frame(model, coded, 100, layout, "here", arithmetic)), tokens)
 
 
 def test_every_lane_length_and_window_gives_the_tokens_back(coder):

@@ -168,7 +168,7 @@ def test_a_run_whose_learning_would_not_end_in_time_is_refused_before_it(model, 
         plan = learns.replace(eval_seconds=seconds)
         with pytest.raises(SlowError, match=r"about \d+ s, at most 30 s") if refused else nullcontext():
             refuse_slow_run(model, dataset, plan, lambda: sum(spent))
-    assert spent == [0.0, 10.0, 10.0]
+    assert spent == [0.0, 10.0, 10.0, 10.0, 10.0], "two updates tell the pace, each time"
     refuse_slow_run(model, dataset, learns.replace(eval_seconds=30.0, limit_tokens=82), lambda: sum(spent))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -180,11 +180,31 @@ def test_after_the_last_chunk_nothing_is_learnt_and_no_time_is_asked_for_it(mode
     given = {"stage": "score", "clock": lambda: sum(spent)}
     found = finish(evaluate(model, tokens, Bytes(), plan, **given))
     assert (found.seconds, found.learning_seconds) == (10.0, 10.0)
-    spent.clear()
-    with pytest.raises(SlowError, match="about 30 s, at most 29 s"):  # by the first update of three
-        adapter = plan.adapter.replace(chunk_tokens=60)
-        finish(evaluate(model, tokens, Bytes(), plan.replace(adapter=adapter, eval_seconds=29.0), **given))
-    assert spent == [10.0]
+
+
+def test_learning_that_would_not_end_in_time_is_refused_before_anything_is_scored(model, tokens, monkeypatch):
+    """By the pace of its second update, in parts of one batch; the planted fault is a slow first one."""
+    given, spent, learn = {"stage": "score"}, [0.0], Learner.learn
+    monkeypatch.setattr(
+        Learner, "learn", lambda *given: (spent.append(99.0 if not spent[1:] else 10.0), learn(*given))
+    )
+    adapter = ScoreFirst(chunk_tokens=110, epochs=1, batch_sequences=1)  # two updates, in a trial six of 32
+    trials = adapter.trial(32)
+    assert trials == adapter.replace(chunk_tokens=32) and adapter.trial(200) == adapter
+    plan, seen = PLAN.replace(adapter=adapter), []
+    tried = len(tokens) // 32
+    for limit, refused in ((10.0 * tried - 1, True), (10.0 * tried + 1, False)):
+        spent[:] = [0.0]
+        limited = evaluate(
+            model, tokens, Bytes(), plan.replace(eval_seconds=limit), **given, clock=lambda: sum(spent)
+        )
+        if refused:
+            with pytest.raises(SlowError, match=f"about {10 * tried} s, at most {10 * tried - 1} s"):
+                seen.extend(limited)
+            assert not seen and spent == [0.0, 99.0, 10.0]
+        else:
+            next(limited)
+            limited.close()
 
 
 def test_the_verdict_counts_the_packed_model_alone():

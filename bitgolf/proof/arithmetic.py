@@ -1,0 +1,53 @@
+"""In which arithmetic a step is made. What was coded in one is decoded in the same."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import numba
+import torch
+from torch import nn
+
+from bitgolf.net.model import Model
+from bitgolf.net.native import NativeKernels
+from bitgolf.net.products import FAST
+from bitgolf.proof.portable import Portable
+
+Arithmetic = Literal["plain", "portable", "native"]
+PLAIN: Arithmetic = "plain"  # torch's operations
+PORTABLE: Arithmetic = "portable"  # the same bits on every processor, slower
+NATIVE: Arithmetic = "native"  # machine code where scoring has it too: the fastest
+
+
+def arithmetic_here(arithmetic: Arithmetic) -> str:
+    """All that the bits of this arithmetic depend on, as words."""
+    if arithmetic == PORTABLE:
+        return arithmetic
+    return f"{arithmetic} {torch.backends.cpu.get_cpu_capability()} {torch.__version__} {numba.__version__}"
+
+
+class Native:
+    """Within it a model computes by native operations; before and after, as it did."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.kernels = model, NativeKernels()
+        self.places: list[tuple[nn.Module, type, type]] = [
+            (each, type(each), FAST[type(each)]) for each in model.modules() if type(each) in FAST
+        ]
+
+    def __enter__(self) -> None:
+        self.before = self.model.kernels
+        vars(self.model)["kernels"] = self.kernels
+        for module, _, fast in self.places:
+            object.__setattr__(module, "__class__", fast)
+
+    def __exit__(self, *error: object) -> None:
+        vars(self.model)["kernels"] = self.before
+        for module, plain, _ in self.places:
+            object.__setattr__(module, "__class__", plain)
+
+
+def within(arithmetic: Arithmetic, model: Model) -> AbstractContextManager[object]:
+    """A context in which this model computes so."""
+    if arithmetic == PLAIN:
+        return nullcontext()
+    return Portable() if arithmetic == PORTABLE else Native(model)
