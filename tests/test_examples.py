@@ -1,4 +1,4 @@
-"""Commands in README and docs: today's command line takes every one, and the quick ones run in an empty folder."""
+"""Commands in README and docs: the command line takes every one, and quick ones run in an empty folder."""
 
 import re
 import shlex
