@@ -269,11 +269,12 @@ def parse_changes(plan: P, texts: Iterable[str]) -> P:
         owner, rest = next(
             ((v, path[len(p) + 1 :]) for p, v in changes.items() if path.startswith(p + ".")), (plan, path)
         )
-        changes[path] = _parse(_kind_at(owner, rest), value, path)
+        changes[path] = parse_setting(type_at(owner, rest), value, path)
     return plan.replace(changes)
 
 
-def _kind_at(plan: object, path: str) -> Any:
+def type_at(plan: object, path: str) -> Any:
+    """The annotation of the setting at a dotted path. Raises PlanError where there is none."""
     kind: Any = type(plan)
     for key in path.split("."):
         child = _step(plan, key, path)
@@ -282,7 +283,8 @@ def _kind_at(plan: object, path: str) -> Any:
     return kind
 
 
-def _parse(kind: object, text: str, path: str) -> Any:
+def parse_setting(kind: object, text: str, path: str) -> Any:
+    """A text as a value of that type. Raises PlanError, which names the path."""
     if kind is str:
         return text
     if kind is bool and text.lower() in ("true", "false", "1", "0", "yes", "no"):

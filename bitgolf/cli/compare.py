@@ -59,7 +59,8 @@ def _both(left: str, right: str, variables: list[str]) -> tuple[Plan, Plan]:
     if known[0] and known[1] and not variables:
         return stand_in(known[0]["settings"]), stand_in(known[1]["settings"])
     from bitgolf.inputs.resolve import find_recipe
-    from bitgolf.public.variables import apply_variables, parse_variables
+    from bitgolf.public.names import parse_variables
+    from bitgolf.public.variables import apply_variables
 
     return find_recipe(left), apply_variables(find_recipe(right), parse_variables(variables))
 

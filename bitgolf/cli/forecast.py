@@ -7,8 +7,8 @@ from bitgolf.cli.shown import changed_recipe
 from bitgolf.forecast.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.forecast.budget import forecast as forecast_recipe
 from bitgolf.forecast.largest_fit import largest_fit
+from bitgolf.public.names import parse_variables
 from bitgolf.public.optional import is_installed
-from bitgolf.public.variables import parse_variables
 from bitgolf.report import screen
 from bitgolf.script.counted import script_of
 

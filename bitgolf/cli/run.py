@@ -8,7 +8,7 @@ import typer
 from bitgolf.cli.options import LARGEST_SEED, Changes, Data, Json, Out, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe, like_script, show_result
 from bitgolf.pipeline.work import work
-from bitgolf.public.variables import parse_variables, seed_of
+from bitgolf.public.names import parse_variables, seed_of
 from bitgolf.report import screen
 
 

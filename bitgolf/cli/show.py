@@ -53,7 +53,7 @@ def _worked_out(
     from bitgolf.catalog.glance import glance, glance_at
     from bitgolf.cli.shown import changed_recipe
     from bitgolf.inputs.resolve import find_recipe
-    from bitgolf.public.variables import parse_variables
+    from bitgolf.public.names import parse_variables
 
     if not (changes or variables):
         return glance_at(recipe)
@@ -64,7 +64,7 @@ def _worked_out(
 
 def _script(recipe: str, changes: list[str] | None, variables: list[str] | None, packed: bool) -> bytes:
     from bitgolf.cli.shown import changed_recipe
-    from bitgolf.public.variables import parse_variables
+    from bitgolf.public.names import parse_variables
     from bitgolf.script.counted import script_of
     from bitgolf.script.flatten import flatten
 

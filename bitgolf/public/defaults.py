@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.base.errors import BitgolfError, PlanError
-from bitgolf.public.names import IGNORED, KINDS, OTHER_NAMES, later
-from bitgolf.public.variables import apply_variables, read_variables
+from bitgolf.public.names import IGNORED, KINDS, OTHER_NAMES, later, read_variables
+from bitgolf.public.variables import apply_variables
 from bitgolf.recipe import Recipe
 
 LARGEST_SCRIPT = 4 << 20  # bytes

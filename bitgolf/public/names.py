@@ -1,117 +1,116 @@
-"""The table of public variables, `variables.toml`, as it is read: each with what it sets in a recipe.
+"""The table of public variables, `variables.toml`, and the values that are given to them.
 
-Most name one setting. Some together make one technique, and those stand in one row. 0 or nothing is off.
+A row is a part of a recipe and the variables that set it: a plan, a technique in its slot, or the rules of
+groups of parameters. 0 or nothing is off.
 """
 
 import dataclasses
 import fnmatch
+import functools
+import math
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bitgolf import import_core
-from bitgolf.base.errors import PlanError
-from bitgolf.base.plan import Plan, field_types, members, parse_changes
+from bitgolf.base.errors import BitgolfError, PlanError, displayed, nearest
+from bitgolf.base.plan import Plan, describe, parse_setting, type_at
 from bitgolf.recipe import Recipe
 from bitgolf.squeeze.codec import Brotli, Deflate, Lzma, Zstd
 from bitgolf.train.optim import AdamRule, MuonRule
 
+DEFAULT_SEED = 1337
 Given = Mapping[str, Any]  # values that were read, under the first name of their variable
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A place in a recipe and the variables that set it: a plan, a technique in its slot, or rules of groups.
+    """A part of a recipe and its variables.
 
-    path: of the plan or the slot. fields: the field that each variable sets.
-    part: the technique as the public scripts make it. without: what the slot holds when it is off; a slot
-    that is a tuple holds nothing then. on: variables that put it there, unless one of them or of `also` is
-    off. unless: a variable that makes another technique of all this. groups: of parameters.
+    path: of the plan, the slot or the parameter table. fields: the field that each variable sets, "" where it
+    is a switch alone. part: the technique or rule as the public scripts make it; None for a plan. without:
+    what the slot holds when the technique is off, if that is one part. on: variables that put it there,
+    unless one of them or of `also` is off. unless: a variable that makes another technique of all this.
+    groups: of parameters.
     """
 
     path: str
     fields: Mapping[str, str]
     part: Plan | None = None
-    without: Plan | None = None
-    on: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
-    unless: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    without: object = None
+    on: Sequence[str] = ()
+    also: Sequence[str] = ()
+    unless: Sequence[str] = ()
+    groups: Sequence[str] = ()
 
     @property
     def kind(self) -> type:
-        """The class of the technique."""
+        """The class of the technique or rule."""
         return type(self.part)
 
-    def names(self) -> tuple[str, ...]:
-        """All its variables."""
-        return tuple(dict.fromkeys((*self.on, *self.also, *self.fields)))
+    def type_of(self, field: str) -> Any:
+        """The annotation of a field."""
+        return type_at(self.part, field) if self.part else type_at(Recipe(), f"{self.path}.{field}")
 
     def state(self, given: Given) -> bool | None:
-        """Whether the technique is on or off; None where nothing was values."""
+        """Whether the technique is on or off; None where nothing was given for it."""
         if any(is_on(name, given[name]) for name in self.unless if name in given):
             return None
-        values = {name: is_on(name, given[name]) for name in (*self.on, *self.also) if name in given}
-        if not all(values.values()):
+        if not all(is_on(name, given[name]) for name in (*self.on, *self.also) if name in given):
             return False
-        return True if any(name in values for name in self.on) else None
+        return True if any(name in given for name in self.on) else None
 
     def takes_out(self, part: object, given: Given) -> bool:
         """Whether a variable that is off takes out the technique as it stands in a recipe."""
-        off = (name for name in (*self.on, *self.also) if name in given and not is_on(name, given[name]))
-        return any(name not in self.fields or is_on(name, getattr(part, self.fields[name])) for name in off)
+        off = [name for name in (*self.on, *self.also) if name in given and not is_on(name, given[name])]
+        return any(not (field := self.fields[n]) or is_on(n, getattr(part, field)) for n in off)
 
-    def given_fields(self, given: Given) -> dict[str, Any]:
+    def given_fields(self, values: Given) -> dict[str, Any]:
         """The fields that variables set. Raises PlanError where two of them disagree."""
-        values: dict[str, str] = {}
+        setters: dict[str, str] = {}
         for name, field in self.fields.items():
-            if name in given and given[values.setdefault(field, name)] != given[name]:
-                raise PlanError([f"{values[field]} and {name} give {self.words(name)} two values"])
-        return {field: given[name] for field, name in values.items()}
+            if field and name in values and values[setters.setdefault(field, name)] != values[name]:
+                raise PlanError([f"{setters[field]} and {name} give {self.words(name)} two values"])
+        return {field: values[name] for field, name in setters.items()}
 
     def words(self, name: str, group: str = "") -> str:
         """What a variable sets here, in words."""
-        field = self.fields.get(name, "")
-        if self.part is None:
-            return f"{self.path}, {group}: {field}" if group else f"{self.path}.{field}"
-        return f"{self.path}: {self.kind.__name__}{'.' if field else ''}{field}"
+        field = self.fields[name]
+        if group:
+            return f"{self.path}, {group}: {field}"
+        technique = f": {self.kind.__name__}" if self.part else ""
+        return f"{self.path}{technique}.{field}".rstrip(".")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return {name: field for name, _, field in (word.partition("=") for word in text.split())}
+
+
+def _rates(groups: str, fields: str) -> Row:
+    rule = MuonRule() if groups == "matrices" else AdamRule()
+    return Row("optim.rows", _pairs(fields), rule, groups=groups.split())
+
+
+def _technique(path: str, row: Mapping[str, str]) -> Row:
+    slot, without = type_at(Recipe(), path), functools.reduce(getattr, path.split("."), Recipe())
+    slot = typing.get_args(slot)[0] if typing.get_origin(slot) is tuple else slot
+    part = parse_setting(slot, row["part"], path)
+    without = parse_setting(slot, row["without"], path) if "without" in row else without
+    on, also, sets = (_pairs(row.get(key, "")) for key in ("on", "also", "sets"))
+    return Row(path, on | also | sets, part, without, [*on], [*also], row.get("unless", "").split())
 
 
 TABLE = tomllib.loads(Path(__file__).with_name("variables.toml").read_text("utf-8"))
 import_core()  # a slot finds its members among the classes that are there
-
-
-def _kind_at(plan: Plan, path: str) -> Any:
-    *owners, field = path.split(".")
-    for key in owners:
-        plan = getattr(plan, key)
-    return field_types(type(plan))[field]
-
-
-def _technique(path: str, row: Mapping[str, str]) -> Row:
-    slot = _kind_at(Recipe(), path)
-    known = members(typing.get_args(slot)[0] if typing.get_origin(slot) is tuple else slot)
-    part = parse_changes(known[row["part"]](), [row["made"]] if "made" in row else [])
-    words = {key: row.get(key, "").split() for key in ("on", "also", "sets", "unless")}
-    on, also = (tuple(word.partition("=")[0] for word in words[key]) for key in ("on", "also"))
-    without = known[row["without"]]() if "without" in row else None
-    fields = " ".join(word for key in ("on", "also", "sets") for word in words[key] if "=" in word)
-    return Row(path, _pairs(fields), part, without, on, also, tuple(words["unless"]))
-
-
-def _pairs(text: str) -> dict[str, str]:
-    return dict(word.split("=") for word in text.split())
-
-
-PLANS = tuple(Row(path, _pairs(text)) for path, text in TABLE["plans"].items())
-RATES = tuple(
-    Row("optim.rows", _pairs(text), groups=tuple(groups.split())) for groups, text in TABLE["rates"].items()
-)
-TECHNIQUES = tuple(_technique(path, row) for path, rows in TABLE["techniques"].items() for row in rows)
+PLANS = [Row(path, _pairs(text)) for path, text in TABLE["plans"].items()]
+RATES = [_rates(*item) for item in TABLE["rates"].items()]
+TECHNIQUES = [_technique(path, row) for path, rows in TABLE["techniques"].items() for row in rows]
+# What follows a variable beside the field that it sets: a tied table learns at another rate.
+FOLLOWING = [Row(path, _pairs(text)) for path, text in TABLE["followed_by"].items()]
+FOLLOWING += [Row("optim.rows", {"TIE_EMBEDDINGS": "lr"}, AdamRule(), groups=("embedding",))]
 SWITCHES = {name for row in TECHNIQUES for name in row.on}
-FOLLOWED_BY: dict[str, str] = TABLE["followed_by"]
 OTHER_NAMES = {other: first for first, others in TABLE["other_names"].items() for other in others.split()}
 LATER = {name: what for names, what in TABLE["elsewhere"].items() for name in names.split()}
 IGNORED = tuple(TABLE["ignored"]["names"].split())
@@ -119,7 +118,12 @@ WHY_IGNORED: str = TABLE["ignored"]["why"]
 OFF = ("", "0", "0.0", "none", "off")  # at which a variable of LATER asks for nothing
 FIRST_LAYER_IS_0 = ("PARALLEL_RESIDUAL_START",)  # where -1 is off and 0 is not
 LORA_SWITCHES = {"TTT_K_LORA": "k", "TTT_O_LORA": "o", "TTT_MLP_LORA": "mlp"}  # and the targets of each
-
+# The type of every variable: a switch is 0 or 1, others are as their field is, but for the last ones.
+KINDS: dict[str, Any] = {name: bool for row in TECHNIQUES for name in row.fields}
+for row in (*RATES, *reversed(TECHNIQUES), *PLANS):
+    KINDS |= {name: row.type_of(field) for name, field in row.fields.items() if field}
+KINDS |= {"COMPRESSOR": str, "ROPE_YARN": bool, "SEED": int, "TTT_FREEZE_BLOCKS": int, "USE_ZSTD": bool}
+KINDS |= dict.fromkeys(LORA_SWITCHES, bool)
 # Values that mean something else than they say; None says nothing.
 MEANINGS: dict[str, dict[Any, Any]] = {
     "COMPRESSOR": {"brotli": Brotli(), "lzma": Lzma(), "zlib": Deflate(), "zstd": Zstd()},
@@ -130,30 +134,91 @@ MEANINGS: dict[str, dict[Any, Any]] = {
 }
 
 
+def known_names() -> list[str]:
+    """Every variable that has a meaning here, by all its names."""
+    return sorted((*KINDS, *OTHER_NAMES, *IGNORED))
+
+
 def is_on(name: str, value: Any) -> bool:
     """Whether a value switches its variable on."""
     return value >= 0 if name in FIRST_LAYER_IS_0 else bool(value) and value > type(value)()
-
-
-def _kinds() -> dict[str, Any]:
-    """The type of every variable that is known: of its field, or of a switch."""
-    kinds: dict[str, Any] = {name: bool for row in TECHNIQUES for name in row.names()}
-    for row in (*RATES, *reversed(TECHNIQUES), *PLANS):
-        owner = row.part or Recipe()
-        prefix = ""
-        if row.groups:
-            owner = MuonRule() if row.groups == ("matrices",) else AdamRule()
-        elif row.part is None:
-            prefix = f"{row.path}."
-        kinds |= {name: _kind_at(owner, prefix + field) for name, field in row.fields.items()}
-    own = {"COMPRESSOR": str, "ROPE_YARN": bool, "SEED": int, "TTT_FREEZE_BLOCKS": int, "USE_ZSTD": bool}
-    return kinds | own | dict.fromkeys(LORA_SWITCHES, bool)
-
-
-KINDS = _kinds()
 
 
 def later(name: str) -> str | None:
     """What to give in place of a known variable that changes nothing here; None for any other name."""
     patterns = LATER.items() if name not in KINDS else ()
     return next((what for pattern, what in patterns if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def parse_variables(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a mapping. Raises PlanError for other texts, and for a name with two values."""
+    variables: dict[str, str] = {}
+    problems = []
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            problems.append(f"{displayed(text)}: expected NAME=VALUE, for example EMA_DECAY=0.997")
+        elif (first := variables.setdefault(name, value)) != value:
+            problems.append(f"{_shortened(name)}: given as {displayed(first)} and as {displayed(value)}")
+    if problems:
+        raise PlanError(problems)
+    return variables
+
+
+def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values under the first name of each variable, and what is wrong with the rest."""
+    given: dict[str, Any] = {}
+    problems = []
+    for name, text in variables.items():
+        first = OTHER_NAMES.get(name, name)
+        if name in IGNORED or (later(first) and text.lower() in OFF):
+            continue
+        try:
+            value = _value(first, text)
+            if given.setdefault(first, value) != value:
+                raise ValueError(f"{first} is the same variable and has another value")
+        except ValueError as error:
+            problems.append(f"{_shortened(name)}: {error}")
+    return given, problems
+
+
+def seed_of(variables: Mapping[str, str], asked: int | None) -> int:
+    """The seed by --seed or SEED; they must not differ."""
+    given, _ = read_variables({name: text for name, text in variables.items() if name == "SEED"})
+    seed = given.get("SEED", asked)
+    if asked is not None and seed != asked:
+        raise BitgolfError("two seeds", value=f"--seed {asked}, SEED={seed}", way_out="give one of them")
+    return DEFAULT_SEED if seed is None else seed
+
+
+def _value(name: str, text: str) -> Any:
+    """What a text means for a variable. Raises ValueError, which says why it means nothing."""
+    if name not in KINDS:
+        hint = nearest(name[:99].upper(), known_names())
+        hint = hint if hint.startswith("did") else "`bitgolf techniques` names the variables"
+        what = later(name)
+        raise ValueError(f"known, but {what}" if what else f"unknown variable; {hint}")
+    kind: Any = KINDS[name]
+    value: Any = text
+    if not text and (name in SWITCHES or kind is bool):
+        value = "-1" if name in FIRST_LAYER_IS_0 else "0"
+    try:
+        if kind is bool:
+            value = bool(int(value))
+        elif kind in (int, float, str):
+            value = kind(value)
+        else:
+            value = tuple(int(item) for item in value.split(",") if item.strip())
+    except ValueError:
+        words = "0 or 1" if kind is bool else describe(kind)
+        raise ValueError(f"expected {words}, found {displayed(text)}") from None
+    if isinstance(value, float) and not math.isfinite(value):  # equal to nothing, itself included
+        raise ValueError(f"expected a finite number, found {displayed(text)}")
+    meanings = MEANINGS.get(name, {})
+    if meanings and isinstance(value, str) and value not in meanings:
+        raise ValueError(f"unknown value {displayed(text)}; {nearest(text[:99], meanings)}")
+    return meanings.get(value, value)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) < 99 else name[:99] + "..."

@@ -11,8 +11,7 @@ import numpy as np
 from bitgolf.audit.folder import Record, bits_of, read_record
 from bitgolf.audit.unwrap import unwrapped
 from bitgolf.base.errors import BitgolfError
-from bitgolf.public.names import KINDS, OTHER_NAMES, TECHNIQUES
-from bitgolf.public.variables import read_variables
+from bitgolf.public.names import KINDS, OTHER_NAMES, TECHNIQUES, read_variables
 from bitgolf.report.screen import escaped
 from bitgolf.study.findings import Cited
 

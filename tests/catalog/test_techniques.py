@@ -38,7 +38,7 @@ from bitgolf.report import screen
 
 NAMED = {one.name: one for one in techniques()}
 # Variables that only say how long, how large or on what: no technique is theirs.
-OF_NO_TECHNIQUE = {"SEED", *(name for row in PLANS for name in row.names())}
+OF_NO_TECHNIQUE = {"SEED", *(name for row in PLANS for name in row.fields)}
 
 
 def test_every_member_of_every_slot_is_listed():

@@ -18,11 +18,18 @@ from bitgolf.net.position import AttentionWindow, NoPosition, Rope
 from bitgolf.net.route import GatedSkips, Looped, Plain
 from bitgolf.net.start import OrthogonalStart
 from bitgolf.net.values import ValueEmbedding, ValueResidual
-from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES, WHY_IGNORED, later
-from bitgolf.public.variables import (
-    apply_variables,
+from bitgolf.public.names import (
+    IGNORED,
+    KINDS,
+    LATER,
+    OTHER_NAMES,
+    WHY_IGNORED,
+    later,
     parse_variables,
     seed_of,
+)
+from bitgolf.public.variables import (
+    apply_variables,
     targets,
     variable_rows,
     variables_at,
