@@ -20,6 +20,7 @@ from bitgolf.base.plan import to_json
 from bitgolf.proof.adapted import Ways
 from bitgolf.proof.crew import Coder, Crew, decoded
 from bitgolf.proof.file import (
+    ARITHMETIC,
     compress_adapted,
     compress_tokens,
     decoded_tokens,
@@ -170,6 +171,7 @@ def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
         "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
         "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
         "frames": len(frames),
+        "arithmetic": ARITHMETIC[header.way],
     }
     if header.ways is not None:
         plan = header.ways.plan

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bitgolf.base.errors import ArtifactError
 from bitgolf.base.events import finish
 from bitgolf.net.kernels import AttentionMask, attend_last
 from bitgolf.net.model import ModelPlan
@@ -14,9 +15,11 @@ from bitgolf.proof.attention import attend_rows, attend_rows_plainly, attend_ste
 from bitgolf.proof.crew import Coder
 from bitgolf.proof.file import compress_adapted, compress_tokens, decompress, read_header
 from bitgolf.proof.lanes import Lanes
+from bitgolf.proof.prove import claims_of, refuse_untrue
 from tests.proof.test_adapted import PLANS
 from tests.proof.test_proof import ODD_TEXTS, coder, encoded, shaken  # noqa: F401
 
+SCORES = {"stepwise_bits_per_byte": 1.0, "parallel_bits_per_byte": 1.0, "alarm": "not looked at here"}
 PLAN = ModelPlan(vocabulary_size=64, layers=2, width=32, heads=4, kv_heads=2)
 
 
@@ -102,9 +105,15 @@ def test_files_in_plain_arithmetic_are_read_as_ever(coder, monkeypatch):  # noqa
         ]
         assert [read_header(each).way for each in found[arithmetic]] == [*ways]
         monkeypatch.undo()
+        assert {claims_of(coder, each)["arithmetic"] for each in found[arithmetic]} == {arithmetic}
     for both in found.values():
         assert finish(decompress(coder, both[0])) == text
         assert finish(decompress(coder, both[1])) == coder.tokenizer.decode(tokens[:60])
     assert abs(len(found[NATIVE][0]) - len(found[PLAIN][0])) <= 4
     assert {file.ARITHMETIC[2], file.ARITHMETIC[4]} == {PLAIN}
+    true = claims_of(coder, found[PLAIN][0])
+    of_before = {name: said for name, said in true.items() if name != "arithmetic"} | SCORES
+    refuse_untrue(of_before, true, portable=False)
+    with pytest.raises(ArtifactError, match="arithmetic"):
+        refuse_untrue({**of_before, "arithmetic": NATIVE}, true, portable=False)
     assert len({arithmetic_here(each) for each in (PLAIN, NATIVE, PORTABLE)}) == 3
