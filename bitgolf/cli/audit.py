@@ -1,7 +1,7 @@
 """What is wrong with anyone's folder, script, log or artifact."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,7 @@ def audit(
     """
     from bitgolf.audit import page
     from bitgolf.audit.audit import audit as audited
+    from bitgolf.audit.finding import CANNOT_TELL
     from bitgolf.audit.many import records_in
     from bitgolf.audit.rules import rules_named
 
@@ -72,19 +73,23 @@ def audit(
             print(screen.escaped(f"- {page.cell(line)}"))
     else:
         for each in [] if as_json else found.findings:
-            severity = page.severity(found, each)
-            print(screen.escaped(f"{each.code} {each.sure} ({severity}): {each.title}"))
+            sure = f"{each.sure} if" if each.sure == CANNOT_TELL else each.sure
+            print(screen.escaped(f"{each.code} {sure} ({page.severity(found, each)}): {each.title}"))
             print(screen.escaped(f"    {each.where}: {page.said(each)}"))
             if each.way_out:
                 print(screen.escaped(f"    {each.way_out}"))
         for line in seen.told() if seen and not as_json else ():
             print(screen.escaped(line))
         facts = found.to_json() | ({"run": seen.to_json()} if seen else {})
-        screen.close(facts, as_json=as_json)
+        screen.close(facts if as_json or found.unchecked else _without(facts, "unchecked"), as_json=as_json)
         if not as_json:
             print(f"not looked for:  {', '.join(found.untold())}")
     if found.real:
         raise typer.Exit(1)
+
+
+def _without(facts: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if name != key}
 
 
 def _many(

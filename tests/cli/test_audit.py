@@ -53,5 +53,5 @@ def test_a_script_runs_in_a_sandbox_or_not_at_all(bitgolf, folder, monkeypatch):
     found = json.loads(out)
     assert code == 1 and found["status"] == "invalid" and found["run"]["lines"][0]["probe"] == "causal"
     assert [each["code"] for each in found["findings"] if each["sure"] == "found"] == ["V05"]
-    assert "f, causal: failed its score moves" in bitgolf("audit", path, "--run")[1]
+    assert "f, causal: failed: its score moves" in bitgolf("audit", path, "--run")[1]
     assert "- f, causal: failed" in bitgolf("audit", path, "--run", "--markdown")[1]

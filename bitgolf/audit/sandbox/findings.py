@@ -43,13 +43,25 @@ def findings(seen: Run) -> tuple[list[Finding], frozenset[str]]:
     found = [*_of_probes(seen), *_of_training(seen), *_of_reload(seen), *_of_processes(seen)]
     looked = {each.code for each in found if each.sure != CANNOT_TELL} | {*_passed(seen)}
     missing = COVERED - looked - {each.code for each in found}
-    why = _why(seen)
-    found += [Finding(code, CANNOT_TELL, seen.script, f"the run did not show it: {why}") for code in missing]
+    found += [
+        Finding(code, CANNOT_TELL, seen.script, f"the run did not show it: {_why(seen, code)}")
+        for code in sorted(missing)
+    ]
     return found, frozenset(looked)
 
 
-def _why(seen: Run) -> str:
+def _why(seen: Run, code: str) -> str:
     """Why something could not be seen."""
+    left = [each for each in seen.of("probe") if OF_PROBE.get(each.get("probe", ""), ("",))[0] == code]
+    if left:
+        return f"{short(left[0].get('name', ''))}: {short(left[0].get('why', ''))}"
+    learnt = seen.of("learnt", TINY)
+    if code in ("V06", "T13") and learnt and not any(each.get("saves") for each in learnt):
+        return "no file that may be a model was written and read again"
+    if code == "T13" and any(each.get("by_bytes") for each in seen.of("evaluated", TINY)):
+        return "bytes were written and read again; whether the model that scores is made of them is not seen"
+    if code in ("V18", "T18") and seen.of("evaluated", TINY):
+        return "no scores of two processes that can be held against each other"
     for each in [*seen.of("unprobed"), *seen.of("ran", UNTRAINED, TINY), *seen.of("ran")]:
         if each.get("why"):
             return short(each["why"])
@@ -64,10 +76,13 @@ def _passed(seen: Run) -> Iterator[str]:
     for each in seen.of("probe"):
         if each.get("ended") == "passed" and each.get("how") != "part" and each.get("probe") in OF_PROBE:
             yield OF_PROBE[each["probe"]][0]
+            if each["probe"] == "sums to one":
+                yield "V08"  # who sees the target gives each its own distribution: no sum of one
     yield from ("V04" for each in seen.of("seen") if each.get("seen"))
     ended = any(each.get("ended") == "passed" for each in seen.of("ran", TINY))
     if ended and any(each.get("saves") for each in seen.of("learnt", TINY)):
-        yield from ("V06", "T13") if seen.of("evaluated", TINY) else ("V06",)
+        scores = seen.of("evaluated", TINY)
+        yield from ("V06", "T13") if scores and not scores[-1].get("by_bytes") else ("V06",)
     if len(_pair(seen)) == 2:
         yield from ("V18", "T18")
 

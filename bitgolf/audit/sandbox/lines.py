@@ -45,6 +45,7 @@ class Line(TypedDict, total=False):
     bits: float | None
     seen: bool
     reloaded: bool
+    by_bytes: bool
     saves: Size
     steps: Size
     early: Size

@@ -58,10 +58,9 @@ class Run(NamedTuple):
             yield f"{each['stage']}: {short(each.get('name', ''))} {said}"
         for each in self.of("probe"):
             how = HOW.get(each.get("how", ""), "")
-            yield (
-                f"{short(each.get('name', ''))}, {short(each.get('probe', ''))}{how}: "
-                f"{short(each.get('ended', ''))} {short(each.get('why', ''))}".rstrip()
-            )
+            why = f": {short(each['why'])}" if each.get("why") else ""
+            name, ended = short(each.get("name", "")), short(each.get("ended", ""))
+            yield f"{name}, {short(each.get('probe', ''))}{how}: {ended}{why}"
 
 
 def short(text: str) -> str:

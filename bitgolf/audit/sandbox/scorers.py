@@ -20,12 +20,16 @@ CLOSE = 2e-3  # nats between what is reported and the mean of the scores that we
 
 def is_text(thing: object, tokens: np.ndarray) -> TypeGuard[torch.Tensor | np.ndarray]:
     """Whether something is the validation tokens, or the first of them."""
+    if not isinstance(thing, torch.Tensor | np.ndarray) or thing.ndim != 1:
+        return False
+    if isinstance(thing, torch.Tensor):
+        if thing.is_meta or thing.dtype.is_floating_point or thing.dtype.is_complex:
+            return False  # it has no numbers, or such as numpy may not know
+        thing = thing.cpu().numpy()
     return (
-        isinstance(thing, torch.Tensor | np.ndarray)
-        and thing.ndim == 1
+        thing.dtype.kind in "iu"
         and CHUNK < len(thing) <= len(tokens)
-        and np.asarray(thing).dtype.kind in "iu"
-        and bool((np.asarray(thing).astype(np.int64) == tokens[: len(thing)]).all())
+        and bool((thing.astype(np.int64) == tokens[: len(thing)]).all())
     )
 
 

@@ -1,7 +1,9 @@
 """A script in this process, watched: its functions that score are noted as it runs."""
 
 import ast
+import functools
 import gc
+import inspect
 import sys
 import types
 from collections import Counter
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from bitgolf.audit.sandbox.lines import SIZES, Say, Task
+from bitgolf.audit.sandbox.machine import put
 from bitgolf.audit.sandbox.scorers import Evaluation, figures, is_text, modules_of, parts, texts_of
 from bitgolf.audit.sandbox.text import SCORED, VOCABULARY, stream
 from bitgolf.audit.sandbox.tiny import small_settings
@@ -55,13 +58,17 @@ class Script:
                 each for each in names.values() if isinstance(each, type) and each.__module__ == "__main__"
             ]
             small_settings(own)
+            compile_unwatched(dict(names))
             for name, each in list(names.items()):
                 if isinstance(each, types.FunctionType) and each.__module__ == "__main__":
                     names[name] = self.watched(name, each)
         exec(compile(last, self.task.file, "exec"), names)
 
     def _on_event(self, event: str, given: Sequence[object]) -> None:
-        self.opened += event == "open" and "fineweb_val" in str(given[0])
+        if event == "open":
+            name, mode = str(given[0]), str(given[1])
+            self.opened += "fineweb_val" in name
+            self.watch.on_file(name, mode)
 
     def _on_ids(self, ids: np.ndarray) -> None:
         self.looked_up = self._is_scored(ids)  # the last look before a step is what it learns from
@@ -103,7 +110,7 @@ class Script:
                 has_inner = self.nested.pop()
             count = max((len(each) for each in texts_of(evaluation, self.scored)), default=SCORED) - 1
             loss, bits = figures(result, count)
-            if np.isfinite(loss) and (has_text or self.opened > opened):
+            if 0 < loss < np.inf and (has_text or self.opened > opened):
                 if not has_inner:
                     self.evaluations.append(evaluation)
                     bits_said = bits if bits > 0 and np.isfinite(bits) else None
@@ -111,18 +118,39 @@ class Script:
                         "saves": self.watch.saves,
                         "steps": self.watch.steps,
                         "reloaded": self.watch.reloaded,
+                        "by_bytes": self.watch.by_bytes,
                     }
                     self.say("evaluated", name=name, loss=loss, bits=bits_said, **state)
                 if self.nested:
                     self.nested[-1] = True
             return result
 
-        return call
+        return functools.update_wrapper(call, function)
 
     def _has_text(self, thing: object) -> bool:
         return is_text(thing, self.scored) or any(
             is_text(each, self.scored) for each in parts(thing).values()
         )
+
+
+def compile_unwatched(names: dict[str, object]) -> None:
+    """Let numba compile functions of a script as they were before they were watched, in these names."""
+    try:
+        import numba
+    except ImportError:
+        return
+    njit: Callable[..., object] = numba.njit
+
+    def compiled(*given: object, **named: object) -> object:
+        if not (given and isinstance(given[0], types.FunctionType)):
+            return lambda function: compiled(function, *given, **named)
+        watched = inspect.unwrap(given[0])
+        plain = types.FunctionType(
+            watched.__code__, names, watched.__name__, watched.__defaults__, watched.__closure__
+        )
+        return njit(plain, *given[1:], **named)
+
+    put(numba, "njit", compiled)
 
 
 def split(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
@@ -155,14 +183,18 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(each.numel() for each in model.parameters())
 
 
-def sizes(model: torch.nn.Module) -> dict[str, int]:
-    """Parameters, layers, and the vocabulary and width of the first table of embeddings."""
-    tables = [each for each in model.modules() if isinstance(each, torch.nn.Embedding)]
+def sizes(model: torch.nn.Module, vocabulary: int) -> dict[str, int]:
+    """Parameters, layers, and the vocabulary and width of the table of embeddings: the largest one, or, where
+    a script has a class of its own, the first matrix with a row for each token.
+    """
+    tables = [each.weight for each in model.modules() if isinstance(each, torch.nn.Embedding)]
+    tables = [max(tables, key=lambda each: each.numel())] if tables else []
+    tables += [each for each in model.parameters() if each.ndim == 2 and len(each) == vocabulary]
     lists = [len(each) for each in model.modules() if isinstance(each, torch.nn.ModuleList)]
-    wide = max(tables, key=lambda each: each.weight.numel(), default=None)
+    rows, width = tables[0].shape if tables else (0, 0)
     return {
         "parameters": parameters(model),
         "layers": max(lists, default=0),
-        "vocabulary": wide.num_embeddings if wide else 0,
-        "width": wide.embedding_dim if wide else 0,
+        "vocabulary": rows,
+        "width": width,
     }

@@ -86,7 +86,7 @@ def stage(task: Task, name: str, rank: int, until: float, say: Say) -> None:
     say("ran", ended="failed" if failed else "passed", why=reason(error, task.file) if failed else "")
     model = largest_model()
     if model is not None and parameters(model):
-        say("sizes", **sizes(model))
+        say("sizes", **sizes(model, vocabulary))
     if name in (TINY, UNTRAINED):
         look(script, model, until, say)
 
@@ -135,7 +135,8 @@ def reason(error: BaseException | None, file: str) -> str:
         return ""
     lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
     said = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {said}" + (f" (line {lines[-1]})" if lines else "")
+    kind = "no end in its time" if isinstance(error, Late) else type(error).__name__
+    return f"{kind}: {said}" + (f" (line {lines[-1]})" if lines else "")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ TINY = {
     "VAL_BATCH_SIZE": 512,
     "VAL_BATCH_TOKENS": 512,
     "ITERATIONS": 2,
+    "MAX_WALLCLOCK_SECONDS": 10**6,  # a rate that falls by the clock would make every run another one
     "WARMUP_STEPS": 1,
     "TRAIN_LOG_EVERY": 1,
     "GPTQ_CALIBRATION_BATCHES": 2,

@@ -10,6 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bitgolf.audit.sandbox.machine import put
 
+TEXTS = (".txt", ".log", ".json", ".jsonl", ".csv", ".md", ".py", ".pyc")
 RUN_OF = (5, 3)  # targets in a row that tell where in the text a score stands
 _cross_entropy, _embedding = F.cross_entropy, F.embedding
 
@@ -35,6 +36,8 @@ class Watch:
         self.on_step: Callable[[], None] = lambda: None
         self.on_optimizer: Callable[[], None] = lambda: None
         self.saves, self.steps, self.reloaded = 0, 0, False
+        self.written: set[str] = set()
+        self.by_bytes = False  # what was read last are bytes of which nobody sees whether they become a model
 
     def install(self) -> None:
         """From now on."""
@@ -50,12 +53,22 @@ class Watch:
     def _on_save(self) -> None:
         self.saves, self.reloaded = self.saves + 1, False
 
+    def on_file(self, name: str, mode: str) -> None:
+        """A file that is opened. What the script wrote and reads again, no text, is taken for a model."""
+        if self.keeping or name.endswith(TEXTS):
+            return
+        if mode[:1] in ("w", "x"):
+            self.written.add(name)
+        elif mode[:1] == "r" and name in self.written:
+            self._on_save()
+            self.reloaded, self.by_bytes = True, True
+
     def _on_step(self) -> None:
         self.steps += 1
         self.on_step()
 
     def _on_load(self) -> None:
-        self.reloaded = True
+        self.reloaded, self.by_bytes = True, False
 
     def _look_up(self, ids: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and not self.keeping:

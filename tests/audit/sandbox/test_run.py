@@ -191,7 +191,7 @@ def test_each_fault_shows(tmp_path, sandbox, change, code):
         ("import os\nos._exit(0)", "no function took a model"),
         ("while True: pass", "no end in its time"),
         ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "end"),
-        ("x = [bytes(10**8) + b'1' for _ in range(99)]", "Memory"),
+        ("x = [bytes(10**8) + b'1' for _ in range(99)]", "emory"),
         ("import missing_module", "ModuleNotFoundError"),
         (
             "import os\nfor fd in range(3, 20):\n try: os.write(fd, b'{}' * 10**6)\n except OSError: pass",
