@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from bitgolf.audit.finding import CANNOT_TELL, Finding
+from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
@@ -45,6 +45,24 @@ class Script(NamedTuple):
         file, line = self.located(place if isinstance(place, int) else getattr(place, "lineno", 0))
         return f"{file or self.inner.name}:{line}"
 
+    def finding(
+        self,
+        code: str,
+        place: int | ast.AST | Event,
+        found: str,
+        expected: str = "",
+        way_out: str = "",
+        sure: str = SUSPECTED,
+    ) -> Finding:
+        """A finding at a line, a node or an event; what the script's settings turn off cannot be told, unless
+        a log shows that it ran.
+        """
+        if not isinstance(place, Event):
+            return Finding(code, sure, self.at(place), found, expected, way_out)
+        if place.off and not self.printed(place.off):
+            sure, found = CANNOT_TELL, f"off by the script's own settings: {found}"
+        return Finding(code, sure, self.at(place.line), found, expected, way_out)
+
     def line(self, number: int) -> str:
         """A line inside a sentence: with its file, if that is not the script's own."""
         file, line = self.located(number)
@@ -68,29 +86,6 @@ def follow(
     flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
     events = flow.run()
     return Script(name, layers, events, flow, beside=tuple(name for name, _ in beside))
-
-
-def verdict(
-    script: Script, event: Event, code: str, sure: str, found: str, expected: str, way: str
-) -> Finding:
-    """A finding at an event; what the script's settings turn off cannot be told, unless a log shows it."""
-    if event.off and not script.printed(event.off):
-        found = f"off by the script's own settings: {found}"
-        sure = CANNOT_TELL
-    return Finding(code, sure, script.at(event.line), found, expected, way)
-
-
-def called(node: ast.AST) -> str:
-    """The dotted name of what a node calls; empty for another node."""
-    if not isinstance(node, ast.Call):
-        return ""
-    parts, func = [], node.func
-    while isinstance(func, ast.Attribute):
-        parts.append(func.attr)
-        func = func.value
-    if isinstance(func, ast.Name):
-        return ".".join([func.id, *reversed(parts)])
-    return ast.unparse(node.func)
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:

@@ -4,11 +4,24 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bitgolf.audit.finding import SUSPECTED, Finding
-from bitgolf.audit.script import Script, called, functions
+from bitgolf.audit.finding import Finding
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import (
+    attributes_given,
+    called,
+    calls,
+    holds,
+    methods,
+    names_given,
+    names_in,
+    nodes,
+    number,
+)
 from bitgolf.audit.values import folded
 
 LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
+
+ROUNDS = ("round", "round_", "rint")
 
 
 class Grid(NamedTuple):
@@ -21,16 +34,12 @@ class Grid(NamedTuple):
     exports: bool
 
 
-def _last(node: ast.AST) -> str:
-    return called(node).rpartition(".")[2]
-
-
 def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
     found = []
     constants = _constants(script.inner.tree)
     for function in functions(script):
-        if not any(_last(node) in ("round", "round_", "rint") for node in ast.walk(function)):
+        if not any(calls(function, *ROUNDS)):
             continue
         text = ast.unparse(function)
         exports = any(
@@ -46,9 +55,7 @@ def grids(script: Script) -> list[Grid]:
             )
             if value is not None
         }
-        for node in ast.walk(function):
-            if _last(node) not in ("clamp", "clip", "clamp_") or not isinstance(node, ast.Call):
-                continue
+        for node in calls(function, "clamp", "clip", "clamp_"):
             words = {each.arg: each.value for each in node.keywords}
             bounds = [*node.args]
             if called(node) in ("torch.clamp", "torch.clip", "np.clip"):
@@ -62,7 +69,7 @@ def grids(script: Script) -> list[Grid]:
                 and (numbers[1] or 0) >= 1
             ):
                 low, high = (float(each or 0) for each in numbers)
-                if exports or straight or _in_class(script, function):
+                if exports or straight or id(function) in script.flow.owner:
                     written = id(node) in kept or (exports and not straight)
                     found.append(Grid(low, high, node.lineno, function.name, written))
     return found
@@ -76,15 +83,11 @@ def _in_eight_bits(node: ast.AST) -> Iterator[ast.AST]:
             yield from ast.walk(node.func.value)
 
 
-def _in_class(script: Script, function: ast.FunctionDef) -> bool:
-    return id(function) in script.flow.owner
-
-
 def _constants(tree: ast.AST) -> dict[str, float]:
     """Names that a number is given once, in this scope or in the whole script."""
     found: dict[str, float] = {}
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Assign) and len(node.targets) == 1):
+    for node in nodes(tree, ast.Assign):
+        if len(node.targets) != 1:
             continue
         target, value = node.targets[0], _number(node.value, found)
         if isinstance(target, ast.Name) and value is not None:
@@ -94,8 +97,6 @@ def _constants(tree: ast.AST) -> dict[str, float]:
 
 def _number(node: ast.expr | None, names: dict[str, float]) -> float | None:
     match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
         case ast.Name():
             return names.get(node.id)
         case ast.UnaryOp(op=ast.USub()):
@@ -106,7 +107,7 @@ def _number(node: ast.expr | None, names: dict[str, float]) -> float | None:
             if left is None or right is None:
                 return None
             return folded(node.op, left, right)
-    return None
+    return number(node)
 
 
 def another_grid(script: Script) -> Iterator[Finding]:
@@ -118,10 +119,9 @@ def another_grid(script: Script) -> Iterator[Finding]:
             continue
         if not any((each.low, each.high) == (grid.low, grid.high) for each in exported):
             other = min(exported, key=lambda each: abs(each.high - grid.high) + abs(each.low - grid.low))
-            yield Finding(
+            yield script.finding(
                 "T07",
-                SUSPECTED,
-                script.at(grid.line),
+                grid.line,
                 f"trained on levels {grid.low:g} to {grid.high:g}",
                 f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})",
                 "one quantizer for both",
@@ -132,87 +132,52 @@ def another_grid(script: Script) -> Iterator[Finding]:
 def high_floor(script: Script) -> Iterator[Finding]:
     """T08: a floor of scales that small rows fall below."""
     constants = _constants(script.inner.tree)
-    for node in ast.walk(script.inner.tree):
-        if not isinstance(node, ast.Call) or _last(node) not in (
-            "clamp_min",
-            "clamp_min_",
-            "clamp",
-            "maximum",
-            "clip",
-            "max",
-        ):
-            continue
+    for node in calls(script.inner.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
         words = {each.arg: each.value for each in node.keywords}
         floors = [words["min"]] if "min" in words else [*node.args]
         numbers = [value for each in floors if (value := _number(each, constants)) is not None]
         if not numbers or not LEAST_FLOOR <= numbers[0] <= MOST_FLOOR:
             continue
-        function = next((each for each in functions(script) if _has(each, node)), None)
-        if (
-            function is not None
-            and _is_scale(function, node)
-            and any(_last(each) in ("round", "round_", "rint") for each in ast.walk(function))
-        ):
-            yield Finding(
+        function = next((each for each in functions(script) if holds(each, node)), None)
+        if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):
+            yield script.finding(
                 "T08",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero",
                 "a floor that only keeps zero from dividing",
                 "1e-12, and look at the rows that are zero after packing",
             )
 
 
-def _has(outer: ast.AST, node: ast.AST) -> bool:
-    return any(each is node for each in ast.walk(outer))
-
-
 def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
     """Whether what has the floor is made of absolute values: a scale."""
     text = ast.unparse(node)
-    if "abs()" in text or "amax" in text or "quantile" in text or "abs(" in text:
+    if "amax" in text or "quantile" in text or "abs(" in text:
         return True
-    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
     return any(
-        isinstance(each, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id in names for target in each.targets)
+        names_in(node) & names_given(each)
         and any(word in ast.unparse(each.value) for word in ("abs(", "amax", "quantile"))
-        for each in ast.walk(function)
+        for each in nodes(function, ast.Assign)
     )
 
 
 def missed_hooks(script: Script) -> Iterator[Finding]:
     """T11: statistics by hooks on layers whose forward is passed by."""
     tree = script.inner.tree
-    hooked = [
-        node
-        for node in ast.walk(tree)
-        if _last(node) in ("register_forward_hook", "register_forward_pre_hook")
-    ]
-    if not hooked:
+    if not any(calls(tree, "register_forward_hook", "register_forward_pre_hook")):
         return
-    made = {
-        each.attr: node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and _last(node.value).endswith("Linear")
-        for each in node.targets
-        if isinstance(each, ast.Attribute)
-    }
-    for node in ast.walk(tree):
-        if _last(node) != "linear" or not isinstance(node, ast.Call) or len(node.args) < 2:
-            continue
+    made = attributes_given(tree, "Linear")
+    for node in calls(tree, "linear"):
         weights = {
             each.value.attr
-            for each in ast.walk(node.args[1])
-            if isinstance(each, ast.Attribute)
-            and each.attr == "weight"
-            and isinstance(each.value, ast.Attribute)
+            for part in node.args[1:2]
+            for each in nodes(part, ast.Attribute)
+            if each.attr == "weight" and isinstance(each.value, ast.Attribute)
         }
         for name in sorted(weights & made.keys()):
-            yield Finding(
+            yield script.finding(
                 "T11",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs",
                 "statistics of every matrix that is quantized",
                 f"call self.{name}(x), and count the matrices without statistics",
@@ -223,44 +188,33 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
     """T12: a rounding with error feedback that is never held against the plain one."""
     for function in functions(script):
         text = ast.unparse(function)
-        inverse = any(_last(node) in ("cholesky", "cholesky_inverse", "inv") for node in ast.walk(function))
-        if not inverse or not any(_last(node) in ("round", "round_", "rint") for node in ast.walk(function)):
+        inverse = any(calls(function, "cholesky", "cholesky_inverse", "inv"))
+        if not inverse or not any(calls(function, *ROUNDS)):
             continue
-        damped = (
-            any(
-                isinstance(node, ast.AugAssign | ast.BinOp) and "diag" in ast.unparse(node)
-                for node in ast.walk(function)
-            )
-            or "fill_diagonal" in text
-            or "eye(" in text
-            or "[diag" in text
+        damped = any(word in text for word in ("fill_diagonal", "eye(", "[diag")) or any(
+            "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
         )
-        feedback = (
-            any(
-                isinstance(node, ast.AugAssign)
-                and isinstance(node.op, ast.Sub)
-                and isinstance(node.target, ast.Subscript)
-                for node in ast.walk(function)
-            )
-            or "sub_(" in text
-            or any(
-                isinstance(node, ast.Assign)
-                and isinstance(node.targets[0], ast.Subscript)
-                and isinstance(node.value, ast.BinOp)
-                and isinstance(node.value.op, ast.Sub)
-                for node in ast.walk(function)
-            )
-        )
+        feedback = "sub_(" in text or any(map(_subtracts, nodes(function, ast.AugAssign, ast.Assign)))
         if not feedback or not damped:
-            yield Finding(
+            yield script.finding(
                 "T12",
-                SUSPECTED,
-                script.at(function),
+                function,
                 "rounding with an inverse Hessian "
                 + ("that hands no error on" if not feedback else "without damping: its error may grow"),
                 "an error below that of plain rounding, for every matrix",
                 "round both ways, and keep the better one",
             )
+
+
+def _subtracts(node: ast.AugAssign | ast.Assign) -> bool:
+    """`w[i] -= error`, or `w[i] = w[j] - error`."""
+    target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
+    done = node if isinstance(node, ast.AugAssign) else node.value
+    return (
+        isinstance(target, ast.Subscript)
+        and isinstance(done, ast.AugAssign | ast.BinOp)
+        and isinstance(done.op, ast.Sub)
+    )
 
 
 def recompiled(script: Script) -> Iterator[Finding]:
@@ -276,20 +230,13 @@ def recompiled(script: Script) -> Iterator[Finding]:
     ]
     if not compiled:
         return
-    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
-        for method in (
-            each for each in kind.body if isinstance(each, ast.FunctionDef) and each.name == "forward"
-        ):
-            for node in ast.walk(method):
-                if (
-                    isinstance(node, ast.AugAssign)
-                    and isinstance(node.target, ast.Attribute)
-                    and isinstance(node.value, ast.Constant)
-                ):
-                    yield Finding(
+    for kind in nodes(tree, ast.ClassDef):
+        for method in (each for each in methods(kind) if each.name == "forward"):
+            for node in nodes(method, ast.AugAssign):
+                if isinstance(node.target, ast.Attribute) and isinstance(node.value, ast.Constant):
+                    yield script.finding(
                         "T05",
-                        SUSPECTED,
-                        script.at(node),
+                        node,
                         f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant",
                         "a graph that is compiled once",
                         "keep it in a tensor, or outside of the model",
@@ -298,24 +245,23 @@ def recompiled(script: Script) -> Iterator[Finding]:
         isinstance(word, ast.keyword) and word.arg == "dynamic" and ast.unparse(word.value) == "True"
         for node in compiled
         for word in ast.walk(node)
-    ) or any(_last(node).startswith("mark_dynamic") for node in ast.walk(tree))
+    ) or any(calls(tree, "mark_dynamic"))
     if dynamic:
         return
-    for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While)):
-        if not any(_last(node) == "backward" for node in ast.walk(loop)):
+    for loop in nodes(tree, ast.For, ast.While):
+        if not any(calls(loop, "backward")):
             continue
-        for node in ast.walk(loop):
+        for given in nodes(loop, ast.Assign):
             if (
-                isinstance(node, ast.Assign)
-                and isinstance(node.targets[0], ast.Name)
-                and _follows_steps(node.value, loop)
-                and _is_length(loop, node.targets[0].id)
+                isinstance(given.targets[0], ast.Name)
+                and _follows_steps(given.value, loop)
+                and _is_length(loop, given.targets[0].id)
             ):
-                yield Finding(
+                yield script.finding(
                     "T05",
-                    SUSPECTED,
-                    script.at(node),
-                    f"the length `{ast.unparse(node.value)[:60]}` changes with the steps of a compiled model",
+                    given,
+                    f"the length `{ast.unparse(given.value)[:60]}` "
+                    "changes with the steps of a compiled model",
                     "a graph that is compiled once",
                     "compile each length before the clock starts, or compile with dynamic=True",
                 )
@@ -324,56 +270,38 @@ def recompiled(script: Script) -> Iterator[Finding]:
 
 def _follows_steps(value: ast.expr, loop: ast.For | ast.While) -> bool:
     step = loop.target.id if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name) else "step"
-    return any(isinstance(each, ast.Name) and each.id == step for each in ast.walk(value)) and isinstance(
-        value, ast.IfExp | ast.BinOp | ast.Call | ast.Subscript
-    )
+    return step in names_in(value) and isinstance(value, ast.IfExp | ast.BinOp | ast.Call | ast.Subscript)
 
 
 def _is_length(loop: ast.AST, name: str) -> bool:
-    """Whether a name gives a tensor its shape: in reshape, view, or behind a colon."""
-    for node in ast.walk(loop):
-        parts: list[ast.expr] = []
-        if _last(node) in ("reshape", "view", "unfold") and isinstance(node, ast.Call):
-            parts = node.args
-        if any(isinstance(each, ast.Name) and each.id == name for part in parts for each in ast.walk(part)):
-            return True
-    return False
+    """Whether a name gives a tensor its shape."""
+    shapes = calls(loop, "reshape", "view", "unfold")
+    return any(name in names_in(part) for call in shapes for part in call.args)
 
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
     tree = script.inner.tree
-    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
-        made = {
-            each.attr: node.lineno
-            for node in ast.walk(kind)
-            if isinstance(node, ast.Assign)
-            and _last(node.value) in ("Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
-            for each in node.targets
-            if isinstance(each, ast.Attribute)
-        }
+    for kind in nodes(tree, ast.ClassDef):
+        made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}
-        for method in (
-            each for each in kind.body if isinstance(each, ast.FunctionDef) and each.name != "__init__"
-        ):
+        for method in (each for each in methods(kind) if each.name != "__init__"):
             training = {
                 id(inner)
-                for node in ast.walk(method)
-                if isinstance(node, ast.If)
-                and "self.training" in ast.unparse(node.test)
+                for node in nodes(method, ast.If)
+                if "self.training" in ast.unparse(node.test)
                 and "not self.training" not in ast.unparse(node.test)
                 for part in node.body
                 for inner in ast.walk(part)
             }
-            for node in ast.walk(method):
-                if isinstance(node, ast.Attribute) and node.attr in made and isinstance(node.ctx, ast.Load):
+            for node in nodes(method, ast.Attribute):
+                if node.attr in made and isinstance(node.ctx, ast.Load):
                     uses.setdefault(node.attr, []).append(id(node) in training)
         for name, places in uses.items():
             if all(places) and not _left_out(tree, name):
-                yield Finding(
+                yield script.finding(
                     "K06",
-                    SUSPECTED,
-                    script.at(made[name]),
+                    made[name],
                     f"`{name}` is used only in training, and nothing leaves it out of what is written",
                     "a file of what the score needs",
                     "drop it from the state that is packed",

@@ -3,33 +3,35 @@
 import ast
 from collections.abc import Iterator
 
-from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
-from bitgolf.audit.script import Script, called
+from bitgolf.audit.finding import CANNOT_TELL, Finding
+from bitgolf.audit.script import Script
+from bitgolf.audit.tree import (
+    called,
+    calls,
+    names_in,
+    nodes,
+    stops,
+    ways,
+)
+
+COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
+DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 
 
 def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
-    for node in ast.walk(script.inner.tree):
-        if not isinstance(node, ast.Try):
-            continue
+    for node in nodes(script.inner.tree, ast.Try):
         wanted = {
             alias.name.partition(".")[0]
             for each in node.body
             if isinstance(each, ast.Import | ast.ImportFrom)
             for alias in each.names
-        } & {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
-        quiet = [
-            handler
-            for handler in node.handlers
-            if not any(
-                isinstance(each, ast.Raise) or called(each).endswith("exit") for each in ast.walk(handler)
-            )
-        ]
+        } & COMPRESSORS
+        quiet = [handler for handler in node.handlers if not stops(handler.body)]
         if wanted and quiet and not _is_guarded(script, quiet):
-            yield Finding(
+            yield script.finding(
                 "K04",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"without {', '.join(sorted(wanted))} the script goes on",
                 "an error: another compressor gives another size",
                 "import it without a fallback, and name it in requirements.txt",
@@ -44,41 +46,34 @@ def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
         if not (isinstance(value, ast.Constant) and not value.value):
             return False
         names |= {ast.unparse(target) for target in node.targets}  # type: ignore[attr-defined]
-    nodes = [*ast.walk(script.inner.tree)]
-    for each in nodes:
-        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name) and each.value.id in names:
+    tree = script.inner.tree
+    for each in nodes(tree, ast.Assign):
+        if isinstance(each.value, ast.Name) and each.value.id in names:
             names |= {ast.unparse(target) for target in each.targets}
     tests = [
         node
-        for node in nodes
-        if isinstance(node, ast.If | ast.IfExp | ast.BoolOp | ast.Compare)
-        and any(isinstance(each, ast.Name) and each.id in names for each in ast.walk(_asked(node)))
+        for node in nodes(tree, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
+        if names & names_in(node.test if isinstance(node, ast.If | ast.IfExp) else node)
     ]
     used = any(
-        isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id in names
-        for each in nodes
+        isinstance(each.value, ast.Name) and each.value.id in names for each in nodes(tree, ast.Attribute)
     )
-    raises = any(isinstance(each, ast.Raise) for test in tests for each in ast.walk(test))
+    raises = any(True for test in tests for _ in nodes(test, ast.Raise))
     return raises or used and not tests  # where nobody asks, the first use is an error
-
-
-def _asked(node: ast.If | ast.IfExp | ast.BoolOp | ast.Compare) -> ast.expr:
-    return node.test if isinstance(node, ast.If | ast.IfExp) else node
 
 
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
-    for node in ast.walk(script.inner.tree):
-        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+    for node in nodes(script.inner.tree, ast.BinOp):
+        if not isinstance(node.op, ast.Mult):
             continue
         text = ast.unparse(node).replace("(", "").replace(")", "")
         factors = text.replace("2 ** 20", "1048576").replace("1024 * 1024", "1048576").split(" * ")
         numbers = [float(each) for each in factors if each.replace(".", "", 1).isdigit()]
         if 1048576 in numbers and any(15 < each < 17 for each in numbers):
-            yield Finding(
+            yield script.finding(
                 "K02",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes",
                 "16,000,000 decimal bytes",
                 "count in decimal bytes",
@@ -87,28 +82,15 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
 
 def asked_for(script: Script) -> Iterator[Finding]:
     """K04: the same by asking whether a compressor is there."""
-    for node in ast.walk(script.inner.tree):
-        if not isinstance(node, ast.If | ast.IfExp) or not any(
-            called(each).rpartition(".")[2] == "find_spec" for each in ast.walk(node.test)
-        ):
+    for node in nodes(script.inner.tree, ast.If, ast.IfExp):
+        if not any(calls(node.test, "find_spec")):
             continue
-        wanted = {
-            each.value
-            for each in ast.walk(node.test)
-            if isinstance(each, ast.Constant) and each.value in ("zstandard", "zstd", "brotli", "pyzstd")
-        }
-        other = node.orelse if isinstance(node.orelse, list) else [node.orelse]
-        body = node.body if isinstance(node.body, list) else [node.body]
-        stops = any(
-            isinstance(each, ast.Raise) or called(each).endswith("exit")
-            for part in (*other, *body)
-            for each in ast.walk(part)
-        )
-        if wanted and other and not stops:
-            yield Finding(
+        wanted = {str(each.value) for each in nodes(node.test, ast.Constant)} & COMPRESSORS
+        there, missing = ways(node)
+        if wanted and missing and not stops([*there, *missing]):
+            yield script.finding(
                 "K04",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"without {min(wanted)} another compressor is taken",
                 "an error: another compressor gives another size",
                 "raise where it is missing",
@@ -117,25 +99,22 @@ def asked_for(script: Script) -> Iterator[Finding]:
 
 def outside_code(script: Script) -> Iterator[Finding]:
     """K03: downloads; programs and compiled code from outside are told as what cannot be read."""
-    for node in ast.walk(script.inner.tree):
+    for node in nodes(script.inner.tree, ast.Call):
         name = called(node)
-        if name.rpartition(".")[2] in ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download") or (
-            name in ("requests.get", "wget.download", "httpx.get")
-        ):
-            yield Finding(
+        if name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
+            yield script.finding(
                 "K03",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"{name} reads from the network",
                 "nothing is read that is not counted",
                 "ship what the script needs, and count it",
             )
         elif name.rpartition(".")[2] in ("CDLL", "LoadLibrary", "load_inline"):
-            yield Finding(
+            yield script.finding(
                 "V08",
-                CANNOT_TELL,
-                script.at(node),
+                node,
                 "compiled code is called; what it does with tokens is not read here",
+                sure=CANNOT_TELL,
             )
 
 

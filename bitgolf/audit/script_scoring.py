@@ -2,10 +2,20 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.script import Script, called, functions, verdict
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import (
+    called,
+    last_called,
+    lines_of,
+    methods,
+    names_given,
+    names_in,
+    nodes,
+    ways,
+)
 from bitgolf.audit.values import (
     AVERAGED,
     BEFORE,
@@ -48,40 +58,37 @@ def learned_first(script: Script) -> Iterator[Finding]:
             continue  # something of its own is fitted; the model that is written does not have it
         said = "an optimizer steps on validation tokens"
         if written:
-            yield verdict(
-                script,
-                train,
+            yield script.finding(
                 "V06",
-                FOUND,
+                train,
                 f"{said}, and the model is written after it ({script.line(written[0].line)})",
                 "no validation token is read before the model is written",
                 "adapt after packing, and only to what was scored",
+                sure=FOUND,
             )
         elif not before and after:
             same = [event for event in after if roots & event.value.roots]
             model = any(called(each) == f"{train.owner}.parameters" for each in ast.walk(script.inner.tree))
             of_window = same and (not model or _made_there(script, train.line, train.owner))
-            yield verdict(
-                script,
-                train,
+            yield script.finding(
                 "V05" if of_window else "V04",
-                FOUND if same else SUSPECTED,
+                train,
                 f"{said} that are scored after it ({script.line((same or after)[0].line)})",
                 "a token is scored before anything is fitted to it",
                 "score a chunk, then train on it",
+                sure=FOUND if same else SUSPECTED,
             )
         elif not beside and any(event.value.born > train.time for event in scores):
             first = next(event for event in scores if event.value.born > train.time)
             code = "V07" if fresh else "V04"
-            yield verdict(
-                script,
-                train,
+            yield script.finding(
                 code,
-                FOUND,
+                train,
                 f"{said}{', in a rehearsal,' if fresh else ''} before any is scored"
                 f" ({script.line(first.line)})",
                 "synthetic tokens in a rehearsal" if fresh else "a token is scored before it is learned",
                 "rehearse on random tokens" if fresh else "score a chunk, then train on it",
+                sure=FOUND,
             )
 
 
@@ -96,8 +103,7 @@ def _is_fresh(script: Script, train: Event) -> bool:
     for function in _around(script, train.line):
         given = [
             node
-            for node in ast.walk(function)
-            if isinstance(node, ast.Call)
+            for node in nodes(function, ast.Call)
             if called(node) == f"{train.owner}.state_dict"
             or called(node) in scoring
             and any(isinstance(each, ast.Name) and each.id == train.owner for each in node.args)
@@ -105,8 +111,8 @@ def _is_fresh(script: Script, train: Event) -> bool:
         names = [each.arg for each in function.args.args]
         if train.owner in names and not given:
             place = names.index(train.owner)
-            calls = [each for each in ast.walk(script.inner.tree) if called(each) == function.name]
-            handed = [each.args[place : place + 1] for each in calls if isinstance(each, ast.Call)]
+            entered = [each for each in nodes(script.inner.tree, ast.Call) if called(each) == function.name]
+            handed = [each.args[place : place + 1] for each in entered]
             if handed and all(each and _is_made(script, each[0]) for each in handed):
                 return True
         if not given and _made_there(script, train.line, train.owner):
@@ -116,7 +122,7 @@ def _is_fresh(script: Script, train: Event) -> bool:
 
 def _around(script: Script, line: int) -> Iterator[ast.FunctionDef]:
     """The functions that a line stands in."""
-    return (each for each in functions(script, beside=True) if each.lineno <= line <= (each.end_lineno or 0))
+    return (each for each in functions(script, beside=True) if line in lines_of(each))
 
 
 def _is_made(script: Script, node: ast.expr) -> bool:
@@ -126,11 +132,9 @@ def _is_made(script: Script, node: ast.expr) -> bool:
 def _made_there(script: Script, line: int, name: str) -> bool:
     """Whether something of one's own gets this name in a function around a line."""
     return any(
-        isinstance(node, ast.Assign)
-        and _is_made(script, node.value)
-        and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+        name in names_given(node) and _is_made(script, node.value)
         for function in _around(script, line)
-        for node in ast.walk(function)
+        for node in nodes(function, ast.Assign)
     )
 
 
@@ -141,23 +145,21 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
             continue
         keys = ", ".join(sorted(ratio.value.keys))
         sure = SUSPECTED if ratio.way == "tables" else FOUND  # of two tables, under keys that are not known
-        yield verdict(
-            script,
-            ratio,
+        yield script.finding(
             "V02",
-            sure,
+            ratio,
             f"a count is looked up under a hash of {keys}: the realised token is in the key",
             "a distribution over all tokens, fixed before the token is looked at",
             "count every token of the vocabulary in the context, and normalise",
+            sure=sure,
         )
-        yield verdict(
-            script,
-            ratio,
+        yield script.finding(
             "V01",
-            sure,
+            ratio,
             "the ratio of two hashed counts stands for a probability, for the realised token alone",
             "probabilities that sum to one",
             "normalise over the vocabulary, then mix",
+            sure=sure,
         )
 
 
@@ -172,11 +174,9 @@ def counted_first(script: Script) -> Iterator[Finding]:
         ]
         again = [event for event in filled if common(event, look)]
         if filled and not again and look.value.has(HASH):
-            yield verdict(
-                script,
-                look,
+            yield script.finding(
                 "V03",
-                SUSPECTED,
+                look,
                 "the table was filled with validation tokens by an earlier pass, at "
                 f"{script.line(filled[0].line)}",
                 "one pass from left to right: a table holds only what was scored before",
@@ -195,11 +195,9 @@ def gate_by_outcome(script: Script) -> Iterator[Finding]:
     scored = _golds(script)
     for mix in kinds(script.events, "mix"):
         if mix.value.has(GOLD) and mix.value.has(VAL) and mix.value.golds & scored:
-            yield verdict(
-                script,
-                mix,
+            yield script.finding(
                 "V09",
-                SUSPECTED,
+                mix,
                 "the weight of a mixture is computed from the probability of the realised token",
                 "a weight that is known before the token is",
                 "take it from the whole distribution, or from tokens before",
@@ -209,11 +207,9 @@ def gate_by_outcome(script: Script) -> Iterator[Finding]:
 def spread_over_bytes(script: Script) -> Iterator[Finding]:
     """V10."""
     for share in kinds(script.events, "share"):
-        yield verdict(
-            script,
-            share,
+        yield script.finding(
             "V10",
-            SUSPECTED,
+            share,
             "a token's log-probability is divided by its bytes and put together with another predictor's",
             "a distribution over tokens that sums to one",
             "sum the probabilities of all tokens that begin with a byte",
@@ -240,14 +236,13 @@ def cut_validation(script: Script) -> Iterator[Finding]:
             continue
         number = cut.value.number or 0
         sure = SUSPECTED if cut.value.set or cut.way or not _is_final(script, cut) else FOUND
-        yield verdict(
-            script,
-            cut,
+        yield script.finding(
             "V11",
-            sure,
+            cut,
             CUTS.get(cut.way, "validation tokens are cut at {}").format(f"{number:,.0f}"),
             "all of them are scored",
             "score the whole split, or name the part beside the score",
+            sure=sure,
         )
 
 
@@ -256,11 +251,9 @@ def stopped_early(script: Script) -> Iterator[Finding]:
     for limit in kinds(script.events, "limit"):
         scores = [each for each in kinds(script.events, "score") if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] and each.value.has(VAL) for each in scores):
-            yield verdict(
-                script,
-                limit,
+            yield script.finding(
                 "V11",
-                SUSPECTED,
+                limit,
                 f"the pass over the validation tokens ends after {limit.value.number:,.0f}",
                 "all of them are scored",
                 "score the whole split, or name the part beside the score",
@@ -279,11 +272,9 @@ def one_process(script: Script) -> Iterator[Finding]:
     last = max(scores, key=lambda event: event.time)
     sums = [event for event in kinds(script.events, "gather") if event.time > last.time and _is_sum(event)]
     if not sums:
-        yield verdict(
-            script,
-            last,
+        yield script.finding(
             "V18",
-            SUSPECTED,
+            last,
             "each process scores its share, and no sum over processes follows",
             "an all_reduce of the sums",
             "add up losses, tokens and bytes of all processes",
@@ -302,11 +293,9 @@ def knows_target(script: Script) -> Iterator[Finding]:
         if not leak.value.keys & scored:
             continue
         by_table = leak.way == "table"
-        yield verdict(
-            script,
-            leak,
+        yield script.finding(
             "V08" if by_table else "V02",
-            SUSPECTED,
+            leak,
             "a property of the token that is predicted is looked up, and its prediction depends on it"
             if by_table
             else "the prediction of a token is computed from that token",
@@ -341,21 +330,17 @@ def scored_again(script: Script) -> Iterator[Finding]:
             ("V03", "the text is scored again after the model has learned from all of it"),
             ("T17", "the adapted model is evaluated again: nothing restores its weights"),
         ):
-            yield verdict(
-                script,
-                later[0],
+            yield script.finding(
                 code,
-                SUSPECTED,
+                later[0],
                 f"{said} ({script.line(train.line)})",
                 "one pass, and the model as it was packed for another evaluation",
                 "keep the score of the first pass; restore the weights before another evaluation",
             )
     for best in kinds(events, "best"):
-        yield verdict(
-            script,
-            best,
+        yield script.finding(
             "V03",
-            SUSPECTED,
+            best,
             "of two scores of a token the better one is taken",
             "one score for each token",
             "keep the first",
@@ -375,11 +360,9 @@ def learned_for_nothing(script: Script) -> Iterator[Finding]:
             continue
         scores = [*kinds(events, "score")]
         if scores and not any(event.time > train.time or common(event, train) for event in scores):
-            yield verdict(
-                script,
-                train,
+            yield script.finding(
                 "T17",
-                SUSPECTED,
+                train,
                 "the model is adapted, and nothing is scored after it",
                 "a score of what was adapted, chunk by chunk",
                 "score before each step, or leave the adaptation out",
@@ -390,25 +373,19 @@ def drops_windows(script: Script) -> Iterator[Finding]:
     """V17: windows that are left out, or means that are added as if all windows were equal."""
     for score in kinds(script.events, "score"):
         if score.value.has(VAL, AVERAGED):
-            yield verdict(
-                script,
-                score,
+            yield script.finding(
                 "V17",
-                SUSPECTED,
+                score,
                 "means of windows are added without their numbers of tokens",
                 "sums over tokens, divided by all tokens once",
                 "multiply each mean by its tokens, or sum",
             )
     for function in functions(script):
-        lines = range(function.lineno, (function.end_lineno or 0) + 1)
-        if not any(event.line in lines for event in kinds(script.events, "score")):
-            continue
-        for loop in (node for node in ast.walk(function) if isinstance(node, ast.For)):
+        for loop in nodes(function, ast.For):
             if (said := _leaves_tail(loop)) and _scores_in(script, loop):
-                yield Finding(
+                yield script.finding(
                     "V17",
-                    SUSPECTED,
-                    script.at(said),
+                    said,
                     "the last window is left out where it is not whole",
                     "every target scored once",
                     "score the rest as a shorter window",
@@ -416,7 +393,7 @@ def drops_windows(script: Script) -> Iterator[Finding]:
 
 
 def _scores_in(script: Script, loop: ast.For) -> bool:
-    lines = range(loop.lineno, (loop.end_lineno or 0) + 1)
+    lines = lines_of(loop)
     return any(event.line in lines and event.value.has(VAL) for event in kinds(script.events, "score"))
 
 
@@ -450,11 +427,9 @@ def scores_padding(script: Script) -> Iterator[Finding]:
     for each in kinds(script.events, "score"):
         if not each.value.has(VAL, FILLED):
             continue
-        yield verdict(
-            script,
-            each,
+        yield script.finding(
             "B11",
-            SUSPECTED,
+            each,
             "the loss is taken over a padded batch, padding included",
             "targets alone: the score of a text does not depend on its batch",
             "use ignore_index or a mask, and compare one text alone and in a batch",
@@ -470,26 +445,21 @@ def unseen_places(script: Script) -> Iterator[Finding]:
     trained, scored = widths["train width"], widths["val width"]
     if trained and scored and max(scored) > max(trained):
         line = next(event for event in kinds(script.events, "val width") if event.value.number == max(scored))
-        yield verdict(
-            script,
-            line,
+        yield script.finding(
             "V16",
-            SUSPECTED,
+            line,
             f"scored in windows of {max(scored):,.0f} tokens, trained in {max(trained):,.0f}",
             "one length, or positions that were trained for the longer one",
             "train at the length of the evaluation for some steps, or scale the rotary tables",
         )
-    for kind in (node for node in ast.walk(script.inner.tree) if isinstance(node, ast.ClassDef)):
-        for node in ast.walk(kind):
-            if isinstance(node, ast.If | ast.IfExp) and ast.unparse(node.test) in TRAINING_TESTS:
-                body = node.body if isinstance(node.body, list) else [node.body]
-                other = node.orelse if isinstance(node.orelse, list) else [node.orelse]
-                one, two = (_attention(part) for part in (body, other))
+    for kind in nodes(script.inner.tree, ast.ClassDef):
+        for node in nodes(kind, ast.If, ast.IfExp):
+            if ast.unparse(node.test) in TRAINING_TESTS:
+                one, two = map(_attention, ways(node))
                 if one != two and (one or two):
-                    yield Finding(
+                    yield script.finding(
                         "V16",
-                        SUSPECTED,
-                        script.at(node),
+                        node,
                         "attention looks elsewhere while it trains than while it scores",
                         "one window in both",
                         "evaluate with the window that was trained",
@@ -499,7 +469,7 @@ def unseen_places(script: Script) -> Iterator[Finding]:
 TRAINING_TESTS = ("self.training", "not self.training", "self.training is True", "self.training is False")
 
 
-def _attention(body: list[ast.stmt] | list[ast.expr]) -> frozenset[str]:
+def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
     """Masks, windows and lengths in some statements."""
     texts = set()
     for node in (inner for each in body for inner in ast.walk(each)):
@@ -510,7 +480,7 @@ def _attention(body: list[ast.stmt] | list[ast.expr]) -> frozenset[str]:
             "block_mask",
         ):
             texts.add(ast.unparse(node.value))
-        elif called(node).rpartition(".")[2] in ("tril", "triu", "band_mask", "create_block_mask"):
+        elif last_called(node) in ("tril", "triu", "band_mask", "create_block_mask"):
             texts.add(ast.unparse(node))
         elif isinstance(node, ast.Assign) and any(
             "window" in ast.unparse(each) or "mask" in ast.unparse(each) for each in node.targets
@@ -522,47 +492,42 @@ def _attention(body: list[ast.stmt] | list[ast.expr]) -> frozenset[str]:
 def across_documents(script: Script) -> Iterator[Finding]:
     """V15: a layer mixes in the position before, where documents are said to be kept apart."""
     tree = script.inner.tree
-    apart = any(
-        isinstance(node, ast.Call)
-        and (
-            called(node).rpartition(".")[2].endswith(("varlen_func", "create_block_mask"))
-            or any((word.arg or "").startswith(("cu_seqlens", "document")) for word in node.keywords)
-        )
-        for node in ast.walk(tree)
-    ) or any(
-        isinstance(node, ast.Call)
-        and called(node).rpartition(".")[2] == "cumsum"
-        and any(isinstance(each, ast.Compare) for each in ast.walk(node))
-        for node in ast.walk(tree)
-    )
-    if not apart:
+    if not any(_keeps_apart(node) for node in nodes(tree, ast.Call)):
         return
-    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
-        methods = [each for each in kind.body if isinstance(each, ast.FunctionDef)]
-        if not any(method.name.startswith("forward") for method in methods):
+    for kind in nodes(tree, ast.ClassDef):
+        if not any(method.name.startswith("forward") for method in methods(kind)):
             continue
-        for method in methods:
+        for method in methods(kind):
             shifted = [node for node in ast.walk(method) if _is_shift(node)]
             masked = any(
                 isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)
                 for node in ast.walk(method)
             )
             if shifted and not masked and not _over_ids(method, shifted):
-                yield Finding(
+                yield script.finding(
                     "V15",
-                    SUSPECTED,
-                    script.at(shifted[0]),
+                    shifted[0],
                     "the position before is mixed in, across the start of a document too",
                     "nothing of the document before",
                     "mask it where a document begins",
                 )
 
 
+def _keeps_apart(node: ast.Call) -> bool:
+    """Attention of varying lengths, documents as an argument, or starts that are counted."""
+    return (
+        last_called(node).endswith(("varlen_func", "create_block_mask"))
+        or any((word.arg or "").startswith(("cu_seqlens", "document")) for word in node.keywords)
+        or last_called(node) == "cumsum"
+        and any(nodes(node, ast.Compare))
+    )
+
+
 def _is_shift(node: ast.AST) -> bool:
     """`x[:, :-1]` that is put behind something, or rolled by one."""
     if not isinstance(node, ast.Call):
         return False
-    name = called(node).rpartition(".")[2]
+    name = last_called(node)
     if name == "roll":
         return any(isinstance(each, ast.Constant) and each.value == 1 for each in node.args[:2])
     if name not in ("cat", "pad", "concat", "concatenate"):
@@ -578,15 +543,11 @@ def _is_shift(node: ast.AST) -> bool:
 
 def _over_ids(method: ast.FunctionDef, shifted: list[ast.AST]) -> bool:
     """Whether what is shifted are token numbers that are hashed or looked up, not vectors."""
-    names = {each.id for node in shifted for each in ast.walk(node) if isinstance(each, ast.Name)} - {
-        "torch",
-        "F",
-    }
-    for node in ast.walk(method):
-        hashes = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod | ast.BitXor)
-        if hashes and names & {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}:
-            return True
-    return False
+    names = {name for node in shifted for name in names_in(node)} - {"torch", "F"}
+    return any(
+        isinstance(node.op, ast.Mod | ast.BitXor) and names & names_in(node)
+        for node in nodes(method, ast.BinOp)
+    )
 
 
 CHECKS = (

@@ -5,29 +5,27 @@ import math
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.script import Script, called, functions, verdict
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import (
+    called,
+    calls,
+    last_called,
+    names_in,
+    nodes,
+    number,
+)
 from bitgolf.audit.values import COUNTER, TIME, VAL, Event, common, kinds
 
 LEAST_LEFT = 0.1  # of the start in an average, that is worth a word
 
 
-def _last(node: ast.AST) -> str:
-    return called(node).rpartition(".")[2]
-
-
 def _names(node: ast.AST) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} | {
-        each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)
-    }
-
-
-def _line(node: ast.AST) -> int:
-    return getattr(node, "lineno", 0)
+    return names_in(node) | {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
 
 
 def _place(node: ast.AST) -> tuple[int, int]:
     """Line and column: packed scripts have many statements on a line."""
-    return _line(node), getattr(node, "col_offset", 0)
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
 
 
 def _end(node: ast.stmt) -> tuple[int, int]:
@@ -44,7 +42,7 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
                 for target in node.targets:
                     starts.setdefault(ast.unparse(target), []).append(_place(node))
         steps = sorted(_place(node) for node in own if _trains(script, node))
-        undone = [_place(node) for node in own if _last(node) in ("load_state_dict", "copy_")]
+        undone = [_place(node) for node in own if last_called(node) in ("load_state_dict", "copy_")]
         for name, places in starts.items():
             for first, again in zip(sorted(places), sorted(places)[1:]):
                 turns = [
@@ -70,10 +68,9 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
                     and not used
                     and not any(between[0] < place for place in undone if place[0] <= again[0] + 1)
                 ):
-                    yield Finding(
+                    yield script.finding(
                         "K08",
-                        SUSPECTED,
-                        script.at(again[0]),
+                        again[0],
                         f"the clock starts again after training (line {between[0][0]}); its weights are kept",
                         "one clock, from the first step on",
                         "start it once, or restore the weights and the optimizer after a rehearsal",
@@ -93,7 +90,9 @@ def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
 
 def _is_clock(node: ast.AST) -> bool:
     return (
-        _last(node) in ("time", "perf_counter", "monotonic") and isinstance(node, ast.Call) and not node.args
+        last_called(node) in ("time", "perf_counter", "monotonic")
+        and isinstance(node, ast.Call)
+        and not node.args
     )
 
 
@@ -101,11 +100,12 @@ def _trains(script: Script, node: ast.AST) -> bool:
     """An optimizer's step, here or in a function that is called."""
     if not isinstance(node, ast.Call):
         return False
-    if _last(node) == "step" and not node.args:
+    if last_called(node) == "step" and not node.args:
         return True
-    inner = script.flow.functions.get(_last(node))
+    inner = script.flow.functions.get(last_called(node))
     return inner is not None and any(
-        _last(each) == "step" and isinstance(each, ast.Call) and not each.args for each in ast.walk(inner)
+        last_called(each) == "step" and isinstance(each, ast.Call) and not each.args
+        for each in ast.walk(inner)
     )
 
 
@@ -114,11 +114,9 @@ def schedule_by_steps(script: Script) -> Iterator[Finding]:
     rates = [event for event in kinds(script.events, "lr") if event.value.has(COUNTER)]
     stops = [each for each in kinds(script.events, "stop") if any(common(each, rate) for rate in rates)]
     if stops and rates and not any(event.value.has(TIME) for event in kinds(script.events, "lr")):
-        yield verdict(
-            script,
-            rates[0],
+        yield script.finding(
             "T15",
-            SUSPECTED,
+            rates[0],
             f"the rate follows planned steps, and the clock ends the training ({script.line(stops[0].line)})",
             "a warm-down that ends when the training does",
             "let it follow the share of time that has passed",
@@ -139,21 +137,17 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
     after = [event for event in scores if event.time > last]
     loads = [event for event in kinds(events, "load") if event.time > last]
     if after and not any(event.time <= after[-1].time for event in loads):
-        yield verdict(
-            script,
-            after[-1],
+        yield script.finding(
             "T13",
-            SUSPECTED,
+            after[-1],
             f"scored are the weights in memory, not those that were written ({script.line(writes[-1].line)})",
             "the score of what was read again from the file",
             "load the packed model into a fresh one, then score",
         )
     elif not after and not any(common(event, each) for event in writes for each in scores):
-        yield verdict(
-            script,
-            writes[-1],
+        yield script.finding(
             "T13",
-            SUSPECTED,
+            writes[-1],
             "what was packed is never scored",
             "the score of what was read again from the file",
             "load the packed model into a fresh one, then score",
@@ -178,11 +172,9 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
         and not event.off
     ]
     if between:
-        yield verdict(
-            script,
-            between[0],
+        yield script.finding(
             "T19",
-            SUSPECTED,
+            between[0],
             f"the model is scored before it is saved ({script.line(saved.line)})",
             "save, then score: an evaluation that fails loses the run",
             "write the weights first",
@@ -192,17 +184,16 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
 def average_of_the_start(script: Script) -> Iterator[Finding]:
     """T02, T03: averages that still hold their start, or begin while the rate is high."""
     for function in [*functions(script), script.inner.tree]:
-        for loop in (node for node in ast.walk(function) if isinstance(node, ast.For)):
+        for loop in nodes(function, ast.For):
             steps = _count_of(loop)
             if not steps or not any(_trains(script, node) for node in ast.walk(loop)):
                 continue
             for node in ast.walk(loop):
                 decay = _decay(node)
                 if decay and decay**steps > LEAST_LEFT and not _corrects(function):
-                    yield Finding(
+                    yield script.finding(
                         "T02",
-                        SUSPECTED,
-                        script.at(node),
+                        node,
                         f"after {steps:,} steps an average of decay {decay:g} still holds "
                         f"{100 * decay**steps:.0f}% of its start",
                         "an average of trained weights",
@@ -224,11 +215,11 @@ def _count_of(loop: ast.For) -> int:
 def _decay(node: ast.AST) -> float:
     """The decay of `average * d + weights * (1 - d)` in its usual forms; 0 for anything else."""
     numbers: list[float] = []
-    if isinstance(node, ast.Call) and _last(node) in ("lerp_", "lerp", "mul_"):
+    if isinstance(node, ast.Call) and last_called(node) in ("lerp_", "lerp", "mul_"):
         for each in (*node.args, *(word.value for word in node.keywords)):
             found = _number(each)
             if found is not None:
-                numbers.append(1 - found if _last(node).startswith("lerp") else found)
+                numbers.append(1 - found if last_called(node).startswith("lerp") else found)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for side in (node.left, node.right):
             if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
@@ -241,26 +232,19 @@ def _decay(node: ast.AST) -> float:
 
 def _number(node: ast.expr) -> float | None:
     """A number that is written out, `1 - 0.997` too."""
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        return float(node.value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
         left, right = _number(node.left), _number(node.right)
         return left - right if left is not None and right is not None else None
-    return None
+    return number(node)
 
 
 def _corrects(function: ast.AST) -> bool:
     """Whether a power of the decay is taken somewhere: the usual correction."""
     return any(
-        isinstance(node, ast.BinOp)
-        and isinstance(node.op, ast.Sub)
+        isinstance(node.op, ast.Sub)
         and isinstance(node.right, ast.BinOp)
         and isinstance(node.right.op, ast.Pow)
-        for node in ast.walk(function)
+        for node in nodes(function, ast.BinOp)
     )
 
 
@@ -268,24 +252,21 @@ def averaged_too_early(script: Script) -> Iterator[Finding]:
     """T03: the share of steps at which averaging begins against that at which the rate begins to fall."""
     tree = script.inner.tree
     averaging, falling = [], []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.If) or (share := _share(node)) is None:
+    for node in nodes(tree, ast.If):
+        if (share := _share(node)) is None:
             continue
         inside = [each for statement in node.body for each in ast.walk(statement)]
         if any(_sums_weights(script, each) for each in inside):
             averaging.append((share, node))
         elif any(isinstance(each, ast.Return | ast.Assign) for each in node.body):
             falling.append(share)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.IfExp) and (share := _share(node)) is not None:
-            falling.append(share)
+    falling += [share for node in nodes(tree, ast.IfExp) if (share := _share(node)) is not None]
     for share, node in averaging:
         later = [each for each in falling if each > share + 0.05]
         if later and not any(each <= share + 0.05 for each in falling):
-            yield Finding(
+            yield script.finding(
                 "T03",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"averaging begins at {100 * share:.0f}% of the steps, the rate at {100 * min(later):.0f}%",
                 "averages of the warm-down",
                 "begin when the rate has begun to fall",
@@ -311,19 +292,17 @@ def _share(node: ast.If | ast.IfExp) -> float | None:
 def _sums_weights(script: Script, node: ast.AST) -> bool:
     """Whether weights are added into an average here, or in a function that is called."""
     if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-        return isinstance(node.target, ast.Subscript) and (
-            "state_dict" in _names(node.value) or "data" in _names(node.value) or bool(_names(node.value))
-        )
-    if _last(node) in ("add_", "lerp_", "update_parameters") and isinstance(node, ast.Call):
+        return isinstance(node.target, ast.Subscript) and (bool(_names(node.value)))
+    if last_called(node) in ("add_", "lerp_", "update_parameters") and isinstance(node, ast.Call):
         return True
-    inner = script.flow.functions.get(_last(node)) if isinstance(node, ast.Call) else None
+    inner = script.flow.functions.get(last_called(node)) if isinstance(node, ast.Call) else None
     return (
         inner is not None
         and any(
             isinstance(each, ast.AugAssign)
             and isinstance(each.op, ast.Add)
             and isinstance(each.target, ast.Subscript)
-            or _last(each) in ("add_", "lerp_")
+            or last_called(each) in ("add_", "lerp_")
             for each in ast.walk(inner)
         )
         and any("state_dict" in called(each) or "parameters" in called(each) for each in ast.walk(inner))
@@ -338,15 +317,15 @@ def frozen_training(script: Script) -> Iterator[Finding]:
             continue
         for each in without:
             inside = [*_outside_enabled(each)]
-            trained = [one for one in inside if _last(one) == "backward" or _learns(script, one)]
+            trained = [one for one in inside if last_called(one) == "backward" or _learns(script, one)]
             if trained:
-                yield Finding(
+                yield script.finding(
                     "T16",
-                    FOUND if _last(trained[0]) == "backward" else SUSPECTED,
-                    script.at(trained[0]),
+                    trained[0],
                     "a backward pass where no gradients are kept",
                     "training outside of no_grad and inference_mode",
                     "take it out, or wrap it in torch.enable_grad()",
+                    sure=FOUND if last_called(trained[0]) == "backward" else SUSPECTED,
                 )
                 break
 
@@ -386,17 +365,14 @@ def _learns(script: Script, node: ast.AST) -> bool:
     if inner is None:
         return False
     return any(
-        _last(each) == "backward" for statement in inner.body for each in _outside_enabled(statement)
+        last_called(each) == "backward" for statement in inner.body for each in _outside_enabled(statement)
     ) and not any("enable_grad" in ast.unparse(each) for each in inner.decorator_list)
 
 
 def unaveraged_gradients(script: Script) -> Iterator[Finding]:
     """T18: each process adapts to its own share, and nobody averages."""
     gathers = [*kinds(script.events, "gather")]
-    wrapped = any(
-        _last(node) in ("DistributedDataParallel", "DDP", "fully_shard")
-        for node in ast.walk(script.inner.tree)
-    )
+    wrapped = any(calls(script.inner.tree, "DistributedDataParallel", "DDP", "fully_shard"))
     for train in kinds(script.events, "train"):
         ranked = "rank" in train.value.marks
         if (
@@ -405,11 +381,9 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
             and not any(common(each, train) for each in gathers)
             and _shared(script, train)
         ):
-            yield verdict(
-                script,
-                train,
+            yield script.finding(
                 "T18",
-                SUSPECTED,
+                train,
                 "each process adapts its own copy of the model to its own share",
                 "gradients averaged over processes, so that all hold one model",
                 "all_reduce the gradients before the step",
@@ -426,14 +400,13 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
     """T21: options that nobody knows are swallowed; a program that fails is not noticed."""
     tree = script.inner.tree
     for node in ast.walk(tree):
-        if _last(node) == "parse_known_args":
+        if last_called(node) == "parse_known_args":
             uses = [each for each in ast.walk(tree) if isinstance(each, ast.If | ast.Raise | ast.Assert)]
             taken = _second_name(tree, node)
             if not taken or taken == "_" or not any(taken in _names(each) for each in uses):
-                yield Finding(
+                yield script.finding(
                     "T21",
-                    SUSPECTED,
-                    script.at(node),
+                    node,
                     "options that nobody knows are passed over",
                     "an error: the run is another one than was meant",
                     "use parse_args",
@@ -446,10 +419,9 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
             text = ast.unparse(node)
             starts = any(word in text for word in ("torchrun", "train", "sys.executable", ".py"))
             if starts and not checked and _is_dropped(tree, node):
-                yield Finding(
+                yield script.finding(
                     "T21",
-                    SUSPECTED,
-                    script.at(node),
+                    node,
                     f"{called(node)} starts a run, and nobody looks whether it failed",
                     "an error where it did",
                     "give check=True, and ask for a result",
@@ -457,15 +429,15 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
 
 
 def _second_name(tree: ast.Module, node: ast.AST) -> str:
-    for each in ast.walk(tree):
-        if isinstance(each, ast.Assign) and each.value is node and isinstance(each.targets[0], ast.Tuple):
+    for each in nodes(tree, ast.Assign):
+        if each.value is node and isinstance(each.targets[0], ast.Tuple):
             return ast.unparse(each.targets[0].elts[-1])
     return ""
 
 
 def _is_dropped(tree: ast.Module, node: ast.Call) -> bool:
     """Whether what a call gives back is not kept."""
-    return any(isinstance(each, ast.Expr) and each.value is node for each in ast.walk(tree))
+    return any(each.value is node for each in nodes(tree, ast.Expr))
 
 
 def own_card_only(script: Script) -> Iterator[Finding]:
@@ -487,10 +459,9 @@ def own_card_only(script: Script) -> Iterator[Finding]:
             )
             hit = next((name for name in names if name.partition(".")[0] in KERNELS), "")
             if hit:
-                yield Finding(
+                yield script.finding(
                     "T20",
-                    SUSPECTED,
-                    script.at(node),
+                    node,
                     f"{hit} is needed, and nothing stands in where it is missing",
                     "another kernel, and a line that says which one ran",
                     "try it, and fall back to scaled_dot_product_attention with a word",
@@ -501,10 +472,9 @@ def own_card_only(script: Script) -> Iterator[Finding]:
             and not (isinstance(node.value, ast.Constant) and node.value.value is False)
             and not _asks_version(script)
         ):
-            yield Finding(
+            yield script.finding(
                 "T20",
-                SUSPECTED,
-                script.at(node.value),
+                node.value,
                 "enable_gqa is not there before torch 2.5",
                 "repeated keys and values on an older one",
                 "ask for the version, and repeat them there",
@@ -513,8 +483,8 @@ def own_card_only(script: Script) -> Iterator[Finding]:
 
 def _asks_version(script: Script) -> bool:
     return any(
-        isinstance(node, ast.If | ast.IfExp | ast.Assert) and "version" in ast.unparse(node.test)
-        for node in ast.walk(script.inner.tree)
+        "version" in ast.unparse(node.test)
+        for node in [*nodes(script.inner.tree, ast.If, ast.IfExp), *nodes(script.inner.tree, ast.Assert)]
     )
 
 

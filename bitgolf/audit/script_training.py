@@ -3,8 +3,18 @@
 import ast
 from collections.abc import Iterator
 
-from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.script import Script, called, functions
+from bitgolf.audit.finding import FOUND, Finding
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import (
+    called,
+    calls,
+    holds,
+    last_called,
+    methods,
+    names_given,
+    names_in,
+    nodes,
+)
 from bitgolf.audit.values import Frame, kinds
 
 
@@ -12,28 +22,25 @@ def narrow_average(script: Script) -> Iterator[Finding]:
     """T01: sums of weights in a 16-bit type."""
     for function in functions(script):
         kept = {
-            target.id
-            for node in ast.walk(function)
-            if isinstance(node, ast.Assign) and _is_narrow_copy(node.value)
-            for target in node.targets
-            if isinstance(target, ast.Name)
+            name
+            for node in nodes(function, ast.Assign)
+            if _is_narrow_copy(node.value)
+            for name in names_given(node)
         }
         for node in ast.walk(function):
             held: ast.expr | None = None
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
                 held = node.target
-            elif isinstance(node, ast.Call) and called(node).rpartition(".")[2] in ("add_", "lerp_"):
+            elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
                 held = node.func
-            if held is not None and any(
-                isinstance(each, ast.Name) and each.id in kept for each in ast.walk(held)
-            ):
-                yield Finding(
+            if held is not None and kept & names_in(held):
+                yield script.finding(
                     "T01",
-                    FOUND,
-                    script.at(node),
+                    node,
                     "weights are summed in a 16-bit type",
                     "float32 sums",
                     "keep averages in float32",
+                    sure=FOUND,
                 )
 
 
@@ -46,26 +53,16 @@ def _is_narrow_copy(node: ast.expr) -> bool:
 def folded_flag(script: Script) -> Iterator[Finding]:
     """T04: a class attribute that is off when the model is compiled, and set later."""
     tree = script.inner.tree
-    defaults: dict[tuple[str, str], int] = {}
+    defaults: set[tuple[str, str]] = set()
     read: set[str] = set()
-    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+    for kind in nodes(tree, ast.ClassDef):
         for item in kind.body:
-            targets = (
-                item.targets
-                if isinstance(item, ast.Assign)
-                else ([item.target] if isinstance(item, ast.AnnAssign) and item.value else [])
-            )
-            value = item.value if isinstance(item, ast.Assign | ast.AnnAssign) else None
-            if isinstance(value, ast.Constant) and value.value is False:
-                names = [each.id for each in targets if isinstance(each, ast.Name)]
-                defaults |= {(kind.name, name): item.lineno for name in names}
-        for forward in (
-            each for each in kind.body if isinstance(each, ast.FunctionDef) and each.name == "forward"
-        ):
-            tests = [node.test for node in ast.walk(forward) if isinstance(node, ast.If | ast.IfExp)]
-            read |= {
-                each.attr for test in tests for each in ast.walk(test) if isinstance(each, ast.Attribute)
-            }
+            if isinstance(item, ast.Assign | ast.AnnAssign) and _is_off(item.value):
+                targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+                defaults |= {(kind.name, each.id) for each in targets if isinstance(each, ast.Name)}
+        for forward in (each for each in methods(kind) if each.name == "forward"):
+            tests = [node.test for node in nodes(forward, ast.If, ast.IfExp)]
+            read |= {each.attr for test in tests for each in nodes(test, ast.Attribute)}
     compiles = [node for node in ast.walk(tree) if called(node) == "torch.compile"]
     resets = [
         node for node in ast.walk(tree) if called(node) in ("torch._dynamo.reset", "torch.compiler.reset")
@@ -82,15 +79,18 @@ def folded_flag(script: Script) -> Iterator[Finding]:
         if is_on and (owner, target.attr) in defaults and target.attr in read:
             again = [each for each in resets if abs(each.lineno - node.lineno) < 20]  # type: ignore[attr-defined]
             if not again:
-                yield Finding(
+                yield script.finding(
                     "T04",
-                    SUSPECTED,
-                    script.at(node),
+                    node,
                     f"{owner}.{target.attr} is set after torch.compile has read it as False",
                     "a graph that sees the flag: the compiler takes class attributes for constants",
                     "compile again after setting it, or keep the flag in a tensor",
                 )
                 return
+
+
+def _is_off(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False
 
 
 def _is_model(node: ast.expr) -> bool:
@@ -110,10 +110,9 @@ def late_environment(script: Script) -> Iterator[Finding]:
         if text.startswith("os.environ[") and any(
             word in text for word in ("PYTORCH_", "CUDA_VISIBLE", "CUDA_LAUNCH", "OMP_NUM")
         ):
-            yield Finding(
+            yield script.finding(
                 "T06",
-                SUSPECTED,
-                script.at(node),
+                node,
                 f"{text} is set after torch was imported at line {imported}",
                 "before the import, which reads it",
                 "set it at the top",
@@ -137,13 +136,13 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
             continue
         for each in (inner for statement in node.body for inner in ast.walk(statement)):
             if called(each).startswith(("dist.", "torch.distributed.")) and called(each).endswith(names):
-                yield Finding(
+                yield script.finding(
                     "T18",
-                    FOUND,
-                    script.at(each),
+                    each,
                     f"{called(each)} stands under `if {test}`",
                     "every process makes every collective call",
                     "take it out of the branch",
+                    sure=FOUND,
                 )
 
 
@@ -167,7 +166,7 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
     ]
     for node in ast.walk(model):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("self."):
-            kind = called(node.value).rpartition(".")[2]
+            kind = last_called(node.value)
             if any(node.lineno in lines for lines in off):
                 continue
             if kind in ("Parameter", "Embedding", "Linear") or kind in holders:
@@ -198,10 +197,9 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
         return  # all of them at once, or in a way that is not read here
     for name, line in parts.items():
         if name not in used and not any(name in text for text in texts):
-            yield Finding(
+            yield script.finding(
                 "T14",
-                SUSPECTED,
-                script.at(line),
+                line,
                 f"`{name}` has parameters, and no optimizer is given them",
                 "every parameter in one group",
                 "add it to a group, or say that it stays as it starts",
@@ -210,7 +208,7 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
 
 def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], depth: int) -> bool:
     for each in ast.walk(node):
-        kind = called(each).rpartition(".")[2]
+        kind = last_called(each)
         if kind in ("Parameter", "Embedding", "Linear"):
             return True
         inner = kinds_of.get(kind) if kind != node.name and depth < 3 else None
@@ -221,8 +219,7 @@ def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], dep
 
 def _has_blocks(node: ast.ClassDef) -> bool:
     return any(
-        isinstance(each, ast.Attribute) and each.attr == "blocks" and isinstance(each.ctx, ast.Store)
-        for each in ast.walk(node)
+        each.attr == "blocks" and isinstance(each.ctx, ast.Store) for each in nodes(node, ast.Attribute)
     )
 
 
@@ -240,15 +237,11 @@ def _takes_all(node: ast.AST) -> bool:
                 inside = [
                     loop
                     for loop in ast.walk(node)
-                    if isinstance(loop, ast.For | ast.comprehension | ast.Call) and _has(loop, each)
+                    if isinstance(loop, ast.For | ast.comprehension | ast.Call) and holds(loop, each)
                 ]
                 if any(_fills_groups(loop) for loop in inside):
                     return True
     return False
-
-
-def _has(outer: ast.AST, node: ast.AST) -> bool:
-    return any(each is node for each in ast.walk(outer))
 
 
 def _fills_groups(node: ast.AST) -> bool:
@@ -260,28 +253,18 @@ def _fills_groups(node: ast.AST) -> bool:
 
 def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
-    for node in ast.walk(script.inner.tree):
-        if not isinstance(node, ast.For):
-            continue
-        seeded = any(called(each).endswith("manual_seed") for each in ast.walk(node))
-        compares = [
-            each
-            for each in ast.walk(node)
-            if isinstance(each, ast.If)
-            and isinstance(each.test, ast.Compare)
-            and isinstance(each.test.ops[0], ast.Lt)
-        ]
-        varies = isinstance(node.target, ast.Name) and any(
-            called(each).endswith("manual_seed")
-            and isinstance(each, ast.Call)
-            and any(isinstance(part, ast.Name) and part.id == node.target.id for part in ast.walk(each))
-            for each in ast.walk(node)
+    for node in nodes(script.inner.tree, ast.For):
+        compares = any(
+            isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt)
+            for each in nodes(node, ast.If)
         )
-        if seeded and varies and compares:
-            yield Finding(
+        varies = isinstance(node.target, ast.Name) and any(
+            node.target.id in names_in(each) for each in calls(node, "manual_seed")
+        )
+        if varies and compares:
+            yield script.finding(
                 "K14",
-                SUSPECTED,
-                script.at(node),
+                node,
                 "a loop tries seeds and keeps the better",
                 "seeds named in advance, all of them reported",
                 "report the mean over all seeds",

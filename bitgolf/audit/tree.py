@@ -1,0 +1,102 @@
+"""Questions to a syntax tree: what a node calls, names and holds, and which nodes of a kind there are."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from typing import TypeVar, overload
+
+Node = TypeVar("Node", bound=ast.AST)
+Other = TypeVar("Other", bound=ast.AST)
+Branch = ast.If | ast.IfExp
+
+
+def called(node: ast.AST) -> str:
+    """The dotted name of what a node calls; empty for another node."""
+    if not isinstance(node, ast.Call):
+        return ""
+    parts, func = [], node.func
+    while isinstance(func, ast.Attribute):
+        parts.append(func.attr)
+        func = func.value
+    if isinstance(func, ast.Name):
+        return ".".join([func.id, *reversed(parts)])
+    return ast.unparse(node.func)
+
+
+def last_called(node: ast.AST) -> str:
+    """The last part of that name."""
+    return called(node).rpartition(".")[2]
+
+
+@overload
+def nodes(tree: ast.AST, kind: type[Node], /) -> Iterator[Node]: ...
+@overload
+def nodes(tree: ast.AST, kind: type[Node], other: type[Other], /) -> Iterator[Node | Other]: ...
+@overload
+def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]: ...
+def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
+    """All nodes of these kinds in a tree."""
+    return (node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+    """All calls in a tree of which the last name is one of these."""
+    return (node for node in nodes(tree, ast.Call) if last_called(node) in names)
+
+
+def names_in(tree: ast.AST) -> set[str]:
+    """The plain names in a tree."""
+    return {node.id for node in nodes(tree, ast.Name)}
+
+
+def holds(outer: ast.AST, node: ast.AST) -> bool:
+    """Whether a node stands in a tree."""
+    return any(each is node for each in ast.walk(outer))
+
+
+def methods(kind: ast.ClassDef) -> list[ast.FunctionDef]:
+    """The functions that stand in a class."""
+    return [each for each in kind.body if isinstance(each, ast.FunctionDef)]
+
+
+def ways(branch: Branch) -> tuple[Sequence[ast.AST], Sequence[ast.AST]]:
+    """What a branch does where its condition holds, and where it does not."""
+    if isinstance(branch, ast.If):
+        return branch.body, branch.orelse
+    return [branch.body], [branch.orelse]
+
+
+def stops(parts: Sequence[ast.AST]) -> bool:
+    """Whether an error is raised, or the program left, somewhere in these statements."""
+    return any(
+        isinstance(each, ast.Raise) or called(each).endswith("exit")
+        for part in parts
+        for each in ast.walk(part)
+    )
+
+
+def names_given(node: ast.Assign) -> set[str]:
+    """The plain names that are given a value."""
+    return {target.id for target in node.targets if isinstance(target, ast.Name)}
+
+
+def attributes_given(tree: ast.AST, *kinds: str) -> dict[str, int]:
+    """Attributes that are given a call of one of these (by the end of its name), and the line where."""
+    return {
+        target.attr: node.lineno
+        for node in nodes(tree, ast.Assign)
+        if isinstance(node.value, ast.Call) and last_called(node.value).endswith(kinds)
+        for target in node.targets
+        if isinstance(target, ast.Attribute)
+    }
+
+
+def lines_of(node: ast.AST) -> range:
+    """The lines that a statement or an expression stands on."""
+    first = getattr(node, "lineno", 0)
+    return range(first, (getattr(node, "end_lineno", 0) or first) + 1)
+
+
+def number(node: ast.expr | None) -> int | float | None:
+    """A number that is written out; truth values are none."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
