@@ -1,7 +1,10 @@
 """Commands in README and docs: the command line takes every one, and quick ones run in an empty folder."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,15 @@ from tests.cli.test_cli import bitgolf  # noqa: F401
 from tests.conftest import generated_text
 
 ROOT = Path(__file__).parents[1]
+DAYS = sorted((ROOT / "docs" / "days").glob("*.sh"))
 KEPT_AS_IT_WAS = {"log.md"}
 PAGES = [
     page
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *DAYS]
     if page.name not in KEPT_AS_IT_WAS
 ]
 COMMAND = rf"bitgolf (?:{'|'.join(cli.VERBS)})\b[^\n]*"
-ENDS = {">", "|", "&&", "2>"}
+ENDS = {">", "|", "||", "&&", "2>"}
 INCOMPLETE = ("Missing argument", "requires an argument")  # fine for a verb that a sentence names
 NAMES = {name + ending for name in recipe_names() for ending in ("", LAPTOP)}
 # Quick and in need of nothing but a text; as they stand in README or docs.
@@ -124,3 +128,33 @@ def test_a_quick_command_runs_in_an_empty_folder(bitgolf, tmp_path, command):  #
     (tmp_path / "speech.txt").write_text(generated_text(2, 20))
     code, out, err = bitgolf(*words_of(command))
     assert code == 0 and out, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("day", "said", "made"),
+    [
+        ("hobbyist", "documents_trained_on: 1\n", "runs/mine/share.html"),
+        ("participant", "**clean** under", "records/mine/submission.json"),
+        ("researcher", "better", "runs/board.html"),
+    ],
+)
+def test_a_day_of_each_user(tmp_path, own_cache, day, said, made):
+    """Each script runs to its end in an empty folder, as a user would run it."""
+    (tmp_path / "letters").mkdir()
+    for number in range(12):
+        (tmp_path / "letters" / f"{number:02}.txt").write_text(generated_text(number, 300))
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "bitgolf"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m bitgolf "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        ["sh", str(ROOT / "docs" / "days" / f"{day}.sh"), "../letters"],
+        cwd=tmp_path / "empty",
+        env={**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout and (tmp_path / "empty" / made).is_file(), done.stdout
