@@ -1,8 +1,10 @@
 """Pages that are made with the site, from the code and its data: command line, Python API, what helped."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -162,4 +164,20 @@ def _cited_row(row: Cited) -> list[str]:
     return [row.technique, row.against, row.source, effect, row.metric, row.verdict, row.conditions]
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": command_line, "api.md": python_api, "gallery.md": gallery}
+def notebook() -> str:
+    """The cells of notebook.ipynb with what they printed."""
+    parts = []
+    for cell in json.loads(Path(__file__).with_name("notebook.ipynb").read_text())["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        parts += ["```text\n" + "".join(output["text"]) + "```" for output in cell.get("outputs", ())]
+    parts.append("[The same as a notebook to run](notebook.ipynb)")
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": command_line,
+    "api.md": python_api,
+    "gallery.md": gallery,
+    "notebook.md": notebook,
+}

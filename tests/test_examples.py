@@ -1,5 +1,7 @@
 """Commands in README and docs: the command line takes every one, and quick ones run in an empty folder."""
 
+import importlib
+import json
 import os
 import re
 import shlex
@@ -91,7 +93,16 @@ def check_settings(verb: str, parsed: dict[str, Any]) -> None:
         changed_recipe("demo", {}, parsed.get("changes"), quiet=True)
 
 
+def help_examples() -> Iterator[tuple[str, str, bool]]:
+    """The examples in the help of each verb."""
+    for verb in cli.VERBS:
+        function = getattr(importlib.import_module(f"bitgolf.cli.{verb}"), verb)
+        found = re.findall(r"^ *Example: (bitgolf .+)$", function.__doc__, flags=re.MULTILINE)
+        yield from ((verb, command, True) for command in found)
+
+
 ALL = [(page.name, *found) for page in PAGES for found in commands(page.read_text())]
+ALL += help_examples()
 
 
 def test_the_command_line_takes_every_command_of_the_documentation():
@@ -119,6 +130,13 @@ def test_a_planted_wrong_command_is_found(command, why):
     assert not whole and (why in refusal(words_of(found), whole)) == ("argument" not in why)
 
 
+def test_every_verb_has_examples_and_its_help_keeps_each_on_one_line(bitgolf):  # noqa: F811
+    assert {verb for verb, _, _ in help_examples()} == {*cli.VERBS}
+    for verb in ("compare", "sample"):
+        said = bitgolf(verb, "--help")[1].splitlines()
+        assert all(f"  Example: {command}" in said for name, command, _ in help_examples() if name == verb)
+
+
 @pytest.mark.parametrize("command", QUICK)
 def test_a_quick_command_runs_in_an_empty_folder(bitgolf, tmp_path, command):  # noqa: F811
     assert command in [found.partition("  ")[0] for _, found, _ in ALL]
@@ -128,6 +146,24 @@ def test_a_quick_command_runs_in_an_empty_folder(bitgolf, tmp_path, command):  #
     (tmp_path / "speech.txt").write_text(generated_text(2, 20))
     code, out, err = bitgolf(*words_of(command))
     assert code == 0 and out, err
+
+
+def test_the_notebook_runs(any_script, own_cache, capsys):
+    """Every cell, in order; what it printed where it was made is what it prints here, numbers aside."""
+    names: dict[str, Any] = {}
+    for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            kept = "".join(line for output in cell["outputs"] for line in output["text"])
+            assert words_alone(capsys.readouterr().out) == words_alone(kept) or "sample(" in "".join(
+                cell["source"]
+            )
+    assert names["result"]["status"] == "ok"
+    assert names["scores"]["an address"] < 2 < 8 < names["scores"]["noise"]
+
+
+def words_alone(text: str) -> str:
+    return re.sub(r"[\d.,]+", "0", " ".join(text.split()))
 
 
 @pytest.mark.slow

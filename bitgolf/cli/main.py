@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import inspect
 import io
 import sys
 from typing import Annotated, Any
@@ -57,9 +58,10 @@ class Verbs(TyperGroup):
         if cmd_name not in VERBS:
             ctx.fail(f"no such command: {cmd_name}; {nearest(cmd_name, VERBS)}")
         one = typer.Typer(add_completion=False, rich_markup_mode=None)
-        one.command(cmd_name, context_settings=HELP)(
-            getattr(importlib.import_module(f"bitgolf.cli.{cmd_name}"), cmd_name)
-        )
+        verb = getattr(importlib.import_module(f"bitgolf.cli.{cmd_name}"), cmd_name)
+        # The mark keeps each example on a line of its own.
+        text = inspect.cleandoc(verb.__doc__).replace("\n\nExample: ", "\n\n\b\nExample: ", 1)
+        one.command(cmd_name, context_settings=HELP, help=text)(verb)
         return typer.main.get_command(one)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

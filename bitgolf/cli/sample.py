@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Json, ModelName, Seed
+from bitgolf.cli.options import LARGEST_SEED, Json, ModelName
 from bitgolf.cli.shown import TEXT
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
 from bitgolf.net.backend import Backend
@@ -35,7 +35,9 @@ def sample(
         Path | None, typer.Option("--data", help="Of a public checkpoint: the dataset with its tokenizer.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Tokens of context at most.")] = 256,
-    seed: Seed = 1337,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed writes the same text.")
+    ] = 1337,
     interactive: Annotated[
         bool, typer.Option("-i", "--interactive", help="Continues what you type, line by line.")
     ] = False,

@@ -1,0 +1,79 @@
+"""Figures of the README and the page on installing are those of the files that hold them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bitgolf.base.files import read_json
+from bitgolf.catalog.shipped import PACKAGE_FOLDER
+from bitgolf.inputs.resolve import recipe_names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+INSTALL = (ROOT / "docs" / "install.md").read_text()
+
+
+def wrong_figures(readme: str, install: str) -> list[str]:
+    """What the pages say otherwise than the files, by name."""
+    made = read_json(PACKAGE_FOLDER / "shipped" / "made.json")
+    rivals = {row["name"]: row for row in made["rivals"]}
+    said = {
+        "size of the model that ships": f"a model of {made['artifact_bytes']:,} bytes ships" in readme,
+        "how it was made": all(
+            text in " ".join(install.split())
+            for text in (
+                f"{made['steps']:,} steps in {made['train_seconds']:.0f} s",
+                f"Its bytes are {made['artifact_bytes']:,}, and {made['total_bytes']:,} with the code",
+                f"{made['text_bytes']:,} bytes of addresses",
+                f"it needs {made['bits_per_byte']:.4f} bits per byte",
+                f"needs {rivals['bzip3 -b 64']['primed_bits_per_byte']:.4f}.",
+            )
+        ),
+        "recipes": recipes_in(readme) == recipes_that_ship(),
+    }
+    return [name for name, holds in said.items() if not holds] + wrong_rows(readme)
+
+
+def recipes_in(readme: str) -> dict[str, int]:
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| ([\d,]+) \|$", readme, flags=re.MULTILINE)
+    return {name: int(count.replace(",", "")) for name, count in rows}
+
+
+def recipes_that_ship() -> dict[str, int]:
+    known = read_json(PACKAGE_FOLDER / "catalog" / "shipped.json")["recipes"]
+    return {name: known[name]["parameters"] for name in recipe_names()}
+
+
+def wrong_rows(readme: str) -> list[str]:
+    """Rows of the README's table that are not those of the study of #682."""
+    study = {row["name"]: row for row in read_json(ROOT / "docs/studies/pr682.json")["comparisons"]}
+    pattern = r"^    (\S.*?)  +([-+]\d\.\d{4})  +([-+]\S+) to ([-+]\S+)  +(\S+)  +(\w+)$"
+    rows = re.findall(pattern, readme, flags=re.MULTILINE)
+    assert len(rows) == 4
+    wrong = []
+    for name, *figures, p, verdict in rows:
+        row = study[name]
+        same = figures == [f"{row[key]:+.4f}" for key in ("effect", "low", "high")]
+        if not same or p != f"{row['p_corrected']:.2g}" or verdict != row["verdict"]:
+            wrong.append(name)
+    return wrong
+
+
+def test_every_figure_is_that_of_its_file():
+    assert wrong_figures(README, INSTALL) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("-0.0175", "-0.0176", "EMA 0.97"),
+        ("8.1e-11        worse", "8.1e-11       better", "EMA 0.997"),
+        ("21,778,504", "21,778,505", "recipes"),
+        ("a model of 977,167", "a model of 977,168", "size of the model that ships"),
+        ("999,793", "999,794", "how it was made"),
+    ],
+)
+def test_a_planted_wrong_figure_is_found(old, new, name):
+    assert old in README + INSTALL
+    assert wrong_figures(README.replace(old, new), INSTALL.replace(old, new)) == [name]
