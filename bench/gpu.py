@@ -412,9 +412,9 @@ NEVER = """\
 
 What is checked without one, by `tests/test_device.py`, on a device of shapes without values:
 
-- the training step of every shipped recipe, with its noise and averages: no tensor of the host meets one
-  of the device, no shape hangs on values, and the host waits for the device once a step, for the loss and
-  the length of the gradient, which decide whether there is an update;
+- the training step of every shipped recipe, with its noise and averages: no operation mixes tensors of CPU
+  and GPU, no shape depends on values, and the CPU waits for the GPU once a step. It waits for the loss and
+  the length of the gradient, because they decide whether the weights are updated;
 - a training that goes on, windows of all kinds, test-time training, LoRA by document, mixers, calibration
   and tuning. Where they wait for the device is listed there: a batch of scores waits three times, mixers
   twice for each window, because they count on the host;

@@ -170,7 +170,7 @@ def words_alone(text: str) -> str:
 @pytest.mark.parametrize(
     ("day", "said", "made"),
     [
-        ("hobbyist", "documents_trained_on: 1\n", "runs/mine/share.html"),
+        ("hobbyist", "way:        model", "runs/mine/share.html"),
         ("participant", "**clean** under", "records/mine/submission.json"),
         ("researcher", "better", "runs/board.html"),
     ],

@@ -1,7 +1,7 @@
 """What every technique has to keep, as checks of any class in any slot, ours or a user's.
 
-Off is exact, on bites, nothing sees the future or another document, JSON says everything, a few steps train
-each of its tensors, and the script computes the same. A failure is a sentence.
+Off is exact, on has an effect, nothing sees the future or another document, JSON says everything, a few steps
+train each of its tensors, and the script computes the same. A failure is a sentence.
 """
 
 import json
@@ -397,7 +397,7 @@ def check_on(case: Case) -> None:
         moved = key
     if not moved:
         raise BrokenError(
-            "on does not bite: a run of three steps is the same, bit for bit; give settings that bite with "
+            "on has no effect: a run of three steps is the same, bit for bit; give settings that have one in "
             "four layers of width 48 and 32 tokens, by --set"
         )
 
@@ -495,7 +495,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "json": check_json,
     "trains": check_training,
     "off is exact": check_off,
-    "on bites": check_on,
+    "on has an effect": check_on,
     "causal": check_causal,
     "end alone": check_end,
     "documents apart": check_documents,

@@ -27,7 +27,8 @@ def check(
     """Whether the techniques in a file of yours keep what ours keep; each failure in words.
 
     At its defaults, or as --set says, in a small recipe: the card, JSON, three steps that train, off is
-    exact, on bites, no score moves with later tokens or another document, the script trains to the same bits.
+    exact, on has an effect, no score moves with later tokens or another document, the script trains to the
+    same bits.
 
     Example: bitgolf check mine.py
     """

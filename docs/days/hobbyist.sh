@@ -13,7 +13,7 @@ bitgolf make "$texts" --bytes 200000 --minutes 1 --out runs/mine
 echo "== It writes."
 bitgolf sample runs/mine --prompt "The " --tokens 40
 
-echo "== It scores a file, makes it small, and gives it back. This file was trained on: score says so."
+echo "== It scores a file, makes it small, and gives it back. Most of this file was trained on: new text costs more."
 file=$(find "$texts" -type f | sort | head -n 1)
 bitgolf score runs/mine --text "$file"
 bitgolf compress "$file" -m runs/mine -o small.golf

@@ -44,7 +44,7 @@ SAID = {
 }
 SLOTS = {"Order", "Rule", "Schedule", "Averager", "Noise", "Rate", "Tuning", "Windows", "Codec", "Layout"}
 SLOTS |= {"Calibration", "Quantizer", "Granularity", "Mixer"}
-FAST = ("card", "json", "trains", "off is exact", "on bites", "a mixture")
+FAST = ("card", "json", "trains", "off is exact", "on has an effect", "a mixture")
 # TightSwa waits for a fifth of the rate, which three steps reach once.
 TRIED = [one for one in techniques() if one.slot in SLOTS and one.name != "TightSwa"]
 
@@ -120,7 +120,7 @@ PLANTED = {
         "it looks across documents",
     ),
     "y * (1 - self.share) * 1.0001": ("off is exact", "off (share=0) is not exact: "),
-    "y": ("on bites", "on does not bite"),
+    "y": ("on has an effect", "on has no effect"),
     "y / 0": ("trains", "not finite"),
     "y + missing": ("trains", "NameError"),
     "y - self.share * (y.mean(1, keepdim=True) if attention.training else y)": (
@@ -144,7 +144,7 @@ PLANTED = {
 @pytest.mark.parametrize("body", PLANTED)
 def test_a_planted_fault_is_found_in_words(body, file, small):
     (technique,) = own(file, HEAD + PART.replace("BODY", body))
-    names = ("card", "json", "trains", "off is exact", "on bites", "causal", "documents apart")
+    names = ("card", "json", "trains", "off is exact", "on has an effect", "causal", "documents apart")
     found = failures(check(technique, small, names))
     if PLANTED[body] is None:
         assert found == []
@@ -245,7 +245,7 @@ SLIPS = {
     "what is right": ("", "", []),
     "off groups by two": ("self.rows", "max(self.rows, 2)", ["Pairs: off is exact"]),
     "off shrinks": ("1 - self.share", "0.999 - self.share", ["Shrunk: off is exact"]),
-    "nothing shrinks": ("weight * (1 - self.share)", "weight", ["Shrunk: on bites"]),
+    "nothing shrinks": ("weight * (1 - self.share)", "weight", ["Shrunk: on has an effect"]),
     "drawn anew each time": (
         'keyed_generator(1, "own draw")', "torch.Generator().manual_seed(torch.seed())",
         ["OwnDraw: script equal"],
@@ -355,4 +355,4 @@ def test_wrong_use_is_exit_code_two_and_failures_are_one(bitgolf, file):  # noqa
     refused(bitgolf("check", f"{file}:Plantd"), "did you mean 'Planted'")
     refused(bitgolf("check", file, "--set", "shar=1"), "did you mean 'share'")
     code, out, _ = bitgolf("check", file)
-    assert code == 1 and "on does not bite" in out and "failed:" in out
+    assert code == 1 and "on has no effect" in out and "failed:" in out
