@@ -170,7 +170,7 @@ def words_alone(text: str) -> str:
 @pytest.mark.parametrize(
     ("day", "said", "made"),
     [
-        ("hobbyist", "way:        model", "runs/mine/share.html"),
+        ("hobbyist", "model_sha256: ", "runs/mine/share.html"),
         ("participant", "**clean** under", "records/mine/submission.json"),
         ("researcher", "better", "runs/board.html"),
     ],
