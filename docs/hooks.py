@@ -129,15 +129,15 @@ def gallery() -> str:
     found, _ = measured(MEASURED)
     parts = [
         "# What helped",
-        "Every change measured in the [studies](studies/README.md) of this project, the largest gain "
-        "first. Below: what others published, with their conditions. A negative effect is a gain. "
-        "Models are small and trained for some hundred steps. [Techniques](techniques.md) says what "
+        "Every change measured in the [studies](studies/README.md) of this project, the largest gain first. "
+        "Below: what others published, with their conditions. Effects are in bits per byte; a negative one "
+        "is a gain. Models are small, with some hundred steps. [Techniques](techniques.md) says what "
         "each one does.",
     ]
     for verdict, title in VERDICTS.items():
         rows = sorted((each for each in found if each.verdict == verdict), key=lambda each: each.effect or 0)
         if rows:
-            header = ["change", "against", "study", "effect [95%]", "metric", "n", "scale"]
+            header = ["change", "against", "study", "effect [95%]", "n", "scale"]
             parts += [f"## {title}", table(header, [_measured_row(each) for each in rows])]
     told = sorted((row for row in cited() if row.effect is not None and "bits" in row.metric), key=_gain)
     header = ["change", "against", "source", "effect", "metric", "their verdict", "conditions"]
@@ -153,10 +153,9 @@ def _measured_row(each: Finding) -> list[str]:
     ends = [each.low, each.high]
     interval = f" [{', '.join('?' if end is None else f'{end:+.4f}' for end in ends)}]"
     effect = "-" if each.effect is None else f"{each.effect:+.4f}{interval}"
+    effect += "" if each.metric == "bits_per_byte" else f", {each.metric.replace('_', ' ')}"
     study = f"[{each.study}](studies/{each.study}.md)"
-    return [
-        each.technique, each.against, study, effect, each.metric.replace("_", " "), str(each.n), each.scale
-    ]  # fmt: skip
+    return [each.technique, each.against, study, effect, str(each.n), each.scale]
 
 
 def _cited_row(row: Cited) -> list[str]:
