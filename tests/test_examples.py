@@ -19,7 +19,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.cli import main as cli
 from bitgolf.cli.shown import changed_recipe
 from bitgolf.inputs.resolve import LAPTOP, recipe_names
-from bitgolf.public.variables import parse_variables
+from bitgolf.public.names import parse_variables
 from tests.cli.test_cli import bitgolf  # noqa: F401
 from tests.conftest import generated_text
 
