@@ -10,20 +10,21 @@ from typing import NamedTuple
 
 from bitgolf.base.errors import BudgetError
 from bitgolf.forecast.budget import TOKENIZER_BYTES, flops_per_token
+from bitgolf.net.embed import BigramHash
 from bitgolf.net.model import ModelPlan, count_parameters
 from bitgolf.recipe import Recipe
 from bitgolf.squeeze.quantize import Fixed
 from bitgolf.train.optim import MuonRule, OptimPlan
 
-CODE_BYTES = 24_000  # of the script of such a recipe, packed
-BITS = 4.2  # a weight: fewer, and a smaller model would be better; see `largest_fit`
+CODE_BYTES = 26_000  # of the script of such a recipe, packed
+BITS = 4.1  # a weight: fewer, and a smaller model would be better; see `largest_fit`
 MOST_BITS = 8.0  # a weight: more of them gain nothing
 TOKENS_PER_WEIGHT = 1.0  # of training at least; below it a smaller model is better in the same time
 TEXT_BYTES_PER_WEIGHT = 0.6  # at least; below it a model learns its text by heart
 MOST_PASSES = 8  # over the text; more of them raise the loss on other text
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640, 768)
 VOCABULARIES = (320, 512, 1024, 2048, 4096, 8192)
-TABLE_SHARE = 0.6  # of the weights at most
+TABLE_SHARE = 0.6  # of the weights at most, those of word pairs aside
 TEXT_BYTES_PER_PIECE = 250  # at least, to learn it from
 STEPS = 1500  # about
 BATCHES = (1024, 65536)  # tokens of a step: fewest and most
@@ -74,16 +75,23 @@ def shapes(base: ModelPlan, text_bytes: int) -> list[ModelPlan]:
             "heads": heads,
             "kv_heads": max(each for each in range(1, max(1, heads // 4) + 1) if heads % each == 0),
         }
-        fitting = [base.replace({**shape, "vocabulary_size": VOCABULARIES[0]})]
+        fitting = [with_pairs(base.replace({**shape, "vocabulary_size": VOCABULARIES[0]}))]
         for pieces in VOCABULARIES[1:]:
-            model = base.replace({**shape, "vocabulary_size": pieces})
+            model = with_pairs(base.replace({**shape, "vocabulary_size": pieces}))
             if pieces * TEXT_BYTES_PER_PIECE > text_bytes:
                 break
-            if pieces * width > TABLE_SHARE * count_parameters(model):
+            if pieces * width > TABLE_SHARE * count_parameters(model.replace(embed=())):
                 break
             fitting.append(model)
         found.append(fitting[-1])
     return found
+
+
+def with_pairs(model: ModelPlan) -> ModelPlan:
+    """The model, its tables of word pairs with a row for each piece, a sixth as wide as the model."""
+    size = {"buckets": model.vocabulary_size, "dimension": max(8, model.width // 6)}
+    parts = (part.replace(size) if isinstance(part, BigramHash) else part for part in model.embed)
+    return model.replace(embed=tuple(parts))
 
 
 def choose(

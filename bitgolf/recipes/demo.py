@@ -6,7 +6,11 @@ bitgolf demo --train-tokens 1024000   # as far on every machine: a score to comp
 """
 
 from bitgolf.mix.ngram import InterpolatedNgrams
+from bitgolf.net.embed import BigramHash, SmearGate
+from bitgolf.net.heads import AttentionOutputGate
+from bitgolf.net.layers import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
+from bitgolf.net.values import ValueResidual
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Sliding
@@ -22,20 +26,31 @@ from bitgolf.train.schedule import WarmdownFraction
 def demo() -> Recipe:
     """Four layers of width 192 on a vocabulary of 4096, packed to fill a million bytes.
 
+    Word pairs, gates and a share of the first layer's values: found by a search at equal tokens (log.md).
     N-grams of the text that is scored, of its document and of all of it, are mixed in: no bytes but code.
     """
     return Recipe(
         name="demo",
         data=DataPlan(sequence_length=256, order=ShuffledBlocks()),
-        model=ModelPlan(vocabulary_size=4096, layers=4, width=192, heads=6, kv_heads=1),
+        model=ModelPlan(
+            vocabulary_size=4096,
+            layers=4,
+            width=192,
+            heads=6,
+            kv_heads=1,
+            embed=(SmearGate(), BigramHash(buckets=4096, dimension=32)),
+            values=(ValueResidual(),),
+            heads_out=(AttentionOutputGate(),),
+            activation=LeakyReluSquared(),
+        ),
         optim=OptimPlan(
             rows=(
-                ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.015)),
+                ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.015, beta2=0.99)),
                 ParameterRow(
                     pattern="blocks.*.weight",
                     minimum_ndim=2,
                     maximum_ndim=2,
-                    rule=MuonRule(lr=0.02, warmup_steps=300),
+                    rule=MuonRule(lr=0.02, warmup_steps=300, row_normalize=True),
                 ),
                 ParameterRow(pattern="*", rule=AdamRule(lr=0.02)),
             ),
