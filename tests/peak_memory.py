@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitgolf import import_core
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.net.backend import choose_backend
@@ -61,6 +62,7 @@ def train_recipe(recipe: Recipe, shard: Path) -> list[float]:
 
 
 if __name__ == "__main__":
+    import_core()
     place = Path(sys.argv[1])
     losses = train_recipe(from_json(Recipe, read_json(place / "recipe.json")), place / "train_000000.bin")
     assert np.isfinite(losses).all()
