@@ -18,8 +18,9 @@ from bitgolf import AROUND, READING_ORDER
 from bitgolf.base.plan import Plan, from_json, members, to_json
 from bitgolf.catalog.architecture import PAGE, architecture
 from bitgolf.recipe import Recipe
+from bitgolf.script.core import read_core
 from bitgolf.script.flatten import flatten, undefined_names
-from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of, read_core
+from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
 OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "base/compiled.py": {"numba"}}

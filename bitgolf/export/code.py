@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bitgolf.net.model import ModelPlan
+from bitgolf.script.core import core
 from bitgolf.script.flatten import import_lines, literal, sections, specialised
 from bitgolf.script.own import carried, plans_in
+from bitgolf.script.reach import reach
 from bitgolf.script.slim import LEAN_FOLDER, overlaid, plain_settings
-from bitgolf.script.source import Definition, Module, core, reach, read_module
+from bitgolf.script.source import Definition, Module, read_module
 from bitgolf.script.trust import trusting
 
 OWN_FOLDER = Path(__file__).parent / "lean"

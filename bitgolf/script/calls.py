@@ -15,7 +15,8 @@ from typing import NamedTuple
 from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import foreign_objects
-from bitgolf.script.source import CACHED, Import, Module, own_names, texts_in, walked, written
+from bitgolf.script.source import Import, Module
+from bitgolf.script.syntax import CACHED, own_names, texts_in, walked, written
 from bitgolf.script.trust import PURE_CALLS
 
 # Expressions that can be left out, or moved to where they are used, as nothing happens in them.

@@ -15,7 +15,8 @@ from bitgolf.base.plan import Plan
 from bitgolf.script.edits import source_of
 from bitgolf.script.kinds import Kinds, is_property
 from bitgolf.script.names import SPELLED_OUT
-from bitgolf.script.source import Definition, Module, first_line, read_module, walked, written
+from bitgolf.script.source import Definition, Module, read_module
+from bitgolf.script.syntax import first_line, walked, written
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,

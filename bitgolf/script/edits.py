@@ -6,7 +6,8 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from bitgolf.script.source import CACHED, Definition, Module, read_module, walked
+from bitgolf.script.source import Definition, Module, read_module
+from bitgolf.script.syntax import CACHED, walked
 
 LINE_LENGTH = 110
 

@@ -33,23 +33,16 @@ from bitgolf.public.variables import names_by_path
 from bitgolf.recipe import Recipe
 from bitgolf.score.score import SCORE_COLUMNS
 from bitgolf.script.calls import fewer_parameters
+from bitgolf.script.core import core
 from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
 from bitgolf.script.own import carried, own_files, plans_in
+from bitgolf.script.reach import reach
 from bitgolf.script.shrink import minify
 from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
-from bitgolf.script.source import (
-    PACKAGE_FOLDER,
-    Definition,
-    Import,
-    Module,
-    SourceError,
-    core,
-    nodes_in,
-    reach,
-    without_collector,
-)
+from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError
+from bitgolf.script.syntax import nodes_in, without_collector
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
 

@@ -10,7 +10,8 @@ from typing import TypeGuard
 
 from bitgolf.script.calls import STILL, Family, families, given_for, is_empty, is_quiet
 from bitgolf.script.edits import LINE_LENGTH, Edit, Source, edited
-from bitgolf.script.source import SCOPES, Module, names_outside, own_names, walked
+from bitgolf.script.source import Module
+from bitgolf.script.syntax import SCOPES, names_outside, own_names, walked
 
 ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.ListComp)
 

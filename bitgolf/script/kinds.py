@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
-from bitgolf.script.source import CACHED, Module, walked, written
+from bitgolf.script.source import Module
+from bitgolf.script.syntax import CACHED, walked, written
 
 ROWS = re.compile(r"(?:tuple|list|Sequence|Iterable|Iterator)\[(\w+)(?:, \.\.\.)?\]")  # of equal items
 

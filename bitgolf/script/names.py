@@ -25,7 +25,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from bitgolf.script.source import PLAIN_BASES, names_loaded, nodes_in
+from bitgolf.script.reach import PLAIN_BASES
+from bitgolf.script.syntax import names_loaded, nodes_in
 
 # Decorators that read neither annotations nor names of parameters; any other may (torch custom operators).
 BLIND_DECORATORS = frozenset(

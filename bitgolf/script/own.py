@@ -18,18 +18,9 @@ from typing import Any, NamedTuple
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan
-from bitgolf.script.source import (
-    PACKAGE,
-    Definition,
-    Import,
-    Module,
-    SourceError,
-    inner_faults,
-    nodes_in,
-    read_module,
-    shared_namespace_faults,
-    top_level_faults,
-)
+from bitgolf.script.core import inner_faults, shared_namespace_faults, top_level_faults
+from bitgolf.script.source import PACKAGE, Definition, Import, Module, SourceError, read_module
+from bitgolf.script.syntax import nodes_in
 
 ONE_FILE = "a technique and all that it needs stand in one file: move that into this one"
 OWN_CODEC = (

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from bitgolf.script.names import is_blind
-from bitgolf.script.source import SCOPES, nodes_in
+from bitgolf.script.syntax import SCOPES, nodes_in
 
 NAMED: dict[type[ast.AST] | tuple[type[ast.AST], ...], str] = {
     ast.Name: "id",

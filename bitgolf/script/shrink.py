@@ -8,8 +8,10 @@ import ast
 from collections import Counter
 
 from bitgolf.script.names import is_blind, spelled_names, visible_names
+from bitgolf.script.reach import reach
 from bitgolf.script.rename import shorten_names
-from bitgolf.script.source import names_loaded, nodes_in, reach, read_module, without_collector
+from bitgolf.script.source import read_module
+from bitgolf.script.syntax import names_loaded, nodes_in, without_collector
 from bitgolf.script.terse import terse
 
 

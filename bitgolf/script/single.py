@@ -13,19 +13,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Se
 from bitgolf.script.calls import families
 from bitgolf.script.edits import Edit, Source, edited, source_of
 from bitgolf.script.kinds import Kinds
-from bitgolf.script.source import (
-    CACHED,
-    Definition,
-    Module,
-    first_line,
-    from_libraries,
-    homes,
-    optional_methods,
-    read_module,
-    walked,
-    without_methods,
-    written,
-)
+from bitgolf.script.reach import from_libraries, homes, optional_methods
+from bitgolf.script.source import Definition, Module, read_module, without_methods
+from bitgolf.script.syntax import CACHED, first_line, walked, written
 
 
 def single(modules: Sequence[Module], left_alone: Set[str]) -> list[Module]:

@@ -12,15 +12,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bitgolf.script.source import (
-    Definition,
-    Module,
-    core,
-    file_of,
-    first_line,
-    read_module,
-    without_methods,
-)
+from bitgolf.script.core import core
+from bitgolf.script.source import Definition, Module, file_of, read_module, without_methods
+from bitgolf.script.syntax import first_line
 from bitgolf.script.trust import trusting
 
 LEAN_FOLDER = Path(__file__).parent / "lean"

@@ -11,7 +11,8 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence, Set
 
-from bitgolf.script.source import CACHED, SCOPES, Definition, Module, first_line, read_module, walked, written
+from bitgolf.script.source import Definition, Module, read_module
+from bitgolf.script.syntax import CACHED, SCOPES, first_line, walked, written
 
 FAMILY = "BitgolfError"
 OF_NOTHING = " of nothing"  # behind the name of a function that does nothing where its argument is empty

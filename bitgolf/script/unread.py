@@ -8,7 +8,8 @@ from bitgolf.base.plan import Plan
 from bitgolf.script.calls import attributes_read
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import COPIES, spelled_names
-from bitgolf.script.source import Definition, Module, first_line, nodes_in, read_module, texts_in
+from bitgolf.script.source import Definition, Module, read_module
+from bitgolf.script.syntax import first_line, nodes_in, texts_in
 
 Fields = set[tuple[str, str]]  # by class and name
 

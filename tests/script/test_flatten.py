@@ -16,6 +16,7 @@ from bitgolf.base.plan import Plan
 from bitgolf.base.tensors import write_tensors
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.recipes.baseline import baseline
+from bitgolf.script.core import read_core
 from bitgolf.script.flatten import (
     COMPARED_COLUMNS,
     COMPARED_FILES,
@@ -33,7 +34,7 @@ from bitgolf.script.flatten import (
 )
 from bitgolf.script.shrink import minify
 from bitgolf.script.slim import slim_core
-from bitgolf.script.source import SourceError, read_core
+from bitgolf.script.source import SourceError
 from bitgolf.squeeze.quantize import absmax_rows
 from bitgolf.train.loop import Stage
 from tests.test_behaviour import FACTORS, model_of

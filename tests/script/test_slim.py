@@ -5,8 +5,9 @@ import textwrap
 import pytest
 
 from bitgolf import READING_ORDER
+from bitgolf.script.core import read_core
 from bitgolf.script.slim import LEAN_FOLDER, added, overlaid, plain_settings, slim_core
-from bitgolf.script.source import file_of, read_core, read_module
+from bitgolf.script.source import file_of, read_module
 from bitgolf.script.trust import trusting
 
 ERRORS = '''

@@ -9,8 +9,9 @@ from bitgolf.script.calls import families, fewer_parameters
 from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
 from bitgolf.script.kinds import Kinds
+from bitgolf.script.reach import reach
 from bitgolf.script.single import single, without_uncalled
-from bitgolf.script.source import reach, read_module
+from bitgolf.script.source import read_module
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
 
