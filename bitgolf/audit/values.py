@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bitgolf.public.constants import folded as folded
+
 VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
@@ -159,26 +161,6 @@ def constant(value: object) -> Value:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
         return Value(number=float(value))
     return NOTHING
-
-
-def folded(operator: ast.operator, left: float, right: float) -> float | None:
-    """Arithmetic of constants."""
-    match operator:
-        case ast.Add():
-            return left + right
-        case ast.Sub():
-            return left - right
-        case ast.Mult():
-            return left * right
-        case ast.Div() if right:
-            return left / right
-        case ast.FloorDiv() if right:
-            return left // right
-        case ast.Pow() if 0 <= right < 64 and abs(left) < 1e4:
-            return left**right
-        case ast.LShift() if 0 <= right < 64 and left == int(left):
-            return float(int(left) << int(right))
-    return None
 
 
 def dotted(node: ast.expr) -> str:

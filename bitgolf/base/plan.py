@@ -6,6 +6,7 @@ plan; whatever subclasses it is found through Python itself, so nothing lists al
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -70,8 +71,13 @@ def members(slot: type[P]) -> dict[str, type[P]]:
     return found
 
 
-def field_types(plan: type[Plan]) -> dict[str, Any]:
+def field_types(plan: type[Plan]) -> Mapping[str, Any]:
     """The resolved annotation of each field."""
+    return _field_types(typing.cast(Any, plan))
+
+
+@functools.cache  # finding out takes a millisecond, and each plan that is made asks
+def _field_types(plan: Any) -> Mapping[str, Any]:  # a class, which mypy does not take as hashable
     hints = typing.get_type_hints(plan)
     return {field.name: hints[field.name] for field in dataclasses.fields(plan)}
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.base.compiled import Looping, kept_compiled, numba
+from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
 from bitgolf.net.kernels import HEAD_ROWS, NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
@@ -32,7 +32,7 @@ def native(model: Model) -> Model:
     if backend.fused and backend.device.type == "cpu":
         model.attend = partial(attend_in_blocks, trained=model.attend)
         vars(model)["hidden"] = partial(hidden_of_windows, model)
-        if numba and backend.dtype == torch.float32:
+        if HAS_NUMBA and backend.dtype == torch.float32:
             model.kernels = NativeKernels()
             with_fast_products(model)
     return model

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.base.compiled import kept_compiled, numba
+from bitgolf.base.compiled import HAS_NUMBA, kept_compiled
 
 ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 TWICE_BITS_OF_E = np.float32(2 * math.log2(math.e))
@@ -19,7 +19,7 @@ P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) f
 def softcap_(logits: Tensor, cap: float) -> Tensor:
     """cap * tanh(logits / cap) in the place of the logits (..., vocabulary); no gradient passes."""
     plain = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
-    if not numba or not plain:
+    if not HAS_NUMBA or not plain:
         return logits.div_(cap).tanh_().mul_(cap)
     cap_rows(logits.detach().view(-1, logits.shape[-1]).numpy(), np.float32(cap))
     return logits

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.base.errors import BitgolfError, PlanError
+from bitgolf.public.constants import Number, folded
 from bitgolf.public.names import IGNORED, KINDS, OTHER_NAMES, later, read_variables
 from bitgolf.public.variables import apply_variables
 from bitgolf.recipe import Recipe
@@ -19,7 +20,6 @@ from bitgolf.recipe import Recipe
 LARGEST_SCRIPT = 4 << 20  # bytes
 CONFIG_CLASS = re.compile(r"hyper|config|args|settings", re.IGNORECASE)
 READERS = ("environ.get", "getenv")
-Number = int | float
 
 
 class NotTaken(NamedTuple):
@@ -136,30 +136,7 @@ def _value(node: ast.expr, known: Mapping[str, Number | str]) -> Number | str | 
     ):
         return _value(node.args[0], known)
     if isinstance(node, ast.BinOp):
-        return _computed(node, known)
-    return None
-
-
-def _computed(node: ast.BinOp, known: Mapping[str, Number | str]) -> Number | None:
-    left, right = _value(node.left, known), _value(node.right, known)
-    if left is None or right is None or isinstance(left, str) or isinstance(right, str):
-        return None
-    try:
-        match node.op:
-            case ast.Add():
-                return left + right
-            case ast.Sub():
-                return left - right
-            case ast.Mult():
-                return left * right
-            case ast.Div():
-                return left / right
-            case ast.FloorDiv():
-                return left // right
-            case ast.Pow() if abs(left) <= 1024 and abs(right) <= 64:
-                return left**right
-            case ast.LShift() if isinstance(left, int) and isinstance(right, int) and 0 <= right <= 64:
-                return left << right
-    except (ArithmeticError, ValueError):
-        pass
+        left, right = _value(node.left, known), _value(node.right, known)
+        if isinstance(left, Number) and isinstance(right, Number):
+            return folded(node.op, left, right)
     return None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.base.compiled import kept_compiled, numba
+from bitgolf.base.compiled import HAS_NUMBA, kept_compiled
 from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.form import LARGEST_CODE
 from bitgolf.squeeze.trellis_states import EIGHT_STATES, ONE_STATE, trellis_grids
@@ -40,7 +40,7 @@ def rounded_codes(
 @functools.cache
 def compiled_viterbi() -> Callable[..., np.ndarray]:
     """`viterbi` as machine code; compiling takes some seconds, once on a machine."""
-    if numba is None:
+    if not HAS_NUMBA:
         raise BitgolfError("rate-aware rounding needs the package numba", way_out="pip install numba")
     return kept_compiled(viterbi)
 

@@ -1,8 +1,11 @@
 """The defaults of a script's variables become those of a recipe, and what cannot is said."""
 
+import ast
+
 import pytest
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.public.constants import folded
 from bitgolf.public.defaults import read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipes.baseline import baseline
@@ -77,3 +80,19 @@ def test_windows_of_documents_have_no_length_to_follow(tmp_path):
     before = baseline()
     rows = variable_rows(before, apply_variables(before, kept), kept)
     assert {row[0] for row in rows} == {"TTT_LORA_RANK", "TRAIN_SEQ_LEN"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2 + 3", 5), ("2 - 3.5", -1.5), ("64 * 1024", 65536), ("1 / 4", 0.25), ("7 // 2", 3),
+        ("10 ** 3", 1000), ("10 ** -3", 0.001), ("1 << 20", 2**20), ("2.0 << 3", 16), ("1 / 0", None),
+        ("0 ** -1", None), ("0.5 << 2", None), ("1 << 99999", None), ("9 ** 99999", None),
+        ("99999 ** 2", None), ("7 % 4", None), ("1e999 << 1", None), ("1 << 1e999", None),
+        ("(-8.0) ** 0.5", None), ("1e308 * 10", float("inf")),
+    ],
+)  # fmt: skip
+def test_arithmetic_of_constants_is_folded_and_never_endless(text, value):
+    node = ast.parse(text, mode="eval").body
+    found = folded(node.op, ast.literal_eval(node.left), ast.literal_eval(node.right))
+    assert (found, type(found)) == (value, type(value))

@@ -86,7 +86,7 @@ def test_machine_code_does_what_the_text_says():
 
 
 def test_without_numba_the_error_names_it(monkeypatch):
-    monkeypatch.setattr(module, "numba", None)
+    monkeypatch.setattr(module, "HAS_NUMBA", False)
     module.compiled_viterbi.cache_clear()
     with pytest.raises(BitgolfError, match="pip install numba"):
         rounded_codes(*problem(2, 3), None, True)

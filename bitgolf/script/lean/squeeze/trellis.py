@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bitgolf.base.compiled import numba
+from bitgolf.script.lean.base.compiled import numba
 from bitgolf.squeeze.trellis import viterbi
 
 
