@@ -23,7 +23,8 @@ from bitgolf.script.flatten import flatten, undefined_names
 from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
-OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "base/compiled.py": {"numba"}}
+# numba is imported when it is needed; scripts have a `compiled` of their own, in script/lean.
+OPTIONAL = {"squeeze/codec.py": {"brotli", "constriction", "zstandard"}, "base/compiled.py": {"importlib"}}
 READS_ENVIRONMENT = {
     "base/events.py",
     "train/world.py",
