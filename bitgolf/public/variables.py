@@ -263,8 +263,6 @@ def names_by_path(recipe: Recipe) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in (*PLANS, *TECHNIQUES, *RATES):
         for path, part in _standing(row, recipe):
-            if path[-1].isdigit():
-                continue
             for name, field in row.fields.items():
                 own = getattr(part, "weight_decay", 0) or not field.startswith("taper")  # else nothing tapers
                 if own and name not in skipped and field.partition(".")[0] in field_types(type(part)):
