@@ -159,7 +159,7 @@ def test_the_command_line_of_a_public_ablation():
 def test_new_parameters_are_trained_in_their_public_groups():
     text = "BIGRAM_VOCAB_SIZE=2048 GATE_ATTN_OUT=1 VE_ENABLED=1 VE_LAYERS=1 MATRIX_LR=0.01 TIED_EMBED_LR=0.03"
     rows = tuple(row for row in demo().optim.rows if "bigram" not in row.pattern)
-    plain = demo().replace({"model.embed": (), "optim.rows": rows})
+    plain = demo().replace({"model.embed": (), "model.heads_out": (), "optim.rows": rows})
     for recipe in (baseline(), plain):
         after = given(text, recipe)
         shapes = parameter_shapes(after.model)
