@@ -9,12 +9,14 @@ import typer
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Changes, Json, ModelName, OnData
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
-from bitgolf.pipeline.seen import documents_trained_on
+from bitgolf.pipeline.seen import tokens_trained_on
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen
 from bitgolf.run.positions import positions_in_words
 from bitgolf.score.metric import summary
+
+OVERLAP = 0.05  # of the scored tokens; boilerplate comes again in new text as well
 
 
 def score(
@@ -59,11 +61,12 @@ def score(
     if not scores.complete:
         screen.note("a part of the text was scored, so this score does not compare with that of the whole")
     if text is not None or dataset is not None:
-        seen, documents = documents_trained_on(scores, path, unpacked.tokenizer)
-        facts |= {"documents_trained_on": seen} if documents else {}
-        if seen:
+        seen, tokens = tokens_trained_on(scores, path, unpacked.tokenizer)
+        facts |= {"tokens_trained_on": seen} if tokens else {}
+        if seen >= OVERLAP * tokens > 0:
             screen.note(
-                f"{seen} of {documents} scored documents were trained on: this says nothing of new text"
+                f"{seen / tokens:.0%} of the scored tokens are in the training text too: "
+                "this says nothing of new text"
             )
     if not as_json:
         facts["query_positions"] = positions_in_words(found)

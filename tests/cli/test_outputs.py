@@ -88,15 +88,20 @@ def test_a_text_that_was_trained_on_is_named(monkeypatch):
 
     from bitgolf.pipeline import seen
 
-    stream = np.array([1, 5, 6, 7, 1, 8, 9, 1, 4, 4])
-    train = SimpleNamespace(
-        tokens=len(stream),
-        documents=lambda bos: np.flatnonzero(stream == bos),
-        read=lambda start, count: stream[start : start + count],
-    )
-    tokenizer = SimpleNamespace(bos=1, identity="same")
+    draw = np.random.default_rng(1)
+    stream, new = draw.integers(0, 4096, (2, 1000)).astype(np.uint16)
+    train = SimpleNamespace(tokens=1000, read=lambda start, count: stream[start : start + count])
+    tokenizer = SimpleNamespace(identity="same")
     monkeypatch.setattr(seen, "_training_of", lambda path: SimpleNamespace(train=train, tokenizer=tokenizer))
-    scores = SimpleNamespace(target=np.array([5, 6, 7, 1, 8, 8, 1]), document=np.array([0, 0, 0, 0, 1, 1, 1]))
-    assert seen.documents_trained_on(scores, Path("model.bin"), tokenizer) == (1, 2)
-    other = SimpleNamespace(bos=1, identity="other")
-    assert seen.documents_trained_on(scores, Path("model.bin"), other) == (0, 0)
+    monkeypatch.setattr(seen, "BLOCK", 100)  # runs that lie across the end of one are seen
+
+    def found(target, tokenizer=tokenizer):
+        return seen.tokens_trained_on(SimpleNamespace(target=target), Path("model.bin"), tokenizer)
+
+    assert found(np.concatenate([new[:320], stream[77:397], stream[968:]])) == (352, 672)
+    assert found(new) == (0, 992)
+    nearly = stream[77:397].copy()
+    nearly[16::32] += 1  # a token of each run
+    assert found(nearly) == (0, 320)
+    assert found(stream[:31]) == (0, 0)
+    assert found(stream, SimpleNamespace(identity="other")) == (0, 0)
