@@ -20,7 +20,7 @@ class Progress:
     def fraction(self) -> float:
         """0 at the start; the training is over at 1, by whichever of steps and clock is further."""
         by_clock = self.seconds / self.train_seconds if self.train_seconds > 0 else 0.0
-        return max(self.step / self.steps, by_clock)
+        return max(self.step / self.steps if self.steps else 1.0, by_clock)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

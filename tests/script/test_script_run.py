@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import subprocess
@@ -156,6 +157,13 @@ def test_the_clock_ends_the_training_and_says_so(script, bare, tmp_path):
     run = submitted(script, tmp_path / "record", bare, ITERATIONS="100000", MAX_WALLCLOCK_SECONDS="0.5")
     assert run.returncode == 0, run.stderr
     assert re.search(r"^stopping_early: wallclock_cap train_time:\d+ms step:\d+/100000$", run.stdout, re.M)
+
+
+def test_no_iterations_score_the_model_as_it_starts(script, bare, tmp_path):
+    run = submitted(script, tmp_path / "record", bare, ITERATIONS="0")
+    assert run.returncode == 0, run.stderr
+    nats = re.search(r"^final_\w+_roundtrip_exact val_loss:(\S+) ", run.stdout, re.M)
+    assert nats and float(nats[1]) == pytest.approx(math.log(VOCABULARY), abs=0.3)
 
 
 def test_an_evaluation_that_takes_too_long_is_no_score(script, bare, tmp_path):

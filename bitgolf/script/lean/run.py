@@ -170,16 +170,18 @@ def trained(
     if plan.validate_steps:
         log_validation(0, 0.0)
     steps = train(model, plan, optimizers, recipe.average, source, world, recipe.noise, recipe.quantize)
+    averaged, status = model.state_dict(), "finished"  # of a training without a step
     for report in steps:
-        step, seconds, ended = report.reached.step, report.reached.seconds, report.status != "running"
+        averaged, status = report.reached.averaged, report.status
+        step, seconds, ended = report.reached.step, report.reached.seconds, status != "running"
         if step <= FIRST_STEPS or step % plan.log_steps == 0 or ended:
             log(f"{step_of(step)} train_loss:{report.nats_per_token:.4f} {clock(step, seconds)}")
-        if plan.validates(step, report.status == "finished"):
+        if plan.validates(step, status == "finished"):
             log_validation(step, seconds)
         if ended and step < plan.steps:
-            why = "wallclock_cap" if report.status == "finished" else "diverged"
+            why = "wallclock_cap" if status == "finished" else "diverged"
             log(f"stopping_early: {why} train_time:{1000 * seconds:.0f}ms {step_of(step)}")
-    return report.reached.averaged, report.status == "finished"
+    return averaged, status == "finished"
 
 
 def loss_and_bits(scores: dict[str, np.ndarray]) -> tuple[float, float]:
