@@ -46,8 +46,6 @@ def demo() -> Recipe:
         optim=OptimPlan(
             rows=(
                 ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.015, beta2=0.99)),
-                ParameterRow(pattern="bigram.embed.weight", rule=AdamRule(lr=0.02)),
-                ParameterRow(pattern="bigram.proj.weight", rule=AdamRule(lr=0.02)),
                 ParameterRow(
                     pattern="blocks.*.weight",
                     minimum_ndim=2,
