@@ -148,7 +148,7 @@ def __getattr__(name: str) -> Any:
 
 
 def yield_cores() -> None:
-    """Have waiting threads give up their core after a microsecond or so, unless the user has chosen.
+    """Have waiting threads give up their core after a thousand turns, unless the user has chosen.
 
     Called before torch is imported: its OpenMP (GNU's) reads this once. It spins for milliseconds by itself,
     and with another busy process on two cores a training step then takes seconds instead of a tenth of one.
