@@ -76,7 +76,7 @@ class Recipe(Plan):
         }
         return self.replace({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         """What does not fit between the stages."""
         if not is_plain_name(self.name):  # it becomes the name of a folder
             yield f"name: {NAME_RULE}, found {displayed(self.name)}"

@@ -42,14 +42,14 @@ class LoraAdapter(Adapter):
     warm: bool = False
     seed: int = 1337
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         unknown = [target for target in self.targets if target not in LORA_TARGETS]
         if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
             yield f"targets: some of {', '.join(LORA_TARGETS)}, each once; found {', '.join(self.targets)}"
         if not isinstance(self.rule, (AdamRule, SgdRule)):
             yield f"rule: AdamRule or SgdRule, found {type(self.rule).__name__}"
 
-    def problems_with(self, windows: Windows) -> Iterator[str]:
+    def validate_for(self, windows: Windows) -> Iterator[str]:
         if not isinstance(windows, PerDocument):
             example = "PerDocument(within=Growing(length=1024, stride=256))"
             yield f"{type(self).__name__} needs windows of each document alone, as {example}"
@@ -230,8 +230,8 @@ class PhasedLora(LoraAdapter):
     phases: int = setting(1, at_least=1, at_most=1000)
     globally: ScoreFirst = ScoreFirst(epochs=1, rule=SgdRule(lr=0.001))
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
+    def validate(self) -> Iterator[str]:
+        yield from super().validate()
         if self.phases > self.prefix_documents:
             yield f"phases: at most one a document of the prefix, found {self.phases}"
         if not isinstance(self.globally.noise, NoNoise):

@@ -56,7 +56,7 @@ class ScoreFirst(Adapter):
     noise: Noise = NoNoise()
     caps: Rule = Frozen()
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.sequence_length > self.chunk_tokens:
             yield f"sequence_length: {self.sequence_length} is more than a chunk, {self.chunk_tokens}"
         if isinstance(self.noise, LateNoise) and not self.noise.rules:
@@ -65,7 +65,7 @@ class ScoreFirst(Adapter):
         if not isinstance(self.caps, (Frozen, SgdRule, AdamRule)):
             yield f"caps: SgdRule, AdamRule or Frozen, found {type(self.caps).__name__}"
 
-    def problems_with(self, windows: Windows) -> Iterator[str]:
+    def validate_for(self, windows: Windows) -> Iterator[str]:
         if not self.sequence_length and windows.longest() > self.chunk_tokens:
             yield f"chunk_tokens: {self.chunk_tokens} are fewer than a window of {windows.longest()}"
 
@@ -119,7 +119,7 @@ class ScoreFirst(Adapter):
             for pattern in getattr(self, field):
                 if not fnmatch.filter(names, pattern):
                     yield f"{field}: {pattern!r} matches no tensor; names are like {names[0]}"
-        yield from (f"noise.{problem}" for problem in self.noise.problems_in(names))
+        yield from (f"noise.{problem}" for problem in self.noise.validate_for(names))
 
     def optim(self) -> OptimPlan:
         """The parameter table."""

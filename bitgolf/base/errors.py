@@ -71,8 +71,8 @@ def displayed(value: object) -> str:
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, options: Iterable[str]) -> str:
     """A did-you-mean for `word`, or the list of what is known when nothing is close."""
-    names = sorted(known)
+    names = sorted(options)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

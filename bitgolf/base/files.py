@@ -61,12 +61,12 @@ def read_json(path: Path) -> Any:
 
 def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object of JSON. Raises ValueError where a key stands in it twice: who wrote it meant one of both."""
-    found: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in read:
             raise ValueError(f"the key {displayed(key)} stands twice in one object")
-        found[key] = value
-    return found
+        read[key] = value
+    return read
 
 
 def sha256_of(path: Path) -> str:

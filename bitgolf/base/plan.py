@@ -43,20 +43,20 @@ class Plan:
         for name, kind in field_types(type(self)).items():
             if kind is float and type(getattr(self, name)) is int:
                 object.__setattr__(self, name, _float(getattr(self, name)))  # 2 and 2.0 are one identity
-        problems = list(field_problems(self)) or list(self.problems())
+        problems = list(field_problems(self)) or list(self.validate())
         if problems:
             raise PlanError(f"{type(self).__name__}.{problem}" for problem in problems)
 
-    def problems(self) -> Iterator[str]:
-        """What is wrong between fields, as 'field: sentence'. Asked only when each field alone is right."""
+    def validate(self) -> Iterator[str]:
+        """Yields what is wrong between fields, as 'field: sentence'; each field alone is right by then."""
         return iter(())
 
-    def replace(self, changes: Mapping[str, object] | None = None, /, **fields: object) -> Self:
+    def replace(self, overrides: Mapping[str, object] | None = None, /, **fields: object) -> Self:
         """A copy with changes: `plan.replace(width=3)` or by dotted path `plan.replace({"train.steps": 3})`.
 
         All changes are made together and checked together, so their order does not matter.
         """
-        return _replace(self, {tuple(k.split(".")): v for k, v in {**(changes or {}), **fields}.items()})
+        return _replace(self, {tuple(k.split(".")): v for k, v in {**(overrides or {}), **fields}.items()})
 
     def identity(self) -> str:
         """16 hex digits that name these settings: equal settings, equal identity, on any machine."""
@@ -65,10 +65,10 @@ class Plan:
 
 def members(slot: type[P]) -> dict[str, type[P]]:
     """The concrete classes that can stand in a slot, by name."""
-    found = {} if slot.__dict__.get("abstract") else {slot.__name__: slot}
+    concrete = {} if slot.__dict__.get("abstract") else {slot.__name__: slot}
     for child in slot.__subclasses__():
-        found.update(members(child))
-    return found
+        concrete.update(members(child))
+    return concrete
 
 
 def field_types(plan: type[Plan]) -> Mapping[str, Any]:
@@ -197,14 +197,15 @@ def _is_plan(kind: object) -> TypeGuard[type[Plan]]:
 
 
 def _read_plan(slot: type[Plan], data: dict[str, Any], path: str, problems: list[str]) -> Any:
-    known = members(slot)
-    name = data.get("class", next(iter(known)) if len(known) == 1 else None)
-    if not isinstance(name, str) or name not in known:
+    classes = members(slot)
+    name = data.get("class", next(iter(classes)) if len(classes) == 1 else None)
+    if not isinstance(name, str) or name not in classes:
         problems.append(
-            f"{path.lstrip('.') or 'plan'}: unknown class {displayed(name)}; {nearest(str(name)[:99], known)}"
+            f"{path.lstrip('.') or 'plan'}: unknown class {displayed(name)}; "
+            f"{nearest(str(name)[:99], classes)}"
         )
         return None
-    chosen = known[name]
+    chosen = classes[name]
     kinds = field_types(chosen)
     fields = {}
     before = len(problems)
@@ -238,23 +239,23 @@ def diff(left: object, right: object, path: str = "") -> list[tuple[str, Any, An
 def _step(plan: object, key: str, path: str) -> Any:
     if isinstance(plan, tuple) and key.isdigit() and int(key) < len(plan):
         return plan[int(key)]
-    known = field_types(type(plan)) if isinstance(plan, Plan) else {}
+    settings = field_types(type(plan)) if isinstance(plan, Plan) else {}
     if isinstance(plan, tuple):
-        known = {str(i): None for i in range(len(plan))}
-    if key not in known:
-        hint = nearest(key, known) if known else "this value has no settings"
+        settings = {str(i): None for i in range(len(plan))}
+    if key not in settings:
+        hint = nearest(key, settings) if settings else "this value has no settings"
         raise PlanError([f"{path}: unknown setting {key!r}; {hint}"])
     return getattr(plan, key)
 
 
-def _replace(plan: object, changes: Mapping[tuple[str, ...], object], path: str = "") -> Any:
+def _replace(plan: object, overrides: Mapping[tuple[str, ...], object], path: str = "") -> Any:
     """The plan with values at key paths; a child is replaced before its parts are changed."""
     changed: dict[str, Any] = {}
-    for key in dict.fromkeys(keys[0] for keys in changes):
+    for key in dict.fromkeys(keys[0] for keys in overrides):
         here = f"{path}.{key}".lstrip(".")
         old = _step(plan, key, here)
-        child = changes.get((key,), old)
-        deeper = {keys[1:]: value for keys, value in changes.items() if keys[0] == key and len(keys) > 1}
+        child = overrides.get((key,), old)
+        deeper = {keys[1:]: value for keys, value in overrides.items() if keys[0] == key and len(keys) > 1}
         changed[key] = _replace(child, deeper, here) if deeper else child
     if isinstance(plan, tuple):
         return tuple(changed.get(str(position), item) for position, item in enumerate(plan))
@@ -267,16 +268,16 @@ def parse_changes(plan: P, texts: Iterable[str]) -> P:
 
     Slots take a class with its settings: `average=Ema(decay=0.99)`. Nothing in the text is executed.
     """
-    changes: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals:
             raise PlanError([f"{text!r}: expected PATH=VALUE, for example train.steps=100"])
         owner, rest = next(
-            ((v, path[len(p) + 1 :]) for p, v in changes.items() if path.startswith(p + ".")), (plan, path)
+            ((v, path[len(p) + 1 :]) for p, v in overrides.items() if path.startswith(p + ".")), (plan, path)
         )
-        changes[path] = parse_setting(type_at(owner, rest), value, path)
-    return plan.replace(changes)
+        overrides[path] = parse_setting(type_at(owner, rest), value, path)
+    return plan.replace(overrides)
 
 
 def type_at(plan: object, path: str) -> Any:

@@ -26,9 +26,9 @@ UNREADABLE_TENSORS = (
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
     """Tensors and JSON facts as one safetensors file with a checksum; nothing in it can be executed."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    words = json.dumps(facts)
+    facts_json = json.dumps(facts)
     # One metadata entry: the library writes several in an order that changes from call to call.
-    note = json.dumps({"facts": words, "sha256": _tensors_sha256(plain, words)})
+    note = json.dumps({"facts": facts_json, "sha256": _tensors_sha256(plain, facts_json)})
     write_bytes(path, safetensors.torch.save(plain, metadata={"bitgolf": note}))
 
 
@@ -56,8 +56,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         ) from None
 
 
-def _tensors_sha256(tensors: Mapping[str, torch.Tensor], words: str) -> str:
-    digest = hashlib.sha256(words.encode())
+def _tensors_sha256(tensors: Mapping[str, torch.Tensor], facts_json: str) -> str:
+    digest = hashlib.sha256(facts_json.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

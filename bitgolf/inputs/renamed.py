@@ -7,7 +7,12 @@ from bitgolf.base.plan import Plan
 
 # The slots that had each, by the name of the slot, and what it is called now.
 RENAMED: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("Activation", "Noise", "Part", "Rate", "Recurrence"), {"misfits": "problems_in"}),
+    **dict.fromkeys(
+        ("Activation", "Noise", "Part", "Rate", "Recurrence"),
+        {"misfits": "validate_for", "problems_in": "validate_for"},
+    ),
+    "Plan": {"problems": "validate"},
+    "Adapter": {"problems_with": "validate_for"},
     "Order": {"take": "next_batch"},
     "BlockOrder": {"visit": "block_at"},
     "Quantizer": {"asks": "needs_hessian", "asks_outputs": "needs_output_grads"},
@@ -15,6 +20,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "Route": {"visits": "layer_calls"},
     "Windows": {"reader": "states"},
 }
+RENAMED["Recurrence"] = RENAMED["Recurrence"] | {"changes": "varies"}
 RENAMED["Noise"] = RENAMED["Noise"] | {"replaced": "fake_quantized"}
 RENAMED["Rate"] = RENAMED["Rate"] | {"settle": "allocate"}
 

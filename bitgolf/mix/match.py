@@ -84,7 +84,7 @@ class LongestMatch(Mixer):
     tries: int = setting(32, at_least=1, at_most=4096)
     start: float = setting(0.1, at_least=0.0, below=1.0)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.longest < self.shortest:
             yield f"longest: at least shortest {self.shortest}, found {self.longest}"
 

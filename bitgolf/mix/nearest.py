@@ -70,7 +70,7 @@ class NearestStates(Mixer):
     certain: float = setting(0.9, at_least=0.0, at_most=1.0)
     start: float = setting(0.08, at_least=0.0, below=1.0)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.states < self.neighbours:
             yield f"states: at least neighbours {self.neighbours}, found {self.states}"
 

@@ -66,10 +66,10 @@ class Backend:
 
 def choose_device(plan: BackendPlan) -> torch.device:
     """The device that is asked for, or the best one. Raises BitgolfError when it is not there."""
-    found = torch.cuda.is_available()
-    if plan.device == "cuda" and not found:
+    has_cuda = torch.cuda.is_available()
+    if plan.device == "cuda" and not has_cuda:
         raise BitgolfError("no CUDA device", where="backend.device", way_out="use device=cpu or device=auto")
-    return torch.device("cuda" if found and plan.device != "cpu" else "cpu")
+    return torch.device("cuda" if has_cuda and plan.device != "cpu" else "cpu")
 
 
 def choose_backend(plan: BackendPlan, begun_in: str = "", same: Callable[[float], float] = float) -> Backend:

@@ -100,7 +100,7 @@ class BigramSum(PairTable):
     multiplier: int = setting(31, at_least=1, below=2**31)
     boundary: bool = False  # where it is set, id 0 stands before the start of a document too
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         same = self.dimension == dimensions.embedding_width
         return ["dimension: it has a projection, choose another than the width"] * same
 
@@ -181,7 +181,7 @@ class SmearGate(EmbedPart):
     def after(self) -> bool:
         return self.after_norm
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width if self.after_norm else dimensions.embedding_width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 
@@ -219,7 +219,7 @@ class SmearBias(EmbedPart):
     def after(self) -> bool:
         return True
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 

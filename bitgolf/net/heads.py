@@ -74,7 +74,7 @@ class AttentionOutputGate(HeadsPart):
     channels: int = setting(12, at_least=1)
     source: str = setting("input", one_of=("input", "queries"))
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 
@@ -145,7 +145,7 @@ class SparseGate(HeadsPart):
     scale: float = setting(1.0, above=0)
     std: float = setting(0.0, at_least=0.0)
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         width = dimensions.width
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 

@@ -27,19 +27,19 @@ LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / s
 class AttentionMask(NamedTuple):
     """Which keys a query sees, of those at and before its own place, and how well.
 
-    window: how many, its own included (0: all). changes: functions of scores (key heads, batch, group,
-    queries, keys) and the places of the first key and the first query, that return the changed scores.
-    learned: changes have weights of their own, which attention by hand has no gradient for.
+    window: how many, its own included (0: all). score_mods: functions of scores (key heads, batch,
+    group, queries, keys) and the positions of the first key and the first query, that return other scores.
+    learned: score_mods have weights of their own, which attention by hand has no gradient for.
     """
 
     window: int = 0
-    changes: tuple[Callable[[Tensor, int, int], Tensor], ...] = ()
+    score_mods: tuple[Callable[[Tensor, int, int], Tensor], ...] = ()
     learned: bool = False
 
-    def changed(self, scores: Tensor, first: int = 0, start: int = 0) -> Tensor:
-        """The scores after all changes."""
-        for change in self.changes:
-            scores = change(scores, first, start)
+    def modify(self, scores: Tensor, first: int = 0, start: int = 0) -> Tensor:
+        """The scores after all score_mods."""
+        for score_mod in self.score_mods:
+            scores = score_mod(scores, first, start)
         return scores
 
 
@@ -361,15 +361,15 @@ def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]
 def math_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """Causal attention written out, over (batch, heads, time, dimension)."""
     scores = q @ k.transpose(-1, -2) + hidden_keys(0, 0, q.shape[-2], mask.window, q)
-    return mask.changed(scores[None])[0].softmax(-1) @ v
+    return mask.modify(scores[None])[0].softmax(-1) @ v
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
     """Causal attention by torch's own kernel."""
-    if not mask.window and not mask.changes:
+    if not mask.window and not mask.score_mods:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
     hidden = hidden_keys(0, 0, q.shape[-2], mask.window, q)
-    added = mask.changed(hidden.expand(1, *q.shape[:2], *hidden.shape))[0]
+    added = mask.modify(hidden.expand(1, *q.shape[:2], *hidden.shape))[0]
     return F.scaled_dot_product_attention(q, k, v, added, scale=1.0)
 
 
@@ -425,22 +425,22 @@ def attend_last(
     count, group, batch, last, width = q.shape
     before = k.shape[1] - last
     out = q.new_empty(batch, last, count * group * width)
-    places = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
+    out_by_head = out.view(batch, last, count, group, width).permute(2, 3, 0, 1, 4)
     for first, start, end in chunks(k.shape[1], mask.window, before):
         some, seen = stack(q, start - before, end - before), slice(first, end)
         hidden = hidden_keys(first if mask.window else start, start, end, mask.window, k)
-        if kept is not None or mask.changes or torch.is_grad_enabled():
+        if kept is not None or mask.score_mods or torch.is_grad_enabled():
             weights = attention_weights(some, k[:, seen], count, first, start, mask, hidden)
-            found = torch.bmm(weights, v[:, seen])
+            attended = torch.bmm(weights, v[:, seen])
         else:  # the scores of a few rows at a time stay in the cache
-            found = torch.empty_like(some)
-            size = max(1, BLOCK_SCORES // (some.shape[1] * (end - first)))
-            for row in range(0, len(some), size):
-                rows = slice(row, row + size)
+            attended = torch.empty_like(some)
+            rows_at_once = max(1, BLOCK_SCORES // (some.shape[1] * (end - first)))
+            for row in range(0, len(some), rows_at_once):
+                rows = slice(row, row + rows_at_once)
                 weights = attention_weights(some[rows], k[rows, seen], count, first, start, mask, hidden)
-                found[rows] = torch.bmm(weights, v[rows, seen])
-        place = places[:, :, :, start - before : end - before]
-        place.copy_(unstack(found, place))
+                attended[rows] = torch.bmm(weights, v[rows, seen])
+        chunk = out_by_head[:, :, :, start - before : end - before]
+        chunk.copy_(unstack(attended, chunk))
         if kept is not None:
             kept.append(weights)
     return out
@@ -451,9 +451,9 @@ def chunks(time: int, window: int = 0, before: int = 0) -> list[tuple[int, int, 
 
     before: the first so many places have keys, and no queries.
     """
-    size = CHUNK_SHORT if time <= CHUNK_SHORT_TIME else CHUNK_LONG
-    starts = range(before, time, size)
-    return [(max(0, s + 1 - window) if window else 0, s, min(s + size, time)) for s in starts]
+    chunk_queries = CHUNK_SHORT if time <= CHUNK_SHORT_TIME else CHUNK_LONG
+    starts = range(before, time, chunk_queries)
+    return [(max(0, s + 1 - window) if window else 0, s, min(s + chunk_queries, time)) for s in starts]
 
 
 def split_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -468,10 +468,10 @@ def stack(q: Tensor, start: int, end: int) -> Tensor:
     return q[:, :, :, start:end].transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
-def unstack(found: Tensor, like: Tensor) -> Tensor:
+def unstack(stacked: Tensor, like: Tensor) -> Tensor:
     """The inverse of `stack`, in the shape of `like` (key heads, group, batch, chunk, dimension)."""
     count, group, batch, chunk, width = like.shape
-    return found.view(count, batch, group, chunk, width).transpose(1, 2)
+    return stacked.view(count, batch, group, chunk, width).transpose(1, 2)
 
 
 def attention_weights(
@@ -485,9 +485,9 @@ def attention_weights(
     scores = torch.bmm(q, k.transpose(1, 2))
     apart = scores.view(len(q), -1, end - start, end - first)
     apart[..., -hidden.shape[1] :] += hidden
-    if mask.changes:
+    if mask.score_mods:
         grouped = apart.view(heads, -1, *apart.shape[1:])
-        scores = mask.changed(grouped, first, start).view(scores.shape)
+        scores = mask.modify(grouped, first, start).view(scores.shape)
     return scores.softmax(-1)
 
 

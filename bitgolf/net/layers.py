@@ -28,7 +28,7 @@ class Activation(Plan):
     abstract: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
 
-    def problems_in(self, width: int) -> list[str]:
+    def validate_for(self, width: int) -> list[str]:
         """What keeps it from a model of this width, as sentences."""
         return []
 
@@ -92,11 +92,11 @@ class GatedMlp(Activation):
     inner: Activation = LeakyReluSquared()
     channels: int = setting(12, at_least=1)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if isinstance(self.inner, GatedMlp):
             yield "inner: one gate is enough, choose another activation"
 
-    def problems_in(self, width: int) -> list[str]:
+    def validate_for(self, width: int) -> list[str]:
         return [f"channels: at most the width {width}, found {self.channels}"] * (self.channels > width)
 
     def tensors(self, width: int) -> dict[str, Start]:

@@ -80,7 +80,7 @@ class ModelPlan(Plan):
     route: Route = USkips()
     objective: Objective = NextToken()
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.width % self.heads:
             yield f"heads: {self.heads} must divide the width {self.width}"
         elif self.width // self.heads % 2:
@@ -94,10 +94,10 @@ class ModelPlan(Plan):
         for seam in ("position", "residual", "scope", "embed", "values", "heads_out"):
             held = getattr(self, seam)
             for part in held if isinstance(held, tuple) else (held,):
-                for text in part.problems_in(self.dimensions):
+                for text in part.validate_for(self.dimensions):
                     yield f"{seam}: {type(part).__name__}.{text}"
-        yield from (f"activation: {text}" for text in self.activation.problems_in(self.width))
-        yield from (f"recurrence: {text}" for text in self.recurrence.problems_in(self.layers))
+        yield from (f"activation: {text}" for text in self.activation.validate_for(self.width))
+        yield from (f"recurrence: {text}" for text in self.recurrence.validate_for(self.layers))
         names = Counter(name for part in self.parts() for name in self.part_tensors(part))
         yield from (f"{n}: two parts have a tensor of this name; keep one" for n in names if names[n] > 1)
 
@@ -160,7 +160,7 @@ class Model(Module):
             for layer in range(plan.layers)
         )
         self.scoring_calls = self.training_calls = plan.layer_calls()
-        if plan.recurrence.changes:
+        if plan.recurrence.varies:
             self.training_calls = plan.layer_calls(training=True)
         skips = 1 + max(call.skip for call in (*self.scoring_calls, *self.training_calls))
         self.adopt(plan.route.tensors(skips, plan.width))

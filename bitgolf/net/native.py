@@ -62,16 +62,16 @@ class NativeKernels(FusedKernels):
     def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
         if not fits(x):
             return super().norm(x, factor)
-        found = torch.empty_like(x)
-        norm_rows(rows_of(x), rows_of(found), np.float32(factor), EPSILON)
-        return found
+        out = torch.empty_like(x)
+        norm_rows(rows_of(x), rows_of(out), np.float32(factor), EPSILON)
+        return out
 
     def mix(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         if not fits(x, y, weight):
             return super().mix(x, y, weight)
-        found = torch.empty_like(x)
-        mix_rows(rows_of(x), rows_of(y), rows_of(weight), rows_of(found))
-        return found
+        out = torch.empty_like(x)
+        mix_rows(rows_of(x), rows_of(y), rows_of(weight), rows_of(out))
+        return out
 
     def add_scaled(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         return super().add_scaled(x, y, scale) if torch.is_grad_enabled() else torch.addcmul(x, y, scale)
@@ -79,17 +79,17 @@ class NativeKernels(FusedKernels):
     def relu_squared(self, x: Tensor) -> Tensor:
         if not fits(x):
             return super().relu_squared(x)
-        found = torch.empty_like(x)
-        square_positive(rows_of(x), rows_of(found))
-        return found
+        out = torch.empty_like(x)
+        square_positive(rows_of(x), rows_of(out))
+        return out
 
     def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if not fits(qkv, gain, cos, sin):
             return super().qk_norm_rope(qkv, gain, cos, sin)
         batch, time, heads, width = qkv.shape
-        found = qkv.new_empty(heads, batch, time, width)
-        turn_heads(qkv.numpy(), gain.numpy(), cos.numpy(), sin.numpy(), EPSILON, found.numpy())
-        return found
+        out = qkv.new_empty(heads, batch, time, width)
+        turn_heads(qkv.numpy(), gain.numpy(), cos.numpy(), sin.numpy(), EPSILON, out.numpy())
+        return out
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         """As PlainKernels, a few rows at a time: what trains keeps logits off by the cap, and rounds more."""
@@ -116,7 +116,7 @@ def rows_of(x: Tensor) -> np.ndarray:
 
 
 @in_vectors
-def norm_rows(x: np.ndarray, found: np.ndarray, factor: np.float32, epsilon: np.float32) -> None:
+def norm_rows(x: np.ndarray, out: np.ndarray, factor: np.float32, epsilon: np.float32) -> None:
     """Each row over its root mean square, times a factor."""
     rows, width = x.shape
     share = np.float32(1) / np.float32(width)
@@ -126,26 +126,26 @@ def norm_rows(x: np.ndarray, found: np.ndarray, factor: np.float32, epsilon: np.
             total += x[row, i] * x[row, i]
         scale = factor / np.float32(math.sqrt(total * share + epsilon))
         for i in range(width):
-            found[row, i] = x[row, i] * scale
+            out[row, i] = x[row, i] * scale
 
 
 @in_vectors
-def mix_rows(x: np.ndarray, y: np.ndarray, weight: np.ndarray, found: np.ndarray) -> None:
+def mix_rows(x: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
     """weight[0] * x + weight[1] * y."""
     rows, width = x.shape
     for row in range(rows):
         for i in range(width):
-            found[row, i] = weight[0, i] * x[row, i] + weight[1, i] * y[row, i]
+            out[row, i] = weight[0, i] * x[row, i] + weight[1, i] * y[row, i]
 
 
 @in_vectors
-def square_positive(x: np.ndarray, found: np.ndarray) -> None:
+def square_positive(x: np.ndarray, out: np.ndarray) -> None:
     """max(x, 0)^2."""
     rows, width = x.shape
     for row in range(rows):
         for i in range(width):
             positive = max(x[row, i], np.float32(0))
-            found[row, i] = positive * positive
+            out[row, i] = positive * positive
 
 
 @in_vectors
@@ -155,24 +155,27 @@ def turn_heads(
     cos: np.ndarray,
     sin: np.ndarray,
     epsilon: np.float32,
-    found: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """See `qk_norm_rope` of PlainKernels."""
     batch, time, heads, width = qkv.shape
     half, share = cos.shape[1], np.float32(1) / np.float32(width)
     for row in range(batch):
-        for place in range(time):
+        for position in range(time):
             for head in range(len(gain)):
                 total = np.float32(0)
                 for i in range(width):
-                    total += qkv[row, place, head, i] * qkv[row, place, head, i]
+                    total += qkv[row, position, head, i] * qkv[row, position, head, i]
                 scale = gain[head] / np.float32(math.sqrt(total * share + epsilon))
                 for i in range(half):
-                    first, second = qkv[row, place, head, i] * scale, qkv[row, place, head, half + i] * scale
-                    found[head, row, place, i] = first * cos[place, i] + second * sin[place, i]
-                    found[head, row, place, half + i] = second * cos[place, i] - first * sin[place, i]
+                    first, second = (
+                        qkv[row, position, head, i] * scale,
+                        qkv[row, position, head, half + i] * scale,
+                    )
+                    out[head, row, position, i] = first * cos[position, i] + second * sin[position, i]
+                    out[head, row, position, half + i] = second * cos[position, i] - first * sin[position, i]
                 for i in range(2 * half, width):
-                    found[head, row, place, i] = qkv[row, place, head, i] * scale
+                    out[head, row, position, i] = qkv[row, position, head, i] * scale
             for head in range(len(gain), heads):
                 for i in range(width):
-                    found[head, row, place, i] = qkv[row, place, head, i]
+                    out[head, row, position, i] = qkv[row, position, head, i]

@@ -94,5 +94,5 @@ class TokenAfterNext(Objective):
     def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Module, nats_of: NatsOf) -> Tensor:
         if not root.training or not self.weight or targets.shape[1] < 2:
             return nats.mean()
-        ahead = F.linear(hidden[:, :-1], root.own("mtp_head.weight").to(hidden.dtype))
-        return nats.mean() + self.weight * nats_of(ahead, targets[:, 1:]).mean()
+        next_hidden = F.linear(hidden[:, :-1], root.own("mtp_head.weight").to(hidden.dtype))
+        return nats.mean() + self.weight * nats_of(next_hidden, targets[:, 1:]).mean()

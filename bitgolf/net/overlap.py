@@ -30,12 +30,12 @@ def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
     way = partial(attend_in_windows, time, last)
     once = context._replace(inputs=stretch, start=start, cos=cos, sin=sin, attend=way, memory={})
     block = first_block(model)
-    known = block.attended(block.mixed_with_start(start, once), once)
+    attention_output = block.attended(block.mixed_with_start(start, once), once)
 
     def attended(x: Tensor, context: Context) -> Tensor:
         """In the place of the method, at the first stop alone."""
         del vars(block)["attended"]
-        return known
+        return attention_output
 
     vars(block)["attended"] = attended
     try:
@@ -93,13 +93,15 @@ def attend_in_windows(time: int, stride: int, heads: Tensor, queries: int, mask:
         if not back:
             scores.view(-1, group, stride, stride).add_(hidden_keys(0, 0, stride, 0, scores))
         shares = scores.softmax(-1)
-        size = (scores.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log()).unflatten(0, (count, -1))
-        found = torch.bmm(shares, v[:, seen].flatten(0, 1)).unflatten(0, (count, -1))
+        log_sum = (scores.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log()).unflatten(
+            0, (count, -1)
+        )
+        attended = torch.bmm(shares, v[:, seen].flatten(0, 1)).unflatten(0, (count, -1))
         if back:
-            known, total = total[:, 1:], torch.logaddexp(total[:, 1:], size)
-            mean = mean[:, 1:] * (known - total).exp_() + found * (size - total).exp_()
+            previous, total = total[:, 1:], torch.logaddexp(total[:, 1:], log_sum)
+            mean = mean[:, 1:] * (previous - total).exp_() + attended * (log_sum - total).exp_()
         else:
-            total, mean = size, found
+            total, mean = log_sum, attended
         whole = mean[:, :windows].unflatten(2, (group, stride))
         out[:, back] = whole.permute(1, 3, 0, 2, 4)
     return out.view(windows, time, -1)

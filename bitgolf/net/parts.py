@@ -148,7 +148,7 @@ class Part(Plan):
     abstract: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         """What keeps this part from a model of these sizes, as sentences."""
         return []
 

@@ -59,7 +59,7 @@ class Rope(Position):
     # Public checkpoints were trained with frequencies that a cast of the model had rounded to bfloat16.
     frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         if self.dims % 2:
             return [f"dims: dimensions turn in pairs, found {self.dims}"]
         if self.dims > dimensions.head_width:
@@ -85,7 +85,7 @@ class Rope(Position):
 
 def far_tables(tables: Tables, places: int) -> Tables:
     """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
-    turns = torch.complex(*(table.double() for table in tables))
+    turns = torch.complex(*(values.double() for values in tables))
     while len(turns) < places:
         turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
     return turns.real[:places].float(), turns.imag[:places].float()
@@ -120,15 +120,15 @@ class Alibi(Position):
     def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
         steps = torch.arange(1, heads + 1, dtype=torch.float32, device=root.own("tok_emb.weight").device)
         slopes = self.steepness * 2 ** (-8 * steps / heads)
-        return mask._replace(changes=(*mask.changes, partial(lose_with_distance, slopes)))
+        return mask._replace(score_mods=(*mask.score_mods, partial(lose_with_distance, slopes)))
 
 
 def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
     """Scores less what distance costs each head; slopes (query heads,), float32."""
     count, _, group, queries, keys = scores.shape
     places = torch.arange(max(first + keys, start + queries), device=scores.device)
-    ahead = places[first : first + keys] - places[start : start + queries, None]
-    return scores + (slopes.view(count, 1, group, 1, 1) * ahead).to(scores.dtype)
+    offsets = places[first : first + keys] - places[start : start + queries, None]
+    return scores + (slopes.view(count, 1, group, 1, 1) * offsets).to(scores.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class RelativeBuckets(Position):
     buckets: int = setting(32, at_least=2, at_most=2**16)
     longest: int = setting(128, at_least=2)
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         exact = self.buckets // 2
         return [f"longest: must be above {exact}, found {self.longest}"] * (self.longest <= exact)
 
@@ -157,7 +157,7 @@ class RelativeBuckets(Position):
 
     def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
         change = partial(add_by_distance, root.own("relative_bias"), self.buckets, self.longest)
-        return mask._replace(changes=(*mask.changes, change), learned=True)
+        return mask._replace(score_mods=(*mask.score_mods, change), learned=True)
 
 
 def add_by_distance(
@@ -225,7 +225,7 @@ class DocumentAttention(Scope):
 
     longest: int = setting(0, at_least=0)
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         return ["bos_id: -1 says that no token opens a document"] if dimensions.bos_id < 0 else []
 
     def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
@@ -234,7 +234,7 @@ class DocumentAttention(Scope):
             places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
             since = places - torch.where(opens, places, 0).cummax(1).values
             opens = opens | (since % self.longest == 0)
-        return mask._replace(changes=(*mask.changes, partial(hide_others, opens.cumsum(1))))
+        return mask._replace(score_mods=(*mask.score_mods, partial(hide_others, opens.cumsum(1))))
 
 
 def hide_others(documents: Tensor, scores: Tensor, first: int, start: int) -> Tensor:

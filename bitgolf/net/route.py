@@ -18,12 +18,12 @@ MOST_LOOPS = 256  # so that a route is never longer than memory
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence(Plan):
-    """The slot of which layers are passed, and how often. changes: not always the same."""
+    """The slot of which layers are passed, and how often. varies: not always the same."""
 
     abstract: ClassVar[bool] = True
-    changes: ClassVar[bool] = True
+    varies: ClassVar[bool] = True
 
-    def problems_in(self, layers: int) -> list[str]:
+    def validate_for(self, layers: int) -> list[str]:
         """What keeps it from a model of so many layers, as sentences."""
         return []
 
@@ -50,7 +50,7 @@ class Once(Recurrence):
     Neutral: this is the neutral one.
     """
 
-    changes: ClassVar[bool] = False
+    varies: ClassVar[bool] = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,11 @@ class Looped(Recurrence):
     untied: bool = False
     untied_down: bool = False
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.untied and self.untied_down:
             yield "untied_down: the whole MLP is untied already, choose one of both"
 
-    def problems_in(self, layers: int) -> list[str]:
+    def validate_for(self, layers: int) -> list[str]:
         return loop_problems(self.first, self.last, layers)
 
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
@@ -147,9 +147,9 @@ class UntiedDown(UntiedMlp):
         return own
 
     def passed(self, own: nn.Module) -> Mlp:
-        found = copy.copy(self)  # all is shared but the table of its parts
-        found._modules = {**self._modules, "proj": own.get_submodule("proj")}
-        return found
+        mlp = copy.copy(self)  # all is shared but the table of its parts
+        mlp._modules = {**self._modules, "proj": own.get_submodule("proj")}
+        return mlp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class Huginn(Recurrence):
     loops: int = setting(3, at_least=1, at_most=MOST_LOOPS)
     evaluation_loops: int = setting(6, at_least=1, at_most=MOST_LOOPS)
 
-    def problems_in(self, layers: int) -> list[str]:
+    def validate_for(self, layers: int) -> list[str]:
         return loop_problems(self.first, self.last, layers)
 
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ def cap_rows_plainly(x: np.ndarray, cap: np.float32) -> None:
     """x (rows, width), in its place. With u = e^(-2 |x|) - 1, the tanh of |x| is -u / (2 + u)."""
     rows, width = x.shape
     powers = np.empty(width, np.int32)
-    scale, rests, steps = powers.view(np.float32), np.empty(width, np.float32), -TWICE_BITS_OF_E / cap
+    whole_powers, rests, steps = powers.view(np.float32), np.empty(width, np.float32), -TWICE_BITS_OF_E / cap
     for row in range(rows):
         numbers = x[row]
         for i in range(width):
@@ -39,7 +39,9 @@ def cap_rows_plainly(x: np.ndarray, cap: np.float32) -> None:
             f = power - whole
             rests[i] = ((((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1) * f
         for i in range(width):
-            u = (scale[i] - ONE) + scale[i] * rests[i]  # 2^(whole + f) - 1, to a float32's last bits
+            u = (whole_powers[i] - ONE) + whole_powers[i] * rests[
+                i
+            ]  # 2^(whole + f) - 1, to a float32's last bits
             capped = np.divide(-cap * u, TWO + u)  # as / asks each time for a zero
             numbers[i] = -capped if numbers[i] < 0 else capped
 

@@ -61,9 +61,9 @@ def start_orthogonal(outputs: int, inputs: int, *, gain: float = 1.0) -> Start:
     return Start((outputs, inputs), lambda shape, generator: gain * orthogonal_matrix(shape, generator), True)
 
 
-def orthogonal_matrix(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+def orthogonal_matrix(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Orthonormal rows or columns, whichever are fewer, evenly distributed; made on the CPU."""
-    tall = torch.randn(max(shape), min(shape), generator=draw)
+    tall = torch.randn(max(shape), min(shape), generator=generator)
     Q, R = torch.linalg.qr(tall)
     Q = Q * R.diagonal().sign()  # makes the decomposition unique
     return Q if shape[0] >= shape[1] else Q.T

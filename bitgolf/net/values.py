@@ -56,7 +56,7 @@ class ValueEmbedding(ValuePart):
     shared_scale: bool = True
     zero_projection: bool = True
 
-    def problems_in(self, dimensions: Dimensions) -> list[str]:
+    def validate_for(self, dimensions: Dimensions) -> list[str]:
         wrong = [layer for layer in self.layers if not 0 <= layer < dimensions.layers]
         return [f"layers: {layer} is none of layers 0 to {dimensions.layers - 1}" for layer in wrong]
 
@@ -66,8 +66,8 @@ class ValueEmbedding(ValuePart):
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         if not self.layers:
             return {}
-        table = start_normal(self.std, dimensions.vocabulary_size, self.dimension)
-        starts = {"ve_shared.embed.weight": table}
+        embedding = start_normal(self.std, dimensions.vocabulary_size, self.dimension)
+        starts = {"ve_shared.embed.weight": embedding}
         if self.dimension != dimensions.kv_width:
             sizes = dimensions.kv_width, self.dimension
             zero = start_constant(0.0, *sizes, linear=True)

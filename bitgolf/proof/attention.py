@@ -20,7 +20,7 @@ P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) f
 
 def takes(q: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask) -> bool:
     """Whether these are for `attend_step`."""
-    known = q.shape[3] == 1 and q.shape[4] % TOGETHER == 0 and not mask.changes
+    known = q.shape[3] == 1 and q.shape[4] % TOGETHER == 0 and not mask.score_mods
     return known and q.device.type == "cpu" and fits(q, keys.mT, values.mT)
 
 

@@ -35,7 +35,7 @@ def preflight(
     model = build_model(recipe.network(), seed)
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     make_optimizers(recipe.optim, model)
-    if problems := recipe.noise.problems_in(weights):
+    if problems := recipe.noise.validate_for(weights):
         raise PlanError(f"noise.{problem}" for problem in problems)
     unpacked = packed_trial(recipe, dataset, weights, backend)
     tokens = dataset.scored_tokens()

@@ -60,7 +60,7 @@ class Adapter(Plan):
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
 
-    def problems_with(self, windows: Windows) -> Iterator[str]:
+    def validate_for(self, windows: Windows) -> Iterator[str]:
         """What keeps it from scoring by these windows, as sentences."""
         return iter(())
 

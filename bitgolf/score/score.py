@@ -57,13 +57,13 @@ class ScorePlan(Plan):
     mixers: tuple[Mixer, ...] = ()
     eval_seconds: float = setting(0.0, at_least=0.0)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.mixers and not self.adapter.in_order:
             adapter = type(self.adapter).__name__
             yield f"mixers: they read the stream in its order, which {adapter} does not keep"
         if self.mixers and self.windows.counts_again:
             yield f"mixers: a token may be scored once only; {self.windows.label()} scores some again"
-        yield from (f"adapter: {text}" for text in self.adapter.problems_with(self.windows))
+        yield from (f"adapter: {text}" for text in self.adapter.validate_for(self.windows))
         if not self.windows.alone and (self.mixers or self.adapter != NoAdapter()):
             name = type(self.windows).__name__
             yield f"windows: {name} keeps what older weights made; what adapts or mixes needs Sliding"

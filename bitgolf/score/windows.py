@@ -136,7 +136,7 @@ class Sliding(Windows):
     def counts_again(self) -> bool:
         return self.public_tail
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.stride > self.length:
             yield f"stride: {self.stride} tokens would skip targets; at most the length, {self.length}"
 
@@ -178,7 +178,7 @@ class Growing(Windows):
     stride: int = setting(256, at_least=1)
     least: int = setting(1, at_least=1)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.stride > self.length:
             yield f"stride: {self.stride} tokens would skip targets; at most the length, {self.length}"
 
@@ -209,7 +209,7 @@ class PerDocument(Windows):
 
     within: Windows = setting(Chunked())
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if not self.within.alone:
             yield f"within: {type(self.within).__name__} does not end with a document; take Sliding"
 

@@ -20,7 +20,7 @@ from bitgolf.script.trust import trusting
 LEAN_FOLDER = Path(__file__).parent / "lean"
 SETTINGS = "Plan"
 # Methods of settings that only making them asks.
-CHECKS = frozenset({"problems", "problems_in", "problems_with"})
+CHECKS = frozenset({"validate", "validate_for"})
 MADE_A_DATACLASS = ("dataclasses.dataclass", "dataclass")
 
 

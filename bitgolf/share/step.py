@@ -76,7 +76,7 @@ class Step(nn.Module):
             if mask.window:
                 places = torch.arange(keys.shape[1])
                 scores = scores.masked_fill(places < keys.shape[1] - mask.window, -math.inf)
-            scores = mask.changed(scores, 0, keys.shape[1] - 1)[:, 0, :, 0]
+            scores = mask.modify(scores, 0, keys.shape[1] - 1)[:, 0, :, 0]
             return torch.bmm(scores.softmax(-1), values).flatten().view(1, 1, -1)
 
         looked_at = len(model.plan.embed) + 1  # each of these parts looks one token back

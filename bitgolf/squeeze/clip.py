@@ -34,7 +34,7 @@ class ClipSearch(Rounding):
     choice: str = setting("row", one_of=("row", "tensor"))
     under_floor: bool = False  # weights are clipped also where the floor makes the step longer (PR #543)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if not self.percentiles or not all(0 < share <= 1 for share in self.percentiles):
             yield f"percentiles: expected one or more in (0, 1], found {self.percentiles}"
 
@@ -70,7 +70,7 @@ class CoarseCodes(Quantizer):
     step: int = setting(4, at_least=1)
     multiples_only: bool = False  # what rounds beyond the grid becomes its last multiple, not its last code
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.step > self.of.grid.qmax:
             yield f"step: the largest code is {self.of.grid.qmax}, found {self.step}"
 
@@ -102,7 +102,7 @@ class Ternary(Rounding):
     grid: Grid = Grid(bits=2, granularity=ColumnGroups(columns=64))
     rescaled: bool = True
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.grid.qmax != 1 or self.grid.qmin != -1:
             yield f"grid: codes are -1, 0 and 1; found {self.grid.qmin} to {self.grid.qmax}"
 

@@ -347,7 +347,7 @@ class Smallest(Codec):
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         return min((codec.encode(data, shapes) for codec in self.among), key=lambda result: len(result[1]))
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if not self.among:
             yield "among: needs at least one codec"
 

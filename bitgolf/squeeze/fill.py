@@ -33,7 +33,7 @@ class FillBudget(Rate):
 
     least_share: float = setting(LEAST_SHARE, above=0, at_most=1)
 
-    def problems_in(self, plan: QuantizePlan) -> Iterator[str]:
+    def validate_for(self, plan: QuantizePlan) -> Iterator[str]:
         if all(rule.quantizer.coarser(2.0) == rule.quantizer for rule in plan.rules):
             yield "rate: FillBudget needs a rule with a rate to set, such as RateAware or SdClip"
 

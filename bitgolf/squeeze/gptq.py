@@ -39,7 +39,7 @@ class Gptq(Quantizer):
     block: int = setting(128, at_least=1)  # columns between two updates of the rest; changes speed only
     measure: str = setting("outputs", one_of=("outputs", "weights"))
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if not self.scales:
             yield "scales: expected rules that round, such as AbsMax, ClipSearch or SdClip"
 

@@ -143,7 +143,7 @@ class Grid(Form):
     scale_floor: float = setting(0.0, at_least=0)
     zero_scale: float = setting(0.0, at_least=0)  # the scale of a group that is all zeros
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         largest = float(torch.finfo(FLOAT_TYPES[self.scale_dtype]).max)
         for name in ("scale_floor", "zero_scale"):
             if getattr(self, name) > largest:

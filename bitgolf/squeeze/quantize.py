@@ -205,7 +205,7 @@ class Improved(Quantizer):
 
     quantizer: Quantizer = SdClip()
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if isinstance(self.quantizer, Keep) or hasattr(self.quantizer, "quantizer"):
             yield f"quantizer: expected one of codes and scales alone, found {type(self.quantizer).__name__}"
 
@@ -277,7 +277,7 @@ class Rate(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def problems_in(self, plan: "QuantizePlan") -> Iterator[str]:
+    def validate_for(self, plan: "QuantizePlan") -> Iterator[str]:
         """What is wrong with it for a table."""
         yield from ()
 
@@ -343,12 +343,12 @@ class QuantizePlan(Plan):
     rate: Rate = Fixed()
     tuning: Tuning = NoTuning()
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if not self.calibration.gives_outputs() and any(
             rule.quantizer.needs_output_grads() for rule in self.rules
         ):
             yield "calibration: RateAware needs TrainText(outputs=True) or OwnText(outputs=True)"
-        yield from self.rate.problems_in(self)
+        yield from self.rate.validate_for(self)
 
     def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
         """The rule that decides a tensor; None where the table says nothing about it."""

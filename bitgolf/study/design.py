@@ -119,7 +119,7 @@ class Study(Plan):
     original: tuple[Cell, ...] = ()
     reading: str = ""
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         yield from self._name_problems()
         yield from self._arm_problems()
         yield from self._factor_problems()

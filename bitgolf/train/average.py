@@ -231,7 +231,7 @@ class Several(Averager):
     averages: tuple[Averager, ...] = (Ema(),)
     shipped: int = setting(-1, at_least=-1)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         if self.shipped >= len(self.averages):
             yield f"shipped: must be below {len(self.averages)}, the averages there are, found {self.shipped}"
 

@@ -80,7 +80,7 @@ class TrainPlan(Plan):
     log_steps: int = setting(1, at_least=1)
     validate_steps: int = setting(0, at_least=0)
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         ends = [stage.until for stage in self.stages]
         if ends != sorted(set(ends)):
             yield f"stages: each must end later than the one before, found {ends}"

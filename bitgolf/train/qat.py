@@ -31,7 +31,7 @@ class Noise(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def problems_in(self, names: Iterable[str]) -> list[str]:
+    def validate_for(self, names: Iterable[str]) -> list[str]:
         """What keeps it from a model with tensors of these names, as sentences."""
         return []
 
@@ -76,7 +76,7 @@ class LateNoise(Noise):
         """Those of these tensors that the patterns name."""
         return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in self.patterns)]
 
-    def problems_in(self, names: Iterable[str]) -> list[str]:
+    def validate_for(self, names: Iterable[str]) -> list[str]:
         known = list(names)
         lost = [p for p in self.patterns if not any(fnmatch.fnmatchcase(name, p) for name in known)]
         return [f"patterns: {pattern!r} matches no tensor; names are like {known[0]}" for pattern in lost]

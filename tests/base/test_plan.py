@@ -33,7 +33,7 @@ class Scene(Plan):
     visible: bool = True
     note: str | None = None
 
-    def problems(self):
+    def validate(self):
         if self.count > 5 and not self.visible:
             yield "count: a hidden scene holds at most 5"
 

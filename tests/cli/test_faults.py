@@ -254,7 +254,7 @@ USER_FILES = {
     "def make():\n    raise BaseExceptionGroup('g', [KeyError()])": "line 2",
     "\0": "null bytes",
     "from bitgolf.train.qat import Noise\nclass Mine(Noise):\n    def misfits(self, names): return ['no']": (
-        "Mine defines misfits, which nothing calls any more; call it problems_in"
+        "Mine defines misfits, which nothing calls any more; call it validate_for"
     ),
 }
 

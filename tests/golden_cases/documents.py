@@ -21,7 +21,7 @@ class GivenDocuments(Scope):
     def limit(self, mask: AttentionMask, inputs: Tensor, bos_id: int, training: bool) -> AttentionMask:
         opens = torch.zeros(inputs.shape[:2], dtype=torch.long)
         opens[:, list(self.starts)] = 1
-        return mask._replace(changes=(*mask.changes, partial(hide_others, opens.cumsum(1))))
+        return mask._replace(score_mods=(*mask.score_mods, partial(hide_others, opens.cumsum(1))))
 
 
 def given_documents(case: Case, time: int) -> tuple[GivenDocuments, ...]:

@@ -53,7 +53,7 @@ def test_what_attention_does_not_know_is_left_to_torch():
     assert not takes(drawn(1, 2, 3, 2, 8), kept, kept, mask)
     assert not takes(drawn(1, 2, 3, 1, 6), drawn(3, 6, 20).mT, drawn(3, 6, 20).mT, mask)
     assert not takes(q.double(), kept.double(), kept.double(), mask)
-    assert not takes(q, kept, kept, AttentionMask(changes=(lambda scores, first, start: scores,)))
+    assert not takes(q, kept, kept, AttentionMask(score_mods=(lambda scores, first, start: scores,)))
 
 
 def test_a_model_is_as_it_was_after_each_step():

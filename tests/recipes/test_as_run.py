@@ -258,4 +258,4 @@ def test_parts_can_be_left_out(name, changes):
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert sum(map(len, assign_parameters(recipe.optim, tensors))) == len(shapes)
     assert recipe.quantize.assign(tensors).keys() == shapes.keys()
-    assert recipe.noise.problems_in(shapes) == []
+    assert recipe.noise.validate_for(shapes) == []

@@ -36,7 +36,7 @@ class Spans(Scope):
             spans = (queries + start) // self.stride * self.stride - self.history
             return scores.masked_fill(keys + first < spans[:, None], -math.inf)
 
-        return mask._replace(changes=(*mask.changes, hide))
+        return mask._replace(score_mods=(*mask.score_mods, hide))
 
 
 def stream(size: int = 256, tokens: int = TOKENS) -> np.ndarray:

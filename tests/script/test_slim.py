@@ -105,7 +105,7 @@ class Member(Slot):
     size: float = setting(2, at_least=1)
     names: tuple[str, ...] = setting(("a", "b"))
 
-    def problems(self) -> Iterator[str]:
+    def validate(self) -> Iterator[str]:
         yield "size: no"
 
     def act(self) -> int:

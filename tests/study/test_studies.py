@@ -58,7 +58,7 @@ def test_a_study_builds_and_its_cost_is_known(path, function):
             parameters = dict(Model(recipe.network()).named_parameters())
         assign_parameters(recipe.optim, parameters)  # raise where a table has an idle row or lacks one
         recipe.quantize.assign({name: each for name, each in parameters.items() if "mtp_head" not in name})
-        assert not recipe.noise.problems_in(parameters)
+        assert not recipe.noise.validate_for(parameters)
     assert 0 < forecast_run_seconds(study.baseline) < math.inf  # how many, the machine and its load decide
 
 

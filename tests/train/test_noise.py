@@ -72,9 +72,9 @@ def test_only_what_the_patterns_name_is_replaced():
     assert set(matrices) == {name for name in parameters if name.startswith("blocks") and "weight" in name}
     everything = FakeQuantize(patterns=("*",)).fake_quantized(parameters, RULES, HALFWAY, 1.0)
     assert set(everything) == set(parameters)
-    problems = FakeQuantize(patterns=("block.*",)).problems_in(parameters)
+    problems = FakeQuantize(patterns=("block.*",)).validate_for(parameters)
     assert len(problems) == 1 and "block.*" in problems[0]
-    assert FakeQuantize().problems_in(parameters) == []
+    assert FakeQuantize().validate_for(parameters) == []
 
 
 @pytest.mark.parametrize(

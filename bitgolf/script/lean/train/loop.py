@@ -69,7 +69,7 @@ def train(
         for _ in range(plan.micro_batches(world.size)):
             inputs, targets, position = batches.next_batch(position, rows, world, length)
             pairs.append((inputs, targets))
-        if model.plan.recurrence.changes:
+        if model.plan.recurrence.varies:
             model.at(before.fraction)
         pieces = cut(pairs, plan.forward_rows(length, device))
         if noise == NoNoise():
