@@ -88,8 +88,9 @@ def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
     ratio = best.nats / math.log(2) / best.bits
     text = text_of(log)
     if text is None:
-        said = f"{ratio:.4f} bytes per token, under a tokenizer that no line names"
-        yield Finding("B01", CANNOT_TELL, at(log, best.line), said, "tokenizer_path or vocab_size in the log")
+        said = f"{ratio:.4f} bytes per token, and no line says of which tokenizer or text"
+        wanted = "tokenizer_path or vocab_size in the log, or val_loader with tokens and text_bytes"
+        yield Finding("B01", CANNOT_TELL, at(log, best.line), said, wanted)
         return
     yield from wrong_ratio(at(log, best.line), ratio, text)
     if log.tokens and log.tokens[1] < 0.995 * text.tokens:
@@ -124,14 +125,14 @@ def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
             "B01",
             SUSPECTED,
             where,
-            f"{ratio:.4f} bytes per token, {100 * (factor - 1):+.1f}% against everybody's text",
+            f"{ratio:.4f} bytes per token, {100 * (factor - 1):+.1f}% against its text",
             f"{text.bytes_per_token:.4f} with {text.name}",
             "say which text was scored, and sum the bytes of its tokens",
         )
 
 
 def text_of(log: Log) -> KnownText | None:
-    """The scored text, by what the log says of its tokenizer."""
+    """The scored text: a known one by its tokenizer, else as the log itself counts its tokens and bytes."""
     words = " ".join(line for _, line in log.lines if "tokenizer" in line or "fineweb" in line)
     sized = log.settings.get("vocab_size")
     number = re.search(r"(?:fineweb_|_sp|_byte)(\d{3,5})(?:_bpe|_bytes|\b)", words)
@@ -142,6 +143,9 @@ def text_of(log: Log) -> KnownText | None:
     for text in known_texts():
         if text.vocabulary == vocabulary and text.case_operators == case:
             return text
+    if log.text and all(log.text):
+        tokens, size = log.text
+        return KnownText("the text that the log names", vocabulary, size / tokens, tokens)
     return None
 
 

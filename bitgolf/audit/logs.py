@@ -28,6 +28,7 @@ CALIBRATION = re.compile(
     rf"(?:calibrated|collected)\b.*\b(?:layers|hessians)\b.* in (?P<time>{NUMBER}) ?s\b", re.IGNORECASE
 )
 TOKENS = re.compile(r"(?:\bval_tokens ?[:=] ?|fineweb_val\S* tokens ?[:=] ?)(?P<tokens>\d+)")
+TEXT = re.compile(r"^val_loader:.*\btokens:(?P<tokens>\d+) text_bytes:(?P<bytes>\d+)\b")
 SEED = re.compile(r"^ *seed ?[:=] ?(?P<seed>\d+)\b")
 NAMED_SEED = re.compile(r"seed[-_ ]?(\d+)", re.IGNORECASE)
 STAMP = re.compile(r"^(?:\d{9,}(?:\.\d+)? +|\[[^\]]*\d:\d\d[^\]]*\] *)")  # of time, before a line
@@ -75,7 +76,8 @@ class Log(NamedTuple):
     """What a log says. lines: (number, text) without the sources that it begins with.
 
     settings: of the lines before the first step. calibration: (line, seconds) of each; own_text: whether it
-    was on text that the model wrote itself.
+    was on text that the model wrote itself. tokens: (line, count) of validation; text: (tokens, bytes) of the
+    scored text, where the log says both.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class Log(NamedTuple):
     calibration: list[tuple[int, float]]
     own_text: bool
     tokens: tuple[int, int] | None
+    text: tuple[int, int] | None
     cut: bool
 
     @property
@@ -154,18 +157,20 @@ def decoded(data: bytes) -> str:
 def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     """The same from its text."""
     source, lines = without_source(SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text))
-    log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, cut)
-    seed, tokens, own_text = None, None, False
+    log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, None, cut)
+    seed, tokens, counted, own_text = None, None, None, False
     for number, line in lines:
         _read_line(log, number, line)
         if seed is None and (found := SEED.match(line)):
             seed = int(found["seed"][:18])
         if tokens is None and (found := TOKENS.search(line)):
             tokens = (number, int(found["tokens"][:18]))
+        if counted is None and (found := TEXT.match(line)):
+            counted = int(found["tokens"][:18]), int(found["bytes"][:18])
         own_text = own_text or bool(re.search(r"autoregressive|self-?gen", line, re.IGNORECASE))
     if seed is None and (named := NAMED_SEED.search(path.stem)):
         seed = int(named[1][:18])
-    return log._replace(seed=seed, tokens=tokens, own_text=own_text)
+    return log._replace(seed=seed, tokens=tokens, text=counted, own_text=own_text)
 
 
 def _read_line(log: Log, number: int, line: str) -> None:

@@ -15,6 +15,8 @@ from bitgolf.audit.tree import (
 )
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
+LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
+MEMORY_SETTINGS = {"mallopt", "malloc_trim"}  # of the C library; they see no file and no token
 DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 
 
@@ -99,6 +101,7 @@ def asked_for(script: Script) -> Iterator[Finding]:
 
 def outside_code(script: Script) -> Iterator[Finding]:
     """K03: downloads; programs and compiled code from outside are told as what cannot be read."""
+    harmless = _memory_settings(script.inner.tree)
     for node in nodes(script.inner.tree, ast.Call):
         name = called(node)
         if name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
@@ -109,13 +112,41 @@ def outside_code(script: Script) -> Iterator[Finding]:
                 "nothing is read that is not counted",
                 "ship what the script needs, and count it",
             )
-        elif name.rpartition(".")[2] in ("CDLL", "LoadLibrary", "load_inline"):
+        elif name.rpartition(".")[2] in LIBRARIES and id(node) not in harmless:
             yield script.finding(
                 "V08",
                 node,
                 "compiled code is called; what it does with tokens is not read here",
                 sure=CANNOT_TELL,
             )
+
+
+def _memory_settings(tree: ast.Module) -> set[int]:
+    """The calls `CDLL(None)`, of the C library that runs anyway, of which nothing but functions that set how
+    memory is kept is ever asked: directly, or under a name that stands for nothing else.
+    """
+    own = {
+        id(node)
+        for node in calls(tree, "CDLL")
+        if [*map(ast.unparse, node.args)] == ["None"] and not node.keywords
+    }
+    given = {
+        id(node.value): node.targets[0].id
+        for node in nodes(tree, ast.Assign)
+        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+    }
+    asked = {id(node.value) for node in nodes(tree, ast.Attribute) if node.attr in MEMORY_SETTINGS}
+    names = [*nodes(tree, ast.Name)]
+    stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+
+    def is_harmless(library: int) -> bool:
+        if library in asked:
+            return True
+        name = given.get(library, "")
+        loads = [node for node in names if node.id == name and isinstance(node.ctx, ast.Load)]
+        return stored.count(name) == 1 and all(id(node) in asked for node in loads)
+
+    return {library for library in own if is_harmless(library)}
 
 
 CHECKS = (

@@ -97,6 +97,7 @@ def log_of(run: Run, script: bytes) -> str:
         f"train_gpt.py sha256:{sha256_of_bytes(script)}",
         f"model_params:{result['parameters']} seed:{run.seed}",
         f"seed:{run.seed}",
+        *data_lines(run),
     ]
     for row in run.metrics:
         clock = 1000 * row["seconds"]
@@ -128,6 +129,22 @@ def log_of(run: Run, script: bytes) -> str:
         f"final_quantized_roundtrip_exact val_loss:{run.nats:.8f} val_bpb:{run.bits:.8f}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def data_lines(run: Run) -> list[str]:
+    """What tells reviewers how bytes were counted: the tokenizer, and the text that was scored, as the
+    passport of the data has it; of data without a passport nothing is known.
+    """
+    data = run.result.get("data", {})
+    text = data.get("splits", {"val": {}})["val"]
+    lines = []
+    if identity := data.get("tokenizer_identity"):
+        named = f"tokenizer_kind=bitgolf tokenizer_path=tokenizer.bin sha256:{identity}"
+        lines.append(f"val_bpb:enabled {named} pieces:{run.recipe.model.vocabulary_size}")
+    if size := text.get("text_bytes"):
+        counted = f"tokens:{run.tokens} text_bytes:{size} text_sha256:{text.get('text_sha256')}"
+        lines.append(f"val_loader:dataset:{data.get('name', '')} {counted}")
+    return lines
 
 
 def requirements(code: bytes) -> str:

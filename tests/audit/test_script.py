@@ -331,3 +331,23 @@ def test_a_finding_names_the_file_that_it_stands_in(tmp_path):
     assert found and places == [each.where for each in alone]
     line = alone[0].found.partition("(")[2].partition(")")[0]
     assert f"({line} of inner.py)" in found[0].found
+
+
+@pytest.mark.parametrize(
+    ("library", "told"),
+    [
+        ("ctypes.CDLL(None).mallopt(-1, 1 << 30)", False),
+        ("memory = ctypes.CDLL(None)\nmemory.mallopt(-3, 1)\nmemory.malloc_trim(0)", False),
+        ("ctypes.CDLL('./scorer.so').mallopt(-1, 1)", True),  # a file may call anything so
+        ("ctypes.CDLL(None, handle=other).mallopt(-1, 1)", True),
+        ("ctypes.CDLL(None).system(b'true')", True),
+        ("memory = ctypes.CDLL(None)\nmemory.mallopt(-3, 1)\nmemory.open(b'x', 0)", True),
+        ("memory = ctypes.CDLL(None)\ngetattr(memory, 'open')(b'x', 0)", True),
+        ("memory = ctypes.CDLL(None)\nmemory = other\nmemory.mallopt(-3, 1)", True),
+        ("ctypes.PyDLL('./scorer.so')", True),
+        ("torch.ops.load_library('./scorer.so')", True),
+    ],
+)
+def test_compiled_code_cannot_be_told_but_how_memory_is_kept_can(tmp_path, library, told):
+    found = audited(tmp_path, changed(("import glob\n", f"import ctypes\nimport glob\n{library}\n")))
+    assert [(each.code, each.sure) for each in found.findings] == [("V08", CANNOT_TELL)] * told
