@@ -11,6 +11,7 @@ from bitgolf.audit import library
 from bitgolf.audit.expressions import Expressions
 from bitgolf.audit.indices import text_of_index
 from bitgolf.audit.values import (
+    LAMBDA,
     NO_NAMES,
     NOTHING,
     RANK,
@@ -99,8 +100,9 @@ class Calls(Expressions):
         if isinstance(func, ast.Name):
             if last in self.classes:
                 return self.methods.get((last, "__init__"))
-            if (kind := self._kind(func, frame)) and (kind, "__call__") in self.methods:
-                return self.methods[kind, "__call__"]
+            kind = self._kind(func, frame)
+            if kind == LAMBDA or (kind, "__call__") in self.methods:
+                return self.methods.get((kind, "__call__"))  # a function of its name stands elsewhere
             found = self.functions.get(last)
             return None if found is None or found.name in TORCH_OWN else found
         if not isinstance(func, ast.Attribute):

@@ -13,6 +13,7 @@ from bitgolf.audit.values import (
     FILES,
     GOLD,
     HASH,
+    LAMBDA,
     MASK,
     NO_NAMES,
     NOTHING,
@@ -70,7 +71,7 @@ class Expressions(Walk):
                     value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
                 )
             case ast.Lambda():
-                return self.value(node.body, frame)
+                return self.value(node.body, frame)._replace(kind=LAMBDA)
             case ast.IfExp():
                 test = self.value(node.test, frame)
                 value = self.value(node.body, frame) | self.value(node.orelse, frame)

@@ -22,6 +22,7 @@ COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
 MOST_PATHS, MOST_PATH = 12, 160  # paths of tokens in a value, characters of one
 TABLE = "table "  # of roots that say which counts were read
+LAMBDA = "lambda"  # the kind of what is made by one
 STREAM = "stream"  # the root of what is not a part of the validation tokens
 # A pattern or path of shards; no word of a message.
 VALIDATION = re.compile(

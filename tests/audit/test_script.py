@@ -169,6 +169,13 @@ NEIGHBOURS = {
         ("        ids = corpus[step * 640 : step * 640 + 641].to", "        ids = corpus.take(641).to"),
         ("    buffer = io", "    ranges = net(Batches(settings.held_out).take(641)).amax()\n    buffer = io"),
     ],
+    "a lambda that has the name of a function inside another": [
+        ("def main():\n", "def main():\n    def ask(ids):\n        torch.save(net.state_dict(), ids)\n\n"),
+        (
+            SCORED,
+            "        ask = lambda ids: net(ids)\n" + SCORED.replace("net(before)", "ask(before)"),
+        ),
+    ],
     "decimal megabytes": [
         ('    print(f"Serialized', '    assert len(packed) < 15.9 * 1000 * 1000\n    print(f"Serialized')
     ],
