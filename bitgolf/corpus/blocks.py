@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitgolf.text.casing import operator_at_end, unfold_case
 from bitgolf.text.shards import SHARD_HEADER_BYTES, TokenStream
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -34,11 +35,8 @@ def parts_of(stream: TokenStream) -> Iterator[np.ndarray]:
             yield np.fromfile(path, "<u2", count, offset=SHARD_HEADER_BYTES + 2 * start)
 
 
-def token_blocks(stream: TokenStream, bos: int, whole: bool = False) -> Iterator[Block]:
-    """Blocks that end before a BOS. What starts the stream is a document, with a BOS or without.
-
-    whole: no document is cut, however long it is.
-    """
+def token_blocks(stream: TokenStream, bos: int) -> Iterator[Block]:
+    """Blocks that end before a BOS. What starts the stream is a document, with a BOS or without."""
     waiting, first = np.zeros(0, np.uint16), True
     for part in parts_of(stream):
         waiting = np.concatenate([waiting, part])
@@ -46,35 +44,33 @@ def token_blocks(stream: TokenStream, bos: int, whole: bool = False) -> Iterator
         if first and starts[:1].tolist() != [0]:
             starts = np.concatenate([[0], starts])
         cut = int(starts[-1]) if len(starts) else 0
-        if cut == 0 and not whole:
-            cut = len(waiting)
-        if cut:
-            yield Block(waiting[:cut], starts[starts < cut])
-            waiting, first = waiting[cut:], False
+        cut = cut or len(waiting)  # a document longer than a block
+        yield Block(waiting[:cut], starts[starts < cut])
+        waiting, first = waiting[cut:], False
     if len(waiting):
         yield Block(waiting, np.zeros(1, np.int64))
 
 
 def decoded(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[Block]:
     """The text of a stream, as `Tokenizer.decode` gives it for each document."""
-    blocks = token_blocks(stream, tokenizer.bos, whole=tokenizer.case_ops)
-    if tokenizer.case_ops:  # an operator acts on what follows it
-        for block in blocks:
-            yield joined([tokenizer.decode(ids) for ids in block.documents()])
-        return
     flat = np.frombuffer(b"".join(tokenizer.pieces), np.uint8)
     sizes = np.zeros(len(tokenizer.boundary), np.int64)
     sizes[: tokenizer.vocabulary_size] = [len(piece) for piece in tokenizer.pieces]
     places = np.cumsum(sizes) - sizes
-    after_boundary = True
-    for ids, starts in blocks:
+    after_boundary, operator = True, b""
+    for ids, starts in token_blocks(stream, tokenizer.bos):
         previous = np.concatenate([[after_boundary], tokenizer.boundary[ids[:-1]]])
         dropped = tokenizer.leading_space[ids] & previous
         kept = sizes[ids] - dropped
         offsets = np.cumsum(kept) - kept
         source = np.repeat(places[ids] + dropped - offsets, kept)
         source += np.arange(len(source))
-        yield Block(flat[source], offsets[starts])
+        text = flat[source]
+        if tokenizer.case_ops:  # an operator acts on what follows it, in the next block too
+            folded = operator + text.tobytes()
+            text, operator = np.frombuffer(unfold_case(folded), np.uint8), operator_at_end(folded)
+            offsets = np.cumsum(tokenizer.base_bytes[ids]) - tokenizer.base_bytes[ids]
+        yield Block(text, offsets[starts])
         after_boundary = bool(tokenizer.boundary[ids[-1]])
 
 

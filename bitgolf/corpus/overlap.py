@@ -40,9 +40,12 @@ class Wanted:
         self.one_of = one_of
         self._parts, self._numbers = list[np.ndarray](), np.zeros(0, np.uint64)
         self._counts, self._seen = np.zeros(0, np.int64), np.zeros(0, bool)
+        self._closed = False
 
     def add(self, numbers: np.ndarray) -> None:
-        """Numbers of validation."""
+        """Numbers of validation. Raises RuntimeError once training was looked at or anything was asked."""
+        if self._closed:
+            raise RuntimeError("numbers of validation are added before training is looked at")
         self._parts.append(sampled(numbers, self.one_of))
 
     def look(self, numbers: np.ndarray) -> None:
@@ -73,7 +76,8 @@ class Wanted:
         return int(self._counts[self._seen].sum())
 
     def _close(self) -> None:
-        if self._parts:
+        if not self._closed:
+            self._closed = True
             together, self._parts = np.concatenate([*self._parts, self._numbers]), []
             self._numbers, self._counts = np.unique(together, return_counts=True)
             self._seen = np.zeros(len(self._numbers), bool)

@@ -12,6 +12,7 @@ from typing import Any
 from bitgolf.audit.unwrap import unwrapped
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of, write_bytes, write_json
+from bitgolf.inputs.typed import Split
 from bitgolf.study.findings import OWN_NAME
 from bitgolf.submit.claims import Entry, Words, claims_of, sha256_of_bytes
 from bitgolf.submit.gather import Run, script_for, studies_of
@@ -136,7 +137,7 @@ def data_lines(run: Run) -> list[str]:
     passport of the data has it; of data without a passport nothing is known.
     """
     data = run.result.get("data", {})
-    text = data.get("splits", {"val": {}})["val"]
+    text: Split = data["splits"]["val"] if "splits" in data else {}
     lines = []
     if identity := data.get("tokenizer_identity"):
         named = f"tokenizer_kind=bitgolf tokenizer_path=tokenizer.bin sha256:{identity}"

@@ -6,6 +6,7 @@ document starts and ends a word there. `The NASA iPhone` folds to `Tthe Anasa iC
 """
 
 import re
+from string import ascii_lowercase
 
 DOCUMENT_BREAK = b"B"
 CASE_OPERATORS = b"TAC" + DOCUMENT_BREAK
@@ -14,6 +15,7 @@ FOLDED_BYTES = bytes(range(256)).translate(None, b"BDEFGHIJKLMNOPQRSUVWXYZ")
 # A word is a run of letters: all of it, or its first letter, or a letter inside.
 CAPITALS_PATTERN = re.compile(rb"(?<![A-Za-z])(?:([A-Z]{2,})(?![A-Za-z])|([A-Z]))|[A-Z]")
 OPERATORS_PATTERN = re.compile(rb"[TC][a-z]?|A[a-z]*|B")
+OPEN_OPERATOR = re.compile(rb"(?:[TC]|A[a-z]*)\Z")
 
 
 def fold_case(text: bytes) -> bytes:
@@ -26,3 +28,9 @@ def fold_case(text: bytes) -> bytes:
 def unfold_case(folded: bytes) -> bytes:
     """The text that was folded. An operator with no letter after it does nothing, so any bytes unfold."""
     return OPERATORS_PATTERN.sub(lambda found: found[0][1:].upper(), folded)
+
+
+def operator_at_end(folded: bytes) -> bytes:
+    """The operator that acts on a letter after this text, if one comes; empty where none does."""
+    found = OPEN_OPERATOR.search(folded, max(len(folded.rstrip(ascii_lowercase.encode())) - 1, 0))
+    return found[0][:1] if found else b""

@@ -13,6 +13,7 @@ from bitgolf.base.errors import DataError
 from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
 from bitgolf.corpus.blocks import Digests, decoded
+from bitgolf.corpus.overlap import Wanted
 from bitgolf.corpus.passport import shard_documents
 from bitgolf.corpus.verify import FAILS, HOLDS, OPEN, verify
 from bitgolf.text.encoder import Encoder, train_tokenizer
@@ -198,6 +199,7 @@ def test_blocks_hold_what_documents_hold_one_by_one(monkeypatch, tmp_path, block
     write_shard(paths[1], tokens[1000:])
     stream = TokenStream(paths)
     blocks = list(decoded(stream, tokenizer))
+    assert max(len(each.values) for each in blocks) <= 40 * block  # a longer document is cut
     assert b"".join(each.values.tobytes() for each in blocks) == b"".join([*texts, texts[3]])
     digests = Digests()
     found = np.concatenate([*map(digests.take, blocks), digests.last()])
@@ -205,6 +207,20 @@ def test_blocks_hold_what_documents_hold_one_by_one(monkeypatch, tmp_path, block
         int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in [*texts, texts[3]]
     ]
     assert b"".join(shard_documents(paths, tokenizer)) == b"".join([*texts, texts[3]])
+
+
+def test_validation_is_added_before_training_is_looked_at():
+    """Later numbers would be counted without those that were counted before."""
+    wanted = Wanted()
+    wanted.add(np.array([3, 3, 5], np.uint64))
+    wanted.look(np.array([3, 4], np.uint64))
+    with pytest.raises(RuntimeError, match="before training"):
+        wanted.add(np.array([4], np.uint64))
+    assert (wanted.different, wanted.seen, wanted.seen_with_copies) == (2, 1, 2)
+    asked = Wanted()
+    assert asked.different == 0
+    with pytest.raises(RuntimeError):
+        asked.add(np.array([4], np.uint64))
 
 
 def test_blocks_of_a_public_model_drop_the_space_after_a_start(tmp_path):

@@ -22,7 +22,7 @@ from bitgolf.public.case import (
     tokenize_public_case,
     write_sidecar,
 )
-from bitgolf.text.casing import FOLDED_BYTES, fold_case, unfold_case
+from bitgolf.text.casing import FOLDED_BYTES, fold_case, operator_at_end, unfold_case
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.shards import read_shard, write_shard
 from bitgolf.text.tokenizer import MERGES_KIND, Tokenizer
@@ -76,6 +76,13 @@ def test_any_bytes_fold_by_the_definition_and_come_back(text):
     assert unfold_case(folded) == text
     assert set(folded) <= set(FOLDED_BYTES)
     assert len(folded) - sum(map(folded.count, (b"T", b"A", b"C"))) == len(text)
+
+
+@settings(deadline=None)
+@given(ANY_BYTES, st.integers(0, 40))
+def test_a_text_unfolds_in_parts_too(folded, cut):
+    head, rest = folded[:cut], folded[cut:]
+    assert unfold_case(head) + unfold_case(operator_at_end(head) + rest) == unfold_case(folded)
 
 
 def test_operators_left_alone_do_nothing():
