@@ -18,6 +18,7 @@ import symtable
 import sys
 import tempfile
 import textwrap
+import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -28,6 +29,7 @@ import safetensors.torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, to_json
+from bitgolf.public.names import KINDS
 from bitgolf.public.optional import needed
 from bitgolf.public.variables import names_by_path
 from bitgolf.recipe import Recipe
@@ -50,7 +52,7 @@ LINE_LENGTH = 100
 ONE_LINE = -1_000_000  # an indent at which nothing is too long
 COMPARED_FILES = ("weights.safetensors", "model.bin", "scores.npz")
 COMPARED_COLUMNS = tuple(SCORE_COLUMNS)
-ENV = "env"  # the function by which a script reads a variable
+ENV, ENV_LIST = "env", "env_list"  # the functions by which a script reads a variable
 ON_THE_COMMAND_LINE = ("DATA_PATH", "TOKENIZER_PATH", "SEED", "RUN_ID")
 # In every script, also where the recipe has them off.
 ALWAYS_READ = ("ITERATIONS", "MAX_WALLCLOCK_SECONDS", "TRAIN_LOG_EVERY", "VAL_LOSS_EVERY")
@@ -108,14 +110,19 @@ def flatten(
 def read_by_name(recipe: Plan) -> dict[str, str]:
     """The public variables that a script reads, by the paths of the settings that they stand for.
 
-    Numbers only, and beside a few none that is off: what is off is not in the script.
+    Numbers and lists of them only, and beside a few none that is off: what is off is not in the script.
     """
     if not isinstance(recipe, Recipe):
         return {}
     named = {path: name for path, name in names_by_path(recipe).items() if name not in ON_THE_COMMAND_LINE}
     values = {path: functools.reduce(_inside, path.split("."), recipe) for path in named}
-    numbers = {path for path, value in values.items() if type(value) in (int, float) and value}
+    numbers = {path for path, value in values.items() if value and _is_number_or_list(value)}
     return {path: name for path, name in named.items() if path in numbers or name in ALWAYS_READ}
+
+
+def _is_number_or_list(value: object) -> bool:
+    items = value if isinstance(value, tuple) else (value,)
+    return all(type(item) in (int, float) for item in items)
 
 
 def _inside(value: Any, key: str) -> Any:
@@ -131,6 +138,7 @@ def specialised(
     named: the variables that a setting may come from.
     """
     wording = Wording(full, bare_fields(modules), named=named)
+    roots = {main, ENV, ENV_LIST}
     owners = {path: functools.reduce(_inside, path.split(".")[:-1], recipe) for path in named}
     open_fields = {(type(owner).__name__, path.rpartition(".")[2]) for path, owner in owners.items()}
     spelled = set(spelled_out(recipe, open_fields))
@@ -140,10 +148,10 @@ def specialised(
             dataclasses.replace(m, definitions=tuple(d for d in definitions if d.module == m.name))
             for m in modules
         ]
-        changed = trusting(fewer_parameters(decided(kept, plans_in(recipe), open_fields), {main, ENV}))
+        changed = trusting(fewer_parameters(decided(kept, plans_in(recipe), open_fields), roots))
         if not full:
-            changed = single(without_uncalled(changed, {main, ENV}), set(wording.classes(recipe)))
-            changed = inlined(changed, {main, ENV})
+            changed = single(without_uncalled(changed, roots), set(wording.classes(recipe)))
+            changed = inlined(changed, roots)
         if _text_of(changed) == _text_of(modules) and not full:
             changed, unread = without_unread(changed, spelled)
             wording = wording._replace(unread=wording.unread | unread)
@@ -240,7 +248,7 @@ class Wording(NamedTuple):
 
     def helpers(self) -> list[str]:
         """The functions that the settings call."""
-        return [ENV] if self.named else []
+        return sorted({_reader(name) for name in self.named.values()})
 
     def fields(self, plan: Plan, path: str = "") -> Iterator[tuple[str, Any]]:
         """The settings that are written, with their values; path: where this plan stands."""
@@ -271,13 +279,18 @@ class Wording(NamedTuple):
                 yield from self._inside(item, f"{path}.{key}".lstrip("."))
 
 
+def _reader(variable: str) -> str:
+    return ENV_LIST if typing.get_origin(KINDS[variable]) is tuple else ENV
+
+
 def literal(
     value: Any, *, full: bool = False, indent: int = 0, wording: Wording | None = None, path: str = ""
 ) -> str:
     """A Python expression that evaluates to the value, wrapped like code; path: where it stands."""
     wording = wording or Wording(full)
     if path in wording.named:
-        return f'{ENV}("{wording.named[path]}", {value!r})'
+        name = wording.named[path]
+        return f'{_reader(name)}("{name}", {value!r})'
     if not isinstance(value, Plan | tuple):
         return repr(value)
     if isinstance(value, Plan):

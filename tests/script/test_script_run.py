@@ -14,6 +14,7 @@ import sentencepiece
 
 from bitgolf.base.plan import to_json
 from bitgolf.inputs.resolve import find_recipe
+from bitgolf.net.values import ValueEmbedding
 from bitgolf.run.training import VALIDATED
 from bitgolf.script.flatten import (
     compare_runs,
@@ -239,6 +240,16 @@ def test_settings_stand_first_and_are_read_from_the_environment(script, bare, tm
     assert run.returncode == 0, run.stderr
     model = unpack((tmp_path / "changed" / "model.bin").read_bytes()).model
     assert (model.width, model.layers) == (48, 3)
+
+
+def test_a_list_is_read_from_the_environment(bare, tmp_path):
+    assert read_by_name(find_recipe("pr543"))["model.values.0.layers"] == "VE_LAYERS"
+    values = (ValueEmbedding(dimension=16, layers=(1,)),)
+    recipe = shrunk("baseline").replace({"model.vocabulary_size": VOCABULARY, "model.values": values})
+    run = submitted(flatten(recipe), tmp_path / "record", bare, ITERATIONS="1", VE_LAYERS="0, 1")
+    assert run.returncode == 0, run.stderr
+    model = unpack((tmp_path / "record" / "model.bin").read_bytes()).model
+    assert model.values[0].layers == (0, 1)
 
 
 def test_only_variables_that_a_script_follows_are_in_it():

@@ -53,6 +53,12 @@ def env(name: str, value: float) -> float:
     return type(value)(os.environ.get(name, value))
 
 
+def env_list(name: str, value: tuple[int, ...]) -> tuple[int, ...]:
+    """The same of a list of whole numbers, written as 9,10."""
+    text = os.environ.get(name)
+    return value if text is None else tuple(int(item) for item in text.split(",") if item.strip())
+
+
 def main(recipe: Recipe) -> int:
     """Train on a folder of shards, pack, reload, score."""
     parser = argparse.ArgumentParser(description=recipe.name)
