@@ -53,6 +53,7 @@ READING_ORDER = (
     "net.route",
     "net.objective",
     "net.model",
+    "net.attend",
     "net.overlap",
     "net.softcap",
     "net.products",

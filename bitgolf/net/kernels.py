@@ -72,6 +72,10 @@ class PlainKernels:
         turned = rotate(self.norm(moved[: len(gain)]), cos, sin) * gain[:, None, None, None]
         return torch.cat((turned, moved[len(gain) :]))
 
+    def attend_last(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        """Causal attention of the last positions; see the function of this name."""
+        return attend_last(q, k, v, mask)
+
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         """Cross-entropy of each row's target under softcapped logits, in a wide type."""
         return F.cross_entropy(capped_logits(hidden, weight, cap), targets, reduction="none")

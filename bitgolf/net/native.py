@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
-from bitgolf.net.kernels import HEAD_ROWS, NORM_EPSILON, AttentionMask, FusedKernels, attend_last, split_heads
+from bitgolf.net.attend import attend_tiles, takes
+from bitgolf.net.kernels import HEAD_ROWS, NORM_EPSILON, AttentionMask, FusedKernels, PlainKernels, split_heads
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
 from bitgolf.net.parts import Attend
@@ -30,11 +31,11 @@ def native(model: Model) -> Model:
     """
     backend = model.backend
     if backend.fused and backend.device.type == "cpu":
-        model.attend = partial(attend_in_blocks, trained=model.attend)
         vars(model)["hidden"] = partial(hidden_of_windows, model)
         if HAS_NUMBA and backend.dtype == torch.float32:
             model.kernels = NativeKernels()
             with_fast_products(model)
+        model.attend = partial(attend_in_blocks, kernels=model.kernels, trained=model.attend)
     return model
 
 
@@ -46,14 +47,16 @@ def in_vectors(function: Looping) -> Looping:
     return kept_compiled(function, fastmath={"reassoc", "contract"})
 
 
-def attend_in_blocks(heads: Tensor, queries: int, mask: AttentionMask, trained: Attend) -> Tensor:
+def attend_in_blocks(
+    heads: Tensor, queries: int, mask: AttentionMask, kernels: PlainKernels, trained: Attend
+) -> Tensor:
     """Causal attention with the scores of a few heads at a time, which stay in the cache; see `chunk_attend`.
 
     trained: the attention that has gradients.
     """
     if torch.is_grad_enabled():
         return trained(heads, queries, mask)
-    return attend_last(*split_heads(heads, queries), mask)
+    return kernels.attend_last(*split_heads(heads, queries), mask)
 
 
 class NativeKernels(FusedKernels):
@@ -90,6 +93,11 @@ class NativeKernels(FusedKernels):
         out = qkv.new_empty(heads, batch, time, width)
         turn_heads(qkv.numpy(), gain.numpy(), cos.numpy(), sin.numpy(), EPSILON, out.numpy())
         return out
+
+    def attend_last(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        if not takes(q, k, v, mask):
+            return super().attend_last(q, k, v, mask)
+        return attend_tiles(q, k, v, mask.window)
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         """As PlainKernels, a few rows at a time: what trains keeps logits off by the cap, and rounds more."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.plan import setting
-from bitgolf.net.kernels import AttentionMask, attend_last, rotate
+from bitgolf.net.kernels import AttentionMask, PlainKernels, rotate
 from bitgolf.net.model import Model
 from bitgolf.net.position import Tables, far_tables
 from bitgolf.score.windows import States, Window, Windows, score_batches
@@ -74,8 +74,8 @@ class Chain:
     Once the room is full, what is kept turns back to the front.
     """
 
-    def __init__(self, history: int, tables: Tables) -> None:
-        self.history, self.tables = history, tables
+    def __init__(self, history: int, tables: Tables, kernels: PlainKernels) -> None:
+        self.history, self.tables, self.kernels = history, tables, kernels
         self.kept: list[tuple[Tensor, Tensor]] = []  # (key heads, lanes, room, dimension) each
         self.end = self.seen = self.call = 0
 
@@ -108,7 +108,7 @@ class Chain:
         seen = slice(self.end - self.seen, self.end)
         k, v = (kept.flatten(0, 1)[:, seen].to(heads.dtype) for kept in self.kept[self.call])
         self.call += 1
-        return attend_last(q.unflatten(0, (count, -1)), k, v, mask)
+        return self.kernels.attend_last(q.unflatten(0, (count, -1)), k, v, mask)
 
 
 class ChainedReader:
@@ -137,7 +137,7 @@ class ChainedReader:
     def _chain_to(self, places: Sequence[int]) -> Chain:
         """The chain whose lanes stand at these places; an empty one where they do not all stand together."""
         found = [self.ends.pop(place) for place in places if place in self.ends]
-        chain, fresh = found[0][0] if found else None, Chain(self.history, self.tables)
+        chain, fresh = found[0][0] if found else None, Chain(self.history, self.tables, self.model.kernels)
         if chain is None or len(found) < len(places) or {other.end for other, _ in found} != {chain.end}:
             return fresh
         lanes = [(chain, row) for row in range(chain.kept[0][0].shape[1])]

@@ -1,0 +1,176 @@
+"""Attention as machine code, without gradients: a tile of scores at a time, which stays in the cache.
+
+Torch gives its batched float32 products to MKL, whose code for AVX512 runs on Intel's processors alone.
+"""
+
+import math
+from threading import Thread
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.base.compiled import HAS_NUMBA, kept_compiled
+from bitgolf.net.kernels import AttentionMask
+
+QUERIES = 128  # of one tile, side by side in memory, so that vectors hold one number of each
+KEYS = 64  # of one tile
+TOGETHER = 4  # rows in one go over those that they are added to
+FEW = 32  # of fewer queries a tile is mostly empty
+
+BITS_OF_E = np.float32(math.log2(math.e))
+UNSEEN = np.float32(-1e30)  # the score of a key that a query does not see
+LOWEST = np.float32(-126)  # the least power of two in float32 that is not denormal
+HALF, ONE = np.float32(0.5), np.float32(1)
+BIAS, MANTISSA = np.int32(127), np.int32(23)  # of the parts of a float32
+# 2^x = 1 + P1 x + P2 x^2 ..., whose rest is below 6e-9 between -0.5 and 0.5
+P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
+
+
+def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
+    """Whether `attend_tiles` is for these."""
+    enough = q.shape[1] * q.shape[3] >= FEW and q.shape[4] % TOGETHER == 0
+    plain = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (q, k, v))
+    return HAS_NUMBA and enough and plain and not mask.changes and not torch.is_grad_enabled()
+
+
+def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """Causal attention of the last positions; see `attend_last` of the kernels, its twin."""
+    count, group, batch, last, width = q.shape
+    found = q.new_empty(batch, last, count, group, width)
+    pairs = count * batch
+    threads = min(torch.get_num_threads(), pairs)
+    cuts = [pairs * thread // threads for thread in range(threads + 1)]
+    given = [each.numpy() for each in (q, k, v, found)]
+    memory = torch.zeros(threads, 2 * width + KEYS + 5, QUERIES).numpy()
+    crew = [
+        Thread(target=attend_pairs, args=(*given, window, start, end, work))
+        for start, end, work in zip(cuts[1:], cuts[2:], memory[1:])
+    ]
+    for each in crew:
+        each.start()
+    attend_pairs(*given, window, 0, cuts[1], memory[0])
+    for each in crew:
+        each.join()
+    return found.view(batch, last, -1)
+
+
+def attend_pairs_plainly(
+    q: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    found: np.ndarray,
+    window: int,
+    first_pair: int,
+    last_pair: int,
+    work: np.ndarray,
+) -> None:
+    """Of some pairs of a key head and a row of the batch.
+
+    q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). found:
+    (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
+    holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
+    (keys), the largest score so far, that with the tile, the sum of weights, and two for powers of two.
+    """
+    _, group, batch, last, width = q.shape
+    places = keys.shape[1] - last  # that have keys and no queries
+    rows, flat = work.reshape(-1, QUERIES), work.reshape(-1)
+    asking, answer = flat[: width * QUERIES], flat[width * QUERIES : 2 * width * QUERIES]
+    scores = flat[2 * width * QUERIES : (2 * width + KEYS) * QUERIES]
+    top, peak, total, turn, scale = rows[-5], rows[-4], rows[-3], rows[-2], rows[-1]
+    powers = scale.view(np.int32)
+    some_keys = np.zeros((KEYS, width), np.float32)
+    some_values = np.zeros((width, KEYS), np.float32)
+    for pair in range(first_pair, last_pair):
+        head, row = pair // batch, pair % batch
+        for start in range(0, group * last, QUERIES):
+            count = min(QUERIES, group * last - start)
+            for r in range(count):
+                place, member = (start + r) // group, (start + r) % group
+                for i in range(width):
+                    asking[i * QUERIES + r] = q[head, member, row, place, i]
+            answer[:] = 0
+            total[:] = 0
+            top[:] = UNSEEN
+            lowest, highest = places + start // group, places + (start + count - 1) // group
+            first = max(0, lowest + 1 - window) if window else 0
+            for begin in range(first, highest + 1, KEYS):
+                for t in range(min(KEYS, highest + 1 - begin)):  # what is left of an earlier tile is not seen
+                    for i in range(width):
+                        some_keys[t, i] = keys[pair, begin + t, i]
+                        some_values[i, t] = values[pair, begin + t, i]
+                scores[:] = 0
+                add_product(some_keys, asking, scores)
+                if begin + KEYS > lowest + 1 or (window and begin <= highest - window):
+                    for r in range(QUERIES):
+                        place = places + (start + r) // group
+                        for t in range(KEYS):
+                            if begin + t > place or (window and begin + t <= place - window):
+                                scores[t * QUERIES + r] = UNSEEN
+                for r in range(QUERIES):
+                    peak[r] = top[r]
+                for t in range(KEYS):
+                    own = scores[t * QUERIES : (t + 1) * QUERIES]
+                    for r in range(QUERIES):
+                        peak[r] = max(peak[r], own[r])
+                for r in range(QUERIES):
+                    x = max((top[r] - peak[r]) * BITS_OF_E, LOWEST)
+                    whole = np.floor(x + HALF)
+                    x -= whole
+                    turn[r] = ((((((P7 * x + P6) * x + P5) * x + P4) * x + P3) * x + P2) * x + P1) * x + ONE
+                    powers[r] = (np.int32(whole) + BIAS) << MANTISSA
+                for r in range(QUERIES):  # what was found so far, beside the new largest score
+                    turn[r] *= scale[r]
+                    total[r] *= turn[r]
+                    top[r] = peak[r]
+                for i in range(width):
+                    own = answer[i * QUERIES : (i + 1) * QUERIES]
+                    for r in range(QUERIES):
+                        own[r] *= turn[r]
+                for t in range(KEYS):
+                    own = scores[t * QUERIES : (t + 1) * QUERIES]
+                    for r in range(QUERIES):
+                        x = max((own[r] - top[r]) * BITS_OF_E, LOWEST)
+                        whole = np.floor(x + HALF)
+                        x -= whole
+                        own[r] = ((((((P7 * x + P6) * x + P5) * x + P4) * x + P3) * x + P2) * x + P1) * x + ONE
+                        powers[r] = (np.int32(whole) + BIAS) << MANTISSA
+                    for r in range(QUERIES):
+                        own[r] *= scale[r]
+                        total[r] += own[r]
+                add_product(some_values, scores, answer)
+            for r in range(count):
+                place, member = (start + r) // group, (start + r) % group
+                for i in range(width):
+                    found[row, place, head, member, i] = answer[i * QUERIES + r] / total[r]
+
+
+def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) -> None:
+    """found += left @ right, both sides of TOGETHER.
+
+    left: (rows, inner). right: (inner * QUERIES). found: (rows * QUERIES). Flat, and QUERIES a constant: so
+    the compiler knows how far apart all numbers are.
+    """
+    rows, inner = left.shape
+    for t in range(0, rows, 4):
+        own = found[t * QUERIES : (t + 4) * QUERIES]
+        for i in range(0, inner, 4):
+            a0, a1, a2, a3 = left[t, i], left[t, i + 1], left[t, i + 2], left[t, i + 3]
+            b0, b1, b2, b3 = left[t + 1, i], left[t + 1, i + 1], left[t + 1, i + 2], left[t + 1, i + 3]
+            c0, c1, c2, c3 = left[t + 2, i], left[t + 2, i + 1], left[t + 2, i + 2], left[t + 2, i + 3]
+            d0, d1, d2, d3 = left[t + 3, i], left[t + 3, i + 1], left[t + 3, i + 2], left[t + 3, i + 3]
+            some = right[i * QUERIES : (i + 4) * QUERIES]
+            for r in range(QUERIES):
+                k, m = some[r], some[QUERIES + r]
+                n, o = some[2 * QUERIES + r], some[3 * QUERIES + r]
+                one = own[r] + a0 * k + a1 * m + a2 * n + a3 * o
+                two = own[QUERIES + r] + b0 * k + b1 * m + b2 * n + b3 * o
+                three = own[2 * QUERIES + r] + c0 * k + c1 * m + c2 * n + c3 * o
+                four = own[3 * QUERIES + r] + d0 * k + d1 * m + d2 * n + d3 * o
+                own[r], own[QUERIES + r] = one, two
+                own[2 * QUERIES + r], own[3 * QUERIES + r] = three, four
+
+
+FAST = {"reassoc", "contract", "nnan", "nsz"}
+add_product = kept_compiled(add_product_plainly, fastmath=FAST)
+attend_pairs = kept_compiled(attend_pairs_plainly, fastmath=FAST)
