@@ -37,19 +37,19 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention of the last positions; see `attend_last` of the kernels, its twin."""
     count, group, batch, last, width = q.shape
-    found = q.new_empty(batch, last, count, group, width)
-    pairs = count * batch
+    found, pairs = q.new_empty(batch, last, count, group, width), count * batch
     threads = min(torch.get_num_threads(), pairs)
     cuts = [pairs * thread // threads for thread in range(threads + 1)]
-    given = [each.numpy() for each in (q, k, v, found)]
-    memory = torch.zeros(threads, 2 * width + KEYS + 5, QUERIES).numpy()
-    crew = [
-        Thread(target=attend_pairs, args=(*given, window, start, end, work))
-        for start, end, work in zip(cuts[1:], cuts[2:], memory[1:])
-    ]
+    memory = torch.zeros(threads, 2 * width + KEYS + 4, QUERIES)
+
+    def attend(start: int, end: int, work: Tensor) -> None:
+        attend_pairs(q.numpy(), k.numpy(), v.numpy(), found.numpy(), work.numpy(), window, start, end)
+
+    first, *others = zip(cuts, cuts[1:], memory)
+    crew = [Thread(target=attend, args=each) for each in others]
     for each in crew:
         each.start()
-    attend_pairs(*given, window, 0, cuts[1], memory[0])
+    attend(*first)
     for each in crew:
         each.join()
     return found.view(batch, last, -1)
@@ -60,25 +60,24 @@ def attend_pairs_plainly(
     keys: np.ndarray,
     values: np.ndarray,
     found: np.ndarray,
+    work: np.ndarray,
     window: int,
     first_pair: int,
     last_pair: int,
-    work: np.ndarray,
 ) -> None:
     """Of some pairs of a key head and a row of the batch.
 
     q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). found:
     (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
     holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
-    (keys), the largest score so far, that with the tile, the sum of weights, and two for powers of two.
+    (keys), the largest score so far, that with the tile, the sum of shares, and a power of two.
     """
     _, group, batch, last, width = q.shape
     places = keys.shape[1] - last  # that have keys and no queries
     rows, flat = work.reshape(-1, QUERIES), work.reshape(-1)
     asking, answer = flat[: width * QUERIES], flat[width * QUERIES : 2 * width * QUERIES]
     scores = flat[2 * width * QUERIES : (2 * width + KEYS) * QUERIES]
-    top, peak, total, turn, scale = rows[-5], rows[-4], rows[-3], rows[-2], rows[-1]
-    powers = scale.view(np.int32)
+    top, peak, total, powers = rows[-4], rows[-3], rows[-2], rows[-1]
     some_keys = np.zeros((KEYS, width), np.float32)
     some_values = np.zeros((width, KEYS), np.float32)
     for pair in range(first_pair, last_pair):
@@ -113,36 +112,38 @@ def attend_pairs_plainly(
                     own = scores[t * QUERIES : (t + 1) * QUERIES]
                     for r in range(QUERIES):
                         peak[r] = max(peak[r], own[r])
+                to_shares(top, peak, powers)
                 for r in range(QUERIES):
-                    x = max((top[r] - peak[r]) * BITS_OF_E, LOWEST)
-                    whole = np.floor(x + HALF)
-                    x -= whole
-                    turn[r] = ((((((P7 * x + P6) * x + P5) * x + P4) * x + P3) * x + P2) * x + P1) * x + ONE
-                    powers[r] = (np.int32(whole) + BIAS) << MANTISSA
-                for r in range(QUERIES):  # what was found so far, beside the new largest score
-                    turn[r] *= scale[r]
-                    total[r] *= turn[r]
-                    top[r] = peak[r]
-                for i in range(width):
+                    total[r] *= top[r]
+                for i in range(width):  # what was found so far, beside the new largest score
                     own = answer[i * QUERIES : (i + 1) * QUERIES]
                     for r in range(QUERIES):
-                        own[r] *= turn[r]
+                        own[r] *= top[r]
                 for t in range(KEYS):
                     own = scores[t * QUERIES : (t + 1) * QUERIES]
+                    to_shares(own, peak, powers)
                     for r in range(QUERIES):
-                        x = max((own[r] - top[r]) * BITS_OF_E, LOWEST)
-                        whole = np.floor(x + HALF)
-                        x -= whole
-                        own[r] = ((((((P7 * x + P6) * x + P5) * x + P4) * x + P3) * x + P2) * x + P1) * x + ONE
-                        powers[r] = (np.int32(whole) + BIAS) << MANTISSA
-                    for r in range(QUERIES):
-                        own[r] *= scale[r]
                         total[r] += own[r]
+                for r in range(QUERIES):
+                    top[r] = peak[r]
                 add_product(some_values, scores, answer)
             for r in range(count):
                 place, member = (start + r) // group, (start + r) % group
                 for i in range(width):
                     found[row, place, head, member, i] = answer[i * QUERIES + r] / total[r]
+
+
+def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray) -> None:
+    """e^(x - top) of each query, in the place of x. powers: memory for powers of two."""
+    whole_powers = powers.view(np.int32)
+    for r in range(QUERIES):
+        f = max((x[r] - top[r]) * BITS_OF_E, LOWEST)
+        whole = np.floor(f + HALF)
+        f -= whole
+        x[r] = ((((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1) * f + ONE
+        whole_powers[r] = (np.int32(whole) + BIAS) << MANTISSA
+    for r in range(QUERIES):
+        x[r] *= powers[r]
 
 
 def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) -> None:
@@ -172,5 +173,6 @@ def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) 
 
 
 FAST = {"reassoc", "contract", "nnan", "nsz"}
+to_shares = kept_compiled(to_shares_plainly, fastmath=FAST)
 add_product = kept_compiled(add_product_plainly, fastmath=FAST)
 attend_pairs = kept_compiled(attend_pairs_plainly, fastmath=FAST)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
 from bitgolf.net.attend import attend_tiles, takes
-from bitgolf.net.kernels import HEAD_ROWS, NORM_EPSILON, AttentionMask, FusedKernels, PlainKernels, split_heads
+from bitgolf.net.kernels import (
+    HEAD_ROWS,
+    NORM_EPSILON,
+    AttentionMask,
+    FusedKernels,
+    PlainKernels,
+    split_heads,
+)
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
 from bitgolf.net.parts import Attend

@@ -152,7 +152,7 @@ def _chains(
     """Where chains go on, by what was kept of them."""
     chains = []
     for number, (end, calls) in enumerate(facts["chains"]):
-        chain = Chain(reader.history, reader.tables)
+        chain = Chain(reader.history, reader.tables, reader.model.kernels)
         chain.end = end
         device = reader.tables[0].device
         pairs = [[kept[f"{number}/{call}/{side}"].to(device) for side in (0, 1)] for call in range(calls)]
