@@ -31,7 +31,7 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
     """Whether `attend_tiles` is for these."""
     enough = q.shape[1] * q.shape[3] >= FEW and q.shape[4] % TOGETHER == 0
     plain = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (q, k, v))
-    return HAS_NUMBA and enough and plain and not mask.changes and not torch.is_grad_enabled()
+    return HAS_NUMBA and enough and plain and not mask.score_mods and not torch.is_grad_enabled()
 
 
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
@@ -40,7 +40,7 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     found, pairs = q.new_empty(batch, last, count, group, width), count * batch
     threads = min(torch.get_num_threads(), pairs)
     cuts = [pairs * thread // threads for thread in range(threads + 1)]
-    memory = torch.zeros(threads, 2 * width + KEYS + 4, QUERIES)
+    memory = torch.zeros(threads, 2 * width + KEYS + 5, QUERIES)
 
     def attend(start: int, end: int, work: Tensor) -> None:
         attend_pairs(q.numpy(), k.numpy(), v.numpy(), found.numpy(), work.numpy(), window, start, end)
@@ -70,14 +70,14 @@ def attend_pairs_plainly(
     q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). found:
     (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
     holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
-    (keys), the largest score so far, that with the tile, the sum of shares, and a power of two.
+    (keys), the largest score so far, that with the tile, the sums of shares, and a power of two.
     """
     _, group, batch, last, width = q.shape
     places = keys.shape[1] - last  # that have keys and no queries
     rows, flat = work.reshape(-1, QUERIES), work.reshape(-1)
     asking, answer = flat[: width * QUERIES], flat[width * QUERIES : 2 * width * QUERIES]
     scores = flat[2 * width * QUERIES : (2 * width + KEYS) * QUERIES]
-    top, peak, total, powers = rows[-4], rows[-3], rows[-2], rows[-1]
+    top, peak, total, total_here, powers = rows[-5], rows[-4], rows[-3], rows[-2], rows[-1]
     some_keys = np.zeros((KEYS, width), np.float32)
     some_values = np.zeros((width, KEYS), np.float32)
     for pair in range(first_pair, last_pair):
@@ -112,19 +112,15 @@ def attend_pairs_plainly(
                     own = scores[t * QUERIES : (t + 1) * QUERIES]
                     for r in range(QUERIES):
                         peak[r] = max(peak[r], own[r])
-                to_shares(top, peak, powers)
-                for r in range(QUERIES):
-                    total[r] *= top[r]
+                to_shares(top, peak, powers, total_here)
                 for i in range(width):  # what was found so far, beside the new largest score
                     own = answer[i * QUERIES : (i + 1) * QUERIES]
                     for r in range(QUERIES):
                         own[r] *= top[r]
-                for t in range(KEYS):
-                    own = scores[t * QUERIES : (t + 1) * QUERIES]
-                    to_shares(own, peak, powers)
-                    for r in range(QUERIES):
-                        total[r] += own[r]
+                total_here[:] = 0
+                to_shares(scores, peak, powers, total_here)
                 for r in range(QUERIES):
+                    total[r] = total[r] * top[r] + total_here[r]
                     top[r] = peak[r]
                 add_product(some_values, scores, answer)
             for r in range(count):
@@ -133,17 +129,20 @@ def attend_pairs_plainly(
                     found[row, place, head, member, i] = answer[i * QUERIES + r] / total[r]
 
 
-def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray) -> None:
-    """e^(x - top) of each query, in the place of x. powers: memory for powers of two."""
+def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray, total: np.ndarray) -> None:
+    """e^(x - top) in the place of x (keys * QUERIES), also added to total. powers: memory."""
     whole_powers = powers.view(np.int32)
-    for r in range(QUERIES):
-        f = max((x[r] - top[r]) * BITS_OF_E, LOWEST)
-        whole = np.floor(f + HALF)
-        f -= whole
-        x[r] = ((((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1) * f + ONE
-        whole_powers[r] = (np.int32(whole) + BIAS) << MANTISSA
-    for r in range(QUERIES):
-        x[r] *= powers[r]
+    for start in range(0, len(x), QUERIES):
+        own = x[start : start + QUERIES]
+        for r in range(QUERIES):
+            f = max((own[r] - top[r]) * BITS_OF_E, LOWEST)
+            whole = np.floor(f + HALF)
+            f -= whole
+            own[r] = ((((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1) * f + ONE
+            whole_powers[r] = (np.int32(whole) + BIAS) << MANTISSA
+        for r in range(QUERIES):
+            own[r] *= powers[r]
+            total[r] += own[r]
 
 
 def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) -> None:

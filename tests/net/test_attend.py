@@ -63,7 +63,7 @@ def test_threads_change_no_bit(monkeypatch):
 def test_what_it_is_not_for_takes_the_attention_of_the_kernels(monkeypatch):
     monkeypatch.setattr(module, "attend_pairs", None)
     q, k, v = given(2, 2, 2, 64, 8, 70)
-    changed = AttentionMask(changes=(lambda scores, first, start: scores,))
+    changed = AttentionMask(score_mods=(lambda scores, first, start: scores,))
     with torch.inference_mode():
         few, narrow = q[:, :, :, :3], (q[..., :6], k[..., :6], v[..., :6])
         for wanted, mask in (
