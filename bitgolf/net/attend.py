@@ -10,26 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.base.compiled import HAS_NUMBA, kept_compiled
+from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
 from bitgolf.net.kernels import AttentionMask
+from bitgolf.net.softcap import BIAS, HALF, LOWEST, MANTISSA, ONE, P1, P2, P3, P4, P5, P6, P7
 
 QUERIES = 128  # of one tile, side by side in memory, so that vectors hold one number of each
 KEYS = 64  # of one tile
 TOGETHER = 4  # rows in one go over those that they are added to
-FEW = 32  # of fewer queries a tile is mostly empty
+FEWEST_QUERIES = 32  # with fewer a tile is mostly empty
 
 BITS_OF_E = np.float32(math.log2(math.e))
 UNSEEN = np.float32(-1e30)  # the score of a key that a query does not see
-LOWEST = np.float32(-126)  # the least power of two in float32 that is not denormal
-HALF, ONE = np.float32(0.5), np.float32(1)
-BIAS, MANTISSA = np.int32(127), np.int32(23)  # of the parts of a float32
-# 2^x = 1 + P1 x + P2 x^2 ..., whose rest is below 6e-9 between -0.5 and 0.5
-P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
     """Whether `attend_tiles` is for these."""
-    enough = q.shape[1] * q.shape[3] >= FEW and q.shape[4] % TOGETHER == 0
+    enough = q.shape[1] * q.shape[3] >= FEWEST_QUERIES and q.shape[4] % TOGETHER == 0
     plain = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (q, k, v))
     return HAS_NUMBA and enough and plain and not mask.score_mods and not torch.is_grad_enabled()
 
@@ -70,14 +66,15 @@ def attend_pairs_plainly(
     q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). found:
     (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
     holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
-    (keys), the largest score so far, that with the tile, the sums of shares, and a power of two.
+    (keys), the largest score and the sum of shares so far, the same two with a tile, and a power of two.
     """
     _, group, batch, last, width = q.shape
     places = keys.shape[1] - last  # that have keys and no queries
     rows, flat = work.reshape(-1, QUERIES), work.reshape(-1)
     asking, answer = flat[: width * QUERIES], flat[width * QUERIES : 2 * width * QUERIES]
     scores = flat[2 * width * QUERIES : (2 * width + KEYS) * QUERIES]
-    top, peak, total, total_here, powers = rows[-5], rows[-4], rows[-3], rows[-2], rows[-1]
+    state = rows[-5:]
+    top, total = state[0], state[1]
     some_keys = np.zeros((KEYS, width), np.float32)
     some_values = np.zeros((width, KEYS), np.float32)
     for pair in range(first_pair, last_pair):
@@ -101,32 +98,45 @@ def attend_pairs_plainly(
                 scores[:] = 0
                 add_product(some_keys, asking, scores)
                 if begin + KEYS > lowest + 1 or (window and begin <= highest - window):
-                    for r in range(QUERIES):
-                        place = places + (start + r) // group
-                        for t in range(KEYS):
-                            if begin + t > place or (window and begin + t <= place - window):
-                                scores[t * QUERIES + r] = UNSEEN
-                for r in range(QUERIES):
-                    peak[r] = top[r]
-                for t in range(KEYS):
-                    own = scores[t * QUERIES : (t + 1) * QUERIES]
-                    for r in range(QUERIES):
-                        peak[r] = max(peak[r], own[r])
-                to_shares(top, peak, powers, total_here)
-                for i in range(width):  # what was found so far, beside the new largest score
-                    own = answer[i * QUERIES : (i + 1) * QUERIES]
-                    for r in range(QUERIES):
-                        own[r] *= top[r]
-                total_here[:] = 0
-                to_shares(scores, peak, powers, total_here)
-                for r in range(QUERIES):
-                    total[r] = total[r] * top[r] + total_here[r]
-                    top[r] = peak[r]
+                    hide_keys(scores, places * group + start, group, begin, window)
+                merge(scores, answer, state)
                 add_product(some_values, scores, answer)
             for r in range(count):
                 place, member = (start + r) // group, (start + r) % group
                 for i in range(width):
                     found[row, place, head, member, i] = answer[i * QUERIES + r] / total[r]
+
+
+def hide_keys_plainly(scores: np.ndarray, start: int, group: int, begin: int, window: int) -> None:
+    """Scores (KEYS * QUERIES) of keys from the place `begin` on, those that a query does not see hidden.
+
+    start: the place of the first query times `group`, queries at each place.
+    """
+    for r in range(QUERIES):
+        place = (start + r) // group
+        for t in range(KEYS):
+            if begin + t > place or (window and begin + t <= place - window):
+                scores[t * QUERIES + r] = UNSEEN
+
+
+def merge_plainly(scores: np.ndarray, answer: np.ndarray, state: np.ndarray) -> None:
+    """Scores to shares beside all so far, and the answer so far beside these; see `attend_pairs`."""
+    top, total, peak, total_here, powers = state[0], state[1], state[2], state[3], state[4]
+    peak[:] = top
+    for start in range(0, len(scores), QUERIES):
+        own = scores[start : start + QUERIES]
+        for r in range(QUERIES):
+            peak[r] = max(peak[r], own[r])
+    to_shares(top, peak, powers, total_here)
+    for start in range(0, len(answer), QUERIES):
+        own = answer[start : start + QUERIES]
+        for r in range(QUERIES):
+            own[r] *= top[r]
+    total_here[:] = 0
+    to_shares(scores, peak, powers, total_here)
+    for r in range(QUERIES):
+        total[r] = total[r] * top[r] + total_here[r]
+        top[r] = peak[r]
 
 
 def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray, total: np.ndarray) -> None:
@@ -171,7 +181,13 @@ def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) 
                 own[2 * QUERIES + r], own[3 * QUERIES + r] = three, four
 
 
-FAST = {"reassoc", "contract", "nnan", "nsz"}
-to_shares = kept_compiled(to_shares_plainly, fastmath=FAST)
-add_product = kept_compiled(add_product_plainly, fastmath=FAST)
-attend_pairs = kept_compiled(attend_pairs_plainly, fastmath=FAST)
+def in_tiles(function: Looping) -> Looping:
+    """The function as machine code; sums are added in another order, and no number is infinite."""
+    return kept_compiled(function, fastmath={"reassoc", "contract", "nnan", "nsz"})
+
+
+hide_keys = in_tiles(hide_keys_plainly)
+to_shares = in_tiles(to_shares_plainly)
+merge = in_tiles(merge_plainly)
+add_product = in_tiles(add_product_plainly)
+attend_pairs = in_tiles(attend_pairs_plainly)
