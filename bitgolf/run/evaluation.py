@@ -84,7 +84,7 @@ def evaluate(
     begins.
     """
     if part is None or not part.exists():
-        refuse_slow_learning(model, tokens, tokenizer, plan, clock)
+        refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.from_first(clock()))
     sheet = Sheet(part, model, tokens, plan, world)
     sizes = file_bytes, differing_bytes
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
@@ -108,7 +108,7 @@ def evaluate(
             if sheet.note:
                 yield Event(NOTE, 1, 1, {NOTE: sheet.note})
                 sheet.note = ""
-            if plan.eval_seconds:
+            if plan.eval_seconds and world.rank == 0:  # the first decides; torchrun ends the others
                 _refuse_slow(plan, sheet.seconds + pace.of(total - done, sheet.adaptation.updates_left))
             if now - looked > LOOK_SECONDS or done == total:  # the last one is the score itself
                 facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
@@ -148,7 +148,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
 def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Callable[[], float]) -> None:
     """Raise SlowError where the windows of a whole evaluation, at the pace of a few, take too long.
 
-    What learns is tried for a few updates as well.
+    What learns is tried for a few updates as well. clock: of several processes one that all read alike, as
+    all must come to the same end.
     """
     if not plan.eval_seconds:
         return

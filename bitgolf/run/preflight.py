@@ -1,7 +1,7 @@
 """What would fail after an hour of training is tried before it."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -24,10 +24,15 @@ PREFLIGHT_WINDOWS = 8
 
 
 def preflight(
-    recipe: Recipe, dataset: Dataset, backend: Backend, seed: int
+    recipe: Recipe,
+    dataset: Dataset,
+    backend: Backend,
+    seed: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Generator[Event, None, Unpacked]:
     """Data, tables, one trip through the artifact, a few scores; the model that came back from it, untrained.
 
+    clock: seconds; of several processes one that all read alike.
     Raises BitgolfError for what would fail after the training.
     """
     yield Event("preflight", 0, 1, {})
@@ -43,7 +48,7 @@ def preflight(
         load_model(unpacked, backend), tokens, dataset.tokenizer, recipe.score, sample=PREFLIGHT_WINDOWS
     )
     summary((yield from with_progress(steps, "preflight")))
-    refuse_slow_run(load_model(unpacked, backend), dataset, recipe.score, time.perf_counter)
+    refuse_slow_run(load_model(unpacked, backend), dataset, recipe.score, clock)
     yield Event("preflight", 1, 1, {"parameters": count_parameters(recipe.model)})
     return unpacked
 

@@ -77,7 +77,7 @@ def run(
     try:
         backend = choose_backend(recipe.backend, state.dtype if state else "", world.from_first)
         facts["dtype"] = backend.dtype_name
-        try_out((yield from preflight(recipe, dataset, backend, seed)))
+        try_out((yield from preflight(recipe, dataset, backend, seed, lambda: world.from_first(clock()))))
         if start and state is None:
             state = start_state(spec, start, backend, world)
         if world.rank == 0:

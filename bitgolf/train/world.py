@@ -1,6 +1,7 @@
 """The processes that train together: one by default, several under torchrun."""
 
 import dataclasses
+import importlib
 import os
 
 import torch
@@ -42,6 +43,10 @@ def join_world(device: str) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
+    # Functions of this module hold the group of the moment it is imported as a default argument. Imported
+    # later, by the compiler, it would keep the group and its threads past `leave_world`, and these can end
+    # the process with SIGABRT as it exits.
+    importlib.import_module("torch.distributed.nn")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -49,6 +54,6 @@ def join_world(device: str) -> World:
 
 
 def leave_world(world: World) -> None:
-    """End the connections that `join_world` made."""
+    """End the connections and threads that `join_world` made."""
     if world.size > 1:
         distributed.destroy_process_group()

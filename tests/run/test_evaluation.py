@@ -17,6 +17,7 @@ from bitgolf.score.chained import Chained
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.score.score import ScorePlan, score
 from bitgolf.score.windows import Chunked, Sliding
+from bitgolf.train.world import World
 from tests.score.test_score import BOS, Bytes, make_model
 
 PLAN = ScorePlan(windows=Sliding(length=32, stride=8), batch_tokens=64)
@@ -205,6 +206,28 @@ def test_learning_that_would_not_end_in_time_is_refused_before_anything_is_score
         else:
             next(limited)
             limited.close()
+
+
+class Second(World):
+    """The second of two processes, whose first one has all the time there is."""
+
+    def from_first(self, value):
+        return 0.0
+
+    def sum(self, tensor):
+        return tensor
+
+
+@pytest.mark.parametrize("plan", [PLAN, PLAN.replace(adapter=ScoreFirst(chunk_tokens=40, epochs=1))])
+def test_the_first_process_decides_for_all_whether_an_evaluation_is_too_slow(model, tokens, plan):
+    limited = plan.replace(eval_seconds=50.0)
+    finish(
+        evaluate(
+            model, tokens, Bytes(), limited, stage="score", clock=Clock(100.0), world=Second(rank=1, size=2)
+        )
+    )
+    with pytest.raises(SlowError):
+        finish(evaluate(model, tokens, Bytes(), limited, stage="score", clock=Clock(100.0)))
 
 
 def test_the_verdict_counts_the_packed_model_alone():
