@@ -1,11 +1,15 @@
 """The processes that train together: one by default, several under torchrun."""
 
 import dataclasses
-import importlib
 import os
 
 import torch
 from torch import Tensor, distributed
+
+# This module's functions have `group.WORLD`, as it is when the module is imported, as default argument. Were
+# it imported first after `join_world`, by the compiler, they would keep the group and its threads past
+# `leave_world`, and these can end the process with SIGABRT as it exits.
+from torch.distributed.nn.functional import group  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +47,10 @@ def join_world(device: str) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
-    # Functions of this module hold the group of the moment it is imported as a default argument. Imported
-    # later, by the compiler, it would keep the group and its threads past `leave_world`, and these can end
-    # the process with SIGABRT as it exits.
-    importlib.import_module("torch.distributed.nn")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    return World(rank=distributed.get_rank(), size=size)
+    return World(rank=distributed.get_rank(group.WORLD), size=size)
 
 
 def leave_world(world: World) -> None:
