@@ -49,7 +49,7 @@ def ours(recipe: Recipe, path: Path | None) -> Peer:
     optimizers = make_optimizers(recipe.optim, model, World(), model.backend.dtype)
 
     def step(at: Progress) -> None:
-        optimizers.step(recipe.optim.schedule.scale(at), at)
+        optimizers.step(recipe.optim.schedule.lr_scale(at), at)
         optimizers.zero()
 
     return Peer(model, step)
@@ -162,7 +162,7 @@ def stepping(
         before(at)
         for each in optimizers:
             for group in each.param_groups:
-                group["lr"] = group[BASE_RATE] * schedule.scale(at)
+                group["lr"] = group[BASE_RATE] * schedule.lr_scale(at)
             each.step()
         model.zero_grad(set_to_none=True)
 

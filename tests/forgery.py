@@ -223,7 +223,7 @@ def refit(taken: Taken) -> None:
         shapes = parameter_shapes(model) if model.layers < 20 else {}
         table |= {key: list(islice(cycle(table[key]), len(shapes))) for key in ("use", "stream")}
         streams = streams_of(*read_table(table, shapes), shapes)
-        sizes = [sum(piece.size for piece in pieces) for pieces in streams]
+        sizes = [sum(piece.num_bytes for piece in pieces) for pieces in streams]
     except Exception:  # whatever it is: the reader has to refuse it
         return
     if sum(sizes) < 2**15 and sizes != [size for _, size, _ in taken.rows[3:]]:
@@ -240,7 +240,7 @@ def hollow(model: ModelPlan, form: Any, codec: Codec) -> Taken:
     taken.replace(1, json_bytes(table))
     taken.rows[3:] = []
     for pieces in streams_of(*read_table(table, shapes), shapes):
-        size = sum(piece.size for piece in pieces)
+        size = sum(piece.num_bytes for piece in pieces)
         name, stored = codec.encode(size * b"\1", code_shapes(pieces, columns_first=False))
         taken.rows.append([CODEC_NAMES.index(name), size, stored])
     return taken

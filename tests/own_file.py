@@ -30,7 +30,7 @@ class InverseRoot(Schedule):
 
     half: int = setting(100, at_least=0)
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         return 1.0 if self.half == 0 else max(_root(progress.step / self.half), FLOOR)
 
 

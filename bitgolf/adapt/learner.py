@@ -52,7 +52,7 @@ class Learner:
         device = tokens.device
         inputs, targets = (tokens[start:][: count * length].view(count, length) for start in (0, 1))
         plan = TrainPlan(batch_tokens=rows * length, grad_clip_norm=self.clip)
-        scale = self.optimizers.plan.schedule.scale(progress)
+        lr_scale = self.optimizers.plan.schedule.lr_scale(progress)
         self.shown.close()
         model.train()
         for batch in [*zip(inputs.split(rows), targets.split(rows))] * epochs:
@@ -61,7 +61,7 @@ class Learner:
                 loss, norm = gradients_of(model, self.optimizers, pieces, world)
             if not norm < float("inf"):
                 raise LearningError("test-time training diverged", value=loss, way_out="a lower rate of it")
-            clipped_step(plan, self.optimizers, scale, progress, norm)
+            clipped_step(plan, self.optimizers, lr_scale, progress, norm)
         self.optimizers.zero()
         model.eval()
         self.show()
@@ -69,9 +69,9 @@ class Learner:
     def take_down(self) -> dict[str, Tensor]:
         """Copies of the weights that learn, and of what the optimizers keep."""
         self.shown.close()
-        found = {f"weight/{name}": tensor.detach().clone() for name, tensor in self.that_learn().items()}
+        tensors = {f"weight/{name}": tensor.detach().clone() for name, tensor in self.that_learn().items()}
         self.show()
-        return found | {f"kept/{key}": tensor.clone() for key, tensor in self.optimizers.state().items()}
+        return tensors | {f"kept/{key}": tensor.clone() for key, tensor in self.optimizers.state().items()}
 
     def take_up(self, learnt: Mapping[str, Tensor]) -> None:
         """Go on from what `take_down` gave. Raises CheckpointError for what does not fit."""
@@ -95,10 +95,10 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name[len(part) + 1 :]: each for name, each in tensors.items() if name.startswith(f"{part}/")}
 
 
-def refuse_other(found: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> None:
+def refuse_other(restored: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> None:
     """Raise CheckpointError unless these are tensors like our own; a single number, as a count, always is."""
-    for name in sorted({*found, *own}):
-        one, other = found.get(name), own.get(name)
+    for name in sorted({*restored, *own}):
+        one, other = restored.get(name), own.get(name)
         if one is None or other is None or one.ndim and one.shape != other.shape:
             raise CheckpointError("what was learnt is of another model", value=name)
 

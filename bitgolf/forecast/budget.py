@@ -168,7 +168,7 @@ def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
         samples = []
         for (_, shape), (name, *more) in members.items():
             share = (1 + len(more)) * math.prod(shape) / max(1, most)
-            weight = expected.draw(name, round(drawn * share))
+            weight = expected.sample(name, round(drawn * share))
             samples.append(sampled(quantizer_like(quantizers[name], parameters), shape, weight))
         sizes = stream_sizes(samples, recipe.pack.codec)
         for names, sample, size in zip(members.values(), samples, sizes):

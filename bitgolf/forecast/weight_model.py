@@ -49,7 +49,7 @@ class ExpectedWeights:
                 columns = whole[name].shape[1] if isinstance(row.rule, MuonRule) else 1
                 self.walks[name] = RandomWalk(kept, length / math.sqrt(columns))
 
-    def draw(self, name: str, elements: int) -> Tensor:
+    def sample(self, name: str, elements: int) -> Tensor:
         """The first rows of a matrix that hold about so many elements; a vector whole."""
         draws = keyed_generator(0, f"forecast/{name}")
         shape = self.starts[name].shape
@@ -103,7 +103,7 @@ def random_walk(recipe: Recipe, rule: Any) -> RandomWalk:
     stride, seconds = math.ceil(steps / LOOKED_AT_STEPS), plan.step_seconds or plan.train_seconds / steps
     for step in range(0, steps, stride):
         progress = Progress(step, plan.steps, step * seconds, plan.train_seconds)
-        rates = rule.rates(recipe.optim.schedule.scale(progress), progress)
+        rates = rule.rates(recipe.optim.schedule.lr_scale(progress), progress)
         momentum = rates.get("momentum", 0.0)
         decay = min(rates["lr"] * rates.get("weight_decay", rule.weight_decay), MOST_DECAY)
         left = (1 - decay) ** stride

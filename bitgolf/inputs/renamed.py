@@ -13,6 +13,7 @@ RENAMED: dict[str, dict[str, str]] = {
     ),
     "Plan": {"problems": "validate"},
     "Adapter": {"problems_with": "validate_for"},
+    "Schedule": {"scale": "lr_scale"},
     "Order": {"take": "next_batch"},
     "BlockOrder": {"visit": "block_at"},
     "Quantizer": {"asks": "needs_hessian", "asks_outputs": "needs_output_grads"},

@@ -318,7 +318,7 @@ def noise_quantizers(
     """The quantizers that training noise had at its end, by tensor, from the table it was given."""
     if not isinstance(noise, LateNoise) or not noise.active(Progress(1, 1), 0.0):
         return {}
-    table = noise.table(table)
+    table = noise.noise_plan(table)
     rules = {name: table.rule_of(name, weights[name]) for name in noise.chosen(weights)}
     return {name: rule.quantizer for name, rule in rules.items() if rule is not None}
 

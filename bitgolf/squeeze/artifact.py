@@ -177,7 +177,7 @@ class Piece(NamedTuple):
         return math.prod(self.shape)
 
     @property
-    def size(self) -> int:
+    def num_bytes(self) -> int:
         return self.dtype.itemsize * self.numbers
 
 
@@ -210,7 +210,7 @@ class Artifact:
     ledger: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
-        total = sum(size for _, size in self.ledger)
+        total = sum(num_bytes for _, num_bytes in self.ledger)
         if total != len(self.data):
             raise ArtifactError(f"the ledger adds up to {total:,} bytes of {len(self.data):,}")
 
@@ -225,7 +225,7 @@ class Artifact:
         named = ((PLAN_SECTION, "plan"), (TENSORS_SECTION, "tensors"), (TOKENIZER_SECTION, "tokenizer"))
         ledger += [(name, sections[i].stored) for i, name in named]
         for section, pieces in zip(sections[FIRST_STREAM:], contents.streams, strict=True):
-            shares = apportion(section.stored, [piece.size for piece in pieces])
+            shares = apportion(section.stored, [piece.num_bytes for piece in pieces])
             ledger += [(f"{piece.tensor} {piece.kind}", share) for piece, share in zip(pieces, shares)]
         return cls(data, tuple(ledger))
 
@@ -245,9 +245,9 @@ def pack(
     plan, before = plan or PackPlan(), {} if encoded_before is None else encoded_before
     shapes = parameter_shapes(model)
     check_shapes(shapes, {name: tensor.shape for name, tensor in tensors.items()})
-    table = tensor_table(shapes, tensors, plan.layout)
-    streams = streams_of(*read_table(table, shapes), shapes)
-    texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
+    tensors_json = tensor_table(shapes, tensors, plan.layout)
+    streams = streams_of(*read_table(tensors_json, shapes), shapes)
+    texts = [json_bytes(sparse_json(model)), json_bytes(tensors_json), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
     contents = [_contents(pieces, tensors) for pieces in streams]
     now = {
@@ -259,9 +259,12 @@ def pack(
     encoded += [now[name] for name in contents]
     rows = b"".join(
         SECTION_ROW.pack(
-            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), size, zlib.crc32(data)
+            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0),
+            len(data),
+            decoded_bytes,
+            zlib.crc32(data),
         )
-        for columns, size, codec, data in encoded
+        for columns, decoded_bytes, codec, data in encoded
     )
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
@@ -326,11 +329,11 @@ def read_sections(data: bytes) -> list[Section]:
     end = ARTIFACT_PREFIX.size + count * SECTION_ROW.size
     if len(data) < end:
         raise truncated(len(data), end, "header")
-    table = data[ARTIFACT_PREFIX.size : end]
-    if zlib.crc32(data[: ARTIFACT_PREFIX.size - 4] + table) != checksum:
+    rows = data[ARTIFACT_PREFIX.size : end]
+    if zlib.crc32(data[: ARTIFACT_PREFIX.size - 4] + rows) != checksum:
         raise ChecksumError("the header has changed since it was written", where=f"bytes 0 to {end}")
     sections = []
-    for i, (codec, stored, decoded, crc) in enumerate(SECTION_ROW.iter_unpack(table)):
+    for i, (codec, stored, decoded, crc) in enumerate(SECTION_ROW.iter_unpack(rows)):
         if codec & ~COLUMNS_FIRST >= len(CODEC_NAMES):
             raise UnknownFormError("unknown codec", where=f"section {i}", value=codec & ~COLUMNS_FIRST)
         name = CODEC_NAMES[codec & ~COLUMNS_FIRST]
@@ -382,7 +385,7 @@ def read_section(data: bytes, section: Section, name: str, shapes: Shapes = ()) 
 def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
     """The model plan and the table of tensors, and whether the sections are the ones they ask for."""
     model_json = read_json_section(data, sections[PLAN_SECTION], "plan")
-    table = read_json_section(data, sections[TENSORS_SECTION], "tensors")
+    tensors_json = read_json_section(data, sections[TENSORS_SECTION], "tensors")
     try:
         model = from_json(ModelPlan, model_json)
     except PlanError as error:
@@ -390,7 +393,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
     except OverflowError:
         raise SizeLimitError("numbers beyond any model", where="plan", value=model_json) from None
     # A table that was read bounds what the plan may ask for.
-    uses, least = table.get("use"), TENSORS_OF_A_LAYER * model.layers
+    uses, least = tensors_json.get("use"), TENSORS_OF_A_LAYER * model.layers
     if not isinstance(uses, list) or not least <= len(uses) <= MAX_TENSORS:
         raise ShapeMismatchError(
             f"expected a table of {least:,} to {MAX_TENSORS:,} tensors",
@@ -401,7 +404,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
         shapes = {name: tuple(shape) for name, shape in parameter_shapes(model).items()}
         if sum(math.prod(shape) for shape in shapes.values()) > MAX_DECODED_BYTES:
             raise SizeLimitError(f"more than {MAX_DECODED_BYTES:,} weights", where="plan", value=model_json)
-        forms, groups = read_table(table, shapes)
+        forms, groups = read_table(tensors_json, shapes)
         streams = streams_of(forms, groups, shapes)
     except (RuntimeError, TypeError, OverflowError):
         raise SizeLimitError(
@@ -412,7 +415,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
             f"the model needs {len(streams)} streams", where="header", value=len(sections) - FIRST_STREAM
         )
     for section, pieces in zip(sections[FIRST_STREAM:], streams):
-        expected = sum(piece.size for piece in pieces)
+        expected = sum(piece.num_bytes for piece in pieces)
         in_order = pieces[0].is_codes or not section.columns_first
         if section.decoded != expected or not in_order:
             needs = f"the model needs {expected:,} bytes, columns first only of codes"
@@ -432,24 +435,24 @@ def read_json_section(data: bytes, section: Section, name: str) -> dict[str, Any
 
 
 def read_table(
-    table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    tensors_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Form], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
-    forms, uses, streams = (table.get(key) for key in ("forms", "use", "stream"))
+    forms, uses, streams = (tensors_json.get(key) for key in ("forms", "use", "stream"))
     if not (isinstance(forms, list) and isinstance(uses, list) and isinstance(streams, list)):
         raise UnknownFormError(
-            "expected the lists forms, use and stream", where="tensors", value=sorted(table)
+            "expected the lists forms, use and stream", where="tensors", value=sorted(tensors_json)
         )
     if len(uses) != len(shapes) or len(streams) != len(shapes):
         raise ShapeMismatchError(f"the model has {len(shapes)} tensors", where="tensors", value=len(uses))
     if len(forms) > len(uses):
         raise UnknownFormError("more forms than tensors", where="tensors", value=len(forms))
-    known = [read_form(form) for form in forms]
-    for key, values, limit in (("use", uses, len(known)), ("stream", streams, MAX_SECTIONS)):
+    parsed = [read_form(form) for form in forms]
+    for key, values, limit in (("use", uses, len(parsed)), ("stream", streams, MAX_SECTIONS)):
         wrong = [value for value in values if type(value) is not int or not 0 <= value < limit]
         if wrong:
             raise UnknownFormError(f"{key}: expected numbers below {limit}", where="tensors", value=wrong[0])
-    chosen = {name: known[use] for name, use in zip(shapes, uses)}
+    chosen = {name: parsed[use] for name, use in zip(shapes, uses)}
     return chosen, dict(zip(shapes, streams))
 
 
@@ -496,7 +499,7 @@ def streams_of(
             group = groups[name] if piece.is_codes else 0
             streams.setdefault((not piece.is_codes, piece.kind, group), []).append(piece)
     ordered = [streams[key] for key in sorted(streams)]
-    return [pieces for pieces in ordered if sum(piece.size for piece in pieces)]
+    return [pieces for pieces in ordered if sum(piece.num_bytes for piece in pieces)]
 
 
 def code_shapes(pieces: Sequence[Piece], columns_first: bool) -> Shapes:
@@ -555,20 +558,20 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
 
 def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> QuantizedTensor:
     """One tensor from its parts, refused when it holds what its form cannot."""
-    form, shape, found = contents.forms[name], contents.shapes[name], {}
-    for kind, (dtype, size) in form.pieces(shape).items():
-        found[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
+    form, shape, pieces = contents.forms[name], contents.shapes[name], {}
+    for kind, (dtype, piece_shape) in form.pieces(shape).items():
+        pieces[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(piece_shape, dtype=dtype)
     try:
-        form.check_pieces(found)
+        form.check_pieces(pieces)
     except ArtifactError as error:
         raise ValueRangeError(error.what, where=name, value=error.value) from None
-    return QuantizedTensor(form, found, shape)
+    return QuantizedTensor(form, pieces, shape)
 
 
-def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse tensors that are missing, surplus (a tied head, an optimizer's state) or of another shape."""
-    for name in [*expected, *found]:
-        wanted, given = expected.get(name), found.get(name)
+    for name in [*expected, *actual]:
+        wanted, given = expected.get(name), actual.get(name)
         if wanted is None or given is None or tuple(wanted) != tuple(given):
             wanted_text = "no such tensor" if wanted is None else f"shape {tuple(wanted)}"
             raise ShapeMismatchError(
@@ -576,11 +579,11 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
             )
 
 
-def apportion(total: int, sizes: Sequence[int]) -> list[int]:
+def apportion(total: int, weights: Sequence[int]) -> list[int]:
     """Whole shares of `total` in proportion to `sizes`; they add up exactly."""
-    whole, seen, given, shares = sum(sizes), 0, 0, []
-    for size in sizes:
-        seen += size
+    whole, seen, given, shares = sum(weights), 0, 0, []
+    for weight in weights:
+        seen += weight
         shares.append(total * seen // whole - given)
         given += shares[-1]
     return shares

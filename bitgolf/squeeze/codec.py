@@ -71,8 +71,8 @@ class Codec(Plan):
         raise NotImplementedError
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
-        """At most size + 1 bytes, and whether the stream ended just where the data does."""
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
+        """At most num_bytes + 1 bytes, and whether the stream ended just where the data does."""
         raise NotImplementedError
 
 
@@ -93,8 +93,8 @@ class Raw(Codec):
         return self.name, data
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
-        return data[: size + 1], True
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
+        return data[: num_bytes + 1], True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,10 +116,10 @@ class Deflate(Codec):
         return self.name, compressor.compress(data) + compressor.flush()
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         decoder = zlib.decompressobj(-15)
         try:
-            result = decoder.decompress(data, size + 1)
+            result = decoder.decompress(data, num_bytes + 1)
         except zlib.error as error:
             raise DamagedStreamError(f"not a deflate stream: {error}") from None
         return result, decoder.eof and not decoder.unused_data
@@ -152,15 +152,15 @@ class Zstd(Codec):
         return self.name, library.ZstdCompressor(compression_params=parameters).compress(data)
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         library = _installed(zstandard, "zstd", "zstandard")
         # A frame may ask for a window of gigabytes; one that fits the promised size is enough.
         decoder = library.ZstdDecompressor(
-            format=library.FORMAT_ZSTD1_MAGICLESS, max_window_size=max(1024, 1 << size.bit_length())
+            format=library.FORMAT_ZSTD1_MAGICLESS, max_window_size=max(1024, 1 << num_bytes.bit_length())
         )
         try:
-            result = decoder.stream_reader(io.BytesIO(data)).read(size + 1)
-            if len(result) != size:
+            result = decoder.stream_reader(io.BytesIO(data)).read(num_bytes + 1)
+            if len(result) != num_bytes:
                 return result, False
             # The whole frame is now known to be small, so decoding it once more to find its end is safe.
             whole = decoder.decompressobj()
@@ -197,10 +197,10 @@ class Lzma(Codec):
         return self.name, lzma.compress(data, lzma.FORMAT_RAW, filters=filters)
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(size)])
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_lzma_filter(num_bytes)])
         try:
-            result = decoder.decompress(data, size + 1)
+            result = decoder.decompress(data, num_bytes + 1)
         except lzma.LZMAError as error:
             raise DamagedStreamError(f"not an lzma stream: {error}") from None
         return result, decoder.eof and not decoder.unused_data
@@ -226,17 +226,17 @@ class Brotli(Codec):
         return self.name, library.compress(data, quality=self.quality, lgwin=self.window)
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         library = _installed(brotli, "brotli", "brotli")
         decoder, result = library.Decompressor(), bytearray()
         try:
-            while chunk := decoder.process(data, output_buffer_limit=size + 1):
+            while chunk := decoder.process(data, output_buffer_limit=num_bytes + 1):
                 result, data = result + chunk, b""
-                if decoder.is_finished() or len(result) > size:
+                if decoder.is_finished() or len(result) > num_bytes:
                     break
         except library.error as error:
             raise DamagedStreamError(f"not a brotli stream: {error}") from None
-        return bytes(result[: size + 1]), decoder.is_finished()
+        return bytes(result[: num_bytes + 1]), decoder.is_finished()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,10 +259,10 @@ class Histogram(Codec):
         return self.name, header.tobytes() + coder.written()
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         header, coder = np.frombuffer(data[:2], np.uint8), _RangeCoder(data[2:])
-        values = np.zeros(size, np.uint8)
-        coder.code(values, np.zeros(size, np.int8), _flat_prior(header))
+        values = np.zeros(num_bytes, np.uint8)
+        coder.code(values, np.zeros(num_bytes, np.int8), _flat_prior(header))
         return (values + header[0]).tobytes(), coder.written() == data[2:]
 
 
@@ -306,24 +306,24 @@ class RowColumn(Codec):
         below: np.ndarray | None = None,
     ) -> bytes:
         """The codes without their templates as one stream; `below` is what codes on two grids stand under."""
-        base, sizes = measure_log2_stds(codes if below is None else codes - below, shapes, by_column)
+        base, log2_stds = measure_log2_stds(codes if below is None else codes - below, shapes, by_column)
         flags = TEMPLATES * bool(templates[0]) + TRELLIS * (below is not None)
         header = np.append(_alphabet(codes), np.array([base, flags], np.int8).view(np.uint8))
-        parts = [part for pair in zip(sizes, templates) for each in pair for part in each]
+        parts = [part for pair in zip(log2_stds, templates) for each in pair for part in each]
         side = (np.concatenate(parts).clip(-128, 127) + 128).astype(np.uint8)
         coder = _RangeCoder()
         _code_matrices(coder, header, shapes, side, codes.view(np.uint8) - header[0])
         return header.tobytes() + coder.written()
 
     @staticmethod
-    def decode(data: bytes, size: int, shapes: Shapes) -> tuple[bytes, bool]:
-        shapes = shapes or ((1, size),)
+    def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
+        shapes = shapes or ((1, num_bytes),)
         header, coder = np.frombuffer(data[:4], np.uint8), _RangeCoder(data[4:])
-        if len(header) < 4 or header[3] > TEMPLATES + TRELLIS or sum(map(math.prod, shapes)) != size:
+        if len(header) < 4 or header[3] > TEMPLATES + TRELLIS or sum(map(math.prod, shapes)) != num_bytes:
             raise DamagedStreamError("not the stream of these matrices", value=header.tolist())
         alike = bool(header[3] & TEMPLATES)
         side = np.zeros((1 + alike) * sum(map(sum, shapes)), np.uint8)
-        values = np.zeros(size, np.uint8)
+        values = np.zeros(num_bytes, np.uint8)
         _code_matrices(coder, header, shapes, side, values)
         values += header[0]
         if alike:
@@ -352,24 +352,24 @@ class Smallest(Codec):
             yield "among: needs at least one codec"
 
 
-def decompress(codec: str, data: bytes, size: int, shapes: Shapes = ()) -> bytes:
-    """The `size` bytes behind `data`. Raises DamagedStreamError after at most one byte too many."""
-    result, complete = codec_named(codec).decode(data, size, shapes)
-    if len(result) != size or not complete:
-        found = f"more than {size:,}" if len(result) > size else f"{len(result):,}"
+def decompress(codec: str, data: bytes, num_bytes: int, shapes: Shapes = ()) -> bytes:
+    """The `num_bytes` bytes behind `data`. Raises DamagedStreamError after at most one byte too many."""
+    result, complete = codec_named(codec).decode(data, num_bytes, shapes)
+    if len(result) != num_bytes or not complete:
+        decoded = f"more than {num_bytes:,}" if len(result) > num_bytes else f"{len(result):,}"
         raise DamagedStreamError(
-            f"a {codec} stream promised {size:,} bytes and nothing after them",
-            value=f"{found} bytes" if len(result) != size else "an unfinished or longer stream",
+            f"a {codec} stream promised {num_bytes:,} bytes and nothing after them",
+            value=f"{decoded} bytes" if len(result) != num_bytes else "an unfinished or longer stream",
         )
     return result
 
 
 def codec_named(name: str) -> type[Codec]:
     """The codec that an artifact calls by this name."""
-    known = {member.name: member for member in members(Codec).values() if member.name}
-    if name not in known:
-        raise CodecError(f"unknown codec {name!r}", way_out=nearest(name, known))
-    return known[name]
+    codecs = {member.name: member for member in members(Codec).values() if member.name}
+    if name not in codecs:
+        raise CodecError(f"unknown codec {name!r}", way_out=nearest(name, codecs))
+    return codecs[name]
 
 
 def _installed(library: object, codec: str, package: str) -> Any:
@@ -382,8 +382,8 @@ def _installed(library: object, codec: str, package: str) -> Any:
     return library
 
 
-def _lzma_filter(size: int) -> dict[str, int]:
-    return {"id": lzma.FILTER_LZMA2, "dict_size": max(4096, 1 << min(size, 2**26 - 1).bit_length())}
+def _lzma_filter(num_bytes: int) -> dict[str, int]:
+    return {"id": lzma.FILTER_LZMA2, "dict_size": max(4096, 1 << min(num_bytes, 2**26 - 1).bit_length())}
 
 
 # Range coding.
@@ -408,29 +408,31 @@ class _RangeCoder:
         return self.encoder.get_compressed().astype("<u4").tobytes()
 
     def code(self, values: np.ndarray, classes: np.ndarray, start: Callable[[int], np.ndarray]) -> None:
-        """Code values (uint8, in place when reading), each with the table of its class (int8 or int16).
+        """Code values (uint8, in place when reading), each under the counts of its class (int8 or int16).
 
-        start: the counts with which the table of a class begins. A table is renewed when what it has counted
+        start: the counts with which a class begins. Its symbol model is renewed when what it has counted
         doubles, so most codes are coded in few calls.
         """
-        tables: dict[int, np.ndarray] = {}
+        counts_by_class: dict[int, np.ndarray] = {}
         for begin in range(0, len(values), SORTED_CODES):
             part, kinds = values[begin : begin + SORTED_CODES], classes[begin : begin + SORTED_CODES]
             order = np.argsort(kinds, kind="stable")
             for places in np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1):
                 kind = int(kinds[places[0]])
-                table = tables[kind] = tables[kind] if kind in tables else start(kind).copy()
+                if kind not in counts_by_class:
+                    counts_by_class[kind] = start(kind).copy()
+                counts = counts_by_class[kind]
                 while len(places):
-                    count = max(1, int(table.sum()) // COUNT)
+                    count = max(1, int(counts.sum()) // COUNT)
                     here, places = places[:count], places[count:]
-                    part[here] = self.step(part[here], table)
-                    table += COUNT * np.bincount(part[here], minlength=len(table))
+                    part[here] = self.step(part[here], counts)
+                    counts += COUNT * np.bincount(part[here], minlength=len(counts))
 
-    def step(self, symbols: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """The symbols given, or as many as are given but read, under one table."""
-        if len(table) == 1:
+    def step(self, symbols: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The symbols given, or as many as are given but read, under the model of these counts."""
+        if len(counts) == 1:
             return symbols  # nothing to say
-        model = self.table_model(table.astype(np.float64), perfect=False)
+        model = self.table_model(counts.astype(np.float64), perfect=False)
         symbols = symbols.astype(np.int32)
         if self.decoder is not None:
             try:
@@ -474,25 +476,27 @@ def _code_matrices(
         for i, part in enumerate(each)
     ]
     coder.code(side, np.concatenate(kinds), lambda kind: prior_counts(LOG2_STDS_OF_SIDE[kind]) // 64 + 1)
-    known = list(side_information_in(side.astype(np.int16) - 128, shapes, parts))
-    sizes = np.concatenate(
+    side_information = list(side_information_in(side.astype(np.int16) - 128, shapes, parts))
+    log2_stds = np.concatenate(
         [
             (base + row[:, None] + column).clip(SMALLEST_LOG2_STD, LARGEST_LOG2_STD).astype(np.int8).ravel()
-            for row, column, *_ in known
+            for row, column, *_ in side_information
         ]
     )
     if header[3] & TRELLIS:
-        taken = [np.outer(marks == 1, template).ravel() for *_, marks, template in known if parts == 4]
-        _code_trellis(coder, shapes, within, sizes, np.concatenate(taken) if taken else 0, values)
+        taken = [
+            np.outer(marks == 1, template).ravel() for *_, marks, template in side_information if parts == 4
+        ]
+        _code_trellis(coder, shapes, within, log2_stds, np.concatenate(taken) if taken else 0, values)
     else:
-        coder.code(values, sizes, lambda size: prior_counts(size)[within])
+        coder.code(values, log2_stds, lambda log2_std: prior_counts(log2_std)[within])
 
 
 def _code_trellis(
     coder: _RangeCoder,
     shapes: Shapes,
     within: slice,
-    sizes: np.ndarray,
+    log2_stds: np.ndarray,
     taken: np.ndarray | int,
     values: np.ndarray,
 ) -> None:
@@ -502,19 +506,19 @@ def _code_trellis(
     """
     first = np.uint8(within.start & 1)  # whether the code of value 0 is odd
     odd = values & 1 ^ first
-    coder.code(odd, sizes, _odd_counts)
+    coder.code(odd, log2_stds, _odd_counts)
     grids = grids_of(odd ^ (np.uint8(1) & taken), shapes)
-    rest, kinds = values >> 1, 4 * sizes.astype(np.int16) + 2 * grids + odd
+    rest, kinds = values >> 1, 4 * log2_stds.astype(np.int16) + 2 * grids + odd
 
     def start(kind: int) -> np.ndarray:
-        size, on_second, is_odd = kind >> 2, kind >> 1 & 1, kind & 1
-        return prior_counts(size, on_second / 2)[within][(is_odd ^ first) :: 2]
+        log2_std, on_second, is_odd = kind >> 2, kind >> 1 & 1, kind & 1
+        return prior_counts(log2_std, on_second / 2)[within][(is_odd ^ first) :: 2]
 
     coder.code(rest, kinds, start)
     values[:] = 2 * rest + (odd ^ first)
 
 
-def _odd_counts(size: int) -> np.ndarray:
-    """How often codes of a size are even and odd, whichever grid they are on."""
-    both = prior_counts(size) + prior_counts(size, 0.5)
+def _odd_counts(log2_std: int) -> np.ndarray:
+    """How often codes of a spread are even and odd, whichever grid they are on."""
+    both = prior_counts(log2_std) + prior_counts(log2_std, 0.5)
     return np.array([both[::2].sum(), both[1::2].sum()])

@@ -43,19 +43,19 @@ class FillBudget(Rate):
         tried: dict[float, int] = {}
         log2_factor = 0.0
         while len(tried) < TRIES and log2_factor not in tried:
-            tried[log2_factor] = size = total_bytes(coarser(plan, 2.0**log2_factor))
-            yield {"rate_factor": 2.0**log2_factor, "total_bytes": size}
-            if self.least_share * budget_bytes <= size <= budget_bytes or log2_factor == FINEST:
+            tried[log2_factor] = num_bytes = total_bytes(coarser(plan, 2.0**log2_factor))
+            yield {"rate_factor": 2.0**log2_factor, "total_bytes": num_bytes}
+            if self.least_share * budget_bytes <= num_bytes <= budget_bytes or log2_factor == FINEST:
                 break
-            if size > budget_bytes and log2_factor == COARSEST:
+            if num_bytes > budget_bytes and log2_factor == COARSEST:
                 raise BudgetError(
                     "no rate makes this model fit",
                     where="budget.budget_bytes",
                     value=budget_bytes,
-                    way_out=f"the smallest feasible budget is {size:,} bytes",
+                    way_out=f"the smallest feasible budget is {num_bytes:,} bytes",
                 )
             log2_factor = next_log2_factor(tried, budget_bytes, (1 + self.least_share) / 2 * budget_bytes)
-        fitting = [log2_factor for log2_factor, size in tried.items() if size <= budget_bytes]
+        fitting = [log2_factor for log2_factor, num_bytes in tried.items() if num_bytes <= budget_bytes]
         return coarser(plan, 2.0 ** min(fitting))
 
 
@@ -70,8 +70,8 @@ def next_log2_factor(tried: dict[float, int], budget_bytes: int, aim: float) -> 
 
     Sizes fall as the factor rises.
     """
-    fitting = [log2_factor for log2_factor, size in tried.items() if size <= budget_bytes]
-    failing = [log2_factor for log2_factor, size in tried.items() if size > budget_bytes]
+    fitting = [log2_factor for log2_factor, num_bytes in tried.items() if num_bytes <= budget_bytes]
+    failing = [log2_factor for log2_factor, num_bytes in tried.items() if num_bytes > budget_bytes]
     if fitting and failing:
         low, high = max(failing), min(fitting)
         share = (tried[low] - aim) / (tried[low] - tried[high])

@@ -195,8 +195,8 @@ class Grid(Form):
     def check_codes(self, codes: Tensor) -> None:
         """Raise ArtifactError for codes that the grid does not have."""
         if codes.numel() and not (self.qmin <= int(codes.min()) and int(codes.max()) <= self.qmax):
-            found = [int(codes.min()), int(codes.max())]
-            raise ArtifactError(f"codes outside {self.qmin} to {self.qmax}", value=found)
+            code_range = [int(codes.min()), int(codes.max())]
+            raise ArtifactError(f"codes outside {self.qmin} to {self.qmax}", value=code_range)
 
     def nominal_bits(self, pieces: Pieces) -> float:
         return self.bits

@@ -126,17 +126,19 @@ def row_frequencies(plan: ModelPlan, stream: TokenStream, most: int) -> dict[str
         start, end = (stream.tokens * (i + k) // stretches for k in (0, 1))
         ids = stream.read(start, min(end - start, COUNTED_AT_ONCE))
         for name, rows in looked_up_rows(plan, torch.from_numpy(ids.astype("int64"))[None]).items():
-            found = rows.flatten().bincount(minlength=shapes[name][0])
-            counts[name] = counts.get(name, torch.full(found.shape, 0.5, dtype=torch.float64)) + found
-    return {name: found / found.sum() for name, found in counts.items()}
+            row_counts = rows.flatten().bincount(minlength=shapes[name][0])
+            counts[name] = (
+                counts.get(name, torch.full(row_counts.shape, 0.5, dtype=torch.float64)) + row_counts
+            )
+    return {name: row_counts / row_counts.sum() for name, row_counts in counts.items()}
 
 
 def looked_up_rows(plan: ModelPlan, inputs: Tensor) -> dict[str, Tensor]:
     """The rows of each table that token ids (batch, time) look up."""
-    found = {"tok_emb.weight": inputs}
+    rows_by_table = {"tok_emb.weight": inputs}
     for part in plan.parts():
-        found |= part.lookups(inputs, plan.bos_id)
-    return found
+        rows_by_table |= part.lookups(inputs, plan.bos_id)
+    return rows_by_table
 
 
 def gather_curvatures(
@@ -275,9 +277,9 @@ class ProductWatch(TorchFunctionMode):
             lookups = Curvature(moments, rows, tokens, int((seen == 0).sum()), missed)
         if products and lookups:
             return both_uses(products, lookups)
-        found = products or lookups
-        assert found is not None, "curvatures() has refused what was not seen"
-        return found
+        curvature = products or lookups
+        assert curvature is not None, "curvatures() has refused what was not seen"
+        return curvature
 
 
 def lookup_moments(sums: Tensor, seen: Tensor, often: Tensor | None) -> Tensor:
@@ -300,12 +302,12 @@ def both_uses(products: Curvature, lookups: Curvature) -> Curvature:
     in both uses for errors as feedback on these inputs leaves them: with their inverse as second moments.
     """
     assert products.outputs is not None and lookups.outputs is not None, "only gradients show lookups"
-    head, table = products.outputs.double(), lookups.outputs.double()
-    share = table.sum() / (head.sum() + table.sum())
+    head, lookup = products.outputs.double(), lookups.outputs.double()
+    share = lookup.sum() / (head.sum() + lookup.sum())
     inputs = torch.lerp(products.inputs.double(), lookups.inputs.double(), share)
     damping = LOOKUP_DAMPING * inputs.diagonal().mean() * torch.eye(len(inputs)).to(inputs)
     errors = torch.linalg.inv(inputs + damping) / len(inputs)
-    outputs = head * (products.inputs.double() * errors).sum() + table * (lookups.inputs * errors).sum()
+    outputs = head * (products.inputs.double() * errors).sum() + lookup * (lookups.inputs * errors).sum()
     return lookups._replace(inputs=inputs.float(), outputs=outputs.float())
 
 

@@ -26,11 +26,11 @@ class CorrectedForm(Form):
 
     def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
         rows, columns = as_matrix(torch.empty(shape, device="meta")).shape
-        found = self.grid.pieces(shape)
-        for side, size in (("left", rows), ("right", columns)):
-            thin = self.factors.pieces((self.rank, size))
-            found |= {f"{side}_{name}": piece for name, piece in thin.items()}
-        return found
+        piece_types = self.grid.pieces(shape)
+        for side, length in (("left", rows), ("right", columns)):
+            thin = self.factors.pieces((self.rank, length))
+            piece_types |= {f"{side}_{name}": piece for name, piece in thin.items()}
+        return piece_types
 
     def weights(self, pieces: Pieces) -> Tensor:
         left, right = (

@@ -94,9 +94,9 @@ class Stepped(Form):
 def power_of_two(steps: Tensor, parts: int) -> Tensor:
     """2^(steps / parts), float32: the same bits on every machine, as only eight roots are tabled."""
     eighths = steps.int() * (8 // parts)
-    table = torch.tensor(EIGHTHS, dtype=torch.float32, device=steps.device)
+    roots = torch.tensor(EIGHTHS, dtype=torch.float32, device=steps.device)
     whole = torch.div(eighths, 8, rounding_mode="floor")
-    return torch.ldexp(table[(eighths - 8 * whole).long()], whole)
+    return torch.ldexp(roots[(eighths - 8 * whole).long()], whole)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class RateAware(Quantizer):
             spread = (
                 torch.maximum(matrix.std(), matrix.mean().abs()) if weight.numel() > 1 else matrix.abs().sum()
             )
-            rows, columns = (torch.zeros(size, dtype=torch.int8) for size in matrix.shape)
+            rows, columns = (torch.zeros(length, dtype=torch.int8) for length in matrix.shape)
             base = (PLAIN_STEP * spread).clamp_min(SMALLEST).float().reshape(1)
             codes = (matrix / base).round().clamp(-LARGEST_CODE, LARGEST_CODE)
             return Stepped().tensor(codes, rows, columns, base.cpu(), tuple(weight.shape))
@@ -164,7 +164,7 @@ class RateAware(Quantizer):
 def nothing_of(weight: Tensor) -> QuantizedTensor:
     """Zeros in place of a weight, which take no bits."""
     codes = torch.zeros(as_matrix(weight).shape)
-    rows, columns = (torch.zeros(size, dtype=torch.int8) for size in codes.shape)
+    rows, columns = (torch.zeros(length, dtype=torch.int8) for length in codes.shape)
     return Stepped().tensor(codes, rows, columns, torch.ones(1), tuple(weight.shape))
 
 

@@ -1,6 +1,6 @@
-"""How large the codes of a matrix are by row and column, and how often each code is expected to occur.
+"""How widely the codes of a matrix spread by row and column, and how often each code is expected to occur.
 
-A size is the log2 of a standard deviation, in quarters: 2 ** (size / 4). What a decoder computes is whole
+A log2_std is that of a standard deviation, in quarters: 2 ** (log2_std / 4). What a decoder computes is whole
 numbers, or made of them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log), so a
 stream decodes to the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so
 the order of a sum does not matter and packing gives the same bytes everywhere too.
@@ -18,17 +18,17 @@ Shapes = Sequence[tuple[int, ...]]  # rows and columns of matrices of one-byte c
 SideInformation = list[tuple[np.ndarray, ...]]  # for each matrix what stands beside its codes
 SMALLEST_LOG2_STD, LARGEST_LOG2_STD = -8, 28  # of a code
 FARTHEST_LOG2_STD = 40  # of a row or a column alone, either way
-LOG2_STDS_OF_SIDE = (4, 4, 0, 12)  # how far sizes of rows and columns, marks and templates spread
+LOG2_STDS_OF_SIDE = (4, 4, 0, 12)  # how far log2_stds of rows and columns, marks and templates spread
 
 
-@functools.cache  # of some hundred sizes; a table that counts is a copy
-def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
-    """Counts for the codes -128 to 127 of a size, some 500 codes in all, rounded alike on every machine.
+@functools.cache  # of some hundred spreads; a coder counts in a copy
+def prior_counts(log2_std: int, below: float = 0.0) -> np.ndarray:
+    """Counts for the codes -128 to 127 of a spread, some 500 codes in all, rounded alike on every machine.
 
     below: how much less than the code its value is. Student's density of 63 degrees is nearly normal, and
     needs only arithmetic.
     """
-    deviation = math.sqrt(math.sqrt(math.ldexp(1.0, size)))
+    deviation = math.sqrt(math.sqrt(math.ldexp(1.0, log2_std)))
     points = (np.arange(2048) - 1027.5) / 8 - below  # eight to each code
     narrow, wide = (1 + x * x / 64 for x in (points / deviation, points / (4 * deviation)))
     for _ in range(5):
@@ -38,28 +38,28 @@ def prior_counts(size: int, below: float = 0.0) -> np.ndarray:
     return (masses * (50_000 / deviation)).astype(np.int64) + 1
 
 
-def variances_of(sizes: np.ndarray) -> np.ndarray:
-    """2 ** (size / 2) for whole sizes; a root of a power of two is rounded alike everywhere."""
-    return np.sqrt(np.ldexp(1.0, sizes))
+def variances_of(log2_stds: np.ndarray) -> np.ndarray:
+    """2 ** (log2_std / 2) for whole numbers; a root of a power of two is rounded alike everywhere."""
+    return np.sqrt(np.ldexp(1.0, log2_stds))
 
 
 def nearest_log2_stds(variances: np.ndarray) -> np.ndarray:
-    """Whole sizes, int32."""
+    """Those whose variances are nearest, int32."""
     between = np.sqrt(variances_of(2 * np.arange(-FARTHEST_LOG2_STD, FARTHEST_LOG2_STD) + 1))
     return np.searchsorted(between, variances) - FARTHEST_LOG2_STD
 
 
-def upper_median(sizes: np.ndarray) -> int:
+def upper_median(log2_stds: np.ndarray) -> int:
     """The upper median; 0 of nothing."""
-    return int(np.sort(sizes)[len(sizes) // 2]) if len(sizes) else 0
+    return int(np.sort(log2_stds)[len(log2_stds) // 2]) if len(log2_stds) else 0
 
 
 def measure_log2_stds(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tuple[int, SideInformation]:
-    """The size of the middle row, and those of all rows (from it on) and columns of each matrix.
+    """The log2_std of the middle row, and those of all rows (from it on) and columns of each matrix.
 
     codes: whole numbers or halves, of any type.
     """
-    found = []
+    log2_stds = []
     for matrix in matrices_in(codes, shapes):
         squares = matrix.astype(np.float64) ** 2
         rows, columns = matrix.shape
@@ -71,9 +71,9 @@ def measure_log2_stds(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tup
                 sums = np.floor(2**16 / variances_of(row)) @ squares
                 column = nearest_log2_stds(sums / 2**16 / max(1, rows))
         middle = upper_median(column)
-        found.append((row + middle, column - middle))
-    base = upper_median(np.concatenate([row for row, _ in found]))
-    return base, [(row - base, column) for row, column in found]
+        log2_stds.append((row + middle, column - middle))
+    base = upper_median(np.concatenate([row for row, _ in log2_stds]))
+    return base, [(row - base, column) for row, column in log2_stds]
 
 
 def subtract_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, SideInformation]:
@@ -104,7 +104,7 @@ def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
 
 
 def add_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:
-    """The inverse of `subtract_templates`, in place, from what stands beside the sizes."""
+    """The inverse of `subtract_templates`, in place, from what stands beside the log2_stds."""
     for matrix, (_, _, marks, template) in zip(
         matrices_in(values, shapes), side_information_in(side, shapes, 4)
     ):
@@ -118,7 +118,7 @@ def matrices_in(codes: np.ndarray, shapes: Shapes) -> Iterator[np.ndarray]:
 
 
 def side_information_in(side: np.ndarray, shapes: Shapes, parts: int) -> Iterator[list[np.ndarray]]:
-    """For each matrix the sizes of rows and columns, and with 4 parts the marks of rows and the template."""
+    """For each matrix the log2_stds of rows and columns; of 4 parts the marks of rows and the template."""
     lengths = np.cumsum([length for shape in shapes for length in shape * (parts // 2)])
     split = np.split(side, lengths[:-1])
     return (split[i : i + parts] for i in range(0, len(split), parts))

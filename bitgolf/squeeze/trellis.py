@@ -72,11 +72,11 @@ def viterbi(
                 if costs[now, state] == np.inf:
                     continue
                 shift = 0.5 * (state & 1)
-                place = rest[now, state, j] / steps[i, j] + shift
+                scaled = rest[now, state, j] / steps[i, j] + shift
                 for odd in range(2):
-                    code, farthest = 2 * round((place - odd) / 2) + odd, largest - 1 + odd
+                    code, farthest = 2 * round((scaled - odd) / 2) + odd, largest - 1 + odd
                     code = max(-farthest, min(farthest, code))
-                    error = (place - code) * steps[i, j] / factor[j, j]
+                    error = (scaled - code) * steps[i, j] / factor[j, j]
                     there, cost = following[state, odd], costs[now, state] + error * error
                     if cost < costs[then, there]:
                         costs[then, there], before[j, there] = cost, state

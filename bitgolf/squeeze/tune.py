@@ -49,10 +49,10 @@ class TuneControls(Tuning):
             ids = drawn_text(stream, rows, length, draws).to(rounded.backend.device)
             with torch.no_grad():
                 wanted = F.log_softmax(exact.logits(ids).flatten(0, 1), dim=-1)
-            said = F.log_softmax(rounded.logits(ids).flatten(0, 1), dim=-1)
+            predicted = F.log_softmax(rounded.logits(ids).flatten(0, 1), dim=-1)
             adam.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             adam.zero_grad()
-            F.kl_div(said, wanted, reduction="batchmean", log_target=True).backward()
+            F.kl_div(predicted, wanted, reduction="batchmean", log_target=True).backward()
             adam.step()
         yield steps, steps
         return {name: parameters[name].detach().float().cpu() for name in names}

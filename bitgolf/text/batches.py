@@ -177,12 +177,12 @@ class BlockOrder(Order):
 
     def block_start(self, stream: TokenStream, length: int, block: int, bos: int = -1) -> int:
         """Where in the stream the block of this running number starts."""
-        number, place = divmod(block, _blocks_of(stream, length))
+        number, index = divmod(block, _blocks_of(stream, length))
         phases = min(length, stream.tokens - _blocks_of(stream, length) * length)
         phase = _phase(self.seed, number, phases)
-        return phase + self.block_at(BlockPass(stream, length, bos, number, phase), place) * length
+        return phase + self.block_at(BlockPass(stream, length, bos, number, phase), index) * length
 
-    def block_at(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, index: int) -> int:
         """Which block of the pass comes at this place; each of them at one place."""
         raise NotImplementedError
 
@@ -198,8 +198,8 @@ class ShuffledBlocks(BlockOrder):
     Neutral: none, choose PublicOrder
     """
 
-    def block_at(self, one: BlockPass, place: int) -> int:
-        return int(_shuffle(self.seed, one.number, one.blocks)[place])
+    def block_at(self, one: BlockPass, index: int) -> int:
+        return int(_shuffle(self.seed, one.number, one.blocks)[index])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,9 +216,9 @@ class CoprimeStride(BlockOrder):
     Neutral: none, choose PublicOrder
     """
 
-    def block_at(self, one: BlockPass, place: int) -> int:
+    def block_at(self, one: BlockPass, index: int) -> int:
         start, stride = _stride(self.seed, one.number, one.blocks)
-        return (start + place * stride) % one.blocks
+        return (start + index * stride) % one.blocks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,28 +248,28 @@ class Curriculum(BlockOrder):
     easiest: float = setting(0.25, above=0.0, at_most=1.0)
     descending: bool = False
 
-    def block_at(self, one: BlockPass, place: int) -> int:
-        return int(_ramp(self, one)[place])
+    def block_at(self, one: BlockPass, index: int) -> int:
+        return int(_ramp(self, one)[index])
 
 
 @functools.lru_cache(maxsize=2)
 def _ramp(plan: Curriculum, one: BlockPass) -> np.ndarray:
     """The order of a pass: those places at which not all blocks are allowed, then the shuffled rest."""
     shuffled = _shuffle(plan.seed, one.number, one.blocks)
-    places = np.arange(one.blocks)
-    trained = (one.number * one.blocks + places) * one.length
+    indices = np.arange(one.blocks)
+    trained = (one.number * one.blocks + indices) * one.length
     ramp = plan.ramp_tokens or one.blocks * one.length
     share = plan.easiest + (1 - plan.easiest) * (trained / ramp)
-    allowed = np.maximum(np.ceil(share * one.blocks).astype(np.int64), places + 1)
+    allowed = np.maximum(np.ceil(share * one.blocks).astype(np.int64), indices + 1)
     held = int(np.count_nonzero(allowed < one.blocks))
     if held == 0:
         return shuffled
     difficulty = block_difficulty(one)
     order = np.argsort(-difficulty if plan.descending else difficulty, kind="stable").tolist()
-    choices = (allowed - places)[:held].astype(np.uint64)
-    draws = places[:held] + (_pass_bits(held, plan.seed, one.number, 1) % choices).astype(np.int64)
-    for place, draw in enumerate(draws.tolist()):
-        order[place], order[draw] = order[draw], order[place]
+    choices = (allowed - indices)[:held].astype(np.uint64)
+    draws = indices[:held] + (_pass_bits(held, plan.seed, one.number, 1) % choices).astype(np.int64)
+    for index, other in enumerate(draws.tolist()):
+        order[index], order[other] = order[other], order[index]
     early = np.array(order[:held])
     return np.concatenate([early, shuffled[np.isin(shuffled, early, invert=True)]])
 
@@ -341,14 +341,14 @@ def _stride(seed: int, number: int, blocks: int) -> tuple[int, int]:
 
 def make_batch(inputs: np.ndarray, targets: np.ndarray, bos: int) -> Batch:
     """Add to rows of tokens which document of its row each input is in, and how far into it."""
-    place = np.broadcast_to(np.arange(inputs.shape[1], dtype=np.int32), inputs.shape)
+    position = np.broadcast_to(np.arange(inputs.shape[1], dtype=np.int32), inputs.shape)
     starts = inputs == bos
     starts[:, 0] = False  # a row opens its first document whether or not it opens with BOS
     columns = (
         inputs.astype(np.int64),
         targets.astype(np.int64),
         np.cumsum(starts, axis=1, dtype=np.int32),
-        place - np.maximum.accumulate(np.where(starts, place, 0), axis=1, dtype=np.int32),
+        position - np.maximum.accumulate(np.where(starts, position, 0), axis=1, dtype=np.int32),
     )
     return Batch(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 

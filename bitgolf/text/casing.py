@@ -21,16 +21,16 @@ OPEN_OPERATOR = re.compile(rb"(?:[TC]|A[a-z]*)\Z")
 def fold_case(text: bytes) -> bytes:
     """The text without capitals, with the operators that give them back."""
     return CAPITALS_PATTERN.sub(
-        lambda found: (b"A" if found[1] else b"T" if found[2] else b"C") + found[0].lower(), text
+        lambda match: (b"A" if match[1] else b"T" if match[2] else b"C") + match[0].lower(), text
     )
 
 
 def unfold_case(folded: bytes) -> bytes:
     """The text that was folded. An operator with no letter after it does nothing, so any bytes unfold."""
-    return OPERATORS_PATTERN.sub(lambda found: found[0][1:].upper(), folded)
+    return OPERATORS_PATTERN.sub(lambda match: match[0][1:].upper(), folded)
 
 
 def operator_at_end(folded: bytes) -> bytes:
     """The operator that acts on a letter after this text, if one comes; empty where none does."""
-    found = OPEN_OPERATOR.search(folded, max(len(folded.rstrip(ascii_lowercase.encode())) - 1, 0))
-    return found[0][:1] if found else b""
+    match = OPEN_OPERATOR.search(folded, max(len(folded.rstrip(ascii_lowercase.encode())) - 1, 0))
+    return match[0][:1] if match else b""

@@ -130,13 +130,15 @@ def _flat(lists: Iterable[Sequence[int]]) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(lists), np.uint16)
 
 
-def _learn_merges(lines: list[str], size: int, across_words: bool, longest_piece: int) -> list[bytes]:
+def _learn_merges(
+    lines: list[str], vocabulary_size: int, across_words: bool, longest_piece: int
+) -> list[bytes]:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
         model_type="bpe",
-        vocab_size=size,
+        vocab_size=vocabulary_size,
         hard_vocab_limit=False,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -191,8 +193,8 @@ def _model_proto(learnt: list[bytes]) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """A protobuf field of bytes."""
-    size, length = len(content), bytearray()
-    while size > 127:
-        length.append(size & 127 | 128)
-        size >>= 7
-    return bytes([number << 3 | 2, *length, size]) + content
+    rest, length = len(content), bytearray()
+    while rest > 127:
+        length.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([number << 3 | 2, *length, rest]) + content

@@ -40,12 +40,12 @@ def read_shard(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             head = file.read(SHARD_HEADER_BYTES)
-        size = path.stat().st_size
+        file_bytes = path.stat().st_size
     except OSError as error:
         raise ShardError(f"cannot read shard: {error.strerror}", where=str(path)) from None
     if len(head) < SHARD_HEADER_BYTES:
         raise ShardError(
-            f"cut short at byte {size} inside the header of {SHARD_HEADER_BYTES} bytes",
+            f"cut short at byte {file_bytes} inside the header of {SHARD_HEADER_BYTES} bytes",
             where=str(path),
             way_out=again,
         )
@@ -61,12 +61,16 @@ def read_shard(path: Path) -> np.ndarray:
     if count < 0:
         raise ShardError("negative token count at byte 8", where=str(path), value=count)
     expected = SHARD_HEADER_BYTES + 2 * count
-    if size != expected:
-        fault = f"cut short at byte {size}" if size < expected else f"trailing bytes from byte {expected}"
+    if file_bytes != expected:
+        fault = (
+            f"cut short at byte {file_bytes}"
+            if file_bytes < expected
+            else f"trailing bytes from byte {expected}"
+        )
         raise ShardError(
             f"{fault}: size must be {SHARD_HEADER_BYTES} + 2 x {count} = {expected}",
             where=str(path),
-            value=size,
+            value=file_bytes,
             way_out=again,
         )
     if count == 0:
@@ -90,28 +94,30 @@ class TokenStream:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """`count` tokens (uint16) from `start`, which may be any number of rounds ahead."""
-        parts, place = [], start % self.tokens
+        parts, position = [], start % self.tokens
         while count > 0:
-            shard = int(np.searchsorted(self._starts, place, side="right")) - 1
-            offset = place - self._starts[shard]
+            shard = int(np.searchsorted(self._starts, position, side="right")) - 1
+            offset = position - self._starts[shard]
             parts.append(self.shards[shard][offset : offset + count])
             count -= len(parts[-1])
-            place = (place + len(parts[-1])) % self.tokens
+            position = (position + len(parts[-1])) % self.tokens
         return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
 
     def all(self) -> np.ndarray:
         """Every token once (uint16)."""
         return self.read(0, self.tokens)
 
-    def place(self, position: int) -> str:
+    def location(self, position: int) -> str:
         """The shard that holds a token, and its number there."""
         shard = int(np.searchsorted(self._starts, position, side="right")) - 1
         return f"{self.paths[shard]}, token {position - self._starts[shard]}"
 
     def documents(self, bos: int) -> np.ndarray:
         """Where documents start (int64): the places of the BOS token."""
-        found = [np.flatnonzero(shard == bos) + start for shard, start in zip(self.shards, self._starts[:-1])]
-        return np.concatenate(found).astype(np.int64)
+        starts = [
+            np.flatnonzero(shard == bos) + start for shard, start in zip(self.shards, self._starts[:-1])
+        ]
+        return np.concatenate(starts).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +163,11 @@ class Dataset:
         if not self.passport["splits"]["val"].get("token_bytes", 1):
             raise DataError("the validation tokens stand for no bytes", where=str(self.folder))
         tokens = self.val.all()
-        for place in np.flatnonzero(tokens >= self.tokenizer.vocabulary_size)[:1].tolist():
+        for position in np.flatnonzero(tokens >= self.tokenizer.vocabulary_size)[:1].tolist():
             raise ShardError(
                 f"a token is past the vocabulary of {self.tokenizer.vocabulary_size}",
-                where=self.val.place(place),
-                value=int(tokens[place]),
+                where=self.val.location(position),
+                value=int(tokens[position]),
                 way_out="build the dataset again",
             )
         return tokens
@@ -221,13 +227,13 @@ def _passport_problems(passport: object) -> Iterator[tuple[str, object, str]]:
         if "text_sha256" not in facts or not isinstance(facts["text_sha256"], str | None):
             yield f"splits.{split}.text_sha256", facts.get("text_sha256"), "a text, or null"
         shards = facts.get("shards")
-        for place, shard in enumerate(shards if isinstance(shards, list) else [shards]):
+        for index, shard in enumerate(shards if isinstance(shards, list) else [shards]):
             if not isinstance(shard, dict):
-                yield f"splits.{split}.shards.{place}", shard, "an object with name and sha256"
+                yield f"splits.{split}.shards.{index}", shard, "an object with name and sha256"
                 continue
             for name in ("name", "sha256"):
                 if not (isinstance(shard.get(name), str) and is_plain_name(shard[name])):
-                    yield f"splits.{split}.shards.{place}.{name}", shard.get(name), "a plain name"
+                    yield f"splits.{split}.shards.{index}.{name}", shard.get(name), "a plain name"
 
 
 def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStream:
@@ -236,11 +242,11 @@ def _open_split(folder: Path, passport: dict[str, Any], split: str) -> TokenStre
     return stream
 
 
-def _expect(found: object, stated: object, what: str, where: Path) -> None:
-    if found != stated:
+def _expect(actual: object, stated: object, what: str, where: Path) -> None:
+    if actual != stated:
         raise ShardError(
             f"{what} is not what the passport says ({stated})",
             where=str(where),
-            value=found,
+            value=actual,
             way_out="the data was changed; build the dataset again",
         )

@@ -121,20 +121,20 @@ class Tokenizer:
         """What `to_bytes` wrote. Raises TokenizerError naming the check that a damaged one fails."""
         if len(data) < TOKENIZER_HEADER.size:
             raise TokenizerError("cut short before the end of its header", value=f"{len(data)} bytes")
-        magic, kind, size, checksum = TOKENIZER_HEADER.unpack_from(data)
+        magic, kind, body_bytes, checksum = TOKENIZER_HEADER.unpack_from(data)
         packed = data[TOKENIZER_HEADER.size :]
         if magic != TOKENIZER_MAGIC:
             raise TokenizerError("not a tokenizer: wrong magic at byte 0", value=magic)
         if zlib.crc32(data[: TOKENIZER_HEADER.size - 4] + packed) != checksum:
             raise TokenizerError("checksum does not hold", way_out="the bytes were cut or changed")
-        if kind not in (*ALPHABETS, MODEL_FILE_KIND) or size > LARGEST_BODY_BYTES:
-            raise TokenizerError("unknown kind or size in the header", value=(kind, size))
+        if kind not in (*ALPHABETS, MODEL_FILE_KIND) or body_bytes > LARGEST_BODY_BYTES:
+            raise TokenizerError("unknown kind or size in the header", value=(kind, body_bytes))
         unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=BODY_FILTERS)
         try:
-            body = unpacker.decompress(packed, max_length=size + 1)
+            body = unpacker.decompress(packed, max_length=body_bytes + 1)
         except lzma.LZMAError as error:
             raise TokenizerError(f"cannot decompress: {error}") from None
-        if len(body) != size or not unpacker.eof or unpacker.unused_data:
+        if len(body) != body_bytes or not unpacker.eof or unpacker.unused_data:
             raise TokenizerError("body is not as long as its header says", value=len(body))
         return Tokenizer(kind, body)
 
@@ -153,8 +153,8 @@ class Tokenizer:
         tokens = np.asarray(ids, np.int64)
         after_boundary = np.concatenate([np.ones(1, bool), self.boundary[tokens[:-1]]])
         parts = [self.pieces[token] if token < self.vocabulary_size else b"" for token in tokens.tolist()]
-        for place in np.flatnonzero(self.leading_space[tokens] & after_boundary[: len(tokens)]).tolist():
-            parts[place] = parts[place][1:]
+        for index in np.flatnonzero(self.leading_space[tokens] & after_boundary[: len(tokens)]).tolist():
+            parts[index] = parts[index][1:]
         return self._unfold(b"".join(parts))
 
     def token_bytes(self, targets: np.ndarray, previous: np.ndarray) -> np.ndarray:
@@ -210,8 +210,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Number and content of each field of a protobuf message, b'' for numbers, up to the first fault."""
     stream = io.BytesIO(message)
     while key := _varint(stream):
-        size = _varint(stream) if key & 7 in (0, 2) else {1: 8, 5: 4}.get(key & 7, 0)
-        yield key >> 3, stream.read(min(size, len(message))) if key & 7 else b""
+        length = _varint(stream) if key & 7 in (0, 2) else {1: 8, 5: 4}.get(key & 7, 0)
+        yield key >> 3, stream.read(min(length, len(message))) if key & 7 else b""
 
 
 def _varint(stream: io.BytesIO) -> int:

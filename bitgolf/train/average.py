@@ -27,10 +27,10 @@ class Averager(Plan):
         """The state before the first step; empty where the average begins later."""
         return {}
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         """The state after a step that left these weights; may change the given state in place.
 
-        progress: after that step. scale: what the schedule multiplied its rates by.
+        progress: after that step. lr_scale: what the schedule multiplied its rates by.
         """
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class NoAverage(Averager):
     Neutral: always.
     """
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         return state
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
@@ -80,7 +80,7 @@ class Ema(Averager):
     def start(self, weights: Tensors) -> Tensors:
         return copy_weights(weights) if self.start_fraction == 0.0 else {}
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         if state:
             return move_towards(state, weights, 1.0 - self.decay)
         return copy_weights(weights) if progress.fraction >= self.start_fraction else state
@@ -104,10 +104,10 @@ class LateEma(Averager):
     decay: float = setting(0.997, at_least=0.0, below=1.0)
     start_fraction: float = setting(0.85, at_least=0.0, at_most=1.0)
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         if state:
             return move_towards(state, weights, 1.0 - self.decay)
-        begins = scale < 1.0 and progress.fraction >= self.start_fraction
+        begins = lr_scale < 1.0 and progress.fraction >= self.start_fraction
         return copy_weights(weights) if begins else state
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
@@ -130,8 +130,8 @@ class Swa(Averager):
     start_scale: float = setting(0.5, at_least=0.0, at_most=1.0)
     guard: float = setting(0.0, at_least=0.0, at_most=1.0)
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
-        collects = scale < self.start_scale and progress.fraction >= self.guard
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
+        collects = lr_scale < self.start_scale and progress.fraction >= self.guard
         return add_snapshot(state, weights) if collects and progress.step % self.every == 0 else state
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
@@ -152,9 +152,9 @@ class TightSwa(Averager):
     every: int = setting(50, at_least=1)
     guard: float = setting(0.0, at_least=0.0, at_most=1.0)
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         loose = Swa(every=self.every, start_scale=0.2, guard=self.guard)
-        return loose.update(state, weights, progress, scale)
+        return loose.update(state, weights, progress, lr_scale)
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
         return snapshot_mean(state) or live
@@ -175,9 +175,9 @@ class SwaCount(Averager):
     checkpoints: int = setting(7, at_least=0)
     guard: float = setting(0.5, at_least=0.0, at_most=1.0)
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         k = 1 + (int(state[TAKEN]) if state else 0)
-        due = k <= self.checkpoints and scale <= 1.0 - k / (self.checkpoints + 1)
+        due = k <= self.checkpoints and lr_scale <= 1.0 - k / (self.checkpoints + 1)
         return add_snapshot(state, weights) if due and progress.fraction > self.guard else state
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
@@ -202,7 +202,7 @@ class Latest(Averager):
     snapshots: int = setting(10, at_least=1)
     every: int = setting(100, at_least=1)
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         if progress.step % self.every:
             return state
         index = progress.step // self.every % self.snapshots
@@ -238,9 +238,9 @@ class Several(Averager):
     def start(self, weights: Tensors) -> Tensors:
         return self._joined([each.start(weights) for each in self.averages])
 
-    def update(self, state: Tensors, weights: Tensors, progress: Progress, scale: float) -> Tensors:
+    def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
         parts = [
-            each.update(self._part(state, i), weights, progress, scale)
+            each.update(self._part(state, i), weights, progress, lr_scale)
             for i, each in enumerate(self.averages)
         ]
         return self._joined(parts)

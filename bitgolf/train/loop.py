@@ -327,18 +327,18 @@ def train(
     model.train()
     diverged, started = False, clock()
     while not diverged and (before := _progress(plan, state)).fraction < 1.0:
-        scale, momentum = optimizers.plan.schedule.scale(before), optimizers.momentum(before)
+        lr_scale, momentum = optimizers.plan.schedule.lr_scale(before), optimizers.momentum(before)
         tokens, length, rows = _sizes(plan, batches, world, before.fraction)
         pairs, position = _pairs(plan, batches, world, state.position, rows, length)
         model.at(before.fraction)
-        noisy = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+        noisy = noise.fake_quantized(optimizers.parameters, quantize, before, lr_scale)
         with swapped_weights(optimizers, noisy):
             loss, norm = gradients_of(model, optimizers, cut(pairs, plan.forward_rows(length, device)), world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
-            clipped_step(plan, optimizers, scale, before, norm)
+            clipped_step(plan, optimizers, lr_scale, before, norm)
             state.step, state.position, state.tokens = state.step + 1, position, state.tokens + tokens
-            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), scale)
+            state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), lr_scale)
             state.optimizer, state.random = optimizers.state(), _random_state()
         _wait(state.weights)
         spent = world.from_first(clock() - started)
@@ -350,7 +350,7 @@ def train(
             seconds=state.seconds,
             progress=min(fraction, 1.0),
             nats_per_token=loss,
-            scale=scale,
+            scale=lr_scale,
             momentum=momentum,
             gradient_norm=norm,
             tokens=state.tokens,
@@ -466,17 +466,17 @@ def gradients_of(
     mean = torch.stack(losses).sum()
     world.average([*gradients, mean])
     norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
-    found = torch.stack([mean, norm]).tolist()  # the one wait for the device before the update
-    return found[0], found[1]
+    loss, length = torch.stack([mean, norm]).tolist()  # the one wait for the device before the update
+    return loss, length
 
 
-def clipped_step(plan: TrainPlan, optimizers: Optimizers, scale: float, at: Progress, norm: float) -> None:
+def clipped_step(plan: TrainPlan, optimizers: Optimizers, lr_scale: float, at: Progress, norm: float) -> None:
     """Follow gradients of this length, no longer than the plan allows."""
     if plan.grad_clip_norm > 0:
         factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
         if factor < 1.0:
             torch._foreach_mul_(optimizers.gradients(), factor)
-    optimizers.step(scale, at)
+    optimizers.step(lr_scale, at)
 
 
 def _progress(plan: TrainPlan, state: State) -> Progress:

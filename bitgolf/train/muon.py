@@ -143,17 +143,17 @@ class Muon(torch.optim.Optimizer):
         return state["momentum"]
 
     def _shared_updates(self, directions: list[Tensor]) -> list[Tensor]:
-        rank, size = self.world.rank, self.world.size
-        mine = directions[rank::size]
+        rank, world_size = self.world.rank, self.world.size
+        mine = directions[rank::world_size]
         if self.row_normalize:
             mine = [equal_rows(direction) for direction in mine]
         mine = orthogonal_updates(mine, self.coefficients, self.iteration_dtype)
-        if size == 1:
+        if world_size == 1:
             return mine
         lengths = [direction.numel() for direction in directions]
         flat = torch.zeros(sum(lengths), dtype=self.iteration_dtype, device=directions[0].device)
         parts = [part.view_as(direction) for part, direction in zip(flat.split(lengths), directions)]
-        for part, update in zip(parts[rank::size], mine):
+        for part, update in zip(parts[rank::world_size], mine):
             part.copy_(update)
         self.world.sum(flat)
         return parts

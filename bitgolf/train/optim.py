@@ -27,7 +27,7 @@ class Rule(Plan):
         """The optimizer for these parameters; None where they stay as they start."""
         raise NotImplementedError
 
-    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
+    def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
         """What is set anew before every step: the rate times the schedule's scale, and the like."""
         raise NotImplementedError
 
@@ -55,8 +55,8 @@ class AdamRule(Rule):
             parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
-    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
-        return {"lr": self.lr * scale}
+    def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
+        return {"lr": self.lr * lr_scale}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,13 @@ class MuonRule(Rule):
             return POLAR_EXPRESS[: self.backend_steps]
         return (NEWTON_SCHULZ,) * self.backend_steps
 
-    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
+    def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
         momentum = momentum_at(progress.step, self.warmup_start, self.momentum, self.warmup_steps)
-        return {"lr": self.lr * scale, "momentum": momentum, "weight_decay": self._decay(progress.fraction)}
+        return {
+            "lr": self.lr * lr_scale,
+            "momentum": momentum,
+            "weight_decay": self._decay(progress.fraction),
+        }
 
     def _decay(self, done: float) -> float:
         if done <= self.taper_start or self.taper_start == 1.0:
@@ -134,8 +138,8 @@ class SgdRule(Rule):
     def make(self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
-        return {"lr": self.lr * scale}
+    def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
+        return {"lr": self.lr * lr_scale}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +164,7 @@ class Frozen(Rule):
             parameter.requires_grad_(False)
         return None
 
-    def rates(self, scale: float, progress: Progress) -> dict[str, float]:
+    def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
         return {"lr": 0.0}
 
 
@@ -276,11 +280,11 @@ class Optimizers:
         """The gradients there are, in the order of the parameters."""
         return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
-    def step(self, scale: float, progress: Progress) -> None:
-        """Follow the gradients, every rate multiplied by scale, with that much done before this step."""
+    def step(self, lr_scale: float, progress: Progress) -> None:
+        """Follow the gradients, every rate multiplied by lr_scale, with that much done before this step."""
         for row, optimizer in zip(self.rows, self.optimizers):
             if optimizer is not None:
-                optimizer.param_groups[0].update(row.rule.rates(scale, progress))
+                optimizer.param_groups[0].update(row.rule.rates(lr_scale, progress))
                 optimizer.step()
 
     def momentum(self, progress: Progress) -> float:
@@ -288,7 +292,7 @@ class Optimizers:
         rates = (row.rule.rates(1.0, progress) for row in self.rows)
         return next((rate["momentum"] for rate in rates if "momentum" in rate), 0.0)
 
-    def table(self) -> list[dict[str, Any]]:
+    def parameter_table(self) -> list[dict[str, Any]]:
         """The parameter table with what each row took, for people."""
         return [
             {

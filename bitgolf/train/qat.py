@@ -36,7 +36,7 @@ class Noise(Plan):
         return []
 
     def fake_quantized(
-        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, lr_scale: float
     ) -> Mapping[str, Tensor | CustomGradient]:
         """What stands in for weights in this step; the gradient at a tensor goes straight to its weight."""
         return {}
@@ -68,7 +68,7 @@ class LateNoise(Noise):
     patterns: tuple[str, ...] = ("blocks.*",)
     rules: tuple[QuantRule, ...] = ()
 
-    def table(self, quantize: QuantizePlan) -> QuantizePlan:
+    def noise_plan(self, quantize: QuantizePlan) -> QuantizePlan:
         """The rules of the noise, given the recipe's."""
         return QuantizePlan(rules=self.rules) if self.rules else quantize
 
@@ -77,14 +77,14 @@ class LateNoise(Noise):
         return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in self.patterns)]
 
     def validate_for(self, names: Iterable[str]) -> list[str]:
-        known = list(names)
-        lost = [p for p in self.patterns if not any(fnmatch.fnmatchcase(name, p) for name in known)]
-        return [f"patterns: {pattern!r} matches no tensor; names are like {known[0]}" for pattern in lost]
+        all_names = list(names)
+        lost = [p for p in self.patterns if not any(fnmatch.fnmatchcase(name, p) for name in all_names)]
+        return [f"patterns: {pattern!r} matches no tensor; names are like {all_names[0]}" for pattern in lost]
 
-    def active(self, progress: Progress, scale: float) -> bool:
+    def active(self, progress: Progress, lr_scale: float) -> bool:
         """Whether this step is taken on quantized weights."""
         late = progress.fraction >= self.from_progress and self.from_progress < 1.0
-        return late and (self.under_scale == 0.0 or scale < self.under_scale)
+        return late and (self.under_scale == 0.0 or lr_scale < self.under_scale)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,20 +105,20 @@ class FakeQuantize(LateNoise):
     """
 
     def fake_quantized(
-        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, lr_scale: float
     ) -> dict[str, Tensor]:
-        if not self.active(progress, scale):
+        if not self.active(progress, lr_scale):
             return {}
-        table = self.table(quantize)
+        plan = self.noise_plan(quantize)
         with torch.no_grad():
-            found = {}
+            rounded = {}
             for name in self.chosen(weights):
-                if rule := table.rule_of(name, weights[name]):
+                if rule := plan.rule_of(name, weights[name]):
                     try:
-                        found[name] = rule.quantizer.fake_quantize(weights[name])
+                        rounded[name] = rule.quantizer.fake_quantize(weights[name])
                     except QuantizeError as error:
                         raise named(error, name, rule) from None
-            return found
+            return rounded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,21 +135,21 @@ class SoftNoise(LateNoise):
     softest: float = setting(1.0, above=0.0, at_most=100.0)
     hardest: float = setting(16.0, above=0.0, at_most=100.0)
 
-    def sharpness(self, progress: Progress, scale: float) -> float:
+    def sharpness(self, progress: Progress, lr_scale: float) -> float:
         """How steep the curve is at this place of the training."""
         if self.under_scale:
-            done = 1 - scale / self.under_scale
+            done = 1 - lr_scale / self.under_scale
         else:
             done = (progress.fraction - self.from_progress) / (1 - self.from_progress)
         return self.softest + (self.hardest - self.softest) * min(max(done, 0.0), 1.0)
 
     def fake_quantized(
-        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, scale: float
+        self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, lr_scale: float
     ) -> dict[str, CustomGradient]:
-        if not self.active(progress, scale):
+        if not self.active(progress, lr_scale):
             return {}
-        table, sharpness = self.table(quantize), self.sharpness(progress, scale)
-        rules = {name: table.rule_of(name, weights[name]) for name in self.chosen(weights)}
+        plan, sharpness = self.noise_plan(quantize), self.sharpness(progress, lr_scale)
+        rules = {name: plan.rule_of(name, weights[name]) for name in self.chosen(weights)}
         return {
             name: self.rounded(weights[name].detach(), rule.quantizer, sharpness)
             for name, rule in rules.items()

@@ -29,7 +29,7 @@ class Schedule(Plan):
 
     abstract: ClassVar[bool] = True
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         """The multiplier for the step about to be taken."""
         raise NotImplementedError
 
@@ -45,7 +45,7 @@ class Constant(Schedule):
     Neutral: always.
     """
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         return 1.0
 
 
@@ -63,7 +63,7 @@ class WarmdownSteps(Schedule):
 
     warmdown_steps: int = setting(1200, at_least=0)
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         start = max(progress.steps - self.warmdown_steps, 0)
         if self.warmdown_steps == 0 or not start <= progress.step < progress.steps:
             return 1.0
@@ -88,11 +88,11 @@ class WarmdownClock(Schedule):
 
     warmdown_steps: int = setting(1200, at_least=0)
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         if self.warmdown_steps == 0:
             return 1.0
         if progress.train_seconds <= 0:
-            return WarmdownSteps(warmdown_steps=self.warmdown_steps).scale(progress)
+            return WarmdownSteps(warmdown_steps=self.warmdown_steps).lr_scale(progress)
         warmdown_seconds = self.warmdown_steps * progress.seconds / max(progress.step, 1)
         left = max(progress.train_seconds - progress.seconds, 0.0)
         return left / warmdown_seconds if left <= warmdown_seconds and warmdown_seconds > 0 else 1.0
@@ -112,7 +112,7 @@ class WarmdownFraction(Schedule):
     fraction: float = setting(0.5, at_least=0.0, at_most=1.0)
     minimum: float = setting(0.0, at_least=0.0, at_most=1.0)
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         done = progress.fraction
         if self.fraction == 0.0 or done < 1.0 - self.fraction:
             return 1.0
@@ -132,7 +132,7 @@ class Cosine(Schedule):
 
     minimum: float = setting(0.0, at_least=0.0, at_most=1.0)
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         remaining = 0.5 + 0.5 * math.cos(math.pi * min(progress.fraction, 1.0))
         return self.minimum + (1.0 - self.minimum) * remaining
 
@@ -151,9 +151,9 @@ class WarmupThen(Schedule):
     fraction: float = setting(0.02, at_least=0.0, at_most=1.0)
     then: Schedule = Constant()
 
-    def scale(self, progress: Progress) -> float:
+    def lr_scale(self, progress: Progress) -> float:
         warm = min(progress.fraction / self.fraction, 1.0) if self.fraction > 0.0 else 1.0
-        return warm * self.then.scale(progress)
+        return warm * self.then.lr_scale(progress)
 
 
 def momentum_at(step: int, start: float, final: float, warmup_steps: int) -> float:

@@ -67,7 +67,7 @@ def packed(recipe: Recipe, weights: dict, tokenizer: bytes) -> tuple[Artifact, d
 def expected_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Every tensor whole."""
     expected = ExpectedWeights(recipe)
-    return {name: expected.draw(name, math.prod(s)) for name, s in parameter_shapes(recipe.model).items()}
+    return {name: expected.sample(name, math.prod(s)) for name, s in parameter_shapes(recipe.model).items()}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_size_of_trained_weights(trained):
     expected = ExpectedWeights(Recipe(data=data, model=MIDDLE, train=plan, optim=optim))
     for name in ("attn.c_q", "attn.c_k", "attn.c_v", "attn.proj", "mlp.fc", "mlp.proj"):
         weight = trained[f"blocks.1.{name}.weight"]
-        drawn = expected.draw(f"blocks.1.{name}.weight", weight.numel())
+        drawn = expected.sample(f"blocks.1.{name}.weight", weight.numel())
         assert float(drawn.std()) == pytest.approx(float(weight.std()), rel=0.25), name
 
 

@@ -61,40 +61,40 @@ def test_momentum_and_a_larger_batch_go_further():
 
 def test_without_steps_weights_are_as_they_start():
     expected = ExpectedWeights(at_rest())
-    queries = expected.draw("blocks.1.attn.c_q.weight", 2048)
+    queries = expected.sample("blocks.1.attn.c_q.weight", 2048)
     assert queries.shape == (32, 64)
     assert queries.abs().max() <= 1 / 8 < 1.05 * queries.abs().max()
-    assert not expected.draw("blocks.1.mlp.proj.weight", 2048).any()
-    assert torch.equal(expected.draw("blocks.0.attn_scale", 1), torch.ones(64))
+    assert not expected.sample("blocks.1.mlp.proj.weight", 2048).any()
+    assert torch.equal(expected.sample("blocks.0.attn_scale", 1), torch.ones(64))
 
 
 def test_every_tensor_can_be_expected_whole_and_the_same_again():
     expected = ExpectedWeights(training())
     for name, shape in parameter_shapes(MODEL).items():
-        drawn = expected.draw(name, math.prod(shape))
+        drawn = expected.sample(name, math.prod(shape))
         assert drawn.shape == shape
-        assert torch.equal(drawn, ExpectedWeights(training()).draw(name, math.prod(shape)))
+        assert torch.equal(drawn, ExpectedWeights(training()).sample(name, math.prod(shape)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tokens_that_no_text_has_are_alike_in_the_head(tied):
     name, other = ("tok_emb.weight", "lm_head.weight")[:: 1 if tied else -1]
     recipe = training(1000).replace({"model.tied": tied})
-    head = ExpectedWeights(recipe).draw(name, 1024 * 64)
+    head = ExpectedWeights(recipe).sample(name, 1024 * 64)
     half = UNSEEN_TOKENS // 2
     unseen = torch.cat((head[:half], head[512 : 512 + half]))
     seen = torch.cat((head[half:512], head[512 + half :]))
     assert torch.corrcoef(unseen).min() > 0.95
     assert torch.corrcoef(seen).fill_diagonal_(0).abs().max() < 0.8
     if not tied:
-        assert torch.corrcoef(ExpectedWeights(recipe).draw(other, 1024 * 64)).fill_diagonal_(0).max() < 0.8
+        assert torch.corrcoef(ExpectedWeights(recipe).sample(other, 1024 * 64)).fill_diagonal_(0).max() < 0.8
 
 
 def test_rows_of_a_matrix_are_as_long_whatever_its_width():
     sizes = []
     for width in (64, 256):
         recipe = training(400).replace({"model.width": width})
-        proj = ExpectedWeights(recipe).draw("blocks.0.attn.proj.weight", 16_384)
+        proj = ExpectedWeights(recipe).sample("blocks.0.attn.proj.weight", 16_384)
         sizes.append(float(proj.square().sum(1).mean().sqrt()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 
@@ -131,7 +131,7 @@ def test_weights_beyond_all_floats_keep_their_shape():
     """Numbers that are cut at a limit are two numbers, on which a compressor takes minutes."""
     rows = public_rows(embedding=AdamRule(lr=9e18), matrices=MuonRule(lr=9e18), rest=AdamRule(lr=9e18))
     recipe = training(10**18).replace({"optim.rows": rows})
-    drawn = ExpectedWeights(recipe).draw("blocks.0.mlp.fc.weight", 2**14)
+    drawn = ExpectedWeights(recipe).sample("blocks.0.mlp.fc.weight", 2**14)
     assert bool(drawn.isfinite().all()) and float(drawn.abs().max()) < 1.001 * LARGEST
     assert len(drawn.unique()) > 0.9 * drawn.numel()
     assert float((drawn / drawn.std()).pow(4).mean()) == pytest.approx(3, rel=0.2)
@@ -156,5 +156,5 @@ def test_sizes_of_parts_have_limits(path, part, value):
 def test_a_table_larger_than_memory_has_a_forecast():
     recipe = training().replace({"model.embed": (BigramHash(buckets=2**24, dimension=2**15),)})
     started = time.process_time()
-    drawn = ExpectedWeights(recipe).draw("bigram.embed.weight", 2**17)
+    drawn = ExpectedWeights(recipe).sample("bigram.embed.weight", 2**17)
     assert drawn.shape == (4, 2**15) and time.process_time() - started < 5

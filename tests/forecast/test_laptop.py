@@ -118,8 +118,8 @@ def test_a_clock_that_ends_a_recipe_ends_no_laptop_form(name):
     assert small.train.train_seconds == small.train.expected_steps == 0
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         step = round(share * seen)
-        clocked = full.optim.schedule.scale(Progress(step, 20_000, step * seconds / seen, seconds))
-        counted = small.optim.schedule.scale(Progress(round(share * STEPS), STEPS))
+        clocked = full.optim.schedule.lr_scale(Progress(step, 20_000, step * seconds / seen, seconds))
+        counted = small.optim.schedule.lr_scale(Progress(round(share * STEPS), STEPS))
         assert counted == pytest.approx(clocked, abs=0.01)
 
 

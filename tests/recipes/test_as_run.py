@@ -144,7 +144,7 @@ def test_1718_as_meant_differs_in_the_forgotten_table_alone():
 def test_212_rates_fall_from_the_first_step_on():
     """Its log: 47.97 ms a step, so that 20,000 steps of warm-down are 959 s of 600."""
     schedule = find_recipe("pr212").optim.schedule
-    scales = [schedule.scale(Progress(step, 20_000, step * 0.04797, 600.0)) for step in (1, 6253, 12_507)]
+    scales = [schedule.lr_scale(Progress(step, 20_000, step * 0.04797, 600.0)) for step in (1, 6253, 12_507)]
     assert scales == pytest.approx([0.6253, 0.3127, 0.0], abs=1e-3)
 
 
@@ -192,7 +192,7 @@ def test_543_has_a_scale_for_every_layer_and_a_table_of_unit_size():
 
 def test_543_has_late_noise_on_plain_int6():
     recipe = find_recipe("pr543")
-    six = quantizers_of(recipe.noise.table(recipe.quantize), recipe)["blocks.4.mlp.fc.weight"]
+    six = quantizers_of(recipe.noise.noise_plan(recipe.quantize), recipe)["blocks.4.mlp.fc.weight"]
     assert isinstance(six, AbsMax) and (six.grid.qmax, six.grid.scale_floor) == (31, 0.0)
     names = recipe.noise.chosen(parameter_shapes(recipe.model))
     assert len(names) == 11 * 6 + 1 and "ve_shared.proj.weight" in names
@@ -204,7 +204,7 @@ def test_543_has_late_noise_on_plain_int6():
 def test_488_trains_on_more_than_it_ships():
     recipe = find_recipe("pr488")
     shipped = quantizers_of(recipe.quantize, recipe)
-    noisy = quantizers_of(recipe.noise.table(recipe.quantize), recipe)
+    noisy = quantizers_of(recipe.noise.noise_plan(recipe.quantize), recipe)
     six = shipped["blocks.0.attn.c_q.weight"]
     assert isinstance(six, AbsMax) and six.grid.granularity == RowGroups(rows=8)
     assert (six.grid.qmin, six.grid.qmax, six.grid.scale_floor) == (-32, 31, 1 / 31)

@@ -132,7 +132,7 @@ def test_the_baseline_has_the_public_training():
 def test_the_baseline_warms_down_against_the_clock(step, seconds, scale):
     schedule = baseline().optim.schedule
     assert schedule == WarmdownClock(warmdown_steps=1200)
-    assert schedule.scale(Progress(step, 20_000, seconds, 600.0)) == pytest.approx(scale)
+    assert schedule.lr_scale(Progress(step, 20_000, seconds, 600.0)) == pytest.approx(scale)
 
 
 def test_the_baseline_is_squeezed_and_scored_as_in_public():

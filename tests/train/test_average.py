@@ -52,7 +52,7 @@ def mean(seen, steps):
 
 
 def by(schedule, steps=STEPS):
-    return [schedule.scale(Progress(step, steps)) for step in range(steps)]
+    return [schedule.lr_scale(Progress(step, steps)) for step in range(steps)]
 
 
 def differences(averager, scales, seen):
@@ -217,7 +217,7 @@ def test_a_fooled_clock_collects_at_once_unless_guarded(guarded, premature):
     def first(averager, schedule):
         before, *rest = stuttering()
         for done in rest:
-            if averager.update({}, SEEN[0], done, schedule.scale(before)):
+            if averager.update({}, SEEN[0], done, schedule.lr_scale(before)):
                 return done
             before = done
         return None

@@ -118,7 +118,7 @@ def test_only_a_row_freezes_and_the_table_says_so():
     with pytest.raises(PlanError) as caught:
         make_optimizers(OptimPlan(rows=PLAIN[:1]), model)
     assert any("no row matches parameter 'bigram.embed.weight'" in each for each in caught.value.problems)
-    rows = make_optimizers(table(), build_model(SHAPE)).table()
+    rows = make_optimizers(table(), build_model(SHAPE)).parameter_table()
     frozen = [row for row in rows if row["rule"] == "Frozen"]
     assert [name for row in frozen for name in row["names"]] == list(FROZEN)
     assert all(row["lr"] == 0.0 for row in frozen)
@@ -129,8 +129,8 @@ def test_only_a_row_freezes_and_the_table_says_so():
 def test_a_forecast_knows_that_they_stay():
     recipe = Recipe(model=SHAPE, optim=table(), train=PLAN, data=DataPlan(sequence_length=16))
     expected = ExpectedWeights(recipe)
-    assert not expected.draw("bigram.embed.weight", 1000).any()
-    assert expected.draw("ve_shared.embed.weight", 1 << 20).std().item() == pytest.approx(1.0, rel=0.05)
+    assert not expected.sample("bigram.embed.weight", 1000).any()
+    assert expected.sample("ve_shared.embed.weight", 1 << 20).std().item() == pytest.approx(1.0, rel=0.05)
     shapes = parameter_shapes(SHAPE)
     freed = memory_bytes(recipe.replace(optim=table(AdamRule())), shapes) - memory_bytes(recipe, shapes)
     assert freed == 4 * 3 * (40 * 8 + 64 * 8 + 16 * 8)  # a gradient and two moments of each

@@ -93,7 +93,7 @@ def test_it_begins_when_told(noise, active):
     parameters = dict(model.named_parameters())
     for step, expected in zip((0, 12, 18), active):
         progress = Progress(step, 20)
-        fake_quantized = noise.fake_quantized(parameters, RULES, progress, schedule.scale(progress))
+        fake_quantized = noise.fake_quantized(parameters, RULES, progress, schedule.lr_scale(progress))
         assert bool(fake_quantized) == expected, step
 
 
@@ -151,7 +151,7 @@ def test_the_number_of_graphs_is_bounded_by_the_number_of_routes():
     for step in range(20):
         progress = Progress(step, 20)
         model.at(progress.fraction)
-        losses(model, noise, progress, schedule.scale(progress))
+        losses(model, noise, progress, schedule.lr_scale(progress))
     assert counter.frame_count == 3
 
 
@@ -164,7 +164,7 @@ def test_noise_may_have_rules_of_its_own():
     for name, values in found.items():
         assert torch.equal(values, eight.quantize(weights[name]).dequantize())
     assert noise_quantizers(own, RULES, weights) == dict.fromkeys(found, eight)
-    assert own.replace(rules=()).table(RULES) == RULES
+    assert own.replace(rules=()).noise_plan(RULES) == RULES
 
 
 def soft_twin(y: float, a: float, smallest: int, largest: int) -> float:
@@ -224,7 +224,7 @@ def test_it_hardens_as_the_training_ends(noise, sharpness):
     schedule = WarmdownFraction(fraction=1.0)
     for step, expected in zip((0, 12, 18), sharpness):
         progress = Progress(step, 20)
-        assert noise.sharpness(progress, schedule.scale(progress)) == pytest.approx(expected, rel=1e-6)
+        assert noise.sharpness(progress, schedule.lr_scale(progress)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_soft_rounding_off_changes_no_bit_and_on_trains(tmp_path):

@@ -42,7 +42,7 @@ def weights_of(model):
 @pytest.mark.parametrize("tied", [True, False])
 def test_baseline_groups(tied):
     model = build_model(PLAN.replace(tied=tied))
-    table = make_optimizers(OptimPlan(rows=baseline_rows(tied)), model).table()
+    table = make_optimizers(OptimPlan(rows=baseline_rows(tied)), model).parameter_table()
     names = {row["pattern"]: row["names"] for row in table}
     assert names["tok_emb.weight"] == ["tok_emb.weight"]
     assert ("lm_head.weight" in names) == (not tied)
@@ -73,7 +73,7 @@ def test_a_row_may_be_idle_where_it_says_so():
     model, twin = model_with_gradients(), model_with_gradients()
     with_idle = make_optimizers(OptimPlan(rows=(idle, *baseline_rows())), model)
     without = make_optimizers(OptimPlan(), twin)
-    assert with_idle.table() == without.table()
+    assert with_idle.parameter_table() == without.parameter_table()
     for optimizers in (with_idle, without):
         optimizers.step(1.0, at(0))
     assert with_idle.momentum(at(0)) == without.momentum(at(0)) == 0.85

@@ -19,7 +19,7 @@ from bitgolf.train.schedule import (
 
 
 def by_step(schedule, steps=100):
-    return [schedule.scale(Progress(step, steps)) for step in range(steps + 2)]
+    return [schedule.lr_scale(Progress(step, steps)) for step in range(steps + 2)]
 
 
 def test_progress_is_the_further_of_steps_and_clock():
@@ -38,7 +38,7 @@ def test_warmdown_by_steps_and_its_public_end():
 
 
 def test_warmdown_longer_than_the_training_starts_below_one():
-    assert WarmdownSteps(warmdown_steps=200).scale(Progress(0, 100)) == 0.5
+    assert WarmdownSteps(warmdown_steps=200).lr_scale(Progress(0, 100)) == 0.5
 
 
 def test_neutral_settings_are_constant():
@@ -51,7 +51,7 @@ def test_neutral_settings_are_constant():
         Constant(),
     ):
         assert by_step(neutral) == [1.0] * 102
-        assert neutral.scale(Progress(99, 100, 59.0, 60.0)) == 1.0
+        assert neutral.lr_scale(Progress(99, 100, 59.0, 60.0)) == 1.0
 
 
 def test_clock_formula_without_a_clock_counts_steps():
@@ -62,7 +62,7 @@ def clocked(schedule, *, step_seconds, first_seconds=None, train_seconds=600.0):
     """The scale of every step of a training that the clock ends."""
     scales, seconds = [], 0.0
     while seconds < train_seconds:
-        scales.append(schedule.scale(Progress(len(scales), 10**6, seconds, train_seconds)))
+        scales.append(schedule.lr_scale(Progress(len(scales), 10**6, seconds, train_seconds)))
         seconds += first_seconds if first_seconds and len(scales) == 1 else step_seconds
     return scales
 
@@ -111,17 +111,17 @@ def test_a_slow_device_never_has_the_full_rate_in_public():
 )
 def test_fraction_falls_steadily_to_its_minimum(fraction, minimum, done):
     schedule = WarmdownFraction(fraction=fraction, minimum=minimum)
-    scales = [schedule.scale(Progress(0, 1, part, 1.0)) for part in sorted(done)]
+    scales = [schedule.lr_scale(Progress(0, 1, part, 1.0)) for part in sorted(done)]
     assert scales == sorted(scales, reverse=True)
     assert all(minimum <= scale <= 1.0 + 1e-12 for scale in scales)
-    assert schedule.scale(Progress(0, 1, 1.0, 1.0)) == minimum
+    assert schedule.lr_scale(Progress(0, 1, 1.0, 1.0)) == minimum
     assert all(s == 1.0 for s, part in zip(scales, sorted(done)) if part < 1 - fraction)
 
 
 def test_minimum_bites():
     last = Progress(99, 100)
-    assert WarmdownFraction(fraction=0.5).scale(last) == pytest.approx(0.02)
-    assert WarmdownFraction(fraction=0.5, minimum=0.1).scale(last) == 0.1
+    assert WarmdownFraction(fraction=0.5).lr_scale(last) == pytest.approx(0.02)
+    assert WarmdownFraction(fraction=0.5, minimum=0.1).lr_scale(last) == 0.1
 
 
 def test_cosine():

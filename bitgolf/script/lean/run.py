@@ -156,8 +156,10 @@ def trained(
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
     plan, length, order = recipe.train, recipe.data.sequence_length, recipe.data.order
-    size = recipe.model.vocabulary_size
-    source = ShardBatches(stream=stream, order=order, length=length, vocabulary_size=size, bos=tokenizer.bos)
+    vocabulary_size = recipe.model.vocabulary_size
+    source = ShardBatches(
+        stream=stream, order=order, length=length, vocabulary_size=vocabulary_size, bos=tokenizer.bos
+    )
     optimizers = Optimizers(recipe.optim, model, world, model.backend.dtype)
     chunked = recipe.score.replace(windows=Chunked(length=length))
 
@@ -204,27 +206,27 @@ def packed(
     code_bytes: int,
 ) -> Artifact:
     """The artifact at the rate that the recipe asks for."""
-    shipped, length, table = recipe.network().shipped(), recipe.data.sequence_length, recipe.quantize
+    shipped, length, plan = recipe.network().shipped(), recipe.data.sequence_length, recipe.quantize
     curvatures: Curvatures = {}
     if recipe.quantize.calibration != NoCalibration():
         curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
     if recipe.quantize.rate != Fixed():
-        table = allocated(recipe, table, weights, curvatures, tokenizer, code_bytes)
+        plan = allocated(recipe, plan, weights, curvatures, tokenizer, code_bytes)
     if recipe.quantize.tuning != NoTuning():
-        names = table.tunable(weights)
-        tensors = quantize_weights(table, weights, curvatures)
+        names = plan.tunable(weights)
+        tensors = quantize_weights(plan, weights, curvatures)
         rounded = {name: tensor.dequantize() for name, tensor in tensors.items()}
         exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
-        found = finish(table.tuning.tune(exact, student, names, stream, length, False)) if names else {}
-        weights = {**weights, **found}
+        tuned = finish(plan.tuning.tune(exact, student, names, stream, length, False)) if names else {}
+        weights = {**weights, **tuned}
         if recipe.quantize.rate != Fixed():
-            table = allocated(recipe, table, weights, curvatures, tokenizer, code_bytes)
-    return pack(shipped, quantize_weights(table, weights, curvatures), tokenizer, recipe.pack)
+            plan = allocated(recipe, plan, weights, curvatures, tokenizer, code_bytes)
+    return pack(shipped, quantize_weights(plan, weights, curvatures), tokenizer, recipe.pack)
 
 
 def allocated(
     recipe: Recipe,
-    table: QuantizePlan,
+    plan: QuantizePlan,
     weights: dict[str, Tensor],
     curvatures: Curvatures,
     tokenizer: bytes,
@@ -233,11 +235,11 @@ def allocated(
     """The table with the grids that fill the budget."""
     shipped = recipe.network().shipped()
 
-    def size(tried: QuantizePlan) -> int:
+    def total_bytes(tried: QuantizePlan) -> int:
         tensors = quantize_weights(tried, weights, curvatures)
         return counted_bytes(recipe, pack(shipped, tensors, tokenizer, recipe.pack), code_bytes)
 
-    return finish(table.rate.allocate(table, recipe.budget.budget_bytes, size))
+    return finish(plan.rate.allocate(plan, recipe.budget.budget_bytes, total_bytes))
 
 
 def counted_bytes(recipe: Recipe, artifact: Artifact, code_bytes: int) -> int:

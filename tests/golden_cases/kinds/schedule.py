@@ -17,7 +17,7 @@ def check(case: Case) -> None:
     for name, column in (("step", 0), ("elapsed_ms", 1), ("out.lr_multiplier", 2)):
         assert case.tensors[name].tolist() == [row[column] for row in rows]
     for step, elapsed_ms, scale in rows:
-        found = plan.scale(Progress(step, steps, elapsed_ms / 1000.0, cap))
+        found = plan.lr_scale(Progress(step, steps, elapsed_ms / 1000.0, cap))
         assert found == pytest.approx(scale, rel=allowed), step
     check_momentum(case, allowed)
 

@@ -51,17 +51,21 @@ def pack(
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     shapes = parameter_shapes(model)
-    table = tensor_table(shapes, tensors, plan.layout)
-    texts = [json_bytes(sparse_json(model)), json_bytes(table), tokenizer]
+    tensors_json = tensor_table(shapes, tensors, plan.layout)
+    texts = [json_bytes(sparse_json(model)), json_bytes(tensors_json), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
     encoded += [
-        encode_stream(pieces, tensors, plan) for pieces in streams_of(*read_table(table, shapes), shapes)
+        encode_stream(pieces, tensors, plan)
+        for pieces in streams_of(*read_table(tensors_json, shapes), shapes)
     ]
     rows = b"".join(
         SECTION_ROW.pack(
-            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), size, zlib.crc32(data)
+            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0),
+            len(data),
+            decoded_bytes,
+            zlib.crc32(data),
         )
-        for columns, size, codec, data in encoded
+        for columns, decoded_bytes, codec, data in encoded
     )
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
@@ -73,33 +77,36 @@ def unpack(data: bytes, model: ModelPlan) -> dict[str, Tensor]:
     """The float32 weights of a model, from bytes alone."""
     shapes, parts, streams = parameter_shapes(model), dict[tuple[str, str], Tensor](), list[list[Piece]]()
     start = ARTIFACT_PREFIX.size + ARTIFACT_PREFIX.unpack_from(data)[2] * SECTION_ROW.size
-    for place, row in enumerate(SECTION_ROW.iter_unpack(data[ARTIFACT_PREFIX.size : start])):
-        codec, stored, size, checksum = row
+    for index, row in enumerate(SECTION_ROW.iter_unpack(data[ARTIFACT_PREFIX.size : start])):
+        codec, stored, decoded_bytes, checksum = row
         body, start = data[start : start + stored], start + stored
         if zlib.crc32(body) != checksum:
-            raise ValueError(f"section {place} of the model has changed since it was written")
+            raise ValueError(f"section {index} of the model has changed since it was written")
         columns = bool(codec & COLUMNS_FIRST)
-        pieces = streams[place - FIRST_STREAM] if place >= FIRST_STREAM else []
-        body = decompress(CODEC_NAMES[codec & ~COLUMNS_FIRST], body, size, code_shapes(pieces, columns))
-        if place == TENSORS_SECTION:
+        pieces = streams[index - FIRST_STREAM] if index >= FIRST_STREAM else []
+        body = decompress(
+            CODEC_NAMES[codec & ~COLUMNS_FIRST], body, decoded_bytes, code_shapes(pieces, columns)
+        )
+        if index == TENSORS_SECTION:
             forms, groups = read_table(json.loads(body), shapes)
             streams = streams_of(forms, groups, shapes)
         for piece, part in zip(pieces, split_planes(body, pieces, columns)):
             parts[piece.tensor, piece.kind] = part
     weights = {}
     for name, form in forms.items():
-        found = {
-            kind: parts[name, kind] if (name, kind) in parts else torch.zeros(size, dtype=dtype)
-            for kind, (dtype, size) in form.pieces(shapes[name]).items()  # nothing is stored of no bytes
+        tensor_pieces = {
+            kind: parts[name, kind] if (name, kind) in parts else torch.zeros(shape, dtype=dtype)
+            for kind, (dtype, shape) in form.pieces(shapes[name]).items()  # nothing is stored of no bytes
         }
-        weights[name] = QuantizedTensor(form, found, shapes[name]).dequantize()
+        weights[name] = QuantizedTensor(form, tensor_pieces, shapes[name]).dequantize()
     return weights
 
 
 def read_table(
-    table: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    tensors_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Form], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
-    named = table["forms"]
+    named = tensors_json["forms"]
     forms = [FloatForm(dtype=form) if isinstance(form, str) else from_json(form) for form in named]
-    return {name: forms[use] for name, use in zip(shapes, table["use"])}, dict(zip(shapes, table["stream"]))
+    chosen = {name: forms[use] for name, use in zip(shapes, tensors_json["use"])}
+    return chosen, dict(zip(shapes, tensors_json["stream"]))

@@ -7,7 +7,7 @@ from bitgolf.squeeze.codec import Codec
 from bitgolf.squeeze.symbol_model import Shapes
 
 
-def decompress(codec: str, data: bytes, size: int, shapes: Shapes = ()) -> bytes:
-    """The `size` bytes behind `data`, by the codec of this name."""
+def decompress(codec: str, data: bytes, num_bytes: int, shapes: Shapes = ()) -> bytes:
+    """The `num_bytes` bytes behind `data`, by the codec of this name."""
     kind = next(kind for kind in Codec.__subclasses__() if kind.name == codec)
-    return kind.decode(data, size, shapes)[0]
+    return kind.decode(data, num_bytes, shapes)[0]

@@ -62,7 +62,7 @@ def train(
     model.train()
     while (before := _progress(plan, state)).fraction < 1.0:
         started = time.perf_counter()
-        scale = optimizers.plan.schedule.scale(before)
+        lr_scale = optimizers.plan.schedule.lr_scale(before)
         tokens, length = plan.staged(before.fraction, batches.length)
         rows = plan.rows(length, world.size, tokens)
         pairs, position = [], state.position
@@ -75,16 +75,16 @@ def train(
         if noise == NoNoise():
             loss, norm = gradients_of(model, optimizers, pieces, world)
         else:
-            stand_ins = noise.fake_quantized(optimizers.parameters, quantize, before, scale)
+            stand_ins = noise.fake_quantized(optimizers.parameters, quantize, before, lr_scale)
             with swapped_weights(optimizers, stand_ins):
                 loss, norm = gradients_of(model, optimizers, pieces, world)
         diverged = not (math.isfinite(loss) and math.isfinite(norm))
         if not diverged:
-            clipped_step(plan, optimizers, scale, before, norm)
+            clipped_step(plan, optimizers, lr_scale, before, norm)
             state.step, state.position = state.step + 1, position
             if averager != NoAverage():
                 reached = _progress(plan, state)
-                state.averaged = averager.update(state.averaged, weights, reached, scale)
+                state.averaged = averager.update(state.averaged, weights, reached, lr_scale)
         if device.type == "cuda":
             torch.cuda.synchronize()  # so that the clock reads what was done, not what was asked for
         state.seconds += world.from_first(time.perf_counter() - started)
