@@ -25,7 +25,7 @@ def row_of(coder: Coder, path: Path) -> dict[str, Any]:
     assert finish(decompress(coder, packed.data)) == text, "other bytes came back"
     row: dict[str, Any] = {"file": path.name, "bytes": len(text), "bitgolf": len(packed.data)}
     row["way"] = "model" if packed.layout else "LZMA or stored"
-    return row | {one.name: one.size(text) for one in COMPRESSORS.values() if one.is_here}
+    return row | {one.name: one.compressed_bytes(text) for one in COMPRESSORS.values() if one.is_here}
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def _plain(value: str) -> Any:
 
 def _searched(study: Study, space: list[str], out: Path, seconds: float, as_json: bool) -> Study:
     found = screen.follow(search(study, parse_space(study.baseline, space), out, seconds))
-    rows = [(", ".join(trial.changes), trial.value, trial.error) for trial in found.trials]
+    rows = [(", ".join(trial.overrides), trial.value, trial.error) for trial in found.trials]
     screen.table(
         f"{len(rows)} trials on a seed of their own", ("settings", study.metric, ""), rows, as_json=as_json
     )

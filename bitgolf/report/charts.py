@@ -115,7 +115,7 @@ def decades(low: float, high: float) -> Sequence[float]:
 
 def short(number: float) -> str:
     """A tick's text: 0.25, 40, 1,500, 12k, 3M."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(number) >= 10 * size or (letter == "M" and abs(number) >= size):
-            return f"{number / size:.4g}{letter}"
+    for divisor, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= 10 * divisor or (letter == "M" and abs(number) >= divisor):
+            return f"{number / divisor:.4g}{letter}"
     return f"{number:,.4g}" if abs(number) < 1000 else f"{number:,.0f}"

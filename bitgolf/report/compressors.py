@@ -40,7 +40,7 @@ class Compressor(NamedTuple):
         """Whether its package is installed."""
         return not self.package or is_installed(self.package)
 
-    def size(self, text: bytes) -> int:
+    def compressed_bytes(self, text: bytes) -> int:
         """Bytes that it needs for the text. Raises MissingCodecError without its package."""
         return len(self.compress(needed(self.package or "lzma", self.name), text))
 
@@ -110,9 +110,9 @@ def better_ones(rows: Iterable[dict[str, Any]], bits_per_byte: float) -> list[st
         "within the budget": "budget_bits_per_byte",
     }
     return [
-        f"{row['name']} {words} ({row[key]:.4f})"
+        f"{row['name']} {column} ({row[key]:.4f})"
         for row in rows
-        for words, key in columns.items()
+        for column, key in columns.items()
         if row.get(key) is not None and row[key] <= bits_per_byte
     ]
 
@@ -168,8 +168,8 @@ def _measure(
                 len(train_text) + searched,
                 lambda c: _within(c, train_text, val_text, budget_bytes),
             ),
-            (one, "both", len(both), lambda c: (c.size(both),)),
-            (one, "alone", len(val_text), lambda c: (c.size(val_text),)),
+            (one, "both", len(both), lambda c: (c.compressed_bytes(both),)),
+            (one, "alone", len(val_text), lambda c: (c.compressed_bytes(val_text),)),
         ]
     total, done = sum(job[2] for job in jobs), 0
     measured: dict[tuple[str, str], Timed] = {}
@@ -178,9 +178,9 @@ def _measure(
     try:
         futures = {pool.submit(_timed, job[3], job[0]): job for job in jobs}
         for future in concurrent.futures.as_completed(futures):
-            one, part, size, _ = futures[future]
+            one, part, num_bytes, _ = futures[future]
             measured[one.name, part] = future.result()
-            done += size
+            done += num_bytes
             yield done, total
     finally:
         pool.shutdown(cancel_futures=True)
@@ -194,8 +194,8 @@ def _within(
     one: Compressor, train_text: bytes, val_text: bytes, budget_bytes: int
 ) -> tuple[int, int, int, int]:
     """Sizes: of the training text, what length of it fits, its own, and that with the other text after it."""
-    whole = one.size(train_text)
-    fits, fitting = (len(train_text), whole) if whole <= budget_bytes else (0, one.size(b""))
+    whole = one.compressed_bytes(train_text)
+    fits, fitting = (len(train_text), whole) if whole <= budget_bytes else (0, one.compressed_bytes(b""))
     above, above_size, overshot = len(train_text), whole, False
     for _ in range(MOST_GUESSES):
         if above - fits <= len(train_text) // 1000 or 0.99 * budget_bytes <= fitting:
@@ -203,13 +203,13 @@ def _within(
         # Sizes grow almost evenly, a little more at the start, where interpolation overshoots.
         share = (0.995 * budget_bytes - fitting) / max(1, above_size - fitting)
         guess = fits + max(1, int(min(max(share, 0.0), 1.0) * (above - fits) * (0.8 if overshot else 1.0)))
-        size = one.size(train_text[:guess])
-        overshot = size > budget_bytes
+        compressed = one.compressed_bytes(train_text[:guess])
+        overshot = compressed > budget_bytes
         if overshot:
-            above, above_size = guess, size
+            above, above_size = guess, compressed
         else:
-            fits, fitting = guess, size
-    return whole, fits, fitting, one.size(train_text[:fits] + val_text)
+            fits, fitting = guess, compressed
+    return whole, fits, fitting, one.compressed_bytes(train_text[:fits] + val_text)
 
 
 def _timed(job: Callable[[Compressor], tuple[int, ...]], one: Compressor) -> Timed:
@@ -223,8 +223,8 @@ def _row(one: Compressor, measured: dict[str, Timed], both_bytes: int, val_bytes
     sizes = {"alone": measured["alone"].sizes[0], "primed": primed, "budget": with_text - fitting}
     row: dict[str, Any] = {
         "name": one.name,
-        **{f"{part}_bytes": size for part, size in sizes.items()},
-        **{f"{part}_bits_per_byte": 8 * size / val_bytes for part, size in sizes.items()},
+        **{f"{part}_bytes": num_bytes for part, num_bytes in sizes.items()},
+        **{f"{part}_bits_per_byte": 8 * num_bytes / val_bytes for part, num_bytes in sizes.items()},
         "budget_text_bytes": fits,
         "budget_used_bytes": fitting,
         "seconds": round(sum(part.seconds for part in measured.values()), 2),

@@ -29,15 +29,15 @@ def divergence(exact: Model, packed: Model, stream: TokenStream, length: int, se
     """
     draws = keyed_generator(seed, "divergence")
     text = drawn_text(stream, max(LEAST_SEQUENCES, TOKENS // length), length, draws)
-    found = []
+    kl_parts = []
     with torch.inference_mode(), plain_float32(exact), plain_float32(packed):
         for rows in text.split(max(1, PASS_TOKENS // length)):
             ids = rows.to(exact.backend.device)
             exact_log, packed_log = (
                 F.log_softmax(model.logits(ids).double(), dim=-1) for model in (exact, packed)
             )
-            found.append(
+            kl_parts.append(
                 F.kl_div(packed_log, exact_log, reduction="none", log_target=True).sum(-1).mean(1).cpu()
             )
-    each = torch.cat(found)
+    each = torch.cat(kl_parts)
     return Divergence(float(each.mean()), float(each.std()) / math.sqrt(len(each)))

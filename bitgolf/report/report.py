@@ -137,7 +137,7 @@ def budget(run: Run) -> View:
     }
 
 
-def rivals(run: Run) -> View:
+def against_compressors(run: Run) -> View:
     """This run among the compressors, smallest first."""
     listed = _known(run.result, "rivals", "The run was not compared with compressors.")
     rows = [(f"bitgolf {run.name}", run.result.get("bits_per_byte"), "ours")]
@@ -147,8 +147,8 @@ def rivals(run: Run) -> View:
         primed = rival.get("primed_bits_per_byte")
         rows.append((f"{rival['name']}, with the training text", primed, "primed"))
         rows.append((f"{rival['name']}, alone", rival.get("alone_bits_per_byte"), "alone"))
-    known: list[tuple[Any, ...]] = [row for row in rows if _finite(row[1])]
-    return {"rows": _shares(sorted(known, key=lambda row: row[1]))}
+    finite: list[tuple[Any, ...]] = [row for row in rows if _finite(row[1])]
+    return {"rows": _shares(sorted(finite, key=lambda row: row[1]))}
 
 
 def variants(run: Run) -> View:
@@ -161,8 +161,8 @@ def variants(run: Run) -> View:
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
         if _finite(bits):
             before[windows] = bits
-    asked = {"asked": positions_in_words(run.result), "unseen": run.result.get("position_warning")}
-    return {"rows": rows, **asked} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
+    positions = {"asked": positions_in_words(run.result), "unseen": run.result.get("position_warning")}
+    return {"rows": rows, **positions} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
 
 
 def training(run: Run) -> View:
@@ -170,15 +170,17 @@ def training(run: Run) -> View:
     rows = list(_metrics(run.folder / "metrics.jsonl"))
     if len(rows) < 2:
         raise MissingError("Fewer than two training steps were logged in metrics.jsonl.")
-    seconds, loss, scale, steps = (np.array([row[key] for row in rows], dtype=np.float64) for key in METRICS)
+    seconds, loss, lr_scale, steps = (
+        np.array([row[key] for row in rows], dtype=np.float64) for key in METRICS
+    )
     clock = bool(seconds[-1] > seconds[0])
     x, x_label = (seconds, "seconds of training") if clock else (steps, "steps")
     frame = padded(loss[loss <= np.quantile(loss, 0.96)])  # the first steps would flatten all that follows
     title = f"Loss, from {loss[0]:.2f} to {loss[-1]:.2f} nats per token"
-    up_to = 1.05 * max(scale.max(), 1e-9)
+    up_to = 1.05 * max(lr_scale.max(), 1e-9)
     return {
         "loss": line_chart(title, x, loss, y_range=frame),
-        "scale": line_chart("Learning-rate scale", x, scale, x_label=x_label, y_range=(0, up_to)),
+        "scale": line_chart("Learning-rate scale", x, lr_scale, x_label=x_label, y_range=(0, up_to)),
         "validation": _validation([row for row in rows if _finite(row.get(VALIDATED))]),
         "first": loss[0],
         "last": loss[-max(1, len(loss) // 50) :].mean(),
@@ -213,18 +215,18 @@ def ledger(run: Run) -> View:
     """Every byte by its line: tensors of blocks gathered by role, the rest under its own name."""
     lines = _known(run.result, "ledger", "The run did not get as far as packing.")
     roles: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, size in lines:
+    for name, num_bytes in lines:
         owner = name.split(" ")[0]  # a tensor's codes and scales are lines of their own
         in_block = re.fullmatch(r"blocks\.(\d+)\.(.+?)(\.weight)?", owner)
         role, part = (in_block[2], f"block {in_block[1]}") if in_block else (owner, name)
-        roles[role][part] += size
+        roles[role][part] += num_bytes
     sizes = {role: parts.total() for role, parts in roles.items()}
     largest, total = max(sizes.values()) or 1, sum(sizes.values()) or 1
 
     def drawn(role: str) -> list[tuple[str, int, float]]:
         thin = sizes[role] < largest / 40
         parts = Counter({role: sizes[role]}) if thin else roles[role]
-        return [(name, size, 100 * size / largest) for name, size in parts.items()]
+        return [(name, num_bytes, 100 * num_bytes / largest) for name, num_bytes in parts.items()]
 
     return {
         "roles": [
@@ -232,7 +234,7 @@ def ledger(run: Run) -> View:
             for role in sorted(sizes, key=lambda r: -sizes[r])
         ],
         "lines": lines,
-        "code": [(name, size) for name, size in lines if name.startswith("code ")],
+        "code": [(name, num_bytes) for name, num_bytes in lines if name.startswith("code ")],
         "total": total,
     }
 
@@ -325,13 +327,13 @@ def places(run: Run) -> View:
 def _by_place(scores: dict[str, np.ndarray], column: str, label: str) -> Chart | None:
     distance = np.maximum(scores[column].astype(np.int64), 1)
     bucket = _buckets(distance)
-    nats, size, count, total = (
+    nats, num_bytes, count, total = (
         np.bincount(bucket, weights=weights)
         for weights in (scores["nats"], scores["bytes"], np.ones(len(distance)), distance)
     )
-    if len(size) < 2 or not size.all():
+    if len(num_bytes) < 2 or not num_bytes.all():
         return None
-    bits = nats / math.log(2) / size
+    bits = nats / math.log(2) / num_bytes
     whole = _bits_per_byte(scores["nats"].sum(), scores["bytes"].sum())
     title = f"Bits per byte by {label}, {bits[0]:.2f} at first, {bits[-1]:.2f} at last"
     return line_chart(title, total / count, bits, x_label=label, log_x=True, level=whole)
@@ -355,8 +357,8 @@ def documents(run: Run) -> View:
     """The hardest and the easiest documents, and a passage of the middle one with its nats as a marker."""
     scores = run.scores
     names, row_of = np.unique(scores["document"], return_inverse=True)
-    nats, size = (np.bincount(row_of, weights=scores[column]) for column in ("nats", "bytes"))
-    bits = np.array([_bits_per_byte(*pair) for pair in zip(nats, size)])
+    nats, num_bytes = (np.bincount(row_of, weights=scores[column]) for column in ("nats", "bytes"))
+    bits = np.array([_bits_per_byte(*pair) for pair in zip(nats, num_bytes)])
     order = np.argsort(-bits, kind="stable")
     ends = np.r_[order[:DOCUMENTS_SHOWN], order[-DOCUMENTS_SHOWN:]]
     shown = ends if len(ends) < len(order) else order
@@ -366,7 +368,7 @@ def documents(run: Run) -> View:
         return {
             "document": int(names[index]),
             "bits": bits[index],
-            "bytes": int(size[index]),
+            "bytes": int(num_bytes[index]),
             "share": nats[index] / nats.sum(),
             "opening": _text(run, scores["target"][row_of == index][:OPENING_TOKENS]),
         }
@@ -426,13 +428,17 @@ def settings(run: Run) -> View:
     }
 
 
-def _changes(default: Any, found: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+def _changes(default: Any, recorded: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
     """(path, default, found) of recorded plans; another class in a slot is one change."""
-    if isinstance(default, dict) and isinstance(found, dict) and default.get("class") == found.get("class"):
-        for key in found:
-            yield from _changes(default.get(key), found[key], f"{path}.{key}".lstrip("."))
-    elif default != found:
-        yield path, _brief(default), _brief(found)
+    if (
+        isinstance(default, dict)
+        and isinstance(recorded, dict)
+        and default.get("class") == recorded.get("class")
+    ):
+        for key in recorded:
+            yield from _changes(default.get(key), recorded[key], f"{path}.{key}".lstrip("."))
+    elif default != recorded:
+        yield path, _brief(default), _brief(recorded)
 
 
 def _brief(value: Any) -> str:
@@ -475,7 +481,7 @@ def again(run: Run) -> View:
 
 SECTIONS = (
     budget,
-    rivals,
+    against_compressors,
     variants,
     training,
     ledger,
@@ -491,8 +497,8 @@ SECTIONS = (
 )
 
 
-def _bits_per_byte(nats: float, size: float) -> float:
-    return float(nats / math.log(2) / size) if size else math.nan
+def _bits_per_byte(nats: float, num_bytes: float) -> float:
+    return float(nats / math.log(2) / num_bytes) if num_bytes else math.nan
 
 
 def _finite(value: Any) -> bool:

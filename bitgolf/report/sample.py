@@ -122,8 +122,8 @@ def until(pieces: Iterable[str], stop: Sequence[str]) -> Generator[str, None, bo
             yield piece
             continue
         waiting += piece
-        if found := [place for end in ends if (place := waiting.find(end)) >= 0]:
-            yield waiting[: min(found)]
+        if starts := [start for end in ends if (start := waiting.find(end)) >= 0]:
+            yield waiting[: min(starts)]
             return True
         held = max((n for end in ends for n in range(len(end)) if waiting.endswith(end[:n])), default=0)
         yield waiting[: len(waiting) - held]

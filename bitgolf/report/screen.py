@@ -120,10 +120,10 @@ class Lines:
             self._stage, self._started = event.stage, now
         if opens or now - self._printed > PLAIN_LINE_SECONDS or event.done >= event.total:
             share, gone = share_of(event), now - self._started
-            known = share > 0 and (gone >= 1 or share == 1)  # of less nothing can be told
-            left = f"{gone * (1 - share) / share:.0f}" if known else "?"
-            words = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
-            print(f"{words}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
+            is_known = share > 0 and (gone >= 1 or share == 1)  # of less nothing can be told
+            left = f"{gone * (1 - share) / share:.0f}" if is_known else "?"
+            line = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
+            print(f"{line}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
             self._printed = now
 
 
@@ -162,8 +162,8 @@ def number(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Plan):
         given = [(f.name, getattr(value, f.name), f.default) for f in dataclasses.fields(value)]
-        words = (f"{name}={as_set(name, item)}" for name, item, default in given if item != default)
-        return f"{type(value).__name__}({', '.join(words)})"
+        settings = (f"{name}={as_set(name, item)}" for name, item, default in given if item != default)
+        return f"{type(value).__name__}({', '.join(settings)})"
     if isinstance(value, tuple):
         return ", ".join(map(number, value)) or "none"
     if isinstance(value, int):
@@ -248,10 +248,10 @@ def grouped_table(
         with_header = wide or not heading
         drawn = Table(show_header=with_header, header_style="dim", box=None, pad_edge=False, expand=not wide)
         for column in (columns[i] for i in shown):
-            size: dict[str, Any] = {"width": column.width} if column.width else {"ratio": 1}
-            size = {"min_width": column.width} if wide else size
+            extent: dict[str, Any] = {"width": column.width} if column.width else {"ratio": 1}
+            extent = {"min_width": column.width} if wide else extent
             drawn.add_column(
-                column.name, justify="right" if column.right else "left", overflow="fold", **size
+                column.name, justify="right" if column.right else "left", overflow="fold", **extent
             )
         for row in rows:
             drawn.add_row(*(Text(escaped(row[i], keep="\n")) for i in shown))

@@ -49,23 +49,23 @@ def tensor_rows(
 
     noisy: the quantizers that training noise used, see `noise_quantizers`.
     """
-    shipped, sizes, found = unpack(artifact.data).tensors, tensor_bytes(artifact), []
+    shipped, sizes, reported = unpack(artifact.data).tensors, tensor_bytes(artifact), []
     for row in rows:
         name = row["name"]
         weight, rule = weights[name].cpu(), plan.rule_of(name, weights[name])
         assert rule is not None, "rows are of tensors with a rule"
         facts = tensor_row(rule.quantizer, weight, shipped[name], curvatures.get(name), noisy.get(name))
-        size = {"bytes": sizes[name], "coded_bits": 8 * sizes[name] / max(1, weight.numel())}
-        found.append({"name": name, "rule": row["rule"], **size, **facts, "seconds": row["seconds"]})
-    return found
+        size_facts = {"bytes": sizes[name], "coded_bits": 8 * sizes[name] / max(1, weight.numel())}
+        reported.append({"name": name, "rule": row["rule"], **size_facts, **facts, "seconds": row["seconds"]})
+    return reported
 
 
 def tensor_bytes(artifact: Artifact) -> dict[str, int]:
     """The bytes of each tensor in an artifact, scales and the like included; a shared stream is divided."""
     sizes: dict[str, int] = {}
-    for line, size in artifact.ledger:
+    for line, num_bytes in artifact.ledger:
         name = line.split(" ")[0]
-        sizes[name] = sizes.get(name, 0) + size
+        sizes[name] = sizes.get(name, 0) + num_bytes
     return sizes
 
 
@@ -130,12 +130,12 @@ def losses(weight: Tensor, values: Tensor, curvature: Curvature | None) -> dict[
         lost, whole = (squared_error(weight, each, inputs) for each in (values, torch.zeros_like(weight)))
         return math.sqrt(max(0.0, lost) / whole) if whole > 0 else 0.0
 
-    found = {"relative_error": share(None)}
+    measures = {"relative_error": share(None)}
     if curvature is not None:
-        found["output_error"] = share(curvature.inputs)
+        measures["output_error"] = share(curvature.inputs)
         if curvature.outputs is not None:
-            found["damage_nats"] = expected_damage(weight, values, curvature)
-    return found
+            measures["damage_nats"] = expected_damage(weight, values, curvature)
+    return measures
 
 
 def shown_error(row: Mapping[str, Any], ending: str = "") -> float | None:
@@ -205,14 +205,14 @@ def coverage(curvature: Curvature | None) -> dict[str, Any]:
     """How much of a matrix the calibration text has reached: shares of its columns and rows."""
     if curvature is None:
         return {}
-    found: dict[str, Any] = {"calibration_tokens": curvature.tokens}
+    facts: dict[str, Any] = {"calibration_tokens": curvature.tokens}
     if curvature.silent_rows:
-        found["silent_rows"], found["silent_share"] = curvature.silent_rows, curvature.silent_share
-    found["inputs_seen"] = float((curvature.inputs.diagonal() > 0).double().mean())
+        facts["silent_rows"], facts["silent_share"] = curvature.silent_rows, curvature.silent_share
+    facts["inputs_seen"] = float((curvature.inputs.diagonal() > 0).double().mean())
     if curvature.outputs is not None:
         rows = curvature.outputs if curvature.outputs.ndim == 1 else curvature.outputs.diagonal()
-        found["outputs_seen"] = float((rows > 0).double().mean())
-    return found
+        facts["outputs_seen"] = float((rows > 0).double().mean())
+    return facts
 
 
 def collapse(
@@ -289,11 +289,11 @@ def comparison(mine: Mapping[str, float], plain: Mapping[str, float], squares: f
     """
     if not plain or not mine[measure := [*plain][-1]] or mine["relative_error"] < UNSEEN_ERROR:
         return
-    words, power = LOSSES[measure]
+    label, power = LOSSES[measure]
     ratio = (mine[measure] / plain[measure]) ** power if plain[measure] > 0 else math.inf
     # The logarithm of the ratio of two such sums has the variance 4 / squares.
     if ratio > WORSE * math.exp(CHANCE * 2 / math.sqrt(squares)):
-        yield f"worse than plain rounding of as many bits: {ratio:.2f} times its {words}"
+        yield f"worse than plain rounding of as many bits: {ratio:.2f} times its {label}"
 
 
 def freedom(weight: Tensor, curvature: Curvature | None) -> float:
@@ -312,14 +312,12 @@ def directions(moments: Tensor) -> float:
     return float(trace.double() ** 2 / squares) if squares > 0 else 0.0
 
 
-def noise_quantizers(
-    noise: Noise, table: QuantizePlan, weights: Mapping[str, Tensor]
-) -> dict[str, Quantizer]:
+def noise_quantizers(noise: Noise, plan: QuantizePlan, weights: Mapping[str, Tensor]) -> dict[str, Quantizer]:
     """The quantizers that training noise had at its end, by tensor, from the table it was given."""
     if not isinstance(noise, LateNoise) or not noise.active(Progress(1, 1), 0.0):
         return {}
-    table = noise.noise_plan(table)
-    rules = {name: table.rule_of(name, weights[name]) for name in noise.chosen(weights)}
+    plan = noise.noise_plan(plan)
+    rules = {name: plan.rule_of(name, weights[name]) for name in noise.chosen(weights)}
     return {name: rule.quantizer for name, rule in rules.items() if rule is not None}
 
 
@@ -345,8 +343,8 @@ def predicted_gap(rows: list[dict[str, Any]], bytes_per_token: float) -> float |
     nothing of tensors together.
     """
     damages = [row.get("damage_nats") for row in rows]
-    known = [damage for damage in damages if damage is not None]
-    return bits_per_byte_of(sum(known), bytes_per_token) if len(known) == len(damages) else None
+    measured = [damage for damage in damages if damage is not None]
+    return bits_per_byte_of(sum(measured), bytes_per_token) if len(measured) == len(damages) else None
 
 
 def bits_per_byte_of(nats_per_token: float, bytes_per_token: float) -> float:

@@ -37,14 +37,14 @@ class Row(NamedTuple):
 
 def rows_below(folder: Path) -> list[Row]:
     """Every run below a folder, or the folder itself, the best first. Raises BitgolfError where none is."""
-    found = sorted({path.parent for name in ("recipe.json", "result.json") for path in folder.rglob(name)})
-    if not found:
+    folders = sorted({path.parent for name in ("recipe.json", "result.json") for path in folder.rglob(name)})
+    if not folders:
         raise BitgolfError(
             "no run below this folder", where=str(folder), way_out="give the folder that holds run folders"
         )
     first: dict[Path, tuple[str, dict[str, Any]]] = {}
     rows = []
-    for run in found:
+    for run in folders:
         name = str(run.relative_to(folder)) if run != folder else folder.resolve().name
         recipe = flat(mapping(run / "recipe.json"))
         beside, other = first.setdefault(run.parent, (run.name, recipe))
@@ -95,9 +95,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 def differing(recipe: Mapping[str, Any], other: Mapping[str, Any], beside: str) -> str:
     """Where a recipe differs from that of the first run beside it, in words."""
     paths = [p for p in {**other, **recipe} if recipe.get(p) != other.get(p) and p != "name"]
-    words = [f"{path} {json.dumps(recipe.get(path))[:40]}" for path in paths[:CHANGES]]
+    differences = [f"{path} {json.dumps(recipe.get(path))[:40]}" for path in paths[:CHANGES]]
     more = f" and {len(paths) - CHANGES:,} more" if len(paths) > CHANGES else ""
-    return f"{', '.join(words)}{more}; beside {beside}" if words else f"as {beside}"
+    return f"{', '.join(differences)}{more}; beside {beside}" if differences else f"as {beside}"
 
 
 def metrics(path: Path) -> Iterator[dict[str, float]]:
@@ -118,15 +118,17 @@ def metrics(path: Path) -> Iterator[dict[str, float]]:
 
 def curve_of(run: Path, result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Bits per byte of training batches over seconds; empty where bytes of the tokens are not known."""
-    size: Any = result.get("data")
+    facts: Any = result.get("data")
     for name in ("splits", "train"):
-        size = size.get(name) if isinstance(size, dict) else None
-    known = isinstance(size, dict) and is_figure(size.get("tokens")) and is_figure(size.get("text_bytes"))
-    if not known or size["text_bytes"] <= 0:
+        facts = facts.get(name) if isinstance(facts, dict) else None
+    is_known = (
+        isinstance(facts, dict) and is_figure(facts.get("tokens")) and is_figure(facts.get("text_bytes"))
+    )
+    if not is_known or facts["text_bytes"] <= 0:
         return np.zeros(0), np.zeros(0)
-    scale = size["tokens"] / size["text_bytes"] / math.log(2)
+    nats_to_bpb = facts["tokens"] / facts["text_bytes"] / math.log(2)
     pairs = np.array(
-        [(row["seconds"], scale * row["nats_per_token"]) for row in metrics(run / "metrics.jsonl")]
+        [(row["seconds"], nats_to_bpb * row["nats_per_token"]) for row in metrics(run / "metrics.jsonl")]
     )
     groups = np.array_split(np.arange(len(pairs)), max(1, min(POINTS, len(pairs))))
     means = [pairs[group].mean(0) for group in groups if len(group)]
@@ -135,12 +137,12 @@ def curve_of(run: Path, result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Which (cost, score) no other beats in both, by rising cost."""
-    best, found = math.inf, []
+    best, front = math.inf, []
     for index in sorted(range(len(points)), key=lambda each: points[each]):
         if points[index][1] < best:
             best = points[index][1]
-            found.append(index)
-    return found
+            front.append(index)
+    return front
 
 
 def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str, Any]:
@@ -177,9 +179,9 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
 def columns_of(rows: Sequence[Row]) -> tuple[list[str], dict[str, str]]:
     """The figures that tell runs apart, and those that all of several runs have alike, in words."""
     held = {name: {row.figures.get(name) for row in rows} for name in (*FIGURES, "proven")}
-    known = [name for name in held if held[name] != {None}]
-    alike = [name for name in known if len(rows) > 1 and len(held[name]) == 1 and name != "bits_per_byte"]
-    return [name for name in known if name not in alike], {name: shown(name, rows[0]) for name in alike}
+    measured = [name for name in held if held[name] != {None}]
+    alike = [name for name in measured if len(rows) > 1 and len(held[name]) == 1 and name != "bits_per_byte"]
+    return [name for name in measured if name not in alike], {name: shown(name, rows[0]) for name in alike}
 
 
 def shown(name: str, row: Row) -> str:
@@ -205,25 +207,25 @@ def scatter(rows: Sequence[Row], cost: str) -> dict[str, Any] | None:
         "label": COSTS[cost],
         **frame.ticks(),
         "dots": [
-            {"name": row.name, "x": frame.across(x), "y": frame.up(y), "best": place in best,
+            {"name": row.name, "x": frame.across(x), "y": frame.up(y), "best": index in best,
              "said": f"{row.name}: {y:.4f} bits per byte, {number(x)} {cost.replace('_', ' ')}"}
-            for place, (row, (x, y)) in enumerate(zip(shown, points))
+            for index, (row, (x, y)) in enumerate(zip(shown, points))
         ],
-        "line": frame.path([points[place] for place in best]),
+        "line": frame.path([points[index] for index in best]),
     }  # fmt: skip
 
 
 def curves(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The training curves of the best runs in one frame."""
-    drawn = [(place, row) for place, row in enumerate(rows) if len(row.curve[0]) > 1][:CURVES]
+    drawn = [(index, row) for index, row in enumerate(rows) if len(row.curve[0]) > 1][:CURVES]
     if not drawn:
         return None
     last = max(float(row.curve[0][-1]) for _, row in drawn)
     late = [y for _, row in drawn for x, y in zip(*row.curve) if x > EARLY * last]
     frame = Frame.around([0.0, last], late or [y for _, row in drawn for y in row.curve[1]])
     lines = [
-        {"name": row.name, "colour": place % COLOURS, "path": frame.path(list(zip(*row.curve)))}
-        for place, row in drawn
+        {"name": row.name, "colour": index % COLOURS, "path": frame.path(list(zip(*row.curve)))}
+        for index, row in drawn
     ]
     return {**frame.ticks(), "lines": lines, "label": "seconds of training"}
 

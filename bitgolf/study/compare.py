@@ -54,9 +54,9 @@ def recipes_of(sets: Sequence[RunSet]) -> list[Plan]:
     """What each set ran; no technique is imported where all of their files agree with themselves."""
     paths = [each.folders[0] / "recipe.json" for each in sets]
     data = [read_outside(path) for path in paths]
-    known = [recipe_in(each, runs.results[0]["recipe_identity"]) for each, runs in zip(data, sets)]
-    if all(known):
-        return [each for each in known if each]
+    recipes = [recipe_in(each, runs.results[0]["recipe_identity"]) for each, runs in zip(data, sets)]
+    if all(recipes):
+        return [each for each in recipes if each]
     from bitgolf.recipe import Recipe
 
     return [read_plan(path, Recipe) for path in paths]
@@ -80,17 +80,17 @@ def read_run_set(text: str) -> RunSet:
         )
     results = []
     for folder in folders:
-        found = run_status(folder)
-        if found.state != "done" or not found.result:
-            error = (found.result or {}).get("error")
+        status = run_status(folder)
+        if status.state != "done" or not status.result:
+            error = (status.result or {}).get("error")
             raise BitgolfError(
                 "this run has no score",
                 where=str(folder),
-                value=found.stage or found.state,
+                value=status.stage or status.state,
                 way_out=str(error).strip().splitlines()[-1] if error else "finish it with --resume",
             )
-        typed(found.result, Named, folder / "result.json")
-        results.append(found.result)
+        typed(status.result, Named, folder / "result.json")
+        results.append(status.result)
     identities = {result["recipe_identity"] for result in results}
     if len(identities) != 1:
         raise BitgolfError(
@@ -131,7 +131,7 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
 
 def _compared(first: RunSet, other: RunSet, metric: str, alike: bool) -> dict[str, Any]:
     """alike: whether both were trained alike; then only packing or scoring differs, and no seed is noise."""
-    same = {each.name: found for each in (first, other) if (found := repeats(each.runs()))}
+    same = {each.name: seeds_alike for each in (first, other) if (seeds_alike := repeats(each.runs()))}
     seeds = None if same else _by_seeds(first, other, metric)
     documents = _by_documents(first, other)
     means = [float(np.mean([*each.by_seed(metric).values()])) for each in (first, other)]
@@ -199,9 +199,9 @@ def _refuse_without(runs: RunSet, metric: str) -> None:
 
 def claim(row: dict[str, Any], reference: str, metric: str) -> str:
     """What can be said, in one sentence."""
-    size = f"{abs(row['effect']):.4f} {metric.replace('_', ' ')}"
+    difference = f"{abs(row['effect']):.4f} {metric.replace('_', ' ')}"
     side = "lower" if row["effect"] < 0 else "higher"
-    head = f"{row['name']} is {size} {side} than {reference}"
+    head = f"{row['name']} is {difference} {side} than {reference}"
     documents = row["documents"]
     if row["same_weights"] and documents:
         apart = documents["low"] > 0 or documents["high"] < 0
@@ -249,26 +249,26 @@ def against_constant(runs: RunSet, published: float, metric: str = "bits_per_byt
         raise BitgolfError(f"no seed moves {metric}", where=runs.name, value=values[0], way_out=way_out)
     if differing := other_texts(runs.results):
         raise BitgolfError("these runs were scored on different texts", where=runs.name, value=differing)
-    found = one_sample(values, published)
+    test = one_sample(values, published)
     row: dict[str, Any] = {"metric": metric, "runs": runs.name, "against": published}
-    row |= dataclasses.asdict(found)
+    row |= dataclasses.asdict(test)
     if metric not in IN_BITS or metric == "quantization_gap":
-        return row | {"claim": _one_sample_claim(row, found)}
+        return row | {"claim": _one_sample_claim(row, test)}
     rate = bytes_per_token(runs.results[0])
-    nats = {"nats_per_byte": found.effect * math.log(2), "nats_per_token": found.effect * math.log(2) * rate}
+    nats = {"nats_per_byte": test.effect * math.log(2), "nats_per_token": test.effect * math.log(2) * rate}
     margins = challenge_margin(runs.results)
-    beyond = {unit: one_sample(values, published - size).p_lower for unit, size in margins.items()}
+    beyond = {unit: one_sample(values, published - margin).p_lower for unit, margin in margins.items()}
     row |= nats | {"margin": margins, "p_beyond_margin": beyond, "bytes_per_token": rate}
-    return row | {"claim": _one_sample_claim(row, found), "units": _units(row)}
+    return row | {"claim": _one_sample_claim(row, test), "units": _units(row)}
 
 
-def _one_sample_claim(row: dict[str, Any], found: OneSample) -> str:
-    side = "below" if found.effect < 0 else "above"
-    verdict = "can be claimed" if found.p < ALPHA else "no evidence at this number of seeds"
+def _one_sample_claim(row: dict[str, Any], test: OneSample) -> str:
+    side = "below" if test.effect < 0 else "above"
+    verdict = "can be claimed" if test.p < ALPHA else "no evidence at this number of seeds"
     return (
-        f"{row['runs']}: the mean of {found.n} runs is {abs(found.effect):.4f} {side} {row['against']} (95% "
-        f"interval {found.low:+.4f} to {found.high:+.4f}, t = {found.t:.1f} with {found.freedom} degrees of "
-        f"freedom, p {found.p:.3g} two-sided, {min(found.p_lower, found.p_higher):.3g} one-sided): "
+        f"{row['runs']}: the mean of {test.n} runs is {abs(test.effect):.4f} {side} {row['against']} (95% "
+        f"interval {test.low:+.4f} to {test.high:+.4f}, t = {test.t:.1f} with {test.freedom} degrees of "
+        f"freedom, p {test.p:.3g} two-sided, {min(test.p_lower, test.p_higher):.3g} one-sided): "
         f"{verdict}. A constant has no noise: that of the runs behind it is not counted."
     )
 
@@ -276,8 +276,8 @@ def _one_sample_claim(row: dict[str, Any], found: OneSample) -> str:
 def _units(row: dict[str, Any]) -> str:
     """The trap in "0.005 nats", with the figures of these runs."""
     read = [
-        f"{size:.4f} if they are {unit} (p {row['p_beyond_margin'][unit]:.2g})"
-        for unit, size in row["margin"].items()
+        f"{margin:.4f} if they are {unit} (p {row['p_beyond_margin'][unit]:.2g})"
+        for unit, margin in row["margin"].items()
     ]
     sizes = row["margin"].values()
     return (

@@ -142,14 +142,14 @@ class Study(Plan):
             yield "arms: nothing to compare; make some with add_one, leave_one_out, ladder or factorial"
 
     def _arm_problems(self) -> Iterator[str]:
-        known = {BASELINE: self.baseline} | {arm.name: arm.recipe for arm in self.arms}
+        recipes = {BASELINE: self.baseline} | {arm.name: arm.recipe for arm in self.arms}
         for arm in self.arms:
             where = f"arms: {arm.name!r}"
-            if arm.against not in known or arm.against == arm.name:
-                others = [name for name in known if name != arm.name]
+            if arm.against not in recipes or arm.against == arm.name:
+                others = [name for name in recipes if name != arm.name]
                 yield f"{where} is against {arm.against!r}; {nearest(arm.against, others)}"
                 continue
-            paths = changed_paths(known[arm.against], arm.recipe)
+            paths = changed_paths(recipes[arm.against], arm.recipe)
             if not paths:
                 yield f"{where} is the same recipe as {arm.against!r}"
             elif len(paths) > 1 and not arm.bundle and not self._crossed(arm):
@@ -248,10 +248,10 @@ def factorial(
     named = tuple(Factor(name=name, levels=tuple(levels)) for name, levels in factors.items())
     arms = []
     for cell in product(*(factor.levels for factor in named)):
-        changes: dict[str, Any] = {}
+        overrides: dict[str, Any] = {}
         for factor, level in zip(named, cell):
-            changes |= factors[factor.name][level]
-        if changes:
+            overrides |= factors[factor.name][level]
+        if overrides:
             name = ", ".join(f"{factor.name} {level}" for factor, level in zip(named, cell))
-            arms.append(dataclasses.replace(changed(baseline, name, changes), levels=cell))
+            arms.append(dataclasses.replace(changed(baseline, name, overrides), levels=cell))
     return tuple(arms), named

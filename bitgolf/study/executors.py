@@ -47,9 +47,9 @@ def on_seats(tasks: Iterator[Task], seats: Sequence[Seat], look: Look) -> None:
             try:
                 handle.result()
             except Exception as error:  # of the executor: a failing run leaves its error in its folder
-                words = f"{type(error).__name__}: {error}"
+                message = f"{type(error).__name__}: {error}"
                 for job in task.unfinished()[:1]:
-                    give_up(job, KILLED if isinstance(error, BrokenProcessPool) else words)
+                    give_up(job, KILLED if isinstance(error, BrokenProcessPool) else message)
             if task.unfinished():
                 busy.append((seat(task), seat, task))
             else:
@@ -94,8 +94,8 @@ def in_processes(count: int, threads: int, gpus: int = 1) -> Executor:
 
 def shares_of_gpus(count: int, gpus: int) -> list[str]:
     """The CUDA_VISIBLE_DEVICES of each of so many processes: those of this one in turn; empty without any."""
-    found = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    visible = [name.strip() for name in found.split(",") if name.strip()]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = [name.strip() for name in devices.split(",") if name.strip()]
     most = min(gpus, len(visible))
     turns = itertools.cycle(visible)
     return [",".join(itertools.islice(turns, most)) for _ in range(count)]
@@ -138,8 +138,8 @@ def on_ray(address: str, threads: int, gpus: int) -> Executor:
         ) from None
 
     def execute(tasks: Iterator[Task], look: Look) -> None:
-        known: dict[str, Any] = {} if address == "local" else {"address": address}
-        ray.init(**known, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        options: dict[str, Any] = {} if address == "local" else {"address": address}
+        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             remote = ray.remote(num_cpus=threads or 1, num_gpus=gpus, max_retries=0)(finish_task)
             slots = int(ray.cluster_resources().get("CPU", 1) // (threads or 1))

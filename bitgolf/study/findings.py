@@ -100,22 +100,22 @@ def measured(folder: Path) -> tuple[list[Finding], list[str]]:
     """
     if not folder.is_dir():
         raise BitgolfError("no such folder", where=str(folder), way_out="give the one that studies write to")
-    found: list[Finding] = []
+    findings: list[Finding] = []
     problems = []
     for path in sorted(_study_files(folder)):
         try:
             if path.name == OWN_NAME or is_study(read_outside(path)):
-                found += findings_in(path)
+                findings += findings_in(path)
         except BitgolfError as error:
             problems.append(str(error))
-    return found, problems
+    return findings, problems
 
 
-def with_shipped(found: Sequence[Finding]) -> list[Finding]:
+def with_shipped(findings: Sequence[Finding]) -> list[Finding]:
     """Some lines, and those of the project's own studies that are not among them."""
-    known = {dataclasses.replace(each, file="") for each in found}
+    listed = {dataclasses.replace(each, file="") for each in findings}
     ours, _ = measured(MEASURED)
-    return [*found, *(each for each in ours if dataclasses.replace(each, file="") not in known)]
+    return [*findings, *(each for each in ours if dataclasses.replace(each, file="") not in listed)]
 
 
 def _study_files(folder: Path) -> Iterator[Path]:
@@ -143,7 +143,7 @@ def findings_in(path: Path) -> list[Finding]:
     """The lines of the table of one study.json. Raises BitgolfError for another file."""
     study = read_study(path)
     changes, scale = _changes(study), _scale_in_words(study["scale"])
-    found = []
+    findings = []
     for row in study["comparisons"]:
         numbers = ("effect", "low", "high", "p_corrected", "detectable")
         finding = Finding(
@@ -160,8 +160,8 @@ def findings_in(path: Path) -> list[Finding]:
             file=str(path),
             **{name: _figure(row.get(name)) for name in numbers},
         )
-        found.append(finding)
-    return found
+        findings.append(finding)
+    return findings
 
 
 def _changes(study: StudyResult) -> dict[str, tuple[tuple[str, str], ...]]:
@@ -170,31 +170,31 @@ def _changes(study: StudyResult) -> dict[str, tuple[tuple[str, str], ...]]:
     An effect of factors has those of the arm that moves in its factors alone.
     """
     firsts = {factor["name"]: factor["levels"][0] for factor in study.get("factors", ())}
-    found = {}
+    settings = {}
     for arm in study["arms"]:
         cell = zip(firsts.items(), arm.get("levels", ()))
         moved = [f"{factor}: {level}" for (factor, first), level in cell if level != first]
         paths = ((_plain(change["path"]), _plain(change["after"])) for change in arm["changes"])
-        found[" x ".join(moved) or arm["name"]] = tuple(paths)
-    return found
+        settings[" x ".join(moved) or arm["name"]] = tuple(paths)
+    return settings
 
 
 def _scale_in_words(scale: Scale) -> str:
     """'1.46 M parameters, 400 steps, 1.64 M tokens of sotu'."""
     counted = ((scale.get("parameters"), "parameters"), (scale.get("steps"), "steps"))
-    words = [f"{_rounded(count)} {name}" for count, name in counted if count is not None]
+    parts = [f"{_rounded(count)} {name}" for count, name in counted if count is not None]
     if (tokens := scale.get("train_tokens")) is not None:
-        words.append(
+        parts.append(
             f"{_rounded(tokens)} tokens" + (f" of {_plain(scale['data'])}" if scale.get("data") else "")
         )
-    return ", ".join(words) or "unknown"
+    return ", ".join(parts) or "unknown"
 
 
 def _rounded(count: float) -> str:
     """A count in at most five characters and its unit."""
-    for size, unit in ((1e9, " B"), (1e6, " M")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
+    for divisor, unit in ((1e9, " B"), (1e6, " M")):
+        if count >= divisor:
+            return f"{count / divisor:.3g}{unit}"
     return f"{count:,.0f}"
 
 
@@ -222,21 +222,21 @@ def keep_cited(rows: Sequence[Cited], folder: Path) -> Path:
     return path
 
 
-def novelty(figures: Sequence[Cited], words: Sequence[str]) -> str:
+def novelty(figures: Sequence[Cited], terms: Sequence[str]) -> str:
     """In how many public entries something was tried, the best that came of it, and under which conditions.
 
     An entry is a source; what it tried is what its name says, or what its own settings switch on.
     """
-    told = matching(figures, words)
-    entries, known = {row.source for row in told}, {row.source for row in figures}
-    asked = " ".join(words)
+    matches = matching(figures, terms)
+    entries, sources = {row.source for row in matches}, {row.source for row in figures}
+    query = " ".join(terms)
     if not entries:
-        return f"{asked}: tried in none of the {len(known)} public entries that are known here"
-    in_bits = [row for row in told if "bits per byte" in row.metric]
+        return f"{query}: tried in none of the {len(sources)} public entries that are known here"
+    in_bits = [row for row in matches if "bits per byte" in row.metric]
     gains = [row for row in in_bits if row.effect is not None]
     scores = [row for row in in_bits if row.value is not None and "pre-quant" not in row.metric]
-    parts = [f"{asked}: tried in {len(entries)} of {len(known)} public entries"]
-    named = (row for row in gains if all(word.lower() in row.technique.lower() for word in words))
+    parts = [f"{query}: tried in {len(entries)} of {len(sources)} public entries"]
+    named = (row for row in gains if all(word.lower() in row.technique.lower() for word in terms))
     alone = [row for row in named if not any(joint in row.technique for joint in BUNDLED)]
     if gains:
         best = min(alone or gains, key=lambda row: row.effect or 0.0)
@@ -318,10 +318,10 @@ def _cited_row(row: Mapping[str, Any], where: str) -> Cited:
     for name in REQUIRED:
         if not values.get(name):
             raise BitgolfError(f"has no {name}", where=where, way_out=f"each row needs {', '.join(REQUIRED)}")
-    found = Cited(**values)
-    if found.value is None and found.effect is None and not found.verdict:
+    figure = Cited(**values)
+    if figure.value is None and figure.effect is None and not figure.verdict:
         raise BitgolfError("says nothing", where=where, way_out="give a value, an effect or a verdict")
-    return _with_effect(found, where)
+    return _with_effect(figure, where)
 
 
 def _cell(column: str, value: Any, where: str) -> Any:
@@ -391,9 +391,9 @@ def _plain(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def matching(entries: Iterable[Entry], words: Sequence[str]) -> list[Entry]:
+def matching(entries: Iterable[Entry], terms: Sequence[str]) -> list[Entry]:
     """Those in whose technique, study, settings or source each of the words occurs, in either case."""
-    wanted = [word.lower() for word in words]
+    wanted = [word.lower() for word in terms]
     return [entry for entry in entries if all(word in _searched(entry) for word in wanted)]
 
 
@@ -432,13 +432,13 @@ def already_tested(study: "Study", findings: Iterable[Finding]) -> list[str]:
 def tried_in_public(study: "Study", figures: Sequence[Cited]) -> list[str]:
     """The note of novelty on each technique that a planned arm brings in and public entries have tried."""
     recipes = study.recipes()
-    found: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for arm in study.arms:
         for _, before, after in diff(recipes[arm.against], recipes[arm.name]):
             for kind in _kinds(after) - _kinds(before):
-                if kind not in found and matching(figures, [kind]):
-                    found[kind] = f"{arm.name}: {novelty(figures, [kind])}"
-    return [*found.values()]
+                if kind not in notes and matching(figures, [kind]):
+                    notes[kind] = f"{arm.name}: {novelty(figures, [kind])}"
+    return [*notes.values()]
 
 
 def _kinds(value: Any) -> set[str]:

@@ -28,14 +28,14 @@ def shown(metric: str, value: float | None, *, sign: bool = False) -> str:
     return text_of(value, f"{'+' if sign else ''}z,.{digits}f")
 
 
-def known(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """A number, or None for what is not known yet."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def text_of(value: float | None, form: str) -> str:
     """A number in a format with a true minus; a dash for none."""
-    return NOTHING if known(value) is None else format(value, form).replace("-", "−")
+    return NOTHING if finite_or_none(value) is None else format(value, form).replace("-", "−")
 
 
 def in_words(metric: str) -> str:
@@ -69,8 +69,8 @@ def facts(study: View) -> list[tuple[str, str]]:
         ("noise of one run", _noise(study)),
     ]
     if noise["detectable"] is not None:
-        size = shown(metric, noise["detectable"])
-        rows.append(("smallest detectable difference", f"{size} with 80% power, by Welch's t test"))
+        difference = shown(metric, noise["detectable"])
+        rows.append(("smallest detectable difference", f"{difference} with 80% power, by Welch's t test"))
     if seeds := noise["seeds_for_the_challenge"]:
         more = " or more" if seeds >= MOST_SEEDS else ""
         rows.append(("seeds to detect 0.005 bits per byte", f"{seeds:,}{more} an arm"))
@@ -87,11 +87,11 @@ def facts(study: View) -> list[tuple[str, str]]:
 
 def _size(study: View, which: str) -> str:
     """A margin as it was declared and in the metric's unit; empty where none was."""
-    size = study[which]
-    if not size["value"]:
+    margin = study[which]
+    if not margin["value"]:
         return ""
-    inside = shown(study["metric"], size["in_metric"])
-    return inside if size["unit"] == "metric" else f"{size['value']:g} {size['unit']}, here {inside}"
+    inside = shown(study["metric"], margin["in_metric"])
+    return inside if margin["unit"] == "metric" else f"{margin['value']:g} {margin['unit']}, here {inside}"
 
 
 def _noise(study: View) -> str:
@@ -110,8 +110,8 @@ def _noise(study: View) -> str:
 
 def _scale(scale: View) -> str:
     parts = [f"{scale['parameters']:,} parameters"]
-    for key, words in (("steps", "steps"), ("train_tokens", "tokens of training")):
-        parts += [f"{scale[key]:,} {words}"] if scale[key] else []
+    for key, unit in (("steps", "steps"), ("train_tokens", "tokens of training")):
+        parts += [f"{scale[key]:,} {unit}"] if scale[key] else []
     parts += [f"text {scale['data']}"] if scale["data"] else []
     if scale["scored_tokens"]:
         parts.append(f"{scale['scored_tokens']:,} tokens scored ({scale['windows']})")
@@ -132,9 +132,9 @@ def challenge(study: View) -> str:
 def amendments(study: View) -> list[tuple[str, str, str, str]]:
     """What was changed after the plan was written: time, setting, before, after."""
     return [
-        (moment(found["written"]), each["path"], _text(each["before"]), _text(each["after"]))
-        for found in study["amendments"]
-        for each in found["changes"]
+        (moment(amendment["written"]), each["path"], _text(each["before"]), _text(each["after"]))
+        for amendment in study["amendments"]
+        for each in amendment["changes"]
     ]
 
 
@@ -170,19 +170,19 @@ def table_row(study: View, row: View) -> View:
         "detectable": shown(metric, row["detectable"]),
         "documents": _documents(row["documents"]),
         "sides": {
-            side: (shown(side, found.get("effect"), sign=True), interval(side, found))
-            for side, found in sides.items()
+            side: (shown(side, figures.get("effect"), sign=True), interval(side, figures))
+            for side, figures in sides.items()
         },
         "verdict": row["verdict"],
         "why": "; ".join(filter(None, (row["why"], "stopped early" if row["stopped_early"] else ""))),
     }
 
 
-def interval(metric: str, found: View) -> str:
+def interval(metric: str, figures: View) -> str:
     """[low, high] of a difference; a side that is not bounded is infinite."""
-    if found.get("effect") is None:
+    if figures.get("effect") is None:
         return ""
-    ends = ((found["low"], "−∞"), (found["high"], "∞"))
+    ends = ((figures["low"], "−∞"), (figures["high"], "∞"))
     low, high = (none if end is None else shown(metric, end, sign=True) for end, none in ends)
     return f"[{low}, {high}]"
 
@@ -192,11 +192,11 @@ def chance(p: float | None) -> str:
     return "< 0.0001" if p is not None and p < 0.0001 else text_of(p, ".4f")
 
 
-def _documents(found: View | None) -> tuple[str, str] | None:
-    if found is None:
+def _documents(figures: View | None) -> tuple[str, str] | None:
+    if figures is None:
         return None
-    effect = shown("bits_per_byte", found["effect"], sign=True)
-    return effect, f"{interval('bits_per_byte', found)}, {found['documents']:,} documents"
+    effect = shown("bits_per_byte", figures["effect"], sign=True)
+    return effect, f"{interval('bits_per_byte', figures)}, {figures['documents']:,} documents"
 
 
 def metric_table(study: View, metrics: Iterable[str]) -> View:
@@ -210,9 +210,9 @@ def metric_table(study: View, metrics: Iterable[str]) -> View:
 
 def mean_cell(arm: View, metric: str) -> tuple[str, str]:
     """A mean, and its standard deviation if there is one."""
-    found = arm["metrics"].get(metric) or {"mean": None, "deviation": None}
-    spread = found["deviation"]
-    return shown(metric, found["mean"]), "" if spread is None else f"± {shown(metric, spread)}"
+    summary = arm["metrics"].get(metric) or {"mean": None, "deviation": None}
+    spread = summary["deviation"]
+    return shown(metric, summary["mean"]), "" if spread is None else f"± {shown(metric, spread)}"
 
 
 def original_table(study: View) -> View:

@@ -29,19 +29,19 @@ class Board:
         self.ended: dict[Path, RunStatus] = {}
         self.reported: set[Path] = set()
         self.started, self.expected = time.monotonic(), seconds_to_do
-        self.found = self.read()
-        self.before = {folder for folder, each in self.found.items() if each.state in ENDED}
+        self.statuses = self.read()
+        self.before = {folder for folder, each in self.statuses.items() if each.state in ENDED}
 
     def read(self) -> dict[Path, RunStatus]:
         """The standing of every run."""
         folders = {job.folder for job in self.prepared.jobs.values()}
-        self.found = {folder: self.ended.get(folder) or run_status(folder) for folder in folders}
-        self.ended |= {folder: each for folder, each in self.found.items() if each.state in ENDED}
-        return self.found
+        self.statuses = {folder: self.ended.get(folder) or run_status(folder) for folder in folders}
+        self.ended |= {folder: each for folder, each in self.statuses.items() if each.state in ENDED}
+        return self.statuses
 
     def done(self) -> tuple[float, int]:
         """How many runs are over, running ones by their share, and how many there are."""
-        shares = [1.0 if each.state in ENDED else _share(each) for each in self.found.values()]
+        shares = [1.0 if each.state in ENDED else _share(each) for each in self.statuses.values()]
         return sum(shares), len(shares)
 
     def seconds_left(self) -> float:
@@ -64,26 +64,26 @@ class Board:
 
     def value(self, arm: str, seed: int) -> float:
         """The metric of a run; nan while it has none."""
-        found = self.found[self.prepared.jobs[arm, seed].folder]
-        return value_of(found, self.prepared.study.metric)
+        status = self.statuses[self.prepared.jobs[arm, seed].folder]
+        return value_of(status, self.prepared.study.metric)
 
     def cell(self, arm: str, seed: int) -> Text:
         """A run in a few letters."""
-        found = self.found[self.prepared.jobs[arm, seed].folder]
+        status = self.statuses[self.prepared.jobs[arm, seed].folder]
         if not math.isnan(value := self.value(arm, seed)):
             return Text(f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}")
-        if found.state == "failed":
-            return Text(escaped(found.stage), style="red")
-        if found.state == "running":
-            return Text(f"{found.stage.split()[0]} {found.share:.0%}", style="cyan")
-        return Text("stopped" if found.state == "stopped" else "·", style="dim")
+        if status.state == "failed":
+            return Text(escaped(status.stage), style="red")
+        if status.state == "running":
+            return Text(f"{status.stage.split()[0]} {status.share:.0%}", style="cyan")
+        return Text("stopped" if status.state == "stopped" else "·", style="dim")
 
     def errors(self) -> list[str]:
         """One line for each failed run: arm, seed, error."""
         return [
-            f"{arm}, seed {seed}: {found.result.get('error') or found.stage}"
+            f"{arm}, seed {seed}: {status.result.get('error') or status.stage}"
             for (arm, seed), job in self.prepared.jobs.items()
-            if (found := self.found[job.folder]).state == "failed" and found.result
+            if (status := self.statuses[job.folder]).state == "failed" and status.result
         ]
 
     def drawn(self) -> Group:
@@ -104,9 +104,9 @@ class Board:
     def line(self) -> str:
         """How far, how long, the best so far."""
         done, total = self.done()
-        words = f"{done:.1f} of {total} runs, {clock(self.seconds_left())} left"
+        line = f"{done:.1f} of {total} runs, {clock(self.seconds_left())} left"
         best = self.best()
-        return words + (f", lowest {self.prepared.study.metric}: {best[0]} {best[1]:,.4f}" if best else "")
+        return line + (f", lowest {self.prepared.study.metric}: {best[0]} {best[1]:,.4f}" if best else "")
 
 
 def follow(board: Board) -> tuple[AbstractContextManager[Any], Callable[[], None]]:
@@ -115,19 +115,19 @@ def follow(board: Board) -> tuple[AbstractContextManager[Any], Callable[[], None
     if console.is_terminal:
         live = Live(board.drawn(), console=console, auto_refresh=False)
 
-        def draw() -> None:
+        def redraw() -> None:
             board.read()
             live.update(board.drawn(), refresh=True)
 
-        return live, draw
+        return live, redraw
 
     def report_ended() -> None:
         board.read()
         for (arm, seed), job in board.prepared.jobs.items():
-            if board.found[job.folder].state in ENDED and job.folder not in board.before | board.reported:
+            if board.statuses[job.folder].state in ENDED and job.folder not in board.before | board.reported:
                 board.reported.add(job.folder)
-                words = f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}"
-                print(escaped(words), file=sys.stderr, flush=True)
+                line = f"{arm}, seed {seed}: {board.cell(arm, seed)}   {board.line()}"
+                print(escaped(line), file=sys.stderr, flush=True)
 
     return nullcontext(), report_ended
 
@@ -140,8 +140,8 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _share(found: RunStatus) -> float:
+def _share(status: RunStatus) -> float:
     """A running run's share of itself: training is most of it."""
-    if found.state != "running":
+    if status.state != "running":
         return 0.0
-    return 0.8 * found.share if found.stage == "train" else 0.8 if found.stage != "preflight" else 0.0
+    return 0.8 * status.share if status.stage == "train" else 0.8 if status.stage != "preflight" else 0.0

@@ -48,10 +48,10 @@ def _markdown(study: View) -> Iterator[str]:
     by_document = [f"{row['name']} {' '.join(row['documents'])}" for row in rows if row["documents"]]
     if by_document:
         yield plain(f"Over documents, with the same weights, apart from seeds: {'; '.join(by_document)}.")
-    found = metric_table(study, dict.fromkeys((metric, *ARM_METRICS)))
-    if "missing" not in found:
-        means = [(name, n, *map(" ".join, cells)) for name, n, cells in found["rows"]]
-        yield _grid(("arm, mean ± sd", "n", *map(in_words, found["metrics"])), means)
+    table = metric_table(study, dict.fromkeys((metric, *ARM_METRICS)))
+    if "missing" not in table:
+        means = [(name, n, *map(" ".join, cells)) for name, n, cells in table["rows"]]
+        yield _grid(("arm, mean ± sd", "n", *map(in_words, table["metrics"])), means)
     yield "### Changes"
     yield from (_changes(arm) for arm in study["arms"] if arm["changes"] or arm["bundle"])
     yield "### Failures"
@@ -75,8 +75,17 @@ def _line(row: View) -> list[str]:
     within = f", within bound {row['within']}" if row["within"] else ""
     verdict = f"{row['verdict']}: {row['why']}" if row["why"] else row["verdict"]
     difference = f"{row['effect']} {row['interval']}".strip()
-    chances, size = f"{row['p']}{used}{within}", row["sides"]["total_bytes"][0]
-    return [row["name"], row["against"], row["n"], difference, chances, row["detectable"], size, verdict]
+    chances, total_bytes = f"{row['p']}{used}{within}", row["sides"]["total_bytes"][0]
+    return [
+        row["name"],
+        row["against"],
+        row["n"],
+        difference,
+        chances,
+        row["detectable"],
+        total_bytes,
+        verdict,
+    ]
 
 
 def _changes(arm: View) -> str:

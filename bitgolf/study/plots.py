@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.report.charts import Ticks, padded, round_numbers
-from bitgolf.study.formatting import View, interval, known, mean_cell, shown, table_row, text_of
+from bitgolf.study.formatting import View, finite_or_none, interval, mean_cell, shown, table_row, text_of
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 EARLY = 0.1  # of the training, in which the loss falls so far that the rest would be flat
@@ -60,7 +60,7 @@ def forest(study: View) -> View:
     rows = [row for row in study["comparisons"] if row.get("effect") is not None]
     if not rows:
         return {"missing": "No comparison has two runs on each side yet."}
-    metric, margin = study["metric"], known(study["margin"]["in_metric"]) or 0.0
+    metric, margin = study["metric"], finite_or_none(study["margin"]["in_metric"]) or 0.0
     ends = [[row[key] for key in ("effect", "low", "high") if row[key] is not None] for row in rows]
     axis = Axis.near(0.0, [[margin, -margin], *ends])
     return {
@@ -141,11 +141,11 @@ def line(across: Axis, up: Axis, pairs: Iterable[Sequence[float]]) -> str:
 
 def scatter(study: View, side: str) -> View:
     """The metric against what it costs, a point for each arm; names in a column beside, never overlapping."""
-    found = [arm["metrics"] | {"name": arm["name"]} for arm in study["arms"]]
-    found = [arm for arm in found if side in arm and study["metric"] in arm]
-    if not found:
+    measured = [arm["metrics"] | {"name": arm["name"]} for arm in study["arms"]]
+    measured = [arm for arm in measured if side in arm and study["metric"] in arm]
+    if not measured:
         return {"missing": "No run is done yet."}
-    pairs = [(arm[side]["mean"], arm[study["metric"]]["mean"]) for arm in found]
+    pairs = [(arm[side]["mean"], arm[study["metric"]]["mean"]) for arm in measured]
     across, up = Axis.over(x for x, _ in pairs), Axis.near(pairs[0][1], [[y] for _, y in pairs])
     points = [(across.at(x), up.held(y)) for x, y in pairs]
     height = max(100.0, LABEL * len(points))  # in percent of the usual height
@@ -154,10 +154,10 @@ def scatter(study: View, side: str) -> View:
         "height": height,
         "x_ticks": across.ticks(2),
         "y_ticks": up.ticks(),
-        "beyond": up.beyond({arm["name"]: [y] for arm, (_, y) in zip(found, pairs)}),
+        "beyond": up.beyond({arm["name"]: [y] for arm, (_, y) in zip(measured, pairs)}),
         "points": [
             {"name": arm["name"], "x": x, "y": y, "label": label, "first": not i}
-            for i, (arm, (x, y), label) in enumerate(zip(found, points, labels))
+            for i, (arm, (x, y), label) in enumerate(zip(measured, points, labels))
         ],
     }
 

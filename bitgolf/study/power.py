@@ -38,21 +38,21 @@ class Noise(NamedTuple):
 def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     """Runs, seconds, disk, noise, and what this many seeds can find."""
     study, jobs = prepared.study, prepared.jobs
-    found = {job.folder: run_status(job.folder) for job in jobs.values()}
-    waiting = {job.folder: job for job in jobs.values() if found[job.folder].state != "done"}
-    seconds = seconds_of(jobs, found)
+    statuses = {job.folder: run_status(job.folder) for job in jobs.values()}
+    waiting = {job.folder: job for job in jobs.values() if statuses[job.folder].state != "done"}
+    seconds = seconds_of(jobs, statuses)
     left = sum(seconds[job.recipe.identity()] for job in waiting.values())
     noise = noise_of(prepared)
     n, m = len(study.seeds), study.comparisons_at_most
-    margin = in_metric_of(study.margin, _some_result(found))
+    margin = in_metric_of(study.margin, _some_result(statuses))
     facts: dict[str, Any] = {
         "study": study.name,
         "arms": len(study.names),
         "seeds": n,
-        "runs": len(found),
+        "runs": len(statuses),
         "runs_to_do": len(waiting),
         "seconds_to_do": left / runs_at_once,
-        "disk_bytes": sum(_disk_bytes(job, found) for job in waiting.values()),
+        "disk_bytes": sum(_disk_bytes(job, statuses) for job in waiting.values()),
         "noise_assumed": noise.deviation,
         "noise_from": noise.source,
         "comparisons": m,
@@ -80,8 +80,8 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     """Each arm as its difference: arm, against, setting, and from what to what."""
     recipes, rows = study.recipes(), []
     for arm in study.arms:
-        changes = diff(recipes[arm.against], recipes[arm.name])
-        for row, (path, before, after) in enumerate(changes):
+        differences = diff(recipes[arm.against], recipes[arm.name])
+        for row, (path, before, after) in enumerate(differences):
             names = (arm.name, arm.against) if row == 0 else ("", "")
             sides = (
                 shorten(screen.number(value), MOST_LETTERS, placeholder=" ...") for value in (before, after)
@@ -90,15 +90,15 @@ def change_rows(study: Study) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def seconds_of(jobs: dict[tuple[str, int], Job], found: dict[Path, RunStatus]) -> dict[str, float]:
+def seconds_of(jobs: dict[tuple[str, int], Job], statuses: dict[Path, RunStatus]) -> dict[str, float]:
     """Seconds of a run by recipe: measured of its own runs, else of others here, else forecast."""
-    known: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for job in jobs.values():
-        if result := found[job.folder].result:
+        if result := statuses[job.folder].result:
             spent = sum(result.get("seconds", {}).values())
-            known.setdefault(job.recipe.identity(), []).append(spent)
+            seconds.setdefault(job.recipe.identity(), []).append(spent)
     recipes = {job.recipe.identity(): job.recipe for job in jobs.values()}
-    means = {identity: float(np.mean(spent)) for identity, spent in known.items()}
+    means = {identity: float(np.mean(spent)) for identity, spent in seconds.items()}
     if means:
         return {identity: means.get(identity, max(means.values())) for identity in recipes}
     return {identity: forecast_run_seconds(recipe) for identity, recipe in recipes.items()}
@@ -110,15 +110,15 @@ def forecast_run_seconds(recipe: Recipe) -> float:
     return WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
 
 
-def _disk_bytes(job: Job, found: dict[Path, RunStatus]) -> int:
-    done = [folder for folder, each in found.items() if each.state == "done"]
+def _disk_bytes(job: Job, statuses: dict[Path, RunStatus]) -> int:
+    done = [folder for folder, each in statuses.items() if each.state == "done"]
     if done:
         return sum(path.stat().st_size for path in done[0].rglob("*") if path.is_file())
     return COPIES * 4 * count_parameters(job.recipe.model)
 
 
-def _some_result(found: dict[Path, RunStatus]) -> dict[str, Any] | None:
-    return next((each.result for each in found.values() if each.state == "done"), None)
+def _some_result(statuses: dict[Path, RunStatus]) -> dict[str, Any] | None:
+    return next((each.result for each in statuses.values() if each.state == "done"), None)
 
 
 def noise_of(prepared: Prepared) -> Noise:
@@ -138,8 +138,8 @@ def earlier_values(job: Job, metric: str) -> list[float]:
     text = Dataset.open(job.dataset).passport
     by_seed: dict[int, float] = {}
     for folder in job.folder.parent.glob(f"{job.recipe.name}-*"):
-        found = run_status(folder)
-        result = found.result or {}
+        status = run_status(folder)
+        result = status.result or {}
         if result.get("recipe_identity") == job.recipe.identity() and result.get("data") == text:
-            by_seed[result["seed"]] = value_of(found, metric)
+            by_seed[result["seed"]] = value_of(status, metric)
     return [value for value in by_seed.values() if not math.isnan(value)]

@@ -167,8 +167,8 @@ def dropped_arms(prepared: Prepared, seeds_done: int) -> set[str]:
     if isinstance(study.stop, AllSeeds):
         return set()
     seeds = study.seeds[:seeds_done]
-    found = [[run_status(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.names]
-    values = [[value_of(each, study.metric) for each in row] for row in found]
+    statuses = [[run_status(prepared.jobs[arm, seed].folder) for seed in seeds] for arm in study.names]
+    values = [[value_of(each, study.metric) for each in row] for row in statuses]
     return losers(study, np.array(values, float))
 
 
@@ -189,5 +189,5 @@ def losers(study: Study, values: np.ndarray) -> set[str]:
 def _has_lost(arm: np.ndarray, reference: np.ndarray, p: float) -> bool:
     """Never while a run of either is missing, still running or failed."""
     pair = np.stack([arm, reference])
-    found = None if np.isnan(pair).any() else contrast(pair, (1.0, -1.0))
-    return found is not None and found.p_worse < p
+    test = None if np.isnan(pair).any() else contrast(pair, (1.0, -1.0))
+    return test is not None and test.p_worse < p

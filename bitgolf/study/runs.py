@@ -97,11 +97,11 @@ def number_type(store: Path, plan: BackendPlan) -> str:
     if plan.dtype != "auto":
         return plan.dtype
     path, device = store / NUMBER_TYPES, choose_device(plan).type
-    known: dict[str, Any] = {**read_as(path, NumberTypes)} if path.is_file() else {}
-    if device not in known:
-        known[device] = choose_backend(plan).dtype_name
-        write_json(path, known)
-    return str(known[device])
+    dtypes: dict[str, Any] = {**read_as(path, NumberTypes)} if path.is_file() else {}
+    if device not in dtypes:
+        dtypes[device] = choose_backend(plan).dtype_name
+        write_json(path, dtypes)
+    return str(dtypes[device])
 
 
 def tasks_of(jobs: Sequence[Job]) -> list[Task]:

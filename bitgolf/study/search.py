@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 class Trial(NamedTuple):
     """One proposal and what it scored; nan where it could not run."""
 
-    changes: tuple[str, ...]
+    overrides: tuple[str, ...]
     value: float
     error: str = ""
 
@@ -88,22 +88,22 @@ def search(study: Study, space: Sequence[Choice], out: Path, seconds: float) -> 
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=SAMPLER_SEED)
-    asked = optuna.create_study(sampler=sampler)
+    optuna_study = optuna.create_study(sampler=sampler)
     baseline = study.recipes()["baseline"]
     seed = next(n for n in range(SEARCH_SEED, SEARCH_SEED + len(study.seeds) + 1) if n not in study.seeds)
     trials: list[Trial] = []
     spent: list[float] = []
     started = time.monotonic()
     while len(trials) < 2 or time.monotonic() - started + _mean(spent) < seconds:
-        proposal = asked.ask()
-        changes = tuple(f"{choice.path}={_proposed(choice, proposal)}" for choice in space)
+        proposal = optuna_study.ask()
+        overrides = tuple(f"{choice.path}={_proposed(choice, proposal)}" for choice in space)
         began = time.monotonic()
-        trial = yield from _tried(study, baseline, changes, seed, out)
+        trial = yield from _tried(study, baseline, overrides, seed, out)
         spent.append(time.monotonic() - began)
         trials.append(trial)
         state = optuna.trial.TrialState
         bad = math.isnan(trial.value)
-        asked.tell(proposal, None if bad else trial.value, state.FAIL if bad else state.COMPLETE)
+        optuna_study.tell(proposal, None if bad else trial.value, state.FAIL if bad else state.COMPLETE)
         best = min((each.value for each in trials if not math.isnan(each.value)), default=math.nan)
         share = min(1.0, (time.monotonic() - started) / seconds) if seconds else 1.0
         yield Event("search", share, 1, {"trials": len(trials), "best": best})
@@ -115,7 +115,7 @@ def claim_of(study: Study, trials: Sequence[Trial]) -> Study:
     good = [trial for trial in trials if not math.isnan(trial.value)]
     if not good:
         raise BitgolfError("no trial could run", where="--search", value=trials[0].error if trials else None)
-    recipe = parse_changes(study.baseline, min(good, key=lambda trial: trial.value).changes)
+    recipe = parse_changes(study.baseline, min(good, key=lambda trial: trial.value).overrides)
     several = len(diff(study.baseline, recipe)) > 1
     why = f"the best of {len(trials)} trials" if several else ""
     if recipe == study.baseline:
@@ -126,19 +126,19 @@ def claim_of(study: Study, trials: Sequence[Trial]) -> Study:
 
 
 def _tried(
-    study: Study, baseline: Recipe, changes: tuple[str, ...], seed: int, out: Path
+    study: Study, baseline: Recipe, overrides: tuple[str, ...], seed: int, out: Path
 ) -> Generator[Event, None, Trial]:
     try:
-        recipe = parse_changes(baseline, changes)
+        recipe = parse_changes(baseline, overrides)
     except PlanError as error:
-        return Trial(changes, math.nan, "; ".join(error.problems))
+        return Trial(overrides, math.nan, "; ".join(error.problems))
     dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
     job = make_job(recipe, seed, dataset, out / "runs", study.processes)
     yield from run_task(Task((job,)))
-    found = run_status(job.folder)
-    if found.state != "done" or not found.result or found.stage == "over budget":
-        return Trial(changes, math.nan, found.stage)
-    return Trial(changes, metric_of(found.result, study.metric))
+    status = run_status(job.folder)
+    if status.state != "done" or not status.result or status.stage == "over budget":
+        return Trial(overrides, math.nan, status.stage)
+    return Trial(overrides, metric_of(status.result, study.metric))
 
 
 def _proposed(choice: Choice, proposal: Any) -> str:

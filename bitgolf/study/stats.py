@@ -69,12 +69,12 @@ def contrast(
     cells, chosen = values[used], chosen[used]
     complete = cells[:, ~np.isnan(cells).any(axis=0)]
     correlation = seed_correlation(complete, chosen)
-    found: Contrast | None
+    result: Contrast | None
     if test != "welch" and complete.shape[1] >= 2 and pairs(complete, chosen):
-        found = (_paired if test == "paired" else _flipped)(chosen @ complete, margin, within)
+        result = (_paired if test == "paired" else _flipped)(chosen @ complete, margin, within)
     else:
-        found = _welch([row[~np.isnan(row)] for row in cells], chosen, margin, within)
-    return None if found is None else dataclasses.replace(found, correlation=correlation)
+        result = _welch([row[~np.isnan(row)] for row in cells], chosen, margin, within)
+    return None if result is None else dataclasses.replace(result, correlation=correlation)
 
 
 def seed_correlation(complete: np.ndarray, weights: np.ndarray) -> float | None:
@@ -161,10 +161,10 @@ def _flipped(differences: np.ndarray, margin: float, within: float) -> Contrast:
     n = len(differences)
 
     def p_of(values: np.ndarray, alternative: str) -> float:
-        found = stats.permutation_test(
+        test = stats.permutation_test(
             (values,), np.mean, permutation_type="samples", alternative=alternative, n_resamples=np.inf
         )
-        return float(found.pvalue)
+        return float(test.pvalue)
 
     better, worse = p_of(differences + margin, "less"), p_of(differences - margin, "greater")
     low, high = subset_mean_interval(differences)
@@ -172,14 +172,14 @@ def _flipped(differences: np.ndarray, margin: float, within: float) -> Contrast:
     error = float(differences.std(ddof=1) / np.sqrt(n))
     effect = float(differences.mean())
     two_sided = min(1.0, 2 * min(better, worse))
-    found = max(bounds) if within else None
-    return Contrast("sign-flip", n, effect, low, high, two_sided, better, worse, found, error, n - 1.0)
+    p_within = max(bounds) if within else None
+    return Contrast("sign-flip", n, effect, low, high, two_sided, better, worse, p_within, error, n - 1.0)
 
 
 def subset_mean_interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The exact interval that belongs to the sign-flip test, of at least this level."""
     n = len(differences)
-    subsets = chain.from_iterable(combinations(range(n), size) for size in range(1, n + 1))
+    subsets = chain.from_iterable(combinations(range(n), count) for count in range(1, n + 1))
     means = np.sort([differences[list(chosen)].mean() for chosen in subsets])
     cut = int(np.floor((1 - level) / 2 * (len(means) + 1)))
     return (float(means[cut - 1]), float(means[-cut])) if cut else (-np.inf, np.inf)
@@ -209,19 +209,19 @@ def one_sample(values: Sequence[float], constant: float) -> OneSample:
     """Student's one-sample t test of two or more values that are not all equal."""
     n, mean, deviation = len(values), float(np.mean(values)), float(np.std(values, ddof=1))
     error = deviation / math.sqrt(n)
-    found = _by_t("one-sample", n, mean - constant, error, n - 1.0, 0.0, 0.0)
+    test = _by_t("one-sample", n, mean - constant, error, n - 1.0, 0.0, 0.0)
     return OneSample(
         n=n,
         mean=mean,
         deviation=deviation,
-        effect=found.effect,
-        low=found.low,
-        high=found.high,
-        t=found.effect / error,
+        effect=test.effect,
+        low=test.low,
+        high=test.high,
+        t=test.effect / error,
         freedom=n - 1,
-        p=found.p,
-        p_lower=found.p_better,
-        p_higher=found.p_worse,
+        p=test.p,
+        p_lower=test.p_better,
+        p_higher=test.p_worse,
     )
 
 
@@ -235,9 +235,9 @@ def corrected(p_values: Sequence[float], correction: str) -> list[float]:
 
         return [float(each) for each in stats.false_discovery_control(p)]
     # Holm's here: statsmodels' collects garbage at every call, 80 ms in a process that holds torch.
-    order, found = np.argsort(p), np.empty(len(p))
-    found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(each) for each in found]
+    order, adjusted = np.argsort(p), np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(each) for each in adjusted]
 
 
 def detectable(deviation: float, n: int, comparisons: int, alpha: float, *, paired: bool = False) -> float:
@@ -247,16 +247,16 @@ def detectable(deviation: float, n: int, comparisons: int, alpha: float, *, pair
     """
     if n < 2 or deviation == 0:
         return np.inf if n < 2 else 0.0
-    freedom, scale = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
+    freedom, root_n = (n - 1, math.sqrt(n)) if paired else (2 * n - 2, math.sqrt(n / 2))
     from scipy import optimize, stats
 
     needed = float(stats.t.isf(alpha / comparisons / 2, freedom))
 
-    def power(size: float) -> float:
+    def power(effect: float) -> float:
         """Of a t test against this many deviations; a claim on the wrong side has no part in it."""
-        found = float(stats.nct.sf(needed, freedom, size * scale))
+        probability = float(stats.nct.sf(needed, freedom, effect * root_n))
         # scipy's noncentral t is nan for some large ones, where the normal is as good.
-        return float(stats.norm.sf(needed - size * scale)) if math.isnan(found) else found
+        return float(stats.norm.sf(needed - effect * root_n)) if math.isnan(probability) else probability
 
     most = 1.0
     while power(most) < POWER:
@@ -301,8 +301,8 @@ def over_documents(nats: np.ndarray, reference: np.ndarray, text_bytes: np.ndarr
     if len(text_bytes) < 5:
         return None
 
-    def difference(left: np.ndarray, right: np.ndarray, size: np.ndarray, axis: int = -1) -> np.ndarray:
-        return (left.sum(axis) - right.sum(axis)) / np.log(2) / size.sum(axis)
+    def difference(left: np.ndarray, right: np.ndarray, num_bytes: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (left.sum(axis) - right.sum(axis)) / np.log(2) / num_bytes.sum(axis)
 
     data = (np.asarray(nats, float), np.asarray(reference, float), np.asarray(text_bytes, float))
     effect = float(difference(*data))
@@ -310,7 +310,7 @@ def over_documents(nats: np.ndarray, reference: np.ndarray, text_bytes: np.ndarr
         return OverDocuments(len(text_bytes), 0.0, 0.0, 0.0)
     from scipy import stats
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         data, difference, paired=True, vectorized=True, n_resamples=BOOTSTRAPS, rng=np.random.default_rng(0)
     ).confidence_interval
-    return OverDocuments(len(text_bytes), effect, float(found.low), float(found.high))
+    return OverDocuments(len(text_bytes), effect, float(interval.low), float(interval.high))

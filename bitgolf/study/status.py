@@ -40,21 +40,21 @@ def run_status(folder: Path) -> RunStatus:
 
 def _ended(path: Path) -> RunStatus:
     """How a run ended. Raises BitgolfError for what is no result.json, or says a score and has none."""
-    found = read_as(path, Result)
-    good = found["status"] in ("ok", "over budget")
+    result = read_as(path, Result)
+    good = result["status"] in ("ok", "over budget")
     if good:
-        typed(found, Score, path)
-    return RunStatus("done" if good else "failed", found["status"], 1.0, dict(found))
+        typed(result, Score, path)
+    return RunStatus("done" if good else "failed", result["status"], 1.0, dict(result))
 
 
 def run_folders(text: str) -> list[Path]:
     """The finished runs that a word names: a run folder, a folder of them, or several with commas."""
-    found: list[Path] = []
+    folders: list[Path] = []
     for part in text.split(","):
         path = Path(part)
         inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
-        found += [path] if (path / "result.json").is_file() else inner
-    return found
+        folders += [path] if (path / "result.json").is_file() else inner
+    return folders
 
 
 def _is_locked(folder: Path) -> bool:

@@ -28,9 +28,9 @@ Verdict = Literal["better", "worse", "equivalent", "no evidence", "invalid", "un
 VERDICTS: tuple[str, ...] = typing.get_args(Verdict)
 
 
-def is_study(found: Any) -> bool:
+def is_study(data: Any) -> bool:
     """Whether what was read from JSON has the parts of a study's result."""
-    return isinstance(found, dict) and {"comparisons", "arms"} <= found.keys()
+    return isinstance(data, dict) and {"comparisons", "arms"} <= data.keys()
 
 
 @STRICT

@@ -24,21 +24,21 @@ def metric_of(result: dict[str, Any], metric: str) -> float:
     if kind == "fixed":
         rows = result.get("variants", [])
         return float(rows[-2]["bits_per_byte"]) if rows and rows[-1]["name"] == "adapted" else math.nan
-    found = {row["name"]: row["bits_per_byte"] for row in reversed(result.get("variants", []))}
+    scores = {row["name"]: row["bits_per_byte"] for row in reversed(result.get("variants", []))}
     if kind == "float":
-        return float(found.get("averaged", found.get("live", math.nan)))
-    return float(found.get(kind, math.nan))
+        return float(scores.get("averaged", scores.get("live", math.nan)))
+    return float(scores.get(kind, math.nan))
 
 
-def value_of(found: RunStatus, metric: str) -> float:
+def value_of(status: RunStatus, metric: str) -> float:
     """A metric of a run as it stands; nan while it has none, and for good if it failed."""
-    return metric_of(found.result, metric) if found.state == "done" and found.result else math.nan
+    return metric_of(status.result, metric) if status.state == "done" and status.result else math.nan
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
     """All metrics that a run has."""
-    known = {metric: metric_of(result, metric) for metric in METRICS}
-    return {metric: value for metric, value in known.items() if not math.isnan(value)}
+    values = {metric: metric_of(result, metric) for metric in METRICS}
+    return {metric: value for metric, value in values.items() if not math.isnan(value)}
 
 
 def whole_text(result: dict[str, Any]) -> str:
@@ -66,13 +66,13 @@ def repeats(runs: Sequence[tuple[int, dict[str, Any], Path]]) -> list[int]:
     alike: dict[float, list[tuple[int, Path]]] = {}
     for seed, result, folder in runs:
         alike.setdefault(result["bits_per_byte"], []).append((seed, folder / "scores.npz"))
-    found: list[int] = []
+    repeated: list[int] = []
     for group in alike.values():
         files = [path for _, path in group if path.is_file()] if len(group) < len(runs) else []
         hashes = [sha256_of(path) for path in files] if len(group) > 1 else []
         same = {path for path, name in zip(files, hashes) if hashes.count(name) > 1}
-        found += [seed for seed, path in group if path in same or 1 < len(group) == len(runs)]
-    return sorted(found)
+        repeated += [seed for seed, path in group if path in same or 1 < len(group) == len(runs)]
+    return sorted(repeated)
 
 
 def other_texts(results: Sequence[dict[str, Any]]) -> str:
@@ -82,7 +82,7 @@ def other_texts(results: Sequence[dict[str, Any]]) -> str:
     """
     if len({*map(whole_text, results)} - {""}) > 1:
         return "texts of different content"
-    whole = [size for result in results if (size := _validation(result).get("text_bytes"))] or [1]
+    whole = [text_bytes for result in results if (text_bytes := _validation(result).get("text_bytes"))] or [1]
     if len({*whole}) > 1:
         return f"texts of {min(whole):,} and {max(whole):,} bytes"
     sizes = [result["text_bytes"] for result in results] or [1]

@@ -77,9 +77,9 @@ def analyse(folder: Path) -> dict[str, Any]:
     runs, names = runs_of(study, receipt, folder), study.names
     columns = {metric: runs.values(study, metric) for metric in METRICS}
     values = columns[study.metric]
-    good = [found.result for found in runs.statuses.values() if found.state == "done" and found.result]
+    good = [status.result for status in runs.statuses.values() if status.state == "done" and status.result]
     some = good[0] if good else None
-    margin, within = (in_metric_of(size, some) for size in (study.margin, study.equivalent_within))
+    margin, within = (in_metric_of(threshold, some) for threshold in (study.margin, study.equivalent_within))
     dropped = stopped_arms(study, values)
     rows = [
         comparison_row(study, runs, columns, each, margin, within, dropped) for each in comparisons(study)
@@ -144,12 +144,12 @@ def noise_of(study: Study, values: np.ndarray) -> dict[str, Any]:
 def comparisons(study: Study) -> list[Comparison]:
     """Every arm against its reference, then every effect and interaction of the factors."""
     names = study.names
-    found = []
+    comparisons = []
     for arm in study.arms:
         if not arm.levels:
             weights = tuple(float(n == arm.name) - float(n == arm.against) for n in names)
-            found.append(Comparison(arm.name, "arm", weights, (arm.name, arm.against)))
-    return found + effects(study)
+            comparisons.append(Comparison(arm.name, "arm", weights, (arm.name, arm.against)))
+    return comparisons + effects(study)
 
 
 def effects(study: Study) -> list[Comparison]:
@@ -159,7 +159,7 @@ def effects(study: Study) -> list[Comparison]:
     firsts = tuple(factor.levels[0] for factor in study.factors)
     cells = {arm.levels: arm.name for arm in study.arms if arm.levels} | {firsts: BASELINE}
     names = study.names
-    found = []
+    comparisons = []
     choices = product(*((None, *factor.levels[1:]) for factor in study.factors))
     for chosen in sorted(choices, key=lambda each: sum(level is not None for level in each)):
         moved = [(f, level) for f, level in zip(study.factors, chosen) if level is not None]
@@ -176,8 +176,8 @@ def effects(study: Study) -> list[Comparison]:
             weights[name] = weight
         title = " x ".join(f"{factor.name}: {level}" for factor, level in moved)
         kind = "main effect" if len(moved) == 1 else "interaction"
-        found.append(Comparison(title, kind, tuple(weights.values()), tuple(cells.values())))
-    return found
+        comparisons.append(Comparison(title, kind, tuple(weights.values()), tuple(cells.values())))
+    return comparisons
 
 
 def comparison_row(
@@ -191,20 +191,20 @@ def comparison_row(
 ) -> dict[str, Any]:
     """One line of the table before verdicts, which need all lines."""
     values = columns[study.metric]
-    found = contrast(values, each.weights, test=study.test, margin=margin, within=within)
+    test = contrast(values, each.weights, test=study.test, margin=margin, within=within)
     row: dict[str, Any] = {
         "name": each.name,
         "kind": each.kind,
         "against": each.arms[1] if each.kind == "arm" else None,
         "weights": {name: w for name, w in zip(runs.names, each.weights) if w},
         "verdict": "",
-        "why": problem_with(study, runs, values, each) or ("" if found else "too few runs"),
+        "why": problem_with(study, runs, values, each) or ("" if test else "too few runs"),
         "unfinished": is_unfinished(study, runs, each, dropped),
         "stopped_early": each.name in dropped,
-        **({} if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}),
+        **({} if test is None else {key: _number(v) for key, v in dataclasses.asdict(test).items()}),
         "p_corrected": None,
         "p_within_corrected": None,
-        "detectable": _detectable(found, study, values, each),
+        "detectable": _detectable(test, study, values, each),
         "documents": document_row(study, runs, each),
     }
     sides = [metric for metric in (*IN_BITS, *SIDE_METRICS) if metric != study.metric]
@@ -216,16 +216,16 @@ def comparison_row(
     return row
 
 
-def _detectable(found: Contrast | None, study: Study, values: np.ndarray, each: Comparison) -> float | None:
+def _detectable(test: Contrast | None, study: Study, values: np.ndarray, each: Comparison) -> float | None:
     """The smallest difference that this line would have shown, from its own noise."""
-    if found is None or found.n < 2:
+    if test is None or test.n < 2:
         return None
     m = study.comparisons_at_most
-    if found.test == "welch":
-        size = math.sqrt(sum(w * w for w in each.weights) / 2)  # of a difference of two arms it is 1
+    if test.test == "welch":
+        noise_factor = math.sqrt(sum(w * w for w in each.weights) / 2)  # of a difference of two arms it is 1
         deviation, _ = pooled_deviation(values[np.asarray(each.weights) != 0])
-        return _number(size * detectable(deviation, found.n, m, study.alpha))
-    return _number(detectable(found.error * math.sqrt(found.n), found.n, m, study.alpha, paired=True))
+        return _number(noise_factor * detectable(deviation, test.n, m, study.alpha))
+    return _number(detectable(test.error * math.sqrt(test.n), test.n, m, study.alpha, paired=True))
 
 
 def decide(rows: list[dict[str, Any]], study: Study) -> None:
@@ -258,15 +258,15 @@ def problem_with(study: Study, runs: Runs, values: np.ndarray, each: Comparison)
     problems = []
     scored: list[dict[str, Any]] = []
     for arm in each.arms:
-        found = [runs.statuses[arm, seed] for seed in study.seeds]
+        statuses = [runs.statuses[arm, seed] for seed in study.seeds]
         for state, word in FAILURES.items():
-            if n := sum(f.state == "failed" and f.stage == state for f in found):
-                problems.append(f"{arm}: {n} of {len(found)} runs {word}")
-        if n := sum(f.stage == "over budget" for f in found):
-            problems.append(f"{arm}: {n} of {len(found)} runs are over the byte budget")
+            if n := sum(f.state == "failed" and f.stage == state for f in statuses):
+                problems.append(f"{arm}: {n} of {len(statuses)} runs {word}")
+        if n := sum(f.stage == "over budget" for f in statuses):
+            problems.append(f"{arm}: {n} of {len(statuses)} runs are over the byte budget")
         done = [
             (seed, f.result, runs.folders[arm, seed])
-            for seed, f in zip(study.seeds, found)
+            for seed, f in zip(study.seeds, statuses)
             if f.state == "done" and f.result
         ]
         if same := repeats(done):
@@ -315,10 +315,12 @@ def document_row(study: Study, runs: Runs, each: Comparison) -> dict[str, Any] |
         return None
     pairs = [(runs.folders[arm, seed], runs.folders[reference, seed]) for seed in study.seeds]
     try:
-        found = over_pairs(pairs)
+        difference = over_pairs(pairs)
     except BitgolfError:  # scores that cannot be read: the seeds still speak
         return None
-    return None if found is None else {key: _number(v) for key, v in dataclasses.asdict(found).items()}
+    return (
+        None if difference is None else {key: _number(v) for key, v in dataclasses.asdict(difference).items()}
+    )
 
 
 def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str, Any]:
@@ -327,11 +329,11 @@ def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str
     arm = next((arm for arm in study.arms if arm.name == name), None)
     against = arm.against if arm else None
     changes = [] if against is None else diff(recipes[against], recipes[name])
-    found = [(seed, runs.statuses[name, seed]) for seed in study.seeds]
-    known = values[~np.isnan(values)]
+    statuses = [(seed, runs.statuses[name, seed]) for seed in study.seeds]
+    finished = values[~np.isnan(values)]
     metrics: dict[str, Any] = {}
     for metric in METRICS:
-        column = [metric_of(f.result, metric) for _, f in found if f.state == "done" and f.result]
+        column = [metric_of(f.result, metric) for _, f in statuses if f.state == "done" and f.result]
         column = [value for value in column if not math.isnan(value)]
         if column:
             spread = float(np.std(column, ddof=1)) if len(column) > 1 else None
@@ -346,22 +348,22 @@ def arm_row(study: Study, runs: Runs, name: str, values: np.ndarray) -> dict[str
         ],
         "parameters": count_parameters(recipes[name].model.shipped()),
         "recipe_identity": recipes[name].identity(),
-        "n": len(known),
-        "mean": _number(known.mean()) if len(known) else None,
-        "deviation": _number(known.std(ddof=1)) if len(known) > 1 else None,
+        "n": len(finished),
+        "mean": _number(finished.mean()) if len(finished) else None,
+        "deviation": _number(finished.std(ddof=1)) if len(finished) > 1 else None,
         "metrics": metrics,
-        "runs": [run_row(seed, runs.folders[name, seed], f, study.metric) for seed, f in found],
+        "runs": [run_row(seed, runs.folders[name, seed], f, study.metric) for seed, f in statuses],
     }
 
 
-def run_row(seed: int, folder: Path, found: RunStatus, metric: str) -> dict[str, Any]:
+def run_row(seed: int, folder: Path, status: RunStatus, metric: str) -> dict[str, Any]:
     """One run: where it is, how it ended, all its figures."""
-    result = found.result or {}
-    done = found.state == "done"
+    result = status.result or {}
+    done = status.state == "done"
     return {
         "seed": seed,
         "folder": folder.name,
-        "state": found.state,
+        "state": status.state,
         "status": result.get("status"),
         "error": result.get("error"),
         "value": _number(metric_of(result, metric)) if done else None,
@@ -370,26 +372,26 @@ def run_row(seed: int, folder: Path, found: RunStatus, metric: str) -> dict[str,
     }
 
 
-def in_metric_of(size: Margin, result: dict[str, Any] | None) -> float:
+def in_metric_of(margin: Margin, result: dict[str, Any] | None) -> float:
     """A margin in the metric's unit: nats per byte or per token as bits per byte of a run's scored text."""
-    if size.unit == "metric" or not size.value:
-        return size.value
-    if size.unit == "nats per byte":
-        return size.value / math.log(2)
-    return math.nan if result is None else size.value / math.log(2) / bytes_per_token(result)
+    if margin.unit == "metric" or not margin.value:
+        return margin.value
+    if margin.unit == "nats per byte":
+        return margin.value / math.log(2)
+    return math.nan if result is None else margin.value / math.log(2) / bytes_per_token(result)
 
 
 def scale_of(baseline: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """How small or large the runs are."""
-    known = results[0] if results else {}
+    first = results[0] if results else {}
     seconds = [sum(result.get("seconds", {}).values()) for result in results]
     return {
         "parameters": count_parameters(baseline.model.shipped()),
-        "train_tokens": known.get("train_tokens"),
-        "steps": known.get("steps"),
-        "data": (known.get("data") or {}).get("name"),
-        "scored_tokens": known.get("tokens"),
-        "windows": known.get("windows"),
+        "train_tokens": first.get("train_tokens"),
+        "steps": first.get("steps"),
+        "data": (first.get("data") or {}).get("name"),
+        "scored_tokens": first.get("tokens"),
+        "windows": first.get("windows"),
         "runs": len(results),
         "seconds_per_run": float(np.mean(seconds)) if seconds else None,
     }
@@ -397,9 +399,10 @@ def scale_of(baseline: Recipe, results: Sequence[dict[str, Any]]) -> dict[str, A
 
 def machine(result: dict[str, Any]) -> str:
     """The machine of a run in a line; figures in seconds compare only within one."""
-    known = result.get("environment") or {}
-    device = (known.get("backend") or {}).get("device", "cpu").partition(":")[0]
-    return f"{known.get('processor')}, {known.get('cores')} cores, {device}, torch {known.get('torch')}"
+    environment = result.get("environment") or {}
+    device = (environment.get("backend") or {}).get("device", "cpu").partition(":")[0]
+    processor, cores, torch_version = (environment.get(key) for key in ("processor", "cores", "torch"))
+    return f"{processor}, {cores} cores, {device}, torch {torch_version}"
 
 
 def curves(folder: Path) -> dict[str, list[list[float]]]:
@@ -411,15 +414,15 @@ def curves(folder: Path) -> dict[str, list[list[float]]]:
         pairs = [(x["progress"], x["nats_per_token"]) for x in lines if x["nats_per_token"] is not None]
         if pairs:
             read.setdefault(row["arm"], []).append(np.array(pairs))
-    return {arm: mean_curve(found) for arm, found in read.items()}
+    return {arm: mean_curve(curves) for arm, curves in read.items()}
 
 
-def mean_curve(found: Sequence[np.ndarray], points: int = 60) -> list[list[float]]:
+def mean_curve(curves: Sequence[np.ndarray], points: int = 60) -> list[list[float]]:
     """The mean of several curves at evenly spaced progress, each smoothed over one step of that."""
     edges = np.linspace(0, 1, points + 1)
     rows = []
     for low, high in zip(edges, edges[1:]):
-        inside = [c[(c[:, 0] > low) & (c[:, 0] <= high), 1] for c in found]
+        inside = [c[(c[:, 0] > low) & (c[:, 0] <= high), 1] for c in curves]
         means = [part.mean() for part in inside if len(part)]
         if means:
             rows.append([float((low + high) / 2), float(np.mean(means))])

@@ -14,7 +14,16 @@ from bitgolf.base.plan import to_json
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import decades, line_chart, round_numbers, short
-from bitgolf.report.report import Run, ledger, places, rivals, tokens, training, variants, write_report
+from bitgolf.report.report import (
+    Run,
+    against_compressors,
+    ledger,
+    places,
+    tokens,
+    training,
+    variants,
+    write_report,
+)
 from bitgolf.report.screen import UNSHOWN
 from bitgolf.squeeze.artifact import pack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
@@ -232,7 +241,7 @@ def test_over_budget_is_marked(tmp_path: Path) -> None:
 
 def test_sections_compute_what_they_show(tmp_path: Path) -> None:
     run = Run(plant(tmp_path), piece)
-    assert [row[0] for row in rivals(run)["rows"]] == [
+    assert [row[0] for row in against_compressors(run)["rows"]] == [
         "bitgolf demo",
         "xz -9e, with the training text",
         "xz -9e, alone",

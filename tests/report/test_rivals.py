@@ -44,12 +44,12 @@ def test_rows_are_what_the_compressor_makes_of_the_texts(name):
     progress, [row] = drain(measure_compressors(train, val, BUDGET, [one]))
     assert progress[-1][0] == progress[-1][1]
     assert [done for done, _ in progress] == sorted(done for done, _ in progress)
-    assert row["alone_bytes"] == one.size(val)
-    assert row["primed_bytes"] == one.size(train + val) - one.size(train)
+    assert row["alone_bytes"] == one.compressed_bytes(val)
+    assert row["primed_bytes"] == one.compressed_bytes(train + val) - one.compressed_bytes(train)
     known = train[: row["budget_text_bytes"]]
-    assert row["budget_used_bytes"] == one.size(known) <= BUDGET
+    assert row["budget_used_bytes"] == one.compressed_bytes(known) <= BUDGET
     assert row["budget_used_bytes"] > 0.9 * BUDGET  # no idle bytes
-    assert row["budget_bytes"] == one.size(known + val) - one.size(known)
+    assert row["budget_bytes"] == one.compressed_bytes(known + val) - one.compressed_bytes(known)
     # The vocabulary must be spelt out when alone; the more text went before, the less of it is left.
     assert max(row["primed_bytes"], row["budget_bytes"]) < row["alone_bytes"]
     for part in ("alone", "primed", "budget"):
@@ -68,9 +68,9 @@ def test_a_budget_for_nothing_leaves_the_text_alone():
     train, val = text(1, 500), text(2, 100)
     _, [row] = drain(measure_compressors(train, val, 1, [DEFLATE]))
     assert row["budget_text_bytes"] == 0
-    assert row["budget_bytes"] == DEFLATE.size(val) - DEFLATE.size(b"") or row[
+    assert row["budget_bytes"] == DEFLATE.compressed_bytes(val) - DEFLATE.compressed_bytes(b"") or row[
         "budget_bytes"
-    ] == DEFLATE.size(val)
+    ] == DEFLATE.compressed_bytes(val)
 
 
 def test_a_rival_that_cannot_see_all_of_the_training_text_says_so():

@@ -23,7 +23,7 @@ def test_the_search_finds_what_is_better_and_names_fresh_seeds(study, tmp_path):
     found = follow(search(study, space, tmp_path, seconds=6.0))
     assert len(found.trials) >= 2
     best = min(found.trials, key=lambda trial: trial.value)
-    assert found.claim.arms[0].recipe.train.steps == int(best.changes[0].partition("=")[2])
+    assert found.claim.arms[0].recipe.train.steps == int(best.overrides[0].partition("=")[2])
     assert found.claim.name == "tiny_search" and found.claim.seeds == (1, 2)
     used = {int(folder.name.rpartition("-")[2]) for folder in (tmp_path / "runs").iterdir()}
     assert used == {searching.SEARCH_SEED} and not used & {*found.claim.seeds}
