@@ -131,12 +131,12 @@ def starts_equal(off: Model, base: Model) -> None:
 
 def _moves(model: Model, ids: Tensor, changed: Tensor, part: Any) -> bool:
     """Both alike: with gradients where the model trains, and with the same random numbers."""
-    found = []
+    outputs = []
     for x in (ids, changed):
         with torch.random.fork_rng(devices=()), torch.set_grad_enabled(model.training):
             torch.manual_seed(0)
-            found.append(model.nats(x[:, :-1], x[:, 1:])[part])
-    return not torch.equal(*found)
+            outputs.append(model.nats(x[:, :-1], x[:, 1:])[part])
+    return not torch.equal(*outputs)
 
 
 def probes(plan: ModelPlan) -> Iterator[tuple[str, Model]]:
@@ -176,8 +176,8 @@ def end_differs(model: Model, ids: Tensor) -> bool:
     """Whether final states of the last positions alone are others than those of a whole pass."""
     with torch.inference_mode():
         whole = model.hidden(ids)
-        found = ((last, model.hidden(ids, last)) for last in (1, 7, ids.shape[1] - 1))
-        return not all(torch.allclose(end, whole[:, -last:], rtol=0, atol=1e-4) for last, end in found)
+        ends = ((last, model.hidden(ids, last)) for last in (1, 7, ids.shape[1] - 1))
+        return not all(torch.allclose(end, whole[:, -last:], rtol=0, atol=1e-4) for last, end in ends)
 
 
 # ---- a small run of a technique ----
@@ -185,11 +185,11 @@ def end_differs(model: Model, ids: Tensor) -> bool:
 
 def make_dataset(folder: Path) -> Dataset:
     """A few generated documents, tokenized with 320 pieces."""
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     texts = folder / "texts"
     texts.mkdir()
     for number in range(20):
-        lines = (" ".join(draw.choice(WORDS, draw.integers(5, 15))).capitalize() + "." for _ in range(30))
+        lines = (" ".join(rng.choice(WORDS, rng.integers(5, 15))).capitalize() + "." for _ in range(30))
         (texts / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
     for _ in build_dataset(source_from(str(texts)), folder / "dataset", vocabulary_size=320):
         pass
@@ -230,15 +230,15 @@ class Small:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.dataset = folder, make_dataset(folder)
-        self.known: dict[Recipe, dict[str, Any]] = {}
+        self.results: dict[Recipe, dict[str, Any]] = {}
 
     def run(self, recipe: Recipe) -> dict[str, Any]:
         """What a run comes to: losses, weights, averages, reloaded weights, scores, and packed bytes."""
-        if recipe not in self.known:
-            out = self.folder / f"run{len(self.known)}"
+        if recipe not in self.results:
+            out = self.folder / f"run{len(self.results)}"
             finish(run(recipe, self.dataset, out, 1, code=b""))
-            self.known[recipe] = self._read(out)
-        return self.known[recipe]
+            self.results[recipe] = self._read(out)
+        return self.results[recipe]
 
     def _read(self, out: Path) -> dict[str, Any]:
         result = json.loads((out / "result.json").read_text())
@@ -290,8 +290,8 @@ def off_of(technique: Technique) -> Off:
     assert technique.kind is not None
     text = technique.card.neutral
     fields = technique.kind.__dataclass_fields__
-    found = re.findall(r"(\w+) ?= ?(\([^)]*\)|True|False|-?\d[\w.]*\b)", text)
-    settings = tuple(f"{name}={value}" for name, value in found if name in fields)
+    pairs = re.findall(r"(\w+) ?= ?(\([^)]*\)|True|False|-?\d[\w.]*\b)", text)
+    settings = tuple(f"{name}={value}" for name, value in pairs if name in fields)
     slot = next(slot for slot in slots() if slot.__name__ == technique.slot)
     names = [
         word for word in re.findall(r"[A-Z]\w+", text) if word in members(slot) and word != technique.name
@@ -465,15 +465,15 @@ def check_mixture(case: Case) -> None:
 
 def check_training(case: Case) -> None:
     """Three steps train, and move every tensor that it has."""
-    found = case.small.run(case.on)
-    for step, loss in found["losses"].items():
+    result = case.small.run(case.on)
+    for step, loss in result["losses"].items():
         if not bool(loss.isfinite()):
             raise BrokenError(f"the loss of step {int(step) + 1} is no number")
     if case.in_model:
         start = dict(build_model(case.on.network(), 1).named_parameters())
         common = dict(build_model(case.base.network(), 1).named_parameters())
         still = [
-            n for n, t in found["weights"].items() if n not in common and torch.equal(t, start[n].detach())
+            n for n, t in result["weights"].items() if n not in common and torch.equal(t, start[n].detach())
         ]
         if still:
             raise BrokenError(f"three steps do not move its tensor {still[0]}; does the loss depend on it?")
@@ -505,7 +505,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
 
 
 def check(
-    technique: Technique, small: Small, names: Sequence[str] = tuple(CHECKS), changes: Sequence[str] = ()
+    technique: Technique, small: Small, names: Sequence[str] = tuple(CHECKS), overrides: Sequence[str] = ()
 ) -> Iterator[Verdict]:
     """The verdict of each check of these names on a technique at its example, else at its defaults.
 
@@ -513,7 +513,7 @@ def check(
     """
     try:
         member, base = technique.example or example_of(technique), base_of(technique)
-        member = parse_changes(member, changes)
+        member = parse_changes(member, overrides)
         case = Case(technique, member, base, with_technique(base, technique, member), small)
     except BitgolfError as error:
         yield Verdict(technique.name, "fits the small recipe", "failed", _sentence(error))
@@ -541,14 +541,14 @@ def _sentence(error: Exception) -> str:
 
 
 def check_all(
-    techniques: Sequence[Technique], changes: Sequence[str] = ()
+    techniques: Sequence[Technique], overrides: Sequence[str] = ()
 ) -> Generator[Event, None, list[Verdict]]:
     """Every check on these techniques, see `check`; yields progress."""
     verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as folder:
         small = Small(Path(folder))
         for number, technique in enumerate(techniques):
-            for done, verdict in enumerate(check(technique, small, changes=changes)):
+            for done, verdict in enumerate(check(technique, small, overrides=overrides)):
                 verdicts.append(verdict)
                 share = number + (done + 1) / len(CHECKS)
                 yield Event("check", share, len(techniques), {technique.name: verdict.check})

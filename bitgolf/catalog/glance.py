@@ -100,14 +100,14 @@ def bits_of(quantizer: Quantizer) -> float | str:
 
 def settings_in(recipe: Recipe, paths: tuple[str, ...]) -> str:
     """The settings at some paths: what differs from the defaults, and what everybody asks for."""
-    words = []
+    parts = []
     for path in paths:
         plan: Any = recipe
         for key in path.split("."):
             plan = getattr(plan, key)
         slotted = any(base.__dict__.get("abstract") for base in type(plan).__mro__)
-        words.append(screen.number(plan) if slotted else _differing(plan))
-    return ", ".join(filter(None, words))
+        parts.append(screen.number(plan) if slotted else _differing(plan))
+    return ", ".join(filter(None, parts))
 
 
 def _differing(plan: Plan) -> str:
@@ -124,10 +124,10 @@ def changes_in_words(parent_name: str, parent: Recipe, recipe: Recipe) -> str:
         return f"from {parent_name}, no change"
     line = f"from {parent_name}, {len(changes)} change{'s' * (len(changes) != 1)}: "
     for number, (path, left, right) in enumerate(changes):
-        words = f"{path} {_brief(left)} -> {_brief(right)}"
-        if number and len(line) + len(words) > LINE:
+        part = f"{path} {_brief(left)} -> {_brief(right)}"
+        if number and len(line) + len(part) > LINE:
             return f"{line}and {len(changes) - number} more"
-        line += words + "; "
+        line += part + "; "
     return line.removesuffix("; ")
 
 
@@ -143,14 +143,14 @@ def parent_of(text: str, name: str) -> str:
 
     text: what the user typed. name: of the recipe, which names the parent of a recipe.json or a run.
     """
-    known = {*recipe_names(), *(each + LAPTOP for each in recipe_names())}
-    if text in known and text.endswith(LAPTOP):
+    names = {*recipe_names(), *(each + LAPTOP for each in recipe_names())}
+    if text in names and text.endswith(LAPTOP):
         return text.removesuffix(LAPTOP)
     path, _, function = text.rpartition(":")
-    if text in known:
+    if text in names:
         path, function = f"{recipes.__path__[0]}/{text}.py", text
     if not path.endswith(".py"):
-        return name if name in known else ROOT
+        return name if name in names else ROOT
     parents = recipes_used(Path(path).read_text(encoding="utf-8"), function)
     return next(iter(parents), "" if text == ROOT else ROOT)
 

@@ -13,13 +13,13 @@ CHANGED = (1, 90, 200)  # positions from which on the probe has other tokens
 
 def probe(vocabulary_size: int, seed: int = 7) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens (time) that repeat themselves, distributions (time, vocabulary) and states (time, width)."""
-    draw = np.random.default_rng(seed)
-    phrases = [draw.integers(0, vocabulary_size, draw.integers(2, 9)) for _ in range(12)]
-    tokens = np.concatenate([phrases[draw.integers(len(phrases))] for _ in range(TOKENS)])[:TOKENS]
-    logits = 2 * draw.standard_normal((TOKENS, vocabulary_size))
+    rng = np.random.default_rng(seed)
+    phrases = [rng.integers(0, vocabulary_size, rng.integers(2, 9)) for _ in range(12)]
+    tokens = np.concatenate([phrases[rng.integers(len(phrases))] for _ in range(TOKENS)])[:TOKENS]
+    logits = 2 * rng.standard_normal((TOKENS, vocabulary_size))
     logits[np.arange(TOKENS), tokens] += 4
     owns = np.exp(logits)
-    states = draw.standard_normal((len(phrases), WIDTH))[draw.integers(len(phrases), size=TOKENS)]
+    states = rng.standard_normal((len(phrases), WIDTH))[rng.integers(len(phrases), size=TOKENS)]
     return tokens, owns / owns.sum(1, keepdims=True), states.astype(np.float32)
 
 

@@ -23,20 +23,20 @@ def techniques_in(path: Path, name: str = "") -> list[Technique]:
         raise BitgolfError("no such file", where=str(path))
     with mending(path, str(path)):
         kinds = kinds_of(module_of(path))
-    found = []
+    own = []
     for kind in kinds:
         slot = next((slot for slot in paths if kind in members(slot).values()), None)
         if slot is not None:
             card = card_of(kind.__dict__.get("__doc__") or "")
-            found.append(Technique(kind.__name__, slot.__name__, paths[slot], card, None, kind))
-    if not found:
+            own.append(Technique(kind.__name__, slot.__name__, paths[slot], card, None, kind))
+    if not own:
         names = ", ".join(slot.__name__ for slot in paths)
         raise BitgolfError(
             "no technique in this file", where=str(path), way_out=f"subclass a slot, which is one of {names}"
         )
-    chosen = [one for one in found if name in ("", one.name)]
+    chosen = [one for one in own if name in ("", one.name)]
     if not chosen:
-        hint = nearest(name, [one.name for one in found])
+        hint = nearest(name, [one.name for one in own])
         raise BitgolfError("no such technique in this file", where=f"{path}:{name}", way_out=hint)
     return chosen
 

@@ -48,14 +48,14 @@ def written(catalogue: Mapping[str, Mapping[str, Any]]) -> str:
 @functools.cache
 def catalogue() -> Mapping[str, Mapping[str, Any]] | None:
     """The catalogue: `groups`, `techniques`, `recipes` and `classes`; None where it is of other code."""
-    known = read_json(SHIPPED) if SHIPPED.is_file() else {}
-    return known if known.get("sources") == source_hashes() else None
+    stored = read_json(SHIPPED) if SHIPPED.is_file() else {}
+    return stored if stored.get("sources") == source_hashes() else None
 
 
 def shipped_recipe(name: str) -> Entry | None:
     """A recipe by its name as `bitgolf.catalog.glance` has it; None where that must be worked out."""
-    known = catalogue()
-    return known["recipes"].get(name) if known else None
+    stored = catalogue()
+    return stored["recipes"].get(name) if stored else None
 
 
 def find_entry(techniques: Iterable[Entry], name: str) -> Entry:
@@ -112,11 +112,11 @@ def stand_in(data: Any) -> Any:
 
 @functools.cache
 def _class_named(name: str) -> type[StandIn]:
-    known = catalogue()
-    assert known is not None
+    stored = catalogue()
+    assert stored is not None
     fields = [
         (field, Any, dataclasses.field(default=stand_in(default)))
-        for field, default in known["classes"][name].items()
+        for field, default in stored["classes"][name].items()
     ]
     return dataclasses.make_dataclass(name, fields, bases=(StandIn,), frozen=True, kw_only=True)
 
@@ -126,10 +126,10 @@ def recipe_in(data: Any, identity: str) -> StandIn | None:
     if catalogue() is None or _identity(data) != identity:
         return None
     try:
-        found = stand_in(data)
+        settings = stand_in(data)
     except (KeyError, TypeError):  # of a user's file, or of another version
         return None
-    return found if isinstance(found, StandIn) else None
+    return settings if isinstance(settings, StandIn) else None
 
 
 def _identity(data: Any) -> str:

@@ -78,25 +78,25 @@ def card_of(text: str) -> Card:
     title, _, rest = inspect.cleandoc(text).partition("\n\n")
     lines, _, notes = rest.partition("\n\n")
     parts = re.split(rf"^({'|'.join(LABELS)}):", lines, flags=re.MULTILINE)
-    found = dict.fromkeys(LABELS, "")
-    found |= {label: " ".join(words.split()) for label, words in zip(parts[1::2], parts[2::2])}
-    what, source, cost, not_for, neutral = found.values()
+    fields = dict.fromkeys(LABELS, "")
+    fields |= {label: " ".join(value.split()) for label, value in zip(parts[1::2], parts[2::2])}
+    what, source, cost, not_for, neutral = fields.values()
     return Card(title, what, source, cost, not_for, neutral, " ".join(notes.split()))
 
 
 def slots() -> dict[type[Plan], str]:
     """Every slot with its path, in the order of the recipe; 0 stands for any place in a tuple."""
     import_core()
-    found: dict[type[Plan], str] = {}
+    paths: dict[type[Plan], str] = {}
     owners: list[tuple[type[Plan], str]] = [(Recipe, "")]
     for owner, path in owners:  # grows: a slot of the recipe's own plans comes before the same in a member
-        _collect(owner, path, found, owners)
+        _collect(owner, path, paths, owners)
     order = list(field_types(Recipe))
-    return dict(sorted(found.items(), key=lambda item: order.index(item[1].split(".")[0])))
+    return dict(sorted(paths.items(), key=lambda item: order.index(item[1].split(".")[0])))
 
 
 def _collect(
-    owner: type[Plan], path: str, found: dict[type[Plan], str], members_too: list[tuple[type[Plan], str]]
+    owner: type[Plan], path: str, paths: dict[type[Plan], str], members_too: list[tuple[type[Plan], str]]
 ) -> None:
     for name, hint in field_types(owner).items():
         here = f"{path}.{name}".lstrip(".")
@@ -104,14 +104,14 @@ def _collect(
         kind = typing.get_args(hint)[0] if many else hint
         if not (isinstance(kind, type) and issubclass(kind, Plan)):
             continue
-        if any(issubclass(kind, slot) for slot in found):  # known, or a narrower choice of what is known
+        if any(issubclass(kind, slot) for slot in paths):  # known, or a narrower choice of what is known
             continue
         inside = f"{here}.0" if many else here
         if kind.__dict__.get("abstract"):
-            found[kind] = here
+            paths[kind] = here
             members_too += [(member, inside) for member in members(kind).values()]
         else:
-            _collect(kind, inside, found, members_too)
+            _collect(kind, inside, paths, members_too)
 
 
 def own_members(slot: type[Plan]) -> list[tuple[str, type[Plan]]]:
@@ -124,13 +124,13 @@ def own_members(slot: type[Plan]) -> list[tuple[str, type[Plan]]]:
 @functools.cache
 def techniques() -> tuple[Technique, ...]:
     """All techniques: the members of every slot, then the single settings that are one."""
-    found = [
+    from_slots = [
         Technique(name, slot.__name__, path, card_of(kind.__doc__ or ""), EXAMPLES.get(kind) or kind(), kind)
         for slot, path in slots().items()
         for name, kind in own_members(slot)
     ]
     single = (Technique(n, PLAIN_SETTINGS, path, card_of(card), e) for n, path, e, card in SINGLE_SETTINGS)
-    return (*found, *single)
+    return (*from_slots, *single)
 
 
 def settings_of(technique: Technique) -> list[dict[str, Any]]:
@@ -162,34 +162,34 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
     return rows
 
 
-def _sets(words: str, technique: Technique, field: str) -> bool:
+def _sets(setting_text: str, technique: Technique, field: str) -> bool:
     """Whether a target, in words, is this setting of the technique."""
-    owner, _, setting = words.rpartition(": ")
-    if setting == f"{technique.name}.{field}" or words == f"{technique.path}.{field}":
+    owner, _, setting = setting_text.rpartition(": ")
+    if setting == f"{technique.name}.{field}" or setting_text == f"{technique.path}.{field}":
         return True
     return technique.slot == "Rule" and owner.startswith("optim.rows") and setting == field
 
 
 def limits_in_words(limits: typing.Mapping[str, Any]) -> str:
     """'at least 0, below 1.0' or 'one of input, queries'."""
-    words = []
+    parts = []
     for name, bound in limits.items():
         bound = ", ".join(map(str, bound)) if isinstance(bound, tuple) else bound
-        words.append(f"{name.replace('_', ' ')} {bound}")
-    return ", ".join(words)
+        parts.append(f"{name.replace('_', ' ')} {bound}")
+    return ", ".join(parts)
 
 
 def recipes_with(technique: Technique) -> list[str]:
     """The recipes that ship and use it; of a setting, those that change it."""
-    found = []
+    names = []
     for name in recipe_names():
         recipe = find_recipe(name)
         if technique.kind is not None:
             uses = any(type(plan) is technique.kind for plan in plans_in(recipe))
         else:
             uses = value_at(recipe, technique.path) != value_at(Recipe(), technique.path)
-        found += [name] * uses
-    return found
+        names += [name] * uses
+    return names
 
 
 def value_at(recipe: Recipe, path: str) -> Any:
@@ -205,9 +205,9 @@ def weight_of(technique: Technique) -> tuple[int, int]:
 
     Of our own techniques they are known, as packing them all takes a minute; others are weighed.
     """
-    known = _known_weights().get(technique.name)
+    weights = _known_weights().get(technique.name)
     own = technique.kind is None or technique.kind.__module__.removeprefix("bitgolf.") in READING_ORDER
-    return (known[0], known[1]) if known and own else weigh(technique)
+    return (weights[0], weights[1]) if weights and own else weigh(technique)
 
 
 @functools.cache
@@ -222,8 +222,8 @@ def weigh(technique: Technique) -> tuple[int, int]:
     baseline = find_recipe("baseline")
     if technique.path.startswith("quantize"):  # what its members ask for
         rules = rate_aware().rules if technique.path == "quantize.rate" else baseline.quantize.rules
-        table = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
-        baseline = baseline.replace(quantize=table)
+        plan = QuantizePlan(rules=rules, calibration=TrainText(outputs=True))
+        baseline = baseline.replace(quantize=plan)
     held = value_at(baseline, technique.path)
     many = technique.kind is not None and isinstance(held, tuple)
     changed = baseline.replace({technique.path: (*held, technique.example) if many else technique.example})

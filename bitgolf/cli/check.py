@@ -18,7 +18,7 @@ COLUMNS = (screen.Column("check", 20), screen.Column("", 9), screen.Column("why"
 
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE.py[:NAME]", help="Your file; or one class in it.")],
-    changes: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SETTING=VALUE", help="Of the one technique, e.g. --set last=2."),
     ] = None,
@@ -35,14 +35,14 @@ def check(
     path, _, name = file.partition(".py:")
     if not file.endswith(".py") and not name:
         raise BitgolfError("expected a Python file", where=file, way_out="bitgolf check mine.py")
-    found = techniques_in(Path(f"{path}.py" if name else file), name)
-    if changes and len(found) > 1:
+    techniques = techniques_in(Path(f"{path}.py" if name else file), name)
+    if overrides and len(techniques) > 1:
         raise BitgolfError(
             "--set needs one technique", where=file, way_out=f"bitgolf check {file}:NAME --set ..."
         )
-    for each in found if changes else ():
-        parse_changes(example_of(each), changes or ())  # refused before anything runs
-    verdicts = screen.follow(check_all(found, changes or ()))
+    for each in techniques if overrides else ():
+        parse_changes(example_of(each), overrides or ())  # refused before anything runs
+    verdicts = screen.follow(check_all(techniques, overrides or ()))
     names = dict.fromkeys(each.technique for each in verdicts)
     groups = [(name, [each[1:] for each in verdicts if each.technique == name]) for name in names]
     screen.grouped_table(COLUMNS, groups, as_json=as_json)

@@ -46,18 +46,18 @@ def compare(
     if len(names) != 2:
         raise BitgolfError("expected two recipes, or two or more finished runs", where="compare", value=names)
     left, right = names
-    changes = diff(*_both(left, right, variables or []))
-    screen.table(f"{left} against {right}", ("setting", left, right), changes, as_json=as_json)
-    facts: dict[str, Any] = {"left": left, "right": right, "differences": len(changes)}
-    facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
+    differences = diff(*_both(left, right, variables or []))
+    screen.table(f"{left} against {right}", ("setting", left, right), differences, as_json=as_json)
+    facts: dict[str, Any] = {"left": left, "right": right, "differences": len(differences)}
+    facts["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in differences]
     screen.close(facts, as_json=as_json)
 
 
 def _both(left: str, right: str, variables: list[str]) -> tuple[Plan, Plan]:
     """Two recipes: as stand-ins where both ship and are not changed, which no technique is imported for."""
-    known = [shipped_recipe(name) for name in (left, right)]
-    if known[0] and known[1] and not variables:
-        return stand_in(known[0]["settings"]), stand_in(known[1]["settings"])
+    recipes = [shipped_recipe(name) for name in (left, right)]
+    if recipes[0] and recipes[1] and not variables:
+        return stand_in(recipes[0]["settings"]), stand_in(recipes[1]["settings"])
     from bitgolf.inputs.resolve import find_recipe
     from bitgolf.public.names import parse_variables
     from bitgolf.public.variables import apply_variables
@@ -73,9 +73,9 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     if not math.isfinite(published):
         raise BitgolfError("not a number", where="--against", value=published, way_out="e.g. 1.2244")
-    found = against_constant(read_run_set(name), published, metric)
+    result = against_constant(read_run_set(name), published, metric)
     if not as_json:
-        print("\n".join([screen.escaped(found["claim"]), found.get("units", "")]).strip() + "\n")
+        print("\n".join([screen.escaped(result["claim"]), result.get("units", "")]).strip() + "\n")
     plain = (
         "metric",
         "against",
@@ -90,7 +90,7 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
         "p",
         "p_lower",
     )
-    screen.close(found if as_json else {key: found[key] for key in plain}, as_json=as_json)
+    screen.close(result if as_json else {key: result[key] for key in plain}, as_json=as_json)
 
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
@@ -100,13 +100,13 @@ def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     sets = [read_run_set(name) for name in names]
-    found = compare_runs(sets, metric)
-    for other, row in zip(sets[1:], found["comparisons"]):
-        changes = row["changes"]
-        row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in changes]
+    result = compare_runs(sets, metric)
+    for other, row in zip(sets[1:], result["comparisons"]):
+        differences = row["changes"]
+        row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in differences]
         title = f"{sets[0].name} against {other.name}"
-        screen.table(title, ("setting", "left", "right"), changes, as_json=as_json)
+        screen.table(title, ("setting", "left", "right"), differences, as_json=as_json)
         if not as_json:
             print(screen.escaped(row["claim"]) + "\n")
-    lines = {"metric": metric, "against": found["against"], "comparisons": len(found["comparisons"])}
-    screen.close(found if as_json else lines, as_json=as_json)
+    lines = {"metric": metric, "against": result["against"], "comparisons": len(result["comparisons"])}
+    screen.close(result if as_json else lines, as_json=as_json)

@@ -70,21 +70,21 @@ def show_verified(source: str, as_json: bool) -> None:
     if path is None or not path.is_dir():
         way_out = "give the folder of token shards to look into"
         raise BitgolfError("no such folder", where="--verify", value=source, way_out=way_out)
-    found = screen.follow(mapped(verify(Path(path)), lambda step: Event(*step, {})))
+    verified = screen.follow(mapped(verify(Path(path)), lambda step: Event(*step, {})))
     header = ("check", "", "found", "expected", "what it could not see")
-    screen.table(source, header, shown(found.checks), as_json=as_json)
+    screen.table(source, header, shown(verified.checks), as_json=as_json)
     facts: dict[str, Any] = {
-        **found.facts,
-        "known_as": _known_as(found.facts),
-        "verified": not found.failed,
-        "failed": len(found.failed),
-        "cannot_tell": sum(each.sure == "cannot tell" for each in found.checks),
+        **verified.facts,
+        "known_as": _known_as(verified.facts),
+        "verified": not verified.failed,
+        "failed": len(verified.failed),
+        "cannot_tell": sum(each.sure == "cannot tell" for each in verified.checks),
     }
     if as_json:
-        facts["checks"] = [each._asdict() for each in found.checks]
+        facts["checks"] = [each._asdict() for each in verified.checks]
     else:
-        val = found.facts["splits"]["val"]
+        val = verified.facts["splits"]["val"]
         facts |= {f"validation_{name}": val[name] for name in ("tokens_sha256", "text_sha256") if name in val}
     screen.close(facts, as_json=as_json)
-    if found.failed:
+    if verified.failed:
         raise typer.Exit(1)

@@ -31,9 +31,9 @@ def demo(
 
     Example: bitgolf demo --train-seconds 60
     """
-    changes = [] if train_tokens is None else ["train.train_seconds=0", f"train.tokens={train_tokens}"]
+    overrides = [] if train_tokens is None else ["train.train_seconds=0", f"train.tokens={train_tokens}"]
     if train_seconds is not None:
-        changes.append(f"train.train_seconds={train_seconds}")
+        overrides.append(f"train.train_seconds={train_seconds}")
     folder = out or free_folder(Path("runs/demo"))
-    steps = demonstrate(find_recipe("demo", changes), DEMO_TEXT, folder, seed)
+    steps = demonstrate(find_recipe("demo", overrides), DEMO_TEXT, folder, seed)
     show_result(screen.follow(steps), as_json, f"bitgolf sample {folder} --prompt 'My fellow citizens'")

@@ -39,7 +39,7 @@ def ended(command: Callable[[], Any], as_json: bool = False) -> int:
     as_json: an error is an object on stdout too.
     """
     held = None if _is_terminal(sys.stdout) else _Held(sys.stdout)
-    said: list[str] = []
+    messages: list[str] = []
     with stop_signals():
         try:
             command()
@@ -47,12 +47,12 @@ def ended(command: Callable[[], Any], as_json: bool = False) -> int:
         except SystemExit as end:
             # The library of the command line ends in its own way what was stopped or has no reader.
             causes = [each for each in chain(end) if isinstance(each, (KeyboardInterrupt, BrokenPipeError))]
-            code = report_error(causes[0], said) if causes else _code_of(end)
+            code = report_error(causes[0], messages) if causes else _code_of(end)
             # Of wrong use it has told the reader itself.
-            told = (each.format_message() for each in chain(end) if hasattr(each, "format_message"))
-            said += [" ".join(text.split()) for text in told]
+            formatted = (each.format_message() for each in chain(end) if hasattr(each, "format_message"))
+            messages += [" ".join(text.split()) for text in formatted]
         except BaseException as error:
-            code = report_error(error, said)
+            code = report_error(error, messages)
         finally:
             if held:
                 held.give_back()
@@ -62,13 +62,13 @@ def ended(command: Callable[[], Any], as_json: bool = False) -> int:
             except OSError as error:
                 code = report_error(error)
     if as_json and code >= BAD_INPUT and code != BROKEN_PIPE:
-        problem = {"status": "error", "error": "; ".join(said), "exit_code": code}
+        problem = {"status": "error", "error": "; ".join(messages), "exit_code": code}
         with suppress(OSError, ValueError):
             print(json.dumps(problem), flush=True)
     return code
 
 
-def report_error(error: BaseException, said: list[str] | None = None) -> int:
+def report_error(error: BaseException, messages: list[str] | None = None) -> int:
     """Say an error in one line on stderr, keep the trace of a fault of ours, and return the exit code.
 
     said: takes up what was said.
@@ -77,8 +77,8 @@ def report_error(error: BaseException, said: list[str] | None = None) -> int:
     notes = list(getattr(error, "__notes__", ()))
     if code == OUR_FAULT and not notes:
         notes = [kept_trace(error)]
-    if said is not None:
-        said.append("; ".join([line.removeprefix("error: "), *notes]))
+    if messages is not None:
+        messages.append("; ".join([line.removeprefix("error: "), *notes]))
     with suppress(OSError, ValueError):  # there may be nobody to hear it
         if os.environ.get(SHOW_TRACE):
             sys.stderr.write(escaped("".join(traceback.format_exception(error)), keep="\n"))
@@ -102,7 +102,7 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
     if (
         isinstance(error, MemoryError)
         or kind == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY))
+        or (isinstance(error, RuntimeError) and any(phrase in text for phrase in NO_MEMORY))
     ):
         return f"error: not enough memory ({text or kind}); take a smaller model or shorter passes", BAD_INPUT
     if isinstance(error, RecursionError):

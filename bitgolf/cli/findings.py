@@ -12,7 +12,7 @@ from bitgolf.study import findings as ledger
 
 
 def findings(
-    words: Annotated[
+    terms: Annotated[
         list[str] | None, typer.Argument(metavar="[WORD]...", help="Only lines with these words.")
     ] = None,
     folder: Annotated[
@@ -47,13 +47,13 @@ def findings(
         taken = {"imported": entries, "rows": len(rows), "not_imported": broken, "file": str(path)}
         for problem in broken:
             screen.note(f"not imported: {problem}")
-    known, problems = ledger.measured(below)
-    known = known if folder else ledger.with_shipped(known)
-    own = ledger.matching(known, words or [])
+    measured, problems = ledger.measured(below)
+    measured = measured if folder else ledger.with_shipped(measured)
+    own = ledger.matching(measured, terms or [])
     figures = ledger.cited_in(below, *(cited or []))
-    others = ledger.matching(figures, words or [])
-    note = ledger.novelty(figures, words) if words else ""
-    if words or records is None:
+    others = ledger.matching(figures, terms or [])
+    note = ledger.novelty(figures, terms) if terms else ""
+    if terms or records is None:
         screen.table("Measured, here and by the project", *ledger.measured_rows(own), as_json=as_json)
         title = "Cited: other people's figures and conditions"
         screen.table(title, *ledger.cited_rows(others), as_json=as_json)

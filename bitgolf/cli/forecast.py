@@ -2,7 +2,7 @@
 
 import typer
 
-from bitgolf.cli.options import Changes, Json, RecipeName, Variables
+from bitgolf.cli.options import Json, Overrides, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe
 from bitgolf.forecast.budget import expected_tokenizer_bytes, forecast_seconds
 from bitgolf.forecast.budget import forecast as forecast_recipe
@@ -14,7 +14,7 @@ from bitgolf.script.counted import script_of
 
 
 def forecast(
-    recipe: RecipeName, changes: Changes = None, variables: Variables = None, as_json: Json = False
+    recipe: RecipeName, overrides: Overrides = None, variables: Variables = None, as_json: Json = False
 ) -> None:
     """What a recipe will weigh and cost, before any training, and what would fill its budget.
 
@@ -24,7 +24,7 @@ def forecast(
 
     Example: bitgolf forecast baseline --set model.layers=11
     """
-    chosen = changed_recipe(recipe, parse_variables(variables or []), changes, quiet=as_json)
+    chosen = changed_recipe(recipe, parse_variables(variables or []), overrides, quiet=as_json)
     facts = forecast_recipe(chosen, len(script_of(chosen)), expected_tokenizer_bytes(chosen))
     brotli = chosen.replace({"budget.code_codec": "brotli"})
     facts["code_bytes_with_brotli"] = len(script_of(brotli)) if is_installed("brotli") else None

@@ -35,31 +35,31 @@ def log(
     if len(logs) == 1:
         facts = logs[0].facts
     if len(logs) == 2:
-        found = compared(*logs)
+        comparison = compared(*logs)
         both = [(name.replace("_", " "), *(each.facts[name] for each in logs)) for name in SHOWN]
         screen.table("Two logs, as they state it", ("", *(each.name for each in logs)), both, as_json=as_json)
-        if steps := [tuple(row.values()) for row in found["at_equal_steps"]]:
-            header = ("figure", "step", found["left"], found["right"], "difference")
+        if steps := [tuple(row.values()) for row in comparison["at_equal_steps"]]:
+            header = ("figure", "step", comparison["left"], comparison["right"], "difference")
             screen.table("At equal steps", header, steps, as_json=as_json)
-        if times := [tuple(row.values()) for row in found["at_equal_seconds"]]:
-            header = ("seconds", found["left"], found["right"], "difference")
+        if times := [tuple(row.values()) for row in comparison["at_equal_seconds"]]:
+            header = ("seconds", comparison["left"], comparison["right"], "difference")
             screen.table("Validation at equal seconds", header, times, as_json=as_json)
-        settings = [tuple(row.values()) for row in found["settings"]]
+        settings = [tuple(row.values()) for row in comparison["settings"]]
         if settings:
-            header = ("setting", found["left"], found["right"])
+            header = ("setting", comparison["left"], comparison["right"])
             screen.table("Settings that differ", header, settings, as_json=as_json)
-        facts = found | {"settings_that_differ": len(settings)}
+        facts = comparison | {"settings_that_differ": len(settings)}
     if report is not None:
         write_page(logs, report)
         facts = facts | {"report": str(report)}
     if as_json:
-        told = [
+        log_rows = [
             {"file": str(each.log.path), "name": each.name, **each.facts, "curves": _curves(each.curves)}
             for each in logs
         ]
         facts = {
-            "logs": told,
-            **({"comparison": found} if len(logs) == 2 else {}),
+            "logs": log_rows,
+            **({"comparison": comparison} if len(logs) == 2 else {}),
             **({"report": str(report)} if report else {}),
         }
     screen.close(facts, as_json=as_json)

@@ -82,8 +82,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"bitgolf {importlib.metadata.version('bitgolf')}")
         raise typer.Exit
 
@@ -105,6 +105,7 @@ def main() -> None:
     yield_cores()
     if not is_first_process():
         sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
-    words = sys.argv[1:]
-    own = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    arguments = sys.argv[1:]
+    # What follows -- is another program's.
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     sys.exit(ended(app, as_json="--json" in own))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.plan import to_json
-from bitgolf.cli.options import Changes, Json, Out, Seed
+from bitgolf.cli.options import Json, Out, Overrides, Seed
 from bitgolf.cli.shown import free_folder, show_result
 from bitgolf.inputs.writable import refuse_folder
 from bitgolf.net.model import count_parameters
@@ -30,7 +30,7 @@ def make(
     continue_from: Annotated[
         str, typer.Option("--continue-from", metavar="RUN", help="Start from the weights of a finished run.")
     ] = "",
-    changes: Changes = None,
+    overrides: Overrides = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be chosen and why; train nothing.")
     ] = False,
@@ -43,9 +43,9 @@ def make(
 
     Example: bitgolf make my_texts/ --bytes 1000000 --minutes 10
     """
-    asked = order(texts, budget_bytes, 60 * minutes, changes or [], continue_from)
+    request = order(texts, budget_bytes, 60 * minutes, overrides or [], continue_from)
     if plan:
-        chosen = screen.follow(planned(asked))
+        chosen = screen.follow(planned(request))
         facts = {
             "recipe_identity": chosen.recipe.identity(),
             "parameters": count_parameters(chosen.recipe.model),
@@ -57,5 +57,5 @@ def make(
         return
     folder = out or free_folder(Path("runs/made"))
     refuse_folder(folder)
-    result = screen.follow(made(asked, folder, seed))
+    result = screen.follow(made(request, folder, seed))
     show_result(result, as_json, f"bitgolf sample {folder}")

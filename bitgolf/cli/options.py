@@ -7,7 +7,7 @@ import typer
 
 BITS = "bits_per_byte"
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-Changes = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, e.g. --set train.steps=100."),
 ]

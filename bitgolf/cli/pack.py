@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitgolf.cli.options import Changes, Json, OnData
+from bitgolf.cli.options import Json, OnData, Overrides
 from bitgolf.cli.shown import show_alarms
 from bitgolf.inputs.resolve import find_artifact, find_dataset
 from bitgolf.inputs.writable import refuse_folder
@@ -17,7 +17,7 @@ from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
 
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
-    changes: Changes = None,
+    overrides: Overrides = None,
     tables: Annotated[
         str | None,
         typer.Option("--compare", metavar="NAMES", help="Ready tables with commas between them, or `all`."),
@@ -49,7 +49,7 @@ def pack(
         dataset = screen.follow(
             find_dataset(str(dataset), tokenizer.vocabulary_size, tokenizer=tokenizer)
         ).folder
-    trained = open_run(folder, changes or [], dataset)
+    trained = open_run(folder, overrides or [], dataset)
     if budget_bytes is not None:
         trained = filling(trained, budget_bytes)
     if tables is None:
@@ -87,8 +87,8 @@ def _show_tensors(result: dict[str, Any], as_json: bool) -> None:
             groups.setdefault(row["rule"], []).append(_tensor_line(row, bytes_per_token))
     kept = [row for row in result["quantization"] if "levels" not in row]
     if kept:
-        size = sum(row["bytes"] for row in kept)
-        groups["as floats"] = [(f"{len(kept)} tensors", "", "", f"{size:,}", *[""] * 6)]
+        num_bytes = sum(row["bytes"] for row in kept)
+        groups["as floats"] = [(f"{len(kept)} tensors", "", "", f"{num_bytes:,}", *[""] * 6)]
     screen.grouped_table(TENSOR_COLUMNS, groups.items(), as_json=as_json)
     show_alarms(result, as_json)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Changes, Json, OnData
+from bitgolf.cli.options import Json, OnData, Overrides
 from bitgolf.cli.shown import close_verdicts
 from bitgolf.probe.subject import Asked, probe_subject
 from bitgolf.report import screen
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def probe(
-    words: Annotated[
+    target: Annotated[
         list[str],
         typer.Argument(metavar="RUN|ARTIFACT|FILE.py:NAME|-- COMMAND", help="What is probed."),
     ],
@@ -30,7 +30,7 @@ def probe(
     tokens: Annotated[
         int, typer.Option(min=0, max=1_000_000, help="On so many tokens; 0: a few windows and updates.")
     ] = 0,
-    changes: Changes = None,
+    overrides: Overrides = None,
     apart: Annotated[
         int,
         typer.Option(metavar="BOS", min=-1, help="Of a program that keeps documents apart: what opens one."),
@@ -53,8 +53,8 @@ def probe(
 
     Example: bitgolf probe runs/demo
     """
-    asked = Asked(text, dataset, changes or (), positions, tokens, apart, seconds, vocabulary, tolerance)
-    name, size, findings = screen.follow(probe_subject(words, asked))
+    options = Asked(text, dataset, overrides or (), positions, tokens, apart, seconds, vocabulary, tolerance)
+    name, num_tokens, findings = screen.follow(probe_subject(target, options))
     rows = [
         [
             each.probe,
@@ -66,4 +66,4 @@ def probe(
         for each in findings
     ]
     screen.grouped_table(COLUMNS, [(name, rows)], as_json=as_json)
-    close_verdicts("probes", findings, {"subject": name}, {"tokens": size}, as_json=as_json)
+    close_verdicts("probes", findings, {"subject": name}, {"tokens": num_tokens}, as_json=as_json)

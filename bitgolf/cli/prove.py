@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Changes, Json, ModelName, OnData, Portable, Processes
+from bitgolf.cli.options import Json, ModelName, OnData, Overrides, Portable, Processes
 from bitgolf.pipeline.coding import check_certificate, prove_artifact
 from bitgolf.proof.prove import share_of
 from bitgolf.report import screen
@@ -29,7 +29,7 @@ def prove(
         str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, as 1%.")
     ] = WHOLE,
     seed: Annotated[int, typer.Option(min=0, help="Which frames an audit takes.")] = 0,
-    changes: Changes = None,
+    overrides: Overrides = None,
     portable: Portable = False,
     processes: Processes = 0,
     as_json: Json = False,
@@ -41,7 +41,7 @@ def prove(
 
     Example: bitgolf prove runs/demo --bytes 100000
     """
-    proving = {"--text": text, "--data": dataset, "--bytes": most_bytes, "--out": out, "--set": changes}
+    proving = {"--text": text, "--data": dataset, "--bytes": most_bytes, "--out": out, "--set": overrides}
     proving["--portable"] = portable
     checking = {"--audit": audit != WHOLE, "--seed": seed}
     for name, value in (proving if check is not None else checking).items():
@@ -52,8 +52,8 @@ def prove(
         held = check_certificate(model, check, share_of(audit), seed, processes)
         screen.close(screen.follow(held), as_json=as_json)
         return
-    steps = prove_artifact(model, text, dataset, most_bytes, out, portable, processes, changes or [])
-    found = screen.follow(steps)
-    screen.close(found, as_json=as_json)
-    if "alarm" in found:
+    steps = prove_artifact(model, text, dataset, most_bytes, out, portable, processes, overrides or [])
+    certificate = screen.follow(steps)
+    screen.close(certificate, as_json=as_json)
+    if "alarm" in certificate:
         raise typer.Exit(1)

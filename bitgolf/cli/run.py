@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import LARGEST_SEED, Changes, Data, Json, Out, RecipeName, Variables
+from bitgolf.cli.options import LARGEST_SEED, Data, Json, Out, Overrides, RecipeName, Variables
 from bitgolf.cli.shown import changed_recipe, like_script, show_result
 from bitgolf.pipeline.work import work
 from bitgolf.public.names import parse_variables, seed_of
@@ -14,7 +14,7 @@ from bitgolf.report import screen
 
 def run(
     recipe: RecipeName,
-    changes: Changes = None,
+    overrides: Overrides = None,
     variables: Variables = None,
     like: Annotated[
         Path | None,
@@ -42,7 +42,7 @@ def run(
     seed = seed_of(given, seed)
     if like:
         given = like_script(recipe, like, given, quiet=as_json)
-    chosen = changed_recipe(recipe, given, changes, quiet=as_json)
+    chosen = changed_recipe(recipe, given, overrides, quiet=as_json)
     folder = out or Path("runs") / f"{chosen.name}-{chosen.identity()[:8]}-{seed}"
     result = screen.follow(work(chosen, data, folder, seed, resume=resume, variables=given))
     show_result(result, as_json, f"bitgolf score {folder}")

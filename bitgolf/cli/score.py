@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Changes, Json, ModelName, OnData
+from bitgolf.cli.options import Json, ModelName, OnData, Overrides
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
 from bitgolf.pipeline.seen import tokens_trained_on
 from bitgolf.pipeline.work import score_artifact
@@ -23,7 +23,7 @@ def score(
     model: ModelName = SHIPPED,
     text: Annotated[Path | None, typer.Option("--text", help="Score this file.")] = None,
     dataset: OnData = None,
-    changes: Changes = None,
+    overrides: Overrides = None,
     again: Annotated[
         str,
         typer.Option(
@@ -53,10 +53,10 @@ def score(
     """
     named, first_attention = script_settings(variables or [])
     layers = layers_by_number(again or named)
-    path, unpacked = find_artifact(model, dataset, changes or [], layers, first_attention)
-    scores, found = screen.follow(score_artifact(path, unpacked, text, dataset, changes or []))
-    size = path.stat().st_size
-    facts = {"artifact": str(path), "artifact_bytes": size, **summary(scores), **found}
+    path, unpacked = find_artifact(model, dataset, overrides or [], layers, first_attention)
+    scores, result = screen.follow(score_artifact(path, unpacked, text, dataset, overrides or []))
+    artifact_bytes = path.stat().st_size
+    facts = {"artifact": str(path), "artifact_bytes": artifact_bytes, **summary(scores), **result}
     facts |= public_rule(unpacked.tokenizer, scores)
     if not scores.complete:
         screen.note("a part of the text was scored, so this score does not compare with that of the whole")
@@ -69,27 +69,27 @@ def score(
                 "this says nothing of new text"
             )
     if not as_json:
-        facts["query_positions"] = positions_in_words(found)
+        facts["query_positions"] = positions_in_words(result)
     screen.close(facts, as_json=as_json)
 
 
 def script_settings(variables: list[str]) -> tuple[str, bool]:
     """Of a public script: the layers that it passes once more, and whether its first one has attention."""
-    known = {"RECUR_LAYERS": "", "DISABLE_LAYER0_ATTN": "0"}
+    settings = {"RECUR_LAYERS": "", "DISABLE_LAYER0_ATTN": "0"}
     for word in variables:
         name, _, value = word.partition("=")
-        if name not in known:
+        if name not in settings:
             ways = "here DISABLE_LAYER0_ATTN=1 and RECUR_LAYERS=4,5; other settings by --set"
             raise BitgolfError("no setting of a checkpoint", where="--env", value=word, way_out=ways)
-        known[name] = value
-    if known["DISABLE_LAYER0_ATTN"] not in ("0", "1"):
+        settings[name] = value
+    if settings["DISABLE_LAYER0_ATTN"] not in ("0", "1"):
         raise BitgolfError(
             "neither 0 nor 1",
             where="--env DISABLE_LAYER0_ATTN",
-            value=known["DISABLE_LAYER0_ATTN"],
+            value=settings["DISABLE_LAYER0_ATTN"],
             way_out="1 where the first layer has no attention",
         )
-    return known["RECUR_LAYERS"], known["DISABLE_LAYER0_ATTN"] == "0"
+    return settings["RECUR_LAYERS"], settings["DISABLE_LAYER0_ATTN"] == "0"
 
 
 def layers_by_number(text: str) -> list[int]:

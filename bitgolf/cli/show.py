@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf.catalog.shipped import shipped_recipe
-from bitgolf.cli.options import Changes, Json, RecipeName, Variables
+from bitgolf.cli.options import Json, Overrides, RecipeName, Variables
 from bitgolf.report import screen
 
 
 def show(
     recipe: RecipeName,
-    changes: Changes = None,
+    overrides: Overrides = None,
     variables: Variables = None,
     script: Annotated[bool, typer.Option("--script", help="Print the single file that it becomes.")] = False,
     packed: Annotated[bool, typer.Option("--packed", help="With --script: self-extracting.")] = False,
@@ -26,14 +26,14 @@ def show(
     Example: bitgolf show demo --script > train_gpt.py
     """
     if script:
-        program = _script(recipe, changes, variables, packed)
+        program = _script(recipe, overrides, variables, packed)
         if as_json:
             screen.close(_as_text(program) | {"bytes": len(program)}, as_json=True)
         else:
             sys.stdout.buffer.write(program)
         return
-    known = None if changes or variables else shipped_recipe(recipe)
-    facts = known or _worked_out(recipe, changes, variables, as_json)
+    entry = None if overrides or variables else shipped_recipe(recipe)
+    facts = entry or _worked_out(recipe, overrides, variables, as_json)
     name = facts["recipe"]
     if not as_json:
         print(screen.escaped(f"{name}: {facts['changes']}") + "\n")
@@ -47,7 +47,7 @@ def show(
 
 
 def _worked_out(
-    recipe: str, changes: list[str] | None, variables: list[str] | None, as_json: bool
+    recipe: str, overrides: list[str] | None, variables: list[str] | None, as_json: bool
 ) -> dict[str, Any]:
     """The same of any recipe; one that is changed here comes from the one that is named."""
     from bitgolf.catalog.glance import glance, glance_at
@@ -55,20 +55,20 @@ def _worked_out(
     from bitgolf.inputs.resolve import find_recipe
     from bitgolf.public.names import parse_variables
 
-    if not (changes or variables):
+    if not (overrides or variables):
         return glance_at(recipe)
     given = parse_variables(variables or [])
-    chosen = changed_recipe(recipe, given, changes, quiet=as_json)
+    chosen = changed_recipe(recipe, given, overrides, quiet=as_json)
     return glance(chosen, recipe, find_recipe(recipe)) | ({"public_variables": given} if given else {})
 
 
-def _script(recipe: str, changes: list[str] | None, variables: list[str] | None, packed: bool) -> bytes:
+def _script(recipe: str, overrides: list[str] | None, variables: list[str] | None, packed: bool) -> bytes:
     from bitgolf.cli.shown import changed_recipe
     from bitgolf.public.names import parse_variables
     from bitgolf.script.counted import script_of
     from bitgolf.script.flatten import flatten
 
-    chosen = changed_recipe(recipe, parse_variables(variables or []), changes, quiet=True)
+    chosen = changed_recipe(recipe, parse_variables(variables or []), overrides, quiet=True)
     return script_of(chosen) if packed else flatten(chosen).encode()
 
 

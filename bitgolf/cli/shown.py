@@ -20,7 +20,9 @@ from bitgolf.run.result import RunResult
 TEXT = "\n\t"  # what stays as it is where a terminal shows text of a model
 
 
-def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | None, *, quiet: bool) -> Recipe:
+def changed_recipe(
+    name: str, variables: dict[str, str], overrides: list[str] | None, *, quiet: bool
+) -> Recipe:
     """A recipe with public variables, which are shown, and then with single settings changed."""
     recipe = find_recipe(name)
     changed = apply_variables(recipe, variables)
@@ -28,7 +30,7 @@ def changed_recipe(name: str, variables: dict[str, str], changes: list[str] | No
         header = ("public variable", "value", "setting", "before", "after")
         rows = variable_rows(recipe, changed, variables)
         screen.table("What the public variables change", header, rows, as_json=quiet)
-    return parse_changes(changed, changes or [])
+    return parse_changes(changed, overrides or [])
 
 
 def like_script(name: str, script: Path, given: dict[str, str], *, quiet: bool) -> dict[str, str]:
@@ -51,14 +53,14 @@ def free_folder(path: Path) -> Path:
 def meaning_of(result: RunResult) -> str:
     """What its score means, in a sentence."""
     bits = result["bits_per_byte"]
-    said = f"{bits:.4f} bits per byte: text that it has not seen becomes {8 / bits:.2f} times smaller"
+    text = f"{bits:.4f} bits per byte: text that it has not seen becomes {8 / bits:.2f} times smaller"
     rows = [row for row in result.get("rivals", []) if row.get("primed_bits_per_byte")]
     if not rows:
-        return said + "."
+        return text + "."
     best = min(rows, key=lambda row: row["primed_bits_per_byte"])
     other = best["primed_bits_per_byte"]
     return (
-        f"{said}; {best['name']}, given the same training text, makes it {8 / other:.2f} times smaller "
+        f"{text}; {best['name']}, given the same training text, makes it {8 / other:.2f} times smaller "
         f"({other:.4f})."
     )
 
@@ -98,8 +100,8 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
     if "sample" in result and not as_json:
         print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
     scored = "bits_per_byte" in result  # else there is nothing to go on with
-    asked = {"query_positions": positions_in_words(result)} if scored and not as_json else {}
-    screen.close({**result, **asked, **({"next": following} if scored else {})}, as_json=as_json)
+    positions = {"query_positions": positions_in_words(result)} if scored and not as_json else {}
+    screen.close({**result, **positions, **({"next": following} if scored else {})}, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
 
@@ -117,7 +119,7 @@ def close_verdicts(
     name: str,
     verdicts: Sequence[Verdict],
     subject: Mapping[str, Any],
-    size: Mapping[str, Any],
+    amount: Mapping[str, Any],
     *,
     as_json: bool,
 ) -> None:
@@ -129,7 +131,7 @@ def close_verdicts(
     status = {"status": "failed" if ended["failed"] else "ok"}
     counts = {"passed": ended["passed"], "failed": ended["failed"], "left_out": ended["left out"]}
     whole = {name: [each._asdict() for each in verdicts]} if as_json else {}
-    screen.close({**subject, **status, **size, **counts, **whole}, as_json=as_json)
+    screen.close({**subject, **status, **amount, **counts, **whole}, as_json=as_json)
     if ended["failed"]:
         raise typer.Exit(1)
 

@@ -122,12 +122,12 @@ def _plain(value: str) -> Any:
 
 
 def _searched(study: Study, space: list[str], out: Path, seconds: float, as_json: bool) -> Study:
-    found = screen.follow(search(study, parse_space(study.baseline, space), out, seconds))
-    rows = [(", ".join(trial.overrides), trial.value, trial.error) for trial in found.trials]
+    result = screen.follow(search(study, parse_space(study.baseline, space), out, seconds))
+    rows = [(", ".join(trial.overrides), trial.value, trial.error) for trial in result.trials]
     screen.table(
         f"{len(rows)} trials on a seed of their own", ("settings", study.metric, ""), rows, as_json=as_json
     )
-    return found.claim
+    return result.claim
 
 
 def _show_plan(prepared: Prepared, processes: int, as_json: bool) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _run(prepared: Prepared, executor: Executor, seconds: float, retry: bool) ->
 
 
 def _finish(folder: Path, reading: str, as_json: bool) -> None:
-    found = write_report(folder, reading)
+    report = write_report(folder, reading)
     rows = [
         (
             row["name"],
@@ -170,13 +170,13 @@ def _finish(folder: Path, reading: str, as_json: bool) -> None:
             _signed(row["detectable"]).lstrip("+"),
             row["verdict"],
         )
-        for row in found["comparisons"]
+        for row in report["comparisons"]
     ]
-    title = f"{found['study']}: {found['metric']}, lower is better, 95% intervals, p corrected"
+    title = f"{report['study']}: {report['metric']}, lower is better, 95% intervals, p corrected"
     screen.grouped_table(COMPARISON_COLUMNS, [(title, rows)], as_json=as_json)
     failed = [
         (arm["name"], run["seed"], run["error"] or run["status"])
-        for arm in found["arms"]
+        for arm in report["arms"]
         for run in arm["runs"]
         if run["state"] == "failed"
     ]
@@ -185,13 +185,13 @@ def _finish(folder: Path, reading: str, as_json: bool) -> None:
             "Failed runs; --retry begins them again", ("arm", "seed", "error"), failed, as_json=as_json
         )
     facts = {
-        "study": found["study"],
-        "status": found["status"],
+        "study": report["study"],
+        "status": report["status"],
         "failed_runs": len(failed),
-        "noise": found["noise"]["deviation"],
+        "noise": report["noise"]["deviation"],
         "report": str(folder / "study.html"),
     }
-    screen.close(found if as_json else facts, as_json=as_json)
+    screen.close(report if as_json else facts, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 

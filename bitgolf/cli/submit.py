@@ -60,18 +60,21 @@ def submit(
     declared = _declared(seeds)
     if out:
         refuse_folder(out)
-    found = gathered(runs, declared)
-    title = name or found[0].result["recipe"]
-    folder = out or Path("records") / f"{found[0].result['recipe']}-{found[0].result['recipe_identity'][:8]}"
-    words = Words(title, author, track, against=against, github=github, blurb=blurb)
-    claims = write_record(found, folder, words, readable=not packed, studies=studies or [], declared=declared)
+    members = gathered(runs, declared)
+    first = members[0].result
+    title = name or first["recipe"]
+    folder = out or Path("records") / f"{first['recipe']}-{first['recipe_identity'][:8]}"
+    metadata = Words(title, author, track, against=against, github=github, blurb=blurb)
+    claims = write_record(
+        members, folder, metadata, readable=not packed, studies=studies or [], declared=declared
+    )
     checked = audit(folder, chosen)
     for each in [] if as_json else checked.real:
         print(screen.escaped(f"{each.code} {each.sure}: {each.where}: {each.found}"))
     facts: dict[str, Any] = {
         "folder": str(folder),
         "bits_per_byte": claims["val_bpb"],
-        "seeds": len(found),
+        "seeds": len(members),
         "deviation": claims.get("val_bpb_std"),
         "total_bytes": claims["bytes_total"],
         "budget_bytes": claims["budget_bytes"],

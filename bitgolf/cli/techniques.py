@@ -29,12 +29,12 @@ def techniques(
     if name is not None and ".py" in name:
         _show_own(name, as_json)
         return
-    known = catalogue() or _worked_out()
-    entries = known["techniques"]
+    listed = catalogue() or _worked_out()
+    entries = listed["techniques"]
     if name is None:
         groups = [
             (heading, [table_row(entries[one]) for one in names])
-            for heading, names in known["groups"].items()
+            for heading, names in listed["groups"].items()
         ]
         screen.grouped_table(TECHNIQUE_COLUMNS, groups, as_json=as_json)
         facts: dict[str, Any] = {"techniques": len(entries), "next": "bitgolf techniques NAME"}
@@ -54,8 +54,8 @@ def _show_own(name: str, as_json: bool) -> None:
     from bitgolf.catalog.own import own_record, techniques_in
 
     path, _, one = name.partition(".py")
-    found = techniques_in(Path(f"{path}.py"), one.removeprefix(":"))
-    records = [own_record(technique) for technique in found]
+    own = techniques_in(Path(f"{path}.py"), one.removeprefix(":"))
+    records = [own_record(technique) for technique in own]
     keys = ("name", "slot", "title", "parameters", "bytes")
     rows = [(*(each[key] for key in keys), len(each["faults"]) or "none") for each in records]
     header = ("technique", "slot", "what it does", "parameters", "bytes", "faults")
@@ -66,7 +66,7 @@ def _show_own(name: str, as_json: bool) -> None:
     if lacking:
         screen.table("What they lack", ("technique", ""), lacking, as_json=as_json)
     facts: dict[str, Any] = {
-        "techniques": len(found),
+        "techniques": len(own),
         "faults": len(lacking),
         "next": f"bitgolf check {name}",
     }

@@ -56,5 +56,5 @@ def _samples(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[tuple[np.nda
             end = silent[np.searchsorted(silent, first) :]
             part = ids[first : end[0]] if len(end) else ids[first:]
             if len(part):
-                known = ids[end[0]] != tokenizer.unknown if len(end) else start + count == stream.tokens
-                yield part, bool(known)
+                is_known = ids[end[0]] != tokenizer.unknown if len(end) else start + count == stream.tokens
+                yield part, bool(is_known)

@@ -82,13 +82,13 @@ def joined(documents: list[bytes]) -> Block:
 
 def blocks_of(documents: Iterable[bytes]) -> Iterator[Block]:
     """Documents in blocks of about BLOCK_BYTES."""
-    group, size = list[bytes](), 0
+    group, num_bytes = list[bytes](), 0
     for document in documents:
         group.append(document)
-        size += len(document)
-        if size >= BLOCK_BYTES:
+        num_bytes += len(document)
+        if num_bytes >= BLOCK_BYTES:
             yield joined(group)
-            group, size = [], 0
+            group, num_bytes = [], 0
     if group:
         yield joined(group)
 
@@ -103,7 +103,7 @@ class Digests:
         self._least, self._size = least_bytes, 0
         self._open = hashlib.blake2b(digest_size=8)
 
-    def take(self, block: Block) -> np.ndarray:
+    def update(self, block: Block) -> np.ndarray:
         """Those of the documents that end before the last start of this block (uint64)."""
         head = block.values[: block.starts[0]] if len(block.starts) else block.values
         self._add(head)

@@ -134,15 +134,15 @@ def _split(source: TextSource, fraction: float) -> Generator[Progress, None, Spl
     """Read, drop empty documents, split, and put the training documents into their fixed random order."""
     if not 0 < fraction < 1:
         raise DataError("validation fraction must be between 0 and 1", value=fraction)
-    documents, size, empty = [], 0, 0
+    documents, text_bytes, empty = [], 0, 0
     yield Progress("read", 0, 0)
     for document in source.documents():
         empty += not document
         if document:
             documents.append(document)
-            size += len(document)
+            text_bytes += len(document)
             if len(documents) % 1000 == 0:
-                yield Progress("read", size, 0)
+                yield Progress("read", text_bytes, 0)
     if not documents:
         raise DataError(
             "no text in this source",
@@ -240,9 +240,9 @@ def _scan(
     train: Iterable[Block], val: Iterable[Block], total: int
 ) -> Generator[Progress, None, dict[str, int]]:
     overlap: dict[str, int] = {}
-    for done, found in scan_overlap(train, val):
+    for done, counts in scan_overlap(train, val):
         yield Progress("overlap", min(done, total), total)
-        overlap = found
+        overlap = counts
     return overlap
 
 

@@ -44,10 +44,10 @@ class Gathered(TextSource):
         parts = [part for document in documents for part in cut(document, most)]
         left, chosen, counts = total * self.fraction, set[bytes](), Counter(parts)
         for part in sorted(counts, key=lambda part: hashlib.sha256(part).digest()):
-            size = counts[part] * len(part)
-            if size <= left or not chosen:
+            num_bytes = counts[part] * len(part)
+            if num_bytes <= left or not chosen:
                 chosen.add(part)
-                left -= size
+                left -= num_bytes
         train = [part for part in parts if part not in chosen]
         if not train or not chosen:
             raise DataError(

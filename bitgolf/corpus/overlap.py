@@ -87,7 +87,7 @@ class Scanned(NamedTuple):
     """How many bytes of both splits were read, and what was found so far."""
 
     read_bytes: int
-    found: dict[str, int]
+    counts: dict[str, int]
 
 
 def scan_overlap(train: Iterable[Block], val: Iterable[Block], one_of: int = 1) -> Iterator[Scanned]:
@@ -100,12 +100,12 @@ def scan_overlap(train: Iterable[Block], val: Iterable[Block], one_of: int = 1) 
     documents, grams, read_bytes = Wanted(), Wanted(one_of), 0
 
     def scanned() -> Scanned:
-        found = {
+        counts = {
             "exact_documents": documents.seen_with_copies,
             "shared_13grams": grams.seen,
             "checked_13grams": grams.different,
         }
-        return Scanned(read_bytes, found | ({"looked_at_1_of": one_of} if one_of > 1 else {}))
+        return Scanned(read_bytes, counts | ({"looked_at_1_of": one_of} if one_of > 1 else {}))
 
     for blocks, of_documents, of_grams in (
         (val, documents.add, grams.add),
@@ -113,7 +113,7 @@ def scan_overlap(train: Iterable[Block], val: Iterable[Block], one_of: int = 1) 
     ):
         digests = Digests()
         for block in blocks:
-            of_documents(digests.take(block))
+            of_documents(digests.update(block))
             of_grams(word_grams(block))
             read_bytes += len(block.values)
             yield Scanned(read_bytes, {})
@@ -131,9 +131,9 @@ def word_grams(block: Block) -> np.ndarray:
     ends = np.flatnonzero(inside[1:-1] & (~inside[2:] | edge[1:])) + 1
     if len(starts) < GRAM_WORDS:
         return np.zeros(0, np.uint64)
-    words = _window_hashes(letters, starts, ends, BYTE_FACTOR)
-    first = np.arange(len(words) - GRAM_WORDS + 1)
-    grams = _window_hashes(words, first, first + GRAM_WORDS, WORD_FACTOR)
+    word_hashes = _window_hashes(letters, starts, ends, BYTE_FACTOR)
+    first = np.arange(len(word_hashes) - GRAM_WORDS + 1)
+    grams = _window_hashes(word_hashes, first, first + GRAM_WORDS, WORD_FACTOR)
     document = np.searchsorted(block.starts, starts, side="right")
     return grams[document[first] == document[first + GRAM_WORDS - 1]]
 

@@ -112,8 +112,8 @@ def split_facts(
             counted += int(tokenizer.token_bytes(part, np.concatenate([last, part[:-1]])).sum())
             unknown += int((part == tokenizer.unknown).sum())
             last = part[-1:]
-        size = path.stat().st_size
-        shards.append({"name": name, "tokens": len(tokens), "bytes": size, "sha256": sha256_of(path)})
+        shard_bytes = path.stat().st_size
+        shards.append({"name": name, "tokens": len(tokens), "bytes": shard_bytes, "sha256": sha256_of(path)})
     stream = TokenStream(paths)
     starts = len(stream.documents(tokenizer.bos)) if tokenizer.bos >= 0 else None
     if documents is None:
@@ -126,8 +126,8 @@ def split_facts(
     if tokenizer.lossless and counted != text_bytes:
         raise DataError(f"bytes of the tokens are not the {text_bytes} of the text", value=counted)
     differing = None if tokenizer.lossless else _differing_in_all(paths, tokenizer, documents)
-    known = (len(documents), text_bytes, counted, stream.tokens, digest.hexdigest())
-    return SplitFacts(*known, shards, unknown, differing)
+    facts = (len(documents), text_bytes, counted, stream.tokens, digest.hexdigest())
+    return SplitFacts(*facts, shards, unknown, differing)
 
 
 def differing_bytes(text: bytes, decoded: bytes) -> int:

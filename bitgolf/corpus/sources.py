@@ -147,29 +147,29 @@ class Files(TextSource):
         return [self.root] if self.root.is_file() else [path for path, why in self._found() if not why]
 
     def notes(self) -> list[str]:
-        found = self._found() if self.root.is_dir() else []
-        return left_out(self.name, [(str(path.relative_to(self.root)), why) for path, why in found if why])
+        files = self._found() if self.root.is_dir() else []
+        return left_out(self.name, [(str(path.relative_to(self.root)), why) for path, why in files if why])
 
     def _found(self) -> list[tuple[Path, str]]:
         """Every file below the root, sorted, with the reason why it is left out, '' if it is taken.
 
         What is hidden or has links to folders is left out; a folder is one whatever its name.
         """
-        found: list[tuple[Path, str]] = []
+        files: list[tuple[Path, str]] = []
         for folder, folders, names in os.walk(self.root, onerror=_refuse_unread):
             here = Path(folder)
-            found += [(here / name, "a link to a folder") for name in folders if (here / name).is_symlink()]
+            files += [(here / name, "a link to a folder") for name in folders if (here / name).is_symlink()]
             if not folders and not names and named(here.name):
-                found.append((here, "an empty folder"))
+                files.append((here, "an empty folder"))
             for path in (here / name for name in names):
-                known, hidden = (
+                is_known, hidden = (
                     named(path.name),
                     any(part[0] == "." for part in path.relative_to(self.root).parts),
                 )
-                if known or not hidden:
-                    reasons = (kind_of(path), "hidden" * hidden, "" if known else "unknown ending")
-                    found.append((path, next(filter(None, reasons), "")))
-        return sorted(found)
+                if is_known or not hidden:
+                    reasons = (kind_of(path), "hidden" * hidden, "" if is_known else "unknown ending")
+                    files.append((path, next(filter(None, reasons), "")))
+        return sorted(files)
 
     @property
     def key(self) -> str:
@@ -270,9 +270,9 @@ class Shards(ShardSource):
     def models(self) -> list[Path]:
         """The model files that may have made the shards."""
         models = [self.model] if self.model else sorted(self.root.glob("*.model"))
-        size = re.search(r"sp(\d+)", self.root.name)
-        if not models and size:
-            models = sorted((self.root.parent.parent / "tokenizers").glob(f"fineweb_{size[1]}_bpe.model"))
+        match = re.search(r"sp(\d+)", self.root.name)
+        if not models and match:
+            models = sorted((self.root.parent.parent / "tokenizers").glob(f"fineweb_{match[1]}_bpe.model"))
         return models
 
     def fetch(self) -> Generator[Progress, None, tuple[list[Path], list[Path], Path]]:
@@ -307,9 +307,9 @@ class Challenge(ShardSource):
         repository = CHALLENGE_HOSTS.get(self.variant, OTHER_CHALLENGE_HOST)
         pattern = rf"(?:.*/)?fineweb10B_{self.variant}/fineweb_(train|val)_\d+\.bin"
         names = sorted(hub_files(repository), key=lambda name: by_number(Path(name)))
-        matches = [found for name in names if (found := re.fullmatch(pattern, name))]
-        train = [found[0] for found in matches if found[1] == "train"][: self.train_shards]
-        val = [found[0] for found in matches if found[1] == "val"]
+        matches = [match for name in names if (match := re.fullmatch(pattern, name))]
+        train = [match[0] for match in matches if match[1] == "train"][: self.train_shards]
+        val = [match[0] for match in matches if match[1] == "val"]
         model = f"fineweb_{self.variant[2:]}_bpe.model"
         models = [name for name in names if name.split("/")[-1] == model]
         if not train or not val or not models:
@@ -331,15 +331,15 @@ def source_from(text: str) -> Source:
         return Sotu(paragraphs=text != "sotu")
     kind, colon, rest = text.partition(":")
     if colon and kind == "hf":
-        found = re.fullmatch(r"([\w.-]+/[\w.-]+)/?(.*)", rest)
-        if not found:
+        match = re.fullmatch(r"([\w.-]+/[\w.-]+)/?(.*)", rest)
+        if not match:
             raise DataError("not a Hugging Face dataset", value=text, way_out="write hf:OWNER/NAME[/PATH]")
-        return Hub(found[1], found[2].strip("/"))
+        return Hub(match[1], match[2].strip("/"))
     if colon and kind == "challenge":
-        found = re.fullmatch(r"(sp\d+)(?:/([1-9]\d*))?", rest)
-        if not found:
+        match = re.fullmatch(r"(sp\d+)(?:/([1-9]\d*))?", rest)
+        if not match:
             raise DataError("not a challenge variant", value=text, way_out="write challenge:sp1024[/SHARDS]")
-        return Challenge(found[1], int(found[2] or 1))
+        return Challenge(match[1], int(match[2] or 1))
     path = path_of(text)
     if path and path.is_dir():
         return Shards(path) if shards_of(path, "train") else Files(path)

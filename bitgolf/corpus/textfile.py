@@ -160,20 +160,20 @@ def plain_text(path: Path, packing: str) -> bytes:
 
 
 def _refuse_start(head: bytes, path: Path) -> None:
-    found = next((what for start, what in STARTS.items() if head.startswith(start)), None)
-    if found is None or (found == "bzip2 data" and head[4:10] != BZIP2_BLOCK):
+    kind = next((what for start, what in STARTS.items() if head.startswith(start)), None)
+    if kind is None or (kind == "bzip2 data" and head[4:10] != BZIP2_BLOCK):
         return
     raise DataError(
         "the content is not what the ending says",
         where=str(path),
-        value=found,
+        value=kind,
         way_out="give it the ending of what it holds, or convert it to UTF-8 text",
     )
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
+def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(size):
+        while piece := file.read(piece_bytes):
             yield piece
 
 

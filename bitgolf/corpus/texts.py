@@ -58,8 +58,8 @@ def parts_of(text: bytes, least: int = PART_BYTES) -> Iterator[bytes]:
     mark = next((mark for mark in (b"\n\n", b"\r\n\r\n") if mark in inside), b"\n")
     start = 0
     while start < len(text):
-        found = text.find(mark, start + least)
-        end = len(text) if found < 0 else found + len(mark)
+        position = text.find(mark, start + least)
+        end = len(text) if position < 0 else position + len(mark)
         yield text[start:end]
         start = end
 
@@ -108,9 +108,9 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _text_of(row: Any, where: str) -> bytes:
     """The text of a row; null is none, so it is empty."""
     if not isinstance(row, dict) or "text" not in row:
-        found = [key[:40] for key in sorted(row)[:8]] if isinstance(row, dict) else type(row).__name__
+        actual = [key[:40] for key in sorted(row)[:8]] if isinstance(row, dict) else type(row).__name__
         way_out = "every row needs one; leave out files that hold something else"
-        raise DataError('no string under "text"', where=where, value=found, way_out=way_out)
+        raise DataError('no string under "text"', where=where, value=actual, way_out=way_out)
     text = row["text"]
     if not isinstance(text, (str, type(None))):
         raise DataError('"text" is not a string', where=where, value=type(text).__name__)
@@ -121,19 +121,19 @@ def _parquet(path: Path, packing: str) -> Iterator[bytes]:
     parquet, arrow = _optional("pyarrow.parquet", "parquet"), _optional("pyarrow", "parquet")
     refuse_special(path)
     try:
-        table = parquet.ParquetFile(io.BytesIO(TextFile(path, packing).readall()) if packing else path)
-        names = table.schema_arrow.names
+        parquet_file = parquet.ParquetFile(io.BytesIO(TextFile(path, packing).readall()) if packing else path)
+        names = parquet_file.schema_arrow.names
         if names.count("text") != 1:
             fault = "more than one" if "text" in names else "no"
             raise DataError(f'{fault} column "text"', where=str(path), value=names)
-        kind = table.schema_arrow.field("text").type
+        kind = parquet_file.schema_arrow.field("text").type
         if not _is_text(kind, arrow.types):
             raise DataError(
                 f'column "text" holds {kind}, not strings',
                 where=str(path),
                 way_out="write it as a column of strings",
             )
-        for rows in table.iter_batches(ROWS, columns=["text"]):
+        for rows in parquet_file.iter_batches(ROWS, columns=["text"]):
             for text in rows.column(0).to_pylist():
                 yield _text_of({"text": text}, str(path))
     except (arrow.ArrowException, ValueError) as error:  # UnicodeDecodeError is one

@@ -159,8 +159,8 @@ def by_files(data: Data, facts: dict[str, Any]) -> Checking:
     checks = [_against_passport(data, counts, hashes)]
     both = {*hashes.get("train", ())} & {*hashes.get("val", ())}
     name, unseen = "files of both splits", "copies that differ by a byte"
-    said = f"{len(both)} files are in training and in validation"
-    checks.append(Check(name, FAILS if both else HOLDS, said, "none", unseen))
+    detail = f"{len(both)} files are in training and in validation"
+    checks.append(Check(name, FAILS if both else HOLDS, detail, "none", unseen))
     return checks
 
 
@@ -171,8 +171,8 @@ def _against_passport(data: Data, counts: str, hashes: dict[str, list[str]]) -> 
     wrong = [
         shard["name"]
         for split in hashes
-        for shard, found in zip(data.passport["splits"][split]["shards"], hashes[split])
-        if shard["sha256"] != found
+        for shard, sha256 in zip(data.passport["splits"][split]["shards"], hashes[split])
+        if shard["sha256"] != sha256
     ]
     wrong += [
         f"{split}: {data.passport['splits'][split]['tokens']:,} stated"
@@ -180,8 +180,8 @@ def _against_passport(data: Data, counts: str, hashes: dict[str, list[str]]) -> 
         if data.passport["splits"][split]["tokens"] != stream.tokens
     ]
     unseen = "a passport that was written for changed files"
-    said = f"{counts}; not as stated: {', '.join(wrong[:3])}" if wrong else counts
-    return Check(name, FAILS if wrong else HOLDS, said, "as the passport says", unseen)
+    detail = f"{counts}; not as stated: {', '.join(wrong[:3])}" if wrong else counts
+    return Check(name, FAILS if wrong else HOLDS, detail, "as the passport says", unseen)
 
 
 def by_ids(data: Data, facts: dict[str, Any]) -> Checking:
@@ -191,17 +191,23 @@ def by_ids(data: Data, facts: dict[str, Any]) -> Checking:
         yield Progress(f"ids of {split}", 0, 1)
         largest[split] = max(int(part.max()) for part in parts_of(stream))
     if data.tokenizer is None:
-        said = ", ".join(f"largest of {split}: {each}" for split, each in largest.items())
-        return [Check("ids", OPEN, said), document_starts(data, facts)]
-    size = data.tokenizer.vocabulary_size
-    said = ", ".join(f"{split} up to {each}" for split, each in largest.items())
-    fits = max(largest.values()) < size
+        detail = ", ".join(f"largest of {split}: {each}" for split, each in largest.items())
+        return [Check("ids", OPEN, detail), document_starts(data, facts)]
+    vocabulary_size = data.tokenizer.vocabulary_size
+    detail = ", ".join(f"{split} up to {each}" for split, each in largest.items())
+    fits = max(largest.values()) < vocabulary_size
     checks = [
-        Check("ids", HOLDS if fits else FAILS, said, f"below {size}", "ids that stand for another text")
+        Check(
+            "ids",
+            HOLDS if fits else FAILS,
+            detail,
+            f"below {vocabulary_size}",
+            "ids that stand for another text",
+        )
     ]
     if not fits:
         raise TokenizerError(
-            f"a token is past the vocabulary of {size}",
+            f"a token is past the vocabulary of {vocabulary_size}",
             where=str(data.folder),
             value=max(largest.values()),
             way_out="give the tokenizer that made these shards",
@@ -211,33 +217,39 @@ def by_ids(data: Data, facts: dict[str, Any]) -> Checking:
 
 def document_starts(data: Data, facts: dict[str, Any]) -> Check:
     """Documents by their BOS. Without one, context leaks from one into the next, and none is found."""
-    bos, known = data.start, data.tokenizer is not None
+    bos, has_tokenizer = data.start, data.tokenizer is not None
     unseen = "documents that were joined before a BOS was put"
-    if bos < 0 and known:
+    if bos < 0 and has_tokenizer:
         return Check("BOS", OPEN, "this tokenizer has none", "", "where documents start")
-    words, wrong = [], []
+    parts, wrong = [], []
     for split, stream in data.splits.items():
         count, empty, first = _starts(stream, bos)
         facts["splits"][split]["documents"] = count
-        words.append(f"{split} {count:,} documents")
+        parts.append(f"{split} {count:,} documents")
         if not count:
             wrong.append(f"{split} has no BOS at all")
         elif not first:
             wrong.append(f"{split} begins inside a document")
-        if empty and known:
+        if empty and has_tokenizer:
             wrong.append(f"{split} has {empty:,} empty documents")
         stated = data.stated(split)
         if stated is not None and stated["documents"] != count:
             wrong.append(f"{split}: {stated['documents']:,} stated")
-    said = ", ".join([*words, *wrong])
-    if not known:
+    detail = ", ".join([*parts, *wrong])
+    if not has_tokenizer:
         unseen = "whether this token starts each document: no tokenizer tells its BOS"
-        said = (
-            f"by token {bos}: {said}" if bos >= 0 else f"no token begins documents: neither {STARTS[0]} nor "
+        detail = (
+            f"by token {bos}: {detail}"
+            if bos >= 0
+            else f"no token begins documents: neither {STARTS[0]} nor "
         )
-        said += "" if bos >= 0 else f"{STARTS[1]}, nor the first one, comes again"
+        detail += "" if bos >= 0 else f"{STARTS[1]}, nor the first one, comes again"
     return Check(
-        "BOS", FAILS if wrong else HOLDS if known else OPEN, said, "one before each document", unseen
+        "BOS",
+        FAILS if wrong else HOLDS if has_tokenizer else OPEN,
+        detail,
+        "one before each document",
+        unseen,
     )
 
 
@@ -266,37 +278,37 @@ def shared_tokens(data: Data, most_train: int | None = None, most_kept: int = MO
         (val, val.tokens, documents.add, runs.add),
         (train, read, documents.look, runs.look),
     ):
-        digests, tail, place = Digests(2 * RUN_TOKENS + 2), np.zeros(0, np.uint16), 0
+        digests, tail, position = Digests(2 * RUN_TOKENS + 2), np.zeros(0, np.uint16), 0
         for block in token_blocks(stream, data.start):
-            if place >= end:
+            if position >= end:
                 break
-            yield Progress("shared tokens", min(done + place, total), total)
-            of_documents(digests.take(block))
+            yield Progress("shared tokens", min(done + position, total), total)
+            of_documents(digests.update(block))
             of_runs(_runs(np.concatenate([tail, block.values]), data.start))
             tail = block.values[1 - RUN_TOKENS :]
-            place += len(block.values)
+            position += len(block.values)
         of_documents(digests.last())
         done += end
     part = "" if read == train.tokens else f", of the first {read:,} training tokens"
     whole = common == val.tokens
-    said = f"{common:,} tokens alike from the start{', all of validation' if whole else ''}"
+    detail = f"{common:,} tokens alike from the start{', all of validation' if whole else ''}"
     unseen = "training text that comes later; other tokenizations of the same text"
     fails = common >= COMMON_START or whole
-    checks = [Check("prefix", FAILS if fails else HOLDS, said, f"fewer than {COMMON_START}", unseen)]
+    checks = [Check("prefix", FAILS if fails else HOLDS, detail, f"fewer than {COMMON_START}", unseen)]
     share = runs.seen / max(runs.different, 1)
-    said = f"{100 * share:.2g}% of the runs of {RUN_TOKENS} validation tokens stand in training{part}"
-    said += share_in_words(runs.one_of, "runs")
+    detail = f"{100 * share:.2g}% of the runs of {RUN_TOKENS} validation tokens stand in training{part}"
+    detail += share_in_words(runs.one_of, "runs")
     unseen = "shorter runs; text under another tokenization"
     sure = FAILS if share > MOST_RUNS else HOLDS
-    checks.append(Check("runs of tokens", sure, said, f"at most {100 * MOST_RUNS:g}%", unseen))
+    checks.append(Check("runs of tokens", sure, detail, f"at most {100 * MOST_RUNS:g}%", unseen))
     if data.start < 0:
         return [*checks, Check(DOCUMENTS, OPEN, "no token tells where documents begin")]
-    said = (
+    detail = (
         f"{documents.seen:,} of {documents.different:,} different validation documents are training documents"
     )
     unseen = f"documents that differ by a token; those of up to {RUN_TOKENS} tokens; "
     unseen += f"whether {data.start} starts each of them"
-    return [*checks, Check(DOCUMENTS, FAILS if documents.seen else HOLDS, said + part, "none", unseen)]
+    return [*checks, Check(DOCUMENTS, FAILS if documents.seen else HOLDS, detail + part, "none", unseen)]
 
 
 def _alike(one: TokenStream, other: TokenStream) -> int:
@@ -366,15 +378,15 @@ def came_back(data: Data) -> Check:
     assert tokenizer is not None
     wrong = data.passport is not None and data.passport["tokenizer_identity"] != tokenizer.identity
     shares = {split: share_returned(stream.paths, tokenizer) for split, stream in data.splits.items()}
-    said = ", ".join(
+    detail = ", ".join(
         f"{100 * share:.3g}% of a sample of {split} comes back" for split, share in shares.items()
     )
     if wrong:
-        said += "; its identity is not the one in the passport"
+        detail += "; its identity is not the one in the passport"
     fails = wrong or min(shares.values()) < LEAST_SHARE
     unseen = "what is not in the sample; control tokens"
     return Check(
-        "tokenizer", FAILS if fails else HOLDS, said, "tokens that encoding their text gives again", unseen
+        "tokenizer", FAILS if fails else HOLDS, detail, "tokens that encoding their text gives again", unseen
     )
 
 
@@ -392,21 +404,21 @@ def _text(data: Data, facts: dict[str, Any], most_kept: int) -> Checking:
     tokenizer = data.tokenizer
     total = sum(facts["splits"][split]["token_bytes"] for split in SPLITS)
     one_of = rate_for(facts["splits"]["val"]["token_bytes"] // BYTES_A_WORD, most_kept)
-    for done, found in scan_overlap(text("train"), text("val"), one_of):
+    for done, counts in scan_overlap(text("train"), text("val"), one_of):
         yield Progress("text", min(done, total), total)
-        facts["overlap"] = found
-    words, wrong = [], []
+        facts["overlap"] = counts
+    parts, wrong = [], []
     for split in SPLITS:
-        own, stated, size = facts["splits"][split], data.stated(split), sizes[split]
-        own |= {"text_bytes": size, "text_sha256": digests[split].hexdigest()}
-        words.append(f"{split} {own['token_bytes']:,} bytes by its tokens")
-        if size != own["token_bytes"]:
-            wrong.append(f"{split} decodes to {size:,}")
+        own, stated, num_bytes = facts["splits"][split], data.stated(split), sizes[split]
+        own |= {"text_bytes": num_bytes, "text_sha256": digests[split].hexdigest()}
+        parts.append(f"{split} {own['token_bytes']:,} bytes by its tokens")
+        if num_bytes != own["token_bytes"]:
+            wrong.append(f"{split} decodes to {num_bytes:,}")
         if stated and stated.get("token_bytes", own["token_bytes"]) != own["token_bytes"]:
             wrong.append(f"{split}: {stated['token_bytes']:,} stated")
     unseen = "whether the source had other bytes: it is not here"
     checks = [
-        Check("bytes", FAILS if wrong else HOLDS, ", ".join([*words, *wrong]), "those of the text", unseen)
+        Check("bytes", FAILS if wrong else HOLDS, ", ".join([*parts, *wrong]), "those of the text", unseen)
     ]
     return [*checks, _lossless(data, facts), *_overlap(data, facts)]
 
@@ -416,11 +428,11 @@ def _lossless(data: Data, facts: dict[str, Any]) -> Check:
     lost = sum(facts["splits"][split]["unknown_tokens"] for split in SPLITS)
     name, unseen = "losslessness", "what was changed before the text was tokenized"
     if lost:
-        said = f"{lost:,} unknown tokens, whose text is lost"
-        return Check(name, FAILS, said, "every byte of the text", unseen)
+        detail = f"{lost:,} unknown tokens, whose text is lost"
+        return Check(name, FAILS, detail, "every byte of the text", unseen)
     if not data.tokenizer.lossless:
-        said = "this tokenizer changes texts before it cuts them, and the original is not here"
-        return Check(name, OPEN, said, "every byte of the text", unseen)
+        detail = "this tokenizer changes texts before it cuts them, and the original is not here"
+        return Check(name, OPEN, detail, "every byte of the text", unseen)
     changed = [
         split
         for split in SPLITS
@@ -428,8 +440,8 @@ def _lossless(data: Data, facts: dict[str, Any]) -> Check:
         and stated["text_sha256"] not in (None, facts["splits"][split]["text_sha256"])
     ]
     if changed:
-        said = f"the text of {' and '.join(changed)} is not the one of the passport"
-        return Check(name, FAILS, said, "the SHA-256 in the passport", unseen)
+        detail = f"the text of {' and '.join(changed)} is not the one of the passport"
+        return Check(name, FAILS, detail, "the SHA-256 in the passport", unseen)
     if data.passport is None:
         return Check(name, HOLDS, "a tokenizer that keeps every byte", "every byte of the text", unseen)
     return Check(name, HOLDS, "decoded, the text has the SHA-256 of the passport", "the same bytes", unseen)
@@ -439,27 +451,27 @@ def _overlap(data: Data, facts: dict[str, Any]) -> list[Check]:
     """Validation documents and their 13-grams in the training text."""
     overlap = facts["overlap"]
     documents = facts["splits"]["val"].get("documents", 1)
-    said = f"{overlap['exact_documents']:,} of {documents:,} validation documents are training documents"
+    detail = f"{overlap['exact_documents']:,} of {documents:,} validation documents are training documents"
     if data.tokenizer is not None and data.tokenizer.bos < 0:
-        said, sure = "no BOS tells documents apart", OPEN
+        detail, sure = "no BOS tells documents apart", OPEN
     else:
         sure = FAILS if overlap["exact_documents"] else HOLDS
     unseen = "documents that differ by a byte; training shards that are not here"
-    checks = [Check(DOCUMENTS, sure, said, "none", unseen)]
+    checks = [Check(DOCUMENTS, sure, detail, "none", unseen)]
     name = f"{GRAM_WORDS}-grams"
     if not overlap["checked_13grams"]:
-        said = "validation has no document of 13 words"
-        return [*checks, Check(name, OPEN, said, "", unseen)]
+        detail = "validation has no document of 13 words"
+        return [*checks, Check(name, OPEN, detail, "", unseen)]
     share = overlap["shared_13grams"] / overlap["checked_13grams"]
-    said = (
+    detail = (
         f"{overlap['shared_13grams']:,} of {overlap['checked_13grams']:,} different ones "
         f"({100 * share:.2f}%) stand in training"
     )
-    said += share_in_words(overlap.get("looked_at_1_of", 1), f"{GRAM_WORDS}-grams")
+    detail += share_in_words(overlap.get("looked_at_1_of", 1), f"{GRAM_WORDS}-grams")
     unseen = "documents below 13 words; paraphrases; training shards that are not here; "
     unseen += f"of a document above {BLOCK_TOKENS:,} tokens 12 {GRAM_WORDS}-grams after each so many"
     sure = FAILS if share > MOST_SHARED else HOLDS
-    return [*checks, Check(name, sure, said, f"at most {100 * MOST_SHARED:.0f}%", unseen)]
+    return [*checks, Check(name, sure, detail, f"at most {100 * MOST_SHARED:.0f}%", unseen)]
 
 
 def shown(checks: Sequence[Check]) -> list[tuple[str, ...]]:

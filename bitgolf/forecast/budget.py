@@ -128,12 +128,12 @@ def at_its_rate(recipe: Recipe, other_bytes: int) -> Recipe:
 
     Raises BudgetError where no rate fits.
     """
-    table = recipe.quantize
+    plan = recipe.quantize
 
     def total_bytes(tried: QuantizePlan) -> int:
         return other_bytes + sum(row["bytes"] for row in tensor_rows(recipe.replace(quantize=tried)))
 
-    steps = table.rate.allocate(table, recipe.budget.budget_bytes, total_bytes)
+    steps = plan.rate.allocate(plan, recipe.budget.budget_bytes, total_bytes)
     return recipe.replace(quantize=finish(steps))
 
 
@@ -159,7 +159,7 @@ def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
         apart = chosen[name] if math.prod(shape) >= BLOCK_BYTES else 0
         stream = streams.setdefault((ByRole().group(name), apart), {})
         stream.setdefault((chosen[name], shape), []).append(name)
-    known: dict[str, tuple[float, int]] = {}
+    forecasts: dict[str, tuple[float, int]] = {}
     for (group, _), members in streams.items():
         # No sample is larger than a tensor, and all are in proportion to what they stand for.
         most = sum(len(names) * math.prod(shape) for (_, shape), names in members.items())
@@ -171,16 +171,16 @@ def tensor_rows(recipe: Recipe) -> list[dict[str, Any]]:
             weight = expected.sample(name, round(drawn * share))
             samples.append(sampled(quantizer_like(quantizers[name], parameters), shape, weight))
         sizes = stream_sizes(samples, recipe.pack.codec)
-        for names, sample, size in zip(members.values(), samples, sizes):
-            known |= dict.fromkeys(names, (sample.bits, size))
+        for names, sample, num_bytes in zip(members.values(), samples, sizes):
+            forecasts |= dict.fromkeys(names, (sample.bits, num_bytes))
     return [
         {
             "name": name,
             "shape": "x".join(map(str, shape)),
             "elements": math.prod(shape),
             "rule": type(quantizers[name]).__name__,
-            "bits": known[name][0],
-            "bytes": known[name][1],
+            "bits": forecasts[name][0],
+            "bytes": forecasts[name][1],
         }
         for name, shape in shapes.items()
     ]
@@ -242,14 +242,14 @@ def stream_sizes(samples: Sequence[Sample], codec: Codec) -> list[int]:
     sizes = []
     for sample in samples:
         own = sum(matrix.numel() for matrix in sample.codes)
-        size = code.each * own / sample.share + code.once * own / max(1, count)
+        num_bytes = code.each * own / sample.share + code.once * own / max(1, count)
         for part in sample.others:
             planes = join_planes([part])
             for i in range(0, len(planes), max(1, part.numel())):
                 plane = torch.frombuffer(bytearray(planes[i : i + part.numel()]), dtype=torch.uint8)
                 other = size_of([plane[: len(plane) // 2]], [plane], codec)
-                size += other.each * len(plane) / sample.share + other.once
-        sizes.append(math.ceil(size))
+                num_bytes += other.each * len(plane) / sample.share + other.once
+        sizes.append(math.ceil(num_bytes))
     return sizes
 
 
@@ -302,12 +302,12 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     Weights, gradients, optimizer and average are float32; what is kept for the backward pass is freed before
     the optimizer makes its updates.
     """
-    table = assign_parameters(
+    names_by_row = assign_parameters(
         recipe.optim, {name: torch.empty(s, device="meta") for name, s in shapes.items()}
     )
     copies = {  # the gradient, and what its optimizer keeps
         name: 0 if isinstance(row.rule, Frozen) else 2 if isinstance(row.rule, MuonRule) else 3
-        for row, names in zip(recipe.optim.rows, table)
+        for row, names in zip(recipe.optim.rows, names_by_row)
         for name in names
     }
     averaged = averaged_copies(recipe.average)
@@ -335,7 +335,7 @@ def kept_bytes(recipe: Recipe) -> int:
     A number type of `auto` counts as bfloat16.
     """
     model, length = recipe.model, recipe.data.sequence_length
-    size = 4 if recipe.backend.dtype == "float32" else 2
+    itemsize = 4 if recipe.backend.dtype == "float32" else 2
     rows = min(recipe.train.rows(length, 1), recipe.train.forward_rows(length, torch.device("cpu")))
     tokens = rows * length
     width, values = model.width, model.kv_heads * model.width // model.heads
@@ -343,18 +343,20 @@ def kept_bytes(recipe: Recipe) -> int:
     layer = 8 * width + 3 * values + 2 * model.hidden_width()
     layer += 3 * width * len(model.heads_out) + 3 * values * len(model.values)  # parts in plain torch
     calls = len(model.layer_calls(training=True))
-    layers = calls * (size * tokens * layer + attention_bytes(recipe, tokens, size))
-    casts = 0 if size == 4 else size * count_parameters(model)
-    return layers + size * tokens * (model.vocabulary_size + 5 * width) + casts
+    layers = calls * (itemsize * tokens * layer + attention_bytes(recipe, tokens, itemsize))
+    casts = 0 if itemsize == 4 else itemsize * count_parameters(model)
+    return layers + itemsize * tokens * (model.vocabulary_size + 5 * width) + casts
 
 
-def attention_bytes(recipe: Recipe, tokens: int, size: int) -> int:
+def attention_bytes(recipe: Recipe, tokens: int, itemsize: int) -> int:
     """What the attention of one layer keeps besides its inputs and outputs."""
     model, length, kind = recipe.model, recipe.data.sequence_length, recipe.backend.attention
     if kind == "math":
-        return size * tokens * model.heads * length
+        return itemsize * tokens * model.heads * length
     if kind == "sdpa" or (kind == "auto" and recipe.backend.dtype == "float32"):
-        return 3 * size * tokens * model.width  # keys and values repeated for their queries, outputs moved
+        return (
+            3 * itemsize * tokens * model.width
+        )  # keys and values repeated for their queries, outputs moved
     seen = sum((end - start) * (end - first) for first, start, end in chunks(length, attention_window(model)))
-    weights = size * tokens // length * model.heads * seen
+    weights = itemsize * tokens // length * model.heads * seen
     return weights if weights <= KEEP_BYTES else 0

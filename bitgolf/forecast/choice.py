@@ -41,14 +41,14 @@ WHY = {
 class Text(NamedTuple):
     """A text to be learnt, in bytes. xz_share: the size of its xz file over its own."""
 
-    size: int
+    num_bytes: int
     documents: int
     xz_share: float
     xz_is_measured: bool = True
 
     def tokens(self, model: ModelPlan) -> float:
         """About how many of a model's tokens it has."""
-        return self.size / piece_bytes(model.vocabulary_size)
+        return self.num_bytes / piece_bytes(model.vocabulary_size)
 
 
 class Choice(NamedTuple):
@@ -66,7 +66,7 @@ def piece_bytes(pieces: int) -> float:
 
 def shapes(base: ModelPlan, text_bytes: int) -> list[ModelPlan]:
     """Models from small to large, each with the largest vocabulary that its width and the text can carry."""
-    found = []
+    models = []
     for width in WIDTHS:
         heads = max(1, width // (32 if width < 384 else 64))
         shape = {
@@ -83,14 +83,14 @@ def shapes(base: ModelPlan, text_bytes: int) -> list[ModelPlan]:
             if pieces * width > TABLE_SHARE * count_parameters(model.replace(embed=())):
                 break
             fitting.append(model)
-        found.append(fitting[-1])
-    return found
+        models.append(fitting[-1])
+    return models
 
 
 def with_pairs(model: ModelPlan) -> ModelPlan:
     """The model, its tables of word pairs with a row for each piece, a sixth as wide as the model."""
-    size = {"buckets": model.vocabulary_size, "dimension": max(8, model.width // 6)}
-    parts = (part.replace(size) if isinstance(part, BigramHash) else part for part in model.embed)
+    table_shape = {"buckets": model.vocabulary_size, "dimension": max(8, model.width // 6)}
+    parts = (part.replace(table_shape) if isinstance(part, BigramHash) else part for part in model.embed)
     return model.replace(embed=tuple(parts))
 
 
@@ -112,8 +112,10 @@ def choose(
         speed = speed_of(recipe)
         recipe = recipe_of(base, shape, text, budget_bytes, train_seconds, int(train_seconds * speed))
         return Choice(recipe, speed, [*size_lines(recipe, "start"), *time_lines(recipe, text, speed)])
-    models = shapes(base.model, text.size)
-    sized = [model for model in models if count_parameters(model) * BITS / 8 <= room(budget_bytes, model)]
+    models = shapes(base.model, text.num_bytes)
+    sized = [
+        model for model in models if count_parameters(model) * BITS / 8 <= weight_bytes(budget_bytes, model)
+    ]
     if not sized:
         raise BudgetError(
             f"the code takes about {CODE_BYTES:,} bytes, and the smallest model some more",
@@ -121,7 +123,7 @@ def choose(
             value=budget_bytes,
             way_out=f"give at least {CODE_BYTES + 20_000:,}",
         )
-    read = [model for model in sized if count_parameters(model) * TEXT_BYTES_PER_WEIGHT <= text.size]
+    read = [model for model in sized if count_parameters(model) * TEXT_BYTES_PER_WEIGHT <= text.num_bytes]
     read = read or sized[:1]
     tried = recipe_of(base, read[-1], text, budget_bytes, train_seconds, BATCHES[0])
     speed = speed_of(tried)
@@ -140,7 +142,7 @@ def choose(
     return Choice(recipe, speed, [*size_lines(recipe, limit), *time_lines(recipe, text, speed)])
 
 
-def room(budget_bytes: int, model: ModelPlan) -> float:
+def weight_bytes(budget_bytes: int, model: ModelPlan) -> float:
     """Bytes that are left for weights."""
     return budget_bytes - CODE_BYTES - TOKENIZER_BYTES * max(0, model.vocabulary_size - 256)
 
@@ -156,8 +158,8 @@ def recipe_of(
     batch = min(largest, max(fewest, 2 ** int(math.log2(max(1, tokens / STEPS)))))
     batch = max(length, batch // length * length)
     steps = max(1, tokens // batch)
-    bits = 8 * room(budget_bytes, model) / count_parameters(model)
-    changes = {
+    bits = 8 * weight_bytes(budget_bytes, model) / count_parameters(model)
+    overrides = {
         "model": model,
         "optim": with_momentum(base.optim, min(MOMENTUM_STEPS, max(1, steps // 4))),
         "train.train_seconds": round(train_seconds, 1),
@@ -169,8 +171,8 @@ def recipe_of(
         "budget.budget_bytes": budget_bytes,
     }
     if bits > MOST_BITS:
-        changes["quantize.rate"] = Fixed()
-    return base.replace({"name": "made", **changes})
+        overrides["quantize.rate"] = Fixed()
+    return base.replace({"name": "made", **overrides})
 
 
 def with_momentum(optim: OptimPlan, steps: int) -> OptimPlan:
@@ -186,25 +188,25 @@ def text_line(text: Text, budget_bytes: int) -> str:
     """What compressors make of a text, and from which size on a model is worth its own bytes."""
     pays = budget_bytes / (text.xz_share * (1 - XZ_SHARE))
     about = "" if text.xz_is_measured else "about "
-    said = (
-        f"text: {size(text.size)} in {text.documents:,} documents; xz -9e needs {about}"
-        f"{size(text.size * text.xz_share)} ({8 * text.xz_share:.2f} bits a byte); a model of "
-        f"{size(budget_bytes)} pays off from about {size(pays)} of such text"
+    line = (
+        f"text: {bytes_in_words(text.num_bytes)} in {text.documents:,} documents; xz -9e needs {about}"
+        f"{bytes_in_words(text.num_bytes * text.xz_share)} ({8 * text.xz_share:.2f} bits a byte); a model of "
+        f"{bytes_in_words(budget_bytes)} pays off from about {bytes_in_words(pays)} of such text"
     )
-    if text.size * text.xz_share < budget_bytes:
-        said += "; here xz's file of all the text is smaller than the model, so take it for what it learns"
-    return said
+    if text.num_bytes * text.xz_share < budget_bytes:
+        line += "; here xz's file of all the text is smaller than the model, so take it for what it learns"
+    return line
 
 
 def size_lines(recipe: Recipe, limit: str) -> list[str]:
     """Why this vocabulary, this shape, these bits. limit: what holds the size, a key of WHY."""
     model, weights = recipe.model, count_parameters(recipe.model)
-    bits = 8 * room(recipe.budget.budget_bytes, model) / weights
-    table = model.vocabulary_size * model.width / weights
-    fill = f"{bits:.1f} a weight, which fills {size(recipe.budget.budget_bytes)}"
+    bits = 8 * weight_bytes(recipe.budget.budget_bytes, model) / weights
+    table_share = model.vocabulary_size * model.width / weights
+    fill = f"{bits:.1f} a weight, which fills {bytes_in_words(recipe.budget.budget_bytes)}"
     rest = f"as many as they need; {bits:.0f} a weight would fit"
     return [
-        f"vocabulary: {model.vocabulary_size:,} pieces; their table is {table:.0%} of the weights",
+        f"vocabulary: {model.vocabulary_size:,} pieces; their table is {table_share:.0%} of the weights",
         f"shape: {model.layers} layers of width {model.width}, {weights:,} weights; {WHY[limit]}; "
         f"bits: {rest if isinstance(recipe.quantize.rate, Fixed) else fill}",
     ]
@@ -232,7 +234,7 @@ def warmup_steps(optim: OptimPlan) -> int:
     return next((row.rule.warmup_steps for row in optim.rows if isinstance(row.rule, MuonRule)), 0)
 
 
-def size(count: float) -> str:
+def bytes_in_words(count: float) -> str:
     """A number of bytes as people say it: 430 kB, 1.23 MB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= 0.9995 * factor:

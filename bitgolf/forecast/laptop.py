@@ -107,22 +107,24 @@ def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, tokens: int = MINUTE_TOK
 
     Sliding windows move by half their length, which takes half the time of a quarter. tokens: to be scored.
     """
-    changes: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "name": f"{recipe.name}-minute",
         "train.priming_steps": 0,  # for compilers, which so short a run has no use for
         "score.limit_tokens": tokens,
     }
     if isinstance(recipe.score.windows, Sliding):
-        changes["score.windows.stride"] = SEQUENCE_LENGTH // 2
-    return laptop(recipe, steps).replace(changes)
+        overrides["score.windows.stride"] = SEQUENCE_LENGTH // 2
+    return laptop(recipe, steps).replace(overrides)
 
 
 def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:
     """Parts with every setting that has a rule changed by it."""
     if isinstance(value, tuple):
         return tuple(_shrunk(item, rules) for item in value)
-    changes = {name: rules[name](getattr(value, name)) for name in field_types(type(value)) if name in rules}
-    return value.replace(changes) if changes else value
+    overrides = {
+        name: rules[name](getattr(value, name)) for name in field_types(type(value)) if name in rules
+    }
+    return value.replace(overrides) if overrides else value
 
 
 def _fewer_steps(optim: OptimPlan, fewer: Callable[[int], int]) -> OptimPlan:
@@ -142,14 +144,14 @@ def _in_steps(schedule: Schedule, fewer: Callable[[int], int]) -> Schedule:
 
 def _shorter_memory(average: Averager, fewer: Callable[[int], int], share: float) -> Averager:
     """Snapshots as many, and a moving average over the same share of the training."""
-    changes: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if isinstance(average, Several):
-        changes["averages"] = tuple(_shorter_memory(each, fewer, share) for each in average.averages)
+        overrides["averages"] = tuple(_shorter_memory(each, fewer, share) for each in average.averages)
     if hasattr(average, "every"):
-        changes["every"] = fewer(average.every)
+        overrides["every"] = fewer(average.every)
     if hasattr(average, "decay"):
-        changes["decay"] = max(0.0, 1.0 - (1.0 - average.decay) / share)
-    return average.replace(changes)
+        overrides["decay"] = max(0.0, 1.0 - (1.0 - average.decay) / share)
+    return average.replace(overrides)
 
 
 def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]) -> QuantizePlan:
@@ -157,8 +159,8 @@ def _renumbered(quantize: QuantizePlan, layers: int, layer: Callable[[int], int]
     names = {f"blocks.{index}.": f"blocks.{layer(index)}." for index in range(layers)}
 
     def renamed(pattern: str) -> str:
-        place = next((old for old in names if pattern.startswith(old)), "")
-        return names[place] + pattern.removeprefix(place) if place else pattern
+        prefix = next((old for old in names if pattern.startswith(old)), "")
+        return names[prefix] + pattern.removeprefix(prefix) if prefix else pattern
 
     return quantize.replace(
         rules=tuple(
@@ -183,9 +185,9 @@ def _smaller_budget(recipe: Recipe, small: ModelPlan) -> int:
 
 
 def _shorter_windows(windows: Windows) -> Windows:
-    changes: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if hasattr(windows, "length"):
-        changes["length"] = min(windows.length, SEQUENCE_LENGTH)
+        overrides["length"] = min(windows.length, SEQUENCE_LENGTH)
     if hasattr(windows, "within"):
-        changes["within"] = _shorter_windows(windows.within)
-    return windows.replace(changes)
+        overrides["within"] = _shorter_windows(windows.within)
+    return windows.replace(overrides)

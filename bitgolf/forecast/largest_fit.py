@@ -22,8 +22,8 @@ def largest_fit(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
     The bits are those that `bitgolf pack --budget-bytes` would come to.
     """
-    model, size = recipe.model, sum(row["bytes"] for row in facts["tensors"])
-    free, fits_now = size + facts["headroom_bytes"], facts["headroom_bytes"] >= 0
+    model, num_bytes = recipe.model, sum(row["bytes"] for row in facts["tensors"])
+    free, fits_now = num_bytes + facts["headroom_bytes"], facts["headroom_bytes"] >= 0
 
     def fits(setting: str) -> Callable[[int], bool]:
         return lambda value: (
@@ -33,7 +33,7 @@ def largest_fit(recipe: Recipe, facts: dict[str, Any]) -> list[dict[str, Any]]:
     # The width of a head is even.
     width = largest(fits("model.width"), model.width, 2 * model.heads, fits_now)
     layers = largest(fits("model.layers"), model.layers, 1, fits_now)
-    now, bits = 8 * size / facts["parameters"], 8 * free / facts["parameters"]
+    now, bits = 8 * num_bytes / facts["parameters"], 8 * free / facts["parameters"]
     return [
         {"name": "widest", "setting": "model.width", "now": model.width, **width._asdict()},
         {"name": "deepest", "setting": "model.layers", "now": model.layers, **layers._asdict()},

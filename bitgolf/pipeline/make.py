@@ -130,7 +130,7 @@ def chosen(asked: Order, text: Text, validation_share: float) -> Choice:
     for _ in range(2):
         choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
         after = AFTER_SECONDS + PACK_SECONDS * count_parameters(choice.recipe.model)
-        after += RIVAL_SECONDS * min(text.size, RIVAL_BYTES)
+        after += RIVAL_SECONDS * min(text.num_bytes, RIVAL_BYTES)
         after += (
             validation_share * text.tokens(choice.recipe.model) * (SCORE_PASSES / choice.speed + MIX_SECONDS)
         )
@@ -158,7 +158,7 @@ def divided(sources: tuple[TextSource, ...], text: Text) -> TextSource:
     """The texts as one source; one that is no file has a split of its own."""
     if len(sources) == 1 and not isinstance(sources[0], Files):
         return sources[0]
-    return Gathered(sources, round(min(VALIDATION_SHARE, VALIDATION_BYTES / text.size), 6))
+    return Gathered(sources, round(min(VALIDATION_SHARE, VALIDATION_BYTES / text.num_bytes), 6))
 
 
 def tokenized(plan: Plan, begin: Continued | None) -> Generator[Event, None, tuple[Recipe, Dataset]]:

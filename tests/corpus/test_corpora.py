@@ -499,7 +499,7 @@ def test_word_grams_are_those_counted_by_hand(rows):
 
 
 def overlap(train: list[bytes], val: list[bytes]) -> dict[str, int]:
-    return list(scan_overlap(blocks_of(train), blocks_of(val)))[-1].found
+    return list(scan_overlap(blocks_of(train), blocks_of(val)))[-1].counts
 
 
 def test_planted_overlap_is_found_and_none_is_invented():

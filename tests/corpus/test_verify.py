@@ -202,7 +202,7 @@ def test_blocks_hold_what_documents_hold_one_by_one(monkeypatch, tmp_path, block
     assert max(len(each.values) for each in blocks) <= 40 * block  # a longer document is cut
     assert b"".join(each.values.tobytes() for each in blocks) == b"".join([*texts, texts[3]])
     digests = Digests()
-    found = np.concatenate([*map(digests.take, blocks), digests.last()])
+    found = np.concatenate([*map(digests.update, blocks), digests.last()])
     assert found.tolist() == [
         int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in [*texts, texts[3]]
     ]

@@ -3,7 +3,7 @@
 import pytest
 
 from bitgolf.base.errors import BudgetError
-from bitgolf.forecast.choice import MOST_PASSES, Text, choose, shapes, size, text_line, warmup_steps
+from bitgolf.forecast.choice import MOST_PASSES, Text, bytes_in_words, choose, shapes, text_line, warmup_steps
 from bitgolf.forecast.speed import training_speed
 from bitgolf.net.model import count_parameters
 from bitgolf.recipes.demo import demo
@@ -80,7 +80,7 @@ def test_the_line_about_the_text():
 
 
 def test_sizes_as_people_say_them():
-    assert [size(n) for n in (7, 430_000, 1_234_567, 999_999, 2.5e9)] == [
+    assert [bytes_in_words(n) for n in (7, 430_000, 1_234_567, 999_999, 2.5e9)] == [
         "7 bytes", "430 kB", "1.23 MB", "1 MB", "2.5 GB",
     ]  # fmt: skip
 
