@@ -245,9 +245,9 @@ def pack(
     plan, before = plan or PackPlan(), {} if encoded_before is None else encoded_before
     shapes = parameter_shapes(model)
     check_shapes(shapes, {name: tensor.shape for name, tensor in tensors.items()})
-    tensors_json = tensor_table(shapes, tensors, plan.layout)
-    streams = streams_of(*read_table(tensors_json, shapes), shapes)
-    texts = [json_bytes(sparse_json(model)), json_bytes(tensors_json), tokenizer]
+    entries = tensor_table(shapes, tensors, plan.layout)
+    streams = streams_of(*read_table(entries, shapes), shapes)
+    texts = [json_bytes(sparse_json(model)), json_bytes(entries), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
     contents = [_contents(pieces, tensors) for pieces in streams]
     now = {
@@ -259,12 +259,9 @@ def pack(
     encoded += [now[name] for name in contents]
     rows = b"".join(
         SECTION_ROW.pack(
-            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0),
-            len(data),
-            decoded_bytes,
-            zlib.crc32(data),
+            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), decoded, zlib.crc32(data)
         )
-        for columns, decoded_bytes, codec, data in encoded
+        for columns, decoded, codec, data in encoded
     )
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
@@ -385,7 +382,7 @@ def read_section(data: bytes, section: Section, name: str, shapes: Shapes = ()) 
 def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
     """The model plan and the table of tensors, and whether the sections are the ones they ask for."""
     model_json = read_json_section(data, sections[PLAN_SECTION], "plan")
-    tensors_json = read_json_section(data, sections[TENSORS_SECTION], "tensors")
+    entries = read_json_section(data, sections[TENSORS_SECTION], "tensors")
     try:
         model = from_json(ModelPlan, model_json)
     except PlanError as error:
@@ -393,7 +390,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
     except OverflowError:
         raise SizeLimitError("numbers beyond any model", where="plan", value=model_json) from None
     # A table that was read bounds what the plan may ask for.
-    uses, least = tensors_json.get("use"), TENSORS_OF_A_LAYER * model.layers
+    uses, least = entries.get("use"), TENSORS_OF_A_LAYER * model.layers
     if not isinstance(uses, list) or not least <= len(uses) <= MAX_TENSORS:
         raise ShapeMismatchError(
             f"expected a table of {least:,} to {MAX_TENSORS:,} tensors",
@@ -404,7 +401,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
         shapes = {name: tuple(shape) for name, shape in parameter_shapes(model).items()}
         if sum(math.prod(shape) for shape in shapes.values()) > MAX_DECODED_BYTES:
             raise SizeLimitError(f"more than {MAX_DECODED_BYTES:,} weights", where="plan", value=model_json)
-        forms, groups = read_table(tensors_json, shapes)
+        forms, groups = read_table(entries, shapes)
         streams = streams_of(forms, groups, shapes)
     except (RuntimeError, TypeError, OverflowError):
         raise SizeLimitError(
@@ -435,13 +432,13 @@ def read_json_section(data: bytes, section: Section, name: str) -> dict[str, Any
 
 
 def read_table(
-    tensors_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Form], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
-    forms, uses, streams = (tensors_json.get(key) for key in ("forms", "use", "stream"))
+    forms, uses, streams = (entries.get(key) for key in ("forms", "use", "stream"))
     if not (isinstance(forms, list) and isinstance(uses, list) and isinstance(streams, list)):
         raise UnknownFormError(
-            "expected the lists forms, use and stream", where="tensors", value=sorted(tensors_json)
+            "expected the lists forms, use and stream", where="tensors", value=sorted(entries)
         )
     if len(uses) != len(shapes) or len(streams) != len(shapes):
         raise ShapeMismatchError(f"the model has {len(shapes)} tensors", where="tensors", value=len(uses))

@@ -126,11 +126,9 @@ def row_frequencies(plan: ModelPlan, stream: TokenStream, most: int) -> dict[str
         start, end = (stream.tokens * (i + k) // stretches for k in (0, 1))
         ids = stream.read(start, min(end - start, COUNTED_AT_ONCE))
         for name, rows in looked_up_rows(plan, torch.from_numpy(ids.astype("int64"))[None]).items():
-            row_counts = rows.flatten().bincount(minlength=shapes[name][0])
-            counts[name] = (
-                counts.get(name, torch.full(row_counts.shape, 0.5, dtype=torch.float64)) + row_counts
-            )
-    return {name: row_counts / row_counts.sum() for name, row_counts in counts.items()}
+            hits = rows.flatten().bincount(minlength=shapes[name][0])
+            counts[name] = counts.get(name, torch.full(hits.shape, 0.5, dtype=torch.float64)) + hits
+    return {name: hits / hits.sum() for name, hits in counts.items()}
 
 
 def looked_up_rows(plan: ModelPlan, inputs: Tensor) -> dict[str, Tensor]:

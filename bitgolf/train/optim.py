@@ -106,12 +106,9 @@ class MuonRule(Rule):
         return (NEWTON_SCHULZ,) * self.backend_steps
 
     def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
+        lr, decay = self.lr * lr_scale, self._decay(progress.fraction)
         momentum = momentum_at(progress.step, self.warmup_start, self.momentum, self.warmup_steps)
-        return {
-            "lr": self.lr * lr_scale,
-            "momentum": momentum,
-            "weight_decay": self._decay(progress.fraction),
-        }
+        return {"lr": lr, "momentum": momentum, "weight_decay": decay}
 
     def _decay(self, done: float) -> float:
         if done <= self.taper_start or self.taper_start == 1.0:

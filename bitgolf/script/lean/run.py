@@ -156,10 +156,8 @@ def trained(
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
     plan, length, order = recipe.train, recipe.data.sequence_length, recipe.data.order
-    vocabulary_size = recipe.model.vocabulary_size
-    source = ShardBatches(
-        stream=stream, order=order, length=length, vocabulary_size=vocabulary_size, bos=tokenizer.bos
-    )
+    vocab = recipe.model.vocabulary_size
+    source = ShardBatches(stream=stream, order=order, length=length, vocabulary_size=vocab, bos=tokenizer.bos)
     optimizers = Optimizers(recipe.optim, model, world, model.backend.dtype)
     chunked = recipe.score.replace(windows=Chunked(length=length))
 

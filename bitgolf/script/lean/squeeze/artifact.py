@@ -51,21 +51,17 @@ def pack(
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process."""
     shapes = parameter_shapes(model)
-    tensors_json = tensor_table(shapes, tensors, plan.layout)
-    texts = [json_bytes(sparse_json(model)), json_bytes(tensors_json), tokenizer]
+    entries = tensor_table(shapes, tensors, plan.layout)
+    texts = [json_bytes(sparse_json(model)), json_bytes(entries), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
     encoded += [
-        encode_stream(pieces, tensors, plan)
-        for pieces in streams_of(*read_table(tensors_json, shapes), shapes)
+        encode_stream(pieces, tensors, plan) for pieces in streams_of(*read_table(entries, shapes), shapes)
     ]
     rows = b"".join(
         SECTION_ROW.pack(
-            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0),
-            len(data),
-            decoded_bytes,
-            zlib.crc32(data),
+            CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), decoded, zlib.crc32(data)
         )
-        for columns, decoded_bytes, codec, data in encoded
+        for columns, decoded, codec, data in encoded
     )
     start = ARTIFACT_PREFIX.pack(ARTIFACT_MAGIC, ARTIFACT_VERSION, len(encoded), 0)[:-4]
     header = start + struct.pack("<I", zlib.crc32(start + rows)) + rows
@@ -78,15 +74,13 @@ def unpack(data: bytes, model: ModelPlan) -> dict[str, Tensor]:
     shapes, parts, streams = parameter_shapes(model), dict[tuple[str, str], Tensor](), list[list[Piece]]()
     start = ARTIFACT_PREFIX.size + ARTIFACT_PREFIX.unpack_from(data)[2] * SECTION_ROW.size
     for index, row in enumerate(SECTION_ROW.iter_unpack(data[ARTIFACT_PREFIX.size : start])):
-        codec, stored, decoded_bytes, checksum = row
+        codec, stored, decoded, checksum = row
         body, start = data[start : start + stored], start + stored
         if zlib.crc32(body) != checksum:
             raise ValueError(f"section {index} of the model has changed since it was written")
         columns = bool(codec & COLUMNS_FIRST)
         pieces = streams[index - FIRST_STREAM] if index >= FIRST_STREAM else []
-        body = decompress(
-            CODEC_NAMES[codec & ~COLUMNS_FIRST], body, decoded_bytes, code_shapes(pieces, columns)
-        )
+        body = decompress(CODEC_NAMES[codec & ~COLUMNS_FIRST], body, decoded, code_shapes(pieces, columns))
         if index == TENSORS_SECTION:
             forms, groups = read_table(json.loads(body), shapes)
             streams = streams_of(forms, groups, shapes)
@@ -103,10 +97,10 @@ def unpack(data: bytes, model: ModelPlan) -> dict[str, Tensor]:
 
 
 def read_table(
-    tensors_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    entries: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Form], dict[str, int]]:
     """The form of every tensor, and the stream of every quantized one."""
-    named = tensors_json["forms"]
+    named = entries["forms"]
     forms = [FloatForm(dtype=form) if isinstance(form, str) else from_json(form) for form in named]
-    chosen = {name: forms[use] for name, use in zip(shapes, tensors_json["use"])}
-    return chosen, dict(zip(shapes, tensors_json["stream"]))
+    chosen = {name: forms[use] for name, use in zip(shapes, entries["use"])}
+    return chosen, dict(zip(shapes, entries["stream"]))
