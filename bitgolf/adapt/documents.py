@@ -42,6 +42,10 @@ class LoraAdapter(Adapter):
     warm: bool = False
     seed: int = 1337
 
+    @property
+    def on(self) -> bool:
+        return self.alpha > 0 and self.rule.moves
+
     def validate(self) -> Iterator[str]:
         unknown = [target for target in self.targets if target not in LORA_TARGETS]
         if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
@@ -229,6 +233,10 @@ class PhasedLora(LoraAdapter):
     prefix_documents: int = setting(2000, at_least=1)
     phases: int = setting(1, at_least=1, at_most=1000)
     globally: ScoreFirst = ScoreFirst(epochs=1, rule=SgdRule(lr=0.001))
+
+    @property
+    def on(self) -> bool:
+        return super().on or self.globally.on
 
     def validate(self) -> Iterator[str]:
         yield from super().validate()

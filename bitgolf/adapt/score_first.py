@@ -56,6 +56,10 @@ class ScoreFirst(Adapter):
     noise: Noise = NoNoise()
     caps: Rule = Frozen()
 
+    @property
+    def on(self) -> bool:
+        return self.epochs > 0 and (self.rule.moves or self.caps.moves) or self.noise != NoNoise()
+
     def validate(self) -> Iterator[str]:
         if self.sequence_length > self.chunk_tokens:
             yield f"sequence_length: {self.sequence_length} is more than a chunk, {self.chunk_tokens}"

@@ -170,7 +170,7 @@ def refuse_slow_learning(
     model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, clock: Callable[[], float]
 ) -> None:
     """Raise SlowError where what learns takes too long, at the pace of its second update from short parts."""
-    if not plan.eval_seconds or plan.adapter == NoAdapter():
+    if not plan.eval_seconds or plan.learner == NoAdapter():
         return
     learns: list[Adaptation] = []
     trial = plan.replace(adapter=plan.adapter.trial(plan.windows.longest()))

@@ -45,7 +45,7 @@ class Sheet:
         self.path = path.with_name(f"{path.name}{world.rank or ''}") if path else None
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if path else ""
         self.note, self.moving, self.is_static = "", False, is_static(plan)
-        self.learns = plan.adapter != NoAdapter()
+        self.learns = plan.learner != NoAdapter()
         self.seconds = self.learning_seconds = 0.0
         self._tokens, self._bytes = tokens, np.zeros(0, np.int64)
 

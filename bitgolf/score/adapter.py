@@ -60,6 +60,11 @@ class Adapter(Plan):
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
 
+    @property
+    def on(self) -> bool:
+        """Whether it changes anything; one that does not is left out, so that off is exact."""
+        return True
+
     def validate_for(self, windows: Windows) -> Iterator[str]:
         """What keeps it from scoring by these windows, as sentences."""
         return iter(())

@@ -73,6 +73,11 @@ class ScorePlan(Plan):
         adapters = [] if self.adapter == NoAdapter() else [self.adapter]
         return ", ".join([self.windows.label(), *(type(each).__name__ for each in (*adapters, *self.mixers))])
 
+    @property
+    def learner(self) -> Adapter:
+        """The adapter; none where it changes nothing, so that all windows share batches as without it."""
+        return self.adapter if self.adapter.on else NoAdapter()
+
     def fixed(self) -> Self:
         """The same windows by the model as it is packed: nothing adapts, nothing is mixed in."""
         return self.replace(adapter=NoAdapter(), mixers=())
@@ -228,7 +233,7 @@ def _laid_out(
             value=tokens,
             way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
         )
-    parts = list(plan.adapter.parts(windows, starts))
+    parts = list(plan.learner.parts(windows, starts))
     if sample:  # out of their order, and too few to learn from
         windows = windows[:: -len(windows) // sample or -1]
         parts = [list(range(len(windows)))]
@@ -279,7 +284,7 @@ def _check_conservation(accounted: int, file_bytes: int) -> None:
 
 def is_static(plan: ScorePlan) -> bool:
     """Whether the score of a window depends on no other: they may be scored anywhere, and at any time."""
-    return plan.windows.alone and plan.adapter == NoAdapter() and not plan.mixers
+    return plan.windows.alone and plan.learner == NoAdapter() and not plan.mixers
 
 
 def _exam_taken(
@@ -295,7 +300,7 @@ def _exam_taken(
     """Answer all windows; the adapter learns after each part. After both, yields how many are scored."""
     done = 0
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
-    with plan.adapter.adapting(model, exam.windows, starts) as adaptation:
+    with plan.learner.adapting(model, exam.windows, starts) as adaptation:
         adaptation.updates_left = len(parts) - 1
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
         if opened is not None:

@@ -31,6 +31,11 @@ class Rule(Plan):
         """What is set anew before every step: the rate times the schedule's scale, and the like."""
         raise NotImplementedError
 
+    @property
+    def moves(self) -> bool:
+        """Whether it changes a parameter at all."""
+        return self.rates(1.0, Progress(0, 1)).get("lr") != 0.0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamRule(Rule):

@@ -96,10 +96,15 @@ def test_it_learns_from_its_own_document(tokens, make, fields):
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_off_is_the_fixed_model_to_the_bit(tokens, make):
+def test_off_is_the_fixed_model_to_the_bit(tokens, make, monkeypatch):
     fixed = nats(tokens, make())
+    whole = score(make(), tokens, Bytes(), plan(WINDOWS)).nats
     later = {**LATER, "rule": dataclasses.replace(LATER["rule"], lr=0.0)}
     off = [adapter(alpha=0.0), adapter(rule=AdamRule(lr=0.0)), adapter(**later)]
+    for each in off:
+        together = score(make(), tokens, Bytes(), plan(WINDOWS, adapter=each)).nats
+        assert not each.on and np.array_equal(together, whole)
+    monkeypatch.setattr(LoraDocuments, "on", True)  # then it learns, by nothing
     for each in off:
         assert np.array_equal(nats(tokens, make(), adapter=each), fixed)
 
@@ -239,6 +244,8 @@ def test_phases_learn_from_documents_that_are_done(tokens, monkeypatch, longest_
     fields["prefix_documents"] = 3 if longest_first else 5
     off = phased(**fields, globally=phased().globally.replace({"rule.lr": 0.0}))
     fixed = nats(tokens)
+    assert not off.on and np.array_equal(nats(tokens, adapter=off), fixed)
+    monkeypatch.setattr(PhasedLora, "on", True)
     assert np.array_equal(nats(tokens, adapter=off), fixed)
     log.clear()
     adapted = nats(tokens, adapter=phased(**fields))

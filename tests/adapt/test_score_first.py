@@ -12,6 +12,7 @@ from bitgolf.adapt.score_first import ChunkLearner, ScoreFirst
 from bitgolf.base.errors import PlanError
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.exam import Exam, RuleError
 from bitgolf.score.score import score, scoring
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
@@ -54,8 +55,24 @@ def test_it_learns_from_what_was_scored(tokens, windows):
 
 @pytest.mark.parametrize("windows", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("rule", [SgdRule(lr=0.0), AdamRule(lr=0.0)])
-def test_at_rate_zero_every_bit_is_that_of_the_fixed_model(tokens, windows, rule):
-    assert np.array_equal(nats(tokens, windows, adapter=adapter(rule=rule)), nats(tokens, windows))
+def test_at_rate_zero_every_bit_is_that_of_the_fixed_model(tokens, windows, rule, monkeypatch):
+    fixed, whole = nats(tokens, windows), score(make_model(), tokens, Bytes(), plan(windows)).nats
+    still = adapter(rule=rule)
+    together = score(make_model(), tokens, Bytes(), plan(windows, adapter=still)).nats
+    assert not still.on and np.array_equal(together, whole)
+    monkeypatch.setattr(ScoreFirst, "on", True)  # then it learns, by nothing: exact window by window
+    assert np.array_equal(nats(tokens, windows, adapter=still), fixed)
+
+
+def test_what_changes_nothing_is_off():
+    still = SgdRule(lr=0.0)
+    off = [adapter(rule=rule) for rule in (still, AdamRule(lr=0.0), MuonRule(lr=0.0))]
+    off += [adapter(epochs=0), adapter(rule=still, caps=still)]
+    on = [adapter(), adapter(rule=still, caps=SgdRule()), adapter(rule=still, noise=COARSE)]
+    assert not any(each.on for each in off) and all(each.on for each in on)
+    assert (
+        plan(SLIDING, adapter=off[0]).learner == NoAdapter() and plan(SLIDING, adapter=on[0]).learner == on[0]
+    )
 
 
 @pytest.mark.parametrize("windows", SHAPES.values(), ids=SHAPES)
