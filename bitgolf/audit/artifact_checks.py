@@ -50,14 +50,14 @@ def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
     for name, tensor in tensors.items():
         if any(word in name for word in TRAINING_ONLY):
             said = f"{name}, {tensor.numel():,} numbers, is of training alone"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "no such tensor", "leave it out")
+            yield Finding("K06", FOUND, f"{path.name}: {name}", said)
         if tensor.numel() < 1024 or not bool(tensor.any()):
             continue
         key = (tuple(tensor.shape), float(tensor.double().sum()), float(tensor.flatten()[:64].double().sum()))
         other = seen.setdefault(key, name)
         if other != name and torch.equal(tensors[other], tensor):
             said = f"{name} and {other} are equal, {tensor.numel():,} numbers"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "each once", "ship one of them")
+            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "each once")
 
 
 def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -81,8 +81,6 @@ def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]
             SUSPECTED,
             f"{path.name}: {name}",
             f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it",
-            "the table of tokens on as many levels: it was put with the others by an edit (#1086)",
-            "compare the plan of quantization with that of the run before",
         )
 
 
@@ -97,14 +95,7 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
     rows = matrix.shape[0]
     empty = int((matrix == 0).all(1).sum())
     if 0 < empty < rows and empty > MOST_ZERO_ROWS * rows:
-        yield Finding(
-            "T08",
-            SUSPECTED,
-            f"{path.name}: {name}",
-            f"{empty:,} of {rows:,} rows are zero",
-            "rows that were trained",
-            "lower the floor of the scales; compare with the weights before quantizing",
-        )
+        yield Finding("T08", SUSPECTED, f"{path.name}: {name}", f"{empty:,} of {rows:,} rows are zero")
     if matrix.shape[1] < 64:
         return
     largest = matrix.abs().amax(1, keepdim=True).clamp_min(1e-30)
@@ -115,8 +106,6 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
             SUSPECTED,
             f"{path.name}: {name}",
             f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros",
-            "a scale that most of a row can use",
-            "clip by a percentile or by the deviation",
         )
 
 

@@ -67,7 +67,9 @@ def check_data(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
         failed.pop("runs of tokens", None)  # they stand in these documents
     for name, check in failed.items():
         code, sure = CODES[name]
-        yield Finding(code, sure, place, f"{name}: {check.found}", check.expected, "build the shards again")
+        yield Finding(
+            code, sure, place, f"{name}: {check.found}", check.expected, way_out="build the shards again"
+        )
     if len(shards) == 1:
         missing = "validation" if "train" in shards else "training"
         yield Finding("V13", CANNOT_TELL, folder.name, f"no {missing} shards, so nothing to compare")
@@ -108,5 +110,4 @@ def counts(folder: Path, place: str, tokens: int) -> Iterator[Finding]:
             place,
             f"{tokens:,} validation tokens",
             f"{named.tokens:,} with {named.name}",
-            "take the whole validation split of the challenge, in its order",
         )

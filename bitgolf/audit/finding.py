@@ -1,19 +1,20 @@
 """A finding: what is wrong, where, and how sure one can be without running anything."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bitgolf.audit.violations import SEVERITIES, VIOLATIONS
 
 FOUND, SUSPECTED, CANNOT_TELL = "found", "suspected", "cannot tell"
-SLIP = "slip of the pen"
+MINOR = "minor"
 SURENESS = (FOUND, SUSPECTED, CANNOT_TELL)
 
 
 class Finding(NamedTuple):
     """code: of the catalogue. where: file:line, a line of a log, a tensor, a key of a JSON file.
 
-    sure: found, suspected, or cannot tell (then `found` says what is missing). slip: a figure that is wrong,
-    or put wrongly, and decides nothing.
+    sure: found, suspected, or cannot tell (then `found` says what is missing). minor: a figure that is wrong,
+    or put wrongly, and decides nothing. Where expected and way_out are empty, those of the catalogue hold.
     """
 
     code: str
@@ -22,12 +23,12 @@ class Finding(NamedTuple):
     found: str
     expected: str = ""
     way_out: str = ""
-    slip: bool = False
+    minor: bool = False
 
     @property
     def severity(self) -> str:
         """How bad a fault of this kind is."""
-        return SLIP if self.slip else SEVERITIES[VIOLATIONS[self.code].severity]
+        return MINOR if self.minor else SEVERITIES[VIOLATIONS[self.code].severity]
 
     @property
     def title(self) -> str:
@@ -35,10 +36,17 @@ class Finding(NamedTuple):
         return VIOLATIONS[self.code].title
 
 
-def in_order(findings: list[Finding]) -> list[Finding]:
-    """Surest and worst first, each once."""
-    severities = [*SEVERITIES.values(), SLIP]
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Surest and worst first, each once, with what the catalogue says of it."""
+    severities = [*SEVERITIES.values(), MINOR]
     return sorted(
-        dict.fromkeys(findings),
+        dict.fromkeys(map(_told, findings)),
         key=lambda each: (SURENESS.index(each.sure), severities.index(each.severity), each.code),
     )
+
+
+def _told(each: Finding) -> Finding:
+    kind = VIOLATIONS[each.code]
+    if each.sure == CANNOT_TELL:
+        return each
+    return each._replace(expected=each.expected or kind.expected, way_out=each.way_out or kind.way_out)

@@ -41,13 +41,13 @@ def missing(record: Record, rules: Rules) -> Iterator[Finding]:
     if not record.logs:
         claimed = record.claims is not None and record.claims.number("val_bpb") is not None
         sure = CANNOT_TELL if not claimed else FOUND if record.is_timed else SUSPECTED
-        yield Finding("K13", sure, record.folder.name, "no log", "a log of every run that is reported")
+        yield Finding("K13", sure, record.folder.name, "no log")
     if record.entry is None:
         yield Finding("K03", CANNOT_TELL, record.folder.name, "no script")
     elif record.entry.stat().st_size == 0:
-        yield Finding("K03", FOUND, record.entry.name, "the script is empty", "the script that ran")
+        yield Finding("K03", FOUND, record.entry.name, "the script is empty")
     for link in record.outside:
-        yield Finding("K03", SUSPECTED, link, "a link, or no plain file", "files that are in the folder")
+        yield Finding("K03", SUSPECTED, link, "a link, or no plain file")
 
 
 def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Finding]:
@@ -60,12 +60,7 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
         return
     if total != int(total) or total < 1000:
         yield Finding(
-            "K02",
-            SUSPECTED,
-            f"{claims.path.name}: bytes_total",
-            f"{total:g}",
-            "bytes, a whole number",
-            "no MB",
+            "K02", SUSPECTED, f"{claims.path.name}: bytes_total", f"{total:g}", "bytes, a whole number"
         )
         return
     if total > rules.budget_bytes:
@@ -75,7 +70,6 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
             f"{claims.path.name}: bytes_total",
             f"{total:,.0f} bytes",
             f"at most {rules.budget_bytes:,} decimal bytes; 16 MiB would be 16,777,216",
-            f"take {total - rules.budget_bytes:,.0f} bytes off",
         )
     logs = [log for log in record.logs if log.seed in claims.seeds] or record.logs
     sizes = [size.bytes for log in logs for size in log.sizes_of("total")]
@@ -88,8 +82,7 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
                 f"{claims.path.name}: bytes_total",
                 f"{total:,.0f} bytes",
                 f"{max(last):,}, the largest over the seeds",
-                "report the largest",
-                slip=max(last) <= rules.budget_bytes,
+                minor=max(last) <= rules.budget_bytes,
             )
         return
     mean = statistics.mean(last) if last else total
@@ -104,8 +97,7 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
             f"{claims.path.name}: bytes_total",
             f"{total:,.0f} bytes",
             f"a size of the logs: {', '.join(f'{each:,}' for each in sorted(set(last)))}",
-            "count what ships: model and script",
-            slip=max(last) <= rules.budget_bytes,
+            minor=max(last) <= rules.budget_bytes,
         )
 
 
@@ -124,8 +116,6 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
                 FOUND,
                 f"{layer.name}:{line}",
                 f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {size:,}",
-                "one file, and its bytes counted",
-                "ship the script that runs, packed if it must be small",
             )
     imported = sorted(
         name for name in helpers if name not in {each for layer in script.layers for _, each in layer.files}
@@ -136,8 +126,6 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
             SUSPECTED,
             entry.name,
             f"imports {', '.join(imported)}: {sum(more[name] for name in imported):,} bytes more",
-            "all code that runs is counted",
-            "put it into the script",
         )
     models = [size for name, size in record.files.items() if name.endswith(ARTIFACTS[:3]) and "/" not in name]
     models = [each for each in models if each > 10_000]
@@ -151,7 +139,6 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
             record.folder.name,
             f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}",
             f"at most {rules.budget_bytes:,}",
-            "count the files that ship",
         )
     elif packed and max(packed) + whole > rules.budget_bytes and max(packed) <= rules.budget_bytes:
         yield Finding(
@@ -160,8 +147,8 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
             entry.name,
             f"{max(packed) + whole:,} bytes with the script as it is: model {max(packed):,}, code {whole:,}",
             f"at most {rules.budget_bytes:,}",
-            "ship the packed script whose bytes were counted",
-            slip=not rules.disputed_counts and whole < 200_000 + sum(more.values()),
+            way_out="ship the packed script whose bytes were counted",
+            minor=not rules.disputed_counts and whole < 200_000 + sum(more.values()),
         )
     if (
         claimed
@@ -174,8 +161,7 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
             f"{record.claims.path.name}: bytes_code" if record.claims else entry.name,
             f"{claimed:,.0f} bytes of code",
             f"{size:,}, the size of {entry.name}",
-            "count the file that ships",
-            slip=True,
+            minor=True,
         )
 
 
@@ -225,14 +211,7 @@ def manifest(record: Record) -> Iterator[Finding]:
             continue  # another form than ours
         found = sha256_of(record.folder / name) if name in record.files else "no such file"
         if found != expected:
-            yield Finding(
-                "K11",
-                FOUND,
-                name,
-                found[:16],
-                f"SHA-256 {expected[:16]}, as {path.name} says",
-                "ship the files as they were written",
-            )
+            yield Finding("K11", FOUND, name, found[:16], f"SHA-256 {expected[:16]}, as {path.name} says")
 
 
 COVERED = frozenset("K01 K02 K03 K04 K05 K11 K12 K13 K14".split())

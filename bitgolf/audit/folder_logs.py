@@ -47,7 +47,6 @@ def copies(record: Record) -> Iterator[Finding]:
             f"{log.path.name}, {other.path.name}",
             f"{len(curve)} losses and scores are equal to the last digit",
             "another seed trains otherwise",
-            "run the seed, or say that it is the same run",
         )
 
 
@@ -84,7 +83,6 @@ def configurations(record: Record) -> Iterator[Finding]:
                 f"{other.path.name}:{line}",
                 f"{name} is {right[:80]}",
                 f"{left[:80]}, as in {first.path.name}: one configuration over all seeds",
-                "run every seed with the same settings",
             )
 
 
@@ -104,7 +102,6 @@ def throttled(record: Record) -> Iterator[Finding]:
                 f"{log.path.name}:{line}",
                 f"{speed:.1f} ms a step",
                 f"some {middle:.1f} ms, as the other seeds",
-                "run it again on a machine as fast, or say so",
             )
 
 
@@ -135,18 +132,9 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
                 FOUND,
                 f"{log.path.name}:{final.line}",
                 f"`{final.tag}` is no line that {entry.name} can print",
-                "a log of this script",
-                "ship the script that ran",
             )
     if others:
-        yield Finding(
-            "K11",
-            SUSPECTED,
-            ", ".join(others),
-            f"begins with another source than {entry.name}",
-            "the script that ran",
-            "ship the script that the logs begin with",
-        )
+        yield Finding("K11", SUSPECTED, ", ".join(others), f"begins with another source than {entry.name}")
     if known and any(log.scores for log in record.logs):
         events = [
             (log, number, line)
@@ -161,8 +149,6 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
                 FOUND,
                 f"{log.path.name}:{number}",
                 f"{entry.name} is {known}, to the byte; it has nothing that prints `{line[:60]}`",
-                "the script that ran",
-                "ship the script that ran",
             )
 
 

@@ -47,7 +47,6 @@ def over_budget(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, size.line),
                 f"{size.bytes:,} bytes in all",
                 f"at most {rules.budget_bytes:,}",
-                f"take {size.bytes - rules.budget_bytes:,} bytes off, code included",
             )
     if not sizes:
         yield Finding("K01", CANNOT_TELL, log.path.name, "no line says the size of the packed submission")
@@ -62,7 +61,7 @@ def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
     for score in log.scores:
         if not math.isfinite(score.bits) or score.bits <= 0:
             where, said = at(log, score.line), f"{score.bits:g} bits per byte"
-            yield Finding("V19", FOUND, where, said, "a number above zero", "look at the evaluation loop")
+            yield Finding("V19", FOUND, where, said)
             return
     if final.bits < rules.least_bits_per_byte:
         yield Finding(
@@ -71,7 +70,6 @@ def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
             at(log, final.line),
             f"{final.bits:g} bits per byte",
             f"no small model of text is honestly below {rules.least_bits_per_byte:g}",
-            "look for validation text in training, or a distribution that does not sum to one",
         )
     if final.step is not None:
         said = "no score of what was packed and loaded again"
@@ -102,7 +100,6 @@ def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
             at(log, line),
             f"{tokens:,} validation tokens",
             f"{text.tokens:,} with {text.name}",
-            "score the whole validation split of the challenge",
         )
 
 
@@ -117,7 +114,6 @@ def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
                 where,
                 f"{ratio:.4f} bytes per token: {words}",
                 f"{text.bytes_per_token:.4f} with {text.name}; the score is {factor:.4f} times as large",
-                "take the bytes from the tokenizer's own pieces, and check their sum against the text",
             )
             return
     if abs(factor - 1) > 5e-3:
@@ -127,7 +123,7 @@ def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
             where,
             f"{ratio:.4f} bytes per token, {100 * (factor - 1):+.1f}% against its text",
             f"{text.bytes_per_token:.4f} with {text.name}",
-            "say which text was scored, and sum the bytes of its tokens",
+            way_out="say which text was scored, and sum the bytes of its tokens",
         )
 
 
@@ -164,7 +160,6 @@ def contradictions(log: Log, exact: list[Score]) -> Iterator[Finding]:
                 at(log, score.line),
                 f"val_loss {score.nats:g} with val_bpb {score.bits:g}",
                 f"one nat is {1 / middle:.5f} bits per byte on the other lines",
-                "do not edit logs; say it where another text is scored",
             )
 
 
@@ -181,7 +176,6 @@ def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, step.line),
                 f"{step.seconds:.1f} s at step {step.step}",
                 f"more than the {clock:.1f} s of step {before}",
-                "start one clock and never set it back",
             )
         if step.average_ms is not None and step.step > 0 and not step.coarse:
             computed = 1000 * step.seconds / step.step
@@ -192,7 +186,6 @@ def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
                     at(log, step.line),
                     f"step_avg {step.average_ms:g} ms",
                     f"{computed:.2f} ms: {step.seconds:.3f} s by {step.step} steps",
-                    "keep logs as they were written",
                 )
         before, clock = step.step, step.seconds
     yield from wrong_sums(log)
@@ -213,7 +206,6 @@ def wrong_sums(log: Log) -> Iterator[Finding]:
                 at(log, total.line),
                 f"{total.bytes:,} bytes in all",
                 f"{of_model} of the model and {of_code} of code",
-                "count what ships: model and script",
             )
 
 
@@ -232,7 +224,6 @@ def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
             at(log, end.line),
             f"{end.seconds:.3f} s after {end.step:,} steps",
             f"at most {rules.train_seconds:g} s",
-            "stop by the clock, not by steps, and leave a guard band",
         )
         return
     if log.own_text and not rules.calibration_counts:
@@ -246,7 +237,6 @@ def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, line),
                 f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training",
                 f"at most {rules.train_seconds:g} s together: it reads training data",
-                "keep so many seconds back before the clock ends the training",
             )
 
 
@@ -260,7 +250,6 @@ def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, line),
                 f"{seconds:.1f} s of evaluation",
                 f"at most {rules.evaluation_seconds:g} s",
-                "score with longer strides, or adapt less",
             )
 
 
@@ -297,17 +286,9 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, number),
                 "1,499 training shards: what a preparation with 10,000 validation documents leaves",
                 "80 shards, and 50,000 documents held out (#2127)",
-                "hash the documents of both splits",
             )
         if NOTHING_ROUNDED.search(line):
-            yield Finding(
-                "T11",
-                FOUND,
-                at(log, number),
-                line.strip()[:120],
-                "statistics of every matrix",
-                "look at the hooks",
-            )
+            yield Finding("T11", FOUND, at(log, number), line.strip()[:120])
         if (found := WORSE.search(line)) and float(found["own"]) > float(found["plain"]) > 0:
             yield Finding(
                 "T12",
@@ -315,17 +296,9 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
                 at(log, number),
                 f"an error of {found['own']}",
                 f"less than {found['plain']}, that of plain rounding",
-                "keep the better one",
             )
         if FAILED.search(line) and (final is None or number > final.line):
-            yield Finding(
-                "T21",
-                FOUND,
-                at(log, number),
-                line.strip()[:120],
-                "a run that ended with a score",
-                "run it again",
-            )
+            yield Finding("T21", FOUND, at(log, number), line.strip()[:120])
     if steps and final is not None and final.step is None:
         lost = final.bits - steps[-1].bits
         between = [line for number, line in log.lines if steps[-1].line < number < final.line]
@@ -335,18 +308,9 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
                 SUSPECTED,
                 at(log, final.line),
                 f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it",
-                "an average that is no worse than the last weights",
-                "score live and averaged weights side by side",
             )
         elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
-            yield Finding(
-                "T12",
-                SUSPECTED,
-                at(log, final.line),
-                f"{lost:.4f} bits per byte lost in packing",
-                "some 0.01",
-                "hold it against plain rounding, matrix by matrix",
-            )
+            yield Finding("T12", SUSPECTED, at(log, final.line), f"{lost:.4f} bits per byte lost in packing")
 
 
 CHECKS: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (

@@ -31,41 +31,22 @@ def byte_tables(script: Script) -> Iterator[Finding]:
         for node in ast.walk(function):
             if _is_decoded_length(node):
                 yield script.finding(
-                    "B04",
-                    node,
-                    "the bytes of a token are the length of its decoded text",
-                    "the bytes of the piece: half of a character decodes to another one of three bytes",
-                    "take them from the tokenizer's pieces",
-                    sure=FOUND,
+                    "B04", node, "the bytes of a token are the length of its decoded text", sure=FOUND
                 )
         if "\u2581" not in texts or "encode" not in names or "startswith" not in names:
             continue
         if not names & {"is_byte", "IsByte"} and not any("<0x" in str(text) for text in texts):
-            yield script.finding(
-                "B02",
-                function,
-                "byte tokens are not told from pieces",
-                "one byte for each <0xNN>",
-                "ask the tokenizer with is_byte",
-            )
+            yield script.finding("B02", function, "byte tokens are not told from pieces")
         plain = [node for node in ast.walk(function) if _is_length_plus_one(node) or _begins_at_one(node)]
         if plain and adds_space:
             yield script.finding(
                 "B01",
                 plain[0],
                 "the table counts the space before a word, and the score adds it again",
-                "once",
-                "leave the + 1 to the place that knows the token before",
                 sure=FOUND,
             )
         if not names & {"is_unused", "is_control", "IsControl", "is_unknown"}:
-            yield script.finding(
-                "B08",
-                function,
-                "control and unused tokens are not told from pieces",
-                "no byte for them",
-                "ask the tokenizer with is_control, is_unknown and is_unused",
-            )
+            yield script.finding("B08", function, "control and unused tokens are not told from pieces")
 
 
 def _is_length_plus_one(node: ast.AST) -> bool:
@@ -135,13 +116,7 @@ def lossy_text(script: Script) -> Iterator[Finding]:
         for node in ast.walk(function):
             name = called(node)
             if encodes and (name.endswith(".casefold") or name == "unicodedata.normalize"):
-                yield script.finding(
-                    "B09",
-                    node,
-                    f"{name} changes the text before it becomes tokens",
-                    "tokens that decode to the text",
-                    "use a transformation that can be undone, and show that it was",
-                )
+                yield script.finding("B09", node, f"{name} changes the text before it becomes tokens")
 
 
 def few_documents(script: Script) -> Iterator[Finding]:
@@ -158,7 +133,6 @@ def few_documents(script: Script) -> Iterator[Finding]:
                 node,
                 f"{taken:,} documents for validation unless told otherwise",
                 "50,000: those after them in the challenge's validation split become training text",
-                "use 50,000, and hash the documents of both splits",
             )
 
 
@@ -173,12 +147,7 @@ def without_ln2(script: Script) -> Iterator[Finding]:
             fixed = "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
             if "val_bpb:" in fixed.replace(" ", "") and any(event.kind == "score" for event in script.events):
                 yield script.finding(
-                    "B10",
-                    node,
-                    "bits per byte are printed, and nothing divides by ln 2",
-                    "nats / ln 2 / bytes: a uniform guess of a byte is 8.000",
-                    "divide by math.log(2)",
-                    sure=FOUND,
+                    "B10", node, "bits per byte are printed, and nothing divides by ln 2", sure=FOUND
                 )
                 return
 
@@ -196,8 +165,6 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
                 "B05",
                 node,
                 "where the file of byte counts is missing, a table of pieces stands in without a word",
-                "an error: the table counts other bytes",
-                "raise, and name the file",
             )
 
 
@@ -234,11 +201,7 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
         for node in calls(function, "len"):
             if ".encode(" in ast.unparse(node) and names_in(node) & changed:
                 yield script.finding(
-                    "B06",
-                    node,
-                    "bytes are counted of the text that was changed before it became tokens",
-                    "bytes of the original text",
-                    "count before the change",
+                    "B06", node, "bytes are counted of the text that was changed before it became tokens"
                 )
 
 
@@ -294,8 +257,6 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
                 "B07",
                 encodes[0],
                 "documents are written one behind the other, and no token says where one begins",
-                "a start token before each document",
-                "put it in front of the tokens of each document",
             )
 
 

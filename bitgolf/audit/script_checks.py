@@ -23,8 +23,6 @@ def check_script(script: Script) -> Iterator[Finding]:
                 SUSPECTED,
                 f"{layer.name}:{line}",
                 "text is executed that is not in the script, or is packed in a way that is not known",
-                "a script whose text can be read",
-                "pack it as a literal with lzma, zlib or brotli",
             )
     if said := script.unfollowed:
         for code in ("V04", "V05", "V06"):

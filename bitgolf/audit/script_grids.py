@@ -124,7 +124,6 @@ def another_grid(script: Script) -> Iterator[Finding]:
                 grid.line,
                 f"trained on levels {grid.low:g} to {grid.high:g}",
                 f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})",
-                "one quantizer for both",
             )
             return
 
@@ -144,8 +143,6 @@ def high_floor(script: Script) -> Iterator[Finding]:
                 "T08",
                 node,
                 f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero",
-                "a floor that only keeps zero from dividing",
-                "1e-12, and look at the rows that are zero after packing",
             )
 
 
@@ -176,11 +173,7 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
         }
         for name in sorted(weights & made.keys()):
             yield script.finding(
-                "T11",
-                node,
-                f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs",
-                "statistics of every matrix that is quantized",
-                f"call self.{name}(x), and count the matrices without statistics",
+                "T11", node, f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
             )
 
 
@@ -201,8 +194,6 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
                 function,
                 "rounding with an inverse Hessian "
                 + ("that hands no error on" if not feedback else "without damping: its error may grow"),
-                "an error below that of plain rounding, for every matrix",
-                "round both ways, and keep the better one",
             )
 
 
@@ -238,8 +229,6 @@ def recompiled(script: Script) -> Iterator[Finding]:
                         "T05",
                         node,
                         f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant",
-                        "a graph that is compiled once",
-                        "keep it in a tensor, or outside of the model",
                     )
     dynamic = any(
         isinstance(word, ast.keyword) and word.arg == "dynamic" and ast.unparse(word.value) == "True"
@@ -262,8 +251,6 @@ def recompiled(script: Script) -> Iterator[Finding]:
                     given,
                     f"the length `{ast.unparse(given.value)[:60]}` "
                     "changes with the steps of a compiled model",
-                    "a graph that is compiled once",
-                    "compile each length before the clock starts, or compile with dynamic=True",
                 )
                 return
 
@@ -303,8 +290,6 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
                     "K06",
                     made[name],
                     f"`{name}` is used only in training, and nothing leaves it out of what is written",
-                    "a file of what the score needs",
-                    "drop it from the state that is packed",
                 )
 
 

@@ -31,13 +31,7 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
         } & COMPRESSORS
         quiet = [handler for handler in node.handlers if not stops(handler.body)]
         if wanted and quiet and not _is_guarded(script, quiet):
-            yield script.finding(
-                "K04",
-                node,
-                f"without {', '.join(sorted(wanted))} the script goes on",
-                "an error: another compressor gives another size",
-                "import it without a fallback, and name it in requirements.txt",
-            )
+            yield script.finding("K04", node, f"without {', '.join(sorted(wanted))} the script goes on")
 
 
 def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
@@ -73,13 +67,7 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
         factors = text.replace("2 ** 20", "1048576").replace("1024 * 1024", "1048576").split(" * ")
         numbers = [float(each) for each in factors if each.replace(".", "", 1).isdigit()]
         if 1048576 in numbers and any(15 < each < 17 for each in numbers):
-            yield script.finding(
-                "K02",
-                node,
-                f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes",
-                "16,000,000 decimal bytes",
-                "count in decimal bytes",
-            )
+            yield script.finding("K02", node, f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes")
 
 
 def asked_for(script: Script) -> Iterator[Finding]:
@@ -90,13 +78,7 @@ def asked_for(script: Script) -> Iterator[Finding]:
         wanted = {str(each.value) for each in nodes(node.test, ast.Constant)} & COMPRESSORS
         there, missing = ways(node)
         if wanted and missing and not stops([*there, *missing]):
-            yield script.finding(
-                "K04",
-                node,
-                f"without {min(wanted)} another compressor is taken",
-                "an error: another compressor gives another size",
-                "raise where it is missing",
-            )
+            yield script.finding("K04", node, f"without {min(wanted)} another compressor is taken")
 
 
 def outside_code(script: Script) -> Iterator[Finding]:
@@ -105,13 +87,7 @@ def outside_code(script: Script) -> Iterator[Finding]:
     for node in nodes(script.inner.tree, ast.Call):
         name = called(node)
         if name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
-            yield script.finding(
-                "K03",
-                node,
-                f"{name} reads from the network",
-                "nothing is read that is not counted",
-                "ship what the script needs, and count it",
-            )
+            yield script.finding("K03", node, f"{name} reads from the network")
         elif name.rpartition(".")[2] in LIBRARIES and id(node) not in harmless:
             yield script.finding(
                 "V08",

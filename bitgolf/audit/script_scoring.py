@@ -62,8 +62,6 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 "V06",
                 train,
                 f"{said}, and the model is written after it ({script.line(written[0].line)})",
-                "no validation token is read before the model is written",
-                "adapt after packing, and only to what was scored",
                 sure=FOUND,
             )
         elif not before and after:
@@ -74,8 +72,6 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 "V05" if of_window else "V04",
                 train,
                 f"{said} that are scored after it ({script.line((same or after)[0].line)})",
-                "a token is scored before anything is fitted to it",
-                "score a chunk, then train on it",
                 sure=FOUND if same else SUSPECTED,
             )
         elif not beside and any(event.value.born > train.time for event in scores):
@@ -86,8 +82,6 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 train,
                 f"{said}{', in a rehearsal,' if fresh else ''} before any is scored"
                 f" ({script.line(first.line)})",
-                "synthetic tokens in a rehearsal" if fresh else "a token is scored before it is learned",
-                "rehearse on random tokens" if fresh else "score a chunk, then train on it",
                 sure=FOUND,
             )
 
@@ -149,16 +143,12 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
             "V02",
             ratio,
             f"a count is looked up under a hash of {keys}: the realised token is in the key",
-            "a distribution over all tokens, fixed before the token is looked at",
-            "count every token of the vocabulary in the context, and normalise",
             sure=sure,
         )
         yield script.finding(
             "V01",
             ratio,
             "the ratio of two hashed counts stands for a probability, for the realised token alone",
-            "probabilities that sum to one",
-            "normalise over the vocabulary, then mix",
             sure=sure,
         )
 
@@ -179,8 +169,6 @@ def counted_first(script: Script) -> Iterator[Finding]:
                 look,
                 "the table was filled with validation tokens by an earlier pass, at "
                 f"{script.line(filled[0].line)}",
-                "one pass from left to right: a table holds only what was scored before",
-                "look up, score, then count, chunk by chunk",
             )
 
 
@@ -196,11 +184,7 @@ def gate_by_outcome(script: Script) -> Iterator[Finding]:
     for mix in kinds(script.events, "mix"):
         if mix.value.has(GOLD) and mix.value.has(VAL) and mix.value.golds & scored:
             yield script.finding(
-                "V09",
-                mix,
-                "the weight of a mixture is computed from the probability of the realised token",
-                "a weight that is known before the token is",
-                "take it from the whole distribution, or from tokens before",
+                "V09", mix, "the weight of a mixture is computed from the probability of the realised token"
             )
 
 
@@ -211,8 +195,6 @@ def spread_over_bytes(script: Script) -> Iterator[Finding]:
             "V10",
             share,
             "a token's log-probability is divided by its bytes and put together with another predictor's",
-            "a distribution over tokens that sums to one",
-            "sum the probabilities of all tokens that begin with a byte",
         )
 
 
@@ -240,8 +222,6 @@ def cut_validation(script: Script) -> Iterator[Finding]:
             "V11",
             cut,
             CUTS.get(cut.way, "validation tokens are cut at {}").format(f"{number:,.0f}"),
-            "all of them are scored",
-            "score the whole split, or name the part beside the score",
             sure=sure,
         )
 
@@ -252,11 +232,7 @@ def stopped_early(script: Script) -> Iterator[Finding]:
         scores = [each for each in kinds(script.events, "score") if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] and each.value.has(VAL) for each in scores):
             yield script.finding(
-                "V11",
-                limit,
-                f"the pass over the validation tokens ends after {limit.value.number:,.0f}",
-                "all of them are scored",
-                "score the whole split, or name the part beside the score",
+                "V11", limit, f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
             )
 
 
@@ -272,13 +248,7 @@ def one_process(script: Script) -> Iterator[Finding]:
     last = max(scores, key=lambda event: event.time)
     sums = [event for event in kinds(script.events, "gather") if event.time > last.time and _is_sum(event)]
     if not sums:
-        yield script.finding(
-            "V18",
-            last,
-            "each process scores its share, and no sum over processes follows",
-            "an all_reduce of the sums",
-            "add up losses, tokens and bytes of all processes",
-        )
+        yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
 
 
 def _golds(script: Script) -> frozenset[str]:
@@ -299,8 +269,6 @@ def knows_target(script: Script) -> Iterator[Finding]:
             "a property of the token that is predicted is looked up, and its prediction depends on it"
             if by_table
             else "the prediction of a token is computed from that token",
-            "a prediction that is fixed before the token is looked at",
-            "ask the property of the token before, or of every token of the vocabulary",
         )
 
 
@@ -330,21 +298,9 @@ def scored_again(script: Script) -> Iterator[Finding]:
             ("V03", "the text is scored again after the model has learned from all of it"),
             ("T17", "the adapted model is evaluated again: nothing restores its weights"),
         ):
-            yield script.finding(
-                code,
-                later[0],
-                f"{said} ({script.line(train.line)})",
-                "one pass, and the model as it was packed for another evaluation",
-                "keep the score of the first pass; restore the weights before another evaluation",
-            )
+            yield script.finding(code, later[0], f"{said} ({script.line(train.line)})")
     for best in kinds(events, "best"):
-        yield script.finding(
-            "V03",
-            best,
-            "of two scores of a token the better one is taken",
-            "one score for each token",
-            "keep the first",
-        )
+        yield script.finding("V03", best, "of two scores of a token the better one is taken")
 
 
 def learned_for_nothing(script: Script) -> Iterator[Finding]:
@@ -360,36 +316,18 @@ def learned_for_nothing(script: Script) -> Iterator[Finding]:
             continue
         scores = [*kinds(events, "score")]
         if scores and not any(event.time > train.time or common(event, train) for event in scores):
-            yield script.finding(
-                "T17",
-                train,
-                "the model is adapted, and nothing is scored after it",
-                "a score of what was adapted, chunk by chunk",
-                "score before each step, or leave the adaptation out",
-            )
+            yield script.finding("T17", train, "the model is adapted, and nothing is scored after it")
 
 
 def drops_windows(script: Script) -> Iterator[Finding]:
     """V17: windows that are left out, or means that are added as if all windows were equal."""
     for score in kinds(script.events, "score"):
         if score.value.has(VAL, AVERAGED):
-            yield script.finding(
-                "V17",
-                score,
-                "means of windows are added without their numbers of tokens",
-                "sums over tokens, divided by all tokens once",
-                "multiply each mean by its tokens, or sum",
-            )
+            yield script.finding("V17", score, "means of windows are added without their numbers of tokens")
     for function in functions(script):
         for loop in nodes(function, ast.For):
             if (said := _leaves_tail(loop)) and _scores_in(script, loop):
-                yield script.finding(
-                    "V17",
-                    said,
-                    "the last window is left out where it is not whole",
-                    "every target scored once",
-                    "score the rest as a shorter window",
-                )
+                yield script.finding("V17", said, "the last window is left out where it is not whole")
 
 
 def _scores_in(script: Script, loop: ast.For) -> bool:
@@ -427,13 +365,7 @@ def scores_padding(script: Script) -> Iterator[Finding]:
     for each in kinds(script.events, "score"):
         if not each.value.has(VAL, FILLED):
             continue
-        yield script.finding(
-            "B11",
-            each,
-            "the loss is taken over a padded batch, padding included",
-            "targets alone: the score of a text does not depend on its batch",
-            "use ignore_index or a mask, and compare one text alone and in a batch",
-        )
+        yield script.finding("B11", each, "the loss is taken over a padded batch, padding included")
 
 
 def unseen_places(script: Script) -> Iterator[Finding]:
@@ -446,11 +378,7 @@ def unseen_places(script: Script) -> Iterator[Finding]:
     if trained and scored and max(scored) > max(trained):
         line = next(event for event in kinds(script.events, "val width") if event.value.number == max(scored))
         yield script.finding(
-            "V16",
-            line,
-            f"scored in windows of {max(scored):,.0f} tokens, trained in {max(trained):,.0f}",
-            "one length, or positions that were trained for the longer one",
-            "train at the length of the evaluation for some steps, or scale the rotary tables",
+            "V16", line, f"scored in windows of {max(scored):,.0f} tokens, trained in {max(trained):,.0f}"
         )
     for kind in nodes(script.inner.tree, ast.ClassDef):
         for node in nodes(kind, ast.If, ast.IfExp):
@@ -458,11 +386,7 @@ def unseen_places(script: Script) -> Iterator[Finding]:
                 one, two = map(_attention, ways(node))
                 if one != two and (one or two):
                     yield script.finding(
-                        "V16",
-                        node,
-                        "attention looks elsewhere while it trains than while it scores",
-                        "one window in both",
-                        "evaluate with the window that was trained",
+                        "V16", node, "attention looks elsewhere while it trains than while it scores"
                     )
 
 
@@ -505,11 +429,7 @@ def across_documents(script: Script) -> Iterator[Finding]:
             )
             if shifted and not masked and not _over_ids(method, shifted):
                 yield script.finding(
-                    "V15",
-                    shifted[0],
-                    "the position before is mixed in, across the start of a document too",
-                    "nothing of the document before",
-                    "mask it where a document begins",
+                    "V15", shifted[0], "the position before is mixed in, across the start of a document too"
                 )
 
 

@@ -72,8 +72,6 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
                         "K08",
                         again[0],
                         f"the clock starts again after training (line {between[0][0]}); its weights are kept",
-                        "one clock, from the first step on",
-                        "start it once, or restore the weights and the optimizer after a rehearsal",
                     )
 
 
@@ -118,8 +116,6 @@ def schedule_by_steps(script: Script) -> Iterator[Finding]:
             "T15",
             rates[0],
             f"the rate follows planned steps, and the clock ends the training ({script.line(stops[0].line)})",
-            "a warm-down that ends when the training does",
-            "let it follow the share of time that has passed",
         )
 
 
@@ -141,17 +137,9 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
             "T13",
             after[-1],
             f"scored are the weights in memory, not those that were written ({script.line(writes[-1].line)})",
-            "the score of what was read again from the file",
-            "load the packed model into a fresh one, then score",
         )
     elif not after and not any(common(event, each) for event in writes for each in scores):
-        yield script.finding(
-            "T13",
-            writes[-1],
-            "what was packed is never scored",
-            "the score of what was read again from the file",
-            "load the packed model into a fresh one, then score",
-        )
+        yield script.finding("T13", writes[-1], "what was packed is never scored")
 
 
 def scored_before_saved(script: Script) -> Iterator[Finding]:
@@ -173,11 +161,7 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
     ]
     if between:
         yield script.finding(
-            "T19",
-            between[0],
-            f"the model is scored before it is saved ({script.line(saved.line)})",
-            "save, then score: an evaluation that fails loses the run",
-            "write the weights first",
+            "T19", between[0], f"the model is scored before it is saved ({script.line(saved.line)})"
         )
 
 
@@ -196,8 +180,6 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
                         node,
                         f"after {steps:,} steps an average of decay {decay:g} still holds "
                         f"{100 * decay**steps:.0f}% of its start",
-                        "an average of trained weights",
-                        "begin it later, take a smaller decay, or divide by 1 - decay ** steps",
                     )
                     break
 
@@ -268,8 +250,6 @@ def averaged_too_early(script: Script) -> Iterator[Finding]:
                 "T03",
                 node,
                 f"averaging begins at {100 * share:.0f}% of the steps, the rate at {100 * min(later):.0f}%",
-                "averages of the warm-down",
-                "begin when the rate has begun to fall",
             )
 
 
@@ -323,8 +303,6 @@ def frozen_training(script: Script) -> Iterator[Finding]:
                     "T16",
                     trained[0],
                     "a backward pass where no gradients are kept",
-                    "training outside of no_grad and inference_mode",
-                    "take it out, or wrap it in torch.enable_grad()",
                     sure=FOUND if last_called(trained[0]) == "backward" else SUSPECTED,
                 )
                 break
@@ -382,11 +360,7 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
             and _shared(script, train)
         ):
             yield script.finding(
-                "T18",
-                train,
-                "each process adapts its own copy of the model to its own share",
-                "gradients averaged over processes, so that all hold one model",
-                "all_reduce the gradients before the step",
+                "T18", train, "each process adapts its own copy of the model to its own share"
             )
             return
 
@@ -404,13 +378,7 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
             uses = [each for each in ast.walk(tree) if isinstance(each, ast.If | ast.Raise | ast.Assert)]
             taken = _second_name(tree, node)
             if not taken or taken == "_" or not any(taken in _names(each) for each in uses):
-                yield script.finding(
-                    "T21",
-                    node,
-                    "options that nobody knows are passed over",
-                    "an error: the run is another one than was meant",
-                    "use parse_args",
-                )
+                yield script.finding("T21", node, "options that nobody knows are passed over")
         elif called(node) in ("subprocess.run", "subprocess.call", "os.system") and isinstance(
             node, ast.Call
         ):
@@ -420,11 +388,7 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
             starts = any(word in text for word in ("torchrun", "train", "sys.executable", ".py"))
             if starts and not checked and _is_dropped(tree, node):
                 yield script.finding(
-                    "T21",
-                    node,
-                    f"{called(node)} starts a run, and nobody looks whether it failed",
-                    "an error where it did",
-                    "give check=True, and ask for a result",
+                    "T21", node, f"{called(node)} starts a run, and nobody looks whether it failed"
                 )
 
 
@@ -460,11 +424,7 @@ def own_card_only(script: Script) -> Iterator[Finding]:
             hit = next((name for name in names if name.partition(".")[0] in KERNELS), "")
             if hit:
                 yield script.finding(
-                    "T20",
-                    node,
-                    f"{hit} is needed, and nothing stands in where it is missing",
-                    "another kernel, and a line that says which one ran",
-                    "try it, and fall back to scaled_dot_product_attention with a word",
+                    "T20", node, f"{hit} is needed, and nothing stands in where it is missing"
                 )
         elif (
             isinstance(node, ast.keyword)
@@ -472,13 +432,7 @@ def own_card_only(script: Script) -> Iterator[Finding]:
             and not (isinstance(node.value, ast.Constant) and node.value.value is False)
             and not _asks_version(script)
         ):
-            yield script.finding(
-                "T20",
-                node.value,
-                "enable_gqa is not there before torch 2.5",
-                "repeated keys and values on an older one",
-                "ask for the version, and repeat them there",
-            )
+            yield script.finding("T20", node.value, "enable_gqa is not there before torch 2.5")
 
 
 def _asks_version(script: Script) -> bool:

@@ -34,14 +34,7 @@ def narrow_average(script: Script) -> Iterator[Finding]:
             elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
                 held = node.func
             if held is not None and kept & names_in(held):
-                yield script.finding(
-                    "T01",
-                    node,
-                    "weights are summed in a 16-bit type",
-                    "float32 sums",
-                    "keep averages in float32",
-                    sure=FOUND,
-                )
+                yield script.finding("T01", node, "weights are summed in a 16-bit type", sure=FOUND)
 
 
 def _is_narrow_copy(node: ast.expr) -> bool:
@@ -80,11 +73,7 @@ def folded_flag(script: Script) -> Iterator[Finding]:
             again = [each for each in resets if abs(each.lineno - node.lineno) < 20]  # type: ignore[attr-defined]
             if not again:
                 yield script.finding(
-                    "T04",
-                    node,
-                    f"{owner}.{target.attr} is set after torch.compile has read it as False",
-                    "a graph that sees the flag: the compiler takes class attributes for constants",
-                    "compile again after setting it, or keep the flag in a tensor",
+                    "T04", node, f"{owner}.{target.attr} is set after torch.compile has read it as False"
                 )
                 return
 
@@ -110,13 +99,7 @@ def late_environment(script: Script) -> Iterator[Finding]:
         if text.startswith("os.environ[") and any(
             word in text for word in ("PYTORCH_", "CUDA_VISIBLE", "CUDA_LAUNCH", "OMP_NUM")
         ):
-            yield script.finding(
-                "T06",
-                node,
-                f"{text} is set after torch was imported at line {imported}",
-                "before the import, which reads it",
-                "set it at the top",
-            )
+            yield script.finding("T06", node, f"{text} is set after torch was imported at line {imported}")
 
 
 def one_process_collective(script: Script) -> Iterator[Finding]:
@@ -136,14 +119,7 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
             continue
         for each in (inner for statement in node.body for inner in ast.walk(statement)):
             if called(each).startswith(("dist.", "torch.distributed.")) and called(each).endswith(names):
-                yield script.finding(
-                    "T18",
-                    each,
-                    f"{called(each)} stands under `if {test}`",
-                    "every process makes every collective call",
-                    "take it out of the branch",
-                    sure=FOUND,
-                )
+                yield script.finding("T18", each, f"{called(each)} stands under `if {test}`", sure=FOUND)
 
 
 def forgotten_parameters(script: Script) -> Iterator[Finding]:
@@ -197,13 +173,7 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
         return  # all of them at once, or in a way that is not read here
     for name, line in parts.items():
         if name not in used and not any(name in text for text in texts):
-            yield script.finding(
-                "T14",
-                line,
-                f"`{name}` has parameters, and no optimizer is given them",
-                "every parameter in one group",
-                "add it to a group, or say that it stays as it starts",
-            )
+            yield script.finding("T14", line, f"`{name}` has parameters, and no optimizer is given them")
 
 
 def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], depth: int) -> bool:
@@ -262,13 +232,7 @@ def seed_search(script: Script) -> Iterator[Finding]:
             node.target.id in names_in(each) for each in calls(node, "manual_seed")
         )
         if varies and compares:
-            yield script.finding(
-                "K14",
-                node,
-                "a loop tries seeds and keeps the better",
-                "seeds named in advance, all of them reported",
-                "report the mean over all seeds",
-            )
+            yield script.finding("K14", node, "a loop tries seeds and keeps the better")
 
 
 CHECKS = (

@@ -45,8 +45,6 @@ def lone_space(name: str, pieces: Sequence[str | bytes]) -> Iterator[Finding]:
             FOUND,
             name,
             f"none of {len(pieces):,} pieces is a lone space: it becomes three byte tokens",
-            "a piece for it, or bytes counted from the text",
-            "train the tokenizer with it, and sum the bytes of the tokens against the text",
         )
 
 
@@ -64,8 +62,6 @@ def half_characters(
             FOUND,
             f"{place}: token {wrong[0]}",
             f"{len(wrong)} of {len(halves)} tokens of {name} that are one byte of a character count as 3",
-            "1 byte each: 3 are those of the sign that stands in for half a character",
-            "take the bytes of the pieces, not of decoded text; their sum over a text is its length",
         )
 
 

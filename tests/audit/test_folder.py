@@ -128,7 +128,7 @@ def test_readme_against_claims(folder):
     assert codes(folder) == [("K11", SUSPECTED)]
     page.write_text(text.replace("| 1.20230 |", "| 1.20130 |"))
     (found,) = audit(folder, RULES).findings
-    assert found.slip and found.where.startswith("README.md:")
+    assert found.minor and found.where.startswith("README.md:")
 
 
 def test_code_in_a_second_file(folder):

@@ -108,15 +108,14 @@ def _of_probes(seen: Run) -> Iterator[Finding]:
     for each in seen.of("seen"):
         if each.get("early"):
             said = f"{each['early']} tokens are learned before they have a score, of {each.get('learnt', 0)}"
-            way = "score each token before it is learned"
-            yield Finding("V04", FOUND, f"{seen.script}: {short(each.get('name', ''))}", said, "none", way)
+            yield Finding("V04", FOUND, f"{seen.script}: {short(each.get('name', ''))}", said)
 
 
 def _of_training(seen: Run) -> Iterator[Finding]:
     for each in seen.of("learnt"):
         if each.get("early"):
             said = f"{each['early']} gradients or steps on validation tokens before the last file of a model"
-            yield Finding("V06", SUSPECTED, seen.script, said, "none", "train on training tokens alone")
+            yield Finding("V06", SUSPECTED, seen.script, said)
             return
 
 
@@ -124,7 +123,7 @@ def _of_reload(seen: Run) -> Iterator[Finding]:
     scores = seen.of("evaluated", TINY)
     if scores and scores[-1].get("saves") and scores[-1].get("reloaded") is False:
         said = f"nothing is loaded between the last file written and {short(scores[-1].get('name', ''))}"
-        yield Finding("T13", SUSPECTED, seen.script, said, "the score of what was read back")
+        yield Finding("T13", SUSPECTED, seen.script, said)
 
 
 def _pair(seen: Run) -> list[Line]:
@@ -137,7 +136,7 @@ def _pair(seen: Run) -> list[Line]:
 
 def _of_processes(seen: Run) -> Iterator[Finding]:
     if any(each["stage"] == SHARED for each in seen.of("unended")):
-        yield Finding("T18", SUSPECTED, seen.script, "two processes do not come to an end", "they do")
+        yield Finding("T18", SUSPECTED, seen.script, "two processes do not come to an end")
     alone = seen.of("evaluated", TINY, UNTRAINED)  # after training they need not be the same model
     first = [each for each in seen.of("evaluated", SHARED) if each["rank"] == 0]
     untrained = all(each[:1] and not each[0].get("steps") for each in (alone, first))
@@ -145,8 +144,8 @@ def _of_processes(seen: Run) -> Iterator[Finding]:
         one, two = alone[0].get("loss", 0.0), first[0].get("loss", 0.0)
         if abs(one - two) > APART:
             said = f"the first score is {one:.4f} by one process and {two:.4f} by two"
-            yield Finding("V18", SUSPECTED, seen.script, said, "the same score")
+            yield Finding("V18", SUSPECTED, seen.script, said)
     pair = _pair(seen)
     if len(pair) == 2 and abs(pair[0].get("loss", 0.0) - pair[1].get("loss", 0.0)) > APART:
         said = f"one process reports {pair[0].get('loss', 0.0):.4f}, the other {pair[1].get('loss', 0.0):.4f}"
-        yield Finding("V18", SUSPECTED, seen.script, said, "the same score")
+        yield Finding("V18", SUSPECTED, seen.script, said)
