@@ -192,7 +192,7 @@ def _sum_of_every_target(case: Case) -> None:
         raise NotAskedError(
             f"it gives no distributions, and {case.scorer.vocabulary_size:,} targets are many"
         )
-    for position in (case.probed[len(case.probed) // 2], case.probed[-1]):
+    for position in sorted({case.probed[len(case.probed) // 2], case.probed[-1]}):
         total = float(np.exp(-case.scorer.every_target(case.tokens, position)).sum())
         if not abs(total - 1) <= max(case.scorer.shape_tolerance, case.scorer.tolerance):
             raise BrokenRuleError(

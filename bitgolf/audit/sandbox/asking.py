@@ -15,6 +15,7 @@ POSITIONS = 2
 
 def probe(evaluation: Evaluation, say: Say, tokens: np.ndarray) -> None:
     """All probes of one scorer. What is seen of one that reports more is asked whether it looks ahead."""
+    tokens = least(evaluation, tokens)
     evaluation.rows(tokens)
     seen = evaluation.is_seen()
     say("seen", name=evaluation.name, seen=seen, early=evaluation.early, learnt=evaluation.learnt)
@@ -24,6 +25,19 @@ def probe(evaluation: Evaluation, say: Say, tokens: np.ndarray) -> None:
     again = phrases[np.random.default_rng(10).integers(0, 4, 16)].reshape(-1)
     again[0] = BOS
     _put(Told(evaluation), Text(again, BOS), ("sums to one",), "told", say)
+
+
+def least(evaluation: Evaluation, tokens: np.ndarray) -> np.ndarray:
+    """The text that a scorer is probed on: of one that adapts the first half, if it learns in that too.
+
+    Each of some hundred questions is a whole evaluation; chunks are a quarter of the text.
+    """
+    half, before = tokens[: len(tokens) // 2 + 1], evaluation.watch.steps
+    try:
+        evaluation.rows(half)
+    except Exception:  # of a script that takes no other length
+        return tokens
+    return half if evaluation.learnt or evaluation.watch.steps > before else tokens
 
 
 def _put(scorer: Scorer, text: Text, names: tuple[str, ...], how: str, say: Say) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from bitgolf.audit.finding import CANNOT_TELL
+from bitgolf.audit.sandbox.asking import least
 from bitgolf.audit.sandbox.findings import findings
 from bitgolf.audit.sandbox.lines import TINY, parsed
 from bitgolf.audit.sandbox.run import Run
@@ -60,6 +61,25 @@ def test_each_reason_is_of_its_own_probe():
     assert whys["B01"].endswith("f: it counts no bytes") and "no function" in whys["V06"]
     summed = probes[0] | {"probe": "sums to one", "ended": "passed", "why": ""}
     assert "V08" in findings(seen_of(*probes, summed))[1]
+
+
+class Asked:
+    """Learns once for each chunk that another follows."""
+
+    def __init__(self, chunk, fails=False):
+        self.chunk, self.fails, self.learnt, self.watch = chunk, fails, 0, Watch()
+
+    def rows(self, tokens):
+        if self.fails and len(tokens) < 257:
+            raise ValueError("of another length")
+        self.watch.steps += (len(tokens) - 2) // self.chunk if self.chunk else 0
+
+
+def test_a_scorer_that_adapts_is_asked_by_the_least_text_in_which_it_does():
+    text = np.arange(257)
+    assert len(least(Asked(64), text)) == 129
+    for whole in (Asked(0), Asked(128), Asked(64, fails=True)):  # no learning, none in half of it, no half
+        assert len(least(whole, text)) == 257
 
 
 class Own(torch.nn.Module):
