@@ -4,9 +4,7 @@ import ast
 import copy
 from collections.abc import Mapping
 
-from bitgolf.audit.values import (
-    Frame,
-)
+from bitgolf.audit.values import Frame
 
 
 def text_of_index(node: ast.expr | None, frame: Frame) -> str:

@@ -306,12 +306,5 @@ def _left_out(tree: ast.Module, name: str) -> bool:
     return False
 
 
-CHECKS = (
-    another_grid,
-    high_floor,
-    missed_hooks,
-    worse_than_rounding,
-    recompiled,
-    exported_for_training,
-)
+CHECKS = (another_grid, high_floor, missed_hooks, worse_than_rounding, recompiled, exported_for_training)
 COVERED = frozenset("T05 T07 T08 T11 T12 K06".split())

@@ -5,14 +5,7 @@ from collections.abc import Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import (
-    called,
-    calls,
-    names_in,
-    nodes,
-    stops,
-    ways,
-)
+from bitgolf.audit.tree import called, calls, names_in, nodes, stops, ways
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -125,10 +118,5 @@ def _memory_settings(tree: ast.Module) -> set[int]:
     return {library for library in own if is_harmless(library)}
 
 
-CHECKS = (
-    silent_fallback,
-    asked_for,
-    binary_megabytes,
-    outside_code,
-)
+CHECKS = (silent_fallback, asked_for, binary_megabytes, outside_code)
 COVERED = frozenset("K02 K03 K04".split())

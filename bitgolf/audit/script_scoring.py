@@ -6,16 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import (
-    called,
-    last_called,
-    lines_of,
-    methods,
-    names_given,
-    names_in,
-    nodes,
-    ways,
-)
+from bitgolf.audit.tree import called, last_called, lines_of, methods, names_given, names_in, nodes, ways
 from bitgolf.audit.values import (
     AVERAGED,
     BEFORE,

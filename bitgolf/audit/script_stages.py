@@ -6,14 +6,7 @@ from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import (
-    called,
-    calls,
-    last_called,
-    names_in,
-    nodes,
-    number,
-)
+from bitgolf.audit.tree import called, calls, last_called, names_in, nodes, number
 from bitgolf.audit.values import COUNTER, TIME, VAL, Event, common, kinds
 
 LEAST_LEFT = 0.1  # of the start in an average, that is worth a word

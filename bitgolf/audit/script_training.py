@@ -5,16 +5,7 @@ from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import (
-    called,
-    calls,
-    holds,
-    last_called,
-    methods,
-    names_given,
-    names_in,
-    nodes,
-)
+from bitgolf.audit.tree import called, calls, holds, last_called, methods, names_given, names_in, nodes
 from bitgolf.audit.values import Frame, kinds
 
 
