@@ -26,12 +26,16 @@ class Script(NamedTuple):
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
 
+    def of(self, kind: str, *marks: str) -> list[Event]:
+        """The events of a kind whose values carry all of these marks."""
+        return [event for event in self.events if event.kind == kind and event.value.has(*marks)]
+
     @property
     def unfollowed(self) -> str:
         """Why its score is not known; empty where it was followed to it."""
         if not self.flow.whole:
             return "too long to be followed"
-        if not any(event.kind == "score" for event in self.events):
+        if not self.of("score"):
             return "no score of validation tokens was found in the flow"
         return ""
 
@@ -39,6 +43,11 @@ class Script(NamedTuple):
     def inner(self) -> Layer:
         """What really runs."""
         return self.layers[-1]
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree."""
+        return self.inner.tree
 
     def at(self, place: int | ast.AST) -> str:
         """A line, or that of a node, for people."""
@@ -90,5 +99,5 @@ def follow(
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:
     """All functions of what runs. beside: those of the files that it imports too."""
-    trees = script.flow.trees if beside else [script.inner.tree]
+    trees = script.flow.trees if beside else [script.tree]
     return (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))

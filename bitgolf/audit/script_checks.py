@@ -9,6 +9,7 @@ from bitgolf.audit import (
     script_scoring,
     script_stages,
     script_training,
+    script_windows,
 )
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding, in_order
 from bitgolf.audit.script import Script
@@ -27,12 +28,13 @@ def check_script(script: Script) -> Iterator[Finding]:
     if said := script.unfollowed:
         for code in ("V04", "V05", "V06"):
             yield Finding(code, CANNOT_TELL, script.name, said, way_out="look by hand, or run the scorer")
-    found = in_order([each for check in script_scoring.CHECKS for each in check(script)])
+    found = in_order([each for part in FLOWS for check in part.CHECKS for each in check(script)])
     yield from {(each.code, each.where): each for each in reversed(found)}.values()  # the surest of a place
     for part in PATTERNS:
         for pattern in part.CHECKS:
             yield from pattern(script)
 
 
+FLOWS = (script_scoring, script_windows)
 PATTERNS = (script_bytes, script_packing, script_grids, script_stages, script_training)
-COVERED = script_scoring.COVERED.union(*(each.COVERED for each in PATTERNS))
+COVERED = frozenset[str]().union(*(each.COVERED for each in (*FLOWS, *PATTERNS)))

@@ -1,0 +1,162 @@
+"""What a script scores: all tokens or some, in which windows, over documents, by how many processes."""
+
+import ast
+from collections.abc import Iterator, Sequence
+
+from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import called, last_called, lines_of, methods, names_in, nodes, number, ways
+from bitgolf.audit.values import AVERAGED, FILLED, GOLD, RANK, SIZE, SUM, VAL
+
+CUTS = {
+    "step": "one validation token of {} is taken",
+    "drawn": "validation tokens are drawn at random",
+    "turns": "only {} turns are taken through the validation tokens",
+    "files": "only the first {} files of validation tokens are read",
+}
+TRAINING_TESTS = ("self.training", "not self.training", "self.training is True", "self.training is False")
+
+
+def cut_validation(script: Script) -> Iterator[Finding]:
+    """V11: tokens that are left out, or a loop that scores and ends after so many."""
+    one_by_one = {each.owner for each in script.of("file")}  # other files are read in turn
+    last = max((score.time for score in script.of("score")), default=0)
+    for cut in script.of("cut"):
+        if cut.owner not in one_by_one:
+            sure = SUSPECTED if cut.value.set or cut.way or cut.time >= last else FOUND
+            said = CUTS.get(cut.way, "validation tokens are cut at {}").format(
+                f"{cut.value.number or 0:,.0f}"
+            )
+            yield script.finding("V11", cut, said, sure=sure)
+    for limit in script.of("limit"):
+        inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
+        if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
+            said = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
+            yield script.finding("V11", limit, said)
+
+
+def one_process(script: Script) -> Iterator[Finding]:
+    """V18: scores by rank that nobody adds up."""
+    last = max(script.of("score", RANK), key=lambda event: event.time, default=None)
+    if last and not any(
+        event.time > last.time and event.value.marks & {SUM, GOLD, SIZE, VAL} for event in script.of("gather")
+    ):
+        yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
+
+
+def drops_windows(script: Script) -> Iterator[Finding]:
+    """V17, B11: windows that are left out or padded, or means that are added as if all were equal."""
+    for score in script.of("score", VAL, AVERAGED):
+        yield script.finding("V17", score, "means of windows are added without their numbers of tokens")
+    for score in script.of("score", VAL, FILLED):
+        yield script.finding("B11", score, "the loss is taken over a padded batch, padding included")
+    scored = {event.line for event in script.of("score", VAL)}
+    for function in functions(script):
+        for loop in nodes(function, ast.For):
+            if (place := _leaves_tail(loop)) and scored.intersection(lines_of(loop)):
+                yield script.finding("V17", place, "the last window is left out where it is not whole")
+
+
+def _leaves_tail(loop: ast.For) -> ast.AST | None:
+    """`range(0, n - length, stride)`, or `if len(window) < length: continue`; lengths of up to 2 are none."""
+    match loop.iter:
+        case ast.Call(func=ast.Name("range"), args=[_, ast.BinOp(op=ast.Sub(), right=taken), _]):
+            if not _is_at_most(taken, 1):
+                return loop.iter
+    for statement in loop.body:
+        match statement:
+            case ast.If(test=ast.Compare(ops=[ast.Lt() | ast.NotEq(), *_]) as test, body=[*_, last]):
+                sides = [test.left, *test.comparators]
+                sized = any(
+                    called(each) == "len" or ".numel" in ast.unparse(each) or ".shape" in ast.unparse(each)
+                    for each in sides
+                )
+                if sized and isinstance(last, ast.Continue | ast.Break) and not _is_at_most(sides[1], 2):
+                    return statement
+    return None
+
+
+def _is_at_most(node: ast.expr, most: int) -> bool:
+    return (said := number(node)) is not None and said <= most
+
+
+def unseen_places(script: Script) -> Iterator[Finding]:
+    """V16: evaluated with longer contexts than trained, or with another attention."""
+    trained = max((event.value.number or 0 for event in script.of("train width")), default=0)
+    widest = max(script.of("val width"), key=lambda event: event.value.number or 0, default=None)
+    if widest and 0 < trained < (width := widest.value.number or 0):
+        said = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
+        yield script.finding("V16", widest, said)
+    for kind in nodes(script.tree, ast.ClassDef):
+        for node in nodes(kind, ast.If, ast.IfExp):
+            if ast.unparse(node.test) in TRAINING_TESTS:
+                one, two = map(_attention, ways(node))
+                if one != two:
+                    said = "attention looks elsewhere while it trains than while it scores"
+                    yield script.finding("V16", node, said)
+
+
+def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
+    """Masks, windows and lengths in some statements."""
+    texts = set()
+    for node in (inner for each in body for inner in ast.walk(each)):
+        if isinstance(node, ast.keyword):
+            if node.arg in ("attn_mask", "window_size", "is_causal", "block_mask"):
+                texts.add(ast.unparse(node.value))
+        elif last_called(node) in ("tril", "triu", "band_mask", "create_block_mask"):
+            texts.add(ast.unparse(node))
+        elif isinstance(node, ast.Assign):
+            named = " ".join(map(ast.unparse, node.targets))
+            if "window" in named or "mask" in named:
+                texts.add(ast.unparse(node.value))
+    return frozenset(texts)
+
+
+def across_documents(script: Script) -> Iterator[Finding]:
+    """V15: a layer mixes in the position before, where documents are said to be kept apart."""
+    if not any(map(_keeps_apart, nodes(script.tree, ast.Call))):
+        return
+    for kind in nodes(script.tree, ast.ClassDef):
+        if not any(method.name.startswith("forward") for method in methods(kind)):
+            continue
+        for method in methods(kind):
+            shifted = [node for node in nodes(method, ast.Call) if _is_shift(node)]
+            masked = any(isinstance(node.ops[0], ast.Eq | ast.NotEq) for node in nodes(method, ast.Compare))
+            if shifted and not masked and not _over_ids(method, shifted):
+                said = "the position before is mixed in, across the start of a document too"
+                yield script.finding("V15", shifted[0], said)
+
+
+def _keeps_apart(node: ast.Call) -> bool:
+    """Attention of varying lengths, documents as an argument, or starts that are counted."""
+    return (
+        last_called(node).endswith(("varlen_func", "create_block_mask"))
+        or any((word.arg or "").startswith(("cu_seqlens", "document")) for word in node.keywords)
+        or last_called(node) == "cumsum"
+        and any(nodes(node, ast.Compare))
+    )
+
+
+def _is_shift(node: ast.Call) -> bool:
+    """`x[:, :-1]` that is put behind something, or rolled by one."""
+    if last_called(node) == "roll":
+        return any(number(each) == 1 for each in node.args[:2])
+    if last_called(node) not in ("cat", "pad", "concat", "concatenate"):
+        return False
+    return any(
+        each.lower is None and each.upper is not None and ast.unparse(each.upper) == "-1"
+        for each in nodes(node, ast.Slice)
+    )
+
+
+def _over_ids(method: ast.FunctionDef, shifted: list[ast.Call]) -> bool:
+    """Whether what is shifted are token numbers that are hashed or looked up, not vectors."""
+    names = {name for node in shifted for name in names_in(node)} - {"torch", "F"}
+    return any(
+        isinstance(node.op, ast.Mod | ast.BitXor) and names & names_in(node)
+        for node in nodes(method, ast.BinOp)
+    )
+
+
+CHECKS = (cut_validation, one_process, drops_windows, unseen_places, across_documents)
+COVERED = frozenset("V11 V15 V16 V17 V18 B11".split())
