@@ -1,11 +1,11 @@
 """What a script packs, with what, and what it needs that is not counted."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
-from bitgolf.audit.script import Script
-from bitgolf.audit.tree import called, calls, names_in, nodes, stops, ways
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.tree import called, calls, names_given, names_in, nodes, stops, ways
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -15,7 +15,7 @@ DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 
 def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
-    for node in nodes(script.inner.tree, ast.Try):
+    for node in nodes(script.tree, ast.Try):
         wanted = {
             alias.name.partition(".")[0]
             for each in node.body
@@ -29,31 +29,43 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
 
 def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
     """Whether a missing module is only noted, and an error is raised where it is needed."""
-    names = set()
-    for node in (each for handler in handlers for each in handler.body):
-        value = node.value if isinstance(node, ast.Assign) else None
-        if not (isinstance(value, ast.Constant) and not value.value):
-            return False
-        names |= {ast.unparse(target) for target in node.targets}  # type: ignore[attr-defined]
-    tree = script.inner.tree
-    for each in nodes(tree, ast.Assign):
-        if isinstance(each.value, ast.Name) and each.value.id in names:
-            names |= {ast.unparse(target) for target in each.targets}
+    notes = [node for handler in handlers for node in handler.body]
+    if not all(
+        isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and not node.value.value
+        for node in notes
+    ):
+        return False
+    noted = {name for node in notes if isinstance(node, ast.Assign) for name in names_given(node)}
+    own = [(function, _aliases(nodes(function, ast.Assign), noted)) for function in functions(script)]
+    places = [(script.tree, noted | _aliases(script.tree.body, noted)), *own]
     tests = [
-        node
-        for node in nodes(tree, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
-        if names & names_in(node.test if isinstance(node, ast.If | ast.IfExp) else node)
+        test
+        for place, names in places
+        for test in nodes(place, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
+        if names & names_in(test.test if isinstance(test, ast.If | ast.IfExp) else test)
     ]
     used = any(
-        isinstance(each.value, ast.Name) and each.value.id in names for each in nodes(tree, ast.Attribute)
+        isinstance(each.value, ast.Name) and each.value.id in names
+        for place, names in places
+        for each in nodes(place, ast.Attribute)
     )
-    raises = any(True for test in tests for _ in nodes(test, ast.Raise))
+    raises = any(any(nodes(test, ast.Raise)) for test in tests)
     return raises or used and not tests  # where nobody asks, the first use is an error
+
+
+def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
+    """Names that are given one of these."""
+    return {
+        name
+        for each in statements
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name) and each.value.id in names
+        for name in names_given(each)
+    }
 
 
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
-    for node in nodes(script.inner.tree, ast.BinOp):
+    for node in nodes(script.tree, ast.BinOp):
         if not isinstance(node.op, ast.Mult):
             continue
         text = ast.unparse(node).replace("(", "").replace(")", "")
@@ -65,7 +77,7 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
 
 def asked_for(script: Script) -> Iterator[Finding]:
     """K04: the same by asking whether a compressor is there."""
-    for node in nodes(script.inner.tree, ast.If, ast.IfExp):
+    for node in nodes(script.tree, ast.If, ast.IfExp):
         if not any(calls(node.test, "find_spec")):
             continue
         wanted = {str(each.value) for each in nodes(node.test, ast.Constant)} & COMPRESSORS
@@ -76,8 +88,8 @@ def asked_for(script: Script) -> Iterator[Finding]:
 
 def outside_code(script: Script) -> Iterator[Finding]:
     """K03: downloads; programs and compiled code from outside are told as what cannot be read."""
-    harmless = _memory_settings(script.inner.tree)
-    for node in nodes(script.inner.tree, ast.Call):
+    harmless = _memory_settings(script.tree)
+    for node in nodes(script.tree, ast.Call):
         name = called(node)
         if name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
             yield script.finding("K03", node, f"{name} reads from the network")

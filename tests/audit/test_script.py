@@ -125,6 +125,18 @@ NEIGHBOURS = {
         ("    packed = lzma.compress(buffer", "    squeeze = brotli\n    packed = squeeze.compress(buffer"),
         ("lzma.decompress(packed)", "brotli.decompress(packed)"),
     ],
+    "a compressor under a short name that another function asks for": [
+        ("import glob\n", "import glob\ntry:\n    import brotli\nexcept ImportError:\n    brotli = None\n"),
+        ("    packed = lzma.compress(buffer", "    c = brotli\n    packed = c.compress(buffer"),
+        ("lzma.decompress(packed)", "brotli.decompress(packed)"),
+        ("class Block(", "def least(c):\n    if c:\n        return min(c)\n\nclass Block("),
+    ],
+    "a mean by its tokens": [
+        (
+            'loss = F.cross_entropy(net(before), after, reduction="none")',
+            "loss = 640 * F.cross_entropy(net(before), after)",
+        ),
+    ],
     "a clock that ends the scoring alone": [
         ("import glob\n", "import glob\nimport time\n"),
         (
