@@ -31,10 +31,10 @@ from bitgolf.audit.values import (
     base_name,
     constant,
     few,
-    folded,
     last_name,
 )
 from bitgolf.audit.walk import MOST_STEPS, Walk
+from bitgolf.public.constants import folded
 
 
 class Expressions(Walk):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    arithmetic,
     attributes_given,
     called,
     calls,
@@ -15,9 +16,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
-    number,
 )
-from bitgolf.audit.values import folded
 
 LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
 
@@ -37,7 +36,7 @@ class Grid(NamedTuple):
 def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
     found = []
-    constants = _constants(script.inner.tree)
+    constants = _constants(script.tree)
     for function in functions(script):
         if not any(calls(function, *ROUNDS)):
             continue
@@ -51,7 +50,7 @@ def grids(script: Script) -> list[Grid]:
             name: value
             for name, value in zip(
                 reversed([each.arg for each in function.args.args]),
-                reversed([_number(each, constants) for each in function.args.defaults]),
+                reversed([arithmetic(each, constants) for each in function.args.defaults]),
             )
             if value is not None
         }
@@ -61,7 +60,7 @@ def grids(script: Script) -> list[Grid]:
             if called(node) in ("torch.clamp", "torch.clip", "np.clip"):
                 bounds = bounds[1:]
             bounds += [words[name] for name in ("min", "max") if name in words]
-            numbers = [_number(each, constants | own) for each in bounds]
+            numbers = [arithmetic(each, constants | own) for each in bounds]
             if (
                 len(numbers) == 2
                 and None not in numbers
@@ -89,25 +88,10 @@ def _constants(tree: ast.AST) -> dict[str, float]:
     for node in nodes(tree, ast.Assign):
         if len(node.targets) != 1:
             continue
-        target, value = node.targets[0], _number(node.value, found)
+        target, value = node.targets[0], arithmetic(node.value, found)
         if isinstance(target, ast.Name) and value is not None:
             found[target.id] = value
     return found
-
-
-def _number(node: ast.expr | None, names: dict[str, float]) -> float | None:
-    match node:
-        case ast.Name():
-            return names.get(node.id)
-        case ast.UnaryOp(op=ast.USub()):
-            inner = _number(node.operand, names)
-            return None if inner is None else -inner
-        case ast.BinOp():
-            left, right = _number(node.left, names), _number(node.right, names)
-            if left is None or right is None:
-                return None
-            return folded(node.op, left, right)
-    return number(node)
 
 
 def another_grid(script: Script) -> Iterator[Finding]:
@@ -130,11 +114,11 @@ def another_grid(script: Script) -> Iterator[Finding]:
 
 def high_floor(script: Script) -> Iterator[Finding]:
     """T08: a floor of scales that small rows fall below."""
-    constants = _constants(script.inner.tree)
-    for node in calls(script.inner.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
+    constants = _constants(script.tree)
+    for node in calls(script.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
         words = {each.arg: each.value for each in node.keywords}
         floors = [words["min"]] if "min" in words else [*node.args]
-        numbers = [value for each in floors if (value := _number(each, constants)) is not None]
+        numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
         if not numbers or not LEAST_FLOOR <= numbers[0] <= MOST_FLOOR:
             continue
         function = next((each for each in functions(script) if holds(each, node)), None)
@@ -160,7 +144,7 @@ def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
 
 def missed_hooks(script: Script) -> Iterator[Finding]:
     """T11: statistics by hooks on layers whose forward is passed by."""
-    tree = script.inner.tree
+    tree = script.tree
     if not any(calls(tree, "register_forward_hook", "register_forward_pre_hook")):
         return
     made = attributes_given(tree, "Linear")
@@ -210,7 +194,7 @@ def _subtracts(node: ast.AugAssign | ast.Assign) -> bool:
 
 def recompiled(script: Script) -> Iterator[Finding]:
     """T05: numbers of a module, or lengths, that change while a compiled model runs."""
-    tree = script.inner.tree
+    tree = script.tree
     compiled = [
         node
         for node in ast.walk(tree)
@@ -268,7 +252,7 @@ def _is_length(loop: ast.AST, name: str) -> bool:
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
-    tree = script.inner.tree
+    tree = script.tree
     for kind in nodes(tree, ast.ClassDef):
         made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}

@@ -1,11 +1,15 @@
 """Questions to a syntax tree: what a node calls, names and holds, and which nodes of a kind there are."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar, overload
+
+from bitgolf.public.constants import folded
 
 Node = TypeVar("Node", bound=ast.AST)
 Other = TypeVar("Other", bound=ast.AST)
+NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 Branch = ast.If | ast.IfExp
 
 
@@ -100,3 +104,34 @@ def number(node: ast.expr | None) -> int | float | None:
     """A number that is written out; truth values are none."""
     value = node.value if isinstance(node, ast.Constant) else None
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def arithmetic(node: ast.expr | None, names: Mapping[str, float] = NO_NUMBERS) -> float | None:
+    """A number that is written out, or computed from such and from names that are known."""
+    match node:
+        case ast.Name():
+            return names.get(node.id)
+        case ast.UnaryOp(op=ast.USub()):
+            inner = arithmetic(node.operand, names)
+            return None if inner is None else -inner
+        case ast.BinOp():
+            left, right = arithmetic(node.left, names), arithmetic(node.right, names)
+            return None if left is None or right is None else folded(node.op, left, right)
+    return number(node)
+
+
+def contexts(node: ast.With) -> list[ast.expr]:
+    """What a block stands under."""
+    return [item.context_expr for item in node.items]
+
+
+def within(parts: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All nodes in some statements."""
+    return (each for part in parts for each in ast.walk(part))
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The modules that a statement imports; none for another node."""
+    if isinstance(node, ast.ImportFrom):
+        return [node.module] if node.module else []
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

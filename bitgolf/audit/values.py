@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bitgolf.public.constants import folded as folded
-
 VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
