@@ -1,6 +1,7 @@
 """How a script rounds: its grid in training against the exported one, scales, statistics, compilation."""
 
 import ast
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    within,
 )
 
 LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
@@ -24,12 +26,11 @@ ROUNDS = ("round", "round_", "rint")
 
 
 class Grid(NamedTuple):
-    """Levels from low to high, where rounded values are clipped to them. function: where."""
+    """Levels from low to high, where rounded values are clipped to them."""
 
     low: float
     high: float
     line: int
-    function: str
     exports: bool
 
 
@@ -41,55 +42,44 @@ def grids(script: Script) -> list[Grid]:
         if not any(calls(function, *ROUNDS)):
             continue
         text = ast.unparse(function)
-        exports = any(
-            word in text for word in ("torch.int8", "torch.uint8", ".char()", "np.int8", "np.uint8")
-        )
+        exports = ".char()" in text or any(kind in text for kind in EIGHT_BITS)
         straight = ".detach()" in text or "apply(" in text
-        kept = {id(part) for node in ast.walk(function) for part in _in_eight_bits(node)}
-        own = _constants(function) | {
-            name: value
-            for name, value in zip(
-                reversed([each.arg for each in function.args.args]),
-                reversed([arithmetic(each, constants) for each in function.args.defaults]),
-            )
-            if value is not None
-        }
+        kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
+        arguments, defaults = function.args.args, function.args.defaults
+        known = constants | _constants(function)
+        for argument, default in zip(reversed(arguments), reversed(defaults)):
+            if (value := arithmetic(default, constants)) is not None:
+                known[argument.arg] = value
         for node in calls(function, "clamp", "clip", "clamp_"):
             words = {each.arg: each.value for each in node.keywords}
-            bounds = [*node.args]
-            if called(node) in ("torch.clamp", "torch.clip", "np.clip"):
-                bounds = bounds[1:]
+            bounds = node.args[called(node) in ("torch.clamp", "torch.clip", "np.clip") :]
             bounds += [words[name] for name in ("min", "max") if name in words]
-            numbers = [arithmetic(each, constants | own) for each in bounds]
-            if (
-                len(numbers) == 2
-                and None not in numbers
-                and abs(numbers[0] or 0) >= 1
-                and (numbers[1] or 0) >= 1
-            ):
-                low, high = (float(each or 0) for each in numbers)
-                if exports or straight or id(function) in script.flow.owner:
-                    written = id(node) in kept or (exports and not straight)
-                    found.append(Grid(low, high, node.lineno, function.name, written))
+            numbers = [arithmetic(each, known) for each in bounds]
+            low, high = numbers if len(numbers) == 2 else (None, None)
+            if low is None or high is None or abs(low) < 1 or high < 1:
+                continue
+            if exports or straight or id(function) in script.flow.owner:
+                found.append(Grid(low, high, node.lineno, id(node) in kept or (exports and not straight)))
     return found
 
 
-def _in_eight_bits(node: ast.AST) -> Iterator[ast.AST]:
+EIGHT_BITS = ("torch.int8", "torch.uint8", "np.int8", "np.uint8")
+
+
+def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
     """What a call turns into 8-bit numbers, part by part: such a clip is exported, whatever is detached."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        kinds = {ast.unparse(each) for each in node.args}
-        if node.func.attr == "char" or kinds & {"torch.int8", "torch.uint8", "np.int8", "np.uint8"}:
-            yield from ast.walk(node.func.value)
+    if isinstance(node.func, ast.Attribute) and (
+        node.func.attr == "char" or any(ast.unparse(each) in EIGHT_BITS for each in node.args)
+    ):
+        yield from ast.walk(node.func.value)
 
 
 def _constants(tree: ast.AST) -> dict[str, float]:
     """Names that a number is given once, in this scope or in the whole script."""
     found: dict[str, float] = {}
     for node in nodes(tree, ast.Assign):
-        if len(node.targets) != 1:
-            continue
-        target, value = node.targets[0], arithmetic(node.value, found)
-        if isinstance(target, ast.Name) and value is not None:
+        value = arithmetic(node.value, found)
+        if len(node.targets) == 1 and isinstance(target := node.targets[0], ast.Name) and value is not None:
             found[target.id] = value
     return found
 
@@ -98,17 +88,13 @@ def another_grid(script: Script) -> Iterator[Finding]:
     """T07."""
     found = grids(script)
     exported = [each for each in found if each.exports]
+    levels = {(each.low, each.high) for each in exported}
     for grid in found:
-        if grid.exports or not exported:
-            continue
-        if not any((each.low, each.high) == (grid.low, grid.high) for each in exported):
+        if exported and not grid.exports and (grid.low, grid.high) not in levels:
             other = min(exported, key=lambda each: abs(each.high - grid.high) + abs(each.low - grid.low))
-            yield script.finding(
-                "T07",
-                grid.line,
-                f"trained on levels {grid.low:g} to {grid.high:g}",
-                f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})",
-            )
+            said = f"trained on levels {grid.low:g} to {grid.high:g}"
+            those = f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})"
+            yield script.finding("T07", grid.line, said, those)
             return
 
 
@@ -123,32 +109,23 @@ def high_floor(script: Script) -> Iterator[Finding]:
             continue
         function = next((each for each in functions(script) if holds(each, node)), None)
         if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):
-            yield script.finding(
-                "T08",
-                node,
-                f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero",
-            )
+            said = f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero"
+            yield script.finding("T08", node, said)
 
 
 def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
     """Whether what has the floor is made of absolute values: a scale."""
-    text = ast.unparse(node)
-    if "amax" in text or "quantile" in text or "abs(" in text:
-        return True
-    return any(
-        names_in(node) & names_given(each)
-        and any(word in ast.unparse(each.value) for word in ("abs(", "amax", "quantile"))
-        for each in nodes(function, ast.Assign)
-    )
+    made: list[ast.expr] = [node]
+    made += [each.value for each in nodes(function, ast.Assign) if names_in(node) & names_given(each)]
+    return any(word in ast.unparse(each) for each in made for word in ("amax", "quantile", "abs("))
 
 
 def missed_hooks(script: Script) -> Iterator[Finding]:
     """T11: statistics by hooks on layers whose forward is passed by."""
-    tree = script.tree
-    if not any(calls(tree, "register_forward_hook", "register_forward_pre_hook")):
+    if not any(calls(script.tree, "register_forward_hook", "register_forward_pre_hook")):
         return
-    made = attributes_given(tree, "Linear")
-    for node in calls(tree, "linear"):
+    made = attributes_given(script.tree, "Linear")
+    for node in calls(script.tree, "linear"):
         weights = {
             each.value.attr
             for part in node.args[1:2]
@@ -156,9 +133,8 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
             if each.attr == "weight" and isinstance(each.value, ast.Attribute)
         }
         for name in sorted(weights & made.keys()):
-            yield script.finding(
-                "T11", node, f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
-            )
+            said = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
+            yield script.finding("T11", node, said)
 
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:
@@ -173,12 +149,8 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
         )
         feedback = "sub_(" in text or any(map(_subtracts, nodes(function, ast.AugAssign, ast.Assign)))
         if not feedback or not damped:
-            yield script.finding(
-                "T12",
-                function,
-                "rounding with an inverse Hessian "
-                + ("that hands no error on" if not feedback else "without damping: its error may grow"),
-            )
+            how = "without damping: its error may grow" if feedback else "that hands no error on"
+            yield script.finding("T12", function, f"rounding with an inverse Hessian {how}")
 
 
 def _subtracts(node: ast.AugAssign | ast.Assign) -> bool:
@@ -194,49 +166,37 @@ def _subtracts(node: ast.AugAssign | ast.Assign) -> bool:
 
 def recompiled(script: Script) -> Iterator[Finding]:
     """T05: numbers of a module, or lengths, that change while a compiled model runs."""
-    tree = script.tree
-    compiled = [
+    compiled = [node for node in calls(script.tree, "compile") if called(node) in COMPILES]
+    decorated = [
         node
-        for node in ast.walk(tree)
-        if called(node) in ("torch.compile", "compile")
-        or "torch.compile" in ast.unparse(node)
-        and isinstance(node, ast.FunctionDef)
-        and any("torch.compile" in ast.unparse(each) for each in node.decorator_list)
+        for node in nodes(script.tree, ast.FunctionDef)
+        if any("torch.compile" in ast.unparse(each) for each in node.decorator_list)
     ]
-    if not compiled:
+    if not compiled and not decorated:
         return
-    for kind in nodes(tree, ast.ClassDef):
+    for kind in nodes(script.tree, ast.ClassDef):
         for method in (each for each in methods(kind) if each.name == "forward"):
             for node in nodes(method, ast.AugAssign):
                 if isinstance(node.target, ast.Attribute) and isinstance(node.value, ast.Constant):
-                    yield script.finding(
-                        "T05",
-                        node,
-                        f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant",
-                    )
-    dynamic = any(
-        isinstance(word, ast.keyword) and word.arg == "dynamic" and ast.unparse(word.value) == "True"
-        for node in compiled
-        for word in ast.walk(node)
-    ) or any(calls(tree, "mark_dynamic"))
-    if dynamic:
+                    said = f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant"
+                    yield script.finding("T05", node, said)
+    words = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
+    dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in words)
+    if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
-    for loop in nodes(tree, ast.For, ast.While):
-        if not any(calls(loop, "backward")):
-            continue
-        for given in nodes(loop, ast.Assign):
-            if (
-                isinstance(given.targets[0], ast.Name)
-                and _follows_steps(given.value, loop)
-                and _is_length(loop, given.targets[0].id)
-            ):
-                yield script.finding(
-                    "T05",
-                    given,
-                    f"the length `{ast.unparse(given.value)[:60]}` "
-                    "changes with the steps of a compiled model",
+    for loop in nodes(script.tree, ast.For, ast.While):
+        for given in nodes(loop, ast.Assign) if any(calls(loop, "backward")) else ():
+            length = given.targets[0]
+            named = isinstance(length, ast.Name) and _is_length(loop, length.id)
+            if named and _follows_steps(given.value, loop):
+                said = (
+                    f"the length `{ast.unparse(given.value)[:60]}` changes with the steps of a compiled model"
                 )
+                yield script.finding("T05", given, said)
                 return
+
+
+COMPILES = ("torch.compile", "compile")
 
 
 def _follows_steps(value: ast.expr, loop: ast.For | ast.While) -> bool:
@@ -252,42 +212,33 @@ def _is_length(loop: ast.AST, name: str) -> bool:
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
-    tree = script.tree
-    for kind in nodes(tree, ast.ClassDef):
+    for kind in nodes(script.tree, ast.ClassDef):
         made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}
         for method in (each for each in methods(kind) if each.name != "__init__"):
             training = {
                 id(inner)
                 for node in nodes(method, ast.If)
-                if "self.training" in ast.unparse(node.test)
-                and "not self.training" not in ast.unparse(node.test)
-                for part in node.body
-                for inner in ast.walk(part)
+                if re.search(r"(?<!not )self\.training", ast.unparse(node.test))
+                for inner in within(node.body)
             }
             for node in nodes(method, ast.Attribute):
                 if node.attr in made and isinstance(node.ctx, ast.Load):
                     uses.setdefault(node.attr, []).append(id(node) in training)
         for name, places in uses.items():
-            if all(places) and not _left_out(tree, name):
-                yield script.finding(
-                    "K06",
-                    made[name],
-                    f"`{name}` is used only in training, and nothing leaves it out of what is written",
-                )
+            if all(places) and not _left_out(script.tree, name):
+                said = f"`{name}` is used only in training, and nothing leaves it out of what is written"
+                yield script.finding("K06", made[name], said)
 
 
 def _left_out(tree: ast.Module, name: str) -> bool:
-    """Whether a text with the part's name stands in a condition, or it is deleted."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and name in node.value:
-            return True
-        if isinstance(node, ast.Delete) and any(name in ast.unparse(each) for each in node.targets):
-            return True
-        emptied = isinstance(node, ast.Assign) and ast.unparse(node.value) == "None"
-        if emptied and any(isinstance(each, ast.Attribute) and each.attr == name for each in node.targets):  # type: ignore[attr-defined]
-            return True
-    return False
+    """Whether the part's name stands in a text, or it is deleted or emptied."""
+    gone = [target for node in nodes(tree, ast.Delete) for target in node.targets]
+    emptied = (node for node in nodes(tree, ast.Assign) if ast.unparse(node.value) == "None")
+    gone += [target for node in emptied for target in node.targets]
+    return any(isinstance(each, ast.Attribute) and each.attr == name for each in gone) or any(
+        isinstance(node.value, str) and name in node.value for node in nodes(tree, ast.Constant)
+    )
 
 
 CHECKS = (another_grid, high_floor, missed_hooks, worse_than_rounding, recompiled, exported_for_training)

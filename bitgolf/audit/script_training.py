@@ -1,12 +1,23 @@
 """What goes wrong in a script's training without an error: averages, flags, parameters, processes, seeds."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, calls, holds, last_called, methods, names_given, names_in, nodes
-from bitgolf.audit.values import Frame, kinds
+from bitgolf.audit.tree import (
+    called,
+    calls,
+    last_called,
+    lines_of,
+    methods,
+    names_given,
+    names_in,
+    nodes,
+    within,
+)
+from bitgolf.audit.values import Frame
 
 
 def narrow_average(script: Script) -> Iterator[Finding]:
@@ -36,144 +47,127 @@ def _is_narrow_copy(node: ast.expr) -> bool:
 
 def folded_flag(script: Script) -> Iterator[Finding]:
     """T04: a class attribute that is off when the model is compiled, and set later."""
-    tree = script.inner.tree
     defaults: set[tuple[str, str]] = set()
     read: set[str] = set()
-    for kind in nodes(tree, ast.ClassDef):
+    for kind in nodes(script.tree, ast.ClassDef):
         for item in kind.body:
-            if isinstance(item, ast.Assign | ast.AnnAssign) and _is_off(item.value):
+            if isinstance(item, ast.Assign | ast.AnnAssign) and _is_constant(item.value, False):
                 targets = item.targets if isinstance(item, ast.Assign) else [item.target]
                 defaults |= {(kind.name, each.id) for each in targets if isinstance(each, ast.Name)}
         for forward in (each for each in methods(kind) if each.name == "forward"):
             tests = [node.test for node in nodes(forward, ast.If, ast.IfExp)]
             read |= {each.attr for test in tests for each in nodes(test, ast.Attribute)}
-    compiles = [node for node in ast.walk(tree) if called(node) == "torch.compile"]
-    resets = [
-        node for node in ast.walk(tree) if called(node) in ("torch._dynamo.reset", "torch.compiler.reset")
-    ]
-    whole = [
-        node for node in compiles if isinstance(node, ast.Call) and node.args and _is_model(node.args[0])
-    ]
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and whole):
-            continue
-        target = node.targets[0]
-        owner = target.value.id if isinstance(target.value, ast.Name) else ""
-        is_on = isinstance(node.value, ast.Constant) and node.value.value is True
-        if is_on and (owner, target.attr) in defaults and target.attr in read:
-            again = [each for each in resets if abs(each.lineno - node.lineno) < 20]  # type: ignore[attr-defined]
-            if not again:
-                yield script.finding(
-                    "T04", node, f"{owner}.{target.attr} is set after torch.compile has read it as False"
-                )
-                return
+    names = [(called(node), node) for node in nodes(script.tree, ast.Call)]
+    resets = [node.lineno for name, node in names if name in ("torch._dynamo.reset", "torch.compiler.reset")]
+    if not any(name == "torch.compile" and _is_model(node.args[:1]) for name, node in names):
+        return
+    for node in nodes(script.tree, ast.Assign):
+        match node.targets[0]:
+            case ast.Attribute(value=ast.Name(owner), attr=flag):
+                again = any(abs(line - node.lineno) < 20 for line in resets)
+                known = (owner, flag) in defaults and flag in read
+                if known and not again and _is_constant(node.value, True):
+                    said = f"{owner}.{flag} is set after torch.compile has read it as False"
+                    yield script.finding("T04", node, said)
+                    return
 
 
-def _is_off(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Constant) and node.value is False
+def _is_constant(node: ast.expr | None, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
 
 
-def _is_model(node: ast.expr) -> bool:
+def _is_model(given: list[ast.expr]) -> bool:
     """A thing that is compiled whole, not one function of the module's top."""
-    return isinstance(node, ast.Name | ast.Attribute) and "newton" not in ast.unparse(node).lower()
+    return any(
+        isinstance(node, ast.Name | ast.Attribute) and "newton" not in ast.unparse(node).lower()
+        for node in given
+    )
 
 
 def late_environment(script: Script) -> Iterator[Finding]:
     """T06."""
     imported = 0
-    for node in script.inner.tree.body:
+    for node in script.tree.body:
         if isinstance(node, ast.Import) and any(alias.name == "torch" for alias in node.names):
             imported = imported or node.lineno
-        if not (imported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)):
-            continue
-        text = ast.unparse(node.targets[0])
-        if text.startswith("os.environ[") and any(
-            word in text for word in ("PYTORCH_", "CUDA_VISIBLE", "CUDA_LAUNCH", "OMP_NUM")
-        ):
-            yield script.finding("T06", node, f"{text} is set after torch was imported at line {imported}")
+        if imported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            text = ast.unparse(node.targets[0])
+            if re.match(r"os\.environ\[.*(?:PYTORCH_|CUDA_VISIBLE|CUDA_LAUNCH|OMP_NUM)", text):
+                said = f"{text} is set after torch was imported at line {imported}"
+                yield script.finding("T06", node, said)
+
+
+COLLECTIVE = re.compile(
+    r"(?:torch\.distributed|dist)\..*(?:all_reduce|all_gather|barrier|broadcast|reduce_scatter_tensor)$"
+)
+ONE_PROCESS = re.compile(r"(?:(?:self\.|h\.|local_)?rank|dist\.get_rank\(\)) == 0")
 
 
 def one_process_collective(script: Script) -> Iterator[Finding]:
     """T18: a collective call that one process alone makes."""
-    names = ("all_reduce", "all_gather", "barrier", "broadcast", "reduce_scatter_tensor")
-    for node in ast.walk(script.inner.tree):
-        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Compare) and not node.orelse):
-            continue
-        test = ast.unparse(node.test)
-        if test not in (
-            "rank == 0",
-            "dist.get_rank() == 0",
-            "self.rank == 0",
-            "local_rank == 0",
-            "h.rank == 0",
-        ):
-            continue
-        for each in (inner for statement in node.body for inner in ast.walk(statement)):
-            if called(each).startswith(("dist.", "torch.distributed.")) and called(each).endswith(names):
-                yield script.finding("T18", each, f"{called(each)} stands under `if {test}`", sure=FOUND)
+    for node in nodes(script.tree, ast.If):
+        if ONE_PROCESS.fullmatch(test := ast.unparse(node.test)) and not node.orelse:
+            for each in within(node.body):
+                if COLLECTIVE.match(called(each)):
+                    said = f"{called(each)} stands under `if {test}`"
+                    yield script.finding("T18", each, said, sure=FOUND)
 
 
 def forgotten_parameters(script: Script) -> Iterator[Finding]:
     """T14: parts of the model that no optimizer is given, where the parts are named one by one."""
-    tree = script.inner.tree
-    kinds_of = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    kinds_of = {node.name: node for node in nodes(script.tree, ast.ClassDef)}
     holders = {name for name, node in kinds_of.items() if _holds_parameters(node, kinds_of, 0)}
-    model = max(
-        (node for name, node in kinds_of.items() if name in holders and _has_blocks(node)),
-        key=lambda node: (node.end_lineno or 0) - node.lineno,
-        default=None,
-    )
-    if model is None:
+    models = [node for name, node in kinds_of.items() if name in holders and _has_blocks(node)]
+    if not models:
         return
-    parts: dict[str, int] = {}
-    off = [
-        range(node.body[0].lineno, (node.body[-1].end_lineno or 0) + 1)
-        for node in ast.walk(model)
-        if isinstance(node, ast.If) and script.flow.truth(node.test, Frame(model.name)) is False
-    ]
-    for node in ast.walk(model):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("self."):
-            kind = last_called(node.value)
-            if any(node.lineno in lines for lines in off):
-                continue
-            if kind in ("Parameter", "Embedding", "Linear") or kind in holders:
-                parts.setdefault(ast.unparse(node.targets[0])[5:], node.lineno)
-    adapting = {event.inside for event in kinds(script.events, "train")}
-    inside = range(model.lineno, (model.end_lineno or model.lineno) + 1)
+    model = max(models, key=lambda node: len(lines_of(node)))
+    adapting = {event.inside for event in script.of("train")}
     builders = [
         function
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.ClassDef)
-        and function is not model
-        and function.lineno not in inside
-        and _builds_optimizers(function)
+        for function in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
+        if function.lineno not in lines_of(model)
+        and any(map(_makes_optimizer, ast.walk(function)))
         and function.name not in adapting
     ]
-    if not builders:
-        return
-    used = {
-        each.attr for function in builders for each in ast.walk(function) if isinstance(each, ast.Attribute)
-    }
-    texts = {
-        each.value
-        for function in builders
-        for each in ast.walk(function)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
-    }
-    if not used & {"blocks"} or any(_takes_all(function) for function in builders):
+    used = {each.attr for each in within(builders) if isinstance(each, ast.Attribute)}
+    texts = [each.value for each in within(builders) if isinstance(each, ast.Constant)]
+    if "blocks" not in used or any(map(_takes_all, builders)):
         return  # all of them at once, or in a way that is not read here
-    for name, line in parts.items():
-        if name not in used and not any(name in text for text in texts):
-            yield script.finding("T14", line, f"`{name}` has parameters, and no optimizer is given them")
+    for name, line in _parts(script, model, holders).items():
+        if name not in used and not any(isinstance(text, str) and name in text for text in texts):
+            said = f"`{name}` has parameters, and no optimizer is given them"
+            yield script.finding("T14", line, said)
+
+
+def _parts(script: Script, model: ast.ClassDef, holders: set[str]) -> dict[str, int]:
+    """What a model holds parameters in, by name, and the line where; not what its settings leave out."""
+    off = {
+        line
+        for node in nodes(model, ast.If)
+        if script.flow.truth(node.test, Frame(model.name)) is False
+        for each in node.body
+        for line in lines_of(each)
+    }
+    parts: dict[str, int] = {}
+    for node in nodes(model, ast.Assign):
+        held = ast.unparse(node.targets[0])
+        if (
+            held.startswith("self.")
+            and last_called(node.value) in LAYERS | holders
+            and node.lineno not in off
+        ):
+            parts.setdefault(held[5:], node.lineno)
+    return parts
+
+
+LAYERS = {"Parameter", "Embedding", "Linear"}
 
 
 def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], depth: int) -> bool:
-    for each in ast.walk(node):
+    for each in nodes(node, ast.Call):
         kind = last_called(each)
-        if kind in ("Parameter", "Embedding", "Linear"):
-            return True
         inner = kinds_of.get(kind) if kind != node.name and depth < 3 else None
-        if inner and _holds_parameters(inner, kinds_of, depth + 1):
+        if kind in LAYERS or inner and _holds_parameters(inner, kinds_of, depth + 1):
             return True
     return any(ast.unparse(base).endswith(("Linear", "Embedding")) for base in node.bases)
 
@@ -184,37 +178,28 @@ def _has_blocks(node: ast.ClassDef) -> bool:
     )
 
 
-def _builds_optimizers(node: ast.AST) -> bool:
-    return any(called(each).startswith("torch.optim.") or called(each) == "Muon" for each in ast.walk(node))
+def _makes_optimizer(node: ast.AST) -> bool:
+    return called(node).startswith("torch.optim.") or called(node) == "Muon"
 
 
-def _takes_all(node: ast.AST) -> bool:
+def _takes_all(builder: ast.AST) -> bool:
     """Whether the whole model's parameters are asked for where groups are made."""
-    for each in ast.walk(node):
-        name = called(each)
-        if name.endswith((".named_parameters", ".parameters")):
-            owner = name.rpartition(".")[0]
-            if owner in ("model", "base_model", "self", "net", "raw_model", "compiled_model"):
-                inside = [
-                    loop
-                    for loop in ast.walk(node)
-                    if isinstance(loop, ast.For | ast.comprehension | ast.Call) and holds(loop, each)
-                ]
-                if any(_fills_groups(loop) for loop in inside):
-                    return True
-    return False
+    return any(
+        ALL_PARAMETERS.fullmatch(called(each))
+        for place in nodes(builder, ast.For, ast.Call)
+        if _makes_optimizer(place)
+        or isinstance(place, ast.For)
+        and any(called(each).endswith(".append") for each in ast.walk(place))
+        for each in ast.walk(place)
+    )
 
 
-def _fills_groups(node: ast.AST) -> bool:
-    """A loop that appends parameters, or an optimizer that is given them."""
-    if isinstance(node, ast.Call):
-        return called(node).startswith("torch.optim.") or called(node) == "Muon"
-    return isinstance(node, ast.For) and any(called(each).endswith(".append") for each in ast.walk(node))
+ALL_PARAMETERS = re.compile(r"(?:(?:raw_|base_|compiled_)?model|self|net)\.(?:named_)?parameters")
 
 
 def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
-    for node in nodes(script.inner.tree, ast.For):
+    for node in nodes(script.tree, ast.For):
         compares = any(
             isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt)
             for each in nodes(node, ast.If)
