@@ -189,9 +189,8 @@ def recompiled(script: Script) -> Iterator[Finding]:
             length = given.targets[0]
             named = isinstance(length, ast.Name) and _is_length(loop, length.id)
             if named and _follows_steps(given.value, loop):
-                said = (
-                    f"the length `{ast.unparse(given.value)[:60]}` changes with the steps of a compiled model"
-                )
+                what = ast.unparse(given.value)[:60]
+                said = f"the length `{what}` changes with the steps of a compiled model"
                 yield script.finding("T05", given, said)
                 return
 
@@ -233,7 +232,7 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
 
 def _left_out(tree: ast.Module, name: str) -> bool:
     """Whether the part's name stands in a text, or it is deleted or emptied."""
-    gone = [target for node in nodes(tree, ast.Delete) for target in node.targets]
+    gone = [inner for node in nodes(tree, ast.Delete) for inner in within(node.targets)]
     emptied = (node for node in nodes(tree, ast.Assign) if ast.unparse(node.value) == "None")
     gone += [target for node in emptied for target in node.targets]
     return any(isinstance(each, ast.Attribute) and each.attr == name for each in gone) or any(
