@@ -165,10 +165,10 @@ def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
 
 def _modules(tree: ast.Module, beside: list[Path]) -> list[tuple[str, ast.Module]]:
     """The files beside a script that it imports: names and trees."""
-    wanted = set(folder_checks.imported(tree))
+    wanted = {*folder_checks.modules_of(tree)}
     trees = []
     for path in beside:
-        if path.stem in wanted:
+        if path.name in wanted:
             try:
                 trees.append((path.name, unwrapped(path.name, path.read_bytes())[-1].tree))
             except BitgolfError:

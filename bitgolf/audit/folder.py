@@ -27,6 +27,11 @@ class Claims(NamedTuple):
     fields: dict[str, Any]
     seeds: dict[int, dict[str, float]]
 
+    @property
+    def scores(self) -> list[float]:
+        """The score of each seed that has one."""
+        return [bits for each in self.seeds.values() if (bits := bits_of(each)) is not None]
+
     def number(self, *names: str) -> float | None:
         """The first of these keys that is a number."""
         for name in names:
@@ -50,30 +55,32 @@ class Record(NamedTuple):
     outside: list[str]
 
     @property
+    def bits(self) -> float | None:
+        """The score on top of its submission.json."""
+        return self.claims.number("val_bpb") if self.claims else None
+
+    @property
     def reports(self) -> bool:
         """Whether any score is reported that could be wrong: an analysis may ship a script without one."""
-        claimed = self.claims is not None and self.claims.number("val_bpb") is not None
-        return claimed or not self.readme or any(log.scores for log in self.logs)
+        return self.bits is not None or not self.readme or any(log.scores for log in self.logs)
 
     @property
     def claimed(self) -> bool:
         """Whether a score is claimed: by the submission.json, or in words."""
-        said = self.claims is not None and self.claims.number("val_bpb") is not None
-        return said or CLAIM.search(self.readme) is not None
+        return self.bits is not None or CLAIM.search(self.readme) is not None
+
+    def logs_of(self, seed: int) -> list[Log]:
+        """The logs of a seed that have a score."""
+        return [log for log in self.logs if log.seed == seed and log.scores]
 
     @property
     def settings(self) -> dict[str, str]:
         """The variables that every command of the README sets alike for the script that runs."""
-        name = self.entry.name if self.entry else ENTRY[0]
-        runs = [
-            dict(VARIABLE.findall(run)) for run in re.findall(rf"(.*){re.escape(name)}", _joined(self.readme))
-        ]
-        runs = [each for each in runs if each]
-        return (
-            {key: value for key, value in runs[0].items() if all(each.get(key) == value for each in runs)}
-            if runs
-            else {}
-        )
+        name = re.escape(self.entry.name if self.entry else ENTRY[0])
+        text = re.sub(r"\\\s*\n\s*", " ", self.readme)  # a backslash continues a line
+        runs = [each for run in re.findall(f"(.*){name}", text) if (each := dict(VARIABLE.findall(run)))]
+        shared = runs[0].items() if runs else ()
+        return {key: value for key, value in shared if all(each.get(key) == value for each in runs)}
 
     @property
     def is_timed(self) -> bool:
@@ -81,11 +88,6 @@ class Record(NamedTuple):
         track = str(self.claims.fields.get("track", "")) if self.claims else ""
         words = f"{track} {self.folder.absolute()}".lower().replace("-", "_")
         return not re.search(r"non_?record|unlimited|notable", words)
-
-
-def _joined(text: str) -> str:
-    """A text in which a line that a backslash continues is one line."""
-    return re.sub(r"\\\s*\n\s*", " ", text)
 
 
 def read_record(folder: Path) -> Record:
@@ -158,13 +160,8 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
     found: dict[int, dict[str, float]] = {}
     for key in SEED_KEYS:
         value = fields.get(key)
-        rows = (
-            value.items()
-            if isinstance(value, dict)
-            else ((None, row) for row in value)
-            if isinstance(value, list)
-            else ()
-        )
+        rows = [*value.items()] if isinstance(value, dict) else []
+        rows += [(None, row) for row in value] if isinstance(value, list) else []
         for name, row in rows:
             number = re.search(r"\d+", str(name)) if name is not None else None
             if isinstance(row, dict):

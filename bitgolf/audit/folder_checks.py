@@ -3,6 +3,7 @@
 import ast
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import ARTIFACTS, Claims, Record
@@ -10,6 +11,7 @@ from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_
 from bitgolf.audit.folder_logs import configurations, copies, script_of_log, throttled
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
+from bitgolf.audit.tree import imported
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
 from bitgolf.inputs.typed import read_outside
@@ -39,8 +41,7 @@ def missing(record: Record, rules: Rules) -> Iterator[Finding]:
     if record.claims is None and not record.unreadable:
         yield Finding("K11", CANNOT_TELL, record.folder.name, "no submission.json")
     if not record.logs:
-        claimed = record.claims is not None and record.claims.number("val_bpb") is not None
-        sure = CANNOT_TELL if not claimed else FOUND if record.is_timed else SUSPECTED
+        sure = CANNOT_TELL if record.bits is None else FOUND if record.is_timed else SUSPECTED
         yield Finding("K13", sure, record.folder.name, "no log")
     if record.entry is None:
         yield Finding("K03", CANNOT_TELL, record.folder.name, "no script")
@@ -52,147 +53,96 @@ def missing(record: Record, rules: Rules) -> Iterator[Finding]:
 
 def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Finding]:
     """K01, K02, K05, K11: sizes that are claimed against the budget and the logs."""
-    total = claims.number(
-        "bytes_total", "total_bytes", "artifact_bytes_max", "artifact_bytes", "artifact_size_bytes"
-    )
+    keys = ("bytes_total", "total_bytes", "artifact_bytes_max", "artifact_bytes", "artifact_size_bytes")
+    total, where = claims.number(*keys), f"{claims.path.name}: bytes_total"
     if total is None:
         yield Finding("K01", CANNOT_TELL, claims.path.name, "no size in bytes under a usual key")
         return
     if total != int(total) or total < 1000:
-        yield Finding(
-            "K02", SUSPECTED, f"{claims.path.name}: bytes_total", f"{total:g}", "bytes, a whole number"
-        )
+        yield Finding("K02", SUSPECTED, where, f"{total:g}", "bytes, a whole number")
         return
-    if total > rules.budget_bytes:
-        yield Finding(
-            "K02" if total <= 16 * 2**20 and rules.budget_bytes == 16_000_000 else "K01",
-            FOUND,
-            f"{claims.path.name}: bytes_total",
-            f"{total:,.0f} bytes",
-            f"at most {rules.budget_bytes:,} decimal bytes; 16 MiB would be 16,777,216",
-        )
+    said, budget = f"{total:,.0f} bytes", rules.budget_bytes
+    if total > budget:
+        code = "K02" if total <= 16 * 2**20 and budget == 16_000_000 else "K01"
+        those = f"at most {budget:,} decimal bytes; 16 MiB would be 16,777,216"
+        yield Finding(code, FOUND, where, said, those)
     logs = [log for log in record.logs if log.seed in claims.seeds] or record.logs
     sizes = [size.bytes for log in logs for size in log.sizes_of("total")]
-    last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
-    if not sizes or total in sizes:
-        if last and total < max(last) and len(last) > 2 and len(set(last)) > 1:
-            yield Finding(
-                "K05",
-                SUSPECTED,
-                f"{claims.path.name}: bytes_total",
-                f"{total:,.0f} bytes",
-                f"{max(last):,}, the largest over the seeds",
-                minor=max(last) <= rules.budget_bytes,
-            )
+    if not sizes:
         return
-    mean = statistics.mean(last) if last else total
-    code = [size.bytes for log in logs for size in log.sizes_of("code")]
+    last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
+    minor = max(last) <= budget
+    if total in sizes:
+        if total < max(last) and len(last) > 2 and len({*last}) > 1:
+            those = f"{max(last):,}, the largest over the seeds"
+            yield Finding("K05", SUSPECTED, where, said, those, minor=minor)
+        return
+    code_sizes = [size.bytes for log in logs for size in log.sizes_of("code")]
     models = [size.bytes for log in logs for size in log.sizes_of("model")]
     shipped = [record.entry.stat().st_size] if record.entry else []
-    sums = [a + b for a in models for b in (*code, *shipped)]
-    if abs(total - mean) > 1 and total not in sums and total not in models:
-        yield Finding(
-            "K11",
-            SUSPECTED,
-            f"{claims.path.name}: bytes_total",
-            f"{total:,.0f} bytes",
-            f"a size of the logs: {', '.join(f'{each:,}' for each in sorted(set(last)))}",
-            minor=max(last) <= rules.budget_bytes,
-        )
+    sums = [a + b for a in models for b in (*code_sizes, *shipped)]
+    if abs(total - statistics.mean(last)) > 1 and total not in (*sums, *models):
+        those = f"a size of the logs: {', '.join(f'{each:,}' for each in sorted({*last}))}"
+        yield Finding("K11", SUSPECTED, where, said, those, minor=minor)
 
 
 def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterator[Finding]:
     """K01, K03: what lies in the folder, and what the script reads of it."""
     if record.entry is None or script is None:
         return
-    entry = record.entry
-    helpers = closure(record, script)
+    entry, budget = record.entry, rules.budget_bytes
     size = entry.stat().st_size
-    more = {path: (record.folder / path).stat().st_size for path in helpers}
+    more = {path: (record.folder / path).stat().st_size for path in closure(record, script)}
+    executed = {name for layer in script.layers for _, name in layer.files}
     for layer in script.layers:
         for line, name in layer.files:
-            yield Finding(
-                "K03",
-                FOUND,
-                f"{layer.name}:{line}",
-                f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {size:,}",
-            )
-    imported = sorted(
-        name for name in helpers if name not in {each for layer in script.layers for _, each in layer.files}
-    )
-    if imported:
-        yield Finding(
-            "K03",
-            SUSPECTED,
-            entry.name,
-            f"imports {', '.join(imported)}: {sum(more[name] for name in imported):,} bytes more",
-        )
-    models = [size for name, size in record.files.items() if name.endswith(ARTIFACTS[:3]) and "/" not in name]
-    models = [each for each in models if each > 10_000]
+            said = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {size:,}"
+            yield Finding("K03", FOUND, f"{layer.name}:{line}", said)
+    if helpers := sorted(more.keys() - executed):
+        said = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
+        yield Finding("K03", SUSPECTED, entry.name, said)
+    beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS[:3]) and "/" not in name]
+    models = [each for each in beside if each > 10_000]
     whole = size + sum(more.values())
-    packed = [size.bytes for log in record.logs for size in log.sizes_of("model")]
-    claimed = record.claims and record.claims.number("bytes_code", "code_bytes")
-    if len(models) == 1 and models[0] + whole > rules.budget_bytes:
-        yield Finding(
-            "K01",
-            FOUND,
-            record.folder.name,
-            f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}",
-            f"at most {rules.budget_bytes:,}",
-        )
-    elif packed and max(packed) + whole > rules.budget_bytes and max(packed) <= rules.budget_bytes:
+    packed = max((each.bytes for log in record.logs for each in log.sizes_of("model")), default=0)
+    if len(models) == 1 and models[0] + whole > budget:
+        said = f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}"
+        yield Finding("K01", FOUND, record.folder.name, said, f"at most {budget:,}")
+    elif packed and packed <= budget < packed + whole:
         yield Finding(
             "K03",
             SUSPECTED,
             entry.name,
-            f"{max(packed) + whole:,} bytes with the script as it is: model {max(packed):,}, code {whole:,}",
-            f"at most {rules.budget_bytes:,}",
-            way_out="ship the packed script whose bytes were counted",
+            f"{packed + whole:,} bytes with the script as it is: model {packed:,}, code {whole:,}",
+            f"at most {budget:,}",
+            "ship the packed script whose bytes were counted",
             minor=not rules.disputed_counts and whole < 200_000 + sum(more.values()),
         )
-    if (
-        claimed
-        and claimed != size
-        and claimed not in [s.bytes for log in record.logs for s in log.sizes_of("code")]
-    ):
-        yield Finding(
-            "K11",
-            SUSPECTED,
-            f"{record.claims.path.name}: bytes_code" if record.claims else entry.name,
-            f"{claimed:,.0f} bytes of code",
-            f"{size:,}, the size of {entry.name}",
-            minor=True,
-        )
+    claimed = record.claims.number("bytes_code", "code_bytes") if record.claims else None
+    counted = [each.bytes for log in record.logs for each in log.sizes_of("code")]
+    if record.claims and claimed and claimed not in (size, *counted):
+        where, those = f"{record.claims.path.name}: bytes_code", f"{size:,}, the size of {entry.name}"
+        yield Finding("K11", SUSPECTED, where, f"{claimed:,.0f} bytes of code", those, minor=True)
 
 
 def closure(record: Record, script: Script) -> list[str]:
     """The files of the folder whose code the script runs: by import, by exec, and theirs."""
     found: list[str] = []
-    waiting = [layer.tree for layer in script.layers]
     names = [name for layer in script.layers for _, name in layer.files]
-    while waiting or names:
-        if names:
-            name = names.pop()
-            path = record.folder / name
-            if name in found or name not in record.files or not name.endswith(".py") or path == record.entry:
-                continue
+    names += [name for layer in script.layers for name in modules_of(layer.tree)]
+    while names:
+        name = names.pop()
+        path = record.folder / name
+        if name not in found and name in record.files and name.endswith(".py") and path != record.entry:
             found.append(name)
-            try:
-                waiting.append(ast.parse(path.read_bytes()))
-            except (SyntaxError, ValueError, RecursionError):
-                continue
-            continue
-        names += [f"{module.replace('.', '/')}.py" for module in imported(waiting.pop())]
+            with suppress(SyntaxError, ValueError, RecursionError):
+                names += modules_of(ast.parse(path.read_bytes()))
     return found
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    """The modules that a file imports."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+def modules_of(tree: ast.Module) -> list[str]:
+    """The files that a file would import, were they beside it."""
+    return [f"{name.replace('.', '/')}.py" for node in ast.walk(tree) for name in imported(node)]
 
 
 def manifest(record: Record) -> Iterator[Finding]:

@@ -1,17 +1,19 @@
 """Logs of a folder against each other and the script: copies, settings, speeds, lines nobody prints."""
 
 import ast
-import hashlib
+import itertools
+import math
 import re
 import statistics
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import MOST_TEXT_BYTES, Record, bits_of
-from bitgolf.audit.folder_figures import decimals_of, near
+from bitgolf.audit.folder_figures import scores_in, stated
 from bitgolf.audit.logs import Log
 from bitgolf.audit.rules import known_script
 from bitgolf.audit.script import Script
+from bitgolf.audit.tree import nodes
 from bitgolf.audit.unwrap import parsed
 from bitgolf.base.files import sha256_of
 
@@ -21,8 +23,6 @@ OF_THE_RUN = re.compile(
     r"driver|python|torch|cuda|wandb|world|^PR$",
     re.IGNORECASE,
 )
-
-
 ITS_SEED = re.compile(r"\bseed ?[:=] ?\d+")  # may stand behind another setting
 
 
@@ -35,19 +35,11 @@ def copies(record: Record) -> Iterator[Finding]:
         if len(curve) < 5:
             continue
         other = curves.setdefault(curve, log)
-        if (
-            other is log
-            or _named_seed(log) == _named_seed(other)
-            or None in (_named_seed(log), _named_seed(other))
-        ):
-            continue
-        yield Finding(
-            "K11",
-            FOUND,
-            f"{log.path.name}, {other.path.name}",
-            f"{len(curve)} losses and scores are equal to the last digit",
-            "another seed trains otherwise",
-        )
+        seeds = {_named_seed(log), _named_seed(other)}
+        if len(seeds) == 2 and None not in seeds:
+            where = f"{log.path.name}, {other.path.name}"
+            said = f"{len(curve)} losses and scores are equal to the last digit"
+            yield Finding("K11", FOUND, where, said, "another seed trains otherwise")
 
 
 def _named_seed(log: Log) -> int | None:
@@ -63,46 +55,33 @@ def configurations(record: Record) -> Iterator[Finding]:
         if log.seed is not None and log.end and (not seeds or log.seed in seeds):
             chosen.setdefault(log.seed, log)
             bits = bits_of(seeds.get(log.seed, {}))
-            if bits is not None and log.final and near(bits, log.final.bits, min(decimals_of(bits), 8)):
+            if bits is not None and log.final and stated(bits, [log.final.bits]):
                 chosen[log.seed] = log
     logs = [*chosen.values()]
-    if len(logs) < 2:
-        return
-    first = logs[0]
     for other in logs[1:]:
+        first = logs[0]
         differing = [
-            (name, first.settings[name], other.settings[name])
+            (name, first.settings[name][1], *other.settings[name])
             for name in first.settings.keys() & other.settings.keys()
             if not OF_THE_RUN.search(name)
             and ITS_SEED.sub("", first.settings[name][1]) != ITS_SEED.sub("", other.settings[name][1])
         ]
-        for name, (_, left), (line, right) in sorted(differing)[:5]:
-            yield Finding(
-                "K11",
-                SUSPECTED,
-                f"{other.path.name}:{line}",
-                f"{name} is {right[:80]}",
-                f"{left[:80]}, as in {first.path.name}: one configuration over all seeds",
-            )
+        for name, left, line, right in sorted(differing)[:5]:
+            where, said = f"{other.path.name}:{line}", f"{name} is {right[:80]}"
+            those = f"{left[:80]}, as in {first.path.name}: one configuration over all seeds"
+            yield Finding("K11", SUSPECTED, where, said, those)
 
 
 def throttled(record: Record) -> Iterator[Finding]:
     """K12."""
     seeds = record.claims.seeds if record.claims else {}
     ends = [(log, log.end) for log in record.logs if log.end and log.seed is not None and log.seed in seeds]
-    speeds = [(log, 1000 * (end.seconds or 0) / end.step, end.line) for log, end in ends if end]
-    if len(speeds) < 3:
-        return
-    middle = statistics.median(speed for _, speed, _ in speeds)
-    for log, speed, line in speeds:
+    speeds = [(1000 * (end.seconds or 0) / end.step, f"{log.path.name}:{end.line}") for log, end in ends]
+    middle = statistics.median(speed for speed, _ in speeds) if len(speeds) > 2 else math.inf
+    for speed, where in speeds:
         if speed > 1.15 * middle:
-            yield Finding(
-                "K12",
-                FOUND,
-                f"{log.path.name}:{line}",
-                f"{speed:.1f} ms a step",
-                f"some {middle:.1f} ms, as the other seeds",
-            )
+            those = f"some {middle:.1f} ms, as the other seeds"
+            yield Finding("K12", FOUND, where, f"{speed:.1f} ms a step", those)
 
 
 def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
@@ -116,105 +95,72 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
         path.read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") for path in record.scripts
     )
     others: list[str] = []
-    runs = hashlib.sha256(script.inner.text.strip().encode()).hexdigest()
+    printed = printed_patterns(script)
     for log in record.logs:
         final = log.final
         if final is None or final.step is not None:
             continue
-        own = hashlib.sha256(log.source.strip().encode()).hexdigest()
-        if log.source and own != runs and not _same_program(log.source, script):
-            others.append(log.path.name)
+        if log.source:
+            if log.source.strip() != script.inner.text.strip() and not _same_program(log.source, script):
+                others.append(log.path.name)
             continue
         word = final.tag.split(" ")[0].split(":")[0]
-        if not log.source and len(word) > 3 and not can_print(script, final.tag) and word not in text:
-            yield Finding(
-                "K11",
-                FOUND,
-                f"{log.path.name}:{final.line}",
-                f"`{final.tag}` is no line that {entry.name} can print",
-            )
+        if len(word) > 3 and word not in text and not any(each.search(final.tag) for each in printed):
+            said = f"`{final.tag}` is no line that {entry.name} can print"
+            yield Finding("K11", FOUND, f"{log.path.name}:{final.line}", said)
     if others:
         yield Finding("K11", SUSPECTED, ", ".join(others), f"begins with another source than {entry.name}")
-    if known and any(log.scores for log in record.logs):
-        events = [
-            (log, number, line)
-            for log in record.logs
-            if not log.source
-            for number, line in log.lines
-            if re.match(r"(?:ema|swa|qat|late_qat|gptq|ttt|int6|slot)\w*[:_]", line, re.IGNORECASE)
-        ]
-        for log, number, line in [each for each in events if not can_print(script, each[2])][:1]:
-            yield Finding(
-                "K11",
-                FOUND,
-                f"{log.path.name}:{number}",
-                f"{entry.name} is {known}, to the byte; it has nothing that prints `{line[:60]}`",
-            )
+    for log in record.logs if known and any(log.scores for log in record.logs) else ():
+        for number, line in log.lines if not log.source else ():
+            if TECHNIQUE.match(line) and not any(each.search(line) for each in printed):
+                said = f"{entry.name} is {known}, to the byte; it has nothing that prints `{line[:60]}`"
+                yield Finding("K11", FOUND, f"{log.path.name}:{number}", said)
+                return
+
+
+TECHNIQUE = re.compile(r"(?:ema|swa|qat|late_qat|gptq|ttt|int6|slot)\w*[:_]", re.IGNORECASE)
 
 
 def _same_program(source: str, script: Script) -> bool:
     """Whether two texts are one program: comments and spaces do not count."""
     try:
-        return ast.dump(parsed(source)) == ast.dump(script.inner.tree)
+        return ast.dump(parsed(source)) == ast.dump(script.tree)
     except (SyntaxError, ValueError, RecursionError):
         return True  # nothing to be told
 
 
-def can_print(script: Script, line: str) -> bool:
-    """Whether some text in a script, its parts filled in, begins or holds this line."""
-    return any(pattern.search(line) for pattern in printed_patterns(script))
-
-
 def printed_patterns(script: Script) -> list[re.Pattern[str]]:
-    """What each text of a script can look like when it is printed."""
+    """What each text of a script can look like when it is printed, its parts filled in."""
     found = set()
-    for node in ast.walk(script.inner.tree):
-        if isinstance(node, ast.JoinedStr):
-            parts = [
-                re.escape(each.value)
-                if isinstance(each, ast.Constant) and isinstance(each.value, str)
-                else "[^\n]{0,80}"
-                for each in node.values
-            ]
-            text = "".join(parts)
-            fixed = "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
-            if len(fixed) > 6 and len(parts) < 12:
-                found.add(text.split(re.escape(" val_loss"))[0] if text.startswith("[^") else text[:200])
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and 6 < len(node.value) < 200:
-            found.add(re.escape(node.value))
-    patterns = []
-    for each in found:
-        try:
-            patterns.append(re.compile(each))
-        except re.error:
-            continue
-    return patterns
+    for node in nodes(script.tree, ast.JoinedStr):
+        fixed = [each.value if isinstance(each, ast.Constant) else None for each in node.values]
+        parts = [re.escape(each) if isinstance(each, str) else "[^\n]{0,80}" for each in fixed]
+        if len(parts) < 12 and sum(len(str(each)) for each in fixed if each is not None) > 6:
+            ends = itertools.accumulate(map(len, parts))
+            begun = [part for part, end in zip(parts, ends) if end <= 200 or part is parts[0]]
+            filled = parts[0].startswith("[^")
+            found.add("".join(parts).split(re.escape(" val_loss"))[0] if filled else "".join(begun))
+    for word in nodes(script.tree, ast.Constant):
+        if isinstance(word.value, str) and 6 < len(word.value) < 200:
+            found.add(re.escape(word.value))
+    return [*map(re.compile, found)]
 
 
 def branch_ran(record: Record, script: Script, lines: tuple[int, int]) -> bool:
     """Whether a log has a line that only this branch of the script prints."""
-    texts = [node for node in ast.walk(script.inner.tree) if isinstance(node, ast.JoinedStr)]
-    behind = {
-        id(part) for node in texts for part in node.values[1:]
-    }  # another text may be filled to the same
-    words = [
-        part.value.strip()
-        for node in ast.walk(script.inner.tree)
-        if isinstance(node, ast.JoinedStr | ast.Constant) and lines[0] <= node.lineno <= lines[1]
-        for part in (node.values[:1] if isinstance(node, ast.JoinedStr) else [node])
-        if isinstance(part, ast.Constant) and isinstance(part.value, str) and len(part.value.strip()) > 7
-        if id(part) not in behind
-    ]
+    texts = [*nodes(script.tree, ast.JoinedStr)]
+    behind = {id(part) for node in texts for part in node.values[1:]}  # another may be filled to the same
+    firsts = [part for node in texts for part in node.values[:1] if isinstance(part, ast.Constant)]
     text = script.inner.text
-    own = [word for word in words if text.count(word) == 1]
+    own = {
+        word
+        for part in (*firsts, *nodes(script.tree, ast.Constant))
+        if lines[0] <= part.lineno <= lines[1] and id(part) not in behind and isinstance(part.value, str)
+        if len(word := part.value.strip()) > 7 and text.count(word) == 1
+    }
     source = {line.strip() for line in text.splitlines()}  # a log may hold it, in whatever frame
-    return any(
-        word in line
-        for log in record.logs
-        for _, line in log.lines
-        for word in own
-        if line.strip() not in source
-    )
+    printed = (line for log in record.logs for _, line in log.lines if line.strip() not in source)
+    return any(word in line for line in printed for word in own)
 
 
 def takes_fallback(record: Record, finding: Finding) -> Finding | None:
@@ -222,13 +168,14 @@ def takes_fallback(record: Record, finding: Finding) -> Finding | None:
     wanted = re.search(r"without (\w+)", finding.found)
     form = {"zstandard": "zstd", "brotli": "brotli"}.get(wanted[1] if wanted else "", "")
     forms = {size.form for log in record.logs for size in log.sizes_of("model")}
-    if forms and form and not any("zlib" in each for each in forms):
+    if not forms or not form:
+        return finding
+    if not any("zlib" in each for each in forms):
         return None  # what was wanted was there, or is not used at all
-    if forms and form and not any(form in each for each in forms) and any("zlib" in each for each in forms):
-        return finding._replace(
-            sure=SUSPECTED, found=f"{finding.found}; the logs say {', '.join(sorted(forms))}"
-        )
-    return finding
+    if any(form in each for each in forms):
+        return finding
+    said = f"{finding.found}; the logs say {', '.join(sorted(forms))}"
+    return finding._replace(sure=SUSPECTED, found=said)
 
 
 def of_no_claim(record: Record, log: Log) -> bool:
@@ -236,10 +183,7 @@ def of_no_claim(record: Record, log: Log) -> bool:
     claims = record.claims
     if claims is None or log.final is None:
         return False
-    figures = [claims.number("val_bpb"), *map(bits_of, claims.seeds.values())]
-    known = [each for each in figures if each is not None]
-    if not known or any(
-        near(each, score.bits, min(decimals_of(each), 8)) for each in known for score in log.scores
-    ):
+    known = [*claims.scores, *([] if record.bits is None else [record.bits])]
+    if not known or any(stated(each, scores_in([log])) for each in known):
         return False
     return log.seed not in claims.seeds
