@@ -29,9 +29,8 @@ def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
     """All findings of an artifact."""
     size = path.stat().st_size
     if size > rules.budget_bytes:
-        yield Finding(
-            "K01", FOUND, path.name, f"{size:,} bytes", f"at most {rules.budget_bytes:,}, code included"
-        )
+        those = f"at most {rules.budget_bytes:,}, code included"
+        yield Finding("K01", FOUND, path.name, f"{size:,} bytes", those)
     try:
         tensors = read_tensors(path)
     except BitgolfError as error:
@@ -76,12 +75,8 @@ def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]
     others = sorted(count for each, count in levels.items() if each != name)
     usual = others[len(others) // 2]
     if levels[name] <= 64 and 2 * levels[name] <= usual:
-        yield Finding(
-            "T10",
-            SUSPECTED,
-            f"{path.name}: {name}",
-            f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it",
-        )
+        said = f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it"
+        yield Finding("T10", SUSPECTED, f"{path.name}: {name}", said)
 
 
 def _levels(matrix: Tensor) -> int:
@@ -101,12 +96,8 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
     largest = matrix.abs().amax(1, keepdim=True).clamp_min(1e-30)
     share = ((matrix.abs() < 1e-6 * largest).float().mean(1) > 0.95) & (largest[:, 0] > 1e-20)
     if int(share.sum()) > MOST_ZERO_ROWS * rows:
-        yield Finding(
-            "T09",
-            SUSPECTED,
-            f"{path.name}: {name}",
-            f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros",
-        )
+        said = f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros"
+        yield Finding("T09", SUSPECTED, f"{path.name}: {name}", said)
 
 
 COVERED = frozenset("K01 K06 T08 T09 T10".split())

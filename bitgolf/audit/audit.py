@@ -101,17 +101,12 @@ class Audit(NamedTuple):
             "cannot_tell": sum(each.sure == CANNOT_TELL for each in self.findings) + len(self.untold()),
             "findings": [
                 {
-                    "code": each.code,
                     "title": each.title,
                     "severity": each.severity,
-                    "sure": each.sure,
                     "ruling": self.ruling(each).word,
                     "source": self.ruling(each).source,
-                    "where": each.where,
-                    "found": each.found,
-                    "expected": each.expected,
-                    "way_out": each.way_out,
                 }
+                | each._asdict()
                 for each in self.findings
             ],
             "not_looked_for": self.untold(),

@@ -2,7 +2,7 @@
 
 import ast
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
 REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
+HANDED = {"partial", "map", "apply", "submit"}
 CALLS_BACK = {"step", "minimize", "checkpoint"}  # call what they are given, here and now
 PLAIN_KINDS = ("str",)
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
@@ -66,33 +67,39 @@ class Calls(Expressions):
             held = Value(tables=_objects(made, node, frame), kind=made)
         elif isinstance(node.func, ast.Name) and function is not None:
             held = self.value(node.func, frame)  # an object that is called
+        everything = held
         if function is not None:
             own = self.own(node, function, given, named, frame, held)
             if own is not None:
-                for i, part in enumerate(
-                    node.args
-                ):  # a function that is handed over is called with what follows
-                    if (
-                        isinstance(part, ast.Name)
-                        and part.id in self.functions
-                        and part.id not in frame.names
-                    ):
-                        more = self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
-                        own |= more or NOTHING
+                for value in self.called_back(node, given, named, frame):
+                    own |= value
                 return held if made else own
-        elif last == "partial" or last in ("map", "apply", "submit"):
-            for i, part in enumerate(node.args):
-                if isinstance(part, ast.Name) and part.id in self.functions and part.id not in frame.names:
-                    return self.own(node, self.functions[part.id], given[i + 1 :], named, frame) or NOTHING
+        elif last in HANDED:
+            for value in self.called_back(node, given, named, frame):
+                return value
         if last in CALLS_BACK:
-            for i, part in enumerate(node.args):
-                if isinstance(part, ast.Name) and part.id in self.functions:
-                    self.own(node, self.functions[part.id], given[i + 1 :], named, frame)
-        everything = held
+            for _ in self.called_back(node, given, named, frame, hidden=True):
+                pass
         for each in (*given, *named.values()):
             everything |= each
         found = library.called(self, node, held, [*given, *named.values()], everything, frame)
         return found._replace(kind=made, tables=held.tables) if made else found
+
+    def called_back(
+        self,
+        node: ast.Call,
+        given: Sequence[Value],
+        named: Mapping[str, Value],
+        frame: Frame,
+        hidden: bool = False,
+    ) -> Iterator[Value]:
+        """What functions give back that a call is handed, called with what follows them. hidden: those too
+        whose name stands for something else here.
+        """
+        for i, part in enumerate(node.args):
+            name = part.id if isinstance(part, ast.Name) else ""
+            if name in self.functions and (hidden or name not in frame.names):
+                yield self.own(node, self.functions[name], given[i + 1 :], named, frame) or NOTHING
 
     def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
         """The function of the script that a call enters; None for others, and for what torch itself calls."""

@@ -129,8 +129,6 @@ class Expressions(Walk):
         if held.gates and not held.has(GOLD):  # a table over all tokens, at some of them
             path = self.path(node, frame)
             held = held._replace(gates=few(frozenset(f"{gate}{path}" for gate in held.gates)))
-        if where.has(VAL) and held.has(GOLD) is False:
-            return held
         if where.has(VAL) and not where.has(GOLD) and held.has(GOLD):
             held = held._replace(golds=held.golds | where.keys)
         return held._replace(tables=held.tables) | where._replace(
@@ -228,9 +226,7 @@ class Expressions(Walk):
 
     def weighed(self, node: ast.AST, one: Value, other: Value, frame: Frame) -> None:
         """A part of a mixture: a probability and its weight, in no known order."""
-        if one.has(SUM) or other.has(SUM):
-            return
-        if one.has(GOLD) and other.has(GOLD):
+        if one.has(GOLD) and other.has(GOLD) and SUM not in one.marks | other.marks:
             self.event("mix", node, frame, one | other, way="weight")
         for weight, part in ((one, other), (other, one)):
             if part.has(GOLD) or part.has(READ):

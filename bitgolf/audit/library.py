@@ -131,7 +131,7 @@ def called(
         return NOTHING
     if last in ("pad", "pad_sequence") and everything.has(VAL):
         return everything.plain.marked(PADDED)
-    if last in DRAWS and everything.has(VAL, SIZE):
+    if last in DRAWS and everything.has(SIZE) and STREAM in everything.roots:
         return Value(frozenset((DRAWN,)))
     if last in ("glob", "rglob", "iglob", "listdir") and everything.has(VAL):
         return everything.plain.marked(FILES)
@@ -178,8 +178,7 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
         return held
     if last in SIZES:
         mark = PIECE if everything.has(PIECE) else SIZE
-        kept = frozenset((mark, VAL)) if everything.has(VAL) and mark == SIZE else frozenset((mark,))
-        return Value(kept - {VAL}, roots=everything.roots, gates=everything.gates)
+        return Value(frozenset((mark,)), roots=everything.roots, gates=everything.gates)
     if last in ("state_dict", "named_parameters", "parameters"):
         return Value(frozenset((WEIGHTS,)))
     if last == "get_rank":

@@ -25,9 +25,7 @@ def check_log(log: Log, rules: Rules, timed: bool = True) -> Iterator[Finding]:
     """All findings of a log. timed: whether the time budgets hold for it (not in tracks without a limit)."""
     if log.cut:
         yield Finding("K13", CANNOT_TELL, str(log.path), "only the first and last part of this log was read")
-    for check in CHECKS:
-        yield from check(log, rules)
-    for check in TIMED if timed else ():
+    for check in (*CHECKS, *TIMED) if timed else CHECKS:
         yield from check(log, rules)
 
 
@@ -41,13 +39,8 @@ def over_budget(log: Log, rules: Rules) -> Iterator[Finding]:
     sizes = log.sizes_of("total")
     for size in sizes:
         if size.bytes > rules.budget_bytes:
-            yield Finding(
-                "K01",
-                FOUND,
-                at(log, size.line),
-                f"{size.bytes:,} bytes in all",
-                f"at most {rules.budget_bytes:,}",
-            )
+            said, those = f"{size.bytes:,} bytes in all", f"at most {rules.budget_bytes:,}"
+            yield Finding("K01", FOUND, at(log, size.line), said, those)
     if not sizes:
         yield Finding("K01", CANNOT_TELL, log.path.name, "no line says the size of the packed submission")
 
@@ -60,17 +53,11 @@ def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
         return
     for score in log.scores:
         if not math.isfinite(score.bits) or score.bits <= 0:
-            where, said = at(log, score.line), f"{score.bits:g} bits per byte"
-            yield Finding("V19", FOUND, where, said)
+            yield Finding("V19", FOUND, at(log, score.line), f"{score.bits:g} bits per byte")
             return
-    if final.bits < rules.least_bits_per_byte:
-        yield Finding(
-            "V14",
-            FOUND,
-            at(log, final.line),
-            f"{final.bits:g} bits per byte",
-            f"no small model of text is honestly below {rules.least_bits_per_byte:g}",
-        )
+    if final.bits < (least := rules.least_bits_per_byte):
+        said, those = f"{final.bits:g} bits per byte", f"no small model of text is honestly below {least:g}"
+        yield Finding("V14", FOUND, at(log, final.line), said, those)
     if final.step is not None:
         said = "no score of what was packed and loaded again"
         yield Finding("T13", CANNOT_TELL, at(log, final.line), said, "a score after the round trip")
@@ -94,37 +81,23 @@ def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
     if log.tokens and log.tokens[1] < 0.995 * text.tokens:
         line, tokens = log.tokens
         code = "V11" if tokens < 0.6 * text.tokens else "V12"
-        yield Finding(
-            code,
-            SUSPECTED,
-            at(log, line),
-            f"{tokens:,} validation tokens",
-            f"{text.tokens:,} with {text.name}",
-        )
+        said, those = f"{tokens:,} validation tokens", f"{text.tokens:,} with {text.name}"
+        yield Finding(code, SUSPECTED, at(log, line), said, those)
 
 
 def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
     """What the bytes per token of a score say, where the tokenizer is known."""
-    factor = ratio / text.bytes_per_token
+    factor, said = ratio / text.bytes_per_token, f"{ratio:.4f} bytes per token"
+    those = f"{text.bytes_per_token:.4f} with {text.name}"
     for code, low, high, words in FACTORS:
         if low <= factor <= high and (code not in ("B05", "B06") or text.case_operators):
-            yield Finding(
-                code,
-                FOUND,
-                where,
-                f"{ratio:.4f} bytes per token: {words}",
-                f"{text.bytes_per_token:.4f} with {text.name}; the score is {factor:.4f} times as large",
-            )
+            those += f"; the score is {factor:.4f} times as large"
+            yield Finding(code, FOUND, where, f"{said}: {words}", those)
             return
     if abs(factor - 1) > 5e-3:
-        yield Finding(
-            "B01",
-            SUSPECTED,
-            where,
-            f"{ratio:.4f} bytes per token, {100 * (factor - 1):+.1f}% against its text",
-            f"{text.bytes_per_token:.4f} with {text.name}",
-            way_out="say which text was scored, and sum the bytes of its tokens",
-        )
+        said += f", {100 * (factor - 1):+.1f}% against its text"
+        way_out = "say which text was scored, and sum the bytes of its tokens"
+        yield Finding("B01", SUSPECTED, where, said, those, way_out)
 
 
 def text_of(log: Log) -> KnownText | None:
@@ -149,18 +122,12 @@ def contradictions(log: Log, exact: list[Score]) -> Iterator[Finding]:
     """K11: a loss and its bits per byte that do not belong together as those of the other lines do."""
     fine = [score for score in exact if score.decimals >= 6]
     ratios = sorted(score.nats / score.bits for score in fine)
-    if len(ratios) < 2:
-        return
-    middle = ratios[len(ratios) // 2]
-    for score in fine:
-        if abs(score.nats / score.bits / middle - 1) > 10 * SAME_RATIO and len(ratios) > 2:
-            yield Finding(
-                "K11",
-                SUSPECTED,
-                at(log, score.line),
-                f"val_loss {score.nats:g} with val_bpb {score.bits:g}",
-                f"one nat is {1 / middle:.5f} bits per byte on the other lines",
-            )
+    for score in fine if len(ratios) > 2 else ():
+        middle = ratios[len(ratios) // 2]
+        if abs(score.nats / score.bits / middle - 1) > 10 * SAME_RATIO:
+            said = f"val_loss {score.nats:g} with val_bpb {score.bits:g}"
+            those = f"one nat is {1 / middle:.5f} bits per byte on the other lines"
+            yield Finding("K11", SUSPECTED, at(log, score.line), said, those)
 
 
 def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
@@ -170,23 +137,15 @@ def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
         if step.seconds is None:
             continue
         if step.step > before and step.seconds < clock - 0.5 * (1 + 59 * step.coarse):
-            yield Finding(
-                "K08",
-                FOUND,
-                at(log, step.line),
-                f"{step.seconds:.1f} s at step {step.step}",
-                f"more than the {clock:.1f} s of step {before}",
-            )
+            said = f"{step.seconds:.1f} s at step {step.step}"
+            those = f"more than the {clock:.1f} s of step {before}"
+            yield Finding("K08", FOUND, at(log, step.line), said, those)
         if step.average_ms is not None and step.step > 0 and not step.coarse:
             computed = 1000 * step.seconds / step.step
             if abs(computed - step.average_ms) > 0.02 * computed + 0.6 / step.step + 0.01:
-                yield Finding(
-                    "K11",
-                    FOUND,
-                    at(log, step.line),
-                    f"step_avg {step.average_ms:g} ms",
-                    f"{computed:.2f} ms: {step.seconds:.3f} s by {step.step} steps",
-                )
+                said = f"step_avg {step.average_ms:g} ms"
+                those = f"{computed:.2f} ms: {step.seconds:.3f} s by {step.step} steps"
+                yield Finding("K11", FOUND, at(log, step.line), said, those)
         before, clock = step.step, step.seconds
     yield from wrong_sums(log)
 
@@ -197,16 +156,9 @@ def wrong_sums(log: Log) -> Iterator[Finding]:
     for total in log.sizes_of("total"):
         models = {size.bytes for size in log.sizes_of("model") if size.form.split(" ")[0] == total.form}
         if models and codes and not any(a + b == total.bytes for a in models for b in codes):
-            of_model, of_code = (
-                " or ".join(f"{size:,}" for size in sorted(each)) for each in (models, codes)
-            )
-            yield Finding(
-                "K11",
-                SUSPECTED,
-                at(log, total.line),
-                f"{total.bytes:,} bytes in all",
-                f"{of_model} of the model and {of_code} of code",
-            )
+            sums = [" or ".join(f"{size:,}" for size in sorted(each)) for each in (models, codes)]
+            said, those = f"{total.bytes:,} bytes in all", f"{sums[0]} of the model and {sums[1]} of code"
+            yield Finding("K11", SUSPECTED, at(log, total.line), said, those)
 
 
 def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
@@ -215,42 +167,26 @@ def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
     if end is None or end.seconds is None:
         yield Finding("K07", CANNOT_TELL, log.path.name, "no line says how long training took")
         return
-    step_seconds = end.seconds / end.step
-    slack = rules.overshoot_steps * step_seconds + 0.05 + (3.0 if end.coarse else 0)
+    slack = rules.overshoot_steps * end.seconds / end.step + 0.05 + (3.0 if end.coarse else 0)
+    those = f"at most {rules.train_seconds:g} s"
     if end.seconds > rules.train_seconds + slack:
-        yield Finding(
-            "K07",
-            FOUND,
-            at(log, end.line),
-            f"{end.seconds:.3f} s after {end.step:,} steps",
-            f"at most {rules.train_seconds:g} s",
-        )
+        said = f"{end.seconds:.3f} s after {end.step:,} steps"
+        yield Finding("K07", FOUND, at(log, end.line), said, those)
         return
-    if log.own_text and not rules.calibration_counts:
-        return
-    for line, seconds in log.calibration:
-        if end.seconds + seconds > rules.train_seconds + slack:
-            over = end.seconds + seconds - rules.train_seconds
-            yield Finding(
-                "K09",
-                FOUND if over > rules.calibration_slack_seconds else SUSPECTED,
-                at(log, line),
-                f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training",
-                f"at most {rules.train_seconds:g} s together: it reads training data",
-            )
+    for line, seconds in log.calibration if rules.calibration_counts or not log.own_text else ():
+        over = end.seconds + seconds - rules.train_seconds
+        if over > slack:
+            sure = FOUND if over > rules.calibration_slack_seconds else SUSPECTED
+            said = f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training"
+            yield Finding("K09", sure, at(log, line), said, f"{those} together: it reads training data")
 
 
 def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
     """K10."""
     for line, seconds in log.evaluations:
         if seconds > rules.evaluation_seconds:
-            yield Finding(
-                "K10",
-                FOUND,
-                at(log, line),
-                f"{seconds:.1f} s of evaluation",
-                f"at most {rules.evaluation_seconds:g} s",
-            )
+            said, those = f"{seconds:.1f} s of evaluation", f"at most {rules.evaluation_seconds:g} s"
+            yield Finding("K10", FOUND, at(log, line), said, those)
 
 
 # The number of training shards that a preparation with 10,000 validation documents leaves (#2127).
@@ -280,47 +216,30 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
     final = log.final
     for number, line in log.lines:
         if OVERLAPPING_SHARDS.search(line):
-            yield Finding(
-                "V13",
-                SUSPECTED,
-                at(log, number),
-                "1,499 training shards: what a preparation with 10,000 validation documents leaves",
-                "80 shards, and 50,000 documents held out (#2127)",
-            )
+            said = "1,499 training shards: what a preparation with 10,000 validation documents leaves"
+            those = "80 shards, and 50,000 documents held out (#2127)"
+            yield Finding("V13", SUSPECTED, at(log, number), said, those)
         if NOTHING_ROUNDED.search(line):
             yield Finding("T11", FOUND, at(log, number), line.strip()[:120])
         if (found := WORSE.search(line)) and float(found["own"]) > float(found["plain"]) > 0:
-            yield Finding(
-                "T12",
-                FOUND,
-                at(log, number),
-                f"an error of {found['own']}",
-                f"less than {found['plain']}, that of plain rounding",
-            )
+            said, those = f"an error of {found['own']}", f"less than {found['plain']}, that of plain rounding"
+            yield Finding("T12", FOUND, at(log, number), said, those)
         if FAILED.search(line) and (final is None or number > final.line):
             yield Finding("T21", FOUND, at(log, number), line.strip()[:120])
-    if steps and final is not None and final.step is None:
-        lost = final.bits - steps[-1].bits
-        between = [line for number, line in log.lines if steps[-1].line < number < final.line]
-        if lost > MOST_LOSS_IN_PACKING and any(AVERAGED.search(line) for line in between):
-            yield Finding(
-                "T02",
-                SUSPECTED,
-                at(log, final.line),
-                f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it",
-            )
-        elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
-            yield Finding("T12", SUSPECTED, at(log, final.line), f"{lost:.4f} bits per byte lost in packing")
+    if not steps or final is None or final.step is not None:
+        return
+    lost = final.bits - steps[-1].bits
+    between = [line for number, line in log.lines if steps[-1].line < number < final.line]
+    if lost > MOST_LOSS_IN_PACKING and any(AVERAGED.search(line) for line in between):
+        said = f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it"
+        yield Finding("T02", SUSPECTED, at(log, final.line), said)
+    elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
+        yield Finding("T12", SUSPECTED, at(log, final.line), f"{lost:.4f} bits per byte lost in packing")
 
 
-CHECKS: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (
-    over_budget,
-    not_a_score,
-    miscounted_bytes,
-    edited_times,
-    spoilt_before_packing,
-)
-TIMED: tuple[Callable[[Log, Rules], Iterator[Finding]], ...] = (late_training, late_evaluation)
+Check = Callable[[Log, Rules], Iterator[Finding]]
+CHECKS: tuple[Check, ...] = (over_budget, not_a_score, miscounted_bytes, edited_times, spoilt_before_packing)
+TIMED: tuple[Check, ...] = (late_training, late_evaluation)
 COVERED = frozenset(
     "K01 B03 V13 T02 T11 T12 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10".split()
 )

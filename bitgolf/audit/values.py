@@ -7,7 +7,7 @@ are the same tokens.
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -206,8 +206,3 @@ def common(one: Event, other: Event) -> tuple[int, ...]:
             break
         shared.append(left)
     return tuple(shared)
-
-
-def kinds(events: Iterable[Event], kind: str) -> Iterator[Event]:
-    """The events of one kind."""
-    return (event for event in events if event.kind == kind)
