@@ -113,7 +113,7 @@ class Calls(Expressions):
             found = self.functions.get(last)
             return None if found is None or found.name in TORCH_OWN else found
         if not isinstance(func, ast.Attribute):
-            return None
+            return self.methods.get((held.kind, "__call__"))
         kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
         if last in TORCH_OWN:
             return self.methods.get((kind, last)) if last in REDUCTIONS else None

@@ -131,6 +131,7 @@ NEIGHBOURS = {
         ("lzma.decompress(packed)", "brotli.decompress(packed)"),
         ("class Block(", "def least(c):\n    if c:\n        return min(c)\n\nclass Block("),
     ],
+    "sums in place": [(ADD, "            nats.add_(loss.sum().to(torch.float64))\n")],
     "a mean by its tokens": [
         (
             'loss = F.cross_entropy(net(before), after, reduction="none")',
@@ -259,6 +260,8 @@ def test_a_fault_that_settings_turn_off_cannot_be_told(tmp_path):
     )
     found = audited(tmp_path, off)
     assert [(each.code, each.sure) for each in found.findings] == [("V04", CANNOT_TELL)]
+    never = text.replace("if settings.early:", "if False:")
+    assert [(each.code, each.sure) for each in audited(tmp_path, never).findings] == [("V04", CANNOT_TELL)]
     on = off.replace('"EARLY", "0"', '"EARLY", "1"')
     assert real(audited(tmp_path, on)) == ["V04"]
 

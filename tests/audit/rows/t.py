@@ -374,6 +374,56 @@ ROWS = [
     ),
     log("T12", "worse than rounding", said("gptq_mse:0.31 rtn_mse:0.21"), said("gptq_mse:0.11 rtn_mse:0.21")),
     log("T12", "lost in packing", scored(1.02, "gptq: quantizing"), scored(1.19, "gptq: quantizing")),
+    script(
+        "T02",
+        "by what it adds",
+        [MEAN, (AVERAGE[0], AVERAGE[1].format("held.lerp_(own.detach(), 1 - 0.997)"))],
+        [],
+    ),
+    script(
+        "T03",
+        "by hand",
+        [
+            (
+                STEP,
+                STEP
+                + "        rate = 1.0 if step < 0.8 * 100 else (100 - step) / 20\n        if step > 0.4 * 100:\n            kept[step] += net.gain\n        optimizer.param_groups[0]['lr'] = rate\n",
+            )
+        ],
+        [
+            (
+                STEP,
+                STEP
+                + "        rate = 1.0 if step < 0.8 * 100 else (100 - step) / 20\n        if step > 0.4 * 100:\n            kept[step] += 1\n        optimizer.param_groups[0]['lr'] = rate\n",
+            )
+        ],
+    ),
+    script(
+        "T13",
+        "packed, and never scored",
+        [
+            (START + "settings, net, stream, luts)\n", ""),
+            (PACK, START + "settings, net, stream, luts)\n" + PACK),
+        ],
+        [],
+    ),
+    script(
+        "T17",
+        "adapted for nothing",
+        [
+            (
+                '    print(f"final_int8',
+                '    piece = stream[0:641].to(torch.int64)\n    F.cross_entropy(net(piece[:-1]), piece[1:]).backward()\n    optimizer.step()\n    print(f"final_int8',
+            )
+        ],
+        [],
+    ),
+    script(
+        "T21",
+        "a run that may fail",
+        [(MAIN, MAIN + "    subprocess.run(['torchrun', 'train.py'])\n")],
+        [(MAIN, MAIN + "    subprocess.run(['torchrun', 'train.py'], check=True)\n")],
+    ),
     log("T21", "failed", CUT + "train.py: error: unrecognized arguments: --muon_lr\n"),
     artifact("T08", "rows of zeros", state(**{"blocks.0.weight": ZERO}), state()),
     artifact("T09", "outliers", state(**{"blocks.0.weight": LONE}), state()),

@@ -96,6 +96,14 @@ BY_BINCOUNT = (
     "        held.seen_with[2] += np.bincount(whole, minlength=4194304)\n"
     "        if settings.adapt",
 )
+GATES = """class Gate:
+    def __init__(self, flags):
+        self.flags = flags
+
+    def __call__(self, ids, a, b):
+        return torch.where(self.flags[ids], a, b)
+
+"""
 FIRST = "    for start in range(settings"
 BINCOUNT_FIRST = indented(
     """
@@ -517,6 +525,80 @@ ROWS = [
             )
         ],
         [(ADD, "            worst = torch.stack([loss.sum(), size]).amax(0)\n" + ADD)],
+    ),
+    script(
+        "V11",
+        "the first turns",
+        [
+            ("import glob\n", "import glob\nimport itertools\n"),
+            (LOAD, LOAD + "    stream = torch.tensor([*itertools.islice(stream, 3_000_001)])\n"),
+        ],
+        [],
+    ),
+    script(
+        "V11",
+        "drawn at random",
+        [(LOAD, LOAD + "    stream = stream[torch.randint(0, stream.numel(), (3_000_001,))]\n")],
+        [(LOAD, LOAD + "    print(torch.randint(0, stream.numel(), (3,)))\n")],
+    ),
+    script(
+        "V11", "the first files", [("sorted(glob.glob(pattern))]", "sorted(glob.glob(pattern))[:1]]")], []
+    ),
+    script(
+        "V02",
+        "hashed by functions",
+        [
+            TABLES,
+            (
+                ADD,
+                CACHE.replace(
+                    "(before * 36313) ^ (before.roll(1) * 27191)",
+                    "torch.bitwise_xor(before * 36313, before.roll(1) * 27191)",
+                )
+                + ADD,
+            ),
+        ],
+        [TABLES, (ADD, NORMALISED + ADD)],
+    ),
+    script(
+        "V08",
+        "an object that is called",
+        [
+            ("def evaluate(", GATES + "def evaluate("),
+            (ADD, "            loss = Gate(space)(after, 0.9 * loss, loss)\n" + ADD),
+        ],
+        [
+            ("def evaluate(", GATES + "def evaluate("),
+            (ADD, "            loss = Gate(space)(before, 0.9 * loss, loss)\n" + ADD),
+        ],
+    ),
+    script(
+        "V05",
+        "in an arm of a match",
+        [(SCORED, "        match settings.rank:\n            case _:\n" + indented(SLOT, 16) + SCORED)],
+        [],
+    ),
+    script(
+        "V15",
+        "rolled",
+        [
+            (
+                KIND,
+                SMEAR.format("pass").replace("torch.cat([x[:, :1], x[:, :-1]], dim=1)", "x.roll(1, 1)"),
+            )
+        ],
+        [(KIND, SMEAR.format("before = before * (ids != 1)[..., None]"))],
+    ),
+    script(
+        "V16",
+        "another window",
+        [
+            (
+                "        for block in self.blocks:\n",
+                "        window = None\n        if self.training:\n            window = 64\n        for block in self.blocks:\n",
+            )
+        ],
+        [],
     ),
     log("V12", "another split", log_text(1, 1.2, CODE, tokens=52_000_000)),
     log("V13", "shards that are left", said("train_shards: 1499"), said("train_shards: 80")),
