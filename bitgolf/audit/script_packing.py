@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, calls, names_given, names_in, nodes, stops, ways
+from bitgolf.audit.tree import called, calls, imported, names_given, names_in, nodes, stops, ways
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -16,12 +16,7 @@ DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
     for node in nodes(script.tree, ast.Try):
-        wanted = {
-            alias.name.partition(".")[0]
-            for each in node.body
-            if isinstance(each, ast.Import | ast.ImportFrom)
-            for alias in each.names
-        } & COMPRESSORS
+        wanted = {name.partition(".")[0] for each in node.body for name in imported(each)} & COMPRESSORS
         quiet = [handler for handler in node.handlers if not stops(handler.body)]
         if wanted and quiet and not _is_guarded(script, quiet):
             yield script.finding("K04", node, f"without {', '.join(sorted(wanted))} the script goes on")

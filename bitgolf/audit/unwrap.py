@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bitgolf.audit.tree import last_called
 from bitgolf.audit.values import Definition
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
@@ -180,7 +181,7 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
         try:
             value = known.value(node.args[0])
         except (_UnknownError, *UNREADABLE, BitgolfError):
-            hidden += [node.lineno] if _called(node) == "exec" and not _is_compiled(node.args[0]) else []
+            hidden += [node.lineno] if last_called(node) == "exec" and not _is_compiled(node.args[0]) else []
             continue
         found = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         if isinstance(found, str) and len(found) > 40:
@@ -194,18 +195,13 @@ def _runs_text(name: ast.expr) -> bool:
 
 
 def _is_compiled(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and _called(node) == "compile"  # looked at as a call of its own
-
-
-def _called(node: ast.Call) -> str:
-    name = node.func
-    return name.id if isinstance(name, ast.Name) else name.attr if isinstance(name, ast.Attribute) else ""
+    return isinstance(node, ast.Call) and last_called(node) == "compile"  # looked at as a call of its own
 
 
 def _file_read(node: ast.Call) -> str:
     """What names a file whose text is executed: `exec(open(...).read())`; empty where nothing is read."""
     for inner in ast.walk(node.args[0]):
-        if isinstance(inner, ast.Call) and _called(inner) in ("open", "read_text", "read_bytes", "Path"):
+        if isinstance(inner, ast.Call) and last_called(inner) in ("open", "read_text", "read_bytes", "Path"):
             texts = [each.value for each in ast.walk(inner) if isinstance(each, ast.Constant)]
             names = [each for each in texts if isinstance(each, str) and each.endswith(".py")]
             return names[-1] if names else "a file"
@@ -268,7 +264,7 @@ class _Literals:
                 return self.modules.get(node.id, node.id)
             case ast.Attribute():
                 return f"{self.path(node.value)}.{node.attr}"
-            case ast.Call() if _called(node) == "__import__" and isinstance(node.args[0], ast.Constant):
+            case ast.Call() if last_called(node) == "__import__" and isinstance(node.args[0], ast.Constant):
                 return str(node.args[0].value)
         return ""
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bitgolf.audit.tree import imported
 from bitgolf.audit.unwrap import unwrapped
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of, write_bytes, write_json
@@ -154,13 +155,7 @@ def requirements(code: bytes) -> str:
         module.partition(".")[0]
         for layer in unwrapped("train_gpt.py", code)
         for node in ast.walk(layer.tree)
-        for module in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
+        for module in imported(node)
     }
     foreign = sorted(name for name in names if name and name not in sys.stdlib_module_names)
     lines = []
