@@ -15,7 +15,6 @@ from bitgolf.squeeze.artifact import ARTIFACT_MAGIC
 
 TRAINING_ONLY = ("mtp_heads.", "optimizer", "exp_avg", "momentum_buffer", "ema_", "teacher.")
 MOST_ZERO_ROWS = 0.02  # of a matrix
-FEW_LEVELS = 4  # different values in a row of a matrix that has hundreds
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:

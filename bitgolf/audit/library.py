@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 COUNTS = {"bincount", "histogram", "histc"}
 LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
-LOSS_CLASSES = {"CrossEntropyLoss", "NLLLoss", "LigerCrossEntropyLoss"}
 TAKEN = {"gather", "take_along_dim", "take_along_axis"}
 SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
 SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}

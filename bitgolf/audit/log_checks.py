@@ -9,7 +9,6 @@ from bitgolf.audit.logs import NUMBER, Log, Score
 from bitgolf.audit.rules import KnownText, Rules, known_texts
 
 SAME_RATIO = 1e-3  # of bytes per token between windows that end in different places
-STEP_LINES = 20  # of a log that ended; below it cannot be told from one that was cut
 # By which factor a known fault makes the bytes of a text more than they are.
 FACTORS = (
     ("B01", 1.160, 1.180, "the space before a word is counted twice (16.7% to 17.5% more bytes)"),

@@ -82,11 +82,6 @@ def _data() -> dict[str, Any]:
     return tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 
-def rule_sets() -> list[str]:
-    """The names of all sets."""
-    return [*_data()["sets"]]
-
-
 def rules_named(name: str = USUAL) -> Rules:
     """A set of rules. Raises BitgolfError for an unknown name."""
     sets = _data()["sets"]
