@@ -23,6 +23,7 @@ from bitgolf.audit.values import COUNTER, RANK, TIME, VAL, common
 
 GIVES = (ast.Return, ast.Assign)
 RUNS = ("subprocess.run", "subprocess.call", "os.system")
+MOST_TURNS = 10**9  # of a loop, that anybody would wait for
 LEAST_LEFT = 0.1  # of the start in an average, that is worth a word
 KERNELS = {"flash_attn", "flash_attn_interface", "flash_attn_3", "xformers", "transformer_engine"}
 KERNELS |= {"cut_cross_entropy"}
@@ -151,7 +152,8 @@ def _count_of(loop: ast.For) -> int:
     """How many turns a loop has, where it says so."""
     match loop.iter:
         case ast.Call(func=ast.Name("range"), args=[last] | [_, last, *_]):
-            return int(number(last) or 0)
+            turns = number(last)
+            return min(turns, MOST_TURNS) if isinstance(turns, int) else 0
     return 0
 
 

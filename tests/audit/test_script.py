@@ -131,6 +131,7 @@ NEIGHBOURS = {
         ("lzma.decompress(packed)", "brotli.decompress(packed)"),
         ("class Block(", "def least(c):\n    if c:\n        return min(c)\n\nclass Block("),
     ],
+    "a loop of more turns than a number can hold": [("range(100):", f"range({10**400}):")],
     "sums in place": [(ADD, "            nats.add_(loss.sum().to(torch.float64))\n")],
     "a mean by its tokens": [
         (
