@@ -151,7 +151,7 @@ class Expressions(Walk):
                 elif bounds is None:
                     kind = "cut" if where.number is not None else "file"
                     self.event(kind, node, frame, Value(number=1), ast.unparse(node.value), way="files")
-            if where.has(DRAWN):
+            if bounds is None and where.has(DRAWN):  # a slice may begin where a document does
                 self.event("cut", node, frame, where, way="drawn")
         path = self.path(node, frame)
         keys = few(frozenset(f"{key}{path}" for key in held.keys or ("",)))
