@@ -13,7 +13,7 @@ from bitgolf.base.errors import BudgetError
 from bitgolf.base.events import finish
 from bitgolf.forecast.weight_model import ExpectedWeights
 from bitgolf.net.backend import Backend, choose_backend
-from bitgolf.net.kernels import HEAD_ROWS, KEEP_BYTES, chunks
+from bitgolf.net.kernels import KEEP_BYTES, chunks, head_rows
 from bitgolf.net.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.net.position import AttentionWindow
 from bitgolf.recipe import Recipe
@@ -315,7 +315,8 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     averaged += isinstance(recipe.noise, SoftNoise)  # their slopes
     elements = {name: math.prod(shape) for name, shape in shapes.items()}
     lasting = sum(4 * count * (1 + copies[name] + averaged) for name, count in elements.items())
-    logits = 3 * 4 * HEAD_ROWS * recipe.model.vocabulary_size
+    vocabulary = recipe.model.vocabulary_size
+    logits = 3 * 4 * head_rows(vocabulary) * vocabulary
     updates = 8 * sum(elements.values())
     return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)
 

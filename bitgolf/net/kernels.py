@@ -20,7 +20,7 @@ CHUNK_LONG = 256
 CHUNK_SHORT_TIME = 512
 KEEP_BYTES = 256 << 20  # attention weights of one layer above this size are computed again when needed
 BLOCK_SCORES = 1 << 17  # attention scores made together where none are kept
-HEAD_ROWS = 512  # tokens whose logits are made together
+HEAD_LOGITS = 1 << 20  # made together: what of them stays in a cache is not read from memory eight times
 LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
 
 
@@ -255,7 +255,7 @@ class FusedLeakySquared(Function):
     def backward(ctx: Saved, dy: Tensor) -> tuple[Tensor, None]:
         (leaky,) = ctx.saved_tensors
         dx = torch.addcmul(dy.new_zeros(()), dy, leaky, value=2)
-        return torch.where(leaky < 0, dx * ctx.slope, dx), None
+        return torch.ops.aten.leaky_relu_backward(dx, leaky, ctx.slope, self_is_result=True), None
 
 
 class FusedQkNormRope(Function):
@@ -312,8 +312,9 @@ class FusedNats(Function):
         chosen = hidden.new_empty(len(hidden), 1, dtype=wide(hidden))
         dhidden = torch.empty_like(hidden) if needed else hidden
         slopes = hidden.new_empty(len(hidden) if needed else 0, len(weight))
-        for start in range(0, len(hidden), HEAD_ROWS):
-            rows = slice(start, start + HEAD_ROWS)
+        step = head_rows(len(weight))
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
             wanted = targets[rows, None]
             squashed = F.linear(hidden[rows], weight).to(chosen.dtype).mul_(2 / cap).sigmoid_()
             shares = (squashed * (2 * cap)).softmax(-1)
@@ -330,6 +331,11 @@ class FusedNats(Function):
         hidden, dhidden, slopes = ctx.saved_tensors
         factor = 4 * dnats[:, None]
         return scale_rows(dhidden, factor), slopes.T @ scale_rows(hidden, factor), None, None, None
+
+
+def head_rows(vocabulary_size: int) -> int:
+    """How many tokens' logits are made together: fewer of a large vocabulary, enough for a fast product."""
+    return min(512, max(64, HEAD_LOGITS // vocabulary_size))
 
 
 def chunk_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
 from bitgolf.net.attend import attend_tiles, takes
 from bitgolf.net.kernels import (
-    HEAD_ROWS,
     NORM_EPSILON,
     AttentionMask,
     FusedKernels,
     PlainKernels,
+    head_rows,
     split_heads,
 )
 from bitgolf.net.model import Model
@@ -110,7 +110,8 @@ class NativeKernels(FusedKernels):
         """As PlainKernels, a few rows at a time: what trains keeps logits off by the cap, and rounds more."""
         if not fits(hidden):
             return super().nats(hidden, weight, targets, cap)
-        parts = zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS))
+        step = head_rows(len(weight))
+        parts = zip(hidden.split(step), targets.split(step))
         return torch.cat([capped_nats(product(rows, weight), wanted, cap) for rows, wanted in parts])
 
 
