@@ -21,8 +21,8 @@ from bitgolf.forecast.budget import packed_size
 from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.values import ValueEmbedding
-from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES
-from bitgolf.public.variables import targets, variables_at, variables_of
+from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES, variables_of
+from bitgolf.public.variables import targets
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import literal
 from bitgolf.script.own import plans_in
@@ -70,7 +70,7 @@ class Technique:
     @property
     def variables(self) -> tuple[str, ...]:
         """The public variables that switch it on or set something in it."""
-        return variables_at(self.path) if self.kind is None else variables_of(self.kind)
+        return variables_of(self.kind or self.path)
 
 
 def card_of(text: str) -> Card:
@@ -148,7 +148,7 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
         names = technique.variables
         if technique.kind is not None:
             names = tuple(
-                n for n in names if any(_sets(target.words, technique, field.name) for target in targets(n))
+                n for n in names if any(_sets(words, technique, field.name) for words, _ in targets(n))
             )
         rows.append(
             {
@@ -360,7 +360,7 @@ def _variables_table() -> Iterator[str]:
     yield "|---|---|---|"
     for name in sorted(KINDS):
         others = [other for other, first in OTHER_NAMES.items() if first == name]
-        yield f"| `{name}` | {_codes(others)} | {'; '.join(target.words for target in targets(name))} |"
+        yield f"| `{name}` | {_codes(others)} | {'; '.join(words for words, _ in targets(name))} |"
     yield ""
     yield "Known, and refused unless they are off:"
     yield ""

@@ -10,7 +10,7 @@ import functools
 import math
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bitgolf.squeeze.codec import Brotli, Deflate, Lzma, Zstd
 from bitgolf.train.optim import AdamRule, MuonRule
 
 DEFAULT_SEED = 1337
+PLAIN = Recipe()
 Given = Mapping[str, Any]  # values that were read, under the first name of their variable
 
 
@@ -31,15 +32,14 @@ class Row:
 
     path: of the plan, the slot or the parameter table. fields: the field that each variable sets, "" where it
     is a switch alone. part: the technique or rule as the public scripts make it; None for a plan. without:
-    what the slot holds when the technique is off, if that is one part. on: variables that put it there,
-    unless one of them or of `also` is off. unless: a variable that makes another technique of all this.
-    groups: of parameters.
+    what the slot holds when the technique is off. on: variables that put it there, unless one of them or of
+    `also` is off. unless: variables that make another technique of all this. groups: of parameters.
     """
 
     path: str
     fields: Mapping[str, str]
     part: Plan | None = None
-    without: object = None
+    without: Plan | None = None
     on: Sequence[str] = ()
     also: Sequence[str] = ()
     unless: Sequence[str] = ()
@@ -50,22 +50,20 @@ class Row:
         """The class of the technique or rule."""
         return type(self.part)
 
-    def type_of(self, field: str) -> Any:
-        """The annotation of a field."""
-        return type_at(self.part, field) if self.part else type_at(Recipe(), f"{self.path}.{field}")
+    def off(self, given: Given) -> list[str]:
+        """The variables given that ask for the technique to be off."""
+        return [name for name in (*self.on, *self.also) if name in given and not is_on(name, given[name])]
 
     def state(self, given: Given) -> bool | None:
         """Whether the technique is on or off; None where nothing was given for it."""
         if any(is_on(name, given[name]) for name in self.unless if name in given):
             return None
-        if not all(is_on(name, given[name]) for name in (*self.on, *self.also) if name in given):
-            return False
-        return True if any(name in given for name in self.on) else None
+        return False if self.off(given) else any(name in given for name in self.on) or None
 
     def takes_out(self, part: object, given: Given) -> bool:
-        """Whether a variable that is off takes out the technique as it stands in a recipe."""
-        off = [name for name in (*self.on, *self.also) if name in given and not is_on(name, given[name])]
-        return any(not (field := self.fields[n]) or is_on(n, getattr(part, field)) for n in off)
+        """Whether a variable that is off takes out this part of a recipe, as it stands there."""
+        off = self.off(given) if type(part) is self.kind else []
+        return any(not (field := self.fields[name]) or is_on(name, getattr(part, field)) for name in off)
 
     def given_fields(self, values: Given) -> dict[str, Any]:
         """The fields that variables set. Raises PlanError where two of them disagree."""
@@ -75,26 +73,24 @@ class Row:
                 raise PlanError([f"{setters[field]} and {name} give {self.words(name)} two values"])
         return {field: values[name] for field, name in setters.items()}
 
+    def groups_with(self, name: str, given: Iterable[str]) -> Sequence[str]:
+        """The groups of a rate; those that decay with a variable of their own are left to it."""
+        return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else self.groups
+
     def words(self, name: str, group: str = "") -> str:
         """What a variable sets here, in words."""
-        field = self.fields[name]
         if group:
-            return f"{self.path}, {group}: {field}"
-        technique = f": {self.kind.__name__}" if self.part else ""
-        return f"{self.path}{technique}.{field}".rstrip(".")
+            return f"{self.path}, {group}: {self.fields[name]}"
+        owner = f"{self.path}: {self.kind.__name__}" if self.part else self.path
+        return f"{owner}.{self.fields[name]}".rstrip(".")
 
 
 def _pairs(text: str) -> dict[str, str]:
     return {name: field for name, _, field in (word.partition("=") for word in text.split())}
 
 
-def _rates(groups: str, fields: str) -> Row:
-    rule = MuonRule() if groups == "matrices" else AdamRule()
-    return Row("optim.rows", _pairs(fields), rule, groups=groups.split())
-
-
 def _technique(path: str, row: Mapping[str, str]) -> Row:
-    slot, without = type_at(Recipe(), path), functools.reduce(getattr, path.split("."), Recipe())
+    slot, without = type_at(PLAIN, path), functools.reduce(getattr, path.split("."), PLAIN)
     slot = typing.get_args(slot)[0] if typing.get_origin(slot) is tuple else slot
     part = parse_setting(slot, row["part"], path)
     without = parse_setting(slot, row["without"], path) if "without" in row else without
@@ -105,7 +101,10 @@ def _technique(path: str, row: Mapping[str, str]) -> Row:
 TABLE = tomllib.loads(Path(__file__).with_name("variables.toml").read_text("utf-8"))
 import_core()  # a slot finds its members among the classes that are there
 PLANS = [Row(path, _pairs(text)) for path, text in TABLE["plans"].items()]
-RATES = [_rates(*item) for item in TABLE["rates"].items()]
+RATES = [
+    Row("optim.rows", _pairs(text), MuonRule() if groups == "matrices" else AdamRule(), groups=groups.split())
+    for groups, text in TABLE["rates"].items()
+]
 TECHNIQUES = [_technique(path, row) for path, rows in TABLE["techniques"].items() for row in rows]
 # What follows a variable beside the field that it sets: a tied table learns at another rate.
 FOLLOWING = [Row(path, _pairs(text)) for path, text in TABLE["followed_by"].items()]
@@ -113,17 +112,22 @@ FOLLOWING += [Row("optim.rows", {"TIE_EMBEDDINGS": "lr"}, AdamRule(), groups=("e
 SWITCHES = {name for row in TECHNIQUES for name in row.on}
 OTHER_NAMES = {other: first for first, others in TABLE["other_names"].items() for other in others.split()}
 LATER = {name: what for names, what in TABLE["elsewhere"].items() for name in names.split()}
-IGNORED = tuple(TABLE["ignored"]["names"].split())
-WHY_IGNORED: str = TABLE["ignored"]["why"]
+IGNORED, WHY_IGNORED = TABLE["ignored"]["names"].split(), TABLE["ignored"]["why"]
 OFF = ("", "0", "0.0", "none", "off")  # at which a variable of LATER asks for nothing
+UNUSED = {True: ("EMBED_LR", "HEAD_LR"), False: ("TIED_EMBED_LR",)}  # rates, with a tied table and without
 FIRST_LAYER_IS_0 = ("PARALLEL_RESIDUAL_START",)  # where -1 is off and 0 is not
 LORA_SWITCHES = {"TTT_K_LORA": "k", "TTT_O_LORA": "o", "TTT_MLP_LORA": "mlp"}  # and the targets of each
 # The type of every variable: a switch is 0 or 1, others are as their field is, but for the last ones.
 KINDS: dict[str, Any] = {name: bool for row in TECHNIQUES for name in row.fields}
 for row in (*RATES, *reversed(TECHNIQUES), *PLANS):
-    KINDS |= {name: row.type_of(field) for name, field in row.fields.items() if field}
-KINDS |= {"COMPRESSOR": str, "ROPE_YARN": bool, "SEED": int, "TTT_FREEZE_BLOCKS": int, "USE_ZSTD": bool}
-KINDS |= dict.fromkeys(LORA_SWITCHES, bool)
+    where = "" if row.part else f"{row.path}."
+    KINDS |= {name: type_at(row.part or PLAIN, where + field) for name, field in row.fields.items() if field}
+KINDS |= dict.fromkeys((*LORA_SWITCHES, "ROPE_YARN", "USE_ZSTD"), bool)
+KINDS |= {"COMPRESSOR": str, "SEED": int, "TTT_FREEZE_BLOCKS": int}
+READERS: dict[Any, Callable[[str], Any]] = {
+    bool: lambda text: bool(int(text)),
+    tuple[int, ...]: lambda text: tuple(int(item) for item in text.split(",") if item.strip()),
+}
 # Values that mean something else than they say; None says nothing.
 MEANINGS: dict[str, dict[Any, Any]] = {
     "COMPRESSOR": {"brotli": Brotli(), "lzma": Lzma(), "zlib": Deflate(), "zstd": Zstd()},
@@ -137,6 +141,18 @@ MEANINGS: dict[str, dict[Any, Any]] = {
 def known_names() -> list[str]:
     """Every variable that has a meaning here, by all its names."""
     return sorted((*KINDS, *OTHER_NAMES, *IGNORED))
+
+
+def variables_of(what: type[Plan] | str) -> tuple[str, ...]:
+    """The public variables of a technique, or of the setting at a path, by all their names."""
+    rows = (*TECHNIQUES, *RATES) if isinstance(what, type) else (*PLANS, *FOLLOWING, *TECHNIQUES)
+    found = {
+        name: None
+        for row in rows
+        for name, field in row.fields.items()
+        if what in (row.kind, row.path, f"{row.path}.{field}")
+    }
+    return (*found, *(other for other, first in OTHER_NAMES.items() if first in found))
 
 
 def is_on(name: str, value: Any) -> bool:
@@ -184,8 +200,7 @@ def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[s
 
 def seed_of(variables: Mapping[str, str], asked: int | None) -> int:
     """The seed by --seed or SEED; they must not differ."""
-    given, _ = read_variables({name: text for name, text in variables.items() if name == "SEED"})
-    seed = given.get("SEED", asked)
+    seed = read_variables(variables)[0].get("SEED", asked)
     if asked is not None and seed != asked:
         raise BitgolfError("two seeds", value=f"--seed {asked}, SEED={seed}", way_out="give one of them")
     return DEFAULT_SEED if seed is None else seed
@@ -199,16 +214,10 @@ def _value(name: str, text: str) -> Any:
         what = later(name)
         raise ValueError(f"known, but {what}" if what else f"unknown variable; {hint}")
     kind: Any = KINDS[name]
-    value: Any = text
     if not text and (name in SWITCHES or kind is bool):
-        value = "-1" if name in FIRST_LAYER_IS_0 else "0"
+        text = "-1" if name in FIRST_LAYER_IS_0 else "0"
     try:
-        if kind is bool:
-            value = bool(int(value))
-        elif kind in (int, float, str):
-            value = kind(value)
-        else:
-            value = tuple(int(item) for item in value.split(",") if item.strip())
+        value = READERS.get(kind, kind)(text)
     except ValueError:
         words = "0 or 1" if kind is bool else describe(kind)
         raise ValueError(f"expected {words}, found {displayed(text)}") from None

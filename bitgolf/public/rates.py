@@ -1,24 +1,15 @@
 """The parameter table by its public groups: tables of ids, head, matrices, and the rest."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import field_types
 from bitgolf.net.model import parameter_shapes
-from bitgolf.public.names import RATES, Given, Row
+from bitgolf.public.names import RATES, UNUSED, Given
 from bitgolf.recipe import Recipe
-from bitgolf.train.optim import (
-    AdamRule,
-    MuonRule,
-    OptimPlan,
-    ParameterRow,
-    Rule,
-    baseline_rows,
-    public_rows,
-)
+from bitgolf.train.optim import AdamRule, MuonRule, OptimPlan, ParameterRow, Rule, baseline_rows, public_rows
 from bitgolf.train.schedule import Progress
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -42,18 +33,12 @@ def row_groups(rows: Sequence[ParameterRow], shapes: Shapes) -> list[set[str]]:
     """The groups of the parameters that each row takes, or is there to take; Muon is for matrices."""
     groups: list[set[str]] = [{"matrices"} if isinstance(row.rule, MuonRule) else set() for row in rows]
     for names in (shapes, _OF_PARTS):
-        open_rows = {index for index, known in enumerate(groups) if not known}
+        unknown = {index for index, known in enumerate(groups) if not known}
         group_of = _group_of(names)
         for name, index in _taken(rows, names).items():
-            if index in open_rows:
+            if index in unknown:
                 groups[index].add(group_of[name])
     return groups
-
-
-def group_rules(optim: OptimPlan, shapes: Shapes) -> dict[str, Rule]:
-    """The rule of each group, as far as the table tells the groups apart: of its last row, the widest."""
-    rows = zip(optim.rows, row_groups(optim.rows, shapes))
-    return {group: row.rule for row, groups in rows for group in groups}
 
 
 def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
@@ -69,9 +54,8 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
         used = set(taken.values())
         rows = tuple(row for index, row in enumerate(optim.rows) if index in used or row.may_be_idle)
         return optim.replace(rows=rows)
-    rules = group_rules(optim, before)
-    three = {group: rules[group] for group in ("embedding", "matrices", "rest")}
-    rows = public_rows(**three, head=rules.get("head"))
+    # Of several rows of a group the last is the widest.
+    rows = public_rows(**{group: row.rule for row, known in zip(optim.rows, groups) for group in known})
     for name, index in _taken(rows, {name: after[name] for name in after if name in before}).items():
         if name not in taken or rows[index].rule != optim.rows[taken[name]].rule:
             problem = f"there is no row for {lost[0]}, and the public groups have none for {name}"
@@ -86,52 +70,33 @@ def with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
     Raises PlanError, by the names of the variables, where no row of their groups has such a setting, or one
     takes other groups as well.
     """
-    optim, old, shapes = after.optim, parameter_shapes(before.model), parameter_shapes(after.model)
-    if old.keys() != shapes.keys():
-        optim = regrouped(optim, old, shapes)
-    rows, problems = list(optim.rows), []
-    groups_of = row_groups(rows, shapes)
-    for name, value, field, groups in _rates(before, after, given):
-        own = [index for index, known in enumerate(groups_of) if not known.isdisjoint(groups)]
-        having = [index for index in own if field in field_types(type(rows[index].rule))]
-        if not having:
-            problems.append(f"{name}: no row of optim.rows for {_words(groups)} has the setting {field!r}")
-        for index in having:
-            if other := groups_of[index].difference(groups):
-                problems.append(f"{name}: optim.rows.{index} is for {_words(other)} too; give them a row")
-                continue
-            try:
-                rows[index] = rows[index].replace({f"rule.{field}": value})
-            except PlanError as error:
-                problems += [f"{name}: {problem}" for problem in error.problems]
-    if problems:
-        raise PlanError(dict.fromkeys(problems))
-    return after.replace({"optim": optim.replace(rows=tuple(rows))})
-
-
-def _rates(before: Recipe, after: Recipe, given: Given) -> Iterator[tuple[str, Any, str, Sequence[str]]]:
-    """What is given for rules: the variable, its value, the field, and the groups."""
+    old, shapes = parameter_shapes(before.model), parameter_shapes(after.model)
+    optim = after.optim if old.keys() == shapes.keys() else regrouped(after.optim, old, shapes)
+    rates = [
+        (name, given[name], field, row.groups_with(name, given))
+        for row in RATES
+        for name, field in row.fields.items()
+        if name in given and name not in UNUSED[after.model.tied]
+    ]
     if after.model.tied != before.model.tied:  # a table that is no head learns at another rate
         public = baseline_rows(after.model.tied)[0].rule.rates(1.0, Progress(0, 1))
-        yield "TIE_EMBEDDINGS", public["lr"], "lr", ("embedding",)
-    for row in RATES:
-        for name, field in row.fields.items():
-            if name in given and name not in unused_rates(after):
-                yield name, given[name], field, groups_with(row, name, given)
-            elif name in given and "TIE_EMBEDDINGS" not in given:
-                tied = "the head" if after.model.tied else "not the head"
-                problem = f"{name}: the token table of this recipe is {tied}; give TIE_EMBEDDINGS too"
-                raise PlanError([problem])
-
-
-def unused_rates(recipe: Recipe) -> tuple[str, ...]:
-    """The variables of rates that public scripts do not use with this recipe's token table, tied or not."""
-    return ("EMBED_LR", "HEAD_LR") if recipe.model.tied else ("TIED_EMBED_LR",)
-
-
-def groups_with(row: Row, name: str, given: Iterable[str]) -> Sequence[str]:
-    """The groups of a rate; those that decay with a variable of their own are left to it."""
-    return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else row.groups
+        rates.insert(0, ("TIE_EMBEDDINGS", public["lr"], "lr", ("embedding",)))
+    changes: dict[str, object] = {"optim": optim}
+    problems = []
+    groups_of = row_groups(optim.rows, shapes)
+    for name, value, field, groups in rates:
+        own = [index for index, known in enumerate(groups_of) if not known.isdisjoint(groups)]
+        having = [index for index in own if field in field_types(type(optim.rows[index].rule))]
+        if not having:
+            words = " and ".join(groups)
+            problems.append(f"{name}: no row of optim.rows for {words} has the setting {field!r}")
+        for index in having:
+            changes[f"optim.rows.{index}.rule.{field}"] = value
+            if other := " and ".join(sorted(groups_of[index].difference(groups))):
+                problems.append(f"{name}: optim.rows.{index} is for {other} too; give them a row")
+    if problems:
+        raise PlanError(dict.fromkeys(problems))
+    return after.replace(changes)
 
 
 def _taken(rows: Sequence[ParameterRow], shapes: Shapes) -> dict[str, int]:
@@ -148,7 +113,3 @@ def _taken(rows: Sequence[ParameterRow], shapes: Shapes) -> dict[str, int]:
 def _group_of(shapes: Shapes) -> dict[str, str]:
     """The public group of each parameter."""
     return {name: _MARKS[_PUBLIC[index].rule] for name, index in _taken(_PUBLIC, shapes).items()}
-
-
-def _words(groups: Iterable[str]) -> str:
-    return " and ".join(sorted(groups))

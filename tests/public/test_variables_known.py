@@ -10,13 +10,12 @@ from bitgolf.public.names import (
     OTHER_NAMES,
     later,
     parse_variables,
+    variables_of,
 )
 from bitgolf.public.variables import (
     apply_variables,
     targets,
     variable_rows,
-    variables_at,
-    variables_of,
 )
 from bitgolf.recipes.baseline import baseline
 from bitgolf.train.optim import (
@@ -119,6 +118,6 @@ def test_techniques_know_their_variables():
     assert {"ROPE_DIMS", "ROPE_YARN"} < set(variables_of(Rope))
     assert {"MATRIX_LR", "WEIGHT_DECAY", *TAPERED} < set(variables_of(MuonRule))
     assert "MATRIX_LR" not in variables_of(AdamRule)
-    assert variables_at("model.mlp_hidden") == ("MLP_HIDDEN", "MLP_MULT")
+    assert variables_of("model.mlp_hidden") == ("MLP_HIDDEN", "MLP_MULT")
     assert all(targets(name) for name in KINDS)
     assert not set(LATER) & set(KINDS)

@@ -55,7 +55,7 @@ def test_two_averages_do_not_stack():
         ("NUM_HEADS=7", ("7 must divide the width 512 (NUM_HEADS)",)),
         ("EMA_DECAY=2", ("Ema.decay: must be below 1.0, found 2.0 (EMA_DECAY)",)),
         ("MATRIX_LR=nan", ("MATRIX_LR", "finite")),
-        ("BETA2=1", ("BETA2: AdamRule.beta2: must be below 1.0",)),
+        ("BETA2=1", ("AdamRule.beta2: must be below 1.0, found 1.0 (BETA2)",)),
         ("BIGRAM_DIM=64", ("BIGRAM_DIM: the recipe has no BigramHash; give BIGRAM_VOCAB_SIZE too",)),
         ("MIN_LR=0.1", ("MIN_LR", "give WARMDOWN_FRAC too")),
         ("ROPE_TRAIN_SEQ_LEN=512", ("give ROPE_YARN too",)),
