@@ -100,9 +100,10 @@ short: those of locals for each function anew, so that equal work is written in 
 
 A script is started as a public script is, with the same variables. It writes the log lines that reviewers
 look for, its own program first (a packed one logs what it unpacks to, a statement a line: comments and long
-names are not in it), validates before the first step and while it trains, the clock stopped, and evaluates on
-all processes within a limit of its own. It is proven by running it in an empty folder with the package out of
-reach and comparing weights, packed bytes and per-token scores with the package's, bit for bit.
+names are not in it; the lines after it are the same), validates before the first step and while it trains,
+the clock stopped, and evaluates on all processes within a limit of its own. It is proven by running it in an
+empty folder with the package out of reach and comparing weights, packed bytes and per-token scores with the
+package's, bit for bit.
 """
 
 

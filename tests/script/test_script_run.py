@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -216,8 +217,19 @@ def test_two_processes_do_what_two_processes_of_the_package_do(data, tmp_path): 
 def test_the_packed_form_is_started_the_same_way(script, bare, tmp_path):
     run = submitted(pack_script(script), tmp_path / "record", bare, ITERATIONS="2", SEED="3")
     assert run.returncode == 0, run.stderr
-    log = (tmp_path / "record" / "logs" / "baseline-3.txt").read_text()
-    assert log.startswith(ast.unparse(ast.parse(minify(script))))  # the program, a statement a line
+    log, minified = (tmp_path / "record" / "logs" / "baseline-3.txt").read_text(), minify(script)
+    assert log.startswith(ast.unparse(ast.parse(minified)))  # the program, a statement a line
+    assert texts_with_values(minified) == texts_with_values(script)  # names are short, what is printed is not
+    assert texts_with_values(minified.replace("val_bpb:", "b:")) != texts_with_values(script)
+    assert re.search(r"^step:2/2 train_loss:\S+ train_time:\S+ step_avg:\S+$", run.stdout, re.M)
+
+
+def texts_with_values(script):
+    """The texts around the values that a script writes; no value is the name of a class or a field."""
+    written = [node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.JoinedStr)]
+    assert not any("__name__" in ast.unparse(node) or "!r" in ast.unparse(node) for node in written)
+    parts = (part for node in written for part in node.values)
+    return Counter(part.value for part in parts if isinstance(part, ast.Constant))
 
 
 def test_settings_stand_first_and_are_read_from_the_environment(script, bare, tmp_path):
