@@ -76,11 +76,11 @@ class LoraAdapter(Adapter):
                 way_out="a shorter stride of the windows, or longer documents",
             )
 
-        def size(document: list[int]) -> int:
+        def length(document: list[int]) -> int:
             tokens = windows[document[-1]].end - windows[document[0]].start
             return tokens if self.longest_first else len(document)
 
-        documents.sort(key=size)
+        documents.sort(key=length)
         count = self.batch_documents
         batches = [documents[first : first + count] for first in range(0, len(documents), count)]
         return batches[::-1] if self.longest_first else batches
@@ -158,11 +158,11 @@ class DocumentLearner(Adaptation):
         return float(loss.detach())
 
     def take_down(self) -> dict[str, Tensor]:
-        found = {"batch": torch.tensor(self.batch)}
-        found |= {
+        state = {"batch": torch.tensor(self.batch)}
+        state |= {
             f"factor/{name}": factor.detach().clone() for name, factor in self.factors_by_name().items()
         }
-        return found | {f"kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
+        return state | {f"kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
 
     def take_up(self, learnt: Mapping[str, Tensor]) -> None:
         shapes = {  # of the batch that it was in
@@ -270,12 +270,12 @@ class PhasedLora(LoraAdapter):
         prefix = min(self.prefix_documents, sum(map(len, batches)))
         marks = [prefix * (phase + 1) // self.phases for phase in range(self.phases)]
         done: list[list[int]] = []
-        found: dict[int, list[list[int]]] = {}
+        prefixes: dict[int, list[list[int]]] = {}
         for number, batch in enumerate(batches):
             done = [*batch, *done] if self.longest_first else [*done, *batch]
-            if len(found) < len(marks) and len(done) >= marks[len(found)]:
-                found[number] = done[: marks[len(found)]]
-        return found
+            if len(prefixes) < len(marks) and len(done) >= marks[len(prefixes)]:
+                prefixes[number] = done[: marks[len(prefixes)]]
+        return prefixes
 
     def adaptation(
         self, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
@@ -301,11 +301,11 @@ class PhaseLearner(DocumentLearner):
         plan, model = self.plan.globally, self.model
         tokens = torch.from_numpy(stream).to(model.backend.device)
         length = plan.sequence_length or max(window.end - window.start for window in self.windows)
-        size, count = plan.chunk_tokens, -(-(len(tokens) - 1) // plan.chunk_tokens)
+        chunk_tokens, count = plan.chunk_tokens, -(-(len(tokens) - 1) // plan.chunk_tokens)
         model.requires_grad_(True)
         learner = plan.learner(model)
         for chunk in range(count - 1):
-            row = tokens[chunk * size : (chunk + 1) * size + 1]
+            row = tokens[chunk * chunk_tokens : (chunk + 1) * chunk_tokens + 1]
             learner.learn(row, length, plan.batch_sequences, plan.epochs, Progress(chunk, count - 1))
         model.requires_grad_(False)
         self.lora.factors.clear()

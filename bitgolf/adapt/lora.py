@@ -51,8 +51,8 @@ class Lora:
 
     def drawn(self, name: str, rows: int, inputs: int) -> Tensor:
         """The start of a factor `down`."""
-        draw = keyed_generator(self.seed, f"lora {name}")
-        one = (2 * torch.rand(self.rank, inputs, generator=draw) - 1) / math.sqrt(inputs)
+        generator = keyed_generator(self.seed, f"lora {name}")
+        one = (2 * torch.rand(self.rank, inputs, generator=generator) - 1) / math.sqrt(inputs)
         return one.repeat(rows, 1, 1)
 
     @contextmanager
@@ -65,27 +65,27 @@ class Lora:
         finally:
             self.rows = None
 
-    def plus(self, place: str, x: Tensor, y: Tensor) -> Tensor:
+    def plus(self, target: str, x: Tensor, y: Tensor) -> Tensor:
         """y (batch, time, outputs) with what stands beside the product that made it of x."""
-        number = self.passes[place]
-        pair = self.factors.get(f"{place}/{number}")
+        number = self.passes[target]
+        pair = self.factors.get(f"{target}/{number}")
         if self.rows is None or pair is None:
             return y
-        self.passes[place] += 1
+        self.passes[target] += 1
         down, up = (factor[self.rows].to(x.dtype) for factor in pair)
         return y + (x @ down.mT) @ up.mT * self.scale
 
-    def heads_of(self, place: str, attention: Attention, x: Tensor, *parts: Linear) -> Tensor:
+    def heads_of(self, target: str, attention: Attention, x: Tensor, *parts: Linear) -> Tensor:
         """`Attention.heads_of` with what stands beside its matrices."""
         own = Attention.heads_of(attention, x, *parts)
         names = {attention.c_q: "q", attention.c_k: "k", attention.c_v: "v"}
         pieces = own.flatten(2).split([len(part.weight) for part in parts], 2)
-        added = [self.plus(f"{place}.{names[part]}", x, y) for part, y in zip(parts, pieces)]
+        added = [self.plus(f"{target}.{names[part]}", x, y) for part, y in zip(parts, pieces)]
         return torch.cat(added, 2).view_as(own) if self.rows is not None else own
 
-    def after(self, place: str, module: Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def after(self, target: str, module: Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What a module puts out, with what stands beside it; of the last positions that it was asked for."""
-        return self.plus(place, given[0][:, -output.shape[1] :], output)
+        return self.plus(target, given[0][:, -output.shape[1] :], output)
 
     @contextmanager
     def beside(self) -> Iterator[None]:

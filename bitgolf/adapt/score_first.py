@@ -107,13 +107,13 @@ class ScoreFirst(Adapter):
         """The model with bounds of its own where they learn."""
         return nullcontext() if self.caps == Frozen() else caps_of_its_own(model)
 
-    def learner(self, model: Model, place: str = PLACE) -> Learner:
-        """What trains the weights of a model; place: of these settings.
+    def learner(self, model: Model, path: str = PLACE) -> Learner:
+        """What trains the weights of a model; path: of these settings.
 
         Raises PlanError for patterns that match nothing.
         """
         names = [name for name, _ in model.named_parameters()]
-        if problems := [f"{place}.{problem}" for problem in self.unmatched(names)]:
+        if problems := [f"{path}.{problem}" for problem in self.unmatched(names)]:
             raise PlanError(problems)
         return Learner(model, self.optim(), self.clip, self.noise)
 
@@ -130,8 +130,10 @@ class ScoreFirst(Adapter):
         rows: list[tuple[str, Rule]] = [(CAPS, self.caps), *((pattern, Frozen()) for pattern in self.frozen)]
         rows += [(pattern, self.rule) for pattern in self.tensors]
         rows += [("*", Frozen())]
-        table = (ParameterRow(pattern=pattern, rule=rule, may_be_idle=True) for pattern, rule in rows)
-        return OptimPlan(rows=tuple(table), schedule=self.schedule)
+        parameter_rows = (
+            ParameterRow(pattern=pattern, rule=rule, may_be_idle=True) for pattern, rule in rows
+        )
+        return OptimPlan(rows=tuple(parameter_rows), schedule=self.schedule)
 
 
 class ChunkLearner(Adaptation):
@@ -145,18 +147,18 @@ class ChunkLearner(Adaptation):
         self.chunk = 0
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
-        plan, size = self.plan, self.plan.chunk_tokens
-        start, last = self.chunk * size, (self.targets - 1) // size
+        plan, chunk_tokens = self.plan, self.plan.chunk_tokens
+        start, last = self.chunk * chunk_tokens, (self.targets - 1) // chunk_tokens
         progress = Progress(self.chunk, last)
         self.chunk += 1
         if len(part):  # a chunk that one window of the chunk before has scored is left out
-            tokens = torch.from_numpy(exam.released(start, min(start + size, self.targets)))
+            tokens = torch.from_numpy(exam.released(start, min(start + chunk_tokens, self.targets)))
             tokens = tokens.to(self.model.backend.device)
             self.learner.learn(tokens, self.length, plan.batch_sequences, plan.epochs, progress)
 
     def take_down(self) -> dict[str, Tensor]:
-        found = self.learner.take_down().items()
-        return {"chunk": torch.tensor(self.chunk), **{f"learner/{name}": tensor for name, tensor in found}}
+        tensors = self.learner.take_down().items()
+        return {"chunk": torch.tensor(self.chunk), **{f"learner/{name}": tensor for name, tensor in tensors}}
 
     def take_up(self, learnt: Mapping[str, Tensor]) -> None:
         self.learner.take_up(part_of(learnt, "learner"))

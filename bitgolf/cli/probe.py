@@ -7,7 +7,7 @@ import typer
 
 from bitgolf.cli.options import Json, OnData, Overrides
 from bitgolf.cli.shown import close_verdicts
-from bitgolf.probe.subject import Asked, probe_subject
+from bitgolf.probe.subject import ProbeOptions, probe_subject
 from bitgolf.report import screen
 
 COLUMNS = (
@@ -53,7 +53,9 @@ def probe(
 
     Example: bitgolf probe runs/demo
     """
-    options = Asked(text, dataset, overrides or (), positions, tokens, apart, seconds, vocabulary, tolerance)
+    options = ProbeOptions(
+        text, dataset, overrides or (), positions, tokens, apart, seconds, vocabulary, tolerance
+    )
     name, num_tokens, findings = screen.follow(probe_subject(target, options))
     rows = [
         [

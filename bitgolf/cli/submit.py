@@ -52,7 +52,7 @@ def submit(
     from bitgolf.audit.audit import audit
     from bitgolf.audit.rules import rules_named
     from bitgolf.submit.gather import gathered
-    from bitgolf.submit.write import Words, write_record
+    from bitgolf.submit.write import Metadata, write_record
 
     if not is_plain_name(track):
         raise BitgolfError("no name of a track", where="--track", value=track, way_out=NAME_RULE)
@@ -64,7 +64,7 @@ def submit(
     first = members[0].result
     title = name or first["recipe"]
     folder = out or Path("records") / f"{first['recipe']}-{first['recipe_identity'][:8]}"
-    metadata = Words(title, author, track, against=against, github=github, blurb=blurb)
+    metadata = Metadata(title, author, track, against=against, github=github, blurb=blurb)
     claims = write_record(
         members, folder, metadata, readable=not packed, studies=studies or [], declared=declared
     )

@@ -80,9 +80,9 @@ def needs(extra: str, *packages: str) -> None:
         )
 
 
-def greatest_difference(found: Tensor, expected: Tensor, where: Path) -> float:
+def greatest_difference(logits: Tensor, expected: Tensor, where: Path) -> float:
     """Between logits of what was written and the model's own. Raises BitgolfError above TOLERANCE."""
-    difference = float((found - expected).abs().max())
+    difference = float((logits - expected).abs().max())
     if not difference <= TOLERANCE:  # NaN too
         raise BitgolfError(
             "what was written gives other logits than the packed model",

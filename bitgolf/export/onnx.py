@@ -59,8 +59,8 @@ def write_onnx(exported: Exported, out: Path) -> float:
                 f"torch cannot write this network as ONNX: {text}", where=exported.name
             ) from error
         data = whole.read_bytes()
-    found = _run(data, ids)
-    difference = greatest_difference(found, expected, out)
+    logits = _run(data, ids)
+    difference = greatest_difference(logits, expected, out)
     write_bytes(out, data)
     return difference
 

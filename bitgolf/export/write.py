@@ -13,9 +13,9 @@ from bitgolf.inputs.writable import refuse_file, refuse_folder
 
 
 class Form(NamedTuple):
-    """place: what it is called beside the model. packages: what the extra of that name installs."""
+    """target_name: what it is called beside the model. packages: what the extra of that name installs."""
 
-    place: str
+    target_name: str
     write: Callable[[Exported, Path], float]
     extra: str = ""
     packages: tuple[str, ...] = ()
@@ -36,19 +36,19 @@ def export_to(run: str, form_name: str, out: Path | None) -> dict[str, Any]:
     if form_name not in FORMS:
         raise BitgolfError("no such form", value=form_name, way_out=nearest(form_name, FORMS))
     form = FORMS[form_name]
-    is_file = "." in form.place
+    is_file = "." in form.target_name
     if out:
         (refuse_file if is_file else refuse_folder)(out)
     needs(form.extra, *form.packages)
     exported = read_exported(run)
-    target = out or beside(exported.path) / form.place
+    target = out or beside(exported.path) / form.target_name
     (refuse_file if is_file else refuse_folder)(target)
     difference = form.write(exported, target)
-    size = sum(path.stat().st_size for path in ([target] if target.is_file() else target.iterdir()))
+    num_bytes = sum(path.stat().st_size for path in ([target] if target.is_file() else target.iterdir()))
     return {
         "model": str(exported.path),
         "to": form_name,
         "out": str(target),
-        "bytes": size,
+        "bytes": num_bytes,
         "largest_logit_difference": difference,
     }

@@ -39,24 +39,24 @@ class BitgolfLM(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Of each continuation after its context, in nats, and whether it is what greedy decoding gives."""
-        found = self.packed.loglikelihood([request.args for request in requests])
-        self._remember("loglikelihood", requests, found)
-        return [(each.loglikelihood, each.greedy) for each in found]
+        results = self.packed.loglikelihood([request.args for request in requests])
+        self._remember("loglikelihood", requests, results)
+        return [(each.loglikelihood, each.greedy) for each in results]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Of each whole text, by the windows of chunked scoring."""
-        found = [each.loglikelihood for each in self.packed.rolling([each.args[0] for each in requests])]
-        self._remember("loglikelihood_rolling", requests, found)
-        return found
+        sums = [each.loglikelihood for each in self.packed.rolling([each.args[0] for each in requests])]
+        self._remember("loglikelihood_rolling", requests, sums)
+        return sums
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """What comes after each context."""
-        found = []
+        texts = []
         for context, given in (request.args for request in requests):
-            found.append(self.packed.continued(context, *settings_of(given)))
-        self._remember("generate_until", requests, found)
-        return found
+            texts.append(self.packed.continued(context, *settings_of(given)))
+        self._remember("generate_until", requests, texts)
+        return texts
 
-    def _remember(self, kind: str, requests: list[Instance], found: Sequence[Found | float | str]) -> None:
-        for request, each in zip(requests, found, strict=True):
+    def _remember(self, kind: str, requests: list[Instance], results: Sequence[Found | float | str]) -> None:
+        for request, each in zip(requests, results, strict=True):
             self.cache_hook.add_partial(kind, request.args, each)

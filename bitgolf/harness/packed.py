@@ -59,8 +59,8 @@ class PackedModel:
         path, unpacked = find_artifact(model)
         self.tokenizer, self.encoder = unpacked.tokenizer, Encoder(unpacked.tokenizer)
         # In the number type of its run; where none is known, not in the one that is faster just now.
-        changes = [] if dtype_of(path.parent) else ["backend.dtype=float32"]
-        self.model, _, trained = model_to_score(path, unpacked, changes)
+        overrides = [] if dtype_of(path.parent) else ["backend.dtype=float32"]
+        self.model, _, trained = model_to_score(path, unpacked, overrides)
         self.model.eval()
         self.window = window or trained or WINDOW
         # Steps are taken one row at a time, where bfloat16 is slower.
@@ -69,18 +69,18 @@ class PackedModel:
 
     def loglikelihood(self, questions: Sequence[tuple[str, str]]) -> list[Found]:
         """Of each continuation after its context. Spaces at the end of a context go to the continuation."""
-        asked = []
+        queries = []
         for context, continuation in questions:
             ids = self._ids(context + continuation)
             first = min(len(self._ids(context.rstrip())), len(ids)) - 1
-            asked.append(Asked(ids, list(self._windows(len(ids) - 1, max(first, 0))), first < 0 < len(ids)))
-        return self._found(asked)
+            queries.append(Asked(ids, list(self._windows(len(ids) - 1, max(first, 0))), first < 0 < len(ids)))
+        return self._scored(queries)
 
     def rolling(self, texts: Sequence[str]) -> list[Found]:
         """Of each whole text, by windows side by side as `bitgolf score` has them."""
         windows, opens = Chunked(length=self.window), self.tokenizer.bos >= 0
         texts_ids = [self._ids(text) for text in texts]
-        return self._found(
+        return self._scored(
             [Asked(ids, list(windows.windows(len(ids))), not opens and len(ids) > 0) for ids in texts_ids]
         )
 
@@ -111,13 +111,13 @@ class PackedModel:
             end = min(position + step, targets)
             yield Window(max(end - self.window, 0), end, position)
 
-    def _found(self, asked: Sequence[Asked]) -> list[Found]:
+    def _scored(self, queries: Sequence[Asked]) -> list[Found]:
         """Sums over the windows of each question; those of one shape are passed together."""
         uniform = -math.log(self.tokenizer.vocabulary_size)
-        sums = [uniform if each.first_too else 0.0 for each in asked]
-        greedy = [not each.first_too for each in asked]
+        sums = [uniform if each.first_too else 0.0 for each in queries]
+        greedy = [not each.first_too for each in queries]
         shapes: dict[tuple[int, int], list[Part]] = defaultdict(list)
-        for question, (ids, windows, _) in enumerate(asked):
+        for question, (ids, windows, _) in enumerate(queries):
             for window in windows:
                 part = Part(question, ids[window.start : window.end + 1], window)
                 shapes[window.end - window.start, window.end - window.first_scored].append(part)

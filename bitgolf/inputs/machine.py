@@ -29,5 +29,9 @@ def other_machine(folder: Path, recipe: Recipe) -> str:
         ("device", device, choose_device(recipe.backend).type),
         ("processor", begun.get("processor"), processor_name()),
     ]
-    words = [f"{name} {was} before, {now} now" for name, was, now in pairs if was and was != now]
-    return f"begun elsewhere, so further steps may differ in bits: {', '.join(words)}" if words else ""
+    differences = [f"{name} {was} before, {now} now" for name, was, now in pairs if was and was != now]
+    return (
+        f"begun elsewhere, so further steps may differ in bits: {', '.join(differences)}"
+        if differences
+        else ""
+    )

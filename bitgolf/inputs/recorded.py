@@ -23,9 +23,9 @@ OWN = "own"  # of a run folder: users' files; of the cache: what of them was nam
 def remember(text: str) -> None:
     """Note that this user has named a file with this text, as far as anything can be written."""
     with suppress(OSError, BitgolfError):
-        place = cache_folder() / OWN
-        place.mkdir(parents=True, exist_ok=True)
-        (place / _identity(text)).touch()
+        folder = cache_folder() / OWN
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _identity(text)).touch()
 
 
 def _identity(text: str) -> str:
@@ -73,9 +73,9 @@ def techniques_of(folder: Path) -> Iterator[None]:
     strangers = []
     for path in recorded(folder):
         text = path.read_text(encoding="utf-8")
-        known = [file for file in OWN_FILES.values() if file.text == text]
-        if known:
-            load_own(known[-1].path, text)
+        own_files = [file for file in OWN_FILES.values() if file.text == text]
+        if own_files:
+            load_own(own_files[-1].path, text)
         elif (cache_folder() / OWN / _identity(text)).is_file():
             load_own(path, text)
         else:

@@ -60,10 +60,10 @@ def recipe_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
 
 
-def find_recipe(text: str, changes: Sequence[str] = ()) -> Recipe:
+def find_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
     import_core()
-    return parse_changes(_read_recipe(text), changes)
+    return parse_changes(_read_recipe(text), overrides)
 
 
 def _read_recipe(text: str) -> Recipe:
@@ -78,11 +78,11 @@ def _read_recipe(text: str) -> Recipe:
         return read_plan(Path(text) / "recipe.json", Recipe)
     if text.endswith(".json"):
         return read_plan(Path(text), Recipe)
-    known = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
+    names = [name + ending for name in recipe_names() for ending in ("", LAPTOP)]
     raise BitgolfError(
         "no such recipe",
         where=text,
-        way_out=f"{nearest(text, known)}; or give file.py:function or a recipe.json",
+        way_out=f"{nearest(text, names)}; or give file.py:function or a recipe.json",
     )
 
 
@@ -115,10 +115,10 @@ def mending(path: Path, where: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):  # stdout is for the answer
             yield
     except (Exception, SystemExit) as error:  # a user's file can fail in any way; say which and where
-        said = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, BitgolfError) else f"{type(error).__name__}: {error}"
         line = line_in(str(path.absolute()), error)
         raise BitgolfError(
-            f"line {line}: {said}" if line else said, where=where, way_out="mend the file"
+            f"line {line}: {message}" if line else message, where=where, way_out="mend the file"
         ) from error
 
 
@@ -173,7 +173,7 @@ def made_once(
 def find_artifact(
     text: str,
     data: Path | None = None,
-    changes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     again: Sequence[int] = (),
     first_attention: bool = True,
 ) -> tuple[Path, Unpacked]:
@@ -203,9 +203,11 @@ def find_artifact(
             way_out="give its dataset with --data",
         )
     unpacked = _public_artifact(path, Dataset.open(data).tokenizer, again, first_attention)
-    if unseen := [place for place in UNSEEN if not any(change.startswith(place) for change in changes)]:
-        what = ", ".join(UNSEEN[place][0] for place in unseen)
-        ways = " ".join(f"--set '{place}{UNSEEN[place][1]}'" for place in unseen)
+    if unseen := [
+        setting for setting in UNSEEN if not any(override.startswith(setting) for override in overrides)
+    ]:
+        what = ", ".join(UNSEEN[setting][0] for setting in unseen)
+        ways = " ".join(f"--set '{setting}{UNSEEN[setting][1]}'" for setting in unseen)
         note(f"{path.name}: weights do not show {what}; taken as without. If its script has them: {ways}")
     return path, unpacked
 
@@ -219,8 +221,8 @@ def _public_artifact(
     path: Path, tokenizer: Tokenizer, again: Sequence[int], first_attention: bool
 ) -> Unpacked:
     """A public checkpoint with the tokenizer of the data that it is to be scored on."""
-    said: list[str] = []
-    state = read_public(path, said)
+    notes: list[str] = []
+    state = read_public(path, notes)
     try:
         weights = as_weights(state, again or PASSED_AGAIN, first_attention)
         model = infer_model_plan(weights)
@@ -235,10 +237,10 @@ def _public_artifact(
             way_out="give the dataset made with the tokenizer that it was trained with",
         )
     if first_attention_at_rest(state) or lacks_first_attention(renamed(unbanked(state))):
-        said.append("its first layer has no attention (DISABLE_LAYER0_ATTN), as its tensors show")
+        notes.append("its first layer has no attention (DISABLE_LAYER0_ATTN), as its tensors show")
     if passes_again(state) and not again:
         named = ",".join(map(str, PASSED_AGAIN))
-        said.append(
+        notes.append(
             f"layers {named} are taken to be passed twice, as in the records; else give --recur-layers"
         )
     elif again and not passes_again(state):
@@ -248,7 +250,7 @@ def _public_artifact(
             value=",".join(map(str, again)),
             way_out="name passes that share everything with --set 'model.recurrence=Looped(first=4, last=5)'",
         )
-    for each in said:
+    for each in notes:
         note(f"{path.name}: {each}")
     return Unpacked(model, weights, tokenizer, {})
 

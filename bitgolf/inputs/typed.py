@@ -209,14 +209,14 @@ def typed(data: Any, shape: type[Shape], where: Path | str, way_out: str = AGAIN
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        said = first["msg"][:1].lower() + first["msg"][1:]
+        message = first["msg"][:1].lower() + first["msg"][1:]
         value = first["input"]
         if first["type"] == "missing":
-            said, value = "is missing", None
+            message, value = "is missing", None
         elif value is None:
-            said += ", found null"
+            message += ", found null"
         raise BitgolfError(
-            f"{key or 'its content'}: {said}", where=str(where), value=value, way_out=way_out
+            f"{key or 'its content'}: {message}", where=str(where), value=value, way_out=way_out
         ) from None
     return data
 
@@ -225,11 +225,11 @@ def read_outside(path: Path) -> Any:
     """A JSON file that may be anybody's. Raises BitgolfError for one that is no file or of absurd size."""
     if path.exists():
         refuse_special(path)
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+        if (num_bytes := path.stat().st_size) > MOST_JSON_BYTES:
             raise BitgolfError(
                 f"more than {MOST_JSON_BYTES:,} bytes of JSON",
                 where=str(path),
-                value=f"{size:,}",
+                value=f"{num_bytes:,}",
                 way_out=AGAIN,
             )
     data = read_json(path)
@@ -238,9 +238,9 @@ def read_outside(path: Path) -> Any:
         each = left.pop()
         inner = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
         if len(inner) > MOST_JSON_ITEMS:
-            found = f"{len(inner):,}"
+            count = f"{len(inner):,}"
             raise BitgolfError(
-                f"more than {MOST_JSON_ITEMS:,} items in one", where=str(path), value=found, way_out=AGAIN
+                f"more than {MOST_JSON_ITEMS:,} items in one", where=str(path), value=count, way_out=AGAIN
             )
         left += inner
     return data

@@ -55,11 +55,11 @@ def count_byte(nodes: np.ndarray, used: int, node: int, byte: int, order: int) -
 
     nodes: with room for order + 1 more.
     """
-    first, longer, known = -1, -1, False
-    while node >= 0 and not known:
+    first, longer, exists = -1, -1, False
+    while node >= 0 and not exists:
         child = followed_by(nodes, node, byte)
-        known = child >= 0
-        if not known:
+        exists = child >= 0
+        if not exists:
             child, used = used, used + 1
             nodes[child, FIRST], nodes[child, NEXT] = -1, nodes[node, FIRST]
             nodes[child, BYTE], nodes[child, DEPTH] = byte, nodes[node, DEPTH] + 1

@@ -18,30 +18,30 @@ class ByteTree(NamedTuple):
     parent: np.ndarray
     child: np.ndarray
     ends: np.ndarray
-    place: np.ndarray
+    node_of: np.ndarray
 
 
 def byte_tree(pieces: Sequence[bytes]) -> ByteTree:
     """The tree of tokens that stand for these bytes."""
-    starts = {piece[:size] for piece in pieces for size in range(len(piece) + 1)} | {b""}
+    starts = {piece[:length] for piece in pieces for length in range(len(piece) + 1)} | {b""}
     nodes = sorted(starts, key=lambda start: (len(start), start))
     number = {start: node for node, start in enumerate(nodes)}
     parent = np.array([-1, *(number[start[:-1]] for start in nodes[1:])], np.int32)
     ends = np.zeros(len(nodes), bool)
-    place = np.array([number[piece] if piece else -1 for piece in pieces], np.int32)
-    ends[place[place >= 0]] = True
+    node_of = np.array([number[piece] if piece else -1 for piece in pieces], np.int32)
+    ends[node_of[node_of >= 0]] = True
     return ByteTree(
         byte=np.array([0, *(start[-1] for start in nodes[1:])], np.int32),
         parent=parent,
         child=np.searchsorted(parent, np.arange(len(nodes) + 1)).astype(np.int32),
         ends=ends,
-        place=place,
+        node_of=node_of,
     )
 
 
 def path_to(tree: ByteTree, token: int) -> np.ndarray:
     """The nodes of a token, int32, from the empty start to its own; only the first for one without bytes."""
-    path = [int(tree.place[token])]
+    path = [int(tree.node_of[token])]
     while path[-1] > 0:
         path.append(int(tree.parent[path[-1]]))
     return np.array([max(node, 0) for node in reversed(path)], np.int32)

@@ -48,9 +48,9 @@ class Followers:
         if self._all is not None:
             weights += factor * self._all
         elif self._few:
-            size = len(self._few)
-            tokens = np.fromiter(self._few, np.int64, size)
-            weights[tokens] += factor * np.fromiter(self._few.values(), np.float64, size)
+            count = len(self._few)
+            tokens = np.fromiter(self._few, np.int64, count)
+            weights[tokens] += factor * np.fromiter(self._few.values(), np.float64, count)
         else:
             weights[self.top] += factor * self.total
 

@@ -59,9 +59,9 @@ class _Matches(Memory):
             self.trust.learn(self.situation(), float(self.own[token]), float(token == self.found[1]))
         self.text.append(token)
         recent = tuple(self.text[-self.plan.shortest :])
-        known = len(recent) == self.plan.shortest
-        self.earlier.append(self.latest.get(recent, -1) if known else -1)
-        if known:
+        is_full = len(recent) == self.plan.shortest
+        self.earlier.append(self.latest.get(recent, -1) if is_full else -1)
+        if is_full:
             self.latest[recent] = len(self.text) - 1
         self.found = self.longest()
 

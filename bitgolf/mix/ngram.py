@@ -58,14 +58,14 @@ class _Interpolated(ContextCounts):
 
     def levels(self) -> list[tuple[tuple[int, ...], Followers]]:
         """The known contexts from the shortest on, each with what its weight depends on."""
-        found: list[tuple[tuple[int, ...], Followers]] = []
+        levels: list[tuple[tuple[int, ...], Followers]] = []
         for length, context in enumerate(self.contexts()):
             if context not in self.followers:
                 break  # no longer one is known either
             seen = self.followers[context]
             likely = odds_level(float(self.own[seen.top]))
-            found.append(((length, seen.total.bit_length(), seen.kinds.bit_length(), likely), seen))
-        return found
+            levels.append(((length, seen.total.bit_length(), seen.kinds.bit_length(), likely), seen))
+        return levels
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         self.own = own

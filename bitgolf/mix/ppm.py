@@ -73,8 +73,8 @@ def mix_bytes(
     whole, start, mixed_whole, mixed = shares[0], shares[1], shares[2], shares[3]
     whole[:] = 0.0
     for token in range(len(own)):
-        if tree.place[token] >= 0:
-            whole[tree.place[token]] += own[token]
+        if tree.node_of[token] >= 0:
+            whole[tree.node_of[token]] += own[token]
     start[:] = whole
     for node in range(len(whole) - 1, 0, -1):
         start[tree.parent[node]] += start[node]
@@ -82,10 +82,10 @@ def mix_bytes(
     for node in range(len(whole)):
         first, last = tree.child[node], tree.child[node + 1]
         if first == last or mixed[node] < floor:
-            scale = mixed[node] / start[node]
-            mixed_whole[node] = whole[node] * scale
+            ratio = mixed[node] / start[node]
+            mixed_whole[node] = whole[node] * ratio
             for child in range(first, last):
-                mixed[child] = start[child] * scale
+                mixed[child] = start[child] * ratio
             continue
         parent = tree.parent[node]
         if parent < 0:
@@ -100,9 +100,9 @@ def mix_bytes(
             mixed[child] = ours * start[child] + theirs * expected[tree.byte[child]]
     result = own.copy()
     for token in range(len(own)):
-        place = tree.place[token]
-        if place >= 0:
-            result[token] *= mixed_whole[place] / whole[place]
+        end = tree.node_of[token]
+        if end >= 0:
+            result[token] *= mixed_whole[end] / whole[end]
     return result
 
 
@@ -120,13 +120,13 @@ def learn_weights(
     """Move the weight of each step of the token that came, as `Trust` does. path: its nodes."""
     whole, start, mixed = shares[0], shares[1], shares[3]
     expected = np.empty(256)
-    for place in range(len(path)):
-        node = path[place]
+    for step in range(len(path)):
+        node = path[step]
         if tree.child[node] == tree.child[node + 1] or mixed[node] < floor:
             break
         ending, total = expect_events(nodes, contexts[node], tree, node, expected)
-        if place + 1 < len(path):
-            first, second = start[path[place + 1]], expected[tree.byte[path[place + 1]]]
+        if step + 1 < len(path):
+            first, second = start[path[step + 1]], expected[tree.byte[path[step + 1]]]
         else:
             first, second = whole[node], ending
         first, second = first / start[node], second / total

@@ -53,10 +53,10 @@ def _coder_for(model: str, header: Header) -> Coder | None:
     return open_coder(model, header.layout.window, header.portable)[0]
 
 
-def processes_of(asked: int) -> int:
+def processes_of(requested: int) -> int:
     """How many processes work off frames; 0 is one a core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or cores
+    return requested or cores
 
 
 def crew_for(target: Path | None, processes: int) -> Crew:
@@ -128,7 +128,7 @@ def prove_artifact(
     out: Path | None,
     portable: bool = False,
     processes: int = 0,
-    changes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> Generator[Event, None, dict[str, Any]]:
     """Prove the score of a packed model on a file, a dataset's validation text, or that of its run.
 
@@ -138,7 +138,7 @@ def prove_artifact(
     if out is not None:
         refuse_folder(out)
     coder, path = open_coder(model, portable=portable)
-    ways = _ways(path.parent / "recipe.json", changes)
+    ways = _ways(path.parent / "recipe.json", overrides)
     if ways is not None and portable:
         raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
     if text is not None:
@@ -152,22 +152,22 @@ def prove_artifact(
     return {**certificate, "certificate": str(folder / "certificate.json")}
 
 
-def _ways(recipe: Path, changes: Sequence[str]) -> Ways | None:
+def _ways(recipe: Path, overrides: Sequence[str]) -> Ways | None:
     """How a run's model adapts while it is scored; None where it does not, or where that is switched off.
 
     Raises BitgolfError for changes that a proof would not heed.
     """
     before = read_plan(recipe, Recipe) if recipe.is_file() else Recipe()
-    after = parse_changes(before, changes)
+    after = parse_changes(before, overrides)
     if after == before.replace(score=before.score.fixed()) != before:
         return None
     adapts = after.score != after.score.fixed()
     unheeded = any(getattr(after.score, name) != getattr(before.score, name) for name in UNHEEDED)
-    if changes and (not adapts or unheeded or after.replace(score=before.score) != before):
+    if overrides and (not adapts or unheeded or after.replace(score=before.score) != before):
         raise BitgolfError(
             "a proof without adapter and mixers has windows of its own, and the model is as it was packed",
             where="--set",
-            value=", ".join(changes),
+            value=", ".join(overrides),
             way_out="set score.adapter or score.mixers, and score.windows beside them; --bytes for a part",
         )
     return Ways.of(after.score) if adapts else None
@@ -182,13 +182,13 @@ def check_certificate(
     coder = _coder_for(model, read_header(coded, where))
     if coder is None:
         raise ArtifactError("no model wrote it", where=where)
-    found = yield from check(coder, coded, certificate, share, seed, processes_of(processes), where)
+    checked = yield from check(coder, coded, certificate, share, seed, processes_of(processes), where)
     return {
         "holds": True,
         "bits_per_byte": certificate["bits_per_byte"],
         "text_bytes": certificate["text_bytes"],
         "coded_bytes": certificate["coded_bytes"],
-        **found,
+        **checked,
     }
 
 

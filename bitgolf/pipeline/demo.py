@@ -31,9 +31,9 @@ def demonstrate(
     What a recipe mixes in reads one token after another, which takes minutes: here the model alone is proven.
     start, chosen: see `work`.
     """
-    result = yield from work(recipe, data, folder, seed, against_rivals=True, start=start, chosen=chosen)
+    result = yield from work(recipe, data, folder, seed, with_compressors=True, start=start, chosen=chosen)
     if result["status"] == "ok":
         alone = ALONE if recipe.score != recipe.score.fixed() else ()
-        certificate = yield from prove_artifact(str(folder), None, None, proven_bytes, None, changes=alone)
+        certificate = yield from prove_artifact(str(folder), None, None, proven_bytes, None, overrides=alone)
         result["proof"] = {name: certificate[name] for name in SHOWN} | {"model_alone": bool(alone)}
     return result

@@ -51,7 +51,7 @@ class Order(NamedTuple):
     sources: tuple[TextSource, ...]
     budget_bytes: int
     seconds: float
-    changes: Sequence[str] = ()
+    overrides: Sequence[str] = ()
     begin: Continued | None = None
 
 
@@ -64,11 +64,11 @@ class Plan(NamedTuple):
 
 
 def order(
-    texts: Sequence[str], budget_bytes: int, seconds: float, changes: Sequence[str], continue_from: str
+    texts: Sequence[str], budget_bytes: int, seconds: float, overrides: Sequence[str], continue_from: str
 ) -> Order:
     """What was typed, looked at before any work. Raises BitgolfError for what cannot be used."""
     begin = continued(continue_from) if continue_from else None
-    return Order(text_sources(texts), budget_bytes, seconds, changes, begin)
+    return Order(text_sources(texts), budget_bytes, seconds, overrides, begin)
 
 
 def continued(run: str) -> Continued:
@@ -89,12 +89,12 @@ def continued(run: str) -> Continued:
     return Continued(Start(str(path), weights), recipe.model, find_artifact(run)[1].tokenizer)
 
 
-def make(asked: Order, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
+def make(request: Order, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
     """Choose, tokenize, train, pack, score, compare and prove; everything lands in one run folder."""
     claim_folder(folder, Recipe(), resume=False)
-    plan = yield from planned(asked)
-    recipe, dataset = yield from tokenized(plan, asked.begin)
-    start = asked.begin.start if asked.begin else None
+    plan = yield from planned(request)
+    recipe, dataset = yield from tokenized(plan, request.begin)
+    start = request.begin.start if request.begin else None
     return (
         yield from demonstrate(
             recipe, str(dataset.folder), folder, seed, PROVEN_BYTES, start=start, chosen=plan.lines
@@ -102,21 +102,21 @@ def make(asked: Order, folder: Path, seed: int) -> Generator[Event, None, RunRes
     )
 
 
-def planned(asked: Order) -> Generator[Event, None, Plan]:
+def planned(request: Order) -> Generator[Event, None, Plan]:
     """Read the texts, measure a second, choose, and say in five notes what and why; nothing is written."""
     yield Event("read", 0, 1, {})
-    text = yield from looked_at(asked.sources)
-    about = text_line(text, asked.budget_bytes)
+    text = yield from looked_at(request.sources)
+    about = text_line(text, request.budget_bytes)
     yield Event(NOTE, 1, 1, {NOTE: about})
     yield Event("measure", 0, 1, {})
-    source = divided(asked.sources, text)
-    choice = chosen(asked, text, getattr(source, "fraction", VALIDATION_SHARE))
+    source = divided(request.sources, text)
+    choice = chosen(request, text, getattr(source, "fraction", VALIDATION_SHARE))
     for line in choice.lines:
         yield Event(NOTE, 1, 1, {NOTE: line})
-    return Plan(parse_changes(choice.recipe, asked.changes), source, [about, *choice.lines])
+    return Plan(parse_changes(choice.recipe, request.overrides), source, [about, *choice.lines])
 
 
-def chosen(asked: Order, text: Text, validation_share: float) -> Choice:
+def chosen(request: Order, text: Text, validation_share: float) -> Choice:
     """The recipe for a text in the time that packing, scoring and compressors are expected to leave."""
     speeds: dict[ModelPlan, float] = {}
 
@@ -125,33 +125,33 @@ def chosen(asked: Order, text: Text, validation_share: float) -> Choice:
             speeds[recipe.model] = training_speed(recipe)
         return speeds[recipe.model]
 
-    base, shape = find_recipe(BASE), asked.begin.model if asked.begin else None
-    seconds = asked.seconds
+    base, shape = find_recipe(BASE), request.begin.model if request.begin else None
+    seconds = request.seconds
     for _ in range(2):
-        choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
+        choice = choose(base, text, request.budget_bytes, seconds, speed_of, shape)
         after = AFTER_SECONDS + PACK_SECONDS * count_parameters(choice.recipe.model)
         after += RIVAL_SECONDS * min(text.num_bytes, RIVAL_BYTES)
         after += (
             validation_share * text.tokens(choice.recipe.model) * (SCORE_PASSES / choice.speed + MIX_SECONDS)
         )
-        seconds = max(LEAST_TRAINING * asked.seconds, asked.seconds - after)
-    choice = choose(base, text, asked.budget_bytes, seconds, speed_of, shape)
+        seconds = max(LEAST_TRAINING * request.seconds, request.seconds - after)
+    choice = choose(base, text, request.budget_bytes, seconds, speed_of, shape)
     choice.lines[-1] += f"; about {after:,.0f} s more to pack, score, compare and prove"
     return choice
 
 
 def looked_at(sources: Sequence[TextSource]) -> Generator[Event, None, Text]:
     """How large some texts are, and how small xz makes them (their beginning, where they are long)."""
-    size, documents, head = 0, 0, bytearray()
+    num_bytes, documents, head = 0, 0, bytearray()
     for source in sources:
         for document in source.documents():
-            size, documents = size + len(document), documents + bool(document)
+            num_bytes, documents = num_bytes + len(document), documents + bool(document)
             head += document[: max(0, XZ_BYTES - len(head))]
-    if not size:
+    if not num_bytes:
         raise DataError("no text in there", where=" and ".join(each.name for each in sources))
     yield Event("xz", 0, 1, {})
     packed = len(lzma.compress(bytes(head), preset=9 | lzma.PRESET_EXTREME))
-    return Text(size, documents, packed / len(head), size == len(head))
+    return Text(num_bytes, documents, packed / len(head), num_bytes == len(head))
 
 
 def divided(sources: tuple[TextSource, ...], text: Text) -> TextSource:

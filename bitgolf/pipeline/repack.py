@@ -97,9 +97,9 @@ class Trained(NamedTuple):
         return choose_backend(self.recipe.backend, self.dtype)
 
 
-def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None) -> Trained:
+def open_run(folder: Path, overrides: Sequence[str] = (), data: Path | None = None) -> Trained:
     """Read a finished run. Raises BitgolfError for one that is not, and for changes that need training."""
-    trained = [text for text in changes if text.split(".")[0].split("=")[0] not in MAY_CHANGE]
+    trained = [text for text in overrides if text.split(".")[0].split("=")[0] not in MAY_CHANGE]
     if trained:
         raise BitgolfError(
             "the weights of this run were trained without this",
@@ -107,7 +107,7 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
             way_out=f"packing again can change {', '.join(MAY_CHANGE)}",
         )
     original = read_plan(folder / "recipe.json", Recipe)
-    recipe = parse_changes(original, changes)
+    recipe = parse_changes(original, overrides)
     if not (folder / "weights.safetensors").is_file():
         raise BitgolfError(
             "this run has no weights", where=str(folder), way_out="finish it: bitgolf run ... --resume"
@@ -116,8 +116,8 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
     kind = "averaged" if any(name.startswith("averaged/") for name in stored) else "live"
     weights = {name.removeprefix(f"{kind}/"): t for name, t in stored.items() if name.startswith(kind)}
     result = folder / "result.json"
-    known = data or (read_as(result, Origin).get("dataset") if result.is_file() else None)
-    if known is None:
+    data_folder = data or (read_as(result, Origin).get("dataset") if result.is_file() else None)
+    if data_folder is None:
         raise BitgolfError("no dataset is known", where=str(folder), way_out="give it with --data FOLDER")
     shipped = recipe.model.shipped()
     if other := sorted(
@@ -132,7 +132,7 @@ def open_run(folder: Path, changes: Sequence[str] = (), data: Path | None = None
             way_out="recipe.json or weights.safetensors was changed; take both from the same run",
         )
     weights = shipped_weights(shipped, weights)
-    dataset, dtype = Dataset.open(Path(known)), dtype_of(folder)
+    dataset, dtype = Dataset.open(Path(data_folder)), dtype_of(folder)
     return Trained(folder, recipe, weights, dataset, original.quantize, dtype)
 
 
@@ -212,15 +212,15 @@ def paired_gap(scores: Sums, base: Sums) -> tuple[float, float | None]:
 
 
 def findings(
-    trained: Trained, packing: Packing, scores: Sums, base: Sums, known: Curvatures | None = None
+    trained: Trained, packing: Packing, scores: Sums, base: Sums, others: Curvatures | None = None
 ) -> dict[str, Any]:
     """What packing costs, what it was expected to cost, and what became of each tensor.
 
-    known: curvatures gathered for others, of tensors whose own quantizer asks for none or for less.
+    others: curvatures gathered for others, of tensors whose own quantizer asks for none or for less.
     """
     gap, error = paired_gap(scores, base)
     noisy = noise_quantizers(trained.recipe.noise, trained.trained_on, trained.weights)
-    curvatures = {**packing.curvatures, **(known or {})}
+    curvatures = {**packing.curvatures, **(others or {})}
     rows = tensor_rows(packing.plan, packing.weights, curvatures, packing.artifact, packing.rows, noisy)
     bytes_per_token = int(scores.bytes.sum()) / int(scores.tokens.sum())
     moved = divergence_of(trained, packing.artifact)
@@ -254,14 +254,14 @@ def compare_tables(trained: Trained, names: Sequence[str]) -> Generator[Event, N
     plans = {name: trained.recipe.quantize if name == OWN else TABLES[name]() for name in names}
     base = yield from float_scores(trained)
     knowing = next((plan for plan in plans.values() if getattr(plan.calibration, "outputs", False)), None)
-    known = {} if knowing is None else curvatures_of(trained, knowing)
+    curvatures = {} if knowing is None else curvatures_of(trained, knowing)
     lines: list[dict[str, Any]] = [{"name": "float", "bits_per_byte": bits_per_byte(base)}]
     for name, plan in plans.items():
         packing, scores = yield from packed_by(trained, plan, name)
-        found = findings(trained, packing, by_sequence(scores), by_sequence(base), known)
-        del found["quantization"]
+        costs = findings(trained, packing, by_sequence(scores), by_sequence(base), curvatures)
+        del costs["quantization"]
         figures = {"artifact_bytes": len(packing.artifact.data), "bits_per_byte": bits_per_byte(scores)}
-        lines.append({"name": name, **figures, **found, "seconds": sum(packing.seconds.values())})
+        lines.append({"name": name, **figures, **costs, "seconds": sum(packing.seconds.values())})
     return lines
 
 
@@ -273,8 +273,8 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
     curvatures = curvatures_of(trained, recipe.quantize)
     seconds = {"calibrate": time.perf_counter() - started}
     packer = Packer(recipe, trained.dataset.tokenizer.to_bytes(), trained.weights, curvatures, len(code))
-    packer, table = yield from packer.allocated(trained.backend, trained.dataset.train)
-    packing, scores = yield from reloaded(trained, packer, table, OWN, seconds, started)
+    packer, plan = yield from packer.allocated(trained.backend, trained.dataset.train)
+    packing, scores = yield from reloaded(trained, packer, plan, OWN, seconds, started)
     base = yield from float_scores(trained)
     artifact = packing.artifact
     total = packer.total_bytes(artifact)
@@ -293,7 +293,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
         "parameters": count_parameters(recipe.model.shipped()),
         "variants": [{"name": "float", **summary(base)}, {"name": "quantized", **summary(scores)}],
         "ledger": whole_ledger(recipe, code, artifact),
-        "rules": to_json(table.rules),
+        "rules": to_json(plan.rules),
         "seconds": packing.seconds,
         "dataset": str(trained.dataset.folder),
         "packed_from": str(trained.folder),

@@ -30,14 +30,14 @@ def tokens_trained_on(scores: Scores, artifact: Path, tokenizer: Tokenizer) -> t
         return 0, 0
     if trained.train.tokens > MOST_TOKENS:
         return 0, 0
-    asked, counts = np.unique(hashes_of_runs(scores.target)[::RUN], return_counts=True)
-    seen = np.zeros(len(asked), bool)
+    scored, counts = np.unique(hashes_of_runs(scores.target)[::RUN], return_counts=True)
+    seen = np.zeros(len(scored), bool)
     mask = np.uint64((1 << FILTER_BITS) - 1)
     likely = np.zeros(1 << FILTER_BITS, bool)
-    likely[asked & mask] = True
+    likely[scored & mask] = True
     for hashes in _blocks(trained.train):
         there = np.unique(hashes[likely[hashes & mask]])
-        seen |= np.isin(asked, there)
+        seen |= np.isin(scored, there)
     return RUN * int(counts[seen].sum()), RUN * int(counts.sum())
 
 
@@ -63,7 +63,7 @@ def _training_of(artifact: Path) -> Dataset | None:
     """The dataset of a run, if it is known and still there."""
     recorded = artifact.parent / "result.json"
     try:
-        known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
-        return Dataset.open(Path(known)) if known else None
+        dataset = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
+        return Dataset.open(Path(dataset)) if dataset else None
     except BitgolfError:
         return None

@@ -59,7 +59,7 @@ def work(
     seed: int,
     *,
     resume: bool = False,
-    against_rivals: bool = False,
+    with_compressors: bool = False,
     variables: Mapping[str, str] | None = None,
     start: Start | None = None,
     chosen: Sequence[str] = (),
@@ -77,10 +77,10 @@ def work(
     if start:
         record["continued_from"] = start.name
     if not is_first_process():
-        return (yield from _work(recipe, data, folder, seed, resume, against_rivals, start, record))
+        return (yield from _work(recipe, data, folder, seed, resume, with_compressors, start, record))
     with held(folder):
         try:
-            return (yield from _work(recipe, data, folder, seed, resume, against_rivals, start, record))
+            return (yield from _work(recipe, data, folder, seed, resume, with_compressors, start, record))
         except KeyboardInterrupt as stop:
             stop.add_note(_going_on(data, folder, seed))
             raise
@@ -96,8 +96,8 @@ def _going_on(data: str, folder: Path, seed: int) -> str:
     """What someone can do who stopped a run."""
     if not (folder / "recipe.json").is_file():
         return "nothing was trained yet; the same command begins again"
-    words = ("bitgolf", "run", folder, "--data", data, "--out", folder, "--seed", seed, "--resume")
-    return f"go on with --resume: {shlex.join(map(str, words))}"
+    command = ("bitgolf", "run", folder, "--data", data, "--out", folder, "--seed", seed, "--resume")
+    return f"go on with --resume: {shlex.join(map(str, command))}"
 
 
 def _work(
@@ -106,7 +106,7 @@ def _work(
     folder: Path,
     seed: int,
     resume: bool,
-    against_rivals: bool,
+    with_compressors: bool,
     start: Start | None,
     record: RunResult,
 ) -> Generator[Event, None, RunResult]:
@@ -153,8 +153,8 @@ def _work(
         yield Event("sample", 0, 1, {})
         result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
         clock.lap("sample")
-    if against_rivals:
-        result["rivals"] = yield from measure_rivals(dataset, recipe.budget.budget_bytes)
+    if with_compressors:
+        result["rivals"] = yield from measure_compression(dataset, recipe.budget.budget_bytes)
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
@@ -189,8 +189,8 @@ def inspected(
     """What packing cost, what became of each tensor, and what the code is for; see `findings`."""
     trained = open_run(folder, data=dataset.folder)
     base = sums.get("averaged", sums["live"])
-    found: Any = findings(trained, packing, sums["quantized"], base)
-    return {**found, "ledger": whole_ledger(recipe, code, packing.artifact)}
+    facts: Any = findings(trained, packing, sums["quantized"], base)
+    return {**facts, "ledger": whole_ledger(recipe, code, packing.artifact)}
 
 
 class Stopwatch:
@@ -233,30 +233,30 @@ def shown_sample(unpacked: Unpacked, seed: int, opening: bytes = b"") -> str:
 
 
 def score_artifact(
-    path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, changes: Sequence[str]
+    path: Path, unpacked: Unpacked, text: Path | None, data: Path | None, overrides: Sequence[str]
 ) -> Generator[Event, None, tuple[Scores, dict[str, Any]]]:
     """Score a packed model on a file, on a dataset, or on the data of its run; and what is to say of it.
 
     Changes may reach the model too, as long as its weights fit: more loops, another window, a rescaled base.
     """
-    model, plan, trained = model_to_score(path, unpacked, changes, as_its_run=text is None and data is None)
+    model, plan, trained = model_to_score(path, unpacked, overrides, as_its_run=text is None and data is None)
     part, world = beside(path) / f"{path.name}.scores.part", join_world(model.backend.device.type)
     try:
         if text is not None:
-            found = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
+            evaluation = yield from score_text(model, unpacked.tokenizer, text, plan, part, world)
         else:
             dataset = yield from dataset_of(path, unpacked.tokenizer, data)
-            found = yield from score_split(model, dataset, plan, "score", part, world)
+            evaluation = yield from score_split(model, dataset, plan, "score", part, world)
     finally:
         leave_world(world)
-    facts = {"dtype": model.backend.dtype_name, "seconds": found.seconds}
+    facts = {"dtype": model.backend.dtype_name, "seconds": evaluation.seconds}
     if plan.adapter != NoAdapter():
-        facts["learning_seconds"] = found.learning_seconds
-    return found.scores, {**facts, **asked_positions(found.scores, trained)}
+        facts["learning_seconds"] = evaluation.learning_seconds
+    return evaluation.scores, {**facts, **asked_positions(evaluation.scores, trained)}
 
 
 def model_to_score(
-    path: Path, unpacked: Unpacked, changes: Sequence[str], as_its_run: bool = False
+    path: Path, unpacked: Unpacked, overrides: Sequence[str], as_its_run: bool = False
 ) -> tuple[Model, ScorePlan, int]:
     """A packed model, how the recipe beside it has it scored after these changes of settings, and on how many
     tokens at once it was trained; 0 where no recipe says it.
@@ -267,14 +267,14 @@ def model_to_score(
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
     trained = trained_length(recipe) if recipe_file.is_file() else 0
-    known = recipe.replace(model=unpacked.model)
-    recipe = parse_changes(known, changes)
-    repeated = as_its_run and recipe_file.is_file() and recipe == known
+    as_packed = recipe.replace(model=unpacked.model)
+    recipe = parse_changes(as_packed, overrides)
+    repeated = as_its_run and recipe_file.is_file() and recipe == as_packed
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(
             "these settings of the model need other weights",
             where=str(path),
-            value=[change for change in changes if change.startswith("model.")],
+            value=[change for change in overrides if change.startswith("model.")],
             way_out="train with them; scoring can change windows, loops outside training, RoPE and the like",
         )
     backend = choose_backend(recipe.backend, dtype_of(path.parent))
@@ -291,12 +291,12 @@ def dataset_of(artifact: Path, tokenizer: Tokenizer, data: Path | None) -> Gener
         data = Path(SHIPPED_TEXT)
     if data is None:
         recorded = artifact.parent / "result.json"
-        known = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
-        if known is None:
+        recorded_data = read_as(recorded, Origin).get("dataset") if recorded.is_file() else None
+        if recorded_data is None:
             raise BitgolfError(
                 "no text is known", where=str(artifact), way_out="give --text FILE or --data FOLDER"
             )
-        dataset = Dataset.open(Path(known))
+        dataset = Dataset.open(Path(recorded_data))
     else:
         dataset = yield from find_dataset(str(data), tokenizer.vocabulary_size, tokenizer=tokenizer)
     if dataset.tokenizer.identity != tokenizer.identity:
@@ -344,7 +344,7 @@ def score_bytes(
     )
 
 
-def measure_rivals(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
+def measure_compression(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
     """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
     texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
     if len(texts[0]) > RIVAL_BYTES:

@@ -151,21 +151,21 @@ class Program(Scorer):
             return TypeAdapter(shape).validate_python(answer)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key, said = ".".join(map(str, first["loc"])) or "the whole", first["msg"]
+            key, message = ".".join(map(str, first["loc"])) or "the whole", first["msg"]
             raise BitgolfError(
-                f"an answer of another form: {key}: {said[:1].lower()}{said[1:]}",
+                f"an answer of another form: {key}: {message[:1].lower()}{message[1:]}",
                 where=self.name,
                 value=answer,
                 way_out=PROTOCOL,
             ) from None
 
     def _check_length(self, answer: Answer) -> None:
-        found = len(answer.get("distribution", ()))
-        if self.gives_distributions and found != self.vocabulary_size:
+        length = len(answer.get("distribution", ()))
+        if self.gives_distributions and length != self.vocabulary_size:
             raise BitgolfError(
                 f"a distribution over {self.vocabulary_size:,} tokens was asked for",
                 where=self.name,
-                value=found,
+                value=length,
             )
 
     def _ask(self, question: Any) -> Any:
@@ -197,17 +197,17 @@ class _Pipe:
 
     def __init__(self, command: list[str], name: str) -> None:
         self.name = name
-        self.said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the program
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.said,
+                stderr=self.stderr,
                 start_new_session=True,  # so that it ends with all that it has started
             )
         except (OSError, ValueError) as error:
-            self.said.close()
+            self.stderr.close()
             text = getattr(error, "strerror", None) or str(error)
             raise BitgolfError(
                 f"cannot be started: {text}", where=name, way_out="one run at a time; or -- and a command"
@@ -255,8 +255,8 @@ class _Pipe:
     def _last_words(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(1)
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode(errors="replace").strip().splitlines()
         code = self.process.poll()
         return f" with code {code}" + (f": {lines[-1].strip()[:300]}" if lines else "")
 
@@ -271,4 +271,4 @@ class _Pipe:
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.said.close()
+        self.stderr.close()

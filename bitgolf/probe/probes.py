@@ -65,7 +65,7 @@ class Case:
         self.after = scorer.state()
         scored = self.rows.times[spread] > 0
         self.probed = sorted({*(spread[scored] if scored.any() else spread).tolist()})
-        self.draw = np.random.default_rng(17)
+        self.rng = np.random.default_rng(17)
         sizes = None if text.tokenizer is None else text.tokenizer.base_bytes[: scorer.vocabulary_size]
         kept = np.arange(scorer.vocabulary_size) if sizes is None else np.flatnonzero(sizes)
         self.ordinary = kept[kept != text.bos]
@@ -73,27 +73,27 @@ class Case:
     def changed(self, tokens: np.ndarray, where: slice) -> np.ndarray:
         """Tokens with others in a part; documents start where they did."""
         tokens, here = tokens.copy(), tokens[where]
-        drawn = self.draw.choice(self.ordinary, len(here))
+        drawn = self.rng.choice(self.ordinary, len(here))
         again = self.ordinary[(np.searchsorted(self.ordinary, drawn) + 1) % len(self.ordinary)]
         tokens[where] = np.where(here == self.text.bos, here, np.where(drawn == here, again, drawn))
         return tokens
 
     def others(self, position: int) -> list[int]:
         """Targets that could have come after a position: one that opens a word, one that does not, any."""
-        own, found = int(self.tokens[position + 1]), []
+        own, others = int(self.tokens[position + 1]), []
         spaced = self._opens_word()
         for kind in (spaced[self.ordinary], ~spaced[self.ordinary]):
             here = self.ordinary[kind]
-            found += [int(token) for token in self.draw.permutation(here)[:2] if token != own][:1]
-        found += [int(token) for token in self.draw.permutation(self.ordinary)[: 2 * OTHERS] if token != own]
-        return list(dict.fromkeys(found))[:OTHERS]
+            others += [int(token) for token in self.rng.permutation(here)[:2] if token != own][:1]
+        others += [int(token) for token in self.rng.permutation(self.ordinary)[: 2 * OTHERS] if token != own]
+        return list(dict.fromkeys(others))[:OTHERS]
 
     def _opens_word(self) -> np.ndarray:
         """By id, whether what it stands for starts with a space; by parity where nobody knows."""
-        size, tokenizer = self.scorer.vocabulary_size, self.text.tokenizer
+        vocabulary_size, tokenizer = self.scorer.vocabulary_size, self.text.tokenizer
         if tokenizer is None:
-            return np.arange(size) % 2 == 0
-        return np.array([tokenizer.pieces[token].startswith(b" ") for token in range(size)])
+            return np.arange(vocabulary_size) % 2 == 0
+        return np.array([tokenizer.pieces[token].startswith(b" ") for token in range(vocabulary_size)])
 
     def with_target(self, position: int, token: int) -> np.ndarray:
         """The tokens with another one after a position."""
@@ -149,8 +149,8 @@ def probe_causal(case: Case) -> None:
     """Tokens after t change; scores up to t hold."""
     for position in case.probed:
         changed = case.scorer.rows(case.changed(case.tokens, slice(position + 2, None)))
-        if found := case.moved(changed, 0, position + 1, case.scorer.tolerance):
-            raise BrokenRuleError(f"its score moves with the tokens after token {position + 1:,}", *found)
+        if moved := case.moved(changed, 0, position + 1, case.scorer.tolerance):
+            raise BrokenRuleError(f"its score moves with the tokens after token {position + 1:,}", *moved)
 
 
 def probe_target(case: Case) -> None:
@@ -177,12 +177,14 @@ def probe_sum(case: Case) -> None:
             raise BrokenRuleError(f"its distribution sums to {total:.6g}", position + 1, abs(total - 1))
         for token in [int(case.tokens[position + 1]), *case.others(position), int(expected[row].argmax())]:
             nats = case.scorer.nats_after(case.with_target(position, token), position)
-            said = -float(np.log(max(expected[row][token], 1e-300)))
-            if not abs(nats - said) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, said):
+            stated = -float(np.log(max(expected[row][token], 1e-300)))
+            if not abs(nats - stated) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(
+                1, stated
+            ):
                 raise BrokenRuleError(
-                    f"scored {nats:.6g} nats where its distribution gives {said:.6g}",
+                    f"scored {nats:.6g} nats where its distribution gives {stated:.6g}",
                     position + 1,
-                    abs(nats - said),
+                    abs(nats - stated),
                 )
 
 
@@ -214,10 +216,10 @@ def probe_byte_sum(case: Case) -> None:
             raise BrokenRuleError(
                 f"the next byte's distribution sums to {total:.6g}", position + 1, abs(total - 1)
             )
-        nats, said = case.rows.nats[position], nats_of_bytes(row, pieces, token)
-        if not abs(nats - said) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, said):
+        nats, stated = case.rows.nats[position], nats_of_bytes(row, pieces, token)
+        if not abs(nats - stated) <= max(case.scorer.shape_tolerance, case.scorer.tolerance) * max(1, stated):
             raise BrokenRuleError(
-                f"scored {nats:.6g} nats where its bytes cost {said:.6g}", position + 1, abs(nats - said)
+                f"scored {nats:.6g} nats where its bytes cost {stated:.6g}", position + 1, abs(nats - stated)
             )
 
 
@@ -246,9 +248,9 @@ def probe_documents(case: Case) -> None:
     tokens[middle] = case.text.bos
     before = case.scorer.rows(tokens)
     after = case.scorer.rows(case.changed(tokens, slice(1, middle)))
-    if found := first_moved(before, after, middle, len(tokens) - 1, case.scorer.tolerance):
+    if moved := first_moved(before, after, middle, len(tokens) - 1, case.scorer.tolerance):
         raise BrokenRuleError(
-            f"its document opens at token {middle:,}, yet it moves with the one before", *found
+            f"its document opens at token {middle:,}, yet it moves with the one before", *moved
         )
 
 
@@ -258,8 +260,8 @@ def probe_batch(case: Case) -> None:
     if alone is None:
         raise NotAskedError("it takes one question at a time")
     tolerance = max(case.scorer.shape_tolerance, case.scorer.tolerance)
-    if found := case.moved(alone, 0, len(case.tokens) - 1, tolerance):
-        raise BrokenRuleError("its score depends on what is scored beside it", *found)
+    if moved := case.moved(alone, 0, len(case.tokens) - 1, tolerance):
+        raise BrokenRuleError("its score depends on what is scored beside it", *moved)
 
 
 def probe_processes(case: Case) -> None:
@@ -268,8 +270,8 @@ def probe_processes(case: Case) -> None:
     if shared is None:
         raise NotAskedError("it has no work that processes could share")
     tolerance = max(case.scorer.shape_tolerance, case.scorer.tolerance)
-    if found := case.moved(shared, 0, len(case.tokens) - 1, tolerance):
-        raise BrokenRuleError(f"{PROCESSES} processes score it otherwise than one", *found)
+    if moved := case.moved(shared, 0, len(case.tokens) - 1, tolerance):
+        raise BrokenRuleError(f"{PROCESSES} processes score it otherwise than one", *moved)
 
 
 def probe_state(case: Case) -> None:
@@ -285,30 +287,30 @@ def probe_state(case: Case) -> None:
 def probe_again(case: Case) -> None:
     """A second pass over the text gives the same scores."""
     second = case.scorer.rows(case.tokens)
-    if found := case.moved(second, 0, len(case.tokens) - 1, case.scorer.tolerance):
-        raise BrokenRuleError("another score in a second pass", *found)
+    if moved := case.moved(second, 0, len(case.tokens) - 1, case.scorer.tolerance):
+        raise BrokenRuleError("another score in a second pass", *moved)
 
 
 def probe_bytes(case: Case) -> None:
     """The bytes that scores are divided by are those of the text."""
     if case.text.whole is None:
         raise NotAskedError("how many bytes the text has is not known")
-    tokens, size = case.text.whole
+    tokens, text_bytes = case.text.whole
     counted = case.scorer.counted_bytes(tokens)
     if counted is None:
         raise NotAskedError("it counts no bytes")
     lossless = case.text.tokenizer is None or case.text.tokenizer.lossless
-    if counted > size or (lossless and counted != size):
+    if counted > text_bytes or (lossless and counted != text_bytes):
         raise BrokenRuleError(
-            f"{counted:,} bytes are counted of a text of {size:,}", None, float(counted - size)
+            f"{counted:,} bytes are counted of a text of {text_bytes:,}", None, float(counted - text_bytes)
         )
 
 
 def _distributions(case: Case) -> np.ndarray:
-    found = case.scorer.distributions(case.tokens, case.probed)
-    if found is None:
+    distributions = case.scorer.distributions(case.tokens, case.probed)
+    if distributions is None:
         raise NotAskedError("it gives no distributions; `sums to one` tries every target in their place")
-    return found
+    return distributions
 
 
 PROBES: dict[str, Callable[[Case], None]] = {
@@ -359,6 +361,6 @@ def finding(name: str, probe: Callable[[], None]) -> Finding:
     except BitgolfError:
         raise
     except Exception as error:  # a user's class may fail in any way
-        said = " ".join(str(error).split())
-        return Finding(name, "failed", f"it raises {type(error).__name__}: {said}")
+        message = " ".join(str(error).split())
+        return Finding(name, "failed", f"it raises {type(error).__name__}: {message}")
     return Finding(name, "passed")

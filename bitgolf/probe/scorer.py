@@ -18,11 +18,11 @@ class Rows(NamedTuple):
     @classmethod
     def in_order(cls, nats: Sequence[float], targets: int) -> "Rows":
         """Scores without positions, taken as those of the first targets; what is too many is the last's."""
-        known = np.full(targets, np.nan)
-        known[: len(nats)] = nats[:targets]
+        ordered = np.full(targets, np.nan)
+        ordered[: len(nats)] = nats[:targets]
         times = np.where(np.arange(targets) < len(nats), 1, 0)
         times[-1] += max(len(nats) - targets, 0)
-        return cls(known, times)
+        return cls(ordered, times)
 
 
 class Scorer:

@@ -13,7 +13,7 @@ from bitgolf.adapt.learner import part_of
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.proof.lanes import Lanes
-from bitgolf.run.memories import recalled, told
+from bitgolf.run.memories import dump, restore
 from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import Adaptation
 from bitgolf.score.mixer import Memory
@@ -58,7 +58,7 @@ def taken_down(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that has been learnt, and what the lane still sees. Raises CheckpointError for what cannot tell."""
     arrays: list[np.ndarray] = []
-    facts = {"updates_left": adaptation.updates_left, "memories": [told(each, arrays) for each in memories]}
+    facts = {"updates_left": adaptation.updates_left, "memories": [dump(each, arrays) for each in memories]}
     tensors = {f"learnt/{name}": each for name, each in adaptation.take_down().items()}
     tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
     return tensors | {f"lane/{name}": each for name, each in lanes.take_down().items()}, facts
@@ -76,7 +76,7 @@ def take_up(
     try:
         arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
         for memory, known in zip(memories, facts["memories"], strict=True):
-            recalled(memory, known, [arrays[number] for number in range(len(arrays))])
+            restore(memory, known, [arrays[number] for number in range(len(arrays))])
         adaptation.take_up(part_of(tensors, "learnt"))
         adaptation.updates_left = int(facts["updates_left"])
         lanes.take_up(part_of(tensors, "lane"))

@@ -188,10 +188,10 @@ def _at_equal_seconds(left: Published, right: Published) -> list[dict[str, Any]]
 
 def _timed(curve: Curve) -> Curve:
     """The part of a curve whose clock is known and goes on."""
-    known = np.isfinite(curve.seconds)
-    seconds = curve.seconds[known]
+    timed = np.isfinite(curve.seconds)
+    seconds = curve.seconds[timed]
     rising = np.concatenate([[True], np.diff(seconds) > 0])[: len(seconds)]
-    return Curve(curve.step[known][rising], seconds[rising], curve.value[known][rising])
+    return Curve(curve.step[timed][rising], seconds[rising], curve.value[timed][rising])
 
 
 def _other_settings(left: Log, right: Log) -> Iterator[dict[str, str]]:
@@ -207,12 +207,12 @@ def _difference(left: Published, right: Published, name: str) -> float | None:
 
 
 def _last_size(log: Log, kind: str) -> int | None:
-    found = log.sizes_of(kind)
-    return found[-1].bytes if found else None
+    sizes = log.sizes_of(kind)
+    return sizes[-1].bytes if sizes else None
 
 
 def _number(pattern: re.Pattern[str], log: Log) -> int | None:
-    return next((int(found[1]) for _, line in log.lines if (found := pattern.search(line))), None)
+    return next((int(match[1]) for _, line in log.lines if (match := pattern.search(line))), None)
 
 
 def _finite(value: float | None) -> float | None:

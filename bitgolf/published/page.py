@@ -66,8 +66,8 @@ def _plot(logs: Sequence[Published], figure: str, axis: str) -> dict[str, Any] |
         "x_ticks": [(across(tick), short(tick)) for tick in round_numbers(0.0, last)],
         "y_ticks": [(up(tick), short(tick)) for tick in round_numbers(low, high, about=4)],
         "lines": [
-            {"name": each.name, "colour": place % 6, "path": _path(*curves[each.name], across, up)}
-            for place, each in enumerate(logs)
+            {"name": each.name, "colour": index % 6, "path": _path(*curves[each.name], across, up)}
+            for index, each in enumerate(logs)
             if each.name in curves
         ],
     }
@@ -76,8 +76,8 @@ def _plot(logs: Sequence[Published], figure: str, axis: str) -> dict[str, Any] |
 def _drawn(curve: Curve, axis: str) -> tuple[np.ndarray, np.ndarray]:
     """The points of a curve over an axis, at most POINTS."""
     x: np.ndarray = getattr(curve, axis)
-    known = np.isfinite(x)
-    x, y = x[known], curve.value[known]
+    finite = np.isfinite(x)
+    x, y = x[finite], curve.value[finite]
     groups = np.array_split(np.arange(len(x)), max(1, min(POINTS, len(x))))
     pairs = [(float(x[group].mean()), float(y[group].mean())) for group in groups if len(group)]
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])

@@ -37,14 +37,14 @@ def imported(folder: Path) -> tuple[list[Cited], list[str]]:
         raise BitgolfError("no such folder", where=str(folder), way_out="give one with public records")
     rows: list[Cited] = []
     problems: list[str] = []
-    for place in sorted(record_folders(folder)):
-        name = str(place.relative_to(folder)) if place != folder else folder.resolve().name
+    for record in sorted(record_folders(folder)):
+        name = str(record.relative_to(folder)) if record != folder else folder.resolve().name
         try:
-            rows += cited_of(read_record(place), escaped(name))
+            rows += cited_of(read_record(record), escaped(name))
         except BitgolfError as error:
             problems.append(str(error))
         except OverflowError:  # a number of hundreds of digits, wherever it stands
-            problems.append(f"{place}: a number in it is beyond all bounds")
+            problems.append(f"{record}: a number in it is beyond all bounds")
     if not rows:
         raise BitgolfError(
             "no record in it",
@@ -57,9 +57,9 @@ def imported(folder: Path) -> tuple[list[Cited], list[str]]:
 
 def record_folders(folder: Path) -> Iterator[Path]:
     """The outermost folders that hold a record; links are not followed."""
-    found = 0
-    for looked_at, (place, inner, names) in enumerate(os.walk(folder, followlinks=False)):
-        if looked_at > MOST_FOLDERS or found > MOST_RECORDS:
+    count = 0
+    for looked_at, (path, inner, names) in enumerate(os.walk(folder, followlinks=False)):
+        if looked_at > MOST_FOLDERS or count > MOST_RECORDS:
             raise BitgolfError(
                 f"more than {MOST_RECORDS:,} records or {MOST_FOLDERS:,} folders",
                 where=str(folder),
@@ -68,9 +68,9 @@ def record_folders(folder: Path) -> Iterator[Path]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         claimed = any(re.fullmatch(r"submission\w*\.json", name) for name in names)
         if claimed or ("train_gpt.py" in names and any(name.endswith(".log") for name in names)):
-            found += 1
+            count += 1
             inner.clear()
-            yield Path(place)
+            yield Path(path)
 
 
 def cited_of(record: Record, source: str) -> list[Cited]:
@@ -130,13 +130,15 @@ def used_by(record: Record) -> list[str]:
 
     What has no public variable of a known name is not seen.
     """
-    said = dict(_defaults(record))
+    variables = dict(_defaults(record))
     for log in record.logs[:1]:
-        said |= {name.upper(): value for name, (_, value) in log.settings.items()}
-    known = {
-        name: TRUTH.get(value, value) for name, value in said.items() if OTHER_NAMES.get(name, name) in KINDS
+        variables |= {name.upper(): value for name, (_, value) in log.settings.items()}
+    recognised = {
+        name: TRUTH.get(value, value)
+        for name, value in variables.items()
+        if OTHER_NAMES.get(name, name) in KINDS
     }
-    given = read_variables(known)[0]
+    given = read_variables(recognised)[0]
     return sorted({row.kind.__name__ for row in TECHNIQUES if row.state(given)})
 
 
@@ -148,8 +150,8 @@ def _defaults(record: Record) -> Iterator[tuple[str, str]]:
         layers = unwrapped(record.entry.name, record.entry.read_bytes())
     except (BitgolfError, OSError):
         return
-    for found in DEFAULT.finditer(layers[-1].text):
-        yield found[1].upper(), found[2] if found[2] is not None else found[3]
+    for match in DEFAULT.finditer(layers[-1].text):
+        yield match[1].upper(), match[2] if match[2] is not None else match[3]
 
 
 def _score(record: Record) -> float | None:
@@ -166,19 +168,19 @@ def _score(record: Record) -> float | None:
 def _conditions(record: Record) -> str:
     """Hardware, steps and seconds, as the record states them."""
     fields = record.claims.fields if record.claims else {}
-    words = [_text(fields, "track"), _text(fields, "hardware", "gpu")]
+    parts = [_text(fields, "track"), _text(fields, "hardware", "gpu")]
     ends = [log.end for log in record.logs if log.end]
     if ends:
-        words.append(f"{round(np.mean([end.step for end in ends])):,} steps")
-        words.append(f"{np.mean([end.seconds for end in ends]):,.0f} s")
-    return ", ".join(filter(None, words))
+        parts.append(f"{round(np.mean([end.step for end in ends])):,} steps")
+        parts.append(f"{np.mean([end.seconds for end in ends]):,.0f} s")
+    return ", ".join(filter(None, parts))
 
 
 def _bytes(record: Record) -> int | None:
     stated = record.claims.number(*COUNTED) if record.claims else None
-    sizes = [size.bytes for log in record.logs for size in log.sizes_of("total")[-1:]]
-    found = stated if stated is not None else max(sizes, default=None)
-    return int(found) if found is not None and np.isfinite(found) and found >= 0 else None
+    sizes = [total.bytes for log in record.logs for total in log.sizes_of("total")[-1:]]
+    num_bytes = stated if stated is not None else max(sizes, default=None)
+    return int(num_bytes) if num_bytes is not None and np.isfinite(num_bytes) and num_bytes >= 0 else None
 
 
 def _text(fields: dict[str, Any], *names: str) -> str:

@@ -21,18 +21,18 @@ CHECKPOINT = Path("checkpoint") / "state.safetensors"
 
 def claim_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Refuse to write over another run, and to resume another recipe's; where nothing is, a run begins."""
-    known = folder / "recipe.json"
-    if not known.is_file():
+    recipe_file = folder / "recipe.json"
+    if not recipe_file.is_file():
         return
     if not resume:
         raise BitgolfError(
             "this folder holds a run already", where=str(folder), way_out="use --resume, or another --out"
         )
-    if read_json(known) != to_json(recipe):
+    if read_json(recipe_file) != to_json(recipe):
         raise BitgolfError(
             "this folder holds a run of another recipe",
             where=str(folder),
-            way_out=f"resume it with the recipe it was started with: bitgolf run {known} --resume",
+            way_out=f"resume it with the recipe it was started with: bitgolf run {recipe_file} --resume",
         )
 
 

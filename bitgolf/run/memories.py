@@ -22,20 +22,20 @@ HOLDERS: dict[str, Callable[[], Any]] = {"Trust": partial(Trust, 0.0), "Follower
 GIVEN = (Plan, ByteTree)  # a memory has these from its mixer and its tokenizer, the same each time
 
 
-def told(memory: Memory, arrays: list[np.ndarray]) -> dict[str, Any]:
+def dump(memory: Memory, arrays: list[np.ndarray]) -> dict[str, Any]:
     """What a memory knows, as JSON has it; arrays are added to a list. Raises CheckpointError for others."""
-    return {name: _told(each, arrays) for name, each in vars(memory).items() if not isinstance(each, GIVEN)}
+    return {name: _dump(each, arrays) for name, each in vars(memory).items() if not isinstance(each, GIVEN)}
 
 
-def recalled(memory: Memory, known: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    """Give an empty memory what `told` made of another. Raises CheckpointError where it was another mixer."""
+def restore(memory: Memory, dumped: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    """Give an empty memory what `dump` made of another. Raises CheckpointError where it was another mixer."""
     own = {name for name, each in vars(memory).items() if not isinstance(each, GIVEN)}
-    if set(known) != own:
-        raise CheckpointError("what a mixer knew is of another mixer", value=sorted(own ^ set(known)))
-    vars(memory).update({name: _recalled(each, arrays) for name, each in known.items()})
+    if set(dumped) != own:
+        raise CheckpointError("what a mixer knew is of another mixer", value=sorted(own ^ set(dumped)))
+    vars(memory).update({name: _restore(each, arrays) for name, each in dumped.items()})
 
 
-def _told(value: Any, arrays: list[np.ndarray]) -> Any:
+def _dump(value: Any, arrays: list[np.ndarray]) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -45,18 +45,18 @@ def _told(value: Any, arrays: list[np.ndarray]) -> Any:
         arrays.append(np.array(value))
         return {"array" if kind is np.ndarray else "number": len(arrays) - 1}
     if kind in SERIES.values():
-        return {kind.__name__: [_told(each, arrays) for each in value]}
+        return {kind.__name__: [_dump(each, arrays) for each in value]}
     if kind is dict:
-        return {"dict": [[_told(key, arrays), _told(each, arrays)] for key, each in value.items()]}
+        return {"dict": [[_dump(key, arrays), _dump(each, arrays)] for key, each in value.items()]}
     if kind in (Trust, Followers):
-        return {kind.__name__: [_told(getattr(value, name), arrays) for name in _fields(value)]}
+        return {kind.__name__: [_dump(getattr(value, name), arrays) for name in _fields(value)]}
     raise CheckpointError("a mixer knows what cannot be kept", value=kind.__name__)
 
 
-def _recalled(told: Any, arrays: list[np.ndarray]) -> Any:
-    if not isinstance(told, dict):
-        return told
-    ((kind, value),) = told.items()
+def _restore(dumped: Any, arrays: list[np.ndarray]) -> Any:
+    if not isinstance(dumped, dict):
+        return dumped
+    ((kind, value),) = dumped.items()
     if kind == "bytes":
         return bytes.fromhex(value)
     if kind == "array":
@@ -64,12 +64,12 @@ def _recalled(told: Any, arrays: list[np.ndarray]) -> Any:
     if kind == "number":
         return arrays[value][()]
     if kind in SERIES:
-        return SERIES[kind](_recalled(each, arrays) for each in value)
+        return SERIES[kind](_restore(each, arrays) for each in value)
     if kind == "dict":
-        return {_recalled(key, arrays): _recalled(each, arrays) for key, each in value}
+        return {_restore(key, arrays): _restore(each, arrays) for key, each in value}
     holder = HOLDERS[kind]()
     for name, each in zip(_fields(holder), value, strict=True):
-        setattr(holder, name, _recalled(each, arrays))
+        setattr(holder, name, _restore(each, arrays))
     return holder
 
 

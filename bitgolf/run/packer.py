@@ -30,9 +30,9 @@ class Packer:
     made: dict[str, Made] = field(default_factory=dict)
     encoded: dict[str, Encoded] = field(default_factory=dict)
 
-    def packed(self, table: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
+    def packed(self, plan: QuantizePlan) -> tuple[list[dict[str, Any]], Artifact]:
         """The report of the tensors by a table, and the artifact."""
-        tensors, rows = quantize_weights(table, self.weights, self.curvatures, self.made)
+        tensors, rows = quantize_weights(plan, self.weights, self.curvatures, self.made)
         shipped = self.recipe.network().shipped()
         return rows, pack(shipped, tensors, self.tokenizer, self.recipe.pack, self.encoded)
 
@@ -41,35 +41,35 @@ class Packer:
         free = 0 if self.recipe.budget.count_tokenizer else dict(artifact.ledger).get("tokenizer", 0)
         return len(artifact.data) - free + self.code_bytes
 
-    def allocate(self, table: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
+    def allocate(self, plan: QuantizePlan) -> Generator[Event, None, QuantizePlan]:
         """The table at its rate."""
-        steps = table.rate.allocate(
-            table, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
+        steps = plan.rate.allocate(
+            plan, self.recipe.budget.budget_bytes, lambda tried: self.total_bytes(self.packed(tried)[1])
         )
         return mapped(steps, lambda facts: Event("fill", 0, 1, facts))
 
     def tuned(
-        self, table: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
+        self, plan: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
     ) -> Generator[Event, None, "Packer"]:
         """The same with small tensors as the table's tuning leaves them; itself where there is none."""
-        names = table.tunable(self.weights)
-        if table.tuning == NoTuning() or not names:
+        names = plan.tunable(self.weights)
+        if plan.tuning == NoTuning() or not names:
             return self
-        tensors, _ = quantize_weights(table, self.weights, self.curvatures, self.made)
+        tensors, _ = quantize_weights(plan, self.weights, self.curvatures, self.made)
         shipped, length = self.recipe.network().shipped(), self.recipe.data.sequence_length
         rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
         exact = model_with(shipped, self.weights, backend)
-        steps = table.tuning.tune(exact, rounded, names, stream, length, trial)
-        found = yield from with_progress(steps, "tune")
-        return replace(self, weights={**self.weights, **found})
+        steps = plan.tuning.tune(exact, rounded, names, stream, length, trial)
+        tuned = yield from with_progress(steps, "tune")
+        return replace(self, weights={**self.weights, **tuned})
 
     def allocated(
         self, backend: Backend, stream: TokenStream
     ) -> Generator[Event, None, tuple["Packer", QuantizePlan]]:
         """The packer with tuned tensors and the recipe's table, both at the rate that the table asks for."""
-        table = yield from self.allocate(self.recipe.quantize)
-        tuned = yield from self.tuned(table, backend, stream)
-        return tuned, table if tuned is self else (yield from tuned.allocate(table))
+        plan = yield from self.allocate(self.recipe.quantize)
+        tuned = yield from self.tuned(plan, backend, stream)
+        return tuned, plan if tuned is self else (yield from tuned.allocate(plan))
 
 
 class Packing(NamedTuple):

@@ -24,15 +24,15 @@ def asked_positions(scores: Scores, trained: int) -> dict[str, Any]:
     edges = np.unique(np.linspace(0, longest, BANDS + 1).astype(int))
     counts, _ = np.histogram(positions, edges)
     bands = zip(edges.tolist(), (edges[1:] - 1).tolist(), (counts / len(positions)).tolist())
-    found: dict[str, Any] = {"query_positions": {f"{first}-{last}": share for first, last, share in bands}}
+    facts: dict[str, Any] = {"query_positions": {f"{first}-{last}": share for first, last, share in bands}}
     outside = positions >= trained
     if trained and outside.mean() > UNSEEN:
         first, last = positions[outside].min(), positions[outside].max()
-        found["position_warning"] = (
+        facts["position_warning"] = (
             f"{outside.mean():.1%} of the scored tokens were asked for at positions {first:,} to {last:,}; "
             f"training ended at {trained - 1:,}"
         )
-    return found
+    return facts
 
 
 def trained_length(recipe: Recipe) -> int:
@@ -40,8 +40,8 @@ def trained_length(recipe: Recipe) -> int:
     return max(recipe.data.sequence_length, *(stage.sequence_length for stage in recipe.train.stages), 0)
 
 
-def positions_in_words(found: Mapping[str, Any]) -> str:
+def positions_in_words(result: Mapping[str, Any]) -> str:
     """The bands that tokens were asked for in, as a line; '' where a result.json says nothing of them."""
-    shares = found.get("query_positions")
-    known = shares.items() if isinstance(shares, dict) else ()
-    return ", ".join(f"{band}: {share:.1%}" for band, share in known if type(share) is float and share)
+    shares = result.get("query_positions")
+    bands = shares.items() if isinstance(shares, dict) else ()
+    return ", ".join(f"{band}: {share:.1%}" for band, share in bands if type(share) is float and share)

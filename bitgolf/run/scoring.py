@@ -86,12 +86,12 @@ def score_variants(
     for (name, model, plan), part in zip(cases, parts):
         stage = "score final" if plan == recipe.score != chunked else f"score {name}"
         free = plan.replace(eval_seconds=0.0)  # the run has been made: what it takes is said, not refused
-        found = yield from score_split(model, spec.dataset, free, stage, part, spare=True)
-        scores, seconds = found.scores, {"seconds": found.seconds}
+        evaluated = yield from score_split(model, spec.dataset, free, stage, part, spare=True)
+        scores, seconds = evaluated.scores, {"seconds": evaluated.seconds}
         if name == "adapted":
-            seconds["learning_seconds"] = found.learning_seconds
-        asked = asked_positions(scores, trained_length(recipe))
-        rows.append({"name": name, **summary(scores), **asked, **seconds})
+            seconds["learning_seconds"] = evaluated.learning_seconds
+        positions = asked_positions(scores, trained_length(recipe))
+        rows.append({"name": name, **summary(scores), **positions, **seconds})
         if plan == chunked:
             sums[name] = by_sequence(scores)
     scores.save(spec.folder / "scores.npz")

@@ -15,7 +15,7 @@ from bitgolf.adapt.learner import part_of
 from bitgolf.base.errors import BitgolfError, CheckpointError
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.net.model import Model
-from bitgolf.run.memories import recalled, told
+from bitgolf.run.memories import dump, restore
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chain, ChainedReader
 from bitgolf.score.exam import Exam
@@ -54,9 +54,13 @@ class Sheet:
         if not len(self._bytes):  # looked up once: a text may have millions of windows
             inputs = np.concatenate([np.arange(each.first_scored, each.end) for each in self.exam.windows])
             self._bytes = tokenizer.token_bytes(self._tokens[inputs + 1], self._tokens[inputs])
-        known = np.isfinite(self.exam.nats)
-        size = int(self._bytes[known].sum())
-        return float(self.exam.nats[known].sum(dtype=np.float64)) / math.log(2) / size if size else math.nan
+        scored = np.isfinite(self.exam.nats)
+        num_bytes = int(self._bytes[scored].sum())
+        return (
+            float(self.exam.nats[scored].sum(dtype=np.float64)) / math.log(2) / num_bytes
+            if num_bytes
+            else math.nan
+        )
 
     def open(self, exam: Exam, adaptation: Adaptation, mixture: Mixture | None, states: States) -> None:
         """Take an evaluation that begins; what the file knows of it is not made again."""
@@ -115,12 +119,12 @@ class Sheet:
             return tensors, facts
         tensors |= {f"learnt/{name}": each for name, each in self.adaptation.take_down().items()}
         arrays: list[np.ndarray] = []
-        facts["memories"] = [told(memory, arrays) for memory in self.memories]
+        facts["memories"] = [dump(memory, arrays) for memory in self.memories]
         tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
         if self.reader is not None:
             chains = list({id(chain): chain for chain, _ in self.reader.ends.values()}.values())
             ends = self.reader.ends.items()
-            facts["ends"] = [(place, chains.index(chain), row) for place, (chain, row) in ends]
+            facts["ends"] = [(position, chains.index(chain), row) for position, (chain, row) in ends]
             facts["chains"] = [(chain.end, len(chain.kept)) for chain in chains]
             tensors |= {
                 f"chain/{number}/{call}/{side}": each
@@ -136,8 +140,8 @@ class Sheet:
             raise CheckpointError("other nats", value=nats.shape)
         if not self.is_static and not np.isfinite(nats).all():
             arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
-            for memory, known in zip(self.memories, facts["memories"], strict=True):
-                recalled(memory, known, [arrays[number] for number in range(len(arrays))])
+            for memory, dumped in zip(self.memories, facts["memories"], strict=True):
+                restore(memory, dumped, [arrays[number] for number in range(len(arrays))])
             if self.reader is not None:
                 self.reader.ends = _chains(self.reader, part_of(tensors, "chain"), facts)
             self.adaptation.take_up(part_of(tensors, "learnt"))
@@ -158,13 +162,13 @@ def _chains(
         pairs = [[kept[f"{number}/{call}/{side}"].to(device) for side in (0, 1)] for call in range(calls)]
         chain.kept = [(keys, values) for keys, values in pairs]
         chains.append(chain)
-    return {place: (chains[number], row) for place, number, row in facts["ends"]}
+    return {position: (chains[number], row) for position, number, row in facts["ends"]}
 
 
 def evaluation_identity(model: Model, tokens: np.ndarray, plan: ScorePlan) -> str:
     """Names weights, tokens, windows and number type: equal ones come to equal nats."""
-    found = hashlib.sha256(tokens.tobytes())
+    digest = hashlib.sha256(tokens.tobytes())
     for name, tensor in model.state_dict().items():
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     settings = (model.plan.identity(), plan.replace(eval_seconds=0.0).identity(), model.backend.dtype_name)
-    return hashlib.sha256("/".join((found.hexdigest(), *settings)).encode()).hexdigest()
+    return hashlib.sha256("/".join((digest.hexdigest(), *settings)).encode()).hexdigest()

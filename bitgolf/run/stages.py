@@ -149,7 +149,7 @@ def _stages(
         **facts,
         "code_bytes": len(spec.code),
         "variants": variants,
-        "ledger": [["code", len(spec.code)], *([name, size] for name, size in artifact.ledger)],
+        "ledger": [["code", len(spec.code)], *([name, num_bytes] for name, num_bytes in artifact.ledger)],
         "quantization": packing.rows,
         "rules": to_json(packing.plan.rules),
         "environment": read_json(folder / "environment.json"),
@@ -174,12 +174,12 @@ def _pack(
     yield Event("calibrate", 1, 1, {})
     yield Event("pack", 0, 1, {})
     packer = Packer(recipe, dataset.tokenizer.to_bytes(), weights, curvatures, len(spec.code))
-    packer, table = yield from packer.allocated(backend, dataset.train)
-    rows, artifact = packer.packed(table)
+    packer, plan = yield from packer.allocated(backend, dataset.train)
+    rows, artifact = packer.packed(plan)
     write_bytes(spec.folder / "model.bin", artifact.data)
     yield Event("pack", 1, 1, {"artifact_bytes": len(artifact.data)})
     seconds["pack"] = spec.clock() - started - seconds["calibrate"]
-    return packer, Packing(table, curvatures, packer.weights, rows, artifact, seconds)
+    return packer, Packing(plan, curvatures, packer.weights, rows, artifact, seconds)
 
 
 def _diverged(spec: RunSpec, facts: RunResult, error: str) -> Outcome:

@@ -48,11 +48,11 @@ def start_state(spec: RunSpec, start: Start, backend: Backend, world: World) -> 
 
 def refuse_others(start: Start, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise BitgolfError unless the weights have exactly these names and shapes."""
-    found = {name: tuple(tensor.shape) for name, tensor in start.weights.items()}
+    start_shapes = {name: tuple(tensor.shape) for name, tensor in start.weights.items()}
     odd = [
-        f"{name}: {in_words(found.get(name))} there, {in_words(shapes.get(name))} here"
-        for name in [*shapes, *(name for name in found if name not in shapes)]
-        if found.get(name) != shapes.get(name)
+        f"{name}: {in_words(start_shapes.get(name))} there, {in_words(shapes.get(name))} here"
+        for name in [*shapes, *(name for name in start_shapes if name not in shapes)]
+        if start_shapes.get(name) != shapes.get(name)
     ]
     if odd:
         more = f", and {len(odd) - SHOWN:,} more" if len(odd) > SHOWN else ""

@@ -48,8 +48,10 @@ def train_model(
     )
     status, saved = "finished", spec.clock()
     shown: dict[str, float] = {}  # the last validation
-    size = spec.dataset.passport["splits"]["train"]
-    bits_per_nat = size["tokens"] / max(1, size["text_bytes"]) / math.log(2)  # a byte, over a nat a token
+    train_split = spec.dataset.passport["splits"]["train"]
+    bits_per_nat = (
+        train_split["tokens"] / max(1, train_split["text_bytes"]) / math.log(2)
+    )  # a byte, over a nat a token
     with (metrics if world.rank == 0 else Path(os.devnull)).open("a") as log:
         for report in steps:
             state, status = report.state, report.status

@@ -58,9 +58,9 @@ class Exam:
 
     def resume(self, nats: np.ndarray) -> None:
         """Take the nats (of all windows, NaN where unknown) that were scored elsewhere or before."""
-        known = np.isfinite(nats)
+        scored = np.isfinite(nats)
         for index, (first, end) in enumerate(itertools.pairwise(self.places)):
-            if known[first:end].all() and not self._answered[index]:
+            if scored[first:end].all() and not self._answered[index]:
                 self.ask([index])
                 self.answer(nats[None, first:end])
 

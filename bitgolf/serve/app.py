@@ -30,24 +30,26 @@ class Writer:
         self.name, self.model, self.tokenizer, self.window = name, model, tokenizer, window
         self._encoder, self._busy = Encoder(tokenizer), threading.Lock()
 
-    def answers(self, asked: Completion) -> Iterator[dict[str, Any]]:
+    def answers(self, completion: Completion) -> Iterator[dict[str, Any]]:
         """The answer piece by piece, each in the form of the protocol; the last has the usage."""
         with self._busy:
-            yield from self._answers(asked)
+            yield from self._answers(completion)
 
-    def _answers(self, asked: Completion) -> Iterator[dict[str, Any]]:
+    def _answers(self, completion: Completion) -> Iterator[dict[str, Any]]:
         head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": self.name,
         }
-        seed = secrets.randbits(63) if asked.seed is None else asked.seed
+        seed = secrets.randbits(63) if completion.seed is None else completion.seed
         prompt_tokens = completion_tokens = 0
-        for index, (prompt, turn) in enumerate(itertools.product(asked.prompts, range(asked.n or 1))):
+        for index, (prompt, turn) in enumerate(
+            itertools.product(completion.prompts, range(completion.n or 1))
+        ):
             ids = self._tokens(prompt)
             count = len(ids)
-            pieces = self._pieces(asked, prompt, ids, np.random.default_rng(seed + turn))
+            pieces = self._pieces(completion, prompt, ids, np.random.default_rng(seed + turn))
             for text, reason in pieces:
                 part = {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
                 yield {**head, "choices": [part]}
@@ -72,34 +74,34 @@ class Writer:
         return ids
 
     def _pieces(
-        self, asked: Completion, prompt: Prompt, ids: list[int], draws: np.random.Generator
+        self, completion: Completion, prompt: Prompt, ids: list[int], draws: np.random.Generator
     ) -> Iterator[tuple[str, str | None]]:
         """Texts of one choice, the last with why it ended; ids: of the prompt, added to in place."""
-        if asked.echo:
+        if completion.echo:
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids).decode(errors="replace")
             yield text, None
-        temperature = 1.0 if asked.temperature is None else asked.temperature
-        kept = (temperature, asked.top_k, asked.top_p or 1.0, asked.min_p)
-        limit, count = asked.max_tokens or 16, len(ids)
+        temperature = 1.0 if completion.temperature is None else completion.temperature
+        kept = (temperature, completion.top_k, completion.top_p or 1.0, completion.min_p)
+        limit, count = completion.max_tokens or 16, len(ids)
         stopped = False
 
         def within() -> Iterator[str]:
             nonlocal stopped
             texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window)
-            stopped = yield from until(texts, asked.stops)
+            stopped = yield from until(texts, completion.stops)
 
         yield from ((text, None) for text in within() if text)
         yield "", "stop" if stopped or len(ids) - count < limit else "length"
 
-    def answer(self, asked: Completion) -> dict[str, Any]:
+    def answer(self, completion: Completion) -> dict[str, Any]:
         """The whole answer."""
         choices: dict[int, dict[str, Any]] = {}
         answer: dict[str, Any] = {}
-        for answer in self.answers(asked):
+        for answer in self.answers(completion):
             for part in answer["choices"]:
-                known = choices.setdefault(part["index"], {**part, "text": ""})
-                known["text"] += part["text"]
-                known["finish_reason"] = part["finish_reason"]
+                choice = choices.setdefault(part["index"], {**part, "text": ""})
+                choice["text"] += part["text"]
+                choice["finish_reason"] = part["finish_reason"]
         return {**answer, "choices": [choices[index] for index in sorted(choices)]}
 
 
@@ -117,12 +119,12 @@ def application(writer: Writer) -> Callable[..., Any]:
         if isinstance(cause, RequestError):
             bottle.response.status = cause.status
             return error_body(cause)
-        words = f"{bottle.request.method} {bottle.request.path}: {error.status_line}"
-        return error_body(RequestError(error.status_code, words))
+        message = f"{bottle.request.method} {bottle.request.path}: {error.status_line}"
+        return error_body(RequestError(error.status_code, message))
 
     app.default_error_handler = refused
 
-    def known(name: str) -> None:
+    def check_model(name: str) -> None:
         if name != writer.name:
             raise RequestError(
                 404, f"no model {name[:60]!r}; it is {writer.name!r}", "model", "model_not_found"
@@ -134,7 +136,7 @@ def application(writer: Writer) -> Callable[..., Any]:
 
     @app.get("/v1/models/<name>")
     def model(name: str) -> dict[str, Any]:
-        known(name)
+        check_model(name)
         return card
 
     @app.post("/v1/completions")
@@ -143,12 +145,12 @@ def application(writer: Writer) -> Callable[..., Any]:
             body = bottle.request.json
         except (ValueError, bottle.HTTPError):
             raise RequestError(400, "the body is not JSON") from None
-        asked = read_completion(body)
-        known(asked.model)
-        if not asked.stream:
-            return writer.answer(asked)
+        completion = read_completion(body)
+        check_model(completion.model)
+        if not completion.stream:
+            return writer.answer(completion)
         bottle.response.content_type = "text/event-stream"
-        return events(each for each in writer.answers(asked) if each["choices"] or _wants_usage(body))
+        return events(each for each in writer.answers(completion) if each["choices"] or _wants_usage(body))
 
     return app
 

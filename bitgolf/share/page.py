@@ -68,18 +68,18 @@ def in_page(tokenizer: Tokenizer) -> dict[str, Any]:
     """A tokenizer for tokenizer.js. Raises BitgolfError for one whose rules it does not have."""
     count = tokenizer.vocabulary_size
     special = {tokenizer.bos, tokenizer.unknown}
-    found: dict[str, Any] = {"bos": tokenizer.bos, "byteIds": []}
-    found["pieces"] = [base64.b64encode(piece).decode() for piece in tokenizer.pieces]
-    found["ranks"] = [
+    data: dict[str, Any] = {"bos": tokenizer.bos, "byteIds": []}
+    data["pieces"] = [base64.b64encode(piece).decode() for piece in tokenizer.pieces]
+    data["ranks"] = [
         None if token in special or not piece else token for token, piece in enumerate(tokenizer.pieces)
     ]
     if tokenizer.kind in KINDS:
-        return found | {"kind": KINDS[tokenizer.kind]}
+        return data | {"kind": KINDS[tokenizer.kind]}
     encoder = Encoder(tokenizer)
     names = encoder.names()
     bytes_at = {name: token for token, name in enumerate(names) if len(name) == 6 and name.startswith("<0x")}
     scores = encoder.scores()
-    merges = [t for t in range(count) if found["ranks"][t] is not None and names[t] not in bytes_at]
+    merges = [t for t in range(count) if data["ranks"][t] is not None and names[t] not in bytes_at]
     falling = all(scores[a] > scores[b] for a, b in zip(merges, merges[1:]))
     whole = all(float(scores[t]).is_integer() for t in merges)
     if not (tokenizer.lossless and falling and whole):
@@ -88,10 +88,10 @@ def in_page(tokenizer: Tokenizer) -> dict[str, Any]:
             value="a SentencePiece model that is not byte-pair merges, or changes the text",
             way_out="use `bitgolf sample`",
         )
-    found["byteIds"] = [bytes_at[f"<0x{byte:02X}>"] for byte in range(256)]
+    data["byteIds"] = [bytes_at[f"<0x{byte:02X}>"] for byte in range(256)]
     for token in bytes_at.values():
-        found["ranks"][token] = None
-    return found | {"kind": "characters"}
+        data["ranks"][token] = None
+    return data | {"kind": "characters"}
 
 
 def facts_of(result_file: Path) -> list[tuple[str, str]]:

@@ -106,7 +106,7 @@ def graphs_of(model: Model, window: int) -> tuple[list[Graph], dict[str, Tensor]
 def stretches(model: Model, window: int) -> Iterator[tuple[int, int]]:
     """Runs of places that are computed alike: the first few alone, then up to each attention window."""
     alone = min(len(model.plan.embed) + 2, window)
-    yield from ((place, place) for place in range(1, alone + 1))
+    yield from ((position, position) for position in range(1, alone + 1))
     widths = [s.evaluation_tokens if s.evaluation_tokens >= 0 else s.tokens
               for s in model.plan.scope if isinstance(s, AttentionWindow)]  # fmt: skip
     ends = sorted({min(width, window) for width in widths if width > alone} | {window})
@@ -119,8 +119,8 @@ def stretches(model: Model, window: int) -> Iterator[tuple[int, int]]:
 def _traced(model: Model, first: int, last: int, constants: dict[str, Tensor]) -> Graph:
     plan, middle = model.plan, (first + last) // 2
     calls = len(model.scoring_calls)
-    room = plan.kv_heads, middle - 1, plan.width // plan.heads
-    example = torch.zeros(1, middle, dtype=torch.int64), [torch.zeros(room) for _ in range(2 * calls)]
+    kept_shape = plan.kv_heads, middle - 1, plan.width // plan.heads
+    example = torch.zeros(1, middle, dtype=torch.int64), [torch.zeros(kept_shape) for _ in range(2 * calls)]
     shapes = None
     if first < last:
         past = torch.export.Dim("past", min=first - 1, max=last - 1)
@@ -130,10 +130,10 @@ def _traced(model: Model, first: int, last: int, constants: dict[str, Tensor]) -
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(Step(model).eval(), example, dynamic_shapes=shapes, strict=False)
-            table = torch.export.default_decompositions()
+            decompositions = torch.export.default_decompositions()
             for kept in (torch.ops.aten.linear.default, torch.ops.aten.silu.default):
-                table.pop(kept, None)
-            program = program.run_decompositions(table)
+                decompositions.pop(kept, None)
+            program = program.run_decompositions(decompositions)
     except Exception as error:  # of many kinds, by what the network has
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BitgolfError(

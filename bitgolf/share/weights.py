@@ -31,8 +31,8 @@ def written(
     body = bytearray()
     for name, weight in {**weights, **constants}.items():
         kind, content = "float32", b""
-        if name in tensors and (found := codes_and_steps(tensors[name], weight)):
-            kind, content = "codes", b"".join(np.ascontiguousarray(each).tobytes() for each in found)
+        if name in tensors and (coded := codes_and_steps(tensors[name], weight)):
+            kind, content = "codes", b"".join(np.ascontiguousarray(each).tobytes() for each in coded)
         elif weight.dtype.is_floating_point:
             content = weight.float().numpy().tobytes()
         else:

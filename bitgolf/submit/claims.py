@@ -26,7 +26,7 @@ CHALLENGE_BYTES, CHALLENGE_SECONDS = 16_000_000, 600  # of the public rules, for
 PLACES = 8  # of scores, as the public logs print them
 
 
-class Words(NamedTuple):
+class Metadata(NamedTuple):
     """What only the author knows. against: a published score, in bits per byte."""
 
     name: str
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     """
 
     runs: Sequence[Run]
-    words: Words
+    metadata: Metadata
     script: bytes
     studies: Sequence[Path] = ()
     declared: Sequence[int] = ()
@@ -54,22 +54,22 @@ class Entry(NamedTuple):
 def comparison(entry: Entry) -> OneSample | None:
     """The runs against a published figure, where there are several."""
     bits = [run.bits for run in entry.runs]
-    if entry.words.against is None or len({*bits}) < 2:
+    if entry.metadata.against is None or len({*bits}) < 2:
         return None
-    return one_sample(bits, entry.words.against)
+    return one_sample(bits, entry.metadata.against)
 
 
 def claims_of(entry: Entry) -> dict[str, Any]:
     """Every public key that the runs can fill: bits by byte, nats by token, sizes in bytes, times in s."""
-    runs, words = entry.runs, entry.words
+    runs, metadata = entry.runs, entry.metadata
     first, recipe = runs[0].result, runs[0].recipe
     claims: dict[str, Any] = {
-        "author": words.author,
-        **({"github_id": words.github} if words.github else {}),
-        "name": words.name,
-        "blurb": words.blurb or in_a_sentence(recipe, first["parameters"]),
-        "date": words.date or datetime.date.today().isoformat(),
-        "track": words.track,
+        "author": metadata.author,
+        **({"github_id": metadata.github} if metadata.github else {}),
+        "name": metadata.name,
+        "blurb": metadata.blurb or in_a_sentence(recipe, first["parameters"]),
+        "date": metadata.date or datetime.date.today().isoformat(),
+        "track": metadata.track,
         **_scores(runs),
         "n_seeds": len(runs),
         "seeds": [run.seed for run in runs],
@@ -90,7 +90,7 @@ def claims_of(entry: Entry) -> dict[str, Any]:
 
 def _scores(runs: Sequence[Run]) -> dict[str, Any]:
     """Mean and deviation of the score, and of the same model on other weights and windows."""
-    found = {
+    claims = {
         **_mean_and_std("val_bpb", [run.bits for run in runs]),
         **_mean_and_std("val_loss", [run.nats for run in runs]),
     }
@@ -98,16 +98,16 @@ def _scores(runs: Sequence[Run]) -> dict[str, Any]:
     packed = [run.variant("quantized") for run in runs]
     if all(before) and all(packed):
         floats, rounded = ([row["bits_per_byte"] for row in rows] for rows in (before, packed))
-        found["pre_quant_val_bpb"] = _mean(floats)
+        claims["pre_quant_val_bpb"] = _mean(floats)
         if all("nats_per_token" in row for row in before):
-            found["pre_quant_val_loss"] = _mean([row["nats_per_token"] for row in before])
-        found["val_bpb_roundtrip"] = _mean(rounded)
-        found["quantization_gap_bpb"] = _mean(np.subtract(rounded, floats))
+            claims["pre_quant_val_loss"] = _mean([row["nats_per_token"] for row in before])
+        claims["val_bpb_roundtrip"] = _mean(rounded)
+        claims["quantization_gap_bpb"] = _mean(np.subtract(rounded, floats))
     if runs[0].recipe.score.adapter != NoAdapter() and all(packed):
         fixed = [[row for row in run.result["variants"] if row["name"] == "quantized"][-1] for run in runs]
         gains = [row["bits_per_byte"] - run.bits for row, run in zip(fixed, runs)]
-        found["ttt_gain_mean_bpb"] = _mean(gains)
-    return found
+        claims["ttt_gain_mean_bpb"] = _mean(gains)
+    return claims
 
 
 def _mean_and_std(name: str, values: Sequence[float]) -> dict[str, float]:
@@ -164,24 +164,24 @@ def _sizes(entry: Entry) -> dict[str, Any]:
 def _times(runs: Sequence[Run]) -> dict[str, Any]:
     spent = [run.result["train_seconds"] for run in runs]
     scored = [run.result["evaluation_seconds"] for run in runs if "evaluation_seconds" in run.result]
-    found = {
+    claims = {
         "train_time_seconds": round(max(spent), 3),
         "train_time_s_mean": round(float(np.mean(spent)), 3),
         "train_steps_mean": round(float(np.mean([run.result["steps"] for run in runs])), 1),
         "step_avg_ms_mean": round(float(np.mean([_step_ms(run) for run in runs])), 3),
     }
     if len(scored) == len(runs):
-        found["eval_time_seconds"] = round(max(scored), 3)
-        found["eval_time_s_mean"] = round(float(np.mean(scored)), 3)
-    return found
+        claims["eval_time_seconds"] = round(max(scored), 3)
+        claims["eval_time_s_mean"] = round(float(np.mean(scored)), 3)
+    return claims
 
 
 def _machine(run: Run) -> dict[str, Any]:
     machine: Any = run.result.get("environment", {})
     device = machine.get("backend", {}).get("device", "cpu")
-    words = (machine.get("processor", "unknown"), device, machine.get("torch", "?"))
+    parts = (machine.get("processor", "unknown"), device, machine.get("torch", "?"))
     return {
-        "hardware": "{}, {}, torch {}".format(*words),
+        "hardware": "{}, {}, torch {}".format(*parts),
         "pytorch_version": str(machine.get("torch", "?")),
         "python_version": str(machine.get("python", platform.python_version())),
         "platform": str(machine.get("system", "unknown")),
@@ -208,25 +208,25 @@ def _shape(run: Run) -> dict[str, Any]:
 
 def _against(entry: Entry) -> dict[str, Any]:
     """The test against a published figure; the difference in each unit in which the public bar is read."""
-    found = comparison(entry)
-    if found is None:
+    test = comparison(entry)
+    if test is None:
         return {}
     result: Any = entry.runs[0].result
     bits = [run.bits for run in entry.runs]
     margins = challenge_margin([result])
-    constant = entry.words.against or 0.0
+    constant = entry.metadata.against or 0.0
     return {
-        "comparison_baseline_bpb": entry.words.against,
-        "delta_bpb": round(found.effect, PLACES),
-        "delta_nats_per_byte": round(found.effect * math.log(2), PLACES),
-        "delta_nats_per_token": round(found.effect * math.log(2) * bytes_per_token(result), PLACES),
-        "t_statistic": round(found.t, 4),
-        "degrees_of_freedom": found.freedom,
-        "p_value": _short(found.p_lower),
+        "comparison_baseline_bpb": entry.metadata.against,
+        "delta_bpb": round(test.effect, PLACES),
+        "delta_nats_per_byte": round(test.effect * math.log(2), PLACES),
+        "delta_nats_per_token": round(test.effect * math.log(2) * bytes_per_token(result), PLACES),
+        "t_statistic": round(test.t, 4),
+        "degrees_of_freedom": test.freedom,
+        "p_value": _short(test.p_lower),
         "test": "Student's one-sample t test, one-sided: lower than the baseline",
         "margin_nats": CHALLENGE_NATS,
         "p_beyond_margin_if_it_is_in": {
-            unit: _short(one_sample(bits, constant - size).p_lower) for unit, size in margins.items()
+            unit: _short(one_sample(bits, constant - margin).p_lower) for unit, margin in margins.items()
         },
     }
 
@@ -261,63 +261,63 @@ def _of_bytes(entry: Entry) -> Checks:
     runs, budget = entry.runs, entry.runs[0].result["budget_bytes"]
     totals = [run.total_bytes(entry.script) for run in runs]
     counted = "bytes of train_gpt.py and of the model on the disk, in every seed, against"
-    found = {
+    checks = {
         "artifact_under_budget": (max(totals) <= budget, f"{counted} {budget:,}"),
         "artifact_under_16mb": (max(totals) <= CHALLENGE_BYTES, f"{counted} {CHALLENGE_BYTES:,}"),
         "one_configuration": (True, "recipe identity and script equal in every seed"),
     }
     if all("sha256" in run.result for run in runs):
         how = "recipe, script, metrics, model and scores have the SHA-256 that the run wrote, in every seed"
-        found["files_as_written"] = (True, how)
+        checks["files_as_written"] = (True, how)
     made = code_of(runs[0].recipe) == runs[0].code
     how = (
         "made again from recipe.json, byte for byte"
         if made
         else "another version of bitgolf made it, or it was changed"
     )
-    found["script_is_the_recipes"] = (made, how)
-    return found
+    checks["script_is_the_recipes"] = (made, how)
+    return checks
 
 
 def _of_time(runs: Sequence[Run]) -> Checks:
     limit = runs[0].recipe.train.train_seconds
     spent = [run.result["train_seconds"] for run in runs]
     loop = "seconds of the training loop in result.json, in every seed, against"
-    found = {"train_under_600s": (max(spent) <= CHALLENGE_SECONDS, f"{loop} {CHALLENGE_SECONDS}")}
+    checks = {"train_under_600s": (max(spent) <= CHALLENGE_SECONDS, f"{loop} {CHALLENGE_SECONDS}")}
     if limit:
         # A clock that has run out ends the training after the step that is under way.
         held = all(each <= limit + _step_ms(run) / 1000 for each, run in zip(spent, runs))
-        found["train_under_limit"] = (held, f"{loop} {limit:g} and one step more")
+        checks["train_under_limit"] = (held, f"{loop} {limit:g} and one step more")
     scored = [run.result.get("evaluation_seconds") for run in runs]
-    known = [each for each in scored if each is not None]
-    if len(known) == len(runs):
+    measured = [each for each in scored if each is not None]
+    if len(measured) == len(runs):
         how = (
             f"seconds of scoring the packed model in result.json, in every seed, against {CHALLENGE_SECONDS}"
         )
-        found["eval_under_600s"] = (max(known) <= CHALLENGE_SECONDS, how)
-    return found
+        checks["eval_under_600s"] = (max(measured) <= CHALLENGE_SECONDS, how)
+    return checks
 
 
 def _of_seeds(entry: Entry) -> Checks:
-    runs, found = entry.runs, {}
+    runs, checks = entry.runs, {}
     if len(runs) > 2:
-        found["three_seeds"] = (True, f"{len(runs)} runs with different seeds and scores")
+        checks["three_seeds"] = (True, f"{len(runs)} runs with different seeds and scores")
     if entry.declared:
-        found["seeds_as_declared"] = (True, "those of --seeds, and no other")
+        checks["seeds_as_declared"] = (True, "those of --seeds, and no other")
     others = beside(runs)
-    said = ", ".join(path.name for path in others[:3]) + (" and more" if len(others) > 3 else "")
+    names = ", ".join(path.name for path in others[:3]) + (" and more" if len(others) > 3 else "")
     how = (
-        f"of the same recipe, beside these, and not told of: {said}"
+        f"of the same recipe, beside these, and not told of: {names}"
         if others
         else "no run beside these has this recipe"
     )
-    found["every_seed_told"] = (not others, how)
-    return found
+    checks["every_seed_told"] = (not others, how)
+    return checks
 
 
 def _of_score(runs: Sequence[Run]) -> Checks:
     score = runs[0].recipe.score
-    found = {
+    checks = {
         "scores_add_up": (True, "the rows of scores.npz were added up again, in every seed"),
         "every_token_once": (
             not score.windows.counts_again,
@@ -325,15 +325,15 @@ def _of_score(runs: Sequence[Run]) -> Checks:
         ),
     }
     if score.adapter == NoAdapter():
-        found["no_ttt"] = (True, "score.adapter of recipe.json is NoAdapter: nothing learns while it scores")
+        checks["no_ttt"] = (True, "score.adapter of recipe.json is NoAdapter: nothing learns while it scores")
     else:
         how = f"{type(score.adapter).__name__} is given tokens by an exam, after their score was written down"
-        found["score_first_ttt"] = (True, how)
+        checks["score_first_ttt"] = (True, how)
     how = f"score.mixers of recipe.json: {', '.join(type(each).__name__ for each in score.mixers) or 'none'}"
-    found["no_ngram_cache"] = (not score.mixers, how)
+    checks["no_ngram_cache"] = (not score.mixers, how)
     if all(run.certificate for run in runs):
-        found["proven"] = (True, "certificates of decoding, for the artifacts of these runs")
-    return found
+        checks["proven"] = (True, "certificates of decoding, for the artifacts of these runs")
+    return checks
 
 
 def in_a_sentence(recipe: Recipe, parameters: int) -> str:

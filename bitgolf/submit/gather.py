@@ -109,7 +109,7 @@ def gathered(folders: Sequence[Path], declared: Sequence[int] = ()) -> list[Run]
     if problems:
         raise PlanError(problems)
     runs = sorted(map(_read, folders), key=lambda run: run.seed)
-    problems = [f"{run.folder}: {said}" for run in runs for said in faults(run)]
+    problems = [f"{run.folder}: {fault}" for run in runs for fault in faults(run)]
     problems += [*_between(runs), *_missing(runs, declared)]
     if problems:
         raise PlanError(problems)
@@ -144,32 +144,32 @@ def script_for(runs: Sequence[Run], readable: bool) -> bytes:
 
 def studies_of(run: Run) -> list[Planned]:
     """The studies that planned a run, which lie beside the folder of its runs."""
-    own, found = run.folder.resolve(), []
+    own, studies = run.folder.resolve(), []
     for path in sorted(own.parent.parent.glob(f"*/{RECEIPT}")):
         try:
             rows = receipt_of(path.parent)["runs"]
         except BitgolfError:
             continue  # a broken neighbour
         arms = {row["arm"] for row in rows if (path.parent / row["folder"]).resolve() == own}
-        found += [
+        studies += [
             Planned(path.parent, arm, sorted(row["seed"] for row in rows if row["arm"] == arm))
             for arm in sorted(arms)
         ]
-    return found
+    return studies
 
 
 def beside(runs: Sequence[Run]) -> list[Path]:
     """Finished runs of the same recipe in the folders of these runs that are not among them."""
     named, identity = {run.folder.resolve() for run in runs}, runs[0].result["recipe_identity"]
-    found = []
+    folders = []
     for path in sorted({each for folder in named for each in folder.parent.glob("*/result.json")}):
         try:
             other = read_as(path, Finished)
         except BitgolfError:
             continue  # a run of another kind, or one that crashed
         if path.parent not in named and other["recipe_identity"] == identity:
-            found.append(path.parent)
-    return found
+            folders.append(path.parent)
+    return folders
 
 
 def _missing(runs: Sequence[Run], declared: Sequence[int]) -> Iterator[str]:
@@ -220,9 +220,9 @@ def faults(run: Run) -> Iterator[str]:
         if name in HASHED and sha256_of(run.folder / name) != written:
             yield f"{name} is not the file that the run wrote, by its SHA-256"
     artifact = (run.folder / "model.bin").stat().st_size
-    for name, size in (("code_bytes", len(run.code)), ("artifact_bytes", artifact)):
-        if result.get(name) != size:
-            yield f"{name} is {result.get(name)} in result.json, and {size:,} on the disk"
+    for name, num_bytes in (("code_bytes", len(run.code)), ("artifact_bytes", artifact)):
+        if result.get(name) != num_bytes:
+            yield f"{name} is {result.get(name)} in result.json, and {num_bytes:,} on the disk"
     whole = len(run.code) + artifact
     if result.get("total_bytes") not in (whole, whole - _uncounted(result)):
         yield f"total_bytes is {result.get('total_bytes')}, and script and artifact have {whole:,}"
@@ -250,17 +250,17 @@ def _certificate_faults(run: Run) -> Iterator[str]:
         return
     if run.certificate["artifact_sha256"] != sha256_of(run.folder / "model.bin"):
         yield "its certificate is of another artifact; prove it again"
-    coded, size = run.folder / "proof" / "coded.bin", run.certificate["coded_bytes"]
+    coded, coded_bytes = run.folder / "proof" / "coded.bin", run.certificate["coded_bytes"]
     if coded.is_file() and run.certificate["coded_sha256"] != sha256_of(coded):
         yield "its certificate is of another coded file; prove it again"
-    bits = 8 * size / run.certificate["text_bytes"]
+    bits = 8 * coded_bytes / run.certificate["text_bytes"]
     if abs(bits - run.certificate["bits_per_byte"]) > SAME_BITS * bits:
         yield f"its certificate says {run.certificate['bits_per_byte']:.6f}, and its sizes {bits:.6f}"
 
 
 def _uncounted(result: Finished) -> int:
     """The bytes of the ledger that the recipe's budget does not count."""
-    return sum(size for name, size in result.get("ledger", []) if name == "tokenizer")
+    return sum(num_bytes for name, num_bytes in result.get("ledger", []) if name == "tokenizer")
 
 
 def _between(runs: Sequence[Run]) -> Iterator[str]:

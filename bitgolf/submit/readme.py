@@ -64,15 +64,15 @@ def _seeds(claims: dict[str, Any]) -> Iterator[str]:
 
 
 def _against(entry: Entry, claims: dict[str, Any]) -> Iterator[str]:
-    found = comparison(entry)
-    if found is None:
+    test = comparison(entry)
+    if test is None:
         return
     beyond = claims["p_beyond_margin_if_it_is_in"]
     yield (
-        f"Against {entry.words.against:g}: {found.effect:+.6f} bits per byte (95% {found.low:+.6f} to "
-        f"{found.high:+.6f}), {claims['delta_nats_per_token']:+.6f} nats per token; Student's one-sample t "
-        f"{found.t:.2f} with {found.freedom:g} degrees of freedom, one-sided p {found.p_lower:.3g}, "
-        f"{found.n} seeds."
+        f"Against {entry.metadata.against:g}: {test.effect:+.6f} bits per byte (95% {test.low:+.6f} to "
+        f"{test.high:+.6f}), {claims['delta_nats_per_token']:+.6f} nats per token; Student's one-sample t "
+        f"{test.t:.2f} with {test.freedom:g} degrees of freedom, one-sided p {test.p_lower:.3g}, "
+        f"{test.n} seeds."
     )
     yield (
         f"That it is lower by more than {claims['margin_nats']}: "
@@ -85,15 +85,15 @@ def _against(entry: Entry, claims: dict[str, Any]) -> Iterator[str]:
 def _ablations(entry: Entry) -> Iterator[str]:
     """The tables of the studies, each with its scale: what holds there need not hold here."""
     for path in entry.studies:
-        found = findings_in(path)
-        if not found:
+        findings = findings_in(path)
+        if not findings:
             continue
-        yield from (f"## Ablations: {plain(found[0].study)}", "")
-        yield f"Measured at {plain(found[0].scale)}. Lower is better; intervals are of 95%."
+        yield from (f"## Ablations: {plain(findings[0].study)}", "")
+        yield f"Measured at {plain(findings[0].scale)}. Lower is better; intervals are of 95%."
         yield ""
-        heads, rows = measured_rows(found)
+        heads, rows = measured_rows(findings)
         kept = [heads.index(name) for name in ("technique", "metric", "effect, [95%]", "n", "verdict")]
-        against = [each.against for each in found]
+        against = [each.against for each in findings]
         yield from table(
             ["technique", "against", *(heads[i] for i in kept[1:])],
             [[row[0], other, *(row[i] for i in kept[1:])] for row, other in zip(rows, against)],

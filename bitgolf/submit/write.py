@@ -15,11 +15,11 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of, write_bytes, write_json
 from bitgolf.inputs.typed import Split
 from bitgolf.study.findings import OWN_NAME
-from bitgolf.submit.claims import Entry, Words, claims_of, sha256_of_bytes
+from bitgolf.submit.claims import Entry, Metadata, claims_of, sha256_of_bytes
 from bitgolf.submit.gather import Run, script_for, studies_of
 from bitgolf.submit.readme import readme
 
-__all__ = ["Words", "requirements", "write_record"]
+__all__ = ["Metadata", "requirements", "write_record"]
 
 PACKAGES = {"sentencepiece": "sentencepiece", "torch": "torch", "numpy": "numpy", "brotli": "Brotli"}
 
@@ -27,7 +27,7 @@ PACKAGES = {"sentencepiece": "sentencepiece", "torch": "torch", "numpy": "numpy"
 def write_record(
     runs: Sequence[Run],
     folder: Path,
-    words: Words,
+    metadata: Metadata,
     *,
     readable: bool = False,
     studies: Sequence[Path] = (),
@@ -41,7 +41,7 @@ def write_record(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BitgolfError("this folder is not empty", where=str(folder), way_out="give another --out")
-    entry = Entry(runs, words, script_for(runs, readable), results_of(runs, studies), declared)
+    entry = Entry(runs, metadata, script_for(runs, readable), results_of(runs, studies), declared)
     claims = claims_of(entry)
     files = {
         "train_gpt.py": entry.script,
@@ -143,8 +143,8 @@ def data_lines(run: Run) -> list[str]:
     if identity := data.get("tokenizer_identity"):
         named = f"tokenizer_kind=bitgolf tokenizer_path=tokenizer.bin sha256:{identity}"
         lines.append(f"val_bpb:enabled {named} pieces:{run.recipe.model.vocabulary_size}")
-    if size := text.get("text_bytes"):
-        counted = f"tokens:{run.tokens} text_bytes:{size} text_sha256:{text.get('text_sha256')}"
+    if text_bytes := text.get("text_bytes"):
+        counted = f"tokens:{run.tokens} text_bytes:{text_bytes} text_sha256:{text.get('text_sha256')}"
         lines.append(f"val_loader:dataset:{data.get('name', '')} {counted}")
     return lines
 

@@ -72,10 +72,10 @@ def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, A
     cut is left out.
     """
     while True:
-        size = file.stat().st_size if file.is_file() else 0
-        start = start if size >= start else 0
+        file_bytes = file.stat().st_size if file.is_file() else 0
+        start = start if file_bytes >= start else 0
         over = False
-        if size > start:
+        if file_bytes > start:
             with file.open("rb") as stream:
                 stream.seek(start)
                 for line in stream:
@@ -85,7 +85,7 @@ def lines(file: Path, start: int, once: bool) -> Iterator[tuple[int, dict[str, A
                     if (row := read_line(line)) is not None:
                         over = row.get("status") not in (None, "running")
                         yield start, row
-        elif size:
+        elif file_bytes:
             over = ended(file, start)
         if over or once:
             return

@@ -93,7 +93,7 @@ def test_the_tree_holds_every_start_once():
         assert [starts[node] for node in path_to(tree, token)] == [
             piece[:size] for size in range(len(piece) + 1)
         ]
-        assert (tree.place[token] < 0) == (piece == b"")
+        assert (tree.node_of[token] < 0) == (piece == b"")
 
 
 def slow_mixture(slow, weights, own, floor=0.0):

@@ -30,7 +30,7 @@ from bitgolf.squeeze.quantize import int6_rows
 from bitgolf.study.runs import code_of
 from bitgolf.submit.claims import credits
 from bitgolf.submit.gather import gathered
-from bitgolf.submit.write import Words, requirements, write_record
+from bitgolf.submit.write import Metadata, requirements, write_record
 from bitgolf.train.loop import TrainPlan
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 from tests.run.test_run import result_of
@@ -47,7 +47,7 @@ TINY = Recipe(
     budget=BudgetPlan(budget_bytes=1_000_000),
     backend=BackendPlan(dtype="float32", threads=1),
 )
-WORDS = Words("tiny", "somebody", "own", date="2026-11-28", against=9.0)
+WORDS = Metadata("tiny", "somebody", "own", date="2026-11-28", against=9.0)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ class BitgolfTokenizer(PreTrainedTokenizer):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """A copy of its file."""
-        place = Path(save_directory) / f"{filename_prefix or ''}tokenizer.bin"
-        if place.absolute() != Path(self.vocab_file).absolute():
-            shutil.copyfile(self.vocab_file, place)
-        return (str(place),)
+        path = Path(save_directory) / f"{filename_prefix or ''}tokenizer.bin"
+        if path.absolute() != Path(self.vocab_file).absolute():
+            shutil.copyfile(self.vocab_file, path)
+        return (str(path),)
