@@ -47,20 +47,20 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
     Methods are told apart by the families of their classes, where it is clear on what they are called.
     """
     kinds, sources = Kinds(modules), sources_of(modules)
-    found: dict[tuple[str, str], Family] = {}
+    families: dict[tuple[str, str], Family] = {}
     spoilt: set[tuple[str, str]] = set()
     for source in sources:
         for function, owner in _functions(source.node):
             key = function.name, kinds.root(owner.name) if owner else ""
             if owner and function.name == "__init__" and len(kinds.below(owner.name)) == 1:
                 key = owner.name, ""  # a call of the class
-            found.setdefault(key, Family(function.name, [], [], True)).functions.append(
+            families.setdefault(key, Family(function.name, [], [], True)).functions.append(
                 (source, function, owner)
             )
             if function.decorator_list or key[0].startswith("__") or function.name in left_alone:
                 spoilt.add(key)
     roots: dict[str, list[str]] = {}
-    for name, root in found:
+    for name, root in families:
         roots.setdefault(name, []).append(root)
     foreign = set(dir(Path)).union(*(dir(thing) for thing in foreign_objects()))
     libraries = _libraries(modules)
@@ -70,7 +70,7 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
         for item, local, around in _mentions(source, kinds, libraries):
             call, is_sure = calls.get(id(item)), True
             if isinstance(item, ast.Name):
-                keys = [(item.id, "")] if (item.id, "") in found else []
+                keys = [(item.id, "")] if (item.id, "") in families else []
             else:
                 root = _family(item, local, around, kinds)
                 keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
@@ -79,8 +79,8 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
                 if call is None or not is_sure:
                     spoilt.add(key)
                 else:
-                    found[key].calls.append((source, call))
-    return [family._replace(is_whole=key not in spoilt) for key, family in found.items()]
+                    families[key].calls.append((source, call))
+    return [family._replace(is_whole=key not in spoilt) for key, family in families.items()]
 
 
 def attributes_read(modules: Sequence[Module]) -> Iterator[tuple[str, str]]:
@@ -132,14 +132,14 @@ def _read_names(
     for item in source.items:
         parts = [getattr(item, "annotation", None), getattr(item, "returns", None)]
         hidden |= {id(inner) for part in parts if part for inner in walked(part)}
-    found: list[tuple[ast.Name | ast.Attribute, str, ast.FunctionDef | None, str]] = []
+    names: list[tuple[ast.Name | ast.Attribute, str, ast.FunctionDef | None, str]] = []
     for item in source.items:
-        place = inside.get(id(item), (None, ""))
+        enclosing = inside.get(id(item), (None, ""))
         if isinstance(item, ast.Attribute):
-            found.append((item, written(item.value).split(".")[0], *place))
+            names.append((item, written(item.value).split(".")[0], *enclosing))
         elif isinstance(item, ast.Name) and id(item) not in hidden and isinstance(item.ctx, ast.Load):
-            found.append((item, "", *place))
-    return found
+            names.append((item, "", *enclosing))
+    return names
 
 
 def _is_library(item: Import) -> bool:
@@ -184,10 +184,10 @@ def given_for(family: Family, name: str, call: ast.Call) -> ast.expr | None:
     plain = [a.arg for a in family.functions[0][1].args.args][family.bound :]
     if name not in plain:
         return None
-    place = plain.index(name)
-    if any(isinstance(arg, ast.Starred) for arg in call.args[: place + 1]):
+    index = plain.index(name)
+    if any(isinstance(arg, ast.Starred) for arg in call.args[: index + 1]):
         raise LookupError
-    return call.args[place] if place < len(call.args) else None
+    return call.args[index] if index < len(call.args) else None
 
 
 def _without_ungiven(family: Family, name: str) -> list[Edit]:
@@ -213,7 +213,7 @@ def _without_ungiven(family: Family, name: str) -> list[Edit]:
         if names & own_names(function) or _is_bound_again(function, name):
             return []
         reads = [item for item in _inside(function) if isinstance(item, ast.Name) and item.id == name]
-        edits += [_head_without(source, function, name), *(source.replaced(item, text) for item in reads)]
+        edits += [_head_without(source, function, name), *(source.replacement(item, text) for item in reads)]
     return edits + _calls_without(family, name)
 
 
@@ -265,11 +265,11 @@ def _defaults(family: Family, name: str) -> Iterator[ast.expr | None]:
     for _, function, _ in family.functions:
         arguments = function.args
         plain = zip(reversed(arguments.args), reversed(arguments.defaults))
-        found = {arg.arg: default for arg, default in plain}
-        found |= {
+        defaults = {arg.arg: default for arg, default in plain}
+        defaults |= {
             arg.arg: default for arg, default in zip(arguments.kwonlyargs, arguments.kw_defaults) if default
         }
-        yield found.get(name)
+        yield defaults.get(name)
 
 
 def _head_without(source: Source, function: ast.FunctionDef, name: str) -> Edit:

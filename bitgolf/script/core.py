@@ -49,12 +49,12 @@ def core() -> tuple[Module, ...]:
 
 def core_faults(modules: Sequence[Module]) -> Iterator[str]:
     """Every rule broken, as 'file:line: sentence'. Nothing when core can be put into one file."""
-    known = {module.name for module in modules}
+    module_names = {module.name for module in modules}
     earlier: dict[str, set[str]] = {}
     for module in modules:
         yield from (f"{module.file}:{text}" for text in top_level_faults(module))
         yield from (f"{module.file}:{text}" for text in inner_faults(module.tree.body))
-        yield from (f"{module.file}:{text}" for text in _import_faults(module, earlier, known))
+        yield from (f"{module.file}:{text}" for text in _import_faults(module, earlier, module_names))
         earlier[module.name] = {name for d in module.definitions for name in d.names}
     yield from shared_namespace_faults(modules)
 
@@ -95,7 +95,7 @@ def _is_plain(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef | ast.ClassDef) or bool(bound_names(node))
 
 
-def _import_faults(module: Module, earlier: dict[str, set[str]], known: Set[str]) -> Iterator[str]:
+def _import_faults(module: Module, earlier: dict[str, set[str]], module_names: Set[str]) -> Iterator[str]:
     for item, line in module.imports:
         source = item.module.removeprefix(f"{PACKAGE}.")
         if item.module.startswith("."):
@@ -106,7 +106,7 @@ def _import_faults(module: Module, earlier: dict[str, set[str]], known: Set[str]
             yield f"{line}: future import; it would change every other module in the script"
         elif item.module.partition(".")[0] != PACKAGE:
             continue
-        elif item.name is None or f"{item.module}.{item.name}".removeprefix(f"{PACKAGE}.") in known:
+        elif item.name is None or f"{item.module}.{item.name}".removeprefix(f"{PACKAGE}.") in module_names:
             yield f"{line}: imports a whole module; write `from {PACKAGE}.X import name`"
         elif item.alias:
             yield f"{line}: `{item.name} as {item.alias}`; core names keep one name"

@@ -22,8 +22,9 @@ def whole_ledger(recipe: Recipe, code: bytes, artifact: Artifact) -> list[list[s
     base = min(len(code), len(script_of(plainly_packed(recipe))))
     lines = [("code with plain packing", base), ("code for quantizers and codecs", len(code) - base)]
     ledger = [*lines, *artifact.ledger]
-    assert sum(size for _, size in ledger) == len(code) + len(artifact.data), "every byte has its line"
-    return [[name, size] for name, size in ledger]
+    total = sum(num_bytes for _, num_bytes in ledger)
+    assert total == len(code) + len(artifact.data), "every byte has its line"
+    return [[name, num_bytes] for name, num_bytes in ledger]
 
 
 def plainly_packed(recipe: Recipe) -> Recipe:

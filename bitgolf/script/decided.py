@@ -41,7 +41,7 @@ class _UnknownError(Exception):
 class _Facts(NamedTuple):
     """What is known: values by class, fields that somebody changes, classes, settings, properties."""
 
-    known: Mapping[str, Sequence[Plan]]  # all that there are
+    values: Mapping[str, Sequence[Plan]]  # all that there are
     changed: set[str]
     kinds: Kinds
     settings: Mapping[str, type[Plan] | None]  # None: no value of the recipe is of this class
@@ -97,7 +97,7 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
     for plan in plans:
         held.setdefault(type(plan).__name__, []).append(plan)
     settings |= {name: type(values[0]) for name, values in held.items()}
-    known = {name: values for name, values in held.items() if name not in made | parents}
+    values = {name: each for name, each in held.items() if name not in made | parents}
     attributes, read = _set_to_nothing(modules)
     kinds = Kinds(modules)
     defaults = dict(_never_given(modules, kinds, changed, held.keys()))
@@ -109,20 +109,20 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
         and any(part.name in kinds.methods(above) for above in kinds.above(name) if above != name)
     }
     return _Facts(
-        known, changed, kinds, settings, properties, overrides, attributes, read, defaults, _constants(kinds)
+        values, changed, kinds, settings, properties, overrides, attributes, read, defaults, _constants(kinds)
     )
 
 
 def _constants(kinds: Kinds) -> dict[tuple[str, str], Any]:
     """Class variables that are equal in all classes of settings below a class that have no others below."""
-    found: dict[tuple[str, str], Any] = {}
+    constants: dict[tuple[str, str], Any] = {}
     for name in kinds.classes:
         ends = [each for each in kinds.below(name) if len(kinds.below(each)) == 1]
         held = [dict(pair for c in [*kinds.above(end)][::-1] for pair in kinds.constants(c)) for end in ends]
         for key, value in held[0].items() if "Plan" in kinds.above(name) else ():
             if all(key in each and each[key] == value for each in held):
-                found[name, key] = value
-    return found
+                constants[name, key] = value
+    return constants
 
 
 def _never_given(
@@ -145,7 +145,7 @@ def _never_given(
     ]
     spared = called | {id(inner) for note in notes for inner in walked(note)}
     values = {i.id for i in items if isinstance(i, ast.Name) and id(i) not in spared}
-    replaced = {
+    replaced_fields = {
         word.arg
         for call in (item for item in items if isinstance(item, ast.Call))
         if getattr(call.func, "attr", "") in ("replace", "_replace")
@@ -164,7 +164,7 @@ def _never_given(
             given |= {written(item.target) for item in fields[: None if starred else len(call.args)]}
         for item in fields if None not in given else ():
             field = written(item.target)
-            if field not in given | replaced | changed:
+            if field not in given | replaced_fields | changed:
                 if isinstance(item.value, ast.Constant):
                     yield (name, field), item.value.value
                 elif item.value and written(item.value) == "()":
@@ -174,7 +174,7 @@ def _never_given(
 def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], Any], set[str]]:
     """Attributes that one place sets, to nothing or a truth value; and those that are read."""
     stored, read = list[str](), set[str]()
-    found: dict[tuple[str, str], Any] = {}
+    attributes: dict[tuple[str, str], Any] = {}
     for definition in (d for module in modules for d in module.definitions):
         for item in definition.items:
             if isinstance(item, ast.Attribute):
@@ -188,10 +188,10 @@ def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], An
                 target = item.targets[0]
                 if isinstance(target, ast.Attribute) and written(target) == f"self.{target.attr}":
                     if isinstance(item.value, ast.Constant) and type(item.value.value) in (bool, type(None)):
-                        found[definition.node.name, target.attr] = item.value.value
+                        attributes[definition.node.name, target.attr] = item.value.value
                     elif written(item.value) == "()":
-                        found[definition.node.name, target.attr] = ()
-    return {place: value for place, value in found.items() if stored.count(place[1]) == 1}, read
+                        attributes[definition.node.name, target.attr] = ()
+    return {key: value for key, value in attributes.items() if stored.count(key[1]) == 1}, read
 
 
 def _sides(item: ast.AST) -> list[ast.expr]:
@@ -267,8 +267,8 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
                 yield _replaced(item, ast.Dict(*map(list, zip(*pairs))), lines)
         elif isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Attribute):
             target = item.targets[0]
-            place = kinds.get(written(target.value), ""), target.attr
-            if place in facts.attributes and target.attr not in facts.read:
+            key = kinds.get(written(target.value), ""), target.attr
+            if key in facts.attributes and target.attr not in facts.read:
                 yield _gone(item, function, lines)
         elif isinstance(item, ast.For) and not item.orelse:
             try:
@@ -365,7 +365,7 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         except _UnknownError:
             owner = None
         kind = facts.kinds.of(node.value, kinds)
-        plans = [owner] if isinstance(owner, Plan) else facts.known.get(kind, ())
+        plans = [owner] if isinstance(owner, Plan) else facts.values.get(kind, ())
         values = [vars(plan)[node.attr] for plan in plans if node.attr in vars(plan)]
         if values and all(value == values[0] for value in values):
             if (type(plans[0]).__name__, node.attr) in facts.open:
@@ -373,8 +373,8 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
             return values[0]
         if (kind, node.attr) in facts.constants:
             return facts.constants[kind, node.attr]
-        if (place := (kind, node.attr)) in facts.defaults:
-            return facts.defaults[place]
+        if (key := (kind, node.attr)) in facts.defaults:
+            return facts.defaults[key]
         for above in facts.kinds.above(kind):
             if (above, node.attr) in facts.attributes:
                 return facts.attributes[above, node.attr]
@@ -382,8 +382,8 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         others = (below for below in facts.kinds.below(kind) if below not in owners[:1])
         if owners and not any((below, node.attr) in facts.overrides for below in others):
             return _value(facts.properties[owners[0], node.attr], {"self": kind}, facts)
-    if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.known:
-        plans = facts.known[kind]
+    if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.values:
+        plans = facts.values[kind]
         if all(plan == plans[0] for plan in plans):
             return plans[0]
     if isinstance(node, ast.Call) and written(node).removesuffix("()") in facts.settings:
@@ -404,9 +404,9 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
     if isinstance(node, ast.Call) and written(node.func) == "isinstance":
         kind, wanted = facts.kinds.of(node.args[0], kinds), written(node.args[1])
         if kind in facts.kinds.classes and wanted in facts.kinds.classes:
-            found = {name in facts.kinds.below(wanted) for name in facts.kinds.below(kind)}
-            if len(found) == 1:
-                return found.pop()
+            outcomes = {name in facts.kinds.below(wanted) for name in facts.kinds.below(kind)}
+            if len(outcomes) == 1:
+                return outcomes.pop()
     if isinstance(node, ast.BoolOp):
         ends = isinstance(node.op, ast.Or)  # one part that is so ends it
         parts = []

@@ -48,7 +48,7 @@ class Source:
         """The text of a node."""
         return self.text[self.start(node) : self.end(node)]
 
-    def replaced(self, node: ast.expr | ast.stmt, text: str) -> Edit:
+    def replacement(self, node: ast.expr | ast.stmt, text: str) -> Edit:
         """The edit that puts a text in place of a node."""
         return Edit(self, self.start(node), self.end(node), text)
 
@@ -58,7 +58,7 @@ class Source:
         indent = len(line) - len(line.lstrip(" "))
         column = self.end(node.func) - self._starts[(node.func.end_lineno or 1) - 1]
         text = self.of(node.func) + _between("(", parts, ")", indent, column)
-        return self.replaced(node, text)
+        return self.replacement(node, text)
 
     def head(self, node: ast.FunctionDef, left: Sequence[ast.arg]) -> Edit:
         """The head of a function with only these of its parameters."""
@@ -96,10 +96,10 @@ class Source:
         arguments = node.args
         inside = [part for part in walked(arguments) if isinstance(part, ast.expr | ast.arg)]
         ends = [self.end(part) for part in [*inside, *([node.returns] if node.returns else [])]]
-        place = max([self.start(node) + len(f"def {node.name}"), *ends])
-        while self.text[place] != ":":
-            place = self.text.index("\n", place) if self.text[place] == "#" else place + 1
-        return place
+        offset = max([self.start(node) + len(f"def {node.name}"), *ends])
+        while self.text[offset] != ":":
+            offset = self.text.index("\n", offset) if self.text[offset] == "#" else offset + 1
+        return offset
 
 
 def _between(opening: str, parts: Sequence[str], closing: str, indent: int, column: int) -> str:

@@ -74,8 +74,8 @@ def flatten(
     written = recipe
     if isinstance(recipe, Recipe):
         recipe = recipe.replace({"train": recipe.train.in_steps()})
-    known = [*core(), *added(core())] if modules is None else modules
-    own = carried({type(plan) for plan in plans_in(recipe)}, known)
+    core_modules = [*core(), *added(core())] if modules is None else modules
+    own = carried({type(plan) for plan in plans_in(recipe)}, core_modules)
     if modules is None:
         named = read_by_name(recipe)
         modules, wording = specialised(plain_settings([*slim_core(), *own]), recipe, main, full, named)
@@ -298,7 +298,7 @@ def literal(
         items = [(name, f"{name}=", item) for name, item in wording.fields(value, path)]
     else:
         opening, closing = "(", ",)" if len(value) == 1 else ")"
-        items = [(str(place), "", item) for place, item in enumerate(value)]
+        items = [(str(index), "", item) for index, item in enumerate(value)]
     texts = [
         name + literal(item, indent=indent + 4, wording=wording, path=f"{path}.{key}".lstrip("."))
         for key, name, item in items
@@ -390,14 +390,14 @@ sys.exit(bitgolf.run.command.main(recipe))
 def undefined_names(script: str) -> list[str]:
     """Names some function of the script reads that nothing defines: a crash waiting on an untried path."""
     top = symtable.symtable(script, "script", "exec")
-    known = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    known |= set(dir(builtins)) | {"__name__"}
-    tables, missing = [top], set()
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        missing |= {s.get_name() for s in table.get_symbols() if s.is_global() and s.is_referenced()} - known
-    return sorted(missing)
+    defined = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    defined |= set(dir(builtins)) | {"__name__"}
+    scopes, missing = [top], set()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        missing |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
+    return sorted(missing - defined)
 
 
 def run_alone(
@@ -405,9 +405,9 @@ def run_alone(
 ) -> subprocess.CompletedProcess[str]:
     """Run the script as a user would, in an empty folder, with `import bitgolf` refused."""
     with tempfile.TemporaryDirectory() as empty:
-        place = Path(empty) / "train_gpt.py"
-        place.write_bytes(script.encode() if isinstance(script, str) else script)
-        return _python(_ALONE, [str(place), *arguments], Path(empty), seconds)
+        path = Path(empty) / "train_gpt.py"
+        path.write_bytes(script.encode() if isinstance(script, str) else script)
+        return _python(_ALONE, [str(path), *arguments], Path(empty), seconds)
 
 
 def run_packaged(
@@ -415,11 +415,11 @@ def run_packaged(
 ) -> subprocess.CompletedProcess[str]:
     """The same command line, run from the installed package."""
     with tempfile.TemporaryDirectory() as empty:
-        place = Path(empty) / "recipe.json"
-        place.write_text(json.dumps(to_json(recipe)))
+        path = Path(empty) / "recipe.json"
+        path.write_text(json.dumps(to_json(recipe)))
         for number, file in enumerate(own_files({type(plan) for plan in plans_in(recipe)}).values()):
             (Path(empty) / f"own{number}.py").write_text(file.text, encoding="utf-8")
-        return _python(_PACKAGE, [str(PACKAGE_FOLDER.parent), str(place), *arguments], Path(empty), seconds)
+        return _python(_PACKAGE, [str(PACKAGE_FOLDER.parent), str(path), *arguments], Path(empty), seconds)
 
 
 def _python(

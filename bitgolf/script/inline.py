@@ -40,11 +40,11 @@ def _edits(family: Family) -> list[Edit]:
     ):
         return []
     if not isinstance(function.body[-1], ast.Return) and not all(
-        any(isinstance(item, ast.Expr) and item.value is call for item in place.items)
-        for place, call in family.calls
+        any(isinstance(item, ast.Expr) and item.value is call for item in caller.items)
+        for caller, call in family.calls
     ):
         return []
-    edits = [_edit(family, source, value, names, place, call) for place, call in family.calls]
+    edits = [_edit(family, source, value, names, caller, call) for caller, call in family.calls]
     if None in edits:
         return []
     read = [Edit(s, s.start(f), s.end(f), None) for s, f, _ in family.functions]
@@ -84,7 +84,7 @@ def _returned(function: ast.FunctionDef) -> ast.expr | None:
 
 
 def _edit(
-    family: Family, source: Source, value: ast.expr, names: list[str], place: Source, call: ast.Call
+    family: Family, source: Source, value: ast.expr, names: list[str], caller: Source, call: ast.Call
 ) -> Edit | None:
     """The edit of one call, or nothing where order or meaning could change."""
     given: dict[str, ast.expr | None] = {}
@@ -97,7 +97,7 @@ def _edit(
     reads = [item for item in walked(value) if isinstance(item, ast.Name) and item.id in names]
     free = set(names_outside(value)) - set(names)
     inner = {n for item in walked(value) if isinstance(item, SCOPES) for n in own_names(item)}
-    around = {n for item in place.items if isinstance(item, SCOPES) for n in own_names(item)}
+    around = {n for item in caller.items if isinstance(item, SCOPES) for n in own_names(item)}
     if free & around or inner & set(names):
         return None
     texts: dict[str, str] = {}
@@ -113,14 +113,14 @@ def _edit(
             return None
         if inner & {item.id for item in walked(arg) if isinstance(item, ast.Name)}:
             return None
-        texts[name] = place.of(arg) if isinstance(arg, ATOMS) or value in reads else f"({place.of(arg)})"
+        texts[name] = caller.of(arg) if isinstance(arg, ATOMS) or value in reads else f"({caller.of(arg)})"
     text, start = source.of(value), source.start(value)
     for item in sorted(reads, key=source.start, reverse=True):
         first, last = source.start(item) - start, source.end(item) - start
         text = text[:first] + texts[item.id] + text[last:]
     if not isinstance(value, ATOMS) and not is_empty(value):
         text = f"({text})"
-    whole = place.text[: place.start(call)].rpartition("\n")[2] + text
-    whole += place.text[place.end(call) :].partition("\n")[0]
+    whole = caller.text[: caller.start(call)].rpartition("\n")[2] + text
+    whole += caller.text[caller.end(call) :].partition("\n")[0]
     is_short = max(map(len, whole.splitlines())) <= LINE_LENGTH or is_empty(value) or value in reads
-    return place.replaced(call, text) if is_short else None
+    return caller.replacement(call, text) if is_short else None

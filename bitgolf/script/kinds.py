@@ -33,13 +33,13 @@ class Kinds:
 
     def _only_one(self, protocol: ast.ClassDef) -> str:
         """The one class that has what a protocol asks for; empty where there are several."""
-        asked = self.methods(protocol.name) | set(self._fields[protocol.name])
-        found = [
+        needed = self.methods(protocol.name) | set(self._fields[protocol.name])
+        fitting = [
             name
             for name, node in self.classes.items()
-            if asked <= self.methods(name) | set(self._fields[name]) and not _is_protocol(node)
+            if needed <= self.methods(name) | set(self._fields[name]) and not _is_protocol(node)
         ]
-        return found[0] if len(found) == 1 else ""
+        return fitting[0] if len(fitting) == 1 else ""
 
     def above(self, name: str) -> tuple[str, ...]:
         """A class and those it is derived from."""
@@ -78,12 +78,14 @@ class Kinds:
         kinds = {name: kind for name, kind in _parameters(function).items() if name not in stored}
         if owner and "self" not in stored:
             kinds["self"] = owner
-        found: dict[str, list[str]] = {}
+        candidates: dict[str, list[str]] = {}
         for item in bindings:
             for name, kind in self._bindings(item, kinds):
                 if isinstance(name, ast.Name) and kind:
-                    found.setdefault(name.id, []).append(kind)
-                    if len(found[name.id]) == stored[name.id] and (one := self._common(found[name.id])):
+                    candidates.setdefault(name.id, []).append(kind)
+                    if len(candidates[name.id]) == stored[name.id] and (
+                        one := self._common(candidates[name.id])
+                    ):
                         kinds[name.id] = one
         return kinds
 
@@ -98,13 +100,13 @@ class Kinds:
         if isinstance(item, ast.Assign) and len(item.targets) == 1:
             yield from ((name, self.of(value, kinds)) for name, value in pairs(item.targets[0], item.value))
         elif isinstance(item, ast.For | ast.comprehension):
-            found = ROWS.fullmatch(self.of(item.iter, kinds))
-            yield item.target, found[1] if found else ""
+            match = ROWS.fullmatch(self.of(item.iter, kinds))
+            yield item.target, match[1] if match else ""
 
     def of(self, node: ast.expr, kinds: Mapping[str, str]) -> str:
         """The class of an expression, given those of names; empty where it is not known."""
-        found = self._of(node, kinds)
-        return self._met_by.get(found, found)
+        kind = self._of(node, kinds)
+        return self._met_by.get(kind, kind)
 
     def _of(self, node: ast.expr, kinds: Mapping[str, str]) -> str:
         if isinstance(node, ast.Name):
@@ -118,8 +120,8 @@ class Kinds:
             return self._returns[""].get(node.func.id, "")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner, name = self.of(node.func.value, kinds), node.func.attr
-            found = next((self._returns[c][name] for c in self.above(owner) if name in self._returns[c]), "")
-            return owner if found == "Self" else found
+            kind = next((self._returns[c][name] for c in self.above(owner) if name in self._returns[c]), "")
+            return owner if kind == "Self" else kind
         return ""
 
 

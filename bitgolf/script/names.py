@@ -231,11 +231,11 @@ def _foreign_bases(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iter
 def _reflects(tree: ast.Module) -> bool:
     """Whether anything but the writers of artifacts asks a class for the names of its fields."""
     others = [item for item in tree.body if getattr(item, "name", "") not in SPELLERS]
-    found = [part for item in others for part in nodes_in(item)]
+    parts = [part for item in others for part in nodes_in(item)]
     called = {
-        part.func.id for part in found if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
+        part.func.id for part in parts if isinstance(part, ast.Call) and isinstance(part.func, ast.Name)
     }
-    return bool(REFLECTIONS & (called | {part.attr for part in found if isinstance(part, ast.Attribute)}))
+    return bool(REFLECTIONS & (called | {part.attr for part in parts if isinstance(part, ast.Attribute)}))
 
 
 def _foreign_keywords(items: Iterable[ast.AST], functions: Set[str], methods: Set[str]) -> Iterator[str]:

@@ -145,7 +145,7 @@ def carried(kinds: Iterable[type[Plan]], core: Sequence[Module]) -> list[Module]
     Raises SourceError with every reason why something cannot be carried, as 'file:line: sentence'.
     """
     kinds = sorted(kinds, key=lambda kind: kind.__name__)
-    found: list[Module] = []
+    modules: list[Module] = []
     defined = {name for module in core for d in module.definitions for name in d.names}
     faults = [
         f"{kind.__name__} is of {kind.__module__}; put it into the file that the recipe is in"
@@ -160,12 +160,12 @@ def carried(kinds: Iterable[type[Plan]], core: Sequence[Module]) -> list[Module]
         faults += [f"{module.file}: {root} is not at the top level" for root in roots if root not in there]
         needed = _needed(module, {*roots} & there)
         faults += _faults(module, needed, core)
-        found.append(needed)
-    if not faults and found:
-        faults += [f"{text}; give it another name" for text in shared_namespace_faults([*core, *found])]
+        modules.append(needed)
+    if not faults and modules:
+        faults += [f"{text}; give it another name" for text in shared_namespace_faults([*core, *modules])]
     if faults:
         raise SourceError(faults, "a technique cannot be put into the script:")
-    return found
+    return modules
 
 
 def is_own_codec(kind: type[Plan]) -> bool:

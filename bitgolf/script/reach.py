@@ -123,7 +123,7 @@ def _library_names(
     node: ast.ClassDef, home: Mapping[str, Definition], libraries: Mapping[tuple[str, str], Import]
 ) -> set[str] | None:
     """What the classes of libraries define that this one is derived from; None where that is not known."""
-    found: set[str] = set()
+    defined: set[str] = set()
     for base in map(ast.unparse, node.bases):
         if base in PLAIN_BASES:
             continue
@@ -138,8 +138,8 @@ def _library_names(
             names = _names_of(item, tuple(rest))
         if names is None:
             return None
-        found |= names
-    return found
+        defined |= names
+    return defined
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def _is_local(item: ast.AST, local: Set[str]) -> bool:
     return any(name in local for _, name in names_in(item))
 
 
-def _shorten_shared(items: list[ast.AST], visible: Set[str], known: Set[str]) -> None:
+def _shorten_shared(items: list[ast.AST], visible: Set[str], global_names: Set[str]) -> None:
     """One name for one text, most frequent first. Small letters are left to locals, fields and attributes."""
     counts = Counter(name for item in items for _, name in names_in(item))
     used = visible | counts.keys()
@@ -64,7 +64,7 @@ def _shorten_shared(items: list[ast.AST], visible: Set[str], known: Set[str]) ->
     short: dict[str, str] = {}
     for name, _ in counts.most_common():
         if name not in visible and len(name) > 1:
-            is_global = name in known
+            is_global = name in global_names
             new = next((new for new in free if not (is_global and len(new) == 1 and new.islower())), name)
             if len(new) < len(name):
                 short[name] = new
@@ -99,13 +99,13 @@ def _shorten_local(unit: _Unit, scoped: Set[int]) -> None:
 
 def _units(tree: ast.Module, items: Iterable[ast.AST]) -> Iterator[_Unit]:
     """The functions and methods, each with its names that are nobody else's."""
-    items, known = list(items), _globals(tree) | set(dir(builtins))
+    items, global_names = list(items), _globals(tree) | set(dir(builtins))
     spoken = {word.arg for item in items if isinstance(item, ast.Call) for word in item.keywords if word.arg}
     spoken |= {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)}
     for function in _functions(tree):
         nodes = list(_inside(function))
         direct = set(_bound(_direct(function)))
-        local = {name for name in _bound(nodes) if name in direct or name not in known}
+        local = {name for name in _bound(nodes) if name in direct or name not in global_names}
         local -= set(_fixed(nodes))
         for inner in (function, *nodes):
             if isinstance(inner, ast.FunctionDef | ast.Lambda):
@@ -122,13 +122,13 @@ def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 def _globals(tree: ast.Module) -> set[str]:
     """The names of the module itself."""
-    found = set(_bound(part for item in tree.body for part in nodes_in(item) if not isinstance(item, SCOPES)))
+    names = set(_bound(part for item in tree.body for part in nodes_in(item) if not isinstance(item, SCOPES)))
     for item in tree.body:
         if isinstance(item, ast.FunctionDef | ast.ClassDef):
-            found.add(item.name)
+            names.add(item.name)
         elif isinstance(item, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).split(".")[0] for alias in item.names}
-    return found
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in item.names}
+    return names
 
 
 def _inside(function: ast.FunctionDef) -> Iterator[ast.AST]:

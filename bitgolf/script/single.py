@@ -41,7 +41,7 @@ def without_overridden(modules: Sequence[Module]) -> list[Module]:
         if name in made or leaves == [name]:
             continue
         between = [kinds.classes[other] for other in kinds.below(name) if other != name]
-        asked = {
+        super_attributes = {
             item.attr
             for other in between
             for item in walked(other)
@@ -49,7 +49,7 @@ def without_overridden(modules: Sequence[Module]) -> list[Module]:
         }
         direct = [kinds.classes[other] for other in _directly_below(kinds, name)]
         for item in node.body:
-            if isinstance(item, ast.FunctionDef) and item.name not in asked:
+            if isinstance(item, ast.FunctionDef) and item.name not in super_attributes:
                 anew = all(item.name in _methods(other) for other in direct)
                 if anew:
                     gone.setdefault(name, set()).add(item.name)
@@ -123,7 +123,7 @@ def _merged(modules: Sequence[Module], merged: Mapping[str, str]) -> list[Module
         definitions = tuple(joined.get(d.names[0], d) for d in kept)
         result.append(dataclasses.replace(module, definitions=definitions))
     everything = [d for module in result for d in module.definitions]
-    stands = {name: place for place, d in enumerate(everything) for name in d.names}
+    stands = {name: index for index, d in enumerate(everything) for name in d.names}
     groups = []
     for here, source in enumerate(map(source_of, everything)):
         later = {above for above, below in merged.items() if stands[below] > here}
@@ -133,19 +133,19 @@ def _merged(modules: Sequence[Module], merged: Mapping[str, str]) -> list[Module
 
 def _renamings(source: Source, names: Mapping[str, str], later: Set[str]) -> Iterator[Edit]:
     """Other names, and annotations that would ask for a class before it is there in quotes."""
-    places = [(start, end, names[name]) for start, end, name in _places(source, names)]
+    spans = [(start, end, names[name]) for start, end, name in _places(source, names)]
     for node in _annotations(source):
         start, end = source.start(node), source.end(node)
         if later.isdisjoint(item.id for item in walked(node) if isinstance(item, ast.Name)):
             continue
         text = source.text[start:end]
-        for first, last, new in sorted(places, reverse=True):
+        for first, last, new in sorted(spans, reverse=True):
             if start <= first < end:
                 text = text[: first - start] + new + text[last - start :]
-        places = [place for place in places if not start <= place[0] < end]
+        spans = [span for span in spans if not start <= span[0] < end]
         unquoted = text.replace('"', "")
         yield Edit(source, start, end, f'"{unquoted}"')
-    yield from (Edit(source, *place) for place in places)
+    yield from (Edit(source, *span) for span in spans)
 
 
 def _annotations(source: Source) -> Iterator[ast.expr]:
@@ -157,18 +157,18 @@ def _annotations(source: Source) -> Iterator[ast.expr]:
 
 def _places(source: Source, names: Container[str]) -> list[tuple[int, int, str]]:
     """Where names stand, in quoted annotations too."""
-    found = []
+    spans = []
     noted = {id(item) for node in _annotations(source) for item in walked(node)}
     for item in source.items:
         if isinstance(item, ast.Name) and item.id in names:
-            found.append((source.start(item), source.end(item), item.id))
+            spans.append((source.start(item), source.end(item), item.id))
         elif isinstance(item, ast.Constant) and isinstance(item.value, str):
             whole = re.compile(r"\w+" if id(item) in noted else r".+", re.DOTALL)
             for match in whole.finditer(item.value):
                 if match[0] in names:
                     first = source.start(item) + 1 + match.start()
-                    found.append((first, first + len(match[0]), match[0]))
-    return found
+                    spans.append((first, first + len(match[0]), match[0]))
+    return spans
 
 
 def _joined(base: Definition, member: Definition) -> Definition:
@@ -189,14 +189,14 @@ def _joined(base: Definition, member: Definition) -> Definition:
     number = own.node.lineno - 1
     mine[number] = f"class {own.node.name}({bases}):" if bases else f"class {own.node.name}:"
     documented = own.node.body[0] if ast.get_docstring(own.node) else None
-    place = documented.end_lineno or 0 if documented else number + 1
-    rest = mine[place:]
+    body_start = documented.end_lineno or 0 if documented else number + 1
+    rest = mine[body_start:]
     if [line.strip() for line in rest if line.strip()] == ["..."] and fields + methods:
         rest = []
     first_method = next(
-        (first_line(i, mine) - place for i in own.node.body if isinstance(i, ast.FunctionDef)), len(rest)
+        (first_line(i, mine) - body_start for i in own.node.body if isinstance(i, ast.FunctionDef)), len(rest)
     )
     rest[first_method:first_method] = [*methods, ""] if methods and first_method < len(rest) else methods
-    text = "\n".join([*mine[:place], *(["", *fields] if fields else []), *rest])
+    text = "\n".join([*mine[:body_start], *(["", *fields] if fields else []), *rest])
     (joined,) = read_module(text, member.module).definitions
     return joined

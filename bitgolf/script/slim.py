@@ -39,8 +39,8 @@ def slim(modules: Sequence[Module], folder: Path) -> list[Module]:
 
 def added(modules: Sequence[Module], folder: Path = LEAN_FOLDER) -> list[Module]:
     """The modules that only scripts have, after those of core."""
-    known = {file_of(module.name) for module in modules}
-    own = [path for path in sorted(folder.glob("[!_]*.py")) if path.name not in known]
+    core_files = {file_of(module.name) for module in modules}
+    own = [path for path in sorted(folder.glob("[!_]*.py")) if path.name not in core_files]
     return [read_module(path.read_text(encoding="utf-8"), path.stem) for path in own]
 
 
@@ -50,7 +50,7 @@ def overlaid(module: Module, folder: Path) -> Module:
     if not path.is_file():
         return module
     lean = read_module(path.read_text(encoding="utf-8"), module.name)
-    own = {name: place for place, d in enumerate(module.definitions) for name in d.names}
+    own = {name: index for index, d in enumerate(module.definitions) for name in d.names}
     placed: dict[int, list[Definition]] = {}
     waiting: list[Definition] = []
     for definition in lean.definitions:

@@ -72,8 +72,8 @@ class Definition:
     @functools.cached_property
     def mentioned(self) -> frozenset[str]:
         """Names and attributes that stand in it."""
-        words = (getattr(item, "id", getattr(item, "attr", None)) for item in self.items)
-        return frozenset(word for word in words if word)
+        names = (getattr(item, "id", getattr(item, "attr", None)) for item in self.items)
+        return frozenset(word for word in names if word)
 
     @property
     def is_import(self) -> bool:

@@ -31,15 +31,15 @@ def without_collector(make: Callable[Arguments, Made]) -> Callable[Arguments, Ma
 
 def nodes_in(node: ast.AST) -> list[ast.AST]:
     """Every node of a syntax tree in the order of `ast.walk`, in a third of its time."""
-    found = [node]
-    for item in found:
+    nodes = [node]
+    for item in nodes:
         for name in item._fields:
             part = getattr(item, name, None)
             if isinstance(part, ast.AST):
-                found.append(part)
+                nodes.append(part)
             elif isinstance(part, list):
-                found += [each for each in part if isinstance(each, ast.AST)]
-    return found
+                nodes += [each for each in part if isinstance(each, ast.AST)]
+    return nodes
 
 
 @functools.lru_cache(maxsize=CACHED)

@@ -91,22 +91,22 @@ def _bare(item: ast.expr) -> str:
 
 
 def _without_spaces(text: str) -> str:
-    lines, parts, place, texts = text.splitlines(), [""], (0, 0), 0
+    lines, parts, position, texts = text.splitlines(), [""], (0, 0), 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER):
             continue
         line = lines[token.start[0] - 1]
-        if token.start[0] != place[0]:
+        if token.start[0] != position[0]:
             parts.append(line[: token.start[1]])
-        elif gap := line[place[1] : token.start[1]]:
+        elif gap := line[position[1] : token.start[1]]:
             parts.append(gap if texts or _must_be_apart(parts[-1], token.string) else "")
         parts.append(token.string if token.type != tokenize.NEWLINE else "\n")
         texts += (token.type == FSTRING[0]) - (token.type == FSTRING[1])
-        place = token.end if token.type != tokenize.NEWLINE else (0, 0)
+        position = token.end if token.type != tokenize.NEWLINE else (0, 0)
     return "".join(parts)
 
 
 def _must_be_apart(left: str, right: str) -> bool:
     """Two words, and a number before a point."""
-    words = [side.isalnum() or side == "_" for side in (left[-1:], right[:1])]
-    return all(words) or (left[-1:].isdigit() and right == ".")
+    are_words = [side.isalnum() or side == "_" for side in (left[-1:], right[:1])]
+    return all(are_words) or (left[-1:].isdigit() and right == ".")

@@ -41,9 +41,9 @@ def trusting(modules: Sequence[Module]) -> list[Module]:
     errors, idle = _errors(modules), set[str]()
     while True:
         modules = [_module(module, errors, idle) for module in modules]
-        if (found := _idle_functions(modules) | {name + OF_NOTHING for name in _loops(modules)}) == idle:
+        if (now_idle := _idle_functions(modules) | {name + OF_NOTHING for name in _loops(modules)}) == idle:
             return list(modules)
-        idle = found
+        idle = now_idle
 
 
 def _loops(modules: Sequence[Module]) -> set[str]:
@@ -62,15 +62,15 @@ def _loops(modules: Sequence[Module]) -> set[str]:
 
 def _errors(modules: Sequence[Module]) -> set[str]:
     """The family of errors, and the functions that make one."""
-    found = {FAMILY}
+    names = {FAMILY}
     for module in modules:
         for definition in module.definitions:
             node = definition.node
-            if isinstance(node, ast.ClassDef) and {written(base) for base in node.bases} & found:
-                found.add(node.name)
-            if isinstance(node, ast.FunctionDef) and node.returns and written(node.returns) in found:
-                found.add(node.name)
-    return found
+            if isinstance(node, ast.ClassDef) and {written(base) for base in node.bases} & names:
+                names.add(node.name)
+            if isinstance(node, ast.FunctionDef) and node.returns and written(node.returns) in names:
+                names.add(node.name)
+    return names
 
 
 def _idle_functions(modules: Sequence[Module]) -> set[str]:
@@ -101,8 +101,8 @@ def _module(module: Module, errors: Set[str], idle: Set[str]) -> Module:
 
 def _without_refusals(definition: Definition, errors: Set[str], idle: Set[str]) -> Definition:
     """It is told only names that stand in it: done again where these change, and not where others do."""
-    told = {name for name in idle if name.removesuffix(OF_NOTHING) in definition.mentioned}
-    return _definition(definition, frozenset(errors & definition.mentioned), frozenset(told))
+    mentioned = {name for name in idle if name.removesuffix(OF_NOTHING) in definition.mentioned}
+    return _definition(definition, frozenset(errors & definition.mentioned), frozenset(mentioned))
 
 
 @functools.lru_cache(maxsize=CACHED)

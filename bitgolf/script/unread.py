@@ -53,9 +53,9 @@ def spelled_out(
     for item in value if isinstance(value, tuple) else ():
         yield from spelled_out(item, open_fields, True)
     for field in dataclasses.fields(value) if isinstance(value, Plan) else ():
-        own, place = getattr(value, field.name), (type(value).__name__, field.name)
-        if whole or own != field.default or place in open_fields:
-            yield place
+        own, key = getattr(value, field.name), (type(value).__name__, field.name)
+        if whole or own != field.default or key in open_fields:
+            yield key
         yield from spelled_out(own, open_fields, whole)
 
 

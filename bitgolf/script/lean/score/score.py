@@ -45,9 +45,9 @@ def score(
         with torch.inference_mode():
             stream = torch.from_numpy(rows).to(device)
             hidden = states(batch, stream[:, :-1], scored)
-            found = model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()
-        nats[places[batch][:, None] + np.arange(scored)] = found
-        done += found.size
+            batch_nats = model.nats_of(hidden, stream[:, -scored:]).float().cpu().numpy()
+        nats[places[batch][:, None] + np.arange(scored)] = batch_nats
+        done += batch_nats.size
     model.window = 0
     nats = world.sum(torch.from_numpy(nats).to(device)).cpu().numpy()
     share = world.sum(torch.tensor(done, device=device)).item() / len(inputs)
