@@ -509,7 +509,7 @@ def check(
 ) -> Iterator[Verdict]:
     """The verdict of each check of these names on a technique at its example, else at its defaults.
 
-    changes: `setting=value` texts, of settings of the technique.
+    overrides: `setting=value` texts, of settings of the technique.
     """
     try:
         member, base = technique.example or example_of(technique), base_of(technique)

@@ -125,7 +125,7 @@ def close_verdicts(
 ) -> None:
     """The last words on many checks: how many ended how. Exit code 1 where one failed.
 
-    name: of their list in JSON. subject, size: what was checked and how much, which stand around the status.
+    name: of their list in JSON. subject, amount: what was checked and how much, around the status.
     """
     ended = Counter(each.ended for each in verdicts)
     status = {"status": "failed" if ended["failed"] else "ok"}

@@ -181,7 +181,7 @@ def find_artifact(
 
     `demo` is the model that ships, unless a run or file has that name; one note says so. A public checkpoint
     or artifact is taken too, known by its ending or content; it has no tokenizer, so it gets that of the
-    dataset. changes: settings that the caller names, PATH=VALUE; a note says which settings
+    dataset. overrides: settings that the caller names, PATH=VALUE; a note says which settings
     weights do not show and nobody named. again: the layers that a public checkpoint passes once more.
     first_attention: whether its first layer has attention, where its weights do not show it.
     """

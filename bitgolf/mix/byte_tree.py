@@ -11,7 +11,7 @@ class ByteTree(NamedTuple):
 
     byte: the last byte of each node, int32 (nodes). parent: int32 (nodes), -1 for the empty start. child:
     int32 (nodes + 1), the children of node v are child[v] to child[v + 1] - 1. ends: whether a token ends
-    there, bool (nodes). place: the node of each token, int32 (vocabulary), -1 for one without bytes.
+    there, bool (nodes). node_of: the node of each token, int32 (vocabulary), -1 for one without bytes.
     """
 
     byte: np.ndarray

@@ -132,8 +132,8 @@ def prove_artifact(
 ) -> Generator[Event, None, dict[str, Any]]:
     """Prove the score of a packed model on a file, a dataset's validation text, or that of its run.
 
-    changes: of the recipe's way to score, as `score.mixers=(NgramCache(),)`; what adapts or is mixed in there
-    is proven as well.
+    overrides: of the recipe's way to score, as `score.mixers=(NgramCache(),)`; what adapts or is mixed in
+    there is proven as well.
     """
     if out is not None:
         refuse_folder(out)

@@ -354,8 +354,8 @@ def finding(name: str, probe: Callable[[], None]) -> Finding:
         probe()
     except NotAskedError as reason:
         return Finding(name, "left out", str(reason))
-    except BrokenRuleError as found:
-        return Finding(name, "failed", found.why, found.token, found.by)
+    except BrokenRuleError as broken:
+        return Finding(name, "failed", broken.why, broken.token, broken.by)
     except RuleError as error:
         return Finding(name, "failed", " ".join(str(error).split()))
     except BitgolfError:
