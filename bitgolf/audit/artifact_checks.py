@@ -26,10 +26,10 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
     """All findings of an artifact."""
-    size = path.stat().st_size
-    if size > rules.budget_bytes:
+    artifact_bytes = path.stat().st_size
+    if artifact_bytes > rules.budget_bytes:
         those = f"at most {rules.budget_bytes:,}, code included"
-        yield Finding("K01", FOUND, path.name, f"{size:,} bytes", those)
+        yield Finding("K01", FOUND, path.name, f"{artifact_bytes:,} bytes", those)
     try:
         tensors = read_tensors(path)
     except BitgolfError as error:
@@ -47,15 +47,15 @@ def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in tensors.items():
         if any(word in name for word in TRAINING_ONLY):
-            said = f"{name}, {tensor.numel():,} numbers, is of training alone"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", said)
+            message = f"{name}, {tensor.numel():,} numbers, is of training alone"
+            yield Finding("K06", FOUND, f"{path.name}: {name}", message)
         if tensor.numel() < 1024 or not bool(tensor.any()):
             continue
         key = (tuple(tensor.shape), float(tensor.double().sum()), float(tensor.flatten()[:64].double().sum()))
         other = seen.setdefault(key, name)
         if other != name and torch.equal(tensors[other], tensor):
-            said = f"{name} and {other} are equal, {tensor.numel():,} numbers"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", said, "each once")
+            message = f"{name} and {other} are equal, {tensor.numel():,} numbers"
+            yield Finding("K06", FOUND, f"{path.name}: {name}", message, "each once")
 
 
 def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -74,8 +74,8 @@ def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]
     others = sorted(count for each, count in levels.items() if each != name)
     usual = others[len(others) // 2]
     if levels[name] <= 64 and 2 * levels[name] <= usual:
-        said = f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it"
-        yield Finding("T10", SUSPECTED, f"{path.name}: {name}", said)
+        message = f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it"
+        yield Finding("T10", SUSPECTED, f"{path.name}: {name}", message)
 
 
 def _levels(matrix: Tensor) -> int:
@@ -95,8 +95,8 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
     largest = matrix.abs().amax(1, keepdim=True).clamp_min(1e-30)
     share = ((matrix.abs() < 1e-6 * largest).float().mean(1) > 0.95) & (largest[:, 0] > 1e-20)
     if int(share.sum()) > MOST_ZERO_ROWS * rows:
-        said = f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros"
-        yield Finding("T09", SUSPECTED, f"{path.name}: {name}", said)
+        message = f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros"
+        yield Finding("T09", SUSPECTED, f"{path.name}: {name}", message)
 
 
 COVERED = frozenset("K01 K06 T08 T09 T10".split())

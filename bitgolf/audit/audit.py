@@ -81,11 +81,11 @@ class Audit(NamedTuple):
 
     def untold(self) -> dict[str, str]:
         """The codes that nothing here could look for, with the reason."""
-        found = {each.code for each in self.findings}
+        reported = {each.code for each in self.findings}
         return {
             code: UNSEEN.get(each.seen_by, f"nothing given here shows it; it is seen in a {each.seen_by}")
             for code, each in VIOLATIONS.items()
-            if code not in self.looked | found
+            if code not in self.looked | reported
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -137,25 +137,25 @@ def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
         layers = unwrapped(path.name, path.read_bytes())
         beside = [each for each in path.parent.glob("*.py") if each != path]
         script = follow(path.name, layers, _modules(layers[-1].tree, beside))
-        found = [*script_checks.check_script(script)]
-        return "script", (found, script_checks.COVERED, {}, script.unfollowed)
+        findings = [*script_checks.check_script(script)]
+        return "script", (findings, script_checks.COVERED, {}, script.unfollowed)
     with path.open("rb") as file:
         head = file.read(2**20)
     if path.suffix in (".log", ".txt") or (b"\0" not in head and looks_like_log(decoded(head))):
         log = read_log(path)
         if not (log.scores or log.steps or log.sizes):
             raise BitgolfError("no line of a training log in it", where=str(path))
-        found = [*log_checks.check_log(log, rules)]
-        return "log", (found, log_checks.COVERED, {}, "" if log.scores else "no line has a score")
-    found = [*artifact_checks.check_artifact(path, rules)]
-    if found and all(each.sure == CANNOT_TELL for each in found):
+        findings = [*log_checks.check_log(log, rules)]
+        return "log", (findings, log_checks.COVERED, {}, "" if log.scores else "no line has a score")
+    findings = [*artifact_checks.check_artifact(path, rules)]
+    if findings and all(each.sure == CANNOT_TELL for each in findings):
         raise BitgolfError(
             "neither a script, a log nor an artifact that can be read",
             where=str(path),
-            value=found[0].found.removeprefix(f"{path}: "),
+            value=findings[0].found.removeprefix(f"{path}: "),
             way_out="name a folder, a .py file, a log or a packed model",
         )
-    return "artifact", (found, artifact_checks.COVERED, {}, "")
+    return "artifact", (findings, artifact_checks.COVERED, {}, "")
 
 
 def _modules(tree: ast.Module, beside: list[Path]) -> list[tuple[str, ast.Module]]:
@@ -188,8 +188,8 @@ def _folder(path: Path, rules: Rules) -> Layers:
         beside = folder_logs.of_no_claim(record, log)
         for each in log_checks.check_log(log, rules, record.is_timed):
             if beside and each.sure != CANNOT_TELL:
-                said = f"{each.found}; no reported figure stands on this log"
-                each = each._replace(sure=CANNOT_TELL, found=said)
+                message = f"{each.found}; no reported figure stands on this log"
+                each = each._replace(sure=CANNOT_TELL, found=message)
             findings.append(each)
         looked |= log_checks.COVERED
     script = None
@@ -217,8 +217,8 @@ def _folder(path: Path, rules: Rules) -> Layers:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
             findings += artifact_checks.check_artifact(path / name, rules)
             looked |= artifact_checks.COVERED
-    known = record.claims.path if record.claims else record.logs[0].path if record.logs else None
-    taken = rules.taken(sha256_of(known)) if known else {}
+    evidence = record.claims.path if record.claims else record.logs[0].path if record.logs else None
+    taken = rules.taken(sha256_of(evidence)) if evidence else {}
     return findings, looked, taken, _unchecked(record, script)
 
 

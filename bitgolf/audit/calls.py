@@ -51,10 +51,10 @@ class Calls(Expressions):
         name, last = dotted(node.func), last_name(node.func)
         if last in ("getenv", "get") and "environ" in name or name.endswith("getenv"):
             default = self.value(node.args[1], frame) if len(node.args) > 1 else NOTHING
-            words = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
-            if isinstance(words, str) and words in self.settings:
-                default = constant(self.settings[words])
-            rank = frozenset((RANK,)) if words in ("RANK", "LOCAL_RANK") else NO_NAMES
+            variable = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ""
+            if isinstance(variable, str) and variable in self.settings:
+                default = constant(self.settings[variable])
+            rank = frozenset((RANK,)) if variable in ("RANK", "LOCAL_RANK") else NO_NAMES
             return Value(default.marks | rank, roots=default.roots, number=default.number, set=True)
         held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING
         if not isinstance(node.func, ast.Attribute | ast.Name):
@@ -82,8 +82,8 @@ class Calls(Expressions):
                 pass
         for each in (*given, *named.values()):
             everything |= each
-        found = library.called(self, node, held, [*given, *named.values()], everything, frame)
-        return found._replace(kind=made, tables=held.tables) if made else found
+        result = library.called(self, node, held, [*given, *named.values()], everything, frame)
+        return result._replace(kind=made, tables=held.tables) if made else result
 
     def called_back(
         self,
@@ -110,8 +110,8 @@ class Calls(Expressions):
             kind = self._kind(func, frame)
             if kind == LAMBDA or (kind, "__call__") in self.methods:
                 return self.methods.get((kind, "__call__"))  # a function of its name stands elsewhere
-            found = self.functions.get(last)
-            return None if found is None or found.name in TORCH_OWN else found
+            definition = self.functions.get(last)
+            return None if definition is None or definition.name in TORCH_OWN else definition
         if not isinstance(func, ast.Attribute):
             return self.methods.get((held.kind, "__call__"))
         kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
@@ -127,8 +127,8 @@ class Calls(Expressions):
         return others[0] if others else self.functions.get(last)
 
     def _kind(self, func: ast.Name, frame: Frame) -> str:
-        found = frame.names.get(func.id) or self.globals.get(func.id)
-        return found.kind if found else ""
+        value = frame.names.get(func.id) or self.globals.get(func.id)
+        return value.kind if value else ""
 
     def own(
         self,
@@ -160,15 +160,15 @@ class Calls(Expressions):
             for value in given[len(parameters) :]:
                 rest |= value
             names[function.args.vararg.arg] = rest
-        words = {each.arg: each.value for each in node.keywords if each.arg}
+        keywords = {each.arg: each.value for each in node.keywords if each.arg}
         names |= {
-            name: _split(words[name], value) if name in words else value
+            name: _split(keywords[name], value) if name in keywords else value
             for name, value in named.items()
             if name
         }
         texts = {}
         if any(value.has(VAL) for value in names.values()):
-            for name, part in [*zip(parameters, node.args), *words.items()]:
+            for name, part in [*zip(parameters, node.args), *keywords.items()]:
                 if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
                     texts[name] = text
         if bound:
@@ -200,7 +200,7 @@ class Calls(Expressions):
                 (name, each.marks, each.keys, each.tables) for name, each in inner.names.items()
             )
             key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
-        if (memory := self.known.get(key)) is not None and memory.holds(self.changed):
+        if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
             return self._again(memory, node, parameters, frame, closed)
         started, first, outer_read = self.time, len(self.events), self.read
         self.read = set()
@@ -212,7 +212,7 @@ class Calls(Expressions):
         if not inner.shared:
             made = frozenset(name for name, time in self.made.items() if time > started)
             depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
-            self.known[key] = Memory(
+            self.memories[key] = Memory(
                 self.version, started, self.time, depth, frozenset(self.read), made, events, inner
             )
         self.read |= outer_read

@@ -37,16 +37,16 @@ COVERED = frozenset({code for code, _ in CODES.values()} | {"V11"})
 
 def shards_in(folder: Path, names: Sequence[str]) -> dict[str, list[Path]]:
     """The shards of each split among a folder's files, by their names and their first bytes."""
-    found: dict[str, list[Path]] = {}
+    shards: dict[str, list[Path]] = {}
     for name in sorted(names):
-        path, words = folder / name, Path(name).name.lower()
-        if words.endswith(".bin") and ("train" in words or "val" in words):
+        path, lowered = folder / name, Path(name).name.lower()
+        if lowered.endswith(".bin") and ("train" in lowered or "val" in lowered):
             try:
                 read_shard(path)
             except BitgolfError:
                 continue
-            found.setdefault("train" if "train" in words else "val", []).append(path)
-    return found
+            shards.setdefault("train" if "train" in lowered else "val", []).append(path)
+    return shards
 
 
 def check_data(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
@@ -54,13 +54,13 @@ def check_data(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
     shards = shards_in(folder, names)
     if not shards:
         return
-    place = (shards.get("val") or shards["train"])[0].name
+    shard_name = (shards.get("val") or shards["train"])[0].name
     try:
         splits = {split: TokenStream(paths) for split, paths in shards.items()}
         passport = read_passport(folder) if (folder / PASSPORT_FILE).is_file() else None
         checks = finish(_checks(Data(folder, splits, _tokenizer(folder, names), passport)))
     except BitgolfError as error:
-        yield Finding("V12", SUSPECTED, place, str(error), "shards that can be read")
+        yield Finding("V12", SUSPECTED, shard_name, str(error), "shards that can be read")
         return
     failed = {each.name: each for each in checks if each.sure == FAILS}
     if DOCUMENTS in failed:
@@ -68,13 +68,13 @@ def check_data(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
     for name, check in failed.items():
         code, sure = CODES[name]
         yield Finding(
-            code, sure, place, f"{name}: {check.found}", check.expected, way_out="build the shards again"
+            code, sure, shard_name, f"{name}: {check.found}", check.expected, way_out="build the shards again"
         )
     if len(shards) == 1:
         missing = "validation" if "train" in shards else "training"
         yield Finding("V13", CANNOT_TELL, folder.name, f"no {missing} shards, so nothing to compare")
     if "val" in splits and not failed.keys() & {"counts and hashes"}:
-        yield from counts(folder, place, splits["val"].tokens)
+        yield from counts(folder, shard_name, splits["val"].tokens)
 
 
 def _checks(data: Data) -> Generator[Progress, None, list[Check]]:
@@ -92,22 +92,22 @@ def _checks(data: Data) -> Generator[Progress, None, list[Check]]:
 
 def _tokenizer(folder: Path, names: Sequence[str]) -> Tokenizer | None:
     """The only tokenizer among a folder's files that can be read."""
-    found = [name for name in names if name.endswith(".model") or Path(name).name == TOKENIZER_FILE]
+    candidates = [name for name in names if name.endswith(".model") or Path(name).name == TOKENIZER_FILE]
     try:
-        return Tokenizer.load(folder / found[0]) if len(found) == 1 else None
+        return Tokenizer.load(folder / candidates[0]) if len(candidates) == 1 else None
     except BitgolfError:
         return None
 
 
-def counts(folder: Path, place: str, tokens: int) -> Iterator[Finding]:
+def counts(folder: Path, shard_name: str, tokens: int) -> Iterator[Finding]:
     """V11, V12: as many tokens as everybody's validation text has under a tokenizer that is known."""
-    words = f"{folder.absolute()}".lower()
-    named = next((text for text in known_texts() if text.name.split(" ")[0] in words), None)
+    folder_text = f"{folder.absolute()}".lower()
+    named = next((text for text in known_texts() if text.name.split(" ")[0] in folder_text), None)
     if named and tokens < 0.995 * named.tokens:
         yield Finding(
             "V11" if tokens < 0.6 * named.tokens else "V12",
             SUSPECTED,
-            place,
+            shard_name,
             f"{tokens:,} validation tokens",
             f"{named.tokens:,} with {named.name}",
         )

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
-from bitgolf.audit.indices import replaced
+from bitgolf.audit.indices import with_texts
 from bitgolf.audit.values import (
     AVERAGED,
     CHOSEN,
@@ -49,11 +49,11 @@ class Expressions(Walk):
             case ast.Constant():
                 return constant(node.value)
             case ast.Name():
-                found = frame.names.get(node.id)
-                if found is None:
+                local = frame.names.get(node.id)
+                if local is None:
                     self.read.add(node.id)
                     return self.globals.get(node.id, NOTHING)
-                return found
+                return local
             case ast.Attribute():
                 inner = self.value(node.value, frame)
                 if node.attr in library.SIZES:
@@ -172,7 +172,7 @@ class Expressions(Walk):
             return ""
         if isinstance(node.slice, ast.Name) and node.slice.id in frame.texts:
             return f"[{frame.texts[node.slice.id]}]"
-        return f"[{replaced(node.slice, frame.texts)}]"
+        return f"[{with_texts(node.slice, frame.texts)}]"
 
     def looked(self, node: ast.AST, held: Value, where: Value, frame: Frame) -> Value:
         """What a table says of tokens, or of a hash of them."""
@@ -264,10 +264,10 @@ class Expressions(Walk):
                 inner = self.truth(node.operand, frame)
                 return None if inner is None else not inner
             case ast.BoolOp():
-                known = [self.truth(each, frame) for each in node.values]
+                truths = [self.truth(each, frame) for each in node.values]
                 if isinstance(node.op, ast.And):
-                    return False if False in known else None
-                return False if all(each is False for each in known) else None
+                    return False if False in truths else None
+                return False if all(each is False for each in truths) else None
             case ast.Compare(ops=[ast.Gt() | ast.Eq() | ast.NotEq()], comparators=[other]):
                 left, right = self.value(node.left, frame).number, self.value(other, frame).number
                 if left is None or right is None:

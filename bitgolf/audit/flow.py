@@ -48,7 +48,7 @@ class Flow(Calls):
         for _ in range(3):
             before = {name: value.marks for name, value in self.attributes.items()}
             self.events, self.time, self.loop, self.entered = [], 0, 0, []
-            self.known, self.made, self.walked, self.stops = {}, {}, {}, set()
+            self.memories, self.made, self.walked, self.stops = {}, {}, {}, set()
             for tree in self.trees:
                 imported = [each for each in tree.body if not _is_main(each)]
                 self.block(tree.body if tree is self.trees[-1] else imported, Frame("", self.globals))
@@ -166,14 +166,14 @@ class Flow(Calls):
         frame.loops, frame.control = (*before, self.loop), control | over
         if not self.scouts:
             events, time = self.events, self.time
-            known = dict(frame.names)
+            names_before = dict(frame.names)
             self.events = []
             self.scouts += 1
             self.block(body, frame)
             self.scouts -= 1
             self.events, self.time = events, time
             for name, value in frame.names.items():
-                if value.roots and value != known.get(name):
+                if value.roots and value != names_before.get(name):
                     frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
         self.block(body, frame)
         frame.loops, frame.control = before, control

@@ -86,8 +86,8 @@ class Record(NamedTuple):
     def is_timed(self) -> bool:
         """Whether the time budgets hold: not in the tracks without them."""
         track = str(self.claims.fields.get("track", "")) if self.claims else ""
-        words = f"{track} {self.folder.absolute()}".lower().replace("-", "_")
-        return not re.search(r"non_?record|unlimited|notable", words)
+        description = f"{track} {self.folder.absolute()}".lower().replace("-", "_")
+        return not re.search(r"non_?record|unlimited|notable", description)
 
 
 def read_record(folder: Path) -> Record:
@@ -115,10 +115,10 @@ def files_in(folder: Path) -> tuple[dict[str, int], list[str]]:
     """Every file below a folder with its size, and the links that lead out of it; no link is followed."""
     files: dict[str, int] = {}
     outside = []
-    for place, folders, names in os.walk(folder, followlinks=False):
+    for parent, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(each for each in folders if each not in (".git", "__pycache__"))
         for name in sorted(names):
-            path = Path(place) / name
+            path = Path(parent) / name
             label = str(path.relative_to(folder))
             if path.is_symlink() or not path.is_file():
                 outside.append(label)
@@ -157,7 +157,7 @@ def read_claims(path: Path) -> Claims:
 
 def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
     """The figures of each seed, wherever they stand."""
-    found: dict[int, dict[str, float]] = {}
+    by_seed: dict[int, dict[str, float]] = {}
     for key in SEED_KEYS:
         value = fields.get(key)
         rows = [*value.items()] if isinstance(value, dict) else []
@@ -179,8 +179,8 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
             else:
                 continue
             if seed is not None:
-                found[seed] = found.get(seed, {}) | figures
-    yield from found.items()
+                by_seed[seed] = by_seed.get(seed, {}) | figures
+    yield from by_seed.items()
 
 
 def bits_of(figures: dict[str, float]) -> float | None:

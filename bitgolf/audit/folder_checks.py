@@ -36,8 +36,8 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
 
 def missing(record: Record, rules: Rules) -> Iterator[Finding]:
     """K13, K11: parts that are not there or cannot be read."""
-    for said in record.unreadable:
-        yield Finding("K11", FOUND, record.folder.name, said, "a submission.json that can be read")
+    for problem in record.unreadable:
+        yield Finding("K11", FOUND, record.folder.name, problem, "a submission.json that can be read")
     if record.claims is None and not record.unreadable:
         yield Finding("K11", CANNOT_TELL, record.folder.name, "no submission.json")
     if not record.logs:
@@ -61,13 +61,13 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
     if total != int(total) or total < 1000:
         yield Finding("K02", SUSPECTED, where, f"{total:g}", "bytes, a whole number")
         return
-    said, budget = f"{total:,.0f} bytes", rules.budget_bytes
+    message, budget = f"{total:,.0f} bytes", rules.budget_bytes
     if total > budget:
         code = "K02" if total <= 16 * 2**20 and budget == 16_000_000 else "K01"
         those = f"at most {budget:,} decimal bytes; 16 MiB would be 16,777,216"
-        yield Finding(code, FOUND, where, said, those)
+        yield Finding(code, FOUND, where, message, those)
     logs = [log for log in record.logs if log.seed in claims.seeds] or record.logs
-    sizes = [size.bytes for log in logs for size in log.sizes_of("total")]
+    sizes = [line.bytes for log in logs for line in log.sizes_of("total")]
     if not sizes:
         return
     last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
@@ -75,15 +75,15 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
     if total in sizes:
         if total < max(last) and len(last) > 2 and len({*last}) > 1:
             those = f"{max(last):,}, the largest over the seeds"
-            yield Finding("K05", SUSPECTED, where, said, those, minor=minor)
+            yield Finding("K05", SUSPECTED, where, message, those, minor=minor)
         return
-    code_sizes = [size.bytes for log in logs for size in log.sizes_of("code")]
-    models = [size.bytes for log in logs for size in log.sizes_of("model")]
+    code_sizes = [line.bytes for log in logs for line in log.sizes_of("code")]
+    models = [line.bytes for log in logs for line in log.sizes_of("model")]
     shipped = [record.entry.stat().st_size] if record.entry else []
     sums = [a + b for a in models for b in (*code_sizes, *shipped)]
     if abs(total - statistics.mean(last)) > 1 and total not in (*sums, *models):
         those = f"a size of the logs: {', '.join(f'{each:,}' for each in sorted({*last}))}"
-        yield Finding("K11", SUSPECTED, where, said, those, minor=minor)
+        yield Finding("K11", SUSPECTED, where, message, those, minor=minor)
 
 
 def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterator[Finding]:
@@ -91,23 +91,23 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     if record.entry is None or script is None:
         return
     entry, budget = record.entry, rules.budget_bytes
-    size = entry.stat().st_size
+    entry_bytes = entry.stat().st_size
     more = {path: (record.folder / path).stat().st_size for path in closure(record, script)}
     executed = {name for layer in script.layers for _, name in layer.files}
     for layer in script.layers:
         for line, name in layer.files:
-            said = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {size:,}"
-            yield Finding("K03", FOUND, f"{layer.name}:{line}", said)
+            message = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {entry_bytes:,}"
+            yield Finding("K03", FOUND, f"{layer.name}:{line}", message)
     if helpers := sorted(more.keys() - executed):
-        said = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
-        yield Finding("K03", SUSPECTED, entry.name, said)
+        message = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
+        yield Finding("K03", SUSPECTED, entry.name, message)
     beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS[:3]) and "/" not in name]
     models = [each for each in beside if each > 10_000]
-    whole = size + sum(more.values())
+    whole = entry_bytes + sum(more.values())
     packed = max((each.bytes for log in record.logs for each in log.sizes_of("model")), default=0)
     if len(models) == 1 and models[0] + whole > budget:
-        said = f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}"
-        yield Finding("K01", FOUND, record.folder.name, said, f"at most {budget:,}")
+        message = f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}"
+        yield Finding("K01", FOUND, record.folder.name, message, f"at most {budget:,}")
     elif packed and packed <= budget < packed + whole:
         yield Finding(
             "K03",
@@ -120,24 +120,24 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
         )
     claimed = record.claims.number("bytes_code", "code_bytes") if record.claims else None
     counted = [each.bytes for log in record.logs for each in log.sizes_of("code")]
-    if record.claims and claimed and claimed not in (size, *counted):
-        where, those = f"{record.claims.path.name}: bytes_code", f"{size:,}, the size of {entry.name}"
+    if record.claims and claimed and claimed not in (entry_bytes, *counted):
+        where, those = f"{record.claims.path.name}: bytes_code", f"{entry_bytes:,}, the size of {entry.name}"
         yield Finding("K11", SUSPECTED, where, f"{claimed:,.0f} bytes of code", those, minor=True)
 
 
 def closure(record: Record, script: Script) -> list[str]:
     """The files of the folder whose code the script runs: by import, by exec, and theirs."""
-    found: list[str] = []
+    helpers: list[str] = []
     names = [name for layer in script.layers for _, name in layer.files]
     names += [name for layer in script.layers for name in modules_of(layer.tree)]
     while names:
         name = names.pop()
         path = record.folder / name
-        if name not in found and name in record.files and name.endswith(".py") and path != record.entry:
-            found.append(name)
+        if name not in helpers and name in record.files and name.endswith(".py") and path != record.entry:
+            helpers.append(name)
             with suppress(SyntaxError, ValueError, RecursionError):
                 names += modules_of(ast.parse(path.read_bytes()))
-    return found
+    return helpers
 
 
 def modules_of(tree: ast.Module) -> list[str]:
@@ -159,9 +159,9 @@ def manifest(record: Record) -> Iterator[Finding]:
         expected = facts.get("sha256") if isinstance(facts, dict) else None
         if not isinstance(expected, str):
             continue  # another form than ours
-        found = sha256_of(record.folder / name) if name in record.files else "no such file"
-        if found != expected:
-            yield Finding("K11", FOUND, name, found[:16], f"SHA-256 {expected[:16]}, as {path.name} says")
+        actual = sha256_of(record.folder / name) if name in record.files else "no such file"
+        if actual != expected:
+            yield Finding("K11", FOUND, name, actual[:16], f"SHA-256 {expected[:16]}, as {path.name} says")
 
 
 COVERED = frozenset("K01 K02 K03 K04 K05 K11 K12 K13 K14".split())

@@ -18,9 +18,9 @@ def near(value: float, other: float, decimals: int) -> bool:
     return abs(value - other) <= 0.51 * 10.0**-decimals
 
 
-def stated(value: float, known: Iterable[float]) -> bool:
+def stated(value: float, figures: Iterable[float]) -> bool:
     """Whether a figure, with the decimals that it is given with, is one of these."""
-    return any(near(value, each, min(decimals_of(value), 8)) for each in known)
+    return any(near(value, each, min(decimals_of(value), 8)) for each in figures)
 
 
 def decimals_of(value: float) -> int:
@@ -31,8 +31,8 @@ def decimals_of(value: float) -> int:
 def stands_in(bits: float, logs: list[Log]) -> bool:
     """Whether a score stands in a log in some form that is not known here."""
     decimals = min(decimals_of(bits), 6)
-    words = {f"{bits:.{decimals}f}", f"{bits:.8f}"[: 2 + decimals]}
-    return decimals >= 4 and any(word in line for log in logs for _, line in log.lines for word in words)
+    spellings = {f"{bits:.{decimals}f}", f"{bits:.8f}"[: 2 + decimals]}
+    return decimals >= 4 and any(word in line for log in logs for _, line in log.lines for word in spellings)
 
 
 def scores_in(logs: Iterable[Log]) -> list[float]:
@@ -51,9 +51,9 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
             elif record.logs:
                 yield Finding("K13", SUSPECTED, where, "no log of this seed")
             continue
-        bits, known = bits_of(figures), scores_in(logs)
-        if bits is not None and not stated(bits, known) and not stands_in(bits, logs):
-            close = min(known, key=lambda each: abs(each - bits))
+        bits, logged = bits_of(figures), scores_in(logs)
+        if bits is not None and not stated(bits, logged) and not stands_in(bits, logs):
+            close = min(logged, key=lambda each: abs(each - bits))
             those = f"a score of {', '.join(log.path.name for log in logs)}; nearest {close:g}"
             yield Finding("K11", FOUND, where, f"{bits:g} bits per byte", those)
         steps = figures.get("steps", figures.get("train_steps"))
@@ -74,9 +74,9 @@ def headline(record: Record, claims: Claims) -> Iterator[Finding]:
     where, fits, seeds = f"{claims.path.name}: val_bpb", scores_in(logs) + _means(logs, claims), claims.scores
     if stated(bits, fits):
         if len(seeds) > 2 and stated(bits, [min(seeds)]) and not stated(bits, [statistics.mean(seeds)]):
-            said = f"{bits:g}, the best of {len(seeds)} seeds"
+            message = f"{bits:g}, the best of {len(seeds)} seeds"
             those = f"their mean, {statistics.mean(seeds):.6f}"
-            yield Finding("K14", FOUND, where, said, those)
+            yield Finding("K14", FOUND, where, message, those)
     elif not stands_in(bits, logs):
         finals = [log.final.bits for log in logs if log.final]
         ends = ", ".join(f"{each:g}" for each in finals[:5])
@@ -88,7 +88,7 @@ def headline(record: Record, claims: Claims) -> Iterator[Finding]:
 
 def _means(logs: list[Log], claims: Claims) -> list[float]:
     """Every mean that a headline may honestly be: of one kind of score, over all logs or the seeds' own."""
-    found: list[float] = []
+    means: list[float] = []
     for each in (logs, [log for log in logs if log.seed in claims.seeds]):
         for tag in {score.tag for log in each for score in log.scores if score.step is None}:
             tagged = [(log, [score.bits for score in log.scores if score.tag == tag]) for log in each]
@@ -97,11 +97,11 @@ def _means(logs: list[Log], claims: Claims) -> list[float]:
             if len(values) > 1:
                 sets = [values, [round(value, 4) for value in values], [*dict(rows).values()]]
                 sets += [values[:i] + values[i + 1 :] for i in range(len(values)) if len(values) > 3]
-                found += map(statistics.mean, sets)
+                means += map(statistics.mean, sets)
     seeds = claims.scores
     if seeds and all(stated(value, scores_in(logs)) for value in seeds):
-        found.append(statistics.mean(seeds))
-    return found
+        means.append(statistics.mean(seeds))
+    return means
 
 
 def means(claims: Claims) -> Iterator[Finding]:
@@ -112,18 +112,19 @@ def means(claims: Claims) -> Iterator[Finding]:
     least, mean = min(map(decimals_of, rows)), statistics.mean(rows)
     spreads = [statistics.stdev(rows), statistics.pstdev(rows)]
     for key in ("val_bpb", "mean_bpb", "val_bpb_mean", "mean_val_bpb", "val_bpb_std", "std_bpb"):
-        if (said := claims.number(key)) is None:
+        if (claimed := claims.number(key)) is None:
             continue
         if "std" in key:
-            off, minor = min(abs(said - each) for each in spreads), abs(said - spreads[0]) < 0.2 * spreads[0]
-            unit = max(10.0 ** -min(decimals_of(said), 8), 2 * 10.0**-least)
-            found, those = f"{said:g}", f"{spreads[0]:.8f} over its {len(rows)} seeds"
+            off = min(abs(claimed - each) for each in spreads)
+            minor = abs(claimed - spreads[0]) < 0.2 * spreads[0]
+            unit = max(10.0 ** -min(decimals_of(claimed), 8), 2 * 10.0**-least)
+            message, those = f"{claimed:g}", f"{spreads[0]:.8f} over its {len(rows)} seeds"
         else:
-            off = min(abs(said - each) for each in (mean, *(rows if key == "val_bpb" else ())))
-            unit, minor = 10.0 ** -min(decimals_of(said), least), off < UNIT
-            found, those = f"{said:.8g}", f"{mean:.8f}, the mean of its {len(rows)} seeds"
+            off = min(abs(claimed - each) for each in (mean, *(rows if key == "val_bpb" else ())))
+            unit, minor = 10.0 ** -min(decimals_of(claimed), least), off < UNIT
+            message, those = f"{claimed:.8g}", f"{mean:.8f}, the mean of its {len(rows)} seeds"
         if off > unit:
-            yield Finding("K11", FOUND, f"{claims.path.name}: {key}", found, those, minor=minor)
+            yield Finding("K11", FOUND, f"{claims.path.name}: {key}", message, those, minor=minor)
 
 
 def readme_figures(record: Record) -> Iterator[Finding]:
@@ -132,21 +133,21 @@ def readme_figures(record: Record) -> Iterator[Finding]:
         yield Finding("K11", CANNOT_TELL, record.folder.name, "no README.md")
         return
     opening = "\n".join(record.readme.splitlines()[:OPENING])
-    said = re.search(r"val_bpb\W{0,6}(\d\.\d{3,8})", opening)
-    if record.claims and (bits := record.bits) is not None and said:
-        value, decimals = float(said[1]), len(said[1]) - 2
-        known = [bits, *scores_in(record.logs)]
-        known += [each for figures in record.claims.seeds.values() for each in figures.values()]
-        if not any(abs(value - each) <= 1.01 * 10.0**-decimals for each in known):
-            where = f"README.md:{opening[: said.start()].count(chr(10)) + 1}"
+    match = re.search(r"val_bpb\W{0,6}(\d\.\d{3,8})", opening)
+    if record.claims and (bits := record.bits) is not None and match:
+        value, decimals = float(match[1]), len(match[1]) - 2
+        logged = [bits, *scores_in(record.logs)]
+        logged += [each for figures in record.claims.seeds.values() for each in figures.values()]
+        if not any(abs(value - each) <= 1.01 * 10.0**-decimals for each in logged):
+            where = f"README.md:{opening[: match.start()].count(chr(10)) + 1}"
             those, minor = f"{bits:g}, as submission.json has it", abs(value - bits) < 0.01
-            yield Finding("K11", SUSPECTED, where, f"val_bpb {said[1]}", those, minor=minor)
+            yield Finding("K11", SUSPECTED, where, f"val_bpb {match[1]}", those, minor=minor)
     yield from table_rows(record)
 
 
 def table_rows(record: Record) -> Iterator[Finding]:
     """K11: rows of a table that begin with a seed, whose figures stand in no log."""
-    known = {*scores_in(record.logs)}
+    logged = {*scores_in(record.logs)}
     header: list[str] = []
     for number, line in enumerate(record.readme.splitlines(), 1):
         cells = [cell.strip(" *`_") for cell in line.strip().strip("|").split("|")]
@@ -161,7 +162,7 @@ def table_rows(record: Record) -> Iterator[Finding]:
             is_score = "bpb" in column and "gain" not in column and "delta" not in column
             if not is_score or not DECIMALS.fullmatch(cell) or not 0.5 < float(cell) < 4:
                 continue
-            if not any(near(float(cell), each, len(cell) - 2) for each in known):
-                said = f"{column} {cell} of seed {cells[0]}"
+            if not any(near(float(cell), each, len(cell) - 2) for each in logged):
+                message = f"{column} {cell} of seed {cells[0]}"
                 those = f"a score of {', '.join(log.path.name for log in logs)}"
-                yield Finding("K11", SUSPECTED, f"README.md:{number}", said, those, minor=True)
+                yield Finding("K11", SUSPECTED, f"README.md:{number}", message, those, minor=True)

@@ -38,13 +38,13 @@ def copies(record: Record) -> Iterator[Finding]:
         seeds = {_named_seed(log), _named_seed(other)}
         if len(seeds) == 2 and None not in seeds:
             where = f"{log.path.name}, {other.path.name}"
-            said = f"{len(curve)} losses and scores are equal to the last digit"
-            yield Finding("K11", FOUND, where, said, "another seed trains otherwise")
+            message = f"{len(curve)} losses and scores are equal to the last digit"
+            yield Finding("K11", FOUND, where, message, "another seed trains otherwise")
 
 
 def _named_seed(log: Log) -> int | None:
-    found = re.search(r"seed[-_ ]?(\d+)", log.path.stem, re.IGNORECASE)
-    return int(found[1][:18]) if found else None
+    match = re.search(r"seed[-_ ]?(\d+)", log.path.stem, re.IGNORECASE)
+    return int(match[1][:18]) if match else None
 
 
 def configurations(record: Record) -> Iterator[Finding]:
@@ -67,9 +67,9 @@ def configurations(record: Record) -> Iterator[Finding]:
             and ITS_SEED.sub("", first.settings[name][1]) != ITS_SEED.sub("", other.settings[name][1])
         ]
         for name, left, line, right in sorted(differing)[:5]:
-            where, said = f"{other.path.name}:{line}", f"{name} is {right[:80]}"
+            where, message = f"{other.path.name}:{line}", f"{name} is {right[:80]}"
             those = f"{left[:80]}, as in {first.path.name}: one configuration over all seeds"
-            yield Finding("K11", SUSPECTED, where, said, those)
+            yield Finding("K11", SUSPECTED, where, message, those)
 
 
 def throttled(record: Record) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
     if record.entry is None or script is None:
         return
     entry = record.entry
-    known = known_script(sha256_of(entry))
+    published = known_script(sha256_of(entry))
     text = "\n".join(layer.text for layer in script.layers)
     text += "\n".join(
         path.read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") for path in record.scripts
@@ -106,15 +106,17 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
             continue
         word = final.tag.split(" ")[0].split(":")[0]
         if len(word) > 3 and word not in text and not any(each.search(final.tag) for each in printed):
-            said = f"`{final.tag}` is no line that {entry.name} can print"
-            yield Finding("K11", FOUND, f"{log.path.name}:{final.line}", said)
+            message = f"`{final.tag}` is no line that {entry.name} can print"
+            yield Finding("K11", FOUND, f"{log.path.name}:{final.line}", message)
     if others:
         yield Finding("K11", SUSPECTED, ", ".join(others), f"begins with another source than {entry.name}")
-    for log in record.logs if known and any(log.scores for log in record.logs) else ():
+    for log in record.logs if published and any(log.scores for log in record.logs) else ():
         for number, line in log.lines if not log.source else ():
             if TECHNIQUE.match(line) and not any(each.search(line) for each in printed):
-                said = f"{entry.name} is {known}, to the byte; it has nothing that prints `{line[:60]}`"
-                yield Finding("K11", FOUND, f"{log.path.name}:{number}", said)
+                message = (
+                    f"{entry.name} is {published}, to the byte; it has nothing that prints `{line[:60]}`"
+                )
+                yield Finding("K11", FOUND, f"{log.path.name}:{number}", message)
                 return
 
 
@@ -131,7 +133,7 @@ def _same_program(source: str, script: Script) -> bool:
 
 def printed_patterns(script: Script) -> list[re.Pattern[str]]:
     """What each text of a script can look like when it is printed, its parts filled in."""
-    found = set()
+    regexes = set()
     for node in nodes(script.tree, ast.JoinedStr):
         fixed = [each.value if isinstance(each, ast.Constant) else None for each in node.values]
         parts = [re.escape(each) if isinstance(each, str) else "[^\n]{0,80}" for each in fixed]
@@ -139,11 +141,11 @@ def printed_patterns(script: Script) -> list[re.Pattern[str]]:
             ends = itertools.accumulate(map(len, parts))
             begun = [part for part, end in zip(parts, ends) if end <= 200 or part is parts[0]]
             filled = parts[0].startswith("[^")
-            found.add("".join(parts).split(re.escape(" val_loss"))[0] if filled else "".join(begun))
+            regexes.add("".join(parts).split(re.escape(" val_loss"))[0] if filled else "".join(begun))
     for word in nodes(script.tree, ast.Constant):
         if isinstance(word.value, str) and 6 < len(word.value) < 200:
-            found.add(re.escape(word.value))
-    return [*map(re.compile, found)]
+            regexes.add(re.escape(word.value))
+    return [*map(re.compile, regexes)]
 
 
 def branch_ran(record: Record, script: Script, lines: tuple[int, int]) -> bool:
@@ -167,15 +169,15 @@ def takes_fallback(record: Record, finding: Finding) -> Finding | None:
     """A finding of a silent fallback, weighed by what the logs say was used."""
     wanted = re.search(r"without (\w+)", finding.found)
     form = {"zstandard": "zstd", "brotli": "brotli"}.get(wanted[1] if wanted else "", "")
-    forms = {size.form for log in record.logs for size in log.sizes_of("model")}
+    forms = {line.form for log in record.logs for line in log.sizes_of("model")}
     if not forms or not form:
         return finding
     if not any("zlib" in each for each in forms):
         return None  # what was wanted was there, or is not used at all
     if any(form in each for each in forms):
         return finding
-    said = f"{finding.found}; the logs say {', '.join(sorted(forms))}"
-    return finding._replace(sure=SUSPECTED, found=said)
+    message = f"{finding.found}; the logs say {', '.join(sorted(forms))}"
+    return finding._replace(sure=SUSPECTED, found=message)
 
 
 def of_no_claim(record: Record, log: Log) -> bool:
@@ -183,7 +185,7 @@ def of_no_claim(record: Record, log: Log) -> bool:
     claims = record.claims
     if claims is None or log.final is None:
         return False
-    known = [*claims.scores, *([] if record.bits is None else [record.bits])]
-    if not known or any(stated(each, scores_in([log])) for each in known):
+    claimed = [*claims.scores, *([] if record.bits is None else [record.bits])]
+    if not claimed or any(stated(each, scores_in([log])) for each in claimed):
         return False
     return log.seed not in claims.seeds

@@ -20,10 +20,10 @@ def text_of_index(node: ast.expr | None, frame: Frame) -> str:
             isinstance(each, ast.Constant) and isinstance(each.value, int)
         ):
             return ""
-    return replaced(node, frame.texts)
+    return with_texts(node, frame.texts)
 
 
-def replaced(node: ast.expr, texts: Mapping[str, str]) -> str:
+def with_texts(node: ast.expr, texts: Mapping[str, str]) -> str:
     names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} & texts.keys()
     if not names:
         return _sliced(node)

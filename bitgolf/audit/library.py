@@ -99,8 +99,8 @@ def called(
     """A call of something that is not defined in the script: a library's function, or a model."""
     name, last = dotted(node.func), last_name(node.func)
     call = Call(node, name, last, held, given, everything, frame)
-    if (known := _simple(flow, call)) is not None:
-        return known
+    if (simple := _simple(flow, call)) is not None:
+        return simple
     _noted(flow, call)
     if last == "add_" and everything.has(GOLD):
         flow.event("score", node, frame, everything)
@@ -246,21 +246,23 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
     if both and last in ("min", "minimum", "fmin", "amin"):
         flow.event("best", node, frame, everything)
     if last in LOSSES and everything.has(VAL):
-        words = {each.arg: each.value for each in node.keywords}
+        keywords = {each.arg: each.value for each in node.keywords}
         target = (
-            flow.value(words["target"], frame)
-            if "target" in words
+            flow.value(keywords["target"], frame)
+            if "target" in keywords
             else given[1]
             if len(given) > 1
             else NOTHING
         )
-        logits = flow.value(words["input"], frame) if "input" in words else given[0] if given else NOTHING
+        logits = (
+            flow.value(keywords["input"], frame) if "input" in keywords else given[0] if given else NOTHING
+        )
         leaks = (logits.gates | logits.keys) & target.keys
         if leaks and target.has(VAL):
             way = "table" if logits.gates & target.keys else "key"
             flow.event("leak", node, frame, logits._replace(keys=leaks), way=way)
-        padded = target.has(PADDED) and "ignore_index" not in words and not _is_by_token(words)
-        way = "each" if _is_by_token(words) else "mean" if "reduction" not in words else "sum"
+        padded = target.has(PADDED) and "ignore_index" not in keywords and not _is_by_token(keywords)
+        way = "each" if _is_by_token(keywords) else "mean" if "reduction" not in keywords else "sum"
         marks = {GOLD} | ({AVERAGED} if way == "mean" else set())
         gold = everything.plain.marked(*marks, *((FILLED,) if padded else ()))
         return gold._replace(born=flow.time, golds=target.keys, keys=logits.keys | target.keys)
@@ -275,8 +277,8 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
     return None
 
 
-def _is_by_token(words: dict[str | None, ast.expr]) -> bool:
-    given = words.get("reduction")
+def _is_by_token(keywords: dict[str | None, ast.expr]) -> bool:
+    given = keywords.get("reduction")
     return isinstance(given, ast.Constant) and given.value == "none"
 
 

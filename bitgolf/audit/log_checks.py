@@ -36,10 +36,10 @@ def at(log: Log, line: int) -> str:
 def over_budget(log: Log, rules: Rules) -> Iterator[Finding]:
     """K01."""
     sizes = log.sizes_of("total")
-    for size in sizes:
-        if size.bytes > rules.budget_bytes:
-            said, those = f"{size.bytes:,} bytes in all", f"at most {rules.budget_bytes:,}"
-            yield Finding("K01", FOUND, at(log, size.line), said, those)
+    for total in sizes:
+        if total.bytes > rules.budget_bytes:
+            message, those = f"{total.bytes:,} bytes in all", f"at most {rules.budget_bytes:,}"
+            yield Finding("K01", FOUND, at(log, total.line), message, those)
     if not sizes:
         yield Finding("K01", CANNOT_TELL, log.path.name, "no line says the size of the packed submission")
 
@@ -55,11 +55,12 @@ def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
             yield Finding("V19", FOUND, at(log, score.line), f"{score.bits:g} bits per byte")
             return
     if final.bits < (least := rules.least_bits_per_byte):
-        said, those = f"{final.bits:g} bits per byte", f"no small model of text is honestly below {least:g}"
-        yield Finding("V14", FOUND, at(log, final.line), said, those)
+        message = f"{final.bits:g} bits per byte"
+        those = f"no small model of text is honestly below {least:g}"
+        yield Finding("V14", FOUND, at(log, final.line), message, those)
     if final.step is not None:
-        said = "no score of what was packed and loaded again"
-        yield Finding("T13", CANNOT_TELL, at(log, final.line), said, "a score after the round trip")
+        message = "no score of what was packed and loaded again"
+        yield Finding("T13", CANNOT_TELL, at(log, final.line), message, "a score after the round trip")
 
 
 def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
@@ -72,48 +73,48 @@ def miscounted_bytes(log: Log, rules: Rules) -> Iterator[Finding]:
     ratio = best.nats / math.log(2) / best.bits
     text = text_of(log)
     if text is None:
-        said = f"{ratio:.4f} bytes per token, and no line says of which tokenizer or text"
+        message = f"{ratio:.4f} bytes per token, and no line says of which tokenizer or text"
         wanted = "tokenizer_path or vocab_size in the log, or val_loader with tokens and text_bytes"
-        yield Finding("B01", CANNOT_TELL, at(log, best.line), said, wanted)
+        yield Finding("B01", CANNOT_TELL, at(log, best.line), message, wanted)
         return
     yield from wrong_ratio(at(log, best.line), ratio, text)
     if log.tokens and log.tokens[1] < 0.995 * text.tokens:
         line, tokens = log.tokens
         code = "V11" if tokens < 0.6 * text.tokens else "V12"
-        said, those = f"{tokens:,} validation tokens", f"{text.tokens:,} with {text.name}"
-        yield Finding(code, SUSPECTED, at(log, line), said, those)
+        message, those = f"{tokens:,} validation tokens", f"{text.tokens:,} with {text.name}"
+        yield Finding(code, SUSPECTED, at(log, line), message, those)
 
 
 def wrong_ratio(where: str, ratio: float, text: KnownText) -> Iterator[Finding]:
     """What the bytes per token of a score say, where the tokenizer is known."""
-    factor, said = ratio / text.bytes_per_token, f"{ratio:.4f} bytes per token"
+    factor, message = ratio / text.bytes_per_token, f"{ratio:.4f} bytes per token"
     those = f"{text.bytes_per_token:.4f} with {text.name}"
-    for code, low, high, words in FACTORS:
+    for code, low, high, cause in FACTORS:
         if low <= factor <= high and (code not in ("B05", "B06") or text.case_operators):
             those += f"; the score is {factor:.4f} times as large"
-            yield Finding(code, FOUND, where, f"{said}: {words}", those)
+            yield Finding(code, FOUND, where, f"{message}: {cause}", those)
             return
     if abs(factor - 1) > 5e-3:
-        said += f", {100 * (factor - 1):+.1f}% against its text"
+        message += f", {100 * (factor - 1):+.1f}% against its text"
         way_out = "say which text was scored, and sum the bytes of its tokens"
-        yield Finding("B01", SUSPECTED, where, said, those, way_out)
+        yield Finding("B01", SUSPECTED, where, message, those, way_out)
 
 
 def text_of(log: Log) -> KnownText | None:
     """The scored text: a known one by its tokenizer, else as the log itself counts its tokens and bytes."""
-    words = " ".join(line for _, line in log.lines if "tokenizer" in line or "fineweb" in line)
+    naming = " ".join(line for _, line in log.lines if "tokenizer" in line or "fineweb" in line)
     sized = log.settings.get("vocab_size")
-    number = re.search(r"(?:fineweb_|_sp|_byte)(\d{3,5})(?:_bpe|_bytes|\b)", words)
+    number = re.search(r"(?:fineweb_|_sp|_byte)(\d{3,5})(?:_bpe|_bytes|\b)", naming)
     vocabulary = int(sized[1]) if sized and sized[1].isdigit() and len(sized[1]) < 9 else 0
     if number:
         vocabulary = int(number[1])
-    case = "caseops" in words.lower()
+    case = "caseops" in naming.lower()
     for text in known_texts():
         if text.vocabulary == vocabulary and text.case_operators == case:
             return text
     if log.text and all(log.text):
-        tokens, size = log.text
-        return KnownText("the text that the log names", vocabulary, size / tokens, tokens)
+        tokens, text_bytes = log.text
+        return KnownText("the text that the log names", vocabulary, text_bytes / tokens, tokens)
     return None
 
 
@@ -124,9 +125,9 @@ def contradictions(log: Log, exact: list[Score]) -> Iterator[Finding]:
     for score in fine if len(ratios) > 2 else ():
         middle = ratios[len(ratios) // 2]
         if abs(score.nats / score.bits / middle - 1) > 10 * SAME_RATIO:
-            said = f"val_loss {score.nats:g} with val_bpb {score.bits:g}"
+            message = f"val_loss {score.nats:g} with val_bpb {score.bits:g}"
             those = f"one nat is {1 / middle:.5f} bits per byte on the other lines"
-            yield Finding("K11", SUSPECTED, at(log, score.line), said, those)
+            yield Finding("K11", SUSPECTED, at(log, score.line), message, those)
 
 
 def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
@@ -136,28 +137,28 @@ def edited_times(log: Log, rules: Rules) -> Iterator[Finding]:
         if step.seconds is None:
             continue
         if step.step > before and step.seconds < clock - 0.5 * (1 + 59 * step.coarse):
-            said = f"{step.seconds:.1f} s at step {step.step}"
+            message = f"{step.seconds:.1f} s at step {step.step}"
             those = f"more than the {clock:.1f} s of step {before}"
-            yield Finding("K08", FOUND, at(log, step.line), said, those)
+            yield Finding("K08", FOUND, at(log, step.line), message, those)
         if step.average_ms is not None and step.step > 0 and not step.coarse:
             computed = 1000 * step.seconds / step.step
             if abs(computed - step.average_ms) > 0.02 * computed + 0.6 / step.step + 0.01:
-                said = f"step_avg {step.average_ms:g} ms"
+                message = f"step_avg {step.average_ms:g} ms"
                 those = f"{computed:.2f} ms: {step.seconds:.3f} s by {step.step} steps"
-                yield Finding("K11", FOUND, at(log, step.line), said, those)
+                yield Finding("K11", FOUND, at(log, step.line), message, those)
         before, clock = step.step, step.seconds
     yield from wrong_sums(log)
 
 
 def wrong_sums(log: Log) -> Iterator[Finding]:
     """K11: model and code that do not add up to the total."""
-    codes = {size.bytes for size in log.sizes_of("code")}
+    codes = {line.bytes for line in log.sizes_of("code")}
     for total in log.sizes_of("total"):
-        models = {size.bytes for size in log.sizes_of("model") if size.form.split(" ")[0] == total.form}
+        models = {line.bytes for line in log.sizes_of("model") if line.form.split(" ")[0] == total.form}
         if models and codes and not any(a + b == total.bytes for a in models for b in codes):
-            sums = [" or ".join(f"{size:,}" for size in sorted(each)) for each in (models, codes)]
-            said, those = f"{total.bytes:,} bytes in all", f"{sums[0]} of the model and {sums[1]} of code"
-            yield Finding("K11", SUSPECTED, at(log, total.line), said, those)
+            sums = [" or ".join(f"{count:,}" for count in sorted(each)) for each in (models, codes)]
+            message, those = f"{total.bytes:,} bytes in all", f"{sums[0]} of the model and {sums[1]} of code"
+            yield Finding("K11", SUSPECTED, at(log, total.line), message, those)
 
 
 def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
@@ -169,23 +170,23 @@ def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
     slack = rules.overshoot_steps * end.seconds / end.step + 0.05 + (3.0 if end.coarse else 0)
     those = f"at most {rules.train_seconds:g} s"
     if end.seconds > rules.train_seconds + slack:
-        said = f"{end.seconds:.3f} s after {end.step:,} steps"
-        yield Finding("K07", FOUND, at(log, end.line), said, those)
+        message = f"{end.seconds:.3f} s after {end.step:,} steps"
+        yield Finding("K07", FOUND, at(log, end.line), message, those)
         return
     for line, seconds in log.calibration if rules.calibration_counts or not log.own_text else ():
         over = end.seconds + seconds - rules.train_seconds
         if over > slack:
             sure = FOUND if over > rules.calibration_slack_seconds else SUSPECTED
-            said = f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training"
-            yield Finding("K09", sure, at(log, line), said, f"{those} together: it reads training data")
+            message = f"{seconds:.1f} s of calibration after {end.seconds:.1f} s of training"
+            yield Finding("K09", sure, at(log, line), message, f"{those} together: it reads training data")
 
 
 def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
     """K10."""
     for line, seconds in log.evaluations:
         if seconds > rules.evaluation_seconds:
-            said, those = f"{seconds:.1f} s of evaluation", f"at most {rules.evaluation_seconds:g} s"
-            yield Finding("K10", FOUND, at(log, line), said, those)
+            message, those = f"{seconds:.1f} s of evaluation", f"at most {rules.evaluation_seconds:g} s"
+            yield Finding("K10", FOUND, at(log, line), message, those)
 
 
 # The number of training shards that a preparation with 10,000 validation documents leaves (#2127).
@@ -215,14 +216,15 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
     final = log.final
     for number, line in log.lines:
         if OVERLAPPING_SHARDS.search(line):
-            said = "1,499 training shards: what a preparation with 10,000 validation documents leaves"
+            message = "1,499 training shards: what a preparation with 10,000 validation documents leaves"
             those = "80 shards, and 50,000 documents held out (#2127)"
-            yield Finding("V13", SUSPECTED, at(log, number), said, those)
+            yield Finding("V13", SUSPECTED, at(log, number), message, those)
         if NOTHING_ROUNDED.search(line):
             yield Finding("T11", FOUND, at(log, number), line.strip()[:120])
-        if (found := WORSE.search(line)) and float(found["own"]) > float(found["plain"]) > 0:
-            said, those = f"an error of {found['own']}", f"less than {found['plain']}, that of plain rounding"
-            yield Finding("T12", FOUND, at(log, number), said, those)
+        if (match := WORSE.search(line)) and float(match["own"]) > float(match["plain"]) > 0:
+            message = f"an error of {match['own']}"
+            those = f"less than {match['plain']}, that of plain rounding"
+            yield Finding("T12", FOUND, at(log, number), message, those)
         if FAILED.search(line) and (final is None or number > final.line):
             yield Finding("T21", FOUND, at(log, number), line.strip()[:120])
     if not steps or final is None or final.step is not None:
@@ -230,8 +232,8 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
     lost = final.bits - steps[-1].bits
     between = [line for number, line in log.lines if steps[-1].line < number < final.line]
     if lost > MOST_LOSS_IN_PACKING and any(AVERAGED.search(line) for line in between):
-        said = f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it"
-        yield Finding("T02", SUSPECTED, at(log, final.line), said)
+        message = f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it"
+        yield Finding("T02", SUSPECTED, at(log, final.line), message)
     elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
         yield Finding("T12", SUSPECTED, at(log, final.line), f"{lost:.4f} bits per byte lost in packing")
 

@@ -109,8 +109,8 @@ class Log(NamedTuple):
 
     def sizes_of(self, kind: str) -> list[Size]:
         """Lines with sizes of one kind, the packed ones: a raw checkpoint is no submission."""
-        known = [each for each in self.sizes if each.kind == kind]
-        return known if kind == "code" else [each for each in known if each.form]
+        of_kind = [each for each in self.sizes if each.kind == kind]
+        return of_kind if kind == "code" else [each for each in of_kind if each.form]
 
 
 def looks_like_log(text: str) -> bool:
@@ -131,17 +131,17 @@ def read_log(path: Path) -> Log:
 def ends_of(path: Path) -> tuple[bytes, bool]:
     """The bytes of a file, of a large one its start and its end, and whether its middle is left out."""
     try:
-        size = path.stat().st_size
+        file_bytes = path.stat().st_size
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES if size <= MOST_BYTES else MOST_BYTES // 2)
-            if size > MOST_BYTES:
-                file.seek(size - MOST_BYTES // 2)
+            data = file.read(MOST_BYTES if file_bytes <= MOST_BYTES else MOST_BYTES // 2)
+            if file_bytes > MOST_BYTES:
+                file.seek(file_bytes - MOST_BYTES // 2)
                 data += b"\n" + file.read(MOST_BYTES // 2)
     except FileNotFoundError:
         raise BitgolfError("no such file", where=str(path)) from None
     except OSError as error:
         raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
-    return data, size > MOST_BYTES
+    return data, file_bytes > MOST_BYTES
 
 
 def encoding_of(data: bytes) -> str:
@@ -161,12 +161,12 @@ def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     seed, tokens, counted, own_text = None, None, None, False
     for number, line in lines:
         _read_line(log, number, line)
-        if seed is None and (found := SEED.match(line)):
-            seed = int(found["seed"][:18])
-        if tokens is None and (found := TOKENS.search(line)):
-            tokens = (number, int(found["tokens"][:18]))
-        if counted is None and (found := TEXT.match(line)):
-            counted = int(found["tokens"][:18]), int(found["bytes"][:18])
+        if seed is None and (match := SEED.match(line)):
+            seed = int(match["seed"][:18])
+        if tokens is None and (match := TOKENS.search(line)):
+            tokens = (number, int(match["tokens"][:18]))
+        if counted is None and (match := TEXT.match(line)):
+            counted = int(match["tokens"][:18]), int(match["bytes"][:18])
         own_text = own_text or bool(re.search(r"autoregressive|self-?gen", line, re.IGNORECASE))
     if seed is None and (named := NAMED_SEED.search(path.stem)):
         seed = int(named[1][:18])
@@ -180,10 +180,10 @@ def _read_line(log: Log, number: int, line: str) -> None:
     seconds = float(time["time"]) * SECONDS[time["unit"]] if time else None
     evaluation = EVALUATION.search(line) or ELAPSED.search(line)
     took = float(evaluation["time"]) * SECONDS[evaluation["unit"]] if evaluation else None
-    if found := SCORE.match(line):
-        decimals = len(found["bits"].partition(".")[2])
-        numbers = float(found["loss"]), float(found["bits"])
-        log.scores.append(Score(number, found["tag"].strip(" :"), *numbers, decimals, at, took))
+    if match := SCORE.match(line):
+        decimals = len(match["bits"].partition(".")[2])
+        numbers = float(match["loss"]), float(match["bits"])
+        log.scores.append(Score(number, match["tag"].strip(" :"), *numbers, decimals, at, took))
     if step is None and (early := re.search(r"\bstep ?: ?(\d+)/(\d+)", line)):
         step, at = early, int(early[1][:18])
     if step and at is not None and (time or TRAIN_LOSS.search(line)):
@@ -202,8 +202,8 @@ def _read_line(log: Log, number: int, line: str) -> None:
     elif not step and not log.steps and (setting := SETTING.match(line)):
         log.settings.setdefault(setting["name"], (number, setting["value"]))
     for kind, pattern in (("total", TOTAL), ("model", MODEL), ("code", CODE)):
-        if size := pattern.search(line):
-            log.sizes.append(Size(number, kind, (size["form"] or "").strip(), int(size["bytes"][:18])))
+        if match := pattern.search(line):
+            log.sizes.append(Size(number, kind, (match["form"] or "").strip(), int(match["bytes"][:18])))
     if took is not None and at is None:
         log.evaluations.append((number, took))
     if calibration := CALIBRATION.search(line):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bitgolf.audit.audit import Audit, audit
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED
 from bitgolf.audit.folder import ENTRY
-from bitgolf.audit.page import said, severity
+from bitgolf.audit.page import message_of, severity
 from bitgolf.audit.rules import Rules
 from bitgolf.base.errors import BitgolfError
 from bitgolf.report.templates import templates
@@ -21,35 +21,35 @@ class Looked(NamedTuple):
     """One folder and what was found in it; None where it could not be read, then `error` says why."""
 
     path: Path
-    found: Audit | None
+    audit: Audit | None
     error: str = ""
 
     @property
     def verdict(self) -> str:
         """The verdict, or that there is none."""
-        return self.found.verdict if self.found else UNREADABLE
+        return self.audit.verdict if self.audit else UNREADABLE
 
 
 def records_in(path: Path) -> list[Path]:
     """The record folders below one that is none itself; empty for a record folder. No link is followed."""
     if not path.is_dir() or _is_record(path):
         return []
-    found: list[Path] = []
+    folders: list[Path] = []
     waiting = [(path, 0)]
     while waiting:
-        place, depth = waiting.pop(0)
-        for each in sorted(place.iterdir()):
+        folder, depth = waiting.pop(0)
+        for each in sorted(folder.iterdir()):
             if each.is_symlink() or not each.is_dir() or each.name.startswith("."):
                 continue
             if _is_record(each):
-                found.append(each)
+                folders.append(each)
             elif depth + 1 < MOST_DEPTH:
                 waiting.append((each, depth + 1))
-            if len(found) + len(waiting) > MOST_FOLDERS:
+            if len(folders) + len(waiting) > MOST_FOLDERS:
                 raise BitgolfError(
                     f"more than {MOST_FOLDERS:,} folders", where=str(path), way_out="name one of them"
                 )
-    return sorted(found)
+    return sorted(folders)
 
 
 def _is_record(path: Path) -> bool:
@@ -73,9 +73,9 @@ def audits(paths: list[Path], rules: Rules) -> Iterator[Looked]:
             yield Looked(path, None, str(error))
 
 
-def codes(found: Audit, sure: str) -> list[str]:
+def codes(audit: Audit, sure: str) -> list[str]:
     """The codes that were found, or suspected, each once."""
-    return sorted({each.code for each in found.real if each.sure == sure})
+    return sorted({each.code for each in audit.real if each.sure == sure})
 
 
 def table(looked: list[Looked], root: Path) -> list[tuple[str, ...]]:
@@ -83,11 +83,11 @@ def table(looked: list[Looked], root: Path) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for each in looked:
         name = str(each.path.relative_to(root))
-        if each.found is None:
+        if each.audit is None:
             rows.append((name, UNREADABLE, "", each.error))
         else:
             rows.append(
-                (name, each.verdict, *(" ".join(codes(each.found, sure)) for sure in (FOUND, SUSPECTED)))
+                (name, each.verdict, *(" ".join(codes(each.audit, sure)) for sure in (FOUND, SUSPECTED)))
             )
     return rows
 
@@ -99,19 +99,19 @@ def html(looked: list[Looked], root: Path, rules: Rules) -> str:
             "name": str(each.path.relative_to(root)),
             "verdict": each.verdict,
             "order": ORDER.index(each.verdict),
-            "found": codes(each.found, FOUND) if each.found else [],
-            "suspected": codes(each.found, SUSPECTED) if each.found else [],
-            "open": sum(one.sure == CANNOT_TELL for one in each.found.findings) if each.found else 0,
-            "seconds": each.found.seconds if each.found else 0.0,
+            "found": codes(each.audit, FOUND) if each.audit else [],
+            "suspected": codes(each.audit, SUSPECTED) if each.audit else [],
+            "open": sum(one.sure == CANNOT_TELL for one in each.audit.findings) if each.audit else 0,
+            "seconds": each.audit.seconds if each.audit else 0.0,
             "findings": [
-                {"code": one.code, "title": one.title, "sure": one.sure, "how": severity(each.found, one)}
-                | {"where": one.where, "said": said(one), "way": one.way_out}
-                for one in each.found.findings[:MOST_SHOWN]
+                {"code": one.code, "title": one.title, "sure": one.sure, "how": severity(each.audit, one)}
+                | {"where": one.where, "said": message_of(one), "way": one.way_out}
+                for one in each.audit.findings[:MOST_SHOWN]
             ]
-            if each.found
+            if each.audit
             else [],
             "error": each.error,
-            "unchecked": each.found.unchecked if each.found else "",
+            "unchecked": each.audit.unchecked if each.audit else "",
         }
         for each in looked
     ]

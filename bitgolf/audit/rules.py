@@ -54,12 +54,12 @@ class Rules(NamedTuple):
 
     def ruling(self, code: str) -> Ruling:
         """What holds for a fault on the day of these rules."""
-        said = [each for each in _data()["rulings"] if each["code"] == code]
-        until = [each for each in said if each["from"] <= self.date]
+        rulings = [each for each in _data()["rulings"] if each["code"] == code]
+        until = [each for each in rulings if each["from"] <= self.date]
         if until:
             last = max(until, key=lambda each: each["from"])
             ruling = Ruling(last["word"], last["source"])
-        elif any(each.get("open") for each in said):
+        elif any(each.get("open") for each in rulings):
             ruling = Ruling(DISPUTED, "no ruling yet on this day")
         else:
             ruling = Ruling(VIOLATION, "")

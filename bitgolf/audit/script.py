@@ -49,15 +49,15 @@ class Script(NamedTuple):
         """Its syntax tree."""
         return self.inner.tree
 
-    def at(self, place: int | ast.AST) -> str:
+    def at(self, where: int | ast.AST) -> str:
         """A line, or that of a node, for people."""
-        file, line = self.located(place if isinstance(place, int) else getattr(place, "lineno", 0))
+        file, line = self.located(where if isinstance(where, int) else getattr(where, "lineno", 0))
         return f"{file or self.inner.name}:{line}"
 
     def finding(
         self,
         code: str,
-        place: int | ast.AST | Event,
+        where: int | ast.AST | Event,
         found: str,
         expected: str = "",
         way_out: str = "",
@@ -66,11 +66,11 @@ class Script(NamedTuple):
         """A finding at a line, a node or an event; what the script's settings turn off cannot be told, unless
         a log shows that it ran.
         """
-        if not isinstance(place, Event):
-            return Finding(code, sure, self.at(place), found, expected, way_out)
-        if place.off and not self.printed(place.off):
+        if not isinstance(where, Event):
+            return Finding(code, sure, self.at(where), found, expected, way_out)
+        if where.off and not self.printed(where.off):
             sure, found = CANNOT_TELL, f"off by the script's own settings: {found}"
-        return Finding(code, sure, self.at(place.line), found, expected, way_out)
+        return Finding(code, sure, self.at(where.line), found, expected, way_out)
 
     def line(self, number: int) -> str:
         """A line inside a sentence: with its file, if that is not the script's own."""

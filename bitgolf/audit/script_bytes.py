@@ -27,16 +27,16 @@ def byte_tables(script: Script) -> Iterator[Finding]:
         texts = {node.value for node in nodes(function, ast.Constant)}
         names = {last_called(node) for node in nodes(function, ast.Call)}
         for node in filter(_is_decoded_length, nodes(function, ast.Call)):
-            said = "the bytes of a token are the length of its decoded text"
-            yield script.finding("B04", node, said, sure=FOUND)
+            message = "the bytes of a token are the length of its decoded text"
+            yield script.finding("B04", node, message, sure=FOUND)
         if "\u2581" not in texts or not {"encode", "startswith"} <= names:
             continue
         if not names & {"is_byte", "IsByte"} and not any("<0x" in str(text) for text in texts):
             yield script.finding("B02", function, "byte tokens are not told from pieces")
         plain = next(filter(_counts_space, ast.walk(function)), None)
         if plain and adds_space:
-            said = "the table counts the space before a word, and the score adds it again"
-            yield script.finding("B01", plain, said, sure=FOUND)
+            message = "the table counts the space before a word, and the score adds it again"
+            yield script.finding("B01", plain, message, sure=FOUND)
         if not names & {"is_unused", "is_control", "IsControl", "is_unknown"}:
             yield script.finding("B08", function, "control and unused tokens are not told from pieces")
 
@@ -83,8 +83,8 @@ def lossy_text(script: Script) -> Iterator[Finding]:
         if any(name.endswith(encoders) for name, _ in names):
             for name, node in names:
                 if name.endswith(".casefold") or name == "unicodedata.normalize":
-                    said = f"{name} changes the text before it becomes tokens"
-                    yield script.finding("B09", node, said)
+                    message = f"{name} changes the text before it becomes tokens"
+                    yield script.finding("B09", node, message)
 
 
 def few_documents(script: Script) -> Iterator[Finding]:
@@ -93,9 +93,9 @@ def few_documents(script: Script) -> Iterator[Finding]:
         name = ast.unparse(node.args[0]).strip("'\"") if node.args else ""
         taken = number(next((each.value for each in node.keywords if each.arg == "default"), None))
         if name in ("--val-docs", "--val_docs", "--num-val-docs") and taken is not None and taken < 50_000:
-            said = f"{taken:,} documents for validation unless told otherwise"
+            message = f"{taken:,} documents for validation unless told otherwise"
             those = "50,000: those after them in the challenge's validation split become training text"
-            yield script.finding("V13", node, said, those)
+            yield script.finding("V13", node, message, those)
 
 
 def without_ln2(script: Script) -> Iterator[Finding]:
@@ -106,8 +106,8 @@ def without_ln2(script: Script) -> Iterator[Finding]:
     for node in nodes(script.tree, ast.JoinedStr):
         fixed = "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
         if "val_bpb:" in fixed.replace(" ", "") and script.of("score"):
-            said = "bits per byte are printed, and nothing divides by ln 2"
-            yield script.finding("B10", node, said, sure=FOUND)
+            message = "bits per byte are printed, and nothing divides by ln 2"
+            yield script.finding("B10", node, message, sure=FOUND)
             return
 
 
@@ -120,8 +120,8 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
         there, missing = ways(node) if not isinstance(node.test, ast.UnaryOp) else reversed(ways(node))
         counts = any(last_called(each) in reads for each in within(there))
         if missing and counts and not stops(missing) and _table_in(script, missing):
-            said = "where the file of byte counts is missing, a table of pieces stands in without a word"
-            yield script.finding("B05", node, said)
+            message = "where the file of byte counts is missing, a table of pieces stands in without a word"
+            yield script.finding("B05", node, message)
 
 
 def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
@@ -145,8 +145,8 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
             continue
         for node in calls(function, "len"):
             if ".encode(" in ast.unparse(node) and names_in(node) & changed:
-                said = "bytes are counted of the text that was changed before it became tokens"
-                yield script.finding("B06", node, said)
+                message = "bytes are counted of the text that was changed before it became tokens"
+                yield script.finding("B06", node, message)
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
@@ -172,8 +172,8 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
         encodes = _encoded(function, {name for loop in loops for name in names_in(loop.target)})
         writes = any(calls(function, "tofile", "save", "write_shard", "write", "write_datafile"))
         if encodes and writes and not any(_marks_start(node, function) for node in ast.walk(function)):
-            said = "documents are written one behind the other, and no token says where one begins"
-            yield script.finding("B07", encodes[0], said)
+            message = "documents are written one behind the other, and no token says where one begins"
+            yield script.finding("B07", encodes[0], message)
 
 
 def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:

@@ -25,11 +25,12 @@ def check_script(script: Script) -> Iterator[Finding]:
                 f"{layer.name}:{line}",
                 "text is executed that is not in the script, or is packed in a way that is not known",
             )
-    if said := script.unfollowed:
+    if reason := script.unfollowed:
         for code in ("V04", "V05", "V06"):
-            yield Finding(code, CANNOT_TELL, script.name, said, way_out="look by hand, or run the scorer")
-    found = in_order([each for part in FLOWS for check in part.CHECKS for each in check(script)])
-    yield from {(each.code, each.where): each for each in reversed(found)}.values()  # the surest of a place
+            yield Finding(code, CANNOT_TELL, script.name, reason, way_out="look by hand, or run the scorer")
+    findings = in_order([each for part in FLOWS for check in part.CHECKS for each in check(script)])
+    surest = {(each.code, each.where): each for each in reversed(findings)}  # of a place
+    yield from surest.values()
     for part in PATTERNS:
         for pattern in part.CHECKS:
             yield from pattern(script)

@@ -36,7 +36,7 @@ class Grid(NamedTuple):
 
 def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
-    found = []
+    levels = []
     constants = _constants(script.tree)
     for function in functions(script):
         if not any(calls(function, *ROUNDS)):
@@ -46,21 +46,21 @@ def grids(script: Script) -> list[Grid]:
         straight = ".detach()" in text or "apply(" in text
         kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
         arguments, defaults = function.args.args, function.args.defaults
-        known = constants | _constants(function)
+        values = constants | _constants(function)
         for argument, default in zip(reversed(arguments), reversed(defaults)):
             if (value := arithmetic(default, constants)) is not None:
-                known[argument.arg] = value
+                values[argument.arg] = value
         for node in calls(function, "clamp", "clip", "clamp_"):
-            words = {each.arg: each.value for each in node.keywords}
+            keywords = {each.arg: each.value for each in node.keywords}
             bounds = node.args[called(node) in ("torch.clamp", "torch.clip", "np.clip") :]
-            bounds += [words[name] for name in ("min", "max") if name in words]
-            numbers = [arithmetic(each, known) for each in bounds]
+            bounds += [keywords[name] for name in ("min", "max") if name in keywords]
+            numbers = [arithmetic(each, values) for each in bounds]
             low, high = numbers if len(numbers) == 2 else (None, None)
             if low is None or high is None or abs(low) < 1 or high < 1:
                 continue
             if exports or straight or id(function) in script.flow.owner:
-                found.append(Grid(low, high, node.lineno, id(node) in kept or (exports and not straight)))
-    return found
+                levels.append(Grid(low, high, node.lineno, id(node) in kept or (exports and not straight)))
+    return levels
 
 
 EIGHT_BITS = ("torch.int8", "torch.uint8", "np.int8", "np.uint8")
@@ -76,25 +76,25 @@ def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
 
 def _constants(tree: ast.AST) -> dict[str, float]:
     """Names that a number is given once, in this scope or in the whole script."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for node in nodes(tree, ast.Assign):
-        value = arithmetic(node.value, found)
+        value = arithmetic(node.value, values)
         if len(node.targets) == 1 and isinstance(target := node.targets[0], ast.Name) and value is not None:
-            found[target.id] = value
-    return found
+            values[target.id] = value
+    return values
 
 
 def another_grid(script: Script) -> Iterator[Finding]:
     """T07."""
-    found = grids(script)
-    exported = [each for each in found if each.exports]
+    all_grids = grids(script)
+    exported = [each for each in all_grids if each.exports]
     levels = {(each.low, each.high) for each in exported}
-    for grid in found:
+    for grid in all_grids:
         if exported and not grid.exports and (grid.low, grid.high) not in levels:
             other = min(exported, key=lambda each: abs(each.high - grid.high) + abs(each.low - grid.low))
-            said = f"trained on levels {grid.low:g} to {grid.high:g}"
+            message = f"trained on levels {grid.low:g} to {grid.high:g}"
             those = f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})"
-            yield script.finding("T07", grid.line, said, those)
+            yield script.finding("T07", grid.line, message, those)
             return
 
 
@@ -102,15 +102,17 @@ def high_floor(script: Script) -> Iterator[Finding]:
     """T08: a floor of scales that small rows fall below."""
     constants = _constants(script.tree)
     for node in calls(script.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
-        words = {each.arg: each.value for each in node.keywords}
-        floors = [words["min"]] if "min" in words else [*node.args]
+        keywords = {each.arg: each.value for each in node.keywords}
+        floors = [keywords["min"]] if "min" in keywords else [*node.args]
         numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
         if not numbers or not LEAST_FLOOR <= numbers[0] <= MOST_FLOOR:
             continue
         function = next((each for each in functions(script) if holds(each, node)), None)
         if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):
-            said = f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero"
-            yield script.finding("T08", node, said)
+            message = (
+                f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero"
+            )
+            yield script.finding("T08", node, message)
 
 
 def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
@@ -133,8 +135,8 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
             if each.attr == "weight" and isinstance(each.value, ast.Attribute)
         }
         for name in sorted(weights & made.keys()):
-            said = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
-            yield script.finding("T11", node, said)
+            message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
+            yield script.finding("T11", node, message)
 
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:
@@ -178,10 +180,12 @@ def recompiled(script: Script) -> Iterator[Finding]:
         for method in (each for each in methods(kind) if each.name == "forward"):
             for node in nodes(method, ast.AugAssign):
                 if isinstance(node.target, ast.Attribute) and isinstance(node.value, ast.Constant):
-                    said = f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant"
-                    yield script.finding("T05", node, said)
-    words = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
-    dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in words)
+                    message = (
+                        f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant"
+                    )
+                    yield script.finding("T05", node, message)
+    keywords = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
+    dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
     if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
     for loop in nodes(script.tree, ast.For, ast.While):
@@ -190,8 +194,8 @@ def recompiled(script: Script) -> Iterator[Finding]:
             named = isinstance(length, ast.Name) and _is_length(loop, length.id)
             if named and _follows_steps(given.value, loop):
                 what = ast.unparse(given.value)[:60]
-                said = f"the length `{what}` changes with the steps of a compiled model"
-                yield script.finding("T05", given, said)
+                message = f"the length `{what}` changes with the steps of a compiled model"
+                yield script.finding("T05", given, message)
                 return
 
 
@@ -226,8 +230,8 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
                     uses.setdefault(node.attr, []).append(id(node) in training)
         for name, places in uses.items():
             if all(places) and not _left_out(script.tree, name):
-                said = f"`{name}` is used only in training, and nothing leaves it out of what is written"
-                yield script.finding("K06", made[name], said)
+                message = f"`{name}` is used only in training, and nothing leaves it out of what is written"
+                yield script.finding("K06", made[name], message)
 
 
 def _left_out(tree: ast.Module, name: str) -> bool:

@@ -35,14 +35,14 @@ def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
     places = [(script.tree, noted | _aliases(script.tree.body, noted)), *own]
     tests = [
         test
-        for place, names in places
-        for test in nodes(place, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
+        for region, names in places
+        for test in nodes(region, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
         if names & names_in(test.test if isinstance(test, ast.If | ast.IfExp) else test)
     ]
     used = any(
         isinstance(each.value, ast.Name) and each.value.id in names
-        for place, names in places
-        for each in nodes(place, ast.Attribute)
+        for region, names in places
+        for each in nodes(region, ast.Attribute)
     )
     raises = any(any(nodes(test, ast.Raise)) for test in tests)
     return raises or used and not tests  # where nobody asks, the first use is an error
@@ -111,16 +111,16 @@ def _memory_settings(tree: ast.Module) -> set[int]:
         for node in nodes(tree, ast.Assign)
         if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
     }
-    asked = {id(node.value) for node in nodes(tree, ast.Attribute) if node.attr in MEMORY_SETTINGS}
+    memory_calls = {id(node.value) for node in nodes(tree, ast.Attribute) if node.attr in MEMORY_SETTINGS}
     names = [*nodes(tree, ast.Name)]
     stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
 
     def is_harmless(library: int) -> bool:
-        if library in asked:
+        if library in memory_calls:
             return True
         name = given.get(library, "")
         loads = [node for node in names if node.id == name and isinstance(node.ctx, ast.Load)]
-        return stored.count(name) == 1 and all(id(node) in asked for node in loads)
+        return stored.count(name) == 1 and all(id(node) in memory_calls for node in loads)
 
     return {library for library in own if is_harmless(library)}
 

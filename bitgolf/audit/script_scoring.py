@@ -32,22 +32,22 @@ def learned_first(script: Script) -> Iterator[Finding]:
         )
         written = [event for event in script.of("write") if event.time > train.time and not event.off]
         fresh = _is_fresh(script, train)
-        said = "an optimizer steps on validation tokens"
+        message = "an optimizer steps on validation tokens"
         if written:
             if not fresh or after:  # of one's own, it is not what the model that is written has
-                said += f", and the model is written after it ({script.line(written[0].line)})"
-                yield script.finding("V06", train, said, sure=FOUND)
+                message += f", and the model is written after it ({script.line(written[0].line)})"
+                yield script.finding("V06", train, message, sure=FOUND)
         elif not before and after:
             same = [event for event in after if roots & event.value.roots]
             model = any(called(each) == f"{train.owner}.parameters" for each in ast.walk(script.tree))
             of_window = same and (not model or _made_there(script, train.line, train.owner))
-            said += f" that are scored after it ({script.line((same or after)[0].line)})"
+            message += f" that are scored after it ({script.line((same or after)[0].line)})"
             code, sure = "V05" if of_window else "V04", FOUND if same else SUSPECTED
-            yield script.finding(code, train, said, sure=sure)
+            yield script.finding(code, train, message, sure=sure)
         elif later and not any(common(event, train) for event in scores):
-            said += f"{', in a rehearsal,' if fresh else ''} before any is scored"
-            said += f" ({script.line(later[0].line)})"
-            yield script.finding("V07" if fresh else "V04", train, said, sure=FOUND)
+            message += f"{', in a rehearsal,' if fresh else ''} before any is scored"
+            message += f" ({script.line(later[0].line)})"
+            yield script.finding("V07" if fresh else "V04", train, message, sure=FOUND)
 
 
 def _is_fresh(script: Script, train: Event) -> bool:
@@ -63,9 +63,9 @@ def _is_fresh(script: Script, train: Event) -> bool:
             continue
         names = [each.arg for each in function.args.args]
         if own in names:
-            place = names.index(own)
+            index = names.index(own)
             entered = [node for node in nodes(script.tree, ast.Call) if called(node) == function.name]
-            handed = [node.args[place : place + 1] for node in entered]
+            handed = [node.args[index : index + 1] for node in entered]
             if handed and all(each and _is_made(script, each[0]) for each in handed):
                 return True
         if _made_there(script, train.line, own):
@@ -98,10 +98,10 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
         if ratio.time < last:
             keys = ", ".join(sorted(ratio.value.keys))
             sure = SUSPECTED if ratio.way == "tables" else FOUND  # of two tables, under keys not known
-            said = f"a count is looked up under a hash of {keys}: the realised token is in the key"
-            yield script.finding("V02", ratio, said, sure=sure)
-            said = "the ratio of two hashed counts stands for a probability, for the realised token alone"
-            yield script.finding("V01", ratio, said, sure=sure)
+            message = f"a count is looked up under a hash of {keys}: the realised token is in the key"
+            yield script.finding("V02", ratio, message, sure=sure)
+            message = "the ratio of two hashed counts stands for a probability, for the realised token alone"
+            yield script.finding("V01", ratio, message, sure=sure)
 
 
 def counted_first(script: Script) -> Iterator[Finding]:
@@ -113,8 +113,8 @@ def counted_first(script: Script) -> Iterator[Finding]:
             if look.value.born <= event.time < look.time and _same_table(event, look)
         ]
         if filled and not any(common(event, look) for event in filled):
-            said = "the table was filled with validation tokens by an earlier pass, at "
-            yield script.finding("V03", look, said + script.line(filled[0].line))
+            message = "the table was filled with validation tokens by an earlier pass, at "
+            yield script.finding("V03", look, message + script.line(filled[0].line))
 
 
 def _same_table(count: Event, look: Event) -> bool:
@@ -137,10 +137,10 @@ def scored_again(script: Script) -> Iterator[Finding]:
             continue
         if not any(train.time < event.time < later[0].time for event in script.of("load")):
             where = f"({script.line(train.line)})"
-            said = f"the text is scored again after the model has learned from all of it {where}"
-            yield script.finding("V03", later[0], said)
-            said = f"the adapted model is evaluated again: nothing restores its weights {where}"
-            yield script.finding("T17", later[0], said)
+            message = f"the text is scored again after the model has learned from all of it {where}"
+            yield script.finding("V03", later[0], message)
+            message = f"the adapted model is evaluated again: nothing restores its weights {where}"
+            yield script.finding("T17", later[0], message)
     for best in script.of("best"):
         yield script.finding("V03", best, "of two scores of a token the better one is taken")
 
@@ -159,17 +159,21 @@ def knows_outcome(script: Script) -> Iterator[Finding]:
     scored = frozenset[str]().union(*(event.value.golds for event in script.of("score")))
     for leak in script.of("leak"):
         if leak.value.keys & scored and leak.way == "table":
-            said = "a property of the token that is predicted is looked up, and its prediction depends on it"
-            yield script.finding("V08", leak, said)
+            message = (
+                "a property of the token that is predicted is looked up, and its prediction depends on it"
+            )
+            yield script.finding("V08", leak, message)
         elif leak.value.keys & scored:
             yield script.finding("V02", leak, "the prediction of a token is computed from that token")
     for mix in script.of("mix", GOLD, VAL):
         if mix.value.golds & scored:
-            said = "the weight of a mixture is computed from the probability of the realised token"
-            yield script.finding("V09", mix, said)
+            message = "the weight of a mixture is computed from the probability of the realised token"
+            yield script.finding("V09", mix, message)
     for share in script.of("share"):
-        said = "a token's log-probability is divided by its bytes and put together with another predictor's"
-        yield script.finding("V10", share, said)
+        message = (
+            "a token's log-probability is divided by its bytes and put together with another predictor's"
+        )
+        yield script.finding("V10", share, message)
 
 
 CHECKS = (learned_first, hashed_ratio, counted_first, scored_again, learned_for_nothing, knows_outcome)

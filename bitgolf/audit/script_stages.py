@@ -56,9 +56,9 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
             for first, again in itertools.pairwise(sorted(places)):
                 turns = [(begin, end) for begin, end in loops if first < begin <= again <= end]
                 between = [
-                    place
-                    for place in steps
-                    if first < place < again or any(begin <= place <= end for begin, end in turns)
+                    line
+                    for line in steps
+                    if first < line < again or any(begin <= line <= end for begin, end in turns)
                 ]
                 used = any(
                     first < _place(node) < again and name in ast.unparse(node.value)
@@ -67,9 +67,9 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
                 )
                 if not between or used:
                     continue
-                if not any(between[0] < place for place in undone if place[0] <= again[0] + 1):
-                    said = f"the clock starts again after training (line {between[0][0]})"
-                    yield script.finding("K08", again[0], f"{said}; its weights are kept")
+                if not any(between[0] < line for line in undone if line[0] <= again[0] + 1):
+                    message = f"the clock starts again after training (line {between[0][0]})"
+                    yield script.finding("K08", again[0], f"{message}; its weights are kept")
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
@@ -98,8 +98,8 @@ def schedule_by_steps(script: Script) -> Iterator[Finding]:
     rates = script.of("lr", COUNTER)
     stops = [each for each in script.of("stop") if any(common(each, rate) for rate in rates)]
     if stops and not script.of("lr", TIME):
-        said = "the rate follows planned steps, and the clock ends the training"
-        yield script.finding("T15", rates[0], f"{said} ({script.line(stops[0].line)})")
+        message = "the rate follows planned steps, and the clock ends the training"
+        yield script.finding("T15", rates[0], f"{message} ({script.line(stops[0].line)})")
 
 
 def not_loaded_again(script: Script) -> Iterator[Finding]:
@@ -114,8 +114,8 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
         if not any(common(event, each) for event in writes for each in scores):
             yield script.finding("T13", writes[-1], "what was packed is never scored")
     elif not any(last < event.time <= after[-1].time for event in script.of("load")):
-        said = "scored are the weights in memory, not those that were written"
-        yield script.finding("T13", after[-1], f"{said} ({script.line(writes[-1].line)})")
+        message = "scored are the weights in memory, not those that were written"
+        yield script.finding("T13", after[-1], f"{message} ({script.line(writes[-1].line)})")
 
 
 def scored_before_saved(script: Script) -> Iterator[Finding]:
@@ -129,8 +129,8 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
     for score in script.of("score", VAL):
         between = trained.time < score.time < saved.time and score.loops[:1] != trained.loops[:1]
         if between and not score.off:
-            said = f"the model is scored before it is saved ({script.line(saved.line)})"
-            yield script.finding("T19", score, said)
+            message = f"the model is scored before it is saved ({script.line(saved.line)})"
+            yield script.finding("T19", score, message)
             return
 
 
@@ -143,8 +143,8 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
                 continue
             for node in ast.walk(loop):
                 if (left := (decay := _decay(node)) ** steps) > LEAST_LEFT:
-                    said = f"after {steps:,} steps an average of decay {decay:g} still holds "
-                    yield script.finding("T02", node, f"{said}{100 * left:.0f}% of its start")
+                    message = f"after {steps:,} steps an average of decay {decay:g} still holds "
+                    yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
                     break
 
 
@@ -161,8 +161,8 @@ def _decay(node: ast.AST) -> float:
     """The decay of `average * d + weights * (1 - d)` in its usual forms; 0 for anything else."""
     numbers: list[float] = []
     if isinstance(node, ast.Call) and last_called(node) in ("lerp_", "lerp", "mul_"):
-        said = _known(*node.args, *(word.value for word in node.keywords))
-        numbers = said if last_called(node) == "mul_" else [1 - each for each in said]
+        given = _known(*node.args, *(word.value for word in node.keywords))
+        numbers = given if last_called(node) == "mul_" else [1 - each for each in given]
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for side in (node.left, node.right):
             if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
@@ -198,8 +198,8 @@ def averaged_too_early(script: Script) -> Iterator[Finding]:
             falling.append(share)
     for share, node in averaging:
         if falling and min(falling) > share + 0.05:
-            said = f"averaging begins at {100 * share:.0f}% of the steps, the rate at "
-            yield script.finding("T03", node, f"{said}{100 * min(falling):.0f}%")
+            message = f"averaging begins at {100 * share:.0f}% of the steps, the rate at "
+            yield script.finding("T03", node, f"{message}{100 * min(falling):.0f}%")
 
 
 def _share(node: ast.If | ast.IfExp) -> float | None:
@@ -239,16 +239,16 @@ def frozen_training(script: Script) -> Iterator[Finding]:
         for each in (inner for statement in node.body for inner in _outside_enabled(statement)):
             if last_called(each) == "backward" or _learns(script, each):
                 sure = FOUND if last_called(each) == "backward" else SUSPECTED
-                said = "a backward pass where no gradients are kept"
-                yield script.finding("T16", each, said, sure=sure)
+                message = "a backward pass where no gradients are kept"
+                yield script.finding("T16", each, message, sure=sure)
                 break
 
 
-def _has(node: ast.With | ast.FunctionDef, *words: str) -> bool:
+def _has(node: ast.With | ast.FunctionDef, *phrases: str) -> bool:
     """Whether one of these is around a block, as a context or a decorator, and not turned off."""
     kept = node.decorator_list if isinstance(node, ast.FunctionDef) else contexts(node)
     texts = [text for each in kept if "False" not in (text := ast.unparse(each))]
-    return any(word in text for text in texts for word in words)
+    return any(word in text for text in texts for word in phrases)
 
 
 def _outside_enabled(node: ast.AST) -> Iterator[ast.AST]:
@@ -283,8 +283,8 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
         # A copy for each document is no shared model.
         restored = any(each.time < train.time and common(each, train) for each in script.of("load"))
         if not averaged and not restored:
-            said = "each process adapts its own copy of the model to its own share"
-            yield script.finding("T18", train, said)
+            message = "each process adapts its own copy of the model to its own share"
+            yield script.finding("T18", train, message)
             return
 
 
@@ -303,8 +303,8 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
         text = ast.unparse(each) if called(each.value) in RUNS else "check=True"
         starts = any(word in text for word in ("torchrun", "train", "sys.executable", ".py"))
         if starts and "check=True" not in text:
-            said = f"{called(each.value)} starts a run, and nobody looks whether it failed"
-            yield script.finding("T21", each, said)
+            message = f"{called(each.value)} starts a run, and nobody looks whether it failed"
+            yield script.finding("T21", each, message)
 
 
 def own_card_only(script: Script) -> Iterator[Finding]:
@@ -316,11 +316,11 @@ def own_card_only(script: Script) -> Iterator[Finding]:
     for node in nodes(script.tree, ast.Import, ast.ImportFrom):
         needed = [name for name in imported(node) if name.partition(".")[0] in KERNELS]
         if needed and id(node) not in guarded:
-            said = f"{needed[0]} is needed, and nothing stands in where it is missing"
-            yield script.finding("T20", node, said)
+            message = f"{needed[0]} is needed, and nothing stands in where it is missing"
+            yield script.finding("T20", node, message)
     for word in nodes(script.tree, ast.keyword):
-        asked = word.arg == "enable_gqa" and ast.unparse(word.value) != "False"
-        if asked and id(word) not in guarded and not asks_version:
+        needs_card = word.arg == "enable_gqa" and ast.unparse(word.value) != "False"
+        if needs_card and id(word) not in guarded and not asks_version:
             yield script.finding("T20", word.value, "enable_gqa is not there before torch 2.5")
 
 

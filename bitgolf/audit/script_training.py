@@ -65,10 +65,10 @@ def folded_flag(script: Script) -> Iterator[Finding]:
         match node.targets[0]:
             case ast.Attribute(value=ast.Name(owner), attr=flag):
                 again = any(abs(line - node.lineno) < 20 for line in resets)
-                known = (owner, flag) in defaults and flag in read
-                if known and not again and _is_constant(node.value, True):
-                    said = f"{owner}.{flag} is set after torch.compile has read it as False"
-                    yield script.finding("T04", node, said)
+                is_flag = (owner, flag) in defaults and flag in read
+                if is_flag and not again and _is_constant(node.value, True):
+                    message = f"{owner}.{flag} is set after torch.compile has read it as False"
+                    yield script.finding("T04", node, message)
                     return
 
 
@@ -93,8 +93,8 @@ def late_environment(script: Script) -> Iterator[Finding]:
         if imported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
             text = ast.unparse(node.targets[0])
             if re.match(r"os\.environ\[.*(?:PYTORCH_|CUDA_VISIBLE|CUDA_LAUNCH|OMP_NUM)", text):
-                said = f"{text} is set after torch was imported at line {imported}"
-                yield script.finding("T06", node, said)
+                message = f"{text} is set after torch was imported at line {imported}"
+                yield script.finding("T06", node, message)
 
 
 COLLECTIVE = re.compile(
@@ -109,8 +109,8 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
         if ONE_PROCESS.fullmatch(test := ast.unparse(node.test)) and not node.orelse:
             for each in within(node.body):
                 if COLLECTIVE.match(called(each)):
-                    said = f"{called(each)} stands under `if {test}`"
-                    yield script.finding("T18", each, said, sure=FOUND)
+                    message = f"{called(each)} stands under `if {test}`"
+                    yield script.finding("T18", each, message, sure=FOUND)
 
 
 def forgotten_parameters(script: Script) -> Iterator[Finding]:
@@ -135,8 +135,8 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
         return  # all of them at once, or in a way that is not read here
     for name, line in _parts(script, model, holders).items():
         if name not in used and not any(isinstance(text, str) and name in text for text in texts):
-            said = f"`{name}` has parameters, and no optimizer is given them"
-            yield script.finding("T14", line, said)
+            message = f"`{name}` has parameters, and no optimizer is given them"
+            yield script.finding("T14", line, message)
 
 
 def _parts(script: Script, model: ast.ClassDef, holders: set[str]) -> dict[str, int]:
@@ -186,11 +186,11 @@ def _takes_all(builder: ast.AST) -> bool:
     """Whether the whole model's parameters are asked for where groups are made."""
     return any(
         ALL_PARAMETERS.fullmatch(called(each))
-        for place in nodes(builder, ast.For, ast.Call)
-        if _makes_optimizer(place)
-        or isinstance(place, ast.For)
-        and any(called(each).endswith(".append") for each in ast.walk(place))
-        for each in ast.walk(place)
+        for node in nodes(builder, ast.For, ast.Call)
+        if _makes_optimizer(node)
+        or isinstance(node, ast.For)
+        and any(called(each).endswith(".append") for each in ast.walk(node))
+        for each in ast.walk(node)
     )
 
 

@@ -24,15 +24,15 @@ def cut_validation(script: Script) -> Iterator[Finding]:
     for cut in script.of("cut"):
         if cut.owner not in one_by_one:
             sure = SUSPECTED if cut.value.set or cut.way or cut.time >= last else FOUND
-            said = CUTS.get(cut.way, "validation tokens are cut at {}").format(
+            message = CUTS.get(cut.way, "validation tokens are cut at {}").format(
                 f"{cut.value.number or 0:,.0f}"
             )
-            yield script.finding("V11", cut, said, sure=sure)
+            yield script.finding("V11", cut, message, sure=sure)
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
-            said = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
-            yield script.finding("V11", limit, said)
+            message = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
+            yield script.finding("V11", limit, message)
 
 
 def one_process(script: Script) -> Iterator[Finding]:
@@ -53,8 +53,8 @@ def drops_windows(script: Script) -> Iterator[Finding]:
     scored = {event.line for event in script.of("score", VAL)}
     for function in functions(script):
         for loop in nodes(function, ast.For):
-            if (place := _leaves_tail(loop)) and scored.intersection(lines_of(loop)):
-                yield script.finding("V17", place, "the last window is left out where it is not whole")
+            if (tail := _leaves_tail(loop)) and scored.intersection(lines_of(loop)):
+                yield script.finding("V17", tail, "the last window is left out where it is not whole")
 
 
 def _leaves_tail(loop: ast.For) -> ast.AST | None:
@@ -77,7 +77,7 @@ def _leaves_tail(loop: ast.For) -> ast.AST | None:
 
 
 def _is_at_most(node: ast.expr, most: int) -> bool:
-    return (said := number(node)) is not None and said <= most
+    return (value := number(node)) is not None and value <= most
 
 
 def unseen_places(script: Script) -> Iterator[Finding]:
@@ -85,15 +85,15 @@ def unseen_places(script: Script) -> Iterator[Finding]:
     trained = max((event.value.number or 0 for event in script.of("train width")), default=0)
     widest = max(script.of("val width"), key=lambda event: event.value.number or 0, default=None)
     if widest and 0 < trained < (width := widest.value.number or 0):
-        said = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
-        yield script.finding("V16", widest, said)
+        message = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
+        yield script.finding("V16", widest, message)
     for kind in nodes(script.tree, ast.ClassDef):
         for node in nodes(kind, ast.If, ast.IfExp):
             if ast.unparse(node.test) in TRAINING_TESTS:
                 one, two = map(_attention, ways(node))
                 if one != two:
-                    said = "attention looks elsewhere while it trains than while it scores"
-                    yield script.finding("V16", node, said)
+                    message = "attention looks elsewhere while it trains than while it scores"
+                    yield script.finding("V16", node, message)
 
 
 def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
@@ -123,8 +123,8 @@ def across_documents(script: Script) -> Iterator[Finding]:
             shifted = [node for node in nodes(method, ast.Call) if _is_shift(node)]
             masked = any(isinstance(node.ops[0], ast.Eq | ast.NotEq) for node in nodes(method, ast.Compare))
             if shifted and not masked and not _over_ids(method, shifted):
-                said = "the position before is mixed in, across the start of a document too"
-                yield script.finding("V15", shifted[0], said)
+                message = "the position before is mixed in, across the start of a document too"
+                yield script.finding("V15", shifted[0], message)
 
 
 def _keeps_apart(node: ast.Call) -> bool:

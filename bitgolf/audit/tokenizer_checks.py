@@ -22,18 +22,18 @@ def check_tokenizers(folder: Path, names: Sequence[str]) -> tuple[list[Finding],
     could be looked for: none without a tokenizer.
     """
     tables = [*byte_tables(folder, names)]
-    found: list[Finding] = []
+    findings: list[Finding] = []
     looked: set[str] = set()
     for name in names:
         pieces = pieces_of(folder / name) if name.endswith((".vocab", ".model")) else None
         if pieces is None:
             continue
-        found += lone_space(name, pieces)
+        findings += lone_space(name, pieces)
         looked.add("B03")
-        for place, table in tables:
-            found += half_characters(place, name, pieces, table)
+        for table_name, table in tables:
+            findings += half_characters(table_name, name, pieces, table)
             looked.add("B02")
-    return found, frozenset(looked)
+    return findings, frozenset(looked)
 
 
 def lone_space(name: str, pieces: Sequence[str | bytes]) -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def lone_space(name: str, pieces: Sequence[str | bytes]) -> Iterator[Finding]:
 
 
 def half_characters(
-    place: str, name: str, pieces: Sequence[str | bytes], table: np.ndarray
+    table_name: str, name: str, pieces: Sequence[str | bytes], table: np.ndarray
 ) -> Iterator[Finding]:
     """B02: single bytes of characters that a table counts as the three bytes of U+FFFD."""
     if len(table) != len(pieces):
@@ -60,7 +60,7 @@ def half_characters(
         yield Finding(
             "B02",
             FOUND,
-            f"{place}: token {wrong[0]}",
+            f"{table_name}: token {wrong[0]}",
             f"{len(wrong)} of {len(halves)} tokens of {name} that are one byte of a character count as 3",
         )
 
@@ -116,14 +116,14 @@ def pieces_of(path: Path) -> list[str] | list[bytes] | None:
 
 def _token_monster(data: bytes) -> list[bytes] | None:
     """The pieces in the order of their numbers: each behind its length, before fixed fields."""
-    count, place, pieces = int.from_bytes(data[11:14], "little"), HEADER, []
+    count, offset, pieces = int.from_bytes(data[11:14], "little"), HEADER, []
     if not 100 < count < MOST_PIECES:
         return None
     for _ in range(count):
-        length = data[place] if place < len(data) else 0
-        end = place + 1 + length
+        length = data[offset] if offset < len(data) else 0
+        end = offset + 1 + length
         if not length or end + FIELDS > len(data):
             return None
-        pieces.append(data[place + 1 : end])
-        place = end + FIELDS
+        pieces.append(data[offset + 1 : end])
+        offset = end + FIELDS
     return pieces

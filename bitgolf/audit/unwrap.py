@@ -125,21 +125,21 @@ def _call_self(function: ast.AST, name: str) -> None:
 def widened(text: str) -> str:
     """The same program with every f-string on one line in triple quotes; line numbers stay."""
     parts, start = [], 0
-    while found := LITERAL.search(text, start):
-        parts.append(text[start : found.start()])
-        prefix, quote = found["prefix"] or "", found["quote"] or ""
+    while match := LITERAL.search(text, start):
+        parts.append(text[start : match.start()])
+        prefix, quote = match["prefix"] or "", match["quote"] or ""
         if not quote:  # a comment
-            end = found.end()
+            end = match.end()
         elif "f" in prefix.lower() and len(quote) == 1:
-            end = _end_of_f_string(text, found.end(), quote)
-            body = text[found.end() : end - 1]
+            end = _end_of_f_string(text, match.end(), quote)
+            body = text[match.end() : end - 1]
             wide = 3 * quote if 3 * quote not in body and not body.endswith(quote) else quote
             parts.append(f"{prefix}{wide}{body}{wide}")
             start = end
             continue
         else:
-            end = _end_of_string(text, found.end(), quote)
-        parts.append(text[found.start() : end])
+            end = _end_of_string(text, match.end(), quote)
+        parts.append(text[match.start() : end])
         start = end
     return "".join([*parts, text[start:]])
 
@@ -167,11 +167,11 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
         tree = parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", 0) or 0
-        said = f"not readable as Python: {type(error).__name__}"
-        raise BitgolfError(said, where=f"{name}:{line}" if line else name) from None
-    known, inner, hidden, files = _Literals(), [], [], []
+        message = f"not readable as Python: {type(error).__name__}"
+        raise BitgolfError(message, where=f"{name}:{line}" if line else name) from None
+    literals, inner, hidden, files = _Literals(), [], [], []
     for statement in tree.body[:2000]:
-        known.note(statement)
+        literals.note(statement)
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and node.args and _runs_text(node.func)):
             continue
@@ -179,13 +179,13 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
             files.append((node.lineno, file))
             continue
         try:
-            value = known.value(node.args[0])
+            value = literals.value(node.args[0])
         except (_UnknownError, *UNREADABLE, BitgolfError):
             hidden += [node.lineno] if last_called(node) == "exec" and not _is_compiled(node.args[0]) else []
             continue
-        found = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if isinstance(found, str) and len(found) > 40:
-            inner.append(found)
+        program = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if isinstance(program, str) and len(program) > 40:
+            inner.append(program)
     return Layer(name, text, tree, hidden, files), inner
 
 

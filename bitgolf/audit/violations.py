@@ -160,8 +160,8 @@ T21 R a run without a result that counts as done | script log
 
 
 def _violation(lines: tuple[str, str]) -> Violation:
-    words, seen_by = lines[0].split(" | ")
-    code, severity, title = words.split(" ", 2)
+    heading, seen_by = lines[0].split(" | ")
+    code, severity, title = heading.split(" ", 2)
     expected, way_out = lines[1].strip().split(" | ")
     return Violation(code, severity, title, seen_by, expected, way_out)
 

@@ -61,7 +61,7 @@ class Walk:
         self.events: list[Event] = []
         self.time, self.loop, self.steps, self.version, self.scouts = 0, 0, 0, 0, 0
         self.entered: list[int] = []
-        self.known: dict[tuple[object, ...], Memory] = {}
+        self.memories: dict[tuple[object, ...], Memory] = {}
         self.walked: dict[int, int] = {}  # functions, by how often they were followed
         self.read: set[str] = set()  # names outside the function that is followed
         self.stops: set[int] = set()  # lines that end a loop by the clock
@@ -121,20 +121,20 @@ class Walk:
 
     def remember(self, name: str, value: Value, held: Value = NOTHING) -> None:
         """What an attribute of this name carries: in any object, and in the one that it is given in."""
-        for place in held.tables:
-            self._remember(f"{place}.{name}", value)
+        for owner in held.tables:
+            self._remember(f"{owner}.{name}", value)
         self._remember(name, value)
 
     def attribute(self, name: str, held: Value) -> Value:
         """What an attribute carries in an object, or in any where that one is not known."""
-        own = [f"{place}.{name}" for place in held.tables]
+        own = [f"{owner}.{name}" for owner in held.tables]
         self.read |= {f".{each}" for each in (name, *own)}
-        known = [self.attributes[each] for each in own if each in self.attributes]
-        if not known:
-            found = self.attributes.get(name, NOTHING)
-            return held.plain | found if held.marks else found
-        result = known[0]
-        for each in known[1:]:
+        values = [self.attributes[each] for each in own if each in self.attributes]
+        if not values:
+            anywhere = self.attributes.get(name, NOTHING)
+            return held.plain | anywhere if held.marks else anywhere
+        result = values[0]
+        for each in values[1:]:
             result |= each
         return result
 

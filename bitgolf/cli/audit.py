@@ -61,30 +61,32 @@ def audit(
         raise BitgolfError(
             "a page is made of a directory of folders", where="audit", value="--html", way_out="leave it out"
         )
-    found = audited(target, chosen)
+    audit_result = audited(target, chosen)
     seen = None
     if run:
         from bitgolf.audit.sandbox.findings import with_run
 
-        found, seen = with_run(found, run_seconds)
+        audit_result, seen = with_run(audit_result, run_seconds)
     if as_markdown:
-        print(page.markdown(found), end="")
-        for line in seen.told() if seen else ():
+        print(page.markdown(audit_result), end="")
+        for line in seen.summary() if seen else ():
             print(screen.escaped(f"- {page.cell(line)}"))
     else:
-        for each in [] if as_json else found.findings:
+        for each in [] if as_json else audit_result.findings:
             sure = f"{each.sure} if" if each.sure == CANNOT_TELL else each.sure
-            print(screen.escaped(f"{each.code} {sure} ({page.severity(found, each)}): {each.title}"))
-            print(screen.escaped(f"    {each.where}: {page.said(each)}"))
+            print(screen.escaped(f"{each.code} {sure} ({page.severity(audit_result, each)}): {each.title}"))
+            print(screen.escaped(f"    {each.where}: {page.message_of(each)}"))
             if each.way_out:
                 print(screen.escaped(f"    {each.way_out}"))
-        for line in seen.told() if seen and not as_json else ():
+        for line in seen.summary() if seen and not as_json else ():
             print(screen.escaped(line))
-        facts = found.to_json() | ({"run": seen.to_json()} if seen else {})
-        screen.close(facts if as_json or found.unchecked else _without(facts, "unchecked"), as_json=as_json)
+        facts = audit_result.to_json() | ({"run": seen.to_json()} if seen else {})
+        screen.close(
+            facts if as_json or audit_result.unchecked else _without(facts, "unchecked"), as_json=as_json
+        )
         if not as_json:
-            print(f"not looked for:  {', '.join(found.untold())}")
-    if found.real:
+            print(f"not looked for:  {', '.join(audit_result.untold())}")
+    if audit_result.real:
         raise typer.Exit(1)
 
 
@@ -117,8 +119,8 @@ def _many(
             print(screen.escaped("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"))
     elif as_json:
         rows = [
-            each.found.to_json()
-            if each.found
+            each.audit.to_json()
+            if each.audit
             else {"target": str(each.path), "status": many.UNREADABLE, "error": each.error}
             for each in looked
         ]
@@ -132,7 +134,7 @@ def _many(
             f"{len(looked)} folders: "
             + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         )
-    if any(each.found is None or each.found.real for each in looked):
+    if any(each.audit is None or each.audit.real for each in looked):
         raise typer.Exit(1)
 
 

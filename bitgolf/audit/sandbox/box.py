@@ -43,7 +43,7 @@ class Ended(NamedTuple):
     code: int
     stopped: str
     output: bytes
-    said: str
+    stderr: str
 
 
 def way(names: tuple[str, ...] = (BUBBLEWRAP, UNSHARE)) -> str:
@@ -74,11 +74,11 @@ def run(command: list[str], lent: list[tuple[str, str]], limits: Limits, name: s
     this Python.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "root"
-        place.mkdir()
+        root = Path(folder) / "root"
+        root.mkdir()
         lent = [*python_folders(), *lent]
         plan = {
-            "root": str(place) if name == UNSHARE else "",
+            "root": str(root) if name == UNSHARE else "",
             "lent": lent,
             "drop_user": os.getuid() == 0,
             "environment": ENVIRONMENT | dict.fromkeys(ONE_THREAD, "1"),
@@ -96,10 +96,10 @@ def run(command: list[str], lent: list[tuple[str, str]], limits: Limits, name: s
             start_new_session=True,
         )
         try:
-            stopped, output, said = _watched(process, limits)
+            stopped, output, errors = _watched(process, limits)
         finally:
             _end(process)
-        return Ended(process.returncode, stopped, output, said.decode(errors="replace"))
+        return Ended(process.returncode, stopped, output, errors.decode(errors="replace"))
 
 
 def _unshare() -> list[str]:
@@ -110,57 +110,57 @@ def _unshare() -> list[str]:
 
 
 def _bubblewrap(lent: list[tuple[str, str]], limits: Limits) -> list[str]:
-    words = [BUBBLEWRAP, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    words += ["--die-with-parent", "--new-session", "--clearenv"]
+    command = [BUBBLEWRAP, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command += ["--die-with-parent", "--new-session", "--clearenv"]
     if os.getuid() == 0:  # to become nobody
         for right in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-            words += ["--cap-add", right]
+            command += ["--cap-add", right]
     else:
-        words.append("--unshare-user")
+        command.append("--unshare-user")
     for name in ("usr", "bin", "sbin", "lib", "lib32", "lib64"):
         path = Path("/", name)
         if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
+            command += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
+            command += ["--ro-bind", str(path), str(path)]
     for source, target in [*lent, (str(ENTER), "/enter.py")]:
         for parent in reversed(Path(target).parents[:-1]):  # nobody may look into those that it makes
-            words += ["--perms", "0755", "--dir", str(parent)]
-        words += ["--ro-bind", source, target]
-    words += ["--dev", "/dev", "--proc", "/proc", "--perms", "1777", "--size", str(limits.disk_bytes)]
-    return [*words, "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--"]
+            command += ["--perms", "0755", "--dir", str(parent)]
+        command += ["--ro-bind", source, target]
+    command += ["--dev", "/dev", "--proc", "/proc", "--perms", "1777", "--size", str(limits.disk_bytes)]
+    return [*command, "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 
 def _watched(process: "subprocess.Popen[bytes]", limits: Limits) -> tuple[str, bytes, bytes]:
     """Read what it writes until it ends or a limit is met: the limit, stdout, the end of stderr."""
     assert process.stdout and process.stderr
-    output, said = bytearray(), bytearray()
-    pipes = {process.stdout.fileno(): output, process.stderr.fileno(): said}
+    output, errors = bytearray(), bytearray()
+    pipes = {process.stdout.fileno(): output, process.stderr.fileno(): errors}
     started = looked = time.monotonic()
     while pipes:
         now = time.monotonic()
         if now - started > limits.seconds:
-            return f"{limits.seconds} seconds", bytes(output), bytes(said)
+            return f"{limits.seconds} seconds", bytes(output), bytes(errors)
         if now - looked > LOOK_SECONDS:
             looked = now
             if _memory_of(process.pid) > limits.memory_bytes:
-                return f"{limits.memory_bytes:,} bytes of memory", bytes(output), bytes(said)
+                return f"{limits.memory_bytes:,} bytes of memory", bytes(output), bytes(errors)
         for pipe in select.select([*pipes], [], [], LOOK_SECONDS)[0]:
             piece = os.read(pipe, 2**16)
             pipes[pipe] += piece
             if not piece:
                 del pipes[pipe]
-        del said[:-SAID_BYTES]
+        del errors[:-SAID_BYTES]
         if len(output) > limits.output_bytes:
             return (
                 f"{limits.output_bytes:,} bytes of output",
                 bytes(output[: limits.output_bytes]),
-                bytes(said),
+                bytes(errors),
             )
     with suppress(subprocess.TimeoutExpired):
         process.wait(max(0.1, limits.seconds - (time.monotonic() - started)))
-        return "", bytes(output), bytes(said)
-    return f"{limits.seconds} seconds", bytes(output), bytes(said)
+        return "", bytes(output), bytes(errors)
+    return f"{limits.seconds} seconds", bytes(output), bytes(errors)
 
 
 def _memory_of(process: int) -> int:

@@ -23,31 +23,31 @@ OF_PROBE = {
 COVERED = frozenset("V01 V03 V04 V05 V06 V08 V17 V18 B01 T13 T18".split())
 
 
-def with_run(found: Audit, seconds: int) -> tuple[Audit, Run]:
+def with_run(audit: Audit, seconds: int) -> tuple[Audit, Run]:
     """An audit and what a run adds to it. Raises BitgolfError where nothing can be run, or not safely."""
-    target = Path(found.target)
+    target = Path(audit.target)
     script = read_record(target).entry if target.is_dir() else target
     if script is None or script.suffix != ".py":
-        raise BitgolfError("no script in it to run", where=found.target, way_out="leave --run out")
+        raise BitgolfError("no script in it to run", where=audit.target, way_out="leave --run out")
     seen = run(script, box.way(), box.Limits(seconds=seconds))
     new, looked = findings(seen)
-    return found._replace(
-        findings=in_order([*found.findings, *new]),
-        looked=found.looked | looked,
-        seconds=found.seconds + seen.seconds,
+    return audit._replace(
+        findings=in_order([*audit.findings, *new]),
+        looked=audit.looked | looked,
+        seconds=audit.seconds + seen.seconds,
     ), seen
 
 
 def findings(seen: Run) -> tuple[list[Finding], frozenset[str]]:
     """What a run shows, and the codes that it could look for; what it could not is said with the reason."""
-    found = [*_of_probes(seen), *_of_training(seen), *_of_reload(seen), *_of_processes(seen)]
-    looked = {each.code for each in found if each.sure != CANNOT_TELL} | {*_passed(seen)}
-    missing = COVERED - looked - {each.code for each in found}
-    found += [
+    findings = [*_of_probes(seen), *_of_training(seen), *_of_reload(seen), *_of_processes(seen)]
+    looked = {each.code for each in findings if each.sure != CANNOT_TELL} | {*_passed(seen)}
+    missing = COVERED - looked - {each.code for each in findings}
+    findings += [
         Finding(code, CANNOT_TELL, seen.script, f"the run did not show it: {_why(seen, code)}")
         for code in sorted(missing)
     ]
-    return found, frozenset(looked)
+    return findings, frozenset(looked)
 
 
 def _why(seen: Run, code: str) -> str:
@@ -91,9 +91,9 @@ def _of_probes(seen: Run) -> Iterator[Finding]:
     failed = [
         each for each in seen.of("probe") if each.get("ended") == "failed" and each.get("probe") in OF_PROBE
     ]
-    ahead = {each.get("name") for each in failed if each.get("probe") == "causal"}
+    not_causal = {each.get("name") for each in failed if each.get("probe") == "causal"}
     for each in failed:
-        if each["probe"] in ("target unseen", "sums to one") and each.get("name") in ahead:
+        if each["probe"] in ("target unseen", "sums to one") and each.get("name") in not_causal:
             continue  # who looks ahead sees the target, and what it reports does not sum to one
         code, sure, expected = OF_PROBE[each["probe"]]
         why = short(each.get("why", ""))
@@ -107,23 +107,27 @@ def _of_probes(seen: Run) -> Iterator[Finding]:
         yield Finding(code, sure, where, f"run at tiny size{at}: {why}", expected)
     for each in seen.of("seen"):
         if each.get("early"):
-            said = f"{each['early']} tokens are learned before they have a score, of {each.get('learnt', 0)}"
-            yield Finding("V04", FOUND, f"{seen.script}: {short(each.get('name', ''))}", said)
+            message = (
+                f"{each['early']} tokens are learned before they have a score, of {each.get('learnt', 0)}"
+            )
+            yield Finding("V04", FOUND, f"{seen.script}: {short(each.get('name', ''))}", message)
 
 
 def _of_training(seen: Run) -> Iterator[Finding]:
     for each in seen.of("learnt"):
         if each.get("early"):
-            said = f"{each['early']} gradients or steps on validation tokens before the last file of a model"
-            yield Finding("V06", SUSPECTED, seen.script, said)
+            message = (
+                f"{each['early']} gradients or steps on validation tokens before the last file of a model"
+            )
+            yield Finding("V06", SUSPECTED, seen.script, message)
             return
 
 
 def _of_reload(seen: Run) -> Iterator[Finding]:
     scores = seen.of("evaluated", TINY)
     if scores and scores[-1].get("saves") and scores[-1].get("reloaded") is False:
-        said = f"nothing is loaded between the last file written and {short(scores[-1].get('name', ''))}"
-        yield Finding("T13", SUSPECTED, seen.script, said)
+        message = f"nothing is loaded between the last file written and {short(scores[-1].get('name', ''))}"
+        yield Finding("T13", SUSPECTED, seen.script, message)
 
 
 def _pair(seen: Run) -> list[Line]:
@@ -143,9 +147,11 @@ def _of_processes(seen: Run) -> Iterator[Finding]:
     if untrained and alone[0].get("name") == first[0].get("name"):
         one, two = alone[0].get("loss", 0.0), first[0].get("loss", 0.0)
         if abs(one - two) > APART:
-            said = f"the first score is {one:.4f} by one process and {two:.4f} by two"
-            yield Finding("V18", SUSPECTED, seen.script, said)
+            message = f"the first score is {one:.4f} by one process and {two:.4f} by two"
+            yield Finding("V18", SUSPECTED, seen.script, message)
     pair = _pair(seen)
     if len(pair) == 2 and abs(pair[0].get("loss", 0.0) - pair[1].get("loss", 0.0)) > APART:
-        said = f"one process reports {pair[0].get('loss', 0.0):.4f}, the other {pair[1].get('loss', 0.0):.4f}"
-        yield Finding("V18", SUSPECTED, seen.script, said)
+        message = (
+            f"one process reports {pair[0].get('loss', 0.0):.4f}, the other {pair[1].get('loss', 0.0):.4f}"
+        )
+        yield Finding("V18", SUSPECTED, seen.script, message)

@@ -22,7 +22,7 @@ class Task(NamedTuple):
     stages: tuple[str, ...] = STAGES
 
 
-class Say(Protocol):
+class Report(Protocol):
     """Writes a line: an event, and what is known of it."""
 
     def __call__(self, event: str, **facts: object) -> None: ...

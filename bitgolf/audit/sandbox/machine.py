@@ -221,10 +221,10 @@ def _set(module: torch.nn.Module, name: str, value: torch.Tensor | torch.nn.Modu
     _SET(module, name, False if value is True and "fused" in name else value)
 
 
-def put(place: object, names: str, thing: object) -> None:
+def put(owner: object, names: str, thing: object) -> None:
     """Let something stand under names, separated by spaces, for what is there."""
     for name in names.split():
-        setattr(place, name, thing)
+        setattr(owner, name, thing)
 
 
 def install(vocabulary_size: int) -> None:

@@ -41,7 +41,7 @@ class Run(NamedTuple):
         """For programs."""
         return self._asdict()
 
-    def told(self) -> Iterator[str]:
+    def summary(self) -> Iterator[str]:
         """For people, a line each."""
         yield f"run in a sandbox ({self.way}), {self.seconds:.0f} s" + (
             f", ended at {self.stopped}" if self.stopped else ""
@@ -54,8 +54,8 @@ class Run(NamedTuple):
             if each["rank"] == 0 or each.get("ended") != "passed":
                 yield f"{each['stage']}: {each.get('ended', '')} {short(each.get('why', ''))}".rstrip()
         for each in self.of("evaluated", TINY, UNTRAINED):
-            said = f"reports {each.get('loss', 0):.5f} nats a token"
-            yield f"{each['stage']}: {short(each.get('name', ''))} {said}"
+            loss_text = f"reports {each.get('loss', 0):.5f} nats a token"
+            yield f"{each['stage']}: {short(each.get('name', ''))} {loss_text}"
         for each in self.of("probe"):
             how = HOW.get(each.get("how", ""), "")
             why = f": {short(each['why'])}" if each.get("why") else ""
@@ -73,8 +73,8 @@ def run(script: Path, way: str, limits: box.Limits, stages: Sequence[str] = STAG
     """Run a script; it is read here and executed there. stages: what is tried with it."""
     data = script.read_bytes()
     text = unwrapped(script.name, data)[-1].text
-    said = re.search(r"""VOCAB_SIZE["'][^0-9\n]{1,9}(\d{2,6})""", text)
-    vocabulary = int(said[1]) if said else 1024
+    match = re.search(r"""VOCAB_SIZE["'][^0-9\n]{1,9}(\d{2,6})""", text)
+    vocabulary = int(match[1]) if match else 1024
     task = Task(text, f"/in/folder/{script.name}", limits.seconds - 3, vocabulary, tuple(stages))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as outside:
@@ -88,6 +88,6 @@ def run(script: Path, way: str, limits: box.Limits, stages: Sequence[str] = STAG
                 (folder / each.name).write_bytes(each.read_bytes())
         lent = [(outside, "/in"), (str(Path(bitgolf.__file__).resolve().parent), "/lent/bitgolf")]
         ended = box.run([sys.executable, "-I", "-c", INSIDE, "/in/task.json"], lent, limits, way)
-    stopped = ended.stopped or (f"code {ended.code}: {short(ended.said)[-200:]}" if ended.code else "")
+    stopped = ended.stopped or (f"code {ended.code}: {short(ended.stderr)[-200:]}" if ended.code else "")
     lines = list(parsed(ended.output))
     return Run(script.name, len(data), way, time.monotonic() - started, stopped, lines)

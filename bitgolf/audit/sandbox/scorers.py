@@ -103,13 +103,13 @@ class Evaluation(Scorer):
 
     def rows(self, tokens: np.ndarray) -> Rows:
         """The first score of each token that no gradient can follow; counts training that comes before it."""
-        places, size = Places(tokens), len(tokens) - 1
+        places, targets = Places(tokens), len(tokens) - 1
         self.watch.calls, self.watch.keeping = [], True
         try:
             self.last_loss, _ = self.call(tokens)
         finally:
             self.watch.keeping = False
-        nats, times, self.early, self.learnt = np.full(size, np.nan), np.zeros(size, int), 0, 0
+        nats, times, self.early, self.learnt = np.full(targets, np.nan), np.zeros(targets, int), 0, 0
         self.shares: dict[int, torch.Tensor] = {}
         for call in self.watch.calls:
             where = places.of(call.targets)
@@ -123,7 +123,7 @@ class Evaluation(Scorer):
                     if call.shares is not None:
                         self.shares[row] = call.shares[index]
         if self.returned is not None:
-            nats, times = self.returned, np.ones(size, int)
+            nats, times = self.returned, np.ones(targets, int)
         self.last_rows = Rows(nats, times)
         start = (tokens[1:] == BOS) & (times == 0)  # where documents are scored apart nothing comes before
         return Rows(np.where(start, 0.0, nats), np.where(start, 1, times))
@@ -143,13 +143,14 @@ class Evaluation(Scorer):
         if not bits > 0:
             return None
         counted = loss / np.log(2) / bits * int(np.sum(self.last_rows.times > 0))
-        size = text_bytes(tokens)
-        return size if abs(counted - size) < 0.01 * size else round(counted)  # windows at an end may overlap
+        num_bytes = text_bytes(tokens)
+        # Windows at an end may overlap.
+        return num_bytes if abs(counted - num_bytes) < 0.01 * num_bytes else round(counted)
 
     def is_seen(self) -> bool:
         """Whether the scores that were seen are what it reports."""
-        known = self.last_rows.nats[self.last_rows.times > 0]
-        return len(known) > 0 and abs(float(known.mean()) - self.last_loss) < CLOSE
+        nats = self.last_rows.nats[self.last_rows.times > 0]
+        return len(nats) > 0 and abs(float(nats.mean()) - self.last_loss) < CLOSE
 
 
 class Told(Scorer):
@@ -158,7 +159,7 @@ class Told(Scorer):
     shape_tolerance = 0.03
 
     def __init__(self, evaluation: Evaluation) -> None:
-        self.known: dict[int, np.ndarray] = {}
+        self.nats_at: dict[int, np.ndarray] = {}
         self.evaluation, self.name = evaluation, evaluation.name
         self.vocabulary_size = evaluation.vocabulary_size
 
@@ -171,19 +172,19 @@ class Told(Scorer):
             loss, bits = self.evaluation.call(tokens)
         except Exception as error:
             raise NotAskedError(f"of other texts it raises {type(error).__name__}") from None
-        size = text_bytes(tokens)
-        if not bits > 0 or abs(loss / np.log(2) / bits * (len(tokens) - 1) - size) > 0.01:
+        num_bytes = text_bytes(tokens)
+        if not bits > 0 or abs(loss / np.log(2) / bits * (len(tokens) - 1) - num_bytes) > 0.01:
             raise NotAskedError("it does not score texts of any length, each token once")
         return loss * (len(tokens) - 1)
 
     def every_target(self, tokens: np.ndarray, position: int) -> np.ndarray:
-        if position not in self.known:
+        if position not in self.nats_at:
             stream, before = tokens[: position + 2].copy(), self.total(tokens[: position + 1])
-            nats = self.known[position] = np.empty(self.vocabulary_size)
+            nats = self.nats_at[position] = np.empty(self.vocabulary_size)
             for token in range(self.vocabulary_size):
                 stream[-1] = token
                 nats[token] = self.total(stream) - before
-        return self.known[position]
+        return self.nats_at[position]
 
 
 def texts_of(evaluation: Evaluation, tokens: np.ndarray) -> list[torch.Tensor | np.ndarray]:
@@ -235,12 +236,12 @@ def figures(result: object, count: int) -> tuple[float, float]:
     each_token = by_token(result, count)
     if each_token is not None:
         return float(each_token.mean()), float("nan")
-    found = [
+    numbers = [
         float(each)
         for each in items_of(result)
         if isinstance(each, float | np.floating) or (isinstance(each, torch.Tensor) and each.numel() == 1)
     ]
-    first, second, *_ = [*found, float("nan"), float("nan")]
+    first, second, *_ = [*numbers, float("nan"), float("nan")]
     return first, second
 
 

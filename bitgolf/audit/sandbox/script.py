@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from bitgolf.audit.sandbox.lines import SIZES, Say, Task
+from bitgolf.audit.sandbox.lines import SIZES, Report, Task
 from bitgolf.audit.sandbox.machine import put
 from bitgolf.audit.sandbox.scorers import Evaluation, figures, is_text, modules_of, parts, texts_of
 from bitgolf.audit.sandbox.text import SCORED, VOCABULARY, stream
@@ -30,8 +30,8 @@ class Enough(BaseException):
 class Script:
     """A script in this process, watched."""
 
-    def __init__(self, task: Task, stage: str, say: Say) -> None:
-        self.task, self.stage, self.say, self.watch = task, stage, say, Watch()
+    def __init__(self, task: Task, stage: str, report: Report) -> None:
+        self.task, self.stage, self.report, self.watch = task, stage, report, Watch()
         self.scored = stream(VOCABULARY, SCORED, 3)
         self.evaluations: list[Evaluation] = []
         self.nested: list[bool] = []
@@ -52,7 +52,7 @@ class Script:
         first, last = split(parsed(self.task.text))
         names = self.module.__dict__
         exec(compile(first, self.task.file, "exec"), names)
-        self.say("imported")
+        self.report("imported")
         if self.stage != SIZES:
             own = [
                 each for each in names.values() if isinstance(each, type) and each.__module__ == "__main__"
@@ -79,8 +79,8 @@ class Script:
         self.looked_up = False
 
     def _is_scored(self, tokens: np.ndarray) -> bool:
-        known = self.places.of(tokens[:64])
-        return bool((known >= 0).sum() > len(known) / 2)
+        rows = self.places.of(tokens[:64])
+        return bool((rows >= 0).sum() > len(rows) / 2)
 
     def _on_call(self, targets: np.ndarray, learning: bool) -> None:
         if learning and not self.watch.keeping and self._is_scored(targets):
@@ -120,7 +120,7 @@ class Script:
                         "reloaded": self.watch.reloaded,
                         "by_bytes": self.watch.by_bytes,
                     }
-                    self.say("evaluated", name=name, loss=loss, bits=bits_said, **state)
+                    self.report("evaluated", name=name, loss=loss, bits=bits_said, **state)
                 if self.nested:
                     self.nested[-1] = True
             return result
@@ -174,8 +174,8 @@ def _calls(node: ast.expr, defined: set[str]) -> bool:
 
 def largest_model() -> torch.nn.Module | None:
     """The module with the most parameters of all that there are."""
-    found = [each for each in gc.get_objects() if isinstance(each, torch.nn.Module)]
-    return max(found, key=parameters, default=None)
+    modules = [each for each in gc.get_objects() if isinstance(each, torch.nn.Module)]
+    return max(modules, key=parameters, default=None)
 
 
 def parameters(model: torch.nn.Module) -> int:

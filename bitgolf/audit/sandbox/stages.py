@@ -20,7 +20,7 @@ import torch._dynamo  # before anything stands in for what it lists
 import torch._inductor.config
 
 from bitgolf.audit.sandbox.asking import probe
-from bitgolf.audit.sandbox.lines import SHARED, SIZES, TINY, UNTRAINED, Say, Task
+from bitgolf.audit.sandbox.lines import SHARED, SIZES, TINY, UNTRAINED, Report, Task
 from bitgolf.audit.sandbox.machine import PROGRAMS, install
 from bitgolf.audit.sandbox.scorers import Evaluation, oracle, texts_of
 from bitgolf.audit.sandbox.script import Enough, Script, largest_model, parameters, sizes
@@ -50,15 +50,15 @@ def within(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def stage(task: Task, name: str, rank: int, until: float, say: Say) -> None:
+def stage(task: Task, name: str, rank: int, until: float, report: Report) -> None:
     """Run a script one way; whatever it raises is said."""
     torch.set_num_threads(1)
-    place = Path("/tmp", name.replace(" ", "_"))
-    os.chdir(place)
-    os.environ["PATH"] += f":{place}/bin"
-    task = task._replace(file=str(place / Path(task.file).name))
+    folder = Path("/tmp", name.replace(" ", "_"))
+    os.chdir(folder)
+    os.environ["PATH"] += f":{folder}/bin"
+    task = task._replace(file=str(folder / Path(task.file).name))
     vocabulary = task.vocabulary if name == SIZES else VOCABULARY
-    os.environ |= paths(place / "data", vocabulary)
+    os.environ |= paths(folder / "data", vocabulary)
     if name != SIZES:
         os.environ |= {key: str(value) for key, value in SMALL.items()}
         if name == UNTRAINED:
@@ -72,7 +72,7 @@ def stage(task: Task, name: str, rank: int, until: float, say: Say) -> None:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": "29517",
             }
-    script = Script(task, name, say)
+    script = Script(task, name, report)
     install(vocabulary)
     if name == SIZES:
         script.watch.on_optimizer = enough
@@ -83,25 +83,25 @@ def stage(task: Task, name: str, rank: int, until: float, say: Say) -> None:
     except BaseException as raised:
         error = raised
     failed = error is not None and not isinstance(error, Enough | SystemExit)
-    say("ran", ended="failed" if failed else "passed", why=reason(error, task.file) if failed else "")
+    report("ran", ended="failed" if failed else "passed", why=reason(error, task.file) if failed else "")
     model = largest_model()
     if model is not None and parameters(model):
-        say("sizes", **sizes(model, vocabulary))
+        report("sizes", **sizes(model, vocabulary))
     if name in (TINY, UNTRAINED):
-        look(script, model, until, say)
+        look(script, model, until, report)
 
 
 def lay_out(task: Task, name: str) -> None:
     """A folder to run in: the script's own, shards, a tokenizer, and what it calls."""
-    place = Path("/tmp", name.replace(" ", "_"))
-    shutil.copytree(Path(task.file).parent, place)
-    (place / "bin").mkdir(exist_ok=True)
+    folder = Path("/tmp", name.replace(" ", "_"))
+    shutil.copytree(Path(task.file).parent, folder)
+    (folder / "bin").mkdir(exist_ok=True)
     for program, does in PROGRAMS.items():
-        (place / "bin" / program).write_text(f"#!/bin/sh\n{does}\n")
-        (place / "bin" / program).chmod(0o755)
+        (folder / "bin" / program).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / "bin" / program).chmod(0o755)
     trained = stream(VOCABULARY, TRAINED, 4)
     scored = trained if name == SIZES else stream(VOCABULARY, SCORED, 3)
-    write_shards(place / "data", task.vocabulary if name == SIZES else VOCABULARY, scored, trained)
+    write_shards(folder / "data", task.vocabulary if name == SIZES else VOCABULARY, scored, trained)
 
 
 def enough() -> None:
@@ -109,24 +109,24 @@ def enough() -> None:
     raise Enough
 
 
-def look(script: Script, model: torch.nn.Module | None, until: float, say: Say) -> None:
+def look(script: Script, model: torch.nn.Module | None, until: float, report: Report) -> None:
     """What the run showed, and the probes."""
     early = sum(saves < script.watch.saves for saves in script.learnt_at)
-    say("learnt", early=early, learnt=len(script.learnt_at), saves=script.watch.saves)
+    report("learnt", early=early, learnt=len(script.learnt_at), saves=script.watch.saves)
     latest: dict[str, Evaluation] = {}
     for evaluation in script.evaluations:
         latest[evaluation.name] = evaluation
-    found = list(latest.values())[-MOST_EVALUATIONS:]
-    if not found and model is not None:
-        found = [oracle(model, script.scored, script.watch)]
-    for number, evaluation in enumerate(found):
+    evaluations = list(latest.values())[-MOST_EVALUATIONS:]
+    if not evaluations and model is not None:
+        evaluations = [oracle(model, script.scored, script.watch)]
+    for number, evaluation in enumerate(evaluations):
         try:
-            share = (until - time.monotonic() - 1) / (len(found) - number)
+            share = (until - time.monotonic() - 1) / (len(evaluations) - number)
             length = max((len(each) for each in texts_of(evaluation, script.scored)), default=SCORED)
             with within(share):
-                probe(evaluation, say, script.scored[:length])
+                probe(evaluation, report, script.scored[:length])
         except (Exception, Late) as error:
-            say("unprobed", name=evaluation.name, why=reason(error, script.module.__file__ or ""))
+            report("unprobed", name=evaluation.name, why=reason(error, script.module.__file__ or ""))
 
 
 def reason(error: BaseException | None, file: str) -> str:
@@ -134,9 +134,9 @@ def reason(error: BaseException | None, file: str) -> str:
     if error is None:
         return ""
     lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
-    said = " ".join(str(error).split())[:200]
+    message = " ".join(str(error).split())[:200]
     kind = "no end in its time" if isinstance(error, Late) else type(error).__name__
-    return f"{kind}: {said}" + (f" (line {lines[-1]})" if lines else "")
+    return f"{kind}: {message}" + (f" (line {lines[-1]})" if lines else "")
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ def main() -> None:
         until = time.monotonic() + max(5.0, share * (deadline - time.monotonic()))
         children = [_start(task, name, rank, until, pipe) for rank in ranks]
         if not _ended(children, until):
-            _say(pipe, name, 0)("unended")
+            _reporter(pipe, name, 0)("unended")
 
 
 def _start(task: Task, name: str, rank: int, until: float, pipe: IO[str]) -> int:
@@ -163,20 +163,20 @@ def _start(task: Task, name: str, rank: int, until: float, pipe: IO[str]) -> int
         for number in (0, 1, 2):
             os.dup2(nothing.fileno(), number)
     try:
-        stage(task, name, rank, until, _say(pipe, name, rank))
+        stage(task, name, rank, until, _reporter(pipe, name, rank))
     finally:
         os._exit(0)
 
 
-def _say(pipe: IO[str], name: str, rank: int) -> Say:
-    def say(event: str, **facts: object) -> None:
+def _reporter(pipe: IO[str], name: str, rank: int) -> Report:
+    def report(event: str, **facts: object) -> None:
         if event == "evaluated" and name in (TINY, UNTRAINED):
             Path("/tmp/scored").touch()
         line = {"stage": name, "rank": rank, "event": event, **facts}
         pipe.write(json.dumps(line, default=float) + "\n")
         pipe.flush()
 
-    return say
+    return report
 
 
 def _ended(children: list[int], until: float) -> bool:

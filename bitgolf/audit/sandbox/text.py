@@ -51,9 +51,9 @@ def write_shards(folder: Path, vocabulary_size: int, scored: np.ndarray, trained
     for name, tokens in (("val_000000", scored), ("train_000000", trained), ("train_000001", trained[::-1])):
         write_shard(data / f"fineweb_{name}.bin", tokens)
     (folder / "tokenizers").mkdir()
-    for size in {vocabulary_size, 1024, 2048, 4096, 8192}:
-        (data.parent / f"fineweb10B_sp{size}").symlink_to(data)
-        (folder / "tokenizers" / f"fineweb_{size}_bpe.model").write_bytes(b"tiny")
+    for vocabulary in {vocabulary_size, 1024, 2048, 4096, 8192}:
+        (data.parent / f"fineweb10B_sp{vocabulary}").symlink_to(data)
+        (folder / "tokenizers" / f"fineweb_{vocabulary}_bpe.model").write_bytes(b"tiny")
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> None:

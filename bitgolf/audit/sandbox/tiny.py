@@ -45,6 +45,6 @@ def small_settings(classes: Iterable[type]) -> None:
     """Settings that a script writes down instead of asking its environment for them."""
     for each in classes:
         for name, value in TINY.items():
-            known = each.__dict__.get(name.lower())
-            if isinstance(known, int | float) and name not in os.environ:
-                setattr(each, name.lower(), type(known)(value))
+            own = each.__dict__.get(name.lower())
+            if isinstance(own, int | float) and name not in os.environ:
+                setattr(each, name.lower(), type(own)(value))

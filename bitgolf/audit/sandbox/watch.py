@@ -98,11 +98,11 @@ class Watch:
         self.calls.append(Seen(flat, nats, learning, shares))
 
 
-def _after(told: Callable[[], None], function: Callable[..., object], **always: object) -> object:
+def _after(notify: Callable[[], None], function: Callable[..., object], **always: object) -> object:
     """A function that says so before it is called; always: what it is given in any case."""
 
     def call(*given: object, **named: object) -> object:
-        told()
+        notify()
         return function(*given, **(named | always))
 
     return call
@@ -113,28 +113,28 @@ class Places:
 
     def __init__(self, tokens: np.ndarray) -> None:
         self.targets = tokens[1:].tolist()
-        self.known: dict[tuple[int, ...], int] = {}
+        self.starts: dict[tuple[int, ...], int] = {}
         for length in RUN_OF:
             for start in range(len(self.targets) - length + 1):
                 run = tuple(self.targets[start : start + length])
-                self.known[run] = -1 if run in self.known else start
+                self.starts[run] = -1 if run in self.starts else start
 
     def of(self, targets: np.ndarray) -> np.ndarray:
         """int64 (n): the row of each target; -1 where it cannot be told."""
-        said, found = targets.tolist(), np.full(len(targets), -1)
+        values, rows = targets.tolist(), np.full(len(targets), -1)
         last = -2
-        for index, target in enumerate(said):
+        for index, target in enumerate(values):
             if 0 <= last + 1 < len(self.targets) and self.targets[last + 1] == target:
                 last += 1
             else:
-                last = self._start(said, index)
-            found[index] = last
+                last = self._start(values, index)
+            rows[index] = last
             last = last if last >= 0 else -2
-        return found
+        return rows
 
-    def _start(self, said: list[int], index: int) -> int:
+    def _start(self, values: list[int], index: int) -> int:
         for length in RUN_OF:
-            start = self.known.get(tuple(said[index : index + length]), -1)
+            start = self.starts.get(tuple(values[index : index + length]), -1)
             if start >= 0:
                 return start
         return -1

@@ -69,7 +69,7 @@ def test_nothing_outside_is_reached_or_written(name, tmp_path, monkeypatch):
         "False False",
         "Network is unreachable",
         "0" * 16 + " " + "0" * 16,
-    ], found.said
+    ], found.stderr
     assert (tmp_path / "lent" / "given").read_text() == "given"
 
 
@@ -94,7 +94,7 @@ def test_it_ends_whatever_it_does(name, code, stopped, said):
     started = time.monotonic()
     found = ended(name, code, FEW._replace(seconds=1) if "seconds" in stopped else FEW)
     assert found.stopped == stopped
-    assert said in found.said
+    assert said in found.stderr
     assert len(found.output) <= FEW.output_bytes
     assert time.monotonic() - started < 15
 

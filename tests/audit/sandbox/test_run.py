@@ -149,7 +149,7 @@ def test_a_clean_script_passes_all(tmp_path, sandbox):
     new, looked = findings(seen)
     assert looked | {each.code for each in new} == COVERED
     assert looked == COVERED, new
-    said = "\n".join(seen.told())
+    said = "\n".join(seen.summary())
     assert "as written: 525,824 parameters, 2 layers, width 256, vocabulary 512" in said
 
 
@@ -241,7 +241,7 @@ def test_lines_of_another_form_are_dropped():
     seen = Run("a.py", 1, "unshare", 1.0, "", [*parsed(json.dumps(hostile[0]).encode())])
     assert all(
         "\x1b" not in line and len(line) < 500
-        for line in [*seen.told(), *(f.found for f in findings(seen)[0])]
+        for line in [*seen.summary(), *(f.found for f in findings(seen)[0])]
     )
 
 
