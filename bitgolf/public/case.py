@@ -28,12 +28,12 @@ OPERATORS = {"all": ALLCAPS, "title": TITLE, "next": CAPNEXT, None: ESCAPE}
 
 def encode_public_case(text: str) -> str:
     """Capitals as operators before lower-case letters; what is not an ASCII letter stays as it is."""
-    return ENCODED_PATTERN.sub(lambda found: OPERATORS[found.lastgroup] + found[0].lower(), text)
+    return ENCODED_PATTERN.sub(lambda match: OPERATORS[match.lastgroup] + match[0].lower(), text)
 
 
 def decode_public_case(encoded: str) -> str:
     """The text that was encoded. An operator with no letter after it does nothing."""
-    return DECODED_PATTERN.sub(lambda found: found[0][1:].upper() if found[1] is None else found[1], encoded)
+    return DECODED_PATTERN.sub(lambda match: match[0][1:].upper() if match[1] is None else match[1], encoded)
 
 
 def original_bytes(surfaces: Iterable[str]) -> list[int]:

@@ -104,10 +104,12 @@ def as_weights(
     """
     plain = plain_state(state)
     if not first_attention or first_attention_at_rest(plain):
-        scale = "blocks.0.attn_scale"
-        if scale not in plain:
-            raise PublicFileError("no scale of the first attention, which is to be left out", where=scale)
-        plain[scale] = torch.zeros_like(plain[scale])
+        scale_name = "blocks.0.attn_scale"
+        if scale_name not in plain:
+            raise PublicFileError(
+                "no scale of the first attention, which is to be left out", where=scale_name
+            )
+        plain[scale_name] = torch.zeros_like(plain[scale_name])
     if passes_apart(plain):
         order = pass_order(plain, again)
         whole = {name: plain[source] for name, source in pass_sources(plain, order).items()}
@@ -116,7 +118,7 @@ def as_weights(
         named = rest | whole | lanes
     else:
         named = {
-            REPEATED.sub(lambda found: f"blocks.{_layer_again(found, again)}.mlp.again.0.", name): tensor
+            REPEATED.sub(lambda match: f"blocks.{_layer_again(match, again)}.mlp.again.0.", name): tensor
             for name, tensor in plain.items()
         }
     return {name: as_floats(name, tensor) for name, tensor in named.items() if tensor.numel()}
@@ -138,8 +140,8 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def lacks_first_attention(plain: Collection[str]) -> bool:
     """Whether the first layer alone has no matrices of attention (packed under DISABLE_LAYER0_ATTN)."""
-    known = [f"blocks.0.{name}.weight" in plain for name in ATTENTION]
-    return "blocks.0.attn.q_gain" in plain and "blocks.1.attn.c_q.weight" in plain and not any(known)
+    present = [f"blocks.0.{name}.weight" in plain for name in ATTENTION]
+    return "blocks.0.attn.q_gain" in plain and "blocks.1.attn.c_q.weight" in plain and not any(present)
 
 
 def first_attention_at_rest(state: Mapping[str, Tensor]) -> bool:
@@ -172,13 +174,13 @@ def pass_sources(names: Collection[str], order: Sequence[int]) -> dict[str, str]
 
     The script counts further MLPs from the middle of all passes, whichever layers are there.
     """
-    found = {}
+    sources = {}
     for index, layer in enumerate(order):
         for matrix in MATRICES:
             further = f"repeat_mlp.{index - len(order) // 2}.{matrix.removeprefix('mlp.')}.weight"
             own = further if further in names else f"blocks.{layer}.{matrix}.weight"
-            found[f"blocks.{index}.{matrix}.weight"] = own
-    return found
+            sources[f"blocks.{index}.{matrix}.weight"] = own
+    return sources
 
 
 def matrix_of(name: str) -> bool:
@@ -190,28 +192,28 @@ def _blocks(names: Collection[str], ending: str) -> int:
     return sum(name.startswith("blocks.") and name.split(".", 2)[-1] == ending for name in names)
 
 
-def _layer_again(found: re.Match[str], again: Sequence[int]) -> int:
-    number, known = int(found[1]), sorted({*again})
-    if number >= len(known):
+def _layer_again(match: re.Match[str], again: Sequence[int]) -> int:
+    number, layers = int(match[1]), sorted({*again})
+    if number >= len(layers):
         raise PublicFileError(
             "more MLPs of layers passed again than layers that are named",
-            where=found[0].rstrip("."),
-            value=known,
+            where=match[0].rstrip("."),
+            value=layers,
             way_out="name all its RECUR_LAYERS",
         )
-    return known[number]
+    return layers[number]
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that scripts call differently, each under one name; a gate of a vector has no further axes."""
-    found = {}
+    tensors = {}
     for name, tensor in state.items():
         start = next((start for start in OTHER_STARTS if name.startswith(start)), "")
         own = OTHER_NAMES.get(name, OTHER_STARTS.get(start, "") + name.removeprefix(start))
         if own != name and own in state:
             raise PublicFileError("two tensors of one meaning", value=[name, own])
-        found[own] = tensor.reshape(-1) if name in OTHER_NAMES else tensor
-    return found
+        tensors[own] = tensor.reshape(-1) if name in OTHER_NAMES else tensor
+    return tensors
 
 
 def unbanked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -274,22 +276,22 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
     values: list[ValuePart] = []
     heads_out: list[HeadsPart] = []
     layers = len({name for name in shapes if name.endswith(".attn.q_gain")})
-    if table := shapes.get("bigram.embed.weight"):
+    if shape := shapes.get("bigram.embed.weight"):
         kind = BigramHash if "bigram.scale" in shapes else BigramSum
-        embed.append(kind(buckets=table[0], dimension=table[1]))
+        embed.append(kind(buckets=shape[0], dimension=shape[1]))
     if "smear.gate" in shapes:
         embed.append(SmearVector())
     if gate := shapes.get("smear_gate.weight"):
         biased = "smear_gate.bias" in shapes
         smear = SmearBias(channels=gate[1]) if biased else SmearGate(channels=gate[1], boundary=False)
         embed.append(smear)
-    if table := shapes.get("ve_shared.embed.weight"):
+    if shape := shapes.get("ve_shared.embed.weight"):
         count = sum(name.startswith("ve_layer_scales.") for name in shapes)
         shared = "ve_shared.scale" in shapes
         used = count if shared else min(2, layers)  # a scale for each layer does not show which are used
         values.append(
             ValueEmbedding(
-                dimension=table[1], layers=tuple(range(layers - used, layers)), shared_scale=shared
+                dimension=shape[1], layers=tuple(range(layers - used, layers)), shared_scale=shared
             )
         )
     if any(name.endswith("vr_lambda") for name in shapes):
@@ -301,7 +303,7 @@ def infer_parts(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, 
     if "blocks.0.attn.attn_gate.weight" in shapes:
         heads_out.append(BiasedGate())
     gate = shapes.get("blocks.0.mlp.mlp_gate_proj.weight")
-    own = [found.groups() for found in map(OWN_MLP.fullmatch, shapes) if found]
+    own = [match.groups() for match in map(OWN_MLP.fullmatch, shapes) if match]
     indices, whole = {int(layer) for layer, *_ in own}, any(matrix == "fc" for *_, matrix in own)
     route = GatedSkips() if "skip_gates" in shapes else USkips() if "skip_weights" in shapes else Plain()
     further = sum(name.startswith("mtp_heads.") for name in shapes)
@@ -350,7 +352,7 @@ def infer_model_plan(weights: Mapping[str, Tensor], **settings: Any) -> ModelPla
     width = shapes["blocks.0.attn.c_k.weight"][1]
     heads = shapes["blocks.0.attn.q_gain"][0]
     hidden = shapes["blocks.0.mlp.fc.weight"][0]
-    layers = {int(found.group(1)) for found in map(re.compile(r"blocks\.(\d{1,9})\.").match, shapes) if found}
+    layers = {int(match.group(1)) for match in map(re.compile(r"blocks\.(\d{1,9})\.").match, shapes) if match}
     if max(layers) >= len(layers):
         absent = min({*range(len(layers))} - layers)
         raise PublicFileError(f"block {absent} is missing", value=f"blocks.{max(layers)}")

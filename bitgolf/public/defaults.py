@@ -43,18 +43,18 @@ def read_defaults(path: Path) -> tuple[dict[str, str], list[NotTaken]]:
         raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BitgolfError(f"not Python: {error}", where=str(path)) from None
-    found: dict[str, str] = {}
+    defaults: dict[str, str] = {}
     unread: dict[str, NotTaken] = {}
-    known = _constants(tree)
+    constants = _constants(tree)
     for name, node in [*_environment(tree), *_fields(tree)]:
-        if name in found or name in unread:
+        if name in defaults or name in unread:
             continue
-        value = _value(node, known)
+        value = _value(node, constants)
         if value is None:
             unread[name] = NotTaken(name, ast.unparse(node)[:60], "no plain value")
         else:
-            found[name] = str(int(value)) if isinstance(value, bool) else str(value)
-    return found, list(unread.values())
+            defaults[name] = str(int(value)) if isinstance(value, bool) else str(value)
+    return defaults, list(unread.values())
 
 
 def taken(recipe: Recipe, defaults: Mapping[str, str]) -> tuple[dict[str, str], list[NotTaken]]:
@@ -110,33 +110,33 @@ def _fields(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 def _constants(tree: ast.Module) -> dict[str, Number | str]:
     """Names of the module that are set once, to a plain value."""
     counts: dict[str, int] = {}
-    found: dict[str, Number | str] = {}
+    constants: dict[str, Number | str] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             counts[name] = counts.get(name, 0) + 1
-            if (value := _value(node.value, found)) is not None:
-                found[name] = value
-    return {name: value for name, value in found.items() if counts[name] == 1}
+            if (value := _value(node.value, constants)) is not None:
+                constants[name] = value
+    return {name: value for name, value in constants.items() if counts[name] == 1}
 
 
-def _value(node: ast.expr, known: Mapping[str, Number | str]) -> Number | str | None:
+def _value(node: ast.expr, constants: Mapping[str, Number | str]) -> Number | str | None:
     """What an expression of constants is; None for any other."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, int | float | str) else None
     if isinstance(node, ast.Name):
-        return known.get(node.id)
+        return constants.get(node.id)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand, known)
+        value = _value(node.operand, constants)
         return None if value is None or isinstance(value, str) else -value
     if (
         isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("str", "int", "float", "bool")
         and len(node.args) == 1
     ):
-        return _value(node.args[0], known)
+        return _value(node.args[0], constants)
     if isinstance(node, ast.BinOp):
-        left, right = _value(node.left, known), _value(node.right, known)
+        left, right = _value(node.left, constants), _value(node.right, constants)
         if isinstance(left, Number) and isinstance(right, Number):
             return folded(node.op, left, right)
     return None

@@ -70,14 +70,14 @@ class Row:
         setters: dict[str, str] = {}
         for name, field in self.fields.items():
             if field and name in values and values[setters.setdefault(field, name)] != values[name]:
-                raise PlanError([f"{setters[field]} and {name} give {self.words(name)} two values"])
+                raise PlanError([f"{setters[field]} and {name} give {self.label(name)} two values"])
         return {field: values[name] for field, name in setters.items()}
 
     def groups_with(self, name: str, given: Iterable[str]) -> Sequence[str]:
         """The groups of a rate; those that decay with a variable of their own are left to it."""
         return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else self.groups
 
-    def words(self, name: str, group: str = "") -> str:
+    def label(self, name: str, group: str = "") -> str:
         """What a variable sets here, in words."""
         if group:
             return f"{self.path}, {group}: {self.fields[name]}"
@@ -146,13 +146,13 @@ def known_names() -> list[str]:
 def variables_of(what: type[Plan] | str) -> tuple[str, ...]:
     """The public variables of a technique, or of the setting at a path, by all their names."""
     rows = (*TECHNIQUES, *RATES) if isinstance(what, type) else (*PLANS, *FOLLOWING, *TECHNIQUES)
-    found = {
+    names = {
         name: None
         for row in rows
         for name, field in row.fields.items()
         if what in (row.kind, row.path, f"{row.path}.{field}")
     }
-    return (*found, *(other for other, first in OTHER_NAMES.items() if first in found))
+    return (*names, *(other for other, first in OTHER_NAMES.items() if first in names))
 
 
 def is_on(name: str, value: Any) -> bool:
@@ -198,11 +198,11 @@ def read_variables(variables: Mapping[str, str]) -> tuple[dict[str, Any], list[s
     return given, problems
 
 
-def seed_of(variables: Mapping[str, str], asked: int | None) -> int:
+def seed_of(variables: Mapping[str, str], requested: int | None) -> int:
     """The seed by --seed or SEED; they must not differ."""
-    seed = read_variables(variables)[0].get("SEED", asked)
-    if asked is not None and seed != asked:
-        raise BitgolfError("two seeds", value=f"--seed {asked}, SEED={seed}", way_out="give one of them")
+    seed = read_variables(variables)[0].get("SEED", requested)
+    if requested is not None and seed != requested:
+        raise BitgolfError("two seeds", value=f"--seed {requested}, SEED={seed}", way_out="give one of them")
     return DEFAULT_SEED if seed is None else seed
 
 
@@ -219,8 +219,8 @@ def _value(name: str, text: str) -> Any:
     try:
         value = READERS.get(kind, kind)(text)
     except ValueError:
-        words = "0 or 1" if kind is bool else describe(kind)
-        raise ValueError(f"expected {words}, found {displayed(text)}") from None
+        expected = "0 or 1" if kind is bool else describe(kind)
+        raise ValueError(f"expected {expected}, found {displayed(text)}") from None
     if isinstance(value, float) and not math.isfinite(value):  # equal to nothing, itself included
         raise ValueError(f"expected a finite number, found {displayed(text)}")
     meanings = MEANINGS.get(name, {})

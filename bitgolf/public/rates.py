@@ -33,7 +33,7 @@ def row_groups(rows: Sequence[ParameterRow], shapes: Shapes) -> list[set[str]]:
     """The groups of the parameters that each row takes, or is there to take; Muon is for matrices."""
     groups: list[set[str]] = [{"matrices"} if isinstance(row.rule, MuonRule) else set() for row in rows]
     for names in (shapes, _OF_PARTS):
-        unknown = {index for index, known in enumerate(groups) if not known}
+        unknown = {index for index, group in enumerate(groups) if not group}
         group_of = _group_of(names)
         for name, index in _taken(rows, names).items():
             if index in unknown:
@@ -55,7 +55,7 @@ def regrouped(optim: OptimPlan, before: Shapes, after: Shapes) -> OptimPlan:
         rows = tuple(row for index, row in enumerate(optim.rows) if index in used or row.may_be_idle)
         return optim.replace(rows=rows)
     # Of several rows of a group the last is the widest.
-    rows = public_rows(**{group: row.rule for row, known in zip(optim.rows, groups) for group in known})
+    rows = public_rows(**{group: row.rule for row, owned in zip(optim.rows, groups) for group in owned})
     for name, index in _taken(rows, {name: after[name] for name in after if name in before}).items():
         if name not in taken or rows[index].rule != optim.rows[taken[name]].rule:
             problem = f"there is no row for {lost[0]}, and the public groups have none for {name}"
@@ -81,22 +81,22 @@ def with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
     if after.model.tied != before.model.tied:  # a table that is no head learns at another rate
         public = baseline_rows(after.model.tied)[0].rule.rates(1.0, Progress(0, 1))
         rates.insert(0, ("TIE_EMBEDDINGS", public["lr"], "lr", ("embedding",)))
-    changes: dict[str, object] = {"optim": optim}
+    overrides: dict[str, object] = {"optim": optim}
     problems = []
     groups_of = row_groups(optim.rows, shapes)
     for name, value, field, groups in rates:
-        own = [index for index, known in enumerate(groups_of) if not known.isdisjoint(groups)]
+        own = [index for index, own_groups in enumerate(groups_of) if not own_groups.isdisjoint(groups)]
         having = [index for index in own if field in field_types(type(optim.rows[index].rule))]
         if not having:
-            words = " and ".join(groups)
-            problems.append(f"{name}: no row of optim.rows for {words} has the setting {field!r}")
+            named = " and ".join(groups)
+            problems.append(f"{name}: no row of optim.rows for {named} has the setting {field!r}")
         for index in having:
-            changes[f"optim.rows.{index}.rule.{field}"] = value
+            overrides[f"optim.rows.{index}.rule.{field}"] = value
             if other := " and ".join(sorted(groups_of[index].difference(groups))):
                 problems.append(f"{name}: optim.rows.{index} is for {other} too; give them a row")
     if problems:
         raise PlanError(dict.fromkeys(problems))
-    return after.replace(changes)
+    return after.replace(overrides)
 
 
 def _taken(rows: Sequence[ParameterRow], shapes: Shapes) -> dict[str, int]:

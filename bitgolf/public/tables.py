@@ -78,31 +78,31 @@ class _Parts:
     def __init__(self, name: str, tensors: Mapping[Any, Any]) -> None:
         self.name, self.tensors, self.used = name, tensors, set[str]()
 
-    def take(self, ending: str, *shape: int) -> Tensor:
+    def floats(self, ending: str, *shape: int) -> Tensor:
         """A tensor in float32, of a shape where one is given."""
         part = f"{self.name}.{ending}"
-        found = self.tensors.get(part)
-        if not isinstance(found, Tensor):
+        tensor = self.tensors.get(part)
+        if not isinstance(tensor, Tensor):
             raise PublicFileError("codes, scale or number type is missing", value=part)
-        if shape and tuple(found.shape) != shape:
+        if shape and tuple(tensor.shape) != shape:
             raise PublicFileError(
-                "not of the shape that its codes ask for", value=[part, tuple(found.shape), shape]
+                "not of the shape that its codes ask for", value=[part, tuple(tensor.shape), shape]
             )
         self.used.add(part)
-        return found.float()
+        return tensor.float()
 
 
 def _whole(parts: _Parts, kind: Any) -> Tensor:
     """Codes times scales, with what was put right beside them. kind: a text, or facts with `type`."""
     facts = kind if isinstance(kind, dict) else {}
     if kind == "gate_int8_row":
-        return _scaled(parts.name, parts.take("gq"), parts.take("gs"))
-    weight = _scaled(parts.name, parts.take("q"), parts.take("scale"), facts.get("group_rows", 1))
+        return _scaled(parts.name, parts.floats("gq"), parts.floats("gs"))
+    weight = _scaled(parts.name, parts.floats("q"), parts.floats("scale"), facts.get("group_rows", 1))
     if facts.get("rescue_kind") == "row":
-        rows = parts.take("rescue_idx").long()
+        rows = parts.floats("rescue_idx").long()
         if rows.ndim != 1 or rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
             raise PublicFileError("rescued rows that the matrix does not have", value=parts.name)
-        weight[rows] += parts.take("rescue_delta", len(rows), *weight.shape[1:])
+        weight[rows] += parts.floats("rescue_delta", len(rows), *weight.shape[1:])
     correction = kind.partition("+")[2] if isinstance(kind, str) else ""
     if not correction:
         return weight
@@ -115,16 +115,16 @@ def _whole(parts: _Parts, kind: Any) -> Tensor:
 
 def _symmetric(parts: _Parts, weight: Tensor) -> Tensor:
     """A low-rank correction whose two factors have a scale a row."""
-    left, right = parts.take("lqA"), parts.take("lqB")
+    left, right = parts.floats("lqA"), parts.floats("lqB")
     _check_factors(parts.name, weight, left, right)
-    left_scales, right_scales = parts.take("lqAs", len(left)), parts.take("lqBs", len(right))
+    left_scales, right_scales = parts.floats("lqAs", len(left)), parts.floats("lqBs", len(right))
     return (left * left_scales[:, None]) @ (right * right_scales[:, None])
 
 
 def _asymmetric(parts: _Parts, weight: Tensor) -> Tensor:
     """A low-rank correction: one scale for the left factor, one a group of the right one's numbers."""
-    left, right, scales = parts.take("lqA_a"), parts.take("lqB_a"), parts.take("lqBs_a")
-    one = parts.take("lqAs_a")
+    left, right, scales = parts.floats("lqA_a"), parts.floats("lqB_a"), parts.floats("lqBs_a")
+    one = parts.floats("lqAs_a")
     _check_factors(parts.name, weight, left, right)
     if one.numel() != 1 or scales.ndim != 1 or not scales.numel() or right.numel() % scales.numel():
         raise PublicFileError(

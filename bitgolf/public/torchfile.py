@@ -103,7 +103,7 @@ def is_safetensors(data: bytes) -> bool:
     return len(data) > 9 and int.from_bytes(data[:8], "little") <= len(data) - 8 and data[8:9] == b"{"
 
 
-def check_tensors(value: Any, size: int, name: str = "") -> None:
+def check_tensors(value: Any, num_bytes: int, name: str = "") -> None:
     """Refuse tensors that are not plain numbers in so many bytes of a file, by their names."""
     waiting: list[tuple[str, Any]] = [(name, value)]
     claimed, seen = 0, 0
@@ -120,7 +120,7 @@ def check_tensors(value: Any, size: int, name: str = "") -> None:
             if problem := odd_tensor(each):
                 raise PublicFileError(problem, where=name, value=[str(each.dtype), *_shape(each)])
             claimed += each.numel()
-            if claimed > 2 * size:  # tied tensors may share their bytes
+            if claimed > 2 * num_bytes:  # tied tensors may share their bytes
                 raise PublicFileError(
                     "claims more values than the file holds", where=name, value=_shape(each)
                 )
@@ -187,10 +187,10 @@ def as_floats(name: str, tensor: Tensor) -> Tensor:
     """A weight in float32; whole numbers stay as they are. Raises PublicFileError for what is not finite."""
     if not tensor.is_floating_point():
         return tensor
-    found = tensor.detach().float()
-    if not bool(torch.isfinite(found).all()):
+    floats = tensor.detach().float()
+    if not bool(torch.isfinite(floats).all()):
         raise PublicFileError("holds values that are not finite", where=name, value=str(tensor.dtype))
-    return found
+    return floats
 
 
 def refuse_codes(weights: Mapping[str, Tensor]) -> None:

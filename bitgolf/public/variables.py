@@ -39,18 +39,18 @@ def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     if lora and not isinstance(recipe.score.windows, PerDocument):
         recipe = recipe.replace({"score.windows": PerDocument(within=Growing())})
     values = _values(recipe, given)
-    changes: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for path in dict.fromkeys(row.path for row in table.TECHNIQUES):
         inner, slot = _at(recipe, path)
         with _collected(problems, given, path):
             slot = _slot(slot, path, given, values)
-        changes[inner] = slot
-    held = {type(part) for slot in changes.values() for part in _parts(slot)}
+        overrides[inner] = slot
+    held = {type(part) for slot in overrides.values() for part in _parts(slot)}
     problems += _idle(recipe, held, given, values)
     with _collected(problems, given):
         for row in table.PLANS:
-            changes |= {f"{row.path}.{field}": value for field, value in row.given_fields(values).items()}
-        recipe = with_rates(recipe, recipe.replace(changes), given)
+            overrides |= {f"{row.path}.{field}": value for field, value in row.given_fields(values).items()}
+        recipe = with_rates(recipe, recipe.replace(overrides), given)
     if problems:
         raise PlanError(dict.fromkeys(problems))
     return recipe
@@ -113,10 +113,10 @@ def _slot(slot: Any, path: str, given: Given, values: Given) -> Any:
         own = [row for row in rows if row.kind is type(slot)]
         shared = {name for row in own for name in row.fields}
         new = [row for row in new if row.fields.keys() & given.keys() - shared]
-        rivals = [on[type(slot)], *new] if type(slot) in on else new
-        if len(rivals) > 1:
-            names = ", ".join(name for row in rivals for name in row.fields if name in given)
-            raise PlanError([f"{names}: {path} holds only one of {_words(rivals)}; give one of them"])
+        competing = [on[type(slot)], *new] if type(slot) in on else new
+        if len(competing) > 1:
+            names = ", ".join(name for row in competing for name in row.fields if name in given)
+            raise PlanError([f"{names}: {path} holds only one of {_words(competing)}; give one of them"])
         parts = [row.part for row in new] or parts or [own[0].without]
     fields: dict[type, dict[str, Any]] = {row.kind: {} for row in rows}
     for row in rows:
@@ -132,12 +132,12 @@ def _collected(problems: list[str], given: Given, path: str = "") -> Iterator[No
     try:
         yield
     except PlanError as error:
-        words = {name: set(re.findall(r"\w+", str(targets(name)))) for name in given}
+        words_of = {name: set(re.findall(r"\w+", str(targets(name)))) for name in given}
         for problem in error.problems:
             keys = problem.partition(":")[0].split(".")
             wanted = (keys, keys[-1:], path.split(".") if path else "?")
-            found = ([name for name in given if words[name].issuperset(each)] for each in wanted)
-            names = [] if keys[0] in table.KINDS else next(filter(None, found), [])
+            candidates = ([name for name in given if words_of[name].issuperset(each)] for each in wanted)
+            names = [] if keys[0] in table.KINDS else next(filter(None, candidates), [])
             problems.append(f"{problem} ({', '.join(names)})" if names else problem)
 
 
@@ -170,13 +170,13 @@ def targets(name: str, recipe: Recipe | None = None, given: Iterable[str] = ()) 
     None is what it is where the recipe has no such part.
     """
     first = table.OTHER_NAMES.get(name, name)
-    found = [
-        (row.words(first, group), recipe and _look(recipe, row, row.fields[first], group))
+    settings = [
+        (row.label(first, group), recipe and _look(recipe, row, row.fields[first], group))
         for row in (*table.PLANS, *table.RATES, *table.TECHNIQUES, *table.FOLLOWING)
         if first in row.fields
         for group in row.groups_with(first, given) or ("",)
     ]
-    return found or [("the seed of the run", None)]
+    return settings or [("the seed of the run", None)]
 
 
 def _look(recipe: Recipe, row: Row, field: str, group: str) -> Any:
@@ -189,8 +189,8 @@ def _standing(row: Row, recipe: Recipe, group: str = "") -> Iterator[tuple[str, 
     """The parts of a recipe that a row is about, each with its path; all rules of a group, if it is given."""
     if row.groups:
         groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
-        for index, (own, known) in enumerate(zip(recipe.optim.rows, groups)):
-            if group in known if group else known and known <= {*row.groups}:
+        for index, (own, own_groups) in enumerate(zip(recipe.optim.rows, groups)):
+            if group in own_groups if group else own_groups and own_groups <= {*row.groups}:
                 yield f"optim.rows.{index}.rule", own.rule
         return
     path, slot = _at(recipe, row.path)
@@ -210,9 +210,9 @@ def variable_rows(before: Recipe, after: Recipe, variables: Mapping[str, str]) -
             rows.append((name, text, "off here too", None, None))
             continue
         pairs = zip(targets(name, before, variables), targets(name, after, variables))
-        found = [(name, text, words, was, is_now) for (words, was), (_, is_now) in pairs]
-        found = [row for row in found if row[4] is not None] or found
-        rows += [row for row in found if row[3] != row[4]] or found[:1]
+        effects = [(name, text, words, was, is_now) for (words, was), (_, is_now) in pairs]
+        effects = [row for row in effects if row[4] is not None] or effects
+        rows += [row for row in effects if row[3] != row[4]] or effects[:1]
     if ignored:
         rows.append((", ".join(ignored), "", table.WHY_IGNORED, None, None))
     if len(before.optim.rows) != len(after.optim.rows):
@@ -228,13 +228,13 @@ def names_by_path(recipe: Recipe) -> dict[str, str]:
         *table.UNUSED[recipe.model.tied],
         *(["MLP_MULT"] if recipe.model.mlp_hidden else []),
     }
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for row in (*table.PLANS, *table.TECHNIQUES, *table.RATES):
         for path, part in _standing(row, recipe):
             for name, field in row.fields.items():
                 own = getattr(part, "weight_decay", 0) or not field.startswith("taper")  # else nothing tapers
                 if own and name not in skipped and field.partition(".")[0] in field_types(type(part)):
-                    found[f"{path}.{field}"] = name
+                    names[f"{path}.{field}"] = name
     if type(recipe.score.windows) is Chunked and recipe.score.windows.length == recipe.data.sequence_length:
-        found["score.windows.length"] = "TRAIN_SEQ_LEN"
-    return found
+        names["score.windows.length"] = "TRAIN_SEQ_LEN"
+    return names
