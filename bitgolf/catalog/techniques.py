@@ -148,7 +148,7 @@ def settings_of(technique: Technique) -> list[dict[str, Any]]:
         names = technique.variables
         if technique.kind is not None:
             names = tuple(
-                n for n in names if any(_sets(words, technique, field.name) for words, _ in targets(n))
+                n for n in names if any(_sets(label, technique, field.name) for label, _ in targets(n))
             )
         rows.append(
             {
@@ -360,7 +360,7 @@ def _variables_table() -> Iterator[str]:
     yield "|---|---|---|"
     for name in sorted(KINDS):
         others = [other for other, first in OTHER_NAMES.items() if first == name]
-        yield f"| `{name}` | {_codes(others)} | {'; '.join(words for words, _ in targets(name))} |"
+        yield f"| `{name}` | {_codes(others)} | {'; '.join(label for label, _ in targets(name))} |"
     yield ""
     yield "Known, and refused unless they are off:"
     yield ""

@@ -104,10 +104,10 @@ def _many(
     for each in many.audits(folders, rules):
         looked.append(each)
         if not as_json and not as_markdown:
-            name, verdict, found, suspected = many.table([each], root)[0]
+            name, verdict, found_codes, suspected = many.table([each], root)[0]
             print(
                 screen.escaped(
-                    f"{verdict:<11} {name}  {found}{'; suspected: ' if suspected else ''}{suspected}"
+                    f"{verdict:<11} {name}  {found_codes}{'; suspected: ' if suspected else ''}{suspected}"
                 ),
                 flush=True,
             )

@@ -33,13 +33,13 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention of the last positions; see `attend_last` of the kernels, its twin."""
     count, group, batch, last, width = q.shape
-    found, pairs = q.new_empty(batch, last, count, group, width), count * batch
+    out, pairs = q.new_empty(batch, last, count, group, width), count * batch
     threads = min(torch.get_num_threads(), pairs)
     cuts = [pairs * thread // threads for thread in range(threads + 1)]
     memory = torch.zeros(threads, 2 * width + KEYS + 5, QUERIES)
 
     def attend(start: int, end: int, work: Tensor) -> None:
-        attend_pairs(q.numpy(), k.numpy(), v.numpy(), found.numpy(), work.numpy(), window, start, end)
+        attend_pairs(q.numpy(), k.numpy(), v.numpy(), out.numpy(), work.numpy(), window, start, end)
 
     first, *others = zip(cuts, cuts[1:], memory)
     crew = [Thread(target=attend, args=each) for each in others]
@@ -48,14 +48,14 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     attend(*first)
     for each in crew:
         each.join()
-    return found.view(batch, last, -1)
+    return out.view(batch, last, -1)
 
 
 def attend_pairs_plainly(
     q: np.ndarray,
     keys: np.ndarray,
     values: np.ndarray,
-    found: np.ndarray,
+    out: np.ndarray,
     work: np.ndarray,
     window: int,
     first_pair: int,
@@ -63,7 +63,7 @@ def attend_pairs_plainly(
 ) -> None:
     """Of some pairs of a key head and a row of the batch.
 
-    q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). found:
+    q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). out:
     (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
     holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
     (keys), the largest score and the sum of shares so far, the same two with a tile, and a power of two.
@@ -82,9 +82,9 @@ def attend_pairs_plainly(
         for start in range(0, group * last, QUERIES):
             count = min(QUERIES, group * last - start)
             for r in range(count):
-                place, member = (start + r) // group, (start + r) % group
+                position, member = (start + r) // group, (start + r) % group
                 for i in range(width):
-                    asking[i * QUERIES + r] = q[head, member, row, place, i]
+                    asking[i * QUERIES + r] = q[head, member, row, position, i]
             answer[:] = 0
             total[:] = 0
             top[:] = UNSEEN
@@ -102,20 +102,20 @@ def attend_pairs_plainly(
                 merge(scores, answer, state)
                 add_product(some_values, scores, answer)
             for r in range(count):
-                place, member = (start + r) // group, (start + r) % group
+                position, member = (start + r) // group, (start + r) % group
                 for i in range(width):
-                    found[row, place, head, member, i] = answer[i * QUERIES + r] / total[r]
+                    out[row, position, head, member, i] = answer[i * QUERIES + r] / total[r]
 
 
 def hide_keys_plainly(scores: np.ndarray, start: int, group: int, begin: int, window: int) -> None:
-    """Scores (KEYS * QUERIES) of keys from the place `begin` on, those that a query does not see hidden.
+    """Scores (KEYS * QUERIES) of keys from the position `begin` on, those that a query does not see hidden.
 
-    start: the place of the first query times `group`, queries at each place.
+    start: the position of the first query times `group`, queries at each position.
     """
     for r in range(QUERIES):
-        place = (start + r) // group
+        position = (start + r) // group
         for t in range(KEYS):
-            if begin + t > place or (window and begin + t <= place - window):
+            if begin + t > position or (window and begin + t <= position - window):
                 scores[t * QUERIES + r] = UNSEEN
 
 
@@ -155,15 +155,15 @@ def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray, total:
             total[r] += own[r]
 
 
-def add_product_plainly(left: np.ndarray, right: np.ndarray, found: np.ndarray) -> None:
-    """found += left @ right, both sides of TOGETHER.
+def add_product_plainly(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """out += left @ right, both sides of TOGETHER.
 
-    left: (rows, inner). right: (inner * QUERIES). found: (rows * QUERIES). Flat, and QUERIES a constant: so
+    left: (rows, inner). right: (inner * QUERIES). out: (rows * QUERIES). Flat, and QUERIES a constant: so
     the compiler knows how far apart all numbers are.
     """
     rows, inner = left.shape
     for t in range(0, rows, 4):
-        own = found[t * QUERIES : (t + 4) * QUERIES]
+        own = out[t * QUERIES : (t + 4) * QUERIES]
         for i in range(0, inner, 4):
             a0, a1, a2, a3 = left[t, i], left[t, i + 1], left[t, i + 2], left[t, i + 3]
             b0, b1, b2, b3 = left[t + 1, i], left[t + 1, i + 1], left[t + 1, i + 2], left[t + 1, i + 3]

@@ -261,7 +261,7 @@ def detectable(deviation: float, n: int, comparisons: int, alpha: float, *, pair
     most = 1.0
     while power(most) < POWER:
         most *= 2
-    return deviation * float(optimize.brentq(lambda size: power(size) - POWER, 0.0, most))
+    return deviation * float(optimize.brentq(lambda effect: power(effect) - POWER, 0.0, most))
 
 
 def seeds_needed(deviation: float, difference: float, comparisons: int, alpha: float) -> int:
