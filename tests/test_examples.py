@@ -87,10 +87,10 @@ def check_settings(verb: str, parsed: dict[str, Any]) -> None:
     """Raises BitgolfError where a recipe or the model that ships does not take the settings of a command."""
     if verb == "run" and parsed["recipe"] in NAMES:
         changed_recipe(
-            parsed["recipe"], parse_variables(parsed["variables"] or []), parsed["changes"], quiet=True
+            parsed["recipe"], parse_variables(parsed["variables"] or []), parsed["overrides"], quiet=True
         )
     if parsed.get("model") == "runs/demo":
-        changed_recipe("demo", {}, parsed.get("changes"), quiet=True)
+        changed_recipe("demo", {}, parsed.get("overrides"), quiet=True)
 
 
 def help_examples() -> Iterator[tuple[str, str, bool]]:
