@@ -97,7 +97,7 @@ def unseen_places(script: Script) -> Iterator[Finding]:
 
 
 def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
-    """Masks, windows and lengths in some statements."""
+    """Masks and windows in some statements."""
     texts = set()
     for node in (inner for each in body for inner in ast.walk(each)):
         if isinstance(node, ast.keyword):
@@ -105,10 +105,6 @@ def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
                 texts.add(ast.unparse(node.value))
         elif last_called(node) in ("tril", "triu", "band_mask", "create_block_mask"):
             texts.add(ast.unparse(node))
-        elif isinstance(node, ast.Assign):
-            named = " ".join(map(ast.unparse, node.targets))
-            if "window" in named or "mask" in named:
-                texts.add(ast.unparse(node.value))
     return frozenset(texts)
 
 

@@ -589,17 +589,6 @@ ROWS = [
         ],
         [(KIND, SMEAR.format("before = before * (ids != 1)[..., None]"))],
     ),
-    script(
-        "V16",
-        "another window",
-        [
-            (
-                "        for block in self.blocks:\n",
-                "        window = None\n        if self.training:\n            window = 64\n        for block in self.blocks:\n",
-            )
-        ],
-        [],
-    ),
     log("V12", "another split", log_text(1, 1.2, CODE, tokens=52_000_000)),
     log("V13", "shards that are left", said("train_shards: 1499"), said("train_shards: 80")),
     log("V14", "too good", log_text(1, 0.31, CODE), log_text(1, 0.95, CODE)),
