@@ -51,15 +51,18 @@ def _worked_out(
 ) -> dict[str, Any]:
     """The same of any recipe; one that is changed here comes from the one that is named."""
     from bitgolf.catalog.glance import glance, glance_at
-    from bitgolf.cli.shown import changed_recipe
     from bitgolf.inputs.resolve import find_recipe
-    from bitgolf.public.names import parse_variables
 
     if not (overrides or variables):
         return glance_at(recipe)
-    given = parse_variables(variables or [])
+    if not variables:
+        return glance(find_recipe(recipe, overrides or []), recipe, find_recipe(recipe))
+    from bitgolf.cli.shown import changed_recipe
+    from bitgolf.public.names import parse_variables
+
+    given = parse_variables(variables)
     chosen = changed_recipe(recipe, given, overrides, quiet=as_json)
-    return glance(chosen, recipe, find_recipe(recipe)) | ({"public_variables": given} if given else {})
+    return glance(chosen, recipe, find_recipe(recipe)) | {"public_variables": given}
 
 
 def _script(recipe: str, overrides: list[str] | None, variables: list[str] | None, packed: bool) -> bytes:

@@ -1,6 +1,7 @@
 """The command line: its contract, its refusals (one line, exit code 2, nothing lost), its help."""
 
 import errno
+import gc
 import io
 import json
 import os
@@ -38,6 +39,7 @@ def bitgolf(monkeypatch, capsys, tmp_path, own_cache):
         monkeypatch.setattr(sys, "argv", ["bitgolf", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             cli.main()
+        gc.enable()  # verbs that only look leave it off
         out, err = capsys.readouterr()
         return end.value.code, out, err
 

@@ -69,6 +69,18 @@ except SystemExit:
     assert words == "runn" or done.stdout and "error" not in done.stderr
 
 
+@pytest.mark.parametrize(("words", "looks_for_garbage"), [("--version", True), ("show demo", False)])
+def test_the_classes_of_libraries_are_not_searched_for_garbage(words, looks_for_garbage):
+    program = """
+import atexit, gc
+from bitgolf.cli.main import main
+atexit.register(lambda: print(gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count()))
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, *words.split()], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{looks_for_garbage} True", done.stderr
+
+
 @pytest.mark.parametrize(
     "chosen, wanted",
     [
