@@ -76,6 +76,10 @@ class PlainKernels:
         """Causal attention of the last positions; see the function of this name."""
         return attend_last(q, k, v, mask)
 
+    def logits(self, hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
+        """Softcapped logits, in a wide type."""
+        return capped_logits(hidden, weight, cap)
+
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         """Cross-entropy of each row's target under softcapped logits, in a wide type."""
         return F.cross_entropy(capped_logits(hidden, weight, cap), targets, reduction="none")

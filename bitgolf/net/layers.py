@@ -183,7 +183,7 @@ class Attention(Module):
     def heads_of(self, x: Tensor, *parts: Linear) -> Tensor:
         """(batch, time, heads, dimension) by some of the matrices, which meet only where they are cast."""
         whole = torch.cat([part.matrix(x.dtype) for part in parts])
-        return F.linear(x, whole).unflatten(-1, (-1, self.head_width))
+        return parts[0].multiply(x, whole).unflatten(-1, (-1, self.head_width))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         qkv = self.with_values(self.heads_of(x, self.c_q, self.c_k, self.c_v), context)

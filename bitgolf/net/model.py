@@ -20,7 +20,6 @@ from bitgolf.net.kernels import (
     CompiledKernels,
     FusedKernels,
     PlainKernels,
-    capped_logits,
     chunk_attend,
     math_attend,
     sdpa_attend,
@@ -222,7 +221,7 @@ class Model(Module):
     def logits_of(self, hidden: Tensor, head: Tensor | None = None) -> Tensor:
         """Softcapped logits (..., vocabulary) of final states, float32; head: see `nats_of`."""
         matrix = self.head() if head is None else head
-        return capped_logits(hidden, matrix.to(hidden.dtype), self.plan.logit_softcap)
+        return self.kernels.logits(hidden, matrix.to(hidden.dtype), self.plan.logit_softcap)
 
     def head(self) -> Tensor:
         """The matrix that turns hidden states into logits."""

@@ -21,6 +21,7 @@ from bitgolf.net.kernels import (
     PlainKernels,
     head_rows,
     split_heads,
+    wide,
 )
 from bitgolf.net.model import Model
 from bitgolf.net.overlap import hidden_of_windows
@@ -105,6 +106,11 @@ class NativeKernels(FusedKernels):
         if not takes(q, k, v, mask):
             return super().attend_last(q, k, v, mask)
         return attend_tiles(q, k, v, mask.window)
+
+    def logits(self, hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().logits(hidden, weight, cap)
+        return softcap_(product(hidden, weight).to(wide(hidden)), cap)
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         """As PlainKernels, a few rows at a time: what trains keeps logits off by the cap, and rounds more."""

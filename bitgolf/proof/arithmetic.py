@@ -5,11 +5,11 @@ from typing import Literal
 
 import numba
 import torch
-from torch import nn
 
 from bitgolf.net.model import Model
 from bitgolf.net.native import NativeKernels
-from bitgolf.net.products import FAST
+from bitgolf.net.parts import Linear
+from bitgolf.net.products import product
 from bitgolf.proof.portable import Portable
 
 Arithmetic = Literal["plain", "portable", "native"]
@@ -30,20 +30,18 @@ class Native:
 
     def __init__(self, model: Model) -> None:
         self.model, self.kernels = model, NativeKernels()
-        self.places: list[tuple[nn.Module, type, type]] = [
-            (each, type(each), FAST[type(each)]) for each in model.modules() if type(each) in FAST
-        ]
+        self.matrices = [each for each in model.modules() if isinstance(each, Linear)]
 
     def __enter__(self) -> None:
-        self.before = self.model.kernels
+        self.before = self.model.kernels, [each.multiply for each in self.matrices]
         vars(self.model)["kernels"] = self.kernels
-        for module, _, fast in self.places:
-            object.__setattr__(module, "__class__", fast)
+        for each in self.matrices:
+            vars(each)["multiply"] = product
 
     def __exit__(self, *error: object) -> None:
-        vars(self.model)["kernels"] = self.before
-        for module, plain, _ in self.places:
-            object.__setattr__(module, "__class__", plain)
+        vars(self.model)["kernels"], products = self.before
+        for each, before in zip(self.matrices, products):
+            vars(each)["multiply"] = before
 
 
 def within(arithmetic: Arithmetic, model: Model) -> AbstractContextManager[object]:

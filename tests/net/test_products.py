@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from bitgolf.catalog.behaviour import perturbed
+from bitgolf.net import native
 from bitgolf.net import products as module
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, ModelPlan
-from bitgolf.net.products import ENOUGH_ROWS, FAST, product, with_fast_products
+from bitgolf.net.native import NativeKernels
+from bitgolf.net.parts import Linear
+from bitgolf.net.products import ENOUGH_ROWS, product, with_fast_products
 
 PLAN = ModelPlan(vocabulary_size=64, layers=2, width=16, heads=4, kv_heads=2)
 
@@ -47,12 +50,19 @@ def test_every_matrix_of_a_model_multiplies_so(monkeypatch):
         perturbed(PLAN).use(Backend()).eval(),
         with_fast_products(perturbed(PLAN).use(Backend()).eval()),
     )
-    assert {type(each) for each in fast.modules()} & set(FAST) == set()
+    matrices = [each for each in fast.modules() if isinstance(each, Linear)]
+    assert {each.multiply for each in matrices} == {product} and len(matrices) == 6 * PLAN.layers
     counted = []
-    monkeypatch.setattr(module, "product", lambda x, weight: counted.append(weight) or F.linear(x, weight))
+    for each in matrices:
+        monkeypatch.setitem(
+            vars(each), "multiply", lambda x, weight: counted.append(x) or F.linear(x, weight)
+        )
     with torch.inference_mode():
         hidden = fast.hidden(rows)
         assert torch.equal(hidden, plain.hidden(rows))
+        assert len(counted) == 4 * PLAN.layers  # queries, keys and values are one
+        monkeypatch.setattr(native, "product", lambda x, weight: counted.append(x) or F.linear(x, weight))
+        fast.kernels = NativeKernels()
         fast.logits_of(hidden)
     assert len(counted) == 4 * PLAN.layers + 1
     monkeypatch.undo()
