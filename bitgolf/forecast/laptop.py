@@ -37,35 +37,12 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
     model, whole = recipe.model, likely_steps(recipe.train)
     steps = min(whole, most_steps)
     layers = max(2, round(model.layers * SHALLOWER))
-    shorter = recipe.data.sequence_length / SEQUENCE_LENGTH
-
-    def layer(index: int) -> int:
-        """The same place in the shallower stack, counted from whichever end is nearer."""
-        if index < model.layers / 2:
-            return index * layers // model.layers
-        return layers - math.ceil((model.layers - index) * layers / model.layers)
-
-    def tokens(count: int) -> int:
-        return round(count / shorter)
+    layer = _shallower(model.layers, layers)
+    rules = _rules(layer, recipe.data.sequence_length / SEQUENCE_LENGTH)
 
     def fewer(count: int) -> int:
         return max(1, round(count * steps / whole)) if count else 0
 
-    rules: dict[str, Callable[[Any], Any]] = {
-        "layers": lambda value: tuple(dict.fromkeys(map(layer, value))),
-        "first": layer,
-        "last": layer,
-        "dims": lambda value: 2 * math.ceil(value * HEADS / NARROWER / 2),
-        "dimension": lambda value: max(8, value // NARROWER),
-        "buckets": lambda value: max(64, value // NARROWER),
-        "tokens": tokens,
-        "evaluation_tokens": lambda value: tokens(value) if value > 0 else value,
-        "reference_length": tokens,
-        "longest": tokens,
-        "chunk_tokens": tokens,
-        "sequence_length": tokens,
-        "globally": lambda value: _shrunk(value, rules),
-    }
     heads = max(1, model.heads // HEADS)
     shape = {
         "layers": layers,
@@ -100,6 +77,39 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "score.adapter": _shrunk(recipe.score.adapter, rules),
         }
     )
+
+
+def _shallower(layers: int, fewer: int) -> Callable[[int], int]:
+    """Where a layer stands in a stack of fewer, counted from whichever end is nearer."""
+    return lambda index: (
+        index * fewer // layers
+        if index < layers / 2
+        else fewer - math.ceil((layers - index) * fewer / layers)
+    )
+
+
+def _rules(layer: Callable[[int], int], shorter: float) -> dict[str, Callable[[Any], Any]]:
+    """How settings of parts shrink, by name. shorter: how many times shorter the sequences are."""
+
+    def tokens(count: int) -> int:
+        return round(count / shorter)
+
+    rules: dict[str, Callable[[Any], Any]] = {
+        "layers": lambda value: tuple(dict.fromkeys(map(layer, value))),
+        "first": layer,
+        "last": layer,
+        "dims": lambda value: 2 * math.ceil(value * HEADS / NARROWER / 2),
+        "dimension": lambda value: max(8, value // NARROWER),
+        "buckets": lambda value: max(64, value // NARROWER),
+        "tokens": tokens,
+        "evaluation_tokens": lambda value: tokens(value) if value > 0 else value,
+        "reference_length": tokens,
+        "longest": tokens,
+        "chunk_tokens": tokens,
+        "sequence_length": tokens,
+        "globally": lambda value: _shrunk(value, rules),
+    }
+    return rules
 
 
 def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, tokens: int = MINUTE_TOKENS) -> Recipe:

@@ -31,7 +31,7 @@ from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
 from bitgolf.run.positions import asked_positions, trained_length
-from bitgolf.run.result import RunResult, Sums
+from bitgolf.run.result import Outcome, RunResult, Sums
 from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
 from bitgolf.run.stages import run
@@ -146,13 +146,7 @@ def _work(
     if not is_first_process():
         return result
     clock.lap("run")
-    if outcome.packing is not None:
-        yield Event("inspect", 0, 1, {})
-        result |= inspected(recipe, dataset, folder, code, outcome.packing, outcome.sums)
-        clock.lap("inspect")
-        yield Event("sample", 0, 1, {})
-        result["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), seed, opening)
-        clock.lap("sample")
+    result |= yield from _looked_at(recipe, dataset, folder, code, outcome, clock, (seed, opening))
     if with_compressors:
         result["rivals"] = yield from measure_compression(dataset, recipe.budget.budget_bytes)
         clock.lap("rivals")
@@ -165,6 +159,30 @@ def _work(
     write_report(folder)
     yield Event("report", 1, 1, {})
     return result
+
+
+def _looked_at(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    code: bytes,
+    outcome: Outcome,
+    clock: "Stopwatch",
+    sample: tuple[int, bytes],
+) -> Generator[Event, None, RunResult]:
+    """What the packed model is made of, and a text that it writes; nothing where none was packed.
+
+    sample: the seed and the opening of that text.
+    """
+    if outcome.packing is None:
+        return {}
+    yield Event("inspect", 0, 1, {})
+    looked_at: RunResult = inspected(recipe, dataset, folder, code, outcome.packing, outcome.sums)
+    clock.lap("inspect")
+    yield Event("sample", 0, 1, {})
+    looked_at["sample"] = shown_sample(unpack((folder / "model.bin").read_bytes()), *sample)
+    clock.lap("sample")
+    return looked_at
 
 
 def finished_result(folder: Path, recipe: Recipe, dataset: Dataset, seed: int) -> RunResult | None:

@@ -359,29 +359,12 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         made = node.args[0]
         if isinstance(made, ast.GeneratorExp) and not _value(made.generators[0].iter, kinds, facts):
             return ()
-    if isinstance(node, ast.Attribute) and node.attr not in facts.changed:
-        try:
-            owner = _value(node.value, kinds, facts)
-        except _UnknownError:
-            owner = None
-        kind = facts.kinds.of(node.value, kinds)
-        plans = [owner] if isinstance(owner, Plan) else facts.values.get(kind, ())
-        values = [vars(plan)[node.attr] for plan in plans if node.attr in vars(plan)]
-        if values and all(value == values[0] for value in values):
-            if (type(plans[0]).__name__, node.attr) in facts.open:
-                raise _UnknownError
-            return values[0]
-        if (kind, node.attr) in facts.constants:
-            return facts.constants[kind, node.attr]
-        if (key := (kind, node.attr)) in facts.defaults:
-            return facts.defaults[key]
-        for above in facts.kinds.above(kind):
-            if (above, node.attr) in facts.attributes:
-                return facts.attributes[above, node.attr]
-        owners = [above for above in facts.kinds.above(kind) if (above, node.attr) in facts.properties]
-        others = (below for below in facts.kinds.below(kind) if below not in owners[:1])
-        if owners and not any((below, node.attr) in facts.overrides for below in others):
-            return _value(facts.properties[owners[0], node.attr], {"self": kind}, facts)
+    if (
+        isinstance(node, ast.Attribute)
+        and node.attr not in facts.changed
+        and (values := _attribute(node, kinds, facts))
+    ):
+        return values[0]
     if isinstance(node, ast.Name | ast.Attribute) and (kind := facts.kinds.of(node, kinds)) in facts.values:
         plans = facts.values[kind]
         if all(plan == plans[0] for plan in plans):
@@ -391,32 +374,69 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         return object() if held is None else held()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return not _value(node.operand, kinds, facts)
-    if isinstance(node, ast.Compare) and all(type(each) in COMPARISONS for each in node.ops):
-        holds = True
-        for left, each, right in zip([node.left, *node.comparators], node.ops, node.comparators):
-            try:
-                if not COMPARISONS[type(each)](_value(left, kinds, facts), _value(right, kinds, facts)):
-                    return False  # one link that does not hold ends the chain
-            except _UnknownError:
-                holds = False
-        if holds:
-            return True
+    if isinstance(node, ast.Compare) and (holds := _compared(node, kinds, facts)) is not None:
+        return holds
     if isinstance(node, ast.Call) and written(node.func) == "isinstance":
         kind, wanted = facts.kinds.of(node.args[0], kinds), written(node.args[1])
         if kind in facts.kinds.classes and wanted in facts.kinds.classes:
             outcomes = {name in facts.kinds.below(wanted) for name in facts.kinds.below(kind)}
             if len(outcomes) == 1:
                 return outcomes.pop()
-    if isinstance(node, ast.BoolOp):
-        ends = isinstance(node.op, ast.Or)  # one part that is so ends it
-        parts = []
-        for part in node.values:
-            try:
-                parts.append(bool(_value(part, kinds, facts)))
-            except _UnknownError:
-                continue
-        if ends in parts:
-            return ends
-        if len(parts) == len(node.values):
-            return not ends
+    if isinstance(node, ast.BoolOp) and (joined := _joined(node, kinds, facts)) is not None:
+        return joined
     raise _UnknownError
+
+
+def _attribute(node: ast.Attribute, kinds: Locals, facts: _Facts) -> tuple[Any, ...]:
+    """The value of an attribute, by itself, or nothing where its runs may differ."""
+    try:
+        owner = _value(node.value, kinds, facts)
+    except _UnknownError:
+        owner = None
+    kind = facts.kinds.of(node.value, kinds)
+    plans = [owner] if isinstance(owner, Plan) else facts.values.get(kind, ())
+    values = [vars(plan)[node.attr] for plan in plans if node.attr in vars(plan)]
+    if values and all(value == values[0] for value in values):
+        if (type(plans[0]).__name__, node.attr) in facts.open:
+            raise _UnknownError
+        return (values[0],)
+    if (kind, node.attr) in facts.constants:
+        return (facts.constants[kind, node.attr],)
+    if (key := (kind, node.attr)) in facts.defaults:
+        return (facts.defaults[key],)
+    for above in facts.kinds.above(kind):
+        if (above, node.attr) in facts.attributes:
+            return (facts.attributes[above, node.attr],)
+    owners = [above for above in facts.kinds.above(kind) if (above, node.attr) in facts.properties]
+    others = (below for below in facts.kinds.below(kind) if below not in owners[:1])
+    if owners and not any((below, node.attr) in facts.overrides for below in others):
+        return (_value(facts.properties[owners[0], node.attr], {"self": kind}, facts),)
+    return ()
+
+
+def _compared(node: ast.Compare, kinds: Locals, facts: _Facts) -> bool | None:
+    """Whether a chain of comparisons holds; None where that is not known."""
+    if any(type(each) not in COMPARISONS for each in node.ops):
+        return None
+    holds = True
+    for left, each, right in zip([node.left, *node.comparators], node.ops, node.comparators):
+        try:
+            if not COMPARISONS[type(each)](_value(left, kinds, facts), _value(right, kinds, facts)):
+                return False  # one link that does not hold ends the chain
+        except _UnknownError:
+            holds = False
+    return holds or None
+
+
+def _joined(node: ast.BoolOp, kinds: Locals, facts: _Facts) -> bool | None:
+    """What `and` or `or` comes to; None where that is not known."""
+    ends = isinstance(node.op, ast.Or)  # one part that is so ends it
+    parts = []
+    for part in node.values:
+        try:
+            parts.append(bool(_value(part, kinds, facts)))
+        except _UnknownError:
+            continue
+    if ends in parts:
+        return ends
+    return not ends if len(parts) == len(node.values) else None
