@@ -38,7 +38,7 @@ def demo() -> Recipe:
             width=192,
             heads=6,
             kv_heads=1,
-            embed=(SmearGate(), BigramHash(buckets=4096, dimension=32)),
+            embed=(SmearGate(), BigramHash(buckets=16384, dimension=32)),
             values=(ValueResidual(),),
             heads_out=(AttentionOutputGate(),),
             activation=LeakyReluSquared(),
@@ -56,7 +56,7 @@ def demo() -> Recipe:
             ),
             schedule=WarmdownFraction(fraction=0.6),
         ),
-        train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2048, accumulation=1, log_steps=10),
+        train=TrainPlan(steps=100_000, train_seconds=180.0, batch_tokens=2560, accumulation=1, log_steps=10),
         quantize=rate_aware().replace(rate=FillBudget()),
         pack=PackPlan(codec=entropy_coded()),
         score=ScorePlan(
