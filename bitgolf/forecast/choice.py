@@ -88,7 +88,10 @@ def shapes(base: ModelPlan, text_bytes: int) -> list[ModelPlan]:
 
 
 def with_pairs(model: ModelPlan) -> ModelPlan:
-    """The model, its tables of word pairs with a row for each piece, a sixth as wide as the model."""
+    """The model, its tables of word pairs with a row for each piece, a sixth as wide as the model.
+
+    The demo has four rows a piece, at fewer bits a weight; that was not measured at other sizes.
+    """
     table_shape = {"buckets": model.vocabulary_size, "dimension": max(8, model.width // 6)}
     parts = (part.replace(table_shape) if isinstance(part, BigramHash) else part for part in model.embed)
     return model.replace(embed=tuple(parts))

@@ -3,7 +3,16 @@
 import pytest
 
 from bitgolf.base.errors import BudgetError
-from bitgolf.forecast.choice import MOST_PASSES, Text, bytes_in_words, choose, shapes, text_line, warmup_steps
+from bitgolf.forecast.choice import (
+    MOST_PASSES,
+    Text,
+    bytes_in_words,
+    choose,
+    shapes,
+    text_line,
+    warmup_steps,
+    with_pairs,
+)
 from bitgolf.forecast.speed import training_speed
 from bitgolf.net.model import count_parameters
 from bitgolf.recipes.demo import demo
@@ -16,9 +25,9 @@ def chosen(text=LARGE, budget_bytes=1_000_000, seconds=180.0, speed=20_000.0):
     return choose(demo(), text, budget_bytes, seconds, lambda recipe: speed)
 
 
-def test_a_large_text_and_enough_time_fill_the_budget_as_the_demo_does():
+def test_a_large_text_and_enough_time_take_the_demo_with_fewer_word_pairs():
     recipe, _, lines = chosen()
-    assert recipe.model == demo().model
+    assert recipe.model == with_pairs(demo().model)  # more rows were measured at the demo's size alone
     assert recipe.quantize == demo().quantize
     assert recipe.train.expected_steps * recipe.train.batch_tokens == pytest.approx(180 * 20_000, rel=0.01)
     assert 1000 <= recipe.train.expected_steps <= 3000
