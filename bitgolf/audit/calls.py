@@ -142,6 +142,46 @@ class Calls(Expressions):
         """A call of a function of the script; None where it is not entered. held: what it is a method of."""
         if frame.depth >= MOST_DEPTH or id(function) in self.entered:
             return None
+        names, texts, parameters = self._given(node, function, given, named, frame, held)
+        inner = Frame(
+            function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
+        )
+        inner.texts, inner.kind = texts, self.owner.get(id(function), "")
+        closed = False
+        around = self.around.get(id(function))
+        if around is not None and around.name == frame.name:  # functions inside others see the names around
+            closed = True
+            inner.names = {**frame.names, **names}
+            inner.texts = {**frame.texts, **texts}
+        key = self._key(function, inner, frame)
+        if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
+            return self._again(memory, node, parameters, frame, closed)
+        started, first, outer_read = self.time, len(self.events), self.read
+        self.read = set()
+        self.walked[id(function)] = self.walked.get(id(function), 0) + 1
+        self.entered.append(id(function))
+        self.block(function.body, inner)
+        self.entered.pop()
+        self._handed_back(node, parameters, inner, frame, closed)
+        if not inner.shared:
+            made = frozenset(name for name, time in self.made.items() if time > started)
+            depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
+            self.memories[key] = Memory(
+                self.version, started, self.time, depth, frozenset(self.read), made, events, inner
+            )
+        self.read |= outer_read
+        return inner.returned
+
+    def _given(
+        self,
+        node: ast.Call,
+        function: Definition,
+        given: Sequence[Value],
+        named: Mapping[str, Value],
+        frame: Frame,
+        held: Value,
+    ) -> tuple[dict[str, Value], dict[str, str], list[str]]:
+        """What a function's parameters hold in a call, the indices that stand for some, and their names."""
         arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
         bound = arguments[:1] in (["self"], ["cls"])
         parameters = arguments[1:] if bound else arguments
@@ -166,25 +206,17 @@ class Calls(Expressions):
             for name, value in named.items()
             if name
         }
-        texts = {}
+        texts: dict[str, str] = {}
         if any(value.has(VAL) for value in names.values()):
             for name, part in [*zip(parameters, node.args), *keywords.items()]:
                 if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
                     texts[name] = text
         if bound:
             names[arguments[0]] = held
-        inner = Frame(
-            function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
-        )
-        inner.texts, inner.kind = texts, self.owner.get(id(function), "")
-        closed = False
-        around = self.around.get(id(function))
-        if (
-            around is not None and around.name == frame.name
-        ):  # functions inside functions see the names around
-            closed = True
-            inner.names = {**frame.names, **names}
-            inner.texts = {**frame.texts, **texts}
+        return names, texts, parameters
+
+    def _key(self, function: Definition, inner: Frame, frame: Frame) -> tuple[object, ...]:
+        """What a call depends on: the same key gives the same events."""
         key: tuple[object, ...] = (
             id(function),
             frozenset(inner.names.items()),
@@ -200,23 +232,7 @@ class Calls(Expressions):
                 (name, each.marks, each.keys, each.tables) for name, each in inner.names.items()
             )
             key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
-        if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
-            return self._again(memory, node, parameters, frame, closed)
-        started, first, outer_read = self.time, len(self.events), self.read
-        self.read = set()
-        self.walked[id(function)] = self.walked.get(id(function), 0) + 1
-        self.entered.append(id(function))
-        self.block(function.body, inner)
-        self.entered.pop()
-        self._handed_back(node, parameters, inner, frame, closed)
-        if not inner.shared:
-            made = frozenset(name for name, time in self.made.items() if time > started)
-            depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
-            self.memories[key] = Memory(
-                self.version, started, self.time, depth, frozenset(self.read), made, events, inner
-            )
-        self.read |= outer_read
-        return inner.returned
+        return key
 
     def _again(
         self, memory: Memory, node: ast.Call, parameters: Sequence[str], frame: Frame, closed: bool

@@ -78,12 +78,7 @@ class Expressions(Walk):
                 marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
                 return value._replace(marks=marks, gates=value.gates | test.gates)
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
-                for each in node.generators:
-                    self.taken(each.target, each.iter, self.value(each.iter, frame), frame)
-                    for condition in each.ifs:
-                        self.value(condition, frame)
-                parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-                return self.union(parts, frame)
+                return self._comprehension(node, frame)
             case ast.Tuple() | ast.List() if len(node.elts) > 1:
                 each_of = [self.value(each, frame) for each in node.elts]
                 whole = joined(each_of)
@@ -93,13 +88,7 @@ class Expressions(Walk):
             case ast.Dict() if not node.keys:
                 return self.table(node)
             case ast.JoinedStr():
-                parts_of = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
-                text = "".join(
-                    str(each.value) if isinstance(each, ast.Constant) else "*" for each in node.values
-                )
-                return (constant(text)._replace(number=None) | self.union(parts_of, frame))._replace(
-                    kind="str"
-                )
+                return self._formatted(node, frame)
             case ast.NamedExpr():
                 value = self.value(node.value, frame)
                 self.assign(node.target, value, frame, node.value)
@@ -108,6 +97,23 @@ class Expressions(Walk):
                 return self.union(
                     [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)], frame
                 )
+
+    def _comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, frame: Frame
+    ) -> Value:
+        """What is made of each of something, its conditions looked at too."""
+        for each in node.generators:
+            self.taken(each.target, each.iter, self.value(each.iter, frame), frame)
+            for condition in each.ifs:
+                self.value(condition, frame)
+        parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        return self.union(parts, frame)
+
+    def _formatted(self, node: ast.JoinedStr, frame: Frame) -> Value:
+        """A text with values in it: its constant parts, and what any value carries."""
+        parts_of = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
+        text = "".join(str(each.value) if isinstance(each, ast.Constant) else "*" for each in node.values)
+        return (constant(text)._replace(number=None) | self.union(parts_of, frame))._replace(kind="str")
 
     def union(self, nodes: Iterable[ast.expr | None], frame: Frame) -> Value:
         """What any of several expressions carries."""

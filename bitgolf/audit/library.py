@@ -137,14 +137,8 @@ def called(
     if everything.has(FILES) and last not in ("sorted", "list", "tuple", "Path"):
         everything = everything._replace(marks=everything.marks - {FILES})
         given = [each._replace(marks=each.marks - {FILES}) for each in given]
-    if last == "narrow" and held.has(VAL) and STREAM in held.roots and len(given) > 2 and not frame.loops:
-        if given[2].number is not None and given[2].number > 1000:
-            flow.event("cut", node, frame, given[2])
-        return held
-    if last == "islice" and given and STREAM in given[0].roots and len(given) > 1:
-        if given[-1].number is not None:
-            flow.event("cut", node, frame, given[-1], way="turns")
-        return given[0]
+    if (shortened := _shortened(flow, call, given)) is not None:
+        return shortened
     if last == "stack" and given:
         return everything.plain._replace(parts=given[0].parts)
     if last in ("softmax", "log_softmax") and everything.has(VAL):
@@ -163,6 +157,20 @@ def called(
     if tokens and not held.marks and last not in BUILTINS and last not in flow.classes:
         return everything.plain.marked(PREDICTED)  # model(x)
     return everything if len(given) == 1 else everything.plain
+
+
+def _shortened(flow: "Expressions", call: Call, given: Sequence[Value]) -> Value | None:
+    """The stream of validation tokens cut to a length; None for other calls."""
+    last, held, node, frame = call.last, call.held, call.node, call.frame
+    if last == "narrow" and held.has(VAL) and STREAM in held.roots and len(given) > 2 and not frame.loops:
+        if given[2].number is not None and given[2].number > 1000:
+            flow.event("cut", node, frame, given[2])
+        return held
+    if last == "islice" and given and STREAM in given[0].roots and len(given) > 1:
+        if given[-1].number is not None:
+            flow.event("cut", node, frame, given[-1], way="turns")
+        return given[0]
+    return None
 
 
 def _simple(flow: "Expressions", call: Call) -> Value | None:
