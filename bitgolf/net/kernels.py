@@ -20,7 +20,7 @@ CHUNK_LONG = 256
 CHUNK_SHORT_TIME = 512
 KEEP_BYTES = 256 << 20  # attention weights of one layer above this size are computed again when needed
 BLOCK_SCORES = 1 << 17  # attention scores made together where none are kept
-HEAD_LOGITS = 1 << 20  # made together: what of them stays in a cache is not read from memory eight times
+HEAD_LOGITS = 1 << 20  # made together: each of the passes over them finds more of them in the cache
 LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
 
 

@@ -39,9 +39,8 @@ def cap_rows_plainly(x: np.ndarray, cap: np.float32) -> None:
             f = power - whole
             rests[i] = ((((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1) * f
         for i in range(width):
-            u = (whole_powers[i] - ONE) + whole_powers[i] * rests[
-                i
-            ]  # 2^(whole + f) - 1, to a float32's last bits
+            # 2^(whole + f) - 1, to a float32's last bits
+            u = (whole_powers[i] - ONE) + whole_powers[i] * rests[i]
             capped = np.divide(-cap * u, TWO + u)  # as / asks each time for a zero
             numbers[i] = -capped if numbers[i] < 0 else capped
 
