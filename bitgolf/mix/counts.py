@@ -1,76 +1,142 @@
-"""What followed each context, counted exactly: a context is the tokens themselves, never a hash of them."""
+"""What followed each context, counted exactly: a context is the tokens themselves, never a hash of them.
+
+Contexts are a tree: a node is one, and its child by a token is the context that this token makes longer. A
+table of slots finds a child; where two hash alike, the next slot is tried, so nothing is mixed up.
+"""
 
 import numpy as np
 
+from bitgolf.base.compiled import kept_compiled
 from bitgolf.score.mixer import Memory
 
-FEW = 1 / 16  # of the vocabulary: with more kinds of tokens than this, counts become an array
+# Of a node: how it came about, its place among its parent's children, and what followed it.
+PARENT, TOKEN, CAME, SIBLING, CHILD, FOLLOWED, KINDS, TOP, ROW = range(9)
+NOTHING, BEGINNING = 0, 1  # the nodes of the empty context, and of a token that nothing is counted before
+FEW = 1 / 16  # of the vocabulary: with more kinds of tokens than this, counts have a row of their own
+SPREAD, TURN = 1_000_003, 7919  # parents and tokens over the slots
 
 
-class Followers:
-    """How often each token followed one context. total: all tokens; kinds: how many different ones.
+class Counts:
+    """How often each token followed each context. rows: float64 (rows, vocabulary), of those with many kinds.
 
-    top: the most frequent one, of equal ones the first to become that; -1 at the start.
+    nodes: int32 (nodes, 9). slots: int32, -1 for a free one. used: int64, how many nodes and rows are.
     """
 
-    __slots__ = ("total", "kinds", "top", "_few", "_all")
+    def __init__(self, vocabulary_size: int) -> None:
+        self.nodes, self.slots = np.zeros((1 << 12, 9), np.int32), np.full(1 << 13, -1, np.int32)
+        self.nodes[:2, [PARENT, CHILD, SIBLING, TOP, ROW]] = -1
+        self.rows, self.used = np.zeros((8, vocabulary_size)), np.array([2, 0])
 
-    def __init__(self) -> None:
-        self.total, self.kinds, self.top = 0, 0, -1
-        self._few: dict[int, int] | None = None  # counts, once there are two kinds
-        self._all: np.ndarray | None = None  # counts (vocabulary), once there are many
+    def make_room(self, count: int) -> None:
+        """For so many more nodes and rows."""
+        if self.used[0] + count > len(self.nodes):
+            self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
+            self.slots = np.full(2 * len(self.slots), -1, np.int32)
+            fill_slots(self.nodes, int(self.used[0]), self.slots)
+        if self.used[1] + count > len(self.rows):
+            self.rows = np.concatenate(
+                [self.rows, np.zeros((max(count, len(self.rows)), self.rows.shape[1]))]
+            )
 
-    def count(self, token: int) -> int:
-        """How often this one came."""
-        if self._all is not None:
-            return int(self._all[token])
-        return self._few.get(token, 0) if self._few else self.total * (token == self.top)
 
-    def add(self, token: int, vocabulary_size: int) -> None:
-        """One more."""
-        before = self.count(token)
-        if self.kinds == 1 and not before:
-            self._few = {self.top: self.total}
-        if self._all is not None:
-            self._all[token] += 1
-        elif self._few is not None:
-            self._few[token] = before + 1
-        if before >= self.count(self.top):
-            self.top = token
-        self.total, self.kinds = self.total + 1, self.kinds + (before == 0)
-        if self._few and self.kinds > FEW * vocabulary_size:
-            counted = np.zeros(vocabulary_size)
-            self.add_to(counted, 1.0)
-            self._few, self._all = None, counted
+@kept_compiled
+def fill_slots(nodes: np.ndarray, used: int, slots: np.ndarray) -> None:
+    """The slots of all nodes so far."""
+    mask = len(slots) - 1
+    for node in range(BEGINNING + 1, used):
+        slot = (np.int64(nodes[node, PARENT]) * SPREAD + np.int64(nodes[node, TOKEN]) * TURN) & mask
+        while slots[slot] >= 0:
+            slot = (slot + 1) & mask
+        slots[slot] = node
 
-    def add_to(self, weights: np.ndarray, factor: float) -> None:
-        """Add each count times the factor to its place in weights (vocabulary)."""
-        if self._all is not None:
-            weights += factor * self._all
-        elif self._few:
-            count = len(self._few)
-            tokens = np.fromiter(self._few, np.int64, count)
-            weights[tokens] += factor * np.fromiter(self._few.values(), np.float64, count)
+
+@kept_compiled
+def count_token(
+    token: int,
+    contexts: np.ndarray,
+    nodes: np.ndarray,
+    slots: np.ndarray,
+    rows: np.ndarray,
+    used: np.ndarray,
+    shares: np.ndarray,
+) -> None:
+    """Count a token after its contexts (int64, shortest first, -1 for none), and go on to those of the next.
+
+    shares: float64, written: of what had followed each context, this token's.
+    """
+    mask, after = len(slots) - 1, np.int64(NOTHING)
+    for length in range(len(contexts)):
+        node = contexts[length]
+        contexts[length] = after
+        if node < 0:
+            break
+        slot = (node * SPREAD + token * TURN) & mask
+        child = np.int64(slots[slot])
+        while child >= 0 and (nodes[child, PARENT] != node or nodes[child, TOKEN] != token):
+            slot = (slot + 1) & mask
+            child = np.int64(slots[slot])
+        if child < 0:
+            child = used[0]
+            used[0] += 1
+            slots[slot] = child
+            nodes[child, PARENT], nodes[child, TOKEN], nodes[child, SIBLING] = node, token, nodes[node, CHILD]
+            nodes[child, CHILD] = nodes[child, TOP] = nodes[child, ROW] = -1
+            nodes[node, CHILD] = child
+            nodes[node, KINDS] += 1
+        times, top = nodes[child, CAME], nodes[node, TOP]
+        shares[length] = times / max(nodes[node, FOLLOWED], 1)
+        if top < 0 or (top != child and times >= nodes[top, CAME]):
+            nodes[node, TOP] = child
+        nodes[child, CAME] += 1
+        nodes[node, FOLLOWED] += 1
+        if nodes[node, ROW] >= 0:
+            rows[nodes[node, ROW], token] += 1
+        elif nodes[node, KINDS] > FEW * rows.shape[1]:
+            nodes[node, ROW] = used[1]
+            used[1] += 1
+            other = nodes[node, CHILD]
+            while other >= 0:
+                rows[nodes[node, ROW], nodes[other, TOKEN]] = nodes[other, CAME]
+                other = nodes[other, SIBLING]
+        after = child
+
+
+@kept_compiled
+def add_counts(
+    contexts: np.ndarray, factors: np.ndarray, nodes: np.ndarray, rows: np.ndarray, weights: np.ndarray
+) -> None:
+    """Add what followed some contexts, each times its factor, to weights (vocabulary); the last one first."""
+    for number in range(len(contexts) - 1, -1, -1):
+        node, factor = contexts[number], factors[number]
+        if nodes[node, ROW] >= 0:
+            counts = rows[nodes[node, ROW]]
+            for token in range(len(weights)):
+                weights[token] += factor * counts[token]
         else:
-            weights[self.top] += factor * self.total
+            child = nodes[node, CHILD]
+            while child >= 0:
+                weights[nodes[child, TOKEN]] += factor * nodes[child, CAME]
+                child = nodes[child, SIBLING]
 
 
 class ContextCounts(Memory):
-    """What followed the last `shortest` to `longest` tokens, for each of these lengths."""
+    """What followed the last 0 to `longest` tokens, for each of these lengths.
 
-    def __init__(self, vocabulary_size: int, shortest: int, longest: int) -> None:
-        self.vocabulary_size, self.shortest, self.longest = vocabulary_size, shortest, longest
-        self.history: tuple[int, ...] = ()
-        self.followers: dict[tuple[int, ...], Followers] = {}
+    contexts: int64 (longest + 1), what the coming token follows, the shortest first; -1 for none.
+    shares: float64 (longest + 1), of what followed each of them before, the last token's.
+    """
 
-    def contexts(self) -> list[tuple[int, ...]]:
-        """What the coming token follows, the shortest context first."""
-        ends = range(self.shortest, min(self.longest, len(self.history)) + 1)
-        return [self.history[len(self.history) - length :] for length in ends]
+    def __init__(self, vocabulary_size: int, longest: int) -> None:
+        self.longest, self.counts = longest, Counts(vocabulary_size)
+        self.contexts, self.shares = np.full(longest + 1, -1), np.zeros(longest + 1)
+        self.contexts[0] = NOTHING
+
+    def known(self) -> int:
+        """The node of the longest context, -1 where nothing has followed it."""
+        node = int(self.contexts[-1])
+        return node if node >= 0 and self.counts.nodes[node, FOLLOWED] else -1
 
     def observe(self, token: int) -> None:
-        for context in self.contexts():
-            if context not in self.followers:
-                self.followers[context] = Followers()
-            self.followers[context].add(token, self.vocabulary_size)
-        self.history = (*self.history, token)[-self.longest :] if self.longest else ()
+        counts = self.counts
+        counts.make_room(self.longest + 1)
+        count_token(token, self.contexts, counts.nodes, counts.slots, counts.rows, counts.used, self.shares)

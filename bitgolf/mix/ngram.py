@@ -1,28 +1,46 @@
 """N-gram caches: what followed the last tokens, so far in this text."""
 
 import dataclasses
+import math
 
 import numpy as np
 
+from bitgolf.base.compiled import kept_compiled
 from bitgolf.base.errors import DataError
 from bitgolf.base.plan import setting
-from bitgolf.mix.counts import ContextCounts, Followers
-from bitgolf.mix.trust import Trust, odds_level
+from bitgolf.mix.counts import (
+    BEGINNING,
+    FOLLOWED,
+    KINDS,
+    NOTHING,
+    TOKEN,
+    TOP,
+    ContextCounts,
+    Counts,
+    add_counts,
+)
+from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.text.tokenizer import Tokenizer
+
+# A weight's situation: how long the context is, the bits of how much and how many kinds followed it, and the
+# odds that the model gives the most frequent of them.
+BITS, MOST_ODDS, LEAST_ODDS = 32, 5, 1e-9
+ODDS_LEVELS = 2 * MOST_ODDS + 1
 
 
 class _Fixed(ContextCounts):
     def __init__(self, plan: "NgramCache", vocabulary_size: int) -> None:
-        super().__init__(vocabulary_size, plan.order - 1, plan.order - 1)
+        super().__init__(vocabulary_size, plan.order - 1)
         self.plan = plan
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        seen = self.followers.get(self.history)
-        share = self.plan.weight / ((seen.total if seen else 0) + self.plan.kappa * len(own))
+        node, counts = self.known(), self.counts
+        total = int(counts.nodes[node, FOLLOWED]) if node >= 0 else 0
+        share = self.plan.weight / (total + self.plan.kappa * len(own))
         mixed = (1 - self.plan.weight) * own + share * self.plan.kappa
-        if seen:
-            seen.add_to(mixed, share)
+        if total:
+            add_counts(self.contexts[-1:], np.array([share]), counts.nodes, counts.rows, mixed)
         return mixed
 
 
@@ -50,42 +68,84 @@ class NgramCache(Mixer):
         return _Fixed(self, vocabulary_size)
 
 
+@kept_compiled
+def weigh_contexts(
+    own: np.ndarray,
+    contexts: np.ndarray,
+    nodes: np.ndarray,
+    weights: np.ndarray,
+    situations: np.ndarray,
+    factors: np.ndarray,
+) -> tuple[int, float]:
+    """How many contexts are known, and what share the model keeps.
+
+    situations: int64, written: what the weight of each context depends on, as its place in `weights`.
+    factors: float64, written: by which its counts are multiplied.
+    """
+    known = 0
+    for node in contexts:
+        if node < 0 or nodes[node, FOLLOWED] == 0:
+            break  # no longer one is known either
+        situation = known
+        for number in (nodes[node, FOLLOWED], nodes[node, KINDS]):
+            level = 0
+            while number > 0:
+                number, level = number >> 1, level + 1
+            situation = situation * BITS + level
+        likely = own[nodes[nodes[node, TOP], TOKEN]]
+        odds = max(likely, LEAST_ODDS) / max(1 - likely, LEAST_ODDS)
+        level = min(max(round(math.log2(odds) / 2), -MOST_ODDS), MOST_ODDS)
+        situations[known] = situation * ODDS_LEVELS + level + MOST_ODDS
+        known += 1
+    left = 1.0
+    for length in range(known - 1, -1, -1):
+        weight = weights[situations[length]]
+        factors[length] = left * weight / nodes[contexts[length], FOLLOWED]
+        left *= 1 - weight
+    return known, left
+
+
+@kept_compiled
+def move_weights(
+    probability: float, shares: np.ndarray, situations: np.ndarray, weights: np.ndarray, seen: np.ndarray
+) -> None:
+    """Move the weights of known contexts, as `Trust` does.
+
+    probability: the model's, of the token that came. shares: of what had followed each context, this token's.
+    """
+    for length in range(len(situations)):
+        situation = situations[length]
+        weight, share = weights[situation], shares[length]
+        mixed = (1 - weight) * probability + weight * share
+        if mixed > 0:
+            seen[situation] = min(seen[situation] + 1, LONGEST_MEMORY)
+            weights[situation] += (weight * share / mixed - weight) / seen[situation]
+        probability = mixed
+
+
 class _Interpolated(ContextCounts):
     def __init__(self, plan: "InterpolatedNgrams", vocabulary_size: int, bos: int) -> None:
-        super().__init__(vocabulary_size, 0, plan.order - 1)
-        self.trust, self.own, self.bos = Trust(plan.start), np.zeros(0), bos
-        self.known: list[tuple[tuple[int, ...], Followers]] = []  # levels of the coming token
-
-    def levels(self) -> list[tuple[tuple[int, ...], Followers]]:
-        """The known contexts from the shortest on, each with what its weight depends on."""
-        levels: list[tuple[tuple[int, ...], Followers]] = []
-        for length, context in enumerate(self.contexts()):
-            if context not in self.followers:
-                break  # no longer one is known either
-            seen = self.followers[context]
-            likely = odds_level(float(self.own[seen.top]))
-            levels.append(((length, seen.total.bit_length(), seen.kinds.bit_length(), likely), seen))
-        return levels
+        super().__init__(vocabulary_size, plan.order - 1)
+        self.own, self.bos, self.known_contexts = np.zeros(0), bos, 0
+        self.weights = np.full(plan.order * BITS**2 * ODDS_LEVELS, plan.start)
+        self.seen = np.full(len(self.weights), PATIENCE)
+        self.situations, self.factors = np.zeros(plan.order, np.int64), np.zeros(plan.order)
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        self.own = own
-        self.known, left, shares = self.levels(), 1.0, []
-        for situation, seen in reversed(self.known):
-            weight = self.trust.of(situation)
-            shares.append((seen, left * weight / seen.total))
-            left *= 1 - weight
+        self.own, counts = own, self.counts
+        given = own, self.contexts, counts.nodes, self.weights
+        self.known_contexts, left = weigh_contexts(*given, self.situations, self.factors)
         mixed = left * own
-        for seen, share in shares:
-            seen.add_to(mixed, share)
+        add_counts(self.contexts[: self.known_contexts], self.factors, counts.nodes, counts.rows, mixed)
         return mixed
 
     def observe(self, token: int) -> None:
-        probability = float(self.own[token])
-        for situation, seen in self.known:
-            probability = self.trust.learn(situation, probability, seen.count(token) / seen.total)
         super().observe(token)
+        situations = self.situations[: self.known_contexts]
+        move_weights(self.own[token], self.shares, situations, self.weights, self.seen)
         if token == self.bos:
-            self.followers, self.history = {}, (token,)
+            self.counts, self.contexts = Counts(len(self.own)), np.full_like(self.contexts, -1)
+            self.contexts[:2] = (NOTHING, BEGINNING)[: len(self.contexts)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +156,7 @@ class InterpolatedNgrams(Mixer):
         context that is known; w is learnt from the scored text, for each length, count, number of kinds and
         how likely the model finds the most frequent one. per_document counts each document anew
     Source: Jelinek and Mercer 1980; in place of the fixed weight of PR #1718 and the hashed tables of #779
-    Cost: no bytes; some 50 microseconds and half a kB of memory a token
+    Cost: no bytes; some 10 microseconds and half a kB of memory a token
     Not for: texts of a few thousand tokens, where nothing repeats yet
     Neutral: start=0
     """

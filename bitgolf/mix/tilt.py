@@ -6,22 +6,22 @@ import math
 import numpy as np
 
 from bitgolf.base.plan import setting
-from bitgolf.mix.counts import ContextCounts
+from bitgolf.mix.counts import CAME, FOLLOWED, TOKEN, TOP, ContextCounts
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.text.tokenizer import Tokenizer
 
 
 class _Hints(ContextCounts):
     def __init__(self, plan: "TokenTilt", vocabulary_size: int) -> None:
-        super().__init__(vocabulary_size, plan.order - 1, plan.order - 1)
+        super().__init__(vocabulary_size, plan.order - 1)
         self.plan = plan
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        seen = self.followers.get(self.history)
-        if seen is None or seen.count(seen.top) < self.plan.share * seen.total:
+        nodes, node = self.counts.nodes, self.known()
+        if node < 0 or nodes[nodes[node, TOP], CAME] < self.plan.share * nodes[node, FOLLOWED]:
             return own
         tilted = own.copy()
-        tilted[seen.top] *= math.exp(self.plan.boost)
+        tilted[nodes[nodes[node, TOP], TOKEN]] *= math.exp(self.plan.boost)
         return tilted
 
 

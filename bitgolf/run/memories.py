@@ -12,13 +12,13 @@ import numpy as np
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.plan import Plan
 from bitgolf.mix.byte_tree import ByteTree
-from bitgolf.mix.counts import Followers
+from bitgolf.mix.counts import Counts
 from bitgolf.mix.trust import Trust
 from bitgolf.score.mixer import Memory
 
 PLAIN = (bool, int, float, str, type(None))
 SERIES: dict[str, Callable[[Iterable[Any]], Any]] = {"tuple": tuple, "list": list}
-HOLDERS: dict[str, Callable[[], Any]] = {"Trust": partial(Trust, 0.0), "Followers": Followers}
+HOLDERS: dict[str, Callable[[], Any]] = {"Trust": partial(Trust, 0.0), "Counts": partial(Counts, 0)}
 GIVEN = (Plan, ByteTree)  # a memory has these from its mixer and its tokenizer, the same each time
 
 
@@ -48,8 +48,8 @@ def _dump(value: Any, arrays: list[np.ndarray]) -> Any:
         return {kind.__name__: [_dump(each, arrays) for each in value]}
     if kind is dict:
         return {"dict": [[_dump(key, arrays), _dump(each, arrays)] for key, each in value.items()]}
-    if kind in (Trust, Followers):
-        return {kind.__name__: [_dump(getattr(value, name), arrays) for name in _fields(value)]}
+    if kind in (Trust, Counts):
+        return {kind.__name__: [_dump(each, arrays) for each in vars(value).values()]}
     raise CheckpointError("a mixer knows what cannot be kept", value=kind.__name__)
 
 
@@ -68,10 +68,6 @@ def _restore(dumped: Any, arrays: list[np.ndarray]) -> Any:
     if kind == "dict":
         return {_restore(key, arrays): _restore(each, arrays) for key, each in value}
     holder = HOLDERS[kind]()
-    for name, each in zip(_fields(holder), value, strict=True):
+    for name, each in zip(tuple(vars(holder)), value, strict=True):
         setattr(holder, name, _restore(each, arrays))
     return holder
-
-
-def _fields(holder: Trust | Followers) -> tuple[str, ...]:
-    return Followers.__slots__ if isinstance(holder, Followers) else tuple(vars(holder))

@@ -1,6 +1,7 @@
 """The slot of mixers: predictors that grow with the scored text and join the model's own distribution."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -52,7 +53,7 @@ class Mixer(Plan):
 def normalised(weights: np.ndarray, vocabulary_size: int) -> np.ndarray:
     """Weights as a distribution. Raises RuleError for weights that are none."""
     total = weights.sum()
-    if weights.shape != (vocabulary_size,) or not np.isfinite(total) or total <= 0 or weights.min() < 0:
+    if weights.shape != (vocabulary_size,) or not 0 < total < math.inf or weights.min() < 0:
         raise RuleError("a mixer gave weights that are no distribution")
     return weights / total
 

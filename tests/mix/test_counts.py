@@ -1,5 +1,6 @@
 """Exact counts, and the n-gram caches that are made of them, against counting from scratch."""
 
+import inspect
 from collections import Counter
 
 import numpy as np
@@ -7,31 +8,84 @@ import pytest
 
 from bitgolf.base.errors import DataError
 from bitgolf.catalog.mixtures import distributions, probe
-from bitgolf.mix.counts import Followers
+from bitgolf.mix import counts, ngram
 from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
 from bitgolf.mix.tilt import TokenTilt
 from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE, Trust, odds_level
+from tests.mix.twin import PlainNgrams
 
 SIZE = 14
 
 
-@pytest.mark.parametrize("vocabulary_size", [3, 20, 200])
-def test_followers_are_what_came(vocabulary_size):
-    draw = np.random.default_rng(vocabulary_size)
-    for _ in range(30):
-        followers, counted, top = Followers(), Counter(), -1
-        for token in (vocabulary_size * draw.random(draw.integers(1, 80)) ** 3).astype(int).tolist():
-            followers.add(token, vocabulary_size)
-            counted[token] += 1
-            top = token if counted[token] > counted[top] else top
-            weights = np.ones(vocabulary_size)
-            followers.add_to(weights, 0.5)
-            assert weights.tolist() == [1 + counted[each] / 2 for each in range(vocabulary_size)]
-            assert (followers.total, followers.kinds) == (counted.total(), len(counted))
-            assert followers.top == top
-            assert [followers.count(each) for each in range(vocabulary_size)] == [
-                counted[each] for each in range(vocabulary_size)
-            ]
+class Beginning:
+    """What is asked of a tokenizer here: the token before each document."""
+
+    def __init__(self, bos: int) -> None:
+        self.bos = bos
+
+
+LONG = 2500  # tokens: memory of nodes, of slots and of rows grows on the way
+
+
+def stream(size: int, count: int) -> tuple[list[int], np.ndarray]:
+    """Tokens that repeat themselves, and a distribution before each (count, size)."""
+    draw = np.random.default_rng(size)
+    follows = draw.permutation(size)
+    tokens = [0]
+    for jump in (size * draw.random(count) ** 3).astype(int):
+        tokens.append(int(jump if draw.random() < 0.5 else follows[tokens[-1]]))
+    return tokens[1:], draw.dirichlet(np.full(size, 0.3), count)
+
+
+def differs(order: int, size: int, bos: int = -1, count: int = LONG) -> bool:
+    """Whether a bit of n-grams in arrays is another than of those in dictionaries."""
+    kind = InterpolatedNgrams(order=order, start=0.1, per_document=bos >= 0)
+    memory, twin = kind.memory(size, Beginning(bos)), PlainNgrams(order, 0.1, bos)
+    state = np.zeros(0)
+    for token, own in zip(*stream(size, count), strict=True):
+        if not np.array_equal(memory.mix(own, state), twin.mix(own, state)):
+            return True
+        memory.observe(token)
+        twin.observe(token)
+    return False
+
+
+@pytest.mark.parametrize("order, size, bos", [(1, 40, -1), (1, 40, 3), (2, 40, -1), (5, 40, 3), (5, 300, -1)])
+def test_ngrams_in_arrays_are_those_in_dictionaries_to_the_bit(order, size, bos):
+    assert not differs(order, size, bos)
+
+
+FAULTS = {
+    "by its hash alone": ("count_token", "nodes[child, PARENT] != node or ", ""),
+    "the token knows itself": (
+        "count_token",
+        "times / max(nodes[node, FOLLOWED], 1)",
+        "(times + 1) / (nodes[node, FOLLOWED] + 1)",
+    ),
+    "another of equal ones": ("count_token", "times >= nodes[top, CAME]", "times > nodes[top, CAME]"),
+    "a row without the past": ("count_token", "] = nodes[other, CAME]", "] = 0"),
+    "a node is lost as memory grows": ("fill_slots", "range(BEGINNING + 1", "range(BEGINNING + 9"),
+    "one follower is left out": (
+        "add_counts",
+        "child = nodes[node, CHILD]",
+        "child = nodes[nodes[node, CHILD], SIBLING]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", ["", *FAULTS])
+def test_a_planted_fault_of_the_arrays_is_seen(fault, monkeypatch):
+    """As plain Python, which a machine without numba runs."""
+    for name in ("count_token", "fill_slots", "add_counts"):
+        source = inspect.getsource(getattr(counts, name).function).removeprefix("@kept_compiled\n")
+        changed, right, wrong = FAULTS.get(fault, ("", "", ""))
+        assert changed != name or source.count(right) == 1
+        code = source.replace(right, wrong) if changed == name else source
+        made = vars(counts).copy()
+        exec(code, made)
+        for module in (counts, ngram):
+            monkeypatch.setattr(module, name, made[name], raising=module is counts)
+    assert differs(5, 40) == bool(fault)
 
 
 def after(prefix: list[int], context: list[int], first: int = 0) -> Counter:
@@ -62,13 +116,6 @@ def test_the_fixed_cache_is_its_formula():
         found = after(prefix, prefix[-2:]) if place >= 2 else Counter()
         smoothed = np.array([found[token] + 0.5 for token in range(SIZE)]) / (found.total() + 0.5 * SIZE)
         np.testing.assert_allclose(given[place], 0.7 * own + 0.3 * smoothed, rtol=1e-12)
-
-
-class Beginning:
-    """What is asked of a tokenizer here: the token before each document."""
-
-    def __init__(self, bos: int) -> None:
-        self.bos = bos
 
 
 @pytest.mark.parametrize("bos", [-1, 3])
