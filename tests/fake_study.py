@@ -1,13 +1,14 @@
 """Studies that were never run: a receipt and results written by hand, for tests of what is made of them."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.study.design import Study
-from bitgolf.study.runner import RECEIPT
+from bitgolf.study.receipt import RECEIPT
 
 Outcome = float | str | None
 
@@ -51,7 +52,7 @@ def fake_study(root: Path, study: Study, values: dict[str, list[Outcome]], **cha
     rows = []
     for arm, recipe in study.recipes().items():
         for seed, value in zip(study.seeds, values[arm]):
-            folder = root / "runs" / f"{study.name}-{arm.replace(' ', '_')}-{seed}"
+            folder = root / "runs" / f"{study.name}-{re.sub('[ /]', '_', arm)}-{seed}"
             rows.append({"arm": arm, "seed": seed, "folder": f"../runs/{folder.name}"})
             if value is not None and not (isinstance(value, float) and math.isnan(value)):
                 write_json(folder / "result.json", fake_result(recipe, seed, value, **changes))

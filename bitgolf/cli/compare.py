@@ -10,6 +10,7 @@ from bitgolf.base.plan import Plan, diff, to_json
 from bitgolf.catalog.shipped import shipped_recipe, stand_in
 from bitgolf.cli.options import BITS, Json, Variables
 from bitgolf.report import screen
+from bitgolf.study.receipt import is_study
 from bitgolf.study.status import run_folders
 from bitgolf.study.terms import METRICS
 
@@ -17,7 +18,9 @@ from bitgolf.study.terms import METRICS
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="A B...", help="Two recipes; or runs, sets of runs (r1,r2), folders of them."),
+        typer.Argument(
+            metavar="A B...", help="Two recipes; or runs, sets of them (r1,r2), folders, STUDY/ARM."
+        ),
     ],
     variables: Variables = None,
     metric: Annotated[str, typer.Option(help="Of runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
@@ -29,22 +32,26 @@ def compare(
     """Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.
 
     Runs are compared with the first: by seeds where both sides have several, by documents where the weights
-    are the same. Public variables are given to the second recipe.
+    are the same. Of one folder its recipes are compared, of a study its arms. Public variables are given to
+    the second recipe.
 
     Example: bitgolf compare baseline demo
     Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3
     Example: bitgolf compare runs/a1,runs/a2,runs/a3 --against 1.2244
+    Example: bitgolf compare runs/studies/mine/baseline "runs/studies/mine/EMA 0.97"
     """
     if against is not None:
         if len(names) != 1:
             raise BitgolfError("expected one set of runs", where="--against", value=names)
         show_against(names[0], against, metric, as_json)
         return
-    if all(run_folders(name) for name in names) and len(names) > 1:
+    if all(run_folders(name) or is_study(name) for name in names):
         show_comparison(names, metric, as_json)
         return
     if len(names) != 2:
-        raise BitgolfError("expected two recipes, or two or more finished runs", where="compare", value=names)
+        raise BitgolfError(
+            "expected two recipes, or finished runs of two or more", where="compare", value=names
+        )
     left, right = names
     differences = diff(*_both(left, right, variables or []))
     screen.table(f"{left} against {right}", ("setting", left, right), differences, as_json=as_json)
@@ -95,11 +102,11 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     """`bitgolf compare` of finished runs."""
-    from bitgolf.study.compare import compare_runs, read_run_set
+    from bitgolf.study.compare import compare_runs, read_run_set, sets_within
 
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
-    sets = [read_run_set(name) for name in names]
+    sets = sets_within(names[0]) if len(names) == 1 else [read_run_set(name) for name in names]
     result = compare_runs(sets, metric)
     for other, row in zip(sets[1:], result["comparisons"]):
         differences = row["changes"]

@@ -13,6 +13,7 @@ from bitgolf.report import screen
 from bitgolf.study.design import Study
 from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray, on_slurm
 from bitgolf.study.findings import already_tested, cited_in, measured, tried_in_public
+from bitgolf.study.formatting import margin_in_words
 from bitgolf.study.live import Board, follow
 from bitgolf.study.power import change_rows, disturbances, plan_facts
 from bitgolf.study.report import write_report
@@ -172,7 +173,9 @@ def _finish(folder: Path, reading: str, as_json: bool) -> None:
         )
         for row in report["comparisons"]
     ]
-    title = f"{report['study']}: {report['metric']}, lower is better, 95% intervals, p corrected"
+    margin = margin_in_words(report, "margin")
+    counts = f"; a difference counts beyond the margin of {margin}" if margin else ""
+    title = f"{report['study']}: {report['metric']}, lower is better, 95% intervals, p corrected{counts}"
     screen.grouped_table(COMPARISON_COLUMNS, [(title, rows)], as_json=as_json)
     failed = [
         (arm["name"], run["seed"], run["error"] or run["status"])
@@ -189,6 +192,7 @@ def _finish(folder: Path, reading: str, as_json: bool) -> None:
         "status": report["status"],
         "failed_runs": len(failed),
         "noise": report["noise"]["deviation"],
+        **({"margin": margin} if margin else {}),
         "report": str(folder / "study.html"),
     }
     screen.close(report if as_json else facts, as_json=as_json)

@@ -10,10 +10,14 @@ from bitgolf.base.files import NAME_RULE, is_plain_name
 from bitgolf.cli.options import Json
 from bitgolf.inputs.writable import refuse_folder
 from bitgolf.report import screen
+from bitgolf.study.status import run_folders
 
 
 def submit(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, one a seed.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Finished runs, one a seed; an arm of a study as STUDY/ARM."),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write.")] = None,
     name: Annotated[str, typer.Option("--name", help="Title; the recipe's name if not given.")] = "",
     author: Annotated[str, typer.Option("--author", help="Who stands for it.")] = "",
@@ -48,6 +52,7 @@ def submit(
     end.
 
     Example: bitgolf submit runs/a1 runs/a2 runs/a3 --out records/mine
+    Example: bitgolf submit "runs/studies/mine/EMA 0.97" --out records/mine
     """
     from bitgolf.audit.audit import audit
     from bitgolf.audit.rules import rules_named
@@ -60,7 +65,7 @@ def submit(
     declared = _declared(seeds)
     if out:
         refuse_folder(out)
-    members = gathered(runs, declared)
+    members = gathered([folder for word in runs for folder in run_folders(word) or [Path(word)]], declared)
     first = members[0].result
     title = name or first["recipe"]
     folder = out or Path("records") / f"{first['recipe']}-{first['recipe_identity'][:8]}"

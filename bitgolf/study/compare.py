@@ -12,7 +12,9 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, diff
 from bitgolf.catalog.shipped import recipe_in
 from bitgolf.inputs.typed import Named, read_outside, read_plan, typed
+from bitgolf.report.screen import note
 from bitgolf.study.documents import over_pairs
+from bitgolf.study.receipt import folders_by_arm, is_study
 from bitgolf.study.stats import Contrast, OneSample, OverDocuments, contrast, corrected, one_sample
 from bitgolf.study.status import run_folders, run_status
 from bitgolf.study.terms import IN_BITS
@@ -76,8 +78,15 @@ def read_run_set(text: str) -> RunSet:
     folders = run_folders(text)
     if not folders:
         raise BitgolfError(
-            "no finished run", where=text, way_out="name run folders, with commas between them"
+            "no finished run",
+            where=text,
+            way_out="name run folders with commas between them, a folder of runs, or STUDY/ARM",
         )
+    return run_set(text, folders)
+
+
+def run_set(name: str, folders: list[Path]) -> RunSet:
+    """Finished runs as a set. Raises BitgolfError for unfinished ones, and for mixed recipes."""
     results = []
     for folder in folders:
         status = run_status(folder)
@@ -95,14 +104,39 @@ def read_run_set(text: str) -> RunSet:
     if len(identities) != 1:
         raise BitgolfError(
             "a set of runs is one recipe with several seeds",
-            where=text,
+            where=name,
             value=f"{len(identities)} recipes",
             way_out="name the runs of each recipe, with commas between them",
         )
     seeds = [result["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
-        raise BitgolfError("two runs of one seed in a set", where=text, value=sorted(seeds))
-    return RunSet(text, folders, results)
+        raise BitgolfError("two runs of one seed in a set", where=name, value=sorted(seeds))
+    return RunSet(name, folders, results)
+
+
+def sets_within(text: str) -> list[RunSet]:
+    """The sets of runs in one folder: the arms of a study, the baseline first; else its runs by recipe.
+
+    Failed runs of a folder that is no study are left out, with a note. Raises BitgolfError for a single set.
+    """
+    if is_study(text):
+        return [run_set(arm, folders) for arm, folders in folders_by_arm(Path(text)).items()]
+    by_recipe: dict[str, list[Path]] = {}
+    for each in run_folders(text):
+        status = run_status(each)
+        if status.state == "done" and status.result:
+            identity = typed(status.result, Named, each / "result.json")["recipe_identity"]
+            by_recipe.setdefault(identity, []).append(each)
+        else:
+            note(f"{each}: left out, it has no score ({status.stage or status.state})")
+    if len(by_recipe) < 2:
+        raise BitgolfError(
+            "only one recipe has finished runs here",
+            where=text,
+            value=f"{sum(map(len, by_recipe.values()))} runs",
+            way_out="name other runs as well, or --against a figure",
+        )
+    return [run_set(",".join(each.name for each in runs), runs) for runs in by_recipe.values()]
 
 
 def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[str, Any]:

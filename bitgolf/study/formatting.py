@@ -64,8 +64,8 @@ def facts(study: View) -> list[tuple[str, str]]:
         ("test", TESTS[study["test"]]),
         ("correction", f"{CORRECTIONS[study['correction']]}, {compared} comparison{'s' * (compared != 1)}"),
         ("alpha", f"{study['alpha']:g}"),
-        ("margin", _size(study, "margin")),
-        ("equivalent within", _size(study, "equivalent_within")),
+        ("margin", margin_in_words(study, "margin")),
+        ("equivalent within", margin_in_words(study, "equivalent_within")),
         ("noise of one run", _noise(study)),
     ]
     if noise["detectable"] is not None:
@@ -85,7 +85,7 @@ def facts(study: View) -> list[tuple[str, str]]:
     return [(name, text) for name, text in rows if text]
 
 
-def _size(study: View, which: str) -> str:
+def margin_in_words(study: View, which: str) -> str:
     """A margin as it was declared and in the metric's unit; empty where none was."""
     margin = study[which]
     if not margin["value"]:

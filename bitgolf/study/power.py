@@ -26,6 +26,9 @@ PUBLIC_DEVIATION = 0.0026  # bits per byte, five seeds of PR #212 on eight H100s
 MOST_LETTERS = 60  # of a setting in the table of changes
 COPIES = 7  # of the weights in a run folder: live, averaged, and the training state
 WHOLE_RUN = 1.4  # times the seconds of its training, where nothing was measured
+# Seconds of any run besides, however small: on two cores of a Zen 5, runs of three steps took 1.75 s each.
+FIXED_SECONDS = 1.0
+UNCOUNTED_SECONDS = 0.5  # of those, what no stage counts: the trial before the training, and the files
 
 
 class Noise(NamedTuple):
@@ -63,6 +66,7 @@ def plan_facts(prepared: Prepared, runs_at_once: int = 1) -> dict[str, Any]:
     if study.metric in IN_BITS and noise.deviation > 0:
         facts["seeds_for_0.005_bits"] = seeds_needed(noise.deviation, CHALLENGE_NATS, m, study.alpha)
         if margin > 0:
+            facts["margin"] = margin
             facts["seeds_for_the_margin"] = seeds_needed(noise.deviation, margin, m, study.alpha)
     return facts
 
@@ -95,7 +99,7 @@ def seconds_of(jobs: dict[tuple[str, int], Job], statuses: dict[Path, RunStatus]
     seconds: dict[str, list[float]] = {}
     for job in jobs.values():
         if result := statuses[job.folder].result:
-            spent = sum(result.get("seconds", {}).values())
+            spent = sum(result.get("seconds", {}).values()) + UNCOUNTED_SECONDS
             seconds.setdefault(job.recipe.identity(), []).append(spent)
     recipes = {job.recipe.identity(): job.recipe for job in jobs.values()}
     means = {identity: float(np.mean(spent)) for identity, spent in seconds.items()}
@@ -107,7 +111,7 @@ def seconds_of(jobs: dict[tuple[str, int], Job], statuses: dict[Path, RunStatus]
 def forecast_run_seconds(recipe: Recipe) -> float:
     """Seconds of a run that nothing like it has been measured for."""
     flops = flops_per_token(recipe.model, recipe.data.sequence_length) * recipe.train.batch_tokens
-    return WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
+    return FIXED_SECONDS + WHOLE_RUN * forecast_seconds(recipe, flops)["train_seconds"]
 
 
 def _disk_bytes(job: Job, statuses: dict[Path, RunStatus]) -> int:

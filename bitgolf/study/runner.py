@@ -14,19 +14,18 @@ from bitgolf.base.files import write_json
 from bitgolf.base.plan import diff, from_json, to_json
 from bitgolf.inputs.recorded import record, techniques_of
 from bitgolf.inputs.resolve import find_dataset, from_python
-from bitgolf.inputs.typed import Change, Receipt, read_as
+from bitgolf.inputs.typed import Change, Receipt
 from bitgolf.net.backend import choose_backend
+from bitgolf.recipe import Recipe
 from bitgolf.run.preflight import preflight
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
+from bitgolf.study.receipt import RECEIPT, RUNS, receipt_of
 from bitgolf.study.runs import Job, Task, forget_failures, make_job, tasks_of
 from bitgolf.study.stats import contrast
 from bitgolf.study.status import run_status
 from bitgolf.study.values import value_of
 
-RECEIPT = "plan.json"
-RUNS = "../runs/"  # of a study, from its folder
-MOVE_AWAY = "move the file away and begin the study again; finished runs are kept"
 Cell = tuple[str, int]  # an arm and a seed
 
 
@@ -54,13 +53,14 @@ def find_study(text: str) -> Study:
 
 
 def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None, Prepared]:
-    """Datasets, scripts and folders of all runs, and one try of each recipe that has runs to do.
+    """Datasets, scripts and folders of all runs, and one try of what has runs to do.
 
     device: the kind of device of a cluster, where it is not that of this machine; nothing is tried here then.
     Raises BitgolfError for what could not run. Nothing is written but datasets and the number type.
     """
     recipes = study.recipes()
     jobs: dict[Cell, Job] = {}
+    tried: list[Any] = []
     for done, (arm, recipe) in enumerate(recipes.items()):
         yield Event("prepare", done, len(recipes), {})
         dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
@@ -69,7 +69,8 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
             folder = first.folder.with_name(first.folder.name.rpartition("-")[0] + f"-{seed}")
             jobs[arm, seed] = first._replace(seed=seed, folder=folder)
         begun = all(run_status(jobs[arm, seed].folder).state != "waiting" for seed in study.seeds)
-        if not (begun or device):
+        if not (begun or device) and (trial := _tried(recipe)) not in tried:
+            tried.append(trial)
             try:
                 backend = choose_backend(first.recipe.backend)
                 finish(preflight(first.recipe, dataset, backend, study.seeds[0]))
@@ -77,6 +78,11 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
                 raise BitgolfError(f"cannot run: {error}", where=f"arm {arm!r}") from error
     yield Event("prepare", 1, 1, {})
     return Prepared(study, out / study.name, jobs)
+
+
+def _tried(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a try before the training depends on; arms that differ in others share one try."""
+    return {name: value for name, value in to_json(recipe).items() if name not in ("average", "train")}
 
 
 def keep_plan(prepared: Prepared) -> None:
@@ -104,25 +110,6 @@ def brief(value: Any) -> Any:
     if isinstance(value, tuple):
         return [brief(item) for item in value]
     return getattr(value, "name", None) or to_json(value)
-
-
-def receipt_of(folder: Path) -> Receipt:
-    """The receipt of a study that was begun. Raises BitgolfError where there is none, or no such."""
-    if not (folder / RECEIPT).is_file():
-        raise BitgolfError(
-            "no study was begun here", where=str(folder), way_out="run it without --report first"
-        )
-    receipt = read_as(folder / RECEIPT, Receipt, MOVE_AWAY)
-    for run in receipt["runs"]:
-        name = run["folder"].removeprefix(RUNS)
-        if not run["folder"].startswith(RUNS) or name != Path(name).name or name in ("", ".."):
-            raise BitgolfError(
-                f"a run of a study lies in {RUNS}NAME",
-                where=str(folder / RECEIPT),
-                value=run["folder"],
-                way_out=MOVE_AWAY,
-            )
-    return receipt
 
 
 def study_of(folder: Path) -> Study:

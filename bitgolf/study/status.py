@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
+from bitgolf.study.receipt import arm_folders
 
 LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
 UNREADABLE = "unreadable"  # the status of a run whose result.json is no result
@@ -48,13 +49,21 @@ def _ended(path: Path) -> RunStatus:
 
 
 def run_folders(text: str) -> list[Path]:
-    """The finished runs that a word names: a run folder, a folder of them, or several with commas."""
-    folders: list[Path] = []
-    for part in text.split(","):
-        path = Path(part)
-        inner = sorted(each.parent for each in path.glob("*/result.json")) if path.is_dir() else []
-        folders += [path] if (path / "result.json").is_file() else inner
-    return folders
+    """The runs that a word names: a run folder, a folder of them, an arm as STUDY/ARM; several with commas.
+
+    Of folders the finished runs alone; of an arm all that were planned. Raises BitgolfError for no such arm.
+    """
+    whole = arm_folders(text) if "," in text else []  # the name of an arm may hold commas
+    return whole or [folder for part in text.split(",") for folder in _folders_of(part)]
+
+
+def _folders_of(word: str) -> list[Path]:
+    path = Path(word)
+    if not path.exists():
+        return arm_folders(word)
+    if (path / "result.json").is_file():
+        return [path]
+    return sorted(each.parent for each in path.glob("*/result.json"))
 
 
 def _is_locked(folder: Path) -> bool:

@@ -23,7 +23,8 @@ from bitgolf.recipe import Recipe
 from bitgolf.report import screen
 from bitgolf.study.design import Margin, Study
 from bitgolf.study.documents import over_pairs
-from bitgolf.study.runner import MOVE_AWAY, RECEIPT, losers, receipt_of, study_of
+from bitgolf.study.receipt import MOVE_AWAY, RECEIPT, receipt_of
+from bitgolf.study.runner import losers, study_of
 from bitgolf.study.stats import (
     Contrast,
     contrast,

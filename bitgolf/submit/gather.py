@@ -24,7 +24,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.run.stages import HASHED
 from bitgolf.script.flatten import flatten
 from bitgolf.study.documents import read_columns
-from bitgolf.study.runner import RECEIPT, receipt_of
+from bitgolf.study.receipt import RECEIPT, receipt_of
 from bitgolf.study.runs import code_of
 
 NEEDED = ("result.json", *HASHED)

@@ -143,8 +143,10 @@ def data_lines(run: Run) -> list[str]:
     if identity := data.get("tokenizer_identity"):
         named = f"tokenizer_kind=bitgolf tokenizer_path=tokenizer.bin sha256:{identity}"
         lines.append(f"val_bpb:enabled {named} pieces:{run.recipe.model.vocabulary_size}")
-    if text_bytes := text.get("text_bytes"):
-        counted = f"tokens:{run.tokens} text_bytes:{text_bytes} text_sha256:{text.get('text_sha256')}"
+    if whole := text.get("text_bytes"):
+        scored = min(run.result["text_bytes"], whole)
+        part = "" if scored == whole else f" of:{whole}"  # score.limit_tokens scores a part
+        counted = f"tokens:{run.tokens} text_bytes:{scored}{part} text_sha256:{text.get('text_sha256')}"
         lines.append(f"val_loader:dataset:{data.get('name', '')} {counted}")
     return lines
 

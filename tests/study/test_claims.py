@@ -11,8 +11,8 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.study.compare import against_constant, compare_runs, read_run_set
 from bitgolf.study.design import Study, add_one
+from bitgolf.study.receipt import receipt_of
 from bitgolf.study.report import write_report
-from bitgolf.study.runner import receipt_of
 from bitgolf.study.stats import one_sample
 from bitgolf.study.status import run_status
 from bitgolf.study.verdicts import analyse

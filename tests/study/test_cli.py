@@ -17,12 +17,13 @@ import json
 from pathlib import Path
 from bitgolf.base.plan import from_json
 from bitgolf.recipe import Recipe
-from bitgolf.study.design import Study, add_one
+from bitgolf.study.design import Margin, Study, add_one
 
 def study():
     base = from_json(Recipe, json.loads(Path({recipe!r}).read_text()))
     arms = add_one(base, {{"longer": {{"train.steps": 6}}}})
-    return Study(name="tiny", question="Longer?", baseline=base, arms=arms, seeds=(1, 2), data={data!r})
+    rest = {{"seeds": (1, 2), "data": {data!r}, "margin": Margin(value=0.001)}}
+    return Study(name="tiny", question="?", baseline=base, arms=arms, **rest)
 """
 
 
@@ -76,6 +77,7 @@ def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):
 
     ran = bitgolf("study", file)
     assert "no evidence" in ran.stdout and "study.html" in ran.stdout
+    assert "beyond the margin of 0.0010" in ran.stdout
     folder = tmp_path / "runs/studies/tiny"
     first = {name: (folder / name).read_bytes() for name in ("study.json", "study.md", "study.html")}
 
@@ -98,6 +100,12 @@ def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):
     (row,) = compared["comparisons"]
     assert row["changes"] == [{"path": "train.steps", "left": 4, "right": 6}]
     assert row["effect"] == pytest.approx(again["comparisons"][0]["effect"])
+    for words in (
+        [tmp_path / "runs/studies/tiny"],
+        [f"runs/studies/tiny/{arm}" for arm in ("baseline", "longer")],
+    ):
+        (arms,) = json.loads(bitgolf("compare", *words, "--json").stdout)["comparisons"]
+        assert arms["effect"] == row["effect"] and arms["runs"] == 2
     folders = [tmp_path / name for name in ("one", "other")]
     for folder, runs in zip(folders, sets):
         folder.mkdir()
@@ -125,7 +133,7 @@ def test_a_search_ends_in_a_study_on_fresh_seeds(file, bitgolf, tmp_path):
         (["study", "{file}", "--search", "model.layers"], "not a range or a list"),
         (["study", "{file}", "--plan", "--search", "train.steps=5..9"], "not known before it ran"),
         (["findings", "--in", "nowhere"], "no such folder"),
-        (["compare", "demo"], "expected two recipes, or two or more"),
+        (["compare", "demo"], "expected two recipes, or finished runs"),
     ],
 )
 def test_wrong_use_says_what_and_how(file, bitgolf, words, said):

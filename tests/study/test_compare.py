@@ -5,7 +5,7 @@ import pytest
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.score.windows import Chunked
-from bitgolf.study.compare import compare_runs, read_run_set
+from bitgolf.study.compare import compare_runs, read_run_set, sets_within
 from bitgolf.study.design import Study, add_one
 from tests.fake_study import fake_study
 from tests.study.test_verdicts import write_scores
@@ -96,3 +96,34 @@ def test_other_texts_are_refused(runs, tmp_path):
     path.write_text(path.read_text().replace('"text_bytes": 3000\n      }', '"text_bytes": 3001\n      }'))
     with pytest.raises(BitgolfError, match="different texts"):
         compared([base, deeper])
+
+
+def test_an_arm_of_a_study_is_a_set(runs, tmp_path):
+    runs(deeper=[1.9, 1.903, 1.899])
+    study = tmp_path / "c"
+    (row,) = compared([f"{study}/baseline", f"{study}/deeper"])
+    assert row["runs"] == 3 and row["name"] == f"{study}/deeper"
+    with pytest.raises(BitgolfError, match="no such arm.*did you mean 'deeper'"):
+        read_run_set(f"{study}/deepr")
+
+
+def test_the_name_of_an_arm_may_hold_slashes_and_commas(recipe, tmp_path):
+    arms = add_one(recipe, {"depth 3, a/b": {"model.layers": 3}})
+    study = Study(name="c", baseline=recipe, arms=arms)
+    fake_study(tmp_path, study, {"baseline": BASE, "depth 3, a/b": [1.9, 1.903, "crash"]})
+    with pytest.raises(BitgolfError, match="has no score"):
+        read_run_set(f"{tmp_path}/c/depth 3, a/b")
+
+
+def test_one_folder_is_compared_by_its_recipes(runs, tmp_path, capsys):
+    runs(deeper=[1.9, 1.903, 1.899])
+    of_study = sets_within(str(tmp_path / "c"))
+    assert [each.name for each in of_study] == ["baseline", "deeper"]
+    (tmp_path / "runs" / "c-baseline-1" / "result.json").write_text('{"status": "crash"}')
+    baseline, deeper = sets_within(str(tmp_path / "runs"))
+    assert baseline.name == "c-baseline-2,c-baseline-3" and len(deeper.results) == 3
+    assert "c-baseline-1: left out" in capsys.readouterr().err
+    for path in (tmp_path / "runs").glob("c-deeper-*/result.json"):
+        path.unlink()
+    with pytest.raises(BitgolfError, match="only one recipe"):
+        sets_within(str(tmp_path / "runs"))

@@ -24,7 +24,9 @@ from bitgolf.study import runner as conducting
 from bitgolf.study.design import DropLosers, Study, add_one
 from bitgolf.study.executors import in_processes, in_this_process, on_ray, on_slurm
 from bitgolf.study.live import Board
-from bitgolf.study.runner import find_study, keep_plan, prepare, receipt_of, run_study, study_of, tasks
+from bitgolf.study.power import FIXED_SECONDS, UNCOUNTED_SECONDS, seconds_of
+from bitgolf.study.receipt import receipt_of
+from bitgolf.study.runner import find_study, keep_plan, prepare, run_study, study_of, tasks
 from bitgolf.study.runs import Task, finish_task, tasks_of
 from bitgolf.study.status import RunStatus, run_status
 from tests.fake_study import fake_result
@@ -84,6 +86,26 @@ def test_another_kind_of_device_is_another_run_and_is_not_tried_here(study, tmp_
     assert not {job.folder for job in here.jobs.values()} & {job.folder for job in there.jobs.values()}
     with pytest.raises(ZeroDivisionError):
         follow(prepare(study, tmp_path))
+
+
+def test_arms_that_train_differently_share_a_try(study, tmp_path, monkeypatch):
+    tried = []
+
+    def preflight(recipe, *rest):
+        tried.append(recipe.score.windows)
+        yield Event("preflight", 1, 1, {})
+
+    monkeypatch.setattr(conducting, "preflight", preflight)
+    follow(prepare(study, tmp_path))
+    assert len(tried) == 2 and Chunked(length=32) in tried  # "longer" is tried with the baseline
+
+
+def test_what_is_left_to_do_counts_more_than_the_stages(finished):
+    done = {job.folder: run_status(job.folder) for job in finished.jobs.values()}
+    for spent in seconds_of(finished.jobs, done).values():
+        assert spent > UNCOUNTED_SECONDS
+    never = {folder: RunStatus("waiting") for folder in done}
+    assert min(seconds_of(finished.jobs, never).values()) > FIXED_SECONDS
 
 
 def test_arms_that_differ_after_training_share_it(finished):

@@ -30,7 +30,7 @@ from bitgolf.squeeze.quantize import int6_rows
 from bitgolf.study.runs import code_of
 from bitgolf.submit.claims import credits
 from bitgolf.submit.gather import gathered
-from bitgolf.submit.write import Metadata, requirements, write_record
+from bitgolf.submit.write import Metadata, data_lines, requirements, write_record
 from bitgolf.train.loop import TrainPlan
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 from tests.run.test_run import result_of
@@ -328,6 +328,23 @@ def test_the_verb(bitgolf, runs, tmp_path):  # noqa: F811
     refused(bitgolf("submit", *runs, "--out", tmp_path / "s", "--seeds", "1,b"), "not a seed")
     refused(bitgolf("submit", *runs, "--out", tmp_path / "s", "--study", tmp_path), "no result of a study")
     assert not (tmp_path / "s").exists()
+
+
+def test_an_arm_of_a_study_is_all_its_seeds(bitgolf, runs, tmp_path):  # noqa: F811
+    rows = [{"arm": "a/b, c", "seed": seed, "folder": f"../runs/{seed}"} for seed in (1, 2, 3)]
+    plan = {"written": "2026-01-02T03:04:05+00:00", "plan": {}, "amendments": [], "runs": rows}
+    write_json(tmp_path / "study" / "plan.json", plan)
+    _, out, _ = bitgolf("submit", tmp_path / "study" / "a/b, c", "--out", tmp_path / "r", "--json")
+    assert json.loads(out)["seeds"] == 3
+    refused(bitgolf("submit", tmp_path / "study" / "a", "--out", tmp_path / "s"), "no such arm")
+
+
+def test_a_log_counts_the_bytes_that_were_scored(runs):
+    (run, *_) = gathered(runs)
+    part = run._replace(result={**run.result, "text_bytes": 1000})
+    whole = run.result["data"]["splits"]["val"]["text_bytes"]
+    assert f" text_bytes:1000 of:{whole} " in data_lines(part)[-1]
+    assert " of:" not in data_lines(run)[-1]
 
 
 @pytest.mark.slow
