@@ -30,11 +30,15 @@ class SlowError(BitgolfError):
 
 
 class Evaluated(NamedTuple):
-    """Scores, and their seconds, those before a kill included; of these, what went into updates."""
+    """Scores, and their seconds, those before a kill included; of these, what went into updates.
+
+    alone: nats, float32, of the model without its mixers, in the same order; empty where nothing is mixed in.
+    """
 
     scores: Scores
     seconds: float
     learning_seconds: float
+    alone: np.ndarray
 
 
 class Pace:
@@ -99,7 +103,7 @@ def evaluate(
                 done, total = next(steps)
             except StopIteration as end:
                 sheet.close(spare)
-                return Evaluated(end.value, sheet.seconds, sheet.learning_seconds)
+                return Evaluated(end.value, sheet.seconds, sheet.learning_seconds, sheet.alone())
             sheet.moving = False
             now = clock()
             pace.lap(now, done)
@@ -138,7 +142,7 @@ def _rounded(seconds: float) -> str:
 
 def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
     """For result.json: what the evaluation of the packed model took, by phase in `rows`, and if it may."""
-    spent = sum(row["seconds"] for row in rows if row["name"] in PACKED)
+    spent = sum(row.get("seconds", 0.0) for row in rows if row["name"] in PACKED)
     found = {"evaluation_seconds": spent}
     if not limit:
         return found

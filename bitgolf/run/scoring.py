@@ -1,5 +1,6 @@
 """The last stage: live, averaged and packed weights, each scored on the validation text."""
 
+import dataclasses
 import math
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +17,7 @@ from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.positions import asked_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import ScorePlan, scoring
 from bitgolf.squeeze.artifact import load_model, unpack
@@ -67,17 +69,19 @@ def score_variants(
 ) -> Generator[Event, None, tuple[list[dict[str, Any]], dict[str, Sums]]]:
     """Live, averaged and quantized weights on equal windows; last, the packed bytes as the recipe scores.
 
-    Where something adapts or is mixed in, what the packed bytes score without it stands before. A row of
-    figures each, and of those on equal windows the sums by sequence.
+    Where something adapts or is mixed in, what the packed bytes score without it stands before; mixers alone
+    leave the model as it is, so that one pass gives both. A row of figures each, and of those on equal
+    windows the sums by sequence.
     """
     recipe, network = spec.recipe, spec.recipe.network()
     packed = load_model(unpack((spec.folder / "model.bin").read_bytes()), backend)
     chunked, fixed = recipe.score.chunked(recipe.data.sequence_length), recipe.score.fixed()
+    one_pass = recipe.score.learner == NoAdapter() and recipe.score != fixed != chunked
     cases: list[tuple[str, Model, ScorePlan]] = [
         ("live", model_with(network, live, backend), chunked),
         *([] if averaged is live else [("averaged", model_with(network, averaged, backend), chunked)]),
         ("quantized", packed, chunked),
-        *([] if fixed == chunked else [("quantized", packed, fixed)]),
+        *([] if fixed == chunked or one_pass else [("quantized", packed, fixed)]),
         *([] if recipe.score == fixed else [("adapted", packed, recipe.score)]),
     ]
     rows: list[dict[str, Any]] = []
@@ -91,6 +95,10 @@ def score_variants(
         if name == "adapted":
             seconds["learning_seconds"] = evaluated.learning_seconds
         positions = asked_positions(scores, trained_length(recipe))
+        if name == "adapted" and one_pass:
+            windows = scores.windows.replace(plan.label(), fixed.label())
+            alone = dataclasses.replace(scores, nats=evaluated.alone, windows=windows)
+            rows.append({"name": "quantized", **summary(alone), **positions})
         rows.append({"name": name, **summary(scores), **positions, **seconds})
         if plan == chunked:
             sums[name] = by_sequence(scores)

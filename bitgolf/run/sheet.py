@@ -65,7 +65,7 @@ class Sheet:
     def open(self, exam: Exam, adaptation: Adaptation, mixture: Mixture | None, states: States) -> None:
         """Take an evaluation that begins; what the file knows of it is not made again."""
         self.exam, self.adaptation = exam, adaptation
-        self.memories: Sequence[Memory] = mixture.memories if mixture is not None else ()
+        self.mixture = mixture
         reader = getattr(states, "__self__", None)
         self.reader = reader if isinstance(reader, ChainedReader) else None
         if self.path is None:
@@ -107,19 +107,28 @@ class Sheet:
         elif self._is_whole():
             self.keep()
 
+    def alone(self) -> np.ndarray:
+        """Nats so far of the model by itself, where mixers join it: in the order of the stream."""
+        return np.concatenate([np.zeros(0, np.float32), *(self.mixture.alone if self.mixture else ())])
+
+    def _memories(self) -> Sequence[Memory]:
+        return self.mixture.memories if self.mixture is not None else ()
+
     def _is_whole(self) -> bool:
         """Whether all is scored, so that only the nats are of use."""
         return bool(np.isfinite(self.exam.nats).all())
 
     def _taken_down(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"nats": torch.from_numpy(self.exam.nats)}
+        if self.mixture is not None:
+            tensors["alone"] = torch.from_numpy(self.alone())
         facts: dict[str, Any] = {"identity": self.identity, "updates_left": self.adaptation.updates_left}
         facts |= {"seconds": self.seconds, "learning_seconds": self.learning_seconds}
         if self.is_static or self._is_whole():
             return tensors, facts
         tensors |= {f"learnt/{name}": each for name, each in self.adaptation.take_down().items()}
         arrays: list[np.ndarray] = []
-        facts["memories"] = [dump(memory, arrays) for memory in self.memories]
+        facts["memories"] = [dump(memory, arrays) for memory in self._memories()]
         tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
         if self.reader is not None:
             chains = list({id(chain): chain for chain, _ in self.reader.ends.values()}.values())
@@ -138,9 +147,11 @@ class Sheet:
         nats = tensors["nats"].numpy()
         if nats.shape != self.exam.nats.shape or nats.dtype != np.float32:
             raise CheckpointError("other nats", value=nats.shape)
+        if self.mixture is not None:
+            self.mixture.alone = [tensors["alone"].numpy()]
         if not self.is_static and not np.isfinite(nats).all():
             arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
-            for memory, dumped in zip(self.memories, facts["memories"], strict=True):
+            for memory, dumped in zip(self._memories(), facts["memories"], strict=True):
                 restore(memory, dumped, [arrays[number] for number in range(len(arrays))])
             if self.reader is not None:
                 self.reader.ends = _chains(self.reader, part_of(tensors, "chain"), facts)

@@ -65,10 +65,14 @@ def mixture_of(mixers: Sequence[Mixer], vocabulary_size: int, tokenizer: Tokeniz
 
 
 class Mixture:
-    """The mixers of one stream, one after another; used alike to score and to code it."""
+    """The mixers of one stream, one after another; used alike to score and to code it.
+
+    alone: nats, float32, that the model gave by itself to the targets of each call of `nats`.
+    """
 
     def __init__(self, memories: Sequence[Memory], vocabulary_size: int) -> None:
         self.memories, self.vocabulary_size = memories, vocabulary_size
+        self.alone: list[np.ndarray] = []
 
     def distribution(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         """The distribution (vocabulary) of the coming token, float64. Raises RuleError for what is none."""
@@ -87,6 +91,7 @@ class Mixture:
         logits: (scored, vocabulary). hidden: (scored, width). targets: (scored).
         """
         owns, states = torch.softmax(logits.double(), 1).cpu().numpy(), hidden.float().cpu().numpy()
+        self.alone.append(-np.log(owns[np.arange(len(targets)), targets]).astype(np.float32))
         nats = np.empty(len(targets), np.float32)
         for position, (own, state, token) in enumerate(zip(owns, states, targets.tolist(), strict=True)):
             nats[position] = -np.log(self.distribution(own, state)[token])

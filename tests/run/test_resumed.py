@@ -80,7 +80,8 @@ def evaluation(plan, part=None, model=None):
 def test_what_was_killed_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     plan, part = plan_of(name), tmp_path / "scores.part"
     whole = []
-    exact = finish(evaluation(plan), whole.append).scores.nats
+    first = finish(evaluation(plan), whole.append)
+    exact = first.scores.nats
     work = []
     for kind, verb in ((Learner, "learn"), (Adaptation, "hidden"), (ChainedReader, "hidden")):
         real = getattr(kind, verb)
@@ -98,6 +99,7 @@ def test_what_was_killed_goes_on_to_the_same_bits(name, tmp_path, monkeypatch):
     before = read_tensors(part)[1]
     ended = finish(evaluation(plan, part), seen.append)
     found = ended.scores.nats
+    assert np.array_equal(ended.alone, first.alone) and len(first.alone) == (len(exact) if plan.mixers else 0)
     assert ended.seconds > before["seconds"] > 0 and ended.learning_seconds >= before["learning_seconds"]
     assert (ended.learning_seconds > 0) == (plan.adapter != NoAdapter())
     assert found.tobytes() == exact.tobytes() and not part.exists()

@@ -18,17 +18,19 @@ from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.inputs.machine import other_machine
+from bitgolf.mix.ngram import NgramCache
 from bitgolf.net import backend as backend_module
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import count_parameters
 from bitgolf.net.objective import MultiToken
 from bitgolf.pipeline.repack import open_run, pack_again
 from bitgolf.recipe import Recipe
+from bitgolf.run import scoring as scoring_module
 from bitgolf.run.command import main
 from bitgolf.run.preflight import PREFLIGHT_WINDOWS, preflight
 from bitgolf.run.scoring import score_split
 from bitgolf.run.stages import run
-from bitgolf.score.metric import bits_per_byte
+from bitgolf.score.metric import bits_per_byte, summary
 from bitgolf.score.score import Scores
 from bitgolf.score.windows import Chunked, PerDocument
 from bitgolf.squeeze.artifact import load_model, pack, unpack
@@ -118,6 +120,25 @@ def test_what_is_scored_once_is_one_row(recipe, dataset, tmp_path):
     result = result_of(run(plan, dataset, tmp_path / "r", 1, code=CODE))
     assert [row["name"] for row in result["variants"]] == ["live", "quantized"]
     assert result["bits_per_byte"] == result["variants"][-1]["bits_per_byte"]
+
+
+def test_mixers_and_the_model_alone_are_scored_in_one_pass(recipe, dataset, tmp_path, monkeypatch):
+    plan = recipe.replace({"score.mixers": (NgramCache(weight=0.3),), "average": NoAverage()})
+    passes = []
+    real = scoring_module.score_split
+    monkeypatch.setattr(
+        scoring_module,
+        "score_split",
+        lambda *given, **named: passes.append(given[2]) or real(*given, **named),
+    )
+    rows = result_of(run(plan, dataset, tmp_path / "r", 1, code=CODE))["variants"]
+    assert [row["name"] for row in rows] == ["live", "quantized", "quantized", "adapted"]
+    assert [each.mixers for each in passes] == [(), (), plan.score.mixers]
+    model = load_model(unpack((tmp_path / "r" / "model.bin").read_bytes()), choose_backend(recipe.backend))
+    alone = summary(finish(real(model, dataset, plan.score.fixed(), "score")).scores)
+    assert rows[2]["windows"] == alone["windows"] != rows[1]["windows"]
+    assert rows[2]["bits_per_byte"] == pytest.approx(alone["bits_per_byte"], rel=1e-6)
+    assert rows[2]["bits_per_byte"] != rows[3]["bits_per_byte"]
 
 
 def test_over_budget_is_a_result(recipe, dataset, tmp_path):
