@@ -20,6 +20,7 @@ from bitgolf.catalog.architecture import PAGE, architecture
 from bitgolf.recipe import Recipe
 from bitgolf.script.core import read_core
 from bitgolf.script.flatten import flatten, undefined_names
+from bitgolf.script.slim import slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, SourceError, file_of
 
 THIRD_PARTY = {"numpy", "torch", "sentencepiece", "safetensors"}
@@ -164,6 +165,7 @@ def test_packages_around_import_only_those_before_them(package):
 
 def test_core_can_be_put_into_one_file():
     read_core()  # raises with every offending line: order, imports, top-level names
+    slim_core()
 
 
 def test_core_holds_nothing_forbidden():

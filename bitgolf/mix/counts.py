@@ -10,7 +10,7 @@ from bitgolf.base.compiled import kept_compiled
 from bitgolf.score.mixer import Memory
 
 # Of a node: how it came about, its place among its parent's children, and what followed it.
-PARENT, TOKEN, CAME, SIBLING, CHILD, FOLLOWED, KINDS, TOP, ROW = range(9)
+PARENT, TOKEN, CAME, SIBLING, CHILD, FOLLOWED, UNIQUE, TOP, ROW = range(9)
 NOTHING, BEGINNING = 0, 1  # the nodes of the empty context, and of a token that nothing is counted before
 FEW = 1 / 16  # of the vocabulary: with more kinds of tokens than this, counts have a row of their own
 SPREAD, TURN = 1_000_003, 7919  # parents and tokens over the slots
@@ -82,7 +82,7 @@ def count_token(
             nodes[child, PARENT], nodes[child, TOKEN], nodes[child, SIBLING] = node, token, nodes[node, CHILD]
             nodes[child, CHILD] = nodes[child, TOP] = nodes[child, ROW] = -1
             nodes[node, CHILD] = child
-            nodes[node, KINDS] += 1
+            nodes[node, UNIQUE] += 1
         times, top = nodes[child, CAME], nodes[node, TOP]
         shares[length] = times / max(nodes[node, FOLLOWED], 1)
         if top < 0 or (top != child and times >= nodes[top, CAME]):
@@ -91,7 +91,7 @@ def count_token(
         nodes[node, FOLLOWED] += 1
         if nodes[node, ROW] >= 0:
             rows[nodes[node, ROW], token] += 1
-        elif nodes[node, KINDS] > FEW * rows.shape[1]:
+        elif nodes[node, UNIQUE] > FEW * rows.shape[1]:
             nodes[node, ROW] = used[1]
             used[1] += 1
             other = nodes[node, CHILD]

@@ -11,7 +11,7 @@ from bitgolf.base.plan import setting
 from bitgolf.mix.counts import (
     BEGINNING,
     FOLLOWED,
-    KINDS,
+    UNIQUE,
     NOTHING,
     TOKEN,
     TOP,
@@ -87,7 +87,7 @@ def weigh_contexts(
         if node < 0 or nodes[node, FOLLOWED] == 0:
             break  # no longer one is known either
         situation = known
-        for number in (nodes[node, FOLLOWED], nodes[node, KINDS]):
+        for number in (nodes[node, FOLLOWED], nodes[node, UNIQUE]):
             level = 0
             while number > 0:
                 number, level = number >> 1, level + 1

@@ -12,8 +12,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bitgolf.script.core import core
-from bitgolf.script.source import Definition, Module, file_of, read_module, without_methods
+from bitgolf.script.core import core, shared_namespace_faults
+from bitgolf.script.source import Definition, Module, SourceError, file_of, read_module, without_methods
 from bitgolf.script.syntax import first_line
 from bitgolf.script.trust import trusting
 
@@ -31,10 +31,14 @@ def slim_core() -> tuple[Module, ...]:
 
 
 def slim(modules: Sequence[Module], folder: Path) -> list[Module]:
-    """The same modules, slim; folder: of the shorter definitions."""
-    return plain_settings(
-        trusting([*(overlaid(module, folder) for module in modules), *added(modules, folder)])
-    )
+    """The same modules, slim; folder: of the shorter definitions.
+
+    Raises SourceError where one of these has the name of something else in core.
+    """
+    overlaid_modules = [*(overlaid(module, folder) for module in modules), *added(modules, folder)]
+    if faults := list(shared_namespace_faults(overlaid_modules)):
+        raise SourceError(faults)
+    return plain_settings(trusting(overlaid_modules))
 
 
 def added(modules: Sequence[Module], folder: Path = LEAN_FOLDER) -> list[Module]:

@@ -6,8 +6,8 @@ import pytest
 
 from bitgolf import READING_ORDER
 from bitgolf.script.core import read_core
-from bitgolf.script.slim import LEAN_FOLDER, added, overlaid, plain_settings, slim_core
-from bitgolf.script.source import file_of, read_module
+from bitgolf.script.slim import LEAN_FOLDER, added, overlaid, plain_settings, slim, slim_core
+from bitgolf.script.source import SourceError, file_of, read_module
 from bitgolf.script.trust import trusting
 
 ERRORS = '''
@@ -140,11 +140,6 @@ def test_every_shorter_definition_stands_for_one_of_core_or_serves_one():
             assert own & {n for d in lean.definitions for n in d.names}, path
 
 
-def test_slim_core_has_one_meaning_for_a_name():
-    names = [name for module in slim_core() for d in module.definitions for name in d.names]
-    assert len(names) == len(set(names))
-
-
 def test_a_shorter_definition_stands_in_the_place_of_the_long_one(tmp_path):
     (tmp_path / "some.py").write_text(
         "import json\n\n\ndef helper():\n    return 1\n\n\ndef b():\n    return helper()\n"
@@ -153,3 +148,17 @@ def test_a_shorter_definition_stands_in_the_place_of_the_long_one(tmp_path):
     module = overlaid(long, tmp_path)
     assert [d.names[0] for d in module.definitions] == ["a", "helper", "b", "c"]
     assert [item.module for item, _ in module.imports] == ["json"]
+
+
+def test_a_name_of_something_else_in_core_is_refused(tmp_path):
+    """Both stand in one file, where the later one takes the place of the first."""
+    modules = [
+        read_module("class Plan:\n    pass\n", "base.plan"),
+        read_module("KINDS = 3\n", "mix.counts"),
+    ]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "plan.py").write_text("KINDS = {}\n\n\nclass Plan:\n    known = KINDS\n")
+    with pytest.raises(
+        SourceError, match=r"mix/counts.py:1: KINDS already means something else at base/plan"
+    ):
+        slim(modules, tmp_path)
