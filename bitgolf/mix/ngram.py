@@ -11,10 +11,10 @@ from bitgolf.base.plan import setting
 from bitgolf.mix.counts import (
     BEGINNING,
     FOLLOWED,
-    UNIQUE,
     NOTHING,
     TOKEN,
     TOP,
+    UNIQUE,
     ContextCounts,
     Counts,
     add_counts,
