@@ -4,6 +4,7 @@ import ast
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -43,6 +44,16 @@ OTHERS_OWN = frozenset(
 )
 
 
+class OwnCall(NamedTuple):
+    """A call of a function of the script: its arguments, by place and by name, and what it is a method of."""
+
+    node: ast.Call
+    function: Definition
+    given: Sequence[Value]
+    named: Mapping[str, Value]
+    held: Value = NOTHING
+
+
 class Calls(Expressions):
     """Calls: into the own functions of a script, once for the same values, or of a library."""
 
@@ -69,7 +80,7 @@ class Calls(Expressions):
             held = self.value(node.func, frame)  # an object that is called
         everything = held
         if function is not None:
-            own = self.own(node, function, given, named, frame, held)
+            own = self.own(OwnCall(node, function, given, named, held), frame)
             if own is not None:
                 for value in self.called_back(node, given, named, frame):
                     own |= value
@@ -99,7 +110,8 @@ class Calls(Expressions):
         for i, part in enumerate(node.args):
             name = part.id if isinstance(part, ast.Name) else ""
             if name in self.functions and (hidden or name not in frame.names):
-                yield self.own(node, self.functions[name], given[i + 1 :], named, frame) or NOTHING
+                call = OwnCall(node, self.functions[name], given[i + 1 :], named)
+                yield self.own(call, frame) or NOTHING
 
     def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
         """The function of the script that a call enters; None for others, and for what torch itself calls."""
@@ -130,19 +142,12 @@ class Calls(Expressions):
         value = frame.names.get(func.id) or self.globals.get(func.id)
         return value.kind if value else ""
 
-    def own(
-        self,
-        node: ast.Call,
-        function: Definition,
-        given: Sequence[Value],
-        named: Mapping[str, Value],
-        frame: Frame,
-        held: Value = NOTHING,
-    ) -> Value | None:
-        """A call of a function of the script; None where it is not entered. held: what it is a method of."""
+    def own(self, call: OwnCall, frame: Frame) -> Value | None:
+        """What a function of the script gives back; None where it is not entered."""
+        function = call.function
         if frame.depth >= MOST_DEPTH or id(function) in self.entered:
             return None
-        names, texts, parameters = self._given(node, function, given, named, frame, held)
+        names, texts, parameters = self._given(call, frame)
         inner = Frame(
             function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
         )
@@ -155,14 +160,14 @@ class Calls(Expressions):
             inner.texts = {**frame.texts, **texts}
         key = self._key(function, inner, frame)
         if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
-            return self._again(memory, node, parameters, frame, closed)
+            return self._again(memory, call.node, parameters, frame, closed)
         started, first, outer_read = self.time, len(self.events), self.read
         self.read = set()
         self.walked[id(function)] = self.walked.get(id(function), 0) + 1
         self.entered.append(id(function))
         self.block(function.body, inner)
         self.entered.pop()
-        self._handed_back(node, parameters, inner, frame, closed)
+        self._handed_back(call.node, parameters, inner, frame, closed)
         if not inner.shared:
             made = frozenset(name for name, time in self.made.items() if time > started)
             depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
@@ -172,16 +177,9 @@ class Calls(Expressions):
         self.read |= outer_read
         return inner.returned
 
-    def _given(
-        self,
-        node: ast.Call,
-        function: Definition,
-        given: Sequence[Value],
-        named: Mapping[str, Value],
-        frame: Frame,
-        held: Value,
-    ) -> tuple[dict[str, Value], dict[str, str], list[str]]:
+    def _given(self, call: OwnCall, frame: Frame) -> tuple[dict[str, Value], dict[str, str], list[str]]:
         """What a function's parameters hold in a call, the indices that stand for some, and their names."""
+        node, function, given = call.node, call.function, call.given
         arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
         bound = arguments[:1] in (["self"], ["cls"])
         parameters = arguments[1:] if bound else arguments
@@ -203,7 +201,7 @@ class Calls(Expressions):
         keywords = {each.arg: each.value for each in node.keywords if each.arg}
         names |= {
             name: _split(keywords[name], value) if name in keywords else value
-            for name, value in named.items()
+            for name, value in call.named.items()
             if name
         }
         texts: dict[str, str] = {}
@@ -212,7 +210,7 @@ class Calls(Expressions):
                 if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
                     texts[name] = text
         if bound:
-            names[arguments[0]] = held
+            names[arguments[0]] = call.held
         return names, texts, parameters
 
     def _key(self, function: Definition, inner: Frame, frame: Frame) -> tuple[object, ...]:

@@ -249,14 +249,22 @@ def _step(plan: object, key: str, path: str) -> Any:
 
 
 def _replace(plan: object, overrides: Mapping[tuple[str, ...], object], path: str = "") -> Any:
-    """The plan with values at key paths; a child is replaced before its parts are changed."""
+    """The plan with values at key paths; a child is replaced before its parts are changed.
+
+    Raises PlanError with the problems of all children.
+    """
     changed: dict[str, Any] = {}
+    problems: list[str] = []
     for key in dict.fromkeys(keys[0] for keys in overrides):
         here = f"{path}.{key}".lstrip(".")
-        old = _step(plan, key, here)
-        child = overrides.get((key,), old)
         deeper = {keys[1:]: value for keys, value in overrides.items() if keys[0] == key and len(keys) > 1}
-        changed[key] = _replace(child, deeper, here) if deeper else child
+        try:
+            child = overrides.get((key,), _step(plan, key, here))
+            changed[key] = _replace(child, deeper, here) if deeper else child
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(problems)
     if isinstance(plan, tuple):
         return tuple(changed.get(str(position), item) for position, item in enumerate(plan))
     assert isinstance(plan, Plan), "_step has refused anything else"

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.cli.options import Json
+from bitgolf.cli.options import Json, RulesName
 from bitgolf.report import screen
 
 if TYPE_CHECKING:
+    from bitgolf.audit.audit import Audit
     from bitgolf.audit.many import Looked
     from bitgolf.audit.rules import Rules
+    from bitgolf.audit.sandbox.run import Run
 
 
 def audit(
     target: Annotated[Path, typer.Argument(metavar="FOLDER|SCRIPT|LOG|ARTIFACT", help="Anybody's.")],
-    rules: Annotated[
-        str, typer.Option("--rules", help="march-2026, april-2026, final, or strict: everything counts.")
-    ] = "final",
+    rules: RulesName = "final",
     page_file: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Of a directory of folders: write the table as a page."),
@@ -41,9 +41,7 @@ def audit(
     Example: bitgolf audit records/2026-04-09_mine
     Example: bitgolf audit records/track_10min_16mb --html audits.html
     """
-    from bitgolf.audit import page
     from bitgolf.audit.audit import audit as audited
-    from bitgolf.audit.finding import CANNOT_TELL
     from bitgolf.audit.many import records_in
     from bitgolf.audit.rules import rules_named
 
@@ -67,31 +65,45 @@ def audit(
         from bitgolf.audit.sandbox.findings import with_run
 
         audit_result, seen = with_run(audit_result, run_seconds)
-    if as_markdown:
-        print(page.markdown(audit_result), end="")
-        for line in seen.summary() if seen else ():
-            print(screen.escaped(f"- {page.cell(line)}"))
+    if as_json:
+        screen.close(_facts(audit_result, seen), as_json=True)
     else:
-        for each in [] if as_json else audit_result.findings:
-            sure = f"{each.sure} if" if each.sure == CANNOT_TELL else each.sure
-            print(screen.escaped(f"{each.code} {sure} ({page.severity(audit_result, each)}): {each.title}"))
-            print(screen.escaped(f"    {each.where}: {page.message_of(each)}"))
-            if each.way_out:
-                print(screen.escaped(f"    {each.way_out}"))
-        for line in seen.summary() if seen and not as_json else ():
-            print(screen.escaped(line))
-        facts = audit_result.to_json() | ({"run": seen.to_json()} if seen else {})
-        screen.close(
-            facts if as_json or audit_result.unchecked else _without(facts, "unchecked"), as_json=as_json
-        )
-        if not as_json:
-            print(f"not looked for:  {', '.join(audit_result.untold())}")
+        (_print_comment if as_markdown else _print_findings)(audit_result, seen)
     if audit_result.real:
         raise typer.Exit(1)
 
 
-def _without(facts: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: fact for name, fact in facts.items() if name != key}
+def _facts(audit_result: "Audit", seen: "Run | None") -> dict[str, Any]:
+    return audit_result.to_json() | ({"run": seen.to_json()} if seen else {})
+
+
+def _print_comment(audit_result: "Audit", seen: "Run | None") -> None:
+    """The audit as Markdown, and what was seen of a run."""
+    from bitgolf.audit import page
+
+    print(page.markdown(audit_result), end="")
+    for line in seen.summary() if seen else ():
+        print(screen.escaped(f"- {page.cell(line)}"))
+
+
+def _print_findings(audit_result: "Audit", seen: "Run | None") -> None:
+    """Each finding on a few lines, what was seen of a run, and the figures."""
+    from bitgolf.audit import page
+    from bitgolf.audit.finding import CANNOT_TELL
+
+    for each in audit_result.findings:
+        sure = f"{each.sure} if" if each.sure == CANNOT_TELL else each.sure
+        print(screen.escaped(f"{each.code} {sure} ({page.severity(audit_result, each)}): {each.title}"))
+        print(screen.escaped(f"    {each.where}: {page.message_of(each)}"))
+        if each.way_out:
+            print(screen.escaped(f"    {each.way_out}"))
+    for line in seen.summary() if seen else ():
+        print(screen.escaped(line))
+    facts = _facts(audit_result, seen)
+    if not audit_result.unchecked:
+        del facts["unchecked"]
+    screen.close(facts, as_json=False)
+    print(f"not looked for:  {', '.join(audit_result.untold())}")
 
 
 def _many(

@@ -17,6 +17,9 @@ Variables = Annotated[
         "--env", metavar="NAME=VALUE", help="A variable of the public scripts, e.g. --env EMA_DECAY=0.997."
     ),
 ]
+RulesName = Annotated[
+    str, typer.Option("--rules", help="march-2026, april-2026, final, or strict: everything counts.")
+]
 LARGEST_SEED = 2**63 - 1
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the initial weights.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write.")]

@@ -9,7 +9,16 @@ from bitgolf.cli.options import Json, OnData, Overrides
 from bitgolf.cli.shown import show_alarms
 from bitgolf.inputs.resolve import find_artifact, find_dataset
 from bitgolf.inputs.writable import refuse_folder
-from bitgolf.pipeline.repack import OWN, TABLES, chunked, compare_tables, filling, open_run, pack_again
+from bitgolf.pipeline.repack import (
+    OWN,
+    TABLES,
+    Trained,
+    chunked,
+    compare_tables,
+    filling,
+    open_run,
+    pack_again,
+)
 from bitgolf.report import screen
 from bitgolf.report.charts import sparkline, trimmed
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
@@ -60,6 +69,11 @@ def pack(
         if result["status"] != "ok":
             raise typer.Exit(1)
         return
+    _compare(trained, tables, as_json)
+
+
+def _compare(trained: Trained, tables: str, as_json: bool) -> None:
+    """What several tables of quantization rules would give; nothing is written."""
     names = [OWN, *TABLES] if tables == "all" else [name.strip() for name in tables.split(",")]
     lines = screen.follow(compare_tables(trained, names))
     header = ("table", "bytes", "bpb", "gap", "+-", "KL", "predicted", "seconds", "alarms")
@@ -75,7 +89,7 @@ def pack(
         f"{trained.recipe.name}: packed again; bits per byte (bpb), {chunked(trained.recipe).windows.label()}"
     )
     screen.table(title, header, rows, as_json=as_json)
-    screen.close({"run": str(folder), "status": "ok", "tables": lines}, as_json=as_json)
+    screen.close({"run": str(trained.folder), "status": "ok", "tables": lines}, as_json=as_json)
 
 
 def _show_tensors(result: dict[str, Any], as_json: bool) -> None:

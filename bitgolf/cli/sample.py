@@ -1,10 +1,11 @@
 """Text from a packed model."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,41 +57,24 @@ def sample(
         raise BitgolfError("two forms at once", where="sample", value="-i --json", way_out="give one")
     path, unpacked = find_artifact(model, dataset)
     loaded = load_model(unpacked, Backend())
-
-    def continued(opening: bytes, seed: int) -> Iterator[str]:
-        return sampled(
-            loaded,
-            unpacked.tokenizer,
-            opening,
-            tokens=tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            stop=stop or (),
-            seed=seed,
-            window=window,
-        )
-
+    drawn = functools.partial(sampled, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    texts = functools.partial(
+        drawn, loaded, unpacked.tokenizer, tokens=tokens, stop=stop or (), window=window
+    )
     # The shell may have given any bytes; for Python they are half characters then.
     opening = os.fsencode(prompt)
     if interactive:
         for turn, line in enumerate(_typed(prompt)):
             opening += os.fsencode(line)
-            opening += _shown(continued(opening, seed + turn)).encode()
+            opening += _shown(texts(opening, seed=seed + turn)).encode()
             print(flush=True)
         return
     if not as_json:
         _shown_bytes(opening)
-    text = "".join(continued(opening, seed)) if as_json else _shown(continued(opening, seed))
+    text = "".join(texts(opening, seed=seed)) if as_json else _shown(texts(opening, seed=seed))
     if not as_json:
         print("\n")
-    facts: dict[str, Any] = {
-        "artifact": str(path),
-        "tokens": tokens,
-        "temperature": temperature,
-        "seed": seed,
-    }
+    facts = {"artifact": str(path), "tokens": tokens, "temperature": temperature, "seed": seed}
     screen.close(facts | ({"prompt": prompt, "text": text} if as_json else {}), as_json=as_json)
 
 

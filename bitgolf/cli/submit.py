@@ -1,16 +1,19 @@
 """The record folder of finished runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import NAME_RULE, is_plain_name
-from bitgolf.cli.options import Json
+from bitgolf.cli.options import Json, RulesName
 from bitgolf.inputs.writable import refuse_folder
 from bitgolf.report import screen
 from bitgolf.study.status import run_folders
+
+if TYPE_CHECKING:
+    from bitgolf.audit.audit import Audit
 
 
 def submit(
@@ -26,10 +29,7 @@ def submit(
         float | None, typer.Option("--against", help="A published score to test against.")
     ] = None,
     packed: Annotated[
-        bool,
-        typer.Option(
-            "--packed/--readable", help="The script as the runs counted it, or as text: then that counts."
-        ),
+        bool, typer.Option("--packed/--readable", help="The script as counted, or as text: then that counts.")
     ] = True,
     studies: Annotated[
         list[Path] | None,
@@ -42,7 +42,7 @@ def submit(
     blurb: Annotated[
         str, typer.Option("--blurb", help="What it is, in a sentence; from the recipe if not given.")
     ] = "",
-    rules: Annotated[str, typer.Option("--rules", help="Of the audit at the end.")] = "final",
+    rules: RulesName = "final",
     as_json: Json = False,
 ) -> None:
     """The record folder of finished runs, one a seed: script, claims, README, logs, hashes.
@@ -67,33 +67,34 @@ def submit(
         refuse_folder(out)
     members = gathered([folder for word in runs for folder in run_folders(word) or [Path(word)]], declared)
     first = members[0].result
-    title = name or first["recipe"]
     folder = out or Path("records") / f"{first['recipe']}-{first['recipe_identity'][:8]}"
-    metadata = Metadata(title, author, track, against=against, github=github, blurb=blurb)
+    metadata = Metadata(name or first["recipe"], author, track, against=against, github=github, blurb=blurb)
     claims = write_record(
         members, folder, metadata, readable=not packed, studies=studies or [], declared=declared
     )
     checked = audit(folder, chosen)
     for each in [] if as_json else checked.real:
         print(screen.escaped(f"{each.code} {each.sure}: {each.where}: {each.found}"))
-    facts: dict[str, Any] = {
+    facts = _facts(folder, claims, len(members), checked)
+    screen.close(facts | ({"claims": claims} if as_json else {}), as_json=as_json)
+    if checked.real:
+        raise typer.Exit(1)
+
+
+def _facts(folder: Path, claims: dict[str, Any], seeds: int, checked: "Audit") -> dict[str, Any]:
+    return {
         "folder": str(folder),
         "bits_per_byte": claims["val_bpb"],
-        "seeds": len(members),
+        "seeds": seeds,
         "deviation": claims.get("val_bpb_std"),
         "total_bytes": claims["bytes_total"],
         "budget_bytes": claims["budget_bytes"],
         "code_bytes": claims["bytes_code"],
         "status": checked.verdict,
         "findings": len(checked.real),
-        "rules": chosen.name,
+        "rules": checked.rules.name,
         "next": f"bitgolf audit {folder}",
     }
-    if as_json:
-        facts["claims"] = claims
-    screen.close(facts, as_json=as_json)
-    if checked.real:
-        raise typer.Exit(1)
 
 
 def _declared(text: str) -> list[int]:

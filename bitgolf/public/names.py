@@ -65,14 +65,6 @@ class Row:
         off = self.off(given) if type(part) is self.kind else []
         return any(not (field := self.fields[name]) or is_on(name, getattr(part, field)) for name in off)
 
-    def given_fields(self, values: Given) -> dict[str, Any]:
-        """The fields that variables set. Raises PlanError where two of them disagree."""
-        setters: dict[str, str] = {}
-        for name, field in self.fields.items():
-            if field and name in values and values[setters.setdefault(field, name)] != values[name]:
-                raise PlanError([f"{setters[field]} and {name} give {self.label(name)} two values"])
-        return {field: values[name] for field, name in setters.items()}
-
     def groups_with(self, name: str, given: Iterable[str]) -> Sequence[str]:
         """The groups of a rate; those that decay with a variable of their own are left to it."""
         return ("rest",) if name == "ADAM_WD" and "EMBED_WD" in given else self.groups
@@ -106,9 +98,8 @@ RATES = [
     for groups, text in TABLE["rates"].items()
 ]
 TECHNIQUES = [_technique(path, row) for path, rows in TABLE["techniques"].items() for row in rows]
-# What follows a variable beside the field that it sets: a tied table learns at another rate.
+# What follows a variable beside the field that it sets.
 FOLLOWING = [Row(path, _pairs(text)) for path, text in TABLE["followed_by"].items()]
-FOLLOWING += [Row("optim.rows", {"TIE_EMBEDDINGS": "lr"}, AdamRule(), groups=("embedding",))]
 SWITCHES = {name for row in TECHNIQUES for name in row.on}
 OTHER_NAMES = {other: first for first, others in TABLE["other_names"].items() for other in others.split()}
 LATER = {name: what for names, what in TABLE["elsewhere"].items() for name in names.split()}

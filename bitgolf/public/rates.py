@@ -15,9 +15,8 @@ from bitgolf.train.schedule import Progress
 Shapes = Mapping[str, tuple[int, ...]]
 
 # A rule of its own marks the rows of each group of public_rows.
-_MARKS: dict[Rule, str] = {
-    AdamRule(lr=float(n)): group for n, group in enumerate(("embedding", "head", "matrices", "rest"))
-}
+GROUPS = ("embedding", "head", "matrices", "rest")
+_MARKS: dict[Rule, str] = {AdamRule(lr=number): group for number, group in enumerate(GROUPS)}
 _PUBLIC = public_rows(**{group: mark for mark, group in _MARKS.items()})
 # What a row is there for that takes nothing in this model.
 _OF_PARTS: Shapes = {
@@ -72,26 +71,23 @@ def with_rates(before: Recipe, after: Recipe, given: Given) -> Recipe:
     """
     old, shapes = parameter_shapes(before.model), parameter_shapes(after.model)
     optim = after.optim if old.keys() == shapes.keys() else regrouped(after.optim, old, shapes)
-    rates = [
-        (name, given[name], field, row.groups_with(name, given))
-        for row in RATES
-        for name, field in row.fields.items()
-        if name in given and name not in UNUSED[after.model.tied]
-    ]
-    if after.model.tied != before.model.tied:  # a table that is no head learns at another rate
-        public = baseline_rows(after.model.tied)[0].rule.rates(1.0, Progress(0, 1))
-        rates.insert(0, ("TIE_EMBEDDINGS", public["lr"], "lr", ("embedding",)))
+    values = {name: value for name, value in given.items() if name not in UNUSED[after.model.tied]}
+    values["TIE_EMBEDDINGS"] = None
+    if after.model.tied != before.model.tied:
+        values["TIE_EMBEDDINGS"] = baseline_rows(after.model.tied)[0].rule.rates(1.0, Progress(0, 1))["lr"]
     overrides: dict[str, object] = {"optim": optim}
     problems = []
     groups_of = row_groups(optim.rows, shapes)
-    for name, value, field, groups in rates:
+    rates = [(row, *pair) for row in RATES for pair in row.fields.items() if values.get(pair[0]) is not None]
+    for row, name, field in rates:
+        groups = row.groups_with(name, given)
         own = [index for index, own_groups in enumerate(groups_of) if not own_groups.isdisjoint(groups)]
         having = [index for index in own if field in field_types(type(optim.rows[index].rule))]
         if not having:
             named = " and ".join(groups)
             problems.append(f"{name}: no row of optim.rows for {named} has the setting {field!r}")
         for index in having:
-            overrides[f"optim.rows.{index}.rule.{field}"] = value
+            overrides[f"optim.rows.{index}.rule.{field}"] = values[name]
             if other := " and ".join(sorted(groups_of[index].difference(groups))):
                 problems.append(f"{name}: optim.rows.{index} is for {other} too; give them a row")
     if problems:

@@ -3,7 +3,6 @@
 All that are given are applied together, so that their order is nothing.
 """
 
-import contextlib
 import functools
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -42,15 +41,20 @@ def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     overrides: dict[str, Any] = {}
     for path in dict.fromkeys(row.path for row in table.TECHNIQUES):
         inner, slot = _at(recipe, path)
-        with _collected(problems, given, path):
-            slot = _slot(slot, path, given, values)
-        overrides[inner] = slot
+        overrides[inner] = _slot(slot, path, given, problems)
     held = {type(part) for slot in overrides.values() for part in _parts(slot)}
     problems += _idle(recipe, held, given, values)
-    with _collected(problems, given):
-        for row in table.PLANS:
-            overrides |= {f"{row.path}.{field}": value for field, value in row.given_fields(values).items()}
+    for row in (*table.PLANS, *table.TECHNIQUES):
+        inner, slot = _at(recipe, row.path)
+        places = _places(row, inner, overrides.get(inner, slot)) if row.state(given) is not False else ()
+        for place, name, field in [(p, n, f) for p, _ in places for n, f in row.fields.items() if f]:
+            if name in values and overrides.setdefault(f"{place}.{field}", values[name]) != values[name]:
+                names = [one for one, its_field in row.fields.items() if its_field == field and one in values]
+                problems.append(f"{' and '.join(names)} give {row.label(name)} two values")
+    try:
         recipe = with_rates(recipe, recipe.replace(overrides), given)
+    except PlanError as error:
+        problems += [_with_names(problem, given) for problem in error.problems]
     if problems:
         raise PlanError(dict.fromkeys(problems))
     return recipe
@@ -95,8 +99,8 @@ def _parts(slot: Any) -> tuple[Any, ...]:
     return slot if isinstance(slot, tuple) else (slot,)
 
 
-def _slot(slot: Any, path: str, given: Given, values: Given) -> Any:
-    """What a slot holds after the variables, given what it holds now."""
+def _slot(slot: Any, path: str, given: Given, problems: list[str]) -> Any:
+    """The techniques that a slot holds after the variables, given what it holds now."""
     rows, held = [row for row in table.TECHNIQUES if row.path == path], _parts(slot)
     on = {row.kind: row for row in rows if row.state(given)}
     out = {type(part) for part in held if any(row.takes_out(part, given) for row in rows)} - on.keys()
@@ -108,37 +112,28 @@ def _slot(slot: Any, path: str, given: Given, values: Given) -> Any:
             later_kinds = order[order.index(row.kind) :]
             index = next((i for i, part in enumerate(parts) if type(part) in later_kinds), len(parts))
             parts.insert(index, row.part)
-    else:
-        # What the technique that is there shares with another one does not bring in the other.
-        own = [row for row in rows if row.kind is type(slot)]
-        shared = {name for row in own for name in row.fields}
-        new = [row for row in new if row.fields.keys() & given.keys() - shared]
-        competing = [on[type(slot)], *new] if type(slot) in on else new
-        if len(competing) > 1:
-            names = ", ".join(name for row in competing for name in row.fields if name in given)
-            raise PlanError([f"{names}: {path} holds only one of {_words(competing)}; give one of them"])
-        parts = [row.part for row in new] or parts or [own[0].without]
-    fields: dict[type, dict[str, Any]] = {row.kind: {} for row in rows}
-    for row in rows:
-        if row.state(given) is not False:
-            fields[row.kind] |= row.given_fields(values)
-    parts = [part.replace(fields.get(type(part), {})) for part in parts]
-    return tuple(parts) if isinstance(slot, tuple) else parts[0]
+        return tuple(parts)
+    # What the technique that is there shares with another one does not bring in the other.
+    own = [row for row in rows if row.kind is type(slot)]
+    shared = {name for row in own for name in row.fields}
+    new = [row for row in new if row.fields.keys() & given.keys() - shared]
+    competing = [on[type(slot)], *new] if type(slot) in on else new
+    if len(competing) > 1:
+        names = ", ".join(name for row in competing for name in row.fields if name in given)
+        problems.append(f"{names}: {path} holds only one of {_words(competing)}; give one of them")
+        return slot
+    return [*(row.part for row in new), *parts, *(row.without for row in own)][0]
 
 
-@contextlib.contextmanager
-def _collected(problems: list[str], given: Given, path: str = "") -> Iterator[None]:
-    """Adds what a PlanError says, in a slot if it has a path, with the variables that it may come from."""
-    try:
-        yield
-    except PlanError as error:
-        words_of = {name: set(re.findall(r"\w+", str(targets(name)))) for name in given}
-        for problem in error.problems:
-            keys = problem.partition(":")[0].split(".")
-            wanted = (keys, keys[-1:], path.split(".") if path else "?")
-            candidates = ([name for name in given if words_of[name].issuperset(each)] for each in wanted)
-            names = [] if keys[0] in table.KINDS else next(filter(None, candidates), [])
-            problems.append(f"{problem} ({', '.join(names)})" if names else problem)
+def _with_names(problem: str, given: Iterable[str]) -> str:
+    """A problem of settings with the variables that it may come from."""
+    words_of = {name: set(re.findall(r"\w+", str(targets(name)))) for name in given}
+    keys = problem.partition(":")[0].split(".")
+    slot = next((row.path for row in table.TECHNIQUES if row.kind.__name__ == keys[0]), "?").split(".")
+    wanted = (keys, keys[-1:], slot)
+    candidates = ([name for name in given if words_of[name].issuperset(each)] for each in wanted)
+    names = [] if keys[0] in table.KINDS else next(filter(None, candidates), [])
+    return f"{problem} ({', '.join(names)})" if names else problem
 
 
 def _idle(recipe: Recipe, held: Container[type], given: Given, values: Given) -> Iterator[str]:
@@ -187,13 +182,17 @@ def _look(recipe: Recipe, row: Row, field: str, group: str) -> Any:
 
 def _standing(row: Row, recipe: Recipe, group: str = "") -> Iterator[tuple[str, Any]]:
     """The parts of a recipe that a row is about, each with its path; all rules of a group, if it is given."""
-    if row.groups:
-        groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
-        for index, (own, own_groups) in enumerate(zip(recipe.optim.rows, groups)):
-            if group in own_groups if group else own_groups and own_groups <= {*row.groups}:
-                yield f"optim.rows.{index}.rule", own.rule
+    if not row.groups:
+        yield from _places(row, *_at(recipe, row.path))
         return
-    path, slot = _at(recipe, row.path)
+    groups = row_groups(recipe.optim.rows, parameter_shapes(recipe.model))
+    for index, (own, own_groups) in enumerate(zip(recipe.optim.rows, groups)):
+        if group in own_groups if group else own_groups and own_groups <= {*row.groups}:
+            yield f"optim.rows.{index}.rule", own.rule
+
+
+def _places(row: Row, path: str, slot: Any) -> Iterator[tuple[str, Any]]:
+    """The parts in a slot, or the plan there, that a row is about, each with its path."""
     for index, part in enumerate(_parts(slot)):
         if row.part is None or type(part) is row.kind:
             yield f"{path}.{index}" if isinstance(slot, tuple) else path, part

@@ -105,6 +105,14 @@ def test_changes_are_checked_together_not_one_by_one():
         parse_changes(Scene(), ["count=9", "visible=no"])
 
 
+def test_problems_of_several_parts_come_in_one_error():
+    with pytest.raises(PlanError) as caught:
+        Scene().replace({"shape.radius": -1.0, "many.0.radius": -2.0, "many.1.nmae": "cube", "cuont": 1})
+    assert len(caught.value.problems) == 4
+    for words in ("-1.0", "-2.0", "many.1.nmae: unknown setting", "did you mean 'count'?"):
+        assert words in str(caught.value)
+
+
 def test_all_problems_come_in_one_error():
     with pytest.raises(PlanError) as caught:
         from_json(Scene, {"class": "Scene", "cont": 1, "shape": {"class": "Circle", "radius": -1}, "note": 2})
