@@ -110,7 +110,7 @@ def test_settings_come_with_limits_and_variables():
     assert muon["lr"] == ["MATRIX_LR"]
     assert muon["polar_express"] == []
     adam = {row["name"]: row["variables"] for row in settings_of(NAMED["AdamRule"])}
-    assert set(adam["lr"]) == {"SCALAR_LR", "EMBED_LR", "TIED_EMBED_LR", "HEAD_LR"}
+    assert set(adam["lr"]) == {"TIE_EMBEDDINGS", "SCALAR_LR", "EMBED_LR", "TIED_EMBED_LR", "HEAD_LR"}
     stages = settings_of(NAMED["Stages"])
     assert [row["name"] for row in stages] == ["stages"]
     assert stages[0]["variables"] == ["BATCH_TOKENS_START", "BATCH_SCHEDULE_FRACTION"]
