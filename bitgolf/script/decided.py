@@ -86,6 +86,7 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
                 for call in calls
                 if isinstance(call.func, ast.Attribute) and call.func.attr == "replace"
                 for keyword in call.keywords
+                if not _is_as_before(keyword, plans)
             }
         elif isinstance(item, ast.ClassDef):
             bases = {written(base) for base in item.bases}
@@ -194,6 +195,12 @@ def _set_to_nothing(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], An
     return {key: value for key, value in attributes.items() if stored.count(key[1]) == 1}, read
 
 
+def _is_as_before(keyword: ast.keyword, plans: Iterable[Plan]) -> bool:
+    """Whether a copy's setting is what all that have such a setting hold anyway."""
+    held = [vars(plan)[keyword.arg] for plan in plans if keyword.arg in vars(plan)]
+    return bool(held) and all(repr(value) == written(keyword.value) for value in held)
+
+
 def _sides(item: ast.AST) -> list[ast.expr]:
     return [item.left, *item.comparators] if isinstance(item, ast.Compare) else []
 
@@ -276,10 +283,14 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
                     yield _gone(item, function, lines)
             except _UnknownError:
                 continue
-        elif isinstance(item, ast.If) and lines[item.lineno - 1].lstrip().startswith("if "):
+        elif isinstance(item, ast.If):
             try:
                 holds = bool(_value(item.test, kinds, facts))
             except _UnknownError:
+                continue
+            if lines[item.lineno - 1].lstrip().startswith("elif "):
+                if not holds:  # what follows goes on from the condition before
+                    yield item.lineno - 1, item.body[-1].end_lineno or 0, []
                 continue
             taken = item.body if holds else item.orelse
             if not taken:

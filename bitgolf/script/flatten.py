@@ -47,6 +47,7 @@ from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, So
 from bitgolf.script.syntax import nodes_in, without_collector
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
+from bitgolf.script.written import without_defaults
 
 LINE_LENGTH = 100
 ONE_LINE = -1_000_000  # an indent at which nothing is too long
@@ -148,7 +149,8 @@ def specialised(
             dataclasses.replace(m, definitions=tuple(d for d in definitions if d.module == m.name))
             for m in modules
         ]
-        changed = trusting(fewer_parameters(decided(kept, plans_in(recipe), open_fields), roots))
+        changed = decided(without_defaults(kept, plans_in(recipe)), plans_in(recipe), open_fields)
+        changed = trusting(fewer_parameters(changed, roots))
         if not full:
             changed = single(without_uncalled(changed, roots), set(wording.classes(recipe)))
             changed = inlined(changed, roots)

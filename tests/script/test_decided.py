@@ -19,6 +19,7 @@ class Inner(Plan):
 class Known(Plan):
     steps: int = 0
     moved: int = 0
+    copied: bool = False
     inner: Inner = Inner()
     parts: tuple[Inner, ...] = ()
 
@@ -42,7 +43,7 @@ PLANS = (Known(), Inner(), Twice(steps=0), Twice(steps=1), Made(), Default(steps
 ELSEWHERE = """
 
 def elsewhere(plan):
-    return plan.replace(moved=1), Made(steps=3), Default(), plan == Known()
+    return plan.replace(moved=1, copied=False), Made(steps=3), Default(), plan == Known()
 
 
 class Owner:
@@ -74,6 +75,9 @@ DECIDED = {
     "for part in plan.parts:\n    x = part": "",
     "x = 1 if plan.steps else x + 2": "x = (x + 2)",
     "x = f(\n    1 if plan.steps else y,\n    3,\n)": "x = f(\n    y,\n    3,\n)",
+    "if x:\n    x = 1\nelif plan.steps:\n    x = 2": "if x:\n    x = 1",
+    "if x:\n    x = 1\nelif plan.steps:\n    x = 2\nelse:\n    x = 3": "if x:\n    x = 1\nelse:\n    x = 3",
+    "if plan.copied:\n    x = 1": "",  # copies have it as it is
     "x = '\u00e9' + (1 if plan.steps else y)": "x = '\u00e9' + (y)",
 }
 OPEN = (
@@ -84,7 +88,7 @@ OPEN = (
     "if x or plan.steps:\n    x = 1",
     "if other.steps:\n    x = 1",
     "if plan.unknown:\n    x = 1",
-    "if x:\n    x = 1\nelif plan.steps:\n    x = 2",
+    "if x:\n    x = 1\nelif plan.steps == 0:\n    x = 2",
     "if default.steps:\n    x = 1",  # made by somebody, as it is without settings
     "if owner.twice.steps:\n    x = 1",
     "other = owner.plan\nother = x\nif other.steps:\n    x = 1",
