@@ -74,6 +74,7 @@ READING_ORDER = (
     "squeeze.hessian",
     "squeeze.tune",
     "squeeze.presets",
+    "squeeze.sections",
     "squeeze.artifact",
     "train.world",
     "train.muon",

@@ -25,8 +25,6 @@ from bitgolf.base.plan import Plan, field_types, from_json, members
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.net.route import Plain
 from bitgolf.squeeze.artifact import (
-    ARTIFACT_PREFIX,
-    SECTION_ROW,
     Artifact,
     PackPlan,
     code_shapes,
@@ -55,6 +53,7 @@ from bitgolf.squeeze.lowrank import LowRank
 from bitgolf.squeeze.quantize import AbsMax, Curvature, Keep
 from bitgolf.squeeze.rate import RateAware
 from bitgolf.squeeze.rotate import TurnedForm, rotate_columns
+from bitgolf.squeeze.sections import ARTIFACT_PREFIX, SECTION_ROW
 from bitgolf.squeeze.symbol_model import Shapes, grids_of, subtract_templates
 from bitgolf.text.encoder import train_tokenizer
 from bitgolf.text.tokenizer import (

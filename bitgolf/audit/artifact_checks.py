@@ -11,7 +11,7 @@ from bitgolf.audit.rules import Rules
 from bitgolf.base.errors import BitgolfError
 from bitgolf.inputs.resolve import read_artifact
 from bitgolf.public.checkpoints import read_public
-from bitgolf.squeeze.artifact import ARTIFACT_MAGIC
+from bitgolf.squeeze.sections import ARTIFACT_MAGIC
 
 TRAINING_ONLY = ("mtp_heads.", "optimizer", "exp_avg", "momentum_buffer", "ema_", "teacher.")
 MOST_ZERO_ROWS = 0.02  # of a matrix

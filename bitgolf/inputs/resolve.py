@@ -35,7 +35,8 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.screen import note
 from bitgolf.run.cache import cache_folder
 from bitgolf.script.own import OWN_FILES, kinds_of, load_own
-from bitgolf.squeeze.artifact import ARTIFACT_MAGIC, Unpacked, unpack
+from bitgolf.squeeze.artifact import Unpacked, unpack
+from bitgolf.squeeze.sections import ARTIFACT_MAGIC
 from bitgolf.text.shards import PASSPORT_FILE, Dataset
 from bitgolf.text.tokenizer import Tokenizer
 

@@ -48,7 +48,7 @@ def test_a_script_holds_what_the_class_needs_and_no_more(file):
     script = flatten(recipe_of(file))
     assert undefined_names(script) == []
     assert "# As low as it gets.\nFLOOR = 0.1" in script
-    assert script.count("class InverseRoot(Schedule):") == 1
+    assert script.count("class InverseRoot(Plan):") == 1  # no other schedule stands beside it
     assert "max((1.0 / math.sqrt(1.0 + (progress.step / self.half))), FLOOR)" in script  # its helper too
     assert "schedule=InverseRoot(half=2)" in script
     for left_out in ("colorsys", "def mine", "def unused", "import bitgolf", "from bitgolf", "import mine"):

@@ -24,12 +24,10 @@ from bitgolf.squeeze.artifact import (
     Layout,
     PackPlan,
     ShapeMismatchError,
-    UnknownFormError,
     ValueRangeError,
     apportion,
     join_planes,
     pack,
-    read_sections,
     sparse_json,
     unpack,
 )
@@ -54,6 +52,7 @@ from bitgolf.squeeze.quantize import (
     public_int8,
     quantize_weights,
 )
+from bitgolf.squeeze.sections import UnknownFormError, read_sections
 from tests.forgery import (
     Taken,
     weights_of,

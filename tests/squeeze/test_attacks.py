@@ -14,26 +14,12 @@ import torch
 from bitgolf.base.errors import ArtifactError
 from bitgolf.squeeze import codec as codec_module
 from bitgolf.squeeze.artifact import (
-    ARTIFACT_PREFIX,
-    MAX_DECODED_BYTES,
-    SECTION_ROW,
-    SMALL_DECODED_BYTES,
     Artifact,
-    ArtifactVersionError,
-    ChecksumError,
-    HeaderSizeError,
-    NotAnArtifactError,
     PackPlan,
     ShapeMismatchError,
-    SizeLimitError,
-    StreamError,
-    TrailingBytesError,
-    TruncatedError,
-    UnknownFormError,
     ValueRangeError,
     VocabularyError,
     pack,
-    read_sections,
     unpack,
 )
 from bitgolf.squeeze.codec import (
@@ -45,6 +31,22 @@ from bitgolf.squeeze.codec import (
     MissingCodecError,
     RowColumn,
     Zstd,
+)
+from bitgolf.squeeze.sections import (
+    ARTIFACT_PREFIX,
+    MAX_DECODED_BYTES,
+    SECTION_ROW,
+    SMALL_DECODED_BYTES,
+    ArtifactVersionError,
+    ChecksumError,
+    HeaderSizeError,
+    NotAnArtifactError,
+    SizeLimitError,
+    StreamError,
+    TrailingBytesError,
+    TruncatedError,
+    UnknownFormError,
+    read_sections,
 )
 from bitgolf.text.encoder import train_tokenizer
 from tests.forgery import (

@@ -17,14 +17,6 @@ from torch import Tensor
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.script.lean.base.plan import from_json
 from bitgolf.squeeze.artifact import (
-    ARTIFACT_MAGIC,
-    ARTIFACT_PREFIX,
-    ARTIFACT_VERSION,
-    COLUMNS_FIRST,
-    FIRST_STREAM,
-    SECTION_ROW,
-    TENSORS_SECTION,
-    TOKENIZER_SECTION,
     PackPlan,
     Piece,
     code_shapes,
@@ -37,6 +29,16 @@ from bitgolf.squeeze.artifact import (
 )
 from bitgolf.squeeze.codec import CODEC_NAMES, decompress
 from bitgolf.squeeze.form import FloatForm, Form, QuantizedTensor
+from bitgolf.squeeze.sections import (
+    ARTIFACT_MAGIC,
+    ARTIFACT_PREFIX,
+    ARTIFACT_VERSION,
+    COLUMNS_FIRST,
+    FIRST_STREAM,
+    SECTION_ROW,
+    TENSORS_SECTION,
+    TOKENIZER_SECTION,
+)
 
 
 class Artifact(NamedTuple):
