@@ -10,10 +10,10 @@ import torch
 
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import Plan, from_json, members, to_json
-from bitgolf.catalog.behaviour import (
+from bitgolf.catalog.behaviour import PROBED
+from bitgolf.catalog.probes import (
     CHUNK,
     PLAIN,
-    PROBED,
     end_differs,
     perturbed,
     probes,

@@ -90,6 +90,7 @@ rehearses. Then it is specialised, again and again until nothing changes:
 - a slot of which one member is used becomes that member, and methods that no object has or nobody calls go
   (`single.py`);
 - a function that only hands something on is written where it was called (`inline.py`);
+- defaults that are objects of a class go where the recipe writes another one each time (`written.py`);
 - settings that nothing reads go (`unread.py`), and what nothing mentions any more (`source.py`).
 
 The settings stand first in a script, as the expression that it computes with; numbers and lists of numbers

@@ -13,47 +13,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.plan import Plan, from_json, members, parse_changes, to_json
-from bitgolf.base.tensors import read_tensors
 from bitgolf.catalog.mixtures import mixture_faults
 from bitgolf.catalog.own import example_of, faults_of
+from bitgolf.catalog.probes import (
+    CHUNK,
+    COMMON,
+    DOCUMENT,
+    PLAIN,
+    end_differs,
+    perturbed,
+    probes,
+    results,
+    sees_other_documents,
+    sees_other_rows,
+    sees_the_future,
+    starts_equal,
+    stream,
+)
+from bitgolf.catalog.small import AT, BrokenError, Small, difference, small_recipe, with_technique
 from bitgolf.catalog.techniques import Technique, card_of, slots, value_at
-from bitgolf.corpus.build import build_dataset
-from bitgolf.corpus.sources import source_from
-from bitgolf.net.backend import Backend, BackendPlan
-from bitgolf.net.model import Model, ModelPlan, build_model, keyed_generator
+from bitgolf.net.model import build_model
 from bitgolf.net.position import DocumentAttention
-from bitgolf.recipe import DataPlan, Recipe
-from bitgolf.run.stages import run
+from bitgolf.recipe import Recipe
 from bitgolf.score.mixer import Mixer
-from bitgolf.score.score import ScorePlan, scoring
-from bitgolf.score.windows import Chunked
+from bitgolf.score.score import scoring
 from bitgolf.script.flatten import flatten, pack_script, prove_scripts
 from bitgolf.script.own import is_own_codec
-from bitgolf.squeeze.artifact import unpack
 from bitgolf.squeeze.hessian import TrainText
 from bitgolf.squeeze.presets import feedback_rows, rate_aware
-from bitgolf.squeeze.quantize import int6_rows
-from bitgolf.text.shards import Dataset
-from bitgolf.train.loop import TrainPlan
-from bitgolf.train.optim import OptimPlan
-from bitgolf.train.schedule import Constant, WarmdownFraction
+from bitgolf.train.schedule import WarmdownFraction
 
-PLAIN, CHUNK = Backend(attention="math"), Backend(attention="chunk", fused=True)
 PROBED = (0, 1, 19, 38)  # tokens after which the future is exchanged
-TIME, DOCUMENT = 40, 17  # tokens of a probe, and where its second document opens
-COMMON = ("tok_emb.weight", "blocks.0.attn.c_v.weight", "blocks.0.mlp.fc.weight")  # of every model
-WORDS = "the people of this nation and their government shall keep peace with all for many years".split()
-# Where a slot of a table stands in the row that takes matrices, and what a slot needs around it.
-AT = {
-    "optim.rows.0.rule": "optim.rows.1.rule",
-    "quantize.rules.0.quantizer": "quantize.rules.1.quantizer",
-    "quantize.rules.0.quantizer.grid.granularity": "quantize.rules.1.quantizer.grid.granularity",
-}
+# What a slot needs around it.
 AROUND_IT: dict[str, Callable[[], dict[str, Any]]] = {
     "Averager": lambda: {"optim.schedule": WarmdownFraction(fraction=1.0)},  # some wait for a falling rate
     "Quantizer": lambda: {"quantize.calibration": TrainText(outputs=True)},
@@ -82,193 +77,14 @@ class Verdict(NamedTuple):
     why: str = ""
 
 
-class BrokenError(Exception):
-    """A technique does not keep what a check asks."""
-
-
 class LeftOutError(Exception):
     """A check asks nothing of this technique."""
-
-
-# ---- probes ----
-
-
-def perturbed(plan: ModelPlan, seed: int = 1) -> Model:
-    """A model none of whose tensors is at a special value; equal names get equal values."""
-    model = build_model(plan, seed)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            noise = torch.randn(tensor.shape, generator=keyed_generator(seed, "shake " + name))
-            tensor.add_(noise * (0.1 if name.endswith("weight") else 0.2))
-    return model
-
-
-def stream(plan: ModelPlan, rows: int = 2, time: int = TIME) -> Tensor:
-    """Token ids (rows, time + 1) without BOS."""
-    ids = torch.randint(2, 95, (rows, time + 1), generator=torch.Generator().manual_seed(5))
-    return ids % (plan.vocabulary_size - 2) + 2
-
-
-def results(model: Model, ids: Tensor) -> tuple[Tensor, ...]:
-    """Training loss, nats, and the gradients of the tensors that every model has."""
-    loss = model.loss(ids[:, :-1], ids[:, 1:])
-    nats = model.nats(ids[:, :-1], ids[:, 1:])
-    model.zero_grad()
-    loss.backward()
-    gradients = (dict(model.named_parameters())[name].grad for name in COMMON)
-    return loss.detach(), nats.detach(), *(torch.zeros(()) if each is None else each for each in gradients)
-
-
-def starts_equal(off: Model, base: Model) -> None:
-    """Give both the same numbers where projections start at zero, which would hide a difference."""
-    shared = dict(off.named_parameters())
-    with torch.no_grad():
-        for name, tensor in base.named_parameters():
-            if name.endswith("proj.weight"):
-                tensor.normal_(0, 0.2, generator=keyed_generator(0, name))
-                shared[name].copy_(tensor)
-
-
-def _moves(model: Model, ids: Tensor, changed: Tensor, part: Any) -> bool:
-    """Both alike: with gradients where the model trains, and with the same random numbers."""
-    outputs = []
-    for x in (ids, changed):
-        with torch.random.fork_rng(devices=()), torch.set_grad_enabled(model.training):
-            torch.manual_seed(0)
-            outputs.append(model.nats(x[:, :-1], x[:, 1:])[part])
-    return not torch.equal(*outputs)
-
-
-def probes(plan: ModelPlan) -> Iterator[tuple[str, Model]]:
-    """A perturbed model as it scores and as it trains, at both ends of a training, by each attention."""
-    for backend in (PLAIN, CHUNK):
-        yield "scores", perturbed(plan).use(backend).eval()
-        for progress in (0.0, 1.0):
-            model = perturbed(plan).use(backend).train()
-            model.at(progress)
-            yield "in training, predictions", model
-
-
-def sees_the_future(model: Model, ids: Tensor, token: int) -> bool:
-    """Whether nats up to a token move when the tokens after it are replaced."""
-    changed = ids.clone()
-    changed[:, token + 1 :] = (ids[:, token + 1 :] + 7) % 60 + 2
-    return _moves(model, ids, changed, (slice(None), slice(token)))
-
-
-def sees_other_documents(model: Model, ids: Tensor, start: int) -> bool:
-    """Whether nats of the document that opens at `start` move with the tokens before it."""
-    ids = ids.clone()
-    ids[:, start] = 1
-    changed = ids.clone()
-    changed[:, :start] = (ids[:, :start] + 7) % 60 + 2
-    return _moves(model, ids, changed, (slice(None), slice(start, None)))
-
-
-def sees_other_rows(model: Model, ids: Tensor) -> bool:
-    """Whether nats of a sequence move with the other sequences of its batch."""
-    changed = ids.clone()
-    changed[1:] = (ids[1:] + 7) % 60 + 2
-    return _moves(model, ids, changed, (slice(1),))
-
-
-def end_differs(model: Model, ids: Tensor) -> bool:
-    """Whether final states of the last positions alone are others than those of a whole pass."""
-    with torch.inference_mode():
-        whole = model.hidden(ids)
-        ends = ((last, model.hidden(ids, last)) for last in (1, 7, ids.shape[1] - 1))
-        return not all(torch.allclose(end, whole[:, -last:], rtol=0, atol=1e-4) for last, end in ends)
-
-
-# ---- a small run of a technique ----
-
-
-def make_dataset(folder: Path) -> Dataset:
-    """A few generated documents, tokenized with 320 pieces."""
-    rng = np.random.default_rng(0)
-    texts = folder / "texts"
-    texts.mkdir()
-    for number in range(20):
-        lines = (" ".join(rng.choice(WORDS, rng.integers(5, 15))).capitalize() + "." for _ in range(30))
-        (texts / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
-    for _ in build_dataset(source_from(str(texts)), folder / "dataset", vocabulary_size=320):
-        pass
-    return Dataset.open(folder / "dataset")
-
-
-def small_recipe() -> Recipe:
-    """Four layers of width 48, three steps, one value in every slot."""
-    return Recipe(
-        name="check",
-        data=DataPlan(sequence_length=32),
-        model=ModelPlan(vocabulary_size=320, layers=4, width=48, heads=4, kv_heads=2),
-        optim=OptimPlan(schedule=Constant()),
-        train=TrainPlan(steps=3, train_seconds=0, batch_tokens=128, accumulation=1),
-        quantize=int6_rows(),
-        score=ScorePlan(windows=Chunked(length=32)),
-        backend=BackendPlan(dtype="float32", threads=1),
-    )
 
 
 def base_of(technique: Technique) -> Recipe:
     """The small recipe with what the slot of a technique needs around it; its neutral one needs nothing."""
     neutral = _is_neutral(technique.card.neutral)
     return small_recipe().replace({} if neutral else AROUND_IT.get(technique.slot, dict)())
-
-
-def with_technique(recipe: Recipe, technique: Technique, member: Plan | None) -> Recipe:
-    """The recipe with a member in the slot of a technique; in a slot of many as the only one, or none."""
-    path = AT.get(technique.path, technique.path)
-    many = isinstance(value_at(recipe, path), tuple)
-    if many:
-        return recipe.replace({path: () if member is None else (member,)})
-    return recipe if member is None else recipe.replace({path: member})
-
-
-class Small:
-    """Small runs on one generated text; equal recipes run once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.dataset = folder, make_dataset(folder)
-        self.results: dict[Recipe, dict[str, Any]] = {}
-
-    def run(self, recipe: Recipe) -> dict[str, Any]:
-        """What a run comes to: losses, weights, averages, reloaded weights, scores, and packed bytes."""
-        if recipe not in self.results:
-            out = self.folder / f"run{len(self.results)}"
-            finish(run(recipe, self.dataset, out, 1, code=b""))
-            self.results[recipe] = self._read(out)
-        return self.results[recipe]
-
-    def _read(self, out: Path) -> dict[str, Any]:
-        result = json.loads((out / "result.json").read_text())
-        if result["status"] not in ("ok", "over budget"):
-            raise BrokenError(f"a run of three steps ends as {result['status']}: {result.get('error')}")
-        stored, _ = read_tensors(out / "weights.safetensors")
-        live = {n.removeprefix("live/"): t for n, t in stored.items() if n.startswith("live/")}
-        averaged = {n.removeprefix("averaged/"): t for n, t in stored.items() if n.startswith("averaged/")}
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        packed = (out / "model.bin").read_bytes()
-        with np.load(out / "scores.npz") as scores:
-            nats = {name: torch.from_numpy(scores[name].astype(np.float64)) for name in ("nats", "context")}
-        return {
-            "losses": {str(i): torch.tensor(line["nats_per_token"]) for i, line in enumerate(lines)},
-            "weights": live,
-            "averaged weights": averaged or live,
-            "packed weights": dict(unpack(packed).weights),
-            "scores": nats,
-            "packed bytes": {"bytes": torch.frombuffer(bytearray(packed), dtype=torch.uint8)},
-        }
-
-
-def difference(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """The first part of two runs in which tensors that both have differ; '' where none does."""
-    for part in ("losses", "weights", "averaged weights", "packed weights", "scores"):
-        common = first[part].keys() & second[part].keys()
-        for name in sorted(common):
-            if not torch.equal(first[part][name], second[part][name]):
-                return f"{part} ({name})" if part not in ("losses", "scores") else part
-    return ""
 
 
 # ---- what a card says of off ----

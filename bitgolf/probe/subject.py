@@ -16,8 +16,10 @@ import numpy as np
 from bitgolf.base.errors import BitgolfError, DataError
 from bitgolf.base.events import Event, finish
 from bitgolf.base.plan import parse_changes
-from bitgolf.catalog.behaviour import PLAIN, base_of, make_dataset, perturbed, with_technique
+from bitgolf.catalog.behaviour import base_of
 from bitgolf.catalog.own import example_of, techniques_in
+from bitgolf.catalog.probes import PLAIN, perturbed
+from bitgolf.catalog.small import make_dataset, with_technique
 from bitgolf.corpus.textfile import text_to_score
 from bitgolf.inputs.resolve import find_artifact, find_dataset, from_python, mending, module_of
 from bitgolf.pipeline.work import dataset_of, model_to_score

@@ -5,7 +5,6 @@ The numbers are made here, the geometry of the curves in `charts`, the HTML in `
 escapes everything that is put into it.
 """
 
-import codecs
 import functools
 import json
 import math
@@ -22,38 +21,25 @@ import jinja2
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import read_json, write_bytes
+from bitgolf.base.files import write_bytes
 from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
+from bitgolf.report.folder import MissingError, Piece, Run, View, required
+from bitgolf.report.scored import documents, places, tokens
 from bitgolf.report.templates import templates
 from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
 from bitgolf.run.positions import positions_in_words
 from bitgolf.run.training import VALIDATED
-from bitgolf.squeeze.artifact import unpack
 
 METRICS = ("seconds", "nats_per_token", "scale", "step")
-TOP_TOKENS = 20
-DOCUMENTS_SHOWN = 4  # this many of the hardest, and of the easiest
-OPENING_TOKENS, PASSAGE_TOKENS = 40, 240
 SAMPLE_CHARACTERS = 4000
-SHADES = 6  # steps of the marker in the passage, of SHADE_NATS each
-SHADE_NATS = 1.5
-DISTANCE_BUCKETS = 24
-BUCKET_TOKENS = 200  # a point of the curve stands for at least so many
 
 # What a cut, changed or foreign file in the run folder can raise on its way into the page.
 UNREADABLE = (
     BitgolfError, ArithmeticError, AttributeError, EOFError, LookupError, OSError, TypeError, ValueError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-
-Piece = Callable[[int], bytes]
-View = dict[str, Any]
-
-
-class MissingError(Exception):
-    """A part of the run folder is not there; the text says which, for the reader of the page."""
 
 
 def write_report(folder: Path, piece: Piece | None = None) -> Path:
@@ -66,47 +52,6 @@ def write_report(folder: Path, piece: Piece | None = None) -> Path:
     return path
 
 
-class Run:
-    """What can be read of a run folder; the rest is empty, or raises MissingError when asked for."""
-
-    def __init__(self, folder: Path, piece: Piece | None = None) -> None:
-        self.folder = folder
-        self.result, self.recipe = _mapping(folder / "result.json"), _mapping(folder / "recipe.json")
-        self.environment = _mapping(folder / "environment.json") or self.result.get("environment") or {}
-        self.name = self.result.get("recipe") or folder.resolve().name
-        self.piece = piece or self._piece
-
-    @functools.cached_property
-    def scores(self) -> dict[str, np.ndarray]:
-        """The columns of scores.npz, a row per scored token."""
-        path = self.folder / "scores.npz"
-        if not path.is_file():
-            raise MissingError("The run has not been scored: scores.npz is not there.")
-        with np.load(path, allow_pickle=False) as columns:
-            scores = dict(columns)
-        if not len(scores["nats"]):
-            raise MissingError("scores.npz holds no tokens.")
-        return {**scores, "nats": scores["nats"].astype(np.float64)}
-
-    def _piece(self, token: int) -> bytes:
-        return self._tokenizer.piece(token)
-
-    @functools.cached_property
-    def _tokenizer(self) -> Any:
-        try:
-            return unpack((self.folder / "model.bin").read_bytes()).tokenizer
-        except (OSError, BitgolfError):
-            raise MissingError("Tokens have no text here: model.bin cannot be read.") from None
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = read_json(path)
-    except BitgolfError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def _view(section: Callable[[Run], View], run: Run) -> View:
     """A section's content, or the sentence that stands for it. A page about a crash must not crash."""
     try:
@@ -117,15 +62,9 @@ def _view(section: Callable[[Run], View], run: Run) -> View:
         return {"missing": f"Not readable in this run folder ({type(error).__name__}: {error})."}
 
 
-def _known(data: dict[str, Any], key: str, sentence: str) -> Any:
-    if data.get(key) in (None, [], {}, ""):
-        raise MissingError(sentence)
-    return data[key]
-
-
 def budget(run: Run) -> View:
     """The bytes counted, as shares of the bytes allowed."""
-    total = _known(run.result, "total_bytes", "The run did not get as far as packing.")
+    total = required(run.result, "total_bytes", "The run did not get as far as packing.")
     allowed = run.result.get("budget_bytes") or 0
     code, whole = run.result.get("code_bytes") or 0, max(total, allowed)
     return {
@@ -139,7 +78,7 @@ def budget(run: Run) -> View:
 
 def against_compressors(run: Run) -> View:
     """This run among the compressors, smallest first."""
-    listed = _known(run.result, "rivals", "The run was not compared with compressors.")
+    listed = required(run.result, "rivals", "The run was not compared with compressors.")
     rows = [(f"bitgolf {run.name}", run.result.get("bits_per_byte"), "ours")]
     for rival in listed:
         within = rival.get("budget_bits_per_byte")
@@ -155,7 +94,7 @@ def variants(run: Run) -> View:
     """The weights as trained, as averaged and as packed, each with its step from the one before."""
     rows = []
     before: dict[str, float] = {}  # by windows: scores of different windows cannot be compared
-    for row in _known(run.result, "variants", "The run did not get as far as scoring."):
+    for row in required(run.result, "variants", "The run did not get as far as scoring."):
         bits, windows = row["bits_per_byte"], row.get("windows", "")
         change = bits - before[windows] if windows in before and _finite(bits) else None
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
@@ -213,7 +152,7 @@ def _metrics(path: Path) -> Iterator[View]:
 
 def ledger(run: Run) -> View:
     """Every byte by its line: tensors of blocks gathered by role, the rest under its own name."""
-    lines = _known(run.result, "ledger", "The run did not get as far as packing.")
+    lines = required(run.result, "ledger", "The run did not get as far as packing.")
     roles: dict[str, Counter[str]] = defaultdict(Counter)
     for name, num_bytes in lines:
         owner = name.split(" ")[0]  # a tensor's codes and scales are lines of their own
@@ -241,7 +180,7 @@ def ledger(run: Run) -> View:
 
 def tensors(run: Run) -> View:
     """What each quantized tensor costs and loses, by rule, and what the floats take."""
-    rows = _known(run.result, "quantization", "The run did not get as far as packing.")
+    rows = required(run.result, "quantization", "The run did not get as far as packing.")
     text, count = run.result.get("text_bytes"), run.result.get("tokens")
     rate = text / count if _finite(text) and _finite(count) and count else math.nan
     groups: dict[str, list[View]] = defaultdict(list)
@@ -278,143 +217,15 @@ def _tensor(row: View, bytes_per_token: float) -> View:
     }
 
 
-def tokens(run: Run) -> View:
-    """The tokens on which most nats are spent."""
-    target, nats = run.scores["target"], run.scores["nats"]
-    spent, times = np.bincount(target, weights=nats), np.bincount(target)
-    kinds = int(np.count_nonzero(times))
-    top = np.argsort(-spent, kind="stable")[: min(TOP_TOKENS, kinds)]
-    share = spent / (nats.sum() or 1)
-    return {
-        "rows": [
-            (
-                _shown(run, int(t)),
-                100 * spent[t] / (spent.max() or 1),
-                share[t],
-                int(times[t]),
-                spent[t] / times[t],
-            )
-            for t in top
-        ],
-        "share": share[top].sum(),
-        "kinds": kinds,
-        "nats": nats.sum(),
-    }
-
-
-def _shown(run: Run, token: int) -> str:
-    """A piece with its white space visible, or its number."""
-    try:
-        data = run.piece(token)
-    except MissingError:
-        return f"token {token}"
-    text = data.decode("utf-8", "backslashreplace").translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) or f"token {token}, no text"
-
-
-def places(run: Run) -> View:
-    """Bits per byte by how far into its document, and after how much context, a token was predicted."""
-    scores = run.scores
-    charts = {
-        "by_position": _by_place(scores, "position", "tokens into the document"),
-        "by_context": _by_place(scores, "context", "tokens of context"),
-    }
-    if not any(charts.values()):
-        raise MissingError("All tokens were scored at the same position with the same context.")
-    return charts
-
-
-def _by_place(scores: dict[str, np.ndarray], column: str, label: str) -> Chart | None:
-    distance = np.maximum(scores[column].astype(np.int64), 1)
-    bucket = _buckets(distance)
-    nats, num_bytes, count, total = (
-        np.bincount(bucket, weights=weights)
-        for weights in (scores["nats"], scores["bytes"], np.ones(len(distance)), distance)
-    )
-    if len(num_bytes) < 2 or not num_bytes.all():
-        return None
-    bits = nats / math.log(2) / num_bytes
-    whole = _bits_per_byte(scores["nats"].sum(), scores["bytes"].sum())
-    title = f"Bits per byte by {label}, {bits[0]:.2f} at first, {bits[-1]:.2f} at last"
-    return line_chart(title, total / count, bits, x_label=label, log_x=True, level=whole)
-
-
-def _buckets(distance: np.ndarray) -> np.ndarray:
-    """A bucket for each distance, even on a logarithmic scale, none with so few tokens that it is noise."""
-    edges = np.unique(np.geomspace(1, distance.max() + 1, DISTANCE_BUCKETS + 1).astype(np.int64))
-    fine = np.searchsorted(edges, distance, side="right") - 1
-    least = min(BUCKET_TOKENS, len(distance) // DISTANCE_BUCKETS)
-    merged, held, current = np.zeros(len(edges), dtype=np.int64), 0, 0
-    for index, tokens_here in enumerate(np.bincount(fine)):
-        merged[index] = current
-        held += tokens_here
-        if held >= max(1, least):
-            current, held = current + 1, 0
-    return np.minimum(merged[fine], max(0, current - 1))  # what is left at the end joins the last full one
-
-
-def documents(run: Run) -> View:
-    """The hardest and the easiest documents, and a passage of the middle one with its nats as a marker."""
-    scores = run.scores
-    names, row_of = np.unique(scores["document"], return_inverse=True)
-    nats, num_bytes = (np.bincount(row_of, weights=scores[column]) for column in ("nats", "bytes"))
-    bits = np.array([_bits_per_byte(*pair) for pair in zip(nats, num_bytes)])
-    order = np.argsort(-bits, kind="stable")
-    ends = np.r_[order[:DOCUMENTS_SHOWN], order[-DOCUMENTS_SHOWN:]]
-    shown = ends if len(ends) < len(order) else order
-    middle = order[len(order) // 2]
-
-    def row(index: int) -> View:
-        return {
-            "document": int(names[index]),
-            "bits": bits[index],
-            "bytes": int(num_bytes[index]),
-            "share": nats[index] / nats.sum(),
-            "opening": _text(run, scores["target"][row_of == index][:OPENING_TOKENS]),
-        }
-
-    return {
-        "rows": [row(index) for index in shown],
-        "left_out": len(order) - len(shown),
-        "passage": _passage(run, np.flatnonzero(row_of == middle)),
-        "shades": [(shade, shade * SHADE_NATS) for shade in range(SHADES + 1)],
-        "passage_document": int(names[middle]),
-    }
-
-
-def _text(run: Run, targets: np.ndarray) -> str:
-    try:
-        return " ".join(b"".join(run.piece(int(t)) for t in targets).decode("utf-8", "replace").split())
-    except MissingError:
-        return ""
-
-
-def _passage(run: Run, rows: np.ndarray) -> list[tuple[str, int, float]]:
-    """(text, shade, nats) from a third of the way in; a character of several tokens has all their nats."""
-    start = min(len(rows) // 3, max(0, len(rows) - PASSAGE_TOKENS))
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    parts, carried = [], 0.0
-    for row in rows[start : start + PASSAGE_TOKENS]:
-        try:
-            text = decode(run.piece(int(run.scores["target"][row])))
-        except MissingError:
-            return []
-        carried += float(run.scores["nats"][row])
-        if text:
-            parts.append((text, min(SHADES, int(carried / SHADE_NATS)), carried))
-            carried = 0.0
-    return parts
-
-
 def sample(run: Run) -> View:
     """Text the packed model wrote."""
-    text = str(_known(run.result, "sample", "The run kept no sample."))
+    text = str(required(run.result, "sample", "The run kept no sample."))
     return {"text": text[:SAMPLE_CHARACTERS], "cut": len(text) > SAMPLE_CHARACTERS}
 
 
 def stages(run: Run) -> View:
     """Where the time went, in the order it was spent."""
-    seconds = _known(run.result, "seconds", "The run did not time its stages.")
+    seconds = required(run.result, "seconds", "The run did not time its stages.")
     return {"rows": _shares(list(seconds.items())), "total": sum(seconds.values())}
 
 
@@ -495,10 +306,6 @@ SECTIONS = (
     circumstances,
     again,
 )
-
-
-def _bits_per_byte(nats: float, num_bytes: float) -> float:
-    return float(nats / math.log(2) / num_bytes) if num_bytes else math.nan
 
 
 def _finite(value: Any) -> bool:

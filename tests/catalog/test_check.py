@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.catalog.behaviour import Small, Verdict, check
+from bitgolf.catalog.behaviour import Verdict, check
 from bitgolf.catalog.own import faults_of, techniques_in
+from bitgolf.catalog.small import Small
 from bitgolf.catalog.techniques import Technique, techniques
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.mix.tilt import TokenTilt

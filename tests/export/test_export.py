@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.catalog.behaviour import perturbed
+from bitgolf.catalog.probes import perturbed
 from bitgolf.export.exported import TOLERANCE, greatest_difference, needs, read_exported
 from bitgolf.export.write import export_to
 from bitgolf.net.embed import BigramHash, SmearGate

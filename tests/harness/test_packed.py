@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.catalog.behaviour import perturbed
+from bitgolf.catalog.probes import perturbed
 from bitgolf.harness.packed import WINDOW, PackedModel, settings_of
 from bitgolf.net.model import ModelPlan
 from bitgolf.report.sample import sample

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from bitgolf.catalog.behaviour import Small, check, small_recipe
+from bitgolf.catalog.behaviour import check
+from bitgolf.catalog.small import Small, small_recipe
 from bitgolf.script.flatten import flatten
 from tests.mix.test_members import BITING, CARDS
 

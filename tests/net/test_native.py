@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.catalog.behaviour import CHUNK, PLAIN, perturbed
+from bitgolf.catalog.probes import CHUNK, PLAIN, perturbed
 from bitgolf.net import native as module
 from bitgolf.net.backend import Backend
 from bitgolf.net.kernels import FusedKernels, PlainKernels

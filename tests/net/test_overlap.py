@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bitgolf.catalog.behaviour import perturbed
+from bitgolf.catalog.probes import perturbed
 from bitgolf.net import overlap
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, ModelPlan

@@ -11,7 +11,7 @@ import bitgolf
 from bitgolf.base.errors import PlanError
 from bitgolf.base.events import finish
 from bitgolf.base.plan import members
-from bitgolf.catalog.behaviour import PLAIN, perturbed
+from bitgolf.catalog.probes import PLAIN, perturbed
 from bitgolf.mix.ngram import NgramCache
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import DocumentAttention

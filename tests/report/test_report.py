@@ -14,16 +14,9 @@ from bitgolf.base.plan import to_json
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import decades, line_chart, round_numbers, short
-from bitgolf.report.report import (
-    Run,
-    against_compressors,
-    ledger,
-    places,
-    tokens,
-    training,
-    variants,
-    write_report,
-)
+from bitgolf.report.folder import Run
+from bitgolf.report.report import against_compressors, ledger, training, variants, write_report
+from bitgolf.report.scored import places, tokens
 from bitgolf.report.screen import UNSHOWN
 from bitgolf.squeeze.artifact import pack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights

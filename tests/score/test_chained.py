@@ -9,7 +9,7 @@ import torch
 
 from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.errors import PlanError
-from bitgolf.catalog.behaviour import CHUNK, PLAIN, perturbed
+from bitgolf.catalog.probes import CHUNK, PLAIN, perturbed
 from bitgolf.net.model import Model, ModelPlan
 from bitgolf.net.position import Alibi, AttentionWindow, NoPosition, RelativeBuckets, Rope, Scope
 from bitgolf.score.chained import Chained

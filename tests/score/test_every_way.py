@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.catalog.behaviour import CHUNK, PLAIN, perturbed
+from bitgolf.catalog.probes import CHUNK, PLAIN, perturbed
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import AttentionWindow, DocumentAttention, Rope

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from bitgolf.catalog.behaviour import perturbed
+from bitgolf.catalog.probes import perturbed
 from bitgolf.net.model import ModelPlan
 from bitgolf.report.sample import sample
 from bitgolf.serve.app import Writer, server

@@ -14,7 +14,7 @@ import torch
 
 from bitgolf import share
 from bitgolf.base.errors import BitgolfError
-from bitgolf.catalog.behaviour import perturbed
+from bitgolf.catalog.probes import perturbed
 from bitgolf.export.exported import read_exported
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import Xsa
