@@ -271,7 +271,7 @@ def _replace(plan: object, overrides: Mapping[tuple[str, ...], object], path: st
     return dataclasses.replace(plan, **changed)
 
 
-def parse_changes(plan: P, texts: Iterable[str]) -> P:
+def parse_overrides(plan: P, texts: Iterable[str]) -> P:
     """Apply `path=value` texts together, each value read by the type of its setting.
 
     Slots take a class with its settings: `average=Ema(decay=0.99)`. Nothing in the text is executed.

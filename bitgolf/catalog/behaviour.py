@@ -16,7 +16,7 @@ import torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, finish
-from bitgolf.base.plan import Plan, from_json, members, parse_changes, to_json
+from bitgolf.base.plan import Plan, from_json, members, parse_overrides, to_json
 from bitgolf.catalog.mixtures import mixture_faults
 from bitgolf.catalog.own import example_of, faults_of
 from bitgolf.catalog.probes import (
@@ -184,7 +184,7 @@ def check_off(case: Case) -> None:
     neutral = with_technique(case.base, case.technique, neutral_of(case.technique, off.like))
     path = AT.get(case.technique.path, case.technique.path)
     held_at = f"{path}.0" if isinstance(value_at(case.on, path), tuple) else path
-    quiet = parse_changes(case.on, [f"{held_at}.{setting}" for setting in off.settings])
+    quiet = parse_overrides(case.on, [f"{held_at}.{setting}" for setting in off.settings])
     setting = ", ".join(off.settings) or "its start"
     if case.in_model:
         models = build_model(quiet.network()).use(PLAIN), build_model(neutral.network()).use(PLAIN)
@@ -329,7 +329,7 @@ def check(
     """
     try:
         member, base = technique.example or example_of(technique), base_of(technique)
-        member = parse_changes(member, overrides)
+        member = parse_overrides(member, overrides)
         case = Case(technique, member, base, with_technique(base, technique, member), small)
     except BitgolfError as error:
         yield Verdict(technique.name, "fits the small recipe", "failed", _sentence(error))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.catalog.behaviour import check_all
 from bitgolf.catalog.own import example_of, techniques_in
 from bitgolf.cli.options import Json
@@ -41,7 +41,7 @@ def check(
             "--set needs one technique", where=file, way_out=f"bitgolf check {file}:NAME --set ..."
         )
     for each in techniques if overrides else ():
-        parse_changes(example_of(each), overrides or ())  # refused before anything runs
+        parse_overrides(example_of(each), overrides or ())  # refused before anything runs
     verdicts = screen.follow(check_all(techniques, overrides or ()))
     names = dict.fromkeys(each.technique for each in verdicts)
     groups = [(name, [each[1:] for each in verdicts if each.technique == name]) for name in names]

@@ -11,7 +11,7 @@ from bitgolf.cli.shown import free_folder, show_result
 from bitgolf.inputs.writable import refuse_folder
 from bitgolf.net.model import count_parameters
 from bitgolf.pipeline.make import make as made
-from bitgolf.pipeline.make import order, planned
+from bitgolf.pipeline.make import planned, requested
 from bitgolf.report import screen
 
 
@@ -43,7 +43,7 @@ def make(
 
     Example: bitgolf make my_texts/ --bytes 1000000 --minutes 10
     """
-    request = order(texts, budget_bytes, 60 * minutes, overrides or [], continue_from)
+    request = requested(texts, budget_bytes, 60 * minutes, overrides or [], continue_from)
     if plan:
         chosen = screen.follow(planned(request))
         facts = {

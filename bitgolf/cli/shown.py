@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import typer
 
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.defaults import read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
@@ -30,7 +30,7 @@ def changed_recipe(
         header = ("public variable", "value", "setting", "before", "after")
         rows = variable_rows(recipe, changed, variables)
         screen.table("What the public variables change", header, rows, as_json=quiet)
-    return parse_changes(changed, overrides or [])
+    return parse_overrides(changed, overrides or [])
 
 
 def like_script(name: str, script: Path, given: dict[str, str], *, quiet: bool) -> dict[str, str]:

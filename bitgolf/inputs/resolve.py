@@ -13,7 +13,7 @@ from types import ModuleType
 from bitgolf import import_core, recipes
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.events import NOTE, Event, is_first_process
-from bitgolf.base.plan import P, parse_changes
+from bitgolf.base.plan import P, parse_overrides
 from bitgolf.corpus.build import build_dataset, dataset_name
 from bitgolf.corpus.sources import Source, TextSource, path_of, source_from
 from bitgolf.forecast.laptop import laptop
@@ -64,7 +64,7 @@ def recipe_names() -> list[str]:
 def find_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
     import_core()
-    return parse_changes(_read_recipe(text), overrides)
+    return parse_overrides(_read_recipe(text), overrides)
 
 
 def _read_recipe(text: str) -> Recipe:

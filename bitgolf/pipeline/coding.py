@@ -12,7 +12,7 @@ import torch
 from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
@@ -158,7 +158,7 @@ def _ways(recipe: Path, overrides: Sequence[str]) -> Ways | None:
     Raises BitgolfError for changes that a proof would not heed.
     """
     before = read_plan(recipe, Recipe) if recipe.is_file() else Recipe()
-    after = parse_changes(before, overrides)
+    after = parse_overrides(before, overrides)
     if after == before.replace(score=before.score.fixed()) != before:
         return None
     adapts = after.score != after.score.fixed()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.base.events import NOTE, Event
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.base.tensors import read_tensors
 from bitgolf.corpus.gathered import Gathered, text_sources
 from bitgolf.corpus.sources import Files, TextSource
@@ -45,7 +45,7 @@ class Continued(NamedTuple):
     tokenizer: Tokenizer
 
 
-class Order(NamedTuple):
+class Request(NamedTuple):
     """What is asked for. seconds: for all of it, training and what follows."""
 
     sources: tuple[TextSource, ...]
@@ -63,12 +63,12 @@ class Plan(NamedTuple):
     lines: list[str]
 
 
-def order(
+def requested(
     texts: Sequence[str], budget_bytes: int, seconds: float, overrides: Sequence[str], continue_from: str
-) -> Order:
+) -> Request:
     """What was typed, looked at before any work. Raises BitgolfError for what cannot be used."""
     begin = continued(continue_from) if continue_from else None
-    return Order(text_sources(texts), budget_bytes, seconds, overrides, begin)
+    return Request(text_sources(texts), budget_bytes, seconds, overrides, begin)
 
 
 def continued(run: str) -> Continued:
@@ -89,7 +89,7 @@ def continued(run: str) -> Continued:
     return Continued(Start(str(path), weights), recipe.model, find_artifact(run)[1].tokenizer)
 
 
-def make(request: Order, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
+def make(request: Request, folder: Path, seed: int) -> Generator[Event, None, RunResult]:
     """Choose, tokenize, train, pack, score, compare and prove; everything lands in one run folder."""
     claim_folder(folder, Recipe(), resume=False)
     plan = yield from planned(request)
@@ -102,7 +102,7 @@ def make(request: Order, folder: Path, seed: int) -> Generator[Event, None, RunR
     )
 
 
-def planned(request: Order) -> Generator[Event, None, Plan]:
+def planned(request: Request) -> Generator[Event, None, Plan]:
     """Read the texts, measure a second, choose, and say in five notes what and why; nothing is written."""
     yield Event("read", 0, 1, {})
     text = yield from looked_at(request.sources)
@@ -113,10 +113,10 @@ def planned(request: Order) -> Generator[Event, None, Plan]:
     choice = chosen(request, text, getattr(source, "fraction", VALIDATION_SHARE))
     for line in choice.lines:
         yield Event(NOTE, 1, 1, {NOTE: line})
-    return Plan(parse_changes(choice.recipe, request.overrides), source, [about, *choice.lines])
+    return Plan(parse_overrides(choice.recipe, request.overrides), source, [about, *choice.lines])
 
 
-def chosen(request: Order, text: Text, validation_share: float) -> Choice:
+def chosen(request: Request, text: Text, validation_share: float) -> Choice:
     """The recipe for a text in the time that packing, scoring and compressors are expected to leave."""
     speeds: dict[ModelPlan, float] = {}
 

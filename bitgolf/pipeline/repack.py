@@ -13,7 +13,7 @@ from torch import Tensor
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
-from bitgolf.base.plan import parse_changes, to_json
+from bitgolf.base.plan import parse_overrides, to_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.inputs.recorded import record
 from bitgolf.inputs.typed import Origin, read_as, read_plan
@@ -107,7 +107,7 @@ def open_run(folder: Path, overrides: Sequence[str] = (), data: Path | None = No
             way_out=f"packing again can change {', '.join(MAY_CHANGE)}",
         )
     original = read_plan(folder / "recipe.json", Recipe)
-    recipe = parse_changes(original, overrides)
+    recipe = parse_overrides(original, overrides)
     if not (folder / "weights.safetensors").is_file():
         raise BitgolfError(
             "this run has no weights", where=str(folder), way_out="finish it: bitgolf run ... --resume"

@@ -9,7 +9,7 @@ from typing import Any, cast
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.base.events import NOTE, Event, is_first_process, with_progress
 from bitgolf.base.files import write_json
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.passport import differing_bytes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
@@ -286,7 +286,7 @@ def model_to_score(
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else Recipe()
     trained = trained_length(recipe) if recipe_file.is_file() else 0
     as_packed = recipe.replace(model=unpacked.model)
-    recipe = parse_changes(as_packed, overrides)
+    recipe = parse_overrides(as_packed, overrides)
     repeated = as_its_run and recipe_file.is_file() and recipe == as_packed
     if parameter_shapes(recipe.model) != parameter_shapes(unpacked.model):
         raise BitgolfError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from bitgolf.base.errors import BitgolfError, DataError
 from bitgolf.base.events import Event, finish
-from bitgolf.base.plan import parse_changes
+from bitgolf.base.plan import parse_overrides
 from bitgolf.catalog.behaviour import base_of
 from bitgolf.catalog.own import example_of, techniques_in
 from bitgolf.catalog.probes import PLAIN, perturbed
@@ -152,14 +152,14 @@ def _recipe_of(path: Path, name: str, overrides: Sequence[str]) -> Recipe:
         with mending(path, str(path)):
             value = getattr(module_of(path), name, None)
         if inspect.isfunction(value):
-            return parse_changes(from_python(path, name, Recipe), overrides)
+            return parse_overrides(from_python(path, name, Recipe), overrides)
     techniques = techniques_in(path, name)
     if len(techniques) > 1:
         names = ", ".join(each.name for each in techniques)
         raise BitgolfError(
             "several techniques in this file", where=str(path), way_out=f"{path}:NAME, one of {names}"
         )
-    member = parse_changes(example_of(techniques[0]), overrides)
+    member = parse_overrides(example_of(techniques[0]), overrides)
     return with_technique(base_of(techniques[0]), techniques[0], member)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.events import Event
-from bitgolf.base.plan import diff, parse_changes
+from bitgolf.base.plan import diff, parse_overrides
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.recipe import Recipe
 from bitgolf.study.design import Arm, Study
@@ -65,11 +65,11 @@ def _parse(recipe: Recipe, text: str) -> Choice:
         except ValueError:
             choice = Choice(path)
         if choice.low < choice.high:
-            parse_changes(recipe, [f"{path}={_said(choice, choice.low)}"])
+            parse_overrides(recipe, [f"{path}={_said(choice, choice.low)}"])
             return choice
     elif len(options := tuple(filter(None, values.split("|")))) > 1:
         for option in options:
-            parse_changes(recipe, [f"{path}={option}"])
+            parse_overrides(recipe, [f"{path}={option}"])
         return Choice(path, texts=options)
     raise BitgolfError(
         "not a range or a list of values",
@@ -115,7 +115,7 @@ def claim_of(study: Study, trials: Sequence[Trial]) -> Study:
     good = [trial for trial in trials if not math.isnan(trial.value)]
     if not good:
         raise BitgolfError("no trial could run", where="--search", value=trials[0].error if trials else None)
-    recipe = parse_changes(study.baseline, min(good, key=lambda trial: trial.value).overrides)
+    recipe = parse_overrides(study.baseline, min(good, key=lambda trial: trial.value).overrides)
     several = len(diff(study.baseline, recipe)) > 1
     why = f"the best of {len(trials)} trials" if several else ""
     if recipe == study.baseline:
@@ -129,7 +129,7 @@ def _tried(
     study: Study, baseline: Recipe, overrides: tuple[str, ...], seed: int, out: Path
 ) -> Generator[Event, None, Trial]:
     try:
-        recipe = parse_changes(baseline, overrides)
+        recipe = parse_overrides(baseline, overrides)
     except PlanError as error:
         return Trial(overrides, math.nan, "; ".join(error.problems))
     dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 from bitgolf.base.errors import PlanError
-from bitgolf.base.plan import Plan, diff, from_json, members, parse_changes, setting, to_json
+from bitgolf.base.plan import Plan, diff, from_json, members, parse_overrides, setting, to_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ def test_identity_is_stable_and_sees_every_setting():
         (lambda: Scene(count=6, visible=False), "a hidden scene holds at most 5"),
         (lambda: Scene().replace({"cuont": 1}), "unknown setting 'cuont'; did you mean 'count'?"),
         (lambda: Scene().replace({"many.7.radius": 1}), "many.7: unknown setting '7'"),
-        (lambda: parse_changes(Scene(), ["shape.radius=big"]), "shape.radius: expected float, found"),
-        (lambda: parse_changes(Scene(), ["count"]), "expected PATH=VALUE"),
-        (lambda: parse_changes(Scene(), ["shape=Cricle(radius=2)"]), "did you mean 'Circle'?"),
-        (lambda: parse_changes(Scene(), ["shape=Circle(raduis=2)"]), "shape.raduis: unknown setting"),
-        (lambda: parse_changes(Scene(), ["count=__import__('os').getpid()"]), "cannot read"),
+        (lambda: parse_overrides(Scene(), ["shape.radius=big"]), "shape.radius: expected float, found"),
+        (lambda: parse_overrides(Scene(), ["count"]), "expected PATH=VALUE"),
+        (lambda: parse_overrides(Scene(), ["shape=Cricle(radius=2)"]), "did you mean 'Circle'?"),
+        (lambda: parse_overrides(Scene(), ["shape=Circle(raduis=2)"]), "shape.raduis: unknown setting"),
+        (lambda: parse_overrides(Scene(), ["count=__import__('os').getpid()"]), "cannot read"),
         (lambda: from_json(Scene, {"class": "Scene", "shape": 3}), "shape: expected one of Box, Circle"),
     ],
 )
@@ -99,10 +99,10 @@ def test_refusals(make, message):
 
 def test_changes_are_checked_together_not_one_by_one():
     assert Scene().replace({"visible": False, "count": 4}).count == 4
-    hidden = parse_changes(Scene(count=9), ["visible=no", "count=2", "shape=Circle", "shape.radius=3"])
+    hidden = parse_overrides(Scene(count=9), ["visible=no", "count=2", "shape=Circle", "shape.radius=3"])
     assert (hidden.visible, hidden.count, hidden.shape) == (False, 2, Circle(radius=3))
     with pytest.raises(PlanError, match="at most 5"):
-        parse_changes(Scene(), ["count=9", "visible=no"])
+        parse_overrides(Scene(), ["count=9", "visible=no"])
 
 
 def test_problems_of_several_parts_come_in_one_error():
@@ -134,7 +134,7 @@ def test_all_problems_come_in_one_error():
     ],
 )
 def test_changes_from_text(text, path, value):
-    assert getattr(parse_changes(Scene(), [text]), path) == value
+    assert getattr(parse_overrides(Scene(), [text]), path) == value
 
 
 def test_lists_have_a_largest_length():

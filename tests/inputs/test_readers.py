@@ -10,7 +10,7 @@ import torch
 
 from bitgolf.base.errors import BitgolfError, CheckpointError, PlanError, displayed
 from bitgolf.base.files import is_plain_name, read_json, write_json
-from bitgolf.base.plan import from_json, parse_changes, to_json
+from bitgolf.base.plan import from_json, parse_overrides, to_json
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.inputs.typed import MOST_JSON_BYTES, MOST_JSON_ITEMS, Result, read_as, read_outside, read_plan
 from bitgolf.net.values import ValueEmbedding
@@ -64,7 +64,7 @@ def test_deep_json_is_refused_wherever_it_stands(tmp_path, recipe):
         from_json(Recipe, data)
     for text in ("train.steps=" + "[" * 300, "train.steps={[]: 1}", "train.steps=" + "-" * 10_000 + "1"):
         with pytest.raises(PlanError, match=r"train\.steps"):
-            parse_changes(recipe, [text])
+            parse_overrides(recipe, [text])
 
 
 def test_numbers_beyond_all_floats_are_refused(recipe):
@@ -81,7 +81,7 @@ def test_numbers_in_lists_of_settings_have_the_same_limits(recipe):
             values.replace(layers=(1, odd))
     for odd in (2**63, 10**30, -(10**300)):
         with pytest.raises(PlanError, match=r"seed: expected a finite number below .*found"):
-            parse_changes(recipe, [f"data.order=ShuffledBlocks(seed={odd})"])
+            parse_overrides(recipe, [f"data.order=ShuffledBlocks(seed={odd})"])
     for odd in (math.nan, math.inf, -math.inf, 1e300, 9.3e18):
         with pytest.raises(PlanError, match=r"train_seconds: expected a finite number below"):
             recipe.replace({"train.train_seconds": odd})

@@ -8,7 +8,7 @@ import pytest
 
 from bitgolf import READING_ORDER
 from bitgolf.base.errors import PlanError
-from bitgolf.base.plan import members, parse_changes
+from bitgolf.base.plan import members, parse_overrides
 from bitgolf.catalog.behaviour import off_of
 from bitgolf.catalog.mixtures import distributions, mixture_faults, probe
 from bitgolf.catalog.techniques import techniques
@@ -61,7 +61,7 @@ def test_a_member_is_a_distribution_that_knows_the_prefix_alone(kind):
 
 @pytest.mark.parametrize("kind", BITING)
 def test_off_is_the_model_to_the_bit(kind):
-    off = parse_changes(BITING[kind], off_of(CARDS[kind]).settings)
+    off = parse_overrides(BITING[kind], off_of(CARDS[kind]).settings)
     assert not off.on and BITING[kind].on
     tokens = np.random.default_rng(3).integers(0, 9, 230).astype(np.uint16)
     for windows in (Sliding(length=32, stride=8), Chunked(length=64)):
@@ -77,7 +77,7 @@ def test_off_is_the_model_to_the_bit(kind):
 def test_a_member_keeps_within_its_limits(kind):
     field = {NgramCache: "kappa=0", TokenTilt: "share=1.1"}.get(kind, "start=1")
     with pytest.raises(PlanError, match=field.partition("=")[0]):
-        parse_changes(BITING[kind], [field])
+        parse_overrides(BITING[kind], [field])
 
 
 def test_settings_that_contradict_each_other_are_refused():

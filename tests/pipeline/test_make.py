@@ -85,7 +85,7 @@ def test_a_text_of_few_pieces_gets_a_smaller_vocabulary(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BITGOLF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "same.txt").write_text(generated_text(1, 5) * 100)
-    plan = finish(making.planned(making.order(["same.txt"], 10**6, 3600, (), "")))
+    plan = finish(making.planned(making.requested(["same.txt"], 10**6, 3600, (), "")))
     assert plan.recipe.model.vocabulary_size == 320
     recipe, dataset = finish(making.tokenized(plan._replace(recipe=larger(plan.recipe)), None))
     assert recipe.model.vocabulary_size == dataset.tokenizer.vocabulary_size == 512
