@@ -336,7 +336,7 @@ def test_the_example_of_the_page_runs_passes_and_becomes_a_script(bitgolf, file,
     answer = json.loads(out)
     assert answer["status"] == "ok" and answer["failed"] == answer["left_out"] == 0
     script = flatten(find_recipe(f"{file}:mine"))
-    assert "class InverseRoot(Schedule)" in script and undefined_names(script) == []
+    assert "class InverseRoot(Plan)" in script and undefined_names(script) == []
     small = ("model.vocabulary_size=320", "model.layers=2", "model.width=32", "train.train_seconds=0")
     small += ("train.steps=3", "data.sequence_length=32", "train.batch_tokens=128", "model.heads=2")
     changes = [word for change in (*small, "model.kv_heads=1") for word in ("--set", change)]
