@@ -47,6 +47,10 @@ GONE = {
     "a condition that names its value": ("if odd := sorted(x):\n    raise DataError(odd)", ""),
     "a loop of refusals": ("for i in x:\n    if i:\n        raise DataError('no')", ""),
     "a check of its own": ("check(x)", ""),
+    "what is computed to be checked alone": (
+        "logits = x.logits(x[0])\ncheck(logits.double().log_softmax(0))",
+        "",
+    ),
     "a handler that translates": (
         "try:\n    y = x()\nexcept OSError as error:\n    raise DataError('no') from error",
         "y = x()",
