@@ -18,8 +18,8 @@ FAMILY = "BitgolfError"
 OF_NOTHING = " of nothing"  # behind the name of a function that does nothing where its argument is empty
 # Calls without a trace: what only they computed may fall away with its last reader.
 PURE_CALLS = frozenset(
-    "all any bool detach dict double enumerate float get getattr int isinstance items keys len list log_softmax "
-    "logits max min range set sorted stat state_dict str sum tuple type values zip".split()
+    "all any bool detach dict double enumerate float get getattr int isinstance items keys len list "
+    "log_softmax logits max min range set sorted stat state_dict str sum tuple type values zip".split()
 )
 # What nobody else can hold.
 FRESH = (
