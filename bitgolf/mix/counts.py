@@ -4,6 +4,9 @@ Contexts are a tree: a node is one, and its child by a token is the context that
 table of slots finds a child; where two hash alike, the next slot is tried, so nothing is mixed up.
 """
 
+import copy
+from typing import Self
+
 import numpy as np
 
 from bitgolf.base.compiled import kept_compiled
@@ -130,6 +133,12 @@ class ContextCounts(Memory):
         self.longest, self.counts = longest, Counts(vocabulary_size)
         self.contexts, self.shares = np.full(longest + 1, -1), np.zeros(longest + 1)
         self.contexts[0] = NOTHING
+
+    def beside(self) -> Self:
+        lane = copy.copy(self)
+        lane.contexts, lane.shares = np.full_like(self.contexts, -1), np.zeros_like(self.shares)
+        lane.contexts[0] = NOTHING
+        return lane
 
     def known(self) -> int:
         """The node of the longest context, -1 where nothing has followed it."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Self
 
 import numpy as np
 
@@ -126,10 +127,18 @@ def move_weights(
 class _Interpolated(ContextCounts):
     def __init__(self, plan: "InterpolatedNgrams", vocabulary_size: int, bos: int) -> None:
         super().__init__(vocabulary_size, plan.order - 1)
-        self.own, self.bos, self.known_contexts = np.zeros(0), bos, 0
+        self.own, self.bos, self.known_contexts = np.zeros(vocabulary_size), bos, 0
         self.weights = np.full(plan.order * BITS**2 * ODDS_LEVELS, plan.start)
         self.seen = np.full(len(self.weights), PATIENCE)
         self.situations, self.factors = np.zeros(plan.order, np.int64), np.zeros(plan.order)
+
+    def beside(self) -> Self:
+        lane = super().beside()
+        lane.situations, lane.factors = self.situations.copy(), self.factors.copy()
+        lane.known_contexts = 0
+        if self.bos >= 0:
+            lane.counts = Counts(self.counts.rows.shape[1])
+        return lane
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         self.own, counts = own, self.counts

@@ -19,14 +19,15 @@ from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.proof.arithmetic import Arithmetic, arithmetic_here
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, Decoding
-from bitgolf.proof.frames import Frame, crc_of, other_tokens
+from bitgolf.proof.frames import Frame, Layout, crc_of, other_tokens
 from bitgolf.proof.kept import Kept, take_up, taken_down
 from bitgolf.proof.lanes import Lanes
+from bitgolf.proof.mixed import mixed_logits
 from bitgolf.proof.table import shares_of
 from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.exam import Exam
-from bitgolf.score.mixer import Memory, Mixture, mixture_of
+from bitgolf.score.mixer import Memory, mixture_of
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, Sliding, Window
 
@@ -108,7 +109,7 @@ class Passage:
                 while past.count < place:
                     logits = lanes.logits()
                     if self.mixture is not None:
-                        logits = mixture_logits(self.mixture, logits, lanes.states)
+                        logits = mixed_logits([self.mixture], logits, lanes.states)
                     token = next_token(logits)
                     if self.mixture is not None:
                         self.mixture.observe(token)
@@ -152,13 +153,6 @@ class Passage:
             take_up(adaptation, self.memories(), self.lanes, tensors, facts, str(self.kept.path))
         else:
             adaptation.updates_left = 0
-
-
-def mixture_logits(mixture: Mixture, logits: Tensor, states: Tensor) -> Tensor:
-    """Logits (1, vocabulary), float64, of what mixers make of a model's logits and states (1, ...)."""
-    own = torch.softmax(logits[0].double(), 0).cpu().numpy()
-    mixed = mixture.distribution(own, states[0].float().cpu().numpy())
-    return torch.from_numpy(np.log(np.maximum(mixed, np.finfo(float).tiny)))[None]
 
 
 def encode_adapted(
@@ -224,8 +218,10 @@ def decode_adapted(
     return np.array(found, dtype=np.int64)
 
 
-def identity_of_passage(coder: Coder, ways: Ways, frame: int, content: bytes, arithmetic: Arithmetic) -> str:
-    """Names all that the bits of a coding depend on."""
+def identity_of_passage(
+    coder: Coder, ways: Ways, frame: int | Layout, content: bytes, arithmetic: Arithmetic
+) -> str:
+    """Names all that the bits of a coding depend on. frame: tokens of one, or how they lie in lanes."""
     machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()}"
     words = f"{coder.identity.hex()} {ways.plan.identity()} {ways.length} {ways.stride} {frame} {machine} "
     return hashlib.sha256(words.encode() + content).hexdigest()

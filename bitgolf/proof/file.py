@@ -3,7 +3,8 @@
 magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
 · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
 of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted` is by a model that
-adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout. The way says in which
+adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout; mixers alone may have
+lanes. The way says in which
 arithmetic the model computed too; those in plain torch are written no more, and read as ever.
 """
 
@@ -25,6 +26,8 @@ from bitgolf.proof.adapted import Ways, decode_adapted, encode_adapted
 from bitgolf.proof.arithmetic import NATIVE, PLAIN, PORTABLE, Arithmetic
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
+from bitgolf.proof.mixed_frames import decode_mixed, encode_mixed, mixed_layout
+from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Sliding
 from bitgolf.text.encoder import Encoder
@@ -40,6 +43,18 @@ ARITHMETIC: dict[int, Arithmetic] = {
 }
 WAYS = "stored", "lzma", "model, plain", "model, portable", "model, adapted, plain", "model", "model, adapted"
 MOST_PLAN_BYTES = 2**20
+# Words of how models adapt, which `_head` need not spell out. Part of the format: files hold its check sum.
+KNOWN_PLAN = (
+    b'{"adapter":{"class":"ScoreFirst","chunk_tokens":32768,"epochs":3,"rule":{"class":"SgdRule","lr":0.002,'
+    b'"momentum":0.9,"weight_decay":0.0},"schedule":{"class":"Cosine","minimum":0.0},"tensors":["*"],"frozen":[],'
+    b'"sequence_length":0,"batch_sequences":32,"clip":1.0,"noise":{"class":"NoNoise"},"caps":{"class":"Frozen"}},'
+    b'"mixers":[]}{"class":"BytePpm","order":6,"start":0.05,"floor":0.001},{"class":"LongestMatch","shortest":1,'
+    b'"longest":24,"tries":32,"start":0.1},{"class":"NearestStates","states":8192,"neighbours":32,"bandwidth":0.03,'
+    b'"certain":0.9,"start":0.08},{"class":"TokenTilt","order":16,"share":0.8,"boost":2.625},{"class":"NgramCache",'
+    b'"order":2,"weight":0.02,"kappa":0.5},{"adapter":{"class":"NoAdapter"},"mixers":[{"class":"InterpolatedNgrams",'
+    b'"order":5,"start":0.02,"per_document":true},{"class":"InterpolatedNgrams","order":5,"start":0.02,'
+    b'"per_document":false}]}'
+)
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
 ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go on from
@@ -102,10 +117,17 @@ def compress_tokens(
 def compress_adapted(
     coder: Coder, ways: Ways, tokens: np.ndarray, text: bytes, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, Compressed]:
-    """Tokens, and the text that they stand for, by a model that adapts on the way."""
-    size = min(ADAPTED_TOKENS, len(tokens))
-    layout = Layout(len(tokens), 1, size, ways.length, ways.stride, coder.first)
-    steps = encode_adapted(coder, ways, tokens, size, crew.part)
+    """Tokens, and the text that they stand for, by a model that adapts on the way.
+
+    What has mixers alone goes on in lanes, where they can; all else is one lane.
+    """
+    layout = mixed_layout(coder, ways, len(tokens))
+    if layout is not None:
+        steps = encode_mixed(coder, ways, tokens, layout, crew.part)
+    else:
+        size = min(ADAPTED_TOKENS, len(tokens))
+        layout = Layout(len(tokens), 1, size, ways.length, ways.stride, coder.first)
+        steps = encode_adapted(coder, ways, tokens, size, crew.part)
     frames = yield from mapped(steps, lambda done: (done, len(tokens)))
     head = _head(ADAPTED, text, coder.identity, layout, ways)
     nats = sum(frame.nats for frame in frames)
@@ -146,8 +168,8 @@ def decoded_tokens(
     jobs = frames_of(data, header, where)
     if header.ways is not None:
         assert header.layout is not None
-        total = header.layout.tokens
-        steps = decode_adapted(coder, header.ways, jobs, crew.part)
+        total, decode = header.layout.tokens, decode_mixed if header.layout.lanes > 1 else decode_adapted
+        steps = decode(coder, header.ways, jobs, crew.part)
         return (yield from mapped(steps, lambda done: (done, total)))
     return np.concatenate((yield from decoded(coder, jobs, crew)))
 
@@ -202,12 +224,13 @@ def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
     import_core()  # the classes that it may name
     sliding = to_json(Sliding(length=layout.window, stride=layout.stride))
     try:
-        adapts = json.loads(zlib.decompressobj().decompress(plan, MOST_PLAN_BYTES))
+        # Older files have all words of their own.
+        adapts = json.loads(zlib.decompressobj(zdict=KNOWN_PLAN).decompress(plan, MOST_PLAN_BYTES))
         ways = Ways.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
     except (ValueError, TypeError, RecursionError, zlib.error, BitgolfError) as error:
         raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
-    if layout.lanes != 1:
-        raise ArtifactError("what adapts has one lane", where=where, value=layout)
+    if layout.lanes > 1 and (ways.plan.adapter != NoAdapter() or not ways.plan.mixers):
+        raise ArtifactError("what learns has one lane", where=where, value=layout)
     return ways
 
 
@@ -227,7 +250,8 @@ def _head(
     head += b"".join(_number(value) for value in layout or ())
     if ways is not None:
         adapts = {"adapter": to_json(ways.plan.adapter), "mixers": to_json(ways.plan.mixers)}
-        plan = zlib.compress(json.dumps(adapts, separators=(",", ":")).encode(), 9)
+        deflate = zlib.compressobj(9, zdict=KNOWN_PLAN)
+        plan = deflate.compress(json.dumps(adapts, separators=(",", ":")).encode()) + deflate.flush()
         head += _number(len(plan)) + plan
     return head + struct.pack("<I", zlib.crc32(head))
 

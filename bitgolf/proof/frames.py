@@ -18,6 +18,7 @@ from bitgolf.net.model import Model
 from bitgolf.proof.arithmetic import PLAIN, Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.lanes import Lanes
+from bitgolf.proof.mixed import MixedLanes
 from bitgolf.proof.table import shares_of
 from bitgolf.score.windows import Sliding
 
@@ -35,10 +36,20 @@ class Layout(NamedTuple):
     first: int
 
     @classmethod
-    def of(cls, tokens: int, window: int, first: int, lanes: int = 0) -> "Layout":
-        """Enough lanes to be fast, each so long that its start without context costs little."""
-        lanes = lanes or min(max(1, tokens // LANE_TOKENS), MOST_LANES)
-        frames = max(1, math.ceil(tokens / (lanes * MOST_LANE_TOKENS)))
+    def of(
+        cls,
+        tokens: int,
+        window: int,
+        first: int,
+        lanes: int = 0,
+        most: tuple[int, int] = (MOST_LANES, MOST_LANE_TOKENS),
+    ) -> "Layout":
+        """Enough lanes to be fast, each so long that its start without context costs little.
+
+        most: lanes of a frame, and tokens of a lane.
+        """
+        lanes = lanes or min(max(1, tokens // LANE_TOKENS), most[0])
+        frames = max(1, math.ceil(tokens / (lanes * most[1])))
         return cls(
             tokens, lanes, max(1, math.ceil(tokens / (frames * lanes))), window, max(1, window // 2), first
         )
@@ -74,17 +85,24 @@ def crc_of(tokens: np.ndarray) -> int:
 
 
 def encode_frame(
-    model: Model, tokens: np.ndarray, layout: Layout, arithmetic: Arithmetic = PLAIN
+    model: Model,
+    tokens: np.ndarray,
+    layout: Layout,
+    arithmetic: Arithmetic = PLAIN,
+    mixed: MixedLanes | None = None,
 ) -> Generator[int, None, Frame]:
-    """Code the tokens of one frame; yields how many are done."""
+    """Code the tokens of one frame; yields how many are done. mixed: mixers beside the model, if any."""
     rows = in_lanes(tokens, layout.lanes)
     lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, arithmetic)
     coder, nats, done = TokenEncoder(), 0.0, 0
     for step, active in enumerate(active_lanes(len(tokens), rows.shape[1])):
-        logits, coming = lanes.logits(), torch.from_numpy(rows[:, step])
-        coder.write(rows[:active, step], shares_of(logits[:active]))
-        chosen = logits[:active].gather(1, coming[:active, None].to(logits.device))[:, 0]
-        nats += float((logits[:active].logsumexp(1) - chosen).double().sum())
+        logits, coming = lanes.logits()[:active], torch.from_numpy(rows[:, step])
+        if mixed is not None:
+            logits = mixed.logits(logits, lanes.states)
+            mixed.observe(rows[:active, step].tolist())
+        coder.write(rows[:active, step], shares_of(logits))
+        chosen = logits.gather(1, coming[:active, None].to(logits.device))[:, 0]
+        nats += float((logits.logsumexp(1) - chosen).double().sum())
         lanes.follow(coming)
         done += active
         yield done
@@ -98,6 +116,7 @@ def decode_frame(
     layout: Layout,
     where: str,
     arithmetic: Arithmetic = PLAIN,
+    mixed: MixedLanes | None = None,
 ) -> Generator[int, None, np.ndarray]:
     """The `count` tokens of a frame; yields how many are done. where: the frame, for messages.
 
@@ -109,7 +128,12 @@ def decode_frame(
     coder, done = TokenDecoder(frame.data), 0
     try:
         for step, active in enumerate(active_lanes(count, steps)):
-            rows[:active, step] = coder.read(shares_of(lanes.logits()[:active]))
+            logits = lanes.logits()[:active]
+            if mixed is not None:
+                logits = mixed.logits(logits, lanes.states)
+            rows[:active, step] = coder.read(shares_of(logits))
+            if mixed is not None:
+                mixed.observe(rows[:active, step].tolist())
             lanes.follow(torch.from_numpy(rows[:, step]))
             done += active
             yield done
@@ -130,8 +154,11 @@ def other_tokens(where: str) -> ArtifactError:
     )
 
 
-def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout) -> float:
-    """Nats of the tokens of a frame under the windows of its lanes, scored side by side as `score` does."""
+def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout, mixed: MixedLanes | None = None) -> float:
+    """Nats of the tokens of a frame under the windows of its lanes, scored side by side as `score` does.
+
+    mixed: mixers beside the model, if any; they are asked lane by lane, a step after another.
+    """
     rows = in_lanes(tokens, layout.lanes)
     stream = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)), constant_values=layout.first))
     lengths = torch.tensor(
@@ -146,8 +173,17 @@ def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout) -> float:
             ):
                 part = stream[:, start : end + 1].to(device)
                 hidden = model.hidden(part[:, :-1])[:, scored - start :]
-                nats = model.nats_of(hidden, part[:, 1 + scored - start :]).double().cpu()
-                total += float(nats[torch.arange(scored, end) < lengths[:, None]].sum())
+                targets = part[:, 1 + scored - start :]
+                if mixed is None:
+                    nats = model.nats_of(hidden, targets).double().cpu()
+                    total += float(nats[torch.arange(scored, end) < lengths[:, None]].sum())
+                    continue
+                for step in range(scored, end):
+                    states, active = hidden[:, step - scored], int((step < lengths).sum())
+                    logits = mixed.logits(model.logits_of(states)[:active], states)
+                    coming = targets[:active, step - scored].cpu()
+                    total -= float(logits.log_softmax(1).gather(1, coming[:, None]).sum())
+                    mixed.observe(coming.tolist())
     finally:
         model.window = 0
     return total

@@ -1,7 +1,7 @@
 """The file of a coding under way that adapts: frames that are done, and what has been learnt at their end."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +54,52 @@ class Kept:
 
 
 def taken_down(
-    adaptation: Adaptation, memories: list[Memory], lanes: Lanes
+    adaptation: Adaptation, memories: Sequence[Memory], lanes: Lanes
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that has been learnt, and what the lane still sees. Raises CheckpointError for what cannot tell."""
+    tensors, facts = memories_down(memories)
+    tensors |= {f"learnt/{name}": each for name, each in adaptation.take_down().items()}
+    tensors |= {f"lane/{name}": each for name, each in lanes.take_down().items()}
+    return tensors, {**facts, "updates_left": adaptation.updates_left}
+
+
+def memories_down(memories: Sequence[Memory]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What mixers have seen. Raises CheckpointError for one that cannot tell."""
     arrays: list[np.ndarray] = []
-    facts = {"updates_left": adaptation.updates_left, "memories": [dump(each, arrays) for each in memories]}
-    tensors = {f"learnt/{name}": each for name, each in adaptation.take_down().items()}
-    tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
-    return tensors | {f"lane/{name}": each for name, each in lanes.take_down().items()}, facts
+    facts = {"memories": [dump(each, arrays) for each in memories]}
+    return {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}, facts
 
 
 def take_up(
     adaptation: Adaptation,
-    memories: list[Memory],
+    memories: Sequence[Memory],
     lanes: Lanes,
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     where: str,
 ) -> None:
     """Go on from what `taken_down` gave. Raises CheckpointError for what does not fit; where: the file."""
-    try:
-        arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
-        for memory, known in zip(memories, facts["memories"], strict=True):
-            restore(memory, known, [arrays[number] for number in range(len(arrays))])
+    memories_up(memories, tensors, facts, where)
+    with refusing_unfit(where):
         adaptation.take_up(part_of(tensors, "learnt"))
         adaptation.updates_left = int(facts["updates_left"])
         lanes.take_up(part_of(tensors, "lane"))
+
+
+def memories_up(
+    memories: Sequence[Memory], tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str
+) -> None:
+    """Give empty memories what `memories_down` gave. Raises CheckpointError for what does not fit."""
+    with refusing_unfit(where):
+        arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
+        for memory, known in zip(memories, facts["memories"], strict=True):
+            restore(memory, known, [arrays[number] for number in range(len(arrays))])
+
+
+@contextmanager
+def refusing_unfit(where: str) -> Iterator[None]:
+    """Within it, what does not fit raises CheckpointError. where: the file it is from."""
+    try:
+        yield
     except UNFIT as error:
         raise CheckpointError(f"does not fit: {error}", where=where, way_out="delete it") from None

@@ -28,6 +28,8 @@ from bitgolf.proof.file import (
     read_header,
 )
 from bitgolf.proof.frames import parallel_nats as nats_in_parallel
+from bitgolf.proof.mixed import MixedLanes
+from bitgolf.proof.mixed_frames import mixture_for
 from bitgolf.run.folder import processor_name
 from bitgolf.score.metric import total_nats
 from bitgolf.score.score import score
@@ -82,8 +84,8 @@ def prove(
 ) -> Generator[Event, None, dict[str, Any]]:
     """Code a text, decode it from the written file, and write the certificate; see `check`.
 
-    What was finished when it was interrupted is not done again. ways: how the model adapts on the way; then
-    one token follows another, in one process.
+    What was finished when it was interrupted is not done again. ways: how the model adapts on the way, in one
+    process; the lanes of a frame are side by side where that is mixers alone, and else it is one lane.
 
     Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
     """
@@ -110,15 +112,18 @@ def prove(
     clock.append(time.monotonic())
     if not np.array_equal(found, tokens) or coder.tokenizer.decode(found) != text.data:
         raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
-    nats = 0.0
-    if ways is not None:
+    nats, mixture = 0.0, None
+    if ways is not None and packed.layout.lanes > 1:
+        mixture = mixture_for(coder, ways)
+    elif ways is not None:
         yield Event("parallel score", 0, packed.layout.tokens, {})
         plan = ways.plan.replace(windows=Sliding(length=ways.length, stride=ways.stride), limit_tokens=0)
         stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
         nats = total_nats(score(coder.model, stream, coder.tokenizer, plan))
-    for start, end in packed.layout.frames() if ways is None else ():
+    for start, end in packed.layout.frames() if ways is None or mixture is not None else ():
         yield Event("parallel score", start, packed.layout.tokens, {})
-        nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout)
+        mixed = MixedLanes(mixture, packed.layout.lanes) if mixture is not None else None
+        nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout, mixed)
     yield Event("parallel score", 1, 1, {})
     certificate = certificate_of(coder, text, coded, packed.nats, nats)
     certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}

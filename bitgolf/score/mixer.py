@@ -29,6 +29,13 @@ class Memory:
         """The token that came, after `mix` was asked for it and it was scored."""
         raise NotImplementedError
 
+    def beside(self) -> "Memory | None":
+        """A memory of one more lane of this stream, before its first token; None where there is but one.
+
+        What is learnt is shared by all lanes: each asks for its own token, then each observes it in turn.
+        """
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixer(Plan):
@@ -79,6 +86,11 @@ class Mixture:
         for memory in self.memories:
             own = normalised(memory.mix(own, state), self.vocabulary_size)
         return own
+
+    def beside(self) -> "Mixture | None":
+        """The mixers of one more lane; None where one of them knows but one. See `Memory.beside`."""
+        memories = [each for memory in self.memories if (each := memory.beside()) is not None]
+        return Mixture(memories, self.vocabulary_size) if len(memories) == len(self.memories) else None
 
     def observe(self, token: int) -> None:
         """Tell all of them what came."""

@@ -17,14 +17,5 @@ def compiled(function: Looping) -> Looping:
 
 
 def kept_compiled(function: Looping, fastmath: bool | set[str] = False) -> Looping:
-    """As `compiled`, and kept in a file for the next process, where one can be written.
-
-    For a function that calls no other of ours: numba looks at its file alone to see whether what it kept is
-    still right. fastmath: as `numba.njit` takes it.
-    """
-    if not numba:
-        return function
-    try:
-        return cast(Looping, numba.njit(nogil=True, cache=True, fastmath=fastmath)(function))
-    except RuntimeError:  # no folder for the file, or no file of its own
-        return cast(Looping, numba.njit(nogil=True, fastmath=fastmath)(function))
+    """As `compiled`: a script leaves no machine code beside itself. fastmath: as `numba.njit` takes it."""
+    return cast(Looping, numba.njit(nogil=True, fastmath=fastmath)(function)) if numba else function

@@ -1,0 +1,41 @@
+"""Mixers beside lanes that move on together: each lane asks for its own token, then all are observed in turn.
+
+So no lane knows a token of the same step, of any lane, and a decoder has at each step what the coder had.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitgolf.base.errors import ArtifactError
+from bitgolf.score.mixer import Mixture
+
+
+class MixedLanes:
+    """The mixers of lanes that begin. Raises ArtifactError for mixers that know but one lane."""
+
+    def __init__(self, mixture: Mixture, lanes: int) -> None:
+        self.lanes = [each for _ in range(lanes) if (each := mixture.beside()) is not None]
+        if len(self.lanes) < lanes:
+            raise ArtifactError("mixers that know but one lane", value=f"{lanes} lanes")
+
+    def logits(self, logits: Tensor, states: Tensor) -> Tensor:
+        """What they make of a model's logits and states of the first lanes; see `mixed_logits`."""
+        return mixed_logits(self.lanes, logits, states)
+
+    def observe(self, tokens: Iterable[int]) -> None:
+        """The tokens that came, of the first lanes."""
+        for lane, token in zip(self.lanes, tokens, strict=False):
+            lane.observe(token)
+
+
+def mixed_logits(mixtures: Iterable[Mixture], logits: Tensor, states: Tensor) -> Tensor:
+    """Logits (lanes, vocabulary), float64, of what mixtures make of a model's logits and states (lanes, ...).
+
+    States may be of more lanes than logits.
+    """
+    owns, known = torch.softmax(logits.double(), 1).cpu().numpy(), states.float().cpu().numpy()
+    mixed = [mixture.distribution(*given) for mixture, *given in zip(mixtures, owns, known, strict=False)]
+    return torch.from_numpy(np.log(np.maximum(mixed, np.finfo(float).tiny)))
