@@ -42,14 +42,15 @@ class Layout(NamedTuple):
         window: int,
         first: int,
         lanes: int = 0,
-        most: tuple[int, int] = (MOST_LANES, MOST_LANE_TOKENS),
+        most: tuple[int, int] | None = None,
     ) -> "Layout":
         """Enough lanes to be fast, each so long that its start without context costs little.
 
-        most: lanes of a frame, and tokens of a lane.
+        most: lanes of a frame, and tokens of a lane; None is MOST_LANES and MOST_LANE_TOKENS.
         """
-        lanes = lanes or min(max(1, tokens // LANE_TOKENS), most[0])
-        frames = max(1, math.ceil(tokens / (lanes * most[1])))
+        most_lanes, most_tokens = most or (MOST_LANES, MOST_LANE_TOKENS)
+        lanes = lanes or min(max(1, tokens // LANE_TOKENS), most_lanes)
+        frames = max(1, math.ceil(tokens / (lanes * most_tokens)))
         return cls(
             tokens, lanes, max(1, math.ceil(tokens / (frames * lanes))), window, max(1, window // 2), first
         )
