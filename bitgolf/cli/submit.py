@@ -73,16 +73,16 @@ def submit(
         members, folder, metadata, readable=not packed, studies=studies or [], declared=declared
     )
     checked = audit(folder, chosen)
-    for each in [] if as_json else checked.real:
-        print(screen.escaped(f"{each.code} {each.sure}: {each.where}: {each.found}"))
-    facts = _facts(folder, claims, len(members), checked)
-    screen.close(facts | ({"claims": claims} if as_json else {}), as_json=as_json)
+    _print(folder, claims, len(members), checked, as_json)
     if checked.real:
         raise typer.Exit(1)
 
 
-def _facts(folder: Path, claims: dict[str, Any], seeds: int, checked: "Audit") -> dict[str, Any]:
-    return {
+def _print(folder: Path, claims: dict[str, Any], seeds: int, checked: "Audit", as_json: bool) -> None:
+    """What was found in the folder, and its figures."""
+    for each in [] if as_json else checked.real:
+        print(screen.escaped(f"{each.code} {each.sure}: {each.where}: {each.found}"))
+    facts = {
         "folder": str(folder),
         "bits_per_byte": claims["val_bpb"],
         "seeds": seeds,
@@ -95,6 +95,7 @@ def _facts(folder: Path, claims: dict[str, Any], seeds: int, checked: "Audit") -
         "rules": checked.rules.name,
         "next": f"bitgolf audit {folder}",
     }
+    screen.close(facts | ({"claims": claims} if as_json else {}), as_json=as_json)
 
 
 def _declared(text: str) -> list[int]:

@@ -284,23 +284,29 @@ def _cuts(function: ast.FunctionDef, owner: str, lines: list[str], facts: _Facts
             except _UnknownError:
                 continue
         elif isinstance(item, ast.If):
-            try:
-                holds = bool(_value(item.test, kinds, facts))
-            except _UnknownError:
-                continue
-            if lines[item.lineno - 1].lstrip().startswith("elif "):
-                if not holds:  # what follows goes on from the condition before
-                    yield item.lineno - 1, item.body[-1].end_lineno or 0, []
-                continue
-            taken = item.body if holds else item.orelse
-            if not taken:
-                yield _gone(item, function, lines)
-            elif not lines[taken[0].lineno - 1].lstrip().startswith("elif "):
-                last = item.end_lineno or 0
-                if isinstance(taken[-1], ast.Return):  # nothing after it is reached
-                    last = max([last, *(end for body, end in _functions(function) if item in body)])
-                inside = lines[first_line(taken[0], lines) : taken[-1].end_lineno]
-                yield first_line(item, lines), last, [line.removeprefix("    ") for line in inside]
+            yield from _if_cuts(item, function, kinds, lines, facts)
+
+
+def _if_cuts(
+    item: ast.If, function: ast.FunctionDef, kinds: Locals, lines: list[str], facts: _Facts
+) -> Iterator[Cut]:
+    try:
+        holds = bool(_value(item.test, kinds, facts))
+    except _UnknownError:
+        return
+    if lines[item.lineno - 1].lstrip().startswith("elif "):
+        if not holds:  # what follows goes on from the condition before
+            yield item.lineno - 1, item.body[-1].end_lineno or 0, []
+        return
+    taken = item.body if holds else item.orelse
+    if not taken:
+        yield _gone(item, function, lines)
+    elif not lines[taken[0].lineno - 1].lstrip().startswith("elif "):
+        last = item.end_lineno or 0
+        if isinstance(taken[-1], ast.Return):  # nothing after it is reached
+            last = max([last, *(end for body, end in _functions(function) if item in body)])
+        inside = lines[first_line(taken[0], lines) : taken[-1].end_lineno]
+        yield first_line(item, lines), last, [line.removeprefix("    ") for line in inside]
 
 
 def _same_again(call: ast.Call) -> ast.expr | None:

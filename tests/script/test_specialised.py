@@ -1,12 +1,10 @@
 """What a recipe does not need goes from its script: parameters, bases, functions that only hand on."""
 
 import ast
-import dataclasses
 import textwrap
 
 import pytest
 
-from bitgolf.base.plan import Plan
 from bitgolf.script.calls import families, fewer_parameters
 from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
@@ -16,7 +14,6 @@ from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.source import read_module
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
-from bitgolf.script.written import without_defaults
 
 
 def module(text, name="one"):
@@ -542,45 +539,6 @@ def test_what_is_set_to_be_returned_and_loops_over_nothing_go():
             return y
     """,
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plain(Plan):
-    size: int = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Whole(Plan):
-    part: Plain = Plain()
-
-
-WRITTEN = """
-    class Plain(Plan):
-        size: int = 1
-
-    class Whole(Plan):
-        part: Plain = Plain()
-
-    def main(whole: Whole) -> Whole:
-        return LINE
-"""
-
-
-@pytest.mark.parametrize(
-    ("line", "plan", "goes"),
-    [
-        ("whole.part.size", Whole(part=Plain(size=2)), True),
-        ("isinstance(whole, Whole)", Whole(part=Plain(size=2)), True),
-        ("Whole(part=whole.part)", Whole(part=Plain(size=2)), True),
-        ("whole.part.size", Whole(), False),  # a recipe leaves it out
-        ("whole.part.size, Whole()", Whole(part=Plain(size=2)), False),  # a function does
-        ("map(Whole, whole)", Whole(part=Plain(size=2)), False),  # may do
-        ("whole.replace(part=whole)", Whole(part=Plain(size=2)), False),  # an artifact may leave it out
-    ],
-)
-def test_a_default_goes_that_nothing_takes(line, plan, goes):
-    (changed,) = without_defaults([module(WRITTEN.replace("LINE", line))], [plan, plan.part])
-    assert ("    part: Plain\n" in texts([changed]) + "\n") == goes
 
 
 def test_settings_that_nobody_reads_go_unless_an_artifact_names_them():
