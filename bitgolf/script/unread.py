@@ -12,6 +12,7 @@ from bitgolf.script.source import Definition, Module, read_module
 from bitgolf.script.syntax import first_line, nodes_in, texts_in
 
 Fields = set[tuple[str, str]]  # by class and name
+NETWORK = "ModelPlan"
 
 
 def without_unread(modules: Sequence[Module], spelled: Set[tuple[str, str]]) -> tuple[list[Module], Fields]:
@@ -44,19 +45,21 @@ def without_unread(modules: Sequence[Module], spelled: Set[tuple[str, str]]) -> 
 
 
 def spelled_out(
-    value: object, open_fields: Set[tuple[str, str]], whole: bool = False
+    value: object, open_fields: Set[tuple[str, str]], in_network: bool = False, whole: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Fields of settings that are not at their defaults, or may not be: those that short JSON names.
 
+    in_network: artifacts hold the settings of the network as they are nested; others, as grids, alone.
     whole: of settings in a row it names all.
     """
     for item in value if isinstance(value, tuple) else ():
-        yield from spelled_out(item, open_fields, True)
+        yield from spelled_out(item, open_fields, in_network, in_network)
+    in_network = in_network or type(value).__name__ == NETWORK
     for field in dataclasses.fields(value) if isinstance(value, Plan) else ():
         own, key = getattr(value, field.name), (type(value).__name__, field.name)
         if whole or own != field.default or key in open_fields:
             yield key
-        yield from spelled_out(own, open_fields, whole)
+        yield from spelled_out(own, open_fields, in_network, whole)
 
 
 def _below(name: str, classes: dict[str, ast.ClassDef]) -> Iterator[str]:

@@ -544,6 +544,8 @@ def test_what_is_set_to_be_returned_and_loops_over_nothing_go():
 def test_settings_that_nobody_reads_go_unless_an_artifact_names_them():
     from bitgolf.net.model import ModelPlan
     from bitgolf.net.position import AttentionWindow, Rope
+    from bitgolf.squeeze.grid import Grid
+    from bitgolf.squeeze.quantize import AbsMax, QuantizePlan, QuantRule
 
     source = module("""
         class Rope(Plan):
@@ -571,3 +573,5 @@ def test_settings_that_nobody_reads_go_unless_an_artifact_names_them():
     assert "Why" not in texts(changed)
     inside = {name for name, _ in spelled_out(ModelPlan(scope=(AttentionWindow(),)), set())}
     assert inside == {"ModelPlan", "AttentionWindow"}  # of settings in a row an artifact names all
+    rules = QuantizePlan(rules=(QuantRule(quantizer=AbsMax(grid=Grid(bits=5))),))
+    assert {field for name, field in spelled_out(rules, set()) if name == "Grid"} == {"bits"}  # no row of it
