@@ -93,8 +93,8 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
             ("scored, same windows", proof["stepwise_bits_per_byte"], None),
         ]
         title = f"A score proven: {proof['text_bytes']:,} bytes of the validation text"
-        if proof.get("model_alone"):
-            title += ", by the model alone"
+        if proof.get("unadapted"):
+            title += ", by the model as it is packed"
         screen.table(title, ("", "bits per byte", "bytes"), lines, as_json=as_json)
     show_alarms(result, as_json)
     if "sample" in result and not as_json:
