@@ -147,6 +147,14 @@ class Step(TypedDict):
 
 
 @STRICT
+class Validated(TypedDict):
+    """A line of metrics.jsonl after which the validation text was scored."""
+
+    step: Count
+    val_bits_per_byte: Figure | None
+
+
+@STRICT
 class Machine(TypedDict, total=False):
     """The environment.json of a run, as far as bits depend on it."""
 

@@ -21,6 +21,7 @@ from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
 from bitgolf.net.model import Model, model_with, parameter_shapes
 from bitgolf.net.native import native
+from bitgolf.pipeline.overfit import overfitting
 from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
 from bitgolf.report.compressors import measure_compressors, missing_ones, quick_ones
@@ -147,6 +148,8 @@ def _work(
         return result
     clock.lap("run")
     result |= yield from _looked_at(recipe, dataset, folder, code, outcome, clock, (seed, opening))
+    if sentence := overfitting(folder / "metrics.jsonl"):
+        result["overfitting"] = sentence
     if with_compressors:
         result["rivals"] = yield from measure_compression(dataset, recipe.budget.budget_bytes)
         clock.lap("rivals")

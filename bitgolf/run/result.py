@@ -64,6 +64,7 @@ class RunResult(TypedDict, total=False):
     report: str
     public_variables: dict[str, str]
     resumed: str
+    overfitting: str
     proof: dict[str, Any]
     chosen: list[str]
     continued_from: str

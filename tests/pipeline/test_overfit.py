@@ -1,0 +1,32 @@
+"""A training that went on too long is told so, by validations that were made during it."""
+
+import json
+
+import pytest
+
+from bitgolf.pipeline.overfit import overfitting
+
+
+def written(tmp_path, *bits):
+    lines = [
+        {"step": 10 * (i + 1), "progress": 0.1, "val_bits_per_byte": each} for i, each in enumerate(bits)
+    ]
+    lines.insert(1, {"step": 11})  # a step without a validation
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_rising_validation_is_told_with_the_step(tmp_path):
+    sentence = overfitting(written(tmp_path, 4.56, 4.52, 4.56, 4.58))
+    assert "4.5200 bits per byte after step 20" in sentence and "4.5800 after the last, 40" in sentence
+    assert "--set train.steps=20" in sentence
+
+
+@pytest.mark.parametrize("bits", [(), (4.5,), (4.6, 4.5), (4.6, 4.5, 4.503), (4.5, None)])
+def test_falling_level_and_unknown_ones_are_not(tmp_path, bits):
+    assert overfitting(written(tmp_path, *bits)) == ""
+
+
+def test_no_file_is_no_validation(tmp_path):
+    assert overfitting(tmp_path / "metrics.jsonl") == ""
