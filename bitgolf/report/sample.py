@@ -1,7 +1,7 @@
 """Text from a model, token by token: same seed, same text."""
 
 import codecs
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -58,15 +58,22 @@ def written(
     kept: tuple[float, int, float, float],
     draws: np.random.Generator,
     window: int,
+    tell: Callable[[int, np.ndarray], None] | None = None,
 ) -> Iterator[str]:
-    """The pieces of a continuation; ids: what it continues, added to in place. kept: see `choose`."""
+    """The pieces of a continuation; ids: what it continues, added to in place. kept: see `choose`.
+
+    tell: is called with each token and the logits that it was drawn from.
+    """
     temperature, top_k, top_p, min_p = kept
     text = codecs.getincrementaldecoder("utf-8")("replace")
     done, steps = len(tokenizer.decode(ids)), logits_of(model, ids, window)
     for _ in range(tokens):
-        following = choose(next(steps), temperature, top_p, draws.random(), top_k, min_p)
+        logits = next(steps)
+        following = choose(logits, temperature, top_p, draws.random(), top_k, min_p)
         if following == tokenizer.bos:
             break
+        if tell:
+            tell(following, logits)
         ids.append(following)
         # Decoding from the start keeps the tokenizer's rules about leading spaces in the tokenizer.
         decoded = tokenizer.decode(ids)

@@ -16,6 +16,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.export.exported import needs
 from bitgolf.net.model import Model
 from bitgolf.report.sample import until, written
+from bitgolf.serve.logprobs import Teller, joined, logits_of_prompt
 from bitgolf.serve.protocol import Completion, Prompt, RequestError, error_body, events, read_completion
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
@@ -50,9 +51,8 @@ class Writer:
             ids = self._tokens(prompt)
             count = len(ids)
             pieces = self._pieces(completion, prompt, ids, np.random.default_rng(seed + turn))
-            for text, reason in pieces:
-                part = {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
-                yield {**head, "choices": [part]}
+            for piece in pieces:
+                yield {**head, "choices": [{"index": index, **piece}]}
             prompt_tokens += count if turn == 0 else 0
             completion_tokens += len(ids) - count
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
@@ -75,23 +75,45 @@ class Writer:
 
     def _pieces(
         self, completion: Completion, prompt: Prompt, ids: list[int], draws: np.random.Generator
-    ) -> Iterator[tuple[str, str | None]]:
-        """Texts of one choice, the last with why it ended; ids: of the prompt, added to in place."""
+    ) -> Iterator[dict[str, Any]]:
+        """Text and logprobs of one choice, the last with why it ended; ids: of the prompt, added to."""
+        teller = self._teller(completion, prompt, ids)
+        characters = 0
+
+        def piece(text: str, ended: str | None = None, last: bool = False) -> dict[str, Any]:
+            nonlocal characters
+            characters += len(text)
+            told = teller.before(None if last else characters) if teller else None
+            return {"text": text, "finish_reason": ended, "logprobs": told}
+
         if completion.echo:
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids).decode(errors="replace")
-            yield text, None
+            yield piece(text)
         temperature = 1.0 if completion.temperature is None else completion.temperature
         kept = (temperature, completion.top_k, completion.top_p or 1.0, completion.min_p)
-        limit, count = completion.max_tokens or 16, len(ids)
+        limit, count = 16 if completion.max_tokens is None else completion.max_tokens, len(ids)
         stopped = False
 
         def within() -> Iterator[str]:
             nonlocal stopped
-            texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window)
+            tell = teller.tell if teller else None
+            texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window, tell)
             stopped = yield from until(texts, completion.stops)
 
-        yield from ((text, None) for text in within() if text)
-        yield "", "stop" if stopped or len(ids) - count < limit else "length"
+        yield from (piece(text) for text in within() if text)
+        yield piece("", "stop" if stopped or len(ids) - count < limit else "length", last=not stopped)
+
+    def _teller(self, completion: Completion, prompt: Prompt, ids: list[int]) -> Teller | None:
+        """What tells of tokens, where that is asked for; with an echo it has been told of the prompt."""
+        if completion.logprobs is None:
+            return None
+        if not completion.echo:
+            return Teller(self.tokenizer, ids, completion.logprobs)
+        silent = int(isinstance(prompt, str) and self.tokenizer.bos >= 0)  # the start that nobody sent
+        teller = Teller(self.tokenizer, ids[:silent], completion.logprobs)
+        for token, logits in zip(ids[silent:], logits_of_prompt(self.model, ids, self.window)[silent:]):
+            teller.tell(token, logits)
+        return teller
 
     def answer(self, completion: Completion) -> dict[str, Any]:
         """The whole answer."""
@@ -99,9 +121,10 @@ class Writer:
         answer: dict[str, Any] = {}
         for answer in self.answers(completion):
             for part in answer["choices"]:
-                choice = choices.setdefault(part["index"], {**part, "text": ""})
+                choice = choices.setdefault(part["index"], {**part, "text": "", "logprobs": None})
                 choice["text"] += part["text"]
                 choice["finish_reason"] = part["finish_reason"]
+                choice["logprobs"] = joined(choice["logprobs"], part["logprobs"])
         return {**answer, "choices": [choices[index] for index in sorted(choices)]}
 
 

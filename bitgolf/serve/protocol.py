@@ -28,7 +28,7 @@ class Completion(BaseModel):
 
     model: str
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = ""
-    max_tokens: int | None = Field(16, ge=1, le=100_000)
+    max_tokens: int | None = Field(16, ge=0, le=100_000)
     temperature: float | None = Field(1.0, ge=0, le=2)
     top_p: float | None = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
@@ -38,6 +38,7 @@ class Completion(BaseModel):
     seed: int | None = Field(None, ge=0)
     stream: bool | None = False
     echo: bool | None = False
+    logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -52,7 +53,7 @@ class Completion(BaseModel):
 
 
 # What changes the answer and is not there: refused, unless it asks for nothing.
-MISSING = ("suffix", "logprobs", "logit_bias", "best_of", "presence_penalty", "frequency_penalty")
+MISSING = ("suffix", "logit_bias", "best_of", "presence_penalty", "frequency_penalty")
 
 
 def read_completion(body: Any) -> Completion:

@@ -6,10 +6,11 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 
 from bitgolf.catalog.probes import perturbed
 from bitgolf.net.model import ModelPlan
-from bitgolf.report.sample import sample
+from bitgolf.report.sample import next_logits, sample
 from bitgolf.serve.app import Writer, server
 
 pytest.importorskip("bottle")
@@ -61,8 +62,13 @@ def test_the_official_client_gets_what_sampling_gives(writer, address):
     assert client.completions.create(**asked | {"prompt": [ids, ids]}).choices[1].text == text
     for changed, kind, said in (
         ({"model": "gpt"}, openai.NotFoundError, "no model 'gpt'"),
-        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens: Input should be greater than or equal to 1"),
-        ({"logprobs": 3}, openai.BadRequestError, "logprobs: not there"),
+        (
+            {"max_tokens": -1},
+            openai.BadRequestError,
+            "max_tokens: Input should be greater than or equal to 0",
+        ),
+        ({"logprobs": 21}, openai.BadRequestError, "logprobs: Input should be less than or equal to 20"),
+        ({"suffix": "."}, openai.BadRequestError, "suffix: not there"),
         ({"prompt": [1, "a"]}, openai.BadRequestError, "prompt: "),
         ({"prompt": [[1], [320]]}, openai.BadRequestError, "prompt: no token 320, there are 320"),
         ({"prompt": []}, openai.BadRequestError, "prompt: this model has no document start|prompt: "),
@@ -70,6 +76,60 @@ def test_the_official_client_gets_what_sampling_gives(writer, address):
         with pytest.raises(kind, match=said) as raised:
             client.completions.create(**asked | changed)
         assert raised.value.type == "invalid_request_error"
+
+
+def test_logprobs_are_those_of_the_model(writer, address):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+    asked = {"model": "tiny", "prompt": "the people", "temperature": 0.7, "seed": 5}
+    choice = client.completions.create(**asked, max_tokens=12, logprobs=3).choices[0]
+    told, ids = choice.logprobs, writer._tokens("the people")
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == 12
+    assert told.text_offset == sorted(told.text_offset) and told.text_offset[0] == 0
+    for name, begin in zip(told.tokens, told.text_offset):
+        assert name.startswith("bytes:") or choice.text[begin:].startswith(name)
+    first = torch.log_softmax(next_logits_of(writer, ids), -1)
+    best = torch.topk(first, 3).values.tolist()
+    assert sorted(told.top_logprobs[0].values())[-3:] == pytest.approx(sorted(best), abs=1e-5)
+    assert told.top_logprobs[0][told.tokens[0]] == told.token_logprobs[0]
+    assert all(3 <= len(each) <= 4 for each in told.top_logprobs)
+    pieces = list(client.completions.create(**asked, max_tokens=12, logprobs=3, stream=True))
+    parts = [each.choices[0].logprobs for each in pieces if each.choices and each.choices[0].logprobs]
+    assert [name for part in parts for name in part.tokens] == told.tokens and len(parts) > 5
+    assert [at for part in parts for at in part.text_offset] == told.text_offset
+
+
+def test_logprobs_end_where_the_text_is_stopped(writer, address):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+    asked = {"model": "tiny", "prompt": "the people", "max_tokens": 12, "seed": 5, "logprobs": 0}
+    text = client.completions.create(**asked).choices[0].text
+    stopped = client.completions.create(**asked, stop=text[4:6]).choices[0]
+    assert all(at < len(stopped.text) for at in stopped.logprobs.text_offset)
+    assert all(
+        list(each) == [name] for name, each in zip(stopped.logprobs.tokens, stopped.logprobs.top_logprobs)
+    )
+
+
+@pytest.mark.parametrize("prompt", ["the people", "the people of the world " * 12])
+def test_an_echo_tells_what_the_prompt_cost(writer, address, prompt):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+    asked = {"model": "tiny", "max_tokens": 0, "echo": True, "logprobs": 1}
+    choice = client.completions.create(**asked, prompt=prompt).choices[0]
+    ids = writer._tokens(prompt)
+    assert choice.text == "".join(choice.logprobs.tokens) == prompt and choice.finish_reason == "length"
+    assert len(choice.logprobs.tokens) == len(ids) - 1  # the start of the document is not in the text
+    places = range(1, min(len(ids), writer.window))
+    expected = [float(torch.log_softmax(next_logits_of(writer, ids[:at]), -1)[ids[at]]) for at in places]
+    assert choice.logprobs.token_logprobs[: len(expected)] == pytest.approx(expected, abs=1e-4)
+    assert None not in choice.logprobs.token_logprobs
+    of_ids = client.completions.create(**asked, prompt=ids).choices[0].logprobs
+    assert of_ids.token_logprobs == [None, *choice.logprobs.token_logprobs]
+
+
+def next_logits_of(writer, ids):
+    return torch.tensor(next_logits(writer.model, ids))
 
 
 @pytest.mark.parametrize(
