@@ -8,6 +8,7 @@ import pytest
 from bitgolf.base.files import read_json
 from bitgolf.catalog.shipped import PACKAGE_FOLDER
 from bitgolf.inputs.resolve import recipe_names
+from docs.screens import KEPT, SCREENS, with_screens
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -77,3 +78,25 @@ def test_every_figure_is_that_of_its_file():
 def test_a_planted_wrong_figure_is_found(old, new, name):
     assert old in README + INSTALL
     assert wrong_figures(README.replace(old, new), INSTALL.replace(old, new)) == [name]
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _, _ in SCREENS.values()}))
+def test_screens_are_those_of_the_runs_that_are_kept(page):
+    text, kept = (ROOT / page).read_text(), read_json(KEPT)
+    assert with_screens(page, text, kept) == text, "python -m docs.screens writes them again"
+
+
+def test_figures_around_the_screens_are_those_of_their_runs():
+    demo, made = (read_json(KEPT)[name] for name in ("demo", "tutorial"))
+    assert f"{demo['steps']:,} steps" in README
+    tutorial = " ".join((ROOT / "docs/tutorial.md").read_text().split())
+    assert f"({made['train_tokens']:,} tokens in {made['steps']:,} steps)" in tutorial
+    assert f"uses {made['total_bytes']:,} bytes" in tutorial
+
+
+def test_another_score_is_another_screen(tmp_path):
+    kept = read_json(KEPT)
+    for run in kept.values():
+        run["variants"][-1]["bits_per_byte"] = run["bits_per_byte"] = 1.0007
+    for page in ("README.md", "docs/tutorial.md"):
+        assert "1.0007" in with_screens(page, (ROOT / page).read_text(), kept)

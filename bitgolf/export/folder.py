@@ -9,6 +9,7 @@ import torch
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.export.code import CONFIG_CLASS, MODEL_CLASS, TOKENIZER_CLASS, model_code, tokenizer_code
 from bitgolf.export.exported import Exported, greatest_difference, needs
+from bitgolf.net.model import ModelPlan
 from bitgolf.text.encoder import Encoder
 
 README = """---
@@ -27,8 +28,10 @@ bitgolf scores with, in plain operations of torch; it needs torch, transformers 
     ids = tokenizer("Once", return_tensors="pt").input_ids
     print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0]))
 
-It was trained on {window:,} tokens at a time, and keeps no cache: each new token is a whole pass.
+It was trained on {window:,} tokens at a time. {cache}
 """
+CACHES = "Keys and values are kept while it writes so many; after that each new token is a whole pass."
+NO_CACHE = "It keeps no cache: each new token is a whole pass."
 
 
 def write_folder(exported: Exported, out: Path) -> float:
@@ -47,6 +50,7 @@ def write_folder(exported: Exported, out: Path) -> float:
             name=exported.name,
             parameters=sum(tensor.numel() for tensor in exported.weights.values()),
             window=exported.window,
+            cache=CACHES if caches(exported.plan) else NO_CACHE,
         ).encode(),
     }
     starts = {"bos_token_id": tokenizer.bos} if tokenizer.bos >= 0 else {}
@@ -65,7 +69,7 @@ def write_folder(exported: Exported, out: Path) -> float:
         "num_key_value_heads": plan.kv_heads,
         "max_position_embeddings": exported.window,
         "torch_dtype": "float32",
-        "use_cache": False,
+        "keeps_cache": caches(plan),
         **starts,
     }
     names = Encoder(tokenizer).names()
@@ -81,10 +85,16 @@ def write_folder(exported: Exported, out: Path) -> float:
         write_bytes(out / name, data)
     write_json(out / "tokenizer_config.json", tokenizer_config)
     write_json(
-        out / "generation_config.json", {"do_sample": True, "top_p": 0.95, "use_cache": False, **starts}
+        out / "generation_config.json",
+        {"do_sample": True, "top_p": 0.95, "use_cache": caches(plan), **starts},
     )
     write_json(out / "config.json", config)
     return _compared(exported, out)
+
+
+def caches(plan: ModelPlan) -> bool:
+    """Whether what a model computes of a token stays as it is while others follow."""
+    return not plan.looks_back and not getattr(plan.position, "reference_length", 0)
 
 
 def _compared(exported: Exported, out: Path) -> float:
@@ -92,4 +102,16 @@ def _compared(exported: Exported, out: Path) -> float:
     model = transformers.AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True).eval()
     ids, expected = exported.probe()
     with torch.inference_mode():
-        return greatest_difference(model(ids).logits, expected, out)
+        whole = greatest_difference(model(ids, use_cache=False).logits, expected, out)
+        half, kept = ids.shape[1] // 2, None
+        parts = []
+        for part in (
+            ids[:, :half],
+            ids[:, half : half + 1],
+            ids[:, half + 1 :],
+        ):  # as a prompt and what follows
+            answer = model(part, past_key_values=kept)
+            parts.append(answer.logits)
+            kept = answer.to_tuple()[1] if caches(exported.plan) else None
+        follows = torch.cat(parts, 1) if kept is not None else expected
+        return max(whole, greatest_difference(follows, expected, out))

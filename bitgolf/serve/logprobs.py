@@ -41,7 +41,8 @@ class Teller:
 
     def tell(self, token: int, logits: np.ndarray | None) -> None:
         """Take the next token and the logits (vocabulary,) that it was drawn from, if there were any."""
-        logprob, top = None, None
+        logprob: float | None = None
+        top: dict[str, float] | None = None
         if logits is not None:
             shifted = logits - logits.max()
             logprobs = shifted - np.log(np.exp(shifted).sum())

@@ -60,6 +60,20 @@ def test_the_folder_is_loaded_by_transformers(dataset, tmp_path):
     for _ in range(4):
         expected.append(int(own.logits(torch.tensor([expected]))[0, -1].argmax()))
     assert written == expected
+    assert model.config.keeps_cache and model(prompt).to_tuple()[1].get_seq_length() == 9
+    passed = []
+    watched = model.register_forward_pre_hook(
+        lambda _, __, given: passed.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    model.generate(prompt, max_new_tokens=4, do_sample=False)
+    watched.remove()
+    assert passed == [9, 1, 1, 1]
+    for ways in ({"do_sample": False}, {"do_sample": False, "num_beams": 3, "early_stopping": True}):
+        many = torch.tensor([ids[:9], ids[1:10]])
+        kept, whole = (
+            model.generate(many, max_new_tokens=40, use_cache=use, **ways) for use in (True, False)
+        )
+        assert kept.tolist() == whole.tolist()  # past the window of 32 as well
     with pytest.raises(ValueError, match="different lengths"):
         model(torch.zeros(2, 4, dtype=torch.long), attention_mask=torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]))
     code = (tmp_path / "hf" / "modeling_bitgolf.py").read_text()
