@@ -6,11 +6,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bitgolf.base.errors import BitgolfError, displayed
 
 MOST_NAME_BYTES = 100
+LARGEST = 1e300  # number in a file
 NAME_RULE = "a name is letters, digits and ._- after a letter or digit, and no path"
 
 
@@ -45,6 +46,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, data: object) -> None:
     """Write JSON for people to read: indented, keys in the order given."""
     write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a JSON value is a number to reckon with: JSON may hold larger ones than any float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def read_json(path: Path) -> Any:

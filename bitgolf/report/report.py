@@ -21,7 +21,7 @@ import jinja2
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import write_bytes
+from bitgolf.base.files import is_number, write_bytes
 from bitgolf.base.plan import to_json
 from bitgolf.recipe import Recipe
 from bitgolf.report.charts import Chart, bars, line_chart, padded, trimmed
@@ -86,7 +86,7 @@ def against_compressors(run: Run) -> View:
         primed = rival.get("primed_bits_per_byte")
         rows.append((f"{rival['name']}, with the training text", primed, "primed"))
         rows.append((f"{rival['name']}, alone", rival.get("alone_bits_per_byte"), "alone"))
-    finite: list[tuple[Any, ...]] = [row for row in rows if _finite(row[1])]
+    finite: list[tuple[Any, ...]] = [row for row in rows if is_number(row[1])]
     return {"rows": _shares(sorted(finite, key=lambda row: row[1]))}
 
 
@@ -96,12 +96,14 @@ def variants(run: Run) -> View:
     before: dict[str, float] = {}  # by windows: scores of different windows cannot be compared
     for row in required(run.result, "variants", "The run did not get as far as scoring."):
         bits, windows = row["bits_per_byte"], row.get("windows", "")
-        change = bits - before[windows] if windows in before and _finite(bits) else None
+        change = bits - before[windows] if windows in before and is_number(bits) else None
         rows.append({**row, "change": change, "counts": bits == run.result.get("bits_per_byte")})
-        if _finite(bits):
+        if is_number(bits):
             before[windows] = bits
     positions = {"asked": positions_in_words(run.result), "unseen": run.result.get("position_warning")}
-    return {"rows": rows, **positions} | {key: value for key in GAPS if _finite(value := run.result.get(key))}
+    return {"rows": rows, **positions} | {
+        key: value for key in GAPS if is_number(value := run.result.get(key))
+    }
 
 
 def training(run: Run) -> View:
@@ -120,7 +122,7 @@ def training(run: Run) -> View:
     return {
         "loss": line_chart(title, x, loss, y_range=frame),
         "scale": line_chart("Learning-rate scale", x, lr_scale, x_label=x_label, y_range=(0, up_to)),
-        "validation": _validation([row for row in rows if _finite(row.get(VALIDATED))]),
+        "validation": _validation([row for row in rows if is_number(row.get(VALIDATED))]),
         "first": loss[0],
         "last": loss[-max(1, len(loss) // 50) :].mean(),
         "cut": loss.max() if loss.max() > frame[1] else None,
@@ -146,7 +148,7 @@ def _metrics(path: Path) -> Iterator[View]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and all(_finite(row.get(key)) for key in METRICS):
+        if isinstance(row, dict) and all(is_number(row.get(key)) for key in METRICS):
             yield row
 
 
@@ -182,7 +184,7 @@ def tensors(run: Run) -> View:
     """What each quantized tensor costs and loses, by rule, and what the floats take."""
     rows = required(run.result, "quantization", "The run did not get as far as packing.")
     text, count = run.result.get("text_bytes"), run.result.get("tokens")
-    rate = text / count if _finite(text) and _finite(count) and count else math.nan
+    rate = text / count if is_number(text) and is_number(count) and count else math.nan
     groups: dict[str, list[View]] = defaultdict(list)
     for row in rows:
         if "levels" in row:
@@ -204,7 +206,7 @@ def _tensor(row: View, bytes_per_token: float) -> View:
     damages = {
         key: bits_per_byte_of(row[key], bytes_per_token)
         for key in ("damage_nats", "damage_nats_plain")
-        if _finite(row.get(key))
+        if is_number(row.get(key))
     }
     return {
         **row,
@@ -308,10 +310,6 @@ SECTIONS = (
 )
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def _shares(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Rows (name, value, ...) with the value as percent of the largest put behind it."""
     largest = max((row[1] for row in rows), default=0) or 1
@@ -319,7 +317,7 @@ def _shares(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def _number(form: str, minus: str = "-") -> Callable[[Any], str]:
-    return lambda value: format(value, form).replace("-", minus) if _finite(value) else "–"
+    return lambda value: format(value, form).replace("-", minus) if is_number(value) else "–"
 
 
 @functools.cache
@@ -337,6 +335,6 @@ def _environment() -> jinja2.Environment:
         "six": _number(".6f"),
         "share": _number(".1%"),
         "brief": _number(",.3g"),
-        "percent": lambda value: f"{100 * value:.3g}%" if _finite(value) else "–",
+        "percent": lambda value: f"{100 * value:.3g}%" if is_number(value) else "–",
     }
     return environment

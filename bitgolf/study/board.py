@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.files import read_json, write_bytes
+from bitgolf.base.files import is_number, read_json, write_bytes
 from bitgolf.report.charts import padded, round_numbers, short
 from bitgolf.report.screen import number
 from bitgolf.report.templates import templates
@@ -55,9 +55,9 @@ def rows_below(folder: Path) -> list[Row]:
 def row_of(run: Path, name: str, changes: str) -> Row:
     """What a run folder says of itself."""
     result = mapping(run / "result.json")
-    figures = {key: float(result[key]) for key in FIGURES if is_figure(result.get(key))}
+    figures = {key: float(result[key]) for key in FIGURES if is_number(result.get(key))}
     proof = mapping(run / "proof" / "certificate.json").get("bits_per_byte")
-    if is_figure(proof):
+    if is_number(proof):
         figures["proven"] = float(proof)
     status = result.get("status")
     if not isinstance(status, str):
@@ -78,11 +78,6 @@ def mapping(path: Path) -> dict[str, Any]:
     except (BitgolfError, OSError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def is_figure(value: object) -> TypeGuard[float]:
-    """Whether it is a number that can be drawn."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -112,7 +107,7 @@ def metrics(path: Path) -> Iterator[dict[str, float]]:
         except (ValueError, RecursionError):
             continue  # a power cut leaves half a line
         needed = ("seconds", "nats_per_token", "progress")
-        if isinstance(row, dict) and all(is_figure(row.get(name)) for name in needed):
+        if isinstance(row, dict) and all(is_number(row.get(name)) for name in needed):
             yield row
 
 
@@ -122,7 +117,7 @@ def curve_of(run: Path, result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarr
     for name in ("splits", "train"):
         facts = facts.get(name) if isinstance(facts, dict) else None
     is_known = (
-        isinstance(facts, dict) and is_figure(facts.get("tokens")) and is_figure(facts.get("text_bytes"))
+        isinstance(facts, dict) and is_number(facts.get("tokens")) and is_number(facts.get("text_bytes"))
     )
     if not is_known or facts["text_bytes"] <= 0:
         return np.zeros(0), np.zeros(0)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.files import write_json
+from bitgolf.base.files import is_number, write_json
 from bitgolf.base.plan import Plan, diff
 from bitgolf.inputs.typed import read_outside
 from bitgolf.report import screen
@@ -377,10 +377,8 @@ def _figure(value: Any) -> float | None:
     """A finite number or None. Raises TypeError or ValueError for anything else."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is not a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is not a number")
+    if not is_number(value):
+        raise TypeError(f"{str(value)[:60]!r} is not a number")
     return value
 
 

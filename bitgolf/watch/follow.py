@@ -4,7 +4,6 @@ What was given stands in RUN/watch-BOARD.json, so a watch that was stopped goes 
 """
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.files import read_json, write_json
+from bitgolf.base.files import is_number, read_json, write_json
 from bitgolf.export.exported import needs
 from bitgolf.inputs.typed import STRICT, Size, read_as
 from bitgolf.watch.boards import BOARDS, Board
@@ -58,9 +57,7 @@ def follow(run: Path, board_name: str, once: bool = False) -> int:
 def give(board: Board, row: dict[str, Any]) -> None:
     """The numbers of a line."""
     numbers = {
-        name: float(value)
-        for name, value in row.items()
-        if name not in NOT_METRICS and isinstance(value, int | float) and math.isfinite(value)
+        name: float(value) for name, value in row.items() if name not in NOT_METRICS and is_number(value)
     }
     board.log(int(row["step"]), numbers)
 

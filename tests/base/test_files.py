@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bitgolf.base.errors import BitgolfError, CheckpointError
-from bitgolf.base.files import read_json, write_bytes, write_json
+from bitgolf.base.files import is_number, read_json, write_bytes, write_json
 from bitgolf.base.tensors import read_tensors, write_tensors
 
 
@@ -74,3 +74,8 @@ def test_a_key_that_stands_twice_is_named(tmp_path):
     with pytest.raises(BitgolfError, match="the key 'seed' stands twice") as refused:
         read_json(tmp_path / "twice.json")
     assert "twice.json" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), True, "1", None, [1]])
+def test_what_no_float_can_hold_is_no_number(value):
+    assert not is_number(value) and is_number(10**30) and is_number(-0.5)

@@ -1,6 +1,11 @@
 """The page of all runs below a folder: every run a row, failures with their reason, what nothing beats."""
 
+import http.server
 import json
+import re
+import shutil
+import subprocess
+import threading
 from html.parser import HTMLParser
 
 import pytest
@@ -8,6 +13,7 @@ import pytest
 from bitgolf.base.errors import BitgolfError
 from bitgolf.study.board import columns_of, pareto, rows_below, write_board
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SPLIT = {"splits": {"train": {"tokens": 100, "text_bytes": 400}}}
 
 
@@ -97,3 +103,41 @@ def test_one_run_alone_and_none(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BitgolfError, match="no run below this folder"):
         rows_below(tmp_path / "empty")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the page with")
+def test_a_watched_page_loads_itself_again_and_stays_sorted(runs, tmp_path):
+    page, asked = tmp_path / "board.html", []
+
+    class Served(http.server.BaseHTTPRequestHandler):
+        """A run ends between one look at the page and the next."""
+
+        def do_GET(self):
+            if self.path == "/":
+                asked.append(self.path)
+                if len(asked) == 2:
+                    write(tmp_path / "late", {"name": "late"}, score(1.31, 800_000))
+                write_board(tmp_path, page, 1)
+                click = "<script>if (!sessionStorage.length) heads[1].firstChild.click()</script></body>"
+                data = page.read_bytes().replace(b"</body>", click.encode())
+                if len(asked) == 2:  # the browser is to come to an end
+                    data = re.sub(rb"<meta http-equiv=.refresh[^>]*>", b"", data)
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(data)
+            else:
+                self.send_error(404)
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    address, profile = f"http://127.0.0.1:{server.server_port}/", f"--user-data-dir={tmp_path / 'profile'}"
+    dom = subprocess.run([CHROMIUM, *options, profile, address], capture_output=True, text=True, timeout=120)
+    server.shutdown()
+    assert len(asked) >= 2 and ">late" in dom.stdout
+    assert 'aria-sort="ascending"' in dom.stdout
