@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from bitgolf.base.errors import BitgolfError, displayed
 
 MOST_NAME_BYTES = 100
-LARGEST = 1e300  # number in a file
+FLOAT_LIMIT = 1e300  # number in a file
 NAME_RULE = "a name is letters, digits and ._- after a letter or digit, and no path"
 
 
@@ -50,7 +50,7 @@ def write_json(path: Path, data: object) -> None:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON value is a number to reckon with: JSON may hold larger ones than any float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -FLOAT_LIMIT < value < FLOAT_LIMIT
 
 
 def read_json(path: Path) -> Any:
