@@ -50,7 +50,9 @@ def write_json(path: Path, data: object) -> None:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a JSON value is a number to reckon with: JSON may hold larger ones than any float."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -FLOAT_LIMIT < value < FLOAT_LIMIT
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and -FLOAT_LIMIT < value < FLOAT_LIMIT
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -181,8 +181,8 @@ class Files(TextSource):
             raise DataError(
                 "no text files in this folder",
                 where=str(self.root),
-                value=self.notes() or None,
-                way_out=f"it takes {ENDINGS}",
+                value="; ".join(self.notes()) or None,
+                way_out=f"it takes {ENDINGS}; turn other documents into text first, e.g. with pdftotext",
             )
         for path in paths:
             yield from read_documents(path, alone=len(paths) == 1)

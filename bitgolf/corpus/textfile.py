@@ -13,6 +13,7 @@ from bitgolf.base.errors import DataError
 from bitgolf.public.optional import needed
 
 PLAIN, JSON_LINES, JSON, PARQUET = "plain text", "JSON lines", "JSON", "parquet"
+UNREADABLE = "not readable"
 FORMS = {
     **dict.fromkeys((".txt", ".text", ".md", ".markdown"), PLAIN),
     **dict.fromkeys((".jsonl", ".ndjson"), JSON_LINES),
@@ -75,7 +76,7 @@ def kind_of(path: Path) -> str:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        return f"not readable: {error.strerror}"
+        return f"{UNREADABLE}: {error.strerror}"
     kinds = {
         "a folder": stat.S_ISDIR,
         "a pipe": stat.S_ISFIFO,
@@ -87,7 +88,10 @@ def kind_of(path: Path) -> str:
 
 def refuse_special(path: Path) -> None:
     """Raise DataError for what is not a regular file; a pipe or device may never end."""
-    if kind := kind_of(path):
+    kind = kind_of(path)
+    if kind.startswith(UNREADABLE):
+        raise DataError(kind, where=str(path), way_out="check the name and its rights")
+    if kind:
         raise DataError("not a regular file", where=str(path), value=kind, way_out="give a file")
 
 
