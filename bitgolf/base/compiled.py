@@ -1,9 +1,13 @@
 """Loops over single numbers as machine code."""
 
+import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable
+from numbers import Number
+from types import CodeType, FunctionType
 from typing import Any, TypeVar, cast
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -23,11 +27,12 @@ class Compiled:
     @functools.cached_property
     def machine_code(self) -> Any:  # a dispatcher of numba, which has no public type
         """The function as numba has it."""
-        numba = importlib.import_module("numba")
-        try:
-            return numba.njit(nogil=True, cache=self.cache, fastmath=self.fastmath)(self.function)
-        except RuntimeError:  # no folder for the file, or no file of its own
-            return numba.njit(nogil=True, fastmath=self.fastmath)(self.function)
+        numba, function = importlib.import_module("numba"), self.function
+        if self.cache:
+            with contextlib.suppress(RuntimeError):  # no folder for the file, or no file of its own
+                kept = numba.njit(nogil=True, cache=True, fastmath=self.fastmath)
+                return kept(named_by_content(cast(FunctionType, function)))
+        return numba.njit(nogil=True, fastmath=self.fastmath)(function)
 
     @property
     def _numba_type_(self) -> Any:  # numba asks for it where a compiled function calls this one
@@ -35,6 +40,31 @@ class Compiled:
 
     def __call__(self, *values: object) -> object:
         return self.machine_code(*values)
+
+
+def named_by_content(function: FunctionType) -> FunctionType:
+    """The function under a name that holds a check sum of what is compiled with it.
+
+    numba keeps machine code by name, and looks at the function's own file alone to see whether it is still
+    right; numbers and functions that are imported may have changed elsewhere.
+    """
+    copy = FunctionType(function.__code__, function.__globals__, argdefs=function.__defaults__)
+    copy.__qualname__ = f"{function.__qualname__}_{content_of(function)[:16]}"
+    return copy
+
+
+def content_of(function: FunctionType) -> str:
+    """Hex check sum of a function: its code, the numbers of its module, and those of ours that it calls."""
+    code, own = function.__code__, function.__globals__
+    constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+    found = hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode())
+    for name in code.co_names:
+        value = own.get(name)
+        if isinstance(value, Number):
+            found.update(f"{name} {value!r}".encode())
+        elif isinstance(value, Compiled) and value.function is not function:
+            found.update(content_of(cast(FunctionType, value.function)).encode())
+    return found.hexdigest()
 
 
 def compiled(function: Looping) -> Looping:
@@ -45,7 +75,7 @@ def compiled(function: Looping) -> Looping:
 def kept_compiled(function: Looping, fastmath: bool | set[str] = False) -> Looping:
     """As `compiled`, and kept in a file for the next process, where one can be written.
 
-    For a function that calls no other of ours: numba looks at its file alone to see whether what it kept is
-    still right. fastmath: as `numba.njit` takes it.
+    It may take numbers of its module, imported ones too, and call other compiled functions; see `content_of`.
+    fastmath: as `numba.njit` takes it.
     """
     return cast(Looping, Compiled(function, cache=True, fastmath=fastmath)) if HAS_NUMBA else function

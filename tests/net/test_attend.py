@@ -1,5 +1,6 @@
 """Attention by tiles as machine code against the attention of the kernels, in float64."""
 
+import inspect
 import threading
 
 import pytest
@@ -89,3 +90,38 @@ def test_a_key_too_many_is_seen(fault, monkeypatch):
         else:
             later = attend_last(q[:, :, :, :-1], k, v, mask)  # each query one place too far back
             assert (attend_tiles(q, k, v, 20)[:, :-1] - later).abs().max() > 1e-3
+
+
+FAULTS = {
+    "": ("merge", "", ""),
+    "a later tile forgets the largest score": ("merge", "top[r] = peak[r]", "top[r] = top[r]"),
+    "shares of earlier tiles keep their size": ("merge", "total[r] * top[r]", "total[r]"),
+    "a query sees the next key": ("hide_keys", "begin + t > position", "begin + t > position + 1"),
+    "one power of two too many": (
+        "to_shares",
+        "np.int32(whole) + BIAS",
+        "np.int32(whole) + BIAS + (whole < -3)",
+    ),
+    "a column is left out": ("add_product", "range(0, inner, 4)", "range(4, inner, 4)"),
+    "what an earlier tile left is seen": ("attend_pairs", "begin + KEYS > lowest + 1", "False"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_of_the_kernel_is_seen(fault, monkeypatch):
+    """As plain Python; the comparison is that of the first test."""
+    changed, right, wrong = FAULTS[fault]
+    for name in ("hide_keys", "to_shares", "merge", "add_product", "attend_pairs"):
+        source = inspect.getsource(getattr(module, f"{name}_plainly"))
+        assert name != changed or not fault or source.count(right) == 1
+        code = source.replace(right, wrong) if name == changed and fault else source
+        made: dict = {}
+        exec(code, vars(module), made)
+        monkeypatch.setattr(module, name, made[f"{name}_plainly"])
+    q, k, v = given(1, 2, 1, 40, 8, 100)
+    with torch.inference_mode():
+        found, exact = (
+            attend_tiles(q, k, v, 0),
+            attend_last(q.double(), k.double(), v.double(), AttentionMask()),
+        )
+    assert ((found.double() - exact).abs().max() > 3e-6) == bool(fault)
