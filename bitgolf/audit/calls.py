@@ -135,8 +135,13 @@ class Calls(Expressions):
             return self.methods[kind, last]
         if not kind and last in OTHERS_OWN:
             return None
-        others = [each for each in self.called_so.get(last, ()) if id(each) not in self.entered]
-        return others[0] if others else self.functions.get(last)
+        module = isinstance(func.value, ast.Name) and func.value.id in self.modules
+        others = [
+            each
+            for each in self.called_so.get(last, ())
+            if id(each) not in self.entered and module is (id(each) not in self.owner)
+        ]
+        return others[0] if others else None
 
     def _kind(self, func: ast.Name, frame: Frame) -> str:
         value = frame.names.get(func.id) or self.globals.get(func.id)
@@ -151,6 +156,7 @@ class Calls(Expressions):
         inner = Frame(
             function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
         )
+        inner.alone = frame.alone
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
         closed = False
         around = self.around.get(id(function))
@@ -158,6 +164,7 @@ class Calls(Expressions):
             closed = True
             inner.names = {**frame.names, **names}
             inner.texts = {**frame.texts, **texts}
+            inner.owners = {**frame.owners}
         key = self._key(function, inner, frame)
         if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
             return self._again(memory, call.node, parameters, frame, closed)
@@ -224,6 +231,7 @@ class Calls(Expressions):
             frame.control,
             frame.gate,
             frame.off,
+            frame.alone,
         )
         if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many
             marks = frozenset(

@@ -19,6 +19,7 @@ from bitgolf.audit.values import (
     NOTHING,
     PIECE,
     PREDICTED,
+    RANK,
     READ,
     SHARE,
     SIZE,
@@ -67,6 +68,10 @@ class Expressions(Walk):
                 return self.call(node, frame)
             case ast.Compare():
                 value = self.union([node.left, *node.comparators], frame).plain
+                if any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
+                    value = value._replace(
+                        marks=value.marks - {RANK}
+                    )  # `!= -1` asks whether there are others
                 return (
                     value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
                 )
@@ -89,6 +94,9 @@ class Expressions(Walk):
                 return self.table(node)
             case ast.JoinedStr():
                 return self._formatted(node, frame)
+            case ast.Yield() | ast.YieldFrom():
+                frame.returned |= self.chosen(self.value(node.value, frame), frame)
+                return NOTHING
             case ast.NamedExpr():
                 value = self.value(node.value, frame)
                 self.assign(node.target, value, frame, node.value)

@@ -9,8 +9,12 @@ is followed once: the cost grows with the script, not with the paths through it.
 import ast
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from bitgolf.audit.calls import Calls
 from bitgolf.audit.indices import text_of_index
+from bitgolf.audit.library import COLLECTIVES
+from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -21,6 +25,7 @@ from bitgolf.audit.values import (
     NO_NAMES,
     NOTHING,
     PADDED,
+    RANK,
     SIZE,
     STREAM,
     SUM,
@@ -35,6 +40,8 @@ from bitgolf.audit.values import (
     last_name,
 )
 from bitgolf.audit.walk import MOST_STEPS
+
+OPTIMIZERS = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
 
 
 class Flow(Calls):
@@ -61,11 +68,18 @@ class Flow(Calls):
         return self.events
 
     def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
-        """Statements in order."""
+        """Statements in order; behind one that some processes leave by, the others are alone."""
+        alone = frame.alone
         for node in body:
             self.steps += 1
             if self.steps < MOST_STEPS:
                 self.statement(node, frame)
+                if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return | ast.Continue):
+                    left = self.by_rank(node.test, frame)
+                    frame.alone = frame.alone or left
+                    if left and frame.loops and not any(map(number, getattr(node.test, "comparators", ()))):
+                        frame.control |= Value(frozenset((RANK,)))  # each takes its turns of the loop
+        frame.alone = alone
 
     def statement(self, node: ast.stmt, frame: Frame) -> None:
         """One statement."""
@@ -144,10 +158,23 @@ class Flow(Calls):
         if test.gates or test.has(GOLD) or test.has(VAL):
             marks = frozenset((CHOSEN,)) if test.has(GOLD) else NO_NAMES
             frame.gate = gate | Value(marks, gates=test.gates | (NO_NAMES if test.has(GOLD) else test.keys))
+        alone = frame.alone
+        if not any(
+            last_name(each.func) in COLLECTIVES
+            for part in node.orelse
+            for each in ast.walk(part)
+            if isinstance(each, ast.Call)
+        ):
+            frame.alone = alone or self.by_rank(node.test, frame)
         self.block(node.body, frame)
-        frame.off = outer
+        frame.off, frame.alone = outer, alone
         self.block(node.orelse, frame)
         frame.gate = gate
+
+    def by_rank(self, test: ast.expr, frame: Frame) -> int:
+        """The line of a test that holds in some processes alone; 0 of another."""
+        parts = test.values if isinstance(test, ast.BoolOp) else [test]
+        return test.lineno if any(self.value(part, frame).has(RANK) for part in parts) else 0
 
     def _counted_stop(self, node: ast.If, frame: Frame) -> None:
         """`if seen >= 3_000_000: break` in a loop that scores."""
@@ -297,6 +324,8 @@ def _is_part(node: ast.expr) -> bool:
 
 def _optimized(node: ast.expr) -> str:
     """Of `Optimizer(thing.parameters(), lr=...)` or `Optimizer([thing], lr=...)` the thing; else nothing."""
-    if not (isinstance(node, ast.Call) and node.args and any(each.arg == "lr" for each in node.keywords)):
+    if not (isinstance(node, ast.Call) and node.args):
+        return ""
+    if not (any(each.arg == "lr" for each in node.keywords) or last_name(node.func) in OPTIMIZERS):
         return ""
     return next((each.id for each in ast.walk(node.args[0]) if isinstance(each, ast.Name)), "")

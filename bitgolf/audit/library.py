@@ -42,6 +42,7 @@ TAKEN = {"gather", "take_along_dim", "take_along_axis"}
 SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
 SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
 REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
+COLLECTIVES = REDUCES - {"gather", "reduce"} | {"barrier", "broadcast", "reduce_scatter_tensor"}
 WRITES = {"save", "savez", "save_file", "dump", "dumps", "write", "write_bytes"}
 LOADS = {"load_state_dict", "load_file", "copy_", "load_model"}
 HASHED = {"bitwise_xor", "bitwise_and", "remainder", "fmod", "mod", "hash", "xor", "__xor__", "crc32"}
@@ -209,6 +210,8 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
 def _noted(flow: "Expressions", call: Call) -> None:
     """The events of a library's call."""
     node, name, last, held, given, everything, frame = call
+    if last in COLLECTIVES and name != last and frame.alone:
+        flow.event("alone", node, frame, way=str(frame.alone))
     if last in LEARNS or last in FITTED and everything.has(VAL):
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         if everything.has(VAL) or last in LEARNS:
@@ -218,7 +221,9 @@ def _noted(flow: "Expressions", call: Call) -> None:
     elif last in WRITES and everything.has(WEIGHTS):
         flow.event("write", node, frame)
     elif last in LOADS:
-        flow.event("load", node, frame, way=last)
+        flow.event("load", node, frame, owner=str(frame.alone or ""), way=last)
+    elif last in ("broadcast", "broadcast_object_list"):
+        flow.event("sent", node, frame)
     if (
         last in ("view", "reshape", "unfold")
         and given

@@ -39,15 +39,29 @@ def learned_first(script: Script) -> Iterator[Finding]:
                 yield script.finding("V06", train, message, sure=FOUND)
         elif not before and after:
             same = [event for event in after if roots & event.value.roots]
-            model = any(called(each) == f"{train.owner}.parameters" for each in ast.walk(script.tree))
+            model = _is_model(script.tree, train.owner)
             of_window = same and (not model or _made_there(script, train.line, train.owner))
             message += f" that are scored after it ({script.line((same or after)[0].line)})"
             code, sure = "V05" if of_window else "V04", FOUND if same else SUSPECTED
             yield script.finding(code, train, message, sure=sure)
         elif later and not any(common(event, train) for event in scores):
-            message += f"{', in a rehearsal,' if fresh else ''} before any is scored"
+            first = min(event.time for event in later)
+            undone = any(train.time < event.time < first for event in script.of("load"))
+            rehearsal = fresh or undone or not train.value.roots - {STREAM}
+            message += f"{', in a rehearsal,' if rehearsal else ''} before any is scored"
             message += f" ({script.line(later[0].line)})"
-            yield script.finding("V07" if fresh else "V04", train, message, sure=FOUND)
+            yield script.finding("V07" if rehearsal else "V04", train, message, sure=FOUND)
+
+
+def _is_model(tree: ast.Module, name: str) -> bool:
+    """Whether a name stands for a model whose parameters are asked for, or for the parameters of one."""
+    return any(
+        called(node) == f"{name}.parameters"
+        or isinstance(node, ast.Assign)
+        and name in names_given(node)
+        and "parameters()" in ast.unparse(node.value)
+        for node in ast.walk(tree)
+    )
 
 
 def _is_fresh(script: Script, train: Event) -> bool:

@@ -3,9 +3,10 @@
 import ast
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,
@@ -19,7 +20,7 @@ from bitgolf.audit.tree import (
     number,
     within,
 )
-from bitgolf.audit.values import COUNTER, RANK, TIME, VAL, common
+from bitgolf.audit.values import COUNTER, RANK, TIME, TRAIN, VAL, common
 
 GIVES = (ast.Return, ast.Assign)
 RUNS = ("subprocess.run", "subprocess.call", "os.system")
@@ -41,35 +42,86 @@ def _end(node: ast.stmt) -> Place:
 
 def clock_set_back(script: Script) -> Iterator[Finding]:
     """K08: what was trained before is not on the clock, and its weights are kept."""
+    adapting = {event.inside for event in script.of("train", VAL)}
     for function in [*functions(script), script.tree]:
         own = [*_own_nodes(function)]
-        starts: dict[str, list[Place]] = {}
+        starts: dict[str, list[ast.stmt]] = {}
         for node in own:
-            if isinstance(node, ast.Assign) and _is_clock(node.value):
-                for target in node.targets:
-                    starts.setdefault(ast.unparse(target), []).append(_place(node))
-        steps = sorted(_place(node) for node in own if _trains(script, node))
+            for name in _starts_clock(script, node):
+                starts.setdefault(name, []).append(node)
+        steps = sorted(_place(node) for node in own if _trains(script, node, adapting))
         undone = [_place(node) for node in own if last_called(node) in ("load_state_dict", "copy_")]
-        loops = [(_place(node), _end(node)) for node in own if isinstance(node, ast.For | ast.While)]
-        given = [node for node in own if isinstance(node, ast.AugAssign | ast.Assign)]
-        for name, places in starts.items():
-            for first, again in itertools.pairwise(sorted(places)):
-                turns = [(begin, end) for begin, end in loops if first < begin <= again <= end]
+        loops = [node for node in own if isinstance(node, ast.For | ast.While)]
+        for name, nodes_of in starts.items():
+            for first, again in [
+                *itertools.pairwise(sorted(nodes_of, key=_place)),
+                *_set_in_turn(nodes_of, loops),
+            ]:
+                begin, end = _place(first), _place(again)
+                turns = [
+                    (_place(loop), _end(loop))
+                    for loop in loops
+                    if (begin < _place(loop) or first is again) and _place(loop) <= end <= _end(loop)
+                ]
                 between = [
                     line
                     for line in steps
-                    if first < line < again or any(begin <= line <= end for begin, end in turns)
+                    if begin < line < end or any(low <= line <= high for low, high in turns)
                 ]
+                lows = [begin, *(low for low, _ in turns)]
                 used = any(
-                    first < _place(node) < again and name in ast.unparse(node.value)
-                    for node in given
-                    if not _is_clock(node.value)
+                    min(lows) < _place(node) < end and name in ast.unparse(node.value)
+                    for node in own
+                    if isinstance(node, ast.AugAssign if first is again else ast.AugAssign | ast.Assign)
+                    and not _is_clock(node.value)
                 )
-                if not between or used:
+                goes_on = any(line > end for line in steps) or bool(turns)
+                if not between or used or not goes_on:
                     continue
-                if not any(between[0] < line for line in undone if line[0] <= again[0] + 1):
+                if not any(between[0] < line for line in undone if line[0] <= end[0] + 1):
                     message = f"the clock starts again after training (line {between[0][0]})"
-                    yield script.finding("K08", again[0], f"{message}; its weights are kept")
+                    yield script.finding("K08", end[0], f"{message}; its weights are kept")
+
+
+def _set_in_turn(starts: list[ast.stmt], loops: list[ast.For | ast.While]) -> list[tuple[ast.stmt, ast.stmt]]:
+    """Starts under a condition in a loop: they come again and again, or late."""
+    return [
+        (start, start)
+        for start in starts
+        for loop in loops
+        for branch in nodes(loop, ast.If)
+        if any(start is each for each in branch.body)
+    ]
+
+
+def _starts_clock(script: Script, node: ast.AST) -> list[str]:
+    """What is given the time of a clock: by name, or an object whose method notes it."""
+    match node:
+        case ast.Assign():
+            inner = script.flow.methods.get((last_called(node.value), "__init__"))
+            if _is_clock(node.value) or inner is not None and _notes_clock(script, inner):
+                return [ast.unparse(target) for target in node.targets]
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=held, attr=name))):
+            if any(
+                _notes_clock(script, each)
+                for each in script.flow.called_so.get(name, ())
+                if name != "__init__"
+            ):
+                return [ast.unparse(held)]
+    return []
+
+
+def _notes_clock(script: Script, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a method keeps the time of a clock as an attribute, itself or by another method."""
+    for node in function.body:
+        match node:
+            case ast.Assign(targets=[ast.Attribute()], value=value) if _is_clock(value):
+                return True
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name("self"), attr=name))):
+                inner = script.flow.methods.get((script.flow.owner.get(id(function), ""), name))
+                if inner is not None and inner is not function and _notes_clock(script, inner):
+                    return True
+    return False
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
@@ -86,9 +138,11 @@ def _is_clock(node: ast.AST) -> bool:
     return last_called(node) in ("time", "perf_counter", "monotonic") and not getattr(node, "args", ())
 
 
-def _trains(script: Script, node: ast.AST) -> bool:
-    """An optimizer's step, here or in a function that is called."""
+def _trains(script: Script, node: ast.AST, adapting: Collection[str] = ()) -> bool:
+    """An optimizer's step, here or in a function that is called; adapting: those that do not count."""
     inner = script.flow.functions.get(last_called(node))
+    if inner is not None and inner.name in adapting:
+        return False
     parts = [node] if inner is None else [node, *ast.walk(inner)]
     return any(last_called(each) == "step" and not getattr(each, "args", ()) for each in parts)
 
@@ -275,7 +329,7 @@ def _learns(script: Script, node: ast.AST) -> bool:
 
 
 def unaveraged_gradients(script: Script) -> Iterator[Finding]:
-    """T18: each process adapts to its own share, and nobody averages."""
+    """T18: each process learns from its own share, and nobody averages."""
     if any(calls(script.tree, "DistributedDataParallel", "DDP", "fully_shard")):
         return
     for train in script.of("train", RANK):
@@ -285,6 +339,12 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
         if not averaged and not restored:
             message = "each process adapts its own copy of the model to its own share"
             yield script.finding("T18", train, message)
+            return
+    kinds = [node for node in nodes(script.tree, ast.ClassDef) if any(calls(node, *COLLECTIVES))]
+    optimizers = [node for node in kinds if any("Optimizer" in ast.unparse(base) for base in node.bases)]
+    for fit in script.of("fit", RANK, TRAIN):
+        if not optimizers and fit.loops and not any(common(each, fit) for each in script.of("gather")):
+            yield script.finding("T18", fit, "each process learns from its own share, and nobody averages")
             return
 
 

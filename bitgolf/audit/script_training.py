@@ -9,6 +9,7 @@ from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     called,
     calls,
+    imported,
     last_called,
     lines_of,
     methods,
@@ -22,54 +23,125 @@ from bitgolf.audit.values import Frame
 
 def narrow_average(script: Script) -> Iterator[Finding]:
     """T01: sums of weights in a 16-bit type."""
-    for function in functions(script):
-        kept = {
+    for part in [*nodes(script.tree, ast.ClassDef), *functions(script)]:
+        weights = {
             name
-            for node in nodes(function, ast.Assign)
-            if _is_narrow_copy(node.value)
-            for name in names_given(node)
+            for loop in nodes(part, ast.For, ast.comprehension)
+            if any(word in ast.unparse(loop.iter) for word in WEIGHTS)
+            for name in names_in(loop.target)
         }
-        for node in ast.walk(function):
+        given = [*nodes(part, ast.Assign)]
+        kept: set[str] = set()
+        for _ in range(3):  # from a copy to what is made of it
+            kept |= {
+                base
+                for node in given
+                if _is_narrow(node.value, weights, kept)
+                for target in node.targets
+                if (base := _base(target)).partition(".")[0] not in weights
+            }
+        for node in ast.walk(part):
             held: ast.expr | None = None
             if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
                 held = node.target
             elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
                 held = node.func
-            if held is not None and kept & names_in(held):
+            elif isinstance(node, ast.Assign) and len(node.targets) == 1:
+                sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
+                own = _base(node.targets[0])
+                if any(own in (_base(each.left), _base(each.right)) for each in sums):
+                    held = node.targets[0]
+            if held is not None and _base(held) in kept:
                 yield script.finding("T01", node, "weights are summed in a 16-bit type", sure=FOUND)
+                return
 
 
-def _is_narrow_copy(node: ast.expr) -> bool:
+WEIGHTS = ("state_dict()", "parameters()")
+NARROW = (".bfloat16()", ".half()", "bfloat16", "float16")
+WIDE = (".float()", ".double()", "float32", "float64")
+
+
+def _is_narrow(node: ast.expr, weights: set[str], kept: set[str]) -> bool:
+    """Whether weights become 16-bit numbers here, or copies of such are kept as they are."""
     text = ast.unparse(node)
-    narrow = any(word in text for word in (".bfloat16()", ".half()", "torch.bfloat16", "torch.float16"))
-    return isinstance(node, ast.DictComp) and narrow and (".items()" in text or "parameters()" in text)
+    if any(word in text for word in WIDE):
+        return False
+    over = weights & names_in(node) or any(word in text for word in WEIGHTS)
+    copies = {_base(each) for each in nodes(node, ast.Name, ast.Attribute)} & kept
+    return bool(
+        over and any(word in text for word in NARROW) or copies and ("clone" in text or "copy" in text)
+    )
+
+
+def _base(node: ast.expr) -> str:
+    """What an expression hangs on, without places and calls: `self.sums` of `self.sums[n].add_`."""
+    while isinstance(node, ast.Subscript | ast.Call) or (
+        isinstance(node, ast.Attribute) and isinstance(node.value, ast.Subscript | ast.Call)
+    ):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    if isinstance(node, ast.Attribute) and node.attr.endswith("_"):
+        node = node.value
+    return ast.unparse(node)
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
-    """T04: a class attribute that is off when the model is compiled, and set later."""
-    defaults: set[tuple[str, str]] = set()
-    read: set[str] = set()
-    for kind in nodes(script.tree, ast.ClassDef):
-        for item in kind.body:
-            if isinstance(item, ast.Assign | ast.AnnAssign) and _is_constant(item.value, False):
-                targets = item.targets if isinstance(item, ast.Assign) else [item.target]
-                defaults |= {(kind.name, each.id) for each in targets if isinstance(each, ast.Name)}
-        for forward in (each for each in methods(kind) if each.name == "forward"):
-            tests = [node.test for node in nodes(forward, ast.If, ast.IfExp)]
-            read |= {each.attr for test in tests for each in nodes(test, ast.Attribute)}
-    names = [(called(node), node) for node in nodes(script.tree, ast.Call)]
-    resets = [node.lineno for name, node in names if name in ("torch._dynamo.reset", "torch.compiler.reset")]
-    if not any(name == "torch.compile" and _is_model(node.args[:1]) for name, node in names):
+    """T04: a switch outside the module's objects that is off when the model is compiled, and set later."""
+    compiled = [node for node in nodes(script.tree, ast.Call) if called(node).endswith("compile")]
+    decorated = [
+        node
+        for node in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
+        if any(ast.unparse(each).startswith("torch.compile") for each in node.decorator_list)
+    ]
+    if not decorated and not any(_is_model(node.args[:1]) for node in compiled):
         return
-    for node in nodes(script.tree, ast.Assign):
-        match node.targets[0]:
-            case ast.Attribute(value=ast.Name(owner), attr=flag):
-                again = any(abs(line - node.lineno) < 20 for line in resets)
-                is_flag = (owner, flag) in defaults and flag in read
-                if is_flag and not again and _is_constant(node.value, True):
-                    message = f"{owner}.{flag} is set after torch.compile has read it as False"
-                    yield script.finding("T04", node, message)
-                    return
+    flags = _shared_flags(script.tree)
+    read = {
+        ast.unparse(each)
+        for kind in nodes(script.tree, ast.ClassDef)
+        for method in methods(kind)
+        for node in nodes(method, ast.If, ast.IfExp)
+        for each in nodes(node.test, ast.Attribute, ast.Subscript, ast.Name)
+    }
+    read |= {
+        f"{kind}.{flag}"
+        for kind, flag in (each.split(".") for each in flags if each.count(".") == 1)
+        if {f"self.{flag}", f"cls.{flag}", f"type(self).{flag}", f"{kind}.{flag}"} & read
+    }
+    resets = [node.lineno for node in nodes(script.tree, ast.Call) if called(node) in RESETS]
+    for function in functions(script):
+        shared = {name for node in nodes(function, ast.Global) for name in node.names}
+        for node in nodes(function, ast.Assign):
+            flag = ast.unparse(node.targets[0])
+            own = not isinstance(node.targets[0], ast.Name) or flag in shared
+            again = any(abs(line - node.lineno) < 20 for line in resets)
+            if own and flag in flags & read and not again and not _is_constant(node.value, False):
+                yield script.finding("T04", node, f"{flag} is set after torch.compile has read it as False")
+                return
+
+
+RESETS = ("torch._dynamo.reset", "torch.compiler.reset")
+
+
+def _shared_flags(tree: ast.Module) -> set[str]:
+    """Class attributes, names of the whole script and entries of its dictionaries that begin as False."""
+    flags: set[str] = set()
+    for kind in (tree, *nodes(tree, ast.ClassDef)):
+        prefix = f"{kind.name}." if isinstance(kind, ast.ClassDef) else ""
+        for item in kind.body:
+            if not isinstance(item, ast.Assign | ast.AnnAssign):
+                continue
+            targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+            names = [prefix + each.id for each in targets if isinstance(each, ast.Name)]
+            if _is_constant(item.value, False):
+                flags |= {*names}
+            elif isinstance(item.value, ast.Dict):
+                flags |= {
+                    f"{name}[{ast.unparse(key)}]"
+                    for name in names
+                    for key, value in zip(item.value.keys, item.value.values)
+                    if key is not None and _is_constant(value, False)
+                }
+    return flags
 
 
 def _is_constant(node: ast.expr | None, value: bool) -> bool:
@@ -85,32 +157,32 @@ def _is_model(given: list[ast.expr]) -> bool:
 
 
 def late_environment(script: Script) -> Iterator[Finding]:
-    """T06."""
-    imported = 0
-    for node in script.tree.body:
-        if isinstance(node, ast.Import) and any(alias.name == "torch" for alias in node.names):
-            imported = imported or node.lineno
-        if imported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-            text = ast.unparse(node.targets[0])
-            if re.match(r"os\.environ\[.*(?:PYTORCH_|CUDA_VISIBLE|CUDA_LAUNCH|OMP_NUM)", text):
-                message = f"{text} is set after torch was imported at line {imported}"
+    """T06: settings that torch reads while it is imported, given after that."""
+    imports = [node.lineno for node in script.tree.body if "torch" in imported(node)]
+    for node in nodes(script.tree, ast.Assign, ast.Call) if imports else ():
+        given: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            given = [
+                each for each in node.targets if ast.unparse(each).startswith(("os.environ[", "environ["))
+            ]
+        elif called(node).endswith(("environ.setdefault", "environ.update", "os.putenv")):
+            given = [*node.args, *(word.value for word in node.keywords)]
+            given += [ast.Constant(word.arg) for word in node.keywords if word.arg]
+        for each in given if node.lineno > min(imports) else ():
+            if named := IMPORT_TIME.search(ast.unparse(each)):
+                message = f"{named[0]} is set after torch was imported at line {min(imports)}"
                 yield script.finding("T06", node, message)
+                break
 
 
-COLLECTIVE = re.compile(
-    r"(?:torch\.distributed|dist)\..*(?:all_reduce|all_gather|barrier|broadcast|reduce_scatter_tensor)$"
-)
-ONE_PROCESS = re.compile(r"(?:(?:self\.|h\.|local_)?rank|dist\.get_rank\(\)) == 0")
+IMPORT_TIME = re.compile(r"\b(?:PYTORCH_|CUDA_VISIBLE|CUDA_LAUNCH|OMP_NUM|TORCHINDUCTOR_)\w*")
 
 
 def one_process_collective(script: Script) -> Iterator[Finding]:
-    """T18: a collective call that one process alone makes."""
-    for node in nodes(script.tree, ast.If):
-        if ONE_PROCESS.fullmatch(test := ast.unparse(node.test)) and not node.orelse:
-            for each in within(node.body):
-                if COLLECTIVE.match(called(each)):
-                    message = f"{called(each)} stands under `if {test}`"
-                    yield script.finding("T18", each, message, sure=FOUND)
+    """T18: a collective call that some processes alone make."""
+    for event in script.of("alone"):
+        message = f"a collective call that not all processes come to ({script.line(int(event.way))})"
+        yield script.finding("T18", event, message, sure=FOUND)
 
 
 def forgotten_parameters(script: Script) -> Iterator[Finding]:
@@ -199,16 +271,37 @@ ALL_PARAMETERS = re.compile(r"(?:(?:raw_|base_|compiled_)?model|self|net)\.(?:na
 
 def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
-    for node in nodes(script.tree, ast.For):
-        compares = any(
-            isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt)
-            for each in nodes(node, ast.If)
-        )
-        varies = isinstance(node.target, ast.Name) and any(
-            node.target.id in names_in(each) for each in calls(node, "manual_seed")
-        )
-        if varies and compares:
-            yield script.finding("K14", node, "a loop tries seeds and keeps the better")
+    for function in [*functions(script), script.tree]:
+        for node in nodes(function, ast.For, ast.comprehension):
+            inside = function if isinstance(node, ast.comprehension) else node
+            varies = names_in(node.target) & within_calls(inside, *SEEDS)
+            compares = any(
+                isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt | ast.Gt)
+                for each in nodes(node, ast.If)
+            )
+            kept = {_base(each.func)[: -len(".append")] for each in calls(inside, "append")}
+            kept |= {
+                name
+                for each in nodes(function, ast.Assign)
+                if any(part is node for part in ast.walk(each))
+                for name in names_given(each)
+            }
+            chosen = bool(kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"))
+            if varies and (compares or chosen):
+                yield script.finding(
+                    "K14",
+                    node if isinstance(node, ast.For) else node.iter,
+                    "seeds are tried, and the best is kept",
+                )
+                return
+
+
+SEEDS = ("manual_seed", "seed", "manual_seed_all", "seed_all", "set_seed")
+
+
+def within_calls(tree: ast.AST, *names: str) -> set[str]:
+    """The plain names in what these calls are given."""
+    return {name for each in calls(tree, *names) for part in each.args for name in names_in(part)}
 
 
 CHECKS = (

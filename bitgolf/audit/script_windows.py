@@ -36,12 +36,19 @@ def cut_validation(script: Script) -> Iterator[Finding]:
 
 
 def one_process(script: Script) -> Iterator[Finding]:
-    """V18: scores by rank that nobody adds up."""
+    """V18: scores by rank that nobody adds up; weights that one process alone has read."""
     last = max(script.of("score", RANK), key=lambda event: event.time, default=None)
     if last and not any(
         event.time > last.time and event.value.marks & {SUM, GOLD, SIZE, VAL} for event in script.of("gather")
     ):
         yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
+    for load in script.of("load"):
+        later = [event.time for event in script.of("score", VAL) if event.time > load.time]
+        if load.owner and later and not any(load.time < each.time < min(later) for each in script.of("sent")):
+            message = (
+                f"one process loads the weights ({script.line(int(load.owner))}), and the others score too"
+            )
+            yield script.finding("V18", load, message)
 
 
 def drops_windows(script: Script) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ class Frame:
     """Where the walk is: a function's names, the loops around it, its depth.
 
     gate: what the branches around were chosen by. texts: names that stand for other names. mutated: names
-    whose contents were changed in place.
+    whose contents were changed in place. alone: the line of a test by which some processes are not here.
     """
 
     name: str
@@ -145,6 +145,7 @@ class Frame:
     shared: set[str] = field(default_factory=set)
     off: tuple[int, int] | None = None
     kind: str = ""
+    alone: int = 0
 
 
 def constant(value: object) -> Value:

@@ -67,8 +67,12 @@ class Walk:
         self.stops: set[int] = set()  # lines that end a loop by the clock
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
+        self.modules: set[str] = set()  # names that stand for imported files
         for tree in trees:
             self._define(tree, None, "")
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import):
+                    self.modules |= {each.asname or each.name for each in node.names}
         self.trees = trees
 
     def _define(self, node: ast.AST, outer: Definition | None, kind: str) -> None:
