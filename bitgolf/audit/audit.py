@@ -250,4 +250,5 @@ def _beside(path: Path, runs: bool) -> list[Finding]:
         return []
     script = Script(path.name, layers, [], Flow([]))
     tables = script_bytes.byte_tables(script) if runs else ()
-    return [*tables, *script_bytes.few_documents(script), *script_bytes.lossy_text(script)]
+    prepares = (script_bytes.few_documents, script_bytes.lossy_text, script_bytes.no_document_starts)
+    return [*tables, *(each for check in prepares for each in check(script))]

@@ -13,6 +13,7 @@ from bitgolf.audit.values import (
     FILES,
     GOLD,
     HASH,
+    HOT,
     LAMBDA,
     MASK,
     NO_NAMES,
@@ -33,6 +34,7 @@ from bitgolf.audit.values import (
     constant,
     few,
     last_name,
+    places,
 )
 from bitgolf.audit.walk import MOST_STEPS, Walk
 from bitgolf.public.constants import folded
@@ -115,7 +117,22 @@ class Expressions(Walk):
             for condition in each.ifs:
                 self.value(condition, frame)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-        return self.union(parts, frame)
+        ends = {
+            f"[{name.id}]"
+            for each in node.generators
+            for name in ast.walk(each.target)
+            if isinstance(name, ast.Name)
+        }
+
+        def whole(paths: frozenset[str]) -> frozenset[str]:
+            """Each place in turn is all of them."""
+            return frozenset(
+                path[: path.rindex("[")] if path.endswith(tuple(ends)) else path for path in paths
+            )
+
+        return self.union(parts, frame).each(
+            lambda one: one._replace(keys=whole(one.keys), gates=whole(one.gates), golds=whole(one.golds))
+        )
 
     def _formatted(self, node: ast.JoinedStr, frame: Frame) -> Value:
         """A text with values in it: its constant parts, and what any value carries."""
@@ -204,7 +221,13 @@ class Expressions(Walk):
         """Arithmetic: hashes, ratios of counts, mixtures, logarithms spread over bytes."""
         left, right = self.value(node.left, frame), self.value(node.right, frame)
         value = (left | right).plain
+        for one, other in ((left, right), (right, left)):
+            known = one.golds & places(other.keys) if other.has(READ) and one.has(GOLD) else NO_NAMES
+            if known and not one.has(SUM) and not other.has(GOLD):
+                self.event("leak", node, frame, value._replace(keys=known), way="key")
         match node.op:
+            case ast.Mult() if value.has(HOT, PREDICTED) and not value.has(GOLD):
+                return self.picked(node, value, left if left.has(HOT) else right, frame)
             case ast.BitXor() | ast.BitAnd() | ast.Mod() if value.has(VAL) and not value.has(GOLD):
                 return value.marked(HASH)
             case ast.Div():

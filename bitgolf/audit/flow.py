@@ -189,6 +189,7 @@ class Flow(Calls):
         While an outer loop is seen for the first time, its inner ones are walked once.
         """
         self.loop += 1
+        self.turns[self.loop] = self.time, over.has(VAL) or STREAM in over.roots or bool(over.keys)
         before, control = frame.loops, frame.control
         frame.loops, frame.control = (*before, self.loop), control | over
         if not self.scouts:
@@ -201,7 +202,11 @@ class Flow(Calls):
             self.events, self.time = events, time
             for name, value in frame.names.items():
                 if value.roots and value != names_before.get(name):
-                    frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
+                    frame.names[name] = value.each(
+                        lambda one: one._replace(
+                            roots=_aged(one.roots), keys=_aged(one.keys), gates=_aged(one.gates)
+                        )
+                    )
         self.block(body, frame)
         frame.loops, frame.control = before, control
 

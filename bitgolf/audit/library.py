@@ -14,6 +14,7 @@ from bitgolf.audit.values import (
     FILLED,
     GOLD,
     HASH,
+    HOT,
     NOTHING,
     PADDED,
     PIECE,
@@ -75,6 +76,8 @@ SAME = {
     "tolist",
 }
 WALKED = {"list", "tuple", "sorted", "reversed", "enumerate", "iter"}  # the same items
+PAIRED = {"minimum", "fmin", "maximum", "fmax"}
+BETTER = PAIRED | {"min", "amin", "max", "amax"}
 FITTED = {"lstsq", "pinv", "minimize"}
 CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
@@ -116,6 +119,15 @@ def called(
         return scored
     if last in ("get", "setdefault") and given and given[0].has(VAL) and not held.has(GOLD):
         return flow.looked(node, held, given[0], frame)
+    if (
+        last in ("take", "index_select", "__getitem__")
+        and given
+        and given[-1].has(HASH, VAL)
+        and not held.has(VAL)
+    ):
+        return flow.looked(node, held, given[-1], frame)
+    if last == "one_hot" and everything.has(VAL):
+        return everything.plain.marked(HOT)
     if last in HASHED and everything.has(VAL):
         return everything.plain.marked(HASH)
     if last in DIVIDED and len(operands := [held, *given] if held.marks else [*given]) > 1:
@@ -150,10 +162,11 @@ def called(
         isinstance(node.func, ast.Attribute)
         and held.marks
         or name.startswith(("torch.", "np.", "F.", "numpy."))
+        or name.partition(".")[0] in flow.modules
     ):
         return everything.plain
     tokens = [each for each in given if each.has(VAL)]
-    if len(tokens) > 1 and last not in flow.classes:  # model(x, y)
+    if len(tokens) > 1 and last not in flow.classes and not tokens[-1].has(PREDICTED):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
     if tokens and not held.marks and last not in BUILTINS and last not in flow.classes:
         return everything.plain.marked(PREDICTED)  # model(x)
@@ -216,7 +229,7 @@ def _noted(flow: "Expressions", call: Call) -> None:
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         if everything.has(VAL) or last in LEARNS:
             flow.event("train" if everything.has(VAL) else "fit", node, frame, everything, owner=owner)
-    elif last in REDUCES and name != last:
+    elif last in REDUCES and name != last and not name.startswith("functools."):
         flow.event("gather", node, frame, everything)
     elif last in WRITES and everything.has(WEIGHTS):
         flow.event("write", node, frame)
@@ -255,9 +268,17 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
     if last == "lerp" and len(given) > 1:
         flow.mixed(node, given[-1], everything, frame, way="lerp")
     stacked = next((each.parts for each in (held, *given) if len(each.parts) > 1), tuple(given[:2]))
-    both = len(stacked) > 1 and all(each.has(GOLD) and not each.has(SUM) for each in stacked)
-    if both and last in ("min", "minimum", "fmin", "amin"):
-        flow.event("best", node, frame, everything)
+    golds = [each for each in stacked if each.has(GOLD) and not each.has(SUM)]
+    both = len(golds) == len(stacked)
+    if (
+        golds
+        and len(stacked) > 1
+        and last in BETTER
+        and (both or last in PAIRED and all(each.marks for each in stacked))
+    ):
+        flow.event("best", node, frame, everything, way="both" if both else "one")
+    if last in ("einsum", "mul", "multiply", "sum", "bmm", "matmul") and everything.has(HOT, PREDICTED):
+        return flow.picked(node, everything, next(each for each in (held, *given) if each.has(HOT)), frame)
     if last in LOSSES and everything.has(VAL):
         keywords = {each.arg: each.value for each in node.keywords}
         target = (

@@ -1,11 +1,13 @@
 """How a script counts the bytes of its tokens, and what it does to texts before they are tokens."""
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, Finding
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    arithmetic,
     called,
     calls,
     last_called,
@@ -25,20 +27,33 @@ def byte_tables(script: Script) -> Iterator[Finding]:
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
     for function in functions(script):
         texts = {node.value for node in nodes(function, ast.Constant)}
-        names = {last_called(node) for node in nodes(function, ast.Call)}
-        for node in filter(_is_decoded_length, nodes(function, ast.Call)):
+        names = {node.attr for node in nodes(function, ast.Attribute)}
+        decoded = [node for node in nodes(function, ast.Call) if _is_decoded_length(function, node)]
+        for node in decoded:
             message = "the bytes of a token are the length of its decoded text"
             yield script.finding("B04", node, message, sure=FOUND)
-        if "\u2581" not in texts or not {"encode", "startswith"} <= names:
+        pieces = names & {"id_to_piece", "IdToPiece", "is_byte", "IsByte"}
+        spaced = any("\u2581" in text for text in texts if isinstance(text, str))
+        if not (spaced and "encode" in names and (pieces or "startswith" in names) or decoded and pieces):
             continue
         if not names & {"is_byte", "IsByte"} and not any("<0x" in str(text) for text in texts):
             yield script.finding("B02", function, "byte tokens are not told from pieces")
-        plain = next(filter(_counts_space, ast.walk(function)), None)
+        plain = next(filter(_counts_space, ast.walk(function)), None) or _keeps_space(function)
         if plain and adds_space:
             message = "the table counts the space before a word, and the score adds it again"
             yield script.finding("B01", plain, message, sure=FOUND)
-        if not names & {"is_unused", "is_control", "IsControl", "is_unknown"}:
+        skipped = names & {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown"}
+        if not skipped:
             yield script.finding("B08", function, "control and unused tokens are not told from pieces")
+        elif adds_space and not any(map(_is_edge_table, nodes(function, ast.Assign))):
+            message = "no token is a boundary: the space behind a control token is counted"
+            yield script.finding("B08", function, message)
+
+
+def _is_edge_table(node: ast.Assign) -> bool:
+    """A table that is true unless a piece says otherwise, or is given true somewhere."""
+    text = ast.unparse(node.value)
+    return any(word in text for word in ("ones", "True", "full", "is_control", "is_unknown", "is_unused"))
 
 
 def _counts_space(node: ast.AST) -> bool:
@@ -46,10 +61,24 @@ def _counts_space(node: ast.AST) -> bool:
     match node:
         case ast.BinOp(op=ast.Add(), left=length, right=ast.Constant(1)):
             return called(length) == "len" and ".encode(" in ast.unparse(length)
-        case ast.If() if "startswith" in ast.unparse(node.test):
+        case ast.If() if "startswith(" in ast.unparse(node.test) and "<0x" not in ast.unparse(node.test):
             given = [each for each in node.body if isinstance(each, ast.Assign | ast.AugAssign)]
             return any(number(each.value) == 1 for each in given)
     return False
+
+
+def _keeps_space(function: ast.AST) -> ast.Call | None:
+    """`len(piece.encode())` of a text whose space became a plain one, and that nothing takes off."""
+    turned, taken = False, False
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and last_called(node) == "replace" and len(node.args) == 2:
+            turned |= ast.unparse(node.args[1]) in ("' '", "b' '")
+            taken |= ast.unparse(node.args[1]) == "''"
+        taken |= isinstance(node, ast.Slice) and node.upper is None and number(node.lower) in (1, 3)
+        taken |= isinstance(node, ast.Call) and last_called(node) in ("lstrip", "strip", "removeprefix")
+        taken |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and "len(" in ast.unparse(node)
+    lengths = (node for node in calls(function, "len") if "encode(" in ast.unparse(node))
+    return next(lengths, None) if turned and not taken else None
 
 
 def _adds_flag(node: ast.AST) -> bool:
@@ -65,37 +94,72 @@ def _adds_flag(node: ast.AST) -> bool:
     return False
 
 
-def _is_decoded_length(node: ast.Call) -> bool:
-    """`len(tokenizer.decode([one]).encode())`."""
-    match node:
-        case ast.Call(
-            ast.Name("len"), [ast.Call(ast.Attribute(ast.Call(_, [ast.List([_]), *_]) as text, "encode"))]
-        ):
-            return last_called(text) in ("decode", "decode_ids", "DecodeIds")
-    return False
+def _is_decoded_length(function: ast.AST, node: ast.Call) -> bool:
+    """`len(tokenizer.decode([one]).encode())`, in one expression or by a name."""
+    if called(node) != "len" or not node.args:
+        return False
+    parts: list[ast.expr] = [node.args[0]]
+    parts += [
+        each.value for each in nodes(function, ast.Assign) if names_given(each) & names_in(node.args[0])
+    ]
+    turned = [each for each in parts if any(calls(each, "encode", "bytes"))]
+    decoded = [
+        call
+        for each in parts
+        for call in calls(each, "decode", "decode_ids", "DecodeIds")
+        if call.args and isinstance(call.args[0], ast.List) and len(call.args[0].elts) == 1
+    ]
+    return bool(turned and decoded)
 
 
 def lossy_text(script: Script) -> Iterator[Finding]:
     """B09: text that is changed for good before it becomes tokens."""
-    encoders = (".encode_as_ids", ".EncodeAsIds", "sp.encode", "tokenizer.encode")
-    for function in functions(script):
-        names = [(called(node), node) for node in nodes(function, ast.Call)]
-        if any(name.endswith(encoders) for name, _ in names):
-            for name, node in names:
-                if name.endswith(".casefold") or name == "unicodedata.normalize":
-                    message = f"{name} changes the text before it becomes tokens"
-                    yield script.finding("B09", node, message)
+    encodes = [*calls(script.tree, *ENCODERS)]
+    if not any(each.args for each in encodes):
+        return
+    for node in calls(script.tree, "casefold", "lower", "upper", "normalize"):
+        lossy = last_called(node) == "casefold" or called(node) == "unicodedata.normalize"
+        if lossy or any(node is part for each in encodes for arg in each.args for part in ast.walk(arg)):
+            message = f"{called(node)} changes the text before it becomes tokens"
+            yield script.finding("B09", node, message)
 
 
 def few_documents(script: Script) -> Iterator[Finding]:
     """V13: a data preparation that takes fewer documents for validation than the challenge has."""
-    for node in calls(script.tree, "add_argument"):
-        name = ast.unparse(node.args[0]).strip("'\"") if node.args else ""
-        taken = number(next((each.value for each in node.keywords if each.arg == "default"), None))
-        if name in ("--val-docs", "--val_docs", "--num-val-docs") and taken is not None and taken < 50_000:
-            message = f"{taken:,} documents for validation unless told otherwise"
+    if not any(calls(script.tree, *ENCODERS)):
+        return
+    given: list[tuple[str, ast.expr | None]] = []
+    for node in nodes(script.tree, ast.Assign, ast.AnnAssign, ast.Call, ast.FunctionDef):
+        if (
+            isinstance(node, ast.Call)
+            and node.args
+            and last_called(node) in ("add_argument", "option", "get")
+        ):
+            named = {word.arg: word.value for word in node.keywords}
+            given.append((ast.unparse(node.args[0]), named.get("default", (*node.args, None)[1])))
+        elif isinstance(node, ast.Assign):
+            given += [(ast.unparse(target), node.value) for target in node.targets]
+        elif isinstance(node, ast.AnnAssign):
+            given.append((ast.unparse(node.target), node.value))
+        elif isinstance(node, ast.FunctionDef):
+            given += zip((each.arg for each in reversed(node.args.args)), reversed(node.args.defaults))
+    for name, value in given:
+        inner = (
+            value.args[0] if isinstance(value, ast.Call) and called(value) == "int" and value.args else value
+        )
+        taken = arithmetic(inner)
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and inner.value.isdigit():
+            taken = float(inner.value[:15])
+        if value is not None and HELD_OUT.search(name) and taken is not None and 100 <= taken < 50_000:
+            message = f"{taken:,.0f} documents for validation unless told otherwise"
             those = "50,000: those after them in the challenge's validation split become training text"
-            yield script.finding("V13", node, message, those)
+            yield script.finding("V13", value, message, those)
+
+
+HELD_OUT = re.compile(
+    r"(?:val\w*|eval|held|hold)[-_ ]?\w*(?:docs|documents|out)|(?:docs|documents|num|n)[-_]?\w*(?:val|held|hold)\w*$",
+    re.IGNORECASE,
+)
 
 
 def without_ln2(script: Script) -> Iterator[Finding]:
@@ -112,16 +176,45 @@ def without_ln2(script: Script) -> Iterator[Finding]:
 
 
 def silent_sidecar(script: Script) -> Iterator[Finding]:
-    """B05: where the file with the bytes of the text is missing, a table stands in."""
+    """B05: where the file with the bytes of the text is missing, something else stands in."""
     reads = ("load", "fromfile", "from_file", "memmap", "frombuffer", "read_bytes")
-    for node in nodes(script.tree, ast.If, ast.IfExp):
-        if not any(calls(node.test, "exists", "is_file", "isfile")):
-            continue
-        there, missing = ways(node) if not isinstance(node.test, ast.UnaryOp) else reversed(ways(node))
+    message = "where the file of byte counts is missing, a table of pieces stands in without a word"
+    for node in nodes(script.tree, ast.If, ast.IfExp, ast.Try):
+        if isinstance(node, ast.Try):
+            there: Sequence[ast.AST] = node.body
+            missing: Sequence[ast.AST] = [part for each in node.handlers for part in each.body]
+        else:
+            there, missing = ways(node) if not isinstance(node.test, ast.UnaryOp) else reversed(ways(node))
+        sizes = {
+            name
+            for each in within(there)
+            if isinstance(each, ast.Assign) and any(calls(each, *reads))
+            for name in names_given(each)
+        }
+        both = [
+            {name for each in within(part) if isinstance(each, ast.Assign) for name in names_given(each)}
+            for part in (there, missing)
+        ]
+        asks = isinstance(node, ast.If | ast.IfExp) and any(calls(node.test, "exists", "is_file", "isfile"))
         counts = any(last_called(each) in reads for each in within(there))
-        if missing and counts and not stops(missing) and _table_in(script, missing):
-            message = "where the file of byte counts is missing, a table of pieces stands in without a word"
+        if not missing or not counts or stops(missing):
+            continue
+        if (
+            asks
+            and _table_in(script, missing)
+            or sizes
+            and both[0] & both[1]
+            and _counts_bytes(script, both[0] & both[1])
+        ):
             yield script.finding("B05", node, message)
+
+
+def _counts_bytes(script: Script, names: set[str]) -> bool:
+    """Whether one of these is called, or handed to a function of the script, in one that scores."""
+    if not script.of("score"):
+        return False
+    own = [node for node in nodes(script.tree, ast.Call) if last_called(node) in script.flow.functions]
+    return bool(names & {name for node in own for part in node.args for name in names_in(part)})
 
 
 def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
@@ -141,10 +234,15 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
             if _changes_text(script, node.value)
             for name in names_given(node)
         }
-        if not _encoded(function, changed):
+        scores = any(names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp))
+        if not scores and not _encoded(function, changed):
             continue
         for node in calls(function, "len"):
-            if ".encode(" in ast.unparse(node) and names_in(node) & changed:
+            inner = ast.unparse(node)
+            within_it = any(
+                _changes_text(script, each) and scores for each in nodes(node, ast.Call) if each is not node
+            )
+            if ".encode(" in inner and (names_in(node) & changed or within_it):
                 message = "bytes are counted of the text that was changed before it became tokens"
                 yield script.finding("B06", node, message)
 
@@ -167,23 +265,34 @@ def _changes_text(script: Script, node: ast.expr) -> bool:
 
 def no_document_starts(script: Script) -> Iterator[Finding]:
     """B07: documents become shards without a token that says where each begins."""
-    for function in functions(script):
-        loops = nodes(function, ast.For, ast.comprehension)
-        encodes = _encoded(function, {name for loop in loops for name in names_in(loop.target)})
-        writes = any(calls(function, "tofile", "save", "write_shard", "write", "write_datafile"))
-        if encodes and writes and not any(_marks_start(node, function) for node in ast.walk(function)):
+    writes = any(calls(script.tree, "tofile", "save", "write_shard", "write", "write_datafile"))
+    for function in functions(script) if writes else ():
+        loops = [*nodes(function, ast.For, ast.comprehension)]
+        texts = {name for loop in loops for name in names_in(loop.target)}
+        handed = {each.arg for each in function.args.args}
+        encodes = _encoded(function, texts) or [
+            each for each in _encoded(function, handed) if _called_in_loop(script, function.name)
+        ]
+        if encodes and not any(_marks_start(node, function) for node in ast.walk(function)):
             message = "documents are written one behind the other, and no token says where one begins"
             yield script.finding("B07", encodes[0], message)
 
 
+def _called_in_loop(script: Script, name: str) -> bool:
+    """Whether a function is called for one text after the other."""
+    return any(any(calls(loop, name)) for loop in nodes(script.tree, ast.For, ast.GeneratorExp, ast.ListComp))
+
+
 def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:
-    """`[bos]`, `[bos, *ids]`, `add_bos=True`, or `ids.append(eos)`."""
+    """`[bos]`, `[bos, *ids]`, `[bos] + ids`, `add_bos=True`, or `ids.append(eos)`."""
     match node:
         case ast.List([one]):
             return not isinstance(one, ast.Starred | ast.List)
-        case ast.List([_, ast.Starred()]):
+        case ast.List([_, ast.Starred()]) | ast.List([ast.Starred(), _]) | ast.Tuple([_, ast.Starred()]):
             return True
-        case ast.keyword(arg="add_bos" | "add_special_tokens", value=ast.Constant(True)):
+        case ast.keyword(arg="add_bos" | "add_special_tokens" | "add_eos", value=ast.Constant(True)):
+            return True
+        case ast.Yield(value=ast.Name() | ast.Attribute() | ast.Constant()):
             return True
         case ast.Call(args=[*_, ast.Constant() | ast.Name() | ast.Attribute() as last]):
             return last_called(node) in ("append", "insert") and not _is_ids(last, function)

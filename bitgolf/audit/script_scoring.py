@@ -13,6 +13,8 @@ from bitgolf.audit.values import BEFORE, GOLD, HASH, STREAM, VAL, Event, common
 # A module or a tensor of one's own.
 MADE = re.compile(r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\(")
 
+NAMED = re.compile("[A-Za-z_]")  # a place that changes in a loop
+
 
 def learned_first(script: Script) -> Iterator[Finding]:
     """V04, V05, V06, V07: training on validation tokens, by what was scored and written before it."""
@@ -47,7 +49,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
         elif later and not any(common(event, train) for event in scores):
             first = min(event.time for event in later)
             undone = any(train.time < event.time < first for event in script.of("load"))
-            rehearsal = fresh or undone or not train.value.roots - {STREAM}
+            walks = any(NAMED.search(root.replace("None", "")) for root in train.value.roots - {STREAM})
+            rehearsal = fresh or undone or not walks
             message += f"{', in a rehearsal,' if rehearsal else ''} before any is scored"
             message += f" ({script.line(later[0].line)})"
             yield script.finding("V07" if rehearsal else "V04", train, message, sure=FOUND)
@@ -156,7 +159,34 @@ def scored_again(script: Script) -> Iterator[Finding]:
             message = f"the adapted model is evaluated again: nothing restores its weights {where}"
             yield script.finding("T17", later[0], message)
     for best in script.of("best"):
-        yield script.finding("V03", best, "of two scores of a token the better one is taken")
+        if best.way == "both":
+            yield script.finding("V03", best, "of two scores of a token the better one is taken")
+        message = "the better of two predictions is taken at the realised token: no distribution"
+        yield script.finding("V01", best, message)
+
+
+def passes_again(script: Script) -> Iterator[Finding]:
+    """V03: a loop around the whole pass, which keeps what the pass has learned or counted."""
+    turns = script.flow.turns
+    for kind in ("train", "count"):
+        for learned in script.of(kind, VAL):
+            outer = next((each for each in learned.loops if not turns.get(each, (0, True))[1]), 0)
+            if not outer or not any(turns.get(each, (0, False))[1] for each in learned.loops):
+                continue
+            around = learned.loops[: learned.loops.index(outer) + 1]
+            scores = [each for each in script.of("score", VAL) if each.loops[: len(around)] == around]
+            inner = [
+                each
+                for each in scores
+                if any(turns.get(one, (0, False))[1] for one in each.loops[len(around) :])
+            ]
+            undone = any(each.loops[: len(around)] == around for each in script.of("load"))
+            made = max((script.flow.made.get(each, 0) for each in learned.tables), default=0)
+            kept = kind == "train" or learned.tables and made <= turns[outer][0]
+            if inner and not undone and kept and not any(turns.get(each, (0, False))[1] for each in around):
+                message = "the text is scored again, by what the pass before has learned from it"
+                yield script.finding("V03", inner[0], f"{message} ({script.line(learned.line)})")
+                return
 
 
 def learned_for_nothing(script: Script) -> Iterator[Finding]:
@@ -190,5 +220,13 @@ def knows_outcome(script: Script) -> Iterator[Finding]:
         yield script.finding("V10", share, message)
 
 
-CHECKS = (learned_first, hashed_ratio, counted_first, scored_again, learned_for_nothing, knows_outcome)
+CHECKS = (
+    learned_first,
+    hashed_ratio,
+    counted_first,
+    scored_again,
+    passes_again,
+    learned_for_nothing,
+    knows_outcome,
+)
 COVERED = frozenset("V01 V02 V03 V04 V05 V06 V07 V08 V09 V10 T17".split())

@@ -28,11 +28,34 @@ def cut_validation(script: Script) -> Iterator[Finding]:
                 f"{cut.value.number or 0:,.0f}"
             )
             yield script.finding("V11", cut, message, sure=sure)
+    for loop in _scoring_loops(script):
+        if isinstance(loop, ast.For) and _steps_over(loop):
+            yield script.finding("V11", loop, "the loop steps over more tokens than it takes")
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
             message = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
             yield script.finding("V11", limit, message)
+
+
+def _steps_over(loop: ast.For) -> bool:
+    """`for begin in range(a, b, 4 * width)` where `begin + width` is the end of what is taken."""
+    match loop:
+        case ast.For(target=ast.Name(begin), iter=ast.Call(func=ast.Name("range"), args=[_, _, step])):
+            widths = [
+                node.right
+                for statement in loop.body
+                for node in nodes(statement, ast.BinOp)
+                if isinstance(node.op, ast.Add) and isinstance(node.left, ast.Name) and node.left.id == begin
+            ]
+            texts = {ast.unparse(width) for width in widths}
+            if isinstance(step, ast.BinOp) and isinstance(step.op, ast.Mult):
+                for factor, width in ((step.left, step.right), (step.right, step.left)):
+                    if ast.unparse(width) in texts and not _is_at_most(factor, 1) and number(factor):
+                        return True
+            sizes = [size for width in widths if (size := number(width)) is not None]
+            return bool(sizes) and (number(step) or 0) > max(sizes) + 1
+    return False
 
 
 def one_process(script: Script) -> Iterator[Finding]:
@@ -57,20 +80,48 @@ def drops_windows(script: Script) -> Iterator[Finding]:
         yield script.finding("V17", score, "means of windows are added without their numbers of tokens")
     for score in script.of("score", VAL, FILLED):
         yield script.finding("B11", score, "the loss is taken over a padded batch, padding included")
+    for loop in _scoring_loops(script):
+        if tail := _leaves_tail(loop):
+            yield script.finding("V17", tail, "the last window is left out where it is not whole")
+
+
+Loop = ast.For | ast.While | ast.comprehension
+
+
+def _scoring_loops(script: Script) -> Iterator[Loop]:
+    """Loops that hold a score, and those of the functions that say where its windows begin."""
     scored = {event.line for event in script.of("score", VAL)}
+    callers = {event.inside for event in script.of("score", VAL)}
     for function in functions(script):
-        for loop in nodes(function, ast.For):
-            if (tail := _leaves_tail(loop)) and scored.intersection(lines_of(loop)):
-                yield script.finding("V17", tail, "the last window is left out where it is not whole")
+        for loop in nodes(function, ast.For, ast.While):
+            inside = {last_called(node) for statement in loop.body for node in ast.walk(statement)}
+            if not scored.intersection(lines_of(loop)) and not inside & callers:
+                continue
+            yield loop
+            for node in nodes(loop.iter, ast.Call) if isinstance(loop, ast.For) else ():
+                if (inner := script.flow.functions.get(last_called(node))) is not None:
+                    yield from nodes(inner, ast.For, ast.While)
+                    yield from nodes(inner, ast.comprehension)
 
 
-def _leaves_tail(loop: ast.For) -> ast.AST | None:
-    """`range(0, n - length, stride)`, or `if len(window) < length: continue`; lengths of up to 2 are none."""
+def _leaves_tail(loop: Loop) -> ast.AST | None:
+    """`range(0, n - length, stride)`, `while begin + length <= n`, or `if len(window) < length: continue`;
+    lengths of up to 2 are none.
+    """
+    if isinstance(loop, ast.While):
+        match loop.test:
+            case ast.Compare(
+                left=ast.BinOp(op=ast.Add(), right=ast.Name() | ast.Attribute()), ops=[ast.Lt() | ast.LtE()]
+            ):
+                return loop
+        return None
     match loop.iter:
-        case ast.Call(func=ast.Name("range"), args=[_, ast.BinOp(op=ast.Sub(), right=taken), _]):
-            if not _is_at_most(taken, 1):
+        case ast.Call(func=ast.Name("range"), args=[_, ast.BinOp() as end, _]):
+            while isinstance(end.op, ast.Add) and isinstance(end.left, ast.BinOp):
+                end = end.left
+            if isinstance(end.op, ast.Sub) and not _is_at_most(end.right, 1):
                 return loop.iter
-    for statement in loop.body:
+    for statement in loop.body if isinstance(loop, ast.For) else ():
         match statement:
             case ast.If(test=ast.Compare(ops=[ast.Lt() | ast.NotEq(), *_]) as test, body=[*_, last]):
                 sides = [test.left, *test.comparators]
@@ -123,7 +174,7 @@ def across_documents(script: Script) -> Iterator[Finding]:
         if not any(method.name.startswith("forward") for method in methods(kind)):
             continue
         for method in methods(kind):
-            shifted = [node for node in nodes(method, ast.Call) if _is_shift(node)]
+            shifted = [node for node in nodes(method, ast.Call, ast.Subscript) if _is_shift(node)]
             masked = any(isinstance(node.ops[0], ast.Eq | ast.NotEq) for node in nodes(method, ast.Compare))
             if shifted and not masked and not _over_ids(method, shifted):
                 message = "the position before is mixed in, across the start of a document too"
@@ -140,8 +191,11 @@ def _keeps_apart(node: ast.Call) -> bool:
     )
 
 
-def _is_shift(node: ast.Call) -> bool:
-    """`x[:, :-1]` that is put behind something, or rolled by one."""
+def _is_shift(node: ast.Call | ast.Subscript) -> bool:
+    """`x[:, :-1]` that is put behind something, or of what something was put before, or rolled by one."""
+    if isinstance(node, ast.Subscript):
+        ends = [each.upper for each in nodes(node.slice, ast.Slice) if each.upper is not None]
+        return last_called(node.value) in ("pad", "cat") and "-1" in map(ast.unparse, ends)
     if last_called(node) == "roll":
         return any(number(each) == 1 for each in node.args[:2])
     if last_called(node) not in ("cat", "pad", "concat", "concatenate"):
@@ -152,7 +206,7 @@ def _is_shift(node: ast.Call) -> bool:
     )
 
 
-def _over_ids(method: ast.FunctionDef, shifted: list[ast.Call]) -> bool:
+def _over_ids(method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
     """Whether what is shifted are token numbers that are hashed or looked up, not vectors."""
     names = {name for node in shifted for name in names_in(node)} - {"torch", "F"}
     return any(

@@ -16,6 +16,7 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
 MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
 FILLED, PREDICTED = "filled predicted".split()
+HOT = "hot"  # one at the place of a token
 COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
 MOST_PATHS, MOST_PATH = 12, 160  # paths of tokens in a value, characters of one
@@ -101,6 +102,12 @@ def few(paths: frozenset[str]) -> frozenset[str]:
     return frozenset(sorted((path for path in paths if len(path) <= MOST_PATH), key=len)[:MOST_PATHS])
 
 
+def places(paths: frozenset[str]) -> frozenset[str]:
+    """The same, and for one token after the other all of them: `ids[1:]` for `ids[1:][t]`."""
+    return paths | {path[: match.start()] for path in paths if (match := ONE_PLACE.search(path))}
+
+
+ONE_PLACE = re.compile(r"\[[A-Za-z_]\w*\]$")
 NOTHING = Value()
 
 

@@ -64,14 +64,15 @@ class Walk:
         self.memories: dict[tuple[object, ...], Memory] = {}
         self.walked: dict[int, int] = {}  # functions, by how often they were followed
         self.read: set[str] = set()  # names outside the function that is followed
+        self.turns: dict[int, tuple[int, bool]] = {}  # loops: when they began, whether over the tokens
         self.stops: set[int] = set()  # lines that end a loop by the clock
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
-        self.modules: set[str] = set()  # names that stand for imported files
+        self.modules: set[str] = set()  # names that are imported
         for tree in trees:
             self._define(tree, None, "")
             for node in ast.walk(tree):
-                if isinstance(node, ast.Import):
+                if isinstance(node, ast.Import | ast.ImportFrom):
                     self.modules |= {each.asname or each.name for each in node.names}
         self.trees = trees
 

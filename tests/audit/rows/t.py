@@ -307,11 +307,16 @@ ROWS = [
     script(
         "T18",
         "one process",
-        [("    corpus = load", "    rank = 0\n    if rank == 0:\n        dist.barrier()\n    corpus = load")],
         [
             (
                 "    corpus = load",
-                "    rank = 0\n    if rank == 0:\n        print('ready')\n    dist.barrier()\n    corpus = load",
+                "    rank = dist.get_rank()\n    if rank == 0:\n        dist.barrier()\n    corpus = load",
+            )
+        ],
+        [
+            (
+                "    corpus = load",
+                "    rank = dist.get_rank()\n    if rank == 0:\n        print('ready')\n    dist.barrier()\n    corpus = load",
             )
         ],
     ),

@@ -90,6 +90,9 @@ HELD_CACHE = indented(
     """,
     12,
 )
+OF_CONTEXT = "".join(line for line in HELD_CACHE.splitlines(True) if "whole =" not in line).replace(
+    "whole", "key"
+)
 BY_BINCOUNT = (
     "        if settings.adapt",
     "        held.seen[2] += np.bincount(key, minlength=4194304)\n"
@@ -236,13 +239,13 @@ ROWS = [
         "V02",
         "tables in an object, filled by bincount",
         [HELD_TABLES, (ADD, HELD_CACHE + ADD), BY_BINCOUNT],
-        [HELD_TABLES, (ADD, HELD_CACHE.replace("whole", "key") + ADD), BY_BINCOUNT],
+        [HELD_TABLES, (ADD, OF_CONTEXT + ADD), BY_BINCOUNT],
     ),
     script(
         "V03",
         "by bincount, in a pass before",
-        [HELD_TABLES, (ADD, HELD_CACHE.replace("whole", "key") + ADD), (FIRST, BINCOUNT_FIRST + FIRST)],
-        [HELD_TABLES, (ADD, HELD_CACHE.replace("whole", "key") + ADD), BY_BINCOUNT],
+        [HELD_TABLES, (ADD, OF_CONTEXT + ADD), (FIRST, BINCOUNT_FIRST + FIRST)],
+        [HELD_TABLES, (ADD, OF_CONTEXT + ADD), BY_BINCOUNT],
     ),
     script(
         "V03",
