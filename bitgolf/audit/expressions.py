@@ -11,6 +11,7 @@ from bitgolf.audit.values import (
     COUNTED,
     DRAWN,
     FILES,
+    FILLED,
     GOLD,
     HASH,
     HOT,
@@ -149,7 +150,7 @@ class Expressions(Walk):
         held, where = self.value(node.value, frame), self.value(node.slice, frame)._replace(parts=())
         if held.parts and not where.has(VAL) and not isinstance(node.slice, ast.Slice | ast.Tuple):
             return held  # a tuple of a list of them
-        held = held._replace(parts=())
+        held = held._replace(parts=(), marks=held.marks - {FILLED})
         if held.has(VAL) and not held.has(GOLD):
             picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
             if picks and not isinstance(node.slice, ast.Slice):
@@ -238,6 +239,8 @@ class Expressions(Walk):
                 value = value.marked(SHARE)
             case ast.Mult() if GOLD in left.marks | right.marks and _by_piece(left, right):
                 value = value.marked(SHARE)
+            case ast.Mult() if value.has(FILLED) and not _is_number(left, right):
+                value = value._replace(marks=value.marks - {FILLED})
             case ast.Mult() if value.has(AVERAGED) and (
                 SIZE in left.marks | right.marks or _is_number(left, right)
             ):

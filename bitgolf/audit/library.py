@@ -295,7 +295,7 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
         if leaks and target.has(VAL):
             way = "table" if logits.gates & target.keys else "key"
             flow.event("leak", node, frame, logits._replace(keys=leaks), way=way)
-        padded = target.has(PADDED) and "ignore_index" not in keywords and not _is_by_token(keywords)
+        padded = target.has(PADDED) and "ignore_index" not in keywords
         way = "each" if _is_by_token(keywords) else "mean" if "reduction" not in keywords else "sum"
         marks = {GOLD} | ({AVERAGED} if way == "mean" else set())
         gold = everything.plain.marked(*marks, *((FILLED,) if padded else ()))

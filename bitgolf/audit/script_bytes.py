@@ -20,11 +20,14 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
+from bitgolf.audit.values import base_name
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
     """B01, B02, B04, B08: the table of bytes by token, where a function builds one from pieces."""
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
+    turned = [node.operand for node in nodes(script.tree, ast.UnaryOp) if isinstance(node.op, ast.Invert)]
+    inverted = {base_name(each) for each in turned if isinstance(each, ast.Subscript)}
     for function in functions(script):
         texts = {node.value for node in nodes(function, ast.Constant)}
         names = {node.attr for node in nodes(function, ast.Attribute)}
@@ -45,15 +48,22 @@ def byte_tables(script: Script) -> Iterator[Finding]:
         skipped = names & {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown"}
         if not skipped:
             yield script.finding("B08", function, "control and unused tokens are not told from pieces")
-        elif adds_space and not any(map(_is_edge_table, nodes(function, ast.Assign))):
+        elif not _has_edges(function, inverted):
             message = "no token is a boundary: the space behind a control token is counted"
             yield script.finding("B08", function, message)
 
 
-def _is_edge_table(node: ast.Assign) -> bool:
-    """A table that is true unless a piece says otherwise, or is given true somewhere."""
-    text = ast.unparse(node.value)
-    return any(word in text for word in ("ones", "True", "full", "is_control", "is_unknown", "is_unused"))
+def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
+    """Whether a table that the score inverts is ever true, where the function that makes it names it so."""
+    given: list[ast.expr] = []
+    for node in nodes(function, ast.Assign):
+        for target in node.targets:
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = [*zip(target.elts, node.value.elts)]
+            given += [value for each, value in pairs if base_name(each) in inverted]
+    words = ("ones", "True", "full", "is_")
+    return not given or any(word in ast.unparse(each) for each in given for word in words)
 
 
 def _counts_space(node: ast.AST) -> bool:
@@ -157,7 +167,8 @@ def few_documents(script: Script) -> Iterator[Finding]:
 
 
 HELD_OUT = re.compile(
-    r"(?:val\w*|eval|held|hold)[-_ ]?\w*(?:docs|documents|out)|(?:docs|documents|num|n)[-_]?\w*(?:val|held|hold)\w*$",
+    r"(?:\b|_)(?:val(?:idation)?|eval|held|hold)[-_]?(?:\w+_)?(?:docs?|documents|out)\b"
+    r"|(?:\b|_)(?:docs?|documents)_?(?:for_)?(?:val|held)|\bnum_(?:val|held)\b",
     re.IGNORECASE,
 )
 
