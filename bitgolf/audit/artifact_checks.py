@@ -73,7 +73,7 @@ def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]
     levels = {each: _levels(matrix) for each, matrix in matrices.items()}
     others = sorted(count for each, count in levels.items() if each != name)
     usual = others[len(others) // 2]
-    if levels[name] <= 64 and 2 * levels[name] <= usual:
+    if levels[name] <= 64 and levels[name] <= 0.7 * usual:
         message = f"{levels[name]} levels in a row of the largest table, {usual} in the matrices beside it"
         yield Finding("T10", SUSPECTED, f"{path.name}: {name}", message)
 
@@ -93,7 +93,7 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
     if matrix.shape[1] < 64:
         return
     largest = matrix.abs().amax(1, keepdim=True).clamp_min(1e-30)
-    share = ((matrix.abs() < 1e-6 * largest).float().mean(1) > 0.95) & (largest[:, 0] > 1e-20)
+    share = ((matrix.abs() < 1e-6 * largest).float().mean(1) > 0.85) & (largest[:, 0] > 1e-20)
     if int(share.sum()) > MOST_ZERO_ROWS * rows:
         message = f"{int(share.sum()):,} of {rows:,} rows hold an outlier and zeros"
         yield Finding("T09", SUSPECTED, f"{path.name}: {name}", message)

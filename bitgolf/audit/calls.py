@@ -252,6 +252,7 @@ class Calls(Expressions):
                 if number not in loops:
                     self.loop += 1
                     loops[number] = self.loop
+                    self.turns[self.loop] = self.turns[number]
                 inside.append(loops[number])
             time = event.time - memory.started + self.time
             value = memory.now(event.value, self.time)

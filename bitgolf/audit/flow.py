@@ -103,10 +103,11 @@ class Flow(Calls):
                 for each in ast.walk(node.target):
                     if isinstance(each, ast.Name):
                         frame.texts.pop(each.id, None)
-                self.looped(node.body, over, frame)
+                self.looped(node.body, over, frame, _is_counted(node.iter, over))
                 self.block(node.orelse, frame)
             case ast.While():
-                self.looped(node.body, self.value(node.test, frame), frame)
+                sized = isinstance(node.test, ast.Compare) and "len(" in ast.unparse(node.test.left)
+                self.looped(node.body, self.value(node.test, frame), frame, sized)
             case ast.If():
                 self.branched(node, frame)
             case ast.With() | ast.AsyncWith():
@@ -173,8 +174,11 @@ class Flow(Calls):
 
     def by_rank(self, test: ast.expr, frame: Frame) -> int:
         """The line of a test that holds in some processes alone; 0 of another."""
-        parts = test.values if isinstance(test, ast.BoolOp) else [test]
-        return test.lineno if any(self.value(part, frame).has(RANK) for part in parts) else 0
+        for part in test.values if isinstance(test, ast.BoolOp) else [test]:
+            equal = not isinstance(part, ast.Compare) or isinstance(part.ops[0], ast.Eq | ast.NotEq)
+            if equal and (value := self.value(part, frame)).has(RANK) and not value.has(VAL):
+                return test.lineno
+        return 0
 
     def _counted_stop(self, node: ast.If, frame: Frame) -> None:
         """`if seen >= 3_000_000: break` in a loop that scores."""
@@ -183,13 +187,14 @@ class Flow(Calls):
             if limit.number is not None and limit.number > 1000 and seen.has(SIZE) and seen.roots:
                 self.event("limit", node, frame, limit)
 
-    def looped(self, body: Sequence[ast.stmt], over: Value, frame: Frame) -> None:
+    def looped(self, body: Sequence[ast.stmt], over: Value, frame: Frame, again: bool = False) -> None:
         """A loop: once to see what its end hands to its start, then once for its events.
 
+        again: whether its turns are no parts of a text.
         While an outer loop is seen for the first time, its inner ones are walked once.
         """
         self.loop += 1
-        self.turns[self.loop] = self.time, over.has(VAL) or STREAM in over.roots or bool(over.keys)
+        self.turns[self.loop] = self.time, over.has(VAL) or STREAM in over.roots or bool(over.keys), again
         before, control = frame.loops, frame.control
         frame.loops, frame.control = (*before, self.loop), control | over
         if not self.scouts:
@@ -202,11 +207,7 @@ class Flow(Calls):
             self.events, self.time = events, time
             for name, value in frame.names.items():
                 if value.roots and value != names_before.get(name):
-                    frame.names[name] = value.each(
-                        lambda one: one._replace(
-                            roots=_aged(one.roots), keys=_aged(one.keys), gates=_aged(one.gates)
-                        )
-                    )
+                    frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
         self.block(body, frame)
         frame.loops, frame.control = before, control
 
@@ -312,6 +313,14 @@ class Flow(Calls):
 def _is_main(node: ast.stmt) -> bool:
     """What a file does as the main program, and not where it is imported."""
     return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+
+
+def _is_counted(node: ast.expr, over: Value) -> bool:
+    """A loop over what is written out, or so many turns of whatever: its turns are no parts of a text."""
+    if isinstance(node, ast.Tuple | ast.List):
+        return all(isinstance(each, ast.Constant) for each in node.elts)
+    only = isinstance(node, ast.Call) and last_name(node.func) == "range" and len(node.args) == 1
+    return only and isinstance(node.args[0], ast.Constant) and not over.has(SIZE)
 
 
 def _aged(roots: frozenset[str]) -> frozenset[str]:

@@ -72,6 +72,10 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
         return
     last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
     minor = max(last) <= budget
+    if min(last) <= budget < max(last):
+        message = f"{min(last):,} to {max(last):,} bytes, by seed"
+        yield Finding("K05", FOUND, claims.path.name, message, f"at most {budget:,} in each")
+        return
     if total in sizes:
         if total < max(last) and len(last) > 2 and len({*last}) > 1:
             those = f"{max(last):,}, the largest over the seeds"
@@ -101,7 +105,7 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     if helpers := sorted(more.keys() - executed):
         message = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
         yield Finding("K03", SUSPECTED, entry.name, message)
-    beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS[:3]) and "/" not in name]
+    beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS) and "/" not in name]
     models = [each for each in beside if each > 10_000]
     whole = entry_bytes + sum(more.values())
     packed = max((each.bytes for log in record.logs for each in log.sizes_of("model")), default=0)

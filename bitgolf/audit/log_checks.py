@@ -227,14 +227,18 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
             yield Finding("T12", FOUND, at(log, number), message, those)
         if FAILED.search(line) and (final is None or number > final.line):
             yield Finding("T21", FOUND, at(log, number), line.strip()[:120])
-    if not steps or final is None or final.step is not None:
+    earlier = [*steps, *(score for score in log.scores if final and score.line < final.line)]
+    if not earlier or final is None or final.step is not None:
         return
-    lost = final.bits - steps[-1].bits
-    between = [line for number, line in log.lines if steps[-1].line < number < final.line]
+    before = max(earlier, key=lambda score: score.line)
+    if steps and abs(before.bits - final.bits) < 1e-3:  # the same score, told in fewer decimals
+        before = steps[-1]
+    lost = final.bits - before.bits
+    between = [line for number, line in log.lines if before.line < number < final.line]
     if lost > MOST_LOSS_IN_PACKING and any(AVERAGED.search(line) for line in between):
-        message = f"{final.bits:.4f} after averaging, {steps[-1].bits:.4f} before it"
+        message = f"{final.bits:.4f} after averaging, {before.bits:.4f} before it"
         yield Finding("T02", SUSPECTED, at(log, final.line), message)
-    elif lost > MOST_LOSS_IN_PACKING and any("gptq" in line.lower() for line in between):
+    elif lost > MOST_LOSS_IN_PACKING:
         yield Finding("T12", SUSPECTED, at(log, final.line), f"{lost:.4f} bits per byte lost in packing")
 
 

@@ -31,6 +31,12 @@ class Script(NamedTuple):
         return [event for event in self.events if event.kind == kind and event.value.has(*marks)]
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """Numbers that names of the whole script and attributes of its settings stand for."""
+        known = {**self.flow.attributes, **self.flow.globals}
+        return {name: value.number for name, value in known.items() if value.number is not None}
+
+    @property
     def unfollowed(self) -> str:
         """Why its score is not known; empty where it was followed to it."""
         if not self.flow.whole:

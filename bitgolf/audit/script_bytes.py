@@ -125,8 +125,8 @@ def _is_decoded_length(function: ast.AST, node: ast.Call) -> bool:
 def lossy_text(script: Script) -> Iterator[Finding]:
     """B09: text that is changed for good before it becomes tokens."""
     encodes = [*calls(script.tree, *ENCODERS)]
-    if not any(each.args for each in encodes):
-        return
+    if all(not each.args or isinstance(each.args[0], ast.Constant) for each in encodes):
+        return  # those of texts, not of a tokenizer
     for node in calls(script.tree, "casefold", "lower", "upper", "normalize"):
         lossy = last_called(node) == "casefold" or called(node) == "unicodedata.normalize"
         if lossy or any(node is part for each in encodes for arg in each.args for part in ast.walk(arg)):

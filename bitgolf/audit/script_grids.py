@@ -2,17 +2,20 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    NO_NUMBERS,
     arithmetic,
     attributes_given,
     called,
     calls,
     holds,
+    last_called,
+    lines_of,
     methods,
     names_given,
     names_in,
@@ -46,10 +49,11 @@ def grids(script: Script) -> list[Grid]:
         straight = ".detach()" in text or "apply(" in text
         kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
         arguments, defaults = function.args.args, function.args.defaults
-        values = constants | _constants(function)
+        values = dict(constants)
         for argument, default in zip(reversed(arguments), reversed(defaults)):
             if (value := arithmetic(default, constants)) is not None:
                 values[argument.arg] = value
+        values |= _constants(function, values)
         for node in calls(function, "clamp", "clip", "clamp_"):
             keywords = {each.arg: each.value for each in node.keywords}
             bounds = node.args[called(node) in ("torch.clamp", "torch.clip", "np.clip") :]
@@ -74,9 +78,9 @@ def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
         yield from ast.walk(node.func.value)
 
 
-def _constants(tree: ast.AST) -> dict[str, float]:
+def _constants(tree: ast.AST, known: Mapping[str, float] = NO_NUMBERS) -> dict[str, float]:
     """Names that a number is given once, in this scope or in the whole script."""
-    values: dict[str, float] = {}
+    values = dict(known)
     for node in nodes(tree, ast.Assign):
         value = arithmetic(node.value, values)
         if len(node.targets) == 1 and isinstance(target := node.targets[0], ast.Name) and value is not None:
@@ -104,10 +108,17 @@ def high_floor(script: Script) -> Iterator[Finding]:
     for node in calls(script.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
         keywords = {each.arg: each.value for each in node.keywords}
         floors = [keywords["min"]] if "min" in keywords else [*node.args]
+        floors = [
+            each.args[0] if last_called(each) == "tensor" and isinstance(each, ast.Call) else each
+            for each in floors
+        ]
         numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
-        if not numbers or not LEAST_FLOOR <= numbers[0] <= MOST_FLOOR:
+        if not numbers or not LEAST_FLOOR / 2 <= numbers[0] <= MOST_FLOOR:
             continue
         function = next((each for each in functions(script) if holds(each, node)), None)
+        low = any(function and grid.line in lines_of(function) and grid.high < 64 for grid in grids(script))
+        if numbers[0] < LEAST_FLOOR and not low:
+            continue  # the challenge's own floor, of 8 bits
         if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):
             message = (
                 f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero"
@@ -127,6 +138,19 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
     if not any(calls(script.tree, "register_forward_hook", "register_forward_pre_hook")):
         return
     made = attributes_given(script.tree, "Linear")
+    kinds = [base for kind in nodes(script.tree, ast.ClassDef) for base in kind.bases]
+    asked = [
+        each
+        for node in nodes(script.tree, ast.Call)
+        for each in (*node.args, *(word.value for word in node.keywords))
+        if ast.unparse(each) in ("nn.Linear", "torch.nn.Linear")
+    ]
+    if (
+        asked
+        and not any(calls(script.tree, "Linear"))
+        and not any("Linear" in ast.unparse(each) for each in kinds)
+    ):
+        yield script.finding("T11", asked[0], "hooks are set on nn.Linear, and the model has none")
     for node in calls(script.tree, "linear"):
         weights = {
             each.value.attr
@@ -177,7 +201,7 @@ def recompiled(script: Script) -> Iterator[Finding]:
     if not compiled and not decorated:
         return
     for kind in nodes(script.tree, ast.ClassDef):
-        for method in (each for each in methods(kind) if each.name == "forward"):
+        for method in _in_forward(kind):
             for node in nodes(method, ast.AugAssign):
                 if isinstance(node.target, ast.Attribute) and isinstance(node.value, ast.Constant):
                     message = (
@@ -197,6 +221,16 @@ def recompiled(script: Script) -> Iterator[Finding]:
                 message = f"the length `{what}` changes with the steps of a compiled model"
                 yield script.finding("T05", given, message)
                 return
+
+
+def _in_forward(kind: ast.ClassDef) -> list[ast.FunctionDef]:
+    """The method `forward` of a class, and those of its own that it calls."""
+    by_name = {each.name: each for each in methods(kind)}
+    names = ["forward"] if "forward" in by_name else []
+    for name in names:
+        inner = {called(node) for node in nodes(by_name[name], ast.Call)}
+        names += [each for each in by_name if f"self.{each}" in inner and each not in names]
+    return [by_name[name] for name in names]
 
 
 COMPILES = ("torch.compile", "compile")
@@ -244,5 +278,38 @@ def _left_out(tree: ast.Module, name: str) -> bool:
     )
 
 
-CHECKS = (another_grid, high_floor, missed_hooks, worse_than_rounding, recompiled, exported_for_training)
+def exported_optimizer(script: Script) -> Iterator[Finding]:
+    """K06: the state of optimizers in what is compressed."""
+    stepped = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
+    stepped |= {
+        name
+        for loop in nodes(script.tree, ast.For, ast.comprehension)
+        if names_in(loop.target) & stepped
+        for name in names_in(loop.iter)
+    }
+    for function in functions(script):
+        turned = {
+            name
+            for loop in nodes(function, ast.comprehension)
+            if names_in(loop.iter) & stepped
+            for name in names_in(loop.target)
+        }
+        states = [
+            node
+            for node in calls(function, "state_dict")
+            if called(node).partition(".")[0] in stepped | turned
+        ]
+        if states and any(calls(function, "compress")) and any(calls(function, "save", "dump", "dumps")):
+            yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
+
+
+CHECKS = (
+    another_grid,
+    high_floor,
+    missed_hooks,
+    worse_than_rounding,
+    recompiled,
+    exported_for_training,
+    exported_optimizer,
+)
 COVERED = frozenset("T05 T07 T08 T11 T12 K06".split())

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, calls, imported, names_given, names_in, nodes, stops, ways
+from bitgolf.audit.tree import arithmetic, called, calls, imported, names_given, names_in, nodes, stops, ways
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -69,6 +69,34 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
         if 1048576 in numbers and any(15 < each < 17 for each in numbers):
             yield script.finding("K02", node, f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes")
 
+    for function in [*functions(script), script.tree]:
+        by_mebibytes = {
+            name
+            for node in nodes(function, ast.Assign)
+            if any(map(_in_mebibytes, ast.walk(node.value)))
+            for name in names_given(node)
+        }
+        for node in nodes(function, ast.Compare):
+            sides = [node.left, *node.comparators]
+            limits = [value for each in sides if (value := arithmetic(each)) is not None]
+            measured = names_in(node) & by_mebibytes or any(map(_in_mebibytes, ast.walk(node)))
+            if 16_777_216 in limits or measured and any(15 < each < 17 for each in limits):
+                yield script.finding("K02", node, f"`{ast.unparse(node)[:60]}` is a limit of 16 MiB")
+
+
+def _in_mebibytes(node: ast.AST) -> bool:
+    """A division by 2 to the 20th, in one step or in two."""
+    match node:
+        case ast.BinOp(op=ast.RShift(), right=ast.Constant(20)):
+            return True
+        case ast.BinOp(op=ast.Div() | ast.FloorDiv(), left=left, right=right):
+            by = arithmetic(right) or 0
+            inner = (
+                arithmetic(left.right) if isinstance(left, ast.BinOp) and isinstance(left.op, ast.Div) else 1
+            )
+            return 2**20 in (by, by * (inner or 0))
+    return False
+
 
 def asked_for(script: Script) -> Iterator[Finding]:
     """K04: the same by asking whether a compressor is there."""
@@ -77,7 +105,8 @@ def asked_for(script: Script) -> Iterator[Finding]:
             continue
         wanted = {str(each.value) for each in nodes(node.test, ast.Constant)} & COMPRESSORS
         there, missing = ways(node)
-        if wanted and missing and not stops([*there, *missing]):
+        goes_on = missing or isinstance(there[-1], ast.Return)
+        if wanted and goes_on and not stops([*there, *missing]):
             yield script.finding("K04", node, f"without {min(wanted)} another compressor is taken")
 
 
@@ -86,7 +115,9 @@ def outside_code(script: Script) -> Iterator[Finding]:
     harmless = _memory_settings(script.tree)
     for node in nodes(script.tree, ast.Call):
         name = called(node)
-        if name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
+        if name.rpartition(".")[2] in ("run_path", "spec_from_file_location"):
+            yield script.finding("K03", node, f"{name} runs another file, whose bytes are not counted")
+        elif name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
             yield script.finding("K03", node, f"{name} reads from the network")
         elif name.rpartition(".")[2] in LIBRARIES and id(node) not in harmless:
             yield script.finding(

@@ -168,25 +168,20 @@ def scored_again(script: Script) -> Iterator[Finding]:
 def passes_again(script: Script) -> Iterator[Finding]:
     """V03: a loop around the whole pass, which keeps what the pass has learned or counted."""
     turns = script.flow.turns
-    for kind in ("train", "count"):
-        for learned in script.of(kind, VAL):
-            outer = next((each for each in learned.loops if not turns.get(each, (0, True))[1]), 0)
-            if not outer or not any(turns.get(each, (0, False))[1] for each in learned.loops):
-                continue
-            around = learned.loops[: learned.loops.index(outer) + 1]
-            scores = [each for each in script.of("score", VAL) if each.loops[: len(around)] == around]
-            inner = [
-                each
-                for each in scores
-                if any(turns.get(one, (0, False))[1] for one in each.loops[len(around) :])
-            ]
-            undone = any(each.loops[: len(around)] == around for each in script.of("load"))
-            made = max((script.flow.made.get(each, 0) for each in learned.tables), default=0)
-            kept = kind == "train" or learned.tables and made <= turns[outer][0]
-            if inner and not undone and kept and not any(turns.get(each, (0, False))[1] for each in around):
-                message = "the text is scored again, by what the pass before has learned from it"
-                yield script.finding("V03", inner[0], f"{message} ({script.line(learned.line)})")
-                return
+    for learned in (each for kind in ("train", "count") for each in script.of(kind, VAL)):
+        outer = next((i for i, each in enumerate(learned.loops) if turns[each][2]), None)
+        if outer is None or any(turns[each][1] for each in learned.loops[: outer + 1]):
+            continue
+        around = learned.loops[: outer + 1]
+        scores = [each for each in script.of("score", VAL) if each.loops[: outer + 1] == around]
+        inner = [each for each in scores if any(turns[loop][1] for loop in each.loops[outer + 1 :])]
+        undone = any(each.loops[: outer + 1] == around for each in script.of("load"))
+        made = max((script.flow.made.get(each, 0) for each in learned.tables), default=0)
+        kept = learned.kind == "train" or learned.tables and made <= turns[around[-1]][0]
+        if inner and kept and not undone:
+            message = "the text is scored again, by what the pass before has learned from it"
+            yield script.finding("V03", inner[0], f"{message} ({script.line(learned.line)})")
+            return
 
 
 def learned_for_nothing(script: Script) -> Iterator[Finding]:

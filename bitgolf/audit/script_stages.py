@@ -3,7 +3,7 @@
 import ast
 import itertools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.library import COLLECTIVES
@@ -17,12 +17,19 @@ from bitgolf.audit.tree import (
     last_called,
     names_in,
     nodes,
-    number,
     within,
 )
 from bitgolf.audit.values import COUNTER, RANK, TIME, TRAIN, VAL, common
 
 GIVES = (ast.Return, ast.Assign)
+BY_STEPS = (
+    "LambdaLR",
+    "LinearLR",
+    "CosineAnnealingLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "CosineAnnealingWarmRestarts",
+)
 RUNS = ("subprocess.run", "subprocess.call", "os.system")
 MOST_TURNS = 10**9  # of a loop, that anybody would wait for
 LEAST_LEFT = 0.1  # of the start in an average, that is worth a word
@@ -151,6 +158,10 @@ def schedule_by_steps(script: Script) -> Iterator[Finding]:
     """T15: the rate falls by planned steps, while the clock ends the training."""
     rates = script.of("lr", COUNTER)
     stops = [each for each in script.of("stop") if any(common(each, rate) for rate in rates)]
+    plans = [*calls(script.tree, *BY_STEPS)]
+    if plans and script.of("stop") and not script.of("lr") and any(calls(script.tree, "backward")):
+        message = f"{last_called(plans[0])} follows planned steps, and the clock ends the training"
+        yield script.finding("T15", plans[0], f"{message} ({script.line(script.of('stop')[0].line)})")
     if stops and not script.of("lr", TIME):
         message = "the rate follows planned steps, and the clock ends the training"
         yield script.finding("T15", rates[0], f"{message} ({script.line(stops[0].line)})")
@@ -190,44 +201,51 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
 
 def average_of_the_start(script: Script) -> Iterator[Finding]:
     """T02: averages that still hold their start."""
+    numbers = script.numbers
     for function in [*functions(script), script.tree]:
         for loop in nodes(function, ast.For):
-            steps = _count_of(loop)
+            steps = _count_of(loop, numbers)
             if not steps or _corrects(function) or not any(_trains(script, node) for node in ast.walk(loop)):
                 continue
-            for node in ast.walk(loop):
-                if (left := (decay := _decay(node)) ** steps) > LEAST_LEFT:
+            late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
+            own = [node for node in ast.walk(loop) if id(node) not in late]
+            helpers = [script.flow.functions.get(last_called(node)) for node in own]
+            updates = [
+                each for helper in helpers if helper and helper.name != "step" for each in ast.walk(helper)
+            ]
+            for node in [*ast.walk(loop), *updates]:
+                if (left := (decay := _decay(node, numbers)) ** steps) > LEAST_LEFT:
                     message = f"after {steps:,} steps an average of decay {decay:g} still holds "
                     yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
                     break
 
 
-def _count_of(loop: ast.For) -> int:
+def _count_of(loop: ast.For, numbers: Mapping[str, float]) -> int:
     """How many turns a loop has, where it says so."""
     match loop.iter:
         case ast.Call(func=ast.Name("range"), args=[last] | [_, last, *_]):
-            turns = number(last)
-            return min(turns, MOST_TURNS) if isinstance(turns, int) else 0
+            turns = arithmetic(last, numbers)
+            return int(min(turns, MOST_TURNS)) if turns else 0
     return 0
 
 
-def _decay(node: ast.AST) -> float:
+def _decay(node: ast.AST, known: Mapping[str, float]) -> float:
     """The decay of `average * d + weights * (1 - d)` in its usual forms; 0 for anything else."""
     numbers: list[float] = []
     if isinstance(node, ast.Call) and last_called(node) in ("lerp_", "lerp", "mul_"):
-        given = _known(*node.args, *(word.value for word in node.keywords))
+        given = _known(known, *node.args, *(word.value for word in node.keywords))
         numbers = given if last_called(node) == "mul_" else [1 - each for each in given]
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for side in (node.left, node.right):
             if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
-                numbers += _known(side.left, side.right)
+                numbers += _known(known, side.left, side.right)
         if len(numbers) != 2 or not math.isclose(sum(numbers), 1, abs_tol=1e-6):
             return 0.0
     return max((each for each in numbers if 0.9 <= each < 1), default=0.0)
 
 
-def _known(*parts: ast.expr) -> list[float]:
-    return [value for each in parts if (value := arithmetic(each)) is not None]
+def _known(known: Mapping[str, float], *parts: ast.expr) -> list[float]:
+    return [value for each in parts if (value := arithmetic(each, known)) is not None]
 
 
 def _corrects(function: ast.AST) -> bool:
@@ -244,21 +262,35 @@ def averaged_too_early(script: Script) -> Iterator[Finding]:
     """T03: the share of steps at which averaging begins against that at which the rate begins to fall."""
     averaging, falling = [], []
     for node in nodes(script.tree, ast.If, ast.IfExp):
-        if (share := _share(node)) is None:
+        if (share := _share(node.test)) is None:
             continue
         if isinstance(node, ast.If) and any(_sums_weights(script, each) for each in within(node.body)):
             averaging.append((share, node))
         elif isinstance(node, ast.IfExp) or any(isinstance(each, GIVES) for each in node.body):
             falling.append(share)
+    falling += [
+        1 - width for node in nodes(script.tree, ast.BinOp) if (width := _cool_down(node, script.numbers))
+    ]
     for share, node in averaging:
         if falling and min(falling) > share + 0.05:
             message = f"averaging begins at {100 * share:.0f}% of the steps, the rate at "
             yield script.finding("T03", node, f"{message}{100 * min(falling):.0f}%")
 
 
-def _share(node: ast.If | ast.IfExp) -> float | None:
-    """The number s of a test like `step >= s * steps` or `step / steps > s`."""
-    match node.test:
+def _cool_down(node: ast.BinOp, known: Mapping[str, float]) -> float:
+    """The width w of `(1 - share) / w`, by which the rate falls at the end; 0 of anything else."""
+    match node:
+        case ast.BinOp(op=ast.Div(), left=ast.BinOp(left=ast.Constant(1 | 1.0), op=ast.Sub()), right=width):
+            value = arithmetic(width, known)
+            return value if value is not None and 0 < value < 1 else 0.0
+    return 0.0
+
+
+def _share(test: ast.expr) -> float | None:
+    """The number s of a test like `step >= s * steps` or `step / steps > s`, alone or among others."""
+    match test:
+        case ast.BoolOp():
+            return next((share for each in test.values if (share := _share(each)) is not None), None)
         case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() | ast.Lt() | ast.LtE()], comparators=[right]):
             for side, other in ((left, right), (right, left)):
                 for each in nodes(side, ast.Constant):
@@ -279,6 +311,11 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
 
 
 def _adds_in_place(node: ast.AST) -> bool:
+    """Into a place, as one of many: of an average with a decay it does not matter when it begins."""
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+        sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
+        place = ast.unparse(node.targets[0])
+        return any(place in (ast.unparse(each.left), ast.unparse(each.right)) for each in sums)
     if isinstance(node, ast.AugAssign):
         named = bool(names_in(node.value))  # a count goes up by a number
         return named and isinstance(node.op, ast.Add) and isinstance(node.target, ast.Subscript)
@@ -342,8 +379,12 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
             return
     kinds = [node for node in nodes(script.tree, ast.ClassDef) if any(calls(node, *COLLECTIVES))]
     optimizers = [node for node in kinds if any("Optimizer" in ast.unparse(base) for base in node.bases)]
-    for fit in script.of("fit", RANK, TRAIN):
-        if not optimizers and fit.loops and not any(common(each, fit) for each in script.of("gather")):
+    fits = script.of("fit", RANK, TRAIN)
+    for fit in fits:
+        averaged = any(common(each, fit) for each in script.of("gather"))
+        # A warm-up whose weights are put back does no harm.
+        undone = any(each.time > fit.time for each in script.of("load")) and fit is not fits[-1]
+        if not optimizers and fit.loops and not averaged and not undone:
             yield script.finding("T18", fit, "each process learns from its own share, and nobody averages")
             return
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, Finding
+from bitgolf.audit.flow import OPTIMIZERS
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     called,
@@ -13,7 +14,6 @@ from bitgolf.audit.tree import (
     last_called,
     lines_of,
     methods,
-    names_given,
     names_in,
     nodes,
     within,
@@ -189,26 +189,33 @@ def forgotten_parameters(script: Script) -> Iterator[Finding]:
     """T14: parts of the model that no optimizer is given, where the parts are named one by one."""
     kinds_of = {node.name: node for node in nodes(script.tree, ast.ClassDef)}
     holders = {name for name, node in kinds_of.items() if _holds_parameters(node, kinds_of, 0)}
-    models = [node for name, node in kinds_of.items() if name in holders and _has_blocks(node)]
-    if not models:
-        return
-    model = max(models, key=lambda node: len(lines_of(node)))
     adapting = {event.inside for event in script.of("train")}
     builders = [
         function
-        for function in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
-        if function.lineno not in lines_of(model)
-        and any(map(_makes_optimizer, ast.walk(function)))
+        for function in nodes(script.tree, ast.FunctionDef)
+        if any(_makes_optimizer(script, node) for node in ast.walk(function))
         and function.name not in adapting
     ]
     used = {each.attr for each in within(builders) if isinstance(each, ast.Attribute)}
     texts = [each.value for each in within(builders) if isinstance(each, ast.Constant)]
-    if "blocks" not in used or any(map(_takes_all, builders)):
-        return  # all of them at once, or in a way that is not read here
-    for name, line in _parts(script, model, holders).items():
-        if name not in used and not any(isinstance(text, str) and name in text for text in texts):
-            message = f"`{name}` has parameters, and no optimizer is given them"
-            yield script.finding("T14", line, message)
+    asked = {name for builder in builders for name in _asked(builder)}
+    for model in (kinds_of[name] for name in holders):
+        parts = _parts(script, model, holders)
+        set_here = {each.attr for each in nodes(model, ast.Attribute) if isinstance(each.ctx, ast.Store)}
+        if not set_here & asked or any(_takes_all(script, each) for each in builders):
+            continue  # not named one by one, or in a way that is not read here
+        for name, line in parts.items():
+            if name not in used and not any(isinstance(text, str) and name in text for text in texts):
+                message = f"`{name}` has parameters, and no optimizer is given them"
+                yield script.finding("T14", line, message)
+
+
+def _asked(builder: ast.AST) -> Iterator[str]:
+    """The parts of a model whose parameters are asked for."""
+    for node in calls(builder, "parameters", "named_parameters"):
+        match node.func:
+            case ast.Attribute(value=ast.Attribute(attr=part)):
+                yield part
 
 
 def _parts(script: Script, model: ast.ClassDef, holders: set[str]) -> dict[str, int]:
@@ -244,55 +251,47 @@ def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], dep
     return any(ast.unparse(base).endswith(("Linear", "Embedding")) for base in node.bases)
 
 
-def _has_blocks(node: ast.ClassDef) -> bool:
-    return any(
-        each.attr == "blocks" and isinstance(each.ctx, ast.Store) for each in nodes(node, ast.Attribute)
+def _makes_optimizer(script: Script, node: ast.AST) -> bool:
+    """A call of one of torch's optimizers, or of one's own."""
+    own = script.flow.classes.get(called(node))
+    return last_called(node) in OPTIMIZERS or bool(
+        own and any("Optimizer" in ast.unparse(base) for base in own.bases)
     )
 
 
-def _makes_optimizer(node: ast.AST) -> bool:
-    return called(node).startswith("torch.optim.") or called(node) == "Muon"
-
-
-def _takes_all(builder: ast.AST) -> bool:
-    """Whether the whole model's parameters are asked for where groups are made."""
+def _takes_all(script: Script, builder: ast.AST) -> bool:
+    """Whether the parameters of something whole are asked for where groups are made, not to count them."""
     return any(
-        ALL_PARAMETERS.fullmatch(called(each))
-        for node in nodes(builder, ast.For, ast.Call)
-        if _makes_optimizer(node)
+        isinstance(each, ast.Call)
+        and isinstance(each.func, ast.Attribute)
+        and isinstance(each.func.value, ast.Name)
+        and each.func.attr in ("parameters", "named_parameters")
+        for node in nodes(builder, ast.For, ast.Call, ast.Assign, ast.AugAssign)
+        if _makes_optimizer(script, node)
+        or isinstance(node, ast.Assign | ast.AugAssign)
+        and any(nodes(node.value, ast.ListComp))
+        and "numel" not in ast.unparse(node.value)
         or isinstance(node, ast.For)
         and any(called(each).endswith(".append") for each in ast.walk(node))
         for each in ast.walk(node)
     )
 
 
-ALL_PARAMETERS = re.compile(r"(?:(?:raw_|base_|compiled_)?model|self|net)\.(?:named_)?parameters")
-
-
 def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
+    if not any(calls(script.tree, *SEEDS)):
+        return
     for function in [*functions(script), script.tree]:
-        for node in nodes(function, ast.For, ast.comprehension):
-            inside = function if isinstance(node, ast.comprehension) else node
-            varies = names_in(node.target) & within_calls(inside, *SEEDS)
+        for node in nodes(function, ast.For):
+            if not names_in(node.target) & within_calls(node, *SEEDS):
+                continue
             compares = any(
                 isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt | ast.Gt)
                 for each in nodes(node, ast.If)
             )
-            kept = {_base(each.func)[: -len(".append")] for each in calls(inside, "append")}
-            kept |= {
-                name
-                for each in nodes(function, ast.Assign)
-                if any(part is node for part in ast.walk(each))
-                for name in names_given(each)
-            }
-            chosen = bool(kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"))
-            if varies and (compares or chosen):
-                yield script.finding(
-                    "K14",
-                    node if isinstance(node, ast.For) else node.iter,
-                    "seeds are tried, and the best is kept",
-                )
+            kept = {_base(each.func)[: -len(".append")] for each in calls(node, "append")}
+            if compares or kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"):
+                yield script.finding("K14", node, "seeds are tried, and the best is kept")
                 return
 
 

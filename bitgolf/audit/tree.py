@@ -111,6 +111,8 @@ def arithmetic(node: ast.expr | None, names: Mapping[str, float] = NO_NUMBERS) -
     match node:
         case ast.Name():
             return names.get(node.id)
+        case ast.Attribute():
+            return names.get(node.attr)
         case ast.UnaryOp(op=ast.USub()):
             inner = arithmetic(node.operand, names)
             return None if inner is None else -inner

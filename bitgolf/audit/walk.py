@@ -64,7 +64,7 @@ class Walk:
         self.memories: dict[tuple[object, ...], Memory] = {}
         self.walked: dict[int, int] = {}  # functions, by how often they were followed
         self.read: set[str] = set()  # names outside the function that is followed
-        self.turns: dict[int, tuple[int, bool]] = {}  # loops: when they began, whether over the tokens
+        self.turns: dict[int, tuple[int, bool, bool]] = {}  # loops: when they began, over tokens, or again
         self.stops: set[int] = set()  # lines that end a loop by the clock
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
