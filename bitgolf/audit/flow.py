@@ -319,8 +319,10 @@ def _is_counted(node: ast.expr, over: Value) -> bool:
     """A loop over what is written out, or so many turns of whatever: its turns are no parts of a text."""
     if isinstance(node, ast.Tuple | ast.List):
         return all(isinstance(each, ast.Constant) for each in node.elts)
-    only = isinstance(node, ast.Call) and last_name(node.func) == "range" and len(node.args) == 1
-    return only and isinstance(node.args[0], ast.Constant) and not over.has(SIZE)
+    match node:
+        case ast.Call(func=ast.Name("range"), args=[ast.Constant()]):
+            return not over.has(SIZE)
+    return False
 
 
 def _aged(roots: frozenset[str]) -> frozenset[str]:

@@ -190,7 +190,8 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
     """B05: where the file with the bytes of the text is missing, something else stands in."""
     reads = ("load", "fromfile", "from_file", "memmap", "frombuffer", "read_bytes")
     message = "where the file of byte counts is missing, a table of pieces stands in without a word"
-    for node in nodes(script.tree, ast.If, ast.IfExp, ast.Try):
+    branches: list[ast.If | ast.IfExp | ast.Try] = [*nodes(script.tree, ast.If, ast.IfExp)]
+    for node in [*branches, *nodes(script.tree, ast.Try)]:
         if isinstance(node, ast.Try):
             there: Sequence[ast.AST] = node.body
             missing: Sequence[ast.AST] = [part for each in node.handlers for part in each.body]

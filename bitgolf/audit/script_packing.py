@@ -76,12 +76,12 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
             if any(map(_in_mebibytes, ast.walk(node.value)))
             for name in names_given(node)
         }
-        for node in nodes(function, ast.Compare):
-            sides = [node.left, *node.comparators]
+        for test in nodes(function, ast.Compare):
+            sides = [test.left, *test.comparators]
             limits = [value for each in sides if (value := arithmetic(each)) is not None]
-            measured = names_in(node) & by_mebibytes or any(map(_in_mebibytes, ast.walk(node)))
+            measured = names_in(test) & by_mebibytes or any(map(_in_mebibytes, ast.walk(test)))
             if 16_777_216 in limits or measured and any(15 < each < 17 for each in limits):
-                yield script.finding("K02", node, f"`{ast.unparse(node)[:60]}` is a limit of 16 MiB")
+                yield script.finding("K02", test, f"`{ast.unparse(test)[:60]}` is a limit of 16 MiB")
 
 
 def _in_mebibytes(node: ast.AST) -> bool:

@@ -53,7 +53,7 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
     for function in [*functions(script), script.tree]:
         own = [*_own_nodes(function)]
         starts: dict[str, list[ast.stmt]] = {}
-        for node in own:
+        for node in (each for each in own if isinstance(each, ast.stmt)):
             for name in _starts_clock(script, node):
                 starts.setdefault(name, []).append(node)
         steps = sorted(_place(node) for node in own if _trains(script, node, adapting))

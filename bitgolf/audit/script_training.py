@@ -125,7 +125,8 @@ RESETS = ("torch._dynamo.reset", "torch.compiler.reset")
 def _shared_flags(tree: ast.Module) -> set[str]:
     """Class attributes, names of the whole script and entries of its dictionaries that begin as False."""
     flags: set[str] = set()
-    for kind in (tree, *nodes(tree, ast.ClassDef)):
+    scopes: list[ast.Module | ast.ClassDef] = [tree, *nodes(tree, ast.ClassDef)]
+    for kind in scopes:
         prefix = f"{kind.name}." if isinstance(kind, ast.ClassDef) else ""
         for item in kind.body:
             if not isinstance(item, ast.Assign | ast.AnnAssign):
