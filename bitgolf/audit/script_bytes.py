@@ -200,7 +200,8 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
         sizes = {
             name
             for each in within(there)
-            if isinstance(each, ast.Assign) and any(calls(each, *reads))
+            if isinstance(each, ast.Assign)
+            and any(not called(read).startswith("torch.") for read in calls(each, *reads))
             for name in names_given(each)
         }
         both = [
@@ -283,11 +284,17 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
         texts = {name for loop in loops for name in names_in(loop.target)}
         handed = {each.arg for each in function.args.args}
         encodes = _encoded(function, texts) or [
-            each for each in _encoded(function, handed) if _called_in_loop(script, function.name)
+            each
+            for each in _encoded(function, handed)
+            if _called_in_loop(script, function.name) and not any(map(_has_start, functions(script)))
         ]
-        if encodes and not any(_marks_start(node, function) for node in ast.walk(function)):
+        if encodes and not _has_start(function):
             message = "documents are written one behind the other, and no token says where one begins"
             yield script.finding("B07", encodes[0], message)
+
+
+def _has_start(function: ast.FunctionDef) -> bool:
+    return any(_marks_start(node, function) for node in ast.walk(function))
 
 
 def _called_in_loop(script: Script, name: str) -> bool:

@@ -294,12 +294,23 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
             if names_in(loop.iter) & stepped
             for name in names_in(loop.target)
         }
+        saves = calls(function, "save", "dump", "dumps")
+        saved = {name for node in saves for each in node.args for name in names_in(each)}
+        put = [
+            node.value
+            for node in nodes(function, ast.Assign)
+            if isinstance(node.targets[0], ast.Subscript)
+            and names_in(node.targets[0].value) & saved
+            or isinstance(node.value, ast.Dict)
+            and names_given(node) & saved
+        ]
         states = [
             node
-            for node in calls(function, "state_dict")
+            for part in put
+            for node in calls(part, "state_dict")
             if called(node).partition(".")[0] in stepped | turned
         ]
-        if states and any(calls(function, "compress")) and any(calls(function, "save", "dump", "dumps")):
+        if states and any(calls(function, "compress")):
             yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
 
 

@@ -114,7 +114,11 @@ def folded_flag(script: Script) -> Iterator[Finding]:
             flag = ast.unparse(node.targets[0])
             own = not isinstance(node.targets[0], ast.Name) or flag in shared
             again = any(abs(line - node.lineno) < 20 for line in resets)
-            if own and flag in flags & read and not again and not _is_constant(node.value, False):
+            if any(node is each for loop in nodes(function, ast.For, ast.While) for each in ast.walk(loop)):
+                later = not _is_constant(node.value, False)
+            else:
+                later = _is_constant(node.value, True)
+            if own and flag in flags & read and not again and later:
                 yield script.finding("T04", node, f"{flag} is set after torch.compile has read it as False")
                 return
 
