@@ -71,7 +71,8 @@ class Expressions(Walk):
                 return self.call(node, frame)
             case ast.Compare():
                 value = self.union([node.left, *node.comparators], frame).plain
-                if any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
+                equal = all(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops)
+                if not equal or any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
                     value = value._replace(
                         marks=value.marks - {RANK}
                     )  # `!= -1` asks whether there are others

@@ -78,9 +78,9 @@ def throttled(record: Record) -> Iterator[Finding]:
     ends = [(log, log.end) for log in record.logs if log.end and log.seed is not None and log.seed in seeds]
     speeds = [(1000 * (end.seconds or 0) / end.step, f"{log.path.name}:{end.line}") for log, end in ends]
     several = [speed for speed, _ in speeds]
-    middle = statistics.median_low(several) if len(speeds) > 1 else math.inf
+    middle = statistics.median(several) if len(speeds) > 2 else math.inf
     for speed, where in speeds:
-        if speed > (1.15 if len(speeds) > 2 else 1.3) * middle:
+        if speed > 1.15 * middle:
             those = f"some {middle:.1f} ms, as the other seeds"
             yield Finding("K12", FOUND, where, f"{speed:.1f} ms a step", those)
 

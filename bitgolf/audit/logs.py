@@ -25,8 +25,7 @@ MODEL = re.compile(r"Serialized model(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes
 CODE = re.compile(r"Code size(?: \((?P<form>\w+)\))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
 SETTING = re.compile(r"^ *(?P<name>[A-Za-z_]\w*) ?[:=] ?(?P<value>\S.*?) *$")
 CALIBRATION = re.compile(
-    rf"(?:calibrat|collected|gptq|hessian)\w*\b.*(?:\bin|\btime:|\btook) ?(?P<time>{NUMBER}) ?s\b",
-    re.IGNORECASE,
+    rf"(?:calibrated|collected)\b.*\b(?:layers|hessians)\b.* in (?P<time>{NUMBER}) ?s\b", re.IGNORECASE
 )
 TOKENS = re.compile(r"(?:\bval_tokens ?[:=] ?|fineweb_val\S* tokens ?[:=] ?)(?P<tokens>\d+)")
 TEXT = re.compile(r"^val_loader:.*\btokens:(?P<tokens>\d+) text_bytes:(?P<bytes>\d+)\b")

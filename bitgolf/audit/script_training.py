@@ -187,7 +187,7 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
     """T18: a collective call that some processes alone make."""
     for event in script.of("alone"):
         message = f"a collective call that not all processes come to ({script.line(int(event.way))})"
-        yield script.finding("T18", event, message, sure=FOUND)
+        yield script.finding("T18", event, message)
 
 
 def forgotten_parameters(script: Script) -> Iterator[Finding]:

@@ -66,7 +66,9 @@ def one_process(script: Script) -> Iterator[Finding]:
     ):
         yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
     for load in script.of("load"):
-        later = [event.time for event in script.of("score", VAL) if event.time > load.time]
+        later = [
+            event.time for event in script.of("score", VAL) if event.time > load.time and not event.owner
+        ]
         if load.owner and later and not any(load.time < each.time < min(later) for each in script.of("sent")):
             message = (
                 f"one process loads the weights ({script.line(int(load.owner))}), and the others score too"

@@ -120,6 +120,8 @@ class Walk:
         marks = value.marks | (frame.control.marks & {RANK})
         line = getattr(node, "lineno", 0)
         value = value._replace(marks=marks)
+        if kind == "score" and frame.alone:
+            owner = str(frame.alone)
         self.events.append(
             Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
         )
