@@ -175,8 +175,12 @@ class Flow(Calls):
     def by_rank(self, test: ast.expr, frame: Frame) -> int:
         """The line of a test that holds in some processes alone; 0 of another."""
         for part in test.values if isinstance(test, ast.BoolOp) else [test]:
-            equal = not isinstance(part, ast.Compare) or isinstance(part.ops[0], ast.Eq | ast.NotEq)
-            if equal and (value := self.value(part, frame)).has(RANK) and not value.has(VAL):
+            compared = isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq | ast.NotEq)
+            only = {RANK, SIZE, COUNTER} if compared else {RANK}  # no data that a process has
+            if (
+                isinstance(part, ast.Compare) <= compared
+                and RANK in (marks := self.value(part, frame).marks) <= only
+            ):
                 return test.lineno
         return 0
 
