@@ -177,10 +177,7 @@ class Flow(Calls):
         for part in test.values if isinstance(test, ast.BoolOp) else [test]:
             compared = isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq | ast.NotEq)
             only = {RANK, SIZE, COUNTER} if compared else {RANK}  # no data that a process has
-            if (
-                isinstance(part, ast.Compare) <= compared
-                and RANK in (marks := self.value(part, frame).marks) <= only
-            ):
+            if isinstance(part, ast.Compare) <= compared and {RANK} <= self.value(part, frame).marks <= only:
                 return test.lineno
         return 0
 
