@@ -54,6 +54,15 @@ class OwnCall(NamedTuple):
     held: Value = NOTHING
 
 
+def _takes(function: Definition, call: ast.Call, is_method: bool) -> bool:
+    """Whether a function can be called with what stands in the parentheses."""
+    taken = function.args
+    most = len(taken.posonlyargs) + len(taken.args) - is_method
+    starred = any(isinstance(each, ast.Starred) for each in call.args)
+    least = most - len(taken.defaults) - len(call.keywords)
+    return starred or least <= len(call.args) <= most or taken.vararg is not None
+
+
 class Calls(Expressions):
     """Calls: into the own functions of a script, once for the same values, or of a library."""
 
@@ -72,7 +81,7 @@ class Calls(Expressions):
             held = self.value(node.func, frame)
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
-        function = self.resolved(node.func, held, frame)
+        function = self.resolved(node.func, held, frame, node)
         made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
         if made:
             held = Value(tables=_objects(made, node, frame), kind=made)
@@ -113,8 +122,13 @@ class Calls(Expressions):
                 call = OwnCall(node, self.functions[name], given[i + 1 :], named)
                 yield self.own(call, frame) or NOTHING
 
-    def resolved(self, func: ast.expr, held: Value, frame: Frame) -> Definition | None:
-        """The function of the script that a call enters; None for others, and for what torch itself calls."""
+    def resolved(
+        self, func: ast.expr, held: Value, frame: Frame, call: ast.Call | None = None
+    ) -> Definition | None:
+        """The function of the script that a call enters; None for others, and for what torch itself calls.
+
+        Of methods of one name it is the first that takes what the call gives.
+        """
         last = last_name(func)
         if isinstance(func, ast.Name):
             if last in self.classes:
@@ -141,7 +155,8 @@ class Calls(Expressions):
             for each in self.called_so.get(last, ())
             if id(each) not in self.entered and module is (id(each) not in self.owner)
         ]
-        return others[0] if others else None
+        fitting = [each for each in others if call is None or _takes(each, call, id(each) in self.owner)]
+        return next(iter(fitting or others), None)
 
     def _kind(self, func: ast.Name, frame: Frame) -> str:
         value = frame.names.get(func.id) or self.globals.get(func.id)
@@ -156,7 +171,7 @@ class Calls(Expressions):
         inner = Frame(
             function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
         )
-        inner.alone = frame.alone
+        inner.alone, inner.began_alone = frame.alone, bool(frame.alone)
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
         closed = False
         around = self.around.get(id(function))

@@ -154,7 +154,7 @@ class Expressions(Walk):
         held = held._replace(parts=(), marks=held.marks - {FILLED})
         if held.has(VAL) and not held.has(GOLD):
             picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
-            if picks and not isinstance(node.slice, ast.Slice):
+            if picks and base_name(node) not in self.tallied and not isinstance(node.slice, ast.Slice):
                 return self.picked(node, held, where, frame)
             return self.cut_out(node, held, where, frame)
         if where.has(VAL) and not held.has(GOLD):
@@ -195,7 +195,7 @@ class Expressions(Walk):
     def picked(self, node: ast.AST, source: Value, where: Value, frame: Frame) -> Value:
         """The probability of the realised token, out of those of all tokens."""
         if leaks := source.gates & where.keys:
-            self.event("leak", node, frame, source._replace(keys=leaks), way="table")
+            self.event("leak", node, frame, source._replace(keys=leaks), way="picked")
         value = (source | where).plain.marked(GOLD)
         return value._replace(born=self.time, golds=where.keys)
 

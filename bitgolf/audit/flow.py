@@ -39,7 +39,7 @@ from bitgolf.audit.values import (
     base_name,
     last_name,
 )
-from bitgolf.audit.walk import MOST_STEPS
+from bitgolf.audit.walk import MOST_STEPS, Turns
 
 OPTIMIZERS = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
 
@@ -195,13 +195,14 @@ class Flow(Calls):
         While an outer loop is seen for the first time, its inner ones are walked once.
         """
         self.loop += 1
-        self.turns[self.loop] = self.time, over.has(VAL) or STREAM in over.roots or bool(over.keys), again
+        over_tokens = over.has(VAL) or STREAM in over.roots or bool(over.keys)
+        self.turns[self.loop] = Turns(self.time, over_tokens, again, frame.name)
         before, control = frame.loops, frame.control
         frame.loops, frame.control = (*before, self.loop), control | over
         if not self.scouts:
             events, time = self.events, self.time
             names_before = dict(frame.names)
-            self.events = []
+            self.events, self.written = [], set()
             self.scouts += 1
             self.block(body, frame)
             self.scouts -= 1
@@ -209,6 +210,8 @@ class Flow(Calls):
             for name, value in frame.names.items():
                 if value.roots and value != names_before.get(name):
                     frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
+            for name in self.written:  # of objects: what they know is of tokens of earlier turns
+                self.attributes[name] = self.attributes[name].each(_forgetting)
         self.block(body, frame)
         frame.loops, frame.control = before, control
 
@@ -217,7 +220,8 @@ class Flow(Calls):
         value = self.chosen(value, frame)
         match target:
             case ast.Name():
-                if value.has(VAL) and not value.keys and not value.has(GOLD) and STREAM not in value.roots:
+                unnamed = value.has(VAL) and not value.keys and STREAM not in value.roots
+                if unnamed and not value.has(GOLD) and not value.has(SIZE):
                     value = value._replace(keys=frozenset((target.id,)))
                 self.bind(target.id, value, frame)
                 if source is not None:
@@ -282,6 +286,8 @@ class Flow(Calls):
         if isinstance(node.target, ast.Subscript):
             where = self.value(node.target.slice, frame)
             held = self.value(node.target.value, frame)
+            if isinstance(node.op, ast.Add) and value.number is not None:
+                self.tallied.add(base_name(node.target))
             if where.has(VAL):
                 self.event("count", node, frame, where, owner=base_name(node.target), tables=held.tables)
             elif isinstance(node.op, ast.Add) and value.has(GOLD):
@@ -324,6 +330,11 @@ def _is_counted(node: ast.expr, over: Value) -> bool:
         case ast.Call(func=ast.Name("range"), args=[ast.Constant()]):
             return not over.has(SIZE)
     return False
+
+
+def _forgetting(value: Value) -> Value:
+    """What an earlier turn of a loop has left: it knows no token of this one."""
+    return value._replace(marks=value.marks - {GOLD, CHOSEN}, gates=NO_NAMES, golds=NO_NAMES)
 
 
 def _aged(roots: frozenset[str]) -> frozenset[str]:

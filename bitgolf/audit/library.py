@@ -5,6 +5,7 @@ import builtins
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
     AVERAGED,
     COUNTED,
@@ -234,9 +235,12 @@ def _noted(flow: "Expressions", call: Call) -> None:
     elif last in WRITES and everything.has(WEIGHTS):
         flow.event("write", node, frame)
     elif last in LOADS:
-        flow.event("load", node, frame, owner=str(frame.alone or ""), way=last)
+        owner = "" if frame.began_alone and _is_made_here(flow, node, frame) else str(frame.alone or "")
+        flow.event("load", node, frame, owner=owner, way=last)
     elif last in ("broadcast", "broadcast_object_list"):
         flow.event("sent", node, frame)
+    elif last == "destroy_process_group":
+        flow.event("parted", node, frame)
     if (
         last in ("view", "reshape", "unfold")
         and given
@@ -254,6 +258,15 @@ def _noted(flow: "Expressions", call: Call) -> None:
         flow.event("count", node, frame, everything, owner=owner, tables=tables)
 
 
+def _is_made_here(flow: "Expressions", node: ast.Call, frame: Frame) -> bool:
+    """Whether what weights are loaded into was made in the same function, and so is no other's model."""
+    function = flow.functions.get(frame.name)
+    match node.func:
+        case ast.Attribute(value=ast.Name(name)) if function is not None:
+            return any(name in names_given(each) for each in nodes(function, ast.Assign))
+    return False
+
+
 def _scored(flow: "Expressions", call: Call) -> Value | None:
     """Scores of tokens, and what is mixed with them; None for other calls."""
     node, _, last, held, given, everything, frame = call
@@ -263,7 +276,9 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
         for part in node.args:
             if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add):
                 flow.weighed(node, flow.value(part.left, frame), flow.value(part.right, frame), frame)
-    if last == "where" and len(given) == 3 and (given[1].has(GOLD) or given[2].has(GOLD)):
+    # Where one side is a constant, something is left out, and nothing mixed.
+    both_say = len(given) == 3 and all(each.marks or each.keys for each in given[1:])
+    if last == "where" and both_say and (given[1].has(GOLD) or given[2].has(GOLD)):
         flow.mixed(node, given[0], given[1] | given[2], frame, way="where")
     if last == "lerp" and len(given) > 1:
         flow.mixed(node, given[-1], everything, frame, way="lerp")

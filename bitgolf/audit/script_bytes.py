@@ -283,11 +283,12 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
         loops = [*nodes(function, ast.For, ast.comprehension)]
         texts = {name for loop in loops for name in names_in(loop.target)}
         handed = {each.arg for each in function.args.args}
-        encodes = _encoded(function, texts) or [
-            each
-            for each in _encoded(function, handed)
-            if _called_in_loop(script, function.name) and not any(map(_has_start, functions(script)))
-        ]
+        given_back = {line for node in nodes(function, ast.Return) for line in lines_of(node)}
+        # What gives tokens back leaves their start to who asked for them.
+        asked = not any(map(_has_start, functions(script)))
+        encodes = [each for each in _encoded(function, texts) if asked or each.lineno not in given_back]
+        if not encodes and asked and _called_in_loop(script, function.name):
+            encodes = _encoded(function, handed)
         if encodes and not _has_start(function):
             message = "documents are written one behind the other, and no token says where one begins"
             yield script.finding("B07", encodes[0], message)
@@ -303,8 +304,10 @@ def _called_in_loop(script: Script, name: str) -> bool:
 
 
 def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:
-    """`[bos]`, `[bos, *ids]`, `[bos] + ids`, `add_bos=True`, or `ids.append(eos)`."""
+    """`[bos]`, `[bos, *ids]`, `[bos] + ids`, `ids[0] = bos`, `add_bos=True`, or `ids.append(eos)`."""
     match node:
+        case ast.Assign(targets=[ast.Subscript(slice=ast.Constant(0 | -1))]):
+            return True
         case ast.List([one]):
             return not isinstance(one, ast.Starred | ast.List)
         case ast.List([_, ast.Starred()]) | ast.List([ast.Starred(), _]) | ast.Tuple([_, ast.Starred()]):

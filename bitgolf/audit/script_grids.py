@@ -304,11 +304,13 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
             or isinstance(node.value, ast.Dict)
             and names_given(node) & saved
         ]
+        inner = [each for each in nodes(function, ast.FunctionDef) if each is not function]
+        others = {line for each in inner for line in lines_of(each)}
         states = [
             node
             for part in put
             for node in calls(part, "state_dict")
-            if called(node).partition(".")[0] in stepped | turned
+            if called(node).partition(".")[0] in stepped | turned and node.lineno not in others
         ]
         if states and any(calls(function, "compress")):
             yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")

@@ -49,7 +49,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
         elif later and not any(common(event, train) for event in scores):
             first = min(event.time for event in later)
             undone = any(train.time < event.time < first for event in script.of("load"))
-            walks = any(NAMED.search(root.replace("None", "")) for root in train.value.roots - {STREAM})
+            places = train.value.roots - {STREAM}
+            walks = not places or any(NAMED.search(root.replace("None", "")) for root in places)
             rehearsal = fresh or undone or not walks
             message += f"{', in a rehearsal,' if rehearsal else ''} before any is scored"
             message += f" ({script.line(later[0].line)})"
@@ -169,15 +170,15 @@ def passes_again(script: Script) -> Iterator[Finding]:
     """V03: a loop around the whole pass, which keeps what the pass has learned or counted."""
     turns = script.flow.turns
     for learned in (each for kind in ("train", "count") for each in script.of(kind, VAL)):
-        outer = next((i for i, each in enumerate(learned.loops) if turns[each][2]), None)
-        if outer is None or any(turns[each][1] for each in learned.loops[: outer + 1]):
+        outer = next((i for i, each in enumerate(learned.loops) if turns[each].again), None)
+        if outer is None or any(turns[each].over_tokens for each in learned.loops[: outer + 1]):
             continue
         around = learned.loops[: outer + 1]
         scores = [each for each in script.of("score", VAL) if each.loops[: outer + 1] == around]
-        inner = [each for each in scores if any(turns[loop][1] for loop in each.loops[outer + 1 :])]
+        inner = [each for each in scores if any(turns[loop].over_tokens for loop in each.loops[outer + 1 :])]
         undone = any(each.loops[: outer + 1] == around for each in script.of("load"))
         made = max((script.flow.made.get(each, 0) for each in learned.tables), default=0)
-        kept = learned.kind == "train" or learned.tables and made <= turns[around[-1]][0]
+        kept = learned.kind == "train" or learned.tables and made <= turns[around[-1]].began
         if inner and kept and not undone:
             message = "the text is scored again, by what the pass before has learned from it"
             yield script.finding("V03", inner[0], f"{message} ({script.line(learned.line)})")
@@ -195,9 +196,14 @@ def learned_for_nothing(script: Script) -> Iterator[Finding]:
 
 def knows_outcome(script: Script) -> Iterator[Finding]:
     """V08, V09, V10: what a score is computed from knows the token that is scored."""
-    scored = frozenset[str]().union(*(event.value.golds for event in script.of("score")))
+    scores = script.of("score")
+    scored = frozenset[str]().union(*(event.value.golds for event in scores))
     for leak in script.of("leak"):
-        if leak.value.keys & scored and leak.way == "table":
+        if leak.way == "picked" and not any(
+            each.time >= leak.time and each.value.golds & leak.value.keys for each in scores
+        ):
+            continue  # observed when it had its score
+        if leak.value.keys & scored and leak.way in ("table", "picked"):
             message = (
                 "a property of the token that is predicted is looked up, and its prediction depends on it"
             )

@@ -191,9 +191,14 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
         return
     trained = max(fits, key=lambda event: event.time)
     saved = min(writes, key=lambda event: event.time)
+    turns = script.flow.turns
+    function = script.flow.functions.get(turns[trained.loops[0]].inside)
+    by_turns = function is not None and any(nodes(function, ast.Yield))
     for score in script.of("score", VAL):
         between = trained.time < score.time < saved.time and score.loops[:1] != trained.loops[:1]
-        if between and not score.off:
+        # Of a generator the steps are made one by one in the loop around a score, which is over no tokens.
+        in_turn = by_turns and score.loops and not turns[score.loops[0]].over_tokens
+        if between and not in_turn and not score.off:
             message = f"the model is scored before it is saved ({script.line(saved.line)})"
             yield script.finding("T19", score, message)
             return

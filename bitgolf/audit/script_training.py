@@ -184,8 +184,15 @@ IMPORT_TIME = re.compile(r"\b(?:PYTORCH_|CUDA_VISIBLE|CUDA_LAUNCH|OMP_NUM|TORCHI
 
 
 def one_process_collective(script: Script) -> Iterator[Finding]:
-    """T18: a collective call that some processes alone make."""
+    """T18: a collective call that some processes alone make, before they have parted."""
+    parted = [(event, function) for event in script.of("parted") for function in functions(script)]
     for event in script.of("alone"):
+        left = int(event.way)
+        if any(
+            each.time < event.time and each.line < left and {each.line, left} <= {*lines_of(function)}
+            for each, function in parted
+        ):
+            continue
         message = f"a collective call that not all processes come to ({script.line(int(event.way))})"
         yield script.finding("T18", event, message)
 

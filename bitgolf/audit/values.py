@@ -137,6 +137,7 @@ class Frame:
 
     gate: what the branches around were chosen by. texts: names that stand for other names. mutated: names
     whose contents were changed in place. alone: the line of a test by which some processes are not here.
+    began_alone: whether the function was called where they are not.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Frame:
     off: tuple[int, int] | None = None
     kind: str = ""
     alone: int = 0
+    began_alone: bool = False
 
 
 def constant(value: object) -> Value:

@@ -45,6 +45,15 @@ class Memory(NamedTuple):
         )
 
 
+class Turns(NamedTuple):
+    """A loop: when it began, whether it is over tokens or the same again, and in which function it is."""
+
+    began: int
+    over_tokens: bool
+    again: bool
+    inside: str
+
+
 class Walk:
     """What a walk through a script knows: its functions, its names outside of them, what has happened."""
 
@@ -57,6 +66,7 @@ class Walk:
         self.owner: dict[int, str] = {}  # the class of a method
         self.around: dict[int, Definition] = {}  # the function around a function
         self.attributes: dict[str, Value] = {}
+        self.written: set[str] = set()  # of these, in the turn of a loop that is seen first
         self.globals: dict[str, Value] = {}
         self.events: list[Event] = []
         self.time, self.loop, self.steps, self.version, self.scouts = 0, 0, 0, 0, 0
@@ -64,11 +74,12 @@ class Walk:
         self.memories: dict[tuple[object, ...], Memory] = {}
         self.walked: dict[int, int] = {}  # functions, by how often they were followed
         self.read: set[str] = set()  # names outside the function that is followed
-        self.turns: dict[int, tuple[int, bool, bool]] = {}  # loops: when they began, over tokens, or again
+        self.turns: dict[int, Turns] = {}
         self.stops: set[int] = set()  # lines that end a loop by the clock
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
         self.modules: set[str] = set()  # names that are imported
+        self.tallied: set[str] = set()  # tables that are counted in, and so predict nothing by themselves
         for tree in trees:
             self._define(tree, None, "")
             for node in ast.walk(tree):
@@ -146,6 +157,7 @@ class Walk:
         return result
 
     def _remember(self, name: str, value: Value) -> None:
+        self.written.add(name)
         old = self.attributes.get(name)
         roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
         new = value._replace(roots=roots, parts=())
