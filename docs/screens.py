@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -20,6 +20,7 @@ from bitgolf.base.files import read_json, write_bytes, write_json
 from bitgolf.cli.shown import meaning_of, show_result
 from bitgolf.pipeline.demo import SHOWN
 from bitgolf.report.screen import in_words
+from bitgolf.run.result import RunResult
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "screens.json"
@@ -40,9 +41,8 @@ def kept_of(run: Path) -> Kept:
     kept = {name: result[name] for name in (*FACTS, *BESIDES) if name in result}
     for name, keys in (("variants", OF_VARIANTS), ("rivals", OF_RIVALS)):
         kept[name] = [{key: row[key] for key in keys if key in row} for row in result[name]]
-    certificate, mixed = read_json(run / "proof" / "certificate.json"), result["variants"][-1]["name"]
+    certificate = read_json(run / "proof" / "certificate.json")
     kept["proof"] = {name: certificate[name] for name in SHOWN if name in certificate}
-    kept["proof"]["model_alone"] = mixed == "adapted"
     return kept | {"training": training_lines(run / "metrics.jsonl", result["data"]["splits"]["train"])}
 
 
@@ -79,7 +79,7 @@ def compared(kept: Kept) -> str:
     """What a score means, and the compressors beside it."""
     rivals = {name: kept[name] for name in ("status", "bits_per_byte", "rivals")}
     table = printed(rivals, "").partition("\n\n")[2].partition("\n\n")[0]
-    return f"{meaning_of(rivals)}\n\n{table}"  # type: ignore[arg-type]
+    return f"{meaning_of(cast(RunResult, rivals))}\n\n{table}"
 
 
 def printed(facts: Kept, following: str) -> str:
@@ -87,7 +87,7 @@ def printed(facts: Kept, following: str) -> str:
     columns = os.environ.pop("COLUMNS", None)
     try:
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(typer.Exit):
-            show_result(dict(facts), as_json=False, following=following)  # type: ignore[arg-type]
+            show_result(cast(RunResult, dict(facts)), as_json=False, following=following)
     finally:
         if columns is not None:
             os.environ["COLUMNS"] = columns

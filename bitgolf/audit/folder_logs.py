@@ -77,8 +77,7 @@ def throttled(record: Record) -> Iterator[Finding]:
     seeds = record.claims.seeds if record.claims else {}
     ends = [(log, log.end) for log in record.logs if log.end and log.seed is not None and log.seed in seeds]
     speeds = [(1000 * (end.seconds or 0) / end.step, f"{log.path.name}:{end.line}") for log, end in ends]
-    several = [speed for speed, _ in speeds]
-    middle = statistics.median(several) if len(speeds) > 2 else math.inf
+    middle = statistics.median(speed for speed, _ in speeds) if len(speeds) > 2 else math.inf
     for speed, where in speeds:
         if speed > 1.15 * middle:
             those = f"some {middle:.1f} ms, as the other seeds"

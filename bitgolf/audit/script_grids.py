@@ -105,6 +105,7 @@ def another_grid(script: Script) -> Iterator[Finding]:
 def high_floor(script: Script) -> Iterator[Finding]:
     """T08: a floor of scales that small rows fall below."""
     constants = _constants(script.tree)
+    low_grids = [grid.line for grid in grids(script) if grid.high < 64]
     for node in calls(script.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
         keywords = {each.arg: each.value for each in node.keywords}
         floors = [keywords["min"]] if "min" in keywords else [*node.args]
@@ -116,7 +117,7 @@ def high_floor(script: Script) -> Iterator[Finding]:
         if not numbers or not LEAST_FLOOR / 2 <= numbers[0] <= MOST_FLOOR:
             continue
         function = next((each for each in functions(script) if holds(each, node)), None)
-        low = any(function and grid.line in lines_of(function) and grid.high < 64 for grid in grids(script))
+        low = function is not None and any(line in lines_of(function) for line in low_grids)
         if numbers[0] < LEAST_FLOOR and not low:
             continue  # the challenge's own floor, of 8 bits
         if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):

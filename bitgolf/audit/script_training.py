@@ -193,7 +193,7 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
             for each, function in parted
         ):
             continue
-        message = f"a collective call that not all processes come to ({script.line(int(event.way))})"
+        message = f"a collective call that not all processes come to ({script.line(left)})"
         yield script.finding("T18", event, message)
 
 
