@@ -26,8 +26,8 @@ from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.proof.arithmetic import Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
+from bitgolf.proof.frequencies import frequencies_of
 from bitgolf.proof.lanes import Lanes
-from bitgolf.proof.table import shares_of
 
 WINDOW, STRIDE, LANE = 256, 128, 2048
 SHAPES = {
@@ -54,7 +54,7 @@ def coded(lanes: Callable[[], Lanes], tokens: np.ndarray) -> bytes:
     """Tokens (lanes, steps) as a coder writes them."""
     states, coder = lanes(), TokenEncoder()
     for step in tokens.T:
-        coder.write(step, shares_of(states.logits()))
+        coder.write(step, frequencies_of(states.logits()))
         states.follow(torch.from_numpy(step.copy()))
     return coder.finish()
 
@@ -69,7 +69,7 @@ def decoding(lanes: Callable[[], Lanes], data: bytes, tokens: np.ndarray) -> dic
         if place == STRIDE:
             laps = Laps()  # from here on a window is as full as it is on average
         logits = laps("begin again" if place == WINDOW else "model", states.logits)
-        shares = laps("shares", shares_of, logits)
+        shares = laps("shares", frequencies_of, logits)
         found = laps("range coder", coder.read, shares)
         laps("rest", states.follow, torch.from_numpy(found))
         assert np.array_equal(found, step), "other tokens came back"

@@ -18,9 +18,9 @@ from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
 from bitgolf.inputs.writable import refuse_file, refuse_folder
 from bitgolf.pipeline.work import dataset_of
-from bitgolf.proof.adapted import Ways
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, coder_of
-from bitgolf.proof.file import WAYS, Header, compress, decompress, read_header
+from bitgolf.proof.file import METHODS, Header, compress, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
 from bitgolf.text.encoder import Encoder
@@ -103,7 +103,7 @@ def facts_of(data: bytes, source: str) -> dict[str, Any]:
     header = read_header(data, source)
     facts: dict[str, Any] = {
         "file": source,
-        "way": WAYS[header.way],
+        "way": METHODS[header.method],
         "text_bytes": header.text_bytes,
         "file_bytes": len(data),
         "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,
@@ -138,8 +138,8 @@ def prove_artifact(
     if out is not None:
         refuse_folder(out)
     coder, path = open_coder(model, portable=portable)
-    ways = _ways(path.parent / "recipe.json", overrides)
-    if ways is not None and portable:
+    adapted = _adapted_plan(path.parent / "recipe.json", overrides)
+    if adapted is not None and portable:
         raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
     if text is not None:
         chosen = _file_text(coder.tokenizer, text)
@@ -148,11 +148,11 @@ def prove_artifact(
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
     folder = out or beside(path) / "proof"
     refuse_folder(folder)
-    certificate = yield from prove(coder, chosen, folder, processes_of(processes), ways)
+    certificate = yield from prove(coder, chosen, folder, processes_of(processes), adapted)
     return {**certificate, "certificate": str(folder / "certificate.json")}
 
 
-def _ways(recipe: Path, overrides: Sequence[str]) -> Ways | None:
+def _adapted_plan(recipe: Path, overrides: Sequence[str]) -> AdaptedPlan | None:
     """How a run's model adapts while it is scored; None where it does not, or where that is switched off.
 
     Raises BitgolfError for changes that a proof would not heed.
@@ -170,7 +170,7 @@ def _ways(recipe: Path, overrides: Sequence[str]) -> Ways | None:
             value=", ".join(overrides),
             way_out="set score.adapter or score.mixers, and score.windows beside them; --bytes for a part",
         )
-    return Ways.of(after.score) if adapts else None
+    return AdaptedPlan.of(after.score) if adapts else None
 
 
 def check_certificate(

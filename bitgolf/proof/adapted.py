@@ -20,10 +20,10 @@ from bitgolf.proof.arithmetic import Arithmetic, arithmetic_here
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, Layout, crc_of, other_tokens
+from bitgolf.proof.frequencies import frequencies_of
 from bitgolf.proof.kept import Kept, take_up, taken_down
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.mixed import mixed_logits
-from bitgolf.proof.table import shares_of
 from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.exam import Exam
@@ -32,7 +32,7 @@ from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, Sliding, Window
 
 
-class Ways(NamedTuple):
+class AdaptedPlan(NamedTuple):
     """How a stream is read: windows of so many tokens, moved by so many, by what adapts in them."""
 
     plan: ScorePlan
@@ -40,7 +40,7 @@ class Ways(NamedTuple):
     stride: int
 
     @classmethod
-    def of(cls, plan: ScorePlan) -> "Ways":
+    def of(cls, plan: ScorePlan) -> "AdaptedPlan":
         """Those of a score. Raises BitgolfError for windows and adapters that no single lane keeps."""
         windows = plan.windows
         if not isinstance(windows, Chunked | Sliding) or windows.counts_again or not plan.adapter.in_order:
@@ -68,7 +68,7 @@ class Decoded(Exam):
         """Those that have come, int64."""
         return self._tokens[1 : self.count + 1].astype(np.int64)
 
-    def came(self, token: int) -> None:
+    def append(self, token: int) -> None:
         """The next token is known."""
         self._scored[self.count] = True
         self.count += 1
@@ -83,13 +83,13 @@ class Passage:
     """
 
     def __init__(
-        self, coder: Coder, ways: Ways, tokens: int, frame: int, kept: Kept, arithmetic: Arithmetic
+        self, coder: Coder, adapted: AdaptedPlan, tokens: int, frame: int, kept: Kept, arithmetic: Arithmetic
     ) -> None:
-        self.coder, self.plan, self.windows = coder, ways.plan, ways.windows(tokens)
+        self.coder, self.plan, self.windows = coder, adapted.plan, adapted.windows(tokens)
         self.frame, self.kept = frame, kept
         self.past = Decoded(coder.first, tokens, self.windows)
-        self.lanes = Lanes(coder.model, 1, ways.length, ways.stride, coder.first, arithmetic)
-        self.mixture = mixture_of(ways.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
+        self.lanes = Lanes(coder.model, 1, adapted.length, adapted.stride, coder.first, arithmetic)
+        self.mixture = mixture_of(adapted.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
 
     def steps(
         self, next_token: Callable[[Tensor], int], ended: Callable[[], Mapping[str, Any]]
@@ -100,13 +100,13 @@ class Passage:
         ended: is told of the end of each frame, and gives what is kept with it, as JSON has it.
         """
         model, past, lanes, starts = self.coder.model, self.past, self.lanes, np.zeros(1, np.int64)
-        parts, place = list(self.plan.adapter.parts(self.windows, starts)), 0
+        parts, end = list(self.plan.adapter.parts(self.windows, starts)), 0
         with self.plan.adapter.adapting(model, self.windows, starts) as adaptation:
             adaptation.updates_left = len(parts) - 1
-            self.go_on(adaptation)
+            self.resume(adaptation)
             for number, part in enumerate(parts, 1):
-                place += sum(self.windows[index].end - self.windows[index].first_scored for index in part)
-                while past.count < place:
+                end += sum(self.windows[index].end - self.windows[index].first_scored for index in part)
+                while past.count < end:
                     logits = lanes.logits()
                     if self.mixture is not None:
                         logits = mixed_logits([self.mixture], logits, lanes.states)
@@ -114,7 +114,7 @@ class Passage:
                     if self.mixture is not None:
                         self.mixture.observe(token)
                     lanes.follow(torch.tensor([token]))
-                    past.came(token)
+                    past.append(token)
                     if past.count % self.frame == 0 or past.count == past.total:
                         self.keep(adaptation, ended())
                     yield past.count
@@ -137,18 +137,18 @@ class Passage:
                 tensors |= more
             self.kept.write(tensors, {**learnt, **facts})
 
-    def known(self) -> tuple[np.ndarray, Mapping[str, Any]]:
+    def resumed(self) -> tuple[np.ndarray, Mapping[str, Any]]:
         """The tokens that had passed when it was killed, and what was kept with them."""
-        found = self.kept.read()
-        return (found[0]["tokens"].numpy(), found[1]) if found else (np.zeros(0, np.int64), {})
+        state = self.kept.read()
+        return (state[0]["tokens"].numpy(), state[1]) if state else (np.zeros(0, np.int64), {})
 
-    def go_on(self, adaptation: Adaptation) -> None:
-        """Take up what was kept. Raises CheckpointError where it does not fit."""
-        if (found := self.kept.read()) is None:
+    def resume(self, adaptation: Adaptation) -> None:
+        """Go on from what was kept. Raises CheckpointError where it does not fit."""
+        if (state := self.kept.read()) is None:
             return
-        tensors, facts = found
+        tensors, facts = state
         for token in tensors["tokens"].tolist():
-            self.past.came(token)
+            self.past.append(token)
         if self.past.count < self.past.total:
             take_up(adaptation, self.memories(), self.lanes, tensors, facts, str(self.kept.path))
         else:
@@ -156,19 +156,19 @@ class Passage:
 
 
 def encode_adapted(
-    coder: Coder, ways: Ways, tokens: np.ndarray, frame: int, part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, frame: int, part: Path | None = None
 ) -> Generator[int, None, list[Frame]]:
     """Code tokens in frames of so many; yields how many are done. part: a file that keeps those that are."""
     arithmetic = coder.arithmetic
-    kept = Kept(part, "encode", identity_of_passage(coder, ways, frame, tokens.tobytes(), arithmetic))
-    passage = Passage(coder, ways, len(tokens), frame, kept, arithmetic)
-    passed, facts = passage.known()
+    kept = Kept(part, "encode", identity_of_passage(coder, adapted, frame, tokens.tobytes(), arithmetic))
+    passage = Passage(coder, adapted, len(tokens), frame, kept, arithmetic)
+    passed, facts = passage.resumed()
     frames = [Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in facts.get("frames", ())]
-    writer, coming, nats = TokenEncoder(), iter(tokens[len(passed) :].tolist()), [0.0]
+    writer, upcoming, nats = TokenEncoder(), iter(tokens[len(passed) :].tolist()), [0.0]
 
     def next_token(logits: Tensor) -> int:
-        token = next(coming)
-        writer.write(np.array([token]), shares_of(logits))
+        token = next(upcoming)
+        writer.write(np.array([token]), frequencies_of(logits))
         nats[0] -= float(logits[0].double().log_softmax(0)[token])
         return token
 
@@ -184,28 +184,32 @@ def encode_adapted(
 
 
 def decode_adapted(
-    coder: Coder, ways: Ways, jobs: Sequence[Decoding], part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], part: Path | None = None
 ) -> Generator[int, None, np.ndarray]:
     """The tokens of frames; yields how many are done. part: a file that keeps those that are.
 
     Raises ArtifactError where they are not those that were coded.
     """
-    size, content, arithmetic = jobs[0].size, b"".join(job.content() for job in jobs), jobs[0].arithmetic
-    kept = Kept(part, "decode", identity_of_passage(coder, ways, size, content, arithmetic))
-    passage = Passage(coder, ways, sum(job.size for job in jobs), size, kept, arithmetic)
-    found: list[int] = passage.known()[0].tolist()
-    number = -(-len(found) // jobs[0].size)
+    frame_tokens, content, arithmetic = (
+        jobs[0].num_tokens,
+        b"".join(job.content() for job in jobs),
+        jobs[0].arithmetic,
+    )
+    kept = Kept(part, "decode", identity_of_passage(coder, adapted, frame_tokens, content, arithmetic))
+    passage = Passage(coder, adapted, sum(job.num_tokens for job in jobs), frame_tokens, kept, arithmetic)
+    decoded: list[int] = passage.resumed()[0].tolist()
+    number = -(-len(decoded) // jobs[0].num_tokens)
     reader = TokenDecoder(jobs[number].frame.data) if number < len(jobs) else None
 
     def next_token(logits: Tensor) -> int:
         assert reader is not None
-        found.append(int(reader.read(shares_of(logits))[0]))
-        return found[-1]
+        decoded.append(int(reader.read(frequencies_of(logits))[0]))
+        return decoded[-1]
 
     def ended() -> dict[str, Any]:
         nonlocal number, reader
-        job, start = jobs[number], number * jobs[0].size
-        if crc_of(np.array(found[start:])) != job.frame.tokens_crc:
+        job, start = jobs[number], number * jobs[0].num_tokens
+        if crc_of(np.array(decoded[start:])) != job.frame.tokens_crc:
             raise other_tokens(job.where)
         number += 1
         reader = TokenDecoder(jobs[number].frame.data) if number < len(jobs) else None
@@ -215,13 +219,14 @@ def decode_adapted(
         yield from passage.steps(next_token, ended)
     except ArtifactError as error:
         raise other_tokens(jobs[number].where) from error
-    return np.array(found, dtype=np.int64)
+    return np.array(decoded, dtype=np.int64)
 
 
 def identity_of_passage(
-    coder: Coder, ways: Ways, frame: int | Layout, content: bytes, arithmetic: Arithmetic
+    coder: Coder, adapted: AdaptedPlan, frame: int | Layout, content: bytes, arithmetic: Arithmetic
 ) -> str:
     """Names all that the bits of a coding depend on. frame: tokens of one, or how they lie in lanes."""
     machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()}"
-    words = f"{coder.identity.hex()} {ways.plan.identity()} {ways.length} {ways.stride} {frame} {machine} "
-    return hashlib.sha256(words.encode() + content).hexdigest()
+    stream = f"{adapted.plan.identity()} {adapted.length} {adapted.stride}"
+    description = f"{coder.identity.hex()} {stream} {frame} {machine} "
+    return hashlib.sha256(description.encode() + content).hexdigest()

@@ -18,63 +18,63 @@ BIAS, MANTISSA = np.int32(127), np.int32(23)  # of the parts of a float32
 P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
 
 
-def takes(q: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask) -> bool:
+def supports(q: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask) -> bool:
     """Whether these are for `attend_step`."""
-    known = q.shape[3] == 1 and q.shape[4] % TOGETHER == 0 and not mask.score_mods
-    return known and q.device.type == "cpu" and fits(q, keys.mT, values.mT)
+    supported = q.shape[3] == 1 and q.shape[4] % TOGETHER == 0 and not mask.score_mods
+    return supported and q.device.type == "cpu" and fits(q, keys.mT, values.mT)
 
 
 def attend_step(q: Tensor, keys: Tensor, values: Tensor, end: int, mask: AttentionMask) -> Tensor:
     """What the one query of each lane finds in the first `end` places; see `attend_last`, its twin.
 
-    q: (key heads, group, lanes, 1, dimension). keys, values: (key heads * lanes, room, dimension), in memory
-    by dimension. Returns (lanes, 1, query heads * dimension).
+    q: (key heads, group, lanes, 1, dimension). keys, values: (key heads * lanes, tokens, dimension), in
+    memory by dimension. Returns (lanes, 1, query heads * dimension).
     """
     count, group, lanes, _, width = q.shape
-    found = q.new_empty(lanes, count, group, width)
+    output = q.new_empty(lanes, count, group, width)
     first = max(0, end - mask.window) if mask.window else 0
-    attend_rows(q[:, :, :, 0].numpy(), keys.mT.numpy(), values.mT.numpy(), first, end, found.numpy())
-    return found.view(lanes, 1, -1)
+    attend_rows(q[:, :, :, 0].numpy(), keys.mT.numpy(), values.mT.numpy(), first, end, output.numpy())
+    return output.view(lanes, 1, -1)
 
 
 def attend_rows_plainly(
-    q: np.ndarray, keys: np.ndarray, values: np.ndarray, first: int, end: int, found: np.ndarray
+    q: np.ndarray, keys: np.ndarray, values: np.ndarray, first: int, end: int, output: np.ndarray
 ) -> None:
-    """q: (key heads, group, lanes, dimension). keys, values: (key heads * lanes, dimension, room)."""
+    """q: (key heads, group, lanes, dimension). keys, values: (key heads * lanes, dimension, tokens)."""
     heads, group, lanes, width = q.shape
-    size = end - first
-    shares, powers = np.empty(size, np.float32), np.empty(size, np.int32)
+    num_keys = end - first
+    shares, powers = np.empty(num_keys, np.float32), np.empty(num_keys, np.int32)
     scale = powers.view(np.float32)
     for head in range(heads):
         for lane in range(lanes):
             key, value = keys[head * lanes + lane], values[head * lanes + lane]
             for member in range(group):
-                asking, answer = q[head, member, lane], found[lane, head, member]
+                query, result = q[head, member, lane], output[lane, head, member]
                 shares[:] = 0
                 for i in range(0, width, TOGETHER):
-                    a, b, c, d = asking[i], asking[i + 1], asking[i + 2], asking[i + 3]
+                    a, b, c, d = query[i], query[i + 1], query[i + 2], query[i + 3]
                     k, m = key[i, first:end], key[i + 1, first:end]
                     n, o = key[i + 2, first:end], key[i + 3, first:end]
-                    for t in range(size):
+                    for t in range(num_keys):
                         shares[t] += a * k[t] + b * m[t] + c * n[t] + d * o[t]
                 top = shares[0]
-                for t in range(size):
+                for t in range(num_keys):
                     top = max(top, shares[t])
-                for t in range(size):
+                for t in range(num_keys):
                     x = max((shares[t] - top) * BITS_OF_E, LOWEST)
                     whole = np.floor(x + HALF)
                     x -= whole
                     shares[t] = ((((((P7 * x + P6) * x + P5) * x + P4) * x + P3) * x + P2) * x + P1) * x + ONE
                     powers[t] = (np.int32(whole) + BIAS) << MANTISSA
                 total = np.float32(0)
-                for t in range(size):
+                for t in range(num_keys):
                     shares[t] *= scale[t]
                     total += shares[t]
                 for i in range(width):
                     k, dot = value[i, first:end], np.float32(0)
-                    for t in range(size):
+                    for t in range(num_keys):
                         dot += shares[t] * k[t]
-                    answer[i] = dot / total
+                    result[i] = dot / total
 
 
 attend_rows = kept_compiled(attend_rows_plainly, fastmath={"reassoc", "contract", "nnan", "nsz"})

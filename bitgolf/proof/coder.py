@@ -1,7 +1,7 @@
-"""Tokens to bits and back by shares, with the range coder of constriction.
+"""Tokens to bits and back by frequencies, with the range coder of constriction.
 
-A token is coded in two steps, the group it is in and its place there. Each step has shares of 24 bits, so the
-smallest probability is 2^-48, and hardly anything is wasted on tokens that do not come.
+A token is coded in two steps, the group it is in and its index there. Each step has frequencies of 24 bits,
+so the smallest probability is 2^-48, and hardly anything is wasted on tokens that do not come.
 """
 
 import math
@@ -14,14 +14,14 @@ from bitgolf.base.errors import ArtifactError
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 
 
-def grouped(shares: np.ndarray) -> np.ndarray:
-    """Shares (rows, vocabulary) as (rows, groups, places), about as many groups as places."""
-    rows, size = shares.shape
-    places = 1 << math.ceil(math.log2(size) / 2)
-    groups = max(2, -(-size // places))  # the coder knows no choice of one
-    if groups * places > size:
-        shares = np.pad(shares, ((0, 0), (0, groups * places - size)))
-    return shares.reshape(rows, groups, places)
+def grouped(frequencies: np.ndarray) -> np.ndarray:
+    """Frequencies (rows, vocabulary) as (rows, groups, group size), about as many groups as tokens in one."""
+    rows, vocabulary_size = frequencies.shape
+    group_size = 1 << math.ceil(math.log2(vocabulary_size) / 2)
+    groups = max(2, -(-vocabulary_size // group_size))  # the coder knows no choice of one
+    if groups * group_size > vocabulary_size:
+        frequencies = np.pad(frequencies, ((0, 0), (0, groups * group_size - vocabulary_size)))
+    return frequencies.reshape(rows, groups, group_size)
 
 
 class TokenEncoder:
@@ -30,12 +30,12 @@ class TokenEncoder:
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
 
-    def write(self, tokens: np.ndarray, shares: np.ndarray) -> None:
-        """One token a row; shares: (rows, vocabulary), whole numbers in float64."""
-        parts = grouped(shares)
-        group, place = np.divmod(tokens.astype(np.int32), np.int32(parts.shape[2]))
+    def write(self, tokens: np.ndarray, frequencies: np.ndarray) -> None:
+        """One token a row; frequencies: (rows, vocabulary), whole numbers in float64."""
+        parts = grouped(frequencies)
+        group, index = np.divmod(tokens.astype(np.int32), np.int32(parts.shape[2]))
         self._coder.encode(group, CATEGORICAL, parts.sum(2))
-        self._coder.encode(place, CATEGORICAL, parts[np.arange(len(group)), group])
+        self._coder.encode(index, CATEGORICAL, parts[np.arange(len(group)), group])
 
     def finish(self) -> bytes:
         """All that was written."""
@@ -43,17 +43,17 @@ class TokenEncoder:
 
 
 class TokenDecoder:
-    """Reads what `TokenEncoder` wrote, given the same shares."""
+    """Reads what `TokenEncoder` wrote, given the same frequencies."""
 
     def __init__(self, data: bytes) -> None:
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
-    def read(self, shares: np.ndarray) -> np.ndarray:
+    def read(self, frequencies: np.ndarray) -> np.ndarray:
         """One token a row, int64. Raises ArtifactError where the bits mean no token."""
-        parts = grouped(shares)
+        parts = grouped(frequencies)
         group = self._coder.decode(CATEGORICAL, parts.sum(2))
-        place = self._coder.decode(CATEGORICAL, parts[np.arange(len(group)), group])
-        tokens = group.astype(np.int64) * parts.shape[2] + place
-        if (tokens >= shares.shape[1]).any():
+        index = self._coder.decode(CATEGORICAL, parts[np.arange(len(group)), group])
+        tokens = group.astype(np.int64) * parts.shape[2] + index
+        if (tokens >= frequencies.shape[1]).any():
             raise ArtifactError("the coded bits mean no token", value=int(tokens.max()))
         return tokens

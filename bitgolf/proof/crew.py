@@ -77,11 +77,11 @@ class Encoding(NamedTuple):
     arithmetic: Arithmetic
 
     @property
-    def size(self) -> int:
+    def num_tokens(self) -> int:
         return len(self.tokens)
 
     def content(self) -> bytes:
-        """What it is known by."""
+        """Its identity among jobs of one model, as bytes."""
         return self.tokens.astype("<u4").tobytes()
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
@@ -94,19 +94,19 @@ class Decoding(NamedTuple):
     """A frame that is to be decoded, of so many tokens. where: its name in messages."""
 
     frame: Frame
-    size: int
+    num_tokens: int
     layout: Layout
     where: str
     arithmetic: Arithmetic
 
     def content(self) -> bytes:
-        """What it is known by."""
+        """Its identity among jobs of one model, as bytes."""
         return self.frame.data
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
         """Its tokens; yields how many are done."""
-        given = self.frame, self.size, self.layout, self.where, self.arithmetic
-        steps = decode_frame(coder.model, *given)
+        arguments = self.frame, self.num_tokens, self.layout, self.where, self.arithmetic
+        steps = decode_frame(coder.model, *arguments)
         return (yield from steps).astype("<u4").tobytes()
 
 
@@ -118,7 +118,7 @@ def encoded(
 ) -> Generator[tuple[int, int], None, list[Frame]]:
     """The frames of some tokens; yields (done, to do) in tokens."""
     frames = []
-    for result in (yield from worked_off(coder, jobs, crew)):
+    for result in (yield from run_jobs(coder, jobs, crew)):
         crc, nats = CODED.unpack_from(result)
         frames.append(Frame(result[CODED.size :], crc, nats))
     return frames
@@ -128,27 +128,25 @@ def decoded(
     coder: Coder, jobs: Sequence[Decoding], crew: Crew
 ) -> Generator[tuple[int, int], None, list[np.ndarray]]:
     """The tokens of some frames, int64; yields (done, to do) in tokens."""
-    results = yield from worked_off(coder, jobs, crew)
+    results = yield from run_jobs(coder, jobs, crew)
     return [np.frombuffer(result, "<u4").astype(np.int64) for result in results]
 
 
-def worked_off(
-    coder: Coder, jobs: Sequence[Job], crew: Crew
-) -> Generator[tuple[int, int], None, list[bytes]]:
+def run_jobs(coder: Coder, jobs: Sequence[Job], crew: Crew) -> Generator[tuple[int, int], None, list[bytes]]:
     """The results of all jobs; yields (done, to do) in tokens."""
     keys = [key_of(coder, job) for job in jobs]
-    finished, total = Finished(crew.part), sum(job.size for job in jobs)
-    todo = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished.results]
-    done = total - sum(job.size for _, job in todo)
-    processes = min(crew.processes, len(todo))
+    finished, total = Finished(crew.part), sum(job.num_tokens for job in jobs)
+    unfinished = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished.results]
+    done = total - sum(job.num_tokens for _, job in unfinished)
+    processes = min(crew.processes, len(unfinished))
     if processes > 1:
-        steps = _side_by_side(coder, todo, processes)
+        steps = _side_by_side(coder, unfinished, processes)
     else:
-        steps = _one_by_one(coder, todo)
-    for size, made in steps:
-        if made is not None:
-            finished.add(*made)
-        done += size
+        steps = _one_by_one(coder, unfinished)
+    for newly_done, finished_job in steps:
+        if finished_job is not None:
+            finished.add(*finished_job)
+        done += newly_done
         yield done, total
     return [finished.results[key] for key in keys]
 
@@ -158,34 +156,34 @@ Step = tuple[int, tuple[bytes, bytes] | None]  # tokens that were done, and what
 
 def _one_by_one(coder: Coder, todo: Sequence[tuple[bytes, Job]]) -> Generator[Step, None, None]:
     for key, job in todo:
-        before, steps = 0, job.result(coder)
+        done_before, steps = 0, job.result(coder)
         while True:
             try:
                 done = next(steps)
             except StopIteration as end:
-                yield job.size - before, (key, end.value)
+                yield job.num_tokens - done_before, (key, end.value)
                 break
-            yield done - before, None
-            before = done
+            yield done - done_before, None
+            done_before = done
 
 
 def _side_by_side(
     coder: Coder, todo: Sequence[tuple[bytes, Job]], processes: int
 ) -> Generator[Step, None, None]:
-    before = set(multiprocessing.active_children())
-    spawn, given = multiprocessing.get_context("spawn"), (coder.artifact, coder.window, coder.portable)
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=given)
+    children_before = set(multiprocessing.active_children())
+    spawn, arguments = multiprocessing.get_context("spawn"), (coder.artifact, coder.window, coder.portable)
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=arguments)
     try:
         futures = {pool.submit(_result, job): (key, job) for key, job in todo}
         for future in as_completed(futures):
             key, job = futures[future]
-            yield job.size, (key, future.result())
+            yield job.num_tokens, (key, future.result())
     except BrokenProcessPool:
         raise BitgolfError(
             "a process was killed", value=f"{processes} of them", way_out="too little memory? --processes 1"
         ) from None
     finally:
-        for child in set(multiprocessing.active_children()) - before:
+        for child in set(multiprocessing.active_children()) - children_before:
             child.terminate()
         pool.shutdown(cancel_futures=True)
 
@@ -226,9 +224,9 @@ def identity_of(artifact: bytes) -> bytes:
 
 def key_of(coder: Coder, job: Job) -> bytes:
     """Sixteen bytes that stand for a job, and for all that its bits depend on."""
-    here = arithmetic_here(job.arithmetic)
-    words = f"{type(job).__name__} {job.layout} {job.size} {coder.identity.hex()} {here} "
-    return hashlib.sha256(words.encode() + job.content()).digest()[:16]
+    arithmetic = arithmetic_here(job.arithmetic)
+    description = f"{type(job).__name__} {job.layout} {job.num_tokens} {coder.identity.hex()} {arithmetic} "
+    return hashlib.sha256(description.encode() + job.content()).digest()[:16]
 
 
 class Finished:
@@ -239,12 +237,12 @@ class Finished:
         data = path.read_bytes() if path is not None and path.is_file() else b""
         offset = 0
         while offset + RECORD.size <= len(data):
-            key, size, crc = RECORD.unpack_from(data, offset)
+            key, num_bytes, crc = RECORD.unpack_from(data, offset)
             start = offset + RECORD.size
-            if start + size > len(data) or zlib.crc32(data[start : start + size]) != crc:
+            if start + num_bytes > len(data) or zlib.crc32(data[start : start + num_bytes]) != crc:
                 break
-            self.results[key] = data[start : start + size]
-            offset = start + size
+            self.results[key] = data[start : start + num_bytes]
+            offset = start + num_bytes
         if path is not None and offset < len(data):  # the last record was not written to its end
             os.truncate(path, offset)
 

@@ -1,11 +1,11 @@
 """A compressed file: what it needs to be read again, and its frames.
 
-magic (4) · way (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the text
-· by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check sum
-of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted` is by a model that
-adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout; mixers alone may have
-lanes. The way says in which
-arithmetic the model computed too; those in plain torch are written no more, and read as ever.
+magic (4) · method (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the
+text · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check
+sum of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted` is by a model
+that adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout; mixers alone may
+have lanes. The method says in which arithmetic the model computed too; those in plain torch are written no
+more, and read as ever.
 """
 
 import io
@@ -22,7 +22,7 @@ from bitgolf import import_core
 from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.base.events import mapped
 from bitgolf.base.plan import from_json, to_json
-from bitgolf.proof.adapted import Ways, decode_adapted, encode_adapted
+from bitgolf.proof.adapted import AdaptedPlan, decode_adapted, encode_adapted
 from bitgolf.proof.arithmetic import NATIVE, PLAIN, PORTABLE, Arithmetic
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
@@ -41,7 +41,15 @@ ARITHMETIC: dict[int, Arithmetic] = {
     NATIVELY: NATIVE,
     ADAPTED: NATIVE,
 }
-WAYS = "stored", "lzma", "model, plain", "model, portable", "model, adapted, plain", "model", "model, adapted"
+METHODS = (
+    "stored",
+    "lzma",
+    "model, plain",
+    "model, portable",
+    "model, adapted, plain",
+    "model",
+    "model, adapted",
+)
 MOST_PLAN_BYTES = 2**20
 # Words of how models adapt, which `_head` need not spell out. Part of the format: files hold its check sum.
 KNOWN_PLAN = (
@@ -61,20 +69,20 @@ ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go 
 
 
 class Header(NamedTuple):
-    """The head of a compressed file. body: where its body begins. ways: how its model adapted, if it did."""
+    """The head of a compressed file. body: where its body begins. adapted: how its model did, if it did."""
 
-    way: int
+    method: int
     identity: bytes
     text_bytes: int
     text_crc: int
     layout: Layout | None
     body: int
-    ways: Ways | None = None
+    adapted: AdaptedPlan | None = None
 
     @property
     def portable(self) -> bool:
         """Whether its model computed portably."""
-        return self.way == PORTABLY
+        return self.method == PORTABLY
 
 
 class Compressed(NamedTuple):
@@ -93,13 +101,13 @@ def compress(
     Where the model's tokenizer does not give the text back, or its bits are more than others need, it is
     kept by LZMA or as it is.
     """
-    plain = min(((STORED, text), (LZMA, _lzma(text))), key=lambda each: len(each[1]))
-    best = Compressed(_head(plain[0], text) + plain[1], float("nan"), None)
+    without_model = min(((STORED, text), (LZMA, _lzma(text))), key=lambda each: len(each[1]))
+    best = Compressed(_head(without_model[0], text) + without_model[1], float("nan"), None)
     tokens = Encoder(coder.tokenizer).encode(text)
     if not len(tokens) or coder.tokenizer.decode(tokens) != text:
         return best
-    found = yield from compress_tokens(coder, tokens, text, lanes, crew)
-    return min(best, found, key=lambda each: len(each.data))
+    by_model = yield from compress_tokens(coder, tokens, text, lanes, crew)
+    return min(best, by_model, key=lambda each: len(each.data))
 
 
 def compress_tokens(
@@ -115,21 +123,21 @@ def compress_tokens(
 
 
 def compress_adapted(
-    coder: Coder, ways: Ways, tokens: np.ndarray, text: bytes, crew: Crew = ALONE
+    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, text: bytes, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, Compressed]:
-    """Tokens, and the text that they stand for, by a model that adapts on the way.
+    """Tokens, and the text that they stand for, by a model that adapts on the method.
 
     What has mixers alone goes on in lanes, where they can; all else is one lane.
     """
-    layout = mixed_layout(coder, ways, len(tokens))
+    layout = mixed_layout(coder, adapted, len(tokens))
     if layout is not None:
-        steps = encode_mixed(coder, ways, tokens, layout, crew.part)
+        steps = encode_mixed(coder, adapted, tokens, layout, crew.part)
     else:
-        size = min(ADAPTED_TOKENS, len(tokens))
-        layout = Layout(len(tokens), 1, size, ways.length, ways.stride, coder.first)
-        steps = encode_adapted(coder, ways, tokens, size, crew.part)
+        frame_tokens = min(ADAPTED_TOKENS, len(tokens))
+        layout = Layout(len(tokens), 1, frame_tokens, adapted.length, adapted.stride, coder.first)
+        steps = encode_adapted(coder, adapted, tokens, frame_tokens, crew.part)
     frames = yield from mapped(steps, lambda done: (done, len(tokens)))
-    head = _head(ADAPTED, text, coder.identity, layout, ways)
+    head = _head(ADAPTED, text, coder.identity, layout, adapted)
     nats = sum(frame.nats for frame in frames)
     return Compressed(head + b"".join(map(_framed, frames)), nats, layout)
 
@@ -146,7 +154,7 @@ def decompress(
     header = read_header(data, where)
     if header.layout is None:
         body = data[header.body :]
-        text = body if header.way == STORED else _unlzma(body, header.text_bytes, where)
+        text = body if header.method == STORED else _unlzma(body, header.text_bytes, where)
     else:
         if coder is None or coder.identity != header.identity:
             raise BitgolfError(
@@ -166,10 +174,10 @@ def decoded_tokens(
 ) -> Generator[tuple[int, int], None, np.ndarray]:
     """The tokens of a file that a model wrote; yields (done, to do). coder: portable as the file is."""
     jobs = frames_of(data, header, where)
-    if header.ways is not None:
+    if header.adapted is not None:
         assert header.layout is not None
         total, decode = header.layout.tokens, decode_mixed if header.layout.lanes > 1 else decode_adapted
-        steps = decode(coder, header.ways, jobs, crew.part)
+        steps = decode(coder, header.adapted, jobs, crew.part)
         return (yield from mapped(steps, lambda done: (done, total)))
     return np.concatenate((yield from decoded(coder, jobs, crew)))
 
@@ -177,22 +185,22 @@ def decoded_tokens(
 def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
     """The frames of a file that a model wrote. Raises ArtifactError for damaged ones."""
     assert header.layout is not None
-    stream, found, arithmetic = io.BytesIO(data), [], ARITHMETIC[header.way]
+    stream, jobs, arithmetic = io.BytesIO(data), [], ARITHMETIC[header.method]
     stream.seek(header.body)
-    places = header.layout.frames()
-    for number, (start, end) in enumerate(places, 1):
+    spans = header.layout.frames()
+    for number, (start, end) in enumerate(spans, 1):
         offset = stream.tell()
-        name = f"{where}, frame {number} of {len(places)} at byte {offset:,}"
-        size = _read_number(stream, name)
+        name = f"{where}, frame {number} of {len(spans)} at byte {offset:,}"
+        num_bytes = _read_number(stream, name)
         crc, tokens_crc = struct.unpack("<II", _read(stream, 8, name))
-        bits = _read(stream, size, name)
+        bits = _read(stream, num_bytes, name)
         if zlib.crc32(bits) != crc:
             raise ArtifactError("its bits are damaged", where=name)
         frame = Frame(bits, tokens_crc)
-        found.append(Decoding(frame, end - start, header.layout, name, arithmetic))
+        jobs.append(Decoding(frame, end - start, header.layout, name, arithmetic))
     if stream.read(1):
         raise ArtifactError("bytes follow the last frame", where=where, value=len(data) - stream.tell() + 1)
-    return found
+    return jobs
 
 
 def read_header(data: bytes, where: str = "") -> Header:
@@ -200,38 +208,38 @@ def read_header(data: bytes, where: str = "") -> Header:
     stream = io.BytesIO(data)
     if stream.read(len(MAGIC)) != MAGIC:
         raise ArtifactError("not a file that bitgolf compressed", where=where)
-    (way,) = _read(stream, 1, where)
-    if way >= len(WAYS):
-        raise ArtifactError("compressed in a way that is not known here", where=where, value=way)
-    by_model = way in ARITHMETIC
+    (method,) = _read(stream, 1, where)
+    if method >= len(METHODS):
+        raise ArtifactError("compressed by a method that is not known here", where=where, value=method)
+    by_model = method in ARITHMETIC
     identity = _read(stream, 8, where) if by_model else b""
     text_bytes = _read_number(stream, where)
     (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
     layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if by_model else None
-    size = _read_number(stream, where) if way in (ADAPTED_PLAINLY, ADAPTED) else 0
-    plan = _read(stream, min(size, MOST_PLAN_BYTES), where)
+    plan_bytes = _read_number(stream, where) if method in (ADAPTED_PLAINLY, ADAPTED) else 0
+    plan = _read(stream, min(plan_bytes, MOST_PLAN_BYTES), where)
     end = stream.tell()
     (crc,) = struct.unpack("<I", _read(stream, 4, where))
     if zlib.crc32(data[:end]) != crc:
         raise ArtifactError("the head of the file is damaged", where=where)
     if text_bytes > MOST_BYTES or (layout and not _is_sound(layout)):
         raise ArtifactError("the head of the file makes no sense", where=where, value=layout or text_bytes)
-    ways = _read_ways(plan, layout, where) if layout and plan else None
-    return Header(way, identity, text_bytes, text_crc, layout, end + 4, ways)
+    adapted = _read_ways(plan, layout, where) if layout and plan else None
+    return Header(method, identity, text_bytes, text_crc, layout, end + 4, adapted)
 
 
-def _read_ways(plan: bytes, layout: Layout, where: str) -> Ways:
+def _read_ways(plan: bytes, layout: Layout, where: str) -> AdaptedPlan:
     import_core()  # the classes that it may name
     sliding = to_json(Sliding(length=layout.window, stride=layout.stride))
     try:
         # Older files have all words of their own.
         adapts = json.loads(zlib.decompressobj(zdict=KNOWN_PLAN).decompress(plan, MOST_PLAN_BYTES))
-        ways = Ways.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
+        adapted = AdaptedPlan.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
     except (ValueError, TypeError, RecursionError, zlib.error, BitgolfError) as error:
         raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
-    if layout.lanes > 1 and (ways.plan.adapter != NoAdapter() or not ways.plan.mixers):
+    if layout.lanes > 1 and (adapted.plan.adapter != NoAdapter() or not adapted.plan.mixers):
         raise ArtifactError("what learns has one lane", where=where, value=layout)
-    return ways
+    return adapted
 
 
 def _is_sound(layout: Layout) -> bool:
@@ -244,12 +252,16 @@ def _is_sound(layout: Layout) -> bool:
 
 
 def _head(
-    way: int, text: bytes, identity: bytes = b"", layout: Layout | None = None, ways: Ways | None = None
+    method: int,
+    text: bytes,
+    identity: bytes = b"",
+    layout: Layout | None = None,
+    adapted: AdaptedPlan | None = None,
 ) -> bytes:
-    head = MAGIC + bytes([way]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
+    head = MAGIC + bytes([method]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
     head += b"".join(_number(value) for value in layout or ())
-    if ways is not None:
-        adapts = {"adapter": to_json(ways.plan.adapter), "mixers": to_json(ways.plan.mixers)}
+    if adapted is not None:
+        adapts = {"adapter": to_json(adapted.plan.adapter), "mixers": to_json(adapted.plan.mixers)}
         deflate = zlib.compressobj(9, zdict=KNOWN_PLAN)
         plan = deflate.compress(json.dumps(adapts, separators=(",", ":")).encode()) + deflate.flush()
         head += _number(len(plan)) + plan
@@ -267,9 +279,9 @@ def _number(value: int) -> bytes:
 
 def _read_number(stream: io.BytesIO, where: str) -> int:
     value = 0
-    for place in range(9):
+    for index in range(9):
         (byte,) = _read(stream, 1, where)
-        value |= (byte & 127) << 7 * place
+        value |= (byte & 127) << 7 * index
         if byte < 128:
             return value
     raise ArtifactError("a number without end", where=where)

@@ -17,9 +17,9 @@ from bitgolf.base.errors import ArtifactError
 from bitgolf.net.model import Model
 from bitgolf.proof.arithmetic import PLAIN, Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
+from bitgolf.proof.frequencies import frequencies_of
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.mixed import MixedLanes
-from bitgolf.proof.table import shares_of
 from bitgolf.score.windows import Sliding
 
 MOST_LANES, LANE_TOKENS, MOST_LANE_TOKENS = 64, 1024, 2048
@@ -57,8 +57,10 @@ class Layout(NamedTuple):
 
     def frames(self) -> list[tuple[int, int]]:
         """Where each frame starts and ends."""
-        size = self.lanes * self.lane_tokens
-        return [(start, min(start + size, self.tokens)) for start in range(0, self.tokens, size)]
+        frame_tokens = self.lanes * self.lane_tokens
+        return [
+            (start, min(start + frame_tokens, self.tokens)) for start in range(0, self.tokens, frame_tokens)
+        ]
 
 
 class Frame(NamedTuple):
@@ -97,14 +99,14 @@ def encode_frame(
     lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, arithmetic)
     coder, nats, done = TokenEncoder(), 0.0, 0
     for step, active in enumerate(active_lanes(len(tokens), rows.shape[1])):
-        logits, coming = lanes.logits()[:active], torch.from_numpy(rows[:, step])
+        logits, upcoming = lanes.logits()[:active], torch.from_numpy(rows[:, step])
         if mixed is not None:
             logits = mixed.logits(logits, lanes.states)
             mixed.observe(rows[:active, step].tolist())
-        coder.write(rows[:active, step], shares_of(logits))
-        chosen = logits.gather(1, coming[:active, None].to(logits.device))[:, 0]
+        coder.write(rows[:active, step], frequencies_of(logits))
+        chosen = logits.gather(1, upcoming[:active, None].to(logits.device))[:, 0]
         nats += float((logits.logsumexp(1) - chosen).double().sum())
-        lanes.follow(coming)
+        lanes.follow(upcoming)
         done += active
         yield done
     return Frame(coder.finish(), crc_of(tokens), nats)
@@ -132,7 +134,7 @@ def decode_frame(
             logits = lanes.logits()[:active]
             if mixed is not None:
                 logits = mixed.logits(logits, lanes.states)
-            rows[:active, step] = coder.read(shares_of(logits))
+            rows[:active, step] = coder.read(frequencies_of(logits))
             if mixed is not None:
                 mixed.observe(rows[:active, step].tolist())
             lanes.follow(torch.from_numpy(rows[:, step]))
@@ -182,9 +184,9 @@ def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout, mixed: Mixed
                 for step in range(scored, end):
                     states, active = hidden[:, step - scored], int((step < lengths).sum())
                     logits = mixed.logits(model.logits_of(states)[:active], states)
-                    coming = targets[:active, step - scored].cpu()
-                    total -= float(logits.log_softmax(1).gather(1, coming[:, None]).sum())
-                    mixed.observe(coming.tolist())
+                    upcoming = targets[:active, step - scored].cpu()
+                    total -= float(logits.log_softmax(1).gather(1, upcoming[:, None]).sum())
+                    mixed.observe(upcoming.tolist())
     finally:
         model.window = 0
     return total

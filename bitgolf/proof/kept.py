@@ -20,31 +20,31 @@ from bitgolf.score.mixer import Memory
 
 
 class Kept:
-    """What a file keeps of one way, 'encode' or 'decode'; of the other it is left as it is.
+    """What a file keeps of one direction, 'encode' or 'decode'; of the other it is left as it is.
 
     identity: of all that its bits depend on; what was kept of another coding is not used. Without a path
     nothing is kept, nor where an adapter or a mixer cannot tell what it has learnt.
     """
 
-    def __init__(self, path: Path | None, way: str, identity: str) -> None:
-        self.path, self.way, self.identity = path, way, identity
+    def __init__(self, path: Path | None, direction: str, identity: str) -> None:
+        self.path, self.direction, self.identity = path, direction, identity
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was kept; None where nothing was."""
         tensors, facts = self._whole()
-        own = facts.get(self.way)
+        own = facts.get(self.direction)
         if not isinstance(own, dict) or own.get("identity") != self.identity:
             return None
-        return part_of(tensors, self.way), own
+        return part_of(tensors, self.direction), own
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keep this in the place of what was there."""
         if self.path is None:
             return
         others, other_facts = self._whole()
-        kept = {name: each for name, each in others.items() if not name.startswith(f"{self.way}/")}
-        kept |= {f"{self.way}/{name}": each for name, each in tensors.items()}
-        write_tensors(self.path, kept, {**other_facts, self.way: {**facts, "identity": self.identity}})
+        kept = {name: each for name, each in others.items() if not name.startswith(f"{self.direction}/")}
+        kept |= {f"{self.direction}/{name}": each for name, each in tensors.items()}
+        write_tensors(self.path, kept, {**other_facts, self.direction: {**facts, "identity": self.identity}})
 
     def _whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with suppress(*UNFIT):
@@ -92,8 +92,8 @@ def memories_up(
     """Give empty memories what `memories_down` gave. Raises CheckpointError for what does not fit."""
     with refusing_unfit(where):
         arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
-        for memory, known in zip(memories, facts["memories"], strict=True):
-            restore(memory, known, [arrays[number] for number in range(len(arrays))])
+        for memory, memory_state in zip(memories, facts["memories"], strict=True):
+            restore(memory, memory_state, [arrays[number] for number in range(len(arrays))])
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.net.kernels import AttentionMask, attend_last, split_heads
 from bitgolf.net.model import Model
 from bitgolf.proof.arithmetic import NATIVE, PLAIN, Arithmetic, within
-from bitgolf.proof.attention import attend_step, takes
+from bitgolf.proof.attention import attend_step, supports
 
 
 class KeysAndValues:
-    """Of the tokens that every lane has passed, for each attention on the way; room for `length` tokens.
+    """Of the tokens that every lane has passed, for each attention on the way; memory for `length` tokens.
 
     native: one token of each lane attends by `attend_step`.
     """
@@ -32,26 +32,26 @@ class KeysAndValues:
         q, k, v = split_heads(heads, queries)
         start, end = self.tokens, self.tokens + heads.shape[2]
         if self._call == len(self._kept):
-            self._kept.append((self._room(k), self._room(v)))
+            self._kept.append((self._allocate(k), self._allocate(v)))
         keys, values = self._kept[self._call]
         self._call += 1
         keys[:, start:end], values[:, start:end] = k, v
-        if self.native and takes(q, keys, values, mask):
+        if self.native and supports(q, keys, values, mask):
             return attend_step(q, keys, values, end, mask)
         return attend_last(q, keys[:, :end], values[:, :end], mask)
 
-    def _room(self, like: Tensor) -> Tensor:
+    def _allocate(self, like: Tensor) -> Tensor:
         """Memory for tensors as this one (rows, tokens, dimension)."""
         rows, _, width = like.shape
         if self.native:  # tokens lie side by side, as machine code adds them up
             return like.new_empty(rows, width, self.length).mT
         return like.new_empty(rows, self.length, width)
 
-    def passed(self, tokens: int) -> None:
+    def advance(self, tokens: int) -> None:
         """Note that all attentions have seen so many more tokens."""
         self.tokens, self._call = self.tokens + tokens, 0
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Begin again, in the same memory."""
         self.tokens = 0
 
@@ -62,15 +62,15 @@ class KeysAndValues:
             f"{n}/{i}": each[:, : self.tokens].clone() for n, pair in pairs for i, each in enumerate(pair)
         }
 
-    def take_up(self, kept: Mapping[str, Tensor], tokens: int) -> None:
+    def take_up(self, state: Mapping[str, Tensor], tokens: int) -> None:
         """Go on from what `take_down` gave, of so many tokens."""
         self._kept, self.tokens = [], tokens
-        for number in range(len(kept) // 2):
-            own = [kept[f"{number}/{side}"] for side in (0, 1)]
-            room = [self._room(each) for each in own]
-            for each, known in zip(room, own):
-                each[:, :tokens] = known
-            self._kept.append((room[0], room[1]))
+        for number in range(len(state) // 2):
+            own = [state[f"{number}/{side}"] for side in (0, 1)]
+            memory = [self._allocate(each) for each in own]
+            for each, restored in zip(memory, own):
+                each[:, :tokens] = restored
+            self._kept.append((memory[0], memory[1]))
 
 
 class Lanes:
@@ -113,7 +113,7 @@ class Lanes:
 
     def _logits(self) -> Tensor:
         if self._cache.tokens == self.window:
-            self._cache.forget()
+            self._cache.clear()
             self._seen = self._seen[:, self._seen.shape[1] - self.kept :]
             if self.kept:
                 self._hidden(self._seen, self._seen)
@@ -122,13 +122,13 @@ class Lanes:
         return self.model.logits_of(self.states)
 
     @torch.inference_mode()
-    def begin(self, tokens: Tensor) -> None:
+    def prefill(self, tokens: Tensor) -> None:
         """Pass the first tokens (lanes, count) of every lane together; the last of them is the next step's.
 
         Of more than a window holds, the last are passed. Sums are rounded otherwise than step by step.
         """
         seen = tokens[:, -self.window :]
-        self._cache.forget()
+        self._cache.clear()
         self._seen, self._next = seen[:, :-1], seen[:, -1:]
         if seen.shape[1] > 1:
             with self._arithmetic:
@@ -140,24 +140,24 @@ class Lanes:
 
     def take_down(self) -> dict[str, Tensor]:
         """Copies of all that the lanes see, by name; `take_up` of other lanes goes on to the same bits."""
-        own = {"seen": self._seen, "next": self._next, "tokens": torch.tensor(self._cache.tokens)}
-        return own | {f"cache/{name}": each for name, each in self._cache.take_down().items()}
+        state = {"seen": self._seen, "next": self._next, "tokens": torch.tensor(self._cache.tokens)}
+        return state | {f"cache/{name}": each for name, each in self._cache.take_down().items()}
 
-    def take_up(self, known: Mapping[str, Tensor]) -> None:
+    def take_up(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `take_down` gave."""
-        self._seen, self._next = known["seen"], known["next"]
-        cache = {name: each.to(self.device) for name, each in known.items() if name.startswith("cache/")}
-        self._cache.take_up({name[6:]: each for name, each in cache.items()}, int(known["tokens"]))
+        self._seen, self._next = state["seen"], state["next"]
+        cache = {name: each.to(self.device) for name, each in state.items() if name.startswith("cache/")}
+        self._cache.take_up({name[6:]: each for name, each in cache.items()}, int(state["tokens"]))
 
     def _hidden(self, seen: Tensor, new: Tensor) -> Tensor:
         """Final states (lanes, new, width) of the last tokens; seen: all in the window, these included."""
         model, cache, count = self.model, self._cache, new.shape[1]
-        before = min(cache.tokens, len(model.plan.embed))  # each of them looks one token back
-        start = model.embedded(seen[:, seen.shape[1] - count - before :].to(self.device))[:, before:]
+        lookback = min(cache.tokens, len(model.plan.embed))  # each of them looks one token back
+        start = model.embedded(seen[:, seen.shape[1] - count - lookback :].to(self.device))[:, lookback:]
         model.window = self.window
         try:
             hidden = model.through(start, model.context(seen.to(self.device), start, cache.attend))
         finally:
             model.window = 0
-        cache.passed(count)
+        cache.advance(count)
         return hidden

@@ -36,6 +36,12 @@ def mixed_logits(mixtures: Iterable[Mixture], logits: Tensor, states: Tensor) ->
 
     States may be of more lanes than logits.
     """
-    owns, known = torch.softmax(logits.double(), 1).cpu().numpy(), states.float().cpu().numpy()
-    mixed = [mixture.distribution(*given) for mixture, *given in zip(mixtures, owns, known, strict=False)]
+    distributions, states_of_lanes = (
+        torch.softmax(logits.double(), 1).cpu().numpy(),
+        states.float().cpu().numpy(),
+    )
+    mixed = [
+        mixture.distribution(*inputs)
+        for mixture, *inputs in zip(mixtures, distributions, states_of_lanes, strict=False)
+    ]
     return torch.from_numpy(np.log(np.maximum(mixed, np.finfo(float).tiny)))

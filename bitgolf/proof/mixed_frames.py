@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bitgolf.base.events import mapped
-from bitgolf.proof.adapted import Ways, identity_of_passage
+from bitgolf.proof.adapted import AdaptedPlan, identity_of_passage
 from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
 from bitgolf.proof.kept import Kept, memories_down, memories_up
@@ -23,26 +23,26 @@ from bitgolf.score.mixer import Mixture, mixture_of
 MIXED_LANES, MIXED_LANE_TOKENS = 8, 4096  # of a frame, at most; more lanes are faster and know less
 
 
-def mixture_for(coder: Coder, ways: Ways) -> Mixture | None:
+def mixture_for(coder: Coder, adapted: AdaptedPlan) -> Mixture | None:
     """The mixture of a stream that begins; None where no mixer changes anything."""
-    return mixture_of(ways.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
+    return mixture_of(adapted.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
 
 
-def mixed_layout(coder: Coder, ways: Ways, tokens: int) -> Layout | None:
+def mixed_layout(coder: Coder, adapted: AdaptedPlan, tokens: int) -> Layout | None:
     """How tokens lie in lanes beside mixers; None where something reads one lane alone."""
-    mixture = mixture_for(coder, ways)
-    if ways.plan.adapter != NoAdapter() or mixture is None or mixture.beside() is None:
+    mixture = mixture_for(coder, adapted)
+    if adapted.plan.adapter != NoAdapter() or mixture is None or mixture.beside() is None:
         return None
     most = MIXED_LANES, MIXED_LANE_TOKENS
-    layout = Layout.of(tokens, ways.length, coder.first, most=most)._replace(stride=ways.stride)
+    layout = Layout.of(tokens, adapted.length, coder.first, most=most)._replace(stride=adapted.stride)
     return layout if layout.lanes > 1 else None
 
 
 class MixedFrames:
     """What is known where a frame ends: the frames before it, and what mixers have seen in them."""
 
-    def __init__(self, coder: Coder, ways: Ways, layout: Layout, kept: Kept) -> None:
-        mixture = mixture_for(coder, ways)
+    def __init__(self, coder: Coder, adapted: AdaptedPlan, layout: Layout, kept: Kept) -> None:
+        mixture = mixture_for(coder, adapted)
         assert mixture is not None
         self.mixture, self.lanes, self.kept = mixture, layout.lanes, kept
 
@@ -50,12 +50,12 @@ class MixedFrames:
         """The mixers of the next frame. Raises ArtifactError for those that know but one lane."""
         return MixedLanes(self.mixture, self.lanes)
 
-    def known(self) -> tuple[np.ndarray, Mapping[str, Any]]:
+    def resumed(self) -> tuple[np.ndarray, Mapping[str, Any]]:
         """The tokens of frames that were done when it was killed, and what was kept with them."""
-        if (found := self.kept.read()) is None:
+        if (state := self.kept.read()) is None:
             return np.zeros(0, np.int64), {}
-        memories_up(self.mixture.memories, *found, str(self.kept.path))
-        return found[0]["tokens"].numpy(), found[1]
+        memories_up(self.mixture.memories, *state, str(self.kept.path))
+        return state[0]["tokens"].numpy(), state[1]
 
     def keep(self, tokens: np.ndarray, facts: Mapping[str, Any]) -> None:
         """Keep what is known."""
@@ -65,12 +65,14 @@ class MixedFrames:
 
 
 def encode_mixed(
-    coder: Coder, ways: Ways, tokens: np.ndarray, layout: Layout, part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, layout: Layout, part: Path | None = None
 ) -> Generator[int, None, list[Frame]]:
     """Code tokens in frames; yields how many are done. part: a file that keeps frames that are."""
-    identity = identity_of_passage(coder, ways, layout, tokens.tobytes(), coder.arithmetic)
-    state = MixedFrames(coder, ways, layout, Kept(part, "encode", identity))
-    frames = [Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in state.known()[1].get("frames", ())]
+    identity = identity_of_passage(coder, adapted, layout, tokens.tobytes(), coder.arithmetic)
+    state = MixedFrames(coder, adapted, layout, Kept(part, "encode", identity))
+    frames = [
+        Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in state.resumed()[1].get("frames", ())
+    ]
     for start, end in layout.frames()[len(frames) :]:
         steps = encode_frame(coder.model, tokens[start:end], layout, coder.arithmetic, state.begin())
         frames.append((yield from mapped(steps, partial(add, start))))
@@ -80,7 +82,7 @@ def encode_mixed(
 
 
 def decode_mixed(
-    coder: Coder, ways: Ways, jobs: Sequence[Decoding], part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], part: Path | None = None
 ) -> Generator[int, None, np.ndarray]:
     """The tokens of frames, int64; yields how many are done. part: a file that keeps frames that are.
 
@@ -88,14 +90,14 @@ def decode_mixed(
     """
     layout, arithmetic = jobs[0].layout, jobs[0].arithmetic
     content = b"".join(job.content() for job in jobs)
-    identity = identity_of_passage(coder, ways, layout, content, arithmetic)
-    state = MixedFrames(coder, ways, layout, Kept(part, "decode", identity))
-    tokens = state.known()[0]
+    identity = identity_of_passage(coder, adapted, layout, content, arithmetic)
+    state = MixedFrames(coder, adapted, layout, Kept(part, "decode", identity))
+    tokens = state.resumed()[0]
     for job, (start, _) in zip(jobs, layout.frames(), strict=True):
         if start < len(tokens):
             continue
-        given = job.frame, job.size, layout, job.where, arithmetic, state.begin()
-        found = yield from mapped(decode_frame(coder.model, *given), partial(add, start))
-        tokens = np.concatenate([tokens, found])
+        arguments = job.frame, job.num_tokens, layout, job.where, arithmetic, state.begin()
+        decoded = yield from mapped(decode_frame(coder.model, *arguments), partial(add, start))
+        tokens = np.concatenate([tokens, decoded])
         state.keep(tokens, {})
     return tokens

@@ -59,8 +59,8 @@ class Portable(TorchDispatchMode):
                 return made
         name = func.overloadpacket.__name__
         plain = name if name in SAFE else name.removesuffix("_")
-        given = [each for each in args if isinstance(each, Tensor)]
-        whole = bool(given) and not any(each.is_floating_point() for each in given)
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        whole = bool(tensors) and not any(each.is_floating_point() for each in tensors)
         if plain in SAFE and kwargs.get("alpha", 1) == 1 or plain in WHOLE_ONLY and whole:
             return func(*args, **kwargs)
         if plain not in REPLACED:
@@ -69,8 +69,8 @@ class Portable(TorchDispatchMode):
                 value=name,
                 way_out="leave out --portable",
             )
-        found = REPLACED[plain](*args, **kwargs).to(given[0].dtype)
-        return found if plain == name else args[0].copy_(found)
+        result = REPLACED[plain](*args, **kwargs).to(tensors[0].dtype)
+        return result if plain == name else args[0].copy_(result)
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
@@ -100,22 +100,22 @@ def total(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False) -
     dims = tuple(range(x.ndim)) if not dims else tuple(dims)
     count = math.prod(x.shape[dim] for dim in dims)
     terms, unit = as_whole(x, EXACT_BITS - math.ceil(math.log2(max(count, 1))), dims)
-    found = terms.sum(dims, keepdim=True) * unit
-    return found if keepdim else found.squeeze(dims)
+    result = terms.sum(dims, keepdim=True) * unit
+    return result if keepdim else result.squeeze(dims)
 
 
 def mean(x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False) -> Tensor:
     """The mean over some dimensions."""
-    found = total(x, dims, keepdim)
-    return found / (x.numel() / found.numel())
+    result = total(x, dims, keepdim)
+    return result / (x.numel() / result.numel())
 
 
 def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     """The first coefficient, and the others times x, x^2, ...; each step rounded twice."""
-    found = torch.full_like(x, coefficients[-1])
-    for each in reversed(coefficients[:-1]):
-        found.mul_(x).add_(each)
-    return found
+    result = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result.mul_(x).add_(coefficient)
+    return result
 
 
 def exp(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from bitgolf.base.errors import ArtifactError, DataError
 from bitgolf.base.events import Event, with_progress
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.base.plan import to_json
-from bitgolf.proof.adapted import Ways
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, decoded
 from bitgolf.proof.file import (
     ARITHMETIC,
@@ -73,19 +73,19 @@ def machine_class() -> dict[str, Any]:
 
 def code_sha256() -> str:
     """Hex SHA-256 of the source of this package."""
-    root, found = Path(bitgolf.__file__).parent, hashlib.sha256()
+    root, digest = Path(bitgolf.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def prove(
-    coder: Coder, text: Text, out: Path, processes: int = 1, ways: Ways | None = None
+    coder: Coder, text: Text, out: Path, processes: int = 1, adapted: AdaptedPlan | None = None
 ) -> Generator[Event, None, dict[str, Any]]:
     """Code a text, decode it from the written file, and write the certificate; see `check`.
 
-    What was finished when it was interrupted is not done again. ways: how the model adapts on the way, in one
-    process; the lanes of a frame are side by side where that is mixers alone, and else it is one lane.
+    What was finished when it was interrupted is not done again. adapted: how the model adapts on the way, in
+    one process; the lanes of a frame are side by side where that is mixers alone, and else it is one lane.
 
     Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
     """
@@ -97,30 +97,32 @@ def prove(
         )
     tokens = text.tokens[1:] if text.tokens[0] == coder.first == coder.tokenizer.bos else text.tokens
     crew, clock = Crew(processes, out / "proof.part"), [time.monotonic()]
-    if ways is None:
+    if adapted is None:
         coding = compress_tokens(coder, tokens, text.data, crew=crew)
     else:
-        coding = compress_adapted(coder, ways, tokens, text.data, crew)
+        coding = compress_adapted(coder, adapted, tokens, text.data, crew)
     packed = yield from with_progress(coding, "encode")
     assert packed.layout is not None
     clock.append(time.monotonic())
     write_bytes(out / "coded.bin", packed.data)
     coded = (out / "coded.bin").read_bytes()
-    found = yield from with_progress(
+    read_back = yield from with_progress(
         decoded_tokens(coder, coded, read_header(coded, "coded.bin"), "coded.bin", crew), "decode"
     )
     clock.append(time.monotonic())
-    if not np.array_equal(found, tokens) or coder.tokenizer.decode(found) != text.data:
+    if not np.array_equal(read_back, tokens) or coder.tokenizer.decode(read_back) != text.data:
         raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
     nats, mixture = 0.0, None
-    if ways is not None and packed.layout.lanes > 1:
-        mixture = mixture_for(coder, ways)
-    elif ways is not None:
+    if adapted is not None and packed.layout.lanes > 1:
+        mixture = mixture_for(coder, adapted)
+    elif adapted is not None:
         yield Event("parallel score", 0, packed.layout.tokens, {})
-        plan = ways.plan.replace(windows=Sliding(length=ways.length, stride=ways.stride), limit_tokens=0)
+        plan = adapted.plan.replace(
+            windows=Sliding(length=adapted.length, stride=adapted.stride), limit_tokens=0
+        )
         stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
         nats = total_nats(score(coder.model, stream, coder.tokenizer, plan))
-    for start, end in packed.layout.frames() if ways is None or mixture is not None else ():
+    for start, end in packed.layout.frames() if adapted is None or mixture is not None else ():
         yield Event("parallel score", start, packed.layout.tokens, {})
         mixed = MixedLanes(mixture, packed.layout.lanes) if mixture is not None else None
         nats += nats_in_parallel(coder.model, tokens[start:end], packed.layout, mixed)
@@ -136,18 +138,18 @@ def certificate_of(
     coder: Coder, text: Text, coded: bytes, packed_nats: float, parallel_nats: float
 ) -> dict[str, Any]:
     """What was shown, in figures. Nats: of all tokens together, by the steps of the coder and in parallel."""
-    machine, found = machine_class(), claims_of(coder, coded)
+    machine, claims = machine_class(), claims_of(coder, coded)
     scores = {
-        "bits_per_byte": found["bits_per_byte"],
+        "bits_per_byte": claims["bits_per_byte"],
         "stepwise_bits_per_byte": bits_of(packed_nats, text),
         "parallel_bits_per_byte": bits_of(parallel_nats, text),
     }
-    alarm = "; ".join(alarms_in({**found, **scores}))
+    alarm = "; ".join(alarms_in({**claims, **scores}))
     return {
-        "format": found["format"],
+        "format": claims["format"],
         **scores,
         "text": text.name,
-        **found,
+        **claims,
         "text_sha256": hashlib.sha256(text.data).hexdigest(),
         "code_sha256": code_sha256(),
         "certified_on": ANYWHERE if coder.portable else "class {processor}, {capability}".format(**machine),
@@ -167,7 +169,7 @@ def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
     if header.layout is None:
         raise ArtifactError("no model wrote it", where=where)
     frames, layout = frames_of(coded, header, where), header.layout
-    found: dict[str, Any] = {
+    claims: dict[str, Any] = {
         "format": FORMAT,
         "bits_per_byte": 8 * len(coded) / header.text_bytes,
         "text_bytes": header.text_bytes,
@@ -176,14 +178,14 @@ def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
         "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
         "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
         "frames": len(frames),
-        "arithmetic": ARITHMETIC[header.way],
+        "arithmetic": ARITHMETIC[header.method],
     }
-    if header.ways is not None:
-        plan = header.ways.plan
-        found["adapted"] = {"adapter": to_json(plan.adapter), "mixers": to_json(plan.mixers)}
+    if header.adapted is not None:
+        plan = header.adapted.plan
+        claims["adapted"] = {"adapter": to_json(plan.adapter), "mixers": to_json(plan.mixers)}
     for name, data in (("artifact", coder.artifact), ("coded", coded)):
-        found |= {f"{name}_bytes": len(data), f"{name}_sha256": hashlib.sha256(data).hexdigest()}
-    return found
+        claims |= {f"{name}_bytes": len(data), f"{name}_sha256": hashlib.sha256(data).hexdigest()}
+    return claims
 
 
 def alarms_in(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -193,8 +195,8 @@ def alarms_in(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
     coded = 8 * (figures["coded_bytes"] - figures["container_bytes"]) / figures["text_bytes"]
     bits = FRAME_BITS * figures["frames"] + TOKEN_BITS * figures["tokens"]
-    room = CODED_SHARE * stepwise + bits / figures["text_bytes"]
-    if not (apart := abs(coded - stepwise)) <= room:
+    tolerance = CODED_SHARE * stepwise + bits / figures["text_bytes"]
+    if not (apart := abs(coded - stepwise)) <= tolerance:
         yield f"coded bits and stepwise score differ by {apart:.2g} bits per byte"
 
 
@@ -217,17 +219,17 @@ def check(
     share: of the frames, 0 to 1; one at least. where: the coded file, for messages. Raises ArtifactError for
     what does not hold.
     """
-    found = claims_of(coder, coded, where)
+    claims = claims_of(coder, coded, where)
     for name in ("artifact", "coded"):
-        if certificate[f"{name}_sha256"] != found[f"{name}_sha256"]:
-            raise ArtifactError(f"the certificate is of another {name}", value=found[f"{name}_sha256"][:16])
-    refuse_untrue(certificate, found, coder.portable)
+        if certificate[f"{name}_sha256"] != claims[f"{name}_sha256"]:
+            raise ArtifactError(f"the certificate is of another {name}", value=claims[f"{name}_sha256"][:16])
+    refuse_untrue(certificate, claims, coder.portable)
     header = read_header(coded, where)
     frames = frames_of(coded, header, where)
     count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
-    jobs = [frames[place] for place in chosen]
-    if header.ways is not None:
+    jobs = [frames[index] for index in chosen]
+    if header.adapted is not None:
         parts = [(yield from with_progress(decoded_tokens(coder, coded, header, where), "decode"))]
     else:
         parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
@@ -243,23 +245,26 @@ def check(
     }
 
 
-def refuse_untrue(certificate: Mapping[str, Any], found: Mapping[str, Any], portable: bool) -> None:
+def refuse_untrue(certificate: Mapping[str, Any], claims: Mapping[str, Any], portable: bool) -> None:
     """Raise ArtifactError where a certificate says what its files do not, or hides an alarm."""
-    for name, true in found.items():
-        said = certificate.get(name, true)
-        if isinstance(true, dict) and isinstance(said, dict):  # older ones say more of how a model adapted
-            said = {key: said.get(key) for key in true}
-        if said != true:
+    for name, true in claims.items():
+        claimed = certificate.get(name, true)
+        if isinstance(true, dict) and isinstance(claimed, dict):  # older ones say more of how a model adapted
+            claimed = {key: claimed.get(key) for key in true}
+        if claimed != true:
             raise ArtifactError(
-                "the certificate says what its files do not", where=name, value=said, way_out=f"it is {true}"
+                "the certificate says what its files do not",
+                where=name,
+                value=claimed,
+                way_out=f"it is {true}",
             )
-    if "adapted" in certificate and "adapted" not in found:
+    if "adapted" in certificate and "adapted" not in claims:
         raise ArtifactError("the certificate says that the model adapted, its file does not", where="adapted")
-    place = certificate.get("certified_on")
-    if place is not None and (place == ANYWHERE) != portable:
-        raise ArtifactError("the file was not coded so", where="certified_on", value=place)
+    certified_on = certificate.get("certified_on")
+    if certified_on is not None and (certified_on == ANYWHERE) != portable:
+        raise ArtifactError("the file was not coded so", where="certified_on", value=certified_on)
     if "alarm" not in certificate:
-        for alarm in alarms_in({**certificate, **found}):
+        for alarm in alarms_in({**certificate, **claims}):
             raise ArtifactError(f"the certificate does not say that {alarm}")
 
 

@@ -94,7 +94,7 @@ def logits_of(model: Model, ids: list[int], window: int) -> Iterator[np.ndarray]
         while True:
             yield next_logits(model, ids[-window:])
     lanes = Lanes(model, 1, window, max(1, window // 2), ids[0])
-    lanes.begin(torch.tensor([ids]))
+    lanes.prefill(torch.tensor([ids]))
     while True:
         yield lanes.logits()[0].double().cpu().numpy()
         lanes.follow(torch.tensor([ids[-1]]))

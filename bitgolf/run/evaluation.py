@@ -22,7 +22,7 @@ KEEP_SECONDS = 30.0  # between two times that an evaluation is kept
 KEEP_SHARE = 0.05  # of the time, at most, goes into keeping
 FEW_WINDOWS = 32  # tell the pace of an evaluation
 PACKED = ("quantized", "adapted")  # weights whose evaluation counts
-LOOK_SECONDS = 1.0  # between two looks at the bits so far
+SHOW_SECONDS = 1.0  # between two looks at the bits so far
 
 
 class SlowError(BitgolfError):
@@ -44,11 +44,11 @@ class Evaluated(NamedTuple):
 class Pace:
     """How fast batches and updates have been so far, and so what the others will take.
 
-    settled: scored tokens after which batches come at an even pace; the first one is slower than the others.
+    warmup_tokens: scored tokens after which batches come at an even pace; the first is slower.
     """
 
-    def __init__(self, settled: int, now: float) -> None:
-        self.settled, self.now, self.done = settled, now, 0
+    def __init__(self, warmup_tokens: int, now: float) -> None:
+        self.warmup_tokens, self.now, self.done = warmup_tokens, now, 0
         self.laps = self.tokens = self.updates = 0
         self.scoring = self.learning = 0.0
 
@@ -57,7 +57,7 @@ class Pace:
         spent, tokens = now - self.now, done - self.done
         if self.laps and not tokens:
             self.updates, self.learning = self.updates + 1, self.learning + spent
-        elif self.laps and done > self.settled:
+        elif self.laps and done > self.warmup_tokens:
             self.tokens, self.scoring = self.tokens + tokens, self.scoring + spent
         self.now, self.done, self.laps = now, done, self.laps + 1
 
@@ -88,14 +88,14 @@ def evaluate(
     begins.
     """
     if part is None or not part.exists():
-        refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.from_first(clock()))
+        refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.broadcast(clock()))
     sheet = Sheet(part, model, tokens, plan, world)
     sizes = file_bytes, differing_bytes
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
     facts: dict[str, float] = {}
-    started = kept = looked = clock()
-    pause, pace = KEEP_SECONDS, Pace(plan.windows.settled, started)
-    before: tuple[float, float] | None = None  # its seconds, and of learning, before it was killed
+    started = last_kept = last_shown = clock()
+    pause, pace = KEEP_SECONDS, Pace(plan.windows.warmup_tokens, started)
+    earlier: tuple[float, float] | None = None  # its seconds, and of learning, before it was killed
     try:
         while True:
             try:
@@ -107,19 +107,19 @@ def evaluate(
             sheet.moving = False
             now = clock()
             pace.lap(now, done)
-            before = before or (sheet.seconds, sheet.learning_seconds)
-            sheet.seconds, sheet.learning_seconds = before[0] + now - started, before[1] + pace.learning
+            earlier = earlier or (sheet.seconds, sheet.learning_seconds)
+            sheet.seconds, sheet.learning_seconds = earlier[0] + now - started, earlier[1] + pace.learning
             if sheet.note:
                 yield Event(NOTE, 1, 1, {NOTE: sheet.note})
                 sheet.note = ""
             if plan.eval_seconds and world.rank == 0:  # the first decides; torchrun ends the others
                 _refuse_slow(plan, sheet.seconds + pace.of(total - done, sheet.adaptation.updates_left))
-            if now - looked > LOOK_SECONDS or done == total:  # the last one is the score itself
-                facts, looked = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
-            if now - kept > pause:
+            if now - last_shown > SHOW_SECONDS or done == total:  # the last one is the score itself
+                facts, last_shown = {"bits_per_byte": sheet.bits_so_far(tokenizer)}, now
+            if now - last_kept > pause:
                 sheet.keep()
-                kept = clock()
-                pause = max(KEEP_SECONDS, (kept - now) / KEEP_SHARE)
+                last_kept = clock()
+                pause = max(KEEP_SECONDS, (last_kept - now) / KEEP_SHARE)
             yield Event(stage, done, total, facts)
     except (GeneratorExit, KeyboardInterrupt, SlowError):
         sheet.keep()
@@ -143,10 +143,10 @@ def _rounded(seconds: float) -> str:
 def verdict(rows: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
     """For result.json: what the evaluation of the packed model took, by phase in `rows`, and if it may."""
     spent = sum(row.get("seconds", 0.0) for row in rows if row["name"] in PACKED)
-    found = {"evaluation_seconds": spent}
+    facts = {"evaluation_seconds": spent}
     if not limit:
-        return found
-    return {**found, "evaluation_verdict": f"{'within' if spent <= limit else 'over'} {_rounded(limit)} s"}
+        return facts
+    return {**facts, "evaluation_verdict": f"{'within' if spent <= limit else 'over'} {_rounded(limit)} s"}
 
 
 def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Callable[[], float]) -> None:

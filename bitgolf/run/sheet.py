@@ -134,11 +134,11 @@ class Sheet:
             chains = list({id(chain): chain for chain, _ in self.reader.ends.values()}.values())
             ends = self.reader.ends.items()
             facts["ends"] = [(position, chains.index(chain), row) for position, (chain, row) in ends]
-            facts["chains"] = [(chain.end, len(chain.kept)) for chain in chains]
+            facts["chains"] = [(chain.end, len(chain.cache)) for chain in chains]
             tensors |= {
                 f"chain/{number}/{call}/{side}": each
                 for number, chain in enumerate(chains)
-                for call, pair in enumerate(chain.kept)
+                for call, pair in enumerate(chain.cache)
                 for side, each in enumerate(pair)
             }
         return tensors, facts
@@ -171,7 +171,7 @@ def _chains(
         chain.end = end
         device = reader.tables[0].device
         pairs = [[kept[f"{number}/{call}/{side}"].to(device) for side in (0, 1)] for call in range(calls)]
-        chain.kept = [(keys, values) for keys, values in pairs]
+        chain.cache = [(keys, values) for keys, values in pairs]
         chains.append(chain)
     return {position: (chains[number], row) for position, number, row in facts["ends"]}
 

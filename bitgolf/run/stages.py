@@ -75,9 +75,9 @@ def run(
     facts: RunResult = {"recipe": recipe.name, "recipe_identity": recipe.identity(), "seed": seed}
     begun = False
     try:
-        backend = choose_backend(recipe.backend, state.dtype if state else "", world.from_first)
+        backend = choose_backend(recipe.backend, state.dtype if state else "", world.broadcast)
         facts["dtype"] = backend.dtype_name
-        try_out((yield from preflight(recipe, dataset, backend, seed, lambda: world.from_first(clock()))))
+        try_out((yield from preflight(recipe, dataset, backend, seed, lambda: world.broadcast(clock()))))
         if start and state is None:
             state = start_state(spec, start, backend, world)
         if world.rank == 0:

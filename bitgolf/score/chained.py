@@ -13,7 +13,7 @@ from bitgolf.net.model import Model
 from bitgolf.net.position import Tables, far_tables
 from bitgolf.score.windows import States, Window, Windows, score_batches
 
-SPAN_ROOM = 8  # spans that are written before what is kept moves back to the front
+SPARE_SPANS = 8  # spans that are written before what is kept moves back to the front
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Chained(Windows):
     lanes: int = setting(16, at_least=1, at_most=2**16)
 
     @property
-    def settled(self) -> int:
+    def warmup_tokens(self) -> int:
         return self.longest() + self.lanes * self.stride
 
     def label(self) -> str:
@@ -61,35 +61,35 @@ class Chained(Windows):
     ) -> Iterator[list[int]]:
         steps = -(-len(part) // self.lanes) if self.history else 1
         for step in range(steps):
-            together = self.lanes * self.longest() if step else batch_tokens
-            yield from score_batches(windows, part[step::steps], together, in_order)
+            tokens_together = self.lanes * self.longest() if step else batch_tokens
+            yield from score_batches(windows, part[step::steps], tokens_together, in_order)
 
     def states(self, plain: States, model: Model, windows: Sequence[Window]) -> States:
         return ChainedReader(model, self, windows).hidden if self.history else plain
 
 
 class Chain:
-    """Keys and values of lanes, for every attention on the way; a token's slot is its rotary place.
+    """Keys and values of lanes, for every attention on the way; a token's slot is its rotary position.
 
-    Once the room is full, what is kept turns back to the front.
+    Once all slots are used, what is kept turns back to the front.
     """
 
     def __init__(self, history: int, tables: Tables, kernels: PlainKernels) -> None:
         self.history, self.tables, self.kernels = history, tables, kernels
-        self.kept: list[tuple[Tensor, Tensor]] = []  # (key heads, lanes, room, dimension) each
+        self.cache: list[tuple[Tensor, Tensor]] = []  # (key heads, lanes, slots, dimension) each
         self.end = self.seen = self.call = 0
 
-    def places(self, new: int, seen: int) -> Tables:
-        """Room for new tokens that see so many, themselves included: the tables of their slots."""
+    def advance(self, new: int, seen: int) -> Tables:
+        """Move on by new tokens that see so many, themselves included: the rotation tables of their slots."""
         cos, sin = self.tables
         if self.end + new > len(cos):
             shift, front = self.end - self.history, slice(self.history)
-            old = slice(shift, self.end)
-            for keys, values in self.kept:
-                turn = cos[shift].to(keys.dtype), -sin[shift].to(keys.dtype)
+            last_kept = slice(shift, self.end)
+            for keys, values in self.cache:
+                rotation = cos[shift].to(keys.dtype), -sin[shift].to(keys.dtype)
                 keys[:, :, front], values[:, :, front] = (
-                    rotate(keys[:, :, old], *turn),
-                    values[:, :, old].clone(),
+                    rotate(keys[:, :, last_kept], *rotation),
+                    values[:, :, last_kept].clone(),
                 )
             self.end = self.history
         self.end, self.seen, self.call = self.end + new, seen, 0
@@ -99,14 +99,14 @@ class Chain:
     def attend(self, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
         """Causal attention of new tokens over what they see; see `attend` of the kernels."""
         count, new = (len(heads) - queries) // 2, heads.shape[2]
-        q, *made = heads.split((queries, count, count))
-        if self.call == len(self.kept):
+        q, *new_keys_values = heads.split((queries, count, count))
+        if self.call == len(self.cache):
             shape = count, heads.shape[1], len(self.tables[0]), heads.shape[3]
-            self.kept.append((heads.new_zeros(shape), heads.new_zeros(shape)))
-        for kept, own in zip(self.kept[self.call], made):
-            kept[:, :, self.end - new : self.end] = own
+            self.cache.append((heads.new_zeros(shape), heads.new_zeros(shape)))
+        for kept, new_tokens in zip(self.cache[self.call], new_keys_values):
+            kept[:, :, self.end - new : self.end] = new_tokens
         seen = slice(self.end - self.seen, self.end)
-        k, v = (kept.flatten(0, 1)[:, seen].to(heads.dtype) for kept in self.kept[self.call])
+        k, v = (kept.flatten(0, 1)[:, seen].to(heads.dtype) for kept in self.cache[self.call])
         self.call += 1
         return self.kernels.attend_last(q.unflatten(0, (count, -1)), k, v, mask)
 
@@ -118,7 +118,7 @@ class ChainedReader:
         self.model, self.history, self.windows = model, plan.history, windows
         head_width, device = model.plan.dimensions.head_width, model.backend.device
         tables = model.plan.position.tables(plan.longest(), plan.longest(), head_width, device)
-        self.tables = far_tables(tables, plan.longest() + SPAN_ROOM * plan.stride)
+        self.tables = far_tables(tables, plan.longest() + SPARE_SPANS * plan.stride)
         self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by where it goes on
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
@@ -126,27 +126,26 @@ class ChainedReader:
         model, windows, seen = self.model, [self.windows[index] for index in indices], inputs.shape[1]
         chain = self._chain_to([window.first_scored for window in windows])
         new = scored if chain.end else seen
-        back = min(seen - new, len(model.plan.embed))  # each of them looks one token back
-        start = model.embedded(inputs[:, seen - new - back :])[:, back:]
-        cos, sin = chain.places(new, seen)
+        lookback = min(seen - new, len(model.plan.embed))  # each of them looks one token back
+        start = model.embedded(inputs[:, seen - new - lookback :])[:, lookback:]
+        cos, sin = chain.advance(new, seen)
         context = model.context(inputs, start, chain.attend)
         hidden = model.through(start, context._replace(cos=cos, sin=sin))
         self.ends |= {window.end: (chain, row) for row, window in enumerate(windows)}
         return hidden[:, -scored:]
 
-    def _chain_to(self, places: Sequence[int]) -> Chain:
-        """The chain whose lanes stand at these places; an empty one where they do not all stand together."""
-        found = [self.ends.pop(place) for place in places if place in self.ends]
-        chain, fresh = found[0][0] if found else None, Chain(self.history, self.tables, self.model.kernels)
-        if chain is None or len(found) < len(places) or {other.end for other, _ in found} != {chain.end}:
-            return fresh
-        lanes = [(chain, row) for row in range(chain.kept[0][0].shape[1])]
-        if found == lanes:
+    def _chain_to(self, positions: Sequence[int]) -> Chain:
+        """The chain whose lanes end at these positions; an empty one where they do not all end together."""
+        lanes = [self.ends.pop(position) for position in positions if position in self.ends]
+        chain, joined = lanes[0][0] if lanes else None, Chain(self.history, self.tables, self.model.kernels)
+        if chain is None or len(lanes) < len(positions) or {other.end for other, _ in lanes} != {chain.end}:
+            return joined
+        if lanes == [(chain, row) for row in range(chain.cache[0][0].shape[1])]:
             return chain
-        fresh.end = chain.end
-        for call in range(len(chain.kept)):
+        joined.end = chain.end
+        for call in range(len(chain.cache)):
             keys, values = (
-                torch.stack([other.kept[call][side][:, row] for other, row in found], 1) for side in (0, 1)
+                torch.stack([other.cache[call][side][:, row] for other, row in lanes], 1) for side in (0, 1)
             )
-            fresh.kept.append((keys, values))
-        return fresh
+            joined.cache.append((keys, values))
+        return joined

@@ -62,7 +62,7 @@ class Windows(Plan):
         return False
 
     @property
-    def settled(self) -> int:
+    def warmup_tokens(self) -> int:
         """Scored tokens after which the others come at an even pace."""
         return 0
 

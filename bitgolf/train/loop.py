@@ -341,7 +341,7 @@ def train(
             state.averaged = averager.update(state.averaged, state.weights, _progress(plan, state), lr_scale)
             state.optimizer, state.random = optimizers.state(), _random_state()
         _wait(state.weights)
-        spent = world.from_first(clock() - started)
+        spent = world.broadcast(clock() - started)
         state.seconds += spent
         fraction = _progress(plan, state).fraction
         yield StepReport(

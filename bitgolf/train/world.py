@@ -33,7 +33,7 @@ class World:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(part.view_as(tensor))
 
-    def from_first(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The first process's value, on all of them: what they must decide alike, such as the time."""
         if self.size == 1:
             return value

@@ -13,7 +13,7 @@ from bitgolf.base.errors import ArtifactError, BitgolfError, CheckpointError
 from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.mix.ngram import NgramCache
-from bitgolf.proof.adapted import Ways
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Crew
 from bitgolf.proof.file import compress_adapted, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
@@ -41,7 +41,7 @@ LONGER = ODD_TEXTS["text"][:600]
 @pytest.mark.parametrize("name", PLANS)
 def test_what_adapts_is_scored_coded_and_read_back_alike(coder, name):  # noqa: F811
     plan, tokens = PLANS[name], encoded(coder, TEXT)
-    packed = finish(compress_adapted(coder, Ways.of(plan), tokens, TEXT))
+    packed = finish(compress_adapted(coder, AdaptedPlan.of(plan), tokens, TEXT))
     assert finish(decompress(coder, packed.data)) == TEXT
     stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
     nats = total_nats(score(coder.model, stream, coder.tokenizer, plan))
@@ -55,14 +55,14 @@ def test_what_adapts_is_scored_coded_and_read_back_alike(coder, name):  # noqa: 
 @pytest.mark.parametrize("name", PLANS)
 def test_what_was_killed_goes_on_at_its_frames_to_the_same_bytes(coder, name, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("bitgolf.proof.file.ADAPTED_TOKENS", 20)
-    ways, tokens, part = Ways.of(PLANS[name]), encoded(coder, LONGER), tmp_path / "proof.part"
+    adapted, tokens, part = AdaptedPlan.of(PLANS[name]), encoded(coder, LONGER), tmp_path / "proof.part"
     crew = Crew(part=part)
-    whole = finish(compress_adapted(coder, ways, tokens, LONGER))
+    whole = finish(compress_adapted(coder, adapted, tokens, LONGER))
     assert whole.layout is not None and len(whole.layout.frames()) > 3
 
     def way(what):
         return (
-            compress_adapted(coder, ways, tokens, LONGER, crew)
+            compress_adapted(coder, adapted, tokens, LONGER, crew)
             if what
             else decompress(coder, whole.data, "", crew)
         )
@@ -82,10 +82,10 @@ def test_what_was_killed_goes_on_at_its_frames_to_the_same_bytes(coder, name, tm
 
 def test_what_is_kept_of_another_coding_is_not_used(coder, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("bitgolf.proof.file.ADAPTED_TOKENS", 20)
-    ways, tokens, part = Ways.of(PLANS["both"]), encoded(coder, LONGER), tmp_path / "proof.part"
+    adapted, tokens, part = AdaptedPlan.of(PLANS["both"]), encoded(coder, LONGER), tmp_path / "proof.part"
 
     def begun(content):
-        steps = compress_adapted(coder, ways, content, LONGER, Crew(part=part))
+        steps = compress_adapted(coder, adapted, content, LONGER, Crew(part=part))
         seen = [done for (done, _), _ in zip(steps, range(30))]
         steps.close()
         return seen[0]
@@ -103,7 +103,7 @@ def test_what_is_kept_of_another_coding_is_not_used(coder, tmp_path, monkeypatch
 
 def test_the_model_is_as_before(coder):  # noqa: F811
     before = {name: tensor.clone() for name, tensor in coder.model.state_dict().items()}
-    finish(compress_adapted(coder, Ways.of(PLANS["learns"]), encoded(coder, TEXT), TEXT))
+    finish(compress_adapted(coder, AdaptedPlan.of(PLANS["learns"]), encoded(coder, TEXT), TEXT))
     assert all((tensor == before[name]).all() for name, tensor in coder.model.state_dict().items())
 
 
@@ -123,21 +123,21 @@ class LearnsEarly(Adapter):
 
 
 def test_nothing_is_learnt_from_what_has_not_come(coder):  # noqa: F811
-    ways = Ways.of(ScorePlan(windows=SLIDING, adapter=LearnsEarly()))
+    adapted = AdaptedPlan.of(ScorePlan(windows=SLIDING, adapter=LearnsEarly()))
     with pytest.raises(RuleError, match="not released"):
-        finish(compress_adapted(coder, ways, encoded(coder, TEXT), TEXT))
+        finish(compress_adapted(coder, adapted, encoded(coder, TEXT), TEXT))
 
 
 def test_windows_of_documents_are_refused_in_a_sentence():
     plan = ScorePlan(windows=PerDocument(within=SLIDING), mixers=(NgramCache(),))
     with pytest.raises(BitgolfError, match="over one stream"):
-        Ways.of(plan)
+        AdaptedPlan.of(plan)
 
 
 def test_a_certificate_of_what_adapts_holds_and_a_flipped_bit_does_not(coder, tmp_path):  # noqa: F811
     plan, tokens = PLANS["both"], encoded(coder, TEXT)
     text = Text(np.concatenate(([coder.first], tokens)), TEXT, "a text")
-    certificate = finish(prove(coder, text, tmp_path, ways=Ways.of(plan)))
+    certificate = finish(prove(coder, text, tmp_path, adapted=AdaptedPlan.of(plan)))
     assert certificate["adapted"]["mixers"][0]["class"] == "NgramCache"
     assert certificate["stepwise_bits_per_byte"] == pytest.approx(
         certificate["parallel_bits_per_byte"], abs=1e-4
@@ -151,7 +151,7 @@ def test_a_certificate_of_what_adapts_holds_and_a_flipped_bit_does_not(coder, tm
 
 
 def test_a_head_that_adapts_in_no_known_way_is_refused(coder):  # noqa: F811
-    packed = finish(compress_adapted(coder, Ways.of(PLANS["mixes"]), encoded(coder, TEXT), TEXT))
+    packed = finish(compress_adapted(coder, AdaptedPlan.of(PLANS["mixes"]), encoded(coder, TEXT), TEXT))
     for place in range(read_header(packed.data).body):
         damaged = bytearray(packed.data)
         damaged[place] ^= 1 << place % 8

@@ -11,9 +11,9 @@ from bitgolf.net.model import ModelPlan
 from bitgolf.net.parts import Linear
 from bitgolf.net.products import product
 from bitgolf.proof import file
-from bitgolf.proof.adapted import Ways
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.arithmetic import NATIVE, PLAIN, PORTABLE, arithmetic_here, within
-from bitgolf.proof.attention import attend_rows, attend_rows_plainly, attend_step, takes
+from bitgolf.proof.attention import attend_rows, attend_rows_plainly, attend_step, supports
 from bitgolf.proof.crew import Coder
 from bitgolf.proof.file import compress_adapted, compress_tokens, decompress, read_header
 from bitgolf.proof.lanes import Lanes
@@ -37,7 +37,7 @@ def test_attention_of_one_query_is_that_of_many(count, group, lanes, width, end,
     keys, values = (drawn(count * lanes, width, 40 + i).mT[:, :40] for i in (0, 1))
     keys, values = (each.mT.contiguous().mT for each in (keys, values))
     keys[:, end:], values[:, end:] = torch.nan, torch.inf  # what is not filled yet is not looked at
-    assert takes(q, keys, values, mask)
+    assert supports(q, keys, values, mask)
     found = attend_step(q, keys, values, end, mask)
     exact = attend_last(q.double(), keys[:, :end].double(), values[:, :end].double(), mask)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
@@ -51,11 +51,11 @@ def test_attention_of_one_query_is_that_of_many(count, group, lanes, width, end,
 @torch.inference_mode()
 def test_what_attention_does_not_know_is_left_to_torch():
     q, kept, mask = drawn(1, 2, 3, 1, 8), drawn(3, 8, 20).mT, AttentionMask()
-    assert takes(q, kept, kept, mask)
-    assert not takes(drawn(1, 2, 3, 2, 8), kept, kept, mask)
-    assert not takes(drawn(1, 2, 3, 1, 6), drawn(3, 6, 20).mT, drawn(3, 6, 20).mT, mask)
-    assert not takes(q.double(), kept.double(), kept.double(), mask)
-    assert not takes(q, kept, kept, AttentionMask(score_mods=(lambda scores, first, start: scores,)))
+    assert supports(q, kept, kept, mask)
+    assert not supports(drawn(1, 2, 3, 2, 8), kept, kept, mask)
+    assert not supports(drawn(1, 2, 3, 1, 6), drawn(3, 6, 20).mT, drawn(3, 6, 20).mT, mask)
+    assert not supports(q.double(), kept.double(), kept.double(), mask)
+    assert not supports(q, kept, kept, AttentionMask(score_mods=(lambda scores, first, start: scores,)))
 
 
 def test_a_model_is_as_it_was_after_each_step():
@@ -105,11 +105,11 @@ def test_files_in_plain_arithmetic_are_read_as_ever(coder, monkeypatch):  # noqa
             finish(compress_tokens(coder, tokens, text, lanes=3)).data,
             finish(
                 compress_adapted(
-                    coder, Ways.of(PLANS["mixes"]), tokens[:60], coder.tokenizer.decode(tokens[:60])
+                    coder, AdaptedPlan.of(PLANS["mixes"]), tokens[:60], coder.tokenizer.decode(tokens[:60])
                 )
             ).data,
         ]
-        assert [read_header(each).way for each in found[arithmetic]] == [*ways]
+        assert [read_header(each).method for each in found[arithmetic]] == [*ways]
         monkeypatch.undo()
         assert {claims_of(coder, each)["arithmetic"] for each in found[arithmetic]} == {arithmetic}
     for both in found.values():

@@ -13,7 +13,7 @@ from bitgolf.mix.match import LongestMatch
 from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
 from bitgolf.mix.tilt import TokenTilt
 from bitgolf.proof import file, frames, mixed_frames
-from bitgolf.proof.adapted import Ways
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Crew
 from bitgolf.proof.file import compress_adapted, decompress, read_header
 from bitgolf.proof.frames import active_lanes, in_lanes, parallel_nats
@@ -46,7 +46,7 @@ def short_lanes(monkeypatch):
 
 
 def ways_of(mixers):
-    return Ways.of(ScorePlan(windows=SLIDING, mixers=mixers))
+    return AdaptedPlan.of(ScorePlan(windows=SLIDING, mixers=mixers))
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -198,8 +198,8 @@ def test_what_was_killed_goes_on_at_its_frames_to_the_same_bytes(coder, tmp_path
 def test_what_reads_one_lane_alone_stays_in_one(coder):  # noqa: F811
     tokens = encoded(coder, TEXT)
     for plan in (PLANS["learns"], PLANS["both"], ScorePlan(windows=SLIDING, mixers=(LongestMatch(),))):
-        assert mixed_frames.mixed_layout(coder, Ways.of(plan), len(tokens)) is None
-        packed = finish(compress_adapted(coder, Ways.of(plan), tokens[:60], TEXT))
+        assert mixed_frames.mixed_layout(coder, AdaptedPlan.of(plan), len(tokens)) is None
+        packed = finish(compress_adapted(coder, AdaptedPlan.of(plan), tokens[:60], TEXT))
         assert packed.layout.lanes == 1
 
 
@@ -209,7 +209,7 @@ def test_a_head_that_puts_them_in_lanes_is_refused(coder):  # noqa: F811
     body = packed.data[read_header(packed.data).body :]
 
     def with_head(plan):
-        return file._head(file.ADAPTED, TEXT, coder.identity, packed.layout, Ways.of(plan)) + body
+        return file._head(file.ADAPTED, TEXT, coder.identity, packed.layout, AdaptedPlan.of(plan)) + body
 
     assert with_head(ways.plan) == packed.data
     with pytest.raises(ArtifactError, match="what learns has one lane"):
@@ -233,11 +233,11 @@ def test_files_of_older_versions_are_read(coder, monkeypatch):  # noqa: F811
 def test_a_certificate_of_lanes_holds_and_a_score_without_mixers_is_an_alarm(coder, tmp_path, monkeypatch):  # noqa: F811
     tokens, ways = encoded(coder, TEXT), ways_of(MIXERS["n-grams of all and of each document"])
     text = Text(np.concatenate(([coder.first], tokens)), TEXT, "a text")
-    certificate = finish(prove(coder, text, tmp_path, ways=ways))
+    certificate = finish(prove(coder, text, tmp_path, adapted=ways))
     assert "in 3 lanes" in certificate["windows"] and "alarm" not in certificate
     scores = certificate["stepwise_bits_per_byte"], certificate["parallel_bits_per_byte"]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
     coded = (tmp_path / "coded.bin").read_bytes()
     assert finish(check(coder, coded, certificate))["tokens_decoded"] == len(tokens)
     monkeypatch.setattr("bitgolf.proof.prove.nats_in_parallel", lambda *given: parallel_nats(*given[:3]))
-    assert "parallel" in finish(prove(coder, text, tmp_path / "planted", ways=ways))["alarm"]
+    assert "parallel" in finish(prove(coder, text, tmp_path / "planted", adapted=ways))["alarm"]

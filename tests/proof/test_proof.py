@@ -20,9 +20,9 @@ from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, identity_of
 from bitgolf.proof.file import compress, compress_tokens, decompress, read_header
 from bitgolf.proof.frames import Layout, decode_frame, encode_frame, parallel_nats
+from bitgolf.proof.frequencies import BIT_STEPS, FREQUENCY_BITS, frequencies_of, frequency_table
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.prove import share_of
-from bitgolf.proof.table import BIT_STEPS, SHARE_BITS, share_table, shares_of
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
 from tests.test_behaviour import FACTORS, ROWS, BeforeToo, model_of
@@ -106,7 +106,7 @@ def test_the_coded_size_is_the_score(coder):
         for _ in range(20):
             logits = torch.from_numpy(sharpness * rng.standard_normal((20, size))).float()
             shares, chosen = logits.double().softmax(1), torch.multinomial(logits.double().softmax(1), 1)
-            encoder.write(chosen[:, 0].numpy(), shares_of(logits))
+            encoder.write(chosen[:, 0].numpy(), frequencies_of(logits))
             nats -= float(shares.gather(1, chosen).log().sum())
         assert 8 * len(encoder.finish()) == pytest.approx(nats / math.log(2), rel=5e-4, abs=64), (
             size,
@@ -115,16 +115,16 @@ def test_the_coded_size_is_the_score(coder):
 
 
 def test_shares_are_whole_numbers_of_an_exact_table():
-    table = share_table()
+    table = frequency_table()
     assert table.dtype == np.int64 and table.min() == 1 and (np.diff(table) <= 0).all()
-    exact = 2.0 ** (SHARE_BITS - np.arange(len(table)) / BIT_STEPS)
+    exact = 2.0 ** (FREQUENCY_BITS - np.arange(len(table)) / BIT_STEPS)
     assert np.abs(table - exact).max() <= 2
-    shares = shares_of(torch.tensor([[0.0, -math.log(2), -1e9, -40.0]]))
+    shares = frequencies_of(torch.tensor([[0.0, -math.log(2), -1e9, -40.0]]))
     assert shares[0, 0] - 1 == 2 * (shares[0, 1] - 1) and (shares > 0).all()
 
 
 def test_tokens_that_hardly_ever_come_can_be_coded():
-    shares = shares_of(torch.tensor([[50.0] + 4095 * [-50.0]]))
+    shares = frequencies_of(torch.tensor([[50.0] + 4095 * [-50.0]]))
     encoder = TokenEncoder()
     for token in (0, 4095, 1, 0):
         encoder.write(np.array([token]), shares)

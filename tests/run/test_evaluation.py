@@ -211,7 +211,7 @@ def test_learning_that_would_not_end_in_time_is_refused_before_anything_is_score
 class Second(World):
     """The second of two processes, whose first one has all the time there is."""
 
-    def from_first(self, value):
+    def broadcast(self, value):
         return 0.0
 
     def sum(self, tensor):

@@ -83,7 +83,7 @@ def main(recipe: Recipe) -> int:
             with path.open("a") as file:
                 print(line, file=file)
 
-    backend = choose_backend(recipe.backend, same=world.from_first)
+    backend = choose_backend(recipe.backend, same=world.broadcast)
     log(f"Running Python {sys.version}, PyTorch {torch.__version__} on {backend.device}")
     stream = TokenStream(sorted(choice.data.glob("*train*.bin")))
     tokens = TokenStream(sorted(choice.data.glob("*val*.bin"))).all()
@@ -109,7 +109,7 @@ def main(recipe: Recipe) -> int:
         log(f"Code size: {len(code)} bytes")
         log(f"Serialized model quantized: {len(artifact.data)} bytes")
         log(f"Total submission size quantized: {total} bytes")
-    world.from_first(total)  # the others wait for the file
+    world.broadcast(total)  # the others wait for the file
     reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
     limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()

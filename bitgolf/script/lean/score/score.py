@@ -80,4 +80,4 @@ def adapted_nats(
         if time.perf_counter() > until:
             break
     model.window = 0
-    return exam.nats, world.from_first(float(np.isfinite(exam.nats).mean()))
+    return exam.nats, world.broadcast(float(np.isfinite(exam.nats).mean()))

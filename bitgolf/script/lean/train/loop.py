@@ -87,7 +87,7 @@ def train(
                 state.averaged = averager.update(state.averaged, weights, reached, lr_scale)
         if device.type == "cuda":
             torch.cuda.synchronize()  # so that the clock reads what was done, not what was asked for
-        state.seconds += world.from_first(time.perf_counter() - started)
+        state.seconds += world.broadcast(time.perf_counter() - started)
         finished = _progress(plan, state).fraction >= 1.0
         yield StepReport(loss, "diverged" if diverged else "finished" if finished else "running", state)
         if diverged:
