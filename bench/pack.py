@@ -2,6 +2,7 @@
 
 bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
 python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--levels=-2,0] [--redo]
+python -m bench.pack runs/1m-1337 --ways nncodec --nncodec PYTHON      (the standard's coder)
 python -m bench.pack runs/demo --seconds      (where the time of packing goes, as the run's recipe packs it)
 
 Each run gets a pack.json beside its result; what stands there is not measured again without --redo.
@@ -10,14 +11,16 @@ Each run gets a pack.json beside its result; what stands there is not measured a
 import argparse
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from bench import nncodec
 from bench.machine import Watch, show
 from bitgolf.base.events import Event, finish
 from bitgolf.base.files import read_json, write_json
@@ -167,7 +170,7 @@ def make_machine_code() -> None:
 
 
 def measure(
-    run: Trained, ways: dict[str, Way], known: dict[str, Any]
+    run: Trained, ways: dict[str, Way | nncodec.Peer], known: dict[str, Any]
 ) -> Generator[Event, None, dict[str, Any]]:
     """What each way makes of a run, and what is `known` of it already; all look at the same curvature."""
     base = yield from float_scores(run)
@@ -175,6 +178,10 @@ def measure(
     curvatures, lines = None, dict(known)
     for name, way in ways.items():
         if name in lines:
+            continue
+        if isinstance(way, nncodec.Peer):
+            lines[name] = yield from nncodec.measured(run, name, way, base)
+            write_json(run.folder / "pack.json", lines)
             continue
         if curvatures is None:
             curvatures = curvatures_of(run, rate_aware())
@@ -255,6 +262,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--ways", default="public,ours,parts", help="which groups, with commas between them")
     parser.add_argument("--levels", default="-2,-1,0,1,2,3,4", help="of ours: half octaves from 0.0002")
+    parser.add_argument("--nncodec", help="the Python that has nncodec, for --ways nncodec")
     parser.add_argument("--sequences", type=int, default=600, help="scored, 256 tokens each")
     parser.add_argument("--data", type=Path, help="the dataset of runs that did not end")
     parser.add_argument("--threads", type=int, default=0)
@@ -269,10 +277,11 @@ def main() -> None:
             found = bench_seconds(open_run(folder, data=chosen.data))
             print(json.dumps(found)) if chosen.json else show(found)
         return
-    groups: dict[str, Callable[[], dict[str, Way]]] = {
+    groups: dict[str, Callable[[], Mapping[str, Way | nncodec.Peer]]] = {
         "public": public_ways,
         "ours": lambda: our_ways([int(level) for level in chosen.levels.split(",")]),
         "parts": parts_of_ours,
+        "nncodec": lambda: nncodec.ways(chosen.nncodec or sys.executable),
     }
     ways = {name: way for group in chosen.ways.split(",") for name, way in groups[group]().items()}
     for folder in chosen.runs:

@@ -14,7 +14,7 @@ from typing import Any
 from bitgolf.base.files import read_json
 
 Lines = dict[str, dict[str, Any]]  # of one run, by the name of the way
-GROUPS = ("a ", "b ", "c ", "d ", "e ")  # of ways that are compared
+GROUPS = ("a ", "b ", "c ", "d ", "n ", "e ")  # of ways that are compared
 SMALLEST_GAP = 1e-5  # bits per byte; below this a logarithm says nothing
 
 
@@ -74,7 +74,7 @@ def savings_table(seeds: Sequence[Lines]) -> Iterator[str]:
     yield "| against | fewer bytes at equal bpb | share of its gap at equal bytes |"
     yield "|---|---|---|"
     for name in seeds[0]:
-        if name[:2] not in ("b ", "c ", "d ") or any(name not in seed for seed in seeds):
+        if name[:2] not in ("b ", "c ", "d ", "n ") or any(name not in seed for seed in seeds):
             continue
         saved, ratio = [], []
         for seed in seeds:
@@ -125,12 +125,13 @@ def plot(sizes: dict[str, list[Lines]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    marks = {"a": "v", "b": "s", "c": "D", "d": "o", "e": "."}
+    marks = {"a": "v", "b": "s", "c": "D", "d": "o", "n": "x", "e": "."}
     words = {
         "a": "int8, zlib",
         "b": "int6, zstd-22",
         "c": "int5 and int6, zstd-22",
         "d": "SDClip, GPTQ, brotli",
+        "n": "NNCodec",
         "e": "rate-aware",
     }
     figure = Figure(figsize=(4.2 * len(sizes), 4.4), layout="constrained")

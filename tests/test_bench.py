@@ -4,12 +4,14 @@ import json
 import sys
 
 import pytest
+import torch
 
-from bench import growth, machine, pack, peers, prove, score, start, table, train
+from bench import growth, machine, nncodec, pack, peers, prove, score, start, table, train
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import finish
 from bitgolf.base.files import sha256_of
 from bitgolf.net.model import ModelPlan
-from bitgolf.pipeline.repack import open_run
+from bitgolf.pipeline.repack import float_scores, open_run
 from bitgolf.run.stages import run
 from bitgolf.squeeze.presets import rate_aware
 from tests.run.test_run import CODE, result_of
@@ -134,6 +136,39 @@ def test_peers_train_and_score_on_the_same_text(recipe, dataset, tmp_path):
         assert found["steps"] > 0 and 0 < found["bits_per_byte"] < 20
     with pytest.raises(BitgolfError, match="not a script that runs here"):
         peers.functions_of(tmp_path / "missing.py")
+
+
+NNCODEC = """
+import io
+import numpy as np
+
+def encode(weights, args):
+    print("words that the coder says of itself")
+    held = io.BytesIO()
+    step = 2.0 ** (args["qp"] / 4)
+    np.savez(held, **{name: step * np.round(each / step) for name, each in weights.items()})
+    return held.getvalue()
+
+def decode(data):
+    return dict(np.load(io.BytesIO(data)))
+"""
+
+
+def test_the_standards_coder_is_asked_in_an_environment_of_its_own(recipe, dataset, tmp_path, monkeypatch):
+    (tmp_path / "there" / "nncodec").mkdir(parents=True)
+    (tmp_path / "there" / "nncodec" / "nn.py").write_text(NNCODEC)
+    result_of(run(recipe, dataset, tmp_path / "run", 1, code=CODE))
+    trained = open_run(tmp_path / "run", data=dataset.folder)
+    base = finish(float_scores(trained))
+    fine, coarse = nncodec.Peer(sys.executable, -40), nncodec.Peer(sys.executable, -4)
+    with pytest.raises(BitgolfError, match="NNCodec failed .*No module named 'nncodec'.*; give a Python"):
+        nncodec.coded(fine, trained.weights)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "there"))
+    back = nncodec.coded(fine, {"a": torch.tensor(0.3), "b": torch.ones(2, 3) / 3})
+    assert torch.allclose(back.weights["a"], torch.tensor(0.3), atol=1e-3) and back.weights["a"].shape == ()
+    assert torch.allclose(back.weights["b"], torch.ones(2, 3) / 3, atol=1e-3)
+    lines = [finish(nncodec.measured(trained, "n", peer, base)) for peer in (fine, coarse)]
+    assert abs(lines[0]["gap"]) < 1e-3 < lines[1]["gap"] and lines[0]["kl_gap"] < 1e-6 < lines[1]["kl_gap"]
 
 
 def test_the_phases_of_packing_are_timed(recipe, dataset, tmp_path, any_script):
