@@ -94,7 +94,8 @@ def study(
     executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
         chosen = _searched(chosen, space, out, search_seconds, as_json)
-    prepared = screen.follow(prepare(chosen, out, device="cuda" if gpus and (ray or slurm) else ""))
+    device = "cuda" if gpus and (ray or slurm) else ""
+    prepared = screen.follow(prepare(chosen, out, device, only_planned=plan))
     facts = _show_plan(prepared, processes, as_json)
     if plan:
         screen.close(facts, as_json=as_json)

@@ -1,5 +1,6 @@
 """Forecasts before training: bytes by tensor, memory, work. A run that cannot fit is refused at its start."""
 
+import functools
 import math
 import os
 import time
@@ -12,7 +13,7 @@ from torch import Tensor
 from bitgolf.base.errors import BudgetError
 from bitgolf.base.events import finish
 from bitgolf.forecast.weight_model import ExpectedWeights
-from bitgolf.net.backend import Backend, choose_backend
+from bitgolf.net.backend import choose_backend
 from bitgolf.net.kernels import KEEP_BYTES, chunks, head_rows
 from bitgolf.net.model import ModelPlan, count_parameters, keyed_generator, parameter_shapes
 from bitgolf.net.position import AttentionWindow
@@ -72,7 +73,7 @@ def forecast(recipe: Recipe, code_bytes: int, tokenizer_bytes: int = 0) -> dict[
 def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
     """Seconds of a step and of the training on this machine, from how fast it multiplies matrices now."""
     backend = choose_backend(recipe.backend)
-    rate = product_flops_per_second(backend)
+    rate = product_flops_per_second(backend.dtype, backend.device)
     step = flops_per_step / (rate * STEP_SHARE)
     clock, steps = recipe.train.train_seconds, recipe.train.in_steps().steps
     steps = math.ceil(min(steps, clock / (recipe.train.step_seconds or step))) if clock else steps
@@ -85,10 +86,11 @@ def forecast_seconds(recipe: Recipe, flops_per_step: int) -> dict[str, float]:
     }
 
 
-def product_flops_per_second(backend: Backend) -> float:
-    """Floating-point operations a second of matrix products in the backend's number type, at best."""
-    left = torch.ones(4096, 512, dtype=backend.dtype, device=backend.device)
-    right = torch.ones(512, 512, dtype=backend.dtype, device=backend.device)
+@functools.cache
+def product_flops_per_second(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations a second of matrix products in a number type, at best; measured once."""
+    left = torch.ones(4096, 512, dtype=dtype, device=device)
+    right = torch.ones(512, 512, dtype=dtype, device=device)
     best = math.inf
     for _ in range(PRODUCTS):
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from bitgolf.inputs.resolve import find_dataset, from_python
 from bitgolf.inputs.typed import Change, Receipt
 from bitgolf.net.backend import choose_backend
 from bitgolf.recipe import Recipe
-from bitgolf.run.preflight import preflight
+from bitgolf.run.preflight import preflight, refuse_unfit
 from bitgolf.study.design import AllSeeds, DropLosers, Study
 from bitgolf.study.executors import Executor, Look
 from bitgolf.study.receipt import RECEIPT, RUNS, receipt_of
@@ -52,10 +52,13 @@ def find_study(text: str) -> Study:
     return from_python(path, function or "study", Study)
 
 
-def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None, Prepared]:
+def prepare(
+    study: Study, out: Path, device: str = "", *, only_planned: bool = False
+) -> Generator[Event, None, Prepared]:
     """Datasets, scripts and folders of all runs, and one try of what has runs to do.
 
     device: the kind of device of a cluster, where it is not that of this machine; nothing is tried here then.
+    only_planned: nothing is tried, and scripts are made only where the store has runs of that name.
     Raises BitgolfError for what could not run. Nothing is written but datasets and the number type.
     """
     recipes = study.recipes()
@@ -64,7 +67,8 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
     for done, (arm, recipe) in enumerate(recipes.items()):
         yield Event("prepare", done, len(recipes), {})
         dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
-        first = make_job(recipe, study.seeds[0], dataset, out / "runs", study.processes, device)
+        made_for = (study.seeds[0], dataset, out / "runs", study.processes, device)
+        first = make_job(recipe, *made_for, only_planned=only_planned)
         for seed in study.seeds:
             folder = first.folder.with_name(first.folder.name.rpartition("-")[0] + f"-{seed}")
             jobs[arm, seed] = first._replace(seed=seed, folder=folder)
@@ -72,8 +76,10 @@ def prepare(study: Study, out: Path, device: str = "") -> Generator[Event, None,
         if not (begun or device) and (trial := _tried(recipe)) not in tried:
             tried.append(trial)
             try:
-                backend = choose_backend(first.recipe.backend)
-                finish(preflight(first.recipe, dataset, backend, study.seeds[0]))
+                if only_planned:
+                    refuse_unfit(first.recipe, dataset)
+                else:
+                    finish(preflight(first.recipe, dataset, choose_backend(first.recipe.backend), first.seed))
             except BitgolfError as error:
                 raise BitgolfError(f"cannot run: {error}", where=f"arm {arm!r}") from error
     yield Event("prepare", 1, 1, {})

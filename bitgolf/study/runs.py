@@ -63,21 +63,31 @@ class Task(NamedTuple):
 
 @functools.cache
 def code_of(recipe: Recipe) -> bytes:
-    """The script of a recipe; making one takes a second."""
+    """The script of a recipe; making one takes seconds."""
     return script_of(recipe)
 
 
 def make_job(
-    recipe: Recipe, seed: int, dataset: Dataset, store: Path, processes: int = 1, device: str = ""
+    recipe: Recipe,
+    seed: int,
+    dataset: Dataset,
+    store: Path,
+    processes: int = 1,
+    device: str = "",
+    *,
+    only_planned: bool = False,
 ) -> Job:
     """The job of a recipe and seed; its folder's name holds recipe, seed, code, data and kind of device.
 
     device: where it will run, if that is another kind than here. Elsewhere a number type that the recipe
     leaves open is settled now, by the store: whatever a start would measure, its runs can be compared.
+    only_planned: the job will not be run. Where the store has no run of this name its script decides nothing,
+    and is not made.
     """
     if not device:
         recipe = recipe.replace({"backend.dtype": number_type(store, recipe.backend)})
-    code = code_of(recipe)
+    needed = not only_planned or any(store.glob(f"{recipe.name}-*"))
+    code = code_of(recipe) if needed else b""
     text = dataset.passport
     decides = [
         hashlib.sha256(code).hexdigest(),

@@ -31,6 +31,7 @@ from bitgolf.study.runs import Task, finish_task, tasks_of
 from bitgolf.study.status import RunStatus, run_status
 from tests.fake_study import fake_result
 
+LONG = {"data.sequence_length": 10**5, "train.batch_tokens": 10**5, "train.forward_tokens": 10**5}
 SAME = ("status", "bits_per_byte", "artifact_bytes", "total_bytes", "steps", "ledger", "rules")
 
 
@@ -86,6 +87,27 @@ def test_another_kind_of_device_is_another_run_and_is_not_tried_here(study, tmp_
     assert not {job.folder for job in here.jobs.values()} & {job.folder for job in there.jobs.values()}
     with pytest.raises(ZeroDivisionError):
         follow(prepare(study, tmp_path))
+
+
+def test_a_plan_makes_no_script_and_tries_nothing(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "code_of", lambda recipe: 1 / 0)
+    monkeypatch.setattr(conducting, "preflight", lambda *rest: 1 / 0)
+    planned = follow(prepare(study, tmp_path, only_planned=True))
+    assert len({job.folder for job in planned.jobs.values()}) == 6
+    with pytest.raises(ZeroDivisionError):
+        follow(prepare(study, tmp_path))
+    long = study.replace(
+        baseline=study.baseline.replace(LONG),
+        arms=add_one(study.baseline.replace(LONG), {"longer": {"train.steps": 6}}),
+    )
+    with pytest.raises(BitgolfError, match="arm 'baseline'.*text is shorter than one sequence"):
+        follow(prepare(long, tmp_path, only_planned=True))
+
+
+def test_a_plan_knows_the_runs_of_the_store(finished, study, store):
+    planned = follow(prepare(study, store, only_planned=True))
+    assert planned.jobs.keys() == finished.jobs.keys()
+    assert [job.folder for job in planned.jobs.values()] == [job.folder for job in finished.jobs.values()]
 
 
 def test_arms_that_train_differently_share_a_try(study, tmp_path, monkeypatch):
