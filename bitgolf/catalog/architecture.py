@@ -91,13 +91,17 @@ rehearses. Then it is specialised, again and again until nothing changes:
   (`single.py`);
 - a function that only hands something on is written where it was called (`inline.py`);
 - defaults that are objects of a class go where the recipe writes another one each time (`written.py`);
+- attributes that nothing reads go, and second names of one value (`leftovers.py`);
 - settings that nothing reads go (`unread.py`), and what nothing mentions any more (`source.py`).
+
+Last, its text is tidied (`tidy.py`): of a card it keeps what a technique is and where it is from, and nothing
+speaks of parameters, settings or errors that the script does not have.
 
 The settings stand first in a script, as the expression that it computes with; numbers and lists of numbers
 that have a public variable are read from the environment under that name. What decided a branch is not among
-them. In the packed form statements share lines (`terse.py`), and names that nothing outside may see are
-short: those of locals for each function anew, so that equal work is written in equal letters (`rename.py`,
-`names.py`).
+them; a comment above names it. In the packed form statements share lines (`terse.py`), and names that nothing
+outside may see are short: those of locals for each function anew, so that equal work is written in equal
+letters (`rename.py`, `names.py`).
 
 A script is started as a public script is, with the same variables. It writes the log lines that reviewers
 look for, its own program first (a packed one logs what it unpacks to, a statement a line: comments and long

@@ -74,6 +74,8 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
             else:
                 root = _family(item, local, around, kinds)
                 keys = [(item.attr, each) for each in roots.get(item.attr, ()) if each and root in ("", each)]
+                if call and not root:
+                    keys = [key for key in keys if any(_fits(call, f) for _, f, _ in families[key].functions)]
                 is_sure = bool(root) or (item.attr not in foreign and len(keys) == 1)
             for key in keys:
                 if call is None or not is_sure:
@@ -83,12 +85,30 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
     return [family._replace(is_whole=key not in spoilt) for key, family in families.items()]
 
 
+def _fits(call: ast.Call, method: ast.FunctionDef) -> bool:
+    """Whether a call could be one of a method: by the number and the names of what it gives."""
+    head, words = method.args, [word.arg for word in call.keywords]
+    if method.decorator_list or head.vararg or head.kwarg or None in words:
+        return True
+    if any(isinstance(each, ast.Starred) for each in call.args):
+        return True
+    plain = [arg.arg for arg in head.args[1:]]
+    given = {*plain[: len(call.args)], *words}
+    needed = {*plain[: len(plain) - len(head.defaults)]}
+    needed |= {arg.arg for arg, default in zip(head.kwonlyargs, head.kw_defaults) if default is None}
+    return len(call.args) <= len(plain) and needed <= given <= {*plain, *(arg.arg for arg in head.kwonlyargs)}
+
+
 def attributes_read(modules: Sequence[Module]) -> Iterator[tuple[str, str]]:
-    """Attributes by the families of the classes that they are read from; an empty name where not known."""
+    """Attributes by the families of the classes that they are read from; an empty name where not known.
+
+    Not those that are called: methods.
+    """
     kinds, libraries = Kinds(modules), _libraries(modules)
     for source in sources_of(modules):
+        called = {id(item.func) for item in source.items if isinstance(item, ast.Call)}
         for item, local, around in _mentions(source, kinds, libraries):
-            if isinstance(item, ast.Attribute):
+            if isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Load) and id(item) not in called:
                 yield _family(item, local, around, kinds), item.attr
 
 

@@ -372,8 +372,10 @@ def _value(node: ast.expr, kinds: Locals, facts: _Facts) -> Any:
         isinstance(each, ast.Starred) and _value(each.value, kinds, facts) == () for each in node.elts
     ):
         return ()
-    if isinstance(node, ast.Call) and written(node.func) == "tuple" and len(node.args) == 1:
+    if isinstance(node, ast.Call) and written(node.func) in ("list", "tuple") and len(node.args) == 1:
         made = node.args[0]
+        if written(made) == "()":
+            return ()
         if isinstance(made, ast.GeneratorExp) and not _value(made.generators[0].iter, kinds, facts):
             return ()
     if (

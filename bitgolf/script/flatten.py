@@ -38,6 +38,7 @@ from bitgolf.script.calls import fewer_parameters
 from bitgolf.script.core import core
 from bitgolf.script.decided import decided
 from bitgolf.script.inline import inlined
+from bitgolf.script.leftovers import without_leftovers
 from bitgolf.script.own import carried, own_files, plans_in
 from bitgolf.script.reach import reach
 from bitgolf.script.shrink import minify
@@ -45,6 +46,7 @@ from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError
 from bitgolf.script.syntax import nodes_in, without_collector
+from bitgolf.script.tidy import about, tidied, words_of
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
 from bitgolf.script.written import without_defaults
@@ -85,7 +87,7 @@ def flatten(
     definitions, imports = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
     body = "\n".join(
         [
-            *_table(written),
+            *_decided_settings(written, recipe, wording),
             *import_lines([*imports, Import("sys", None, None)]),
             "\n",
             f'def settings() -> "{type(recipe).__name__}":',
@@ -153,12 +155,12 @@ def specialised(
         changed = trusting(fewer_parameters(changed, roots))
         if not full:
             changed = single(without_uncalled(changed, roots), set(wording.classes(recipe)))
-            changed = inlined(changed, roots)
+            changed = without_leftovers(inlined(changed, roots))
         if _text_of(changed) == _text_of(modules) and not full:
             changed, unread = without_unread(changed, spelled)
             wording = wording._replace(unread=wording.unread | unread)
         if _text_of(changed) == _text_of(modules):
-            return changed, wording
+            return tidied(changed), wording
         modules = changed
 
 
@@ -188,22 +190,25 @@ Contents: settings first, then what main() and the recipe use, in the package's 
 '''
 
 
-def _table(recipe: Plan) -> Iterator[str]:
-    """Every setting as comments, for readers."""
-    yield "# Hyper-parameters: every setting of the recipe, which follows as it is computed with."
-    for field in dataclasses.fields(recipe):
-        text = f"{field.name}: {literal(getattr(recipe, field.name), full=True, indent=ONE_LINE)}"
+def _decided_settings(written: Plan, recipe: Plan, wording: "Wording") -> Iterator[str]:
+    """As comments, the settings that differ from their defaults and that nothing in the script reads."""
+    texts = [f"{path}={literal(value, indent=ONE_LINE)}" for path, value in wording.left_out(written, recipe)]
+    if texts:
+        text = f"Settings that decided what stands here: {', '.join(texts)}"
         yield from textwrap.wrap(text, LINE_LENGTH, initial_indent="# ", subsequent_indent="#     ")
 
 
 def sections(modules: Sequence[Module], definitions: Sequence[Definition]) -> Iterator[str]:
     """The definitions as text, under the names of their modules."""
+    words = words_of(modules)
     for module in modules:
         own = [d for d in definitions if d.module == module.name]
         if not own:
             continue
         yield f"\n\n# {f' {module.name} '.center(LINE_LENGTH, '=')}"
-        yield from (f"# {line}".rstrip() for line in module.docstring.splitlines())
+        yield from (
+            f"# {line}".rstrip() for line in about(dataclasses.replace(module, definitions=tuple(own)), words)
+        )
         previous_is_constant = False
         for definition in own:
             is_constant = "\n" not in definition.text
@@ -255,18 +260,28 @@ class Wording(NamedTuple):
     def fields(self, plan: Plan, path: str = "") -> Iterator[tuple[str, Any]]:
         """The settings that are written, with their values; path: where this plan stands."""
         for field in dataclasses.fields(plan):
-            value = getattr(plan, field.name)
-            default = field.default
-            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
+            value, is_default = getattr(plan, field.name), _is_default(plan, field)
             places = {(kind.__name__, field.name) for kind in type(plan).__mro__}
-            is_default = default is not dataclasses.MISSING and repr(value) == repr(default)
             own = f"{path}.{field.name}".lstrip(".")
             holds_named = any(name == own or name.startswith(f"{own}.") for name in self.named)
             if not places & self.unread and (
                 self.full or places & self.bare or not is_default or holds_named
             ):
                 yield field.name, value
+
+    def left_out(self, value: Any, computed: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        """The settings that differ from their defaults and are not written, by path; computed: what is."""
+        items: list[tuple[Any, Any, Any]] = []
+        if isinstance(value, tuple):
+            items = [(index, *pair) for index, pair in enumerate(zip(value, computed))]
+        elif isinstance(value, Plan):
+            shown = dict(self.fields(computed, path))
+            items = [(name, getattr(value, name), item) for name, item in shown.items()]
+            for field in dataclasses.fields(value):
+                if field.name not in shown and not _is_default(value, field):
+                    yield f"{path}.{field.name}".lstrip("."), getattr(value, field.name)
+        for key, own, item in items:
+            yield from self.left_out(own, item, f"{path}.{key}".lstrip("."))
 
     def classes(self, recipe: Plan) -> list[str]:
         """The classes that are written."""
@@ -279,6 +294,13 @@ class Wording(NamedTuple):
                 if isinstance(item, Plan):
                     yield type(item).__name__
                 yield from self._inside(item, f"{path}.{key}".lstrip("."))
+
+
+def _is_default(plan: Plan, field: "dataclasses.Field[Any]") -> bool:
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return default is not dataclasses.MISSING and repr(getattr(plan, field.name)) == repr(default)
 
 
 def _reader(variable: str) -> str:

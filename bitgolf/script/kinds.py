@@ -116,6 +116,12 @@ class Kinds:
             return f"list[{one}]" if one else ""
         if isinstance(node, ast.Attribute):
             return self.field(self.of(node.value, kinds), node.attr)
+        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice):
+            match = ROWS.fullmatch(self.of(node.value, kinds))
+            return match[1] if match else ""
+        if isinstance(node, ast.Call) and written(node.func) == "list" and len(node.args) == 1:
+            match = ROWS.fullmatch(self.of(node.args[0], kinds))
+            return f"list[{match[1]}]" if match else ""
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in kinds:
             return self._returns[""].get(node.func.id, "")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

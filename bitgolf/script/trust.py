@@ -142,6 +142,7 @@ class _Cutter:
 
     def _block(self, body: Block) -> None:
         gone = [item for item in body if self._is_refusal(item) or self._is_unread(item)]
+        gone += [item for item, after in zip(body, body[1:]) if self._is_overwritten(item, after)]
         if len(body) > 1 and self._hands_back(*body[-2:]):
             pad, value = " " * body[-1].col_offset, self.lines[body[-2].lineno - 1 : body[-2].end_lineno]
             value[0] = f"{pad}return {value[0].partition(' = ')[2]}"
@@ -166,6 +167,13 @@ class _Cutter:
         name = after.value.id if isinstance(after.value, ast.Name) else "nothing"
         is_set = self.lines[item.lineno - 1].strip().startswith(f"{name} = ")
         return is_set and name not in self.inner
+
+    def _is_overwritten(self, item: ast.stmt, after: ast.stmt) -> bool:
+        """Whether a local is set by a value made without a trace, and at once to another one."""
+        if not isinstance(item, ast.Assign) or not isinstance(after, ast.Assign):
+            return False
+        names = _traceless_targets(item)
+        return names == set(map(written, after.targets)) and not names & set(_loads(after.value))
 
     def _cut(self, item: ast.stmt, instead: list[str], *, ready: bool = False) -> None:
         pad = "" if ready else " " * item.col_offset

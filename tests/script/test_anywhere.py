@@ -49,7 +49,7 @@ def test_a_script_holds_what_the_class_needs_and_no_more(file):
     assert undefined_names(script) == []
     assert "# As low as it gets.\nFLOOR = 0.1" in script
     assert script.count("class InverseRoot(Plan):") == 1  # no other schedule stands beside it
-    rate = "max((1.0 / math.sqrt(1.0 + (before.step / optimizers.plan.schedule.half))), FLOOR)"
+    rate = "max(1.0 / math.sqrt(1.0 + (before.step / optimizers.plan.schedule.half)), FLOOR)"
     assert f"lr_scale = {rate}" in script  # it and its helper, where the one schedule is asked
     assert "schedule=InverseRoot(half=2)" in script
     for left_out in ("colorsys", "def mine", "def unused", "import bitgolf", "from bitgolf", "import mine"):

@@ -497,7 +497,7 @@ def test_an_end_in_tokens_is_one_in_steps_to_a_script(monkeypatch):
     recipe, modules = baseline(), slim_core()
     by_steps = flatten(recipe.replace({"train.steps": 500}), modules=modules)
     by_tokens = flatten(recipe.replace({"train.tokens": 500 * 524_288 - 1}), modules=modules)
-    assert "tokens=262143999" in by_tokens  # for readers, where every setting is listed
+    assert "tokens=262143999" in by_tokens  # for readers, in the comment above the settings
     settings = 'def settings() -> "Recipe":'
     assert by_tokens.partition(settings)[2] == by_steps.partition(settings)[2] != ""
 
