@@ -46,7 +46,7 @@ from bitgolf.script.single import single, without_uncalled
 from bitgolf.script.slim import added, plain_settings, slim_core
 from bitgolf.script.source import PACKAGE_FOLDER, Definition, Import, Module, SourceError
 from bitgolf.script.syntax import nodes_in, without_collector
-from bitgolf.script.tidy import about, tidied, words_of
+from bitgolf.script.tidy import about, double_quoted, tidied, words_of
 from bitgolf.script.trust import trusting
 from bitgolf.script.unread import spelled_out, without_unread
 from bitgolf.script.written import without_defaults
@@ -105,6 +105,7 @@ def flatten(
             "",
         ]
     )
+    body = double_quoted(body)
     if own and (missing := undefined_names(body)):
         raise SourceError((f"{name}: read and not defined" for name in missing), "the script is not whole:")
     return _header(written, wording, body) + body

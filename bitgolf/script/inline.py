@@ -11,7 +11,7 @@ from typing import TypeGuard
 from bitgolf.script.calls import STILL, Family, families, given_for, is_empty, is_quiet
 from bitgolf.script.edits import LINE_LENGTH, Edit, Source, edited
 from bitgolf.script.source import Module
-from bitgolf.script.syntax import SCOPES, names_outside, own_names, walked
+from bitgolf.script.syntax import SCOPES, names_outside, own_names, walked, written
 
 ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Constant, ast.Subscript, ast.List, ast.Dict, ast.ListComp)
 
@@ -26,6 +26,8 @@ def _edits(family: Family) -> list[Edit]:
     returned = [_returned(function) for _, function, _ in family.functions]
     source, function, _ = family.functions[0]
     value = returned[0]
+    if value is None and family.is_whole and len(family.functions) == 1:
+        return _in_place_of_a_call(family)
     if value is None or any(other is None or ast.dump(other) != ast.dump(value) for other in returned):
         return []
     names = [arg.arg for arg in (*function.args.args, *function.args.kwonlyargs)]
@@ -49,6 +51,25 @@ def _edits(family: Family) -> list[Edit]:
         return []
     read = [Edit(s, s.start(f), s.end(f), None) for s, f, _ in family.functions]
     return [*read, *(edit for edit in edits if edit)]
+
+
+def _in_place_of_a_call(family: Family) -> list[Edit]:
+    """Edits that write a method where the one that calls it does nothing else, with the same parameters."""
+    source, function, owner = family.functions[0]
+    if len(family.calls) != 1 or owner is None or function.decorator_list or function.name == "__init__":
+        return []
+    caller, call = family.calls[0]
+    given = [written(arg) for arg in (*call.args, *call.keywords)]
+    if caller is not source or ["self", *given] != [arg.arg for arg in function.args.args]:
+        return []
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    for method in (item for item in owner.body if isinstance(item, ast.FunctionDef)):
+        last = method.body[-1]
+        if isinstance(last, ast.Return) and last.value is call and _returned(method) is call:
+            text = source.text[source.start(body[0]) : source.end(body[-1])]
+            read = Edit(source, source.start(function), source.end(function), None)
+            return [read, source.replacement(last, text)]
+    return []
 
 
 def _root(value: ast.expr) -> str:

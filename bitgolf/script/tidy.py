@@ -143,6 +143,16 @@ def without_brackets(text: str) -> str:
     return text
 
 
+def double_quoted(text: str) -> str:
+    """Code with its texts in the same quotes; those that hold a quote or a backslash stay."""
+    lines = text.splitlines(keepends=True)
+    for token in _tokens(text):
+        if token.type == tokenize.STRING and re.fullmatch(r"""'[^'"\\\n]*'""", token.string):
+            (row, start), (_, end) = token.start, token.end
+            lines[row - 1] = f'{lines[row - 1][:start]}"{token.string[1:-1]}"{lines[row - 1][end:]}'
+    return "".join(lines)
+
+
 def joined(text: str) -> str:
     """Code with brackets on one line where all of the line fits, as a formatter has it."""
     while (changed := next(_joined(text), text)) != text:

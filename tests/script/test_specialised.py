@@ -106,6 +106,44 @@ def test_methods_of_one_name_are_told_apart_by_what_they_are_called_on():
     assert not any(f.is_whole for f in families([unsure], {"main"}) if f.name == "start")
 
 
+def test_a_method_is_written_where_the_one_that_calls_it_does_nothing_else():
+    source = module("""
+        class Net(Base):
+            def forward(self, x):
+                return self.loss(x)
+
+            def loss(self, x):
+                y = x + 1
+                return y * y
+
+        def main(net: Net):
+            return net(3)
+    """)
+    changed = texts(inlined([source], {"main"}))
+    assert "def forward(self, x):\n        y = x + 1\n        return y * y" in changed
+    for other in ("self.loss(x + 1)", "self.loss(x), 1", "-self.loss(x)"):  # is not all that it does
+        kept = module(texts([source]).replace("self.loss(x)", other))
+        assert texts(inlined([kept], {"main"})) == texts([kept])
+
+
+def test_a_call_that_a_method_cannot_take_is_not_of_it():
+    source = module("""
+        class Average:
+            def update(self, state, weights):
+                return state
+
+            def weights(self, live):
+                return live
+
+        def main(groups, average: Average):
+            groups[0].update(3)
+            return average.weights(1)
+    """)
+    assert "update(self" not in texts(without_uncalled([source], {"main"}))
+    possible = module(texts([source]).replace("update(3)", "update(3, 4)"))
+    assert "update(self" in texts(without_uncalled([possible], {"main"}))
+
+
 def test_a_slot_with_one_member_is_that_member():
     source = module("""
         class Slot(Plan):

@@ -7,7 +7,7 @@ import pytest
 from bitgolf.script.flatten import code_lines
 from bitgolf.script.leftovers import without_leftovers
 from bitgolf.script.source import read_module
-from bitgolf.script.tidy import about, joined, tidied, without_brackets, words_of
+from bitgolf.script.tidy import about, double_quoted, joined, tidied, without_brackets, words_of
 from tests.script.test_flatten import SIZES, script_named
 from tests.script.test_specialised import module, texts
 
@@ -101,6 +101,12 @@ def test_brackets_stand_on_one_line_where_that_fits():
         f"f(\n    {'a' * 110}\n)",
     ):
         assert joined(text) == text
+
+
+def test_texts_have_the_same_quotes():
+    assert double_quoted("a = ['b', '', \"c\", 'it\"s', '\\n']  # 'd'\n") == (
+        'a = ["b", "", "c", \'it"s\', \'\\n\']  # \'d\'\n'
+    )
 
 
 def test_attributes_that_nobody_reads_and_second_names_go():

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -59,6 +60,15 @@ def env_list(name: str, value: tuple[int, ...]) -> tuple[int, ...]:
     return value if text is None else tuple(int(item) for item in text.split(",") if item.strip())
 
 
+class Validation(NamedTuple):
+    """The text that is scored, the processes that share the work, and what writes a line of the log."""
+
+    tokens: np.ndarray
+    tokenizer: Tokenizer
+    world: World
+    log: Callable[[str], None]
+
+
 def main(recipe: Recipe) -> int:
     """Train on a folder of shards, pack, reload, score."""
     parser = argparse.ArgumentParser(description=recipe.name)
@@ -90,7 +100,8 @@ def main(recipe: Recipe) -> int:
     tokenizer = Tokenizer(choice.tokenizer or choice.data / "tokenizer.bin")
     model = build_model(recipe.network(), choice.seed).use(backend)
     log(f"model_params:{count_parameters(recipe.model)} world_size:{world.size} seed:{choice.seed}")
-    averaged, finished = trained(recipe, model, stream, tokens, tokenizer, world, log)
+    validation = Validation(tokens, tokenizer, world, log)
+    averaged, finished = trained(recipe, model, stream, validation)
     if not finished:
         leave_world(world)
         return 1
@@ -111,28 +122,11 @@ def main(recipe: Recipe) -> int:
         log(f"Total submission size quantized: {total} bytes")
     world.broadcast(total)  # the others wait for the file
     reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
-    limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
-    started = time.perf_counter()
-    until = started + (limit or math.inf)
-    scores, share = score(reloaded, tokens, tokenizer, recipe.score, world, until)
-    if recipe.score.adapter != NoAdapter() or recipe.score.mixers:
-        log(f"before it adapts val_bpb:{loss_and_bits(scores)[1]:.8f}")
-        nats, share = adapted_nats(reloaded, tokens, tokenizer, recipe.score, world, until)
-        scores = {**scores, "nats": nats}
-    spent = time.perf_counter() - started
+    scores = evaluated(recipe, reloaded, validation)
     leave_world(world)
-    if share < 1:
-        log(f"stopping_early: evaluation_cap eval_time:{1000 * spent:.0f}ms scored:{share:.2%}")
-        return 1
-    if world.rank == 0:
+    if scores and world.rank == 0:
         np.savez_compressed(choice.out / "scores.npz", **scores)  # type: ignore[arg-type]
-    loss, bits = loss_and_bits(scores)
-    log(
-        f"final_quantized_roundtrip val_loss:{loss:.4f} val_bpb:{bits:.4f} "
-        f"eval_time:{1000 * spent:.0f}ms of at most {1000 * limit:.0f}ms"
-    )
-    log(f"final_quantized_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bits:.8f}")
-    return 0 if total <= recipe.budget.budget_bytes else 1
+    return 0 if scores and total <= recipe.budget.budget_bytes else 1
 
 
 def peak_memory(backend: Backend) -> tuple[int, int]:
@@ -146,15 +140,10 @@ def peak_memory(backend: Backend) -> tuple[int, int]:
 
 
 def trained(
-    recipe: Recipe,
-    model: Model,
-    stream: TokenStream,
-    tokens: np.ndarray,
-    tokenizer: Tokenizer,
-    world: World,
-    log: Callable[[str], None],
+    recipe: Recipe, model: Model, stream: TokenStream, validation: Validation
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
+    tokens, tokenizer, world, log = validation
     plan, length, order = recipe.train, recipe.data.sequence_length, recipe.data.order
     vocab = recipe.model.vocabulary_size
     source = ShardBatches(stream=stream, order=order, length=length, vocabulary_size=vocab, bos=tokenizer.bos)
@@ -188,6 +177,30 @@ def trained(
             why = "wallclock_cap" if status == "finished" else "diverged"
             log(f"stopping_early: {why} train_time:{1000 * seconds:.0f}ms {step_of(step)}")
     return averaged, status == "finished"
+
+
+def evaluated(recipe: Recipe, model: Model, validation: Validation) -> dict[str, np.ndarray]:
+    """The scores of the reloaded model; nothing where the time for it ends first."""
+    tokens, tokenizer, world, log = validation
+    limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
+    started = time.perf_counter()
+    until = started + (limit or math.inf)
+    scores, share = score(model, tokens, tokenizer, recipe.score, world, until)
+    if recipe.score.adapter != NoAdapter() or recipe.score.mixers:
+        log(f"before it adapts val_bpb:{loss_and_bits(scores)[1]:.8f}")
+        nats, share = adapted_nats(model, tokens, tokenizer, recipe.score, world, until)
+        scores = {**scores, "nats": nats}
+    spent = time.perf_counter() - started
+    if share < 1:
+        log(f"stopping_early: evaluation_cap eval_time:{1000 * spent:.0f}ms scored:{share:.2%}")
+        return {}
+    loss, bits = loss_and_bits(scores)
+    log(
+        f"final_quantized_roundtrip val_loss:{loss:.4f} val_bpb:{bits:.4f} "
+        f"eval_time:{1000 * spent:.0f}ms of at most {1000 * limit:.0f}ms"
+    )
+    log(f"final_quantized_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bits:.8f}")
+    return scores
 
 
 def loss_and_bits(scores: dict[str, np.ndarray]) -> tuple[float, float]:
