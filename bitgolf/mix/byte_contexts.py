@@ -14,11 +14,17 @@ TIMES, FIRST, NEXT, SHORTER, BYTE, TOTAL, DISTINCT, DEPTH = range(8)
 ESCAPE = 0.5  # what each kind of byte that followed a context gives up for those that did not: method D
 
 
-def no_contexts(capacity: int) -> np.ndarray:
-    """Room for so many nodes, of which the first is the empty string."""
-    nodes = np.zeros((capacity, 8), np.int32)
-    nodes[0, [FIRST, NEXT, SHORTER]] = -1
-    return nodes
+class ContextTree:
+    """The tree, with room to grow. nodes: int32 (room, 8), the empty string first. used: how many it has."""
+
+    def __init__(self, room: int = 1 << 12) -> None:
+        self.nodes, self.used = np.zeros((room, 8), np.int32), 1
+        self.nodes[0, [FIRST, NEXT, SHORTER]] = -1
+
+    def make_room(self, count: int) -> None:
+        """For so many more nodes."""
+        while self.used + count > len(self.nodes):
+            self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
 
 
 @compiled

@@ -1,7 +1,9 @@
 """Exact-match retrieval: the token after the longest earlier match of the last ones, as LZ77 finds it."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 
@@ -12,58 +14,72 @@ from bitgolf.text.tokenizer import Tokenizer
 
 
 class _Matches(Memory):
+    """The text so far, of all lanes one token after another, as each was observed.
+
+    text: tokens. before: the index of the one before each in its lane, -1 for the first of a lane. latest:
+    where the last token came that followed these `shortest` ones; earlier: where one did before it, -1 for
+    never. recent: the last `shortest` tokens of this lane. last: the index of the last one.
+    """
+
     def __init__(self, plan: "LongestMatch") -> None:
         self.plan, self.trust, self.own = plan, Trust(plan.start), np.zeros(0)
         self.text: list[int] = []
-        self.latest: dict[tuple[int, ...], int] = {}  # where the `shortest` tokens last ended
-        self.earlier: list[int] = []  # where the ones that end here ended before, -1 for never
-        self.found = (0, -1)
+        self.before: list[int] = []
+        self.latest: dict[tuple[int, ...], int] = {}
+        self.earlier: list[int] = []
+        self.recent: tuple[int, ...] = ()
+        self.last = -1
+        self.match = (0, -1)
+
+    def beside(self) -> Self:
+        lane = copy.copy(self)
+        lane.recent, lane.last, lane.match = (), -1, (0, -1)
+        return lane
 
     def longest(self) -> tuple[int, int]:
         """How many of the last tokens came before, and what followed them there; (0, -1) if too few."""
         best, follower = 0, -1
-        position = self.earlier[-1] if self.earlier else -1
+        position = self.latest.get(self.recent, -1) if len(self.recent) == self.plan.shortest else -1
         for _ in range(self.plan.tries):
             if position < 0:
                 break
-            length = self._length(position)
+            length = self._length(self.before[position])
             if length > best:
-                best, follower = length, self.text[position + 1]
+                best, follower = length, self.text[position]
             position = self.earlier[position]
         return best, follower
 
     def _length(self, position: int) -> int:
-        """How many tokens up to this position equal the last ones; `shortest` are known to."""
-        length, end = self.plan.shortest, len(self.text) - 1
-        most = min(position + 1, self.plan.longest)
-        while length < most and self.text[position - length] == self.text[end - length]:
-            length += 1
+        """How many tokens up to this position equal the last ones, at most `longest`."""
+        length, end, text, before = 0, self.last, self.text, self.before
+        while length < self.plan.longest and position >= 0 and end >= 0 and text[position] == text[end]:
+            length, position, end = length + 1, before[position], before[end]
         return length
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        self.own = own
-        if self.found[0] == 0:
+        self.own, self.match = own, self.longest()
+        if self.match[0] == 0:
             return own
         weight = self.trust.of(self.situation())
         mixed = (1 - weight) * own
-        mixed[self.found[1]] += weight
+        mixed[self.match[1]] += weight
         return mixed
 
     def situation(self) -> tuple[int, int]:
         """What the weight of a match depends on: its length, and how likely the model finds its token."""
-        length, token = self.found
+        length, token = self.match
         return length, odds_level(float(self.own[token]))
 
     def observe(self, token: int) -> None:
-        if self.found[0]:
-            self.trust.learn(self.situation(), float(self.own[token]), float(token == self.found[1]))
-        self.text.append(token)
-        recent = tuple(self.text[-self.plan.shortest :])
-        is_full = len(recent) == self.plan.shortest
-        self.earlier.append(self.latest.get(recent, -1) if is_full else -1)
+        if self.match[0]:
+            self.trust.learn(self.situation(), float(self.own[token]), float(token == self.match[1]))
+        position, is_full = len(self.text), len(self.recent) == self.plan.shortest
+        self.earlier.append(self.latest.get(self.recent, -1) if is_full else -1)
         if is_full:
-            self.latest[recent] = len(self.text) - 1
-        self.found = self.longest()
+            self.latest[self.recent] = position
+        self.text.append(token)
+        self.before.append(self.last)
+        self.recent, self.last = (*self.recent, token)[-self.plan.shortest :], position
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """Retrieval by hidden states: what followed where the model was in nearly the same state."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 
@@ -11,19 +13,41 @@ from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.text.tokenizer import Tokenizer
 
 
+class Datastore:
+    """The last so many states (count, width) of all lanes, the squares of their lengths, and what followed.
+
+    seen: how many there were in all.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.states, self.squares = np.zeros((count, 0), np.float32), np.zeros(count, np.float32)
+        self.followers, self.seen = np.zeros(count, np.int64), 0
+
+    def add(self, state: np.ndarray, token: int) -> None:
+        """One more, in the place of the oldest."""
+        if not self.seen:
+            self.states = np.zeros((len(self.squares), len(state)), np.float32)
+        slot = self.seen % len(self.squares)
+        self.states[slot], self.squares[slot], self.followers[slot] = state, state @ state, token
+        self.seen += 1
+
+
 class _Neighbours(Memory):
     def __init__(self, plan: "NearestStates") -> None:
-        self.plan, self.trust, self.seen = plan, Trust(plan.start), 0
-        self.states, self.squares = np.zeros((0, 0), np.float32), np.zeros(plan.states, np.float32)
-        self.followers = np.zeros(plan.states, np.int64)
+        self.plan, self.trust, self.store = plan, Trust(plan.start), Datastore(plan.states)
         self.own, self.state = np.zeros(0), np.zeros(0, np.float32)
         self.shares: np.ndarray | None = None
         self.situation = 0
 
+    def beside(self) -> Self:
+        lane = copy.copy(self)
+        lane.shares = None
+        return lane
+
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         self.own, self.state, self.shares = own, state, None
         largest = float(own.max())
-        if self.seen < self.plan.neighbours or largest > self.plan.certain:
+        if self.store.seen < self.plan.neighbours or largest > self.plan.certain:
             return own
         shares = self.nearest(state, len(own))
         self.shares, self.situation = shares, odds_level(largest)
@@ -32,22 +56,17 @@ class _Neighbours(Memory):
 
     def nearest(self, state: np.ndarray, vocabulary_size: int) -> np.ndarray:
         """The share of each token (vocabulary) among those that followed the nearest states; sums to one."""
-        kept = min(self.seen, self.plan.states)
-        squares = self.squares[:kept] - 2 * (self.states[:kept] @ state)
+        known = slice(min(self.store.seen, self.plan.states))
+        squares = self.store.squares[known] - 2 * (self.store.states[known] @ state)
         chosen = np.argpartition(squares, self.plan.neighbours - 1)[: self.plan.neighbours]
         distances = squares[chosen].astype(np.float64) / (self.plan.bandwidth * len(state))
         weights = np.exp(distances.min() - distances)
-        return np.bincount(self.followers[chosen], weights / weights.sum(), vocabulary_size)
+        return np.bincount(self.store.followers[chosen], weights / weights.sum(), vocabulary_size)
 
     def observe(self, token: int) -> None:
         if self.shares is not None:
             self.trust.learn(self.situation, float(self.own[token]), float(self.shares[token]))
-        if not len(self.states):
-            self.states = np.zeros((self.plan.states, len(self.state)), np.float32)
-        slot = self.seen % self.plan.states
-        self.states[slot], self.squares[slot] = self.state, self.state @ self.state
-        self.followers[slot] = token
-        self.seen += 1
+        self.store.add(self.state, token)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """Prediction by partial matching over bytes, mixed with a model of tokens byte by byte."""
 
+import copy
 import dataclasses
+from typing import Self
 
 import numpy as np
 
@@ -10,11 +12,11 @@ from bitgolf.mix.byte_contexts import (
     DEPTH,
     DISTINCT,
     TOTAL,
+    ContextTree,
     context_after,
     count_byte,
     counted_context,
     expect_bytes,
-    no_contexts,
 )
 from bitgolf.mix.byte_tree import ByteTree, byte_tree, path_to
 from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE
@@ -141,16 +143,21 @@ class _Bytes(Memory):
     def __init__(self, plan: "BytePpm", vocabulary_size: int, pieces: list[bytes]) -> None:
         self.plan, self.pieces = plan, [*pieces, *[b""] * vocabulary_size][:vocabulary_size]
         self.tree = byte_tree(self.pieces)
-        self.nodes, self.used, self.context = no_contexts(1 << 12), 1, 0
+        self.followed, self.context = ContextTree(), 0
         situations = (plan.order + 1) * LEVELS**2
         self.weights = np.full(situations, plan.start)
         self.seen = np.full(situations, PATIENCE, np.int64)
         self.shares = np.zeros((4, len(self.tree.byte)))
         self.contexts = np.zeros(len(self.tree.byte), np.int32)
 
+    def beside(self) -> Self:
+        lane = copy.copy(self)
+        lane.context, lane.shares, lane.contexts = 0, self.shares.copy(), self.contexts.copy()
+        return lane
+
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
         return mix_bytes(
-            self.nodes,
+            self.followed.nodes,
             self.context,
             self.plan.order,
             self.tree,
@@ -162,17 +169,18 @@ class _Bytes(Memory):
         )
 
     def observe(self, token: int) -> None:
-        piece = self.pieces[token]
+        piece, followed = self.pieces[token], self.followed
         if not piece:
             return
-        path = path_to(self.tree, token)
+        path, floor = path_to(self.tree, token), self.plan.floor
         learn_weights(
-            self.nodes, self.tree, path, self.plan.floor, self.shares, self.contexts, self.weights, self.seen
+            followed.nodes, self.tree, path, floor, self.shares, self.contexts, self.weights, self.seen
         )
-        if self.used + len(piece) * (self.plan.order + 1) > len(self.nodes):
-            self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
+        followed.make_room(len(piece) * (self.plan.order + 1))
         for byte in piece:
-            self.used, self.context = count_byte(self.nodes, self.used, self.context, byte, self.plan.order)
+            followed.used, self.context = count_byte(
+                followed.nodes, followed.used, self.context, byte, self.plan.order
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from bitgolf.proof.frequencies import frequencies_of
 from bitgolf.proof.kept import Kept, take_up, taken_down
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.mixed import mixed_logits
+from bitgolf.run.memories import KEPT_VERSION
 from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.exam import Exam
@@ -226,7 +227,7 @@ def identity_of_passage(
     coder: Coder, adapted: AdaptedPlan, frame: int | Layout, content: bytes, arithmetic: Arithmetic
 ) -> str:
     """Names all that the bits of a coding depend on. frame: tokens of one, or how they lie in lanes."""
-    machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()}"
+    machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()} {KEPT_VERSION}"
     stream = f"{adapted.plan.identity()} {adapted.length} {adapted.stride}"
     description = f"{coder.identity.hex()} {stream} {frame} {machine} "
     return hashlib.sha256(description.encode() + content).hexdigest()

@@ -27,6 +27,7 @@ from bitgolf.proof.arithmetic import NATIVE, PLAIN, PORTABLE, Arithmetic
 from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding, Encoding, decoded, encoded
 from bitgolf.proof.frames import Frame, Layout
 from bitgolf.proof.mixed_frames import decode_mixed, encode_mixed, mixed_layout
+from bitgolf.proof.plan_words import deflated_plan, inflated_plan
 from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Sliding
@@ -51,18 +52,6 @@ METHODS = (
     "model, adapted",
 )
 MOST_PLAN_BYTES = 2**20
-# Words of how models adapt, which `_head` need not spell out. Part of the format: files hold its check sum.
-KNOWN_PLAN = (
-    b'{"adapter":{"class":"ScoreFirst","chunk_tokens":32768,"epochs":3,"rule":{"class":"SgdRule","lr":0.002,'
-    b'"momentum":0.9,"weight_decay":0.0},"schedule":{"class":"Cosine","minimum":0.0},"tensors":["*"],"frozen":[],'
-    b'"sequence_length":0,"batch_sequences":32,"clip":1.0,"noise":{"class":"NoNoise"},"caps":{"class":"Frozen"}},'
-    b'"mixers":[]}{"class":"BytePpm","order":6,"start":0.05,"floor":0.001},{"class":"LongestMatch","shortest":1,'
-    b'"longest":24,"tries":32,"start":0.1},{"class":"NearestStates","states":8192,"neighbours":32,"bandwidth":0.03,'
-    b'"certain":0.9,"start":0.08},{"class":"TokenTilt","order":16,"share":0.8,"boost":2.625},{"class":"NgramCache",'
-    b'"order":2,"weight":0.02,"kappa":0.5},{"adapter":{"class":"NoAdapter"},"mixers":[{"class":"InterpolatedNgrams",'
-    b'"order":5,"start":0.02,"per_document":true},{"class":"InterpolatedNgrams","order":5,"start":0.02,'
-    b'"per_document":false}]}'
-)
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 MOST_BYTES = 2**40
 ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go on from
@@ -231,11 +220,11 @@ def read_header(data: bytes, where: str = "") -> Header:
 def _read_ways(plan: bytes, layout: Layout, where: str) -> AdaptedPlan:
     import_core()  # the classes that it may name
     sliding = to_json(Sliding(length=layout.window, stride=layout.stride))
+    words = inflated_plan(plan, MOST_PLAN_BYTES, where)
     try:
-        # Older files have all words of their own.
-        adapts = json.loads(zlib.decompressobj(zdict=KNOWN_PLAN).decompress(plan, MOST_PLAN_BYTES))
+        adapts = json.loads(words)
         adapted = AdaptedPlan.of(from_json(ScorePlan, {"class": "ScorePlan", "windows": sliding, **adapts}))
-    except (ValueError, TypeError, RecursionError, zlib.error, BitgolfError) as error:
+    except (ValueError, TypeError, RecursionError, BitgolfError) as error:
         raise ArtifactError(f"how its model adapted makes no sense: {error}", where=where) from None
     if layout.lanes > 1 and (adapted.plan.adapter != NoAdapter() or not adapted.plan.mixers):
         raise ArtifactError("what learns has one lane", where=where, value=layout)
@@ -262,8 +251,7 @@ def _head(
     head += b"".join(_number(value) for value in layout or ())
     if adapted is not None:
         adapts = {"adapter": to_json(adapted.plan.adapter), "mixers": to_json(adapted.plan.mixers)}
-        deflate = zlib.compressobj(9, zdict=KNOWN_PLAN)
-        plan = deflate.compress(json.dumps(adapts, separators=(",", ":")).encode()) + deflate.flush()
+        plan = deflated_plan(json.dumps(adapts, separators=(",", ":")).encode())
         head += _number(len(plan)) + plan
     return head + struct.pack("<I", zlib.crc32(head))
 

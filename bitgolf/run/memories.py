@@ -11,14 +11,24 @@ import numpy as np
 
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.plan import Plan
+from bitgolf.mix.byte_contexts import ContextTree
 from bitgolf.mix.byte_tree import ByteTree
 from bitgolf.mix.counts import Counts
+from bitgolf.mix.nearest import Datastore
 from bitgolf.mix.trust import Trust
 from bitgolf.score.mixer import Memory
 
+# Of files that keep what is learnt on the way. Raise it with the fields of a mixer, an adapter or a chain, or
+# what they mean: files of another version are not used.
+KEPT_VERSION = 2
 PLAIN = (bool, int, float, str, type(None))
 SERIES: dict[str, Callable[[Iterable[Any]], Any]] = {"tuple": tuple, "list": list}
-HOLDERS: dict[str, Callable[[], Any]] = {"Trust": partial(Trust, 0.0), "Counts": partial(Counts, 0)}
+HOLDERS: dict[type, Callable[[], Any]] = {
+    Trust: partial(Trust, 0.0),
+    Counts: partial(Counts, 0),
+    ContextTree: ContextTree,
+    Datastore: partial(Datastore, 0),
+}
 GIVEN = (Plan, ByteTree)  # a memory has these from its mixer and its tokenizer, the same each time
 
 
@@ -48,7 +58,7 @@ def _dump(value: Any, arrays: list[np.ndarray]) -> Any:
         return {kind.__name__: [_dump(each, arrays) for each in value]}
     if kind is dict:
         return {"dict": [[_dump(key, arrays), _dump(each, arrays)] for key, each in value.items()]}
-    if kind in (Trust, Counts):
+    if kind in HOLDERS:
         return {kind.__name__: [_dump(each, arrays) for each in vars(value).values()]}
     raise CheckpointError("a mixer knows what cannot be kept", value=kind.__name__)
 
@@ -67,7 +77,7 @@ def _restore(dumped: Any, arrays: list[np.ndarray]) -> Any:
         return SERIES[kind](_restore(each, arrays) for each in value)
     if kind == "dict":
         return {_restore(key, arrays): _restore(each, arrays) for key, each in value}
-    holder = HOLDERS[kind]()
+    holder = {each.__name__: empty for each, empty in HOLDERS.items()}[kind]()
     for name, each in zip(tuple(vars(holder)), value, strict=True):
         setattr(holder, name, _restore(each, arrays))
     return holder

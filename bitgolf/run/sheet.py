@@ -15,7 +15,7 @@ from bitgolf.adapt.learner import part_of
 from bitgolf.base.errors import BitgolfError, CheckpointError
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.net.model import Model
-from bitgolf.run.memories import dump, restore
+from bitgolf.run.memories import KEPT_VERSION, dump, restore
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chain, ChainedReader
 from bitgolf.score.exam import Exam
@@ -80,9 +80,10 @@ class Sheet:
         reason = "it is damaged"
         with suppress(*UNFIT):
             tensors, facts = read_tensors(path)
-            reason = "it is of another model, text or recipe"
-            if facts["identity"] == self.identity:
-                reason = ""
+            if facts.get("version") != KEPT_VERSION:
+                reason = "it is of another version of bitgolf"
+            else:
+                reason = "it is of another model, text or recipe" * (facts["identity"] != self.identity)
         if reason:
             self.note = f"{path.name}: {reason}; all is scored anew"
             return
@@ -122,7 +123,8 @@ class Sheet:
         tensors = {"nats": torch.from_numpy(self.exam.nats)}
         if self.mixture is not None:
             tensors["alone"] = torch.from_numpy(self.alone())
-        facts: dict[str, Any] = {"identity": self.identity, "updates_left": self.adaptation.updates_left}
+        facts: dict[str, Any] = {"version": KEPT_VERSION, "identity": self.identity}
+        facts |= {"updates_left": self.adaptation.updates_left}
         facts |= {"seconds": self.seconds, "learning_seconds": self.learning_seconds}
         if self.is_static or self._is_whole():
             return tensors, facts

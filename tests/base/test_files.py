@@ -3,6 +3,7 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ def test_json_and_tensors_round_trip(tmp_path):
     write_json(tmp_path / "a" / "x.json", {"b": 1})
     assert read_json(tmp_path / "a" / "x.json") == {"b": 1}
     tensors = {"w": torch.randn(3, 4), "t": torch.tensor(3), "h": torch.ones(2, dtype=torch.bfloat16)}
+    tensors |= {"empty": torch.from_numpy(np.zeros(0))}
     write_tensors(tmp_path / "s", tensors, {"step": 3})
     loaded, facts = read_tensors(tmp_path / "s")
     assert facts == {"step": 3}

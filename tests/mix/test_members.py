@@ -1,5 +1,6 @@
 """What every mixer keeps: a distribution, from the prefix alone, from an empty start; off is exactly off."""
 
+import copy
 import dataclasses
 import importlib
 
@@ -160,3 +161,79 @@ def test_a_planted_fault_is_said_in_words(fault):
 def test_weights_that_are_no_distribution_are_refused(fault):
     with pytest.raises(RuleError, match="no distribution"):
         list(mixture_faults(Planted(fault=fault), VOCABULARY, Pieces()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InLanes(Mixer):
+    """Bigrams whose lanes break one rule; in one lane they keep all."""
+
+    fault: str = ""
+
+    def memory(self, vocabulary_size, tokenizer):
+        return Bigrams(self.fault, np.zeros((vocabulary_size, vocabulary_size)))
+
+
+class Bigrams(Memory):
+    last_time: dict = {}
+
+    def __init__(self, fault, counts):
+        self.fault, self.counts, self.last, self.lanes, self.own = fault, counts, -1, [], None
+
+    def beside(self):
+        if self.fault == "two lanes" and len(self.lanes) == 2:
+            return None
+        lane = self if self.fault == "one for all" else copy.copy(self)
+        self.lanes.append(lane)
+        if self.fault == "knows the last stream":
+            lane.counts = self.last_time.setdefault(len(self.counts), self.counts)
+        return lane
+
+    def mix(self, own, state):
+        if not self.lanes:
+            return own + self.counts[self.last] * (self.last >= 0)
+        if self.fault == "writes":
+            own *= 0.5
+        if self.fault == "hears others ask":
+            self.last_time["own"], own = own, own + self.last_time.get("own", 0)
+        reset = self.fault == "forgets its context"
+        return own + self.counts[self.last] * (self.last >= 0 and not reset)
+
+    def observe(self, token):
+        self.counts[self.last, token] += self.last >= 0
+        self.last = token
+
+
+IN_LANES = {
+    "": "",
+    "two lanes": "makes 2 lanes and then no more",
+    "one for all": "two lanes are the same object",
+    "writes": "a lane writes into",
+    "knows the last stream": "know tokens of lane 0 at step 1 or later before they came",
+    "hears others ask": "depends on which lanes were asked",
+    "forgets its context": "one lane of its own gives other",
+}
+
+
+@pytest.mark.parametrize("fault", IN_LANES)
+def test_a_fault_planted_in_lanes_is_said_in_words(fault):
+    Bigrams.last_time.clear()
+    found = list(mixture_faults(InLanes(fault=fault), VOCABULARY, Pieces()))
+    assert bool(found) == bool(fault)
+    assert any(IN_LANES[fault] in each for each in found) or not fault, found
+
+
+@pytest.mark.parametrize("kind", BITING)
+def test_every_member_goes_on_in_lanes_that_share_what_is_learnt(kind):
+    tokens, owns, states = probe(VOCABULARY)
+    own, state, given = owns[0], states[0], []
+    for first in (0, 120):  # what the other lane has seen
+        memory = BITING[kind].memory(VOCABULARY, Pieces())
+        other, lane = memory.beside(), memory.beside()
+        for token, *asked in zip(tokens[first:120].tolist(), owns[:120], states[:120], strict=False):
+            other.mix(*asked)
+            other.observe(token)
+        for token in tokens[:8].tolist():
+            lane.mix(own, state)
+            lane.observe(token)
+        given.append(lane.mix(own, state))
+    assert not np.array_equal(*given)

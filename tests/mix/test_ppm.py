@@ -8,11 +8,11 @@ import pytest
 from bitgolf.catalog.mixtures import distributions, probe
 from bitgolf.mix.byte_contexts import (
     DEPTH,
+    ContextTree,
     context_after,
     count_byte,
     counted_context,
     expect_bytes,
-    no_contexts,
 )
 from bitgolf.mix.byte_tree import byte_tree, path_to
 from bitgolf.mix.ppm import BytePpm
@@ -61,7 +61,7 @@ class SlowPpm:
 def test_contexts_are_those_of_the_slow_twin(order):
     draw = np.random.default_rng(order)
     words = [draw.integers(97, 101, draw.integers(1, 6)).tolist() for _ in range(9)]
-    nodes, used, node, slow = no_contexts(1 << 14), 1, 0, SlowPpm(order)
+    nodes, used, node, slow = ContextTree(1 << 14).nodes, 1, 0, SlowPpm(order)
     expected = np.empty(256)
     for byte in [byte for _ in range(120) for byte in words[draw.integers(9)]]:
         used, node = count_byte(nodes, used, node, byte, order)
@@ -185,7 +185,7 @@ def test_the_tree_of_contexts_grows():
     for token in draw.integers(2, VOCABULARY - 1, 900).tolist():
         memory.mix(own, np.zeros(2, np.float32))
         memory.observe(token)
-    assert 1 << 12 < memory.used <= len(memory.nodes)
+    assert 1 << 12 < memory.followed.used <= len(memory.followed.nodes)
     np.testing.assert_allclose(memory.mix(own, np.zeros(2, np.float32)).sum(), 1)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -5,19 +6,24 @@ import numpy as np
 import pytest
 import torch
 
+from bitgolf import import_core
 from bitgolf.adapt.learner import Learner
 from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.events import NOTE, finish
+from bitgolf.base.plan import members
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.run import evaluation
 from bitgolf.run.evaluation import SlowError, evaluate, refuse_slow_run, verdict
+from bitgolf.run.memories import HOLDERS, KEPT_VERSION
 from bitgolf.run.sheet import evaluation_identity
 from bitgolf.score.chained import Chained
 from bitgolf.score.metric import bits_per_byte
+from bitgolf.score.mixer import Mixer
 from bitgolf.score.score import ScorePlan, score
 from bitgolf.score.windows import Chunked, Sliding
 from bitgolf.train.world import World
+from tests.mix.tokenizers import VOCABULARY, Pieces
 from tests.score.test_score import BOS, Bytes, make_model
 
 PLAN = ScorePlan(windows=Sliding(length=32, stride=8), batch_tokens=64)
@@ -85,7 +91,9 @@ def test_it_is_kept_now_and_then_for_those_that_are_killed_without_a_word(model,
     assert 0 < tensors["nats"].isfinite().sum() < 229
 
 
-@pytest.mark.parametrize("change", ["tokens", "weights", "windows", "batches", "damage", "nothing"])
+@pytest.mark.parametrize(
+    "change", ["tokens", "weights", "windows", "batches", "damage", "version", "nothing"]
+)
 def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path, change):
     part = tmp_path / "scores.part"
     steps = events(model, tokens, part=part)
@@ -93,7 +101,7 @@ def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path,
     steps.close()
     kept, facts = read_tensors(part)
     kept["nats"][kept["nats"].isfinite()] = 77
-    write_tensors(part, kept, facts)
+    write_tensors(part, kept, {**facts, "version": facts["version"] - (change == "version")})
     other, text, plan = make_model(), tokens.copy(), PLAN
     if change == "tokens":
         text[-1] += 1
@@ -110,7 +118,9 @@ def test_what_is_kept_is_of_this_evaluation_or_not_used(model, tokens, tmp_path,
     assert (scores.nats == 77).any() == (change == "nothing")
     lines = [event.facts[NOTE] for event in seen if event.stage == NOTE]
     assert len(lines) == (change != "nothing")
-    reason = "it is damaged" if change == "damage" else "it is of another model, text or recipe"
+    reason = {"damage": "it is damaged", "version": "it is of another version of bitgolf"}.get(
+        change, "it is of another model, text or recipe"
+    )
     assert all(line == f"scores.part: {reason}; all is scored anew" for line in lines)
 
 
@@ -241,3 +251,14 @@ def test_the_verdict_counts_the_packed_model_alone():
     assert verdict(rows, 600.0)["evaluation_verdict"] == "over 600 s"
     assert verdict(rows[:3], 600.0)["evaluation_verdict"] == "within 600 s"
     assert evaluation.PACKED == ("quantized", "adapted")
+
+
+def test_the_version_of_kept_files_goes_with_what_mixers_know():
+    """Where this fails, fields have changed: raise KEPT_VERSION, and pin them anew."""
+    import_core()
+    kinds = [kind for kind in members(Mixer).values() if kind.__module__.startswith("bitgolf.mix.")]
+    kinds.sort(key=lambda kind: kind.__name__)
+    known = [sorted(vars(kind().memory(VOCABULARY, Pieces()))) for kind in kinds]
+    known += [sorted(vars(empty())) for empty in HOLDERS.values()]
+    fields = hashlib.sha256(repr(known).encode()).hexdigest()[:12]
+    assert (KEPT_VERSION, fields) == (2, "5530a4b86e32")
