@@ -77,12 +77,17 @@ class ScoreFirst(Adapter):
         firsts, ends = (np.array([each[i] for each in windows]) for i in (2, 1))
         if (firsts[1:] > np.maximum.accumulate(ends)[:-1]).any():
             raise LearningError("the windows leave out targets, and what is not scored is not learnt from")
-        count = -(-int(ends.max()) // self.chunk_tokens)
+        total = int(ends.max())
+        count = -(-total // self.chunk_tokens)
         if count < 2:
+            longest = self.sequence_length or max(window.end - window.start for window in windows)
+            shorter = max(total // 4, longest)  # chunks of fewer tokens than a window are refused
             raise LearningError(
                 "the text is no longer than a chunk, so that nothing would be learnt from it",
-                value=f"{ends.max():,} tokens",
-                way_out=f"--set score.adapter.chunk_tokens={max(ends.max() // 4, 1)}, or more text",
+                value=f"tokens: {total:,}",
+                way_out=f"--set score.adapter.chunk_tokens={shorter}, or more text"
+                if shorter < total
+                else "more text, or shorter score.windows and score.adapter.chunk_tokens",
             )
         chunks = firsts // self.chunk_tokens
         order = np.argsort(chunks, kind="stable")

@@ -37,7 +37,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             "no space left on the disk" if full else f"cannot write: {error.strerror}",
             where=str(path),
             value=f"{len(data):,} bytes",
-            way_out="free some space and run again with --resume"
+            way_out="free some space and give the same command again; bitgolf run with --resume"
             if full
             else "check the path and its rights",
         ) from None

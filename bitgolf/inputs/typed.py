@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -121,6 +121,7 @@ class Certificate(TypedDict):
     bits_per_byte: Figure
     stepwise_bits_per_byte: Figure
     parallel_bits_per_byte: Figure
+    rare_bits: NotRequired[Figure]
     text_bytes: Count
     coded_bytes: Count
     artifact_bytes: Count

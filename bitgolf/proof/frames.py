@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError
 from bitgolf.net.model import Model
@@ -157,17 +158,19 @@ def other_tokens(where: str) -> ArtifactError:
     )
 
 
-def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout, mixed: MixedLanes | None = None) -> float:
-    """Nats of the tokens of a frame under the windows of its lanes, scored side by side as `score` does.
+def parallel_nats(
+    model: Model, tokens: np.ndarray, layout: Layout, mixed: MixedLanes | None = None
+) -> np.ndarray:
+    """Nats, float64, of the tokens of a frame under the windows of its lanes, side by side as `score` does.
 
-    mixed: mixers beside the model, if any; they are asked lane by lane, a step after another.
+    They are in no order. mixed: mixers beside the model, if any; asked lane by lane, a step after another.
     """
     rows = in_lanes(tokens, layout.lanes)
     stream = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)), constant_values=layout.first))
     lengths = torch.tensor(
         [min(max(len(tokens) - i * rows.shape[1], 0), rows.shape[1]) for i in range(len(rows))]
     )
-    device, total = next(model.parameters()).device, 0.0
+    device, scores = next(model.parameters()).device, list[Tensor]()
     model.window = layout.window
     try:
         with torch.inference_mode():
@@ -179,14 +182,14 @@ def parallel_nats(model: Model, tokens: np.ndarray, layout: Layout, mixed: Mixed
                 targets = part[:, 1 + scored - start :]
                 if mixed is None:
                     nats = model.nats_of(hidden, targets).double().cpu()
-                    total += float(nats[torch.arange(scored, end) < lengths[:, None]].sum())
+                    scores.append(nats[torch.arange(scored, end) < lengths[:, None]])
                     continue
                 for step in range(scored, end):
                     states, active = hidden[:, step - scored], int((step < lengths).sum())
                     logits = mixed.logits(model.logits_of(states)[:active], states)
                     upcoming = targets[:active, step - scored].cpu()
-                    total -= float(logits.log_softmax(1).gather(1, upcoming[:, None]).sum())
+                    scores.append(-logits.log_softmax(1).gather(1, upcoming[:, None])[:, 0])
                     mixed.observe(upcoming.tolist())
     finally:
         model.window = 0
-    return total
+    return torch.cat(scores).numpy()

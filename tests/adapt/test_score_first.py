@@ -247,8 +247,11 @@ def test_a_sample_of_windows_is_scored_and_checked_without_learning(tokens):
 
 
 def test_refusals(tokens):
-    with pytest.raises(LearningError, match=r"60 tokens.*score.adapter.chunk_tokens=15"):
+    with pytest.raises(LearningError, match=r"tokens: 60.*score.adapter.chunk_tokens=32"):
         nats(tokens[:61], adapter=adapter())
+    nats(tokens[:61], adapter=adapter(chunk_tokens=32))
+    with pytest.raises(LearningError, match=r"tokens: 30.*more text, or shorter score.windows"):
+        nats(tokens[:31], adapter=adapter())
     for field in ("frozen", "tensors"):
         with pytest.raises(PlanError, match=rf"score.adapter.{field}: 'bloks\.\*' matches no tensor"):
             nats(tokens, adapter=adapter(**{field: ("bloks.*",)}))

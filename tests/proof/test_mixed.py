@@ -75,8 +75,8 @@ def test_mixers_in_lanes_are_scored_coded_and_read_back_alike(coder, name):  # n
     mixture, nats, alone = mixed_frames.mixture_for(coder, ways), 0.0, 0.0
     for start, end in packed.layout.frames():
         given = coder.model, tokens[start:end], packed.layout
-        nats += parallel_nats(*given, MixedLanes(mixture, LANES))
-        alone += parallel_nats(*given)
+        nats += parallel_nats(*given, MixedLanes(mixture, LANES)).sum()
+        alone += parallel_nats(*given).sum()
     assert packed.nats == pytest.approx(nats, rel=1e-4)
     assert abs(nats - alone) > 0.1, "mixers change the score"
     bits = sum(len(job.frame.data) for job in file.frames_of(packed.data, read_header(packed.data), ""))

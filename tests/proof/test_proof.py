@@ -22,7 +22,7 @@ from bitgolf.proof.file import compress, compress_tokens, decompress, read_heade
 from bitgolf.proof.frames import Layout, decode_frame, encode_frame, parallel_nats
 from bitgolf.proof.frequencies import BIT_STEPS, FREQUENCY_BITS, frequencies_of, frequency_table
 from bitgolf.proof.lanes import Lanes
-from bitgolf.proof.prove import share_of
+from bitgolf.proof.prove import RAREST_BITS, alarms_in, share_of
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
 from tests.test_behaviour import FACTORS, ROWS, BeforeToo, model_of
@@ -67,7 +67,7 @@ def test_steps_expect_what_a_parallel_pass_does(number, arithmetic):
     model, layout = shaken(plan), Layout(100, LANES, 34, WINDOW, STRIDE, 1)
     tokens = np.random.default_rng(1).integers(0, plan.vocabulary_size, layout.tokens)
     coded = finish(encode_frame(model, tokens, layout, arithmetic))
-    assert coded.nats == pytest.approx(parallel_nats(model, tokens, layout), abs=1e-3)
+    assert coded.nats == pytest.approx(parallel_nats(model, tokens, layout).sum(), abs=1e-3)
     assert np.array_equal(finish(decode_frame(model, coded, 100, layout, "here", arithmetic)), tokens)
 
 
@@ -84,7 +84,7 @@ def test_every_lane_length_and_window_gives_the_tokens_back(coder):
         text = rng.integers(0, 300, tokens)
         coded = finish(encode_frame(coder.model, text, layout))
         assert np.array_equal(finish(decode_frame(coder.model, coded, tokens, layout, "")), text)
-        assert coded.nats == pytest.approx(parallel_nats(coder.model, text, layout), abs=1e-3)
+        assert coded.nats == pytest.approx(parallel_nats(coder.model, text, layout).sum(), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ODD_TEXTS)
@@ -291,3 +291,24 @@ def test_another_model_is_refused_by_name(coder):
     other = coder._replace(identity=identity_of(b"another"))
     with pytest.raises(BitgolfError, match="another model"):
         finish(decompress(other, data))
+
+
+@pytest.mark.parametrize("rare", [2, 40])
+def test_what_rare_tokens_cost_less_is_no_alarm_and_anything_else_is(rare):
+    """The coder's smallest probability is larger than that of tokens which a model nearly excludes."""
+    logits = torch.zeros(200, 300)
+    logits[:, 7] -= rare * np.log(2)
+    writer, bits = TokenEncoder(), -logits.double().log_softmax(1)[:, 7].numpy() / np.log(2)
+    writer.write(np.full(200, 7), frequencies_of(logits))
+    size, beyond = len(writer.finish()), float(np.maximum(bits - RAREST_BITS, 0).sum())
+    assert (8 * size < bits.sum() - 100) == (rare == 40)
+    scores = dict.fromkeys(("stepwise_bits_per_byte", "parallel_bits_per_byte"), bits.sum() / 400)
+    counts = {"container_bytes": 40, "text_bytes": 400, "frames": 1, "tokens": 200}
+
+    def alarms(rare_bits, more=0):
+        figures = scores | counts | {"coded_bytes": size + 40 + more, "rare_bits": rare_bits}
+        return list(alarms_in(figures))
+
+    assert alarms(beyond) == [] and bool(alarms(0)) == (rare == 40)
+    assert "coded bits" in alarms(beyond, more=int(bits.sum() / 8))[0]
+    assert rare == 40 or "coded bits" in alarms(beyond, more=-30)[0]
