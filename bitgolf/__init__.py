@@ -49,6 +49,7 @@ READING_ORDER = (
     "net.embed",
     "net.values",
     "net.heads",
+    "net.mlp",
     "net.layers",
     "net.route",
     "net.objective",

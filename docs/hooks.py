@@ -17,7 +17,8 @@ from bitgolf.base.plan import Plan, describe, field_types
 from bitgolf.cli.main import VERBS, app
 from bitgolf.cli.options import LARGEST_SEED
 from bitgolf.study import design
-from bitgolf.study.findings import MEASURED, Cited, Finding, cited, measured
+from bitgolf.study.cited import Cited, cited
+from bitgolf.study.findings import MEASURED, Finding, measured
 
 STUDY_API = (design.Study, design.Margin, design.changed, design.add_one, design.leave_one_out, design.ladder)
 KINDS = {"str": "TEXT", "int": "N", "float": "X", "Path": "PATH", "list": "TEXT"}

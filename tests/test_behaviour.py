@@ -27,20 +27,17 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.embed import BigramHash, BigramSum, SmearBias, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, HeadsPart, SparseGate, Xsa
 from bitgolf.net.layers import (
-    Activation,
     DtgGate,
-    GatedMlp,
     InputScale,
     LanesInTurn,
-    LeakyReluSquared,
     LnScale,
     MergedLanes,
     ParallelResidual,
-    ReluSquared,
     Serial,
     TwoLanes,
     Unscaled,
 )
+from bitgolf.net.mlp import Activation, GatedMlp, LeakyReluSquared, ReluSquared
 from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.net.objective import MultiToken, NextToken, Objective, TokenAfterNext
 from bitgolf.net.parts import Part

@@ -30,8 +30,8 @@ class Compiled:
         numba, function = importlib.import_module("numba"), self.function
         if self.cache:
             with contextlib.suppress(RuntimeError):  # no folder for the file, or no file of its own
-                kept = numba.njit(nogil=True, cache=True, fastmath=self.fastmath)
-                return kept(named_by_content(cast(FunctionType, function)))
+                compiled = numba.njit(nogil=True, cache=True, fastmath=self.fastmath)
+                return compiled(named_by_content(cast(FunctionType, function)))
         return numba.njit(nogil=True, fastmath=self.fastmath)(function)
 
     @property
@@ -57,14 +57,14 @@ def content_of(function: FunctionType) -> str:
     """Hex check sum of a function: its code, the numbers of its module, and those of ours that it calls."""
     code, own = function.__code__, function.__globals__
     constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
-    found = hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode())
+    digest = hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode())
     for name in code.co_names:
         value = own.get(name)
         if isinstance(value, Number):
-            found.update(f"{name} {value!r}".encode())
+            digest.update(f"{name} {value!r}".encode())
         elif isinstance(value, Compiled) and value.function is not function:
-            found.update(content_of(cast(FunctionType, value.function)).encode())
-    return found.hexdigest()
+            digest.update(content_of(cast(FunctionType, value.function)).encode())
+    return digest.hexdigest()
 
 
 def compiled(function: Looping) -> Looping:

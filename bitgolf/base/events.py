@@ -24,14 +24,16 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def finish(steps: Generator[Step, None, Value], see: Callable[[Step], object] = lambda step: None) -> Value:
-    """Drive some work to its end and return its value. see: is given each step."""
+def finish(
+    steps: Generator[Step, None, Value], on_step: Callable[[Step], object] = lambda step: None
+) -> Value:
+    """Drive some work to its end and return its value. on_step: is given each step."""
     while True:
         try:
             step = next(steps)
         except StopIteration as end:
             return end.value
-        see(step)
+        on_step(step)
 
 
 def mapped(

@@ -61,7 +61,7 @@ def _tensors_sha256(tensors: Mapping[str, torch.Tensor], facts_json: str) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.numel():  # torch gives some empty ones no stride, and then no view
+        if tensor.numel():  # torch looks at no bytes of an empty array of numpy's
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

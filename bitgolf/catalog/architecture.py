@@ -108,7 +108,9 @@ look for, its own program first (a packed one logs what it unpacks to, a stateme
 names are not in it; the lines after it are the same), validates before the first step and while it trains,
 the clock stopped, and evaluates on all processes within a limit of its own. It is proven by running it in an
 empty folder with the package out of reach and comparing weights, packed bytes and per-token scores with the
-package's, bit for bit.
+package's, bit for bit. It leaves OpenMP as it is: torchrun gives each process one thread. `python
+train_gpt.py` on a CPU that does other work is faster with GOMP_SPINCOUNT=1000, which the package sets for its
+own runs before torch is imported.
 """
 
 

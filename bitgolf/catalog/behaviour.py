@@ -41,8 +41,9 @@ from bitgolf.net.position import DocumentAttention
 from bitgolf.recipe import Recipe
 from bitgolf.score.mixer import Mixer
 from bitgolf.score.score import scoring
-from bitgolf.script.flatten import flatten, pack_script, prove_scripts
+from bitgolf.script.flatten import flatten, pack_script
 from bitgolf.script.own import is_own_codec
+from bitgolf.script.proofs import prove_scripts
 from bitgolf.squeeze.hessian import TrainText
 from bitgolf.squeeze.presets import feedback_rows, rate_aware
 from bitgolf.train.schedule import WarmdownFraction

@@ -9,6 +9,7 @@ import typer
 from bitgolf.cli.options import Json
 from bitgolf.report import screen
 from bitgolf.study import findings as ledger
+from bitgolf.study.cited import cited_in, keep_cited
 
 
 def findings(
@@ -42,7 +43,7 @@ def findings(
         from bitgolf.published.records import imported
 
         rows, broken = imported(records)
-        path = ledger.keep_cited(rows, below)
+        path = keep_cited(rows, below)
         entries = len({row.source for row in rows})
         taken = {"imported": entries, "rows": len(rows), "not_imported": broken, "file": str(path)}
         for problem in broken:
@@ -50,7 +51,7 @@ def findings(
     measured, problems = ledger.measured(below)
     measured = measured if folder else ledger.with_shipped(measured)
     own = ledger.matching(measured, terms or [])
-    figures = ledger.cited_in(below, *(cited or []))
+    figures = cited_in(below, *(cited or []))
     others = ledger.matching(figures, terms or [])
     note = ledger.novelty(figures, terms) if terms else ""
     if terms or records is None:

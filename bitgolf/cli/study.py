@@ -10,9 +10,10 @@ from bitgolf.cli.options import Json
 from bitgolf.inputs.writable import refuse_folder
 from bitgolf.net.backend import choose_backend
 from bitgolf.report import screen
+from bitgolf.study.cited import cited_in
 from bitgolf.study.design import Study
 from bitgolf.study.executors import Executor, in_processes, in_this_process, on_ray, on_slurm
-from bitgolf.study.findings import already_tested, cited_in, measured, tried_in_public
+from bitgolf.study.findings import already_tested, measured, tried_in_public
 from bitgolf.study.formatting import margin_in_words
 from bitgolf.study.live import Board, follow
 from bitgolf.study.power import change_rows, disturbances, plan_facts

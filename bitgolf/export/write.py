@@ -36,13 +36,10 @@ def export_to(run: str, form_name: str, out: Path | None) -> dict[str, Any]:
     if form_name not in FORMS:
         raise BitgolfError("no such form", value=form_name, way_out=nearest(form_name, FORMS))
     form = FORMS[form_name]
-    is_file = "." in form.target_name
-    if out:
-        (refuse_file if is_file else refuse_folder)(out)
     needs(form.extra, *form.packages)
     exported = read_exported(run)
     target = out or beside(exported.path) / form.target_name
-    (refuse_file if is_file else refuse_folder)(target)
+    (refuse_file if "." in form.target_name else refuse_folder)(target)
     difference = form.write(exported, target)
     num_bytes = sum(path.stat().st_size for path in ([target] if target.is_file() else target.iterdir()))
     return {

@@ -48,7 +48,9 @@ def record(plan: Plan, folder: Path) -> None:
         write_bytes(path, file.text.encode())
 
 
-def kept(steps: Generator[Event, None, Result], plan: Plan, folder: Path) -> Generator[Event, None, Result]:
+def recording(
+    steps: Generator[Event, None, Result], plan: Plan, folder: Path
+) -> Generator[Event, None, Result]:
     """The events of a run; once its folder says of which recipe it is, users' files are kept there too."""
 
     def keep(event: Event) -> Event:

@@ -24,17 +24,8 @@ from bitgolf.net.kernels import (
     math_attend,
     sdpa_attend,
 )
-from bitgolf.net.layers import (
-    Activation,
-    Attention,
-    Block,
-    InputScale,
-    ReluSquared,
-    Residual,
-    Serial,
-    Stream,
-    Unscaled,
-)
+from bitgolf.net.layers import Attention, Block, InputScale, Residual, Serial, Stream, Unscaled
+from bitgolf.net.mlp import Activation, ReluSquared
 from bitgolf.net.objective import NextToken, Objective
 from bitgolf.net.parts import Attend, Context, Dimensions, Embedding, Linear, Module, Part
 from bitgolf.net.position import Position, Rope, Scope

@@ -27,8 +27,8 @@ def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
     context = model.context(inputs, start[0].unfold(0, time, last).transpose(1, 2).contiguous())
     tables = plan.position.tables(time, model.window, plan.width // plan.heads, inputs.device)
     cos, sin = far_tables(tables, stretch.shape[1])
-    way = partial(attend_in_windows, time, last)
-    once = context._replace(inputs=stretch, start=start, cos=cos, sin=sin, attend=way, memory={})
+    attend = partial(attend_in_windows, time, last)
+    once = context._replace(inputs=stretch, start=start, cos=cos, sin=sin, attend=attend, memory={})
     block = first_block(model)
     attention_output = block.attended(block.mixed_with_start(start, once), once)
 
@@ -79,8 +79,8 @@ def attend_in_windows(time: int, stride: int, heads: Tensor, queries: int, mask:
     of the one before, and so on; after each, what it found is that of the window that begins there.
     """
     blocks, count, width = time // stride, (len(heads) - queries) // 2, heads.shape[-1]
-    group, cut = queries // count, heads[:, 0].unflatten(1, (-1, stride))
-    q, k, v = cut.split((queries, count, count))
+    group, by_block = queries // count, heads[:, 0].unflatten(1, (-1, stride))
+    q, k, v = by_block.split((queries, count, count))
     q = (
         q.unflatten(0, (count, group)).transpose(1, 2).flatten(2, 3)
     )  # (key heads, blocks, group * stride, ...)
@@ -88,8 +88,8 @@ def attend_in_windows(time: int, stride: int, heads: Tensor, queries: int, mask:
     out = heads.new_empty(windows, blocks, stride, count, group, width)
     total = mean = out  # of the keys so far: the log of their weights' sum, and what they say on average
     for back in range(blocks):
-        asking, seen = q[:, back:].flatten(0, 1), slice(0, q.shape[1] - back)
-        scores = torch.bmm(asking, k[:, seen].flatten(0, 1).transpose(1, 2))
+        query, seen = q[:, back:].flatten(0, 1), slice(0, q.shape[1] - back)
+        scores = torch.bmm(query, k[:, seen].flatten(0, 1).transpose(1, 2))
         if not back:
             scores.view(-1, group, stride, stride).add_(hidden_keys(0, 0, stride, 0, scores))
         shares = scores.softmax(-1)

@@ -83,12 +83,12 @@ class Rope(Position):
         return angles.cos(), angles.sin()
 
 
-def far_tables(tables: Tables, places: int) -> Tables:
-    """Cosines and sines of as many places as asked for, from those of the first (at least two)."""
+def far_tables(tables: Tables, positions: int) -> Tables:
+    """Cosines and sines of so many positions, from those of the first (at least two)."""
     turns = torch.complex(*(values.double() for values in tables))
-    while len(turns) < places:
+    while len(turns) < positions:
         turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
-    return turns.real[:places].float(), turns.imag[:places].float()
+    return turns.real[:positions].float(), turns.imag[:positions].float()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

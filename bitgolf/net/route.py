@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.kernels import PlainKernels
-from bitgolf.net.layers import Activation, Mlp
+from bitgolf.net.mlp import Activation, Mlp
 from bitgolf.net.parts import Context, Linear, Module, Start, start_constant
 
 MOST_LOOPS = 256  # so that a route is never longer than memory

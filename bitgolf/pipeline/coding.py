@@ -135,9 +135,9 @@ def prove_artifact(
     overrides: of the recipe's way to score, as `score.mixers=(NgramCache(),)`; what adapts or is mixed in
     there is proven as well.
     """
-    if out is not None:
-        refuse_folder(out)
     coder, path = open_coder(model, portable=portable)
+    folder = out or beside(path) / "proof"
+    refuse_folder(folder)
     adapted = _adapted_plan(path.parent / "recipe.json", overrides)
     if adapted is not None and portable:
         raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
@@ -146,8 +146,6 @@ def prove_artifact(
     else:
         chosen = yield from _split_text(path, coder.tokenizer, data)
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
-    folder = out or beside(path) / "proof"
-    refuse_folder(folder)
     certificate = yield from prove(coder, chosen, folder, processes_of(processes), adapted)
     return {**certificate, "certificate": str(folder / "certificate.json")}
 

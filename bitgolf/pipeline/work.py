@@ -15,7 +15,7 @@ from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
 from bitgolf.inputs.folder import held
 from bitgolf.inputs.machine import other_machine
-from bitgolf.inputs.recorded import kept, refuse_changed
+from bitgolf.inputs.recorded import recording, refuse_changed
 from bitgolf.inputs.resolve import SHIPPED_MODEL, SHIPPED_TEXT, beside, find_dataset
 from bitgolf.inputs.typed import Origin, Result, read_as, read_plan
 from bitgolf.net.backend import Backend, choose_backend
@@ -31,7 +31,7 @@ from bitgolf.report.trace import kept_trace
 from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
-from bitgolf.run.positions import asked_positions, trained_length
+from bitgolf.run.positions import query_positions, trained_length
 from bitgolf.run.result import Outcome, RunResult, Sums
 from bitgolf.run.scoring import score_split
 from bitgolf.run.spec import training_identity
@@ -138,7 +138,7 @@ def _work(
 
     try:
         steps = run(recipe, dataset, folder, seed, code=code, resume=resume, start=start, try_out=try_out)
-        outcome = yield from kept(steps, recipe, folder)
+        outcome = yield from recording(steps, recipe, folder)
     except Exception:
         if (folder / "result.json").is_file():  # what is known of a run that failed
             write_report(folder)
@@ -273,7 +273,7 @@ def score_artifact(
     facts = {"dtype": model.backend.dtype_name, "seconds": evaluation.seconds}
     if plan.adapter != NoAdapter():
         facts["learning_seconds"] = evaluation.learning_seconds
-    return evaluation.scores, {**facts, **asked_positions(evaluation.scores, trained)}
+    return evaluation.scores, {**facts, **query_positions(evaluation.scores, trained)}
 
 
 def model_to_score(

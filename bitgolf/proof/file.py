@@ -288,8 +288,8 @@ def _lzma(text: bytes) -> bytes:
     return lzma.compress(text, lzma.FORMAT_RAW, filters=LZMA_FILTERS)
 
 
-def _unlzma(body: bytes, size: int, where: str) -> bytes:
+def _unlzma(body: bytes, num_bytes: int, where: str) -> bytes:
     try:
-        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(body, size)
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(body, num_bytes)
     except lzma.LZMAError as error:
         raise ArtifactError(f"its body is damaged: {error}", where=where) from None

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bitgolf.net.embed import BigramHash, BigramSum, EmbedPart, SmearBias, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, HeadsPart, SparseGate
-from bitgolf.net.layers import DtgGate, GatedMlp, ReluSquared, Serial
+from bitgolf.net.layers import DtgGate, Serial
+from bitgolf.net.mlp import GatedMlp, ReluSquared
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.net.objective import MultiToken, NextToken
 from bitgolf.net.position import Rope

@@ -47,8 +47,8 @@ def apply_variables(recipe: Recipe, variables: Mapping[str, str]) -> Recipe:
     for row in (*table.PLANS, *table.TECHNIQUES):
         inner, slot = _at(recipe, row.path)
         places = _places(row, inner, overrides.get(inner, slot)) if row.state(given) is not False else ()
-        for place, name, field in [(p, n, f) for p, _ in places for n, f in row.fields.items() if f]:
-            if name in values and overrides.setdefault(f"{place}.{field}", values[name]) != values[name]:
+        for path, name, field in [(p, n, f) for p, _ in places for n, f in row.fields.items() if f]:
+            if name in values and overrides.setdefault(f"{path}.{field}", values[name]) != values[name]:
                 names = [one for one, its_field in row.fields.items() if its_field == field and one in values]
                 problems.append(f"{' and '.join(names)} give {row.label(name)} two values")
     try:

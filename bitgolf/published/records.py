@@ -13,7 +13,7 @@ from bitgolf.audit.unwrap import unwrapped
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.names import KINDS, OTHER_NAMES, TECHNIQUES, read_variables
 from bitgolf.report.screen import escaped
-from bitgolf.study.findings import Cited
+from bitgolf.study.cited import Cited
 
 MOST_RECORDS = 5000
 MOST_FOLDERS = 100_000  # looked into below the one that is given

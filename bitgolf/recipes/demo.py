@@ -8,7 +8,7 @@ bitgolf demo --train-tokens 1024000   # as far on every machine: a score to comp
 from bitgolf.mix.ngram import InterpolatedNgrams
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate
-from bitgolf.net.layers import LeakyReluSquared
+from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.values import ValueResidual
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe

@@ -6,7 +6,8 @@ bitgolf compare pr1718 frontier
 
 from bitgolf.net.embed import SmearGate
 from bitgolf.net.heads import SparseGate, Xsa
-from bitgolf.net.layers import LeakyReluSquared, LnScale, TwoLanes
+from bitgolf.net.layers import LnScale, TwoLanes
+from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import Rope
 from bitgolf.net.route import GatedSkips, Looped

@@ -6,7 +6,8 @@ bitgolf run pr1718 --set data.sequence_length=4096 --data challenge:sp8192
 
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, Xsa
-from bitgolf.net.layers import LeakyReluSquared, LnScale, ParallelResidual
+from bitgolf.net.layers import LnScale, ParallelResidual
+from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import Rope
 from bitgolf.net.route import GatedSkips, Looped

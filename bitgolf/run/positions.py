@@ -12,7 +12,7 @@ BANDS = 8  # of the window, or of the trained length where that is longer
 UNSEEN = 0.01  # of the scored tokens may stand outside the trained positions without a word
 
 
-def asked_positions(scores: Scores, trained: int) -> dict[str, Any]:
+def query_positions(scores: Scores, trained: int) -> dict[str, Any]:
     """For result.json: shares of the scored tokens by position, and a sentence where training lacks them.
 
     trained: tokens of a sequence in training, 0 if nobody knows. Sliding asks for the last positions of its

@@ -14,7 +14,7 @@ from bitgolf.base.events import Event
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, model_with
 from bitgolf.run.evaluation import Evaluated, evaluate
-from bitgolf.run.positions import asked_positions, trained_length
+from bitgolf.run.positions import query_positions, trained_length
 from bitgolf.run.result import Sums, by_sequence
 from bitgolf.run.spec import RunSpec
 from bitgolf.score.adapter import NoAdapter
@@ -94,7 +94,7 @@ def score_variants(
         scores, seconds = evaluated.scores, {"seconds": evaluated.seconds}
         if name == "adapted":
             seconds["learning_seconds"] = evaluated.learning_seconds
-        positions = asked_positions(scores, trained_length(recipe))
+        positions = query_positions(scores, trained_length(recipe))
         if name == "adapted" and one_pass:
             windows = scores.windows.replace(plan.label(), fixed.label())
             alone = dataclasses.replace(scores, nats=evaluated.alone, windows=windows)

@@ -87,13 +87,13 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
 
 def _fits(call: ast.Call, method: ast.FunctionDef) -> bool:
     """Whether a call could be one of a method: by the number and the names of what it gives."""
-    head, words = method.args, [word.arg for word in call.keywords]
-    if method.decorator_list or head.vararg or head.kwarg or None in words:
+    head, keywords = method.args, [word.arg for word in call.keywords]
+    if method.decorator_list or head.vararg or head.kwarg or None in keywords:
         return True
     if any(isinstance(each, ast.Starred) for each in call.args):
         return True
     plain = [arg.arg for arg in head.args[1:]]
-    given = {*plain[: len(call.args)], *words}
+    given = {*plain[: len(call.args)], *keywords}
     needed = {*plain[: len(plain) - len(head.defaults)]}
     needed |= {arg.arg for arg, default in zip(head.kwonlyargs, head.kw_defaults) if default is None}
     return len(call.args) <= len(plain) and needed <= given <= {*plain, *(arg.arg for arg in head.kwonlyargs)}

@@ -38,7 +38,7 @@ class TuneControls(Tuning):
     def tune(
         self, exact: Model, rounded: Model, names: list[str], stream: TokenStream, length: int, trial: bool
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
-        draws, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
+        generator, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
         parameters = dict(rounded.named_parameters())
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in names)
@@ -46,13 +46,13 @@ class TuneControls(Tuning):
         adam = torch.optim.Adam([parameters[name] for name in names], lr=self.lr, betas=MOMENTS)
         for step in range(steps):
             yield step, steps
-            ids = drawn_text(stream, rows, length, draws).to(rounded.backend.device)
+            ids = drawn_text(stream, rows, length, generator).to(rounded.backend.device)
             with torch.no_grad():
-                wanted = F.log_softmax(exact.logits(ids).flatten(0, 1), dim=-1)
+                target = F.log_softmax(exact.logits(ids).flatten(0, 1), dim=-1)
             predicted = F.log_softmax(rounded.logits(ids).flatten(0, 1), dim=-1)
             adam.param_groups[0]["lr"] = self.lr * (1 - step / steps)
             adam.zero_grad()
-            F.kl_div(predicted, wanted, reduction="batchmean", log_target=True).backward()
+            F.kl_div(predicted, target, reduction="batchmean", log_target=True).backward()
             adam.step()
         yield steps, steps
         return {name: parameters[name].detach().float().cpu() for name in names}

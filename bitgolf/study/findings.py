@@ -4,30 +4,25 @@ A `Finding` was measured here, by runs that are on disk. A `Cited` figure was pu
 their conditions. They are different types with different tables, so neither is ever taken for the other.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import os
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.base.files import is_number, write_json
+from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import Plan, diff
 from bitgolf.inputs.typed import read_outside
 from bitgolf.report import screen
+from bitgolf.study.cited import Cited, number_in, plain
 from bitgolf.study.terms import IN_BITS, Scale, StudyResult, is_study, read_study
 
 if TYPE_CHECKING:
     from bitgolf.study.design import Arm, Study
 
-SHIPPED = Path(__file__).with_name("cited.json")
 MEASURED = Path(__file__).with_name("measured")  # the studies of the project, one JSON file each
-IMPORTED = "public-records.json"  # rows of `bitgolf findings --import`, in the folder of the ledger
 OWN_NAME = "study.json"  # what `bitgolf study` writes
 MARKS = (b'"study"', b'"comparisons"', b'"arms"')
 MOST_BYTES = 2**26  # of a file that is looked into
@@ -64,33 +59,7 @@ class Finding:
     file: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cited:
-    """One published figure with its conditions; the fields are the columns of a table that can be merged.
-
-    effect: value - reference, or the published difference where either of them is not published. verdict:
-    that of its author. seeds: how many runs are behind the value. uses: techniques by their names here.
-    """
-
-    source: str
-    technique: str
-    metric: str
-    author: str = ""
-    against: str = ""
-    value: float | None = None
-    reference: float | None = None
-    effect: float | None = None
-    verdict: str = ""
-    conditions: str = ""
-    seeds: int | None = None
-    artifact_bytes: int | None = None
-    note: str = ""
-    uses: str = ""
-
-
 Entry = TypeVar("Entry", Finding, Cited)
-COLUMNS = {field.name: field.type for field in dataclasses.fields(Cited)}
-REQUIRED = ("source", "technique", "metric")
 
 
 def measured(folder: Path) -> tuple[list[Finding], list[str]]:
@@ -147,18 +116,18 @@ def findings_in(path: Path) -> list[Finding]:
     for row in study["comparisons"]:
         numbers = ("effect", "low", "high", "p_corrected", "detectable")
         finding = Finding(
-            technique=_plain(row["name"]),
-            study=_plain(study["study"]),
-            kind=_plain(row["kind"]),
-            against=_plain(row.get("against") or ""),
-            metric=_plain(study["metric"]),
-            n=int(_figure(row.get("n")) or 0),
+            technique=plain(row["name"]),
+            study=plain(study["study"]),
+            kind=plain(row["kind"]),
+            against=plain(row.get("against") or ""),
+            metric=plain(study["metric"]),
+            n=int(number_in(row.get("n")) or 0),
             verdict=row["verdict"],
-            why=_plain(row.get("why") or ""),
+            why=plain(row.get("why") or ""),
             scale=scale,
             paths=changes.get(row["name"], ()),
             file=str(path),
-            **{name: _figure(row.get(name)) for name in numbers},
+            **{name: number_in(row.get(name)) for name in numbers},
         )
         findings.append(finding)
     return findings
@@ -174,7 +143,7 @@ def _changes(study: StudyResult) -> dict[str, tuple[tuple[str, str], ...]]:
     for arm in study["arms"]:
         cell = zip(firsts.items(), arm.get("levels", ()))
         moved = [f"{factor}: {level}" for (factor, first), level in cell if level != first]
-        paths = ((_plain(change["path"]), _plain(change["after"])) for change in arm["changes"])
+        paths = ((plain(change["path"]), plain(change["after"])) for change in arm["changes"])
         settings[" x ".join(moved) or arm["name"]] = tuple(paths)
     return settings
 
@@ -185,7 +154,7 @@ def _scale_in_words(scale: Scale) -> str:
     parts = [f"{_rounded(count)} {name}" for count, name in counted if count is not None]
     if (tokens := scale.get("train_tokens")) is not None:
         parts.append(
-            f"{_rounded(tokens)} tokens" + (f" of {_plain(scale['data'])}" if scale.get("data") else "")
+            f"{_rounded(tokens)} tokens" + (f" of {plain(scale['data'])}" if scale.get("data") else "")
         )
     return ", ".join(parts) or "unknown"
 
@@ -196,30 +165,6 @@ def _rounded(count: float) -> str:
         if count >= divisor:
             return f"{count / divisor:.3g}{unit}"
     return f"{count:,.0f}"
-
-
-def cited_in(folder: Path, *more: Path) -> list[Cited]:
-    """The same with the rows that were imported into a folder of studies, if there are some."""
-    own = [folder / IMPORTED] if (folder / IMPORTED).is_file() else []
-    return cited(*own, *more)
-
-
-def cited(*more: Path) -> list[Cited]:
-    """The figures that are shipped, and those of further tables: .json (a list of objects) or .csv.
-
-    Their columns are the fields of `Cited`; source, technique and metric must be given. Raises BitgolfError.
-    """
-    return [row for path in (SHIPPED, *more) for row in _cited_rows(path)]
-
-
-def keep_cited(rows: Sequence[Cited], folder: Path) -> Path:
-    """Add rows to the imported ones of a folder; those of the same sources go. Returns the file."""
-    path = folder / IMPORTED
-    sources = {row.source for row in rows}
-    kept = [row for row in _cited_rows(path) if row.source not in sources] if path.is_file() else []
-    checked = [_cited_row(dataclasses.asdict(row), f"row of {row.source}") for row in rows]
-    write_json(path, [dataclasses.asdict(row) for row in (*kept, *checked)])
-    return path
 
 
 def novelty(figures: Sequence[Cited], terms: Sequence[str]) -> str:
@@ -254,139 +199,6 @@ def novelty(figures: Sequence[Cited], terms: Sequence[str]) -> str:
             f"{lowest.conditions or 'conditions not stated'}), with whatever else it has"
         )
     return "; ".join(parts)
-
-
-def _cited_rows(path: Path) -> Iterator[Cited]:
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
-    for position, row in enumerate(rows, 1):
-        yield _cited_row(row, f"{path}, row {position}")
-
-
-def _json_rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        rows = read_outside(path)
-    except RecursionError:
-        raise BitgolfError("nested too deeply", where=str(path), way_out="give a list of objects") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BitgolfError(
-            "not a table",
-            where=str(path),
-            value=type(rows).__name__,
-            way_out=f"give a list of objects with {', '.join(REQUIRED)}",
-        )
-    return rows
-
-
-def _csv_rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
-        rows = [*reader]
-    except OSError as error:
-        raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BitgolfError(
-            f"not readable as CSV: {error}", where=str(path), way_out="save it as UTF-8 with commas"
-        ) from None
-    if not reader.fieldnames:
-        raise BitgolfError("empty", where=str(path), way_out=f"give a header with {', '.join(REQUIRED)}")
-    for position, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise BitgolfError(
-                "has more or fewer cells than the header",
-                where=f"{path}, row {position}",
-                value=[*row.values()],
-                way_out="put cells with commas in quotes",
-            )
-    return [{name: _number_of_text(name, cell) for name, cell in row.items()} for row in rows]
-
-
-def _number_of_text(column: str, cell: str) -> Any:
-    """A CSV cell as JSON would have it; what is no number stays a text, and is refused as one."""
-    if COLUMNS.get(column) is str:
-        return cell
-    try:
-        return int(cell) if cell.strip().lstrip("+-").isdigit() else float(cell)
-    except ValueError:
-        return cell.strip() or None
-
-
-def _cited_row(row: Mapping[str, Any], where: str) -> Cited:
-    for column in row:
-        if column not in COLUMNS:
-            raise BitgolfError("no such column", where=where, value=column, way_out=nearest(column, COLUMNS))
-    values = {name: _cell(name, value, where) for name, value in row.items() if value is not None}
-    for name in REQUIRED:
-        if not values.get(name):
-            raise BitgolfError(f"has no {name}", where=where, way_out=f"each row needs {', '.join(REQUIRED)}")
-    figure = Cited(**values)
-    if figure.value is None and figure.effect is None and not figure.verdict:
-        raise BitgolfError("says nothing", where=where, way_out="give a value, an effect or a verdict")
-    return _with_effect(figure, where)
-
-
-def _cell(column: str, value: Any, where: str) -> Any:
-    """A cell by the type of its column. Raises BitgolfError for another."""
-    if COLUMNS[column] is str:
-        if not isinstance(value, str):
-            raise BitgolfError(
-                f"{column} is not a text", where=where, value=value, way_out="put it in quotes"
-            )
-        return _plain(value)
-    try:
-        number = _figure(value)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None:
-        raise BitgolfError(
-            f"{column} is not a number",
-            where=where,
-            value=value,
-            way_out="write 15949473 or -0.0221, or nothing",
-        )
-    if int in typing.get_args(COLUMNS[column]) and (number < 0 or number != int(number)):
-        raise BitgolfError(f"{column} is not a count", where=where, value=value, way_out="give 0, 1, 2, ...")
-    return value
-
-
-def _with_effect(row: Cited, where: str) -> Cited:
-    """With its effect filled in. Raises BitgolfError where one is given that the other figures contradict."""
-    if row.value is None or row.reference is None:
-        return row
-    exact = Decimal(repr(row.value)) - Decimal(repr(row.reference))
-    if row.effect is None:
-        whole = isinstance(row.value, int) and isinstance(row.reference, int)
-        return dataclasses.replace(row, effect=int(exact) if whole else float(exact))
-    slack = sum(_half_a_place(figure) for figure in (row.value, row.reference, row.effect))
-    if abs(exact - Decimal(repr(row.effect))) > slack:
-        raise BitgolfError(
-            "effect is not value - reference",
-            where=where,
-            value=row.effect,
-            way_out=f"{row.value} - {row.reference} = {exact}; leave effect out to have it computed",
-        )
-    return row
-
-
-def _half_a_place(figure: float) -> Decimal:
-    """How far rounding can have moved a printed figure: half a unit of its last place. Counts are exact."""
-    exponent = Decimal(repr(figure)).as_tuple().exponent
-    return Decimal(5).scaleb(int(exponent) - 1) if isinstance(figure, float) else Decimal(0)
-
-
-def _figure(value: Any) -> float | None:
-    """A finite number or None. Raises TypeError or ValueError for anything else."""
-    if value is None:
-        return None
-    if not is_number(value):
-        raise TypeError(f"{str(value)[:60]!r} is not a number")
-    return value
-
-
-def _plain(text: Any) -> str:
-    """A text in one line that moves no cursor: tables come from other people."""
-    if not isinstance(text, str):
-        raise TypeError(f"{text!r} is not a text")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def matching(entries: Iterable[Entry], terms: Sequence[str]) -> list[Entry]:
@@ -451,7 +263,7 @@ def _kinds(value: Any) -> set[str]:
 def _planned_change(study: "Study", arm: "Arm") -> set[tuple[str, str]]:
     recipes = study.recipes()
     changes = diff(recipes[arm.against], recipes[arm.name])
-    return {(_plain(path), _plain(screen.number(after))) for path, _, after in changes}
+    return {(plain(path), plain(screen.number(after))) for path, _, after in changes}
 
 
 def _in_a_sentence(arm: "Arm", finding: Finding) -> str:

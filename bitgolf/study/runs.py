@@ -24,7 +24,7 @@ from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.inputs.machine import other_machine
-from bitgolf.inputs.recorded import kept
+from bitgolf.inputs.recorded import recording
 from bitgolf.inputs.typed import NumberTypes, read_as
 from bitgolf.net.backend import BackendPlan, choose_backend, choose_device
 from bitgolf.recipe import Recipe
@@ -144,7 +144,7 @@ def _run_job(job: Job, task: Task) -> Generator[Event, None, None]:
         written = 0.0
         try:
             steps = _run_alone(job) if job.processes == 1 else _run_together(job)
-            for event in kept(steps, job.recipe, job.folder):
+            for event in recording(steps, job.recipe, job.folder):
                 if time.monotonic() - written > PROGRESS_SECONDS:
                     write_progress(job.folder, event)
                     written = time.monotonic()

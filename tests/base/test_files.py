@@ -12,6 +12,19 @@ from bitgolf.base.files import is_number, read_json, write_bytes, write_json
 from bitgolf.base.tensors import read_tensors, write_tensors
 
 
+def test_empty_arrays_of_numpy_are_kept(tmp_path):
+    arrays = {
+        "a": np.zeros(0, np.uint16),
+        "b": np.array([], np.int64)[::2],
+        "c": np.zeros((0, 3), np.float32),
+    }
+    write_tensors(tmp_path / "s", {name: torch.from_numpy(array) for name, array in arrays.items()}, {})
+    tensors, _ = read_tensors(tmp_path / "s")
+    assert {name: (t.shape, t.numpy().dtype) for name, t in tensors.items()} == {
+        name: (array.shape, array.dtype) for name, array in arrays.items()
+    }
+
+
 def test_json_and_tensors_round_trip(tmp_path):
     write_json(tmp_path / "a" / "x.json", {"b": 1})
     assert read_json(tmp_path / "a" / "x.json") == {"b": 1}

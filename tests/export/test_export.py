@@ -12,7 +12,8 @@ from bitgolf.export.exported import TOLERANCE, greatest_difference, needs, read_
 from bitgolf.export.write import export_to
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import Xsa
-from bitgolf.net.layers import LeakyReluSquared, LnScale
+from bitgolf.net.layers import LnScale
+from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import AttentionWindow, Rope
 from bitgolf.net.values import ValueEmbedding

@@ -9,7 +9,6 @@ from bitgolf.net.embed import BigramSum, PairTable, SmearGate, SmearVector
 from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
 from bitgolf.net.layers import (
     DtgGate,
-    GatedMlp,
     LanesInTurn,
     LnScale,
     MergedLanes,
@@ -17,6 +16,7 @@ from bitgolf.net.layers import (
     TwoLanes,
     Unscaled,
 )
+from bitgolf.net.mlp import GatedMlp
 from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition, Position, Rope, Scope

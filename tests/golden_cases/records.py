@@ -1,6 +1,6 @@
 """What the scripts of a record do that no hyperparameter and no tensor says."""
 
-from bitgolf.net.layers import Activation, LeakyReluSquared, ReluSquared
+from bitgolf.net.mlp import Activation, LeakyReluSquared, ReluSquared
 from tests.golden_cases.case import Case
 
 BOS = 1  # of the public tokenizers, and written into the later scripts

@@ -13,9 +13,10 @@ from bitgolf.base.tensors import write_tensors
 from bitgolf.inputs.typed import Step, read_lines, read_plan
 from bitgolf.recipe import Recipe
 from bitgolf.score.score import Scores
+from bitgolf.study.cited import cited
 from bitgolf.study.compare import compare_runs, read_run_set
 from bitgolf.study.design import Study, add_one
-from bitgolf.study.findings import cited, measured
+from bitgolf.study.findings import measured
 from bitgolf.study.report import write_report
 from bitgolf.text.shards import read_passport
 from bitgolf.train.loop import State

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from bitgolf.base.errors import PlanError
 from bitgolf.net.kernels import PlainKernels
-from bitgolf.net.layers import GatedMlp, LeakyReluSquared, Mlp, ReluSquared
+from bitgolf.net.mlp import GatedMlp, LeakyReluSquared, Mlp, ReluSquared
 from bitgolf.net.model import ModelPlan, build_model, keyed_generator
 from bitgolf.net.objective import MultiToken, TokenAfterNext
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bitgolf.base.errors import PlanError
-from bitgolf.net.layers import GatedMlp, LnScale, TwoLanes
+from bitgolf.net.layers import LnScale, TwoLanes
+from bitgolf.net.mlp import GatedMlp
 from bitgolf.net.model import ModelPlan, build_model, parameter_shapes
 from bitgolf.net.route import GatedSkips, Looped, Plain
 from bitgolf.public.checkpoints import (

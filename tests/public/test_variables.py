@@ -8,7 +8,8 @@ from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.plan import diff
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, BiasedGate, GatedAttention, SparseGate, Xsa
-from bitgolf.net.layers import DtgGate, GatedMlp, LeakyReluSquared, LnScale, ParallelResidual, TwoLanes
+from bitgolf.net.layers import DtgGate, LnScale, ParallelResidual, TwoLanes
+from bitgolf.net.mlp import GatedMlp, LeakyReluSquared
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.objective import MultiToken
 from bitgolf.net.position import AttentionWindow, NoPosition

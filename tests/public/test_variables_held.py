@@ -7,7 +7,7 @@ import torch
 from bitgolf.adapt.documents import PhasedLora
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import AttentionOutputGate, SparseGate, Xsa
-from bitgolf.net.layers import GatedMlp, LeakyReluSquared
+from bitgolf.net.mlp import GatedMlp, LeakyReluSquared
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.position import NoPosition, Rope
 from bitgolf.net.route import Looped

@@ -9,8 +9,9 @@ from bitgolf.base.files import read_json
 from bitgolf.net.heads import Xsa
 from bitgolf.published.records import imported
 from bitgolf.recipe import Recipe
+from bitgolf.study.cited import IMPORTED, Cited, cited
 from bitgolf.study.design import Study, add_one
-from bitgolf.study.findings import IMPORTED, Cited, cited, novelty, tried_in_public
+from bitgolf.study.findings import novelty, tried_in_public
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
 from tests.published.test_log import MARCH
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bitgolf.recipe import Recipe
-from bitgolf.run.positions import asked_positions, positions_in_words, trained_length
+from bitgolf.run.positions import positions_in_words, query_positions, trained_length
 from bitgolf.score.score import Scores
 from bitgolf.score.windows import Chunked, Sliding, Windows
 from bitgolf.train.loop import Stage, TrainPlan
@@ -19,25 +19,25 @@ def scores_of(plan: Windows) -> Scores:
 
 
 def test_sides_are_asked_for_evenly_and_sliding_asks_for_its_end():
-    even = asked_positions(scores_of(Chunked(length=400)), 400)
+    even = query_positions(scores_of(Chunked(length=400)), 400)
     assert even["query_positions"] == pytest.approx({f"{i * 50}-{i * 50 + 49}": 1 / 8 for i in range(8)})
-    end = asked_positions(scores_of(Sliding(length=400, stride=50)), 400)
+    end = query_positions(scores_of(Sliding(length=400, stride=50)), 400)
     shares = list(end["query_positions"].values())
     assert shares[:7] == pytest.approx([50 / 4000] * 7) and sum(shares) == pytest.approx(1)
     assert "position_warning" not in even and "position_warning" not in end
 
 
 def test_windows_longer_than_training_are_warned_of():
-    sliding = asked_positions(scores_of(Sliding(length=400, stride=50)), 200)["position_warning"]
+    sliding = query_positions(scores_of(Sliding(length=400, stride=50)), 200)["position_warning"]
     assert sliding.startswith("95.0% of the scored tokens were asked for at positions 200 to 399")
     assert sliding.endswith("training ended at 199")
-    chunked = asked_positions(scores_of(Chunked(length=400)), 200)["position_warning"]
+    chunked = query_positions(scores_of(Chunked(length=400)), 200)["position_warning"]
     assert chunked.startswith("50.0% ")
-    assert "position_warning" not in asked_positions(scores_of(Chunked(length=400)), 0)
+    assert "position_warning" not in query_positions(scores_of(Chunked(length=400)), 0)
 
 
 def test_windows_shorter_than_training_leave_bands_empty():
-    found = asked_positions(scores_of(Chunked(length=100)), 800)
+    found = query_positions(scores_of(Chunked(length=100)), 800)
     assert list(found["query_positions"].values()) == pytest.approx([1, 0, 0, 0, 0, 0, 0, 0])
     assert positions_in_words(found) == "0-99: 100.0%"
 

@@ -8,7 +8,8 @@ from bitgolf.mix.match import LongestMatch
 from bitgolf.mix.ngram import InterpolatedNgrams
 from bitgolf.recipes.baseline import baseline
 from bitgolf.score.windows import Growing, PerDocument, Sliding
-from bitgolf.script.flatten import flatten, pack_script, prove_scripts, undefined_names
+from bitgolf.script.flatten import flatten, pack_script, undefined_names
+from bitgolf.script.proofs import prove_scripts
 from bitgolf.train.optim import AdamRule, SgdRule
 from tests.script.test_flatten import TINY, script_named
 from tests.script.test_flatten import data as data

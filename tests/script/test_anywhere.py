@@ -10,7 +10,7 @@ import pytest
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import from_json, to_json
-from bitgolf.inputs.recorded import kept, record, recorded, refuse_changed
+from bitgolf.inputs.recorded import record, recorded, recording, refuse_changed
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.inputs.typed import read_plan
 from bitgolf.pipeline.work import work
@@ -18,7 +18,8 @@ from bitgolf.recipe import Recipe
 from bitgolf.run.stages import run
 from bitgolf.script import own
 from bitgolf.script.counted import script_of
-from bitgolf.script.flatten import flatten, prove_scripts, undefined_names
+from bitgolf.script.flatten import flatten, undefined_names
+from bitgolf.script.proofs import prove_scripts
 from bitgolf.script.source import SourceError
 from tests.own_file import TEXT
 
@@ -85,7 +86,7 @@ def test_a_run_keeps_the_file_and_is_read_in_another_process(file, dataset, tmp_
 PART = """import dataclasses
 
 from bitgolf.net.parts import Dimensions, Start, start_constant
-from bitgolf.net.layers import Activation, ReluSquared
+from bitgolf.net.mlp import Activation, ReluSquared
 from bitgolf.recipe import Recipe
 
 
@@ -146,7 +147,7 @@ def test_settings_go_to_another_process_with_their_file(file, tmp_path):
 
 def test_runs_of_studies_keep_it_too(file, dataset, tmp_path):
     recipe = recipe_of(file)
-    for _ in kept(run(recipe, dataset, tmp_path / "run", 1, code=b""), recipe, tmp_path / "run"):
+    for _ in recording(run(recipe, dataset, tmp_path / "run", 1, code=b""), recipe, tmp_path / "run"):
         pass
     assert [path.name for path in recorded(tmp_path / "run")] == ["mine.py"]
     assert read_json(tmp_path / "run" / "recipe.json") == to_json(recipe)

@@ -18,19 +18,21 @@ from bitgolf.inputs.resolve import find_recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.script.core import read_core
 from bitgolf.script.flatten import (
-    COMPARED_COLUMNS,
-    COMPARED_FILES,
-    ScriptError,
     body_hash,
     code_lines,
-    compare_runs,
     flatten,
     literal,
     pack_script,
-    prove_scripts,
-    run_alone,
     source_of,
     undefined_names,
+)
+from bitgolf.script.proofs import (
+    COMPARED_COLUMNS,
+    COMPARED_FILES,
+    ScriptError,
+    compare_runs,
+    prove_scripts,
+    run_alone,
 )
 from bitgolf.script.shrink import minify
 from bitgolf.script.slim import slim_core

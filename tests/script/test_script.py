@@ -12,7 +12,8 @@ from bitgolf.net.model import build_model
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
 from bitgolf.script.counted import plainly_packed, script_of, whole_ledger
-from bitgolf.script.flatten import flatten, pack_script, run_alone
+from bitgolf.script.flatten import flatten, pack_script
+from bitgolf.script.proofs import run_alone
 from bitgolf.squeeze.artifact import Artifact, pack
 from bitgolf.squeeze.codec import Deflate, RowColumn, Smallest
 from bitgolf.squeeze.gptq import Gptq

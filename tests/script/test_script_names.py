@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from bitgolf.script.flatten import run_alone
+from bitgolf.script.proofs import run_alone
 from bitgolf.script.shrink import minify
 
 HEAD = """

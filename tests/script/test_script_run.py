@@ -17,15 +17,8 @@ from bitgolf.base.plan import to_json
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.run.training import VALIDATED
-from bitgolf.script.flatten import (
-    compare_runs,
-    flatten,
-    pack_script,
-    prove_scripts,
-    read_by_name,
-    run_alone,
-    run_packaged,
-)
+from bitgolf.script.flatten import flatten, pack_script, read_by_name
+from bitgolf.script.proofs import compare_runs, prove_scripts, run_alone, run_packaged
 from bitgolf.script.shrink import minify
 from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.artifact import unpack

@@ -4,6 +4,8 @@ import textwrap
 
 import pytest
 
+from bitgolf.audit.audit import audit
+from bitgolf.audit.rules import rules_named
 from bitgolf.script.flatten import code_lines
 from bitgolf.script.leftovers import without_leftovers
 from bitgolf.script.source import read_module
@@ -153,3 +155,12 @@ def test_scripts_speak_of_what_they_have(name):
     assert "type: ignore" not in script and "Neutral:" not in script and "\n\n\n\n" not in script
     assert "PlanError" not in script and "BitgolfError" not in script
     assert code_lines(script) < SIZES[name][0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["baseline", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "baseline")],
+)
+def test_scripts_audit_without_a_finding(name, tmp_path):
+    (tmp_path / "train_gpt.py").write_text(script_named(name))
+    assert audit(tmp_path / "train_gpt.py", rules_named("final")).real == []

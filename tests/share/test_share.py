@@ -18,7 +18,8 @@ from bitgolf.catalog.probes import perturbed
 from bitgolf.export.exported import read_exported
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import Xsa
-from bitgolf.net.layers import LeakyReluSquared, LnScale
+from bitgolf.net.layers import LnScale
+from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import AttentionWindow, DocumentAttention, Rope
 from bitgolf.net.values import ValueEmbedding

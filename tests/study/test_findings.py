@@ -13,17 +13,9 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
+from bitgolf.study.cited import Cited, cited
 from bitgolf.study.design import Study, add_one, changed, factorial
-from bitgolf.study.findings import (
-    Cited,
-    Finding,
-    already_tested,
-    cited,
-    cited_rows,
-    matching,
-    measured,
-    measured_rows,
-)
+from bitgolf.study.findings import Finding, already_tested, cited_rows, matching, measured, measured_rows
 from bitgolf.train.average import Ema, Swa
 
 EMA = ("average", "Ema(decay=0.9700)")  # as tables show it

@@ -81,8 +81,8 @@ class BitgolfForCausalLM(PreTrainedModel, GenerationMixin):
             return {"input_ids": input_ids[:, -window:], "use_cache": False}
         name = "cache" if "cache" in others else "past_key_values"
         cache = others.get(name)
-        known = 0 if cache is None else cache.get_seq_length()
-        return {"input_ids": input_ids[:, known:], name: cache}
+        cached_tokens = 0 if cache is None else cache.get_seq_length()
+        return {"input_ids": input_ids[:, cached_tokens:], name: cache}
 
 
 class CachedAttention:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -60,15 +59,6 @@ def env_list(name: str, value: tuple[int, ...]) -> tuple[int, ...]:
     return value if text is None else tuple(int(item) for item in text.split(",") if item.strip())
 
 
-class Validation(NamedTuple):
-    """The text that is scored, the processes that share the work, and what writes a line of the log."""
-
-    tokens: np.ndarray
-    tokenizer: Tokenizer
-    world: World
-    log: Callable[[str], None]
-
-
 def main(recipe: Recipe) -> int:
     """Train on a folder of shards, pack, reload, score."""
     parser = argparse.ArgumentParser(description=recipe.name)
@@ -100,8 +90,7 @@ def main(recipe: Recipe) -> int:
     tokenizer = Tokenizer(choice.tokenizer or choice.data / "tokenizer.bin")
     model = build_model(recipe.network(), choice.seed).use(backend)
     log(f"model_params:{count_parameters(recipe.model)} world_size:{world.size} seed:{choice.seed}")
-    validation = Validation(tokens, tokenizer, world, log)
-    averaged, finished = trained(recipe, model, stream, validation)
+    averaged, finished = trained(recipe, model, stream, tokens, tokenizer, world, log)
     if not finished:
         leave_world(world)
         return 1
@@ -122,7 +111,7 @@ def main(recipe: Recipe) -> int:
         log(f"Total submission size quantized: {total} bytes")
     world.broadcast(total)  # the others wait for the file
     reloaded = model_with(shipped, unpack(packed_path.read_bytes(), shipped), backend)
-    scores = evaluated(recipe, reloaded, validation)
+    scores = evaluated(recipe, reloaded, tokens, tokenizer, world, log)
     leave_world(world)
     if scores and world.rank == 0:
         np.savez_compressed(choice.out / "scores.npz", **scores)  # type: ignore[arg-type]
@@ -140,10 +129,15 @@ def peak_memory(backend: Backend) -> tuple[int, int]:
 
 
 def trained(
-    recipe: Recipe, model: Model, stream: TokenStream, validation: Validation
+    recipe: Recipe,
+    model: Model,
+    stream: TokenStream,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    world: World,
+    log: Callable[[str], None],
 ) -> tuple[dict[str, Tensor], bool]:
     """Train the model; the averager's tensors, and whether the training came to its end."""
-    tokens, tokenizer, world, log = validation
     plan, length, order = recipe.train, recipe.data.sequence_length, recipe.data.order
     vocab = recipe.model.vocabulary_size
     source = ShardBatches(stream=stream, order=order, length=length, vocabulary_size=vocab, bos=tokenizer.bos)
@@ -179,9 +173,15 @@ def trained(
     return averaged, status == "finished"
 
 
-def evaluated(recipe: Recipe, model: Model, validation: Validation) -> dict[str, np.ndarray]:
+def evaluated(
+    recipe: Recipe,
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    world: World,
+    log: Callable[[str], None],
+) -> dict[str, np.ndarray]:
     """The scores of the reloaded model; nothing where the time for it ends first."""
-    tokens, tokenizer, world, log = validation
     limit = env("MAX_EVAL_SECONDS", EVALUATION_SECONDS)
     started = time.perf_counter()
     until = started + (limit or math.inf)

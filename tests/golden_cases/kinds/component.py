@@ -21,14 +21,13 @@ from bitgolf.net.layers import (
     Attention,
     Block,
     DtgGate,
-    GatedMlp,
     LnScale,
-    Mlp,
     ParallelResidual,
     Residual,
     Serial,
     Unscaled,
 )
+from bitgolf.net.mlp import GatedMlp, Mlp
 from bitgolf.net.parts import Context, Dimensions, Module
 from bitgolf.net.position import Rope
 from bitgolf.net.values import ValueEmbedding, ValuePart
