@@ -1,7 +1,7 @@
 """Tokens per second of decoding by lanes, and where a step's time goes.
 
 python -m bench.prove [--shapes tiny,demo] [--lanes 64,128] [--arithmetic native,plain] [--processes N] ...
-python -m bench.prove --mixers ngrams,LongestMatch [--lanes 1,4,8] [--bytes 20000]
+python -m bench.prove --mixers ngrams,LongestMatch [--lanes 1,4,8] [--bytes 40000]
 One process is one thread, of which its own processor time counts, so that other work disturbs less. Frames
 are decoded by several processes: with --processes 2, two decode one each at the same time, and their speeds
 are added. With --mixers: proofs of the model that ships with mixers beside it, on the validation text of the
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="tiny,demo")
     parser.add_argument("--lanes", help="64,128,256 unless said; with mixers 1,4,8")
     parser.add_argument("--mixers", default="", help=f"of {','.join(MIXERS)}, or all")
-    parser.add_argument("--bytes", type=int, default=20_000)
+    parser.add_argument("--bytes", type=int, default=40_000)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=384)  # a window and the half that follows
     parser.add_argument("--rounds", type=int, default=2)
