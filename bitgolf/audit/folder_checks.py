@@ -4,14 +4,16 @@ import ast
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import ARTIFACTS, Claims, Record
 from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_and_logs
 from bitgolf.audit.folder_logs import configurations, copies, script_of_log, throttled
+from bitgolf.audit.folder_shell import shell_scripts
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import imported
+from bitgolf.audit.tree import imported, nodes
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
 from bitgolf.inputs.typed import read_outside
@@ -27,6 +29,7 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
         yield from claimed_sizes(record, record.claims, rules)
     yield from shipped_sizes(record, script, rules)
     yield from manifest(record)
+    yield from shell_scripts(record, script)
     yield from copies(record)
     yield from configurations(record)
     yield from throttled(record)
@@ -102,7 +105,9 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
         for line, name in layer.files:
             message = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {entry_bytes:,}"
             yield Finding("K03", FOUND, f"{layer.name}:{line}", message)
-    if helpers := sorted(more.keys() - executed):
+    told = {each.value for each in nodes(script.tree, ast.Constant) if isinstance(each.value, str)}
+    counted_too = {name for name in more for each in told if fnmatch(name, each)}  # read by its name
+    if helpers := sorted(more.keys() - executed - counted_too):
         message = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
         yield Finding("K03", SUSPECTED, entry.name, message)
     beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS) and "/" not in name]
@@ -168,4 +173,4 @@ def manifest(record: Record) -> Iterator[Finding]:
             yield Finding("K11", FOUND, name, actual[:16], f"SHA-256 {expected[:16]}, as {path.name} says")
 
 
-COVERED = frozenset("K01 K02 K03 K04 K05 K11 K12 K13 K14".split())
+COVERED = frozenset("K01 K02 K03 K04 K05 K11 K12 K13 K14 T21".split())

@@ -55,7 +55,9 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
         if bits is not None and not stated(bits, logged) and not stands_in(bits, logs):
             close = min(logged, key=lambda each: abs(each - bits))
             those = f"a score of {', '.join(log.path.name for log in logs)}; nearest {close:g}"
-            yield Finding("K11", FOUND, where, f"{bits:g} bits per byte", those)
+            broken = all(log.final and log.final.step is not None for log in logs)
+            code = "K13" if broken else "K11"  # it breaks off while training
+            yield Finding(code, FOUND, where, f"{bits:g} bits per byte", those)
         steps = figures.get("steps", figures.get("train_steps"))
         ends = [log.end.step for log in logs if log.end]
         if steps is not None and ends and not any(abs(steps - end) <= 1 for end in ends):

@@ -1,7 +1,9 @@
 """What one log shows by itself: budgets, plausibility, bytes per token, lines that contradict each other."""
 
+import itertools
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
@@ -181,6 +183,25 @@ def late_training(log: Log, rules: Rules) -> Iterator[Finding]:
             yield Finding("K09", sure, at(log, line), message, f"{those} together: it reads training data")
 
 
+def slower_midway(log: Log, rules: Rules) -> Iterator[Finding]:
+    """K12: steps that take half as long again from some place on, where no line tells of a change."""
+    timed = [step for step in log.steps if step.seconds is not None and not step.coarse and step.step > 10]
+    speeds = [
+        (1000 * ((after.seconds or 0) - (before.seconds or 0)) / (after.step - before.step), before, after)
+        for before, after in itertools.pairwise(timed)
+        if after.step > before.step
+    ]
+    usual = statistics.median(speed for speed, *_ in speeds[:3]) if len(speeds) > 5 else math.inf
+    slow = [(before, after) for speed, before, after in speeds if speed > MIDWAY * usual]
+    if len(slow) < len(speeds) // 5 + 1 or slow[-1][1] is not speeds[-1][2]:
+        return
+    told = {step.line for step in log.steps} | {score.line for score in log.scores}
+    begin, end = timed[0].line, slow[0][1].line
+    if not any(begin < number < end and number not in told and line.strip() for number, line in log.lines):
+        message = f"{MIDWAY * usual:.0f} ms a step and more from step {slow[0][0].step} on"
+        yield Finding("K12", SUSPECTED, at(log, end), message, f"some {usual:.1f} ms, as at the start")
+
+
 def late_evaluation(log: Log, rules: Rules) -> Iterator[Finding]:
     """K10."""
     for line, seconds in log.evaluations:
@@ -203,10 +224,12 @@ WORSE = re.compile(
     rf"\b(?:rtn|round[- ]to[- ]nearest|naive)\w*[^\n]{{0,20}}?[:=] ?(?P<plain>{NUMBER})",
     re.IGNORECASE,
 )
+PLAIN = re.compile(r"(?:\b|_)(?:rtn|naive|round_to_nearest)", re.IGNORECASE)
 FAILED = re.compile(
     r"unrecognized arguments|^Traceback \(most recent call last\)|CUDA out of memory|ChildFailedError"
 )
 AVERAGED = re.compile(r"\b(?:ema|swa|averag)", re.IGNORECASE)
+MIDWAY = 1.5  # how much slower a machine must become in a run for a word
 MOST_LOSS_IN_PACKING = 0.1  # bits per byte; packing costs some 0.01
 
 
@@ -227,6 +250,13 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
             yield Finding("T12", FOUND, at(log, number), message, those)
         if FAILED.search(line) and (final is None or number > final.line):
             yield Finding("T21", FOUND, at(log, number), line.strip()[:120])
+    plain = [score for score in log.scores if PLAIN.search(score.tag)]
+    if final and plain and final.bits > plain[-1].bits + MOST_LOSS_IN_PACKING / 2:
+        message, those = (
+            f"{final.bits:.4f} bits per byte",
+            f"less than {plain[-1].bits:.4f} of plain rounding",
+        )
+        yield Finding("T12", SUSPECTED, at(log, final.line), message, those)
     earlier = [*steps, *(score for score in log.scores if final and score.line < final.line)]
     if not earlier or final is None or final.step is not None:
         return
@@ -244,7 +274,7 @@ def spoilt_before_packing(log: Log, rules: Rules) -> Iterator[Finding]:
 
 Check = Callable[[Log, Rules], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (over_budget, not_a_score, miscounted_bytes, edited_times, spoilt_before_packing)
-TIMED: tuple[Check, ...] = (late_training, late_evaluation)
+TIMED: tuple[Check, ...] = (late_training, late_evaluation, slower_midway)
 COVERED = frozenset(
-    "K01 B03 V13 T02 T11 T12 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10".split()
+    "K01 B03 V13 T02 T11 T12 V14 V19 T13 T21 V11 V12 B01 B02 B05 B06 B10 K08 K11 K07 K09 K10 K12".split()
 )

@@ -108,7 +108,7 @@ K10 D evaluation took longer than the budget | log
     evaluation within its seconds | score with longer strides, or adapt less
 K11 D figures, logs, seeds and script do not belong together | folder log
     files and figures of the same runs | take every figure and every file from the runs that are reported
-K12 R one seed ran on a slower machine | folder
+K12 R one seed ran on a slower machine | folder log
     a machine as fast as those of the other seeds | run it again on a machine as fast, or say so
 K13 D logs are missing | folder
     a log of every run that is reported | add it
@@ -154,7 +154,7 @@ T19 R evaluation that looks like a hang, or loses the model | script
     save, then score: an evaluation that fails loses the run | write the weights first
 T20 R kernels that older cards do not have | script
     another kernel where it is missing, and a line that says which one ran | ask for it, and fall back with a word
-T21 R a run without a result that counts as done | script log
+T21 R a run without a result that counts as done | folder script log
     an error, or a run that ends with a score | let every failure end the run, and ask for its result
 """
 

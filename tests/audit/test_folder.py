@@ -352,3 +352,32 @@ def test_bytes_are_counted_where_the_entry_runs_them(folder):
     assert len(where) == 1 and where[0].startswith("inner.py:")
     (folder / "train_gpt.py").write_text(SCRIPT)
     assert not [each for each in audit(folder, RULES).findings if each.code == "B01"]
+
+
+SHELL = {
+    "forty seeds": ("K14", "for s in $(seq 1 40); do\n  SEED=$s torchrun train_gpt.py\ndone\n"),
+    "an unknown option": ("T21", "torchrun --standalone train_gpt.py --muon-speed 0.03\n"),
+    "a pipe that hides a failure": ("T21", "set -e\ntorchrun train_gpt.py 2>&1 | tee seed1.log\n"),
+}
+
+
+@pytest.mark.parametrize("case", SHELL)
+def test_what_a_shell_script_runs(folder, case):
+    code, text = SHELL[case]
+    (folder / "run.sh").write_text(text)
+    assert codes(folder) == [(code, SUSPECTED)]
+
+
+def test_a_shell_script_of_the_reported_seeds_is_clean(folder):
+    text = (
+        "set -euo pipefail\nfor s in 1 2 3; do\n  SEED=$s torchrun train_gpt.py 2>&1 | tee seed$s.log\ndone\n"
+    )
+    (folder / "run.sh").write_text(text)
+    assert codes(folder) == []
+
+
+def test_a_log_that_ends_in_training_is_no_log_of_its_score(folder):
+    lines = log_text(2, SCORES[2], CODE).splitlines()[:8]
+    lines.append("step:40/100 val_loss:2.8000 val_bpb:1.6600 train_time:236000ms step_avg:5900.00ms")
+    (folder / "train_seed2.log").write_text("\n".join(lines) + "\n")
+    assert ("K13", FOUND) in codes(folder)

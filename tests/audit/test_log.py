@@ -161,3 +161,28 @@ def test_encodings_and_short_lines_are_read(tmp_path):
     assert found == [["V11"]] * 3
     [step] = parse_log(path, "step:5/9 loss:2.5 lr:0.1 t:700ms").steps
     assert (step.step, step.of, step.nats, round(step.seconds, 6)) == (5, 9, 2.5, 0.7)
+
+
+def steps_of(slow_from):
+    """A log whose steps take 72 ms from one of them on, and 44 ms before."""
+    lines, clock = [], 0
+    for step in range(500, 10_001, 500):
+        clock += 500 * (72 if step > slow_from else 44)
+        lines.append(f"step:{step}/20000 train_loss:2.1 train_time:{clock}ms step_avg:{clock / step:.2f}ms")
+    return "\n".join(lines) + "\n"
+
+
+def test_a_machine_that_slows_down_is_named():
+    assert ("K12", SUSPECTED) in {(each.code, each.sure) for each in findings(steps_of(4000))}
+    assert "K12" not in {each.code for each in findings(steps_of(20_000))}
+
+
+def test_a_change_that_a_line_tells_of_is_no_slow_machine():
+    told = steps_of(4000).replace("step:4500/", "loops:enabled\nstep:4500/")
+    assert "K12" not in {each.code for each in findings(told)}
+
+
+def test_plain_rounding_that_was_better_is_named():
+    text = log_text(1, 1.4, CODE)
+    plain = f"rtn_roundtrip val_loss:{1.22 * RATIO:.4f} val_bpb:1.2200\nSerialized"
+    assert "T12" in {each.code for each in findings(text.replace("Serialized", plain, 1))}

@@ -1,0 +1,53 @@
+"""What the shell scripts of a folder run: many seeds, options that nobody reads, lost failures."""
+
+import re
+from collections.abc import Iterator
+
+from bitgolf.audit.finding import SUSPECTED, Finding
+from bitgolf.audit.folder import MOST_TEXT_BYTES, Record
+from bitgolf.audit.script import Script
+
+LOOP = re.compile(
+    r"\bfor (?P<name>\w{1,30}) in (?P<over>[^;\n]{1,2000}?) *(?:;|\n)\s*do\b(?P<body>.{0,4000}?)\bdone\b",
+    re.DOTALL,
+)
+SPAN = re.compile(r"seq (\d{1,9}) (\d{1,9})\)|\{(\d{1,9})\.\.(\d{1,9})\}")
+OPTION = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)")
+PIPED = re.compile(r"(?:>&1)? *\| *tee\b")  # behind what a run is given
+
+
+def shell_scripts(record: Record, script: Script | None) -> Iterator[Finding]:
+    """K14, T21."""
+    for name in (each for each in record.files if each.endswith(".sh")):
+        text = (record.folder / name).read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace")
+        yield from many_seeds(record, name, text)
+        if script is not None and record.entry is not None:
+            yield from unread_options(script, record.entry.name, name, text)
+
+
+def many_seeds(record: Record, name: str, text: str) -> Iterator[Finding]:
+    """K14: far more seeds are run than are reported."""
+    reported = max(3, len(record.claims.seeds) if record.claims else 0)
+    for loop in LOOP.finditer(text):
+        turns = len(loop["over"].split())
+        if span := SPAN.search(loop["over"]):
+            first, last = (int(each) for each in span.groups() if each)
+            turns = last - first + 1
+        is_seed = re.search(rf"seed[ =]+[\"']?\$\{{?{loop['name']}\b", loop["body"], re.IGNORECASE)
+        if is_seed and turns > 2 * reported:
+            where = f"{name}:{text.count(chr(10), 0, loop.start()) + 1}"
+            yield Finding("K14", SUSPECTED, where, f"{turns} seeds are run", "those that are reported")
+
+
+def unread_options(script: Script, entry: str, name: str, text: str) -> Iterator[Finding]:
+    """T21: options whose name is nowhere in the script; a pipe that hides a run which failed."""
+    source = "".join(layer.text for layer in script.layers).replace("-", "_")
+    stops = re.search(r"^set -\w*e", text, re.MULTILINE) and "pipefail" not in text
+    for run in re.finditer(rf"{re.escape(entry)}((?:[^\n#|;&>\\]|\\\n)*)", text):
+        where = f"{name}:{text.count(chr(10), 0, run.start()) + 1}"
+        for option in OPTION.findall(run[1]):
+            if option.replace("-", "_") not in source:
+                yield Finding("T21", SUSPECTED, where, f"--{option} is no option of {entry}")
+        if stops and PIPED.match(text, run.end()):
+            message = "a run that fails before `| tee` does not end the script"
+            yield Finding("T21", SUSPECTED, where, message)
