@@ -58,6 +58,8 @@ def is_number(value: object) -> TypeGuard[float]:
 def read_json(path: Path) -> Any:
     """Read JSON. Raises BitgolfError with the line at fault, or the key that an object has twice."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise BitgolfError("not a regular file", where=str(path), way_out="put the file itself there")
         return json.loads(path.read_bytes(), object_pairs_hook=_once_each)
     except FileNotFoundError:
         raise BitgolfError("no such file", where=str(path)) from None

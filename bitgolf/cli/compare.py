@@ -1,6 +1,7 @@
 """Recipes and runs beside each other."""
 
 import math
+import string
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from bitgolf.report import screen
 from bitgolf.study.receipt import is_study
 from bitgolf.study.status import run_folders
 from bitgolf.study.terms import METRICS
+
+LONGEST_NAME = 30  # of a set of runs that is written out in sentences
 
 
 def compare(
@@ -102,18 +105,34 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
 
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     """`bitgolf compare` of finished runs."""
-    from bitgolf.study.compare import compare_runs, read_run_set, sets_within
+    from bitgolf.study.compare import claim, compare_runs, read_run_set, sets_within
 
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     sets = sets_within(names[0]) if len(names) == 1 else [read_run_set(name) for name in names]
     result = compare_runs(sets, metric)
+    letters = _letters([each.name for each in sets])
+    if letters and not as_json:
+        print("\n".join(f"{letter}: {screen.escaped(name)}" for name, letter in letters.items()) + "\n")
+    first = letters.get(sets[0].name, sets[0].name)
     for other, row in zip(sets[1:], result["comparisons"]):
+        name = letters.get(other.name, other.name)
         differences = row["changes"]
         row["changes"] = [{"path": p, "left": to_json(a), "right": to_json(b)} for p, a, b in differences]
-        title = f"{sets[0].name} against {other.name}"
-        screen.table(title, ("setting", "left", "right"), differences, as_json=as_json)
+        sides = (first, name) if letters else ("left", "right")
+        screen.table(f"{first} against {name}", ("setting", *sides), differences, as_json=as_json)
         if not as_json:
-            print(screen.escaped(row["claim"]) + "\n")
+            repeated = {letters.get(each, each): seeds for each, seeds in row["repeated_seeds"].items()}
+            said = claim({**row, "name": name, "repeated_seeds": repeated}, first, metric)
+            print(screen.escaped(said) + "\n")
+    if not as_json:
+        result["against"] = first
     lines = {"metric": metric, "against": result["against"], "comparisons": len(result["comparisons"])}
     screen.close(result if as_json else lines, as_json=as_json)
+
+
+def _letters(names: list[str]) -> dict[str, str]:
+    """A letter for each set of runs where their names are too long to be read in a sentence."""
+    if max(map(len, names)) <= LONGEST_NAME or len(names) > len(string.ascii_uppercase):
+        return {}
+    return dict(zip(names, string.ascii_uppercase))

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import typer
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.base.plan import parse_overrides
+from bitgolf.corpus.textfile import refuse_special
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.public.defaults import read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
@@ -34,8 +36,19 @@ def changed_recipe(
 
 
 def like_script(name: str, script: Path, given: dict[str, str], *, quiet: bool) -> dict[str, str]:
-    """The variables given, and a script's defaults that a recipe takes; the others are shown."""
+    """The variables given, and a script's defaults that a recipe takes; the others are shown.
+
+    Raises BitgolfError for a script that has none: it is then not what was meant.
+    """
+    refuse_special(script)
     defaults, unread = read_defaults(script)
+    if not (defaults or unread):
+        raise BitgolfError(
+            "no defaults of variables in it",
+            where=str(script),
+            way_out='give a script with os.environ.get("NAME", default) or a class of hyperparameters, '
+            "or name settings with --env and --set",
+        )
     rest = {variable: text for variable, text in defaults.items() if variable not in given}
     kept, left = taken(find_recipe(name), rest)
     if left := [*unread, *left]:

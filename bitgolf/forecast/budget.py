@@ -113,10 +113,15 @@ def refuse_over_budget(facts: dict[str, Any]) -> None:
         )
 
 
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def refuse_over_memory(facts: dict[str, Any], machine_bytes: int | None = None) -> None:
     """Raise BudgetError where training would need more memory than the machine has."""
     if machine_bytes is None:
-        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine_bytes = memory_of_machine()
     if facts["memory_bytes"] > machine_bytes:
         raise BudgetError(
             f"about {facts['memory_bytes']:,} bytes of memory are forecast for training",

@@ -17,13 +17,12 @@ from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.typed import Certificate, read_as, read_plan
 from bitgolf.inputs.writable import refuse_file, refuse_folder
-from bitgolf.pipeline.work import dataset_of
+from bitgolf.pipeline.work import dataset_of, tokens_of
 from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, coder_of
 from bitgolf.proof.file import METHODS, Header, compress, decompress, read_header
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
-from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
 
 ENDING = ".golf"
@@ -142,7 +141,7 @@ def prove_artifact(
     if adapted is not None and portable:
         raise BitgolfError("portable arithmetic is for models that do not adapt", where="--portable")
     if text is not None:
-        chosen = _file_text(coder.tokenizer, text)
+        chosen = yield from _file_text(coder.tokenizer, text)
     else:
         chosen = yield from _split_text(path, coder.tokenizer, data)
     chosen = _cut(chosen, coder.tokenizer, most_bytes)
@@ -190,11 +189,11 @@ def check_certificate(
     }
 
 
-def _file_text(tokenizer: Tokenizer, path: Path) -> Text:
+def _file_text(tokenizer: Tokenizer, path: Path) -> Generator[Event, None, Text]:
     content = text_to_score(path)
     if not content:
         raise DataError("the file is empty", where=str(path))
-    return Text(Encoder(tokenizer).encode(content), content, str(path))
+    return Text((yield from tokens_of(content, tokenizer)), content, str(path))
 
 
 def _split_text(path: Path, tokenizer: Tokenizer, data: Path | None) -> Generator[Event, None, Text]:

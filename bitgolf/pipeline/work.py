@@ -1,10 +1,13 @@
 """A whole run from the command line: data, forecast, stages, sample, rivals, report."""
 
+import math
 import shlex
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
 from bitgolf.base.events import NOTE, Event, is_first_process, with_progress
@@ -12,7 +15,7 @@ from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.passport import differing_bytes
 from bitgolf.corpus.textfile import refuse_special, text_to_score
-from bitgolf.forecast.budget import forecast, refuse_over_budget, refuse_over_memory
+from bitgolf.forecast.budget import forecast, memory_of_machine, refuse_over_budget, refuse_over_memory
 from bitgolf.inputs.folder import held
 from bitgolf.inputs.machine import other_machine
 from bitgolf.inputs.recorded import recording, refuse_changed
@@ -50,6 +53,9 @@ from bitgolf.train.world import World, join_world, leave_world
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 RIVAL_BYTES = 64_000_000  # of training text that compressors are given, which would else take hours
+SCORED_TOKEN_BYTES = (
+    64  # of memory: nats, sizes and places of each token of a text, and its share of a window
+)
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
 
@@ -348,6 +354,27 @@ def score_text(
     return (yield from score_bytes(model, tokenizer, content, plan, part, world))
 
 
+def tokens_of(
+    content: bytes, tokenizer: Tokenizer, start: Sequence[int] = (), most: float = math.inf
+) -> Generator[Event, None, np.ndarray]:
+    """Ids (uint16) of some bytes after those of `start`; of a long text this takes minutes.
+
+    Raises DataError for more than `most`, as soon as they are known.
+    """
+    pieces, count = [np.array(start, np.uint16)], 0
+    for piece, share in Encoder(tokenizer).encode_pieces(content):
+        pieces.append(piece)
+        count += len(piece)
+        if count > most:
+            raise DataError(
+                "too long to be scored at once",
+                value=f"more than {count:,} tokens of {SCORED_TOKEN_BYTES} bytes of memory each",
+                way_out="score parts of it, a file each",
+            )
+        yield Event("tokenize", share, 1, {})
+    return np.concatenate(pieces)
+
+
 def score_bytes(
     model: Model,
     tokenizer: Tokenizer,
@@ -357,7 +384,9 @@ def score_bytes(
     world: World = World(),
 ) -> Generator[Event, None, Evaluated]:
     """Score some bytes as one document. part, world: see `evaluate`."""
-    tokens = next(Encoder(tokenizer).encode_documents([content]))
+    start = [tokenizer.bos] if tokenizer.bos >= 0 else []
+    most = memory_of_machine() // SCORED_TOKEN_BYTES
+    tokens = yield from tokens_of(content, tokenizer, start, most)
     differing = differing_bytes(content, tokenizer.decode(tokens))
     sizes = len(content), differing
     return (

@@ -53,6 +53,8 @@ METHODS = (
 )
 MOST_PLAN_BYTES = 2**20
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+LZMA_PIECE_BYTES = 2**20
+BEFORE_TOKENS = (0, 1)  # progress while it is not known how many tokens there are
 MOST_BYTES = 2**40
 ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go on from
 
@@ -90,9 +92,14 @@ def compress(
     Where the model's tokenizer does not give the text back, or its bits are more than others need, it is
     kept by LZMA or as it is.
     """
-    without_model = min(((STORED, text), (LZMA, _lzma(text))), key=lambda each: len(each[1]))
+    packed = yield from _lzma(text)
+    without_model = min(((STORED, text), (LZMA, packed)), key=lambda each: len(each[1]))
     best = Compressed(_head(without_model[0], text) + without_model[1], float("nan"), None)
-    tokens = Encoder(coder.tokenizer).encode(text)
+    pieces = []
+    for piece, _ in Encoder(coder.tokenizer).encode_pieces(text):
+        pieces.append(piece)
+        yield BEFORE_TOKENS
+    tokens = np.concatenate([np.zeros(0, np.uint16), *pieces])
     if not len(tokens) or coder.tokenizer.decode(tokens) != text:
         return best
     by_model = yield from compress_tokens(coder, tokens, text, lanes, crew)
@@ -284,8 +291,12 @@ def _read(stream: io.BytesIO, count: int, where: str) -> bytes:
     return data
 
 
-def _lzma(text: bytes) -> bytes:
-    return lzma.compress(text, lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+def _lzma(text: bytes) -> Generator[tuple[int, int], None, bytes]:
+    tool, parts = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS), []
+    for start in range(0, len(text), LZMA_PIECE_BYTES):
+        parts.append(tool.compress(text[start : start + LZMA_PIECE_BYTES]))
+        yield BEFORE_TOKENS
+    return b"".join([*parts, tool.flush()])
 
 
 def _unlzma(body: bytes, num_bytes: int, where: str) -> bytes:

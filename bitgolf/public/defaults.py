@@ -38,11 +38,14 @@ def read_defaults(path: Path) -> tuple[dict[str, str], list[NotTaken]]:
     try:
         if path.stat().st_size > LARGEST_SCRIPT:
             raise BitgolfError("too large for a script", where=str(path))
-        tree = ast.parse(path.read_bytes())
+        return _defaults_in(ast.parse(path.read_bytes()))
     except OSError as error:
         raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BitgolfError(f"not Python: {error}", where=str(path)) from None
+
+
+def _defaults_in(tree: ast.Module) -> tuple[dict[str, str], list[NotTaken]]:
     defaults: dict[str, str] = {}
     unread: dict[str, NotTaken] = {}
     constants = _constants(tree)

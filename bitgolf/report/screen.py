@@ -25,6 +25,10 @@ PLAIN_LINE_SECONDS = 10.0  # without a terminal a long stage says a line this of
 UNSHOWN = ("Cc", "Cf", "Zl", "Zp", "Cs")
 NAMES = {"seed", "seeds", "id", "ids"}  # numbers under these words count nothing
 PIPE_WIDTH = 10_000  # of what no terminal shows: no row is cut or wrapped
+GUTTER = 2  # between two columns
+SHORT_CELL = 24  # a cell of so many letters is not broken: a number, an interval, a name
+LEAST_NAMES = 16  # letters of a column whose cells are broken
+MANY_ROWS = 10
 JOINERS = "\u200c\u200d"  # scripts and emoji need them, and they move nothing
 
 
@@ -192,19 +196,50 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
     """A table for people on stdout; silent when a program is listening."""
     if as_json:
         return
-    drawn = Table(header_style="dim", box=None, pad_edge=False)
-    for position, name in enumerate(header):
-        justify: Any = "left" if position == 0 else "right"
-        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold")
-    for row in rows:
-        cells = (
+    cells = [
+        [
             escaped(value, keep="\n") if isinstance(value, str) else named(f"{row[0]} {name}", value)
             for name, value in zip(header, row)
-        )
-        drawn.add_row(*map(Text, cells))
+        ]
+        for row in rows
+    ]
     console = paper()
     console.print(escaped(title), style="bold", highlight=False, soft_wrap=True, markup=False)
+    widths = [_least_width([name, *column]) for name, *column in zip(header, *cells)]
+    if len(cells) > MANY_ROWS:  # one below the other they would fill screens: names are broken before that
+        widths[0] = min(widths[0], LEAST_NAMES)
+    if sum(widths) + GUTTER * len(widths) - GUTTER > console.width:
+        _put_below_each_other(console, header, cells)
+        return
+    drawn = Table(header_style="dim", box=None, pad_edge=False)
+    for position, (name, width) in enumerate(zip(header, widths)):
+        justify: Any = "left" if position == 0 else "right"
+        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold", min_width=width)
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     put(console, drawn)
+
+
+def _least_width(texts: Sequence[str]) -> int:
+    """Letters that a column needs: all of a short cell, the longest word of its name and of long ones."""
+    name, cells = texts[0], [line for text in texts[1:] for line in text.splitlines()]
+    words = [name, *(cell for cell in cells if len(cell) > SHORT_CELL)]
+    whole = [cell for cell in cells if len(cell) <= SHORT_CELL]
+    return max(map(len, [*whole, *(word for text in words for word in text.split())]), default=0)
+
+
+def _put_below_each_other(console: Console, header: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """A table that is wider than the screen: the first cell of a row as a heading, the others below it."""
+    for first, *rest in cells:
+        put(console, Text(first), apart=False)
+        drawn = Table.grid(padding=(0, GUTTER))
+        drawn.add_column(style="dim")
+        drawn.add_column(overflow="fold")
+        for name, cell in zip(header[1:], rest):
+            if cell not in ("", "-"):
+                drawn.add_row(f"  {escaped(name)}", Text(cell))
+        put(console, drawn, apart=False)
+    console.print()
 
 
 def paper() -> Console:
@@ -215,15 +250,16 @@ def paper() -> Console:
     return console
 
 
-def put(console: Console, drawn: Table) -> None:
-    """Draw a table and an empty line; no line ends in spaces where a program reads it."""
+def put(console: Console, drawn: Table | Text, apart: bool = True) -> None:
+    """Draw a table, and an empty line after it if it stands apart; no line ends in spaces in a pipe."""
     if console.is_terminal:
         console.print(drawn)
     else:
         with console.capture() as captured:
             console.print(drawn)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
-    console.print()
+    if apart:
+        console.print()
 
 
 class Column(NamedTuple):
@@ -244,6 +280,13 @@ def grouped_table(
     console = paper()
     wide = console.width == PIPE_WIDTH
     shown = [i for i, column in enumerate(columns) if console.width >= column.at_least]
+    left = console.width - sum(columns[i].width + GUTTER for i in shown) + GUTTER
+    if left < LEAST_NAMES * sum(not columns[i].width for i in shown):
+        for heading, rows in groups:
+            console.print(escaped(heading), style="bold", highlight=False, soft_wrap=True, markup=False)
+            cells = [[escaped(row[i], keep="\n") for i in shown] for row in rows]
+            _put_below_each_other(console, [columns[i].name for i in shown], cells)
+        return
     for heading, rows in (*((("", ()),) if not wide else ()), *groups):
         with_header = wide or not heading
         drawn = Table(show_header=with_header, header_style="dim", box=None, pad_edge=False, expand=not wide)

@@ -98,7 +98,7 @@ def differing(recipe: Mapping[str, Any], other: Mapping[str, Any], beside: str) 
 def metrics(path: Path) -> Iterator[dict[str, float]]:
     """The lines of metrics that can be drawn."""
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     except OSError:
         return
     for line in lines:

@@ -37,6 +37,8 @@ from bitgolf.text.tokenizer import (
 BYTE_LETTERS = "".join(chr(byte) if 32 <= byte < 127 else chr(256 + byte) for byte in range(256))
 # Merges stay inside a line with the line ends after it; long lines are cut, which keeps encoding fast.
 LINE_PATTERN = re.compile("[^\u010a]{1,4096}\u010a{0,64}|\u010a{1,64}")
+# So many of these lines at once, in bytes: some megabytes of a text, however long it is.
+PIECE_PATTERN = re.compile(b"(?:[^\n]{1,4096}\n{0,64}|\n{1,64}){1,1024}")
 UNTOUCHED_PATTERN = re.compile(
     "([\udc80-\udcff\u2581\x00]+)"
 )  # what a plain SentencePiece model would change
@@ -53,8 +55,18 @@ class Encoder:
 
     def encode(self, document: bytes) -> np.ndarray:
         """Ids (uint16) of one document, without BOS."""
-        if self.in_letters:
-            return _flat(self._processor.encode(_lines(self._fold(document))))
+        return np.concatenate([np.zeros(0, np.uint16), *(ids for ids, _ in self.encode_pieces(document))])
+
+    def encode_pieces(self, document: bytes) -> Iterator[tuple[np.ndarray, float]]:
+        """The same in pieces, where that changes no id, each with the share of the text that is done."""
+        if not self.in_letters:
+            yield self._encode_at_once(document), 1.0
+            return
+        folded = self._fold(document)
+        for piece in PIECE_PATTERN.finditer(folded):
+            yield _flat(self._processor.encode(_lines(piece[0]))), piece.end() / len(folded)
+
+    def _encode_at_once(self, document: bytes) -> np.ndarray:
         if not self.tokenizer.lossless:
             return _flat([self._processor.encode(document.decode("utf-8", "replace"))])
         parts = UNTOUCHED_PATTERN.split(document.decode("utf-8", "surrogateescape"))

@@ -31,6 +31,7 @@ MERGES_KIND, MODEL_FILE_KIND, FOLDED_KIND = 1, 2, 3
 ALPHABETS = {MERGES_KIND: bytes(range(256)), FOLDED_KIND: FOLDED_BYTES}
 LARGEST_BODY_BYTES = 1 << 21
 LARGEST_PIECES_BYTES = 1 << 22  # of all pieces together
+DECODED_TOKENS = 1 << 20  # at once: as objects of Python they take some 80 MB
 LONGEST_RULE_BYTES = 64  # what a model file may put in place of a character; the longest in Unicode has 33
 BODY_FILTERS = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 0, "lp": 1, "pb": 0, "nice_len": 273}]
 
@@ -150,12 +151,16 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes that ids stand for; special ids give nothing and drop a space after them, as counted."""
-        tokens = np.asarray(ids, np.int64)
-        after_boundary = np.concatenate([np.ones(1, bool), self.boundary[tokens[:-1]]])
-        parts = [self.pieces[token] if token < self.vocabulary_size else b"" for token in tokens.tolist()]
-        for index in np.flatnonzero(self.leading_space[tokens] & after_boundary[: len(tokens)]).tolist():
-            parts[index] = parts[index][1:]
-        return self._unfold(b"".join(parts))
+        tokens, texts = np.asarray(ids), []
+        for start in range(0, len(tokens), DECODED_TOKENS):
+            piece = tokens[start : start + DECODED_TOKENS].astype(np.int64)
+            first = start == 0 or self.boundary[int(tokens[start - 1])]
+            after_boundary = np.concatenate([[first], self.boundary[piece[:-1]]])
+            parts = [self.pieces[token] if token < self.vocabulary_size else b"" for token in piece.tolist()]
+            for index in np.flatnonzero(self.leading_space[piece] & after_boundary).tolist():
+                parts[index] = parts[index][1:]
+            texts.append(b"".join(parts))
+        return self._unfold(b"".join(texts))
 
     def token_bytes(self, targets: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """How many bytes of text each target stands for, given the token before it (int64)."""

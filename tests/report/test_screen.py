@@ -1,5 +1,7 @@
 """Values as people read them."""
 
+import pytest
+
 from bitgolf.base.events import Event
 from bitgolf.net.model import ModelPlan
 from bitgolf.report import screen
@@ -49,3 +51,27 @@ def test_what_is_not_known_is_a_question_mark(capsys, monkeypatch):
         lines(Event("pack", done, 7, {}))
     said = capsys.readouterr().err.splitlines()
     assert said == ["pack         0%     0 s gone, ? s left", "pack        86%    18 s gone, 3 s left"]
+
+
+WIDE = ("technique", "effect, 95% interval", "scale")
+ROWS = [("EMA 0.9", "-0.0553\n[-0.0825, -0.0282]", "707,348 parameters, 30 steps, 122,880 tokens of texts")]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_a_table_of_any_width_breaks_no_number(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen.table("Measured", WIDE, ROWS, as_json=False)
+    grouped = (screen.Column("comparison"), screen.Column("interval", 18, right=True), screen.Column("p", 12))
+    screen.grouped_table(grouped, [("A study", [("EMA 0.9", "-0.0825 to -0.0282", "0.017")])], as_json=False)
+    out = capsys.readouterr().out
+    assert "[-0.0825, -0.0282]" in out and "-0.0825 to -0.0282" in out and "EMA 0.9" in out
+    assert max(map(len, out.splitlines())) <= columns
+
+
+def test_many_rows_stay_a_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [(f"blocks.{i}.attention.weight", "192x192", "RateAware") for i in range(20)]
+    screen.table("Tensors", ("tensor", "shape", "rule"), rows, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["tensor", "shape", "rule"] and max(map(len, lines)) <= 40
+    assert lines[2].split() == ["blocks.0.attention.w", "192x192", "RateAware"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.cli.compare import show_comparison
 from bitgolf.score.windows import Chunked
 from bitgolf.study.compare import compare_runs, read_run_set, sets_within
 from bitgolf.study.design import Study, add_one
@@ -127,3 +128,11 @@ def test_one_folder_is_compared_by_its_recipes(runs, tmp_path, capsys):
         path.unlink()
     with pytest.raises(BitgolfError, match="only one recipe"):
         sets_within(str(tmp_path / "runs"))
+
+
+def test_long_names_are_letters_in_sentences(runs, capsys):
+    folders = runs(deeper=[1.9, 1.903, 1.899])
+    show_comparison(folders, "bits_per_byte", False)
+    out = capsys.readouterr().out
+    assert out.startswith(f"A: {folders[0]}\nB: {folders[1]}\n") and out.count(folders[0]) == 1
+    assert "A against B\n" in out and "\nB is " in out and " than A" in out

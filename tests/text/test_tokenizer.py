@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from bitgolf.base.errors import TokenizerError
 from bitgolf.text.encoder import Encoder, train_tokenizer
 from bitgolf.text.tokenizer import Tokenizer
 from tests.forgery import model_file
+from tests.text.test_belonging import model
 
 ODD_WORDS = "the cat and, in 1,024 days; the floor\n\n— naïve café 你好 😀 ▁ x".split(" ")
 SYLLABLES = "ba ce di fo gu ha ke li mo nu pra ste tri".split()
@@ -276,3 +278,37 @@ def test_a_model_file_that_changes_text_says_so_and_counts_what_it_decodes_to(tm
         ids = Encoder(model).encode(document)
         assert counted(model, ids) == len(model.decode(ids))
     assert model.decode(Encoder(model).encode(b"the cat of a house")) == b"the cat of a house"
+
+
+LONG_DOCUMENTS = {
+    "line ends": b"\n" * 70_000,
+    "one line": b"the people " * 500_000,
+    "zeros": b"\0" * 5_000_000 + b"\n\nthe",
+    "both": (b"\n" * 130 + b"x" * 9000 + b"\n") * 300,
+}
+
+
+@pytest.mark.parametrize("name", LONG_DOCUMENTS)
+def test_long_documents_have_the_same_ids_in_pieces(name, monkeypatch):
+    document, made = LONG_DOCUMENTS[name], Encoder(train_tokenizer([b"the people of the people " * 40], 264))
+    pieces = [*made.encode_pieces(document)]
+    shares = [share for _, share in pieces]
+    assert len(pieces) > 1 and shares == sorted(shares) and shares[-1] == 1
+    monkeypatch.setattr("bitgolf.text.encoder.PIECE_PATTERN", re.compile(b"(?s:.+)"))
+    at_once = made.encode(document)
+    assert np.array_equal(np.concatenate([ids for ids, _ in pieces]), at_once)
+    monkeypatch.setattr("bitgolf.text.tokenizer.DECODED_TOKENS", 1000)
+    assert made.tokenizer.decode(at_once[:5000]) == document[: len(made.tokenizer.decode(at_once[:5000]))]
+    monkeypatch.undo()
+    assert made.tokenizer.decode(at_once) == document
+
+
+def test_pieces_of_tokens_know_the_boundary_before_them(monkeypatch, tmp_path):
+    (tmp_path / "tok.model").write_bytes(model(1))
+    public = Tokenizer.load(tmp_path / "tok.model")
+    ids = Encoder(public).encode(b"the people of the people")
+    ids = np.concatenate([[public.bos], ids, [public.bos], ids]).astype(np.uint16)
+    whole = public.decode(ids)
+    for tokens in (1, 2, 3, len(ids) - 1):
+        monkeypatch.setattr("bitgolf.text.tokenizer.DECODED_TOKENS", tokens)
+        assert public.decode(ids) == whole == b"the people of the people" * 2
