@@ -443,7 +443,7 @@ def test_public_variables_are_shown_compared_and_forecast(bitgolf):
     assert json.loads(out)["public_variables"] == {"MLP_MULT": "3.0", "MATRIX_LR": "0.02"}
     _, script, _ = bitgolf("show", "baseline", *variables, "--script")
     compile(script, "script", "exec")
-    assert "mlp_multiplier=3.0" in script
+    assert 'mlp_multiplier=env("MLP_MULT", 3.0)' in script  # the variable's default
     _, out, _ = bitgolf("compare", "baseline", "baseline", *variables, "--json")
     changes = {change["path"] for change in json.loads(out)["changes"]}
     assert changes == {"model.mlp_multiplier", "optim.rows.1.rule.lr"}
