@@ -38,4 +38,6 @@ def board(
     while watch:
         time.sleep(watch)
         facts = write_board(folder, page, watch)
+    if "texts" in facts:
+        screen.note(f"{facts['texts']} texts were scored: figures compare only between runs on the same one")
     screen.close(facts, as_json=as_json)

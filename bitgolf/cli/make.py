@@ -14,6 +14,20 @@ from bitgolf.pipeline.make import make as made
 from bitgolf.pipeline.make import planned, requested
 from bitgolf.report import screen
 
+# What somebody with texts of their own does not ask for: in report.html, result.json and --json all the same.
+IN_THE_REPORT = (
+    *(
+        "nats_per_token",
+        "tokens",
+        "query_positions",
+        "evaluation_seconds",
+        "recipe",
+        "recipe_identity",
+        "dtype",
+    ),
+    *("dataset", "gap_error", "kl_gap", "kl_gap_error", "predicted_gap"),
+)
+
 
 def make(
     texts: Annotated[
@@ -58,4 +72,4 @@ def make(
     folder = out or free_folder(Path("runs/made"))
     refuse_folder(folder)
     result = screen.follow(made(request, folder, seed))
-    show_result(result, as_json, f"bitgolf sample {folder}")
+    show_result(result, as_json, f"bitgolf sample {folder}", leave_out=IN_THE_REPORT)

@@ -78,8 +78,11 @@ def meaning_of(result: RunResult) -> str:
     )
 
 
-def show_result(result: RunResult, as_json: bool, following: str) -> None:
-    """A result as tables and lines. Exit code 1 where it is not ok."""
+def show_result(result: RunResult, as_json: bool, following: str, leave_out: Sequence[str] = ()) -> None:
+    """A result as tables and lines. Exit code 1 where it is not ok.
+
+    leave_out: figures that stand in the report and are not shown to people here.
+    """
     if "bits_per_byte" in result and not as_json:
         print(f"{screen.escaped(meaning_of(result))}\n")
     header = ("weights", "windows", "bits per byte", "nats per token", "seconds")
@@ -114,7 +117,9 @@ def show_result(result: RunResult, as_json: bool, following: str) -> None:
         print(f"A sample\n{screen.escaped(result.pop('sample').strip(), keep=TEXT)}\n")
     scored = "bits_per_byte" in result  # else there is nothing to go on with
     positions = {"query_positions": positions_in_words(result)} if scored and not as_json else {}
-    screen.close({**result, **positions, **({"next": following} if scored else {})}, as_json=as_json)
+    facts = {**result, **positions, **({"next": following} if scored else {})}
+    shown = facts if as_json else {name: value for name, value in facts.items() if name not in leave_out}
+    screen.close(shown, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
 

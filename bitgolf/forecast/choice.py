@@ -197,7 +197,7 @@ def text_line(text: Text, budget_bytes: int) -> str:
         f"{bytes_in_words(budget_bytes)} pays off from about {bytes_in_words(pays)} of such text"
     )
     if text.num_bytes * text.xz_share < budget_bytes:
-        line += "; here xz's file of all the text is smaller than the model, so take it for what it learns"
+        line += "; xz's file of all the text is smaller than the model, which so saves no bytes here"
     return line
 
 

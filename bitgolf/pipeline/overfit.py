@@ -23,7 +23,7 @@ def overfitting(metrics: Path) -> str:
         f"the validation text took {_bits(best):.4f} bits per byte after step {best['step']:,} and takes "
         f"{_bits(last):.4f} after the last, {last['step']:,}: from some point on the training text was "
         f"learnt by heart; more text, a smaller model, or an earlier end helps "
-        f"(--set train.steps={best['step']})"
+        f"(--set train.steps={best['step']}; then score other text, as the validation text has chosen that)"
     )
 
 

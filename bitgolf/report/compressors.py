@@ -109,12 +109,15 @@ def better_ones(rows: Iterable[dict[str, Any]], bits_per_byte: float) -> list[st
         "with the training text": "primed_bits_per_byte",
         "within the budget": "budget_bits_per_byte",
     }
-    return [
-        f"{row['name']} {column} ({row[key]:.4f})"
-        for row in rows
-        for column, key in columns.items()
-        if row.get(key) is not None and row[key] <= bits_per_byte
-    ]
+    better = []
+    for row in rows:
+        scores = {name: row[key] for name, key in columns.items() if row.get(key) is not None}
+        better += [
+            f"{row['name']} {' and '.join(names)} ({score:.4f})"
+            for score in sorted({*scores.values()})
+            if score <= bits_per_byte and (names := [name for name in scores if scores[name] == score])
+        ]
+    return better
 
 
 def measure_compressors(

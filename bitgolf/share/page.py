@@ -21,6 +21,7 @@ from bitgolf.share.weights import written
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import FOLDED_KIND, MERGES_KIND, Tokenizer
 
+MADE = "made"  # the recipe of `bitgolf make`: its folder says more
 SCRIPTS = ("engine.js", "tokenizer.js", "page.js")
 LARGEST_WINDOW = 1024  # tokens; a page keeps keys and values of all
 KINDS = {MERGES_KIND: "bytes", FOLDED_KIND: "folded"}
@@ -30,6 +31,7 @@ def write_page(run: str, out: Path | None, prompt: str) -> dict[str, Any]:
     """Write the page of a run folder or model.bin. Raises BitgolfError for a model that it cannot run."""
     path, unpacked = find_artifact(run)
     exported = read_exported(run)
+    name = path.resolve().parent.name if exported.name == MADE else exported.name
     target = out or beside(path) / "share.html"
     refuse_file(target)
     tokenizer = in_page(unpacked.tokenizer)
@@ -49,7 +51,7 @@ def write_page(run: str, out: Path | None, prompt: str) -> dict[str, Any]:
     }
     parameters = sum(weight.numel() for weight in unpacked.weights.values())
     page = templates("share").get_template("page.html.jinja").render(
-        name=exported.name,
+        name=name,
         artifact_bytes=f"{path.stat().st_size:,}",
         parameters=f"{parameters:,}",
         vocabulary=plan.vocabulary_size,

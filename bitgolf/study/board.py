@@ -33,6 +33,7 @@ class Row(NamedTuple):
     changes: str
     reason: str
     curve: tuple[np.ndarray, np.ndarray]  # seconds, bits per byte of training batches
+    text: str = ""  # what was scored, '' where that is not known
 
 
 def rows_below(folder: Path) -> list[Row]:
@@ -68,7 +69,15 @@ def row_of(run: Path, name: str, changes: str) -> Row:
     if status == "not finished":
         steps = list(metrics(run / "metrics.jsonl"))
         reason = f"{steps[-1]['progress']:.0%} of the training" if steps else "nothing is trained yet"
-    return Row(name, status, figures, changes, reason, curve_of(run, result))
+    return Row(name, status, figures, changes, reason, curve_of(run, result), text_of(result))
+
+
+def text_of(result: Mapping[str, Any]) -> str:
+    """The folder of the dataset that a run was scored on, by its name, and how much of it."""
+    dataset, num_bytes = result.get("dataset"), result.get("text_bytes")
+    if not isinstance(dataset, str) or not is_number(num_bytes):
+        return ""
+    return f"{Path(dataset).name}, {number(num_bytes)} bytes"
 
 
 def mapping(path: Path) -> dict[str, Any]:
@@ -145,6 +154,7 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
     rows = rows_below(folder)
     columns, alike = columns_of(rows)
     scatters = [each for cost in COSTS if (each := scatter(rows, cost))]
+    texts = sorted({row.text for row in rows if row.text})
     page = (
         templates("study")
         .get_template("board.html.jinja")
@@ -156,6 +166,7 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
             shown=shown,
             scatters=scatters,
             curves=curves(rows),
+            texts=texts if len(texts) > 1 else [],
             colours=COLOURS,
             refresh=refresh_seconds,
         )
@@ -168,6 +179,7 @@ def write_board(folder: Path, path: Path, refresh_seconds: int = 0) -> dict[str,
         "without_score": len(rows) - len(scored),
         "best": scored[0].name if scored else None,
         "bits_per_byte": scored[0].figures["bits_per_byte"] if scored else None,
+        **({"texts": len(texts)} if len(texts) > 1 else {}),
     }
 
 
@@ -196,7 +208,8 @@ def scatter(rows: Sequence[Row], cost: str) -> dict[str, Any] | None:
         return None
     points = [(row.figures[cost], row.figures["bits_per_byte"]) for row in shown]
     frame = Frame.around([x for x, _ in points], [y for _, y in points])
-    best = pareto(points)
+    one_text = len({row.text for row in shown if row.text}) < 2
+    best = pareto(points) if one_text else []  # bits of two texts do not compare
     return {
         "title": f"Bits per byte against {COSTS[cost]}",
         "label": COSTS[cost],
@@ -206,7 +219,7 @@ def scatter(rows: Sequence[Row], cost: str) -> dict[str, Any] | None:
              "said": f"{row.name}: {y:.4f} bits per byte, {number(x)} {cost.replace('_', ' ')}"}
             for index, (row, (x, y)) in enumerate(zip(shown, points))
         ],
-        "line": frame.path([points[index] for index in best]),
+        "line": frame.path([points[index] for index in best]) if best else "",
     }  # fmt: skip
 
 

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from bitgolf.base.events import finish
+from bitgolf.base.tensors import read_tensors
 from bitgolf.pipeline.overfit import overfitting
+from bitgolf.run.stages import run
+from tests.text.test_belonging import DOCUMENTS, SPLITS, build, model, put
 
 
 def written(tmp_path, *bits):
@@ -30,3 +34,16 @@ def test_falling_level_and_unknown_ones_are_not(tmp_path, bits):
 
 def test_no_file_is_no_validation(tmp_path):
     assert overfitting(tmp_path / "metrics.jsonl") == ""
+
+
+def test_nothing_is_chosen_by_the_text_that_is_scored(recipe, tmp_path):
+    tiny = recipe.replace({"model.vocabulary_size": 330, "train.validate_steps": 2, "backend.threads": 1})
+    found = []
+    for name, kept in (("a", DOCUMENTS[6:]), ("b", DOCUMENTS[:5:-1])):
+        put(tmp_path / name, model(1), {**SPLITS, "val_0.bin": kept})
+        dataset, folder = build(tmp_path / name), tmp_path / f"run-{name}"
+        outcome = finish(run(tiny, dataset, folder, 3, code=b""))
+        found.append((outcome.result["bits_per_byte"], read_tensors(folder / "weights.safetensors")[0]))
+    (bits, weights), (other_bits, others) = found
+    assert bits != other_bits  # the texts differ, and were scored
+    assert weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)

@@ -107,6 +107,8 @@ def test_those_that_win_are_named():
     assert better_ones(rows, 1.4) == ["one with the training text (1.3000)"]
     assert better_ones(rows, 1.2) == []
     assert len(better_ones(rows, 1.5)) == 3
+    alike = [{"name": "two", "primed_bits_per_byte": 1.1, "budget_bits_per_byte": 1.1}]
+    assert better_ones(alike, 1.2) == ["two with the training text and within the budget (1.1000)"]
 
 
 def test_no_text():

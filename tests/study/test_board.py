@@ -141,3 +141,15 @@ def test_a_watched_page_loads_itself_again_and_stays_sorted(runs, tmp_path):
     server.shutdown()
     assert len(asked) >= 2 and ">late" in dom.stdout
     assert 'aria-sort="ascending"' in dom.stdout
+
+
+def test_scores_of_several_texts_are_not_joined(runs, tmp_path):
+    front = 'class="front" d="M'
+    facts = write_board(runs, tmp_path / "one.html")
+    assert front in (tmp_path / "one.html").read_text() and "texts" not in facts
+    for name, dataset, bits in (("h", "/data/danish", 1.2), ("i", "/data/novels", 1.7)):
+        write(runs / name, {}, score(bits, 10**6, dataset=dataset, text_bytes=5000))
+    facts = write_board(runs, tmp_path / "two.html")
+    page = (tmp_path / "two.html").read_text()
+    assert facts["texts"] == 2 and "Scored on 2 texts" in page and front not in page
+    assert "danish, 5,000 bytes" in page and "novels, 5,000 bytes" in page
