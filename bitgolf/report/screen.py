@@ -208,13 +208,18 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, a
     widths = [_least_width([name, *column]) for name, *column in zip(header, *cells)]
     if len(cells) > MANY_ROWS:  # one below the other they would fill screens: names are broken before that
         widths[0] = min(widths[0], LEAST_NAMES)
-    if sum(widths) + GUTTER * len(widths) - GUTTER > console.width:
+    left = console.width - sum(widths) - GUTTER * (len(widths) - 1)
+    if left < 0:
         _put_below_each_other(console, header, cells)
         return
+    for at, *column in zip(range(len(widths)), header, *cells):
+        longest = max(len(line) for text in column for line in text.splitlines() or [""])
+        more = min(max(longest - widths[at], 0), left)
+        widths[at], left = widths[at] + more, left - more
     drawn = Table(header_style="dim", box=None, pad_edge=False)
     for position, (name, width) in enumerate(zip(header, widths)):
         justify: Any = "left" if position == 0 else "right"
-        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold", min_width=width)
+        drawn.add_column(Text(escaped(name)), justify=justify, overflow="fold", width=width)
     for row in cells:
         drawn.add_row(*map(Text, row))
     put(console, drawn)

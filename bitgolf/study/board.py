@@ -5,6 +5,7 @@ Whatever a folder lacks is said in its row; one that cannot be read is a row wit
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,10 @@ class Row(NamedTuple):
     reason: str
     curve: tuple[np.ndarray, np.ndarray]  # seconds, bits per byte of training batches
     text: str = ""  # what was scored, '' where that is not known
+
+    def text_in_short(self) -> str:
+        """Without the end of the dataset's name, which is a hash."""
+        return re.sub(r"-[0-9a-f]{12}(?=,)", "", self.text) or "-"
 
 
 def rows_below(folder: Path) -> list[Row]:

@@ -75,3 +75,14 @@ def test_many_rows_stay_a_table(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["tensor", "shape", "rule"] and max(map(len, lines)) <= 40
     assert lines[2].split() == ["blocks.0.attention.w", "192x192", "RateAware"]
+
+
+def test_a_table_that_just_fits_is_not_cut(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [("MUON_MOMENTUM_WARMUP_START", "0.85", "optim.rows, matrices: warmup_start", 0.85, 0.85)] * 11
+    rows += [("WARMDOWN_ITERS", "1200", "optim.schedule: WarmdownClock.warmdown_steps", 1200, 1200)] * 3
+    header = ("public variable", "value", "setting", "before", "after")
+    screen.table("What the public variables change", header, rows, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and lines[1].endswith("after")
+    assert lines[2].endswith("0.8500  0.8500") and "1,200   1,200" in "\n".join(lines)
