@@ -106,8 +106,9 @@ def main() -> None:
     Under torchrun the first process speaks for all.
     """
     # torch is half a million objects, and none of them is garbage. To look through them while they are made,
-    # and once more at the end of the process, takes a third of the time of a verb that only looks.
-    atexit.register(gc.freeze)
+    # and once more at the end of the process, takes a third of the time of a verb that only looks. Triton,
+    # which comes with torch for GPUs, complains of all that is never collected.
+    atexit.register(lambda: "triton" in sys.modules or gc.freeze())
     if sys.argv[1:2] and sys.argv[1] in AT_ONCE:
         gc.disable()
     yield_cores()
