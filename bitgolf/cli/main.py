@@ -100,15 +100,20 @@ def bitgolf(
     """What stands before a verb."""
 
 
+def _leave_all_as_it_is() -> None:
+    """At the end. Triton, which comes with torch for GPUs, would complain of all that is never collected."""
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """The console script: whatever happens ends in one line and an exit code, see `faults`.
 
     Under torchrun the first process speaks for all.
     """
     # torch is half a million objects, and none of them is garbage. To look through them while they are made,
-    # and once more at the end of the process, takes a third of the time of a verb that only looks. Triton,
-    # which comes with torch for GPUs, complains of all that is never collected.
-    atexit.register(lambda: "triton" in sys.modules or gc.freeze())
+    # and once more at the end of the process, takes a third of the time of a verb that only looks.
+    atexit.register(_leave_all_as_it_is)
     if sys.argv[1:2] and sys.argv[1] in AT_ONCE:
         gc.disable()
     yield_cores()

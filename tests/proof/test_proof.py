@@ -227,7 +227,12 @@ def test_prove_and_check(bitgolf, finished, tmp_path):  # noqa: F811
 @pytest.fixture
 def without_lzma(monkeypatch):
     """A text that repeats is smaller by LZMA than by a model of four steps, which is to be tried here."""
-    monkeypatch.setattr("bitgolf.proof.file._lzma", lambda text: bytes(10**6))
+
+    def lzma(text):
+        yield 0, 1
+        return bytes(10**6)
+
+    monkeypatch.setattr("bitgolf.proof.file._lzma", lzma)
 
 
 def test_files_are_compressed_as_other_tools_do_it(
