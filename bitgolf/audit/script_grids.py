@@ -48,12 +48,7 @@ def grids(script: Script) -> list[Grid]:
         exports = ".char()" in text or any(kind in text for kind in EIGHT_BITS)
         straight = ".detach()" in text or "apply(" in text
         kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
-        arguments, defaults = function.args.args, function.args.defaults
-        values = dict(constants)
-        for argument, default in zip(reversed(arguments), reversed(defaults)):
-            if (value := arithmetic(default, constants)) is not None:
-                values[argument.arg] = value
-        values |= _constants(function, values)
+        values = _constants(function, _defaults(function, constants))
         for node in calls(function, "clamp", "clip", "clamp_"):
             keywords = {each.arg: each.value for each in node.keywords}
             bounds = node.args[called(node) in ("torch.clamp", "torch.clip", "np.clip") :]
@@ -88,6 +83,13 @@ def _constants(tree: ast.AST, known: Mapping[str, float] = NO_NUMBERS) -> dict[s
     return values
 
 
+def _defaults(function: ast.FunctionDef, known: Mapping[str, float]) -> dict[str, float]:
+    """The same, and what a function's arguments are where they are not given."""
+    pairs = zip(reversed(function.args.args), reversed(function.args.defaults))
+    numbers = ((argument.arg, arithmetic(default, known)) for argument, default in pairs)
+    return {**known, **{name: value for name, value in numbers if value is not None}}
+
+
 def another_grid(script: Script) -> Iterator[Finding]:
     """T07."""
     all_grids = grids(script)
@@ -110,13 +112,18 @@ def high_floor(script: Script) -> Iterator[Finding]:
         keywords = {each.arg: each.value for each in node.keywords}
         floors = [keywords["min"]] if "min" in keywords else [*node.args]
         floors = [
-            each.args[0] if last_called(each) == "tensor" and isinstance(each, ast.Call) else each
+            each.args[-1]
+            if last_called(each) in ("tensor", "full_like", "full")
+            and isinstance(each, ast.Call)
+            and each.args
+            else each
             for each in floors
         ]
-        numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
+        function = next((each for each in functions(script) if holds(each, node)), None)
+        known = _defaults(function, constants) if function else constants
+        numbers = [value for each in floors if (value := arithmetic(each, known)) is not None]
         if not numbers or not LEAST_FLOOR / 2 <= numbers[0] <= MOST_FLOOR:
             continue
-        function = next((each for each in functions(script) if holds(each, node)), None)
         low = function is not None and any(line in lines_of(function) for line in low_grids)
         if numbers[0] < LEAST_FLOOR and not low:
             continue  # the challenge's own floor, of 8 bits
@@ -280,41 +287,25 @@ def _left_out(tree: ast.Module, name: str) -> bool:
 
 
 def exported_optimizer(script: Script) -> Iterator[Finding]:
-    """K06: the state of optimizers in what is compressed."""
-    stepped = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
-    stepped |= {
-        name
-        for loop in nodes(script.tree, ast.For, ast.comprehension)
-        if names_in(loop.target) & stepped
-        for name in names_in(loop.iter)
-    }
-    for function in functions(script):
-        turned = {
-            name
-            for loop in nodes(function, ast.comprehension)
-            if names_in(loop.iter) & stepped
-            for name in names_in(loop.target)
-        }
-        saves = calls(function, "save", "dump", "dumps")
-        saved = {name for node in saves for each in node.args for name in names_in(each)}
-        put = [
-            node.value
-            for node in nodes(function, ast.Assign)
-            if isinstance(node.targets[0], ast.Subscript)
-            and names_in(node.targets[0].value) & saved
-            or isinstance(node.value, ast.Dict)
-            and names_given(node) & saved
-        ]
-        inner = [each for each in nodes(function, ast.FunctionDef) if each is not function]
-        others = {line for each in inner for line in lines_of(each)}
-        states = [
-            node
-            for part in put
-            for node in calls(part, "state_dict")
-            if called(node).partition(".")[0] in stepped | turned and node.lineno not in others
-        ]
-        if states and any(calls(function, "compress")):
-            yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
+    """K06: the state of optimizers in what is compressed, and nothing ever puts it back."""
+    own = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
+    for loop in [
+        *nodes(script.tree, ast.For, ast.comprehension)
+    ] * 2:  # of a list its turns, and of them the list
+        if (names_in(loop.target) | names_in(loop.iter)) & own:
+            own |= names_in(loop.target) | names_in(loop.iter)
+    buffers = {called(node).rpartition(".")[0] for node in calls(script.tree, "getvalue")}
+    files = [
+        node
+        for node in calls(script.tree, "save")
+        if not any(ast.unparse(each) in buffers for each in node.args)
+    ]
+    beside = {id(each) for each in within(files)}
+    back = any(called(node).rpartition(".")[0] in own for node in calls(script.tree, "load_state_dict"))
+    for node in calls(script.tree, "state_dict") if any(calls(script.tree, "compress")) and not back else ():
+        if called(node).rpartition(".")[0] in own and id(node) not in beside:
+            yield script.finding("K06", node, "the state of an optimizer is in what is compressed")
+            return
 
 
 CHECKS = (

@@ -5,7 +5,19 @@ from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import arithmetic, called, calls, imported, names_given, names_in, nodes, stops, ways
+from bitgolf.audit.tree import (
+    arithmetic,
+    called,
+    calls,
+    contexts,
+    imported,
+    last_called,
+    names_given,
+    names_in,
+    nodes,
+    stops,
+    ways,
+)
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -15,10 +27,14 @@ DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 
 def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
-    for node in nodes(script.tree, ast.Try):
+    for node in nodes(script.tree, ast.Try, ast.With):
         wanted = {name.partition(".")[0] for each in node.body for name in imported(each)} & COMPRESSORS
-        quiet = [handler for handler in node.handlers if not stops(handler.body)]
-        if wanted and quiet and not _is_guarded(script, quiet):
+        if isinstance(node, ast.With):
+            goes_on = any(last_called(each) == "suppress" for each in contexts(node))
+        else:
+            quiet = [handler for handler in node.handlers if not stops(handler.body)]
+            goes_on = bool(quiet) and not _is_guarded(script, quiet)
+        if wanted and goes_on:
             yield script.finding("K04", node, f"without {', '.join(sorted(wanted))} the script goes on")
 
 
@@ -61,15 +77,18 @@ def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
     for node in nodes(script.tree, ast.BinOp):
-        if not isinstance(node.op, ast.Mult):
-            continue
-        text = ast.unparse(node).replace("(", "").replace(")", "")
-        factors = text.replace("2 ** 20", "1048576").replace("1024 * 1024", "1048576").split(" * ")
-        numbers = [float(each) for each in factors if each.replace(".", "", 1).isdigit()]
-        if 1048576 in numbers and any(15 < each < 17 for each in numbers):
-            yield script.finding("K02", node, f"{text} is {int(round(max(numbers) * min(numbers))):,} bytes")
+        if isinstance(node.op, ast.Mult) and (arithmetic(node) or 0) / 2**20 in (15.5, 16, 16.5):
+            message = f"{ast.unparse(node)} is {arithmetic(node):,.0f} bytes"
+            yield script.finding("K02", node, message)
 
     for function in [*functions(script), script.tree]:
+        given = {
+            name: value
+            for node in nodes(function, ast.Assign)
+            if (value := arithmetic(node.value, script.numbers)) is not None
+            for name in names_given(node)
+        }
+        known = {**script.numbers, **given}
         by_mebibytes = {
             name
             for node in nodes(function, ast.Assign)
@@ -78,7 +97,7 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
         }
         for test in nodes(function, ast.Compare):
             sides = [test.left, *test.comparators]
-            limits = [value for each in sides if (value := arithmetic(each)) is not None]
+            limits = [value for each in sides if (value := arithmetic(each, known)) is not None]
             measured = names_in(test) & by_mebibytes or any(map(_in_mebibytes, ast.walk(test)))
             if 16_777_216 in limits or measured and any(15 < each < 17 for each in limits):
                 yield script.finding("K02", test, f"`{ast.unparse(test)[:60]}` is a limit of 16 MiB")
@@ -103,7 +122,11 @@ def asked_for(script: Script) -> Iterator[Finding]:
     for node in nodes(script.tree, ast.If, ast.IfExp):
         if not any(calls(node.test, "find_spec")):
             continue
-        wanted = {str(each.value) for each in nodes(node.test, ast.Constant)} & COMPRESSORS
+        turns = [
+            each.iter for each in nodes(script.tree, ast.For) if names_in(each.target) & names_in(node.test)
+        ]
+        asked = (each for part in (node.test, *turns) for each in nodes(part, ast.Constant))
+        wanted = {str(each.value) for each in asked} & COMPRESSORS
         there, missing = ways(node)
         goes_on = missing or isinstance(there[-1], ast.Return)
         if wanted and goes_on and not stops([*there, *missing]):

@@ -81,13 +81,44 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
                     for node in own
                     if isinstance(node, ast.AugAssign if first is again else ast.AugAssign | ast.Assign)
                     and not _is_clock(node.value)
+                    and not (
+                        isinstance(node, ast.AugAssign) and ast.unparse(node.target) in _zeroed(own, again)
+                    )
                 )
                 goes_on = any(line > end for line in steps) or bool(turns)
-                if not between or used or not goes_on:
-                    continue
+                others = any(_is_counted(own, other) for other in starts if other != name)
+                if not between or used or not goes_on or others and not _is_counted(own, name):
+                    continue  # the time of some steps may be printed beside the whole
                 if not any(between[0] < line for line in undone if line[0] <= end[0] + 1):
                     message = f"the clock starts again after training (line {between[0][0]})"
                     yield script.finding("K08", end[0], f"{message}; its weights are kept")
+
+
+def _zeroed(own: list[ast.AST], beside: ast.stmt) -> set[str]:
+    """What begins at a number again, in a statement or one beside it: sums of times with their clock."""
+    pairs: list[tuple[ast.expr, ast.expr]] = []
+    for node in (
+        each for each in own if isinstance(each, ast.Assign) and abs(each.lineno - beside.lineno) < 3
+    ):
+        match node:
+            case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=given)):
+                pairs += zip(names, given)
+            case _:
+                pairs += ((target, node.value) for target in node.targets)
+    return {ast.unparse(name) for name, given in pairs if arithmetic(given) is not None}
+
+
+def _is_counted(own: list[ast.AST], name: str) -> bool:
+    """Whether a clock is read for more than a line that is printed."""
+    kept = [
+        node.value
+        for node in own
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Return)
+        and node.value
+        and not _is_clock(node.value)
+    ]
+    tests = [node.test for node in own if isinstance(node, ast.If | ast.While | ast.IfExp)]
+    return any(name in ast.unparse(each) for each in (*kept, *tests))
 
 
 def _set_in_turn(starts: list[ast.stmt], loops: list[ast.For | ast.While]) -> list[tuple[ast.stmt, ast.stmt]]:
@@ -104,6 +135,8 @@ def _set_in_turn(starts: list[ast.stmt], loops: list[ast.For | ast.While]) -> li
 def _starts_clock(script: Script, node: ast.AST) -> list[str]:
     """What is given the time of a clock: by name, or an object whose method notes it."""
     match node:
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=given)):
+            return [ast.unparse(name) for name, each in zip(names, given) if _is_clock(each)]
         case ast.Assign():
             inner = script.flow.methods.get((last_called(node.value), "__init__"))
             if _is_clock(node.value) or inner is not None and _notes_clock(script, inner):
@@ -330,7 +363,9 @@ def _adds_in_place(node: ast.AST) -> bool:
 def frozen_training(script: Script) -> Iterator[Finding]:
     """T16: training where no gradient is kept."""
     for node in nodes(script.tree, ast.With, ast.FunctionDef):
-        if not _has(node, "no_grad", "inference_mode"):
+        off = [each for each in node.body if ast.unparse(each).endswith("set_grad_enabled(False)")]
+        on = any("enabled(True)" in ast.unparse(each) for each in node.body)
+        if not _has(node, "no_grad", "inference_mode") and (not off or on):
             continue
         for each in (inner for statement in node.body for inner in _outside_enabled(statement)):
             if last_called(each) == "backward" or _learns(script, each):

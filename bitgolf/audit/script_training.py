@@ -14,6 +14,7 @@ from bitgolf.audit.tree import (
     last_called,
     lines_of,
     methods,
+    names_given,
     names_in,
     nodes,
     within,
@@ -46,6 +47,8 @@ def narrow_average(script: Script) -> Iterator[Finding]:
                 held = node.target
             elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
                 held = node.func
+            elif last_called(node) in ("_foreach_add_", "_foreach_lerp_") and isinstance(node, ast.Call):
+                held = node.args[0]
             elif isinstance(node, ast.Assign) and len(node.targets) == 1:
                 sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
                 own = _base(node.targets[0])
@@ -174,7 +177,12 @@ def late_environment(script: Script) -> Iterator[Finding]:
             given = [*node.args, *(word.value for word in node.keywords)]
             given += [ast.Constant(word.arg) for word in node.keywords if word.arg]
         for each in given if node.lineno > min(imports) else ():
-            if named := IMPORT_TIME.search(ast.unparse(each)):
+            turns = [
+                loop.iter for loop in nodes(script.tree, ast.For) if names_in(loop.target) & names_in(each)
+            ]
+            listed = {name for turn in turns for name in names_in(turn)}
+            made = [node for node in nodes(script.tree, ast.Assign) if names_given(node) & listed]
+            if named := IMPORT_TIME.search(" ".join(map(ast.unparse, [each, *turns, *made]))):
                 message = f"{named[0]} is set after torch was imported at line {min(imports)}"
                 yield script.finding("T06", node, message)
                 break
@@ -302,6 +310,7 @@ def seed_search(script: Script) -> Iterator[Finding]:
                 for each in nodes(node, ast.If)
             )
             kept = {_base(each.func)[: -len(".append")] for each in calls(node, "append")}
+            kept |= {_base(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
             if compares or kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"):
                 yield script.finding("K14", node, "seeds are tried, and the best is kept")
                 return
