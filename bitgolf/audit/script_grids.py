@@ -289,11 +289,12 @@ def _left_out(tree: ast.Module, name: str) -> bool:
 def exported_optimizer(script: Script) -> Iterator[Finding]:
     """K06: the state of optimizers in what is compressed, and nothing ever puts it back."""
     own = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
-    for loop in [
-        *nodes(script.tree, ast.For, ast.comprehension)
-    ] * 2:  # of a list its turns, and of them the list
-        if (names_in(loop.target) | names_in(loop.iter)) & own:
-            own |= names_in(loop.target) | names_in(loop.iter)
+    loops = [
+        loop for loop in nodes(script.tree, ast.For, ast.comprehension) if isinstance(loop.iter, ast.Name)
+    ]
+    for loop in loops * 2:  # from each to the list, and from the list to each
+        if (both := names_in(loop.target) | names_in(loop.iter)) & own:
+            own |= both
     buffers = {called(node).rpartition(".")[0] for node in calls(script.tree, "getvalue")}
     files = [
         node

@@ -77,7 +77,8 @@ def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
     for node in nodes(script.tree, ast.BinOp):
-        if isinstance(node.op, ast.Mult) and (arithmetic(node) or 0) / 2**20 in (15.5, 16, 16.5):
+        binary = any(arithmetic(each) in (1024, 2**20) for each in nodes(node, ast.expr))
+        if isinstance(node.op, ast.Mult) and binary and 15 < (arithmetic(node) or 0) / 2**20 < 17:
             message = f"{ast.unparse(node)} is {arithmetic(node):,.0f} bytes"
             yield script.finding("K02", node, message)
 
