@@ -62,9 +62,9 @@ def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                 pairs = [*zip(target.elts, node.value.elts)]
             given += [value for each, value in pairs if base_name(each) in inverted]
-    for node in calls(function, "append"):
-        named = isinstance(node.func, ast.Attribute) and base_name(node.func.value) in inverted
-        if named and ast.unparse(node.args[0]) != "False":
+    for call in calls(function, "append"):
+        named = isinstance(call.func, ast.Attribute) and base_name(call.func.value) in inverted
+        if named and ast.unparse(call.args[0]) != "False":
             return True
     words = ("ones", "True", "full", "is_")
     return not given or any(word in ast.unparse(each) for each in given for word in words)
