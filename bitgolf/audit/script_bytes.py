@@ -64,7 +64,7 @@ def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
             given += [value for each, value in pairs if base_name(each) in inverted]
     for call in calls(function, "append"):
         named = isinstance(call.func, ast.Attribute) and base_name(call.func.value) in inverted
-        if named and ast.unparse(call.args[0]) != "False":
+        if named and call.args and ast.unparse(call.args[0]) != "False":
             return True
     words = ("ones", "True", "full", "is_")
     return not given or any(word in ast.unparse(each) for each in given for word in words)

@@ -84,7 +84,7 @@ def _constants(tree: ast.AST, known: Mapping[str, float] = NO_NUMBERS) -> dict[s
 
 
 def _defaults(function: ast.FunctionDef, known: Mapping[str, float]) -> dict[str, float]:
-    """The same, and what a function's arguments are where they are not given."""
+    """Numbers that are known, and what a function's arguments are where they are not given."""
     pairs = zip(reversed(function.args.args), reversed(function.args.defaults))
     numbers = ((argument.arg, arithmetic(default, known)) for argument, default in pairs)
     return {**known, **{name: value for name, value in numbers if value is not None}}
@@ -119,11 +119,10 @@ def high_floor(script: Script) -> Iterator[Finding]:
             else each
             for each in floors
         ]
-        function = next((each for each in functions(script) if holds(each, node)), None)
-        known = _defaults(function, constants) if function else constants
-        numbers = [value for each in floors if (value := arithmetic(each, known)) is not None]
+        numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
         if not numbers or not LEAST_FLOOR / 2 <= numbers[0] <= MOST_FLOOR:
             continue
+        function = next((each for each in functions(script) if holds(each, node)), None)
         low = function is not None and any(line in lines_of(function) for line in low_grids)
         if numbers[0] < LEAST_FLOOR and not low:
             continue  # the challenge's own floor, of 8 bits
@@ -301,7 +300,9 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
         for node in calls(script.tree, "save")
         if not any(ast.unparse(each) in buffers for each in node.args)
     ]
-    beside = {id(each) for each in within(files)}
+    kept = {name for node in files for each in node.args for name in names_in(each)}
+    made = [node for node in nodes(script.tree, ast.Assign) if names_given(node) & kept]
+    beside = {id(each) for each in within([*files, *made])}  # a checkpoint to go on from
     back = any(called(node).rpartition(".")[0] in own for node in calls(script.tree, "load_state_dict"))
     for node in calls(script.tree, "state_dict") if any(calls(script.tree, "compress")) and not back else ():
         if called(node).rpartition(".")[0] in own and id(node) not in beside:

@@ -77,8 +77,11 @@ def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
     for node in nodes(script.tree, ast.BinOp):
-        binary = any(arithmetic(each) in (1024, 2**20) for each in nodes(node, ast.expr))
-        if isinstance(node.op, ast.Mult) and binary and 15 < (arithmetic(node) or 0) / 2**20 < 17:
+        if not isinstance(node.op, ast.Mult):
+            continue
+        parts = [arithmetic(each) or 0 for each in nodes(node, ast.expr)]
+        binary = {1024, 2**20} & {*parts} and any(15 < each < 17 for each in parts)
+        if binary and 15 < (arithmetic(node) or 0) / 2**20 < 17:
             message = f"{ast.unparse(node)} is {arithmetic(node):,.0f} bytes"
             yield script.finding("K02", node, message)
 
