@@ -156,6 +156,28 @@ ROWS = [
         ],
     ),
     script(
+        "K02",
+        "the sixteen in the middle",
+        [('    print(f"Serialized', '    assert len(packed) < 1024 * 16 * 1024\n    print(f"Serialized')],
+        [('    print(f"Serialized', '    tokens = 64 * 1024 * 256\n    print(f"Serialized')],
+    ),
+    script(
+        "K04",
+        "suppressed",
+        [
+            (
+                "import glob\n",
+                "import contextlib\nimport glob\nbrotli = None\nwith contextlib.suppress(ImportError):\n    import brotli\n",
+            )
+        ],
+        [
+            (
+                "import glob\n",
+                "import contextlib\nimport glob\nwith contextlib.nullcontext():\n    import brotli\n",
+            )
+        ],
+    ),
+    script(
         "K04",
         "asked for",
         [
