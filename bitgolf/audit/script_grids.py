@@ -286,28 +286,41 @@ def _left_out(tree: ast.Module, name: str) -> bool:
 
 
 def exported_optimizer(script: Script) -> Iterator[Finding]:
-    """K06: the state of optimizers in what is compressed, and nothing ever puts it back."""
-    own = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
-    loops = [
-        loop for loop in nodes(script.tree, ast.For, ast.comprehension) if isinstance(loop.iter, ast.Name)
-    ]
-    for loop in loops * 2:  # from each to the list, and from the list to each
-        if (both := names_in(loop.target) | names_in(loop.iter)) & own:
-            own |= both
-    buffers = {called(node).rpartition(".")[0] for node in calls(script.tree, "getvalue")}
-    files = [
-        node
-        for node in calls(script.tree, "save")
-        if not any(ast.unparse(each) in buffers for each in node.args)
-    ]
-    kept = {name for node in files for each in node.args for name in names_in(each)}
-    made = [node for node in nodes(script.tree, ast.Assign) if names_given(node) & kept]
-    beside = {id(each) for each in within([*files, *made])}  # a checkpoint to go on from
-    back = any(called(node).rpartition(".")[0] in own for node in calls(script.tree, "load_state_dict"))
-    for node in calls(script.tree, "state_dict") if any(calls(script.tree, "compress")) and not back else ():
-        if called(node).rpartition(".")[0] in own and id(node) not in beside:
-            yield script.finding("K06", node, "the state of an optimizer is in what is compressed")
-            return
+    """K06: the state of optimizers in what is compressed."""
+    stepped = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
+    stepped |= {
+        name
+        for loop in nodes(script.tree, ast.For, ast.comprehension)
+        if names_in(loop.target) & stepped
+        for name in names_in(loop.iter)
+    }
+    for function in functions(script):
+        turned = {
+            name
+            for loop in nodes(function, ast.comprehension)
+            if names_in(loop.iter) & stepped
+            for name in names_in(loop.target)
+        }
+        saves = calls(function, "save", "dump", "dumps")
+        saved = {name for node in saves for each in node.args for name in names_in(each)}
+        put = [
+            node.value
+            for node in nodes(function, ast.Assign)
+            if isinstance(node.targets[0], ast.Subscript)
+            and names_in(node.targets[0].value) & saved
+            or isinstance(node.value, ast.Dict)
+            and names_given(node) & saved
+        ]
+        inner = [each for each in nodes(function, ast.FunctionDef) if each is not function]
+        others = {line for each in inner for line in lines_of(each)}
+        states = [
+            node
+            for part in put
+            for node in calls(part, "state_dict")
+            if called(node).partition(".")[0] in stepped | turned and node.lineno not in others
+        ]
+        if states and any(calls(function, "compress")):
+            yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
 
 
 CHECKS = (
