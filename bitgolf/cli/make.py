@@ -15,17 +15,9 @@ from bitgolf.pipeline.make import planned, requested
 from bitgolf.report import screen
 
 # What somebody with texts of their own does not ask for: in report.html, result.json and --json all the same.
-IN_THE_REPORT = (
-    *(
-        "nats_per_token",
-        "tokens",
-        "query_positions",
-        "evaluation_seconds",
-        "recipe",
-        "recipe_identity",
-        "dtype",
-    ),
-    *("dataset", "gap_error", "kl_gap", "kl_gap_error", "predicted_gap"),
+IN_THE_REPORT = set(
+    "nats_per_token tokens query_positions evaluation_seconds recipe recipe_identity dtype dataset "
+    "gap_error kl_gap kl_gap_error predicted_gap".split()
 )
 
 

@@ -1,7 +1,7 @@
 """What several verbs show alike."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +78,7 @@ def meaning_of(result: RunResult) -> str:
     )
 
 
-def show_result(result: RunResult, as_json: bool, following: str, leave_out: Sequence[str] = ()) -> None:
+def show_result(result: RunResult, as_json: bool, following: str, leave_out: Container[str] = ()) -> None:
     """A result as tables and lines. Exit code 1 where it is not ok.
 
     leave_out: figures that stand in the report and are not shown to people here.

@@ -53,9 +53,7 @@ from bitgolf.train.world import World, join_world, leave_world
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
 RIVAL_BYTES = 64_000_000  # of training text that compressors are given, which would else take hours
-SCORED_TOKEN_BYTES = (
-    64  # of memory: nats, sizes and places of each token of a text, and its share of a window
-)
+SCORED_TOKEN_BYTES = 64  # of memory: nats, sizes and places of each token of a text, its share of a window
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
 
