@@ -18,7 +18,9 @@ from torch import Tensor
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
 from bitgolf.net.model import model_with
-from bitgolf.pipeline.repack import Trained, bits_per_byte_of, chunked, divergence, paired_gap
+from bitgolf.pipeline.repack import Trained, chunked, paired_gap
+from bitgolf.report.divergence import divergence
+from bitgolf.report.tensors import bits_per_byte_of
 from bitgolf.run.result import by_sequence
 from bitgolf.run.scoring import score_split
 from bitgolf.score.metric import bits_per_byte
@@ -40,14 +42,8 @@ with contextlib.redirect_stdout(sys.stderr):
     np.savez(decoded, **{name: np.asarray(each) for name, each in decode(data).items()})
 print(seconds)
 """
-LEVELS = (
-    -26,
-    -24,
-    -22,
-    -20,
-    -18,
-    -16,
-)  # quantization parameters of matrices; four are a factor of two in the step
+# Quantization parameters of matrices; four are a factor of two in the step.
+LEVELS = (-26, -24, -22, -20, -18, -16)
 SMALL = -38  # that of vectors: the coarsest that loses nothing on the models here
 
 
@@ -78,9 +74,7 @@ def coded(peer: Peer, weights: Mapping[str, Tensor], small: int = SMALL) -> Code
     """
     with TemporaryDirectory() as folder:
         given, stream, decoded = (Path(folder) / name for name in ("given.npz", "coded.nnc", "decoded.npz"))
-        np.savez(
-            given, **{name: tensor.reshape(tensor.shape or (1,)).numpy() for name, tensor in weights.items()}
-        )
+        np.savez(given, **{name: np.atleast_1d(tensor.numpy()) for name, tensor in weights.items()})
         paths = [str(path) for path in (given, stream, decoded)]
         command = [str(Path(peer.python).absolute()), "-c", PROGRAM, *paths, str(peer.level), str(small)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
@@ -105,6 +99,7 @@ def measured(run: Trained, name: str, peer: Peer, base: Scores) -> Generator[Eve
     sums = by_sequence(scores)
     gap, error = paired_gap(sums, by_sequence(base))
     moved = divergence(exact, packed, run.dataset.train, run.recipe.data.sequence_length)
+    matrix_weights = sum(weight.numel() for weight in run.weights.values() if weight.ndim > 1)
     bytes_per_token = int(sums.bytes.sum()) / int(sums.tokens.sum())
     return {
         "name": name,
@@ -115,7 +110,5 @@ def measured(run: Trained, name: str, peer: Peer, base: Scores) -> Generator[Eve
         "artifact_bytes": size,
         "bits_per_byte": bits_per_byte(scores),
         "seconds": found.seconds,
-        "bits_per_weight": 8
-        * size
-        / sum(weight.numel() for weight in run.weights.values() if weight.ndim > 1),
+        "bits_per_weight": 8 * size / matrix_weights,
     }

@@ -105,7 +105,8 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
         for line, name in layer.files:
             message = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {entry_bytes:,}"
             yield Finding("K03", FOUND, f"{layer.name}:{line}", message)
-    told = {each.value for each in nodes(script.tree, ast.Constant) if isinstance(each.value, str)}
+    texts = (each.value for each in nodes(script.tree, ast.Constant) if isinstance(each.value, str))
+    told = {text for text in texts if text.endswith(".py") and len(text) < 200}
     counted_too = {name for name in more for each in told if fnmatch(name, each)}  # read by its name
     if helpers := sorted(more.keys() - executed - counted_too):
         message = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
