@@ -102,7 +102,7 @@ class LoraAdapter(Adapter):
 class DocumentLearner(Adaptation):
     """A model on its way through the documents of a text."""
 
-    tells: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     def __init__(
         self, plan: LoraAdapter, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
@@ -157,14 +157,14 @@ class DocumentLearner(Adaptation):
         loss.backward()
         return float(loss.detach())
 
-    def take_down(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         state = {"batch": torch.tensor(self.batch)}
         state |= {
             f"factor/{name}": factor.detach().clone() for name, factor in self.factors_by_name().items()
         }
         return state | {f"kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
 
-    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
         shapes = {  # of the batch that it was in
             f"{name}/{side}": torch.empty(len(self.batches[int(learnt["batch"])]), *sides)
             for name, (inputs, outputs) in self.lora.shapes.items()
@@ -310,14 +310,14 @@ class PhaseLearner(DocumentLearner):
         model.requires_grad_(False)
         self.lora.factors.clear()
 
-    def take_down(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         weights = self.model.named_parameters()
-        return super().take_down() | {f"weight/{name}": each.detach().clone() for name, each in weights}
+        return super().state() | {f"weight/{name}": each.detach().clone() for name, each in weights}
 
-    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
         own = dict(self.model.named_parameters())
         refuse_other(part_of(learnt, "weight"), own)
-        super().take_up(learnt)
+        super().restore(learnt)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(learnt[f"weight/{name}"])

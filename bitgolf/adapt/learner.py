@@ -66,15 +66,15 @@ class Learner:
         model.eval()
         self.show()
 
-    def take_down(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Copies of the weights that learn, and of what the optimizers keep."""
         self.shown.close()
         tensors = {f"weight/{name}": tensor.detach().clone() for name, tensor in self.that_learn().items()}
         self.show()
         return tensors | {f"kept/{key}": tensor.clone() for key, tensor in self.optimizers.state().items()}
 
-    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
-        """Go on from what `take_down` gave. Raises CheckpointError for what does not fit."""
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave. Raises CheckpointError for what does not fit."""
         own, kept = self.that_learn(), part_of(learnt, "kept")
         refuse_other(part_of(learnt, "weight"), own)
         refuse_other(kept, {key: own.get(key.rpartition("/")[0]) for key in kept})

@@ -144,7 +144,7 @@ class ScoreFirst(Adapter):
 class ChunkLearner(Adaptation):
     """A model on its way through the chunks of a stream."""
 
-    tells: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
 
     def __init__(self, plan: ScoreFirst, learner: Learner, targets: int, length: int) -> None:
         super().__init__(learner.model)
@@ -161,10 +161,10 @@ class ChunkLearner(Adaptation):
             tokens = tokens.to(self.model.backend.device)
             self.learner.learn(tokens, self.length, plan.batch_sequences, plan.epochs, progress)
 
-    def take_down(self) -> dict[str, Tensor]:
-        tensors = self.learner.take_down().items()
+    def state(self) -> dict[str, Tensor]:
+        tensors = self.learner.state().items()
         return {"chunk": torch.tensor(self.chunk), **{f"learner/{name}": tensor for name, tensor in tensors}}
 
-    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
-        self.learner.take_up(part_of(learnt, "learner"))
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        self.learner.restore(part_of(learnt, "learner"))
         self.chunk = int(learnt["chunk"])

@@ -140,7 +140,7 @@ class ContextCounts(Memory):
         lane.contexts[0] = NOTHING
         return lane
 
-    def known(self) -> int:
+    def longest_seen(self) -> int:
         """The node of the longest context, -1 where nothing has followed it."""
         node = int(self.contexts[-1])
         return node if node >= 0 and self.counts.nodes[node, FOLLOWED] else -1

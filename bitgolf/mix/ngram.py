@@ -36,7 +36,7 @@ class _Fixed(ContextCounts):
         self.plan = plan
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        node, counts = self.known(), self.counts
+        node, counts = self.longest_seen(), self.counts
         total = int(counts.nodes[node, FOLLOWED]) if node >= 0 else 0
         share = self.plan.weight / (total + self.plan.kappa * len(own))
         mixed = (1 - self.plan.weight) * own + share * self.plan.kappa

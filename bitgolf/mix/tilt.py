@@ -17,7 +17,7 @@ class _Hints(ContextCounts):
         self.plan = plan
 
     def mix(self, own: np.ndarray, state: np.ndarray) -> np.ndarray:
-        nodes, node = self.counts.nodes, self.known()
+        nodes, node = self.counts.nodes, self.longest_seen()
         if node < 0 or nodes[nodes[node, TOP], CAME] < self.plan.share * nodes[node, FOLLOWED]:
             return own
         tilted = own.copy()

@@ -122,10 +122,7 @@ def _work(
             refuse_special(path)
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
-    code = script_of(recipe)
-    facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))
-    refuse_over_budget(facts)
-    refuse_over_memory(facts)
+    code = _code_that_fits(recipe, dataset)
     clock.lap("prepare")
     opening = opening_of(dataset)
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
@@ -166,6 +163,15 @@ def _work(
     write_report(folder)
     yield Event("report", 1, 1, {})
     return result
+
+
+def _code_that_fits(recipe: Recipe, dataset: Dataset) -> bytes:
+    """The script of a recipe. Raises BudgetError where bytes or memory are too few for the run."""
+    code = script_of(recipe)
+    facts = forecast(recipe, len(code), len(dataset.tokenizer.to_bytes()))
+    refuse_over_budget(facts)
+    refuse_over_memory(facts)
+    return code
 
 
 def _looked_at(

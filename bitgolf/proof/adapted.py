@@ -21,7 +21,7 @@ from bitgolf.proof.coder import TokenDecoder, TokenEncoder
 from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, Layout, crc_of, other_tokens
 from bitgolf.proof.frequencies import frequencies_of
-from bitgolf.proof.kept import Kept, take_up, taken_down
+from bitgolf.proof.kept import Kept, kept_state, restore_kept
 from bitgolf.proof.lanes import Lanes
 from bitgolf.proof.mixed import mixed_logits
 from bitgolf.run.memories import KEPT_VERSION
@@ -129,12 +129,12 @@ class Passage:
 
     def keep(self, adaptation: Adaptation, facts: Mapping[str, Any]) -> None:
         """Keep all that is known; of what has ended the tokens alone."""
-        if self.kept.path is None or not (adaptation.tells or self.plan.adapter == NoAdapter()):
+        if self.kept.path is None or not (adaptation.resumable or self.plan.adapter == NoAdapter()):
             return
         tensors, learnt = {"tokens": torch.from_numpy(self.past.tokens())}, dict[str, Any]()
         with suppress(*UNFIT):  # a mixer that cannot tell, no space: then it begins again where it was before
             if self.past.count < self.past.total:
-                more, learnt = taken_down(adaptation, self.memories(), self.lanes)
+                more, learnt = kept_state(adaptation, self.memories(), self.lanes)
                 tensors |= more
             self.kept.write(tensors, {**learnt, **facts})
 
@@ -151,7 +151,7 @@ class Passage:
         for token in tensors["tokens"].tolist():
             self.past.append(token)
         if self.past.count < self.past.total:
-            take_up(adaptation, self.memories(), self.lanes, tensors, facts, str(self.kept.path))
+            restore_kept(adaptation, self.memories(), self.lanes, tensors, facts, str(self.kept.path))
         else:
             adaptation.updates_left = 0
 

@@ -53,24 +53,24 @@ class Kept:
         return {}, {}
 
 
-def taken_down(
+def kept_state(
     adaptation: Adaptation, memories: Sequence[Memory], lanes: Lanes
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that has been learnt, and what the lane still sees. Raises CheckpointError for what cannot tell."""
-    tensors, facts = memories_down(memories)
-    tensors |= {f"learnt/{name}": each for name, each in adaptation.take_down().items()}
-    tensors |= {f"lane/{name}": each for name, each in lanes.take_down().items()}
+    tensors, facts = state_of_memories(memories)
+    tensors |= {f"learnt/{name}": each for name, each in adaptation.state().items()}
+    tensors |= {f"lane/{name}": each for name, each in lanes.state().items()}
     return tensors, {**facts, "updates_left": adaptation.updates_left}
 
 
-def memories_down(memories: Sequence[Memory]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state_of_memories(memories: Sequence[Memory]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What mixers have seen. Raises CheckpointError for one that cannot tell."""
     arrays: list[np.ndarray] = []
     facts = {"memories": [dump(each, arrays) for each in memories]}
     return {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}, facts
 
 
-def take_up(
+def restore_kept(
     adaptation: Adaptation,
     memories: Sequence[Memory],
     lanes: Lanes,
@@ -78,18 +78,18 @@ def take_up(
     facts: Mapping[str, Any],
     where: str,
 ) -> None:
-    """Go on from what `taken_down` gave. Raises CheckpointError for what does not fit; where: the file."""
-    memories_up(memories, tensors, facts, where)
+    """Go on from what `kept_state` gave. Raises CheckpointError for what does not fit; where: the file."""
+    restore_memories(memories, tensors, facts, where)
     with refusing_unfit(where):
-        adaptation.take_up(part_of(tensors, "learnt"))
+        adaptation.restore(part_of(tensors, "learnt"))
         adaptation.updates_left = int(facts["updates_left"])
-        lanes.take_up(part_of(tensors, "lane"))
+        lanes.restore(part_of(tensors, "lane"))
 
 
-def memories_up(
+def restore_memories(
     memories: Sequence[Memory], tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str
 ) -> None:
-    """Give empty memories what `memories_down` gave. Raises CheckpointError for what does not fit."""
+    """Give empty memories what `state_of_memories` gave. Raises CheckpointError for what does not fit."""
     with refusing_unfit(where):
         arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
         for memory, memory_state in zip(memories, facts["memories"], strict=True):

@@ -55,15 +55,15 @@ class KeysAndValues:
         """Begin again, in the same memory."""
         self.tokens = 0
 
-    def take_down(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Copies of keys and values, by name."""
         pairs = enumerate(self._kept)
         return {
             f"{n}/{i}": each[:, : self.tokens].clone() for n, pair in pairs for i, each in enumerate(pair)
         }
 
-    def take_up(self, state: Mapping[str, Tensor], tokens: int) -> None:
-        """Go on from what `take_down` gave, of so many tokens."""
+    def restore(self, state: Mapping[str, Tensor], tokens: int) -> None:
+        """Go on from what `state` gave, of so many tokens."""
         self._kept, self.tokens = [], tokens
         for number in range(len(state) // 2):
             own = [state[f"{number}/{side}"] for side in (0, 1)]
@@ -138,16 +138,16 @@ class Lanes:
         """Move on: the token (lanes,) that came in each lane."""
         self._next = tokens.view(-1, 1)
 
-    def take_down(self) -> dict[str, Tensor]:
-        """Copies of all that the lanes see, by name; `take_up` of other lanes goes on to the same bits."""
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that the lanes see, by name; `restore` of other lanes goes on to the same bits."""
         state = {"seen": self._seen, "next": self._next, "tokens": torch.tensor(self._cache.tokens)}
-        return state | {f"cache/{name}": each for name, each in self._cache.take_down().items()}
+        return state | {f"cache/{name}": each for name, each in self._cache.state().items()}
 
-    def take_up(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `take_down` gave."""
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
         self._seen, self._next = state["seen"], state["next"]
         cache = {name: each.to(self.device) for name, each in state.items() if name.startswith("cache/")}
-        self._cache.take_up({name[6:]: each for name, each in cache.items()}, int(state["tokens"]))
+        self._cache.restore({name[6:]: each for name, each in cache.items()}, int(state["tokens"]))
 
     def _hidden(self, seen: Tensor, new: Tensor) -> Tensor:
         """Final states (lanes, new, width) of the last tokens; seen: all in the window, these included."""

@@ -14,7 +14,7 @@ from bitgolf.base.events import mapped
 from bitgolf.proof.adapted import AdaptedPlan, identity_of_passage
 from bitgolf.proof.crew import Coder, Decoding
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
-from bitgolf.proof.kept import Kept, memories_down, memories_up
+from bitgolf.proof.kept import Kept, restore_memories, state_of_memories
 from bitgolf.proof.mixed import MixedLanes
 from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import NoAdapter
@@ -54,13 +54,13 @@ class MixedFrames:
         """The tokens of frames that were done when it was killed, and what was kept with them."""
         if (state := self.kept.read()) is None:
             return np.zeros(0, np.int64), {}
-        memories_up(self.mixture.memories, *state, str(self.kept.path))
+        restore_memories(self.mixture.memories, *state, str(self.kept.path))
         return state[0]["tokens"].numpy(), state[1]
 
     def keep(self, tokens: np.ndarray, facts: Mapping[str, Any]) -> None:
         """Keep what is known."""
         with suppress(*UNFIT):  # a mixer that cannot tell, no space: then it begins again where it was before
-            tensors, seen = memories_down(self.mixture.memories)
+            tensors, seen = state_of_memories(self.mixture.memories)
             self.kept.write({**tensors, "tokens": torch.from_numpy(tokens)}, {**seen, **facts})
 
 

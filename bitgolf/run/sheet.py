@@ -70,7 +70,7 @@ class Sheet:
         self.reader = reader if isinstance(reader, ChainedReader) else None
         if self.path is None:
             return
-        if self.learns and not adaptation.tells:
+        if self.learns and not adaptation.resumable:
             self.path = None
         elif self.path.is_file():
             self._go_on(self.path)
@@ -88,7 +88,7 @@ class Sheet:
             self.note = f"{path.name}: {reason}; all is scored anew"
             return
         try:
-            self._take_up(tensors, facts)
+            self._restore(tensors, facts)
         except UNFIT as error:  # changed by hand: half of it may be taken up
             way_out = "delete it and score again"
             raise CheckpointError(f"does not fit: {error}", where=str(path), way_out=way_out) from None
@@ -128,7 +128,7 @@ class Sheet:
         facts |= {"seconds": self.seconds, "learning_seconds": self.learning_seconds}
         if self.is_static or self._is_whole():
             return tensors, facts
-        tensors |= {f"learnt/{name}": each for name, each in self.adaptation.take_down().items()}
+        tensors |= {f"learnt/{name}": each for name, each in self.adaptation.state().items()}
         arrays: list[np.ndarray] = []
         facts["memories"] = [dump(memory, arrays) for memory in self._memories()]
         tensors |= {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}
@@ -145,7 +145,7 @@ class Sheet:
             }
         return tensors, facts
 
-    def _take_up(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         nats = tensors["nats"].numpy()
         if nats.shape != self.exam.nats.shape or nats.dtype != np.float32:
             raise CheckpointError("other nats", value=nats.shape)
@@ -157,7 +157,7 @@ class Sheet:
                 restore(memory, dumped, [arrays[number] for number in range(len(arrays))])
             if self.reader is not None:
                 self.reader.ends = _chains(self.reader, part_of(tensors, "chain"), facts)
-            self.adaptation.take_up(part_of(tensors, "learnt"))
+            self.adaptation.restore(part_of(tensors, "learnt"))
         self.adaptation.updates_left = int(facts["updates_left"])
         self.seconds, self.learning_seconds = float(facts["seconds"]), float(facts["learning_seconds"])
         self.exam.resume(nats)

@@ -17,11 +17,11 @@ from bitgolf.score.windows import Window, Windows
 class Adaptation:
     """A model while a text is scored; members of the slot change it in `learn`.
 
-    tells: whether `take_down` and `take_up` know all that it learns. A class that learns more than the one
+    resumable: whether `state` and `restore` know all that it learns. A class that learns more than the one
     it is made of says so anew. updates_left: how often it will learn before the text ends.
     """
 
-    tells: ClassVar[bool] = False
+    resumable: ClassVar[bool] = False
     updates_left = 0
 
     def __init__(self, model: Model) -> None:
@@ -42,12 +42,12 @@ class Adaptation:
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
         """Learn from what has just been scored, through `exam.released`; never called after the last part."""
 
-    def take_down(self) -> dict[str, Tensor]:
-        """Copies of all that was learnt, by name, from which `take_up` goes on to the same bits."""
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that was learnt, by name, from which `restore` goes on to the same bits."""
         return {}
 
-    def take_up(self, learnt: Mapping[str, Tensor]) -> None:
-        """Go on from what `take_down` gave. Raises CheckpointError for what does not fit."""
+    def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave. Raises CheckpointError for what does not fit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.export.exported import needs
 from bitgolf.net.model import Model
 from bitgolf.report.sample import until, written
-from bitgolf.serve.logprobs import Teller, joined, logits_of_prompt
+from bitgolf.serve.logprobs import Logprobs, joined, logits_of_prompt
 from bitgolf.serve.protocol import Completion, Prompt, RequestError, error_body, events, read_completion
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.tokenizer import Tokenizer
@@ -77,14 +77,14 @@ class Writer:
         self, completion: Completion, prompt: Prompt, ids: list[int], draws: np.random.Generator
     ) -> Iterator[dict[str, Any]]:
         """Text and logprobs of one choice, the last with why it ended; ids: of the prompt, added to."""
-        teller = self._teller(completion, prompt, ids)
+        logprobs = self._logprobs(completion, prompt, ids)
         characters = 0
 
         def piece(text: str, ended: str | None = None, last: bool = False) -> dict[str, Any]:
             nonlocal characters
             characters += len(text)
-            told = teller.before(None if last else characters) if teller else None
-            return {"text": text, "finish_reason": ended, "logprobs": told}
+            own = logprobs.take(None if last else characters) if logprobs else None
+            return {"text": text, "finish_reason": ended, "logprobs": own}
 
         if completion.echo:
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(ids).decode(errors="replace")
@@ -96,24 +96,24 @@ class Writer:
 
         def within() -> Iterator[str]:
             nonlocal stopped
-            tell = teller.tell if teller else None
-            texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window, tell)
+            on_token = logprobs.add if logprobs else None
+            texts = written(self.model, self.tokenizer, ids, limit, kept, draws, self.window, on_token)
             stopped = yield from until(texts, completion.stops)
 
         yield from (piece(text) for text in within() if text)
         yield piece("", "stop" if stopped or len(ids) - count < limit else "length", last=not stopped)
 
-    def _teller(self, completion: Completion, prompt: Prompt, ids: list[int]) -> Teller | None:
-        """What tells of tokens, where that is asked for; with an echo it has been told of the prompt."""
+    def _logprobs(self, completion: Completion, prompt: Prompt, ids: list[int]) -> Logprobs | None:
+        """Of the tokens to come, where they are asked for; with an echo those of the prompt stand in it."""
         if completion.logprobs is None:
             return None
         if not completion.echo:
-            return Teller(self.tokenizer, ids, completion.logprobs)
+            return Logprobs(self.tokenizer, ids, completion.logprobs)
         silent = int(isinstance(prompt, str) and self.tokenizer.bos >= 0)  # the start that nobody sent
-        teller = Teller(self.tokenizer, ids[:silent], completion.logprobs)
+        logprobs = Logprobs(self.tokenizer, ids[:silent], completion.logprobs)
         for token, logits in zip(ids[silent:], logits_of_prompt(self.model, ids, self.window)[silent:]):
-            teller.tell(token, logits)
-        return teller
+            logprobs.add(token, logits)
+        return logprobs
 
     def answer(self, completion: Completion) -> dict[str, Any]:
         """The whole answer."""

@@ -16,7 +16,7 @@ from bitgolf.text.tokenizer import Tokenizer
 BYTES = "bytes:"  # before what is no whole character
 
 
-class Told(NamedTuple):
+class TokenLogprob(NamedTuple):
     """One token. logprob, top: log-probabilities in nats; None for the first token of a prompt.
 
     offset: where its text begins, in characters of the answer.
@@ -28,18 +28,18 @@ class Told(NamedTuple):
     top: dict[str, float] | None
 
 
-class Teller:
-    """Tells of token after token. Probabilities are the model's own, before temperature and any cut.
+class Logprobs:
+    """The `logprobs` of an answer: the model's own probabilities, before temperature and any cut.
 
-    before: tokens that are not told of. most: how many of the likeliest are named besides the token itself.
+    before: tokens that are left out. most: how many of the likeliest are named besides the token itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int], most: int) -> None:
-        self.tokenizer, self.most, self.waiting = tokenizer, most, list[Told]()
+        self.tokenizer, self.most, self.waiting = tokenizer, most, list[TokenLogprob]()
         self._ids, self._text = [*before], codecs.getincrementaldecoder("utf-8")("replace")
         self._bytes, self._characters = len(tokenizer.decode(self._ids)), 0
 
-    def tell(self, token: int, logits: np.ndarray | None) -> None:
+    def add(self, token: int, logits: np.ndarray | None) -> None:
         """Take the next token and the logits (vocabulary,) that it was drawn from, if there were any."""
         logprob: float | None = None
         top: dict[str, float] | None = None
@@ -59,13 +59,13 @@ class Teller:
         self._bytes = len(decoded)
         # Bytes before it that came to no character stand as one in front of a token that is whole.
         begin = begin if name.startswith(BYTES) else self._characters - len(name)
-        self.waiting.append(Told(name, begin, logprob, top))
+        self.waiting.append(TokenLogprob(name, begin, logprob, top))
 
-    def before(self, characters: int | None) -> dict[str, Any] | None:
-        """What was told of the tokens that begin before this place and were not asked for yet."""
-        split = [characters is None or told.offset < characters for told in self.waiting]
-        out = [told for told, is_out in zip(self.waiting, split) if is_out]
-        self.waiting = [told for told, is_out in zip(self.waiting, split) if not is_out]
+    def take(self, characters: int | None) -> dict[str, Any] | None:
+        """The `logprobs` of tokens that begin before this place and were not taken yet."""
+        split = [characters is None or token.offset < characters for token in self.waiting]
+        out = [token for token, is_out in zip(self.waiting, split) if is_out]
+        self.waiting = [token for token, is_out in zip(self.waiting, split) if not is_out]
         return as_object(out) if out else None
 
     def _name(self, token: int) -> str:
@@ -78,13 +78,13 @@ class Teller:
             return BYTES + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def as_object(tokens: Sequence[Told]) -> dict[str, Any]:
+def as_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """`logprobs` of a choice."""
     return {
-        "tokens": [told.text for told in tokens],
-        "token_logprobs": [told.logprob for told in tokens],
-        "top_logprobs": [told.top for told in tokens],
-        "text_offset": [told.offset for told in tokens],
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [token.top for token in tokens],
+        "text_offset": [token.offset for token in tokens],
     }
 
 

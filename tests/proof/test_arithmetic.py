@@ -88,7 +88,7 @@ def test_lanes_that_stopped_go_on_to_the_same_bits(arithmetic):
     expected = [step(whole, token) for token in tokens]
     for token in tokens[:8]:
         step(first, token)
-    second.take_up(first.take_down())
+    second.restore(first.state())
     assert all(torch.equal(step(second, token), logits) for token, logits in zip(tokens[8:], expected[8:]))
 
 

@@ -156,7 +156,7 @@ def test_an_adapter_of_a_user_that_does_not_tell_begins_again(tmp_path, monkeypa
     part = tmp_path / "scores.part"
 
     class Own(ChunkLearner):
-        tells = False
+        resumable = False
 
     monkeypatch.setattr("bitgolf.adapt.score_first.ChunkLearner", Own)
     steps = evaluation(plan_of("SGD"), part)

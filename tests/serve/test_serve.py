@@ -83,20 +83,20 @@ def test_logprobs_are_those_of_the_model(writer, address):
     client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
     asked = {"model": "tiny", "prompt": "the people", "temperature": 0.7, "seed": 5}
     choice = client.completions.create(**asked, max_tokens=12, logprobs=3).choices[0]
-    told, ids = choice.logprobs, writer._tokens("the people")
-    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == 12
-    assert told.text_offset == sorted(told.text_offset) and told.text_offset[0] == 0
-    for name, begin in zip(told.tokens, told.text_offset):
+    logprobs, ids = choice.logprobs, writer._tokens("the people")
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == 12
+    assert logprobs.text_offset == sorted(logprobs.text_offset) and logprobs.text_offset[0] == 0
+    for name, begin in zip(logprobs.tokens, logprobs.text_offset):
         assert name.startswith("bytes:") or choice.text[begin:].startswith(name)
     first = torch.log_softmax(next_logits_of(writer, ids), -1)
     best = torch.topk(first, 3).values.tolist()
-    assert sorted(told.top_logprobs[0].values())[-3:] == pytest.approx(sorted(best), abs=1e-5)
-    assert told.top_logprobs[0][told.tokens[0]] == told.token_logprobs[0]
-    assert all(3 <= len(each) <= 4 for each in told.top_logprobs)
+    assert sorted(logprobs.top_logprobs[0].values())[-3:] == pytest.approx(sorted(best), abs=1e-5)
+    assert logprobs.top_logprobs[0][logprobs.tokens[0]] == logprobs.token_logprobs[0]
+    assert all(3 <= len(each) <= 4 for each in logprobs.top_logprobs)
     pieces = list(client.completions.create(**asked, max_tokens=12, logprobs=3, stream=True))
     parts = [each.choices[0].logprobs for each in pieces if each.choices and each.choices[0].logprobs]
-    assert [name for part in parts for name in part.tokens] == told.tokens and len(parts) > 5
-    assert [at for part in parts for at in part.text_offset] == told.text_offset
+    assert [name for part in parts for name in part.tokens] == logprobs.tokens and len(parts) > 5
+    assert [at for part in parts for at in part.text_offset] == logprobs.text_offset
 
 
 def test_logprobs_end_where_the_text_is_stopped(writer, address):
