@@ -33,7 +33,6 @@ from bitgolf.mix.ngram import InterpolatedNgrams
 from bitgolf.mix.ppm import BytePpm
 from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import ModelPlan, build_model
-from bitgolf.proof import mixed_frames
 from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.arithmetic import Arithmetic
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
@@ -139,18 +138,18 @@ def bench_mixed(name: str, lanes: int, num_bytes: int) -> dict[str, Any]:
     text = b"".join(source.split(list(source.documents()), 0.0).val)[:num_bytes]
     tokens = Encoder(coder.tokenizer).encode(text)
     adapted = AdaptedPlan.of(ScorePlan(windows=Sliding(length=WINDOW, stride=64), mixers=MIXERS[name]))
-    mixed_frames.MIXED_LANES = lanes
     for rehearsed in (True, False):  # what is compiled or loaded once stays
         some = tokens[:64] if rehearsed else tokens
         whole, start = coder.tokenizer.decode(some), time.process_time()
-        packed = finish(compress_adapted(coder, adapted, some, whole))
+        packed = finish(compress_adapted(coder, adapted, some, whole, most_lanes=lanes))
         there = time.process_time()
         assert finish(decompress(coder, packed.data)) == whole, "other bytes came back"
         seconds = there - start, time.process_time() - there
+    assert packed.layout is not None
     frames = frames_of(packed.data, read_header(packed.data), "")
     coded, bits = sum(len(each.frame.data) for each in frames), packed.nats / np.log(2)
     return {
-        "bench": f"{name}, {packed.layout.lanes if packed.layout else 0} lanes, {len(text):,} bytes",
+        "bench": f"{name}, {packed.layout.in_lanes}, {len(text):,} bytes",
         "tokens_per_second": {"coding": len(tokens) / seconds[0], "decoding": len(tokens) / seconds[1]},
         "seconds_of_100_kB_there_and_back": sum(seconds) * 100_000 / len(text),
         "bits_per_byte_in_steps": bits / len(text),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
-from bitgolf.base.events import Event, with_progress
+from bitgolf.base.events import Event
 from bitgolf.base.files import write_bytes
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.textfile import refuse_special, text_to_score
@@ -73,7 +73,7 @@ def compress_file(
     _refuse_written(target, force)
     coder, path = open_coder(model, window, portable)
     crew = crew_for(target, processes)
-    packed = yield from with_progress(compress(coder, text, crew=crew), "compress")
+    packed = yield from crew.follow(compress(coder, text, crew=crew), "compress")
     _write(target, packed.data)
     crew.disband()
     return {**facts_of(packed.data, source), "model": str(path), "out": str(target or PIPE)}
@@ -91,7 +91,7 @@ def decompress_file(
     _refuse_written(target, force)
     coder = _coder_for(model, header)
     crew = crew_for(target, processes)
-    text = yield from with_progress(decompress(coder, data, source, crew), "decompress")
+    text = yield from crew.follow(decompress(coder, data, source, crew), "decompress")
     _write(target, text)
     crew.disband()
     return {**facts_of(data, source), "out": str(target or PIPE)}

@@ -8,7 +8,6 @@ learnt, and a score that knew a token before its time could not be decoded.
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.proof.arithmetic import Arithmetic, arithmetic_here
 from bitgolf.proof.coder import TokenDecoder, TokenEncoder
-from bitgolf.proof.crew import Coder, Decoding
+from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding
 from bitgolf.proof.frames import Frame, Layout, crc_of, other_tokens
 from bitgolf.proof.frequencies import frequencies_of
 from bitgolf.proof.kept import Kept, kept_state, restore_kept
@@ -157,11 +156,11 @@ class Passage:
 
 
 def encode_adapted(
-    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, frame: int, part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, frame: int, crew: Crew = ALONE
 ) -> Generator[int, None, list[Frame]]:
-    """Code tokens in frames of so many; yields how many are done. part: a file that keeps those that are."""
+    """Code tokens in frames of so many; yields how many are done. The crew's file keeps those that are."""
     arithmetic = coder.arithmetic
-    kept = Kept(part, "encode", identity_of_passage(coder, adapted, frame, tokens.tobytes(), arithmetic))
+    kept = Kept(crew, "encode", identity_of_passage(coder, adapted, frame, tokens.tobytes(), arithmetic))
     passage = Passage(coder, adapted, len(tokens), frame, kept, arithmetic)
     passed, facts = passage.resumed()
     frames = [Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in facts.get("frames", ())]
@@ -185,9 +184,9 @@ def encode_adapted(
 
 
 def decode_adapted(
-    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], crew: Crew = ALONE
 ) -> Generator[int, None, np.ndarray]:
-    """The tokens of frames; yields how many are done. part: a file that keeps those that are.
+    """The tokens of frames; yields how many are done. The crew's file keeps those that are.
 
     Raises ArtifactError where they are not those that were coded.
     """
@@ -196,7 +195,7 @@ def decode_adapted(
         b"".join(job.content() for job in jobs),
         jobs[0].arithmetic,
     )
-    kept = Kept(part, "decode", identity_of_passage(coder, adapted, frame_tokens, content, arithmetic))
+    kept = Kept(crew, "decode", identity_of_passage(coder, adapted, frame_tokens, content, arithmetic))
     passage = Passage(coder, adapted, sum(job.num_tokens for job in jobs), frame_tokens, kept, arithmetic)
     decoded: list[int] = passage.resumed()[0].tolist()
     number = -(-len(decoded) // jobs[0].num_tokens)

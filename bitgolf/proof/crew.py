@@ -12,14 +12,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 import bitgolf
 from bitgolf.base.errors import BitgolfError
-from bitgolf.base.events import finish
+from bitgolf.base.events import NOTE, Event, finish
 from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import Model
 from bitgolf.proof.arithmetic import NATIVE, PORTABLE, Arithmetic, arithmetic_here
@@ -31,6 +31,7 @@ from bitgolf.text.tokenizer import Tokenizer
 
 RECORD = struct.Struct("<16sQI")  # which frame, the bytes of its result, their CRC-32
 CODED = struct.Struct("<Id")  # the check sum of a frame's tokens, and their nats
+Value = TypeVar("Value")
 
 
 class Coder(NamedTuple):
@@ -54,11 +55,34 @@ class Coder(NamedTuple):
         return PORTABLE if self.portable else NATIVE
 
 
-class Crew(NamedTuple):
+class Crew:
     """How frames are worked off: by how many processes, and the file of those that are done, if any."""
 
-    processes: int = 1
-    part: Path | None = None
+    def __init__(self, processes: int = 1, part: Path | None = None) -> None:
+        self.processes, self.part = processes, part
+        self._is_open, self._notes = False, list[str]()
+
+    def open(self, is_found: bool, fits: bool) -> None:
+        """The file was looked at, before this coding writes to it: note where all in it is of another one."""
+        if is_found and not fits and not self._is_open and self.part is not None:
+            self._notes.append(
+                f"{self.part.name}: it is damaged, or of another text, model or version of bitgolf; "
+                "all is coded anew"
+            )
+        self._is_open = True
+
+    def follow(
+        self, steps: Generator[tuple[int, int], None, Value], stage: str
+    ) -> Generator[Event, None, Value]:
+        """The (done, total) steps of its work as events of a stage, and its notes among them."""
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            while self._notes:
+                yield Event(NOTE, 1, 1, {NOTE: self._notes.pop()})
+            yield Event(stage, *step, {})
 
     def disband(self) -> None:
         """What the file held is where it belongs: remove it."""
@@ -137,6 +161,7 @@ def run_jobs(coder: Coder, jobs: Sequence[Job], crew: Crew) -> Generator[tuple[i
     keys = [key_of(coder, job) for job in jobs]
     finished, total = Finished(crew.part), sum(job.num_tokens for job in jobs)
     unfinished = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished.results]
+    crew.open(finished.is_found, len(unfinished) < len(jobs))
     done = total - sum(job.num_tokens for _, job in unfinished)
     processes = min(crew.processes, len(unfinished))
     if processes > 1:
@@ -230,12 +255,15 @@ def key_of(coder: Coder, job: Job) -> bytes:
 
 
 class Finished:
-    """Results in a file, by the keys of their jobs; without a path they are kept in memory alone."""
+    """Results in a file, by the keys of their jobs; without a path they are kept in memory alone.
+
+    is_found: there was something in the file.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.results = path, dict[bytes, bytes]()
         data = path.read_bytes() if path is not None and path.is_file() else b""
-        offset = 0
+        self.is_found, offset = bool(data), 0
         while offset + RECORD.size <= len(data):
             key, num_bytes, crc = RECORD.unpack_from(data, offset)
             start = offset + RECORD.size

@@ -119,19 +119,25 @@ def compress_tokens(
 
 
 def compress_adapted(
-    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, text: bytes, crew: Crew = ALONE
+    coder: Coder,
+    adapted: AdaptedPlan,
+    tokens: np.ndarray,
+    text: bytes,
+    crew: Crew = ALONE,
+    most_lanes: int = 0,
 ) -> Generator[tuple[int, int], None, Compressed]:
     """Tokens, and the text that they stand for, by a model that adapts on the method.
 
-    What has mixers alone goes on in lanes, where they can; all else is one lane.
+    What has mixers alone goes on in lanes, where they can; all else is one lane. most_lanes: of a frame; 0 is
+    MIXED_LANES.
     """
-    layout = mixed_layout(coder, adapted, len(tokens))
+    layout = mixed_layout(coder, adapted, len(tokens), most_lanes)
     if layout is not None:
-        steps = encode_mixed(coder, adapted, tokens, layout, crew.part)
+        steps = encode_mixed(coder, adapted, tokens, layout, crew)
     else:
         frame_tokens = min(ADAPTED_TOKENS, len(tokens))
         layout = Layout(len(tokens), 1, frame_tokens, adapted.length, adapted.stride, coder.first)
-        steps = encode_adapted(coder, adapted, tokens, frame_tokens, crew.part)
+        steps = encode_adapted(coder, adapted, tokens, frame_tokens, crew)
     frames = yield from mapped(steps, lambda done: (done, len(tokens)))
     head = _head(ADAPTED, text, coder.identity, layout, adapted)
     nats = sum(frame.nats for frame in frames)
@@ -173,7 +179,7 @@ def decoded_tokens(
     if header.adapted is not None:
         assert header.layout is not None
         total, decode = header.layout.tokens, decode_mixed if header.layout.lanes > 1 else decode_adapted
-        steps = decode(coder, header.adapted, jobs, crew.part)
+        steps = decode(coder, header.adapted, jobs, crew)
         return (yield from mapped(steps, lambda done: (done, total)))
     return np.concatenate((yield from decoded(coder, jobs, crew)))
 

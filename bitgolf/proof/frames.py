@@ -56,6 +56,11 @@ class Layout(NamedTuple):
             tokens, lanes, max(1, math.ceil(tokens / (frames * lanes))), window, max(1, window // 2), first
         )
 
+    @property
+    def in_lanes(self) -> str:
+        """How many lanes, in words."""
+        return "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
+
     def frames(self) -> list[tuple[int, int]]:
         """Where each frame starts and ends."""
         frame_tokens = self.lanes * self.lane_tokens

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from bitgolf.adapt.learner import part_of
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.tensors import read_tensors, write_tensors
+from bitgolf.proof.crew import Crew
 from bitgolf.proof.lanes import Lanes
 from bitgolf.run.memories import dump, restore
 from bitgolf.run.sheet import UNFIT
@@ -22,18 +22,20 @@ from bitgolf.score.mixer import Memory
 class Kept:
     """What a file keeps of one direction, 'encode' or 'decode'; of the other it is left as it is.
 
-    identity: of all that its bits depend on; what was kept of another coding is not used. Without a path
+    identity: of all that its bits depend on; what was kept of another coding is not used. Without a file
     nothing is kept, nor where an adapter or a mixer cannot tell what it has learnt.
     """
 
-    def __init__(self, path: Path | None, direction: str, identity: str) -> None:
-        self.path, self.direction, self.identity = path, direction, identity
+    def __init__(self, crew: Crew, direction: str, identity: str) -> None:
+        self.crew, self.path, self.direction, self.identity = crew, crew.part, direction, identity
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was kept; None where nothing was."""
         tensors, facts = self._whole()
         own = facts.get(self.direction)
-        if not isinstance(own, dict) or own.get("identity") != self.identity:
+        fits = isinstance(own, dict) and own.get("identity") == self.identity
+        self.crew.open(self.path is not None and self.path.exists(), fits)
+        if not isinstance(own, dict) or not fits:
             return None
         return part_of(tensors, self.direction), own
 

@@ -4,7 +4,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import add
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from bitgolf.base.events import mapped
 from bitgolf.proof.adapted import AdaptedPlan, identity_of_passage
-from bitgolf.proof.crew import Coder, Decoding
+from bitgolf.proof.crew import ALONE, Coder, Crew, Decoding
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
 from bitgolf.proof.kept import Kept, restore_memories, state_of_memories
 from bitgolf.proof.mixed import MixedLanes
@@ -28,12 +27,12 @@ def mixture_for(coder: Coder, adapted: AdaptedPlan) -> Mixture | None:
     return mixture_of(adapted.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
 
 
-def mixed_layout(coder: Coder, adapted: AdaptedPlan, tokens: int) -> Layout | None:
-    """How tokens lie in lanes beside mixers; None where something reads one lane alone."""
+def mixed_layout(coder: Coder, adapted: AdaptedPlan, tokens: int, most_lanes: int = 0) -> Layout | None:
+    """How tokens lie in lanes beside mixers, at most so many; None where something reads one lane alone."""
     mixture = mixture_for(coder, adapted)
     if adapted.plan.adapter != NoAdapter() or mixture is None or mixture.beside() is None:
         return None
-    most = MIXED_LANES, MIXED_LANE_TOKENS
+    most = most_lanes or MIXED_LANES, MIXED_LANE_TOKENS
     layout = Layout.of(tokens, adapted.length, coder.first, most=most)._replace(stride=adapted.stride)
     return layout if layout.lanes > 1 else None
 
@@ -65,11 +64,11 @@ class MixedFrames:
 
 
 def encode_mixed(
-    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, layout: Layout, part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, layout: Layout, crew: Crew = ALONE
 ) -> Generator[int, None, list[Frame]]:
-    """Code tokens in frames; yields how many are done. part: a file that keeps frames that are."""
+    """Code tokens in frames; yields how many are done. The crew's file keeps frames that are."""
     identity = identity_of_passage(coder, adapted, layout, tokens.tobytes(), coder.arithmetic)
-    state = MixedFrames(coder, adapted, layout, Kept(part, "encode", identity))
+    state = MixedFrames(coder, adapted, layout, Kept(crew, "encode", identity))
     frames = [
         Frame(bytes.fromhex(data), crc, nats) for data, crc, nats in state.resumed()[1].get("frames", ())
     ]
@@ -82,16 +81,16 @@ def encode_mixed(
 
 
 def decode_mixed(
-    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], part: Path | None = None
+    coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], crew: Crew = ALONE
 ) -> Generator[int, None, np.ndarray]:
-    """The tokens of frames, int64; yields how many are done. part: a file that keeps frames that are.
+    """The tokens of frames, int64; yields how many are done. The crew's file keeps frames that are.
 
     Raises ArtifactError where they are not those that were coded.
     """
     layout, arithmetic = jobs[0].layout, jobs[0].arithmetic
     content = b"".join(job.content() for job in jobs)
     identity = identity_of_passage(coder, adapted, layout, content, arithmetic)
-    state = MixedFrames(coder, adapted, layout, Kept(part, "decode", identity))
+    state = MixedFrames(coder, adapted, layout, Kept(crew, "decode", identity))
     tokens = state.resumed()[0]
     for job, (start, _) in zip(jobs, layout.frames(), strict=True):
         if start < len(tokens):

@@ -27,6 +27,7 @@ from bitgolf.proof.file import (
     frames_of,
     read_header,
 )
+from bitgolf.proof.frames import Layout
 from bitgolf.proof.frames import parallel_nats as nats_in_parallel
 from bitgolf.proof.mixed import MixedLanes
 from bitgolf.proof.mixed_frames import mixture_for
@@ -101,37 +102,50 @@ def prove(
         coding = compress_tokens(coder, tokens, text.data, crew=crew)
     else:
         coding = compress_adapted(coder, adapted, tokens, text.data, crew)
-    packed = yield from with_progress(coding, "encode")
+    packed = yield from crew.follow(coding, "encode")
     assert packed.layout is not None
     clock.append(time.monotonic())
     write_bytes(out / "coded.bin", packed.data)
     coded = (out / "coded.bin").read_bytes()
-    read_back = yield from with_progress(
+    read_back = yield from crew.follow(
         decoded_tokens(coder, coded, read_header(coded, "coded.bin"), "coded.bin", crew), "decode"
     )
     clock.append(time.monotonic())
     if not np.array_equal(read_back, tokens) or coder.tokenizer.decode(read_back) != text.data:
         raise ArtifactError("what was decoded is not the text", where=str(out / "coded.bin"))
+    parallel = yield from scored_in_parallel(coder, tokens, packed.layout, adapted)
+    certificate = certificate_of(coder, text, coded, packed.nats, parallel)
+    certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}
+    write_json(out / "certificate.json", certificate)
+    crew.disband()
+    return certificate
+
+
+def scored_in_parallel(
+    coder: Coder, tokens: np.ndarray, layout: Layout, adapted: AdaptedPlan | None
+) -> Generator[Event, None, np.ndarray]:
+    """Nats, float64, of all tokens under the windows of a coding, as scoring makes them; in no order."""
     parallel, mixture = list[np.ndarray](), None
-    if adapted is not None and packed.layout.lanes > 1:
+    if adapted is not None and layout.lanes > 1:
         mixture = mixture_for(coder, adapted)
     elif adapted is not None:
-        yield Event("parallel score", 0, packed.layout.tokens, {})
+        yield Event("parallel score", 0, layout.tokens, {})
         plan = adapted.plan.replace(
             windows=Sliding(length=adapted.length, stride=adapted.stride), limit_tokens=0
         )
         stream = np.concatenate(([coder.first], tokens)).astype(np.uint16)
         parallel.append(score(coder.model, stream, coder.tokenizer, plan).nats.astype(np.float64))
-    for start, end in packed.layout.frames() if adapted is None or mixture is not None else ():
-        yield Event("parallel score", start, packed.layout.tokens, {})
-        mixed = MixedLanes(mixture, packed.layout.lanes) if mixture is not None else None
-        parallel.append(nats_in_parallel(coder.model, tokens[start:end], packed.layout, mixed))
+    for start, end in layout.frames() if adapted is None or mixture is not None else ():
+        yield Event("parallel score", start, layout.tokens, {})
+        mixed = MixedLanes(mixture, layout.lanes) if mixture is not None else None
+        parallel.append(nats_in_parallel(coder.model, tokens[start:end], layout, mixed))
     yield Event("parallel score", 1, 1, {})
-    certificate = certificate_of(coder, text, coded, packed.nats, np.concatenate(parallel))
-    certificate["seconds"] = {"encode": clock[1] - clock[0], "decode": clock[2] - clock[1]}
-    write_json(out / "certificate.json", certificate)
-    crew.disband()
-    return certificate
+    return np.concatenate(parallel)
+
+
+def rare_bits_of(nats: np.ndarray) -> float:
+    """Bits of tokens beyond `RAREST_BITS` each, which the coder may make cost less."""
+    return float(np.maximum(nats / np.log(2) - RAREST_BITS, 0).sum())
 
 
 def certificate_of(
@@ -141,9 +155,9 @@ def certificate_of(
     machine, claims = machine_class(), claims_of(coder, coded)
     scores = {
         "bits_per_byte": claims["bits_per_byte"],
-        "stepwise_bits_per_byte": bits_of(packed_nats, text),
-        "parallel_bits_per_byte": bits_of(parallel_nats.sum(), text),
-        "rare_bits": float(np.maximum(parallel_nats / np.log(2) - RAREST_BITS, 0).sum()),
+        "stepwise_bits_per_byte": bits_of(packed_nats, claims["text_bytes"]),
+        "parallel_bits_per_byte": bits_of(parallel_nats.sum(), claims["text_bytes"]),
+        "rare_bits": rare_bits_of(parallel_nats),
     }
     alarm = "; ".join(alarms_in({**claims, **scores}))
     return {
@@ -177,7 +191,7 @@ def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
         "tokens": layout.tokens,
         "coded_bytes": len(coded),
         "container_bytes": len(coded) - sum(len(each.frame.data) for each in frames),
-        "windows": f"sliding {layout.window}/{layout.stride} in {layout.lanes} lanes of {layout.lane_tokens}",
+        "windows": f"sliding {layout.window}/{layout.stride} in {layout.in_lanes} of {layout.lane_tokens}",
         "frames": len(frames),
         "arithmetic": ARITHMETIC[header.method],
     }
@@ -202,9 +216,9 @@ def alarms_in(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"coded bits and stepwise score differ by {abs(coded - stepwise):.2g} bits per byte"
 
 
-def bits_of(nats: float, text: Text) -> float:
+def bits_of(nats: float, text_bytes: int) -> float:
     """Bits per byte of a text."""
-    return float(nats / np.log(2) / len(text.data))
+    return float(nats / np.log(2) / text_bytes)
 
 
 def check(
@@ -232,7 +246,8 @@ def check(
     refuse_untrue(certificate, claims, coder.portable)
     header = read_header(coded, where)
     frames = frames_of(coded, header, where)
-    count = len(frames) if share >= 1 else max(1, round(share * len(frames)))
+    reads_all = share >= 1 or header.adapted is not None  # what adapts has to pass all that comes before
+    count = len(frames) if reads_all else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
     jobs = [frames[index] for index in chosen]
     if header.adapted is not None:
@@ -240,9 +255,19 @@ def check(
     else:
         parts = yield from with_progress(decoded(coder, jobs, Crew(processes)), "decode")
     if count == len(frames):
-        text = coder.tokenizer.decode(np.concatenate(parts))
-        if hashlib.sha256(text).hexdigest() != certificate["text_sha256"]:
+        tokens = np.concatenate(parts)
+        if hashlib.sha256(coder.tokenizer.decode(tokens)).hexdigest() != certificate["text_sha256"]:
             raise ArtifactError("what was decoded is not the certificate's text")
+        assert header.layout is not None
+        nats = yield from scored_in_parallel(coder, tokens, header.layout, header.adapted)
+        refuse_other_scores(certificate, nats, header.text_bytes)
+    elif "alarm" not in certificate and any(alarms_in({**certificate, **claims, "rare_bits": 0.0})):
+        raise ArtifactError(
+            "coded size and score differ by tokens that hardly ever come; a share of the frames cannot tell",
+            where="rare_bits",
+            value=certificate.get("rare_bits"),
+            way_out="check all frames: leave --audit out",
+        )
     return {
         "frames": len(frames),
         "frames_decoded": count,
@@ -257,6 +282,8 @@ def refuse_untrue(certificate: Mapping[str, Any], claims: Mapping[str, Any], por
         claimed = certificate.get(name, true)
         if isinstance(true, dict) and isinstance(claimed, dict):  # older ones say more of how a model adapted
             claimed = {key: claimed.get(key) for key in true}
+        if name == "windows":  # as older ones say it
+            claimed = str(claimed).replace("in 1 lanes of", "in 1 lane of")
         if claimed != true:
             raise ArtifactError(
                 "the certificate says what its files do not",
@@ -272,6 +299,23 @@ def refuse_untrue(certificate: Mapping[str, Any], claims: Mapping[str, Any], por
     if "alarm" not in certificate:
         for alarm in alarms_in({**certificate, **claims}):
             raise ArtifactError(f"the certificate does not say that {alarm}")
+
+
+def refuse_other_scores(certificate: Mapping[str, Any], nats: np.ndarray, text_bytes: int) -> None:
+    """Raise ArtifactError where the text has not the scores of its certificate. nats: of each token."""
+    apart = ALARM_BITS_PER_BYTE
+    parallel, rare = bits_of(nats.sum(), text_bytes), rare_bits_of(nats)
+    for name, true, tolerance in (
+        ("parallel_bits_per_byte", parallel, apart),
+        ("rare_bits", rare, apart * text_bytes),
+    ):
+        if not abs(certificate.get(name, true) - true) <= tolerance:
+            raise ArtifactError(
+                "the certificate says another score than its text has",
+                where=name,
+                value=certificate[name],
+                way_out=f"it is {true:.6g}",
+            )
 
 
 def share_of(text: str) -> float:

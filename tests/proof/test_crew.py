@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from bitgolf.base.errors import ArtifactError, BitgolfError
-from bitgolf.base.events import finish
+from bitgolf.base.events import NOTE, finish
 from bitgolf.base.files import write_bytes
+from bitgolf.mix.ngram import NgramCache
 from bitgolf.net.model import ModelPlan
 from bitgolf.proof import crew as crews
 from bitgolf.proof import frames
+from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Crew, Encoding, coder_of
 from bitgolf.proof.file import compress_tokens, decompress, frames_of, read_header
 from bitgolf.proof.prove import Text, check, prove
+from bitgolf.score.score import ScorePlan
+from bitgolf.score.windows import Sliding
 from bitgolf.squeeze.artifact import pack, unpack
 from bitgolf.squeeze.quantize import int6_rows, quantize_weights
 from bitgolf.text.encoder import Encoder, train_tokenizer
@@ -107,6 +111,44 @@ def test_what_was_finished_is_not_done_again(coder, short_frames, tmp_path, monk
     assert not part.exists()
 
 
+@pytest.mark.parametrize("other", ["another version's", "bytes of none"])
+@pytest.mark.parametrize("mixers", [(), (NgramCache(),)], ids=["alone", "with a mixer"])
+def test_a_kept_file_of_another_coding_is_told_in_one_line(
+    coder, short_frames, tmp_path, monkeypatch, other, mixers
+):
+    part, tokens = tmp_path / "proof.part", Encoder(coder.tokenizer).encode(TEXT)
+    adapted = AdaptedPlan.of(ScorePlan(windows=Sliding(length=16, stride=8), mixers=mixers))
+
+    def proof(content):
+        return prove(coder, Text(content, TEXT, "text"), tmp_path, adapted=adapted if mixers else None)
+
+    def notes():
+        told = []
+        finish(proof(tokens), told.append)
+        return [event.facts[NOTE] for event in told if event.stage == NOTE]
+
+    def killed_in(stage):
+        steps = proof(tokens)
+        assert any(event.stage == stage and event.done > 100 for event in steps)
+        steps.close()
+
+    monkeypatch.setattr("bitgolf.proof.file.ADAPTED_TOKENS", 40)
+    assert notes() == [] and not part.exists()
+    killed_in("encode")
+    assert part.exists() and notes() == [], "what fits needs no line"
+    killed_in("decode")
+    assert part.exists() and notes() == []
+    with monkeypatch.context() as before:
+        if other == "bytes of none":
+            part.write_bytes(b"no part of a proof" * 9)
+        else:
+            before.setattr("bitgolf.proof.adapted.KEPT_VERSION", -1)
+            before.setattr("bitgolf.proof.crew.arithmetic_here", lambda _: "of another torch")
+            killed_in("encode")
+    assert [line.split(":")[0] for line in notes()] == ["proof.part"]
+    assert not part.exists()
+
+
 def test_a_full_disk_is_one_line(coder, short_frames, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -166,6 +208,30 @@ def test_a_certificate_says_nothing_that_its_files_do_not(proven, claim):
     coder, data, certificate = proven
     with pytest.raises(ArtifactError, match="certificate|coded so"):
         next(check(coder, data, {**certificate, **claim}))
+
+
+def test_a_forged_score_that_its_files_do_not_tell_is_found_by_scoring(proven):
+    """Steps and parallel pass twice as high, and rare tokens that would explain it: no file tells."""
+    coder, data, certificate = proven
+    higher = 2 * certificate["stepwise_bits_per_byte"]
+    scores = {"stepwise_bits_per_byte": higher, "parallel_bits_per_byte": higher}
+    hidden = higher * certificate["text_bytes"]
+    with pytest.raises(ArtifactError, match="parallel_bits_per_byte.*another score than its text has"):
+        finish(check(coder, data, {**certificate, **scores, "rare_bits": hidden}))
+    with pytest.raises(ArtifactError, match="rare_bits.*another score than its text has.*it is 0"):
+        finish(check(coder, data, {**certificate, "rare_bits": 50.0}))
+    with pytest.raises(ArtifactError, match="rare_bits.*leave --audit out"):
+        finish(check(coder, data, {**certificate, **scores, "rare_bits": hidden}, 0.3))
+    older = {name: each for name, each in certificate.items() if name != "rare_bits"}
+    assert finish(check(coder, data, older))["tokens_decoded"] == certificate["tokens"]
+
+
+def test_one_lane_is_said_so_and_as_older_certificates_said_it(coder, tmp_path):
+    text = Text(Encoder(coder.tokenizer).encode(TEXT[:80]), TEXT[:80], "text")
+    certificate = finish(prove(coder, text, tmp_path))
+    assert "in 1 lane of" in certificate["windows"]
+    data, older = (tmp_path / "coded.bin").read_bytes(), certificate["windows"].replace("1 lane", "1 lanes")
+    assert finish(check(coder, data, {**certificate, "windows": older}))["frames"] == 1
 
 
 def test_damage_is_named_with_its_frame_before_the_hash_is(proven):
