@@ -12,11 +12,12 @@ from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.events import finish
 from bitgolf.forecast.laptop import laptop
 from bitgolf.forecast.speed import RandomBatches
-from bitgolf.inputs.resolve import find_recipe, recipe_names
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.mix.match import LongestMatch
 from bitgolf.mix.nearest import NearestStates
 from bitgolf.net.kernels import PlainKernels
 from bitgolf.net.model import build_model
+from bitgolf.recipes import recipe_names
 from bitgolf.score.chained import Chained
 from bitgolf.score.score import ScorePlan, scoring
 from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding

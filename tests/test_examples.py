@@ -18,8 +18,9 @@ from typer.core import TyperGroup
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli import main as cli
 from bitgolf.cli.shown import changed_recipe
-from bitgolf.inputs.resolve import LAPTOP, recipe_names
+from bitgolf.inputs.resolve import LAPTOP
 from bitgolf.public.names import parse_variables
+from bitgolf.recipes import recipe_names
 from tests.cli.test_cli import bitgolf  # noqa: F401
 from tests.conftest import generated_text
 

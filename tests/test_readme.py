@@ -7,7 +7,7 @@ import pytest
 
 from bitgolf.base.files import read_json
 from bitgolf.catalog.shipped import PACKAGE_FOLDER
-from bitgolf.inputs.resolve import recipe_names
+from bitgolf.recipes import recipe_names
 from docs.screens import KEPT, SCREENS, with_screens
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,10 @@ import torch
 
 from bitgolf import recipes
 from bitgolf.base.plan import Plan, diff, to_json
-from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
+from bitgolf.inputs.resolve import LAPTOP, find_recipe
 from bitgolf.net.model import count_parameters, parameter_shapes
 from bitgolf.recipe import Recipe
+from bitgolf.recipes import recipe_names
 from bitgolf.report import screen
 from bitgolf.report.tensors import nominal_bits
 from bitgolf.squeeze.quantize import Quantizer

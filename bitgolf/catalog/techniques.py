@@ -18,12 +18,13 @@ from bitgolf.catalog.glance import glance_at
 from bitgolf.catalog.shipped import PACKAGE_FOLDER, SHIPPED, path_in_words, source_hashes, written
 from bitgolf.catalog.single_settings import SINGLE_SETTINGS
 from bitgolf.forecast.budget import packed_size
-from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
+from bitgolf.inputs.resolve import LAPTOP, find_recipe
 from bitgolf.net.model import parameter_shapes
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.public.names import IGNORED, KINDS, LATER, OTHER_NAMES, variables_of
 from bitgolf.public.variables import targets
 from bitgolf.recipe import Recipe
+from bitgolf.recipes import recipe_names
 from bitgolf.script.flatten import literal
 from bitgolf.script.own import plans_in
 from bitgolf.squeeze.codec import Codec

@@ -7,7 +7,7 @@ import importlib.metadata
 import inspect
 import io
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -49,6 +49,14 @@ VERBS = {
 AT_ONCE = ("show", "compare", "techniques", "findings")  # verbs that only look, and end at once
 
 
+class Completion(NamedTuple):
+    """A word that the shell can complete."""
+
+    value: str
+    help: str
+    type: str = "plain"
+
+
 class Verbs(TyperGroup):
     """Commands that are known by name and line, and imported one by one."""
 
@@ -66,6 +74,11 @@ class Verbs(TyperGroup):
         text = inspect.cleandoc(verb.__doc__).replace("\n\nExample: ", "\n\n\b\nExample: ", 1)
         one.command(cmd_name, context_settings=HELP, help=text)(verb)
         return typer.main.get_command(one)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The verbs that begin so, without importing any; options as ever."""
+        verbs = [Completion(name, line) for name, line in VERBS.items() if name.startswith(incomplete)]
+        return verbs if incomplete.isalpha() or not incomplete else super().shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list of verbs in `bitgolf --help`, without importing any."""

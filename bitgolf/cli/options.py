@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bitgolf.recipes import recipe_names
+
 BITS = "bits_per_byte"
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 Overrides = Annotated[
@@ -32,7 +34,14 @@ OnData = Annotated[
         "--data", help="On its validation text: dataset folder, text file or folder, hf:OWNER/NAME, sotu."
     ),
 ]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name, file.py:function, or recipe.json.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name, file.py:function, or recipe.json.",
+        autocompletion=lambda incomplete: [name for name in recipe_names() if name.startswith(incomplete)],
+    ),
+]
 Processes = Annotated[
     int, typer.Option("--processes", min=0, max=4096, help="Frames at a time, a process each; 0: one a core.")
 ]

@@ -1,7 +1,6 @@
 """From what the user typed to what it names: a recipe, a dataset, a run, an artifact."""
 
 import importlib
-import pkgutil
 import sys
 import time
 import traceback
@@ -10,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
-from bitgolf import import_core, recipes
+from bitgolf import import_core
 from bitgolf.base.errors import BitgolfError, PlanError, nearest
 from bitgolf.base.events import NOTE, Event, is_first_process
 from bitgolf.base.plan import P, parse_overrides
@@ -32,6 +31,7 @@ from bitgolf.public.checkpoints import (
     unbanked,
 )
 from bitgolf.recipe import Recipe
+from bitgolf.recipes import recipe_names
 from bitgolf.report.screen import note
 from bitgolf.run.cache import cache_folder
 from bitgolf.script.own import OWN_FILES, kinds_of, load_own
@@ -56,11 +56,6 @@ SHIPPED_TEXT = "sotu"  # what that model was trained on
 LAPTOP = "-laptop"  # after the name of a recipe: that recipe at the size of a laptop
 
 
-def recipe_names() -> list[str]:
-    """The recipes that ship with bitgolf."""
-    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
-
-
 def find_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, `file.py:function`, `recipe.json` or run folder, with `path=value` changes."""
     import_core()
@@ -70,7 +65,7 @@ def find_recipe(text: str, overrides: Sequence[str] = ()) -> Recipe:
 def _read_recipe(text: str) -> Recipe:
     name = text.removesuffix(LAPTOP)
     if name in recipe_names():  # before any folder that happens to have the same name
-        made = getattr(importlib.import_module(f"{recipes.__name__}.{name}"), name)()
+        made = getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
         return laptop(made) if text.endswith(LAPTOP) else made
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):

@@ -9,8 +9,9 @@ from bitgolf.base.plan import diff, to_json
 from bitgolf.catalog import shipped
 from bitgolf.catalog.glance import parent_of, recipes_used
 from bitgolf.catalog.shipped import catalogue, recipe_in, shipped_recipe, stand_in
-from bitgolf.inputs.resolve import LAPTOP, find_recipe, recipe_names
+from bitgolf.inputs.resolve import LAPTOP, find_recipe
 from bitgolf.recipe import Recipe
+from bitgolf.recipes import recipe_names
 from bitgolf.report import screen
 from bitgolf.score.windows import Chunked
 from bitgolf.squeeze.codec import Zstd

@@ -69,6 +69,25 @@ except SystemExit:
     assert words == "runn" or done.stdout and "error" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("", [*VERBS]), ("sh", ["show", "share"]), ("--ver", ["--version"]), ("show base", ["baseline"])],
+)
+def test_the_shell_completes_verbs_options_and_recipes_without_anything_heavy(typed, words):
+    program = f"""
+import atexit, sys
+from bitgolf.cli.main import main
+atexit.register(lambda: print("imported:", *sorted({HEAVY} & sys.modules.keys()), file=sys.stderr))
+main()
+"""
+    asked = {"COMP_WORDS": f"bitgolf {typed}", "COMP_CWORD": str(1 + typed.count(" "))}
+    environment = os.environ | asked | {"_BITGOLF_COMPLETE": "complete_bash"}
+    # The name of the program is part of the protocol.
+    command = [sys.executable, "-c", "import sys; sys.argv = ['bitgolf']\n" + program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == words and done.stderr.split() == ["imported:"]
+
+
 @pytest.mark.parametrize(("words", "looks_for_garbage"), [("--version", True), ("show demo", False)])
 def test_the_classes_of_libraries_are_not_searched_for_garbage(words, looks_for_garbage):
     program = """

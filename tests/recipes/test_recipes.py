@@ -5,10 +5,11 @@ import importlib
 import pytest
 
 from bitgolf.base.plan import diff, from_json, to_json
-from bitgolf.inputs.resolve import find_recipe, recipe_names
+from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.model import count_parameters, parameter_shapes
 from bitgolf.net.route import USkips
 from bitgolf.recipe import BudgetPlan, Recipe
+from bitgolf.recipes import recipe_names
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.demo import demo
 from bitgolf.score.windows import Chunked
