@@ -32,7 +32,7 @@ MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
 TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
 REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
-HANDED = {"partial", "map", "apply", "submit"}
+HANDED = {"partial", "map", "apply", "submit", "reduce"}
 CALLS_BACK = {"step", "minimize", "checkpoint"}  # call what they are given, here and now
 PLAIN_KINDS = ("str",)
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.

@@ -4,17 +4,20 @@ import ast
 from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
-from bitgolf.audit.indices import with_texts
+from bitgolf.audit.indices import shifted, with_texts
+from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
     AVERAGED,
     CHOSEN,
     COUNTED,
+    COUNTER,
     DRAWN,
     FILES,
     FILLED,
     GOLD,
     HASH,
     HOT,
+    ITEMS,
     LAMBDA,
     MASK,
     NO_NAMES,
@@ -92,7 +95,7 @@ class Expressions(Walk):
                 each_of = [self.value(each, frame) for each in node.elts]
                 whole = joined(each_of)
                 if isinstance(node, ast.List) and whole.parts:
-                    return whole  # a list of tuples
+                    return whole.marked(ITEMS)
                 return whole._replace(parts=tuple(one._replace(parts=()) for one in each_of))
             case ast.Dict() if not node.keys:
                 return self.table(node)
@@ -115,9 +118,12 @@ class Expressions(Walk):
     ) -> Value:
         """What is made of each of something, its conditions looked at too."""
         for each in node.generators:
-            self.taken(each.target, each.iter, self.value(each.iter, frame), frame)
+            over = self.value(each.iter, frame)
+            self.taken(each.target, each.iter, over, frame)
             for condition in each.ifs:
                 self.value(condition, frame)
+                if STREAM in over.roots:
+                    self._every_nth(condition, frame)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         ends = {
             f"[{name.id}]"
@@ -132,9 +138,21 @@ class Expressions(Walk):
                 path[: path.rindex("[")] if path.endswith(tuple(ends)) else path for path in paths
             )
 
-        return self.union(parts, frame).each(
-            lambda one: one._replace(keys=whole(one.keys), gates=whole(one.gates), golds=whole(one.golds))
+        return (
+            self.union(parts, frame)
+            .marked(ITEMS)
+            .each(
+                lambda one: one._replace(keys=whole(one.keys), gates=whole(one.gates), golds=whole(one.golds))
+            )
         )
+
+    def _every_nth(self, test: ast.expr, frame: Frame) -> None:
+        """`k % 16 == 0`, which takes one of so many."""
+        match test:
+            case ast.Compare(left=ast.BinOp(op=ast.Mod(), left=place, right=every), ops=[ast.Eq()]):
+                step = self.value(every, frame)
+                if self.value(place, frame).has(COUNTER) and not step.set and (step.number or 0) > 1:
+                    self.event("cut", test, frame, step, way="step")
 
     def _formatted(self, node: ast.JoinedStr, frame: Frame) -> Value:
         """A text with values in it: its constant parts, and what any value carries."""
@@ -150,6 +168,9 @@ class Expressions(Walk):
         """A look into a table by tokens, or some of the tokens."""
         held, where = self.value(node.value, frame), self.value(node.slice, frame)._replace(parts=())
         if held.parts and not where.has(VAL) and not isinstance(node.slice, ast.Slice | ast.Tuple):
+            place = number(node.slice)
+            if isinstance(place, int) and not held.has(ITEMS) and place < len(held.parts):
+                return held.parts[place]
             return held  # a tuple of a list of them
         held = held._replace(parts=(), marks=held.marks - {FILLED})
         if held.has(VAL) and not held.has(GOLD):
@@ -187,7 +208,7 @@ class Expressions(Walk):
             if bounds is None and where.has(DRAWN):  # a slice may begin where a document does
                 self.event("cut", node, frame, where, way="drawn")
         path = self.path(node, frame)
-        keys = few(frozenset(f"{key}{path}" for key in held.keys or ("",)))
+        keys = few(frozenset(map(shifted, (f"{key}{path}" for key in held.keys or ("",)))))
         roots = frozenset((path,)) if STREAM in held.roots and frame.loops else held.roots
         held = held._replace(number=None, keys=keys, roots=roots, set=False)
         return held | where._replace(roots=NO_NAMES, keys=NO_NAMES, gates=NO_NAMES, tables=NO_NAMES)
@@ -240,6 +261,8 @@ class Expressions(Walk):
                 value = value.marked(SHARE)
             case ast.Mult() if GOLD in left.marks | right.marks and _by_piece(left, right):
                 value = value.marked(SHARE)
+            case ast.Mult() if left.has(GOLD) and right.has(GOLD) and CHOSEN in left.marks ^ right.marks:
+                self.mixed(node, *((left, right) if left.has(CHOSEN) else (right, left)), frame, way="weight")
             case ast.Mult() if value.has(FILLED) and not _is_number(left, right):
                 value = value._replace(marks=value.marks - {FILLED})
             case ast.Mult() if value.has(AVERAGED) and (

@@ -38,6 +38,7 @@ from bitgolf.audit.values import (
     Value,
     base_name,
     last_name,
+    optimized_thing,
 )
 from bitgolf.audit.walk import MOST_STEPS, Turns
 
@@ -290,14 +291,14 @@ class Flow(Calls):
                 self.tallied.add(base_name(node.target))
             if where.has(VAL):
                 self.event("count", node, frame, where, owner=base_name(node.target), tables=held.tables)
-            elif isinstance(node.op, ast.Add) and value.has(GOLD):
+            elif isinstance(node.op, ast.Add | ast.Sub) and value.has(GOLD):
                 self.event("score", node, frame, value)
                 value = Value(frozenset((SUM,)))
             self.put(node.target.value, value, frame)
             return
         if isinstance(node.op, ast.BitXor | ast.BitAnd | ast.Mod) and value.has(VAL):
             value = value.marked(HASH)
-        if isinstance(node.op, ast.Add) and value.has(GOLD):
+        if isinstance(node.op, ast.Add | ast.Sub) and value.has(GOLD):
             self.event("score", node, frame, value)
             value = Value(frozenset((SUM,)))
         if isinstance(node.op, ast.Add) and value.number is not None:
@@ -356,4 +357,4 @@ def _optimized(node: ast.expr) -> str:
         return ""
     if not (any(each.arg == "lr" for each in node.keywords) or last_name(node.func) in OPTIMIZERS):
         return ""
-    return next((each.id for each in ast.walk(node.args[0]) if isinstance(each, ast.Name)), "")
+    return optimized_thing(node.args[0])

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import re
 from collections.abc import Mapping
 
 from bitgolf.audit.values import Frame
@@ -35,6 +36,19 @@ def with_texts(node: ast.expr, texts: Mapping[str, str]) -> str:
 def _sliced(node: ast.expr) -> str:
     """An index as a text; a bare slice does not stand alone."""
     return ast.unparse(ast.Subscript(ast.Name("x"), node))[2:-1]
+
+
+def shifted(path: str) -> str:
+    """`[a:b][1:]` as `[a + 1:b]`, `[a:b + 1][:-1]` as `[a:b]`: two ways to the same tokens are one."""
+    if match := AGAIN.match(path):
+        before, begin, end, place = match.groups()
+        if place == "1:":
+            return f"{before}[{begin} + 1:{end}]"
+        return f"{before}[{begin}:{end.removesuffix(' + 1') if end.endswith(' + 1') else end + ' - 1'}]"
+    return path
+
+
+AGAIN = re.compile(r"^(.*)\[([\w .+*-]+):([\w .+*-]+)\]\[(1:|:-1)\]$")
 
 
 class _Renamed(ast.NodeTransformer):

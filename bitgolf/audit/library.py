@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
     AVERAGED,
+    CHOSEN,
     COUNTED,
     COUNTER,
     DRAWN,
+    FEW,
     FILES,
     FILLED,
     GOLD,
     HASH,
     HOT,
+    ITEMS,
     NOTHING,
     PADDED,
     PIECE,
@@ -33,6 +36,8 @@ from bitgolf.audit.values import (
     base_name,
     dotted,
     last_name,
+    optimized_thing,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +120,7 @@ def called(
     if last in ("append", "extend", "add") and given and isinstance(node.func, ast.Attribute):
         if given[0].has(GOLD, VAL):
             flow.event("kept", node, frame, given[0])
-        flow.put(node.func.value, given[0], frame)
+        flow.put(node.func.value, given[0].marked(ITEMS).each(_all_places), frame)
     if (scored := _scored(flow, call)) is not None:
         return scored
     if last in ("get", "setdefault") and given and given[0].has(VAL) and not held.has(GOLD):
@@ -155,6 +160,8 @@ def called(
         return shortened
     if last == "stack" and given:
         return everything.plain._replace(parts=given[0].parts)
+    if last in ("softmax", "sigmoid") and everything.has(GOLD):
+        return everything.plain.marked(CHOSEN)  # a weight that knows the outcome
     if last in ("softmax", "log_softmax") and everything.has(VAL):
         return everything.plain.marked(PREDICTED)
     if last in SAME and isinstance(node.func, ast.Attribute):
@@ -174,6 +181,12 @@ def called(
     return everything if len(given) == 1 else everything.plain
 
 
+def _all_places(value: Value) -> Value:
+    """What a list has of each place in turn: of all of them."""
+    keys, gates, golds = (frozenset(map(whole, each)) for each in (value.keys, value.gates, value.golds))
+    return value._replace(keys=keys, gates=gates, golds=golds)
+
+
 def _shortened(flow: "Expressions", call: Call, given: Sequence[Value]) -> Value | None:
     """The stream of validation tokens cut to a length; None for other calls."""
     last, held, node, frame = call.last, call.held, call.node, call.frame
@@ -182,8 +195,13 @@ def _shortened(flow: "Expressions", call: Call, given: Sequence[Value]) -> Value
             flow.event("cut", node, frame, given[2])
         return held
     if last == "islice" and given and STREAM in given[0].roots and len(given) > 1:
-        if given[-1].number is not None:
-            flow.event("cut", node, frame, given[-1], way="turns")
+        stop = given[1 if len(given) == 2 else 2]
+        step = given[3] if len(given) > 3 else NOTHING
+        if stop.number is not None:
+            flow.event("cut", node, frame, stop, way="turns")
+            return given[0].marked(FEW)
+        if not step.set and (step.number or 0) > 1:  # that of the processes is set from outside
+            flow.event("cut", node, frame, step, way="step")
         return given[0]
     return None
 
@@ -208,7 +226,7 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
     if last in CLOCKS and not given or last in CLOCKS and not everything.marks:
         return Value(frozenset((TIME,)))
     if last == "zip" and len(given) > 1:
-        return everything._replace(parts=tuple(each._replace(parts=()) for each in given))
+        return everything.marked(ITEMS)._replace(parts=tuple(each._replace(parts=()) for each in given))
     if last in WALKED and given and given[0].parts:
         return given[0]
     if last in ("float", "int", "bool", "str") and len(given) == 1:
@@ -228,6 +246,7 @@ def _noted(flow: "Expressions", call: Call) -> None:
         flow.event("alone", node, frame, way=str(frame.alone))
     if last in LEARNS or last in FITTED and everything.has(VAL):
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
+        owner = optimized_thing(node.args[1]) if last == "grad" and len(node.args) > 1 else owner
         if everything.has(VAL) or last in LEARNS:
             flow.event("train" if everything.has(VAL) else "fit", node, frame, everything, owner=owner)
     elif last in REDUCES and name != last and not name.startswith("functools."):

@@ -55,8 +55,8 @@ def not_a_score(log: Log, rules: Rules) -> Iterator[Finding]:
     for score in log.scores:
         if not math.isfinite(score.bits) or score.bits <= 0:
             yield Finding("V19", FOUND, at(log, score.line), f"{score.bits:g} bits per byte")
-            return
-    if final.bits < (least := rules.least_bits_per_byte):
+            break
+    if 0 < final.bits < (least := rules.least_bits_per_byte):
         message = f"{final.bits:g} bits per byte"
         those = f"no small model of text is honestly below {least:g}"
         yield Finding("V14", FOUND, at(log, final.line), message, those)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
+from bitgolf.audit.reach import Reach
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
@@ -25,6 +26,7 @@ class Script(NamedTuple):
     flow: Flow
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
+    reach: Reach = Reach([])
 
     def of(self, kind: str, *marks: str) -> list[Event]:
         """The events of a kind whose values carry all of these marks."""
@@ -100,7 +102,8 @@ def follow(
         ast.increment_lineno(tree, number * FILE_LINES)
     flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
     events = flow.run()
-    return Script(name, layers, events, flow, beside=tuple(name for name, _ in beside))
+    names = tuple(name for name, _ in beside)
+    return Script(name, layers, events, flow, beside=names, reach=Reach([layers[-1].tree]))
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:

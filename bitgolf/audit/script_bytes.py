@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, Finding
+from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,
@@ -20,37 +21,82 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
-from bitgolf.audit.values import base_name
+from bitgolf.audit.values import Definition, base_name
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
-    """B01, B02, B04, B08: the table of bytes by token, where a function builds one from pieces."""
+    """B01, B02, B08: the table of bytes by token, where a function builds one, by itself or by others."""
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
     turned = [node.operand for node in nodes(script.tree, ast.UnaryOp) if isinstance(node.op, ast.Invert)]
     inverted = {base_name(each) for each in turned if isinstance(each, ast.Subscript)}
-    for function in functions(script):
-        texts = {node.value for node in nodes(function, ast.Constant)}
-        names = {node.attr for node in nodes(function, ast.Attribute)}
-        decoded = [node for node in nodes(function, ast.Call) if _is_decoded_length(function, node)]
-        for node in decoded:
-            message = "the bytes of a token are the length of its decoded text"
-            yield script.finding("B04", node, message, sure=FOUND)
-        pieces = names & {"id_to_piece", "IdToPiece", "is_byte", "IsByte"}
-        spaced = any("\u2581" in text for text in texts if isinstance(text, str))
-        if not (spaced and "encode" in names and (pieces or "startswith" in names) or decoded and pieces):
-            continue
-        if not names & {"is_byte", "IsByte"} and not any("<0x" in str(text) for text in texts):
+    builders = {
+        each.name: parts for each in functions(script) if _builds(parts := _with_called(script, each))
+    }
+    for name, parts in builders.items():
+        if any(each.name in builders and each.name != name for each in parts):
+            continue  # that one is the builder
+        function = parts[0]
+        texts = {str(node.value) for part in parts for node in nodes(part, ast.Constant)}
+        names = _attributes(parts)
+        if not names & {"is_byte", "IsByte"} and not any("<0x" in text for text in texts):
             yield script.finding("B02", function, "byte tokens are not told from pieces")
-        plain = next(filter(_counts_space, ast.walk(function)), None) or _keeps_space(function)
+        plain = next(filter(_counts_space, within(parts)), None) or _keeps_space(parts)
         if plain and adds_space:
             message = "the table counts the space before a word, and the score adds it again"
             yield script.finding("B01", plain, message, sure=FOUND)
-        skipped = names & {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown"}
-        if not skipped:
+        asked = [node for part in parts for node in nodes(part, ast.Attribute) if node.attr in ASKED]
+        if not _decides(script, asked):
             yield script.finding("B08", function, "control and unused tokens are not told from pieces")
         elif not _has_edges(function, inverted):
             message = "no token is a boundary: the space behind a control token is counted"
             yield script.finding("B08", function, message)
+
+
+ASKED = {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown", "IsUnknown"}
+
+
+def _with_called(script: Script, function: Definition) -> list[Definition]:
+    """A function and those of the script that it calls, and these."""
+    parts = [function]
+    for part in parts:
+        for node in nodes(part, ast.Call):
+            parts += [own for own in script.reach.functions.get(last_called(node), ()) if own not in parts]
+    return parts
+
+
+def _builds(parts: Sequence[Definition]) -> bool:
+    """Whether pieces become lengths of bytes in some functions."""
+    names = _attributes(parts)
+    pieces = names & {"id_to_piece", "IdToPiece", "is_byte", "IsByte"}
+    texts = (node.value for part in parts for node in nodes(part, ast.Constant))
+    spaced = any("\u2581" in text for text in texts if isinstance(text, str))
+    return spaced and "encode" in names and bool(pieces or "startswith" in names)
+
+
+def _attributes(parts: Sequence[ast.AST]) -> set[str]:
+    return {node.attr for part in parts for node in nodes(part, ast.Attribute)}
+
+
+def _decides(script: Script, asked: Sequence[ast.Attribute]) -> bool:
+    """Whether what is asked of a token decides anything: a test, a filter, a mask."""
+    carried = script.reach.carries(*asked)
+    for each, scope, _ in script.reach.scoped:
+        match each:
+            case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test) | ast.Match(subject=test):
+                tests = [test]
+            case ast.comprehension(ifs=ifs):
+                tests = ifs
+            case ast.Subscript(slice=ast.expr() as index):
+                tests = [index]
+            case ast.BinOp(op=ast.Mult(), left=left, right=right):
+                tests = [left, right]
+            case ast.Call(args=[test, *_]) if last_called(each) in ("filter", "where"):
+                tests = [test]
+            case _:
+                continue
+        if any(carried.by(test, scope) for test in tests):
+            return True
+    return False
 
 
 def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
@@ -73,7 +119,10 @@ def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
 def _counts_space(node: ast.AST) -> bool:
     """`len(x.encode()) + 1`, or `if piece.startswith(space): count[i] = 1`, which the length is added to."""
     match node:
-        case ast.BinOp(op=ast.Add(), left=length, right=ast.Constant(1)):
+        case (
+            ast.BinOp(op=ast.Add(), left=length, right=ast.Constant(1))
+            | ast.BinOp(op=ast.Add(), left=ast.Constant(1), right=length)
+        ):
             return called(length) == "len" and ".encode(" in ast.unparse(length)
         case ast.If() if "startswith(" in ast.unparse(node.test) and "<0x" not in ast.unparse(node.test):
             given = [each for each in node.body if isinstance(each, ast.Assign | ast.AugAssign)]
@@ -81,17 +130,17 @@ def _counts_space(node: ast.AST) -> bool:
     return False
 
 
-def _keeps_space(function: ast.AST) -> ast.Call | None:
+def _keeps_space(parts: Sequence[ast.AST]) -> ast.Call | None:
     """`len(piece.encode())` of a text whose space became a plain one, and that nothing takes off."""
     turned, taken = False, False
-    for node in ast.walk(function):
+    for node in within(parts):
         if isinstance(node, ast.Call) and last_called(node) == "replace" and len(node.args) == 2:
             turned |= ast.unparse(node.args[1]) in ("' '", "b' '")
             taken |= ast.unparse(node.args[1]) == "''"
         taken |= isinstance(node, ast.Slice) and node.upper is None and number(node.lower) in (1, 3)
         taken |= isinstance(node, ast.Call) and last_called(node) in ("lstrip", "strip", "removeprefix")
         taken |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and "len(" in ast.unparse(node)
-    lengths = (node for node in calls(function, "len") if "encode(" in ast.unparse(node))
+    lengths = (node for part in parts for node in calls(part, "len") if "encode(" in ast.unparse(node))
     return next(lengths, None) if turned and not taken else None
 
 
@@ -108,34 +157,57 @@ def _adds_flag(node: ast.AST) -> bool:
     return False
 
 
-def _is_decoded_length(function: ast.AST, node: ast.Call) -> bool:
-    """`len(tokenizer.decode([one]).encode())`, in one expression or by a name."""
-    if called(node) != "len" or not node.args:
-        return False
-    parts: list[ast.expr] = [node.args[0]]
-    parts += [
-        each.value for each in nodes(function, ast.Assign) if names_given(each) & names_in(node.args[0])
-    ]
-    turned = [each for each in parts if any(calls(each, "encode", "bytes"))]
-    decoded = [
-        call
-        for each in parts
-        for call in calls(each, "decode", "decode_ids", "DecodeIds")
-        if call.args and isinstance(call.args[0], ast.List) and len(call.args[0].elts) == 1
-    ]
-    return bool(turned and decoded)
+def decoded_lengths(script: Script) -> Iterator[Finding]:
+    """B04: the bytes of a token taken from the text that it is decoded to, alone."""
+    for node, _ in script.reach.all(ast.Call):
+        if not any(
+            isinstance(each, ast.Attribute) and each.attr in DECODERS for each in (node.func, *node.args)
+        ):
+            continue
+        alone = any(len(each.elts) == 1 for part in node.args for each in nodes(part, ast.List))
+        if alone and (length := next(_byte_lengths(script, script.reach.carries(node)), None)):
+            message = "the bytes of a token are the length of its decoded text"
+            yield script.finding("B04", length, message, sure=FOUND)
+
+
+DECODERS = {"decode", "decode_ids", "DecodeIds", "batch_decode"}
+
+
+def _byte_lengths(script: Script, carried: Carried) -> Iterator[ast.Call]:
+    """`len(text.encode())` or `len(bytes(text, "utf-8"))` of what something has got to."""
+    for node, scope in script.reach.all(ast.Call):
+        if called(node) == "len" and any(carried.by(each, scope) for each in calls(node, "encode", "bytes")):
+            yield node
 
 
 def lossy_text(script: Script) -> Iterator[Finding]:
     """B09: text that is changed for good before it becomes tokens."""
-    encodes = [*calls(script.tree, *ENCODERS)]
-    if all(not each.args or isinstance(each.args[0], ast.Constant) for each in encodes):
-        return  # those of texts, not of a tokenizer
-    for node in calls(script.tree, "casefold", "lower", "upper", "normalize"):
-        lossy = last_called(node) == "casefold" or called(node) == "unicodedata.normalize"
-        if lossy or any(node is part for each in encodes for arg in each.args for part in ast.walk(arg)):
-            message = f"{called(node)} changes the text before it becomes tokens"
-            yield script.finding("B09", node, message)
+    encodes = [*_tokenized(script)]
+    kept = {id(node) for each, _ in script.reach.all(ast.AST) for node in _kept_apart(each)}
+    for node, _ in script.reach.all(ast.Attribute) if encodes else ():
+        lossy = ast.unparse(node) == "unicodedata.normalize" or node.attr == "casefold"
+        if lossy or node.attr in ("lower", "upper") and id(node) not in kept:
+            carried = script.reach.carries(node)
+            if any(carried.by(part, scope) for each, scope in encodes for part in each.args):
+                message = f"{ast.unparse(node)} changes the text before it becomes tokens"
+                yield script.finding("B09", node, message)
+
+
+def _kept_apart(node: ast.AST) -> list[ast.expr]:
+    """What `"^" + char.lower()` calls, which says what it was, and what a test asks."""
+    match node:
+        case ast.BinOp(op=ast.Add(), left=ast.Constant() | ast.Name(), right=ast.Call(func=func)):
+            return [func]
+        case ast.Compare() | ast.BoolOp():
+            return [*nodes(node, ast.Attribute)]
+    return []
+
+
+def _tokenized(script: Script) -> Iterator[tuple[ast.Call, int]]:
+    """The calls that make tokens of a text; `text.encode("utf-8")` makes none."""
+    for node, scope in script.reach.all(ast.Call):
+        if last_called(node) in ENCODERS and node.args and not isinstance(node.args[0], ast.Constant):
+            yield node, scope
 
 
 def few_documents(script: Script) -> Iterator[Finding]:
@@ -244,24 +316,15 @@ def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
 
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
-    for function in functions(script):
-        changed = {
-            name
-            for node in nodes(function, ast.Assign)
-            if _changes_text(script, node.value)
-            for name in names_given(node)
-        }
-        scores = any(names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp))
-        if not scores and not _encoded(function, changed):
-            continue
-        for node in calls(function, "len"):
-            inner = ast.unparse(node)
-            within_it = any(
-                _changes_text(script, each) and scores for each in nodes(node, ast.Call) if each is not node
-            )
-            if ".encode(" in inner and (names_in(node) & changed or within_it):
+    encodes = [*_tokenized(script)]
+    changes = [node for node, _ in script.reach.all(ast.Call) if encodes and _changes_text(script, node)]
+    for node in changes:
+        carried = script.reach.carries(node)
+        if any(carried.by(part, scope) for each, scope in encodes for part in each.args):
+            for length in _byte_lengths(script, carried):
                 message = "bytes are counted of the text that was changed before it became tokens"
-                yield script.finding("B06", node, message)
+                yield script.finding("B06", length, message)
+                return
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
@@ -335,6 +398,7 @@ def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:
 
 CHECKS = (
     byte_tables,
+    decoded_lengths,
     lossy_text,
     few_documents,
     without_ln2,

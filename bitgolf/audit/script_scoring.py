@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import called, lines_of, names_given, nodes
-from bitgolf.audit.values import BEFORE, GOLD, HASH, STREAM, VAL, Event, common
+from bitgolf.audit.values import BEFORE, FEW, GOLD, HASH, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
 MADE = re.compile(r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\(")
@@ -51,7 +51,7 @@ def learned_first(script: Script) -> Iterator[Finding]:
             undone = any(train.time < event.time < first for event in script.of("load"))
             places = train.value.roots - {STREAM}
             walks = not places or any(NAMED.search(root.replace("None", "")) for root in places)
-            rehearsal = fresh or undone or not walks
+            rehearsal = fresh or undone or not walks or train.value.has(FEW)
             message += f"{', in a rehearsal,' if rehearsal else ''} before any is scored"
             message += f" ({script.line(later[0].line)})"
             yield script.finding("V07" if rehearsal else "V04", train, message, sure=FOUND)

@@ -16,6 +16,8 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
 MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
 FILLED, PREDICTED = "filled predicted".split()
+FEW = "few"  # a counted number of parts
+ITEMS = "items"  # many things, whose parts are those of each
 HOT = "hot"  # one at the place of a token
 COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left
@@ -104,7 +106,12 @@ def few(paths: frozenset[str]) -> frozenset[str]:
 
 def places(paths: frozenset[str]) -> frozenset[str]:
     """The same, and for one token after the other all of them: `ids[1:]` for `ids[1:][t]`."""
-    return paths | {path[: match.start()] for path in paths if (match := ONE_PLACE.search(path))}
+    return paths | frozenset(map(whole, paths))
+
+
+def whole(path: str) -> str:
+    """`ids[1:]` for `ids[1:][t]`."""
+    return ONE_PLACE.sub("", path)
 
 
 ONE_PLACE = re.compile(r"\[[A-Za-z_]\w*\]$")
@@ -216,3 +223,11 @@ def common(one: Event, other: Event) -> tuple[int, ...]:
             break
         shared.append(left)
     return tuple(shared)
+
+
+def optimized_thing(node: ast.expr) -> str:
+    """Of `thing.parameters()`, `[*thing.parameters()]` or `[thing]` the thing."""
+    called = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    return next(
+        (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and id(each) not in called), ""
+    )

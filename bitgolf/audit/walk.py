@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from bitgolf.audit.values import (
+    FEW,
     NO_NAMES,
     NOTHING,
     RANK,
@@ -128,7 +129,7 @@ class Walk:
         way: str = "",
     ) -> None:
         """Note something that happens here."""
-        marks = value.marks | (frame.control.marks & {RANK})
+        marks = value.marks | (frame.control.marks & {RANK, FEW})
         line = getattr(node, "lineno", 0)
         value = value._replace(marks=marks)
         if kind == "score" and frame.alone:

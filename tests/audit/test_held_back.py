@@ -10,21 +10,23 @@ from bitgolf.audit.finding import CANNOT_TELL
 from bitgolf.audit.rules import rules_named
 
 FOLDER = Path(__file__).parent / "held_back"
-SCRIPT = (FOLDER / "script.txt").read_text(encoding="utf-8")
-CHANGES = tomllib.loads((FOLDER / "plants.toml").read_text(encoding="utf-8"))
+SETS = {"script.txt": "plants.toml", "second.txt": "second.toml"}
 RULES = rules_named()
 MISSED = pytest.mark.xfail(reason="not named so far", strict=True)
 
 
-def named(change):
-    marks = [MISSED] if change.get("missed") else []
-    return pytest.param(change, id=f"{change['code']} {change['name']}", marks=marks)
+def changes(kind):
+    """Each change of every script, with the script's file."""
+    for script, listed in SETS.items():
+        for change in tomllib.loads((FOLDER / listed).read_text(encoding="utf-8"))[kind]:
+            marks = [MISSED] if change.get("missed") else []
+            yield pytest.param(script, change, id=f"{change['code']} {change['name']}", marks=marks)
 
 
-def codes(tmp_path, change):
+def codes(tmp_path, script, edits):
     """What is found in the changed script."""
-    text = SCRIPT
-    for old, new in change["edits"]:
+    text = (FOLDER / script).read_text(encoding="utf-8")
+    for old, new in edits:
         assert old in text
         text = text.replace(old, new)
     path = tmp_path / "train_gpt.py"
@@ -32,15 +34,16 @@ def codes(tmp_path, change):
     return {each.code for each in audit(path, RULES).findings if each.sure != CANNOT_TELL}
 
 
-def test_the_script_itself_is_clean(tmp_path):
-    assert codes(tmp_path, {"edits": []}) == set()
+@pytest.mark.parametrize("script", SETS)
+def test_the_script_itself_is_clean(tmp_path, script):
+    assert codes(tmp_path, script, []) == set()
 
 
-@pytest.mark.parametrize("change", [named(each) for each in CHANGES["plants"]])
-def test_what_is_named(tmp_path, change):
-    assert change["code"] in codes(tmp_path, change)
+@pytest.mark.parametrize(("script", "change"), changes("plants"))
+def test_what_is_named(tmp_path, script, change):
+    assert change["code"] in codes(tmp_path, script, change["edits"])
 
 
-@pytest.mark.parametrize("change", [named(each) for each in CHANGES["neighbours"]])
-def test_what_is_legal(tmp_path, change):
-    assert codes(tmp_path, change) == set()
+@pytest.mark.parametrize(("script", "change"), changes("neighbours"))
+def test_what_is_legal(tmp_path, script, change):
+    assert codes(tmp_path, script, change["edits"]) == set()

@@ -1,0 +1,148 @@
+"""Where a value of a script can get to: through names, attributes, calls of its own functions and loops.
+
+Without order or branches: for values that a followed flow has no marks for, such as texts.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple, TypeVar
+
+from bitgolf.audit.tree import last_called
+from bitgolf.audit.values import Definition
+
+RETURN = "return"
+Place = tuple[int, str]  # a name and the scope that it is of, 0 for those of all
+Node = TypeVar("Node", bound=ast.AST)
+
+
+class Step(NamedTuple):
+    """What is given to places. reads: names in it; calls: what it calls; inside: all nodes of it."""
+
+    given: frozenset[Place]
+    reads: frozenset[Place]
+    calls: frozenset[str]
+    inside: frozenset[int]
+
+
+class Reach:
+    """The ways of values through some trees. Names of a function are those of the functions in it too."""
+
+    def __init__(self, trees: list[ast.Module]) -> None:
+        self.functions: dict[str, list[Definition]] = {}  # of methods of one name all
+        self.scopes: dict[int, int] = {}  # functions, by the outermost one around
+        self.scoped: list[tuple[ast.AST, int, int]] = []  # all nodes, with their scope and their function
+        waiting: list[tuple[ast.AST, int, int]] = [(tree, 0, 0) for tree in trees]
+        while waiting:
+            node, scope, function = waiting.pop()
+            self.scoped.append((node, scope, function))
+            if isinstance(node, Definition):
+                scope, function = scope or id(node), id(node)
+                self.scopes[function] = scope
+                self.functions.setdefault(node.name, []).append(node)
+            waiting += [(child, scope, function) for child in ast.iter_child_nodes(node)]
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Everything that gives something to a place."""
+        return [step for each in self.scoped for step in self._steps(*each)]
+
+    def _steps(self, node: ast.AST, scope: int, function: int) -> Iterator[Step]:
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                yield _step({place for each in targets for place in _given(each, scope)}, value, scope)
+            case (
+                ast.AnnAssign(target=target, value=ast.expr() as value)
+                | ast.AugAssign(target=target, value=value)
+                | ast.NamedExpr(target=target, value=value)
+                | ast.For(target=target, iter=value)
+                | ast.comprehension(target=target, iter=value)
+                | ast.withitem(optional_vars=ast.expr() as target, context_expr=value)
+            ):
+                yield _step({*_given(target, scope)}, value, scope)
+            case ast.Return(value=ast.expr() as value) | ast.Yield(value=ast.expr() as value):
+                yield _step({(function, RETURN)}, value, scope)
+            case ast.Call(func=ast.Attribute(value=held, attr="append" | "extend" | "add"), args=[part]):
+                yield _step({*_given(held, scope)}, part, scope)
+            case ast.Call():
+                words = [(each.arg, each.value) for each in node.keywords if each.arg]
+                for own in self.functions.get(last_called(node), ()):
+                    names = [each.arg for each in own.args.args if each.arg not in ("self", "cls")]
+                    for name, part in [*zip(names, node.args), *words]:
+                        yield _step({(self.scopes[id(own)], name)}, part, scope)
+
+    @cached_property
+    def followers(self) -> dict[object, list[Step]]:
+        """By a place, a function's name or a node, the steps that take it."""
+        found: dict[object, list[Step]] = {}
+        for step in self.steps:
+            for each in (*step.reads, *step.calls, *step.inside):
+                found.setdefault(each, []).append(step)
+        return found
+
+    def carries(self, *sources: ast.AST) -> "Carried":
+        """All places that get what some nodes give."""
+        returns = {(id(node), RETURN): name for name, each in self.functions.items() for node in each}
+        places: set[Place] = set()
+        functions: set[str] = set()
+        waiting: list[object] = [*map(id, sources)]
+        while waiting:
+            for step in self.followers.get(waiting.pop(), ()):
+                for place in step.given - places:
+                    places.add(place)
+                    waiting.append(place)
+                    if place in returns:
+                        functions.add(returns[place])
+                        waiting.append(returns[place])
+        return Carried(frozenset(map(id, sources)), frozenset(places), frozenset(functions))
+
+    def all(self, kind: type[Node]) -> Iterator[tuple[Node, int]]:
+        """All nodes of a kind, with their scopes."""
+        return ((node, scope) for node, scope, _ in self.scoped if isinstance(node, kind))
+
+
+class Carried(NamedTuple):
+    """What has got what some nodes give."""
+
+    sources: frozenset[int]
+    places: frozenset[Place]
+    functions: frozenset[str]
+
+    def by(self, node: ast.expr, scope: int) -> bool:
+        """Whether an expression is one of them."""
+        reads, calls = _read(node, scope)
+        return bool(reads & self.places or calls & self.functions) or any(
+            id(each) in self.sources for each in ast.walk(node)
+        )
+
+
+def _step(given: set[Place], value: ast.expr, scope: int) -> Step:
+    return Step(frozenset(given), *_read(value, scope), frozenset(map(id, ast.walk(value))))
+
+
+def _given(target: ast.expr, scope: int) -> Iterator[Place]:
+    """The names that a target is made of; of attributes the last one, whatever object they are of."""
+    match target:
+        case ast.Name():
+            yield scope, target.id
+        case ast.Attribute():
+            yield 0, f".{target.attr}"
+        case ast.Subscript() | ast.Starred():
+            yield from _given(target.value, scope)
+        case ast.Tuple() | ast.List():
+            for each in target.elts:
+                yield from _given(each, scope)
+
+
+def _read(node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[str]]:
+    reads: set[Place] = set()
+    called: set[str] = set()
+    methods = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            reads |= {(scope, each.id), (0, each.id)}
+        elif isinstance(each, ast.Attribute) and id(each) not in methods:
+            reads.add((0, f".{each.attr}"))
+        elif isinstance(each, ast.Call):
+            called.add(last_called(each))
+    return frozenset(reads), frozenset(called)
