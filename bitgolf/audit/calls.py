@@ -82,6 +82,10 @@ class Calls(Expressions):
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
         function = self.resolved(node.func, held, frame, node)
+        if function is None and isinstance(node.func, ast.Attribute):  # `self.weigh(x)` of an own object
+            own_object = self.attribute(last, held)
+            function = self.methods.get((own_object.kind, "__call__"))
+            held = held if function is None else own_object
         made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
         if made:
             held = Value(tables=_objects(made, node, frame), kind=made)

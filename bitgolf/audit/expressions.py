@@ -96,7 +96,8 @@ class Expressions(Walk):
                 whole = joined(each_of)
                 if isinstance(node, ast.List) and whole.parts:
                     return whole.marked(ITEMS)
-                return whole._replace(parts=tuple(one._replace(parts=()) for one in each_of))
+                parts = tuple(one._replace(parts=()) for one in each_of)
+                return whole._replace(parts=parts, marks=whole.marks - {ITEMS})
             case ast.Dict() if not node.keys:
                 return self.table(node)
             case ast.JoinedStr():
@@ -210,7 +211,8 @@ class Expressions(Walk):
         path = self.path(node, frame)
         keys = few(frozenset(map(shifted, (f"{key}{path}" for key in held.keys or ("",)))))
         roots = frozenset((path,)) if STREAM in held.roots and frame.loops else held.roots
-        held = held._replace(number=None, keys=keys, roots=roots, set=False)
+        gates = few(held.gates | {f"{gate}{path}" for gate in held.gates})
+        held = held._replace(number=None, keys=keys, gates=gates, roots=roots, set=False)
         return held | where._replace(roots=NO_NAMES, keys=NO_NAMES, gates=NO_NAMES, tables=NO_NAMES)
 
     def picked(self, node: ast.AST, source: Value, where: Value, frame: Frame) -> Value:
