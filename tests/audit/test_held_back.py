@@ -17,10 +17,12 @@ MISSED = pytest.mark.xfail(reason="not named so far", strict=True)
 
 def changes(kind):
     """Each change of every script, with the script's file."""
+    params = []
     for script, listed in SETS.items():
         for change in tomllib.loads((FOLDER / listed).read_text(encoding="utf-8"))[kind]:
             marks = [MISSED] if change.get("missed") else []
-            yield pytest.param(script, change, id=f"{change['code']} {change['name']}", marks=marks)
+            params.append(pytest.param(script, change, id=f"{change['code']} {change['name']}", marks=marks))
+    return params
 
 
 def codes(tmp_path, script, edits):
