@@ -29,11 +29,10 @@ def byte_tables(script: Script) -> Iterator[Finding]:
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
     turned = [node.operand for node in nodes(script.tree, ast.UnaryOp) if isinstance(node.op, ast.Invert)]
     inverted = {base_name(each) for each in turned if isinstance(each, ast.Subscript)}
-    builders = {
-        each.name: parts for each in functions(script) if _builds(parts := _with_called(script, each))
-    }
-    for name, parts in builders.items():
-        if any(each.name in builders and each.name != name for each in parts):
+    units = [parts for each in functions(script) if _builds(parts := _with_called(script, each))]
+    builders = {id(parts[0]) for parts in units}
+    for parts in units:
+        if any(id(each) in builders for each in parts[1:]):
             continue  # that one is the builder
         function = parts[0]
         texts = {str(node.value) for part in parts for node in nodes(part, ast.Constant)}
@@ -317,14 +316,22 @@ def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
     encodes = [*_tokenized(script)]
-    changes = [node for node, _ in script.reach.all(ast.Call) if encodes and _changes_text(script, node)]
-    for node in changes:
+    bits = [(node, scope) for node, scope in script.reach.all(ast.BinOp) if any(map(_is_ln2, ast.walk(node)))]
+    for node, _ in script.reach.all(ast.Call):
+        if not _changes_text(script, node):
+            continue
         carried = script.reach.carries(node)
-        if any(carried.by(part, scope) for each, scope in encodes for part in each.args):
-            for length in _byte_lengths(script, carried):
+        tokenized = any(carried.by(part, scope) for each, scope in encodes for part in each.args)
+        for length in _byte_lengths(script, carried):
+            scored = script.reach.carries(length)
+            if tokenized or any(scored.by(*each) for each in bits):
                 message = "bytes are counted of the text that was changed before it became tokens"
                 yield script.finding("B06", length, message)
                 return
+
+
+def _is_ln2(node: ast.AST) -> bool:
+    return last_called(node) in ("log", "log2") and "2" in ast.unparse(node)
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
