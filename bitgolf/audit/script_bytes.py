@@ -317,9 +317,10 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
     encodes = [*_tokenized(script)]
     bits = [(node, scope) for node, scope in script.reach.all(ast.BinOp) if any(map(_is_ln2, ast.walk(node)))]
-    for node, _ in script.reach.all(ast.Call):
-        if not _changes_text(script, node):
-            continue
+    pieces = script.reach.carries(*calls(script.tree, "id_to_piece", "IdToPiece"))
+    for node, place in script.reach.all(ast.Call):
+        if not _changes_text(script, node) or pieces.by(node, place):
+            continue  # a piece is no text
         carried = script.reach.carries(node)
         tokenized = any(carried.by(part, scope) for each, scope in encodes for part in each.args)
         for length in _byte_lengths(script, carried):
