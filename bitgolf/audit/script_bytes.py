@@ -316,23 +316,17 @@ def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
     encodes = [*_tokenized(script)]
-    bits = [(node, scope) for node, scope in script.reach.all(ast.BinOp) if any(map(_is_ln2, ast.walk(node)))]
     pieces = script.reach.carries(*calls(script.tree, "id_to_piece", "IdToPiece"))
     for node, place in script.reach.all(ast.Call):
         if not _changes_text(script, node) or pieces.by(node, place):
             continue  # a piece is no text
         carried = script.reach.carries(node)
-        tokenized = any(carried.by(part, scope) for each, scope in encodes for part in each.args)
-        for length in _byte_lengths(script, carried):
-            scored = script.reach.carries(length)
-            if tokenized or any(scored.by(*each) for each in bits):
-                message = "bytes are counted of the text that was changed before it became tokens"
-                yield script.finding("B06", length, message)
-                return
-
-
-def _is_ln2(node: ast.AST) -> bool:
-    return last_called(node) in ("log", "log2") and "2" in ast.unparse(node)
+        if not any(carried.by(part, scope) for each, scope in encodes for part in each.args):
+            continue
+        if length := next(_byte_lengths(script, carried), None):
+            message = "bytes are counted of the text that was changed before it became tokens"
+            yield script.finding("B06", length, message)
+            return
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
