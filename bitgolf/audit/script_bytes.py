@@ -315,18 +315,24 @@ def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
 
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
-    encodes = [*_tokenized(script)]
-    pieces = script.reach.carries(*calls(script.tree, "id_to_piece", "IdToPiece"))
-    for node, place in script.reach.all(ast.Call):
-        if not _changes_text(script, node) or pieces.by(node, place):
-            continue  # a piece is no text
-        carried = script.reach.carries(node)
-        if not any(carried.by(part, scope) for each, scope in encodes for part in each.args):
+    for function in functions(script):
+        changed = {
+            name
+            for node in nodes(function, ast.Assign)
+            if _changes_text(script, node.value)
+            for name in names_given(node)
+        }
+        scores = any(names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp))
+        if not scores and not _encoded(function, changed):
             continue
-        if length := next(_byte_lengths(script, carried), None):
-            message = "bytes are counted of the text that was changed before it became tokens"
-            yield script.finding("B06", length, message)
-            return
+        for node in calls(function, "len"):
+            inner = ast.unparse(node)
+            within_it = any(
+                _changes_text(script, each) and scores for each in nodes(node, ast.Call) if each is not node
+            )
+            if ".encode(" in inner and (names_in(node) & changed or within_it):
+                message = "bytes are counted of the text that was changed before it became tokens"
+                yield script.finding("B06", node, message)
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
