@@ -18,7 +18,6 @@ from bitgolf.audit import (
     tokenizer_checks,
 )
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
-from bitgolf.audit.flow import Flow
 from bitgolf.audit.folder import Record, read_record
 from bitgolf.audit.logs import decoded, looks_like_log, read_log
 from bitgolf.audit.rules import DISPUTED, VIOLATION, Rules, Ruling
@@ -248,7 +247,7 @@ def _beside(path: Path, runs: bool) -> list[Finding]:
         layers = unwrapped(path.name, path.read_bytes())
     except BitgolfError:
         return []
-    script = Script(path.name, layers, [], Flow([]))
-    tables = script_bytes.byte_tables(script) if runs else ()
+    script = follow(path.name, layers, [])
+    counts = (script_bytes.byte_tables, script_bytes.decoded_lengths) if runs else ()
     prepares = (script_bytes.few_documents, script_bytes.lossy_text, script_bytes.no_document_starts)
-    return [*tables, *(each for check in prepares for each in check(script))]
+    return [each for check in (*counts, *prepares) for each in check(script)]

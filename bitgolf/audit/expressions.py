@@ -59,13 +59,13 @@ class Expressions(Walk):
                 local = frame.names.get(node.id)
                 if local is None:
                     self.read.add(node.id)
-                    return self.globals.get(node.id, NOTHING)
-                return local
+                    local = self.globals.get(node.id, NOTHING)
+                return self._known(node, local)
             case ast.Attribute():
                 inner = self.value(node.value, frame)
                 if node.attr in library.SIZES:
                     return Value(frozenset((SIZE,)))
-                return self.attribute(node.attr, inner)
+                return self._known(node, self.attribute(node.attr, inner))
             case ast.Subscript():
                 return self.part(node, frame)
             case ast.BinOp():
@@ -113,6 +113,12 @@ class Expressions(Walk):
                 return self.union(
                     [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)], frame
                 )
+
+    def _known(self, node: ast.expr, value: Value) -> Value:
+        """A value, and its class noted if it is an object of the script."""
+        if value.kind in self.classes:
+            self.kinds.setdefault(id(node), set()).add(value.kind)
+        return value
 
     def _comprehension(
         self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, frame: Frame

@@ -4,7 +4,7 @@ Without order or branches: for values that a followed flow has no marks for, suc
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from bitgolf.audit.values import Definition
 
 RETURN = "return"
 Place = tuple[int, str]  # a name and the scope that it is of, 0 for those of all
+Kinds = Mapping[int, set[str]]  # nodes, and the classes of the objects that they stand for
 Node = TypeVar("Node", bound=ast.AST)
 
 
@@ -28,7 +29,8 @@ class Step(NamedTuple):
 class Reach:
     """The ways of values through some trees. Names of a function are those of the functions in it too."""
 
-    def __init__(self, trees: list[ast.Module]) -> None:
+    def __init__(self, trees: list[ast.Module], kinds: Kinds) -> None:
+        self.kinds = kinds
         self.functions: dict[str, list[Definition]] = {}  # of methods of one name all
         self.scopes: dict[int, int] = {}  # functions, by the outermost one around
         self.scoped: list[tuple[ast.AST, int, int]] = []  # all nodes, with their scope and their function
@@ -50,7 +52,9 @@ class Reach:
     def _steps(self, node: ast.AST, scope: int, function: int) -> Iterator[Step]:
         match node:
             case ast.Assign(targets=targets, value=value):
-                yield _step({place for each in targets for place in _given(each, scope)}, value, scope)
+                yield self._step(
+                    {place for each in targets for place in self._given(each, scope)}, value, scope
+                )
             case (
                 ast.AnnAssign(target=target, value=ast.expr() as value)
                 | ast.AugAssign(target=target, value=value)
@@ -59,17 +63,17 @@ class Reach:
                 | ast.comprehension(target=target, iter=value)
                 | ast.withitem(optional_vars=ast.expr() as target, context_expr=value)
             ):
-                yield _step({*_given(target, scope)}, value, scope)
+                yield self._step({*self._given(target, scope)}, value, scope)
             case ast.Return(value=ast.expr() as value) | ast.Yield(value=ast.expr() as value):
-                yield _step({(function, RETURN)}, value, scope)
+                yield self._step({(function, RETURN)}, value, scope)
             case ast.Call(func=ast.Attribute(value=held, attr="append" | "extend" | "add"), args=[part]):
-                yield _step({*_given(held, scope)}, part, scope)
+                yield self._step({*self._given(held, scope)}, part, scope)
             case ast.Call():
                 words = [(each.arg, each.value) for each in node.keywords if each.arg]
                 for own in self.functions.get(last_called(node), ()):
                     names = [each.arg for each in own.args.args if each.arg not in ("self", "cls")]
                     for name, part in [*zip(names, node.args), *words]:
-                        yield _step({(self.scopes[id(own)], name)}, part, scope)
+                        yield self._step({(self.scopes[id(own)], name)}, part, scope)
 
     @cached_property
     def followers(self) -> dict[object, list[Step]]:
@@ -94,55 +98,59 @@ class Reach:
                     if place in returns:
                         functions.add(returns[place])
                         waiting.append(returns[place])
-        return Carried(frozenset(map(id, sources)), frozenset(places), frozenset(functions))
+        return Carried(self, frozenset(map(id, sources)), frozenset(places), frozenset(functions))
 
     def all(self, kind: type[Node]) -> Iterator[tuple[Node, int]]:
         """All nodes of a kind, with their scopes."""
         return ((node, scope) for node, scope, _ in self.scoped if isinstance(node, kind))
 
+    def _step(self, given: set[Place], value: ast.expr, scope: int) -> Step:
+        return Step(frozenset(given), *self.read(value, scope), frozenset(map(id, ast.walk(value))))
+
+    def _given(self, target: ast.expr, scope: int) -> Iterator[Place]:
+        """The places that a target is made of."""
+        match target:
+            case ast.Name():
+                yield scope, target.id
+            case ast.Attribute():
+                yield from self._attribute(target, scope)
+            case ast.Subscript() | ast.Starred():
+                yield from self._given(target.value, scope)
+            case ast.Tuple() | ast.List():
+                for each in target.elts:
+                    yield from self._given(each, scope)
+
+    def _attribute(self, node: ast.Attribute, scope: int) -> list[Place]:
+        """That of any object of the same class; of an object that is not known, in the same function."""
+        kinds = self.kinds.get(id(node.value), ())
+        return [(0, f"{kind}.{node.attr}") for kind in kinds] or [(scope, ast.unparse(node))]
+
+    def read(self, node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[str]]:
+        """The places that an expression looks at, and the functions that it calls."""
+        reads: set[Place] = set()
+        called: set[str] = set()
+        asked = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+        for each in ast.walk(node):
+            if isinstance(each, ast.Name):
+                reads |= {(scope, each.id), (0, each.id)}
+            elif isinstance(each, ast.Attribute) and id(each) not in asked:
+                reads |= {*self._attribute(each, scope), *self._attribute(each, 0)}
+            elif isinstance(each, ast.Call):
+                called.add(last_called(each))
+        return frozenset(reads), frozenset(called)
+
 
 class Carried(NamedTuple):
     """What has got what some nodes give."""
 
+    reach: Reach
     sources: frozenset[int]
     places: frozenset[Place]
     functions: frozenset[str]
 
     def by(self, node: ast.expr, scope: int) -> bool:
         """Whether an expression is one of them."""
-        reads, calls = _read(node, scope)
+        reads, calls = self.reach.read(node, scope)
         return bool(reads & self.places or calls & self.functions) or any(
             id(each) in self.sources for each in ast.walk(node)
         )
-
-
-def _step(given: set[Place], value: ast.expr, scope: int) -> Step:
-    return Step(frozenset(given), *_read(value, scope), frozenset(map(id, ast.walk(value))))
-
-
-def _given(target: ast.expr, scope: int) -> Iterator[Place]:
-    """The names that a target is made of; of attributes the last one, whatever object they are of."""
-    match target:
-        case ast.Name():
-            yield scope, target.id
-        case ast.Attribute():
-            yield 0, f".{target.attr}"
-        case ast.Subscript() | ast.Starred():
-            yield from _given(target.value, scope)
-        case ast.Tuple() | ast.List():
-            for each in target.elts:
-                yield from _given(each, scope)
-
-
-def _read(node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[str]]:
-    reads: set[Place] = set()
-    called: set[str] = set()
-    methods = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
-    for each in ast.walk(node):
-        if isinstance(each, ast.Name):
-            reads |= {(scope, each.id), (0, each.id)}
-        elif isinstance(each, ast.Attribute) and id(each) not in methods:
-            reads.add((0, f".{each.attr}"))
-        elif isinstance(each, ast.Call):
-            called.add(last_called(each))
-    return frozenset(reads), frozenset(called)

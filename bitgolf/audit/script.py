@@ -26,7 +26,7 @@ class Script(NamedTuple):
     flow: Flow
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
-    reach: Reach = Reach([])
+    reach: Reach = Reach([], {})
 
     def of(self, kind: str, *marks: str) -> list[Event]:
         """The events of a kind whose values carry all of these marks."""
@@ -103,7 +103,7 @@ def follow(
     flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
     events = flow.run()
     names = tuple(name for name, _ in beside)
-    return Script(name, layers, events, flow, beside=names, reach=Reach([layers[-1].tree]))
+    return Script(name, layers, events, flow, beside=names, reach=Reach([layers[-1].tree], flow.kinds))
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:

@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from bitgolf.audit.finding import FOUND, Finding
+from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
@@ -158,25 +158,27 @@ def _adds_flag(node: ast.AST) -> bool:
 
 def decoded_lengths(script: Script) -> Iterator[Finding]:
     """B04: the bytes of a token taken from the text that it is decoded to, alone."""
-    for node, _ in script.reach.all(ast.Call):
-        if not any(
-            isinstance(each, ast.Attribute) and each.attr in DECODERS for each in (node.func, *node.args)
-        ):
-            continue
+    for node, scope in script.reach.all(ast.Call):
+        asked = (node.func, *node.args)
         alone = any(len(each.elts) == 1 for part in node.args for each in nodes(part, ast.List))
-        if alone and (length := next(_byte_lengths(script, script.reach.carries(node)), None)):
+        if not alone or not any(isinstance(each, ast.Attribute) and each.attr in DECODERS for each in asked):
+            continue
+        lengths = dict(reversed([*_byte_lengths(script, script.reach.carries(node))]))
+        if lengths:
+            own = lengths.get(scope)  # ways through other functions may be those of other texts
             message = "the bytes of a token are the length of its decoded text"
-            yield script.finding("B04", length, message, sure=FOUND)
+            where, sure = (own, FOUND) if own else (next(iter(lengths.values())), SUSPECTED)
+            yield script.finding("B04", where, message, sure=sure)
 
 
 DECODERS = {"decode", "decode_ids", "DecodeIds", "batch_decode"}
 
 
-def _byte_lengths(script: Script, carried: Carried) -> Iterator[ast.Call]:
-    """`len(text.encode())` or `len(bytes(text, "utf-8"))` of what something has got to."""
+def _byte_lengths(script: Script, carried: Carried) -> Iterator[tuple[int, ast.Call]]:
+    """`len(text.encode())` or `len(bytes(text, "utf-8"))` of what something has got to, and its scope."""
     for node, scope in script.reach.all(ast.Call):
         if called(node) == "len" and any(carried.by(each, scope) for each in calls(node, "encode", "bytes")):
-            yield node
+            yield scope, node
 
 
 def lossy_text(script: Script) -> Iterator[Finding]:

@@ -79,6 +79,7 @@ class Walk:
         self.stops: set[int] = set()  # lines that end a loop by the clock
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
+        self.kinds: dict[int, set[str]] = {}  # names and attributes, by the classes of their objects
         self.modules: set[str] = set()  # names that are imported
         self.tallied: set[str] = set()  # tables that are counted in, and so predict nothing by themselves
         for tree in trees:

@@ -374,3 +374,49 @@ def test_a_finding_names_the_file_that_it_stands_in(tmp_path):
 def test_compiled_code_cannot_be_told_but_how_memory_is_kept_can(tmp_path, library, told):
     found = audited(tmp_path, changed(("import glob\n", f"import ctypes\nimport glob\n{library}\n")))
     assert [(each.code, each.sure) for each in found.findings] == [("V08", CANNOT_TELL)] * told
+
+
+DOCUMENTS = """
+import sentencepiece as spm
+
+
+class Shown:
+    def __init__(self, text):
+        self.text = text.lower()
+
+
+class Kept:
+    def __init__(self, text):
+        self.text = text.strip()
+
+
+def prepared(paths, pieces):
+    for path in paths:
+        text = open(path).read()
+        shown, kept = Shown(text), Kept(text)
+        print(shown.text[:40])
+        yield pieces.encode(kept.text)
+
+
+if __name__ == "__main__":
+    print(sum(map(len, prepared(["docs.txt"], spm.SentencePieceProcessor(model_file="own.model")))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("edits", "lossy"),
+    [
+        ([], False),  # the other object's text is in small letters
+        ([("text.strip()", "text.lower()")], True),
+        ([("pieces.encode(kept.text)", "pieces.encode(kept.text + shown.text)")], True),
+    ],
+)
+def test_attributes_of_different_objects_are_different_places(tmp_path, edits, lossy):
+    text = DOCUMENTS
+    for old, new in edits:
+        text = text.replace(old, new)
+    assert ("B09" in {each.code for each in audited(tmp_path, text, "prepare.py").findings}) == lossy
+    (tmp_path / "train_gpt.py").write_text(SCRIPT)
+    (tmp_path / "README.md").write_text("# Mine\n")
+    where = [each.where for each in audit(tmp_path, RULES).findings if each.code == "B09"]
+    assert [each.partition(":")[0] for each in where] == ["prepare.py"] * lossy
