@@ -44,18 +44,31 @@ def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
 
 def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
     """K06: tensors of training alone, and the same numbers twice."""
+    trained = [name for name in tensors if any(word in name for word in TRAINING_ONLY)]
+    yield from _largest(path, tensors, {name: f"{name} is of training alone" for name in trained})
     seen: dict[tuple[object, ...], str] = {}
+    twice: dict[str, str] = {}
     for name, tensor in tensors.items():
-        if any(word in name for word in TRAINING_ONLY):
-            message = f"{name}, {tensor.numel():,} numbers, is of training alone"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", message)
         if tensor.numel() < 1024 or not bool(tensor.any()):
             continue
         key = (tuple(tensor.shape), float(tensor.double().sum()), float(tensor.flatten()[:64].double().sum()))
         other = seen.setdefault(key, name)
         if other != name and torch.equal(tensors[other], tensor):
-            message = f"{name} and {other} are equal, {tensor.numel():,} numbers"
-            yield Finding("K06", FOUND, f"{path.name}: {name}", message, "each once")
+            twice[name] = f"{name} and {other} are equal"
+    yield from _largest(path, tensors, twice, "each once")
+
+
+def _largest(
+    path: Path, tensors: Mapping[str, Tensor], found: Mapping[str, str], expected: str = ""
+) -> Iterator[Finding]:
+    """One finding of whatever many tensors: of the largest, with how many there are."""
+    if found:
+        name = max(found, key=lambda each: tensors[each].numel())
+        message = f"{found[name]}, {tensors[name].numel():,} numbers"
+        if len(found) > 1:
+            total = sum(tensors[each].numel() for each in found)
+            message += f"; with {len(found) - 1} more such tensors {total:,}"
+        yield Finding("K06", FOUND, f"{path.name}: {name}", message, expected)
 
 
 def coarse_table(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """A finding: what is wrong, where, and how sure one can be without running anything."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bitgolf.audit.violations import SEVERITIES, VIOLATIONS
@@ -8,6 +9,8 @@ from bitgolf.audit.violations import SEVERITIES, VIOLATIONS
 FOUND, SUSPECTED, CANNOT_TELL = "found", "suspected", "cannot tell"
 MINOR = "minor"
 SURENESS = (FOUND, SUSPECTED, CANNOT_TELL)
+MOST_ALIKE = 3  # findings that differ in a figure or a place
+VARIES = re.compile(r"\[.*?\]|[\d.,]+")
 
 
 class Finding(NamedTuple):
@@ -37,12 +40,24 @@ class Finding(NamedTuple):
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Surest and worst first, each once, with what the catalogue says of it."""
+    """Surest and worst first, each once, with what the catalogue says of it; many that are alike are one."""
     severities = [*SEVERITIES.values(), MINOR]
-    return sorted(
+    ordered = sorted(
         dict.fromkeys(map(_told, findings)),
         key=lambda each: (SURENESS.index(each.sure), severities.index(each.severity), each.code),
     )
+    alike: dict[tuple[object, ...], list[Finding]] = {}
+    for each in ordered:
+        alike.setdefault((each.code, each.sure, each.minor, VARIES.sub("", each.found)), []).append(each)
+    return [one for some in alike.values() for one in (some if len(some) <= MOST_ALIKE else [_all(some)])]
+
+
+def _all(alike: Sequence[Finding]) -> Finding:
+    """The first of many findings, with how many more there are and where."""
+    first, *others = alike
+    places = ", ".join(each.where for each in others[:MOST_ALIKE])
+    more = ", ..." if len(others) > MOST_ALIKE else ""
+    return first._replace(found=f"{first.found}; so in {len(others)} more places: {places}{more}")
 
 
 def _told(each: Finding) -> Finding:

@@ -29,12 +29,8 @@ def byte_tables(script: Script) -> Iterator[Finding]:
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
     turned = [node.operand for node in nodes(script.tree, ast.UnaryOp) if isinstance(node.op, ast.Invert)]
     inverted = {base_name(each) for each in turned if isinstance(each, ast.Subscript)}
-    units = [parts for each in functions(script) if _builds(parts := _with_called(script, each))]
-    builders = {id(parts[0]) for parts in units}
-    for parts in units:
-        if any(id(each) in builders for each in parts[1:]):
-            continue  # that one is the builder
-        function = parts[0]
+    for function, *others in _tables(script):
+        parts = [function, *others]
         texts = {str(node.value) for part in parts for node in nodes(part, ast.Constant)}
         names = _attributes(parts)
         if not names & {"is_byte", "IsByte"} and not any("<0x" in text for text in texts):
@@ -54,22 +50,40 @@ def byte_tables(script: Script) -> Iterator[Finding]:
 ASKED = {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown", "IsUnknown"}
 
 
-def _with_called(script: Script, function: Definition) -> list[Definition]:
-    """A function and those of the script that it calls, and these."""
-    parts = [function]
-    for part in parts:
-        for node in nodes(part, ast.Call):
-            parts += [own for own in script.reach.functions.get(last_called(node), ()) if own not in parts]
-    return parts
+def _tables(script: Script) -> Iterator[list[Definition]]:
+    """Where a piece becomes bytes: that function, the one that asks for pieces, and helpers of both."""
+    reach = script.reach
+    encodes = [
+        (node.func.value, scope, function)
+        for node, scope, function in reach.scoped
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "encode"
+    ]
+    pieces: dict[int, list[ast.expr]] = {}  # by function
+    for node, _, function in reach.scoped if encodes else ():
+        match node:
+            case ast.Attribute(attr=attribute) if attribute in PIECES | DECODERS:
+                pieces.setdefault(function, []).append(node)
+            case ast.Call(func=ast.Attribute(value=text, attr="startswith"), args=[ast.Constant(value)]):
+                pieces.setdefault(function, []).extend([text] if value == SPACE else [])
+    definitions = {id(each): each for some in reach.functions.values() for each in some}
+    told: set[int] = set()
+    for function, asked in pieces.items():
+        carried = reach.carries(*asked)
+        named = {each.id for each in asked if isinstance(each, ast.Name)}
+        for text, scope, inside in encodes:
+            same = inside == function and not named.isdisjoint(names_in(text))
+            if inside and inside not in told and (same or carried.by(text, scope)):
+                told.add(inside)
+                parts = [definitions[each] for each in {inside: None, function: None} if each]
+                called_too = {last_called(node) for part in parts for node in nodes(part, ast.Call)}
+                helpers = [each for name in called_too for each in reach.functions.get(name, ())]
+                parts += [each for each in helpers if id(each) not in pieces]
+                if any(SPACE in str(node.value) for part in parts for node in nodes(part, ast.Constant)):
+                    yield parts
 
 
-def _builds(parts: Sequence[Definition]) -> bool:
-    """Whether pieces become lengths of bytes in some functions."""
-    names = _attributes(parts)
-    pieces = names & {"id_to_piece", "IdToPiece", "is_byte", "IsByte"}
-    texts = (node.value for part in parts for node in nodes(part, ast.Constant))
-    spaced = any("\u2581" in text for text in texts if isinstance(text, str))
-    return spaced and "encode" in names and bool(pieces or "startswith" in names)
+PIECES = {"id_to_piece", "IdToPiece"}
+SPACE = "\u2581"  # of pieces
 
 
 def _attributes(parts: Sequence[ast.AST]) -> set[str]:

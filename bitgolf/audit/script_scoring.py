@@ -148,7 +148,7 @@ def scored_again(script: Script) -> Iterator[Finding]:
         later = [
             event
             for event in script.of("score", VAL)
-            if event.time > train.time and event.loops[:1] != train.loops[:1]
+            if (event.value.born or event.time) > train.time and event.loops[:1] != train.loops[:1]
         ]
         written = any(event.time > train.time for event in script.of("write"))
         if not before or not later or written or _is_fresh(script, train):

@@ -62,7 +62,8 @@ def one_process(script: Script) -> Iterator[Finding]:
     """V18: scores by rank that nobody adds up; weights that one process alone has read."""
     last = max(script.of("score", RANK), key=lambda event: event.time, default=None)
     if last and not any(
-        event.time > last.time and event.value.marks & {SUM, GOLD, SIZE, VAL} for event in script.of("gather")
+        event.time > (last.value.born or last.time) and event.value.marks & {SUM, GOLD, SIZE, VAL}
+        for event in script.of("gather")
     ):
         yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
     for load in script.of("load"):
