@@ -147,6 +147,20 @@ def test_helpers_that_are_imported(folder):
     assert "imports helper.py, other.py" in found[0].found
 
 
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('print("*")\n', True),  # a text that matches every name says nothing of the files
+        ('shards = sorted(glob.glob("fineweb_val_*"))\n', True),
+        ('code = sum(len(open(each).read()) for each in glob.glob("*.py"))\n', False),
+    ],
+)
+def test_texts_that_match_any_name_count_no_helper(folder, line, named):
+    (folder / "helper.py").write_text("x = 1\n")
+    (folder / "train_gpt.py").write_text("import glob\nimport helper\n" + line + SCRIPT)
+    assert any("imports helper.py" in each.found for each in audit(folder, RULES).findings) == named
+
+
 def test_a_known_script_cannot_have_made_the_log(folder, monkeypatch):
     log = folder / "train_seed1.log"
     log.write_text(log.read_text() + "ema:applying EMA weights\n")
@@ -218,6 +232,19 @@ def test_artifacts(folder):
     found = audit(folder / "final_model.ptz", RULES).findings
     assert [each.code for each in found] == ["K06", "K06", "T08"]
     assert "b.weight and a.weight are equal" in found[1].found
+
+
+def test_many_tensors_of_one_fault_are_one_finding(tmp_path):
+    state = {f"exp_avg.{layer}.weight": torch.randn(8, 8) for layer in range(60)}
+    state |= {"exp_avg.head.weight": torch.randn(40, 8), "a.weight": torch.randn(64, 64)}
+    for layer in range(12):
+        state[f"mlp.{layer}.weight"] = torch.randn(32, 32)
+        state[f"mlp.{layer}.weight"][:8] = 0
+    torch.save(state, tmp_path / "final_model.ptz")
+    trained, rows = audit(tmp_path / "final_model.ptz", RULES).findings
+    assert (trained.code, trained.where) == ("K06", "final_model.ptz: exp_avg.head.weight")
+    assert "320 numbers; with 60 more such tensors 4,160" in trained.found
+    assert rows.code == "T08" and "so in 11 more places: final_model.ptz: mlp.1.weight" in rows.found
 
 
 @pytest.mark.parametrize(
