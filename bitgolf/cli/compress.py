@@ -8,10 +8,13 @@ import typer
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json, Portable, Processes
 from bitgolf.inputs.resolve import SHIPPED
-from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_file
+from bitgolf.pipeline.coding import MODEL_VARIABLE, PIPE, compress_file, list_files
 from bitgolf.report import screen
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for what comes through the pipe.")]
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE", help="A file, or - for the pipe; several with --list."),
+]
 CodeWith = Annotated[
     str,
     typer.Option(
@@ -25,7 +28,28 @@ CodeWith = Annotated[
 To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; - for the pipe.")]
 ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Write over a file that is there.")]
-Listed = Annotated[bool, typer.Option("--list", help="Say what a compressed file holds.")]
+Listed = Annotated[bool, typer.Option("--list", help="Say what compressed files hold.")]
+
+
+def one_of(files: list[str]) -> str:
+    """The file. Raises BitgolfError for several."""
+    if len(files) > 1:
+        raise BitgolfError(
+            "several files", value=", ".join(files), way_out="one at a time; --list takes several"
+        )
+    return files[0]
+
+
+def show_list(files: list[str], as_json: bool) -> None:
+    """What compressed files hold: of one as lines, of several as a table with totals."""
+    facts = list_files(files)
+    if len(files) > 1:
+        columns = ("file", "way", "text_bytes", "file_bytes", "bits_per_byte")
+        total = {"file": f"{len(files)} files", "way": "", **facts}
+        rows = [[each[name] for name in columns] for each in (*facts["files"], total)]
+        header = [name.replace("_", " ") for name in columns]
+        screen.table("Compressed files", header, rows, as_json=as_json)
+    screen.close(facts, as_json=as_json)
 
 
 def refuse_two_answers(target: Path | None, file: str, as_json: bool) -> None:
@@ -37,7 +61,7 @@ def refuse_two_answers(target: Path | None, file: str, as_json: bool) -> None:
 
 
 def compress(
-    file: File,
+    files: Files,
     model: CodeWith = SHIPPED,
     out: To = None,
     stdout: ToPipe = False,
@@ -57,8 +81,9 @@ def compress(
     Example: bitgolf compress speech.txt -m runs/demo
     """
     if list_only:
-        screen.close(list_file(file), as_json=as_json)
+        show_list(files, as_json)
         return
+    file = one_of(files)
     target = Path(PIPE) if stdout else out
     refuse_two_answers(target, file, as_json)
     facts = screen.follow(compress_file(model, file, target, window, force, portable, processes))

@@ -2,15 +2,25 @@
 
 from pathlib import Path
 
-from bitgolf.cli.compress import CodeWith, File, Force, Listed, To, ToPipe, refuse_two_answers
+from bitgolf.cli.compress import (
+    CodeWith,
+    Files,
+    Force,
+    Listed,
+    To,
+    ToPipe,
+    one_of,
+    refuse_two_answers,
+    show_list,
+)
 from bitgolf.cli.options import Json, Processes
 from bitgolf.inputs.resolve import SHIPPED
-from bitgolf.pipeline.coding import PIPE, decompress_file, list_file
+from bitgolf.pipeline.coding import PIPE, decompress_file
 from bitgolf.report import screen
 
 
 def decompress(
-    file: File,
+    files: Files,
     model: CodeWith = SHIPPED,
     out: To = None,
     stdout: ToPipe = False,
@@ -26,8 +36,9 @@ def decompress(
     Example: bitgolf decompress speech.txt.golf -m runs/demo -o speech.txt
     """
     if list_only:
-        screen.close(list_file(file), as_json=as_json)
+        show_list(files, as_json)
         return
+    file = one_of(files)
     target = Path(PIPE) if stdout else out
     refuse_two_answers(target, file, as_json)
     facts = screen.follow(decompress_file(model, file, target, force, processes))

@@ -1,17 +1,22 @@
 """Files compressed by a packed model, and scores proven by that."""
 
+import errno
+import functools
 import os
 import sys
-from collections.abc import Generator, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
 from bitgolf.base.events import Event
-from bitgolf.base.files import write_bytes
+from bitgolf.base.files import write_parts
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import beside, find_artifact
@@ -20,7 +25,8 @@ from bitgolf.inputs.writable import refuse_file, refuse_folder
 from bitgolf.pipeline.work import dataset_of, tokens_of
 from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, coder_of
-from bitgolf.proof.file import METHODS, Header, compress, decompress, read_header
+from bitgolf.proof.file import METHODS, Header, read_header
+from bitgolf.proof.pieces import UNKNOWN, Part, Write, compress_stream, decompress_stream, parts_of
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
 from bitgolf.text.tokenizer import Tokenizer
@@ -30,6 +36,7 @@ PART = ".part"  # of a file that is being made: what is finished of it
 PIPE = "-"
 MODEL_VARIABLE = "BITGOLF_MODEL"
 UNHEEDED = ("batch_tokens", "limit_tokens", "eval_seconds")  # settings of scoring that a proof has no use for
+COPIED_BYTES = 2**20  # at once
 WINDOW = 256  # of a model whose recipe is not beside it
 
 
@@ -69,54 +76,74 @@ def compress_file(
     model: str, source: str, out: Path | None, window: int, force: bool, portable: bool, processes: int
 ) -> Generator[Event, None, dict[str, Any]]:
     """Compress a file, or what comes through the pipe, into a file or the pipe; returns the figures."""
-    text, target = _read(source), out or _target(source, source + ENDING)
-    _refuse_written(target, force)
-    coder, path = open_coder(model, window, portable)
-    crew = crew_for(target, processes)
-    packed = yield from crew.follow(compress(coder, text, crew=crew), "compress")
-    _write(target, packed.data)
+    target = out or _target(source, source + ENDING)
+    with _opened(source) as (text, text_bytes):
+        _refuse_written(target, force)
+        coder, path = open_coder(model, window, portable)
+        crew = crew_for(target, processes)
+        with _written(target) as write:
+            steps = compress_stream(coder, text, text_bytes, write, crew)
+            parts = yield from crew.follow(steps, "compress")
     crew.disband()
-    return {**facts_of(packed.data, source), "model": str(path), "out": str(target or PIPE)}
+    return {**facts_of(parts, source), "model": str(path), "out": str(target or PIPE)}
 
 
 def decompress_file(
     model: str, source: str, out: Path | None, force: bool, processes: int
 ) -> Generator[Event, None, dict[str, Any]]:
     """The text of a compressed file into a file or the pipe; returns the figures."""
-    data = _read(source)
-    header = read_header(data, source)
-    target = out or _target(
-        source, source.removesuffix(ENDING) if source.endswith(ENDING) else source + ".out"
-    )
-    _refuse_written(target, force)
-    coder = _coder_for(model, header)
-    crew = crew_for(target, processes)
-    text = yield from crew.follow(decompress(coder, data, source, crew), "decompress")
-    _write(target, text)
+    named = source.removesuffix(ENDING) if source.endswith(ENDING) else source + ".out"
+    target = out or _target(source, named)
+    opened = functools.cache(lambda window, portable: open_coder(model, window, portable)[0])
+    with _opened(source) as (stream, file_bytes):
+        _refuse_written(target, force)
+        crew = crew_for(target, processes)
+        with _written(target) as write:
+            steps = decompress_stream(opened, stream, file_bytes, source, write, crew)
+            parts = yield from crew.follow(steps, "decompress")
     crew.disband()
-    return {**facts_of(data, source), "out": str(target or PIPE)}
+    return {**facts_of(parts, source), "out": str(target or PIPE)}
 
 
-def facts_of(data: bytes, source: str) -> dict[str, Any]:
-    """What the head of a compressed file says, beside its size."""
-    header = read_header(data, source)
-    facts: dict[str, Any] = {
+def facts_of(parts: Sequence[Part], source: str) -> dict[str, Any]:
+    """What the heads of a compressed file say, beside its size."""
+    headers = [part.header for part in parts]
+    facts = {
         "file": source,
-        "way": METHODS[header.method],
-        "text_bytes": header.text_bytes,
-        "file_bytes": len(data),
-        "bits_per_byte": 8 * len(data) / header.text_bytes if header.text_bytes else None,
+        "way": "; ".join(dict.fromkeys(METHODS[each.method] for each in headers)),
+        **sizes_of(sum(each.text_bytes for each in headers), sum(part.file_bytes for part in parts)),
     }
-    if header.layout is not None:
-        layout = {"tokens": header.layout.tokens, "lanes": header.layout.lanes}
-        layout |= {"frames": len(header.layout.frames()), "window": header.layout.window}
-        facts |= {"model_sha256": header.identity.hex(), **layout}
+    if len(parts) > 1:
+        facts["pieces"] = len(parts)
+    by_model = [(each.identity, each.layout) for each in headers if each.layout is not None]
+    if by_model:
+        layouts = [layout for _, layout in by_model]
+        facts |= {
+            "model_sha256": by_model[0][0].hex(),
+            "tokens": sum(each.tokens for each in layouts),
+            "lanes": max(each.lanes for each in layouts),
+            "frames": sum(len(each.frames()) for each in layouts),
+            "window": layouts[0].window,
+        }
     return facts
 
 
-def list_file(source: str) -> dict[str, Any]:
-    """The figures of a compressed file, without a model."""
-    return facts_of(_read(source), source)
+def sizes_of(text_bytes: int, file_bytes: int) -> dict[str, Any]:
+    """How large a text is, before and after."""
+    bits = 8 * file_bytes / text_bytes if text_bytes else None
+    return {"text_bytes": text_bytes, "file_bytes": file_bytes, "bits_per_byte": bits}
+
+
+def list_files(sources: Sequence[str]) -> dict[str, Any]:
+    """The figures of compressed files, without a model: of one, or of each and all."""
+    files = []
+    for source in sources:
+        with _opened(source) as (stream, _):
+            files.append(facts_of(list(parts_of(stream, source)), source))
+    if len(files) == 1:
+        return files[0]
+    sums = [sum(each[name] for each in files) for name in ("text_bytes", "file_bytes")]
+    return {"files": files, **sizes_of(*sums)}
 
 
 def prove_artifact(
@@ -215,14 +242,24 @@ def _cut(text: Text, tokenizer: Tokenizer, most_bytes: int) -> Text:
     return Text(tokens, cut, f"{text.name}, first {len(cut):,} bytes")
 
 
-def _read(source: str) -> bytes:
+@contextmanager
+def _opened(source: str) -> Iterator[tuple[BinaryIO, float]]:
+    """A file or the pipe, and how many bytes there are."""
     if source == PIPE:
-        return sys.stdin.buffer.read()
-    try:
-        refuse_special(Path(source))
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise BitgolfError(f"cannot read: {error.strerror}", where=source) from None
+        yield sys.stdin.buffer, UNKNOWN
+        return
+    with ExitStack() as stack:
+        try:
+            refuse_special(Path(source))
+            file = stack.enter_context(Path(source).open("rb"))
+        except OSError as error:
+            raise BitgolfError(f"cannot read: {error.strerror}", where=source) from None
+        yield file, os.fstat(file.fileno()).st_size
+
+
+def _read(source: str) -> bytes:
+    with _opened(source) as (file, _):
+        return file.read()
 
 
 def _target(source: str, named: str) -> Path | None:
@@ -239,18 +276,34 @@ def _refuse_written(target: Path | None, force: bool) -> None:
         refuse_file(target, "give another name with -o")
 
 
-def _write(target: Path | None, data: bytes) -> None:
-    if target is not None and str(target) != PIPE:
-        try:
-            write_bytes(target, data)
-        except BitgolfError as error:
-            again = "free some space, then give the same command again; what is finished is kept"
-            raise BitgolfError(
-                error.what,
-                where=error.where,
-                value=error.value,
-                way_out=again if "no space" in error.what else error.way_out,
-            ) from None
+@contextmanager
+def _written(target: Path | None) -> Iterator[Write]:
+    """Writes a file, which is whole or absent, or to the pipe as it comes."""
+    if target is None or str(target) == PIPE:
+        yield sys.stdout.buffer.write
+        sys.stdout.buffer.flush()
         return
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    with _saying_how_to_go_on(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as file:  # without a name: a kill leaves nothing
+            yield file.write
+            num_bytes = file.tell()
+            file.seek(0)
+            write_parts(target, iter(partial(file.read, COPIED_BYTES), b""), num_bytes)
+
+
+@contextmanager
+def _saying_how_to_go_on(target: Path) -> Iterator[None]:
+    """Within it a full disk raises BitgolfError with what to do then."""
+    again = "free some space, then give the same command again; what is finished is kept"
+    try:
+        yield
+    except BitgolfError as error:
+        if "no space" not in error.what:
+            raise
+        raise BitgolfError(error.what, where=error.where, value=error.value, way_out=again) from None
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space left on the disk" if full else f"cannot write: {error.strerror}"
+        way_out = again if full else "check the path and its rights"
+        raise BitgolfError(what, where=str(target), way_out=way_out) from None

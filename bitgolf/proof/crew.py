@@ -1,16 +1,14 @@
 """Frames worked off, by one process or several; those that are done stand in a file until all are."""
 
-import errno
 import hashlib
+import math
 import multiprocessing
-import os
 import signal
 import struct
-import zlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -23,13 +21,13 @@ from bitgolf.base.events import NOTE, Event, finish
 from bitgolf.net.backend import Backend, keep_freed_memory
 from bitgolf.net.model import Model
 from bitgolf.proof.arithmetic import NATIVE, PORTABLE, Arithmetic, arithmetic_here
+from bitgolf.proof.finished import Finished
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
 from bitgolf.proof.portable import Portable
 from bitgolf.run.child import end_with_parent
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.tokenizer import Tokenizer
 
-RECORD = struct.Struct("<16sQI")  # which frame, the bytes of its result, their CRC-32
 CODED = struct.Struct("<Id")  # the check sum of a frame's tokens, and their nats
 Value = TypeVar("Value")
 
@@ -60,7 +58,15 @@ class Crew:
 
     def __init__(self, processes: int = 1, part: Path | None = None) -> None:
         self.processes, self.part = processes, part
-        self._is_open, self._notes = False, list[str]()
+        self._is_open, self._notes, self._kept = False, list[str](), Finished()
+
+    def finished(self) -> Finished:
+        """The frames that are done; without a file they are those of one text, else of all of them."""
+        if self.part is None:
+            return Finished()
+        if self._kept.path is None:
+            self._kept = Finished(self.part)
+        return self._kept
 
     def open(self, is_found: bool, fits: bool) -> None:
         """The file was looked at, before this coding writes to it: note where all in it is of another one."""
@@ -72,7 +78,7 @@ class Crew:
         self._is_open = True
 
     def follow(
-        self, steps: Generator[tuple[int, int], None, Value], stage: str
+        self, steps: Generator[tuple[float, float], None, Value], stage: str
     ) -> Generator[Event, None, Value]:
         """The (done, total) steps of its work as events of a stage, and its notes among them."""
         while True:
@@ -82,7 +88,7 @@ class Crew:
                 return end.value
             while self._notes:
                 yield Event(NOTE, 1, 1, {NOTE: self._notes.pop()})
-            yield Event(stage, *step, {})
+            yield Event(stage, *step, {"bytes": int(step[0])} if step[1] == math.inf else {})
 
     def disband(self) -> None:
         """What the file held is where it belongs: remove it."""
@@ -138,11 +144,11 @@ Job = Encoding | Decoding
 
 
 def encoded(
-    coder: Coder, jobs: Sequence[Encoding], crew: Crew
+    coder: Coder, jobs: Sequence[Encoding], crew: Crew, most_bytes: float = math.inf
 ) -> Generator[tuple[int, int], None, list[Frame]]:
-    """The frames of some tokens; yields (done, to do) in tokens."""
+    """The frames of some tokens; yields (done, to do) in tokens. Ends as soon as they take most_bytes."""
     frames = []
-    for result in (yield from run_jobs(coder, jobs, crew)):
+    for result in (yield from run_jobs(coder, jobs, crew, most_bytes + CODED.size * len(jobs))):
         crc, nats = CODED.unpack_from(result)
         frames.append(Frame(result[CODED.size :], crc, nats))
     return frames
@@ -156,11 +162,13 @@ def decoded(
     return [np.frombuffer(result, "<u4").astype(np.int64) for result in results]
 
 
-def run_jobs(coder: Coder, jobs: Sequence[Job], crew: Crew) -> Generator[tuple[int, int], None, list[bytes]]:
-    """The results of all jobs; yields (done, to do) in tokens."""
+def run_jobs(
+    coder: Coder, jobs: Sequence[Job], crew: Crew, most_bytes: float = math.inf
+) -> Generator[tuple[int, int], None, list[bytes]]:
+    """The results of all jobs; yields (done, to do) in tokens. Ends early where results take most_bytes."""
     keys = [key_of(coder, job) for job in jobs]
-    finished, total = Finished(crew.part), sum(job.num_tokens for job in jobs)
-    unfinished = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished.results]
+    finished, total = crew.finished(), sum(job.num_tokens for job in jobs)
+    unfinished = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished]
     crew.open(finished.is_found, len(unfinished) < len(jobs))
     done = total - sum(job.num_tokens for _, job in unfinished)
     processes = min(crew.processes, len(unfinished))
@@ -168,12 +176,16 @@ def run_jobs(coder: Coder, jobs: Sequence[Job], crew: Crew) -> Generator[tuple[i
         steps = _side_by_side(coder, unfinished, processes)
     else:
         steps = _one_by_one(coder, unfinished)
-    for newly_done, finished_job in steps:
-        if finished_job is not None:
-            finished.add(*finished_job)
-        done += newly_done
-        yield done, total
-    return [finished.results[key] for key in keys]
+    with closing(steps):
+        spent = sum(finished.bytes_of(key) for key in set(keys) if key in finished)
+        while unfinished and spent < most_bytes and (step := next(steps, None)) is not None:
+            newly_done, finished_job = step
+            if finished_job is not None:
+                finished.add(*finished_job)
+                spent += finished.bytes_of(finished_job[0])
+            done += newly_done
+            yield done, total
+    return [finished[key] for key in keys if key in finished] if spent < most_bytes else []
 
 
 Step = tuple[int, tuple[bytes, bytes] | None]  # tokens that were done, and what is whole with them
@@ -252,44 +264,3 @@ def key_of(coder: Coder, job: Job) -> bytes:
     arithmetic = arithmetic_here(job.arithmetic)
     description = f"{type(job).__name__} {job.layout} {job.num_tokens} {coder.identity.hex()} {arithmetic} "
     return hashlib.sha256(description.encode() + job.content()).digest()[:16]
-
-
-class Finished:
-    """Results in a file, by the keys of their jobs; without a path they are kept in memory alone.
-
-    is_found: there was something in the file.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.results = path, dict[bytes, bytes]()
-        data = path.read_bytes() if path is not None and path.is_file() else b""
-        self.is_found, offset = bool(data), 0
-        while offset + RECORD.size <= len(data):
-            key, num_bytes, crc = RECORD.unpack_from(data, offset)
-            start = offset + RECORD.size
-            if start + num_bytes > len(data) or zlib.crc32(data[start : start + num_bytes]) != crc:
-                break
-            self.results[key] = data[start : start + num_bytes]
-            offset = start + num_bytes
-        if path is not None and offset < len(data):  # the last record was not written to its end
-            os.truncate(path, offset)
-
-    def add(self, key: bytes, result: bytes) -> None:
-        """Keep a result. Raises BitgolfError where the disk does not take it."""
-        self.results[key] = result
-        if self.path is None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(RECORD.pack(key, len(result), zlib.crc32(result)) + result)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            way_out = "free some space, then give the same command again; it goes on where it stopped"
-            raise BitgolfError(
-                f"cannot keep a finished frame: {error.strerror}",
-                where=str(self.path),
-                way_out=way_out if full else "check the path and its rights",
-            ) from None

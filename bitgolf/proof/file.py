@@ -1,20 +1,23 @@
 """A compressed file: what it needs to be read again, and its frames.
 
-magic (4) · method (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and CRC-32 of the
-text · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum of bits, check
-sum of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted` is by a model
-that adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout; mixers alone may
-have lanes. The method says in which arithmetic the model computed too; those in plain torch are written no
-more, and read as ever.
+A short text that nothing makes smaller: SHORT (1) · CRC-16 of size and text, big-endian (2) · text.
+Any other: magic (4) · method (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and
+CRC-32 of the text · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum
+of bits, check sum of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted`
+is by a model that adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout;
+mixers alone may have lanes. The method says in which arithmetic the model computed too; those in plain
+torch are written no more, and read as ever.
 """
 
+import binascii
 import io
 import json
 import lzma
+import math
 import struct
 import zlib
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -35,6 +38,9 @@ from bitgolf.text.encoder import Encoder
 
 MAGIC = b"BGc1"
 STORED, LZMA, PLAINLY, PORTABLY, ADAPTED_PLAINLY, NATIVELY, ADAPTED = range(7)
+IN_PIECES = 7  # no method of a piece; see pieces.py
+SHORT, SHORT_BYTES = b"\xb6", 2048  # of a longer text no whole head is 1%
+LZMA_SUFFICES = 128  # times smaller: no small model of texts comes near
 ARITHMETIC: dict[int, Arithmetic] = {
     PLAINLY: PLAIN,
     PORTABLY: PORTABLE,
@@ -93,8 +99,9 @@ def compress(
     kept by LZMA or as it is.
     """
     packed = yield from _lzma(text)
-    without_model = min(((STORED, text), (LZMA, packed)), key=lambda each: len(each[1]))
-    best = Compressed(_head(without_model[0], text) + without_model[1], float("nan"), None)
+    best = Compressed(min(_stored(text), _head(LZMA, text) + packed, key=len), math.nan, None)
+    if len(text) > LZMA_SUFFICES * len(best.data):
+        return best
     pieces = []
     for piece, _ in Encoder(coder.tokenizer).encode_pieces(text):
         pieces.append(piece)
@@ -102,17 +109,24 @@ def compress(
     tokens = np.concatenate([np.zeros(0, np.uint16), *pieces])
     if not len(tokens) or coder.tokenizer.decode(tokens) != text:
         return best
-    by_model = yield from compress_tokens(coder, tokens, text, lanes, crew)
-    return min(best, by_model, key=lambda each: len(each.data))
+    by_model = yield from compress_tokens(coder, tokens, text, lanes, crew, most_bytes=len(best.data))
+    return min(best, by_model or best, key=lambda each: len(each.data))
 
 
 def compress_tokens(
-    coder: Coder, tokens: np.ndarray, text: bytes, lanes: int = 0, crew: Crew = ALONE
-) -> Generator[tuple[int, int], None, Compressed]:
-    """Tokens, and the text that they stand for, by the model whatever it costs."""
+    coder: Coder,
+    tokens: np.ndarray,
+    text: bytes,
+    lanes: int = 0,
+    crew: Crew = ALONE,
+    most_bytes: float = math.inf,
+) -> Generator[tuple[int, int], None, Compressed | None]:
+    """Tokens, and the text that they stand for, by the model; None as soon as it takes most_bytes."""
     layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
     jobs = [Encoding(tokens[start:end], layout, coder.arithmetic) for start, end in layout.frames()]
-    frames = yield from encoded(coder, jobs, crew)
+    frames = yield from encoded(coder, jobs, crew, most_bytes)
+    if len(frames) < len(jobs):
+        return None
     head = _head(PORTABLY if coder.portable else NATIVELY, text, coder.identity, layout)
     data = head + b"".join(map(_framed, frames))
     return Compressed(data, sum(frame.nats for frame in frames), layout)
@@ -146,7 +160,7 @@ def compress_adapted(
 
 def _framed(frame: Frame) -> bytes:
     sums = struct.pack("<II", zlib.crc32(frame.data), frame.tokens_crc)
-    return _number(len(frame.data)) + sums + frame.data
+    return number_as_bytes(len(frame.data)) + sums + frame.data
 
 
 def decompress(
@@ -193,9 +207,9 @@ def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
     for number, (start, end) in enumerate(spans, 1):
         offset = stream.tell()
         name = f"{where}, frame {number} of {len(spans)} at byte {offset:,}"
-        num_bytes = _read_number(stream, name)
-        crc, tokens_crc = struct.unpack("<II", _read(stream, 8, name))
-        bits = _read(stream, num_bytes, name)
+        num_bytes = read_number(stream, name)
+        crc, tokens_crc = struct.unpack("<II", read_exactly(stream, 8, name))
+        bits = read_exactly(stream, num_bytes, name)
         if zlib.crc32(bits) != crc:
             raise ArtifactError("its bits are damaged", where=name)
         frame = Frame(bits, tokens_crc)
@@ -207,21 +221,26 @@ def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
 
 def read_header(data: bytes, where: str = "") -> Header:
     """The head of a compressed file. Raises ArtifactError where it is none."""
+    if data[:1] == SHORT:
+        text = data[3:]
+        if data[1:3] != _short_sum(text):
+            raise ArtifactError("the file is damaged", where=where)
+        return Header(STORED, b"", len(text), zlib.crc32(text), None, 3)
     stream = io.BytesIO(data)
     if stream.read(len(MAGIC)) != MAGIC:
         raise ArtifactError("not a file that bitgolf compressed", where=where)
-    (method,) = _read(stream, 1, where)
+    (method,) = read_exactly(stream, 1, where)
     if method >= len(METHODS):
         raise ArtifactError("compressed by a method that is not known here", where=where, value=method)
     by_model = method in ARITHMETIC
-    identity = _read(stream, 8, where) if by_model else b""
-    text_bytes = _read_number(stream, where)
-    (text_crc,) = struct.unpack("<I", _read(stream, 4, where))
-    layout = Layout(*(_read_number(stream, where) for _ in Layout._fields)) if by_model else None
-    plan_bytes = _read_number(stream, where) if method in (ADAPTED_PLAINLY, ADAPTED) else 0
-    plan = _read(stream, min(plan_bytes, MOST_PLAN_BYTES), where)
+    identity = read_exactly(stream, 8, where) if by_model else b""
+    text_bytes = read_number(stream, where)
+    (text_crc,) = struct.unpack("<I", read_exactly(stream, 4, where))
+    layout = Layout(*(read_number(stream, where) for _ in Layout._fields)) if by_model else None
+    plan_bytes = read_number(stream, where) if method in (ADAPTED_PLAINLY, ADAPTED) else 0
+    plan = read_exactly(stream, min(plan_bytes, MOST_PLAN_BYTES), where)
     end = stream.tell()
-    (crc,) = struct.unpack("<I", _read(stream, 4, where))
+    (crc,) = struct.unpack("<I", read_exactly(stream, 4, where))
     if zlib.crc32(data[:end]) != crc:
         raise ArtifactError("the head of the file is damaged", where=where)
     if text_bytes > MOST_BYTES or (layout and not _is_sound(layout)):
@@ -260,17 +279,28 @@ def _head(
     layout: Layout | None = None,
     adapted: AdaptedPlan | None = None,
 ) -> bytes:
-    head = MAGIC + bytes([method]) + identity + _number(len(text)) + struct.pack("<I", zlib.crc32(text))
-    head += b"".join(_number(value) for value in layout or ())
+    head = MAGIC + bytes([method]) + identity + number_as_bytes(len(text))
+    head += struct.pack("<I", zlib.crc32(text))
+    head += b"".join(number_as_bytes(value) for value in layout or ())
     if adapted is not None:
         adapts = {"adapter": to_json(adapted.plan.adapter), "mixers": to_json(adapted.plan.mixers)}
         plan = deflated_plan(json.dumps(adapts, separators=(",", ":")).encode())
-        head += _number(len(plan)) + plan
+        head += number_as_bytes(len(plan)) + plan
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def _number(value: int) -> bytes:
-    """LEB128: seven bits a byte, the lowest first."""
+def _stored(text: bytes) -> bytes:
+    if len(text) <= SHORT_BYTES:
+        return SHORT + _short_sum(text) + text
+    return _head(STORED, text) + text
+
+
+def _short_sum(text: bytes) -> bytes:
+    return binascii.crc_hqx(len(text).to_bytes(8, "big") + text, 0).to_bytes(2, "big")
+
+
+def number_as_bytes(value: int) -> bytes:
+    """A number in LEB128: seven bits a byte, the lowest first."""
     parts = []
     while value > 127:
         parts.append(value & 127 | 128)
@@ -278,17 +308,19 @@ def _number(value: int) -> bytes:
     return bytes([*parts, value])
 
 
-def _read_number(stream: io.BytesIO, where: str) -> int:
+def read_number(stream: BinaryIO, where: str) -> int:
+    """What `number_as_bytes` wrote. Raises ArtifactError."""
     value = 0
     for index in range(9):
-        (byte,) = _read(stream, 1, where)
+        (byte,) = read_exactly(stream, 1, where)
         value |= (byte & 127) << 7 * index
         if byte < 128:
             return value
     raise ArtifactError("a number without end", where=where)
 
 
-def _read(stream: io.BytesIO, count: int, where: str) -> bytes:
+def read_exactly(stream: BinaryIO, count: int, where: str) -> bytes:
+    """So many bytes. Raises ArtifactError where there are fewer."""
     data = stream.read(count)
     if len(data) != count:
         raise ArtifactError(

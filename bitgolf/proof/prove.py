@@ -21,6 +21,7 @@ from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, decoded
 from bitgolf.proof.file import (
     ARITHMETIC,
+    Compressed,
     compress_adapted,
     compress_tokens,
     decoded_tokens,
@@ -98,12 +99,13 @@ def prove(
         )
     tokens = text.tokens[1:] if text.tokens[0] == coder.first == coder.tokenizer.bos else text.tokens
     crew, clock = Crew(processes, out / "proof.part"), [time.monotonic()]
+    coding: Generator[tuple[int, int], None, Compressed | None]
     if adapted is None:
         coding = compress_tokens(coder, tokens, text.data, crew=crew)
     else:
         coding = compress_adapted(coder, adapted, tokens, text.data, crew)
     packed = yield from crew.follow(coding, "encode")
-    assert packed.layout is not None
+    assert packed is not None and packed.layout is not None
     clock.append(time.monotonic())
     write_bytes(out / "coded.bin", packed.data)
     coded = (out / "coded.bin").read_bytes()

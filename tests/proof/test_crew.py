@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line(coder, short_frames, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(crews.os, "fsync", full)
+    monkeypatch.setattr("bitgolf.proof.finished.os.fsync", full)
     with pytest.raises(BitgolfError, match="No space left.*same command again"):
         coded(coder, Crew(part=tmp_path / "a.part"))
 
@@ -276,10 +276,10 @@ def test_texts_that_cannot_be_proven_are_refused_in_a_line(bitgolf, folder, monk
     assert code in (0, 1) and json.loads(out)["tokens"] == 1
     refused(bitgolf("prove", folder, "--text", "none.txt"), "none.txt")
 
-    def full(path, data):
+    def full(path, *_):
         raise BitgolfError("no space left on the disk", where=str(path), way_out="--resume")
 
-    monkeypatch.setattr("bitgolf.pipeline.coding.write_bytes", full)
+    monkeypatch.setattr("bitgolf.pipeline.coding.write_parts", full)
     Path("a.txt").write_bytes(TEXT)
     said = refused(bitgolf("compress", "a.txt", "-m", folder), "no space left", "same command again")
     assert "--resume" not in said
