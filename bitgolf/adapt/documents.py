@@ -59,15 +59,8 @@ class LoraAdapter(Adapter):
             yield f"{type(self).__name__} needs windows of each document alone, as {example}"
 
     def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
-        for batch in self.batches(windows, starts):
-            for number in range(max(map(len, batch))):
-                yield [document[number] for document in batch if number < len(document)]
-
-    def batches(self, windows: Sequence[Window], starts: np.ndarray) -> list[list[list[int]]]:
-        """The windows of each document of each batch, by index. Raises LearningError where none has two."""
-        document = np.searchsorted(starts, [window.start for window in windows], side="right")
-        cuts = np.flatnonzero(np.diff(document)) + 1
-        documents = [part.tolist() for part in np.split(np.arange(len(windows)), cuts)]
+        batches = self.batches(windows, starts)
+        documents = [document for batch in batches for document in batch]
         if max(map(len, documents)) < 2:
             longest = max(windows[each[-1]].end - windows[each[0]].start for each in documents)
             raise LearningError(
@@ -75,6 +68,19 @@ class LoraAdapter(Adapter):
                 value=f"the longest has {longest:,} tokens",
                 way_out="a shorter stride of the windows, or longer documents",
             )
+        for batch in batches:
+            for number in range(max(map(len, batch))):
+                yield [document[number] for document in batch if number < len(document)]
+
+    def side_by_side(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        for batch in self.batches(windows, starts):
+            yield [index for document in batch for index in document]
+
+    def batches(self, windows: Sequence[Window], starts: np.ndarray) -> list[list[list[int]]]:
+        """The windows of each document of each batch, by index."""
+        document = np.searchsorted(starts, [window.start for window in windows], side="right")
+        cuts = np.flatnonzero(np.diff(document)) + 1
+        documents = [part.tolist() for part in np.split(np.arange(len(windows)), cuts)]
 
         def length(document: list[int]) -> int:
             tokens = windows[document[-1]].end - windows[document[0]].start

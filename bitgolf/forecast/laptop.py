@@ -15,6 +15,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Sliding, Windows
 from bitgolf.squeeze.quantize import Fixed, QuantizePlan
 from bitgolf.train.average import Averager, Several
+from bitgolf.train.loop import Stage
 from bitgolf.train.optim import MuonRule, OptimPlan
 from bitgolf.train.schedule import Schedule
 
@@ -25,6 +26,7 @@ SEQUENCE_LENGTH = 256
 BATCH_TOKENS = 4096
 STEPS = 400
 CALIBRATION_SEQUENCES = 128
+FEWER_DOCUMENTS = 256  # times fewer in the text of a laptop than in the public validation text
 MINUTE_STEPS, MINUTE_TOKENS = 200, 131_072
 
 
@@ -38,7 +40,9 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
     steps = min(whole, most_steps)
     layers = max(2, round(model.layers * SHALLOWER))
     layer = _shallower(model.layers, layers)
-    rules = _rules(layer, recipe.data.sequence_length / SEQUENCE_LENGTH)
+    sequences = recipe.train.batch_tokens / recipe.data.sequence_length
+    fewer_rows = max(1.0, sequences * SEQUENCE_LENGTH / BATCH_TOKENS)
+    rules = _rules(layer, recipe.data.sequence_length / SEQUENCE_LENGTH, fewer_rows)
 
     def fewer(count: int) -> int:
         return max(1, round(count * steps / whole)) if count else 0
@@ -69,6 +73,7 @@ def laptop(recipe: Recipe, most_steps: int = STEPS) -> Recipe:
             "train.expected_steps": 0,
             "train.batch_tokens": BATCH_TOKENS,
             "train.accumulation": 1,
+            "train.stages": tuple(_smaller_stage(stage, recipe) for stage in recipe.train.stages),
             "average": _shorter_memory(recipe.average, fewer, steps / whole),
             "quantize": _less_text(_renumbered(recipe.quantize, model.layers, layer)),
             "budget.budget_bytes": _smaller_budget(recipe, small),
@@ -88,8 +93,11 @@ def _shallower(layers: int, fewer: int) -> Callable[[int], int]:
     )
 
 
-def _rules(layer: Callable[[int], int], shorter: float) -> dict[str, Callable[[Any], Any]]:
-    """How settings of parts shrink, by name. shorter: how many times shorter the sequences are."""
+def _rules(layer: Callable[[int], int], shorter: float, fewer_rows: float) -> dict[str, Callable[[Any], Any]]:
+    """How settings of parts shrink, by name. shorter: how many times shorter the sequences are.
+
+    fewer_rows: how many times fewer of them make a batch.
+    """
 
     def tokens(count: int) -> int:
         return round(count / shorter)
@@ -107,6 +115,9 @@ def _rules(layer: Callable[[int], int], shorter: float) -> dict[str, Callable[[A
         "longest": tokens,
         "chunk_tokens": tokens,
         "sequence_length": tokens,
+        "rank": lambda value: max(1, value // NARROWER),
+        "batch_documents": lambda value: max(1, round(value / fewer_rows)),
+        "prefix_documents": lambda value: max(8, value // FEWER_DOCUMENTS),
         "globally": lambda value: _shrunk(value, rules),
     }
     return rules
@@ -125,6 +136,14 @@ def a_minute(recipe: Recipe, steps: int = MINUTE_STEPS, tokens: int = MINUTE_TOK
     if isinstance(recipe.score.windows, Sliding):
         overrides["score.windows.stride"] = SEQUENCE_LENGTH // 2
     return laptop(recipe, steps).replace(overrides)
+
+
+def _smaller_stage(stage: Stage, recipe: Recipe) -> Stage:
+    """Sequences as much shorter, in powers of two, which divide a batch."""
+    shorter = SEQUENCE_LENGTH * stage.sequence_length / recipe.data.sequence_length
+    batch_tokens = BATCH_TOKENS * stage.batch_tokens // recipe.train.batch_tokens
+    length = 2 ** round(math.log2(shorter)) if shorter else 0
+    return stage.replace(sequence_length=length, batch_tokens=batch_tokens)
 
 
 def _shrunk(value: Any, rules: dict[str, Callable[[Any], Any]]) -> Any:

@@ -76,6 +76,10 @@ class Adapter(Plan):
         """
         yield list(range(len(windows)))
 
+    def side_by_side(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
+        """A few windows, by index, where nothing is learnt: those that one state of the model may score."""
+        yield list(range(len(windows)))
+
     def trial(self, length: int) -> Self:
         """The same with parts as short as they can be, whose pace tells that of the whole.
 

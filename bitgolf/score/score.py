@@ -193,7 +193,7 @@ def scoring(
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
     model.window = plan.windows.longest()
     try:
-        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts, world, opened):
+        for done in _exam_taken(model, exam, tokenizer, plan, starts, parts, world, opened, not sample):
             yield done, len(inputs)
     finally:
         model.window = 0
@@ -236,7 +236,7 @@ def _laid_out(
     parts = list(plan.learner.parts(windows, starts))
     if sample:  # out of their order, and too few to learn from
         windows = windows[:: -len(windows) // sample or -1]
-        parts = [list(range(len(windows)))]
+        parts = list(plan.learner.side_by_side(windows, starts))
     return windows, parts
 
 
@@ -296,12 +296,13 @@ def _exam_taken(
     parts: Sequence[Sequence[int]],
     world: World,
     opened: Opened | None = None,
+    learns: bool = True,
 ) -> Iterator[int]:
     """Answer all windows; the adapter learns after each part. After both, yields how many are scored."""
     done = 0
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.learner.adapting(model, exam.windows, starts) as adaptation:
-        adaptation.updates_left = len(parts) - 1
+        adaptation.updates_left = len(parts) - 1 if learns else 0
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
         if opened is not None:
             opened(exam, adaptation, mixture, states)

@@ -18,7 +18,7 @@ from bitgolf.net.model import Model, ModelPlan, build_model
 from bitgolf.net.position import DocumentAttention
 from bitgolf.net.route import Looped
 from bitgolf.score.exam import Exam, RuleError
-from bitgolf.score.score import score, scoring
+from bitgolf.score.score import finish, score, scoring
 from bitgolf.score.windows import Chunked, Growing, PerDocument
 from bitgolf.train.optim import AdamRule, Frozen, SgdRule
 from tests.score.test_score import Bytes, make_model, plan
@@ -93,6 +93,16 @@ def test_it_learns_from_its_own_document(tokens, make, fields):
         first = slice(span.start, min(span.start + 8, span.stop))
         assert np.array_equal(adapted[first], fixed[first])  # nothing of it was known
     assert adapted.mean() < fixed.mean() - 0.02
+
+
+@pytest.mark.parametrize("batch_documents", [1, 2, 3])
+def test_a_few_windows_are_scored_by_the_fixed_model_whatever_documents_they_are_of(tokens, batch_documents):
+    each = plan(WINDOWS, adapter=adapter(batch_documents=batch_documents))
+    for sample in (2, 5, 100):
+        some = finish(scoring(make_model(), tokens, Bytes(), each, sample=sample))
+        fixed = finish(scoring(make_model(), tokens, Bytes(), plan(WINDOWS), sample=sample))
+        assert np.array_equal(some.target, fixed.target) and len(some.nats) > sample
+        assert some.nats == pytest.approx(fixed.nats, abs=1e-6)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

@@ -17,6 +17,7 @@ from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.script.own import plans_in
 from bitgolf.squeeze.quantize import Fixed
 from bitgolf.train.average import Ema, SwaCount
+from bitgolf.train.loop import Stage
 from bitgolf.train.optim import SgdRule
 from bitgolf.train.schedule import Progress
 from tests.peak_memory import peak_of
@@ -42,6 +43,7 @@ CHANGED = (
     "quantize.",
     "budget.budget_bytes",  # of recipes that fill it
     "score.windows",
+    "score.adapter",
     "backend.attention",  # the full recipe names the way of GPUs
 )
 KEPT_OF_MODEL = (
@@ -84,7 +86,15 @@ def test_what_adapts_learns_from_chunks_of_as_many_sequences():
     phased = PhasedLora(globally=ScoreFirst(chunk_tokens=8192, sequence_length=2048))
     windows = PerDocument(within=Growing(length=2048, stride=48))
     found = laptop(full.replace({"score.windows": windows, "score.adapter": phased})).score.adapter
-    assert found == phased.replace({"globally.chunk_tokens": 1024, "globally.sequence_length": 256})
+    fewer = {"rank": 2, "batch_documents": round(64 * 16 / 384), "prefix_documents": 8}
+    assert found == phased.replace({"globally.chunk_tokens": 1024, "globally.sequence_length": 256, **fewer})
+
+
+def test_stages_keep_their_shares_in_powers_of_two():
+    stages = (Stage(until=0.1, sequence_length=1024), Stage(until=0.7, batch_tokens=98_304))
+    full = find_recipe("frontier")
+    small = laptop(full.replace({"train.stages": stages}))
+    assert small.train.stages == (stages[0].replace(sequence_length=64), stages[1].replace(batch_tokens=512))
 
 
 def test_what_counts_layers_tokens_or_steps_follows():
