@@ -26,7 +26,15 @@ from bitgolf.pipeline.work import dataset_of, tokens_of
 from bitgolf.proof.adapted import AdaptedPlan
 from bitgolf.proof.crew import Coder, Crew, coder_of
 from bitgolf.proof.file import METHODS, Header, read_header
-from bitgolf.proof.pieces import UNKNOWN, Part, Write, compress_stream, decompress_stream, parts_of
+from bitgolf.proof.pieces import (
+    UNKNOWN,
+    Part,
+    Write,
+    compress_stream,
+    decompress_stream,
+    file_bytes_of,
+    parts_of,
+)
 from bitgolf.proof.prove import Text, check, prove
 from bitgolf.recipe import Recipe
 from bitgolf.text.tokenizer import Tokenizer
@@ -111,7 +119,7 @@ def facts_of(parts: Sequence[Part], source: str) -> dict[str, Any]:
     facts = {
         "file": source,
         "way": "; ".join(dict.fromkeys(METHODS[each.method] for each in headers)),
-        **sizes_of(sum(each.text_bytes for each in headers), sum(part.file_bytes for part in parts)),
+        **sizes_of(sum(each.text_bytes for each in headers), file_bytes_of(parts)),
     }
     if len(parts) > 1:
         facts["pieces"] = len(parts)

@@ -6,11 +6,11 @@ import multiprocessing
 import signal
 import struct
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +29,10 @@ from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.tokenizer import Tokenizer
 
 CODED = struct.Struct("<Id")  # the check sum of a frame's tokens, and their nats
+LOOK_SECONDS = 1.0  # between two looks at processes that work
 Value = TypeVar("Value")
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 
 class Coder(NamedTuple):
@@ -208,13 +211,18 @@ def _side_by_side(
     coder: Coder, todo: Sequence[tuple[bytes, Job]], processes: int
 ) -> Generator[Step, None, None]:
     children_before = set(multiprocessing.active_children())
-    spawn, arguments = multiprocessing.get_context("spawn"), (coder.artifact, coder.window, coder.portable)
+    spawn, told = multiprocessing.get_context("spawn"), 0
+    passed = spawn.Value("q", 0)  # tokens, by all processes together
+    arguments = coder.artifact, coder.window, coder.portable, passed
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin, initargs=arguments)
     try:
-        futures = {pool.submit(_result, job): (key, job) for key, job in todo}
-        for future in as_completed(futures):
-            key, job = futures[future]
-            yield job.num_tokens, (key, future.result())
+        futures = {pool.submit(_result, job): key for key, job in todo}
+        while futures:
+            for future in wait(futures, LOOK_SECONDS, FIRST_COMPLETED).done:
+                yield 0, (futures.pop(future), future.result())
+            count = passed.value
+            yield count - told, None
+            told = count
     except BrokenProcessPool:
         raise BitgolfError(
             "a process was killed", value=f"{processes} of them", way_out="too little memory? --processes 1"
@@ -226,20 +234,29 @@ def _side_by_side(
 
 
 _coder: Coder  # of a process that works for another
+_passed: "Synchronized[int]"  # tokens that it and the others beside it have passed
 
 
-def _begin(artifact: bytes, window: int, portable: bool) -> None:
+def _begin(artifact: bytes, window: int, portable: bool, passed: "Synchronized[int]") -> None:
     """In the process: open the model, and leave Ctrl-C to the parent."""
-    global _coder
+    global _coder, _passed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     torch.set_num_threads(1)
     bitgolf.import_core()
-    _coder = coder_of(artifact, window, portable)
+    _coder, _passed = coder_of(artifact, window, portable), passed
 
 
 def _result(job: Job) -> bytes:
-    return finish(job.result(_coder))
+    told = 0
+
+    def tell(done: int) -> None:
+        nonlocal told
+        with _passed.get_lock():
+            _passed.value += done - told
+        told = done
+
+    return finish(job.result(_coder), tell)
 
 
 def coder_of(artifact: bytes, window: int, portable: bool = False) -> Coder:

@@ -7,7 +7,7 @@ piece is that piece alone. Numbers are LEB128, the check sum little-endian.
 import math
 import struct
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from bitgolf.base.errors import ArtifactError
@@ -134,6 +134,15 @@ def parts_of(stream: BinaryIO, where: str) -> Iterator[Part]:
     """What the heads of a compressed file say, without a model."""
     for piece in pieces_of(stream, where):
         yield Part(read_header(piece.data, piece.where), len(piece.data))
+
+
+def file_bytes_of(parts: Sequence[Part]) -> int:
+    """Of a file with these pieces."""
+    sizes = [part.file_bytes for part in parts]
+    if len(sizes) == 1:
+        return sizes[0]
+    end = number_as_bytes(0) + number_as_bytes(sum(part.header.text_bytes for part in parts))
+    return len(START) + sum(len(number_as_bytes(size)) + size for size in sizes) + len(end) + 4
 
 
 def _within(start: int, num_bytes: int, total: float) -> Callable[[tuple[float, float]], tuple[float, float]]:

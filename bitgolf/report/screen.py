@@ -29,6 +29,7 @@ GUTTER = 2  # between two columns
 SHORT_CELL = 24  # a cell of so many letters is not broken: a number, an interval, a name
 LEAST_NAMES = 16  # letters of a column whose cells are broken
 MANY_ROWS = 10
+MANY_SECONDS, MANY_BYTES = 600, 1e8  # are told in hours and megabytes too
 JOINERS = "\u200c\u200d"  # scripts and emoji need them, and they move nothing
 
 
@@ -189,7 +190,24 @@ def close(facts: Mapping[str, Any], *, as_json: bool) -> None:
     width = max((len(name) for name in facts), default=0) + 1
     for name, value in facts.items():
         if not isinstance(value, (dict, list, tuple)) and "\n" not in str(value):
-            print(f"{name + ':':<{width}} {named(name, value)}")
+            print(f"{name + ':':<{width}} {named(name, value)}{in_larger_units(name, value)}")
+
+
+def in_larger_units(name: str, value: Any) -> str:
+    """Many seconds or bytes once more, as people say them, in brackets after a space; '' for few."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return ""
+    words = name.lower().split("_")
+    if "seconds" in words and "per" not in words and value >= MANY_SECONDS:
+        minutes = round(value / 60)
+        days, hours = minutes // 1440, minutes // 60 % 24
+        parts = [f"{days} d"] * (days > 0) + [f"{hours} h"] * (minutes >= 60)
+        return f" ({' '.join([*parts, f'{minutes % 60} min'][:2])})"
+    if "bytes" in words and "per" not in words and value >= MANY_BYTES:
+        units = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
+        unit, size = next((unit, size) for unit, size in units if value >= size)
+        return f" ({value / size:.3g} {unit})"
+    return ""
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, as_json: bool) -> None:

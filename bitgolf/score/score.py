@@ -71,7 +71,7 @@ class ScorePlan(Plan):
     def label(self) -> str:
         """The short name that goes beside every score: the windows, and what adapts."""
         adapters = [] if self.adapter == NoAdapter() else [self.adapter]
-        return ", ".join([self.windows.label(), *(type(each).__name__ for each in (*adapters, *self.mixers))])
+        return ", ".join([self.windows.label(), *names_apart((*adapters, *self.mixers))])
 
     @property
     def learner(self) -> Adapter:
@@ -85,6 +85,18 @@ class ScorePlan(Plan):
     def chunked(self, length: int) -> Self:
         """The plain score beside every other: windows side by side, by the model as it is packed."""
         return self.fixed().replace(windows=Chunked(length=length))
+
+
+def names_apart(members: Sequence[Plan]) -> Iterator[str]:
+    """The names of adapters and mixers; of several of a kind with the settings that tell them apart."""
+    for member in members:
+        alike = [each for each in members if type(each) is type(member)]
+        settings = [
+            f"{field.name}={getattr(member, field.name)!r}"
+            for field in dataclasses.fields(member)
+            if len({repr(getattr(each, field.name)) for each in alike}) > 1
+        ]
+        yield type(member).__name__ + f"({', '.join(settings)})" * bool(settings)
 
 
 @dataclasses.dataclass(frozen=True)

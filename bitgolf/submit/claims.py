@@ -15,6 +15,7 @@ from bitgolf.base.files import sha256_of
 from bitgolf.catalog.techniques import card_of, techniques, value_at
 from bitgolf.recipe import Recipe
 from bitgolf.score.adapter import NoAdapter
+from bitgolf.score.score import names_apart
 from bitgolf.score.windows import Sliding
 from bitgolf.script.own import plans_in
 from bitgolf.study.runs import code_of
@@ -330,7 +331,7 @@ def _of_score(runs: Sequence[Run]) -> Checks:
     else:
         how = f"{type(score.adapter).__name__} is given tokens by an exam, after their score was written down"
         checks["score_first_ttt"] = (True, how)
-    how = f"score.mixers of recipe.json: {', '.join(type(each).__name__ for each in score.mixers) or 'none'}"
+    how = f"score.mixers of recipe.json: {', '.join(names_apart(score.mixers)) or 'none'}"
     checks["no_ngram_cache"] = (not score.mixers, how)
     if all(run.certificate for run in runs):
         checks["proven"] = (True, "certificates of decoding, for the artifacts of these runs")

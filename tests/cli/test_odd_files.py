@@ -32,8 +32,17 @@ VERBS = {
     "like": ("run", "baseline", "--like", "RUN/metrics.jsonl", "--out", "like"),
     "import": ("findings", "--import", "RUN"),
     "audit": ("audit", "RUN"),
+    "serve": ("serve", "RUN", "--port", "0"),
+    "verify": ("data", "--verify", "RUN/dataset"),
+    "data": ("data", "RUN/dataset"),
+    "compress": ("compress", "RUN/text", "-m", "RUN", "-o", "text.golf", "--processes", "1"),
+    "decompress": ("decompress", "RUN/text.golf", "-m", "RUN", "-o", "text", "--processes", "1"),
+    "list": ("compress", "--list", "RUN/text.golf", "RUN/text.golf"),
+    "check": ("prove", "RUN", "--check", "RUN/proof/certificate.json", "--processes", "1"),
 }
-QUICK = ("show", "watch", "share", "pack", "compare", "board", "export", "sample", "log", "like")
+QUICK = ("show", "watch", "share", "pack", "compare", "board", "export", "sample", "log", "like", "serve")
+QUICK += ("verify", "data", "compress", "decompress", "list", "check")
+SHARDS = ("passport.json", "tokenizer.bin", "val_000000.bin")
 READS = {
     "show": ("recipe.json",),
     "watch": ("metrics.jsonl",),
@@ -45,8 +54,19 @@ READS = {
     "sample": ("model.bin",),
     "log": ("metrics.jsonl",),
     "like": ("metrics.jsonl",),
+    "serve": ("model.bin", "recipe.json"),
+    "verify": tuple(f"dataset/{name}" for name in SHARDS),
+    "data": tuple(f"dataset/{name}" for name in SHARDS),
+    "compress": ("text", "model.bin"),
+    "decompress": ("text.golf", "model.bin"),
+    "list": ("text.golf",),
+    "check": ("proof/certificate.json", "proof/coded.bin"),
 }
 FILES = (
+    *READS["verify"],
+    *READS["check"],
+    "text",
+    "text.golf",
     "recipe.json",
     "result.json",
     "environment.json",
@@ -112,11 +132,25 @@ def faults(answer, seconds, as_json):
             yield "no JSON"
 
 
+def worthless(text):
+    """LZMA that needs so many bytes that the model is taken."""
+    yield 0, 1
+    return bytes(10**6)
+
+
 @pytest.fixture
-def asked(bitgolf, finished, tmp_path, monkeypatch):  # noqa: F811
+def asked(bitgolf, finished, dataset, tmp_path, monkeypatch):  # noqa: F811
     """Ask a verb about the run after a file of it was changed; what is wrong with the answer."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("wsgiref.simple_server.WSGIServer.serve_forever", lambda _: None)
     run, _ = finished
+    shutil.copytree(dataset.folder, run / "dataset")
+    (run / "text").write_bytes(b"the people of this nation shall keep peace with all. \xff")
+    with monkeypatch.context() as patch:
+        patch.setattr("bitgolf.proof.file._stored", lambda text: bytes(10**6))
+        patch.setattr("bitgolf.proof.file._lzma", worthless)
+        assert bitgolf("compress", run / "text", "-m", run)[0] == 0
+    assert bitgolf("prove", run, "--text", run / "text")[0] == 0
     kept = tmp_path.with_name(tmp_path.name + "-kept")
     shutil.copytree(run, kept)
     shutil.copytree(run, tmp_path / "other")

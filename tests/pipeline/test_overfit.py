@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors
 from bitgolf.pipeline.overfit import overfitting
+from bitgolf.run.scoring import score_variants, validation
 from bitgolf.run.stages import run
 from tests.text.test_belonging import DOCUMENTS, SPLITS, build, model, put
 
@@ -36,14 +38,50 @@ def test_no_file_is_no_validation(tmp_path):
     assert overfitting(tmp_path / "metrics.jsonl") == ""
 
 
-def test_nothing_is_chosen_by_the_text_that_is_scored(recipe, tmp_path):
+def run_on_two_texts(recipe, tmp_path):
+    """Bits per byte, weights and artifact of one training, validated and scored on either of two texts."""
     tiny = recipe.replace({"model.vocabulary_size": 330, "train.validate_steps": 2, "backend.threads": 1})
-    found = []
     for name, kept in (("a", DOCUMENTS[6:]), ("b", DOCUMENTS[:5:-1])):
         put(tmp_path / name, model(1), {**SPLITS, "val_0.bin": kept})
         dataset, folder = build(tmp_path / name), tmp_path / f"run-{name}"
         outcome = finish(run(tiny, dataset, folder, 3, code=b""))
-        found.append((outcome.result["bits_per_byte"], read_tensors(folder / "weights.safetensors")[0]))
-    (bits, weights), (other_bits, others) = found
+        weights = read_tensors(folder / "weights.safetensors")[0]
+        yield outcome.result["bits_per_byte"], weights, (folder / "model.bin").read_bytes()
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def test_nothing_is_chosen_by_the_text_that_is_scored(recipe, tmp_path):
+    (bits, weights, packed), (other_bits, others, other_packed) = run_on_two_texts(recipe, tmp_path)
     assert bits != other_bits  # the texts differ, and were scored
-    assert weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights)
+    assert same_weights(weights, others) and packed == other_packed
+
+
+def trains_by(spec, model):
+    """Planted: what a validation finds changes the weights that the training goes on from."""
+    bits = yield from validation(spec, model)
+    with torch.no_grad():
+        model.tok_emb.weight.mul_(1 + bits / 1000)
+    return bits
+
+
+def keeps_by(spec, live, averaged, backend):
+    """Planted: the score decides what is kept in the artifact."""
+    variants, sums = yield from score_variants(spec, live, averaged, backend)
+    choice = int(1e6 * variants[0]["bits_per_byte"]) % 256
+    path = spec.folder / "model.bin"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([choice]))
+    return variants, sums
+
+
+@pytest.mark.parametrize("fault", ["trains", "keeps"])
+def test_a_choice_by_the_scored_text_is_caught(recipe, tmp_path, monkeypatch, fault):
+    if fault == "trains":
+        monkeypatch.setattr("bitgolf.run.training.validation", trains_by)
+    else:
+        monkeypatch.setattr("bitgolf.run.stages.score_variants", keeps_by)
+    (_, weights, packed), (_, others, other_packed) = run_on_two_texts(recipe, tmp_path)
+    assert same_weights(weights, others) == (fault == "keeps")
+    assert fault == "trains" or packed != other_packed

@@ -71,11 +71,16 @@ def coded(coder, crew=crews.ALONE):
     return finish(compress_tokens(coder, Encoder(coder.tokenizer).encode(TEXT), TEXT, 2, crew))
 
 
-def test_processes_write_and_read_the_same_file(coder, short_frames):
+def test_processes_write_and_read_the_same_file(coder, short_frames, monkeypatch):
+    monkeypatch.setattr(crews, "LOOK_SECONDS", 0.001)
     alone, before = coded(coder), set(multiprocessing.active_children())
     assert alone.layout is not None and len(alone.layout.frames()) > 2
-    together = coded(coder, Crew(processes=2))
-    assert together == alone
+    steps = []
+    tokens = Encoder(coder.tokenizer).encode(TEXT)
+    assert finish(compress_tokens(coder, tokens, TEXT, 2, Crew(processes=2)), steps.append) == alone
+    done = [each for each, _ in steps]
+    assert done == sorted(done) and done[-1] == len(tokens)
+    assert len({*done}) > 1 + len(alone.layout.frames()), "within frames too, not at their ends alone"
     assert finish(decompress(coder, alone.data, "", Crew(processes=2))) == TEXT
     assert set(multiprocessing.active_children()) <= before
     other = bytearray(alone.data)

@@ -60,7 +60,7 @@ def unpacked(coder, data, crew=None, heed=lambda step: None):  # noqa: F811
 
 def test_pieces_come_back_whatever_each_is_kept_by(coder, short_pieces):  # noqa: F811
     data, parts = packed(coder, TEXT)
-    assert unpacked(coder, data) == TEXT
+    assert unpacked(coder, data) == TEXT and pieces.file_bytes_of(parts) == len(data)
     assert len(parts) == -(-len(TEXT) // PIECE) > 4
     assert {file.METHODS[part.header.method] for part in parts} == {"stored", "model", "lzma"}
     assert [part.file_bytes for part in parts_of(io.BytesIO(data), "a.golf")] == [

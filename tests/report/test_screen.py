@@ -86,3 +86,25 @@ def test_a_table_that_just_fits_is_not_cut(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and lines[1].endswith("after")
     assert lines[2].endswith("0.8500  0.8500") and "1,200   1,200" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("seconds_to_do", 25_083.4, " (6 h 58 min)"),
+        ("seconds", 599.9, ""),
+        ("train_seconds", 600, " (10 min)"),
+        ("seconds", 90_000, " (1 d 1 h)"),
+        ("seconds_per_step", 899.9, ""),
+        ("disk_bytes", 950_675_712, " (951 MB)"),
+        ("text_bytes", 1_073_741_824, " (1.07 GB)"),
+        ("total_bytes", 999_628, ""),
+        ("bits_per_byte", 1e9, ""),
+        ("bytes", None, ""),
+        ("seconds", float("inf"), ""),
+    ],
+)
+def test_many_seconds_and_bytes_are_said_in_larger_units_too(name, value, said, capsys):
+    screen.close({name: value}, as_json=False)
+    out = capsys.readouterr().out
+    assert out == f"{name}: {screen.named(name, value)}{said}\n"

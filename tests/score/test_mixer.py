@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from bitgolf.base.errors import PlanError
-from bitgolf.mix.ngram import NgramCache
+from bitgolf.mix.ngram import InterpolatedNgrams, NgramCache
 from bitgolf.score.adapter import Adapter
 from bitgolf.score.exam import RuleError
 from bitgolf.score.mixer import Memory, Mixer
-from bitgolf.score.score import score
-from bitgolf.score.windows import Chunked, PerDocument
+from bitgolf.score.score import ScorePlan, score
+from bitgolf.score.windows import Chunked, PerDocument, Sliding
 from tests.score.test_score import SLIDING, Bytes, make_model, plan
 
 
@@ -102,3 +102,13 @@ def test_nothing_is_left_of_a_stream_in_the_next(tokens):
     twice = [score(model, tokens, Bytes(), plan(SLIDING, mixers=(NgramCache(weight=0.4),))) for _ in "12"]
     assert (twice[0].nats == twice[1].nats).all()
     assert torch.is_grad_enabled()
+
+
+def test_two_mixers_of_a_kind_are_told_apart_by_what_differs():
+    windows = Sliding(length=8, stride=4)
+    mixers = InterpolatedNgrams(per_document=True), InterpolatedNgrams(), NgramCache(order=3)
+    label = ScorePlan(windows=windows, mixers=mixers).label()
+    both = "InterpolatedNgrams(per_document=True), InterpolatedNgrams(per_document=False)"
+    assert label == f"sliding 8/4, {both}, NgramCache"
+    alike = ScorePlan(windows=windows, mixers=(NgramCache(), NgramCache())).label()
+    assert alike == "sliding 8/4, NgramCache, NgramCache"
