@@ -16,7 +16,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.recipes import recipe_names
 from bitgolf.report import screen
 from bitgolf.report.tensors import nominal_bits
-from bitgolf.squeeze.quantize import Quantizer
+from bitgolf.squeeze.quantize import Quantizer, QuantRule
 from bitgolf.train.optim import assign_parameters
 from bitgolf.train.schedule import Progress
 
@@ -81,7 +81,7 @@ def quantization_rows(recipe: Recipe) -> list[list[Any]]:
     chosen = recipe.quantize.assign({n: torch.empty(s, device="meta") for n, s in shapes.items()})
     return [
         [
-            ", ".join(rule.patterns),
+            _in_words(rule),
             type(rule.quantizer).__name__,
             bits_of(rule.quantizer),
             len(names),
@@ -90,6 +90,14 @@ def quantization_rows(recipe: Recipe) -> list[list[Any]]:
         for i, rule in enumerate(recipe.quantize.rules)
         for names in [[name for name, row in chosen.items() if row == i]]
     ]
+
+
+def _in_words(rule: QuantRule) -> str:
+    """Which tensors a rule takes: their names, and what else is asked of them."""
+    sizes = f"more than {rule.more_than:,} numbers" * bool(rule.more_than)
+    axes = f"{rule.axes} {'axis' if rule.axes == 1 else 'axes'}" * bool(rule.axes)
+    asked = " and ".join(filter(None, (sizes, axes)))
+    return ", ".join(rule.patterns) + f" of {asked}" * bool(asked)
 
 
 def bits_of(quantizer: Quantizer) -> float | str:

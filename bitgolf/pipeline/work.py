@@ -1,6 +1,7 @@
 """A whole run from the command line: data, forecast, stages, sample, rivals, report."""
 
 import math
+import os
 import shlex
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -47,7 +48,7 @@ from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
 from bitgolf.text.encoder import Encoder
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
-from bitgolf.train.loop import State
+from bitgolf.train.loop import Stage, State
 from bitgolf.train.world import World, join_world, leave_world
 
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
@@ -120,6 +121,7 @@ def _work(
     for path in (folder / name for name in OWN_FILES if resume):
         if path.exists():
             refuse_special(path)
+    refuse_uneven_batches(recipe)
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")
     code = _code_that_fits(recipe, dataset)
@@ -163,6 +165,13 @@ def _work(
     write_report(folder)
     yield Event("report", 1, 1, {})
     return result
+
+
+def refuse_uneven_batches(recipe: Recipe) -> None:
+    """Raise PlanError where a batch cannot be shared out among micro-batches and processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for stage in (Stage(), *recipe.train.stages):
+        recipe.train.rows(stage.sequence_length or recipe.data.sequence_length, processes, stage.batch_tokens)
 
 
 def _code_that_fits(recipe: Recipe, dataset: Dataset) -> bytes:

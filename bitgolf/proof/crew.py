@@ -179,6 +179,8 @@ def run_jobs(
         steps = _side_by_side(coder, unfinished, processes)
     else:
         steps = _one_by_one(coder, unfinished)
+    if unfinished:
+        yield done, total
     with closing(steps):
         spent = sum(finished.bytes_of(key) for key in set(keys) if key in finished)
         while unfinished and spent < most_bytes and (step := next(steps, None)) is not None:
@@ -186,8 +188,9 @@ def run_jobs(
             if finished_job is not None:
                 finished.add(*finished_job)
                 spent += finished.bytes_of(finished_job[0])
-            done += newly_done
-            yield done, total
+            if newly_done:
+                done += newly_done
+                yield done, total
     return [finished[key] for key in keys if key in finished] if spent < most_bytes else []
 
 

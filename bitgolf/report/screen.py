@@ -116,14 +116,16 @@ class Lines:
     """A line now and then for each stage, where nothing can be drawn."""
 
     def __init__(self) -> None:
-        self._stage, self._started, self._printed = "", 0.0, 0.0
+        self._stage, self._started, self._printed, self._ended = "", 0.0, 0.0, ""
 
     def __call__(self, event: Event) -> None:
         """Print the event if it opens or ends a stage, or none was printed for a while."""
         now, opens = time.monotonic(), event.stage != self._stage
         if opens:
             self._stage, self._started = event.stage, now
-        if opens or now - self._printed > PLAIN_LINE_SECONDS or event.done >= event.total:
+        ended = in_words(event.facts) or "no facts" if event.done >= event.total else ""
+        if opens or now - self._printed > PLAIN_LINE_SECONDS or ended not in ("", self._ended):
+            self._ended = ended
             share, gone = share_of(event), now - self._started
             is_known = share > 0 and (gone >= 1 or share == 1)  # of less nothing can be told
             left = f"{gone * (1 - share) / share:.0f}" if is_known else "?"

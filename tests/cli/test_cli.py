@@ -464,3 +464,11 @@ def test_techniques_are_listed_and_explained(bitgolf):
     assert code == 0
     assert "HeadsPart (model.heads_out)" in out
     refused(bitgolf("techniques", "Xssa"), "Xssa", "did you mean 'Xsa'?")
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_the_data_is_made(
+    bitgolf, recipe_file, monkeypatch
+):
+    monkeypatch.setattr("bitgolf.pipeline.work.find_dataset", lambda *_: 1 / 0)
+    uneven = ("--set", "train.batch_tokens=96", "--set", "train.accumulation=2")
+    refused(bitgolf("run", recipe_file, *uneven), "train.batch_tokens", "multiple of 64")

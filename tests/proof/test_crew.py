@@ -79,7 +79,7 @@ def test_processes_write_and_read_the_same_file(coder, short_frames, monkeypatch
     tokens = Encoder(coder.tokenizer).encode(TEXT)
     assert finish(compress_tokens(coder, tokens, TEXT, 2, Crew(processes=2)), steps.append) == alone
     done = [each for each, _ in steps]
-    assert done == sorted(done) and done[-1] == len(tokens)
+    assert done == sorted({*done}) and done[-1] == len(tokens), "no line twice"
     assert len({*done}) > 1 + len(alone.layout.frames()), "within frames too, not at their ends alone"
     assert finish(decompress(coder, alone.data, "", Crew(processes=2))) == TEXT
     assert set(multiprocessing.active_children()) <= before

@@ -108,3 +108,11 @@ def test_many_seconds_and_bytes_are_said_in_larger_units_too(name, value, said, 
     screen.close({name: value}, as_json=False)
     out = capsys.readouterr().out
     assert out == f"{name}: {screen.named(name, value)}{said}\n"
+
+
+def test_the_end_of_a_stage_is_told_once_and_again_with_what_it_found(capsys):
+    lines = screen.Lines()
+    for done, facts in ((0, {}), (5, {}), (5, {}), (5, {"bits": 1.5}), (5, {"bits": 1.5})):
+        lines(Event("score", done, 5, facts))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in told] == ["0%", "100%", "100%"] and "bits 1.5" in told[-1]
