@@ -135,7 +135,7 @@ def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
     if path.suffix == ".py":
         layers = unwrapped(path.name, path.read_bytes())
         beside = [each for each in path.parent.glob("*.py") if each != path]
-        script = follow(path.name, layers, _modules(layers[-1].tree, beside))
+        script = follow(path.name, layers, _modules(layers[-1].tree, beside))._replace(alone=True)
         findings = [*script_checks.check_script(script)]
         return "script", (findings, script_checks.COVERED, {}, script.unfollowed)
     with path.open("rb") as file:

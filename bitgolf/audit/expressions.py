@@ -301,7 +301,7 @@ class Expressions(Walk):
         if one.has(GOLD) and other.has(GOLD) and SUM not in one.marks | other.marks:
             self.event("mix", node, frame, one | other, way="weight")
         for weight, part in ((one, other), (other, one)):
-            if part.has(GOLD) or part.has(READ):
+            if part.marks & {GOLD, READ, PREDICTED}:
                 self.mixed(node, weight, part, frame, way="weight")
 
     def mixed(self, node: ast.AST, weight: Value, parts: Value, frame: Frame, way: str) -> None:

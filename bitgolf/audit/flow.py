@@ -25,6 +25,7 @@ from bitgolf.audit.values import (
     NO_NAMES,
     NOTHING,
     PADDED,
+    PIECE,
     RANK,
     SIZE,
     STREAM,
@@ -39,6 +40,7 @@ from bitgolf.audit.values import (
     base_name,
     last_name,
     optimized_thing,
+    places,
 )
 from bitgolf.audit.walk import MOST_STEPS, Turns
 
@@ -168,8 +170,10 @@ class Flow(Calls):
             if isinstance(each, ast.Call)
         ):
             frame.alone = alone or self.by_rank(node.test, frame)
+        one_way = frame.one_way
+        frame.one_way = test.gates if test.has(PIECE) and not node.orelse else NO_NAMES
         self.block(node.body, frame)
-        frame.off, frame.alone = outer, alone
+        frame.off, frame.alone, frame.one_way = outer, alone, one_way
         self.block(node.orelse, frame)
         frame.gate = gate
 
@@ -218,6 +222,9 @@ class Flow(Calls):
 
     def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
         """Give a value to a name, an attribute, or a place in something."""
+        known = places(value.golds) & places(frame.one_way) if value.has(GOLD, PIECE) else NO_NAMES
+        if known:
+            self.event("leak", target, frame, value._replace(keys=known), way="chosen")
         value = self.chosen(value, frame)
         match target:
             case ast.Name():

@@ -10,6 +10,9 @@ from bitgolf.audit.values import Frame
 
 def text_of_index(node: ast.expr | None, frame: Frame) -> str:
     """An index as a text, its names replaced; empty for what is no plain arithmetic."""
+    match node:
+        case ast.Call(func=ast.Name("slice"), args=[ast.expr() as begin, ast.expr() as end]):
+            return f"{with_texts(begin, frame.texts)}:{with_texts(end, frame.texts)}"
     if node is None or not isinstance(node, ast.Name | ast.BinOp | ast.Constant):
         return ""
     inner: list[ast.expr] = [node]
@@ -40,7 +43,7 @@ def _sliced(node: ast.expr) -> str:
 
 def shifted(path: str) -> str:
     """`[a:b][1:]` as `[a + 1:b]`, `[a:b + 1][:-1]` as `[a:b]`: two ways to the same tokens are one."""
-    if match := AGAIN.match(path):
+    if match := AGAIN.match(BEHIND_FIRST.sub("[1:]", path)):
         before, begin, end, place = match.groups()
         if place == "1:":
             return f"{before}[{begin} + 1:{end}]"
@@ -48,6 +51,7 @@ def shifted(path: str) -> str:
     return path
 
 
+BEHIND_FIRST = re.compile(r"\[1:[^\[\]]+\]$")  # all but the first, to whatever end
 AGAIN = re.compile(r"^(.*)\[([\w .+*-]+):([\w .+*-]+)\]\[(1:|:-1)\]$")
 
 

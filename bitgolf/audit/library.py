@@ -234,8 +234,9 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
     if last in ("range", "enumerate", "count") and not everything.has(VAL):
         return everything.plain.marked(COUNTER)
     if last in ("min", "max") and any(each.number is not None for each in given):
-        numbers = [each for each in given if each.number is not None]
-        return everything._replace(number=numbers[0].number, set=numbers[0].set)
+        known = next(each for each in given if each.number is not None)
+        marks = everything.marks - {SIZE} if last == "min" else everything.marks  # no more than that
+        return everything._replace(number=known.number, set=known.set, marks=marks)
     return None
 
 

@@ -17,7 +17,8 @@ FILE_LINES = 100_000_000  # more than any script has
 class Script(NamedTuple):
     """A script that was opened and followed. events: of what it does, in order. printed: whether a log shows
     that lines of a branch ran which the script's own settings do not take. beside: files that it imports; the
-    lines of the n-th are counted from n * FILE_LINES, so that a number tells its file.
+    lines of the n-th are counted from n * FILE_LINES, so that a number tells its file. alone: nothing beside
+    it can say with which settings it was run.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Script(NamedTuple):
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
     reach: Reach = Reach([], {})
+    alone: bool = False
 
     def of(self, kind: str, *marks: str) -> list[Event]:
         """The events of a kind whose values carry all of these marks."""
@@ -72,12 +74,13 @@ class Script(NamedTuple):
         sure: str = SUSPECTED,
     ) -> Finding:
         """A finding at a line, a node or an event; what the script's settings turn off cannot be told, unless
-        a log shows that it ran.
+        a log shows that it ran. Of a script alone it is suspected: its settings are defaults.
         """
         if not isinstance(where, Event):
             return Finding(code, sure, self.at(where), found, expected, way_out)
         if where.off and not self.printed(where.off):
-            sure, found = CANNOT_TELL, f"off by the script's own settings: {found}"
+            sure = SUSPECTED if self.alone and sure != CANNOT_TELL else CANNOT_TELL
+            found = f"off by the script's own settings: {found}"
         return Finding(code, sure, self.at(where.line), found, expected, way_out)
 
     def line(self, number: int) -> str:

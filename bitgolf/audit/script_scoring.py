@@ -47,14 +47,19 @@ def learned_first(script: Script) -> Iterator[Finding]:
             code, sure = "V05" if of_window else "V04", FOUND if same else SUSPECTED
             yield script.finding(code, train, message, sure=sure)
         elif later and not any(common(event, train) for event in scores):
-            first = min(event.time for event in later)
-            undone = any(train.time < event.time < first for event in script.of("load"))
+            start = min(event.time for event in later)
+            undone = any(train.time < event.time < start for event in script.of("load"))
             places = train.value.roots - {STREAM}
             walks = not places or any(NAMED.search(root.replace("None", "")) for root in places)
-            rehearsal = fresh or undone or not walks or train.value.has(FEW)
+            counted = places and all(script.flow.turns[each].again for each in train.loops)
+            rehearsal = fresh or undone or not walks or counted or train.value.has(FEW)
             message += f"{', in a rehearsal,' if rehearsal else ''} before any is scored"
             message += f" ({script.line(later[0].line)})"
             yield script.finding("V07" if rehearsal else "V04", train, message, sure=FOUND)
+            first = [event for event in script.of("kept", GOLD) if event.time < train.time]
+            if first and not rehearsal:
+                message = "a pass over the text decides what the model learns before it is scored again"
+                yield script.finding("V03", later[0], f"{message} ({script.line(first[0].line)})")
 
 
 def _is_model(tree: ast.Module, name: str) -> bool:
@@ -203,7 +208,10 @@ def knows_outcome(script: Script) -> Iterator[Finding]:
             each.time >= leak.time and each.value.golds & leak.value.keys for each in scores
         ):
             continue  # observed when it had its score
-        if leak.value.keys & scored and leak.way in ("table", "picked"):
+        if leak.way == "chosen":
+            message = "whether a prediction is mixed in depends on the realised token: no distribution"
+            yield script.finding("V01", leak, message)
+        elif leak.value.keys & scored and leak.way in ("table", "picked"):
             message = (
                 "a property of the token that is predicted is looked up, and its prediction depends on it"
             )

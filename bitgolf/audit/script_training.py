@@ -3,6 +3,8 @@
 import ast
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
 
 from bitgolf.audit.finding import FOUND, Finding
 from bitgolf.audit.flow import OPTIMIZERS
@@ -19,7 +21,7 @@ from bitgolf.audit.tree import (
     nodes,
     within,
 )
-from bitgolf.audit.values import Frame
+from bitgolf.audit.values import TRAIN, VAL, Frame, constant
 
 
 def narrow_average(script: Script) -> Iterator[Finding]:
@@ -324,7 +326,29 @@ def within_calls(tree: ast.AST, *names: str) -> set[str]:
     return {name for each in calls(tree, *names) for part in each.args for name in names_in(part)}
 
 
+def validation_in_training(script: Script) -> Iterator[Finding]:
+    """V14: a pattern of files to train on that the validation shards fit too."""
+    if script.of("fit", TRAIN) or not script.of("fit"):
+        return
+    texts = [node.value for node in nodes(script.tree, ast.Constant) if isinstance(node.value, str)]
+    shards = [Path(text).name.replace("*", "000000") for text in texts if constant(text).has(VAL)]
+    sorted_out = {
+        id(node) for each in nodes(script.tree, ast.comprehension) if each.ifs for node in ast.walk(each)
+    }
+    for node in calls(script.tree, "glob", "rglob", "iglob"):
+        patterns = [each.value for part in node.args for each in nodes(part, ast.Constant)]
+        pattern = Path(str(patterns[-1])).name if patterns else ""
+        fits = [
+            shard
+            for shard in shards
+            if fnmatch(shard, pattern) and Path(shard).suffix == Path(pattern).suffix
+        ]
+        if fits and id(node) not in sorted_out and not constant(pattern).has(VAL):
+            yield script.finding("V14", node, f"{pattern} is trained on, and {fits[0]} is among it")
+
+
 CHECKS = (
+    validation_in_training,
     narrow_average,
     folded_flag,
     late_environment,
@@ -332,4 +356,4 @@ CHECKS = (
     forgotten_parameters,
     seed_search,
 )
-COVERED = frozenset("K14 T01 T04 T06 T14 T18".split())
+COVERED = frozenset("K14 T01 T04 T06 T14 T18 V14".split())

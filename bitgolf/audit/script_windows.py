@@ -4,9 +4,21 @@ import ast
 from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.library import REDUCES
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, last_called, lines_of, methods, names_in, nodes, number, ways
-from bitgolf.audit.values import AVERAGED, FILLED, GOLD, RANK, SIZE, SUM, VAL
+from bitgolf.audit.tree import (
+    Branch,
+    called,
+    last_called,
+    lines_of,
+    methods,
+    names_given,
+    names_in,
+    nodes,
+    number,
+    ways,
+)
+from bitgolf.audit.values import AVERAGED, FILLED, GOLD, RANK, SIZE, SUM, VAL, base_name
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -14,6 +26,7 @@ CUTS = {
     "turns": "only {} turns are taken through the validation tokens",
     "files": "only the first {} files of validation tokens are read",
 }
+MASKS = {"attn_mask", "window_size", "is_causal", "block_mask"}
 TRAINING_TESTS = ("self.training", "not self.training", "self.training is True", "self.training is False")
 
 
@@ -124,6 +137,8 @@ def _leaves_tail(loop: Loop) -> ast.AST | None:
                 end = end.left
             if isinstance(end.op, ast.Sub) and not _is_at_most(end.right, 1):
                 return loop.iter
+            if isinstance(loop, ast.For) and _from_ends(loop):
+                return loop.iter
     for statement in loop.body if isinstance(loop, ast.For) else ():
         match statement:
             case ast.If(test=ast.Compare(ops=[ast.Lt() | ast.NotEq(), *_]) as test, body=[*_, last]):
@@ -137,6 +152,15 @@ def _leaves_tail(loop: Loop) -> ast.AST | None:
     return None
 
 
+def _from_ends(loop: ast.For) -> bool:
+    """`for end in range(width, n + 1, stride)` where windows begin at `end - width`."""
+    match loop:
+        case ast.For(target=ast.Name(end), iter=ast.Call(args=[ast.Name() | ast.Attribute() as width, *_])):
+            begin = f"{end} - {ast.unparse(width)}"
+            return any(ast.unparse(node) == begin for each in loop.body for node in nodes(each, ast.BinOp))
+    return False
+
+
 def _is_at_most(node: ast.expr, most: int) -> bool:
     return (value := number(node)) is not None and value <= most
 
@@ -148,13 +172,23 @@ def unseen_places(script: Script) -> Iterator[Finding]:
     if widest and 0 < trained < (width := widest.value.number or 0):
         message = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
         yield script.finding("V16", widest, message)
-    for kind in nodes(script.tree, ast.ClassDef):
-        for node in nodes(kind, ast.If, ast.IfExp):
-            if ast.unparse(node.test) in TRAINING_TESTS:
-                one, two = map(_attention, ways(node))
-                if one != two:
-                    message = "attention looks elsewhere while it trains than while it scores"
-                    yield script.finding("V16", node, message)
+    for node, scope in script.reach.all(ast.AST):
+        if isinstance(node, ast.If | ast.IfExp) and ast.unparse(node.test) in TRAINING_TESTS:
+            one, two = map(_attention, ways(node))
+            if one != two or _decides_mask(script, node, scope):
+                message = "attention looks elsewhere while it trains than while it scores"
+                yield script.finding("V16", node, message)
+
+
+def _decides_mask(script: Script, branch: Branch, scope: int) -> bool:
+    """Whether what a branch chooses gets to where attention looks."""
+    chosen = [branch] if isinstance(branch, ast.IfExp) else [each.value for each in nodes(branch, ast.Assign)]
+    carried = script.reach.carries(*chosen)
+    return any(
+        word.arg in MASKS and carried.by(word.value, around)
+        for call, around in script.reach.all(ast.Call)
+        for word in call.keywords
+    )
 
 
 def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
@@ -162,7 +196,7 @@ def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
     texts = set()
     for node in (inner for each in body for inner in ast.walk(each)):
         if isinstance(node, ast.keyword):
-            if node.arg in ("attn_mask", "window_size", "is_causal", "block_mask"):
+            if node.arg in MASKS:
                 texts.add(ast.unparse(node.value))
         elif last_called(node) in ("tril", "triu", "band_mask", "create_block_mask"):
             texts.add(ast.unparse(node))
@@ -218,5 +252,41 @@ def _over_ids(method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
     )
 
 
-CHECKS = (cut_validation, one_process, drops_windows, unseen_places, across_documents)
-COVERED = frozenset("V11 V15 V16 V17 V18 B11".split())
+def never_added(script: Script) -> Iterator[Finding]:
+    """V19: what is divided was zero, and nothing is added to it."""
+    for function in functions(script):
+        given = [*nodes(function, ast.Assign)]
+        zeros = {name for node in given if _is_zero(node.value) for name in names_given(node)}
+        if zeros:
+            stored = [node.id for node in nodes(function, ast.Name) if isinstance(node.ctx, ast.Store)]
+            zeros = {name for name in zeros if stored.count(name) == 1}
+            zeros -= {name for node in nodes(function, ast.expr, ast.Assign) for name in _handed_on(node)}
+        for node in nodes(function, ast.BinOp) if zeros else ():
+            if isinstance(node.op, ast.Div) and base_name(node.left) in zeros:
+                yield script.finding(
+                    "V19", node, f"`{ast.unparse(node.left)}` is zero: nothing is added to it"
+                )
+
+
+def _is_zero(node: ast.expr) -> bool:
+    return last_called(node) == "zeros" or number(node) == 0
+
+
+def _handed_on(node: ast.AST) -> set[str]:
+    """Names whose contents may be changed here: another name for them, a place in them, a call."""
+    match node:
+        case ast.Assign(value=ast.BinOp() | ast.Call() | ast.Compare()):
+            return set()
+        case ast.Assign(value=value):
+            return names_in(value)
+        case ast.Subscript(ctx=ast.Store()):
+            return {base_name(node)}
+        case ast.Call(func=ast.Attribute(value=held, attr=method)) if method.endswith("_"):
+            return {base_name(held)}
+        case ast.Call() if last_called(node) not in REDUCES:
+            return {name for part in (*node.args, *node.keywords) for name in names_in(part)}
+    return set()
+
+
+CHECKS = (never_added, cut_validation, one_process, drops_windows, unseen_places, across_documents)
+COVERED = frozenset("V11 V15 V16 V17 V18 V19 B11".split())

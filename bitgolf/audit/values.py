@@ -142,9 +142,10 @@ class Event(NamedTuple):
 class Frame:
     """Where the walk is: a function's names, the loops around it, its depth.
 
-    gate: what the branches around were chosen by. texts: names that stand for other names. mutated: names
-    whose contents were changed in place. alone: the line of a test by which some processes are not here.
-    began_alone: whether the function was called where they are not.
+    gate: what the branches around were chosen by. one_way: tokens whose entry in a table decided a branch
+    without another way. texts: names that stand for other names. mutated: names whose contents were changed
+    in place. alone: the line of a test by which some processes are not here. began_alone: whether the
+    function was called where they are not.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Frame:
     depth: int = 0
     control: Value = NOTHING
     gate: Value = NOTHING
+    one_way: frozenset[str] = NO_NAMES
     returned: Value = NOTHING
     owners: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
