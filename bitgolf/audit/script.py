@@ -79,7 +79,11 @@ class Script(NamedTuple):
         if not isinstance(where, Event):
             return Finding(code, sure, self.at(where), found, expected, way_out)
         if where.off and not self.printed(where.off):
-            sure = SUSPECTED if self.alone and sure != CANNOT_TELL else CANNOT_TELL
+            branches = (node for node in ast.walk(self.tree) if isinstance(node, ast.If))
+            never = any(
+                each.lineno == where.off[0] and isinstance(each.test, ast.Constant) for each in branches
+            )
+            sure = SUSPECTED if self.alone and not never and sure != CANNOT_TELL else CANNOT_TELL
             found = f"off by the script's own settings: {found}"
         return Finding(code, sure, self.at(where.line), found, expected, way_out)
 

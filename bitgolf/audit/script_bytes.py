@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.library import WRITES
 from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
@@ -370,7 +369,9 @@ def _changes_text(script: Script, node: ast.expr) -> bool:
 
 def no_document_starts(script: Script) -> Iterator[Finding]:
     """B07: documents become shards without a token that says where each begins."""
-    writes = any(calls(script.tree, "tofile", *WRITES))
+    writes = any(calls(script.tree, "tofile", "save", "write")) or any(
+        any(calls(node, "tobytes")) for node in calls(script.tree, "write_bytes")
+    )
     for function in functions(script) if writes else ():
         loops = [*nodes(function, ast.For, ast.comprehension)]
         texts = {name for loop in loops for name in names_in(loop.target)}

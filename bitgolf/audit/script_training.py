@@ -331,7 +331,11 @@ def validation_in_training(script: Script) -> Iterator[Finding]:
     if script.of("fit", TRAIN) or not script.of("fit"):
         return
     texts = [node.value for node in nodes(script.tree, ast.Constant) if isinstance(node.value, str)]
-    shards = [Path(text).name.replace("*", "000000") for text in texts if constant(text).has(VAL)]
+    shards = [
+        Path(text).name.replace("*", "000000")
+        for text in texts
+        if constant(text).has(VAL) and " " not in text
+    ]
     sorted_out = {
         id(node) for each in nodes(script.tree, ast.comprehension) if each.ifs for node in ast.walk(each)
     }

@@ -262,7 +262,8 @@ def never_added(script: Script) -> Iterator[Finding]:
             zeros = {name for name in zeros if stored.count(name) == 1}
             zeros -= {name for node in nodes(function, ast.expr, ast.Assign) for name in _handed_on(node)}
         for node in nodes(function, ast.BinOp) if zeros else ():
-            if isinstance(node.op, ast.Div) and base_name(node.left) in zeros:
+            whole = not any(nodes(node.left, ast.Subscript))
+            if whole and isinstance(node.op, ast.Div) and base_name(node.left) in zeros:
                 yield script.finding(
                     "V19", node, f"`{ast.unparse(node.left)}` is zero: nothing is added to it"
                 )

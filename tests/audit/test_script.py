@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from bitgolf.audit.audit import audit
-from bitgolf.audit.finding import CANNOT_TELL
+from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED
 from bitgolf.audit.rules import rules_named
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
@@ -254,13 +254,15 @@ def test_text_that_cannot_be_opened_is_said(tmp_path):
     assert [each.code for each in found.real] == ["K03"]
 
 
-def test_a_fault_that_settings_turn_off_cannot_be_told(tmp_path):
+def test_a_fault_that_settings_turn_off_is_suspected_of_a_script_alone(tmp_path):
     text = changed((START, "    if settings.early:\n" + indented(EPOCHS, 8) + START))
     off = text.replace(
         "    rank = int", '    early = bool(int(os.environ.get("EARLY", "0")))\n    rank = int'
     )
     found = audited(tmp_path, off)
-    assert [(each.code, each.sure) for each in found.findings] == [("V04", CANNOT_TELL)]
+    assert [(each.code, each.sure) for each in found.findings] == [("V04", SUSPECTED)]
+    (tmp_path / "README.md").write_text("# Mine\n")  # in a folder there would be a log or a command
+    assert ("V04", CANNOT_TELL) in [(each.code, each.sure) for each in audit(tmp_path, RULES).findings]
     never = text.replace("if settings.early:", "if False:")
     assert [(each.code, each.sure) for each in audited(tmp_path, never).findings] == [("V04", CANNOT_TELL)]
     on = off.replace('"EARLY", "0"', '"EARLY", "1"')
