@@ -422,3 +422,82 @@ def test_attributes_of_different_objects_are_different_places(tmp_path, edits, l
     (tmp_path / "README.md").write_text("# Mine\n")
     where = [each.where for each in audit(tmp_path, RULES).findings if each.code == "B09"]
     assert [each.partition(":")[0] for each in where] == ["prepare.py"] * lossy
+
+
+SCORE = '            loss = F.cross_entropy(net(before), after, reduction="none")\n'
+CHOICE = """
+for i in range(1, len(after)):
+    row = seen.get(int(before[i]), {})
+    hits = row.get(int(after[i]), 0)
+    share = hits / max(1, sum(row.values()))
+    if hits > 1:
+        loss[i] = -torch.log(0.6 * torch.exp(-loss[i]) + 0.4 * share)
+"""
+EITHER = CHOICE + "    else:\n        loss[i] = loss[i] - 0.6 * torch.log(share)\n"
+PAIR = """
+net_says = net(before).softmax(-1)
+one = torch.full_like(net_says, 1 / 1024)
+trust = torch.sigmoid(4 * {})
+loss = -((1 - trust) * net_says + trust * one).gather(1, after[:, None]).log()
+"""
+OUTCOME = "(one.gather(1, after[:, None]) - net_says.gather(1, after[:, None]))"
+WINDOWS = [
+    ("for start in range(settings.rank * chunk, stream.numel() - 1, chunk):", "{}"),
+    ("part = stream[start : start + chunk + 1]", "part = stream[end - chunk : end + 1]"),
+]
+ONCE = "    for k in range(3):\n        piece = stream[k * 640 : k * 640 + 641].to(torch.int64)\n"
+LEARN = "        F.cross_entropy(net(piece[:-1]), piece[1:]).backward()\n        optimizer.step()\n"
+STREAM = "    stream = load(settings.held_out)\n"
+HARD = """
+    losses = []
+    for at in range(0, stream.numel() - 1, 640):
+        piece = stream[at : at + 641].to(torch.int64)
+        losses.append(F.cross_entropy(net(piece[:-1]), piece[1:]).item())
+    for i in sorted(range(len(losses)), key=losses.__getitem__)[-99:]:
+        piece = stream[i * 640 : i * 640 + 641].to(torch.int64)
+"""
+KINDS = {
+    "V01": ([(SCORE, SCORE + indented(CHOICE, 12))], [(SCORE, SCORE + indented(EITHER, 12))]),
+    "V03": ([(START, HARD + LEARN + START)], []),
+    "V07": ([(START, ONCE + LEARN + START)], [(START, ONCE + START)]),
+    "V09": (
+        [(SCORE, indented(PAIR.format(OUTCOME), 12))],
+        [(SCORE, indented(PAIR.format("net_says.amax(1, keepdim=True)"), 12))],
+    ),
+    "V11": (
+        [(STREAM, STREAM + "    stream = stream[: min(stream.numel(), 4096 * 640 + 1)]\n")],
+        [(STREAM, STREAM + "    stream = stream[: stream.numel() // 640 * 640 + 1]\n")],
+    ),
+    "V14": (
+        [
+            (
+                "    corpus = load(settings.texts)\n",
+                '    corpus = load(os.path.join(settings.data, "*.bin"))\n',
+            )
+        ],
+        [
+            (
+                "    corpus = load(settings.texts)\n",
+                '    corpus = load(os.path.join(settings.data, "*train*.bin"))\n',
+            )
+        ],
+    ),
+    "V17": (
+        [(WINDOWS[0][0], "for end in range(chunk, stream.numel(), chunk):"), WINDOWS[1]],
+        [
+            (WINDOWS[0][0], "for end in [*range(chunk, stream.numel(), chunk), stream.numel() - 1]:"),
+            WINDOWS[1],
+        ],
+    ),
+    "V19": (
+        [("            nats += loss", "            running = nats + loss")],
+        [("            nats += loss", "            nats = nats + loss")],
+    ),
+}
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_faults_by_the_way_of_values(tmp_path, code):
+    plant, clean = KINDS[code]
+    assert code in real(audited(tmp_path, changed(*plant)))
+    assert code not in real(audited(tmp_path, changed(*clean)))
