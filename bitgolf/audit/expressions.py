@@ -12,6 +12,7 @@ from bitgolf.audit.values import (
     COUNTED,
     COUNTER,
     DRAWN,
+    FEW,
     FILES,
     FILLED,
     GOLD,
@@ -202,7 +203,7 @@ class Expressions(Walk):
         if STREAM in held.roots and not frame.loops:
             limit = self.value(bounds.upper, frame) if bounds and bounds.upper is not None else NOTHING
             if limit.number is not None and limit.number > 1000 and not limit.has(SIZE):
-                self.event("cut", node, frame, limit)
+                self.event("cut", node, frame, limit, way="least" if limit.has(FEW) else "")
             step = self.value(bounds.step, frame).number if bounds and bounds.step is not None else None
             if step is not None and step > 1:
                 self.event("cut", node, frame, Value(number=step), way="step")

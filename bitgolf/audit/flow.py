@@ -171,7 +171,8 @@ class Flow(Calls):
         ):
             frame.alone = alone or self.by_rank(node.test, frame)
         one_way = frame.one_way
-        frame.one_way = test.gates if test.has(PIECE) and not node.orelse else NO_NAMES
+        looked_up = test.has(PIECE) and not test.has(GOLD)
+        frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES
         self.block(node.body, frame)
         frame.off, frame.alone, frame.one_way = outer, alone, one_way
         self.block(node.orelse, frame)

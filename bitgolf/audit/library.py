@@ -235,7 +235,8 @@ def _simple(flow: "Expressions", call: Call) -> Value | None:
         return everything.plain.marked(COUNTER)
     if last in ("min", "max") and any(each.number is not None for each in given):
         known = next(each for each in given if each.number is not None)
-        marks = everything.marks - {SIZE} if last == "min" else everything.marks  # no more than that
+        few = last == "min" and everything.has(SIZE)
+        marks = everything.marks - {SIZE} | {FEW} if few else everything.marks
         return everything._replace(number=known.number, set=known.set, marks=marks)
     return None
 

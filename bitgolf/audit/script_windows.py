@@ -18,11 +18,12 @@ from bitgolf.audit.tree import (
     number,
     ways,
 )
-from bitgolf.audit.values import AVERAGED, FILLED, GOLD, RANK, SIZE, SUM, VAL, base_name
+from bitgolf.audit.values import AVERAGED, FEW, FILLED, GOLD, RANK, SIZE, SUM, VAL, Event, base_name
 
 CUTS = {
     "step": "one validation token of {} is taken",
     "drawn": "validation tokens are drawn at random",
+    "least": "no more than {} validation tokens are taken",
     "turns": "only {} turns are taken through the validation tokens",
     "files": "only the first {} files of validation tokens are read",
 }
@@ -33,10 +34,11 @@ TRAINING_TESTS = ("self.training", "not self.training", "self.training is True",
 def cut_validation(script: Script) -> Iterator[Finding]:
     """V11: tokens that are left out, or a loop that scores and ends after so many."""
     one_by_one = {each.owner for each in script.of("file")}  # other files are read in turn
-    last = max((score.time for score in script.of("score")), default=0)
+    scores = sorted(script.of("score"), key=lambda each: each.time) or [Event("score", 0, 0, ())]
     for cut in script.of("cut"):
-        if cut.owner not in one_by_one:
-            sure = SUSPECTED if cut.value.set or cut.way or cut.time >= last else FOUND
+        aside = cut.way == "least" and not scores[-1].value.has(FEW)  # another score than the last one
+        if cut.owner not in one_by_one and not aside:
+            sure = SUSPECTED if cut.value.set or cut.way or cut.time >= scores[-1].time else FOUND
             message = CUTS.get(cut.way, "validation tokens are cut at {}").format(
                 f"{cut.value.number or 0:,.0f}"
             )
