@@ -1,12 +1,8 @@
 """Calls in a script: each with the same values in the same state is followed once."""
 
 import ast
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from bitgolf.audit import library
 from bitgolf.audit.expressions import Expressions
@@ -34,14 +30,8 @@ TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
 REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
 HANDED = {"partial", "map", "apply", "submit", "reduce"}
 CALLS_BACK = {"step", "minimize", "checkpoint"}  # call what they are given, here and now
-PLAIN_KINDS = ("str",)
-# Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
-OTHERS_OWN = frozenset(
-    name
-    for kind in (str, bytes, dict, list, set, io.BytesIO, Path, torch.Tensor)
-    for name in dir(kind)
-    if not name.startswith("__")
-)
+OF_THE_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # variables whose defaults say nothing
+PLAIN_KINDS = ("str", library.BUFFER)
 
 
 class OwnCall(NamedTuple):
@@ -75,7 +65,8 @@ class Calls(Expressions):
             if isinstance(variable, str) and variable in self.settings:
                 default = constant(self.settings[variable])
             rank = frozenset((RANK,)) if variable in ("RANK", "LOCAL_RANK") else NO_NAMES
-            return Value(default.marks | rank, roots=default.roots, number=default.number, set=True)
+            number = None if variable in OF_THE_LAUNCHER else default.number
+            return Value(default.marks | rank, roots=default.roots, number=number, set=True)
         held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING
         if not isinstance(node.func, ast.Attribute | ast.Name):
             held = self.value(node.func, frame)
@@ -151,7 +142,7 @@ class Calls(Expressions):
             return None
         if kind and (kind, last) in self.methods:
             return self.methods[kind, last]
-        if not kind and last in OTHERS_OWN:
+        if not kind and last in library.OTHERS_OWN:
             return None
         module = isinstance(func.value, ast.Name) and func.value.id in self.modules
         others = [

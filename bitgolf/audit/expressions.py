@@ -73,6 +73,12 @@ class Expressions(Walk):
                 return self.operation(node, frame)
             case ast.Call():
                 return self.call(node, frame)
+            case ast.UnaryOp():
+                inner = self.value(node.operand, frame)
+                if inner.number is None:
+                    return inner
+                kept = -inner.number if isinstance(node.op, ast.USub) else None
+                return inner._replace(number=kept)
             case ast.Compare():
                 value = self.union([node.left, *node.comparators], frame).plain
                 equal = all(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops)

@@ -10,7 +10,7 @@ from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import ARTIFACTS, Claims, Record
 from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_and_logs
 from bitgolf.audit.folder_logs import configurations, copies, script_of_log, throttled
-from bitgolf.audit.folder_shell import shell_scripts
+from bitgolf.audit.folder_shell import launchers, shell_scripts
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
 from bitgolf.audit.tree import imported, nodes
@@ -30,6 +30,7 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
     yield from shipped_sizes(record, script, rules)
     yield from manifest(record)
     yield from shell_scripts(record, script)
+    yield from launchers(record, script)
     yield from copies(record)
     yield from configurations(record)
     yield from throttled(record)

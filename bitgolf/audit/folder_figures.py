@@ -48,7 +48,7 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
         if not logs:
             if record.logs and unnamed:
                 yield Finding("K13", CANNOT_TELL, where, "no log says that it is of this seed")
-            elif record.logs:
+            elif record.logs and not _stands_in_own(figures, seed, record.logs):
                 yield Finding("K13", SUSPECTED, where, "no log of this seed")
             continue
         bits, logged = bits_of(figures), scores_in(logs)
@@ -62,6 +62,12 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
         ends = [log.end.step for log in logs if log.end]
         if steps is not None and ends and not any(abs(steps - end) <= 1 for end in ends):
             yield Finding("K11", FOUND, where, f"{steps:g} steps", f"{ends[0]} in the log", minor=True)
+
+
+def _stands_in_own(figures: dict[str, float], seed: int, logs: list[Log]) -> bool:
+    """Whether a seed's score stands in a log of that seed, in some form that is not known here."""
+    bits = bits_of(figures)
+    return bits is not None and stands_in(bits, [log for log in logs if log.seed == seed])
 
 
 def headline(record: Record, claims: Claims) -> Iterator[Finding]:

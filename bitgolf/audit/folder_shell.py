@@ -1,11 +1,14 @@
-"""What the shell scripts of a folder run: many seeds, options that nobody reads, lost failures."""
+"""What the scripts of a folder start: many seeds, options that nobody reads, lost failures."""
 
+import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from bitgolf.audit.finding import SUSPECTED, Finding
 from bitgolf.audit.folder import MOST_TEXT_BYTES, Record
 from bitgolf.audit.script import Script
+from bitgolf.audit.tree import nodes
 
 LOOP = re.compile(
     r"\bfor (?P<name>\w{1,30}) in (?P<over>[^;\n]{1,2000}?) *(?:;|\n)\s*do\b(?P<body>.{0,4000}?)\bdone\b",
@@ -23,6 +26,21 @@ def shell_scripts(record: Record, script: Script | None) -> Iterator[Finding]:
         yield from many_seeds(record, name, text)
         if script is not None and record.entry is not None:
             yield from unread_options(script, record.entry.name, name, text)
+
+
+def launchers(record: Record, script: Script | None) -> Iterator[Finding]:
+    """T21: options that a Python file beside the entry hands it in a list, and that nobody reads."""
+    if script is None or record.entry is None:
+        return
+    source = "".join(layer.text for layer in script.layers).replace("-", "_")
+    for path in (each for each in record.scripts if each != record.entry):
+        with suppress(SyntaxError, ValueError, RecursionError):
+            for node in nodes(ast.parse(path.read_bytes()), ast.List, ast.Tuple):
+                words = [str(each.value) for each in node.elts if isinstance(each, ast.Constant)]
+                for word in words if any(each.endswith(record.entry.name) for each in words) else ():
+                    if (option := OPTION.match(word)) and option[1].replace("-", "_") not in source:
+                        message = f"--{option[1]} is no option of {record.entry.name}"
+                        yield Finding("T21", SUSPECTED, f"{path.name}:{node.lineno}", message)
 
 
 def many_seeds(record: Record, name: str, text: str) -> Iterator[Finding]:

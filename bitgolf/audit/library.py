@@ -2,8 +2,12 @@
 
 import ast
 import builtins
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 
 from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
@@ -13,6 +17,7 @@ from bitgolf.audit.values import (
     COUNTER,
     DRAWN,
     FEW,
+    FILED,
     FILES,
     FILLED,
     GOLD,
@@ -51,6 +56,8 @@ SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_"
 REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
 COLLECTIVES = REDUCES - {"gather", "reduce"} | {"barrier", "broadcast", "reduce_scatter_tensor"}
 WRITES = {"save", "savez", "save_file", "dump", "dumps", "write", "write_bytes"}
+READS = {"read", "read_bytes", "load", "loads", "load_file", "safe_open", "decompress"}
+BUFFER = "BytesIO"
 LOADS = {"load_state_dict", "load_file", "copy_", "load_model"}
 HASHED = {"bitwise_xor", "bitwise_and", "remainder", "fmod", "mod", "hash", "xor", "__xor__", "crc32"}
 DIVIDED = {"div", "divide", "true_divide", "truediv"}
@@ -89,6 +96,13 @@ CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
 BUILTINS = {*dir(builtins)}
 LEARNS = {"backward", "grad"}
+# Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
+OTHERS_OWN = frozenset(
+    name
+    for kind in (str, bytes, dict, list, set, io.BytesIO, Path, torch.Tensor)
+    for name in dir(kind)
+    if not name.startswith("__")
+)
 
 
 class Call(NamedTuple):
@@ -107,6 +121,13 @@ def called(
     flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
 ) -> Value:
     """A call of something that is not defined in the script: a library's function, or a model."""
+    result = _called(flow, node, held, given, everything, frame)
+    return result.marked(FILED) if last_name(node.func) in READS else result
+
+
+def _called(
+    flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
+) -> Value:
     name, last = dotted(node.func), last_name(node.func)
     call = Call(node, name, last, held, given, everything, frame)
     if (simple := _simple(flow, call)) is not None:
@@ -145,6 +166,8 @@ def called(
         return counts
     if last in TABLES:
         return flow.table(node)
+    if last == BUFFER:
+        return everything._replace(kind=BUFFER)
     if last in FRESH:
         return NOTHING
     if last in ("pad", "pad_sequence") and everything.has(VAL):
@@ -173,6 +196,9 @@ def called(
         or name.partition(".")[0] in flow.modules
     ):
         return everything.plain
+    is_model = last not in BUILTINS | OTHERS_OWN | flow.classes.keys()
+    if is_model and any(each.has(TRAIN) for each in given):
+        flow.event("studied", node, frame, everything)
     tokens = [each for each in given if each.has(VAL)]
     if len(tokens) > 1 and last not in flow.classes and not tokens[-1].has(PREDICTED):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
@@ -254,10 +280,15 @@ def _noted(flow: "Expressions", call: Call) -> None:
     elif last in REDUCES and name != last and not name.startswith("functools."):
         flow.event("gather", node, frame, everything)
     elif last in WRITES and everything.has(WEIGHTS):
-        flow.event("write", node, frame)
+        buffers = [part for part, value in zip(node.args, given) if value.kind == BUFFER]
+        if isinstance(node.func, ast.Attribute) and held.kind == BUFFER:
+            buffers.append(node.func.value)
+        for part in buffers:
+            flow.put(part, everything.plain, frame)
+        flow.event("write", node, frame, way="memory" if buffers or last == "dumps" else "file")
     elif last in LOADS:
         owner = "" if frame.began_alone and _is_made_here(flow, node, frame) else str(frame.alone or "")
-        flow.event("load", node, frame, owner=owner, way=last)
+        flow.event("load", node, frame, everything, owner=owner, way=last)
     elif last in ("broadcast", "broadcast_object_list"):
         flow.event("sent", node, frame)
     elif last == "destroy_process_group":

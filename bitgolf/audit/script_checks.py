@@ -6,6 +6,7 @@ from bitgolf.audit import (
     script_bytes,
     script_grids,
     script_packing,
+    script_parameters,
     script_scoring,
     script_stages,
     script_training,
@@ -37,5 +38,12 @@ def check_script(script: Script) -> Iterator[Finding]:
 
 
 FLOWS = (script_scoring, script_windows)
-PATTERNS = (script_bytes, script_packing, script_grids, script_stages, script_training)
+PATTERNS = (
+    script_bytes,
+    script_packing,
+    script_parameters,
+    script_grids,
+    script_stages,
+    script_training,
+)
 COVERED = frozenset[str]().union(*(each.COVERED for each in (*FLOWS, *PATTERNS)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
+from bitgolf.audit.one_tensor import packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     NO_NUMBERS,
@@ -20,6 +21,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    own_nodes,
     within,
 )
 
@@ -40,7 +42,7 @@ class Grid(NamedTuple):
 def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
     levels = []
-    constants = _constants(script.tree)
+    constants = _constants(script.tree, script.numbers)
     for function in functions(script):
         if not any(calls(function, *ROUNDS)):
             continue
@@ -76,7 +78,8 @@ def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
 def _constants(tree: ast.AST, known: Mapping[str, float] = NO_NUMBERS) -> dict[str, float]:
     """Names that a number is given once, in this scope or in the whole script."""
     values = dict(known)
-    for node in nodes(tree, ast.Assign):
+    inner = own_nodes(tree) if isinstance(tree, ast.Module) else ast.walk(tree)
+    for node in (each for each in inner if isinstance(each, ast.Assign)):
         value = arithmetic(node.value, values)
         if len(node.targets) == 1 and isinstance(target := node.targets[0], ast.Name) and value is not None:
             values[target.id] = value
@@ -94,6 +97,7 @@ def another_grid(script: Script) -> Iterator[Finding]:
     """T07."""
     all_grids = grids(script)
     exported = [each for each in all_grids if each.exports]
+    exported = exported or [Grid(*each, True) for each in packed_levels(script)]
     levels = {(each.low, each.high) for each in exported}
     for grid in all_grids:
         if exported and not grid.exports and (grid.low, grid.high) not in levels:
@@ -208,12 +212,13 @@ def recompiled(script: Script) -> Iterator[Finding]:
     if not compiled and not decorated:
         return
     for kind in nodes(script.tree, ast.ClassDef):
+        made = [text for each in calls(kind, "register_buffer") for text in nodes(each, ast.Constant)]
+        buffers = {each.value for each in made}
         for method in _in_forward(kind):
             for node in nodes(method, ast.AugAssign):
-                if isinstance(node.target, ast.Attribute) and isinstance(node.value, ast.Constant):
-                    message = (
-                        f"{ast.unparse(node.target)} counts up in forward: for a compiled graph a constant"
-                    )
+                held = node.target if isinstance(node.value, ast.Constant) else None
+                if isinstance(held, ast.Attribute) and held.attr not in buffers:
+                    message = f"{ast.unparse(held)} counts up in forward: for a compiled graph a constant"
                     yield script.finding("T05", node, message)
     keywords = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
     dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
@@ -256,10 +261,12 @@ def _is_length(loop: ast.AST, name: str) -> bool:
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
+    called_for = {last_called(node) for node in nodes(script.tree, ast.Call)}
+    scoring = _reached(script, {event.inside for event in script.of("score") if event.inside})
     for kind in nodes(script.tree, ast.ClassDef):
         made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}
-        for method in (each for each in methods(kind) if each.name != "__init__"):
+        for method in (each for each in methods(kind) if each.name not in BUILDS):
             training = {
                 id(inner)
                 for node in nodes(method, ast.If)
@@ -268,11 +275,29 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
             }
             for node in nodes(method, ast.Attribute):
                 if node.attr in made and isinstance(node.ctx, ast.Load):
-                    uses.setdefault(node.attr, []).append(id(node) in training)
+                    only = method.name in called_for and method.name not in scoring
+                    uses.setdefault(node.attr, []).append(id(node) in training or only)
         for name, places in uses.items():
-            if all(places) and not _left_out(script.tree, name):
+            if scoring and all(places) and not _left_out(script.tree, name):
                 message = f"`{name}` is used only in training, and nothing leaves it out of what is written"
                 yield script.finding("K06", made[name], message)
+
+
+BUILDS = {"__init__", "reset_parameters", "init_weights", "_init_weights"}
+
+
+def _reached(script: Script, names: set[str]) -> set[str]:
+    """The functions, by name, that are come to from these; a model that is called runs `forward`."""
+    waiting, reached = [*names], {*names, "forward", "__call__"} if names else set[str]()
+    waiting += [*reached - names]
+    while waiting:
+        for function in script.flow.called_so.get(waiting.pop(), ()):
+            inner = {last_called(node) for node in nodes(function, ast.Call)}
+            inner |= {node.attr for node in nodes(function, ast.Attribute)}  # it may be handed on
+            new = {each for each in inner if each in script.flow.called_so} - reached
+            reached |= new
+            waiting += new
+    return reached
 
 
 def _left_out(tree: ast.Module, name: str) -> bool:
@@ -281,7 +306,8 @@ def _left_out(tree: ast.Module, name: str) -> bool:
     emptied = (node for node in nodes(tree, ast.Assign) if ast.unparse(node.value) == "None")
     gone += [target for node in emptied for target in node.targets]
     return any(isinstance(each, ast.Attribute) and each.attr == name for each in gone) or any(
-        isinstance(node.value, str) and name in node.value for node in nodes(tree, ast.Constant)
+        isinstance(node.value, str) and re.search(rf"\b{name}\b", node.value)
+        for node in nodes(tree, ast.Constant)
     )
 
 

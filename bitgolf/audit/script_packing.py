@@ -28,7 +28,8 @@ DOWNLOADS = ("urlretrieve", "urlopen", "hf_hub_download", "snapshot_download")
 def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
     for node in nodes(script.tree, ast.Try, ast.With):
-        wanted = {name.partition(".")[0] for each in node.body for name in imported(each)} & COMPRESSORS
+        wanted = {name.partition(".")[0] for each in node.body for name in imported(each)}
+        wanted = (wanted | _imported_by_name(script, node)) & COMPRESSORS
         if isinstance(node, ast.With):
             goes_on = any(last_called(each) == "suppress" for each in contexts(node))
         else:
@@ -36,6 +37,19 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
             goes_on = bool(quiet) and not _is_guarded(script, quiet)
         if wanted and goes_on:
             yield script.finding("K04", node, f"without {', '.join(sorted(wanted))} the script goes on")
+
+
+def _imported_by_name(script: Script, block: ast.Try | ast.With) -> set[str]:
+    """What `__import__` and `import_module` may be given in a block: texts, also by the turns of a loop."""
+    given = {name for part in block.body for each in calls(part, *BY_NAME) for name in names_in(each)}
+    loops = [each.iter for each in nodes(script.tree, ast.For) if names_in(each.target) & given]
+    made = [each for part in block.body for each in calls(part, *BY_NAME)]
+    listed = {name for each in loops for name in names_in(each)}
+    loops += [each.value for each in nodes(script.tree, ast.Assign) if names_given(each) & listed]
+    return {str(text.value) for each in (*loops, *made) for text in nodes(each, ast.Constant)}
+
+
+BY_NAME = ("__import__", "import_module")
 
 
 def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:

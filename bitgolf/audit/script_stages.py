@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.library import COLLECTIVES
+from bitgolf.audit.one_tensor import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,
@@ -15,11 +16,13 @@ from bitgolf.audit.tree import (
     contexts,
     imported,
     last_called,
+    lines_of,
     names_in,
     nodes,
+    own_nodes,
     within,
 )
-from bitgolf.audit.values import COUNTER, RANK, TIME, TRAIN, VAL, common
+from bitgolf.audit.values import COUNTER, FILED, RANK, TIME, TRAIN, VAL, WEIGHTS, Event, common
 
 GIVES = (ast.Return, ast.Assign)
 BY_STEPS = (
@@ -51,7 +54,7 @@ def clock_set_back(script: Script) -> Iterator[Finding]:
     """K08: what was trained before is not on the clock, and its weights are kept."""
     adapting = {event.inside for event in script.of("train", VAL)}
     for function in [*functions(script), script.tree]:
-        own = [*_own_nodes(function)]
+        own = [*own_nodes(function)]
         starts: dict[str, list[ast.stmt]] = {}
         for node in (each for each in own if isinstance(each, ast.stmt)):
             for name in _starts_clock(script, node):
@@ -164,16 +167,6 @@ def _notes_clock(script: Script, function: ast.FunctionDef | ast.AsyncFunctionDe
     return False
 
 
-def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function without those of functions inside it."""
-    waiting = [*ast.iter_child_nodes(function)]
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            yield node
-            waiting += ast.iter_child_nodes(node)
-
-
 def _is_clock(node: ast.AST) -> bool:
     return last_called(node) in ("time", "perf_counter", "monotonic") and not getattr(node, "args", ())
 
@@ -185,6 +178,51 @@ def _trains(script: Script, node: ast.AST, adapting: Collection[str] = ()) -> bo
         return False
     parts = [node] if inner is None else [node, *ast.walk(inner)]
     return any(last_called(each) == "step" and not getattr(each, "args", ()) for each in parts)
+
+
+def no_clock_ends_it(script: Script) -> Iterator[Finding]:
+    """K07: a clock is read while training, and the number of steps alone ends it."""
+    fits = [event for event in script.of("fit") if event.loops]
+    stops = [each for each in script.of("stop") if any(common(each, fit) for fit in fits)]
+    rates = [each for each in script.of("lr", TIME) if any(common(each, fit) for fit in fits)]
+    turned = {id(each) for loop in nodes(script.tree, ast.While) for each in ast.walk(loop.test)}
+    tested = any(
+        last_called(each) in ("time", "perf_counter", "monotonic")
+        for each in nodes(script.tree, ast.Call)
+        if id(each) in turned
+    )
+    if fits and rates and not stops and not tested and script.of("score", VAL):
+        message = "the rate follows the clock, and the number of steps alone ends the training"
+        yield script.finding("K07", rates[0], message)
+
+
+def late_calibration(script: Script) -> Iterator[Finding]:
+    """K09: training data is read for the packing after a training that took the whole budget."""
+    fits, writes = script.of("fit"), [event.time for event in script.of("write")]
+    if not fits or not writes or not script.of("stop"):
+        return
+    last = fits[-1]
+    after = [
+        event
+        for event in script.of("studied", TRAIN)
+        if last.time < event.time < max(writes) and not common(event, last) and not event.off
+    ]
+    known = Interpreter(script)
+    scopes = [*functions(script), script.tree]
+    limits = [
+        value
+        for scope in scopes
+        if any(event.line in lines_of(scope) for event in script.of("stop")) or scope is script.tree
+        for test in own_nodes(scope)
+        if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Gt | ast.GtE)
+        if isinstance(value := known.value(test.comparators[0], known.given(scope)), int | float)
+    ]
+    if after and any(low <= value <= 1.1 * low for value in limits for low in (ALL_OF_IT, 1000 * ALL_OF_IT)):
+        message = "training data is read again after the training, which has the whole budget"
+        yield script.finding("K09", after[0], message, "time kept for it inside the budget")
+
+
+ALL_OF_IT = 597.0  # seconds of training that leave nothing of the challenge's 600
 
 
 def schedule_by_steps(script: Script) -> Iterator[Finding]:
@@ -211,15 +249,21 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
     if not after:
         if not any(common(event, each) for event in writes for each in scores):
             yield script.finding("T13", writes[-1], "what was packed is never scored")
-    elif not any(last < event.time <= after[-1].time for event in script.of("load")):
+    elif not any(last < event.time <= after[-1].time and _from_file(event) for event in script.of("load")):
         message = "scored are the weights in memory, not those that were written"
         yield script.finding("T13", after[-1], f"{message} ({script.line(writes[-1].line)})")
+
+
+def _from_file(load: Event) -> bool:
+    """Whether what is loaded may come out of a file: not, if it is a state dict of this process alone."""
+    return FILED in load.value.marks or WEIGHTS not in load.value.marks
 
 
 def scored_before_saved(script: Script) -> Iterator[Finding]:
     """T19: a long evaluation stands between the training and the first save."""
     fits = [event for event in script.of("fit") if event.loops]
     writes = [event for event in script.of("write") if not event.off]
+    writes = [event for event in writes if event.way == "file"] or writes  # what is packed may be lost
     if not fits or not writes:
         return
     trained = max(fits, key=lambda event: event.time)
@@ -241,7 +285,7 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
     """T02: averages that still hold their start."""
     numbers = script.numbers
     for function in [*functions(script), script.tree]:
-        for loop in nodes(function, ast.For):
+        for loop in nodes(function, ast.For, ast.While):
             steps = _count_of(loop, numbers)
             if not steps or _corrects(function) or not any(_trains(script, node) for node in ast.walk(loop)):
                 continue
@@ -258,13 +302,29 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
                     break
 
 
-def _count_of(loop: ast.For, numbers: Mapping[str, float]) -> int:
-    """How many turns a loop has, where it says so."""
-    match loop.iter:
-        case ast.Call(func=ast.Name("range"), args=[last] | [_, last, *_]):
-            turns = arithmetic(last, numbers)
-            return int(min(turns, MOST_TURNS)) if turns else 0
-    return 0
+def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
+    """How many turns a loop has at most, where it says so: by its range, or by a test that leaves it."""
+    ends: list[ast.expr] = []
+    if isinstance(loop, ast.For):
+        match loop.iter:
+            case ast.Call(func=ast.Name("range"), args=[last] | [_, last, *_]):
+                ends.append(last)
+    else:
+        leaves = [each.test for each in nodes(loop, ast.If) if isinstance(each.body[-1], ast.Break)]
+        goes_on = [each.comparators[0] for each in nodes(loop.test, ast.Compare) if _is_less(each, True)]
+        ends += [
+            each.comparators[0]
+            for test in leaves
+            for each in nodes(test, ast.Compare)
+            if _is_less(each, False)
+        ]
+        ends += goes_on
+    turns = [each for last in ends if (each := arithmetic(last, numbers) or 0) > 1]
+    return int(min(*turns, MOST_TURNS)) if turns else 0
+
+
+def _is_less(test: ast.Compare, wanted: bool) -> bool:
+    return isinstance(test.ops[0], ast.Lt | ast.LtE if wanted else ast.Gt | ast.GtE | ast.Eq)
 
 
 def _decay(node: ast.AST, known: Mapping[str, float]) -> float:
@@ -303,34 +363,46 @@ def averaged_too_early(script: Script) -> Iterator[Finding]:
         if (share := _share(node.test)) is None:
             continue
         if isinstance(node, ast.If) and any(_sums_weights(script, each) for each in within(node.body)):
-            averaging.append((share, node))
+            if (begin := _share(node.test, from_it_on=True)) is not None:
+                averaging.append((begin, node))
         elif isinstance(node, ast.IfExp) or any(isinstance(each, GIVES) for each in node.body):
             falling.append(share)
-    falling += [
-        1 - width for node in nodes(script.tree, ast.BinOp) if (width := _cool_down(node, script.numbers))
-    ]
+    known = Interpreter(script)
+    falling += [1 - width for node in nodes(script.tree, ast.BinOp) if (width := _cool_down(node, known))]
     for share, node in averaging:
+        begins = f"averaging begins at {100 * share:.0f}% of the steps"
         if falling and min(falling) > share + 0.05:
-            message = f"averaging begins at {100 * share:.0f}% of the steps, the rate at "
-            yield script.finding("T03", node, f"{message}{100 * min(falling):.0f}%")
+            yield script.finding("T03", node, f"{begins}, the rate at {100 * min(falling):.0f}%")
+        elif not falling and share < HALF:
+            yield script.finding("T03", node, f"{begins}; nothing says that the rate falls so early")
 
 
-def _cool_down(node: ast.BinOp, known: Mapping[str, float]) -> float:
+HALF = 0.5  # of the steps: public rates fall in the last part
+
+
+def _cool_down(node: ast.BinOp, known: Interpreter) -> float:
     """The width w of `(1 - share) / w`, by which the rate falls at the end; 0 of anything else."""
     match node:
         case ast.BinOp(op=ast.Div(), left=ast.BinOp(left=ast.Constant(1 | 1.0), op=ast.Sub()), right=width):
-            value = arithmetic(width, known)
-            return value if value is not None and 0 < value < 1 else 0.0
+            value = known.value(width, {})
+            return value if isinstance(value, float) and 0 < value < 1 else 0.0
     return 0.0
 
 
-def _share(test: ast.expr) -> float | None:
-    """The number s of a test like `step >= s * steps` or `step / steps > s`, alone or among others."""
+def _share(test: ast.expr, from_it_on: bool = False) -> float | None:
+    """The number s of a test like `step >= s * steps` or `step / steps > s`, alone or among others.
+
+    from_it_on: only of one that holds from there on.
+    """
     match test:
         case ast.BoolOp():
-            return next((share for each in test.values if (share := _share(each)) is not None), None)
+            shares = (_share(each, from_it_on) for each in test.values)
+            return next((share for share in shares if share is not None), None)
         case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() | ast.Lt() | ast.LtE()], comparators=[right]):
-            for side, other in ((left, right), (right, left)):
+            sides = [(left, right), (right, left)]
+            if from_it_on:
+                sides = sides[1:] if isinstance(test.ops[0], ast.Gt | ast.GtE) else sides[:1]
+            for side, other in sides:
                 for each in nodes(side, ast.Constant):
                     if isinstance(each.value, float) and 0 < each.value < 1:
                         scaled = isinstance(side, ast.BinOp) or isinstance(other, ast.BinOp | ast.Name)
@@ -395,9 +467,9 @@ def _outside_enabled(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _learns(script: Script, node: ast.AST) -> bool:
-    """A call of an own function, plainly by its name, that runs a backward pass."""
-    plain = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    inner = script.flow.functions.get(called(node)) if plain else None
+    """A call of an own function or method, the only one of its name, that runs a backward pass."""
+    own = script.flow.called_so.get(last_called(node), []) if called(node).count(".") < 2 else []
+    inner = own[0] if len(own) == 1 else None
     return (
         isinstance(inner, ast.FunctionDef)
         and not _has(inner, "enable_grad")
@@ -467,6 +539,8 @@ def own_card_only(script: Script) -> Iterator[Finding]:
 
 CHECKS = (
     clock_set_back,
+    no_clock_ends_it,
+    late_calibration,
     schedule_by_steps,
     not_loaded_again,
     scored_before_saved,
@@ -477,4 +551,4 @@ CHECKS = (
     unchecked_runs,
     own_card_only,
 )
-COVERED = frozenset("K08 T02 T03 T13 T15 T16 T18 T19 T20 T21".split())
+COVERED = frozenset("K07 K08 K09 T02 T03 T13 T15 T16 T18 T19 T20 T21".split())

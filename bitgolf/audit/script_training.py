@@ -303,9 +303,10 @@ def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
     if not any(calls(script.tree, *SEEDS)):
         return
+    seeding = [each.name for each in functions(script) if any(calls(each, *SEEDS)) and each.args.args]
     for function in [*functions(script), script.tree]:
         for node in nodes(function, ast.For):
-            if not names_in(node.target) & within_calls(node, *SEEDS):
+            if not names_in(node.target) & within_calls(node, *SEEDS, *seeding):
                 continue
             compares = any(
                 isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt | ast.Gt)

@@ -18,6 +18,7 @@ MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
 FILLED, PREDICTED = "filled predicted".split()
 FEW = "few"  # a counted number of parts
 ITEMS = "items"  # many things, whose parts are those of each
+FILED = "filed"  # read from a file, or unpacked
 HOT = "hot"  # one at the place of a token
 COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left

@@ -1,0 +1,179 @@
+"""What a script does with each parameter of its model: which optimizer takes it, how it is packed."""
+
+import ast
+from collections.abc import Iterator
+
+from bitgolf.audit.finding import Finding
+from bitgolf.audit.flow import OPTIMIZERS
+from bitgolf.audit.one_tensor import Interpreter, Loop, Seen, Tensor, clips, packed
+from bitgolf.audit.parameters import Part, parameters_of
+from bitgolf.audit.script import Script, functions
+from bitgolf.audit.script_grids import grids
+from bitgolf.audit.tree import called, last_called, names_given, nodes, own_nodes
+
+LOW = 63  # levels on a side that are fewer than those of 8 bits, or of 7
+EMBEDDED = 31  # the least that a table of tokens is packed with
+LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
+ASKED = ("parameters", "named_parameters")
+
+
+def coarse_packing(script: Script) -> Iterator[Finding]:
+    """T08, T09, T10: a floor that rows fall below, one scale for a matrix, few levels for the tokens."""
+    parts = [each for each in parameters_of(script.flow.classes) if each.dims == 2]
+    table = next((each for each in parts if each.kind == "Embedding"), None)
+    told = set[str]()
+    interpreter = Interpreter(script)
+    traces = [*packed(interpreter, table)] if table else []
+    tables = [grid[0] for seen in traces if (grid := _grid(seen))]
+    others = [each.high for each in grids(script)]
+    others += [high for part in parts for seen in packed(interpreter, part) for _, high, _ in clips(seen)]
+    for part in parts:
+        for seen in packed(interpreter, part):
+            grid = _grid(seen)
+            if grid is None or grid[0] >= LOW:
+                continue
+            levels, line = grid
+            if (
+                part is table
+                and tables
+                and max(tables) <= EMBEDDED < max(others, default=0)
+                and "T10" not in told
+            ):
+                told.add("T10")
+                message = f"`{part.name}`, the table of tokens, is packed on {levels:g} levels a side"
+                yield script.finding("T10", line, message, f"{max(others):g}, as others")
+            one = [each for each in seen if _is_largest(each)]
+            by_row = [each for each in seen if each.last in ROWS and (each.given or each.named)]
+            if part.kind == "Linear" and one and not by_row and "T09" not in told:
+                told.add("T09")
+                message = f"one scale for all of `{part.name}`, by its largest value, on {levels:g} levels"
+                yield script.finding("T09", one[0].node, message, "a scale for each row, clipped")
+            floors = [(each, floor) for each in seen if (floor := _floor(each)) is not None]
+            if part.kind == "Linear" and floors and "T08" not in told:
+                told.add("T08")
+                message = f"scales are at least {floors[0][1]:.3g}: rows below half of it become zero"
+                yield script.finding("T08", floors[0][0].node, message)
+
+
+ROWS = ("max", "amax", "quantile", "std", "mean", "kthvalue", "norm", "var", "percentile", "topk", "median")
+
+
+def _grid(seen: list[Seen]) -> tuple[float, int] | None:
+    """The levels on a side that rounded values are clipped to, the fewest of some, and the line."""
+    grids = [(high, line) for _, high, line in clips(seen)]
+    for each in seen if not grids else ():
+        if each.last == "/" and isinstance(each.given[1], int | float) and 3 <= each.given[1] <= 255:
+            grids.append((each.given[1], each.node.lineno))
+    return min(grids, default=None)
+
+
+def _is_largest(seen: Seen) -> bool:
+    """The largest absolute value of a whole tensor."""
+    over = [value for value in seen.given if not isinstance(value, Tensor)]
+    of_whole = seen.last in ("max", "amax") and not over and not seen.named
+    return of_whole and "abs" in ast.unparse(seen.node)
+
+
+def _floor(seen: Seen) -> float | None:
+    """What a scale is at least."""
+    if seen.last not in ("clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
+        return None
+    least = seen.named.get("min", next((each for each in seen.given if isinstance(each, int | float)), None))
+    return least if isinstance(least, float) and LEAST_FLOOR <= least <= MOST_FLOOR else None
+
+
+def in_no_group(script: Script) -> Iterator[Finding]:
+    """T14: a parameter that no group of an optimizer takes, by its name and its dimensions."""
+    builders = [
+        scope
+        for scope in [*functions(script), script.tree]
+        if any(_makes_optimizer(script, node) for node in _inner_nodes(scope))
+    ]
+    loops = [(scope, loop, over) for scope in builders for loop, over in _selections(scope)]
+    whole = any(
+        last_called(each) in ASKED
+        for scope in builders
+        for node in _inner_nodes(scope)
+        if _makes_optimizer(script, node)
+        for each in ast.walk(node)
+    )
+    if not loops or whole:
+        return
+    interpreter = Interpreter(script)
+    told = {each.attr for scope in builders for each in nodes(scope, ast.Attribute)}
+    told |= {
+        word
+        for scope in builders
+        for each in nodes(scope, ast.Constant)
+        if isinstance(each.value, str)
+        for word in each.value.split(".")
+    }
+    parts = parameters_of(script.flow.classes)
+    modules = {each.name.partition(".")[0] for each in parts}
+    for part in parts:
+        if part.kind != "Parameter" or part.dims is None or told & {*_own_words(part)}:
+            continue
+        if not any(_may_take(interpreter, *each, part, modules) for each in loops):
+            message = f"`{part.name}`, of {part.dims} dimensions, is in no group of an optimizer"
+            yield script.finding("T14", part.line, message)
+            return
+
+
+def _inner_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function with those of functions inside it; of a file only its own."""
+    return own_nodes(scope) if isinstance(scope, ast.Module) else ast.walk(scope)
+
+
+def _own_words(part: Part) -> Iterator[str]:
+    """The words of a name that are no list's."""
+    words = part.name.split(".")
+    for word, following in zip(words, [*words[1:], ""]):
+        if not word.isdigit() and not following.isdigit() and word not in ("weight", "bias"):
+            yield word
+
+
+def _makes_optimizer(script: Script, node: ast.AST) -> bool:
+    """A call of one of torch's optimizers, or of one's own."""
+    own = script.flow.classes.get(called(node))
+    of_torch = last_called(node) in OPTIMIZERS
+    return of_torch or bool(own and any("Optimizer" in ast.unparse(base) for base in own.bases))
+
+
+def _selections(scope: ast.AST) -> Iterator[tuple[Loop, ast.Call]]:
+    """Loops over parameters, with the call that asks for them."""
+    kept = {
+        name: call
+        for node in nodes(scope, ast.Assign)
+        for call in nodes(node.value, ast.Call)
+        if last_called(call) in ASKED and not any(nodes(node.value, ast.ListComp))
+        for name in names_given(node)
+    }
+    for node in own_nodes(scope):
+        if isinstance(node, Loop):
+            asked = [each for each in nodes(node.iter, ast.Call) if last_called(each) in ASKED]
+            asked += [kept[each.id] for each in nodes(node.iter, ast.Name) if each.id in kept]
+            if asked:
+                yield node, asked[0]
+
+
+def _may_take(
+    interpreter: Interpreter, scope: ast.AST, loop: Loop, over: ast.Call, part: Part, modules: set[str]
+) -> bool:
+    """Whether a loop over parameters, of the whole model or of one of its modules, may take this one."""
+    held = over.func.value if isinstance(over.func, ast.Attribute) else over.func
+    name = part.name
+    if isinstance(held, ast.Attribute) and held.attr in modules:
+        module, _, name = name.partition(".")
+        if module != held.attr:
+            return False
+    taken = interpreter.turn(scope, loop, name, part.dims)
+    if isinstance(loop, ast.comprehension):
+        return taken is not False
+    return any(
+        each.last in ("append", "add") and any(isinstance(value, Tensor) for value in each.given)
+        for each in interpreter.seen
+    )
+
+
+CHECKS = (coarse_packing, in_no_group)
+COVERED = frozenset("T08 T09 T10 T14".split())
