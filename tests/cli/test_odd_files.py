@@ -215,7 +215,9 @@ def odd_answers(asked, run, verbs, seconds, seed=0):
     changes = {name: changes_of(name, (run / name).read_bytes(), draw) for name in FILES}
     while time.monotonic() < end:
         name = draw.choice(FILES)
-        yield from asked(draw.choice(verbs), name, next(changes[name]), draw.random() < 0.3)
+        verb = draw.choice(verbs)
+        as_json = verb != "serve" and draw.random() < 0.3  # a server answers by its protocol alone
+        yield from asked(verb, name, next(changes[name]), as_json)
 
 
 @pytest.mark.slow
