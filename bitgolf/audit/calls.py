@@ -226,6 +226,10 @@ class Calls(Expressions):
             for name, part in [*zip(parameters, node.args), *keywords.items()]:
                 if (text := text_of_index(part, frame)) and not isinstance(part, ast.Constant):
                     texts[name] = text
+        for each in (*function.args.args, *function.args.kwonlyargs):
+            kind = last_name(each.annotation) if each.annotation else ""
+            if kind in self.classes and not self.heirs.get(kind) and each.arg in names:
+                names[each.arg] = names[each.arg]._replace(kind=names[each.arg].kind or kind)
         if bound:
             names[arguments[0]] = call.held
         return names, texts, parameters

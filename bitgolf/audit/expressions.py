@@ -66,6 +66,8 @@ class Expressions(Walk):
                 inner = self.value(node.value, frame)
                 if node.attr in library.SIZES:
                     return Value(frozenset((SIZE,)))
+                if isinstance(node.value, ast.Name) and node.value.id == "self" and not inner.kind:
+                    inner = inner._replace(kind=frame.kind)
                 return self._known(node, self.attribute(node.attr, inner))
             case ast.Subscript():
                 return self.part(node, frame)

@@ -130,7 +130,7 @@ class Flow(Calls):
                     [each for each in node.body if not isinstance(each, Definition | ast.ClassDef)], inner
                 )
                 for name, value in inner.names.items():
-                    self.remember(name, value)
+                    self.remember(name, value, Value(kind=node.name))
                 if (made := self.methods.get((node.name, "__post_init__"))) is not None:
                     self.block(made.body, Frame(made.name, {}, depth=frame.depth + 1))
             case ast.FunctionDef() | ast.AsyncFunctionDef():

@@ -11,16 +11,21 @@ from bitgolf.audit.values import (
     NOTHING,
     RANK,
     STREAM,
+    TRAIN,
     VAL,
     Definition,
     Event,
     Frame,
     Value,
     base_name,
+    last_name,
 )
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 MOST_STEPS = 1_500_000  # statements and expressions that are followed
+
+
+ANY_CLASS = "?"  # of an object that is given an attribute
 
 
 class Memory(NamedTuple):
@@ -88,6 +93,13 @@ class Walk:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     self.modules |= {each.asname or each.name for each in node.names}
         self.trees = trees
+        self.bases = {kind: [last_name(base) for base in made.bases] for kind, made in self.classes.items()}
+        self.heirs: dict[str, list[str]] = {}
+        for kind, bases in self.bases.items():
+            for base in bases:
+                self.heirs.setdefault(base, []).append(kind)
+        self._related: dict[str, frozenset[str]] = {}
+        self._fields: dict[str, dict[str, str]] = {"": {}}
 
     def _define(self, node: ast.AST, outer: Definition | None, kind: str) -> None:
         """Note functions and classes, whatever they stand in; no recursion, trees may be deep."""
@@ -141,22 +153,51 @@ class Walk:
 
     def remember(self, name: str, value: Value, held: Value = NOTHING) -> None:
         """What an attribute of this name carries: in any object, and in the one that it is given in."""
-        for owner in held.tables:
+        for owner in (*held.tables, held.kind or ANY_CLASS):
             self._remember(f"{owner}.{name}", value)
         self._remember(name, value)
 
     def attribute(self, name: str, held: Value) -> Value:
-        """What an attribute carries in an object, or in any where that one is not known."""
+        """What an attribute carries in an object, in those of its class, or in any where neither is known."""
         own = [f"{owner}.{name}" for owner in held.tables]
-        self.read |= {f".{each}" for each in (name, *own)}
+        of_class = [f"{kind}.{name}" for kind in self.related(held.kind)]
+        self.read |= {f".{each}" for each in (name, *own, *of_class)}
+        if any(each in self.attributes for each in own):
+            of_class = []
+        elif any(each in self.attributes for each in of_class):
+            own = [*of_class, f"{ANY_CLASS}.{name}"]
+            self.read.add(f".{own[-1]}")
         values = [self.attributes[each] for each in own if each in self.attributes]
+        field = self.fields(held.kind).get(name)
+        if field is not None:
+            values.append(held.plain._replace(kind="" if (field, "__init__") in self.methods else field))
         if not values:
             anywhere = self.attributes.get(name, NOTHING)
             return held.plain | anywhere if held.marks else anywhere
         result = values[0]
         for each in values[1:]:
             result |= each
-        return result
+        # Of either text in the objects of a class: which of them this one has is not known.
+        return held.plain if of_class and result.has(TRAIN, VAL) else result
+
+    def fields(self, kind: str) -> dict[str, str]:
+        """The fields that a class of the script declares, with the classes of the script among theirs."""
+        if kind not in self._fields:
+            nodes = [
+                node
+                for each in reversed([kind, *sorted(_reached(kind, self.bases) - {kind})])
+                for node in (self.classes[each].body if each in self.classes else ())
+                if isinstance(node, ast.AnnAssign)
+            ]
+            pairs = [(last_name(node.target), last_name(node.annotation)) for node in nodes]
+            self._fields[kind] = {name: of if of in self.classes else "" for name, of in pairs if name}
+        return self._fields[kind]
+
+    def related(self, kind: str) -> frozenset[str]:
+        """A class of the script, those that it is made of, and those that are made of it."""
+        if kind not in self._related:
+            self._related[kind] = _reached(kind, self.bases) | _reached(kind, self.heirs)
+        return self._related[kind]
 
     def _remember(self, name: str, value: Value) -> None:
         self.written.add(name)
@@ -232,3 +273,12 @@ class Walk:
     def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
         """Statements in order."""
         raise NotImplementedError
+
+
+def _reached(start: str, steps: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    found, waiting = {start}, [start]
+    while waiting:
+        new = {*steps.get(waiting.pop(), ())} - found
+        found |= new
+        waiting += new
+    return frozenset(found)

@@ -183,6 +183,20 @@ NEIGHBOURS = {
         ("        ids = corpus[step * 640 : step * 640 + 641].to", "        ids = corpus.take(641).to"),
         ("    buffer = io", "    ranges = net(Batches(settings.held_out).take(641)).amax()\n    buffer = io"),
     ],
+    "a setting that has the name of what another class keeps of the text": [
+        (
+            "class Block(",
+            "class Plan:\n    last: int = 1\n\n"
+            "    def repeated(self, ids):\n        return ids.repeat(self.last)\n\n\n"
+            "class Seen:\n    def keep(self, part):\n        self.last = part\n\n\nclass Block(",
+        ),
+        ("def main():\n", "def main():\n    plan, seen = Plan(), Seen()\n"),
+        (
+            "    for step in range(100):\n",
+            "    for step in range(100):\n        corpus = plan.repeated(corpus)\n",
+        ),
+        ("        part = stream[start", "        Seen().keep(stream[start:])\n        part = stream[start"),
+    ],
     "a lambda that has the name of a function inside another": [
         ("def main():\n", "def main():\n    def ask(ids):\n        torch.save(net.state_dict(), ids)\n\n"),
         (

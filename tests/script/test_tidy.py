@@ -6,6 +6,7 @@ import pytest
 
 from bitgolf.audit.audit import audit
 from bitgolf.audit.rules import rules_named
+from bitgolf.recipes import recipe_names
 from bitgolf.script.flatten import code_lines
 from bitgolf.script.leftovers import without_leftovers
 from bitgolf.script.source import read_module
@@ -159,7 +160,10 @@ def test_scripts_speak_of_what_they_have(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["baseline", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "baseline")],
+    [
+        "baseline",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in recipe_names() if name != "baseline"),
+    ],
 )
 def test_scripts_audit_without_a_finding(name, tmp_path):
     (tmp_path / "train_gpt.py").write_text(script_named(name))
