@@ -61,25 +61,36 @@ def _second_names(modules: Sequence[Module]) -> Iterator[list[Edit]]:
     """Edits that write the first name where a second one stands that is set once, by `second = first`."""
     for source in sources_of(modules):
         for function in (item for item in source.items if isinstance(item, ast.FunctionDef)):
-            names = [item for item in walked(function) if isinstance(item, ast.Name)]
-            stores = Counter(item.id for item in names if not isinstance(item.ctx, ast.Load))
-            scopes = (item for item in walked(function) if isinstance(item, SCOPES) and item is not function)
-            inner = {item.id for scope in scopes for item in walked(scope) if isinstance(item, ast.Name)}
-            for body in _bodies(function):
-                for index, item in enumerate(body):
-                    if not isinstance(item, ast.Assign) or not isinstance(item.value, ast.Name):
-                        continue
-                    second, first = written(item.targets[0]), item.value.id
-                    after = {id(each) for later in body[index + 1 :] for each in walked(later)}
-                    stored_later = any(
-                        each.id == first and id(each) in after and not isinstance(each.ctx, ast.Load)
-                        for each in names
-                    )
-                    reads = [each for each in names if each.id == second and isinstance(each.ctx, ast.Load)]
-                    is_here = stores[second] == 1 and all(id(each) in after for each in reads)
-                    is_same = stores[first] <= 1 and not stored_later and not {first, second} & inner
-                    if is_here and is_same and reads and len(item.targets) == 1:
-                        yield [_line_gone(source, item), *(source.replacement(each, first) for each in reads)]
+            for item, reads in _second_names_of(function):
+                first = written(item.value)
+                yield [_line_gone(source, item), *(source.replacement(each, first) for each in reads)]
+
+
+def _second_names_of(function: ast.FunctionDef) -> Iterator[tuple[ast.Assign, list[ast.Name]]]:
+    """Each `second = first` of a function after which both stay the same, and where the second is read."""
+    names = [item for item in walked(function) if isinstance(item, ast.Name)]
+    stores = Counter(item.id for item in names if not isinstance(item.ctx, ast.Load))
+    scopes = (item for item in walked(function) if isinstance(item, SCOPES) and item is not function)
+    inner = {item.id for scope in scopes for item in walked(scope) if isinstance(item, ast.Name)}
+    for item, rest in _copies(function):
+        first, second = written(item.value), written(item.targets[0])
+        after = {id(each) for later in rest for each in walked(later)}
+        stored_later = any(
+            each.id == first and id(each) in after and not isinstance(each.ctx, ast.Load) for each in names
+        )
+        reads = [each for each in names if each.id == second and isinstance(each.ctx, ast.Load)]
+        is_here = stores[second] == 1 and all(id(each) in after for each in reads)
+        is_same = stores[first] <= 1 and not stored_later and not {first, second} & inner
+        if is_here and is_same and reads:
+            yield item, reads
+
+
+def _copies(function: ast.FunctionDef) -> Iterator[tuple[ast.Assign, list[ast.stmt]]]:
+    """Each assignment of a name to another one, and what stands after it."""
+    for body in _bodies(function):
+        for index, item in enumerate(body):
+            if isinstance(item, ast.Assign) and isinstance(item.value, ast.Name) and len(item.targets) == 1:
+                yield item, body[index + 1 :]
 
 
 def _bodies(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
