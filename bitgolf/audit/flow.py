@@ -171,7 +171,8 @@ class Flow(Calls):
         ):
             frame.alone = alone or self.by_rank(node.test, frame)
         one_way = frame.one_way
-        looked_up = test.has(PIECE) and not test.has(GOLD)
+        counted = isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE)
+        looked_up = counted and test.has(PIECE) and not test.has(GOLD)  # `is not None` asks of a context
         frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES
         self.block(node.body, frame)
         frame.off, frame.alone, frame.one_way = outer, alone, one_way
