@@ -178,7 +178,8 @@ class Walk:
         for each in values[1:]:
             result |= each
         # Of either text in the objects of a class: which of them this one has is not known.
-        return held.plain if of_class and result.has(TRAIN, VAL) else result
+        differ = of_class and (held.kind, "__init__") in self.methods and result.has(TRAIN, VAL)
+        return held.plain if differ else result
 
     def fields(self, kind: str) -> dict[str, str]:
         """The fields that a class of the script declares, with the classes of the script among theirs."""

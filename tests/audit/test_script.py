@@ -358,6 +358,12 @@ def test_what_a_module_does_as_the_main_program_is_not_done_where_it_is_imported
     assert not found & {"V03", "V04", "V05", "V06"}
 
 
+def test_a_setting_that_may_name_the_validation_text_is_seen(tmp_path):
+    either = '"fineweb_val_*.bin" if os.environ.get("ALL") else "fineweb_train_*.bin"'
+    text = changed(('"fineweb_train_*.bin"', either))
+    assert "V06" in real(audited(tmp_path, text))
+
+
 def test_a_finding_names_the_file_that_it_stands_in(tmp_path):
     """Though the module was followed from the script that imports it."""
     text = changed(("    buffer = io", EPOCHS + "    buffer = io"))
