@@ -80,7 +80,9 @@ def headline(record: Record, claims: Claims) -> Iterator[Finding]:
         return
     # Rounded figures may have been averaged, so a mean may be off by a unit of what was averaged.
     where, fits, seeds = f"{claims.path.name}: val_bpb", scores_in(logs) + _means(logs, claims), claims.scores
-    if stated(bits, fits):
+    decimals = min(decimals_of(bits), 8)
+    of_rounded = decimals > 5 and any(abs(bits - each) <= 10.0**-decimals for each in fits)
+    if stated(bits, fits) or of_rounded:
         if len(seeds) > 2 and stated(bits, [min(seeds)]) and not stated(bits, [statistics.mean(seeds)]):
             message = f"{bits:g}, the best of {len(seeds)} seeds"
             those = f"their mean, {statistics.mean(seeds):.6f}"

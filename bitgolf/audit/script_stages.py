@@ -17,6 +17,7 @@ from bitgolf.audit.tree import (
     imported,
     last_called,
     lines_of,
+    names_given,
     names_in,
     nodes,
     own_nodes,
@@ -439,12 +440,25 @@ def frozen_training(script: Script) -> Iterator[Finding]:
         on = any("enabled(True)" in ast.unparse(each) for each in node.body)
         if not _has(node, "no_grad", "inference_mode") and (not off or on):
             continue
+        enabled = _given_enabled(node)
         for each in (inner for statement in node.body for inner in _outside_enabled(statement)):
-            if last_called(each) == "backward" or _learns(script, each):
+            of_graph = last_called(each) == "backward" and not names_in(each) & enabled
+            if of_graph or _learns(script, each):
                 sure = FOUND if last_called(each) == "backward" else SUSPECTED
                 message = "a backward pass where no gradients are kept"
                 yield script.finding("T16", each, message, sure=sure)
                 break
+
+
+def _given_enabled(node: ast.With | ast.FunctionDef) -> set[str]:
+    """The names that are given a value where gradients are kept again: a backward pass of those is none."""
+    return {
+        name
+        for block in nodes(node, ast.With)
+        if "enable_grad" in " ".join(map(ast.unparse, contexts(block)))
+        for each in nodes(block, ast.Assign)
+        for name in names_given(each)
+    }
 
 
 def _has(node: ast.With | ast.FunctionDef, *phrases: str) -> bool:
