@@ -10,7 +10,12 @@ from bitgolf.audit.finding import CANNOT_TELL
 from bitgolf.audit.rules import rules_named
 
 FOLDER = Path(__file__).parent / "held_back"
-SETS = {"script.txt": "plants.toml", "second.txt": "second.toml"}
+SETS = {
+    "script.txt": "plants.toml",
+    "second.txt": "second.toml",
+    "third.txt": "third.toml",
+    "fourth.txt": "fourth.toml",
+}
 RULES = rules_named()
 MISSED = pytest.mark.xfail(reason="not named so far", strict=True)
 
