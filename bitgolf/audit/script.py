@@ -114,6 +114,14 @@ def follow(
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:
-    """All functions of what runs. beside: those of the files that it imports too."""
+    """All functions of what runs, and as one what it does outside of them. beside: the functions alone, those
+    of the files that it imports too.
+    """
     trees = script.flow.trees if beside else [script.tree]
-    return (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    yield from (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    outside = [node for node in script.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    if outside and not beside:
+        yield ast.FunctionDef("", NO_ARGUMENTS, outside, [], lineno=outside[0].lineno, col_offset=0)
+
+
+NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])

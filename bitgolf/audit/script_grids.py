@@ -264,6 +264,8 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
     called_for = {last_called(node) for node in nodes(script.tree, ast.Call)}
     scoring = _reached(script, {event.inside for event in script.of("score") if event.inside})
     for kind in nodes(script.tree, ast.ClassDef):
+        others = (other for other in nodes(script.tree, ast.ClassDef) if other is not kind)
+        outside = {node.attr for other in others for node in nodes(other, ast.Attribute)}
         made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}
         for method in (each for each in methods(kind) if each.name not in BUILDS):
@@ -278,7 +280,7 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
                     only = method.name in called_for and method.name not in scoring
                     uses.setdefault(node.attr, []).append(id(node) in training or only)
         for name, places in uses.items():
-            if scoring and all(places) and not _left_out(script.tree, name):
+            if scoring and all(places) and name not in outside and not _left_out(script.tree, name):
                 message = f"`{name}` is used only in training, and nothing leaves it out of what is written"
                 yield script.finding("K06", made[name], message)
 

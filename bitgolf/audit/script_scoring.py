@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, lines_of, names_given, nodes
+from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes
 from bitgolf.audit.values import BEFORE, FEW, GOLD, HASH, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
@@ -65,7 +65,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
 def _is_model(tree: ast.Module, name: str) -> bool:
     """Whether a name stands for a model whose parameters are asked for, or for the parameters of one."""
     return any(
-        called(node) == f"{name}.parameters"
+        called(node).startswith(f"{name}.")
+        and last_called(node) == "parameters"
         or isinstance(node, ast.Assign)
         and name in names_given(node)
         and "parameters()" in ast.unparse(node.value)

@@ -210,12 +210,16 @@ def late_calibration(script: Script) -> Iterator[Finding]:
     ]
     known = Interpreter(script)
     scopes = [*functions(script), script.tree]
+    lowered = {  # by what is kept for it
+        ast.unparse(node.target) for node in nodes(script.tree, ast.AugAssign) if isinstance(node.op, ast.Sub)
+    }
     limits = [
         value
         for scope in scopes
         if any(event.line in lines_of(scope) for event in script.of("stop")) or scope is script.tree
         for test in own_nodes(scope)
         if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Gt | ast.GtE)
+        if ast.unparse(test.comparators[0]) not in lowered
         if isinstance(value := known.value(test.comparators[0], known.given(scope)), int | float)
     ]
     if after and any(low <= value <= 1.1 * low for value in limits for low in (ALL_OF_IT, 1000 * ALL_OF_IT)):

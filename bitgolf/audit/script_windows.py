@@ -44,13 +44,33 @@ def cut_validation(script: Script) -> Iterator[Finding]:
             )
             yield script.finding("V11", cut, message, sure=sure)
     for loop in _scoring_loops(script):
-        if isinstance(loop, ast.For) and _steps_over(loop):
+        if isinstance(loop, ast.For) and (_steps_over(loop) or _thinned(script, loop)):
             yield script.finding("V11", loop, "the loop steps over more tokens than it takes")
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
             message = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
             yield script.finding("V11", limit, message)
+
+
+def _gone_through(script: Script, loop: ast.For) -> list[ast.expr]:
+    """What a loop goes through, and what the names in it, and in that, are given in its function."""
+    around = next(each for each in functions(script) if any(node is loop for node in nodes(each, ast.For)))
+    given, names = [loop.iter], names_in(loop.iter)
+    for _ in range(2):
+        found = [node for node in nodes(around, ast.Assign) if names.intersection(names_given(node))]
+        given += [node.value for node in found]
+        names = {name for node in found for name in names_in(node.value)}
+    return given
+
+
+def _thinned(script: Script, loop: ast.For) -> bool:
+    """`windows[::8]`: without a rank, no share of one."""
+    return any(
+        part.lower is None and part.step is not None and not _is_at_most(part.step, 1)
+        for each in _gone_through(script, loop)
+        for part in nodes(each, ast.Slice)
+    )
 
 
 def _steps_over(loop: ast.For) -> bool:
@@ -259,6 +279,11 @@ def never_added(script: Script) -> Iterator[Finding]:
     for function in functions(script):
         given = [*nodes(function, ast.Assign)]
         zeros = {name for node in given if _is_zero(node.value) for name in names_given(node)}
+        for alone in nodes(function, ast.Expr):
+            match alone.value:
+                case ast.BinOp(left=left, op=ast.Add() | ast.Sub()) if base_name(left) in zeros:
+                    message = f"`{ast.unparse(alone)}` is computed and kept nowhere"
+                    yield script.finding("V19", alone, message)
         if zeros:
             stored = [node.id for node in nodes(function, ast.Name) if isinstance(node.ctx, ast.Store)]
             zeros = {name for name in zeros if stored.count(name) == 1}

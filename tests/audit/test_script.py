@@ -197,6 +197,18 @@ NEIGHBOURS = {
         ),
         ("        part = stream[start", "        Seen().keep(stream[start:])\n        part = stream[start"),
     ],
+    "additions of an object of its own, which the model asks for": [
+        (
+            "class Block(",
+            "class Additions(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.low = nn.ModuleList([nn.Linear(32, 32) for _ in range(4)])\n\n"
+            "    def begin(self):\n        for each in self.low:\n"
+            "            nn.init.zeros_(each.weight)\n\n\n"
+            "class Adapted(nn.Module):\n    def forward(self, x, additions):\n"
+            "        return additions.low[0](x)\n\n\nclass Block(",
+        ),
+        ("def main():\n", "def main():\n    Additions().begin()\n"),
+    ],
     "a lambda that has the name of a function inside another": [
         ("def main():\n", "def main():\n    def ask(ids):\n        torch.save(net.state_dict(), ids)\n\n"),
         (
