@@ -119,9 +119,5 @@ def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionD
     """
     trees = script.flow.trees if beside else [script.tree]
     yield from (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    outside = [node for node in script.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    if outside and not beside:
-        yield ast.FunctionDef("", NO_ARGUMENTS, outside, [], lineno=outside[0].lineno, col_offset=0)
-
-
-NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    if not beside and script.flow.outside.body:
+        yield script.flow.outside

@@ -25,6 +25,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 MOST_STEPS = 1_500_000  # statements and expressions that are followed
 
 
+NO_ARGUMENTS = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
 ANY_CLASS = "?"  # of an object that is given an attribute
 
 
@@ -93,6 +94,9 @@ class Walk:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     self.modules |= {each.asname or each.name for each in node.names}
         self.trees = trees
+        statements = [each for each in trees[-1].body if not isinstance(each, Definition | ast.ClassDef)]
+        line = statements[0].lineno if statements else 1
+        self.outside = ast.FunctionDef("", NO_ARGUMENTS, statements, [], lineno=line, col_offset=0)
         self.bases = {kind: [last_name(base) for base in made.bases] for kind, made in self.classes.items()}
         self.heirs: dict[str, list[str]] = {}
         for kind, bases in self.bases.items():
