@@ -14,7 +14,8 @@ from bitgolf.audit.tree import called, last_called, nodes, own_nodes
 from bitgolf.audit.values import Definition
 from bitgolf.public.constants import folded
 
-MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT = 20_000, 8, 32, 10_000
+MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT = 20_000, 8, 32, 1_000
+MOST_BITS = 128  # of a whole number, which a foreign script may square again and again
 LARGE, SMALL = 10**6, 384  # how many numbers a matrix has, and a vector
 
 
@@ -121,7 +122,8 @@ class Interpreter:
             value = self._value(node, names)
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError):
             return UNKNOWN
-        return UNKNOWN if isinstance(value, str | list | tuple) and len(value) > MOST_TEXT else value
+        large = isinstance(value, str | list | tuple) and len(value) > MOST_TEXT
+        return UNKNOWN if large or isinstance(value, int) and value.bit_length() > MOST_BITS else value
 
     def _value(self, node: ast.expr, names: Names) -> Known:
         match node:

@@ -10,7 +10,9 @@ import pytest
 
 from bitgolf.audit.audit import audit
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED
+from bitgolf.audit.one_tensor import UNKNOWN, Interpreter
 from bitgolf.audit.rules import rules_named
+from bitgolf.audit.script import follow
 from bitgolf.audit.unwrap import parsed, unwrapped
 from bitgolf.base.errors import BitgolfError
 from tests.audit.planted import SCRIPT, changed, indented
@@ -325,6 +327,13 @@ def test_bombs_and_long_lines_are_bounded(tmp_path):
     audited(tmp_path, f"import zlib\nexec(zlib.decompress({bomb!r}))\n" + SCRIPT)
     audited(tmp_path, "x = [" + "1, " * 200_000 + "]\n" + SCRIPT)
     assert time.process_time() - started < 30
+
+
+def test_numbers_and_texts_that_grow_without_end_are_not_known():
+    interpreter = Interpreter(follow("a.py", unwrapped("a.py", b"x = 1"), []))
+    for text, names in (("x * x", {"x": 2**100}), ("x + x", {"x": "a" * 999}), ("x + 1", {"x": UNKNOWN})):
+        assert interpreter.value(ast.parse(text, mode="eval").body, names) is UNKNOWN
+    assert interpreter.value(ast.parse("2**31 - 1", mode="eval").body, {}) == 2**31 - 1
 
 
 WORLD = indented(
