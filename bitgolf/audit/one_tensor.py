@@ -73,7 +73,7 @@ class Interpreter:
         self.steps, self.depth = 0, 0
         self.asked: set[str] = set()  # constants that are being looked up
         self.numbers = script.numbers
-        self.known: dict[int, Names] = {}  # of functions, what they are given
+        self.known: dict[ast.AST, Names] = {}  # of functions, what they are given
         self.called: dict[str, ast.Call] = {}  # the first call of each name
         self.constants: dict[str, list[ast.expr]] = {}
         self.attributes: dict[str, list[ast.expr]] = {}
@@ -306,7 +306,7 @@ class Interpreter:
             case ast.AnnAssign():
                 self.assign(node.target, self.value(node.value, names), names)
             case ast.AugAssign():
-                both = ast.BinOp(node.target, node.op, node.value)
+                both = ast.copy_location(ast.BinOp(node.target, node.op, node.value), node)
                 self.assign(node.target, self.value(both, names), names)
             case ast.Return():
                 names.setdefault("return", []).append(self.value(node.value, names))
@@ -373,8 +373,8 @@ class Interpreter:
         """What a function's parameters are where it is called, with what it sets itself at its top."""
         if not isinstance(scope, ast.FunctionDef):
             return {}
-        if id(scope) not in self.known:
-            names = self.known[id(scope)] = self.defaults(scope)
+        if scope not in self.known:
+            names = self.known[scope] = self.defaults(scope)
             taken = [each.arg for each in scope.args.args]
             taken = taken[1:] if taken[:1] == ["self"] else taken
             if (node := self.called.get(scope.name)) is not None:
@@ -384,7 +384,7 @@ class Interpreter:
             for each in scope.body:
                 if isinstance(each, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.If):
                     self.statement(each, names)
-        return self.known[id(scope)]
+        return self.known[scope]
 
 
 REDUCED = {

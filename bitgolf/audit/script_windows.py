@@ -55,10 +55,10 @@ def cut_validation(script: Script) -> Iterator[Finding]:
 
 def _gone_through(script: Script, loop: ast.For) -> list[ast.expr]:
     """What a loop goes through, and what the names in it, and in that, are given in its function."""
-    around = next(each for each in functions(script) if any(node is loop for node in nodes(each, ast.For)))
+    around = [each for each in functions(script) if any(node is loop for node in nodes(each, ast.For))]
     given, names = [loop.iter], names_in(loop.iter)
-    for _ in range(2):
-        found = [node for node in nodes(around, ast.Assign) if names.intersection(names_given(node))]
+    for _ in range(2 if around else 0):  # none: a function of a file beside it
+        found = [node for node in nodes(around[0], ast.Assign) if names.intersection(names_given(node))]
         given += [node.value for node in found]
         names = {name for node in found for name in names_in(node.value)}
     return given

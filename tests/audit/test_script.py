@@ -336,6 +336,28 @@ def test_numbers_and_texts_that_grow_without_end_are_not_known():
     assert interpreter.value(ast.parse("2**31 - 1", mode="eval").body, {}) == 2**31 - 1
 
 
+PACKING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(1024, 64)
+        self.out = nn.Linear(64, 64)
+
+
+def packed(net):
+    kept = {}
+    for name, weight in net.state_dict().items():
+        scale = weight.abs().amax(1, keepdim=True)
+        scale /= 31
+        kept[name] = torch.round(weight / scale)
+    return kept
+"""
+
+
+def test_a_scale_that_is_divided_in_place_is_read(tmp_path):
+    assert real(audited(tmp_path, "import torch\nfrom torch import nn\n" + PACKING)) == []
+
+
 WORLD = indented(
     """
     class World:
@@ -383,6 +405,17 @@ def test_a_setting_that_may_name_the_validation_text_is_seen(tmp_path):
     either = '"fineweb_val_*.bin" if os.environ.get("ALL") else "fineweb_train_*.bin"'
     text = changed(('"fineweb_train_*.bin"', either))
     assert "V06" in real(audited(tmp_path, text))
+
+
+def test_windows_of_a_file_beside_the_script_are_followed(tmp_path):
+    (tmp_path / "spans.py").write_text(
+        "def spans(n, width):\n    for at in range(0, n, width):\n        yield at\n"
+    )
+    text = changed(
+        ("import glob\n", "import glob\nfrom spans import spans\n"),
+        ("range(settings.rank * chunk, stream.numel() - 1, chunk)", "spans(stream.numel() - 1, chunk)"),
+    )
+    assert "V11" not in real(audited(tmp_path, text))
 
 
 def test_a_finding_names_the_file_that_it_stands_in(tmp_path):
