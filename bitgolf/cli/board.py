@@ -1,6 +1,7 @@
 """All runs below a folder on one page."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,10 @@ def board(
     if folder.is_dir():
         refuse_file(page)
     facts = write_board(folder, page, watch)
-    while watch:
-        time.sleep(watch)
-        facts = write_board(folder, page, watch)
+    with suppress(KeyboardInterrupt):
+        while watch:
+            time.sleep(watch)
+            facts = write_board(folder, page, watch)
     if "texts" in facts:
         screen.note(f"{facts['texts']} texts were scored: figures compare only between runs on the same one")
     screen.close(facts, as_json=as_json)

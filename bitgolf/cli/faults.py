@@ -61,7 +61,7 @@ def ended(command: Callable[[], Any], as_json: bool = False) -> int:
                 held.write_out()
             except OSError as error:
                 code = report_error(error)
-    if as_json and code >= BAD_INPUT and code != BROKEN_PIPE:
+    if as_json and code >= BAD_INPUT and code != BROKEN_PIPE and not (held and held.is_out):
         problem = {"status": "error", "error": "; ".join(messages), "exit_code": code}
         with suppress(OSError, ValueError):
             print(json.dumps(problem), flush=True)
@@ -161,28 +161,40 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Held:
-    """Stands for a stdout that a program reads, which gets everything or nothing."""
+class _Held(io.TextIOWrapper):
+    """Stands for a stdout that a program reads, which gets everything or nothing.
+
+    is_out: some of it was given already, by a verb that goes on.
+    """
 
     def __init__(self, real: Any) -> None:
+        self.real, self.is_out, self._bytes = real, False, io.BytesIO()
         encoding = getattr(real, "encoding", None) or "utf-8"
-        self.real, self.bytes = real, io.BytesIO()
-        self.text = io.TextIOWrapper(self.bytes, encoding, "backslashreplace", "", write_through=True)
-        sys.stdout = self.text
+        super().__init__(self._bytes, encoding, "backslashreplace", "", write_through=True)
+        sys.stdout = self
 
     def give_back(self) -> None:
         """End standing for it."""
-        self.text.detach()  # its bytes stay
         sys.stdout = self.real
 
     def write_out(self) -> None:
-        """Everything that was written."""
+        """Everything that was written, and not given yet."""
+        content = self._bytes.getvalue()
+        self._bytes.seek(0)
+        self._bytes.truncate()
         if hasattr(self.real, "buffer"):
             self.real.flush()
-            self.real.buffer.write(self.bytes.getvalue())
+            self.real.buffer.write(content)
         else:
-            self.real.write(self.bytes.getvalue().decode(errors="backslashreplace"))
+            self.real.write(content.decode(errors="backslashreplace"))
         self.real.flush()
+
+
+def show_now() -> None:
+    """Give what was printed to its reader, as the verb goes on: it was said, whatever comes after it."""
+    if isinstance(sys.stdout, _Held):
+        sys.stdout.is_out = True
+        sys.stdout.write_out()
 
 
 def _is_terminal(stream: Any) -> bool:

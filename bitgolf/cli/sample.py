@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.cli.faults import show_now
 from bitgolf.cli.options import LARGEST_SEED, Json, ModelName
 from bitgolf.cli.shown import TEXT
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
@@ -68,6 +69,7 @@ def sample(
             opening += os.fsencode(line)
             opening += _shown(texts(opening, seed=seed + turn)).encode()
             print(flush=True)
+            show_now()  # a program that types waits for it
         return
     if not as_json:
         _shown_bytes(opening)

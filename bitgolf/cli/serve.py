@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import ModelName
+from bitgolf.cli.faults import show_now
+from bitgolf.cli.options import Json, ModelName
 from bitgolf.export.exported import needs, read_exported
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.backend import Backend
-from bitgolf.report.screen import note
+from bitgolf.report import screen
 from bitgolf.serve.app import Writer, server
 from bitgolf.squeeze.artifact import load_model
 
@@ -18,11 +19,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     window: Annotated[int, typer.Option(min=0, help="Tokens of context; 0: as many as trained on.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """A packed model behind the OpenAI completions protocol, on this machine.
 
     GET /v1/models, POST /v1/completions, streamed or whole. Prompts are texts; errors have the protocol's
-    form. Ctrl-C ends. Needs: pip install 'bitgolf[serve]'
+    form. Ctrl-C ends. With --json the object comes as soon as it listens, and tells the url.
+    Needs: pip install 'bitgolf[serve]'
 
     Example: bitgolf serve runs/demo --port 8000
     """
@@ -33,7 +36,13 @@ def serve(
         exported.name, load_model(unpacked, Backend()), unpacked.tokenizer, window or exported.window
     )
     listening = server(writer, host, port)
-    note(f"model {exported.name} at http://{host}:{listening.server_port}/v1; Ctrl-C ends")
+    url = f"http://{host}:{listening.server_port}/v1"
+    if as_json:
+        facts = {"status": "listening", "model": exported.name, "url": url, "window": writer.window}
+        screen.close(facts, as_json=True)
+        show_now()
+    else:
+        screen.note(f"model {exported.name} at {url}; Ctrl-C ends")
     try:
         listening.serve_forever()
     except KeyboardInterrupt:

@@ -26,8 +26,5 @@ def watch(
 
     Example: bitgolf watch runs/demo --to tensorboard
     """
-    try:
-        count = follow(run, to, once)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+    count = follow(run, to, once)
     screen.close({"run": str(run), "to": to, "lines": count}, as_json=as_json)

@@ -20,6 +20,7 @@ from bitgolf.recipe import Recipe
 LARGEST_SCRIPT = 4 << 20  # bytes
 CONFIG_CLASS = re.compile(r"hyper|config|args|settings", re.IGNORECASE)
 READERS = ("environ.get", "getenv")
+COMPUTED = "the script computes it as it runs; the recipe keeps its own"
 
 
 class NotTaken(NamedTuple):
@@ -31,7 +32,7 @@ class NotTaken(NamedTuple):
 
 
 def read_defaults(path: Path) -> tuple[dict[str, str], list[NotTaken]]:
-    """The default of each variable as text, and those that are no plain value.
+    """The default of each variable as text, and those that a script computes as it runs.
 
     Raises BitgolfError for a file that is no Python.
     """
@@ -53,8 +54,10 @@ def _defaults_in(tree: ast.Module) -> tuple[dict[str, str], list[NotTaken]]:
         if name in defaults or name in unread:
             continue
         value = _value(node, constants)
+        if value is None and name in IGNORED:
+            continue  # as RUN_ID: it decides nothing that is trained or scored
         if value is None:
-            unread[name] = NotTaken(name, ast.unparse(node)[:60], "no plain value")
+            unread[name] = NotTaken(name, ast.unparse(node)[:60], COMPUTED)
         else:
             defaults[name] = str(int(value)) if isinstance(value, bool) else str(value)
     return defaults, list(unread.values())

@@ -117,18 +117,20 @@ class Lines:
 
     def __init__(self) -> None:
         self._stage, self._started, self._printed, self._ended = "", 0.0, 0.0, ""
+        self._share_before = 0.0  # of a stage that goes on where it was stopped
 
     def __call__(self, event: Event) -> None:
         """Print the event if it opens or ends a stage, or none was printed for a while."""
         now, opens = time.monotonic(), event.stage != self._stage
+        share = share_of(event)
         if opens:
-            self._stage, self._started = event.stage, now
+            self._stage, self._started, self._share_before = event.stage, now, share
         ended = in_words(event.facts) or "no facts" if event.done >= event.total else ""
         if opens or now - self._printed > PLAIN_LINE_SECONDS or ended not in ("", self._ended):
             self._ended = ended
-            share, gone = share_of(event), now - self._started
-            is_known = share > 0 and (gone >= 1 or share == 1)  # of less nothing can be told
-            left = f"{gone * (1 - share) / share:.0f}" if is_known else "?"
+            done, gone = share - self._share_before, now - self._started
+            is_known = share == 1 or (done > 0 and gone >= 1)  # of less nothing can be told
+            left = f"{gone * (1 - share) / done if share < 1 else 0:.0f}" if is_known else "?"
             line = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
             print(f"{line}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
             self._printed = now

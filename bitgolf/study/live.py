@@ -31,6 +31,7 @@ class Board:
         self.started, self.expected = time.monotonic(), seconds_to_do
         self.statuses = self.read()
         self.before = {folder for folder, each in self.statuses.items() if each.state in ENDED}
+        self.done_before = self.done()[0]
 
     def read(self) -> dict[Path, RunStatus]:
         """The standing of every run."""
@@ -40,17 +41,17 @@ class Board:
         return self.statuses
 
     def done(self) -> tuple[float, int]:
-        """How many runs are over, running ones by their share, and how many there are."""
+        """How many runs are over, begun ones by their share, and how many there are."""
         shares = [1.0 if each.state in ENDED else _share(each) for each in self.statuses.values()]
         return sum(shares), len(shares)
 
-    def seconds_left(self) -> float:
-        """By the pace since the start; by the forecast until a tenth of a run is over."""
+    def left(self) -> str:
+        """How long it will take yet: by the pace since the start, by the forecast until 0.1 runs are done."""
         done, total = self.done()
-        here = done - len(self.before)
+        here = done - self.done_before
         if here < 0.1:
-            return self.expected
-        return (time.monotonic() - self.started) * (total - done) / here
+            return f"{clock(self.expected)} left by the forecast"
+        return f"{clock((time.monotonic() - self.started) * (total - done) / here)} left"
 
     def best(self) -> tuple[str, float] | None:
         """The arm with the lowest mean so far."""
@@ -104,7 +105,7 @@ class Board:
     def line(self) -> str:
         """How far, how long, the best so far."""
         done, total = self.done()
-        line = f"{done:.1f} of {total} runs, {clock(self.seconds_left())} left"
+        line = f"{done:.1f} of {total} runs, {self.left()}"
         best = self.best()
         return line + (f", lowest {self.prepared.study.metric}: {best[0]} {best[1]:,.4f}" if best else "")
 
@@ -141,7 +142,7 @@ def clock(seconds: float) -> str:
 
 
 def _share(status: RunStatus) -> float:
-    """A running run's share of itself: training is most of it."""
-    if status.state != "running":
+    """How much of a run is done that runs or was stopped: training is most of it."""
+    if status.state not in ("running", "stopped") or not status.stage:
         return 0.0
     return 0.8 * status.share if status.stage == "train" else 0.8 if status.stage != "preflight" else 0.0

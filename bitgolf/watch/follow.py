@@ -6,6 +6,7 @@ What was given stands in RUN/watch-BOARD.json, so a watch that was stopped goes 
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Place(TypedDict):
 
 
 def follow(run: Path, board_name: str, once: bool = False) -> int:
-    """Give a board the lines that it has not had, until the run ends; returns how many.
+    """Give a board the lines that it has not had, until the run or Ctrl-C ends it; returns how many.
 
     once: only those that are there. Raises BitgolfError for another board, a package that is missing, and a
     folder that is no run.
@@ -44,13 +45,11 @@ def follow(run: Path, board_name: str, once: bool = False) -> int:
     state_file = run / f"watch-{board_name}.json"
     start = read_as(state_file, Place)["byte"] if state_file.is_file() else 0
     board, count = kind.open(run, read_json(recipe_file)), 0
-    try:
+    with closing(board), suppress(KeyboardInterrupt):
         for end, row in lines(file, start, once):
             give(board, row)
             write_json(state_file, {"byte": end})
             count += 1
-    finally:
-        board.close()
     return count
 
 

@@ -97,6 +97,18 @@ def test_with_json_an_error_is_one_object_too(monkeypatch, capsys, tmp_path, wor
     assert said in found["error"] and said in err
 
 
+def test_what_was_shown_while_a_verb_goes_on_stays_and_is_the_one_object(monkeypatch, capsys):
+    def goes_on():
+        print('{"status": "listening"}')
+        faults.show_now()
+        assert capsys.readouterr().out == '{"status": "listening"}\n'  # at once
+        print("said after it")
+        raise BitgolfError("odd")
+
+    assert faults.ended(goes_on, as_json=True) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_json_of_another_programs_words_is_its_own(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bitgolf", "probe", "--positions", "0", "--", "program", "--json"])
     with pytest.raises(SystemExit):

@@ -216,7 +216,7 @@ def odd_answers(asked, run, verbs, seconds, seed=0):
     while time.monotonic() < end:
         name = draw.choice(FILES)
         verb = draw.choice(verbs)
-        as_json = verb != "serve" and draw.random() < 0.3  # a server answers by its protocol alone
+        as_json = draw.random() < 0.3
         yield from asked(verb, name, next(changes[name]), as_json)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.constants import folded
-from bitgolf.public.defaults import read_defaults, taken
+from bitgolf.public.defaults import COMPUTED, read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipes.baseline import baseline
 
@@ -24,6 +24,7 @@ class Hyperparameters:
     leak = float(os.environ.get("NEGATIVE_SLOPE", -0.5 * -1))
     path = os.environ.get("DATA_PATH", "./data")
     run_id = os.environ.get("RUN_ID", str(uuid.uuid4()))
+    heads = int(os.environ.get("NUM_HEADS", width // 64))
     mystery = int(os.environ.get("MYSTERY_KNOB", 3))
     dims = int(os.environ.get("BIGRAM_DIM", 128))
     bad = os.environ.get("QK_GAIN_INIT", "much")
@@ -48,7 +49,8 @@ def test_defaults_are_read_in_every_form(script):
         "TRAIN_BATCH_TOKENS": "65536", "NEGATIVE_SLOPE": "0.5", "DATA_PATH": "./data", "MYSTERY_KNOB": "3",
         "BIGRAM_DIM": "128", "QK_GAIN_INIT": "much", "ITERATIONS": "1234",
     }  # fmt: skip
-    assert [(one.name, one.why) for one in unread] == [("RUN_ID", "no plain value")]
+    # RUN_ID is a new one each time, and decides nothing.
+    assert [(one.name, one.default, one.why) for one in unread] == [("NUM_HEADS", "width // 64", COMPUTED)]
 
 
 def test_what_a_recipe_takes_and_what_it_does_not(script):

@@ -53,6 +53,16 @@ def test_what_is_not_known_is_a_question_mark(capsys, monkeypatch):
     assert said == ["pack         0%     0 s gone, ? s left", "pack        86%    18 s gone, 3 s left"]
 
 
+def test_what_was_done_before_a_stop_does_not_count_as_pace(capsys, monkeypatch):
+    clock = iter([0.0, 12.0])
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    lines = screen.Lines()
+    for done in (5, 6):  # a training that goes on
+        lines(Event("train", done, 10, {}))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["train       50%     0 s gone, ? s left", "train       60%    12 s gone, 48 s left"]
+
+
 WIDE = ("technique", "effect, 95% interval", "scale")
 ROWS = [("EMA 0.9", "-0.0553\n[-0.0825, -0.0282]", "707,348 parameters, 30 steps, 122,880 tokens of texts")]
 

@@ -1,6 +1,9 @@
 """The official client and the server understand each other, errors included."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -142,3 +145,16 @@ def test_errors_are_json(address, path, body, status):
         urllib.request.urlopen(request)
     assert raised.value.code == status
     assert json.load(raised.value)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_program_is_told_in_one_object_where_it_listens():
+    command = [sys.executable, "-m", "bitgolf", "serve", "demo", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        told = json.loads(child.stdout.readline())
+        assert told["status"] == "listening" and told["window"] == 256
+        with urllib.request.urlopen(told["url"] + "/models") as answer:
+            assert json.load(answer)["data"][0]["id"] == told["model"]
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out) == (0, "") and "Traceback" not in err

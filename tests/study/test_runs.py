@@ -422,13 +422,33 @@ def test_the_board_fills(finished, study, tmp_path):
     fresh = follow(prepare(study, tmp_path))
     board = Board(fresh, 100.0)
     assert str(board.cell("baseline", 1)) == "·" and board.done() == (0.0, 6)
-    assert board.seconds_left() == 100.0 and board.best() is None
+    assert board.left() == "2 min left by the forecast" and board.best() is None
     source = finished.jobs["longer", 1].folder
     shutil.copytree(source, fresh.jobs["longer", 1].folder)
     board.read()
     value = run_status(source).result["bits_per_byte"]
     assert str(board.cell("longer", 1)) == f"{value:.4f}"
     assert board.best() == ("longer", value) and board.done() == (1.0, 6)
+
+
+def test_the_time_left_is_by_what_was_done_since_the_start(study, tmp_path, monkeypatch):
+    prepared = follow(prepare(study, tmp_path))
+    folder = prepared.jobs["longer", 1].folder
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text("{}")
+
+    def stands(share, seconds_ago):
+        progress = {"time": time.time() - seconds_ago, "stage": "train", "share": share}
+        (folder / "progress.json").write_text(json.dumps(progress))
+
+    stands(0.5, 60)  # a run that was stopped goes on
+    clock = iter([0.0, 32.0])
+    monkeypatch.setattr("bitgolf.study.live.time.monotonic", lambda: next(clock))
+    board = Board(prepared, 100.0)
+    assert board.done() == (0.4, 6) and board.left() == "2 min left by the forecast"
+    stands(0.75, 0)
+    board.read()
+    assert board.left() == "14 min left"  # 5.4 runs, at 0.2 in 32 s
 
 
 @pytest.mark.parametrize(

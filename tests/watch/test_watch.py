@@ -68,6 +68,15 @@ def test_it_follows_a_run_and_goes_on_where_it_was(run):
     assert [row["step"] for _, row in lines(file, 999, True)] == [1]
 
 
+def test_ctrl_c_ends_a_watch_that_tells_what_it_gave(run, monkeypatch):
+    def stopped(_):
+        raise KeyboardInterrupt
+
+    (run / "metrics.jsonl").write_text(line(1))
+    monkeypatch.setattr(follow.time, "sleep", stopped)
+    assert follow.follow(run, "kept") == 1
+
+
 def test_tensorboard_reads_what_is_written(run):
     pytest.importorskip("tensorboardX")
     (run / "metrics.jsonl").write_text(line(1) + line(2, "finished"))
