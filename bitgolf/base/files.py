@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -23,17 +22,11 @@ def is_plain_name(text: str) -> bool:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a kill or a full disk leaves the old one untouched. Raises BitgolfError."""
-    write_parts(path, (data,), len(data))
-
-
-def write_parts(path: Path, parts: Iterable[bytes], num_bytes: int) -> None:
-    """`write_bytes` of parts that come one after another, num_bytes in all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -43,7 +36,7 @@ def write_parts(path: Path, parts: Iterable[bytes], num_bytes: int) -> None:
         raise BitgolfError(
             "no space left on the disk" if full else f"cannot write: {error.strerror}",
             where=str(path),
-            value=f"{num_bytes:,} bytes",
+            value=f"{len(data):,} bytes",
             way_out="free some space and give the same command again; bitgolf run with --resume"
             if full
             else "check the path and its rights",

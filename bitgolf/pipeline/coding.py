@@ -4,10 +4,8 @@ import errno
 import functools
 import os
 import sys
-import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +14,6 @@ import torch
 
 from bitgolf.base.errors import ArtifactError, BitgolfError, DataError
 from bitgolf.base.events import Event
-from bitgolf.base.files import write_parts
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.textfile import refuse_special, text_to_score
 from bitgolf.inputs.resolve import beside, find_artifact
@@ -40,11 +37,11 @@ from bitgolf.recipe import Recipe
 from bitgolf.text.tokenizer import Tokenizer
 
 ENDING = ".golf"
-PART = ".part"  # of a file that is being made: what is finished of it
+PART = ".part"  # beside a file that is being made: frames that are finished
+MADE = ".made"  # and what is written of it
 PIPE = "-"
 MODEL_VARIABLE = "BITGOLF_MODEL"
 UNHEEDED = ("batch_tokens", "limit_tokens", "eval_seconds")  # settings of scoring that a proof has no use for
-COPIED_BYTES = 2**20  # at once
 WINDOW = 256  # of a model whose recipe is not beside it
 
 
@@ -89,7 +86,7 @@ def compress_file(
         _refuse_written(target, force)
         coder, path = open_coder(model, window, portable)
         crew = crew_for(target, processes)
-        with _written(target) as write:
+        with _written(target) as (write, _):
             steps = compress_stream(coder, text, text_bytes, write, crew)
             parts = yield from crew.follow(steps, "compress")
     crew.disband()
@@ -106,10 +103,9 @@ def decompress_file(
     with _opened(source) as (stream, file_bytes):
         _refuse_written(target, force)
         crew = crew_for(target, processes)
-        with _written(target) as write:
-            steps = decompress_stream(opened, stream, file_bytes, source, write, crew)
+        with _written(target) as (write, kept):
+            steps = decompress_stream(opened, stream, file_bytes, source, write, crew, kept)
             parts = yield from crew.follow(steps, "decompress")
-    crew.disband()
     return {**facts_of(parts, source), "out": str(target or PIPE)}
 
 
@@ -285,19 +281,38 @@ def _refuse_written(target: Path | None, force: bool) -> None:
 
 
 @contextmanager
-def _written(target: Path | None) -> Iterator[Write]:
-    """Writes a file, which is whole or absent, or to the pipe as it comes."""
+def _written(target: Path | None) -> Iterator[tuple[Write, Callable[[int], bytes]]]:
+    """Writes a file, which is whole or absent, or to the pipe as it comes; and reads what stood there before.
+
+    What was written before a stop stays beside the file until the same command is given again.
+    """
     if target is None or str(target) == PIPE:
-        yield sys.stdout.buffer.write
+        yield sys.stdout.buffer.write, lambda num_bytes: b""
         sys.stdout.buffer.flush()
         return
+    made = target.with_name(target.name + MADE)
     with _saying_how_to_go_on(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=target.parent) as file:  # without a name: a kill leaves nothing
-            yield file.write
-            num_bytes = file.tell()
-            file.seek(0)
-            write_parts(target, iter(partial(file.read, COPIED_BYTES), b""), num_bytes)
+        with made.open("r+b" if made.is_file() else "w+b") as file:
+
+            def kept(num_bytes: int) -> bytes:
+                start = file.tell()
+                content = file.read(num_bytes)
+                file.seek(start)
+                return content
+
+            def write(content: bytes) -> None:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # before frames of it are forgotten
+
+            try:
+                yield write, kept
+            except ArtifactError:
+                made.unlink()
+                raise
+            file.truncate()
+        made.replace(target)
 
 
 @contextmanager

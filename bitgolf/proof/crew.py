@@ -97,6 +97,7 @@ class Crew:
         """What the file held is where it belongs: remove it."""
         if self.part is not None:
             self.part.unlink(missing_ok=True)
+            self._kept = Finished()
 
 
 ALONE = Crew()

@@ -79,11 +79,13 @@ def decompress_stream(
     where: str,
     write: Write,
     crew: Crew,
+    kept: Callable[[int], bytes] = lambda num_bytes: b"",
 ) -> Generator[tuple[float, float], None, list[Part]]:
     """The text of a compressed file, written piece by piece; yields (done, to do).
 
     coder_for: the coder of a window, portable or not. file_bytes: of the compressed file; infinite is
-    unknown. Raises ArtifactError for any other bytes.
+    unknown. kept: so many bytes at the place of the next write, as they stood before; a piece that is there
+    is not decoded again. Raises ArtifactError for any other bytes.
     """
     parts, crc, pieces = list[Part](), 0, pieces_of(stream, where)
     while True:
@@ -94,11 +96,14 @@ def decompress_stream(
                 raise ArtifactError("the text is not the one that was compressed", where=where) from None
             return parts
         header = read_header(piece.data, piece.where)
-        coder = coder_for(header.layout.window, header.portable) if header.layout else None
-        steps = decompress(coder, piece.data, piece.where, crew)
-        whole = file_bytes if piece.offset else len(piece.data)
-        text = yield from mapped(steps, _within(piece.offset, len(piece.data), whole))
+        text = kept(header.text_bytes)
+        if len(text) != header.text_bytes or zlib.crc32(text) != header.text_crc:
+            coder = coder_for(header.layout.window, header.portable) if header.layout else None
+            steps = decompress(coder, piece.data, piece.where, crew)
+            whole = file_bytes if piece.offset else len(piece.data)
+            text = yield from mapped(steps, _within(piece.offset, len(piece.data), whole))
         write(text)
+        crew.disband()  # its frames are text now
         crc = zlib.crc32(text, crc)
         parts.append(Part(header, len(piece.data)))
         if piece.offset:

@@ -281,12 +281,16 @@ def test_texts_that_cannot_be_proven_are_refused_in_a_line(bitgolf, folder, monk
     assert code in (0, 1) and json.loads(out)["tokens"] == 1
     refused(bitgolf("prove", folder, "--text", "none.txt"), "none.txt")
 
-    def full(path, *_):
-        raise BitgolfError("no space left on the disk", where=str(path), way_out="--resume")
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bitgolf.pipeline.coding.write_parts", full)
     Path("a.txt").write_bytes(TEXT)
-    said = refused(bitgolf("compress", "a.txt", "-m", folder), "no space left", "same command again")
+    with monkeypatch.context() as on_a_full_disk:
+        on_a_full_disk.setattr("pathlib.Path.replace", full)
+        said = refused(bitgolf("compress", "a.txt", "-m", folder), "no space left", "same command again")
+    assert not Path("a.txt.golf").exists()
+    assert bitgolf("compress", "a.txt", "-m", folder)[0] == 0
+    assert not [*Path().glob("*.part"), *Path().glob("*.made")]
     assert "--resume" not in said
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from bitgolf.base.errors import ArtifactError, BitgolfError
 from bitgolf.base.events import finish
+from bitgolf.pipeline.coding import decompress_file
 from bitgolf.proof import file, frames, pieces
-from bitgolf.proof.crew import Crew, Encoding
+from bitgolf.proof.crew import Crew, Decoding, Encoding
 from bitgolf.proof.file import compress, decompress, read_header
 from bitgolf.proof.pieces import UNKNOWN, compress_stream, decompress_stream, parts_of
 from bitgolf.text.encoder import train_tokenizer
@@ -107,6 +108,49 @@ def test_pieces_that_were_finished_are_not_coded_again(coder, short_pieces, tmp_
     assert packed(coder, TEXT, Crew(part=part))[0] == whole
     again = len(asked)
     assert packed(coder, TEXT)[0] == whole and 0 < again < len(asked) - again
+
+
+def test_what_was_written_before_a_stop_is_not_decoded_again(
+    bitgolf,  # noqa: F811
+    folder,  # noqa: F811
+    short_pieces,
+    monkeypatch,
+):
+    text = (MIXED * 99)[: 4 * PIECE]
+    Path("a.txt").write_bytes(text)
+    monkeypatch.setattr(file, "_lzma", worthless)
+    monkeypatch.setattr(file, "_stored", lambda text: bytes(10**6))
+    assert bitgolf("compress", "a.txt", "-m", folder, "--processes", 1)[0] == 0
+    asked, real = [], Decoding.result
+    monkeypatch.setattr(Decoding, "result", lambda job, by: asked.append(job) or real(job, by))
+    begun = decompress_file(str(folder), "a.txt.golf", Path("b.txt"), False, 1)
+    size = Path("a.txt.golf").stat().st_size
+    assert any(event.done > 0.6 * size for event in begun)
+    begun.close()
+    before, made = len(asked), Path("b.txt.made")
+    assert made.read_bytes() == text[: 2 * PIECE], (len(text), size, made.stat().st_size)
+    assert not Path("b.txt").exists()
+    # Frames of what is text by now take no room.
+    assert Path("b.txt.part").stat().st_size < 1.5 * 4 * PIECE
+    assert bitgolf("decompress", "a.txt.golf", "-m", folder, "-o", "b.txt", "--processes", 1)[0] == 0
+    assert Path("b.txt").read_bytes() == text
+    again = len(asked) - before
+    assert not [*Path().glob("b.txt.*")]
+    asked.clear()
+    made.write_bytes(b"of another text" * 999)
+    Path("b.txt").unlink()
+    assert bitgolf("decompress", "a.txt.golf", "-m", folder, "-o", "b.txt", "--processes", 1)[0] == 0
+    assert Path("b.txt").read_bytes() == text and 0 < again <= len(asked) / 2
+    data = Path("a.txt.golf").read_bytes()
+    Path("a.txt.golf").write_bytes(data[:-60] + bytes(20) + data[-40:])
+    refused(bitgolf("decompress", "a.txt.golf", "-m", folder, "-o", "d.txt", "--processes", 1), "a.txt.golf")
+    assert not Path("d.txt.made").exists() and not Path("d.txt").exists()
+
+
+def worthless(text):
+    """LZMA that needs so many bytes that the model is taken."""
+    yield 0, 1
+    return bytes(10**6)
 
 
 def test_a_model_that_can_no_longer_win_is_stopped_and_nothing_else_changes(
