@@ -57,11 +57,12 @@ def test_deep_json_is_refused_wherever_it_stands(tmp_path, recipe):
     path.write_text("[" * 100_000)
     with pytest.raises(BitgolfError, match=r"recipe\.json.*nested too deeply"):
         read_json(path)
-    data = to_json(recipe)
+    data, name = to_json(recipe), []
     for _ in range(5_000):
-        data = {"class": "Recipe", "model": data, "name": [data]}
-    with pytest.raises(PlanError, match="nested too deeply|expected"):
-        from_json(Recipe, data)
+        data, name = {"class": "Recipe", "model": data}, [name]
+    for deep in (data, {"class": "Recipe", "name": name}):
+        with pytest.raises(PlanError, match="nested too deeply|expected|unknown class"):
+            from_json(Recipe, deep)
     for text in ("train.steps=" + "[" * 300, "train.steps={[]: 1}", "train.steps=" + "-" * 10_000 + "1"):
         with pytest.raises(PlanError, match=r"train\.steps"):
             parse_overrides(recipe, [text])
