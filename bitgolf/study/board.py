@@ -20,7 +20,8 @@ from bitgolf.report.templates import templates
 
 POINTS, CURVES, COLOURS = 160, 24, 6  # of a curve; drawn at most, the best; that differ
 EARLY = 0.1  # of the seconds, in which the loss falls so far that the rest would be flat
-CHANGES = 4  # of a recipe, that are shown
+CHANGES, SHORT = 4, 40  # of a recipe, that are shown; letters of one
+CLASS = ".class"  # of a part, among settings by their path
 FIGURES = ("bits_per_byte", "total_bytes", "budget_bytes", "train_seconds", "parameters", "steps", "seed")
 COSTS = {"total_bytes": "bytes, code and tokenizer included", "train_seconds": "seconds of training"}
 
@@ -102,11 +103,26 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def differing(recipe: Mapping[str, Any], other: Mapping[str, Any], beside: str) -> str:
-    """Where a recipe differs from that of the first run beside it, in words."""
+    """Where a recipe differs from that of the first run beside it, in words; another class is one."""
     paths = [p for p in {**other, **recipe} if recipe.get(p) != other.get(p) and p != "name"]
-    differences = [f"{path} {json.dumps(recipe.get(path))[:40]}" for path in paths[:CHANGES]]
-    more = f" and {len(paths) - CHANGES:,} more" if len(paths) > CHANGES else ""
+    parts = [p.removesuffix(CLASS) for p in paths if p.endswith(CLASS)]
+    told = [
+        p for p in paths if p.removesuffix(CLASS) in parts or not p.startswith(tuple(f"{q}." for q in parts))
+    ]
+    differences = [f"{path.removesuffix(CLASS)} {in_short(recipe.get(path))}" for path in told[:CHANGES]]
+    more = f" and {len(told) - CHANGES:,} more" if len(told) > CHANGES else ""
     return f"{', '.join(differences)}{more}; beside {beside}" if differences else f"as {beside}"
+
+
+def in_short(value: Any) -> str:
+    """A setting in a few letters; of several parts the names of their classes."""
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(each, dict) and "class" in each for each in value)
+    ):
+        return f"({', '.join(str(each['class'])[:SHORT] for each in value[:CHANGES])})"
+    return value[:SHORT] if isinstance(value, str) else json.dumps(value)[:SHORT]
 
 
 def metrics(path: Path) -> Iterator[dict[str, float]]:

@@ -65,7 +65,7 @@ def prepare(
     jobs: dict[Cell, Job] = {}
     tried: list[Any] = []
     for done, (arm, recipe) in enumerate(recipes.items()):
-        yield Event("prepare", done, len(recipes), {})
+        yield Event("prepare", done, len(recipes), {"arm": arm})
         dataset = yield from find_dataset(study.data, recipe.model.vocabulary_size, recipe.data.case_ops)
         made_for = (study.seeds[0], dataset, out / "runs", study.processes, device)
         first = make_job(recipe, *made_for, only_planned=only_planned)

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.study.board import columns_of, pareto, rows_below, write_board
+from bitgolf.study.board import columns_of, differing, flat, pareto, rows_below, write_board
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SPLIT = {"splits": {"train": {"tokens": 100, "text_bytes": 400}}}
@@ -153,3 +153,13 @@ def test_scores_of_several_texts_are_not_joined(runs, tmp_path):
     page = (tmp_path / "two.html").read_text()
     assert facts["texts"] == 2 and "Scored on 2 texts" in page and front not in page
     assert "danish, 5,000 bytes" in page and "novels, 5,000 bytes" in page
+
+
+def test_a_part_of_another_class_is_one_difference_and_several_are_named():
+    before = {"name": "a", "score": {"windows": {"class": "Chunked", "length": 256}, "mixers": []}}
+    parts = [{"class": "NgramCache", "weight": 0.1}, {"class": "BytePpm"}]
+    after = {"name": "b", "score": {"windows": {"class": "Sliding", "stride": 64}, "mixers": parts}}
+    said = differing(flat(after), flat(before), "a")
+    assert said == "score.windows Sliding, score.mixers (NgramCache, BytePpm); beside a"
+    other = {"name": "b", "score": {"windows": {"class": "Chunked", "length": 128}, "mixers": []}}
+    assert differing(flat(other), flat(before), "a") == "score.windows.length 128; beside a"
