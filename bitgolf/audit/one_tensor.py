@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, last_called, nodes, own_nodes
+from bitgolf.audit.tree import called, calls, last_called, nodes, own_nodes
 from bitgolf.audit.values import Definition
 from bitgolf.public.constants import folded
 
@@ -245,6 +245,8 @@ class Interpreter:
         function = self._own(node, last)
         if function is not None and self.depth < MOST_DEPTH:
             return self.enter(function, given, named)
+        if last in FILLED and given and isinstance(given[-1], int | float):
+            return given[-1]
         tensors = [each for each in given if isinstance(each, Tensor)]
         return tensors[0] if tensors and last not in REDUCED else UNKNOWN
 
@@ -401,6 +403,7 @@ REDUCED = {
     "tolist",
     "kthvalue",
 }
+FILLED = ("tensor", "full", "full_like")  # of one number
 ROUNDS = ("round", "round_", "rint")
 
 
@@ -409,6 +412,18 @@ def packed(interpreter: Interpreter, part: Part) -> Iterator[list[Seen]]:
     for scope, loop in interpreter.over_tensors:
         interpreter.turn(scope, loop, part.name, part.dims)
         if any(each.last in ROUNDS for each in interpreter.seen):
+            yield interpreter.seen
+
+
+def rounded(interpreter: Interpreter) -> Iterator[list[Seen]]:
+    """The calls that each function comes to, given a matrix, where it rounds."""
+    for function in functions(interpreter.script):
+        if any(calls(function, *ROUNDS)):
+            names = {**interpreter.given(function)}
+            interpreter.seen, interpreter.steps = [], 0
+            for name in [each.arg for each in function.args.args][:1]:
+                names[name] = Tensor(2)
+            interpreter.block(function.body, names)
             yield interpreter.seen
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from bitgolf.audit import (
+    script_averages,
     script_bytes,
     script_grids,
     script_packing,
@@ -44,6 +45,7 @@ PATTERNS = (
     script_parameters,
     script_grids,
     script_stages,
+    script_averages,
     script_training,
 )
 COVERED = frozenset[str]().union(*(each.COVERED for each in (*FLOWS, *PATTERNS)))

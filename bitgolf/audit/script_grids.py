@@ -14,7 +14,6 @@ from bitgolf.audit.tree import (
     attributes_given,
     called,
     calls,
-    holds,
     last_called,
     lines_of,
     methods,
@@ -24,8 +23,6 @@ from bitgolf.audit.tree import (
     own_nodes,
     within,
 )
-
-LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
 
 ROUNDS = ("round", "round_", "rint")
 
@@ -106,42 +103,6 @@ def another_grid(script: Script) -> Iterator[Finding]:
             those = f"those of the export, {other.low:g} to {other.high:g} ({script.line(other.line)})"
             yield script.finding("T07", grid.line, message, those)
             return
-
-
-def high_floor(script: Script) -> Iterator[Finding]:
-    """T08: a floor of scales that small rows fall below."""
-    constants = _constants(script.tree)
-    low_grids = [grid.line for grid in grids(script) if grid.high < 64]
-    for node in calls(script.tree, "clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
-        keywords = {each.arg: each.value for each in node.keywords}
-        floors = [keywords["min"]] if "min" in keywords else [*node.args]
-        floors = [
-            each.args[-1]
-            if last_called(each) in ("tensor", "full_like", "full")
-            and isinstance(each, ast.Call)
-            and each.args
-            else each
-            for each in floors
-        ]
-        numbers = [value for each in floors if (value := arithmetic(each, constants)) is not None]
-        if not numbers or not LEAST_FLOOR / 2 <= numbers[0] <= MOST_FLOOR:
-            continue
-        function = next((each for each in functions(script) if holds(each, node)), None)
-        low = function is not None and any(line in lines_of(function) for line in low_grids)
-        if numbers[0] < LEAST_FLOOR and not low:
-            continue  # the challenge's own floor, of 8 bits
-        if function is not None and _is_scale(function, node) and any(calls(function, *ROUNDS)):
-            message = (
-                f"scales are at least {numbers[0]:.3g}: rows whose values are below half of it become zero"
-            )
-            yield script.finding("T08", node, message)
-
-
-def _is_scale(function: ast.FunctionDef, node: ast.Call) -> bool:
-    """Whether what has the floor is made of absolute values: a scale."""
-    made: list[ast.expr] = [node]
-    made += [each.value for each in nodes(function, ast.Assign) if names_in(node) & names_given(each)]
-    return any(word in ast.unparse(each) for each in made for word in ("amax", "quantile", "abs("))
 
 
 def missed_hooks(script: Script) -> Iterator[Finding]:
@@ -353,11 +314,10 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
 
 CHECKS = (
     another_grid,
-    high_floor,
     missed_hooks,
     worse_than_rounding,
     recompiled,
     exported_for_training,
     exported_optimizer,
 )
-COVERED = frozenset("T05 T07 T08 T11 T12 K06".split())
+COVERED = frozenset("T05 T07 T11 T12 K06".split())

@@ -1,11 +1,12 @@
 """What a script does with each parameter of its model: which optimizer takes it, how it is packed."""
 
 import ast
+import itertools
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.flow import OPTIMIZERS
-from bitgolf.audit.one_tensor import Interpreter, Loop, Seen, Tensor, clips, packed
+from bitgolf.audit.one_tensor import Interpreter, Loop, Seen, Tensor, clips, packed, rounded
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
@@ -18,7 +19,7 @@ ASKED = ("parameters", "named_parameters")
 
 
 def coarse_packing(script: Script) -> Iterator[Finding]:
-    """T08, T09, T10: a floor that rows fall below, one scale for a matrix, few levels for the tokens."""
+    """T09, T10: one scale for a matrix, few levels for the tokens."""
     parts = [each for each in parameters_of(script.flow.classes) if each.dims == 2]
     table = next((each for each in parts if each.kind == "Embedding"), None)
     told = set[str]()
@@ -48,11 +49,6 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
                 told.add("T09")
                 message = f"one scale for all of `{part.name}`, by its largest value, on {levels:g} levels"
                 yield script.finding("T09", one[0].node, message, "a scale for each row, clipped")
-            floors = [(each, floor) for each in seen if (floor := _floor(each)) is not None]
-            if part.kind == "Linear" and floors and "T08" not in told:
-                told.add("T08")
-                message = f"scales are at least {floors[0][1]:.3g}: rows below half of it become zero"
-                yield script.finding("T08", floors[0][0].node, message)
 
 
 ROWS = ("max", "amax", "quantile", "std", "mean", "kthvalue", "norm", "var", "percentile", "topk", "median")
@@ -74,31 +70,49 @@ def _is_largest(seen: Seen) -> bool:
     return of_whole and "abs" in ast.unparse(seen.node)
 
 
+def high_floor(script: Script) -> Iterator[Finding]:
+    """T08: a floor of scales that small rows fall below."""
+    interpreter = Interpreter(script)
+    layers = [each for each in parameters_of(script.flow.classes) if each.kind == "Linear"]
+    traces = (seen for part in layers for seen in packed(interpreter, part))
+    for seen in itertools.chain(rounded(interpreter), traces):
+        grid = _grid(seen)
+        least = LEAST_FLOOR / 2 if grid is not None and grid[0] < LOW else LEAST_FLOOR
+        of_scale = any(each.last in ("abs", "amax", "quantile") for each in seen)
+        floors = [(each, floor) for each in seen if (floor := _floor(each)) and floor >= least]
+        if of_scale and floors:
+            node, floor = floors[0][0].node, floors[0][1]
+            message = f"scales are at least {floor:.3g}: rows below half of it become zero"
+            yield script.finding("T08", node, message)
+            return
+
+
 def _floor(seen: Seen) -> float | None:
     """What a scale is at least."""
     if seen.last not in ("clamp_min", "clamp_min_", "clamp", "maximum", "clip", "max"):
         return None
     least = seen.named.get("min", next((each for each in seen.given if isinstance(each, int | float)), None))
-    return least if isinstance(least, float) and LEAST_FLOOR <= least <= MOST_FLOOR else None
+    return least if isinstance(least, float) and least <= MOST_FLOOR else None
 
 
 def in_no_group(script: Script) -> Iterator[Finding]:
     """T14: a parameter that no group of an optimizer takes, by its name and its dimensions."""
+    adapting = {event.inside for event in script.of("train")}
     builders = [
         scope
         for scope in [*functions(script), script.tree]
-        if any(_makes_optimizer(script, node) for node in _inner_nodes(scope))
+        if getattr(scope, "name", "") not in adapting
+        and any(_makes_optimizer(script, node) for node in _inner_nodes(scope))
     ]
+    parts = parameters_of(script.flow.classes)
+    modules = {each.name.partition(".")[0] for each in parts}
     loops = [(scope, loop, over) for scope in builders for loop, over in _selections(scope)]
-    whole = any(
-        last_called(each) in ASKED
-        for scope in builders
-        for node in _inner_nodes(scope)
-        if _makes_optimizer(script, node)
-        for each in ast.walk(node)
-    )
-    if not loops or whole:
+    looped = {id(over) for _, _, over in loops}
+    whole = {_module(call, modules) for scope in builders for call in _taken_whole(script, scope, looped)}
+    if "" in whole or not (loops or whole):
         return
+    walked = (loop.iter for scope in builders for loop in nodes(scope, ast.For, ast.comprehension))
+    whole |= {each.attr for each in walked if isinstance(each, ast.Attribute)}  # a list of modules
     interpreter = Interpreter(script)
     told = {each.attr for scope in builders for each in nodes(scope, ast.Attribute)}
     told |= {
@@ -108,15 +122,32 @@ def in_no_group(script: Script) -> Iterator[Finding]:
         if isinstance(each.value, str)
         for word in each.value.split(".")
     }
-    parts = parameters_of(script.flow.classes)
-    modules = {each.name.partition(".")[0] for each in parts}
     for part in parts:
-        if part.kind != "Parameter" or part.dims is None or told & {*_own_words(part)}:
+        taken = part.name.partition(".")[0] in whole or bool(told & {*_own_words(part)})
+        if part.kind != "Parameter" or taken:
             continue
         if not any(_may_take(interpreter, *each, part, modules) for each in loops):
-            message = f"`{part.name}`, of {part.dims} dimensions, is in no group of an optimizer"
+            of = "" if part.dims is None else f", of {part.dims} dimensions,"
+            message = f"`{part.name}`{of} is in no group of an optimizer"
             yield script.finding("T14", part.line, message)
             return
+
+
+def _module(call: ast.Call, modules: set[str]) -> str:
+    """The module of the model whose parameters are asked for; nothing for those of the whole model."""
+    match call.func:
+        case ast.Attribute(value=ast.Attribute(attr=name)) if name in modules:
+            return name
+    return ""
+
+
+def _taken_whole(script: Script, scope: ast.AST, looped: set[int]) -> Iterator[ast.Call]:
+    """Calls for parameters that are handed to an optimizer, or kept and not looped over."""
+    for node in _inner_nodes(scope):
+        makes = _makes_optimizer(script, node)
+        for call in nodes(node, ast.Call) if makes or isinstance(node, ast.Assign | ast.AugAssign) else ():
+            if last_called(call) in ASKED and (makes or id(call) not in looped):
+                yield call
 
 
 def _inner_nodes(scope: ast.AST) -> Iterator[ast.AST]:
@@ -160,11 +191,10 @@ def _may_take(
     interpreter: Interpreter, scope: ast.AST, loop: Loop, over: ast.Call, part: Part, modules: set[str]
 ) -> bool:
     """Whether a loop over parameters, of the whole model or of one of its modules, may take this one."""
-    held = over.func.value if isinstance(over.func, ast.Attribute) else over.func
     name = part.name
-    if isinstance(held, ast.Attribute) and held.attr in modules:
-        module, _, name = name.partition(".")
-        if module != held.attr:
+    if module := _module(over, modules):
+        first, _, name = name.partition(".")
+        if first != module:
             return False
     taken = interpreter.turn(scope, loop, name, part.dims)
     if isinstance(loop, ast.comprehension):
@@ -175,5 +205,5 @@ def _may_take(
     )
 
 
-CHECKS = (coarse_packing, in_no_group)
+CHECKS = (coarse_packing, high_floor, in_no_group)
 COVERED = frozenset("T08 T09 T10 T14".split())

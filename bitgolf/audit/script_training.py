@@ -1,4 +1,4 @@
-"""What goes wrong in a script's training without an error: averages, flags, parameters, processes, seeds."""
+"""What goes wrong in a script's training without an error: flags, gradients, processes, seeds, cards."""
 
 import ast
 import re
@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bitgolf.audit.finding import FOUND, Finding
-from bitgolf.audit.flow import OPTIMIZERS
+from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    base_of,
     called,
     calls,
+    contexts,
     imported,
     last_called,
     lines_of,
@@ -19,74 +21,8 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
-    within,
 )
-from bitgolf.audit.values import TRAIN, VAL, Frame, constant
-
-
-def narrow_average(script: Script) -> Iterator[Finding]:
-    """T01: sums of weights in a 16-bit type."""
-    for part in [*nodes(script.tree, ast.ClassDef), *functions(script)]:
-        weights = {
-            name
-            for loop in nodes(part, ast.For, ast.comprehension)
-            if any(word in ast.unparse(loop.iter) for word in WEIGHTS)
-            for name in names_in(loop.target)
-        }
-        given = [*nodes(part, ast.Assign)]
-        kept: set[str] = set()
-        for _ in range(3):  # from a copy to what is made of it
-            kept |= {
-                base
-                for node in given
-                if _is_narrow(node.value, weights, kept)
-                for target in node.targets
-                if (base := _base(target)).partition(".")[0] not in weights
-            }
-        for node in ast.walk(part):
-            held: ast.expr | None = None
-            if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-                held = node.target
-            elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
-                held = node.func
-            elif last_called(node) in ("_foreach_add_", "_foreach_lerp_") and isinstance(node, ast.Call):
-                held = node.args[0]
-            elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-                sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
-                own = _base(node.targets[0])
-                if any(own in (_base(each.left), _base(each.right)) for each in sums):
-                    held = node.targets[0]
-            if held is not None and _base(held) in kept:
-                yield script.finding("T01", node, "weights are summed in a 16-bit type", sure=FOUND)
-                return
-
-
-WEIGHTS = ("state_dict()", "parameters()")
-NARROW = (".bfloat16()", ".half()", "bfloat16", "float16")
-WIDE = (".float()", ".double()", "float32", "float64")
-
-
-def _is_narrow(node: ast.expr, weights: set[str], kept: set[str]) -> bool:
-    """Whether weights become 16-bit numbers here, or copies of such are kept as they are."""
-    text = ast.unparse(node)
-    if any(word in text for word in WIDE):
-        return False
-    over = weights & names_in(node) or any(word in text for word in WEIGHTS)
-    copies = {_base(each) for each in nodes(node, ast.Name, ast.Attribute)} & kept
-    return bool(
-        over and any(word in text for word in NARROW) or copies and ("clone" in text or "copy" in text)
-    )
-
-
-def _base(node: ast.expr) -> str:
-    """What an expression hangs on, without places and calls: `self.sums` of `self.sums[n].add_`."""
-    while isinstance(node, ast.Subscript | ast.Call) or (
-        isinstance(node, ast.Attribute) and isinstance(node.value, ast.Subscript | ast.Call)
-    ):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    if isinstance(node, ast.Attribute) and node.attr.endswith("_"):
-        node = node.value
-    return ast.unparse(node)
+from bitgolf.audit.values import RANK, TRAIN, VAL, common, constant
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
@@ -207,98 +143,6 @@ def one_process_collective(script: Script) -> Iterator[Finding]:
         yield script.finding("T18", event, message)
 
 
-def forgotten_parameters(script: Script) -> Iterator[Finding]:
-    """T14: parts of the model that no optimizer is given, where the parts are named one by one."""
-    kinds_of = {node.name: node for node in nodes(script.tree, ast.ClassDef)}
-    holders = {name for name, node in kinds_of.items() if _holds_parameters(node, kinds_of, 0)}
-    adapting = {event.inside for event in script.of("train")}
-    builders = [
-        function
-        for function in nodes(script.tree, ast.FunctionDef)
-        if any(_makes_optimizer(script, node) for node in ast.walk(function))
-        and function.name not in adapting
-    ]
-    used = {each.attr for each in within(builders) if isinstance(each, ast.Attribute)}
-    texts = [each.value for each in within(builders) if isinstance(each, ast.Constant)]
-    asked = {name for builder in builders for name in _asked(builder)}
-    for model in (kinds_of[name] for name in holders):
-        parts = _parts(script, model, holders)
-        set_here = {each.attr for each in nodes(model, ast.Attribute) if isinstance(each.ctx, ast.Store)}
-        if not set_here & asked or any(_takes_all(script, each) for each in builders):
-            continue  # not named one by one, or in a way that is not read here
-        for name, line in parts.items():
-            if name not in used and not any(isinstance(text, str) and name in text for text in texts):
-                message = f"`{name}` has parameters, and no optimizer is given them"
-                yield script.finding("T14", line, message)
-
-
-def _asked(builder: ast.AST) -> Iterator[str]:
-    """The parts of a model whose parameters are asked for."""
-    for node in calls(builder, "parameters", "named_parameters"):
-        match node.func:
-            case ast.Attribute(value=ast.Attribute(attr=part)):
-                yield part
-
-
-def _parts(script: Script, model: ast.ClassDef, holders: set[str]) -> dict[str, int]:
-    """What a model holds parameters in, by name, and the line where; not what its settings leave out."""
-    off = {
-        line
-        for node in nodes(model, ast.If)
-        if script.flow.truth(node.test, Frame(model.name)) is False
-        for each in node.body
-        for line in lines_of(each)
-    }
-    parts: dict[str, int] = {}
-    for node in nodes(model, ast.Assign):
-        held = ast.unparse(node.targets[0])
-        if (
-            held.startswith("self.")
-            and last_called(node.value) in LAYERS | holders
-            and node.lineno not in off
-        ):
-            parts.setdefault(held[5:], node.lineno)
-    return parts
-
-
-LAYERS = {"Parameter", "Embedding", "Linear"}
-
-
-def _holds_parameters(node: ast.ClassDef, kinds_of: dict[str, ast.ClassDef], depth: int) -> bool:
-    for each in nodes(node, ast.Call):
-        kind = last_called(each)
-        inner = kinds_of.get(kind) if kind != node.name and depth < 3 else None
-        if kind in LAYERS or inner and _holds_parameters(inner, kinds_of, depth + 1):
-            return True
-    return any(ast.unparse(base).endswith(("Linear", "Embedding")) for base in node.bases)
-
-
-def _makes_optimizer(script: Script, node: ast.AST) -> bool:
-    """A call of one of torch's optimizers, or of one's own."""
-    own = script.flow.classes.get(called(node))
-    return last_called(node) in OPTIMIZERS or bool(
-        own and any("Optimizer" in ast.unparse(base) for base in own.bases)
-    )
-
-
-def _takes_all(script: Script, builder: ast.AST) -> bool:
-    """Whether the parameters of something whole are asked for where groups are made, not to count them."""
-    return any(
-        isinstance(each, ast.Call)
-        and isinstance(each.func, ast.Attribute)
-        and isinstance(each.func.value, ast.Name)
-        and each.func.attr in ("parameters", "named_parameters")
-        for node in nodes(builder, ast.For, ast.Call, ast.Assign, ast.AugAssign)
-        if _makes_optimizer(script, node)
-        or isinstance(node, ast.Assign | ast.AugAssign)
-        and any(nodes(node.value, ast.ListComp))
-        and "numel" not in ast.unparse(node.value)
-        or isinstance(node, ast.For)
-        and any(called(each).endswith(".append") for each in ast.walk(node))
-        for each in ast.walk(node)
-    )
-
-
 def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
     if not any(calls(script.tree, *SEEDS)):
@@ -312,8 +156,8 @@ def seed_search(script: Script) -> Iterator[Finding]:
                 isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt | ast.Gt)
                 for each in nodes(node, ast.If)
             )
-            kept = {_base(each.func)[: -len(".append")] for each in calls(node, "append")}
-            kept |= {_base(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
+            kept = {base_of(each.func)[: -len(".append")] for each in calls(node, "append")}
+            kept |= {base_of(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
             if compares or kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"):
                 yield script.finding("K14", node, "seeds are tried, and the best is kept")
                 return
@@ -350,15 +194,138 @@ def validation_in_training(script: Script) -> Iterator[Finding]:
 
 
 GLOBS = {"glob", "rglob", "iglob"}
+RUNS = ("subprocess.run", "subprocess.call", "os.system")
+KERNELS = {"flash_attn", "flash_attn_interface", "flash_attn_3", "xformers", "transformer_engine"}
+KERNELS |= {"cut_cross_entropy"}
+
+
+def frozen_training(script: Script) -> Iterator[Finding]:
+    """T16: training where no gradient is kept."""
+    for node in nodes(script.tree, ast.With, ast.FunctionDef):
+        off = [each for each in node.body if ast.unparse(each).endswith("set_grad_enabled(False)")]
+        on = any("enabled(True)" in ast.unparse(each) for each in node.body)
+        if not _has(node, "no_grad", "inference_mode") and (not off or on):
+            continue
+        enabled = _given_enabled(node)
+        for each in (inner for statement in node.body for inner in _outside_enabled(statement)):
+            of_graph = last_called(each) == "backward" and not names_in(each) & enabled
+            if of_graph or _learns(script, each):
+                sure = FOUND if last_called(each) == "backward" else SUSPECTED
+                message = "a backward pass where no gradients are kept"
+                yield script.finding("T16", each, message, sure=sure)
+                break
+
+
+def _given_enabled(node: ast.With | ast.FunctionDef) -> set[str]:
+    """The names that are given a value where gradients are kept again: a backward pass of those is none."""
+    return {
+        name
+        for block in nodes(node, ast.With)
+        if "enable_grad" in " ".join(map(ast.unparse, contexts(block)))
+        for each in nodes(block, ast.Assign)
+        for name in names_given(each)
+    }
+
+
+def _has(node: ast.With | ast.FunctionDef, *phrases: str) -> bool:
+    """Whether one of these is around a block, as a context or a decorator, and not turned off."""
+    kept = node.decorator_list if isinstance(node, ast.FunctionDef) else contexts(node)
+    texts = [text for each in kept if "False" not in (text := ast.unparse(each))]
+    return any(word in text for text in texts for word in phrases)
+
+
+def _outside_enabled(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that no `enable_grad` is around."""
+    if isinstance(node, ast.With):
+        kept = " ".join(map(ast.unparse, contexts(node)))
+        if "enable_grad" in kept or "inference_mode(False)" in kept:
+            return
+    if not isinstance(node, ast.FunctionDef | ast.Lambda):
+        yield node
+        for child in ast.iter_child_nodes(node):
+            yield from _outside_enabled(child)
+
+
+def _learns(script: Script, node: ast.AST) -> bool:
+    """A call of an own function or method, the only one of its name, that runs a backward pass."""
+    own = script.flow.called_so.get(last_called(node), []) if called(node).count(".") < 2 else []
+    inner = own[0] if len(own) == 1 else None
+    return (
+        isinstance(inner, ast.FunctionDef)
+        and not _has(inner, "enable_grad")
+        and any(last_called(each) == "backward" for part in inner.body for each in _outside_enabled(part))
+    )
+
+
+def unaveraged_gradients(script: Script) -> Iterator[Finding]:
+    """T18: each process learns from its own share, and nobody averages."""
+    if any(calls(script.tree, "DistributedDataParallel", "DDP", "fully_shard")):
+        return
+    for train in script.of("train", RANK):
+        averaged = any(common(each, train) for each in script.of("gather"))
+        # A copy for each document is no shared model.
+        restored = any(each.time < train.time and common(each, train) for each in script.of("load"))
+        if not averaged and not restored:
+            message = "each process adapts its own copy of the model to its own share"
+            yield script.finding("T18", train, message)
+            return
+    kinds = [node for node in nodes(script.tree, ast.ClassDef) if any(calls(node, *COLLECTIVES))]
+    optimizers = [node for node in kinds if any("Optimizer" in ast.unparse(base) for base in node.bases)]
+    fits = script.of("fit", RANK, TRAIN)
+    for fit in fits:
+        averaged = any(common(each, fit) for each in script.of("gather"))
+        # A warm-up whose weights are put back does no harm.
+        undone = any(each.time > fit.time for each in script.of("load")) and fit is not fits[-1]
+        if not optimizers and fit.loops and not averaged and not undone:
+            yield script.finding("T18", fit, "each process learns from its own share, and nobody averages")
+            return
+
+
+def unchecked_runs(script: Script) -> Iterator[Finding]:
+    """T21: options that nobody knows are swallowed; a program that fails is not noticed."""
+    tests = [*nodes(script.tree, ast.If, ast.Raise, ast.Assert)]
+    for node in calls(script.tree, "parse_known_args"):
+        others = {
+            ast.unparse(each.targets[0].elts[-1])
+            for each in nodes(script.tree, ast.Assign)
+            if each.value is node and isinstance(each.targets[0], ast.Tuple)
+        } - {"_"}
+        if not any(others & names_in(each) for each in tests):
+            yield script.finding("T21", node, "options that nobody knows are passed over")
+    for each in nodes(script.tree, ast.Expr):  # what it gives back is not kept
+        text = ast.unparse(each) if called(each.value) in RUNS else "check=True"
+        starts = any(word in text for word in ("torchrun", "train", "sys.executable", ".py"))
+        if starts and "check=True" not in text:
+            message = f"{called(each.value)} starts a run, and nobody looks whether it failed"
+            yield script.finding("T21", each, message)
+
+
+def own_card_only(script: Script) -> Iterator[Finding]:
+    """T20: kernels that a card or a version may not have, without another way."""
+    branches = [*nodes(script.tree, ast.If, ast.IfExp)]
+    guarded = {id(inner) for node in (*branches, *nodes(script.tree, ast.Try)) for inner in ast.walk(node)}
+    tests = [node.test for node in (*branches, *nodes(script.tree, ast.Assert))]
+    asks_version = any("version" in ast.unparse(test) for test in tests)
+    for node in nodes(script.tree, ast.Import, ast.ImportFrom):
+        needed = [name for name in imported(node) if name.partition(".")[0] in KERNELS]
+        if needed and id(node) not in guarded:
+            message = f"{needed[0]} is needed, and nothing stands in where it is missing"
+            yield script.finding("T20", node, message)
+    for word in nodes(script.tree, ast.keyword):
+        needs_card = word.arg == "enable_gqa" and ast.unparse(word.value) != "False"
+        if needs_card and id(word) not in guarded and not asks_version:
+            yield script.finding("T20", word.value, "enable_gqa is not there before torch 2.5")
 
 
 CHECKS = (
     validation_in_training,
-    narrow_average,
     folded_flag,
     late_environment,
     one_process_collective,
-    forgotten_parameters,
     seed_search,
+    frozen_training,
+    unaveraged_gradients,
+    unchecked_runs,
+    own_card_only,
 )
-COVERED = frozenset("K14 T01 T04 T06 T14 T18".split())
+COVERED = frozenset("K14 T04 T06 T16 T18 T20 T21".split())

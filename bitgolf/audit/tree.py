@@ -52,9 +52,15 @@ def names_in(tree: ast.AST) -> set[str]:
     return {node.id for node in nodes(tree, ast.Name)}
 
 
-def holds(outer: ast.AST, node: ast.AST) -> bool:
-    """Whether a node stands in a tree."""
-    return any(each is node for each in ast.walk(outer))
+def base_of(node: ast.expr) -> str:
+    """What an expression hangs on, without places and calls: `self.sums` of `self.sums[n].add_`."""
+    while isinstance(node, ast.Subscript | ast.Call) or (
+        isinstance(node, ast.Attribute) and isinstance(node.value, ast.Subscript | ast.Call)
+    ):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    if isinstance(node, ast.Attribute) and node.attr.endswith("_"):
+        node = node.value
+    return ast.unparse(node)
 
 
 def methods(kind: ast.ClassDef) -> list[ast.FunctionDef]:
