@@ -14,6 +14,7 @@ from bitgolf.audit.values import Definition
 RETURN = "return"
 Place = tuple[int, str]  # a name and the scope that it is of, 0 for those of all
 Kinds = Mapping[int, set[str]]  # nodes, and the classes of the objects that they stand for
+MOST_ASKED = 100  # values that are followed in a script: some have hundreds of thousands, to no end
 Node = TypeVar("Node", bound=ast.AST)
 
 
@@ -31,6 +32,7 @@ class Reach:
 
     def __init__(self, trees: list[ast.Module], kinds: Kinds) -> None:
         self.kinds = kinds
+        self.asked = 0
         self.functions: dict[str, list[Definition]] = {}  # of methods of one name all
         self.scopes: dict[int, int] = {}  # functions, by the outermost one around
         self.scoped: list[tuple[ast.AST, int, int]] = []  # all nodes, with their scope and their function
@@ -85,7 +87,10 @@ class Reach:
         return found
 
     def carries(self, *sources: ast.AST) -> "Carried":
-        """All places that get what some nodes give."""
+        """All places that get what some nodes give; none where too much was asked before."""
+        self.asked += 1
+        if self.asked > MOST_ASKED:
+            return Carried(self, frozenset(), frozenset(), frozenset())
         returns = {(id(node), RETURN): name for name, each in self.functions.items() for node in each}
         places: set[Place] = set()
         functions: set[str] = set()
@@ -150,6 +155,8 @@ class Carried(NamedTuple):
 
     def by(self, node: ast.expr, scope: int) -> bool:
         """Whether an expression is one of them."""
+        if not self.sources:
+            return False
         reads, calls = self.reach.read(node, scope)
         return bool(reads & self.places or calls & self.functions) or any(
             id(each) in self.sources for each in ast.walk(node)

@@ -200,7 +200,8 @@ def lossy_text(script: Script) -> Iterator[Finding]:
     encodes = [*_tokenized(script)]
     kept = {id(node) for each, _ in script.reach.all(ast.AST) for node in _kept_apart(each)}
     for node, _ in script.reach.all(ast.Attribute) if encodes else ():
-        lossy = ast.unparse(node) == "unicodedata.normalize" or node.attr == "casefold"
+        normal = node.attr == "normalize" and ast.unparse(node) == "unicodedata.normalize"
+        lossy = normal or node.attr == "casefold"
         if lossy or node.attr in ("lower", "upper") and id(node) not in kept:
             carried = script.reach.carries(node)
             if any(carried.by(part, scope) for each, scope in encodes for part in each.args):

@@ -575,3 +575,15 @@ def test_faults_by_the_way_of_values(tmp_path, code):
     plant, clean = KINDS[code]
     assert code in real(audited(tmp_path, changed(*plant)))
     assert code not in real(audited(tmp_path, changed(*clean)))
+
+
+def test_texts_without_end_take_bounded_time(tmp_path):
+    line = (
+        "def f{0}(sp, text):\n    p, q = sp.id_to_piece({0}), text.casefold()\n"
+        "    p = p[p.startswith('\u2581') :]\n    n = len(sp.decode([{0}]).encode())\n"
+        "    return sp.encode(q), len(p.encode()), n, f{1}(sp, q)\n"
+    )
+    text = "import sentencepiece\n" + "".join(line.format(i, (i + 1) % 400) for i in range(400))
+    began = time.process_time()
+    assert {"B02", "B04", "B09"} <= {*real(audited(tmp_path, text))}
+    assert time.process_time() - began < 30
