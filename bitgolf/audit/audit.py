@@ -202,7 +202,7 @@ def _folder(path: Path, rules: Rules) -> Layers:
         else:
             looked |= script_checks.COVERED
             for each in script_checks.check_script(script):
-                weighed = folder_logs.takes_fallback(record, each) if each.code == "K04" else each
+                weighed = folder_logs.weighed(record, each, rules)
                 if weighed and weighed.sure == FOUND and not record.reports:
                     weighed = weighed._replace(sure=SUSPECTED, found=f"{each.found}; no score is reported")
                 findings += [weighed] if weighed else []

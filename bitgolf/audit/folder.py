@@ -12,7 +12,6 @@ from bitgolf.inputs.typed import read_outside
 
 MOST_FILES = 2000
 MOST_TEXT_BYTES = 2**22  # of a README, and of a text file that may be a log
-ARTIFACTS = (".ptz", ".pt", ".bin", ".safetensors", ".npz", ".br", ".zst", ".xz")
 ENTRY = ("train_gpt.py", "train.py")
 SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
 VARIABLE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]+)=[\"']?([^\s\"'`]+)")

@@ -1,15 +1,18 @@
 """What does not fit together in a folder: files, sizes and claims; its figures and its logs besides."""
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
+from pathlib import Path
 
+from bitgolf.audit import data_checks
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
-from bitgolf.audit.folder import ARTIFACTS, Claims, Record
-from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_and_logs
-from bitgolf.audit.folder_logs import configurations, copies, script_of_log, throttled
+from bitgolf.audit.folder import Claims, Record
+from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_and_logs, seeds_tried
+from bitgolf.audit.folder_logs import configurations, copies, gaps, script_of_log, throttled
 from bitgolf.audit.folder_shell import launchers, shell_scripts
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
@@ -27,11 +30,14 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
         yield from headline(record, record.claims)
         yield from means(record.claims)
         yield from claimed_sizes(record, record.claims, rules)
+    yield from sizes_in_words(record, rules)
     yield from shipped_sizes(record, script, rules)
     yield from manifest(record)
     yield from shell_scripts(record, script)
     yield from launchers(record, script)
+    yield from seeds_tried(record)
     yield from copies(record)
+    yield from gaps(record)
     yield from configurations(record)
     yield from throttled(record)
     yield from readme_figures(record)
@@ -71,27 +77,53 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
         those = f"at most {budget:,} decimal bytes; 16 MiB would be 16,777,216"
         yield Finding(code, FOUND, where, message, those)
     logs = [log for log in record.logs if log.seed in claims.seeds] or record.logs
-    sizes = [line.bytes for log in logs for line in log.sizes_of("total")]
-    if not sizes:
-        return
     last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
+    if not last:
+        return
     minor = max(last) <= budget
     if min(last) <= budget < max(last):
         message = f"{min(last):,} to {max(last):,} bytes, by seed"
         yield Finding("K05", FOUND, claims.path.name, message, f"at most {budget:,} in each")
         return
-    if total in sizes:
-        if total < max(last) and len(last) > 2 and len({*last}) > 1:
-            those = f"{max(last):,}, the largest over the seeds"
-            yield Finding("K05", SUSPECTED, where, message, those, minor=minor)
-        return
-    code_sizes = [line.bytes for log in logs for line in log.sizes_of("code")]
-    models = [line.bytes for log in logs for line in log.sizes_of("model")]
-    shipped = [record.entry.stat().st_size] if record.entry else []
-    sums = [a + b for a in models for b in (*code_sizes, *shipped)]
-    if abs(total - statistics.mean(last)) > 1 and total not in (*sums, *models):
+    models = [line.bytes for log in logs for line in log.sizes_of("model")[-1:]]
+    codes = {line.bytes for log in logs for line in log.sizes_of("code")}
+    codes |= {0, *([record.entry.stat().st_size] if record.entry else [])}
+    counts = [last, *([model + code for model in models] for code in codes if models)]
+    of_one = {line.bytes for log in logs for kind in ("total", "model") for line in log.sizes_of(kind)}
+    counts += [] if any(total in each for each in counts) else [[size] for size in of_one]
+    own = [each for each in counts if total in each or abs(total - statistics.mean(each)) <= 1]
+    unit = next(10**k for k in (5, 4, 3, 0) if total % 10**k == 0)
+    if binary := [size for size in last if _in_binary(total, size, unit) and not own]:
+        those = f"{binary[0]:,} bytes, as measured: this is their number of MiB"
+        yield Finding("K02", SUSPECTED if minor else FOUND, where, message, those, minor=minor)
+    elif not own:
         those = f"a size of the logs: {', '.join(f'{each:,}' for each in sorted({*last}))}"
         yield Finding("K11", SUSPECTED, where, message, those, minor=minor)
+    elif all(total < max(each) for each in own):
+        those = f"{max(own[0]):,}, the largest over the seeds"
+        yield Finding("K05", SUSPECTED, where, message, those, minor=minor)
+
+
+def _in_binary(stated: float, size: float, unit: float) -> bool:
+    """Whether a stated size, given in steps of a unit, is a number of MiB or KiB called by decimal names."""
+    return any(abs(stated * factor - size) <= 0.53 * unit + 1 for factor in (1.024, 1.024**2))
+
+
+def sizes_in_words(record: Record, rules: Rules) -> Iterator[Finding]:
+    """K02: a README's MB that are MiB of a size in the logs, and no MB of any."""
+    sizes = {line.bytes for log in record.logs for line in log.sizes}
+    for match in MEGABYTES.finditer(record.readme):
+        stated, unit = float(match[1]) * 10**6, 10.0 ** (6 - len(match[1].partition(".")[2]))
+        binary = [size for size in sizes if _in_binary(stated, size, unit)]
+        if binary and not any(abs(stated - size) <= 1.01 * unit for size in sizes):
+            over = binary[0] > rules.budget_bytes >= stated
+            where = f"README.md:{record.readme[: match.start()].count(chr(10)) + 1}"
+            those = f"{binary[0]:,} bytes, as measured: this is their number of MiB"
+            yield Finding("K02", FOUND if over else SUSPECTED, where, match[0], those, minor=not over)
+            return
+
+
+MEGABYTES = re.compile(r"\b(1\d\.\d\d+) ?(?:MB|megabytes)\b")
 
 
 def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterator[Finding]:
@@ -112,12 +144,10 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     if helpers := sorted(more.keys() - executed - counted_too):
         message = f"imports {', '.join(helpers)}: {sum(more[name] for name in helpers):,} bytes more"
         yield Finding("K03", SUSPECTED, entry.name, message)
-    beside = [each for name, each in record.files.items() if name.endswith(ARTIFACTS) and "/" not in name]
-    models = [each for each in beside if each > 10_000]
     whole = entry_bytes + sum(more.values())
     packed = max((each.bytes for log in record.logs for each in log.sizes_of("model")), default=0)
-    if len(models) == 1 and models[0] + whole > budget:
-        message = f"{models[0] + whole:,} bytes: model {models[0]:,}, code {whole:,}"
+    if (models := weights_in(record)) and max(models) + whole > budget:
+        message = f"{max(models) + whole:,} bytes: model {max(models):,}, code {whole:,}"
         yield Finding("K01", FOUND, record.folder.name, message, f"at most {budget:,}")
     elif packed and packed <= budget < packed + whole:
         yield Finding(
@@ -134,6 +164,29 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     if record.claims and claimed and claimed not in (entry_bytes, *counted):
         where, those = f"{record.claims.path.name}: bytes_code", f"{entry_bytes:,}, the size of {entry.name}"
         yield Finding("K11", SUSPECTED, where, f"{claimed:,.0f} bytes of code", those, minor=True)
+
+
+def weights_in(record: Record) -> list[int]:
+    """The sizes of the packed models in a folder: large files of no text. One of much more than the smallest
+    is no packed one; one that a log has measured is judged there.
+    """
+    logged = {each.bytes for log in record.logs for each in log.sizes}
+    shards = sum(data_checks.shards_in(record.folder, [*record.files]).values(), [])
+    sizes = [
+        size
+        for name, size in record.files.items()
+        if size > 1_000_000 and not name.lower().endswith(NO_WEIGHTS)
+        if (path := record.folder / name) not in shards and _is_binary(path)
+    ]
+    return [size for size in sizes if size < 1.5 * min(sizes) and not logged & {*sizes}]
+
+
+NO_WEIGHTS = (".model", ".vocab", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".mp4")
+
+
+def _is_binary(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"\0" in file.read(2**16)
 
 
 def closure(record: Record, script: Script) -> list[str]:

@@ -176,3 +176,37 @@ def table_rows(record: Record) -> Iterator[Finding]:
                 message = f"{column} {cell} of seed {cells[0]}"
                 those = f"a score of {', '.join(log.path.name for log in logs)}"
                 yield Finding("K11", SUSPECTED, f"README.md:{number}", message, those, minor=True)
+
+
+def seeds_tried(record: Record) -> Iterator[Finding]:
+    """K14: a README that tells of more seeds, of which the best are reported."""
+    reported = max(len(record.claims.seeds) if record.claims else 0, len({log.seed for log in record.logs}))
+    sentences = [each for each in re.split(r"(?<=[.!?;])\s+|\n\s*\n", record.readme) if each]
+    for said, more in zip(sentences, [*sentences[1:], ""]):
+        words = f"{said} {more}".lower()
+        counts = [number_of(each["count"] or each["last"]) for each in SEEDS.finditer(words)]
+        picked = "seed" in words and CHOSEN.search(words) and not NEVER.search(words)
+        if picked and max(counts, default=0) > max(reported, 1):
+            where = f"README.md:{record.readme[: record.readme.index(said)].count(chr(10)) + 1}"
+            message = " ".join(f"{said} {more}".split())[:120]
+            yield Finding("K14", SUSPECTED, where, message, "all seeds that were run, or their mean")
+            return
+
+
+NUMBERS = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13)))
+NUMBERS |= {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100, "dozen": 12}
+NUMBERS |= {"dozens": 24, "hundreds": 200, "many": 99, "several hundred": 200}
+A_NUMBER = rf"\d+|{'|'.join(NUMBERS)}"
+CHOSEN = re.compile(
+    r"\b(?:best|top|lowest|luckiest|lucky|picked|chose|chosen|selected|kept|winning|winners?)\b"
+)
+NEVER = re.compile(r"\b(?:not|no|never|without|learning rates?|configurations?|fixed before\w*|before)\b")
+SEEDS = re.compile(
+    rf"\b(?P<count>{A_NUMBER})(?: \w+)? ?(?:random )?(?:seeds?|runs|tries|attempts|that i ran|tried)\b"
+    rf"|\bseeds? (?:0|1) ?(?:to|-|\u2013|through) ?(?P<last>\d+)"
+)
+
+
+def number_of(word: str) -> int:
+    """A number in digits or in a word."""
+    return int(word[:6]) if word.isdigit() else NUMBERS[word]

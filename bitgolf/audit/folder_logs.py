@@ -11,7 +11,7 @@ from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import MOST_TEXT_BYTES, Record, bits_of
 from bitgolf.audit.folder_figures import scores_in, stated
 from bitgolf.audit.logs import Log
-from bitgolf.audit.rules import known_script
+from bitgolf.audit.rules import Rules, known_script
 from bitgolf.audit.script import Script
 from bitgolf.audit.tree import nodes
 from bitgolf.audit.unwrap import parsed
@@ -40,6 +40,27 @@ def copies(record: Record) -> Iterator[Finding]:
             where = f"{log.path.name}, {other.path.name}"
             message = f"{len(curve)} losses and scores are equal to the last digit"
             yield Finding("K11", FOUND, where, message, "another seed trains otherwise")
+
+
+def gaps(record: Record) -> Iterator[Finding]:
+    """K13: a log without a stretch of steps that all others of its kind have."""
+    logs = [log for log in record.logs if log.final and len(log.steps) > LEAST_GAP]
+    told = {log.path: {each.step for each in log.steps} for log in logs}
+    for log in logs:
+        last, others = max(told[log.path]), [told[each.path] for each in logs if each is not log]
+        common = sorted(each for each in set[int].intersection(*others) if each < last) if others else []
+        there = told[log.path].__contains__
+        runs = [[*steps] for is_there, steps in itertools.groupby(common, there) if not is_there]
+        longest = max(runs, key=len, default=[])
+        apart = {after - before for before, after in itertools.pairwise(sorted(told[log.path]))}
+        habit = len(runs) > 1 and (len(apart) < LEAST_GAP or 2 * sum(map(len, runs)) < len(common))
+        if LEAST_GAP <= len(longest) < len(common) and not habit:
+            message = f"no line of the steps {longest[0]:,} to {longest[-1]:,}"
+            those = f"{len(longest)} lines, as in all other logs"
+            yield Finding("K13", SUSPECTED, log.path.name, message, those)
+
+
+LEAST_GAP = 3  # lines
 
 
 def _named_seed(log: Log) -> int | None:
@@ -165,7 +186,15 @@ def branch_ran(record: Record, script: Script, lines: tuple[int, int]) -> bool:
     return any(word in line for line in printed for word in own)
 
 
-def takes_fallback(record: Record, finding: Finding) -> Finding | None:
+def weighed(record: Record, finding: Finding, rules: Rules) -> Finding | None:
+    """A finding of the script by what the logs say of the time that it took, or of its packer."""
+    if finding.code == "K07":
+        times = [log.end.seconds for log in record.logs if log.end and log.end.seconds]
+        return None if times and max(times) <= rules.train_seconds else finding
+    return _takes_fallback(record, finding) if finding.code == "K04" else finding
+
+
+def _takes_fallback(record: Record, finding: Finding) -> Finding | None:
     """A finding of a silent fallback, weighed by what the logs say was used."""
     wanted = re.search(r"without (\w+)", finding.found)
     form = {"zstandard": "zstd", "brotli": "brotli"}.get(wanted[1] if wanted else "", "")

@@ -84,8 +84,10 @@ class Interpreter:
             if is_of_pairs(loop) and last_called(loop.iter) in ("items", "named_parameters")
         ]
         for tree in self.flow.trees:
+            libraries = {each.asname or each.name for node in nodes(tree, ast.Import) for each in node.names}
             for call in nodes(tree, ast.Call):
-                self.called.setdefault(last_called(call), call)
+                if called(call).partition(".")[0] not in libraries:
+                    self.called.setdefault(last_called(call), call)
                 default = next((each.value for each in call.keywords if each.arg == "default"), None)
                 if last_called(call) == "add_argument" and default is not None:
                     for word in nodes(call, ast.Constant):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
-from bitgolf.audit.reach import Reach
+from bitgolf.audit.reach import MOST_ASKED, Reach
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
@@ -43,7 +43,7 @@ class Script(NamedTuple):
     @property
     def unfollowed(self) -> str:
         """Why its score is not known; empty where it was followed to it."""
-        if not self.flow.whole:
+        if not self.flow.whole or self.reach.asked > MOST_ASKED:
             return "too long to be followed"
         if not self.of("score"):
             return "no score of validation tokens was found in the flow"

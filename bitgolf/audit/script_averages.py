@@ -1,6 +1,7 @@
 """Averages of weights in a script: of too few bits, of too few steps, begun too early."""
 
 import ast
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +9,19 @@ from bitgolf.audit.finding import FOUND, Finding
 from bitgolf.audit.one_tensor import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_stages import trains
-from bitgolf.audit.tree import arithmetic, base_of, called, last_called, names_in, nodes, within
+from bitgolf.audit.tree import (
+    arithmetic,
+    base_of,
+    called,
+    calls,
+    last_called,
+    names_given,
+    names_in,
+    nodes,
+    ways,
+    within,
+)
+from bitgolf.audit.values import common
 
 GIVES = (ast.Return, ast.Assign)
 MOST_TURNS = 10**9  # of a loop, that anybody would wait for
@@ -35,18 +48,7 @@ def narrow_average(script: Script) -> Iterator[Finding]:
                 if (base := base_of(target)).partition(".")[0] not in weights
             }
         for node in ast.walk(part):
-            held: ast.expr | None = None
-            if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-                held = node.target
-            elif isinstance(node, ast.Call) and last_called(node) in ("add_", "lerp_"):
-                held = node.func
-            elif last_called(node) in ("_foreach_add_", "_foreach_lerp_") and isinstance(node, ast.Call):
-                held = node.args[0]
-            elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-                sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
-                own = base_of(node.targets[0])
-                if any(own in (base_of(each.left), base_of(each.right)) for each in sums):
-                    held = node.targets[0]
+            held = _added_to(node)
             if held is not None and base_of(held) in kept:
                 yield script.finding("T01", node, "weights are summed in a 16-bit type", sure=FOUND)
                 return
@@ -144,18 +146,79 @@ def _corrects(function: ast.AST) -> bool:
     )
 
 
+def overwritten(script: Script) -> Iterator[Finding]:
+    """T02: weights that are loaded after training, and replaced by others before they are used."""
+    nodes_of = {each.lineno: each for each in calls(script.tree, "load_state_dict", "copy_")}
+    loads = [each for each in script.of("load") if each.line in nodes_of and not each.off]
+    used = [each.time for kind in ("write", "score", "kept", "train") for each in script.of(kind)]
+    trained = max((each.time for each in script.of("fit")), default=math.inf)
+    for first, then in itertools.pairwise(loads):
+        one, other = nodes_of[first.line], nodes_of[then.line]
+        at_once = trained < first.time and not any(first.time < each < then.time for each in used)
+        if not at_once or first.line >= then.line or first.inside != then.inside or common(first, then):
+            continue
+        partly = "strict=False" in ast.unparse(one) + ast.unparse(other)
+        always = _branches(script, other) <= _branches(script, one)
+        if always and not partly and _receiver(script, one) == _receiver(script, other):
+            message = f"these weights are replaced at once ({script.line(then.line)})"
+            yield script.finding("T02", first, message, "what was loaded is packed or scored first")
+            return
+
+
+def _receiver(script: Script, node: ast.Call) -> str:
+    """What a load is into: the model's name, also where its parameters are gone through one by one."""
+    held = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+    for loop in nodes(script.tree, ast.For):
+        if node in ast.walk(loop) and names_in(held) & names_in(loop.target):
+            asked = [each for each in nodes(loop.iter, ast.Call) if last_called(each) in ASKED]
+            return called(asked[0]).rpartition(".")[0] if asked else ""
+    return ast.unparse(held)
+
+
+def _branches(script: Script, node: ast.AST) -> set[tuple[int, int]]:
+    """The ways of branches that a node stands in."""
+    branches = [(id(each), ways(each)) for each in nodes(script.tree, ast.If, ast.IfExp)]
+    return {(branch, i) for branch, both in branches for i in (0, 1) if node in within(both[i])}
+
+
+def unread_average(script: Script) -> Iterator[Finding]:
+    """T02: a copy of weights that nothing reads but the average that it becomes."""
+    updates = [
+        node
+        for node in nodes(script.tree, ast.For, ast.Expr, ast.Assign)
+        if any(_decay(each, script.numbers) > 0 for each in ast.walk(node))
+        and not any(calls(node, "backward"))
+    ]
+    inside = {id(each) for each in within(updates)}
+    for node in nodes(script.tree, ast.Assign) if updates else ():
+        text = ast.unparse(node.value)
+        copied = any(word in text for word in OF_WEIGHTS) and any(word in text for word in COPIED)
+        for name in names_given(node) if copied else ():
+            loads = [
+                each
+                for each in nodes(script.tree, ast.Name)
+                if each.id == name and each is not node.targets[0]
+            ]
+            if loads and all(id(each) in inside for each in loads):
+                yield script.finding("T02", loads[0], f"`{name}` is an average, and nothing reads it")
+
+
+COPIED = ("clone()", "copy(", "float()")
+ASKED = ("parameters", "named_parameters", "state_dict")
+
+
 def averaged_too_early(script: Script) -> Iterator[Finding]:
     """T03: the share of steps at which averaging begins against that at which the rate begins to fall."""
     averaging, falling = [], []
+    known = Interpreter(script)
     for node in nodes(script.tree, ast.If, ast.IfExp):
-        if (share := _share(node.test)) is None:
+        if (share := _share(node.test, known)) is None:
             continue
         if isinstance(node, ast.If) and any(_sums_weights(script, each) for each in within(node.body)):
-            if (begin := _share(node.test, from_it_on=True)) is not None:
+            if (begin := _share(node.test, known, from_it_on=True)) is not None:
                 averaging.append((begin, node))
         elif isinstance(node, ast.IfExp) or any(isinstance(each, GIVES) for each in node.body):
             falling.append(share)
-    known = Interpreter(script)
     falling += [1 - width for node in nodes(script.tree, ast.BinOp) if (width := _cool_down(node, known))]
     for share, node in averaging:
         begins = f"averaging begins at {100 * share:.0f}% of the steps"
@@ -177,25 +240,38 @@ def _cool_down(node: ast.BinOp, known: Interpreter) -> float:
     return 0.0
 
 
-def _share(test: ast.expr, from_it_on: bool = False) -> float | None:
+def _share(test: ast.expr, known: Interpreter, from_it_on: bool = False) -> float | None:
     """The number s of a test like `step >= s * steps` or `step / steps > s`, alone or among others.
 
     from_it_on: only of one that holds from there on.
     """
     match test:
         case ast.BoolOp():
-            shares = (_share(each, from_it_on) for each in test.values)
+            shares = (_share(each, known, from_it_on) for each in test.values)
             return next((share for share in shares if share is not None), None)
         case ast.Compare(left=left, ops=[ast.Gt() | ast.GtE() | ast.Lt() | ast.LtE()], comparators=[right]):
             sides = [(left, right), (right, left)]
             if from_it_on:
                 sides = sides[1:] if isinstance(test.ops[0], ast.Gt | ast.GtE) else sides[:1]
             for side, other in sides:
-                for each in nodes(side, ast.Constant):
-                    if isinstance(each.value, float) and 0 < each.value < 1:
+                for each in _parts_of(side):
+                    known.steps = 0
+                    share = known.value(each, {})
+                    if isinstance(share, float) and 0 < share < 1:
                         scaled = isinstance(side, ast.BinOp) or isinstance(other, ast.BinOp | ast.Name)
-                        return each.value if scaled else None
+                        return share if scaled else None
     return None
+
+
+def _parts_of(node: ast.expr) -> Iterator[ast.expr]:
+    """The factors of a product, or the one thing that it is."""
+    match node:
+        case ast.BinOp(op=ast.Mult() | ast.Div()):
+            yield from (*_parts_of(node.left), *_parts_of(node.right))
+        case ast.Call(args=[inner]) if called(node) in ("int", "float", "round"):
+            yield from _parts_of(inner)
+        case _:
+            yield node
 
 
 def _sums_weights(script: Script, node: ast.AST) -> bool:
@@ -210,15 +286,36 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
 
 def _adds_in_place(node: ast.AST) -> bool:
     """Into a place, as one of many: of an average with a decay it does not matter when it begins."""
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-        sums = [each for each in nodes(node.value, ast.BinOp) if isinstance(each.op, ast.Add)]
-        place = ast.unparse(node.targets[0])
-        return any(place in (ast.unparse(each.left), ast.unparse(each.right)) for each in sums)
-    if isinstance(node, ast.AugAssign):
-        named = bool(names_in(node.value))  # a count goes up by a number
-        return named and isinstance(node.op, ast.Add) and isinstance(node.target, ast.Subscript)
+    held = _added_to(node)
+    if isinstance(node, ast.Assign | ast.AugAssign):
+        return isinstance(held, ast.Subscript) and bool(names_in(node.value))  # a count goes up by a number
     return last_called(node) in ("add_", "lerp_")
 
 
-CHECKS = (narrow_average, average_of_the_start, averaged_too_early)
+def _added_to(node: ast.AST) -> ast.expr | None:
+    """What something is added to here."""
+    match node:
+        case (
+            ast.AugAssign(target=held, op=ast.Add())
+            | ast.Call(func=ast.Attribute(value=held, attr="add_" | "lerp_"))
+        ):
+            return held
+        case ast.Call(args=[held, *_]) if last_called(node) in ("_foreach_add_", "_foreach_lerp_"):
+            return held
+        case ast.Assign(targets=[held], value=value):
+            sums = [each for each in nodes(value, ast.BinOp) if isinstance(each.op, ast.Add)]
+            own = base_of(held)
+            return held if any(own in (_whole(each.left), _whole(each.right)) for each in sums) else None
+    return None
+
+
+def _whole(node: ast.expr) -> str:
+    """What an entry is of: `sums` of `sums[name]` and of `sums.get(name, 0)`."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=held, attr="get")):
+            return ast.unparse(held)
+    return base_of(node)
+
+
+CHECKS = (narrow_average, average_of_the_start, overwritten, unread_average, averaged_too_early)
 COVERED = frozenset("T01 T02 T03".split())

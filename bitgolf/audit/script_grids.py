@@ -2,25 +2,21 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
-from bitgolf.audit.one_tensor import packed_levels
+from bitgolf.audit.one_tensor import Interpreter, packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
-    NO_NUMBERS,
-    arithmetic,
     attributes_given,
     called,
     calls,
     last_called,
-    lines_of,
     methods,
     names_given,
     names_in,
     nodes,
-    own_nodes,
     within,
 )
 
@@ -39,7 +35,7 @@ class Grid(NamedTuple):
 def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
     levels = []
-    constants = _constants(script.tree, script.numbers)
+    known = Interpreter(script)
     for function in functions(script):
         if not any(calls(function, *ROUNDS)):
             continue
@@ -47,14 +43,14 @@ def grids(script: Script) -> list[Grid]:
         exports = ".char()" in text or any(kind in text for kind in EIGHT_BITS)
         straight = ".detach()" in text or "apply(" in text
         kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
-        values = _constants(function, _defaults(function, constants))
+        names, known.steps = known.given(function), 0
         for node in calls(function, "clamp", "clip", "clamp_"):
             keywords = {each.arg: each.value for each in node.keywords}
             bounds = node.args[called(node) in ("torch.clamp", "torch.clip", "np.clip") :]
             bounds += [keywords[name] for name in ("min", "max") if name in keywords]
-            numbers = [arithmetic(each, values) for each in bounds]
-            low, high = numbers if len(numbers) == 2 else (None, None)
-            if low is None or high is None or abs(low) < 1 or high < 1:
+            numbers = [known.value(each, names) for each in bounds]
+            low, high = numbers if len(numbers) == 2 else (0, 0)
+            if not all(isinstance(each, int | float) and abs(each) >= 1 for each in (low, high)):
                 continue
             if exports or straight or id(function) in script.flow.owner:
                 levels.append(Grid(low, high, node.lineno, id(node) in kept or (exports and not straight)))
@@ -70,24 +66,6 @@ def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
         node.func.attr == "char" or any(ast.unparse(each) in EIGHT_BITS for each in node.args)
     ):
         yield from ast.walk(node.func.value)
-
-
-def _constants(tree: ast.AST, known: Mapping[str, float] = NO_NUMBERS) -> dict[str, float]:
-    """Names that a number is given once, in this scope or in the whole script."""
-    values = dict(known)
-    inner = own_nodes(tree) if isinstance(tree, ast.Module) else ast.walk(tree)
-    for node in (each for each in inner if isinstance(each, ast.Assign)):
-        value = arithmetic(node.value, values)
-        if len(node.targets) == 1 and isinstance(target := node.targets[0], ast.Name) and value is not None:
-            values[target.id] = value
-    return values
-
-
-def _defaults(function: ast.FunctionDef, known: Mapping[str, float]) -> dict[str, float]:
-    """Numbers that are known, and what a function's arguments are where they are not given."""
-    pairs = zip(reversed(function.args.args), reversed(function.args.defaults))
-    numbers = ((argument.arg, arithmetic(default, known)) for argument, default in pairs)
-    return {**known, **{name: value for name, value in numbers if value is not None}}
 
 
 def another_grid(script: Script) -> Iterator[Finding]:
@@ -136,30 +114,56 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
 
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:
-    """T12: a rounding with error feedback that is never held against the plain one."""
+    """T12: error feedback by another matrix than the inverse, without damping, or of values rounded down."""
     for function in functions(script):
         text = ast.unparse(function)
-        inverse = any(calls(function, "cholesky", "cholesky_inverse", "inv"))
-        if not inverse or not any(calls(function, *ROUNDS)):
+        if not any(calls(function, *INVERTS)) or not any(calls(function, *ROUNDS, "floor", "trunc")):
             continue
         damped = any(word in text for word in ("fill_diagonal", "eye(", "[diag")) or any(
             "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
         )
-        feedback = "sub_(" in text or any(map(_subtracts, nodes(function, ast.AugAssign, ast.Assign)))
-        if not feedback or not damped:
-            how = "without damping: its error may grow" if feedback else "that hands no error on"
-            yield script.finding("T12", function, f"rounding with an inverse Hessian {how}")
+        handed = [each for node in ast.walk(function) if (each := _subtracted(node)) is not None]
+        inverses: set[str] = set()
+        for _ in range(3):
+            inverses |= {
+                name
+                for node in nodes(function, ast.Assign)
+                if _is_part_of(node.value, inverses)
+                for name in names_given(node)
+            }
+        if not handed:
+            how = "that hands no error on"
+        elif not damped:
+            how = "without damping: its error may grow"
+        elif inverses and not all(inverses & names_in(each) for each in handed):
+            how = "that hands errors on by another matrix"
+        elif not any(calls(function, *ROUNDS)) and "0.5" not in text:
+            how = "that rounds down"
+        else:
+            continue
+        yield script.finding("T12", function, f"rounding with an inverse Hessian {how}")
 
 
-def _subtracts(node: ast.AugAssign | ast.Assign) -> bool:
-    """`w[i] -= error`, or `w[i] = w[j] - error`."""
-    target = node.target if isinstance(node, ast.AugAssign) else node.targets[0]
-    done = node if isinstance(node, ast.AugAssign) else node.value
-    return (
-        isinstance(target, ast.Subscript)
-        and isinstance(done, ast.AugAssign | ast.BinOp)
-        and isinstance(done.op, ast.Sub)
-    )
+INVERTS = ("cholesky", "cholesky_inverse", "inv", "inverse", "pinv")
+
+
+def _is_part_of(node: ast.expr, inverses: set[str]) -> bool:
+    """An inverse, or a factor or a part of one."""
+    while isinstance(node, ast.Subscript | ast.Attribute | ast.Call) and last_called(node) not in INVERTS:
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return last_called(node) in INVERTS or isinstance(node, ast.Name) and node.id in inverses
+
+
+def _subtracted(node: ast.AST) -> ast.expr | None:
+    """The error in `w[i] -= error`, `w[i] = w[j] - error` or `w[i].sub_(error)`."""
+    match node:
+        case ast.AugAssign(target=ast.Subscript(), op=ast.Sub(), value=value):
+            return value
+        case ast.Assign(targets=[ast.Subscript()], value=ast.BinOp(op=ast.Sub(), right=value)):
+            return value
+        case ast.Call(func=ast.Attribute(value=ast.Subscript(), attr="sub_" | "sub"), args=[value, *_]):
+            return value
+    return None
 
 
 def recompiled(script: Script) -> Iterator[Finding]:
@@ -185,15 +189,68 @@ def recompiled(script: Script) -> Iterator[Finding]:
     dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
     if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
+    models = {
+        name
+        for node in nodes(script.tree, ast.Assign)
+        if any(call in compiled for call in nodes(node.value, ast.Call))
+        for name in names_given(node)
+    }
+    models |= {each.name for each in decorated}
     for loop in nodes(script.tree, ast.For, ast.While):
-        for given in nodes(loop, ast.Assign) if any(calls(loop, "backward")) else ():
-            length = given.targets[0]
-            named = isinstance(length, ast.Name) and _is_length(loop, length.id)
-            if named and _follows_steps(given.value, loop):
-                what = ast.unparse(given.value)[:60]
-                message = f"the length `{what}` changes with the steps of a compiled model"
-                yield script.finding("T05", given, message)
-                return
+        if any(calls(loop, "backward")) and (part := _growing(loop, models)) is not None:
+            what = ast.unparse(part)[:60]
+            message = f"`{what}` changes with the steps, and with it what a compiled model is given"
+            yield script.finding("T05", part, message)
+            return
+
+
+def _growing(loop: ast.For | ast.While, models: set[str]) -> ast.expr | None:
+    """A number that has many values in a loop, and is a length, or an argument of a compiled model."""
+    counters = {each.target.id for each in nodes(loop, ast.AugAssign) if isinstance(each.target, ast.Name)}
+    if isinstance(loop, ast.For):
+        counters |= names_in(loop.target)
+    given = [*nodes(loop, ast.Assign)]
+    for _ in range(3):
+        counters |= {name for each in given if _counts(each.value, counters) for name in names_given(each)}
+    shapes = [*calls(loop, "reshape", "view", "unfold"), *calls(loop, *models)]
+    inputs = {name for call in calls(loop, *models) for part in call.args for name in names_in(part)}
+    cut = [each.value for each in given if names_given(each) & inputs]
+    cut += [each for call in calls(loop, *models) for each in call.args]
+    lengths = [bound for each in within(cut) if isinstance(each, ast.Slice) for bound in _length(each)]
+    lengths += [each for call in shapes for each in (*call.args, *(word.value for word in call.keywords))]
+    return next((each for each in lengths if _counts(each, counters)), None)
+
+
+def _length(part: ast.Slice) -> list[ast.expr]:
+    """What alone sets a slice's length."""
+    bounds = [each for each in (part.lower, part.upper) if each is not None]
+    return bounds if len(bounds) == 1 else []
+
+
+def _counts(node: ast.expr, counters: set[str]) -> bool:
+    """Whether a number is computed from counters, other than by asking how far they have come."""
+    inner = [*ast.walk(node)]
+    if not all(
+        isinstance(each, NUMERIC) and (not isinstance(each, ast.Call) or called(each) in COMPUTES)
+        for each in inner
+    ):
+        return False
+    asked = {id(part) for each in inner if isinstance(each, ast.Compare) for part in ast.walk(each)}
+    return any(isinstance(each, ast.Name) and each.id in counters and id(each) not in asked for each in inner)
+
+
+NUMERIC: tuple[type[ast.AST], ...] = (
+    ast.Name,
+    ast.Constant,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.IfExp,
+    ast.Compare,
+    ast.Attribute,
+    ast.Call,
+)
+NUMERIC += (ast.Subscript, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context)
+COMPUTES = ("int", "float", "min", "max", "round", "abs", "math.ceil", "math.floor", "math.sqrt", "len")
 
 
 def _in_forward(kind: ast.ClassDef) -> list[ast.FunctionDef]:
@@ -207,17 +264,6 @@ def _in_forward(kind: ast.ClassDef) -> list[ast.FunctionDef]:
 
 
 COMPILES = ("torch.compile", "compile")
-
-
-def _follows_steps(value: ast.expr, loop: ast.For | ast.While) -> bool:
-    step = loop.target.id if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name) else "step"
-    return step in names_in(value) and isinstance(value, ast.IfExp | ast.BinOp | ast.Call | ast.Subscript)
-
-
-def _is_length(loop: ast.AST, name: str) -> bool:
-    """Whether a name gives a tensor its shape."""
-    shapes = calls(loop, "reshape", "view", "unfold")
-    return any(name in names_in(part) for call in shapes for part in call.args)
 
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
@@ -275,41 +321,24 @@ def _left_out(tree: ast.Module, name: str) -> bool:
 
 
 def exported_optimizer(script: Script) -> Iterator[Finding]:
-    """K06: the state of optimizers in what is compressed."""
+    """K06: the state of an optimizer comes to what is compressed."""
     stepped = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
-    stepped |= {
-        name
-        for loop in nodes(script.tree, ast.For, ast.comprehension)
-        if names_in(loop.target) & stepped
-        for name in names_in(loop.iter)
-    }
-    for function in functions(script):
-        turned = {
-            name
-            for loop in nodes(function, ast.comprehension)
-            if names_in(loop.iter) & stepped
-            for name in names_in(loop.target)
-        }
-        saves = calls(function, "save", "dump", "dumps")
-        saved = {name for node in saves for each in node.args for name in names_in(each)}
-        put = [
-            node.value
-            for node in nodes(function, ast.Assign)
-            if isinstance(node.targets[0], ast.Subscript)
-            and names_in(node.targets[0].value) & saved
-            or isinstance(node.value, ast.Dict)
-            and names_given(node) & saved
-        ]
-        inner = [each for each in nodes(function, ast.FunctionDef) if each is not function]
-        others = {line for each in inner for line in lines_of(each)}
-        states = [
-            node
-            for part in put
-            for node in calls(part, "state_dict")
-            if called(node).partition(".")[0] in stepped | turned and node.lineno not in others
-        ]
-        if states and any(calls(function, "compress")):
-            yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
+    loops = list(nodes(script.tree, ast.For, ast.comprehension))
+    stepped |= {name for each in loops if names_in(each.target) & stepped for name in names_in(each.iter)}
+    stepped |= {name for each in loops if names_in(each.iter) & stepped for name in names_in(each.target)}
+    states = [
+        node
+        for node in nodes(script.tree, ast.Attribute)
+        if node.attr in ("state", "state_dict") and ast.unparse(node.value).partition("[")[0] in stepped
+    ]
+    asked = [*script.reach.all(ast.Call)] if states else []
+    packed = [(part, scope) for each, scope in asked if last_called(each) == "compress" for part in each.args]
+    buffers = {name for part, _ in packed for name in names_in(part)}
+    saves = [(each, scope) for each, scope in asked if last_called(each) in ("save", "dump") and each.args]
+    packed += [(each.args[0], scope) for each, scope in saves if names_in(each.args[-1]) & buffers]
+    carried = script.reach.carries(*states) if packed else None
+    if carried and any(carried.by(part, scope) for part, scope in packed):
+        yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
 
 
 CHECKS = (

@@ -1,9 +1,11 @@
 """What a script packs, with what, and what it needs that is not counted."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
+from bitgolf.audit.one_tensor import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,
@@ -15,9 +17,11 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    own_nodes,
     stops,
     ways,
 )
+from bitgolf.audit.values import TRAIN, VAL, constant
 
 COMPRESSORS = {"zstandard", "zstd", "brotli", "pyzstd", "brotlicffi"}
 LIBRARIES = {"CDLL", "PyDLL", "LoadLibrary", "load_library", "dlopen", "load_inline"}
@@ -169,33 +173,53 @@ def outside_code(script: Script) -> Iterator[Finding]:
             )
 
 
+def uncounted_files(script: Script) -> Iterator[Finding]:
+    """K03: a file beside the script is read, neither of texts nor written by it, and in no sum of sizes."""
+    known = Interpreter(script)
+    if not script.of("fit") or not script.of("score", VAL):
+        return
+    written = [each.value for each in nodes(script.tree, ast.Constant) if isinstance(each.value, str)]
+    named: dict[str, list[tuple[str, ast.Call]]] = {}
+    for scope in functions(script):
+        names, known.steps = known.given(scope), 0
+        for node in (each for each in own_nodes(scope) if isinstance(each, ast.Call)):
+            for part in node.args:
+                file = known.value(part, names)
+                if isinstance(file, str) and BESIDE.fullmatch(file):
+                    mode = [
+                        each for each in map(known.value, node.args[1:], [names] * 9) if isinstance(each, str)
+                    ]
+                    named.setdefault(file, []).append((last_called(node) + "".join(mode), node))
+    for file, uses in named.items():
+        reads = [node for how, node in uses if how in READS]
+        others = [how for how, _ in uses if how not in READS and how != "Path"]
+        others += texts[len(uses) :] if (texts := [each for each in written if each == file]) else []
+        if reads and not others and not constant(file).has(VAL) and not constant(file).has(TRAIN):
+            yield script.finding("K03", reads[0], f"{file} is read, and its bytes are in no size")
+
+
+READS = {"load", "fromfile", "memmap", "open", "openr", "openrb", "loadtxt", "load_file", "from_file"}
+BESIDE = re.compile(
+    r"(?!.*(?:token|vocab|fineweb|doc|stdout))(?:\./)?[\w-]+\.(?:npy|npz|bin|pt|pth|pkl|json|txt|gz|xz)"
+)
+
+
 def _memory_settings(tree: ast.Module) -> set[int]:
     """The calls `CDLL(None)`, of the C library that runs anyway, of which nothing but functions that set how
     memory is kept is ever asked: directly, or under a name that stands for nothing else.
     """
-    own = {
-        id(node)
-        for node in calls(tree, "CDLL")
-        if [*map(ast.unparse, node.args)] == ["None"] and not node.keywords
-    }
-    given = {
-        id(node.value): node.targets[0].id
-        for node in nodes(tree, ast.Assign)
-        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
-    }
-    memory_calls = {id(node.value) for node in nodes(tree, ast.Attribute) if node.attr in MEMORY_SETTINGS}
-    names = [*nodes(tree, ast.Name)]
-    stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
-
-    def is_harmless(library: int) -> bool:
-        if library in memory_calls:
-            return True
-        name = given.get(library, "")
-        loads = [node for node in names if node.id == name and isinstance(node.ctx, ast.Load)]
-        return stored.count(name) == 1 and all(id(node) in memory_calls for node in loads)
-
-    return {library for library in own if is_harmless(library)}
+    harmless = set()
+    for library in calls(tree, "CDLL"):
+        given = [each for each in nodes(tree, ast.Assign) if each.value is library]
+        names = {name for each in given for name in names_given(each)}
+        named = [each for each in nodes(tree, ast.Name) if each.id in names]
+        asked = [each for each in nodes(tree, ast.Attribute) if each.value is library or each.value in named]
+        only = len(named) == len(given) + sum(each.value in named for each in asked)
+        of_memory = asked and all(each.attr in MEMORY_SETTINGS for each in asked)
+        if [*map(ast.unparse, library.args)] == ["None"] and not library.keywords and only and of_memory:
+            harmless.add(id(library))
+    return harmless
 
 
-CHECKS = (silent_fallback, asked_for, binary_megabytes, outside_code)
+CHECKS = (silent_fallback, asked_for, binary_megabytes, outside_code, uncounted_files)
 COVERED = frozenset("K02 K03 K04".split())

@@ -14,6 +14,7 @@ from bitgolf.audit.tree import (
     lines_of,
     nodes,
     own_nodes,
+    within,
 )
 from bitgolf.audit.values import COUNTER, FILED, TIME, TRAIN, VAL, WEIGHTS, Event, common
 
@@ -168,19 +169,27 @@ def trains(script: Script, node: ast.AST, adapting: Collection[str] = ()) -> boo
 
 
 def no_clock_ends_it(script: Script) -> Iterator[Finding]:
-    """K07: a clock is read while training, and the number of steps alone ends it."""
+    """K07: a budget of seconds is named and a clock read in the training, and neither ends it."""
     fits = [event for event in script.of("fit") if event.loops]
     stops = [each for each in script.of("stop") if any(common(each, fit) for fit in fits)]
-    rates = [each for each in script.of("lr", TIME) if any(common(each, fit) for fit in fits)]
     turned = {id(each) for loop in nodes(script.tree, ast.While) for each in ast.walk(loop.test)}
-    tested = any(
-        last_called(each) in ("time", "perf_counter", "monotonic")
-        for each in nodes(script.tree, ast.Call)
-        if id(each) in turned
-    )
-    if fits and rates and not stops and not tested and script.of("score", VAL):
-        message = "the rate follows the clock, and the number of steps alone ends the training"
-        yield script.finding("K07", rates[0], message)
+    tested = any(_is_clock(each) and id(each) in turned for each in nodes(script.tree, ast.Call))
+    rates = [each for each in script.of("lr") if any(common(each, fit) for fit in fits)]
+    if not fits or stops or tested or not script.of("score", VAL):
+        return
+    if any(TIME in each.value.marks for each in rates) or _names_a_budget(script, fits[-1]):
+        message = "a clock is read while it trains, and the number of steps alone ends the training"
+        yield script.finding("K07", (rates or fits)[0], message)
+
+
+def _names_a_budget(script: Script, fit: Event) -> bool:
+    """Whether a script has a number that is the challenge's ten minutes, and reads a clock around a step."""
+    around = [scope for scope in [*functions(script), script.tree] if fit.line in lines_of(scope)]
+    read = any(map(_is_clock, within(around or [script.tree])))
+    return read and any(each.value in BUDGETS for each in nodes(script.tree, ast.Constant))
+
+
+BUDGETS = (600, 600_000, 599, 598, 595, 590, 585, 580)
 
 
 def late_calibration(script: Script) -> Iterator[Finding]:

@@ -21,13 +21,16 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    own_nodes,
 )
 from bitgolf.audit.values import RANK, TRAIN, VAL, common, constant
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
     """T04: a switch outside the module's objects that is off when the model is compiled, and set later."""
-    compiled = [node for node in nodes(script.tree, ast.Call) if called(node).endswith("compile")]
+    compiled = [
+        node for node in nodes(script.tree, ast.Call) if called(node).endswith(("compile", "jit.trace"))
+    ]
     decorated = [
         node
         for node in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
@@ -51,20 +54,30 @@ def folded_flag(script: Script) -> Iterator[Finding]:
     resets = [node.lineno for node in nodes(script.tree, ast.Call) if called(node) in RESETS]
     for function in functions(script):
         shared = {name for node in nodes(function, ast.Global) for name in node.names}
-        for node in nodes(function, ast.Assign):
-            flag = ast.unparse(node.targets[0])
-            own = not isinstance(node.targets[0], ast.Name) or flag in shared
+        outside = function is script.flow.outside
+        turned = {id(each) for loop in nodes(function, ast.For, ast.While) for each in ast.walk(loop)}
+        for node, flag, value in _flags_given(function):
+            own = not flag.isidentifier() or flag in shared or outside
             again = any(abs(line - node.lineno) < 20 for line in resets)
-            if any(node is each for loop in nodes(function, ast.For, ast.While) for each in ast.walk(loop)):
-                later = not _is_constant(node.value, False)
-            else:
-                later = _is_constant(node.value, True)
+            later = not _is_constant(value, False) if id(node) in turned else _is_constant(value, True)
             if own and flag in flags & read and not again and later:
                 yield script.finding("T04", node, f"{flag} is set after torch.compile has read it as False")
                 return
 
 
 RESETS = ("torch._dynamo.reset", "torch.compiler.reset")
+
+
+def _flags_given(function: ast.AST) -> Iterator[tuple[ast.Assign | ast.Call, str, ast.expr]]:
+    """What is set to what: by an assignment, setattr, or update of a dictionary."""
+    for node in nodes(function, ast.Assign, ast.Call):
+        match node:
+            case ast.Assign():
+                yield node, ast.unparse(node.targets[0]), node.value
+            case ast.Call(func=ast.Name("setattr"), args=[held, ast.Constant(str() as name), value]):
+                yield node, f"{ast.unparse(held)}.{name}", value
+            case ast.Call(func=ast.Attribute(value=held, attr="update"), keywords=words):
+                yield from ((node, f"{ast.unparse(held)}[{each.arg!r}]", each.value) for each in words)
 
 
 def _shared_flags(tree: ast.Module) -> set[str]:
@@ -80,6 +93,9 @@ def _shared_flags(tree: ast.Module) -> set[str]:
             names = [prefix + each.id for each in targets if isinstance(each, ast.Name)]
             if _is_constant(item.value, False):
                 flags |= {*names}
+            elif isinstance(item.value, ast.List):
+                places = [i for i, each in enumerate(item.value.elts) if _is_constant(each, False)]
+                flags |= {f"{name}[{i}]" for name in names for i in places}
             elif isinstance(item.value, ast.Dict):
                 flags |= {
                     f"{name}[{ast.unparse(key)}]"
@@ -216,6 +232,41 @@ def frozen_training(script: Script) -> Iterator[Finding]:
                 break
 
 
+def inference_tensors(script: Script) -> Iterator[Finding]:
+    """T16: what was made where not even versions of tensors are kept comes to a backward pass outside."""
+    functions_of = {each.name for each in functions(script) if _has(each, "inference_mode")}
+    for scope in functions(script):
+        own = [*own_nodes(scope)]
+        blocks = [each for each in own if isinstance(each, ast.With) and _has(each, "inference_mode")]
+        inside = {id(each) for block in blocks for each in ast.walk(block)}
+        assigned = sorted(
+            (each for each in own if isinstance(each, ast.Assign)),
+            key=lambda each: (each.lineno, each.col_offset),
+        )
+        made: set[str] = set()
+        for given in assigned:
+            plain = any(calls(given.value, *MAKES_PLAIN))
+            comes = id(given) in inside or names_in(given.value) & made or called(given.value) in functions_of
+            if not plain and comes:
+                made |= names_given(given)
+            elif id(given) not in inside:
+                made -= names_given(given)
+        for node in own if made or functions_of else ():
+            taken = node.args if last_called(node) == "Parameter" and isinstance(node, ast.Call) else []
+            if last_called(node) == "backward" and isinstance(node, ast.Call):
+                taken = [node.func]
+            if id(node) not in inside and any(
+                (made & names_in(each) or called(each) in functions_of) and not any(calls(each, *MAKES_PLAIN))
+                for each in taken
+            ):
+                message = "a tensor of inference_mode is taken where gradients are needed"
+                yield script.finding("T16", node, message)
+                return
+
+
+MAKES_PLAIN = ("clone", "item", "tolist", "float", "int", "len", "deepcopy", "numpy", "tensor", "size")
+
+
 def _given_enabled(node: ast.With | ast.FunctionDef) -> set[str]:
     """The names that are given a value where gradients are kept again: a backward pass of those is none."""
     return {
@@ -324,6 +375,7 @@ CHECKS = (
     one_process_collective,
     seed_search,
     frozen_training,
+    inference_tensors,
     unaveraged_gradients,
     unchecked_runs,
     own_card_only,

@@ -583,7 +583,8 @@ def test_texts_without_end_take_bounded_time(tmp_path):
         "    p = p[p.startswith('\u2581') :]\n    n = len(sp.decode([{0}]).encode())\n"
         "    return sp.encode(q), len(p.encode()), n, f{1}(sp, q)\n"
     )
-    text = "import sentencepiece\n" + "".join(line.format(i, (i + 1) % 400) for i in range(400))
+    text = "import sentencepiece\n" + "".join(line.format(i, (i + 1) % 200) for i in range(200))
     began = time.process_time()
-    assert {"B02", "B04", "B09"} <= {*real(audited(tmp_path, text))}
+    found = audited(tmp_path, text)
+    assert "B02" in real(found) and found.unchecked == "too long to be followed"
     assert time.process_time() - began < 30

@@ -1,6 +1,6 @@
 """One small planted fault and one clean neighbour for each row of the catalogue, as texts of our own."""
 
-from tests.audit.rows import b, k, t, v
+from tests.audit.rows import b, k, t, v, ways
 
-ROWS = [*v.ROWS, *b.ROWS, *k.ROWS, *t.ROWS]
+ROWS = [*v.ROWS, *b.ROWS, *k.ROWS, *t.ROWS, *ways.ROWS]
 SCRIPT_ROWS = [row for row in ROWS if row.text]

@@ -91,6 +91,9 @@ AVERAGE = (
 )
 
 
+INTO = (PACK, "    for own, held in zip(net.parameters(), mean):\n        own.data.copy_(held)\n" + PACK)
+
+
 MEAN = (
     "    for step in range(100):\n",
     "    mean = [each.detach().clone() for each in net.parameters()]\n    for step in range(100):\n",
@@ -144,7 +147,7 @@ ROWS = [
         "T02",
         "holds its start",
         [MEAN, (AVERAGE[0], AVERAGE[1].format("held.lerp_(own.detach(), 0.003)"))],
-        [MEAN, (AVERAGE[0], AVERAGE[1].format("held.lerp_(own.detach(), 0.1)"))],
+        [MEAN, (AVERAGE[0], AVERAGE[1].format("held.lerp_(own.detach(), 0.1)")), INTO],
     ),
     script(
         "T02",
@@ -212,7 +215,7 @@ ROWS = [
             ("    corpus = load", "    net = torch.compile(net)\n    corpus = load"),
             (
                 "        ids = corpus[step * 640 : step * 640 + 641].to(torch.int64)\n",
-                "        wide = 64 if step < 50 else 128\n        ids = corpus[step * 640 : step * 640 + 641].to(torch.int64).view(-1, wide)\n",
+                "        wide = 64 + 64 * (step // 10)\n        ids = corpus[step * 640 : step * 640 + 641].to(torch.int64).view(-1, wide)\n",
             ),
         ],
         [
