@@ -56,7 +56,7 @@ def make(
             "recipe_identity": chosen.recipe.identity(),
             "parameters": count_parameters(chosen.recipe.model),
             "budget_bytes": budget_bytes,
-            "train_seconds": chosen.recipe.train.train_seconds,
+            "train_seconds_at_most": chosen.recipe.train.train_seconds,
             "chosen": chosen.lines,
         }
         screen.close(facts | ({"recipe": to_json(chosen.recipe)} if as_json else {}), as_json=as_json)

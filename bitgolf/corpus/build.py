@@ -92,7 +92,7 @@ def build_dataset(
         raise DataError(f"cannot build the dataset: {error.strerror}", where=where) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    yield Progress("done", 1, 1)
+    yield Progress("dataset", 1, 1)
     return Dataset.open(out_dir)
 
 

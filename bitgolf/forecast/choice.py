@@ -224,9 +224,10 @@ def time_lines(recipe: Recipe, text: Text, speed: float) -> list[str]:
         f"it ends after {MOST_PASSES} passes over the text, in {steps * plan.batch_tokens / speed:,.0f} s"
     )
     end = by_text if steps == plan.steps else f"{plan.train_seconds:,.0f} s"
+    short = "; more minutes would help most, it does not read all of it once" if passes < 0.95 else ""
     return [
         f"training: {speed:,.0f} tokens a second measured here; {end}: about {steps:,} steps of "
-        f"{plan.batch_tokens:,} tokens, {passes:.1f} times the text",
+        f"{plan.batch_tokens:,} tokens, {passes:.1f} times the text{short}",
         f"schedule: momentum rises over {warmup_steps(recipe.optim):,} steps, the rate falls over the last "
         f"{getattr(recipe.optim.schedule, 'fraction', 0):.0%}",
     ]

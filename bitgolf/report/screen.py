@@ -92,7 +92,7 @@ class Bars(Progress):
 
     def __init__(self, console: Console) -> None:
         columns = (
-            TextColumn("{task.description:<10}", markup=False),
+            TextColumn("{task.description:<15}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
@@ -116,7 +116,7 @@ class Lines:
     """A line now and then for each stage, where nothing can be drawn."""
 
     def __init__(self) -> None:
-        self._stage, self._started, self._printed, self._ended = "", 0.0, 0.0, ""
+        self._stage, self._started, self._printed, self._ended = "", 0.0, 0.0, tuple[str, ...]()
         self._share_before = 0.0  # of a stage that goes on where it was stopped
 
     def __call__(self, event: Event) -> None:
@@ -125,13 +125,14 @@ class Lines:
         share = share_of(event)
         if opens:
             self._stage, self._started, self._share_before = event.stage, now, share
-        ended = in_words(event.facts) or "no facts" if event.done >= event.total else ""
-        if opens or now - self._printed > PLAIN_LINE_SECONDS or ended not in ("", self._ended):
+        # Told once, and again when it has other facts: not for each value of one.
+        ended = (event.stage, *event.facts) if event.done >= event.total else ()
+        if opens or now - self._printed > PLAIN_LINE_SECONDS or ended not in ((), self._ended):
             self._ended = ended
             done, gone = share - self._share_before, now - self._started
             is_known = share == 1 or (done > 0 and gone >= 1)  # of less nothing can be told
             left = f"{gone * (1 - share) / done if share < 1 else 0:.0f}" if is_known else "?"
-            line = f"{escaped(event.stage):<10} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
+            line = f"{escaped(event.stage):<15} {share:4.0%}  {gone:4.0f} s gone, {left} s left"
             print(f"{line}  {in_words(event.facts)}".rstrip(), file=sys.stderr, flush=True)
             self._printed = now
 

@@ -50,7 +50,7 @@ def build(source, folder, **settings) -> Dataset:
             assert 0 <= done <= total or total == 0
             stages.append(stage)
     except StopIteration as end:
-        assert stages[-1] == "done"
+        assert stages[-1] == "dataset"
         return end.value
 
 

@@ -63,7 +63,7 @@ def test_a_plan_trains_and_writes_nothing(bitgolf, texts, tmp_path):  # noqa: F8
     before = set(tmp_path.rglob("*"))
     code, out, _ = bitgolf("make", texts, "--minutes", "1", "--plan")
     assert code == 0
-    assert "parameters:" in out and "train_seconds:" in out
+    assert "parameters:" in out and "train_seconds_at_most:" in out
     assert set(tmp_path.rglob("*")) == before
 
 
