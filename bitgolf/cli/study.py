@@ -92,7 +92,7 @@ def study(
             where="--plan --search",
             way_out="leave one of them out",
         )
-    executor = _executor(chosen, processes, ray, slurm or [], gpus, out)
+    executor = in_this_process if plan else _executor(chosen, processes, ray, slurm or [], gpus, out)
     if space:
         chosen = _searched(chosen, space, out, search_seconds, as_json)
     device = "cuda" if gpus and (ray or slurm) else ""

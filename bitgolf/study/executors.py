@@ -157,7 +157,10 @@ def on_ray(address: str, threads: int, gpus: int) -> Executor:
 
 
 def on_slurm(folder: Path, options: dict[str, Any], cluster: str = "slurm", at_once: int = 64) -> Executor:
-    """As Slurm jobs through submitit; options are its own: partition, time in minutes, GPUs."""
+    """As Slurm jobs through submitit; options are its own: partition, time in minutes, GPUs.
+
+    Raises BitgolfError where there is no Slurm, and for options that submitit does not know.
+    """
     try:
         import submitit
     except ImportError:
@@ -165,9 +168,17 @@ def on_slurm(folder: Path, options: dict[str, Any], cluster: str = "slurm", at_o
             "submitit is not installed", where="--slurm", way_out="pip install 'bitgolf[slurm]'"
         ) from None
 
-    def execute(tasks: Iterator[Task], look: Look) -> None:
+    try:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
         executor.update_parameters(**options)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:  # no srun; a name or value it has not
+        raise BitgolfError(
+            f"Slurm cannot be used so: {' '.join(str(error).split())}",
+            where="--slurm",
+            way_out="start it where srun is found, with options that submitit knows",
+        ) from None
+
+    def execute(tasks: Iterator[Task], look: Look) -> None:
         on_seats(tasks, [lambda task: executor.submit(finish_task, task)] * at_once, look)
 
     return execute

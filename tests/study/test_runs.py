@@ -162,6 +162,15 @@ def test_every_executor_gives_the_same(finished, study, tmp_path, kind):
     assert scores(prepared) == scores(finished)
 
 
+def test_without_slurm_and_with_odd_options_it_is_one_clear_error(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    with pytest.raises(BitgolfError, match="cannot be used so.*no_such_option"):
+        on_slurm(tmp_path / "slurm", {"no_such_option": 1}, cluster="local")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BitgolfError, match="cannot be used so.*srun"):
+        on_slurm(tmp_path / "slurm", {})
+
+
 def test_more_threads_than_cores_are_refused():
     with pytest.raises(BitgolfError, match="cores"):
         in_processes(1000, 1)
