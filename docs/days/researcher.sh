@@ -15,8 +15,8 @@ bitgolf study question.py --plan
 echo "== Run it. Stopped anywhere, the same command goes on."
 bitgolf study question.py
 
-echo "== One seed of each arm, document by document: its own noise is not in this comparison."
-bitgolf compare runs/studies/runs/*-1
+echo "== Each arm beside the baseline, in a sentence."
+bitgolf compare runs/studies/question
 
 echo "== The ledger has it now, beside what was published."
 bitgolf findings EMA --in runs
