@@ -317,10 +317,13 @@ def _written(target: Path | None) -> Iterator[tuple[Write, Callable[[int], bytes
 
 @contextmanager
 def _saying_how_to_go_on(target: Path) -> Iterator[None]:
-    """Within it a full disk raises BitgolfError with what to do then."""
+    """Within it a full disk raises BitgolfError with what to do then, and a stop is told what to do too."""
     again = "free some space, then give the same command again; what is finished is kept"
     try:
         yield
+    except KeyboardInterrupt as stop:
+        stop.add_note("the same command goes on from here")
+        raise
     except BitgolfError as error:
         if "no space" not in error.what:
             raise

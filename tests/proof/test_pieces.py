@@ -126,7 +126,9 @@ def test_what_was_written_before_a_stop_is_not_decoded_again(
     begun = decompress_file(str(folder), "a.txt.golf", Path("b.txt"), False, 1)
     size = Path("a.txt.golf").stat().st_size
     assert any(event.done > 0.6 * size for event in begun)
-    begun.close()
+    with pytest.raises(KeyboardInterrupt) as stop:
+        begun.throw(KeyboardInterrupt())
+    assert stop.value.__notes__ == ["the same command goes on from here"]
     before, made = len(asked), Path("b.txt.made")
     assert made.read_bytes() == text[: 2 * PIECE], (len(text), size, made.stat().st_size)
     assert not Path("b.txt").exists()
