@@ -89,7 +89,9 @@ async function start() {
     return { logits, reader };
   }
 
+  let timer; // until a text that was typed is measured
   async function write() {
+    clearTimeout(timer);
     const mine = ++turn, text = at("prompt").value;
     at("stop").disabled = false;
     at("write").disabled = true;
@@ -137,7 +139,6 @@ async function start() {
     at("write").focus();
   }
 
-  let timer;
   at("prompt").addEventListener("input", () => {
     if (!at("stop").disabled) stop();
     at("prompt").focus();
@@ -153,7 +154,6 @@ async function start() {
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !at("stop").disabled) stop(); });
   at("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    clearTimeout(timer);
     write();
   });
   at("stop").addEventListener("click", stop);

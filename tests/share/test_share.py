@@ -182,6 +182,7 @@ def test_it_writes_in_chromium(plain, dataset, tmp_path):
     dom = said_by([CHROMIUM, *options, profile, "--dump-dom", page.as_uri()])
     said = json.loads(html.unescape(re.search('<pre id="said">(.*?)</pre>', dom, re.S)[1]))
     assert largest_difference(path, ids, said["logits"]) < 1e-5
+    assert said["quick"]
     assert said["text"].startswith("the people") and said["own"] > 0 and float(said["bpb"]) > 0
 
 
