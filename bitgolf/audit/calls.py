@@ -70,6 +70,8 @@ class Calls(Expressions):
         held = self.value(node.func.value, frame) if isinstance(node.func, ast.Attribute) else NOTHING
         if not isinstance(node.func, ast.Attribute | ast.Name):
             held = self.value(node.func, frame)
+        if isinstance(node.func, ast.Attribute) and _is_super(node.func.value):
+            held = frame.names.get("self", NOTHING)
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
         function = self.resolved(node.func, held, frame, node)
@@ -135,6 +137,9 @@ class Calls(Expressions):
             return None if definition is None or definition.name in TORCH_OWN else definition
         if not isinstance(func, ast.Attribute):
             return self.methods.get((held.kind, "__call__"))
+        if _is_super(func.value):
+            above = (self.methods.get((base, last)) for base in self.bases.get(frame.kind, ()))
+            return next((each for each in above if each is not None), None)
         kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
         if last in TORCH_OWN:
             return self.methods.get((kind, last)) if last in REDUCTIONS else None
@@ -288,6 +293,10 @@ class Calls(Expressions):
             for name in (inner.mutated | inner.shared) - {*parameters}:
                 if name in inner.names and name in frame.names:
                     frame.names[name] = frame.names[name] | inner.names[name]
+
+
+def _is_super(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and last_name(node.func) == "super"
 
 
 def _objects(kind: str, node: ast.Call, frame: Frame) -> frozenset[str]:

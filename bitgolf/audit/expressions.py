@@ -1,10 +1,11 @@
 """What expressions of a script carry: parts of tokens, look-ups, hashes, mixtures, quotients."""
 
 import ast
+import math
 from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
-from bitgolf.audit.indices import shifted, with_texts
+from bitgolf.audit.indices import length, meeting, shifted, with_texts
 from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
     AVERAGED,
@@ -32,7 +33,9 @@ from bitgolf.audit.values import (
     STREAM,
     SUM,
     TABLE,
+    TRAIN,
     VAL,
+    WIDTH,
     Frame,
     Value,
     base_name,
@@ -189,6 +192,8 @@ class Expressions(Walk):
                 return held.parts[place]
             return held  # a tuple of a list of them
         held = held._replace(parts=(), marks=held.marks - {FILLED})
+        if held.has(VAL) or held.has(TRAIN):
+            held = self._window(node, held, frame)
         if held.has(VAL) and not held.has(GOLD):
             picks = held.has(PREDICTED) and where.has(VAL) and where.keys and not where.has(MASK)
             if picks and base_name(node) not in self.tallied and not isinstance(node.slice, ast.Slice):
@@ -201,9 +206,23 @@ class Expressions(Walk):
             held = held._replace(gates=few(frozenset(f"{gate}{path}" for gate in held.gates)))
         if where.has(VAL) and not where.has(GOLD) and held.has(GOLD):
             held = held._replace(golds=held.golds | where.keys)
+        elif held.golds and not where.has(VAL):  # of the scores of all tokens some
+            path = self.path(node, frame)
+            held = held._replace(golds=few(held.golds | {f"{gold}{path}" for gold in held.golds}))
         return held._replace(tables=held.tables) | where._replace(
             roots=NO_NAMES, keys=NO_NAMES, tables=NO_NAMES
         )
+
+    def _window(self, node: ast.Subscript, held: Value, frame: Frame) -> Value:
+        """Tokens, marked with how many a slice takes at once where its numbers are known."""
+        width = 0.0
+        for term, count in (
+            length(node.slice, frame.texts).items() if frame.loops and not held.has(GOLD) else ()
+        ):
+            known = 1.0 if not term else self.value(ast.parse(term, mode="eval").body, frame).number
+            width += math.nan if known is None else known * count
+        # The last one is a target alone.
+        return held.marked(f"{WIDTH}{width - 1:.0f}") if width > 8 else held
 
     def cut_out(self, node: ast.Subscript, held: Value, where: Value, frame: Frame) -> Value:
         """Some of the tokens, by the path of slices that leads to them."""
@@ -232,7 +251,7 @@ class Expressions(Walk):
 
     def picked(self, node: ast.AST, source: Value, where: Value, frame: Frame) -> Value:
         """The probability of the realised token, out of those of all tokens."""
-        if leaks := source.gates & where.keys:
+        if leaks := meeting(source.gates, where.keys):
             self.event("leak", node, frame, source._replace(keys=leaks), way="picked")
         value = (source | where).plain.marked(GOLD)
         return value._replace(born=self.time, golds=where.keys)
@@ -262,8 +281,9 @@ class Expressions(Walk):
         left, right = self.value(node.left, frame), self.value(node.right, frame)
         value = (left | right).plain
         for one, other in ((left, right), (right, left)):
-            known = one.golds & places(other.keys) if other.has(READ) and one.has(GOLD) else NO_NAMES
-            if known and not one.has(SUM) and not other.has(GOLD):
+            if not one.has(GOLD) or one.has(SUM) or other.has(GOLD):
+                continue
+            if other.has(READ) and (known := meeting(one.golds, places(other.keys))):
                 self.event("leak", node, frame, value._replace(keys=known), way="key")
         match node.op:
             case ast.Mult() if value.has(HOT, PREDICTED) and not value.has(GOLD):
@@ -319,8 +339,8 @@ class Expressions(Walk):
             return
         if weight.has(CHOSEN) or weight.has(GOLD) and way != "weight":
             self.event("mix", node, frame, (weight | parts).marked(GOLD, VAL), way=way)
-        elif weight.gates & parts.golds and not weight.has(GOLD):
-            self.event("leak", node, frame, weight._replace(keys=weight.gates & parts.golds), way="table")
+        elif (known := meeting(weight.gates, parts.golds)) and not weight.has(GOLD):
+            self.event("leak", node, frame, weight._replace(keys=known), way="table")
 
     def divided(self, node: ast.AST, left: Value, right: Value, frame: Frame) -> Value:
         """A quotient: of counts, or of a score by bytes."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from bitgolf.audit.calls import Calls
-from bitgolf.audit.indices import text_of_index
+from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
@@ -27,6 +27,7 @@ from bitgolf.audit.values import (
     PADDED,
     PIECE,
     RANK,
+    SEEN,
     SIZE,
     STREAM,
     SUM,
@@ -99,7 +100,9 @@ class Flow(Calls):
             case ast.Expr():
                 self.value(node.value, frame)
             case ast.Return() if node.value:
-                frame.returned |= self.chosen(self.value(node.value, frame), frame)
+                value = self.chosen(self.value(node.value, frame), frame)
+                seen = value.has(PIECE) and meeting(places(value.gates), places(frame.one_way))
+                frame.returned |= value.marked(*(f"{SEEN}{path}" for path in seen or ()))
             case ast.For() | ast.AsyncFor():
                 over = self.value(node.iter, frame)
                 self.taken(node.target, node.iter, over, frame)
@@ -170,12 +173,13 @@ class Flow(Calls):
             if isinstance(each, ast.Call)
         ):
             frame.alone = alone or self.by_rank(node.test, frame)
-        one_way = frame.one_way
+        one_way, equal = frame.one_way, frame.equal
+        frame.equal = equal | self._compared(node.test, frame)
         counted = isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE)
         looked_up = counted and test.has(PIECE) and not test.has(GOLD)  # `is not None` asks of a context
         frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES
         self.block(node.body, frame)
-        frame.off, frame.alone, frame.one_way = outer, alone, one_way
+        frame.off, frame.alone, frame.one_way, frame.equal = outer, alone, one_way, equal
         self.block(node.orelse, frame)
         frame.gate = gate
 
@@ -187,6 +191,17 @@ class Flow(Calls):
             if isinstance(part, ast.Compare) <= compared and {RANK} <= self.value(part, frame).marks <= only:
                 return test.lineno
         return 0
+
+    def _compared(self, test: ast.expr, frame: Frame) -> frozenset[str]:
+        """The tokens that a condition says are equal to something."""
+        parts = test.values if isinstance(test, ast.BoolOp) else [test]
+        sides = [
+            side
+            for part in parts
+            if isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq)
+            for side in (part.left, part.comparators[0])
+        ]
+        return self.union(sides, frame).keys
 
     def _counted_stop(self, node: ast.If, frame: Frame) -> None:
         """`if seen >= 3_000_000: break` in a loop that scores."""
@@ -215,8 +230,8 @@ class Flow(Calls):
             self.scouts -= 1
             self.events, self.time = events, time
             for name, value in frame.names.items():
-                if value.roots and value != names_before.get(name):
-                    frame.names[name] = value.each(lambda one: one._replace(roots=_aged(one.roots)))
+                if value != names_before.get(name) and (value.roots or value.keys or value.gates):
+                    frame.names[name] = _older(value, names_before.get(name, NOTHING))
             for name in self.written:  # of objects: what they know is of tokens of earlier turns
                 self.attributes[name] = self.attributes[name].each(_forgetting)
         self.block(body, frame)
@@ -224,7 +239,11 @@ class Flow(Calls):
 
     def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
         """Give a value to a name, an attribute, or a place in something."""
-        known = places(value.golds) & places(frame.one_way) if value.has(GOLD, PIECE) else NO_NAMES
+        asked = frame.one_way if value.has(PIECE) else frame.equal if not value.has(SUM) else NO_NAMES
+        known = meeting(places(value.golds), places(asked)) if value.has(GOLD) else NO_NAMES
+        if value.has(GOLD) and not value.has(SUM):
+            seen = frozenset(each.removeprefix(SEEN) for each in value.marks if each.startswith(SEEN))
+            known |= meeting(places(value.golds), places(seen))
         if known:
             self.event("leak", target, frame, value._replace(keys=known), way="chosen")
         value = self.chosen(value, frame)
@@ -347,8 +366,20 @@ def _forgetting(value: Value) -> Value:
     return value._replace(marks=value.marks - {GOLD, CHOSEN}, gates=NO_NAMES, golds=NO_NAMES)
 
 
+def _older(value: Value, before: Value) -> Value:
+    """What a name holds when a turn of a loop begins: what the loop gave it is of an earlier turn."""
+    return value.each(
+        lambda one: one._replace(
+            roots=_aged(one.roots),
+            keys=before.keys & one.keys | _aged(one.keys - before.keys),
+            gates=before.gates & one.gates | _aged(one.gates - before.gates),
+            golds=before.golds & one.golds | _aged(one.golds - before.golds),
+        )
+    )
+
+
 def _aged(roots: frozenset[str]) -> frozenset[str]:
-    """Roots of an earlier turn of a loop."""
+    """Paths of an earlier turn of a loop."""
     return frozenset(
         root if root == STREAM or root.startswith((BEFORE, TABLE)) else BEFORE + root for root in roots
     )

@@ -92,7 +92,7 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
     of_one = {line.bytes for log in logs for kind in ("total", "model") for line in log.sizes_of(kind)}
     counts += [] if any(total in each for each in counts) else [[size] for size in of_one]
     own = [each for each in counts if total in each or abs(total - statistics.mean(each)) <= 1]
-    unit = next(10**k for k in (5, 4, 3, 0) if total % 10**k == 0)
+    unit = next(each for each in (10_000, 1_000, 1) if total % each == 0)
     if binary := [size for size in last if _in_binary(total, size, unit) and not own]:
         those = f"{binary[0]:,} bytes, as measured: this is their number of MiB"
         yield Finding("K02", SUSPECTED if minor else FOUND, where, message, those, minor=minor)
@@ -106,7 +106,8 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
 
 def _in_binary(stated: float, size: float, unit: float) -> bool:
     """Whether a stated size, given in steps of a unit, is a number of MiB or KiB called by decimal names."""
-    return any(abs(stated * factor - size) <= 0.53 * unit + 1 for factor in (1.024, 1.024**2))
+    factors = (1.024, 1.024**2) if unit == 1 else (1.024**2,)
+    return any(abs(stated * factor - size) <= 0.53 * unit + 1 for factor in factors)
 
 
 def sizes_in_words(record: Record, rules: Rules) -> Iterator[Finding]:

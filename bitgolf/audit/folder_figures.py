@@ -181,13 +181,14 @@ def table_rows(record: Record) -> Iterator[Finding]:
 def seeds_tried(record: Record) -> Iterator[Finding]:
     """K14: a README that tells of more seeds, of which the best are reported."""
     reported = max(len(record.claims.seeds) if record.claims else 0, len({log.seed for log in record.logs}))
-    sentences = [each for each in re.split(r"(?<=[.!?;])\s+|\n\s*\n", record.readme) if each]
+    text = re.sub(r"```.*?```", lambda code: "\n" * code[0].count("\n"), record.readme, flags=re.DOTALL)
+    sentences = [each for each in re.split(r"(?<=[.!?;])\s+|\n\s*\n", text) if each]
     for said, more in zip(sentences, [*sentences[1:], ""]):
         words = f"{said} {more}".lower()
         counts = [number_of(each["count"] or each["last"]) for each in SEEDS.finditer(words)]
         picked = "seed" in words and CHOSEN.search(words) and not NEVER.search(words)
         if picked and max(counts, default=0) > max(reported, 1):
-            where = f"README.md:{record.readme[: record.readme.index(said)].count(chr(10)) + 1}"
+            where = f"README.md:{text[: text.index(said)].count(chr(10)) + 1}"
             message = " ".join(f"{said} {more}".split())[:120]
             yield Finding("K14", SUSPECTED, where, message, "all seeds that were run, or their mean")
             return
@@ -195,7 +196,7 @@ def seeds_tried(record: Record) -> Iterator[Finding]:
 
 NUMBERS = dict(zip("two three four five six seven eight nine ten eleven twelve".split(), range(2, 13)))
 NUMBERS |= {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100, "dozen": 12}
-NUMBERS |= {"dozens": 24, "hundreds": 200, "many": 99, "several hundred": 200}
+NUMBERS |= {"dozens": 24, "hundreds": 200, "many": 99}
 A_NUMBER = rf"\d+|{'|'.join(NUMBERS)}"
 CHOSEN = re.compile(
     r"\b(?:best|top|lowest|luckiest|lucky|picked|chose|chosen|selected|kept|winning|winners?)\b"

@@ -52,9 +52,10 @@ def gaps(record: Record) -> Iterator[Finding]:
         there = told[log.path].__contains__
         runs = [[*steps] for is_there, steps in itertools.groupby(common, there) if not is_there]
         longest = max(runs, key=len, default=[])
-        apart = {after - before for before, after in itertools.pairwise(sorted(told[log.path]))}
-        habit = len(runs) > 1 and (len(apart) < LEAST_GAP or 2 * sum(map(len, runs)) < len(common))
-        if LEAST_GAP <= len(longest) < len(common) and not habit:
+        own = sorted(told[log.path])
+        apart = {after - before for before, after in itertools.pairwise(own)} - {1}
+        regular = any(told[log.path] >= {*range(each, own[-1], each)} for each in apart)  # printed less often
+        if LEAST_GAP <= len(longest) < len(common) and (len(runs) == 1 or not regular):
             message = f"no line of the steps {longest[0]:,} to {longest[-1]:,}"
             those = f"{len(longest)} lines, as in all other logs"
             yield Finding("K13", SUSPECTED, log.path.name, message, those)

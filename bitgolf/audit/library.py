@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from bitgolf.audit.indices import meeting
 from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
     AVERAGED,
@@ -36,6 +37,7 @@ from bitgolf.audit.values import (
     TRAIN,
     VAL,
     WEIGHTS,
+    WIDTH,
     Frame,
     Value,
     base_name,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 COUNTS = {"bincount", "histogram", "histc"}
 LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
 TAKEN = {"gather", "take_along_dim", "take_along_axis"}
+RESHAPED = {"view", "reshape", "unfold", "split", "chunk", "tensor_split"}
 SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
 SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
 REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
@@ -122,6 +125,8 @@ def called(
 ) -> Value:
     """A call of something that is not defined in the script: a library's function, or a model."""
     result = _called(flow, node, held, given, everything, frame)
+    if last_name(node.func) in RESHAPED and result.width:  # windows of another width, whatever it is
+        result = result._replace(marks=frozenset(m for m in result.marks if not m.startswith(WIDTH)))
     return result.marked(FILED) if last_name(node.func) in READS else result
 
 
@@ -160,7 +165,7 @@ def _called(
     if last in DIVIDED and len(operands := [held, *given] if held.marks else [*given]) > 1:
         return flow.divided(node, operands[0], operands[1], frame)
     if last in COUNTS and everything.has(VAL):
-        counts = flow.table(node).marked(COUNTED)
+        counts = flow.table(node).marked(COUNTED)._replace(keys=everything.keys)
         flow.made |= dict.fromkeys(counts.tables, flow.time)  # it is made full
         flow.event("count", node, frame, everything, tables=counts.tables)
         return counts
@@ -197,9 +202,12 @@ def _called(
     ):
         return everything.plain
     is_model = last not in BUILTINS | OTHERS_OWN | flow.classes.keys()
-    if is_model and any(each.has(TRAIN) for each in given):
-        flow.event("studied", node, frame, everything)
+    studied = [each for each in given if each.has(TRAIN)]
     tokens = [each for each in given if each.has(VAL)]
+    if is_model and (width := max((each.width for each in studied), default=0)):
+        flow.event("train width", node, frame, Value(number=width))
+    if is_model and studied:
+        flow.event("studied", node, frame, everything)
     if len(tokens) > 1 and last not in flow.classes and not tokens[-1].has(PREDICTED):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
     if tokens and not held.marks and last not in BUILTINS and last not in flow.classes:
@@ -343,7 +351,9 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
         and last in BETTER
         and (both or last in PAIRED and all(each.marks for each in stacked))
     ):
-        flow.event("best", node, frame, everything, way="both" if both else "one")
+        began = flow.turns[frame.loops[-1]].began if frame.loops else 0
+        way = "one" if not both else "at once" if all(each.born > began for each in golds) else "later"
+        flow.event("best", node, frame, everything, way=way)
     if last in ("einsum", "mul", "multiply", "sum", "bmm", "matmul") and everything.has(HOT, PREDICTED):
         return flow.picked(node, everything, next(each for each in (held, *given) if each.has(HOT)), frame)
     if last in LOSSES and everything.has(VAL):
@@ -358,9 +368,9 @@ def _scored(flow: "Expressions", call: Call) -> Value | None:
         logits = (
             flow.value(keywords["input"], frame) if "input" in keywords else given[0] if given else NOTHING
         )
-        leaks = (logits.gates | logits.keys) & target.keys
+        leaks = meeting(logits.gates | logits.keys, target.keys)
         if leaks and target.has(VAL):
-            way = "table" if logits.gates & target.keys else "key"
+            way = "counted" if logits.has(COUNTED) else "table" if leaks & logits.gates else "key"
             flow.event("leak", node, frame, logits._replace(keys=leaks), way=way)
         padded = target.has(PADDED) and "ignore_index" not in keywords
         way = "each" if _is_by_token(keywords) else "mean" if "reduction" not in keywords else "sum"

@@ -41,6 +41,13 @@ class Script(NamedTuple):
         return {name: value.number for name, value in known.items() if value.number is not None}
 
     @property
+    def comparisons(self) -> list[ast.Compare]:
+        """Where it asks whether two things are equal."""
+        return [
+            node for node, _ in self.reach.all(ast.Compare) if isinstance(node.ops[0], ast.Eq | ast.NotEq)
+        ]
+
+    @property
     def unfollowed(self) -> str:
         """Why its score is not known; empty where it was followed to it."""
         if not self.flow.whole or self.reach.asked > MOST_ASKED:

@@ -1,9 +1,11 @@
 """How a script counts the bytes of its tokens, and what it does to texts before they are tokens."""
 
 import ast
+import math
 import re
 from collections.abc import Iterator, Sequence
 
+from bitgolf.audit.byte_table import SPACE, VOCABULARY, WITHOUT_TEXT, tables
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
@@ -21,140 +23,27 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
-from bitgolf.audit.values import Definition, base_name
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
-    """B01, B02, B08: the table of bytes by token, where a function builds one, by itself or by others."""
+    """B01, B02, B08: the table of bytes by token, as it is for a few pieces that stand in."""
     adds_space = any(map(_adds_flag, ast.walk(script.tree)))
-    turned = [node.operand for node in nodes(script.tree, ast.UnaryOp) if isinstance(node.op, ast.Invert)]
-    inverted = {base_name(each) for each in turned if isinstance(each, ast.Subscript)}
-    for function, *others in _tables(script):
-        parts = [function, *others]
-        texts = {str(node.value) for part in parts for node in nodes(part, ast.Constant)}
-        names = _attributes(parts)
-        if not names & {"is_byte", "IsByte"} and not any("<0x" in text for text in texts):
-            yield script.finding("B02", function, "byte tokens are not told from pieces")
-        plain = next(filter(_counts_space, within(parts)), None) or _keeps_space(parts)
-        if plain and adds_space:
+    takes_space = any(map(_takes_flag, ast.walk(script.tree)))
+    for line, table in {each.line: each for each in tables(script)}.items():
+        for piece, size in [("<0x41>", 1), ("<0xE2>", 1), ("\u00e9", 2)]:
+            if (counted := table.of(piece)) != size:
+                yield script.finding("B02", line, f"`{piece}` counts {counted} bytes", f"{size}")
+                break
+        if table.spaces and table.of(f"{SPACE}the") > 3 and not takes_space:
             message = "the table counts the space before a word, and the score adds it again"
-            yield script.finding("B01", plain, message, sure=FOUND)
-        asked = [node for part in parts for node in nodes(part, ast.Attribute) if node.attr in ASKED]
-        if not _decides(script, asked):
-            yield script.finding("B08", function, "control and unused tokens are not told from pieces")
-        elif not _has_edges(function, inverted):
+            yield script.finding("B01", line, message, sure=FOUND if adds_space else SUSPECTED)
+        named = [each.piece for each in VOCABULARY[:WITHOUT_TEXT] if table.of(each.piece) > 0]
+        if named:
+            message = f"`{named[0]}` counts {table.of(named[0])} bytes, those of its name"
+            yield script.finding("B08", line, message, "0: control and unused tokens stand for no text")
+        elif table.spaces and table.without_edges:
             message = "no token is a boundary: the space behind a control token is counted"
-            yield script.finding("B08", function, message)
-
-
-ASKED = {"is_unused", "is_control", "IsControl", "IsUnused", "is_unknown", "IsUnknown"}
-
-
-def _tables(script: Script) -> Iterator[list[Definition]]:
-    """Where a piece becomes bytes: that function, the one that asks for pieces, and helpers of both."""
-    reach = script.reach
-    encodes = [
-        (node.func.value, scope, function)
-        for node, scope, function in reach.scoped
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "encode"
-    ]
-    pieces: dict[int, list[ast.expr]] = {}  # by function
-    for node, _, function in reach.scoped if encodes else ():
-        match node:
-            case ast.Attribute(attr=attribute) if attribute in PIECES | DECODERS:
-                pieces.setdefault(function, []).append(node)
-            case ast.Call(func=ast.Attribute(value=text, attr="startswith"), args=[ast.Constant(value)]):
-                pieces.setdefault(function, []).extend([text] if value == SPACE else [])
-    definitions = {id(each): each for some in reach.functions.values() for each in some}
-    told: set[int] = set()
-    for function, asked in pieces.items():
-        carried = reach.carries(*asked)
-        named = {each.id for each in asked if isinstance(each, ast.Name)}
-        for text, scope, inside in encodes:
-            same = inside == function and not named.isdisjoint(names_in(text))
-            if inside and inside not in told and (same or carried.by(text, scope)):
-                told.add(inside)
-                parts = [definitions[each] for each in {inside: None, function: None} if each]
-                called_too = {last_called(node) for part in parts for node in nodes(part, ast.Call)}
-                helpers = [each for name in called_too for each in reach.functions.get(name, ())]
-                parts += [each for each in helpers if id(each) not in pieces]
-                if any(SPACE in str(node.value) for part in parts for node in nodes(part, ast.Constant)):
-                    yield parts
-
-
-PIECES = {"id_to_piece", "IdToPiece"}
-SPACE = "\u2581"  # of pieces
-
-
-def _attributes(parts: Sequence[ast.AST]) -> set[str]:
-    return {node.attr for part in parts for node in nodes(part, ast.Attribute)}
-
-
-def _decides(script: Script, asked: Sequence[ast.Attribute]) -> bool:
-    """Whether what is asked of a token decides anything: a test, a filter, a mask."""
-    carried = script.reach.carries(*asked)
-    for each, scope, _ in script.reach.scoped:
-        match each:
-            case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test) | ast.Match(subject=test):
-                tests = [test]
-            case ast.comprehension(ifs=ifs):
-                tests = ifs
-            case ast.Subscript(slice=ast.expr() as index):
-                tests = [index]
-            case ast.BinOp(op=ast.Mult(), left=left, right=right):
-                tests = [left, right]
-            case ast.Call(args=[test, *_]) if last_called(each) in ("filter", "where"):
-                tests = [test]
-            case _:
-                continue
-        if any(carried.by(test, scope) for test in tests):
-            return True
-    return False
-
-
-def _has_edges(function: ast.AST, inverted: set[str]) -> bool:
-    """Whether a table that the score inverts is ever true, where the function that makes it names it so."""
-    given: list[ast.expr] = []
-    for node in nodes(function, ast.Assign):
-        for target in node.targets:
-            pairs = [(target, node.value)]
-            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                pairs = [*zip(target.elts, node.value.elts)]
-            given += [value for each, value in pairs if base_name(each) in inverted]
-    for call in calls(function, "append"):
-        named = isinstance(call.func, ast.Attribute) and base_name(call.func.value) in inverted
-        if named and call.args and ast.unparse(call.args[0]) != "False":
-            return True
-    words = ("ones", "True", "full", "is_")
-    return not given or any(word in ast.unparse(each) for each in given for word in words)
-
-
-def _counts_space(node: ast.AST) -> bool:
-    """`len(x.encode()) + 1`, or `if piece.startswith(space): count[i] = 1`, which the length is added to."""
-    match node:
-        case (
-            ast.BinOp(op=ast.Add(), left=length, right=ast.Constant(1))
-            | ast.BinOp(op=ast.Add(), left=ast.Constant(1), right=length)
-        ):
-            return called(length) == "len" and ".encode(" in ast.unparse(length)
-        case ast.If() if "startswith(" in ast.unparse(node.test) and "<0x" not in ast.unparse(node.test):
-            given = [each for each in node.body if isinstance(each, ast.Assign | ast.AugAssign)]
-            return any(number(each.value) == 1 for each in given)
-    return False
-
-
-def _keeps_space(parts: Sequence[ast.AST]) -> ast.Call | None:
-    """`len(piece.encode())` of a text whose space became a plain one, and that nothing takes off."""
-    turned, taken = False, False
-    for node in within(parts):
-        if isinstance(node, ast.Call) and last_called(node) == "replace" and len(node.args) == 2:
-            turned |= ast.unparse(node.args[1]) in ("' '", "b' '")
-            taken |= ast.unparse(node.args[1]) == "''"
-        taken |= isinstance(node, ast.Slice) and node.upper is None and number(node.lower) in (1, 3)
-        taken |= isinstance(node, ast.Call) and last_called(node) in ("lstrip", "strip", "removeprefix")
-        taken |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and "len(" in ast.unparse(node)
-    lengths = (node for part in parts for node in calls(part, "len") if "encode(" in ast.unparse(node))
-    return next(lengths, None) if turned and not taken else None
+            yield script.finding("B08", line, message)
 
 
 def _adds_flag(node: ast.AST) -> bool:
@@ -170,6 +59,17 @@ def _adds_flag(node: ast.AST) -> bool:
     return False
 
 
+def _takes_flag(node: ast.AST) -> bool:
+    """A difference with `flag[x] & other[y]`: the space is taken off again."""
+    match node:
+        case ast.BinOp(op=ast.Sub(), right=side) | ast.AugAssign(op=ast.Sub(), value=side):
+            return any(
+                isinstance(each.op, ast.BitAnd | ast.Mult) and len([*nodes(each, ast.Subscript)]) > 1
+                for each in nodes(side, ast.BinOp)
+            )
+    return False
+
+
 def decoded_lengths(script: Script) -> Iterator[Finding]:
     """B04: the bytes of a token taken from the text that it is decoded to, alone."""
     for node, scope in script.reach.all(ast.Call):
@@ -178,7 +78,8 @@ def decoded_lengths(script: Script) -> Iterator[Finding]:
         if not alone or not any(isinstance(each, ast.Attribute) and each.attr in DECODERS for each in asked):
             continue
         lengths = dict(reversed([*_byte_lengths(script, script.reach.carries(node))]))
-        if lengths:
+        # Where byte tokens are counted by themselves, a piece of text is decoded to its own.
+        if lengths and not any(each.of("<0xE2>") == 1 for each in tables(script)):
             own = lengths.get(scope)  # ways through other functions may be those of other texts
             message = "the bytes of a token are the length of its decoded text"
             where, sure = (own, FOUND) if own else (next(iter(lengths.values())), SUSPECTED)
@@ -266,16 +167,32 @@ HELD_OUT = re.compile(
 
 
 def without_ln2(script: Script) -> Iterator[Finding]:
-    """B10: bits per byte that are printed in a script that never divides by ln 2."""
-    text = script.inner.text
-    if any(word in text for word in ("log(2", "log2", "0.693", "1.442", "LN2", "ln2")):
-        return
-    for node in nodes(script.tree, ast.JoinedStr):
-        fixed = "".join(str(each.value) for each in node.values if isinstance(each, ast.Constant))
-        if "val_bpb:" in fixed.replace(" ", "") and script.of("score"):
-            message = "bits per byte are printed, and nothing divides by ln 2"
-            yield script.finding("B10", node, message, sure=FOUND)
-            return
+    """B10: what is printed as bits per byte has got no ln 2 on its way."""
+    turned = script.reach.carries(*(node for node, _ in script.reach.all(ast.expr) if _is_ln2(node)))
+    printed = [
+        (value, scope)
+        for node, scope in (script.reach.all(ast.JoinedStr) if script.of("score") else ())
+        for text, value in zip(node.values, node.values[1:])
+        if isinstance(text, ast.Constant) and BITS.search(str(text.value).lower())
+    ]
+    # Where one of them has, the others may have got it from a function that is handed on.
+    if printed and not any(turned.by(value, scope) for value, scope in printed):
+        message = "bits per byte are printed, and nothing divides by ln 2"
+        yield script.finding("B10", printed[0][0], message, sure=FOUND)
+
+
+BITS = re.compile(r"(?:val_bpb|bits per byte)[\s:=]*$")
+
+
+def _is_ln2(node: ast.expr) -> bool:
+    """`math.log(2)`, `log2`, or one of these as a number."""
+    if isinstance(node, ast.Call):
+        two = [*map(number, node.args)] in ([2], [2.0]) or "2" in map(ast.unparse, node.args)
+        return last_called(node) == "log2" or last_called(node) == "log" and two
+    value = number(node)
+    return isinstance(value, float) and any(
+        abs(value - each) < 1e-4 for each in (math.log(2), 1 / math.log(2))
+    )
 
 
 def silent_sidecar(script: Script) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    number,
     within,
 )
 
@@ -206,12 +207,19 @@ def recompiled(script: Script) -> Iterator[Finding]:
 
 def _growing(loop: ast.For | ast.While, models: set[str]) -> ast.expr | None:
     """A number that has many values in a loop, and is a length, or an argument of a compiled model."""
-    counters = {each.target.id for each in nodes(loop, ast.AugAssign) if isinstance(each.target, ast.Name)}
+    counters = {
+        each.target.id
+        for each in nodes(loop, ast.AugAssign)
+        if isinstance(each.target, ast.Name)
+        and isinstance(each.op, ast.Add)
+        and number(each.value) is not None
+    }
     if isinstance(loop, ast.For):
         counters |= names_in(loop.target)
-    given = [*nodes(loop, ast.Assign)]
-    for _ in range(3):
-        counters |= {name for each in given if _counts(each.value, counters) for name in names_given(each)}
+    given = sorted(nodes(loop, ast.Assign), key=lambda each: (each.lineno, each.col_offset))
+    for each in given + given:
+        if _counts(each.value, counters):
+            counters |= names_given(each)
     shapes = [*calls(loop, "reshape", "view", "unfold"), *calls(loop, *models)]
     inputs = {name for call in calls(loop, *models) for part in call.args for name in names_in(part)}
     cut = [each.value for each in given if names_given(each) & inputs]
@@ -235,7 +243,12 @@ def _counts(node: ast.expr, counters: set[str]) -> bool:
         for each in inner
     ):
         return False
-    asked = {id(part) for each in inner if isinstance(each, ast.Compare) for part in ast.walk(each)}
+    apart = [each for each in inner if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Sub)]
+    fixed: list[ast.expr] = [
+        each for each in apart if names_in(each.left) & counters and names_in(each.right) & counters
+    ]
+    fixed += [each for each in inner if isinstance(each, ast.Compare)]
+    asked = {id(part) for part in within(fixed)}
     return any(isinstance(each, ast.Name) and each.id in counters and id(each) not in asked for each in inner)
 
 
@@ -270,9 +283,10 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
     called_for = {last_called(node) for node in nodes(script.tree, ast.Call)}
     scoring = _reached(script, {event.inside for event in script.of("score") if event.inside})
-    for kind in nodes(script.tree, ast.ClassDef):
-        others = (other for other in nodes(script.tree, ast.ClassDef) if other is not kind)
-        outside = {node.attr for other in others for node in nodes(other, ast.Attribute)}
+    kinds = [*nodes(script.tree, ast.ClassDef)]
+    asked = [{node.attr for node in nodes(kind, ast.Attribute)} for kind in kinds]
+    for kind, own in zip(kinds, asked):
+        outside = set().union(*(each for each in asked if each is not own))
         made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
         uses: dict[str, list[bool]] = {}
         for method in (each for each in methods(kind) if each.name not in BUILDS):

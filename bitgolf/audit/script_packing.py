@@ -33,13 +33,17 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
     """K04: a compressor that is missing is replaced without a word."""
     for node in nodes(script.tree, ast.Try, ast.With):
         wanted = {name.partition(".")[0] for each in node.body for name in imported(each)}
-        wanted = (wanted | _imported_by_name(script, node)) & COMPRESSORS
+        if any(calls(node, *BY_NAME)):
+            wanted |= _imported_by_name(script, node)
+        wanted &= COMPRESSORS
+        if not wanted:
+            continue
         if isinstance(node, ast.With):
             goes_on = any(last_called(each) == "suppress" for each in contexts(node))
         else:
             quiet = [handler for handler in node.handlers if not stops(handler.body)]
             goes_on = bool(quiet) and not _is_guarded(script, quiet)
-        if wanted and goes_on:
+        if goes_on:
             yield script.finding("K04", node, f"without {', '.join(sorted(wanted))} the script goes on")
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
+from bitgolf.audit.indices import meeting
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes
 from bitgolf.audit.values import BEFORE, FEW, GOLD, HASH, STREAM, VAL, Event, common
@@ -136,9 +137,10 @@ def counted_first(script: Script) -> Iterator[Finding]:
             for event in script.of("count", VAL)
             if look.value.born <= event.time < look.time and _same_table(event, look)
         ]
-        if filled and not any(common(event, look) for event in filled):
+        before = [event for event in filled if not common(event, look)]
+        if before:
             message = "the table was filled with validation tokens by an earlier pass, at "
-            yield script.finding("V03", look, message + script.line(filled[0].line))
+            yield script.finding("V03", look, message + script.line(before[0].line))
 
 
 def _same_table(count: Event, look: Event) -> bool:
@@ -166,8 +168,12 @@ def scored_again(script: Script) -> Iterator[Finding]:
             message = f"the adapted model is evaluated again: nothing restores its weights {where}"
             yield script.finding("T17", later[0], message)
     for best in script.of("best"):
-        if best.way == "both":
+        if best.way != "one":
             yield script.finding("V03", best, "of two scores of a token the better one is taken")
+        if best.way == "at once":
+            yield script.finding(
+                "V09", best, "which of two predictions counts is chosen by the realised token"
+            )
         message = "the better of two predictions is taken at the realised token: no distribution"
         yield script.finding("V01", best, message)
 
@@ -206,21 +212,26 @@ def knows_outcome(script: Script) -> Iterator[Finding]:
     scored = frozenset[str]().union(*(event.value.golds for event in scores))
     for leak in script.of("leak"):
         if leak.way == "picked" and not any(
-            each.time >= leak.time and each.value.golds & leak.value.keys for each in scores
+            each.time >= leak.time and meeting(each.value.golds, leak.value.keys) for each in scores
         ):
             continue  # observed when it had its score
         if leak.way == "chosen":
             message = "whether a prediction is mixed in depends on the realised token: no distribution"
             yield script.finding("V01", leak, message)
-        elif leak.value.keys & scored and leak.way in ("table", "picked"):
+        elif not meeting(leak.value.keys, scored):
+            continue
+        elif leak.way == "counted":
+            message = "the prediction of tokens is fitted to counts of the same tokens"
+            yield script.finding("V05", leak, message)
+        elif leak.way in ("table", "picked"):
             message = (
                 "a property of the token that is predicted is looked up, and its prediction depends on it"
             )
             yield script.finding("V08", leak, message)
-        elif leak.value.keys & scored:
+        else:
             yield script.finding("V02", leak, "the prediction of a token is computed from that token")
     for mix in script.of("mix", GOLD, VAL):
-        if mix.value.golds & scored:
+        if meeting(mix.value.golds, scored):
             message = "the weight of a mixture is computed from the probability of the realised token"
             yield script.finding("V09", mix, message)
     for share in script.of("share"):

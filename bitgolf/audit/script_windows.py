@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.library import REDUCES
@@ -18,7 +19,7 @@ from bitgolf.audit.tree import (
     number,
     ways,
 )
-from bitgolf.audit.values import AVERAGED, FEW, FILLED, GOLD, RANK, SIZE, SUM, VAL, Event, base_name
+from bitgolf.audit.values import AVERAGED, FEW, FILLED, GOLD, RANK, SIZE, SUM, TRAIN, VAL, Event, base_name
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -27,12 +28,13 @@ CUTS = {
     "turns": "only {} turns are taken through the validation tokens",
     "files": "only the first {} files of validation tokens are read",
 }
+LONGER = 1.5  # windows that are this much longer than those of training reach places that it never saw
 MASKS = {"attn_mask", "window_size", "is_causal", "block_mask"}
 TRAINING_TESTS = ("self.training", "not self.training", "self.training is True", "self.training is False")
 
 
 def cut_validation(script: Script) -> Iterator[Finding]:
-    """V11: tokens that are left out, or a loop that scores and ends after so many."""
+    """V11, V14: tokens that are left out or trained on, or a loop that scores and ends after so many."""
     one_by_one = {each.owner for each in script.of("file")}  # other files are read in turn
     scores = sorted(script.of("score"), key=lambda each: each.time) or [Event("score", 0, 0, ())]
     for cut in script.of("cut"):
@@ -46,6 +48,10 @@ def cut_validation(script: Script) -> Iterator[Finding]:
     for loop in _scoring_loops(script):
         if isinstance(loop, ast.For) and (_steps_over(loop) or _thinned(script, loop)):
             yield script.finding("V11", loop, "the loop steps over more tokens than it takes")
+    for score in script.of("score", VAL, TRAIN):
+        message = "what is scored has tokens in it that the model is trained on"
+        yield script.finding("V14", score, message)
+        break
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
@@ -136,7 +142,8 @@ def _scoring_loops(script: Script) -> Iterator[Loop]:
             if not scored.intersection(lines_of(loop)) and not inside & callers:
                 continue
             yield loop
-            for node in nodes(loop.iter, ast.Call) if isinstance(loop, ast.For) else ():
+            sources = _gone_through(script, loop) if isinstance(loop, ast.For) else []
+            for node in (call for each in sources for call in nodes(each, ast.Call)):
                 if (inner := script.flow.functions.get(last_called(node))) is not None:
                     yield from nodes(inner, ast.For, ast.While)
                     yield from nodes(inner, ast.comprehension)
@@ -190,8 +197,12 @@ def _is_at_most(node: ast.expr, most: int) -> bool:
 def unseen_places(script: Script) -> Iterator[Finding]:
     """V16: evaluated with longer contexts than trained, or with another attention."""
     trained = max((event.value.number or 0 for event in script.of("train width")), default=0)
-    widest = max(script.of("val width"), key=lambda event: event.value.number or 0, default=None)
-    if widest and 0 < trained < (width := widest.value.number or 0):
+    widths = [(event.value.number or 0, event) for event in script.of("val width")]
+    scores = script.of("score", VAL)
+    for inside in {event.inside for event in scores}:  # bytes that are added there have no window
+        widths.append(min(((each.value.width, each) for each in scores if each.inside == inside), key=_first))
+    width, widest = max(widths, key=_first, default=(0, None))
+    if widest and 0 < LONGER * trained < width:
         message = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
         yield script.finding("V16", widest, message)
     for node, scope in script.reach.all(ast.AST):
@@ -200,6 +211,10 @@ def unseen_places(script: Script) -> Iterator[Finding]:
             if one != two or _decides_mask(script, node, scope):
                 message = "attention looks elsewhere while it trains than while it scores"
                 yield script.finding("V16", node, message)
+
+
+def _first(pair: tuple[float, Event]) -> float:
+    return pair[0]
 
 
 def _decides_mask(script: Script, branch: Branch, scope: int) -> bool:
@@ -234,10 +249,54 @@ def across_documents(script: Script) -> Iterator[Finding]:
             continue
         for method in methods(kind):
             shifted = [node for node in nodes(method, ast.Call, ast.Subscript) if _is_shift(node)]
-            masked = any(isinstance(node.ops[0], ast.Eq | ast.NotEq) for node in nodes(method, ast.Compare))
-            if shifted and not masked and not _over_ids(method, shifted):
+            if shifted and not _masked(script, method, shifted) and not _over_ids(method, shifted):
                 message = "the position before is mixed in, across the start of a document too"
                 yield script.finding("V15", shifted[0], message)
+
+
+def _masked(script: Script, method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
+    """Whether a comparison decides where the shifted vectors are taken, and not elsewhere alone."""
+    vectors = {name for each in shifted for name in names_in(each)}
+    tests, scope = script.reach.carries(*script.comparisons), script.reach.scopes[id(method)]
+    handed = {each.arg for each in method.args.args} - vectors
+    masks = {name for name in handed if tests.by(ast.Name(name), scope)}
+    given = [*nodes(method, ast.Assign)]
+    for _ in range(3):  # what is made of masks, and of shifted vectors
+        masks |= {name for each in given if _is_mask(each.value, masks) for name in names_given(each)}
+        holding = [each for each in given if any(node in shifted for node in ast.walk(each.value))]
+        vectors |= {name for each in holding for name in names_given(each)}
+    for node in nodes(method, ast.Call, ast.BinOp, ast.Assign):
+        match node:
+            case ast.Call(args=[test, *rest]) if last_called(node) == "where":
+                sides = [(test, each) for each in rest]
+            case ast.Call(func=ast.Attribute(value=held), args=[test, *_]) if last_called(node) in FILLS:
+                sides = [(test, held)]
+            case ast.BinOp(op=ast.Mult()):
+                sides = [*permutations(_factors(node), 2)]
+            case ast.Assign(targets=[ast.Subscript(slice=test, value=held)]):
+                sides = [(test, held)]
+            case _:
+                continue
+        if any(_is_mask(test, masks) and vectors & names_in(other) for test, other in sides):
+            return True
+    return False
+
+
+def _factors(node: ast.expr) -> list[ast.expr]:
+    """The factors of a product of products."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return [*_factors(node.left), *_factors(node.right)]
+    return [node]
+
+
+def _is_mask(node: ast.expr, masks: set[str]) -> bool:
+    """A comparison of equals, or what is made of one without a product."""
+    equal = any(isinstance(each.ops[0], ast.Eq | ast.NotEq) for each in nodes(node, ast.Compare))
+    product = any(isinstance(each.op, ast.Mult | ast.MatMult | ast.Add) for each in nodes(node, ast.BinOp))
+    return (equal or bool(masks & names_in(node))) and not product
+
+
+FILLS = ("masked_fill", "masked_fill_")
 
 
 def _keeps_apart(node: ast.Call) -> bool:
@@ -317,4 +376,4 @@ def _handed_on(node: ast.AST) -> set[str]:
 
 
 CHECKS = (never_added, cut_validation, one_process, drops_windows, unseen_places, across_documents)
-COVERED = frozenset("V11 V15 V16 V17 V18 B11".split())
+COVERED = frozenset("V11 V14 V15 V16 V17 V18 B11".split())

@@ -16,8 +16,10 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
 MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
 FILLED, PREDICTED = "filled predicted".split()
+SEEN = "seen "  # of marks that say for which token alone something is given back
 FEW = "few"  # a counted number of parts
 ITEMS = "items"  # many things, whose parts are those of each
+WIDTH = "width "  # of tokens, how many of them a slice takes at once
 FILED = "filed"  # read from a file, or unpacked
 HOT = "hot"  # one at the place of a token
 COUNTED = "counted"  # how often each token, or each hash, came
@@ -93,6 +95,13 @@ class Value(NamedTuple):
         return self._replace(marks=self.marks.union(marks))
 
     @property
+    def width(self) -> int:
+        """How many tokens a slice took at once, the most of several; 0 where that is not known."""
+        return max(
+            (int(mark.removeprefix(WIDTH)) for mark in self.marks if mark.startswith(WIDTH)), default=0
+        )
+
+    @property
     def plain(self) -> "Value":
         """What is computed from it: another thing, of the same marks."""
         return self._replace(tables=NO_NAMES, kind="", number=None, set=False, parts=())
@@ -144,9 +153,9 @@ class Frame:
     """Where the walk is: a function's names, the loops around it, its depth.
 
     gate: what the branches around were chosen by. one_way: tokens whose entry in a table decided a branch
-    without another way. texts: names that stand for other names. mutated: names whose contents were changed
-    in place. alone: the line of a test by which some processes are not here. began_alone: whether the
-    function was called where they are not.
+    without another way; equal: tokens that a branch compared with something. texts: names that stand for
+    other names. mutated: names whose contents were changed in place. alone: the line of a test by which some
+    processes are not here. began_alone: whether the function was called where they are not.
     """
 
     name: str
@@ -156,6 +165,7 @@ class Frame:
     control: Value = NOTHING
     gate: Value = NOTHING
     one_way: frozenset[str] = NO_NAMES
+    equal: frozenset[str] = NO_NAMES
     returned: Value = NOTHING
     owners: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)

@@ -180,7 +180,7 @@ class Walk:
             return held.plain | anywhere if held.marks else anywhere
         result = values[0]
         for each in values[1:]:
-            result |= each
+            result = result if each == result else result | each
         # Of either text in the objects of a class: which of them this one has is not known.
         differ = of_class and (held.kind, "__init__") in self.methods and result.has(TRAIN, VAL)
         return held.plain if differ else result

@@ -586,5 +586,5 @@ def test_texts_without_end_take_bounded_time(tmp_path):
     text = "import sentencepiece\n" + "".join(line.format(i, (i + 1) % 200) for i in range(200))
     began = time.process_time()
     found = audited(tmp_path, text)
-    assert "B02" in real(found) and found.unchecked == "too long to be followed"
+    assert "B04" in real(found) and found.unchecked == "too long to be followed"
     assert time.process_time() - began < 30

@@ -85,7 +85,12 @@ WORDS = [f"\u2581w{i}" for i in range(200)]
 ROWS = [
     script("B01", "twice", [('len(piece.encode("utf-8"))', 'len(piece.encode("utf-8")) + 1')], []),
     script("B02", "byte tokens", [(BYTE_TOKENS, "")], []),
-    script("B04", "decoded", [('len(piece.encode("utf-8"))', "len(pieces.decode([i]).encode())")], []),
+    script(
+        "B04",
+        "decoded",
+        [(BYTE_TOKENS, ""), ('len(piece.encode("utf-8"))', "len(pieces.decode([i]).encode())")],
+        [('len(piece.encode("utf-8"))', "len(pieces.decode([i]).encode())")],  # of text pieces alone
+    ),
     script(
         "B05",
         "no sidecar",
