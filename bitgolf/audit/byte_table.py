@@ -325,10 +325,13 @@ def _place(piece: str) -> int:
 def tables(script: Script) -> Iterator[Table]:
     """What each function that asks for pieces counts by token, where all of it is known."""
     asking = {each.name for each in functions(script) if any(map(_asks, ast.walk(each)))}
+    if not asking:
+        return
+    tokens = Tokens(script)
     for function in functions(script):
         if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
             continue
-        tokens = Tokens(script)
+        tokens.columns, tokens.unsure, tokens.steps = [], False, 0
         tokens.enter(function, [], {})
         if tokens.unsure:
             continue

@@ -72,18 +72,21 @@ def _takes_flag(node: ast.AST) -> bool:
 
 def decoded_lengths(script: Script) -> Iterator[Finding]:
     """B04: the bytes of a token taken from the text that it is decoded to, alone."""
+    found = []
     for node, scope in script.reach.all(ast.Call):
         asked = (node.func, *node.args)
         alone = any(len(each.elts) == 1 for part in node.args for each in nodes(part, ast.List))
         if not alone or not any(isinstance(each, ast.Attribute) and each.attr in DECODERS for each in asked):
             continue
         lengths = dict(reversed([*_byte_lengths(script, script.reach.carries(node))]))
-        # Where byte tokens are counted by themselves, a piece of text is decoded to its own.
-        if lengths and not any(each.of("<0xE2>") == 1 for each in tables(script)):
+        if lengths:
             own = lengths.get(scope)  # ways through other functions may be those of other texts
             message = "the bytes of a token are the length of its decoded text"
             where, sure = (own, FOUND) if own else (next(iter(lengths.values())), SUSPECTED)
-            yield script.finding("B04", where, message, sure=sure)
+            found.append(script.finding("B04", where, message, sure=sure))
+    # Where byte tokens are counted by themselves, a piece of text is decoded to its own.
+    if found and not any(each.of("<0xE2>") == 1 for each in tables(script)):
+        yield from found
 
 
 DECODERS = {"decode", "decode_ids", "DecodeIds", "batch_decode"}
