@@ -89,11 +89,8 @@ class Tokens(Interpreter):
         return result
 
     def _own(self, node: ast.Call, last: str) -> Definition | None:
-        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in (
-            "self",
-            "cls",
-            self.kind,
-        ):
+        held = dotted(node.func).rpartition(".")[0]
+        if held and held in ("self", "cls", self.kind):
             return self.flow.methods.get((self.kind, last))
         return super()._own(node, last)
 
@@ -107,7 +104,7 @@ class Tokens(Interpreter):
             case ast.Attribute():
                 held = self.value(node.value, names)
                 if isinstance(held, Piece):
-                    return getattr(held, node.attr, UNKNOWN)
+                    return held._asdict().get(node.attr, UNKNOWN)
                 if held is UNKNOWN and node.attr == "pieces":
                     return [*VOCABULARY]
                 if held is UNKNOWN and _plain(node.attr) in (*ASKS, "idtopiece"):
@@ -120,9 +117,8 @@ class Tokens(Interpreter):
                 if isinstance(left, list | tuple) and isinstance(node.op, ast.Mult):
                     return self.column([left[0]] * SIZE, node.lineno) if len(left) == 1 else UNKNOWN
                 if Column in (type(left), type(right)):
-                    return self.column(
-                        [_computed(node.op, *pair) for pair in _pairs(left, right)], node.lineno
-                    )
+                    values = [_computed(node.op, *pair) for pair in _pairs(left, right)]
+                    return self.column(values, node.lineno)
                 if isinstance(left, bool | int) and isinstance(right, bool | int):
                     return _computed(node.op, left, right)
                 return super()._value(node, names)
@@ -159,8 +155,9 @@ class Tokens(Interpreter):
         if last == "fromhex" and isinstance(given[0], str):
             return bytes.fromhex(given[0])
         if last == "range" and given:
-            most = given[-1] if isinstance(given[-1], int) else SIZE
-            return [*range(given[0] if len(given) == 2 else 0, min(most, SIZE))]
+            first = given[0] if len(given) > 1 else 0
+            most = given[min(1, len(given) - 1)]
+            return [*range(max(0, first), min(most, SIZE) if isinstance(most, int) else SIZE)]
         if last in MAKES or last == "full":
             value = MAKES.get(last, given[1] if len(given) > 1 else UNKNOWN)
             return self.column([value] * SIZE, node.lineno)
@@ -177,48 +174,31 @@ class Tokens(Interpreter):
                 self.columns.append(Column(held, node.lineno))
             return None
         if last == "where" and len(given) == 3:
-            return self.column(
-                [
-                    one if test else other
-                    for (test, one), (_, other) in zip(_pairs(given[0], given[1]), _pairs(given[0], given[2]))
-                ],
-                node.lineno,
-            )
+            ways = zip(_pairs(given[0], given[1]), _pairs(given[0], given[2]))
+            return self.column([one if test else other for (test, one), (_, other) in ways], node.lineno)
         if last in SAME and given and isinstance(given[0], list):
             return given[0]
         if isinstance(held, list):
             return held  # .to(device), .long(), .numpy()
-        if called(node) in MORE and UNKNOWN not in given:
+        if called(node) in MORE and UNKNOWN not in given and not isinstance(given[0], int):
             return MORE[called(node)](*given)
         if isinstance(node.func, ast.Lambda):
             return self.value(node.func.body, {**names, node.func.args.args[0].arg: given[0]})
         return super().call(node, names)
 
     def assign(self, target: ast.expr, value: Known, names: Names) -> None:
-        """Also to an attribute of an object, and to a place in a column."""
+        """Also to an attribute of an object, and to places in a column."""
         match target:
             case ast.Attribute():
                 names[dotted(target)] = value
             case ast.Subscript():
                 held, where = self.value(target.value, names), self.value(target.slice, names)
-                if isinstance(held, list) and isinstance(where, int) and 0 <= where < len(held):
-                    held[where] = value
-                elif isinstance(held, list) and isinstance(where, list):
-                    self._put(held, where, value)
-                elif isinstance(held, list):
-                    held[:] = [UNKNOWN] * len(held)
-                elif isinstance(held, dict) and where is not UNKNOWN:
+                if isinstance(held, list):
+                    _put(held, where, value)
+                elif isinstance(held, dict) and isinstance(where, int | str):
                     held[where] = value
             case _:
                 super().assign(target, value, names)
-
-    def _put(self, held: list[Known], where: Sequence[Known], value: Known) -> None:
-        """Values, or one for all, at some places: their numbers, or where something is true."""
-        if len(where) == SIZE and all(isinstance(each, bool) for each in where):
-            where = [place for place, chosen in enumerate(where) if chosen]
-        values = value if isinstance(value, list) and len(value) == len(where) else [value] * len(where)
-        for place, each in zip(where, values):
-            held[place] = each
 
     def statement(self, node: ast.stmt, names: Names) -> str:
         """Also loops that count by themselves, and cases of a value."""
@@ -278,6 +258,19 @@ def _answered(asked: str, given: Sequence[Known]) -> Known:
         text = broken.get(piece.piece, piece.piece.replace(SPACE, " ").lstrip())
         return "" if piece.type in (CONTROL, UNUSED) else text
     return UNKNOWN
+
+
+def _put(held: list[Known], where: Known, value: Known) -> None:
+    """Values, or one for all, at some places: one, several, or those where something is true."""
+    places = where if isinstance(where, list) else [where]
+    if len(places) == SIZE and all(isinstance(each, bool) for each in places):
+        places = [place for place, chosen in enumerate(places) if chosen]
+    if not all(isinstance(each, int) and 0 <= each < len(held) for each in places):
+        held[:] = [UNKNOWN] * len(held)  # whatever is written there
+        return
+    values = value if isinstance(value, list) and len(value) == len(places) else [value] * len(places)
+    for place, each in zip(places, values):
+        held[place] = each
 
 
 def _pairs(left: Known, right: Known) -> Iterator[tuple[Known, Known]]:

@@ -108,6 +108,9 @@ def test_what_hangs_on_the_unknown_is_not_told():
         LOOP.replace("np.zeros(sp.get_piece_size(), np.int64)", "[0] * 10**12"),
         "def table(sp):\n    while True:\n        sp.id_to_piece(0)\n",
         "def table(sp):\n    return table(sp.id_to_piece(0))\n",
+        LOOP.replace("return sizes", "sizes[99] = sizes[[1, 10**9]] = 0\n    return bytes(10**11)"),
+        LOOP.replace("return sizes", "found = {}\n    found[[1]] = 2\n    return range(-(10**12), 5)"),
+        LOOP.replace("return sizes", "return [sp.pieces[0].__class__() for i in range(3)]"),
     ],
 )
 def test_it_comes_to_an_end(text):
