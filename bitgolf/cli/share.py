@@ -25,4 +25,4 @@ def share(
 
     Example: bitgolf share runs/demo --out demo.html --prompt "My fellow citizens"
     """
-    screen.close(write_page(model, out, prompt), as_json=as_json)
+    screen.close(screen.follow(write_page(model, out, prompt)), as_json=as_json)

@@ -3,12 +3,14 @@
 import base64
 import importlib.resources
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import Event
 from bitgolf.base.files import read_json, write_bytes
 from bitgolf.export.exported import read_exported
 from bitgolf.inputs.resolve import beside, find_artifact
@@ -27,8 +29,11 @@ LARGEST_WINDOW = 1024  # tokens; a page keeps keys and values of all
 KINDS = {MERGES_KIND: "bytes", FOLDED_KIND: "folded"}
 
 
-def write_page(run: str, out: Path | None, prompt: str) -> dict[str, Any]:
-    """Write the page of a run folder or model.bin. Raises BitgolfError for a model that it cannot run."""
+def write_page(run: str, out: Path | None, prompt: str) -> Generator[Event, None, dict[str, Any]]:
+    """Write the page of a run folder or model.bin; yields progress, returns the page's facts.
+
+    Raises BitgolfError for a model that it cannot run.
+    """
     path, unpacked = find_artifact(run)
     exported = read_exported(run)
     name = path.resolve().parent.name if exported.name == MADE else exported.name
@@ -37,7 +42,7 @@ def write_page(run: str, out: Path | None, prompt: str) -> dict[str, Any]:
     tokenizer = in_page(unpacked.tokenizer)
     window = min(exported.window, LARGEST_WINDOW)
     model = model_with(unpacked.model, unpacked.weights, Backend().plain()).eval()
-    graphs, constants = graphs_of(model, window)
+    graphs, constants = yield from graphs_of(model, window)
     needed = {name for graph in graphs for name in graph.takes}
     kept = {name: weight for name, weight in unpacked.weights.items() if name in needed}
     rows, packed = written(unpacked.tensors, kept, constants)

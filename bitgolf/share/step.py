@@ -8,7 +8,7 @@ import logging
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import Event
 from bitgolf.net.kernels import AttentionMask, split_heads
 from bitgolf.net.model import Model
 from bitgolf.net.position import AttentionWindow
@@ -85,10 +86,11 @@ class Step(nn.Module):
         return model.logits_of(hidden[:, -1]), passed
 
 
-def graphs_of(model: Model, window: int) -> tuple[list[Graph], dict[str, Tensor]]:
+def graphs_of(model: Model, window: int) -> Generator[Event, None, tuple[list[Graph], dict[str, Tensor]]]:
     """The passes for every place in a window, and the numbers that are constants of them, by name.
 
-    Raises BitgolfError for a model whose layers look back but by attention, and for unknown operations.
+    Yields how many are recorded. Raises BitgolfError for a model whose layers look back but by attention,
+    and for unknown operations.
     """
     if model.plan.looks_back:
         raise BitgolfError(
@@ -98,7 +100,9 @@ def graphs_of(model: Model, window: int) -> tuple[list[Graph], dict[str, Tensor]
     graphs: list[Graph] = []
     constants: dict[str, Tensor] = {}
     model.window = window
-    for first, last in stretches(model, window - 1):  # below the window, places turn alike
+    runs = [*stretches(model, window - 1)]  # below the window, places turn alike
+    for done, (first, last) in enumerate(runs):
+        yield Event("record", done, len(runs), {})
         graphs.append(_traced(model, first, last, constants))
     return graphs, constants
 

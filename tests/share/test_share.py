@@ -14,6 +14,7 @@ import torch
 
 from bitgolf import share
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import finish
 from bitgolf.catalog.probes import perturbed
 from bitgolf.export.exported import read_exported
 from bitgolf.net.embed import BigramHash, SmearGate
@@ -60,7 +61,7 @@ def shared(plan, dataset, folder, quantize=None):
     tensors, _ = quantize_weights(quantize or QuantizePlan(), weights)
     path = folder / "model.bin"
     path.write_bytes(pack(plan, tensors, dataset.tokenizer.to_bytes()).data)
-    write_page(str(path), folder / "page.html", "")
+    finish(write_page(str(path), folder / "page.html", ""))
     return path, folder / "page.html"
 
 
@@ -190,7 +191,7 @@ def test_the_page_of_the_model_that_ships_is_not_written_into_the_package(tmp_pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "share.html").mkdir()
     with pytest.raises(BitgolfError, match="^share.html: .*a folder is there"):
-        write_page("demo", None, "")
+        finish(write_page("demo", None, ""))
 
 
 def test_what_a_page_cannot_run_is_refused_in_one_line(dataset, tmp_path):
@@ -209,4 +210,4 @@ def test_what_a_page_cannot_run_is_refused_in_one_line(dataset, tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"no model")
     with pytest.raises(BitgolfError):
-        write_page(str(path), None, "")
+        finish(write_page(str(path), None, ""))
