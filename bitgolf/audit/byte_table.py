@@ -8,7 +8,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bitgolf.audit.one_tensor import MOST_TURNS, UNKNOWN, Interpreter, Known, Names
+from bitgolf.audit.one_tensor import MOST_TURNS, PYTHON_FAULTS, UNKNOWN, Interpreter, Known, Names
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import called, last_called, within
 from bitgolf.audit.values import Definition, dotted
@@ -325,7 +325,10 @@ def tables(script: Script) -> Iterator[Table]:
         if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
             continue
         tokens.columns, tokens.unsure, tokens.steps = [], False, 0
-        tokens.enter(function, [], {})
+        try:
+            tokens.enter(function, [], {})
+        except PYTHON_FAULTS:  # as it would in Python, with what stands in
+            continue
         if tokens.unsure:
             continue
         known = [each for each in tokens.columns if len(each) >= SIZE and UNKNOWN not in each]

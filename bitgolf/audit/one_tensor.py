@@ -19,6 +19,9 @@ MOST_BITS = 128  # of a whole number, which a foreign script may square again an
 LARGE, SMALL = 10**6, 384  # how many numbers a matrix has, and a vector
 
 
+PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+
+
 class Tensor(NamedTuple):
     """A stand-in: what is known of a tensor."""
 
@@ -122,7 +125,7 @@ class Interpreter:
             return UNKNOWN
         try:
             value = self._value(node, names)
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError):
+        except PYTHON_FAULTS:
             return UNKNOWN
         large = isinstance(value, str | list | tuple) and len(value) > MOST_TEXT
         return UNKNOWN if large or isinstance(value, int) and value.bit_length() > MOST_BITS else value
