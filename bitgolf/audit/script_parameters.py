@@ -10,7 +10,7 @@ from bitgolf.audit.one_tensor import Interpreter, Loop, Seen, Tensor, clips, pac
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
-from bitgolf.audit.tree import called, last_called, names_given, nodes, own_nodes
+from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, own_nodes
 
 LOW = 63  # levels on a side that are fewer than those of 8 bits, or of 7
 EMBEDDED = 31  # the least that a table of tokens is packed with
@@ -146,7 +146,8 @@ def _taken_whole(script: Script, scope: ast.AST, looped: set[int]) -> Iterator[a
     for node in _inner_nodes(scope):
         makes = _makes_optimizer(script, node)
         for call in nodes(node, ast.Call) if makes or isinstance(node, ast.Assign | ast.AugAssign) else ():
-            if last_called(call) in ASKED and (makes or id(call) not in looped):
+            kept = id(call) not in looped and not any(calls(node, "numel"))  # those are counted alone
+            if last_called(call) in ASKED and (makes or kept):
                 yield call
 
 
@@ -179,8 +180,14 @@ def _selections(scope: ast.AST) -> Iterator[tuple[Loop, ast.Call]]:
         if last_called(call) in ASKED and not any(nodes(node.value, ast.ListComp))
         for name in names_given(node)
     }
+    counted = {
+        id(each)
+        for node in nodes(scope, ast.ListComp, ast.GeneratorExp)
+        for each in node.generators
+        if last_called(node.elt) == "numel"
+    }
     for node in own_nodes(scope):
-        if isinstance(node, Loop):
+        if isinstance(node, Loop) and id(node) not in counted:
             asked = [each for each in nodes(node.iter, ast.Call) if last_called(each) in ASKED]
             asked += [kept[each.id] for each in nodes(node.iter, ast.Name) if each.id in kept]
             if asked:
