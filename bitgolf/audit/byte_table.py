@@ -19,7 +19,7 @@ SPACE = "\u2581"
 
 
 class Piece(NamedTuple):
-    """A token that stands in. kind: as `type` in SentencePiece's model."""
+    """A token that stands in, with the fields of SentencePiece's model."""
 
     piece: str
     type: int = NORMAL

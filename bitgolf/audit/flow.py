@@ -101,8 +101,9 @@ class Flow(Calls):
                 self.value(node.value, frame)
             case ast.Return() if node.value:
                 value = self.chosen(self.value(node.value, frame), frame)
-                seen = value.has(PIECE) and meeting(places(value.gates), places(frame.one_way))
-                frame.returned |= value.marked(*(f"{SEEN}{path}" for path in seen or ()))
+                asked = frame.one_way if value.has(PIECE) else NO_NAMES
+                seen = meeting(places(value.gates), places(asked))
+                frame.returned |= value.marked(*(f"{SEEN}{path}" for path in seen))
             case ast.For() | ast.AsyncFor():
                 over = self.value(node.iter, frame)
                 self.taken(node.target, node.iter, over, frame)
@@ -174,7 +175,7 @@ class Flow(Calls):
         ):
             frame.alone = alone or self.by_rank(node.test, frame)
         one_way, equal = frame.one_way, frame.equal
-        frame.equal = equal | self._compared(node.test, frame)
+        frame.equal = equal | (self._compared(node.test, frame) if test.keys else NO_NAMES)
         counted = isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE)
         looked_up = counted and test.has(PIECE) and not test.has(GOLD)  # `is not None` asks of a context
         frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES

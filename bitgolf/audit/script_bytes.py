@@ -190,8 +190,7 @@ BITS = re.compile(r"(?:val_bpb|bits per byte)[\s:=]*$")
 def _is_ln2(node: ast.expr) -> bool:
     """`math.log(2)`, `log2`, or one of these as a number."""
     if isinstance(node, ast.Call):
-        two = [*map(number, node.args)] in ([2], [2.0]) or "2" in map(ast.unparse, node.args)
-        return last_called(node) == "log2" or last_called(node) == "log" and two
+        return last_called(node) == "log2" or last_called(node) == "log" and 2 in map(number, node.args)
     value = number(node)
     return isinstance(value, float) and any(
         abs(value - each) < 1e-4 for each in (math.log(2), 1 / math.log(2))

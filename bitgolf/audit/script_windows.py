@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator, Sequence
 from itertools import permutations
+from operator import itemgetter
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.library import REDUCES
@@ -34,7 +35,7 @@ TRAINING_TESTS = ("self.training", "not self.training", "self.training is True",
 
 
 def cut_validation(script: Script) -> Iterator[Finding]:
-    """V11, V14: tokens that are left out or trained on, or a loop that scores and ends after so many."""
+    """V11: tokens that are left out, or a loop that scores and ends after so many."""
     one_by_one = {each.owner for each in script.of("file")}  # other files are read in turn
     scores = sorted(script.of("score"), key=lambda each: each.time) or [Event("score", 0, 0, ())]
     for cut in script.of("cut"):
@@ -48,15 +49,18 @@ def cut_validation(script: Script) -> Iterator[Finding]:
     for loop in _scoring_loops(script):
         if isinstance(loop, ast.For) and (_steps_over(loop) or _thinned(script, loop)):
             yield script.finding("V11", loop, "the loop steps over more tokens than it takes")
-    for score in script.of("score", VAL, TRAIN):
-        message = "what is scored has tokens in it that the model is trained on"
-        yield script.finding("V14", score, message)
-        break
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
             message = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
             yield script.finding("V11", limit, message)
+
+
+def scores_training(script: Script) -> Iterator[Finding]:
+    """V14: what is scored comes from the files that are trained on."""
+    for score in script.of("score", VAL, TRAIN)[:1]:
+        message = "what is scored has tokens in it that the model is trained on"
+        yield script.finding("V14", score, message)
 
 
 def _gone_through(script: Script, loop: ast.For) -> list[ast.expr]:
@@ -200,8 +204,10 @@ def unseen_places(script: Script) -> Iterator[Finding]:
     widths = [(event.value.number or 0, event) for event in script.of("val width")]
     scores = script.of("score", VAL)
     for inside in {event.inside for event in scores}:  # bytes that are added there have no window
-        widths.append(min(((each.value.width, each) for each in scores if each.inside == inside), key=_first))
-    width, widest = max(widths, key=_first, default=(0, None))
+        widths.append(
+            min(((each.value.width, each) for each in scores if each.inside == inside), key=itemgetter(0))
+        )
+    width, widest = max(widths, key=itemgetter(0), default=(0, None))
     if widest and 0 < LONGER * trained < width:
         message = f"scored in windows of {width:,.0f} tokens, trained in {trained:,.0f}"
         yield script.finding("V16", widest, message)
@@ -211,10 +217,6 @@ def unseen_places(script: Script) -> Iterator[Finding]:
             if one != two or _decides_mask(script, node, scope):
                 message = "attention looks elsewhere while it trains than while it scores"
                 yield script.finding("V16", node, message)
-
-
-def _first(pair: tuple[float, Event]) -> float:
-    return pair[0]
 
 
 def _decides_mask(script: Script, branch: Branch, scope: int) -> bool:
@@ -375,5 +377,13 @@ def _handed_on(node: ast.AST) -> set[str]:
     return set()
 
 
-CHECKS = (never_added, cut_validation, one_process, drops_windows, unseen_places, across_documents)
+CHECKS = (
+    never_added,
+    cut_validation,
+    scores_training,
+    one_process,
+    drops_windows,
+    unseen_places,
+    across_documents,
+)
 COVERED = frozenset("V11 V14 V15 V16 V17 V18 B11".split())
