@@ -125,6 +125,7 @@ AROUND = (
     "published",
     "submit",
     "export",
+    "beside",
     "share",
     "serve",
     "watch",
