@@ -15,7 +15,7 @@ from bitgolf.base.events import finish
 from bitgolf.pipeline.coding import open_coder
 from bitgolf.proof.crew import Coder
 from bitgolf.proof.file import compress, decompress
-from bitgolf.report.compressors import COMPRESSORS
+from bitgolf.rivals.compressors import COMPRESSORS
 
 
 def row_of(coder: Coder, path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bitgolf.base.events import finish
-from bitgolf.report.compressors import COMPRESSORS, measure_compressors
+from bitgolf.rivals.compressors import COMPRESSORS, measure_compressors
 from bitgolf.text.shards import Dataset
 
 PARTS = ("budget", "primed", "alone")

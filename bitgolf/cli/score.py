@@ -7,12 +7,16 @@ from typing import Annotated
 import typer
 
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.events import with_progress
 from bitgolf.cli.options import Json, ModelName, OnData, Overrides
+from bitgolf.cli.shown import show_public_models
 from bitgolf.inputs.resolve import SHIPPED, find_artifact
 from bitgolf.pipeline.seen import tokens_trained_on
 from bitgolf.pipeline.work import score_artifact
 from bitgolf.public.byte_counts import public_rule
 from bitgolf.report import screen
+from bitgolf.rivals.known import keep_score
+from bitgolf.rivals.public_model import PublicModel, PublicScore, read_public_model, score_public
 from bitgolf.run.positions import positions_in_words
 from bitgolf.score.metric import summary
 
@@ -40,6 +44,14 @@ def score(
             help="What weights of a public script do not show: DISABLE_LAYER0_ATTN, RECUR_LAYERS.",
         ),
     ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            metavar="MODEL",
+            help="Score a public model on the same bytes: hf:OWNER/NAME, its folder, a .gguf file.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
@@ -49,11 +61,14 @@ def score(
     passes once more with MLPs or scales of their own are 4 and 5 if not told (--recur-layers); passes with
     scales of their own are layers each, so that a place in --set is counted in passes.
 
+    What public models make of the text (--beside) is kept; later runs on the same text show it too.
+
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """
     named, first_attention = script_settings(variables or [])
     layers = layers_by_number(again or named)
     path, unpacked = find_artifact(model, dataset, overrides or [], layers, first_attention)
+    public_models = [read_public_model(other) for other in others or []]
     scores, result = screen.follow(score_artifact(path, unpacked, text, dataset, overrides or []))
     artifact_bytes = path.stat().st_size
     facts = {"artifact": str(path), "artifact_bytes": artifact_bytes, **summary(scores), **result}
@@ -68,9 +83,21 @@ def score(
                 f"{seen / tokens:.0%} of the scored tokens are in the training text too: "
                 "this says nothing of new text"
             )
+    if public_models:
+        content = unpacked.tokenizer.decode(scores.target)
+        rows = [measured(public, content)._asdict() for public in public_models]
+        show_public_models(rows, facts["bits_per_byte"], artifact_bytes, as_json)
+        facts |= {"public_models": rows} if as_json else {}
     if not as_json:
         facts["query_positions"] = positions_in_words(result)
     screen.close(facts, as_json=as_json)
+
+
+def measured(model: PublicModel, content: bytes) -> PublicScore:
+    """The score of a public model on a text, shown as it is made, and kept."""
+    score = screen.follow(with_progress(score_public(model, content), model.name))
+    keep_score(content, score)
+    return score
 
 
 def script_settings(variables: list[str]) -> tuple[str, bool]:

@@ -6,9 +6,10 @@ import typer
 
 from bitgolf.cli.faults import show_now
 from bitgolf.cli.options import Json, ModelName
-from bitgolf.export.exported import needs, read_exported
+from bitgolf.export.exported import read_exported
 from bitgolf.inputs.resolve import find_artifact
 from bitgolf.net.backend import Backend
+from bitgolf.public.optional import needs
 from bitgolf.report import screen
 from bitgolf.serve.app import Writer, server
 from bitgolf.squeeze.artifact import load_model

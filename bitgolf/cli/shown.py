@@ -15,7 +15,7 @@ from bitgolf.public.defaults import read_defaults, taken
 from bitgolf.public.variables import apply_variables, variable_rows
 from bitgolf.recipe import Recipe
 from bitgolf.report import screen
-from bitgolf.report.compressors import better_ones
+from bitgolf.rivals.compressors import better_ones
 from bitgolf.run.positions import positions_in_words
 from bitgolf.run.result import RunResult
 
@@ -102,6 +102,9 @@ def show_result(result: RunResult, as_json: bool, following: str, leave_out: Con
         if bits is not None and not as_json:
             better = ", ".join(better_ones(result["rivals"], bits))
             print(f"Better than this model: {better}\n" if better else "No compressor is better.\n")
+    if result.get("public_models"):
+        size = result.get("total_bytes") or result.get("artifact_bytes")
+        show_public_models(result["public_models"], result.get("bits_per_byte"), size, as_json)
     if "proof" in result:
         proof = result["proof"]
         lines = [
@@ -122,6 +125,18 @@ def show_result(result: RunResult, as_json: bool, following: str, leave_out: Con
     screen.close(shown, as_json=as_json)
     if result["status"] != "ok":
         raise typer.Exit(1)
+
+
+def show_public_models(
+    rows: Sequence[Mapping[str, Any]], bits: float | None, own_bytes: int | None, as_json: bool
+) -> None:
+    """What public models make of the same text, beside this one; their weights are counted alone."""
+    others = [
+        (row["name"], row["bits_per_byte"], row["model_bytes"] or None, row["parameters"]) for row in rows
+    ]
+    title = "The same text by public models, which are of any size and have read other texts"
+    columns = ("", "bits per byte", "bytes", "parameters")
+    screen.table(title, columns, [("this model", bits, own_bytes, None), *others], as_json=as_json)
 
 
 class Verdict(Protocol):

@@ -1,6 +1,5 @@
 """A packed model as other programs take it: plan, float32 weights, tokenizer, and logits to compare with."""
 
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,16 +67,6 @@ def write_weights(exported: Exported, out: Path) -> float:
     ids, expected = exported.probe()
     with torch.inference_mode():
         return greatest_difference(exported._replace(weights=read).model().logits(ids), expected, out)
-
-
-def needs(extra: str, *packages: str) -> None:
-    """Raise BitgolfError unless the packages of an extra can be imported."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BitgolfError(
-            f"this needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            way_out=f"pip install 'bitgolf[{extra}]'",
-        )
 
 
 def greatest_difference(logits: Tensor, expected: Tensor, where: Path) -> float:

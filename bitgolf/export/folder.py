@@ -8,8 +8,9 @@ import torch
 
 from bitgolf.base.files import write_bytes, write_json
 from bitgolf.export.code import CONFIG_CLASS, MODEL_CLASS, TOKENIZER_CLASS, model_code, tokenizer_code
-from bitgolf.export.exported import Exported, greatest_difference, needs
+from bitgolf.export.exported import Exported, greatest_difference
 from bitgolf.net.model import ModelPlan
+from bitgolf.public.optional import needs
 from bitgolf.text.encoder import Encoder
 
 README = """---

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import write_bytes
-from bitgolf.export.exported import Exported, greatest_difference, needs
+from bitgolf.export.exported import Exported, greatest_difference
 from bitgolf.net.model import Model
+from bitgolf.public.optional import needs
 
 OPSET = 20
 

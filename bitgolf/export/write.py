@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitgolf.base.errors import BitgolfError, nearest
-from bitgolf.export.exported import Exported, needs, read_exported, write_weights
+from bitgolf.export.exported import Exported, read_exported, write_weights
 from bitgolf.export.folder import write_folder
 from bitgolf.export.onnx import write_onnx
 from bitgolf.inputs.resolve import beside
 from bitgolf.inputs.writable import refuse_file, refuse_folder
+from bitgolf.public.optional import needs
 
 
 class Form(NamedTuple):

@@ -28,10 +28,11 @@ from bitgolf.net.native import native
 from bitgolf.pipeline.overfit import overfitting
 from bitgolf.pipeline.repack import dtype_of, findings, open_run
 from bitgolf.recipe import Recipe
-from bitgolf.report.compressors import measure_compressors, missing_ones, quick_ones
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.trace import kept_trace
+from bitgolf.rivals.compressors import measure_compressors, missing_ones, quick_ones
+from bitgolf.rivals.known import known_scores
 from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
@@ -155,6 +156,9 @@ def _work(
         result["overfitting"] = sentence
     if with_compressors:
         result["rivals"] = yield from measure_compression(dataset, recipe.budget.budget_bytes)
+        result["public_models"] = [
+            dict(row) for row in known_scores(dataset.tokenizer.decode(dataset.val.all()))
+        ]
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}

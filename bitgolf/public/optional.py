@@ -1,8 +1,10 @@
-"""Compressors that only some work needs: one that is not installed is an error where it is used."""
+"""Packages that only some work needs: one that is not installed is an error where it is used."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
+from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.codec import MissingCodecError
 
 
@@ -23,3 +25,13 @@ def needed(package: str, why: str) -> ModuleType:
         raise MissingCodecError(
             f"{why} needs {package}, which is not installed", way_out=f"pip install {package}"
         ) from None
+
+
+def needs(extra: str, *packages: str) -> None:
+    """Raise BitgolfError unless the packages of an extra can be imported."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BitgolfError(
+            f"this needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            way_out=f"pip install 'bitgolf[{extra}]'",
+        )

@@ -77,7 +77,7 @@ def budget(run: Run) -> View:
 
 
 def against_compressors(run: Run) -> View:
-    """This run among the compressors, smallest first."""
+    """This run among the compressors and public models, smallest first."""
     listed = required(run.result, "rivals", "The run was not compared with compressors.")
     rows = [(f"bitgolf {run.name}", run.result.get("bits_per_byte"), "ours")]
     for rival in listed:
@@ -86,6 +86,9 @@ def against_compressors(run: Run) -> View:
         primed = rival.get("primed_bits_per_byte")
         rows.append((f"{rival['name']}, with the training text", primed, "primed"))
         rows.append((f"{rival['name']}, alone", rival.get("alone_bits_per_byte"), "alone"))
+    for model in run.result.get("public_models") or []:
+        size = f"{model['model_bytes'] / 1e6:,.0f} MB" if model.get("model_bytes") else "size not known"
+        rows.append((f"{model['name']}, a public model ({size})", model.get("bits_per_byte"), "alone"))
     finite: list[tuple[Any, ...]] = [row for row in rows if is_number(row[1])]
     return {"rows": _shares(sorted(finite, key=lambda row: row[1]))}
 

@@ -60,6 +60,7 @@ class RunResult(TypedDict, total=False):
     alarms: int
     sample: str
     rivals: list[dict[str, Any]]
+    public_models: list[dict[str, Any]]
     run: str
     report: str
     public_variables: dict[str, str]

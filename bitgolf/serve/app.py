@@ -13,8 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.export.exported import needs
 from bitgolf.net.model import Model
+from bitgolf.public.optional import needs
 from bitgolf.report.sample import until, written
 from bitgolf.serve.logprobs import Logprobs, joined, logits_of_prompt
 from bitgolf.serve.protocol import Completion, Prompt, RequestError, error_body, events, read_completion

@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.files import is_number, read_json, write_json
-from bitgolf.export.exported import needs
 from bitgolf.inputs.typed import STRICT, Size, read_as
+from bitgolf.public.optional import needs
 from bitgolf.watch.boards import BOARDS, Board
 
 PAUSE = 1.0  # seconds between two looks at the file

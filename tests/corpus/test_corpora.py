@@ -445,8 +445,8 @@ def test_sidecars_are_not_taken_for_shards(tmp_path):
     counts = tokenizer.token_bytes(tokens, np.concatenate([tokens[:1], tokens[:-1]]))
     shard = folder / "fineweb_val_000000.bin"
     write_sidecar(shard, counts)
-    beside = build(source_from(str(folder)), tmp_path / "beside")
-    assert (tmp_path / "beside" / "passport.json").read_bytes() == (
+    beside = build(source_from(str(folder)), tmp_path / "rivals")
+    assert (tmp_path / "rivals" / "passport.json").read_bytes() == (
         tmp_path / "plain" / "passport.json"
     ).read_bytes()
     assert len(beside.val.paths) == 1

@@ -8,7 +8,7 @@ import torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.catalog.probes import perturbed
-from bitgolf.export.exported import TOLERANCE, greatest_difference, needs, read_exported
+from bitgolf.export.exported import TOLERANCE, greatest_difference, read_exported
 from bitgolf.export.write import export_to
 from bitgolf.net.embed import BigramHash, SmearGate
 from bitgolf.net.heads import Xsa
@@ -17,6 +17,7 @@ from bitgolf.net.mlp import LeakyReluSquared
 from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import AttentionWindow, Rope
 from bitgolf.net.values import ValueEmbedding
+from bitgolf.public.optional import needs
 from bitgolf.squeeze.artifact import pack
 from bitgolf.squeeze.quantize import QuantizePlan, quantize_weights
 from bitgolf.text.encoder import Encoder

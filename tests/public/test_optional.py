@@ -11,7 +11,7 @@ from bitgolf.base.files import write_json
 from bitgolf.base.plan import to_json
 from bitgolf.net.model import build_model
 from bitgolf.public.optional import is_installed, needed
-from bitgolf.report.compressors import COMPRESSORS
+from bitgolf.rivals.compressors import COMPRESSORS
 from bitgolf.squeeze.artifact import PackPlan, pack
 from bitgolf.squeeze.codec import Brotli, MissingCodecError
 from bitgolf.squeeze.quantize import quantize_weights

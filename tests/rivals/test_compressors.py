@@ -6,7 +6,7 @@ import pytest
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import finish
 from bitgolf.public.optional import is_installed
-from bitgolf.report.compressors import (
+from bitgolf.rivals.compressors import (
     COMPRESSORS,
     better_ones,
     measure_compressors,
@@ -94,7 +94,7 @@ def test_cache_serves_the_same_texts_and_budget_only(tmp_path):
 
 
 def test_where_no_strong_one_is_installed_that_of_python_stands(monkeypatch):
-    monkeypatch.setattr("bitgolf.report.compressors.is_installed", lambda package: False)
+    monkeypatch.setattr("bitgolf.rivals.compressors.is_installed", lambda package: False)
     assert quick_ones() == [XZ]
     assert [one.name for one in missing_ones()] == ["bzip3 -b 64", "PPMd order 16"]
 

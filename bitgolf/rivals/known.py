@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import write_json
-from bitgolf.beside.causal import PublicScore
 from bitgolf.inputs.typed import STRICT, Figure, Size, read_as
+from bitgolf.rivals.public_model import PublicScore
 from bitgolf.run.cache import cache_folder
 
 SHIPPED_SCORES = Path(__file__).with_name("measured.json")
@@ -41,14 +41,14 @@ class Rows(TypedDict):
 def known_scores(content: bytes) -> list[Row]:
     """All scores of public models on exactly this text, best first; a damaged file of kept ones has none."""
     digest = hashlib.sha256(content).hexdigest()
-    rows = {row["name"]: row for row in [*read_as(SHIPPED_SCORES, Rows)["scores"], *_kept()]
-            if row["text_sha256"] == digest}
+    listed = [*read_as(SHIPPED_SCORES, Rows)["scores"], *_kept()]
+    rows = {row["name"]: row for row in listed if row["text_sha256"] == digest}
     return sorted(rows.values(), key=lambda row: row["bits_per_byte"])
 
 
 def keep_score(content: bytes, score: PublicScore) -> None:
     """Keep one, in place of an older one of this model on this text."""
-    row: Row = {"text_sha256": hashlib.sha256(content).hexdigest(), **score._asdict()}  # type: ignore[typeddict-item]
+    row = {"text_sha256": hashlib.sha256(content).hexdigest(), **score._asdict()}
     same = (row["text_sha256"], row["name"])
     others = [kept for kept in _kept() if (kept["text_sha256"], kept["name"]) != same]
     write_json(cache_folder() / KEPT_SCORES, {"scores": [*others, row]})

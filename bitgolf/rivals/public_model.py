@@ -1,4 +1,4 @@
-"""A public model in the formats of Hugging Face: hf:OWNER/NAME, a folder, a .gguf file. No code of it is run."""
+"""A public model of Hugging Face's formats: hf:OWNER/NAME, a folder, a .gguf file. No code of it is run."""
 
 import importlib
 import math
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from bitgolf.base.errors import BitgolfError, DataError
 from bitgolf.corpus.textfile import refuse_special
-from bitgolf.export.exported import needs
+from bitgolf.public.optional import needs
 from bitgolf.score.windows import Sliding
 
 HUB = "hf:"
@@ -144,11 +144,16 @@ def _ids(model: PublicModel, content: bytes) -> list[int]:
             way_out="leave out --beside",
         ) from None
     ids = model.tokenizer.encode(text, add_special_tokens=False)
-    if not ids or (bad := max(ids)) >= model.network.config.vocab_size:
-        raise BitgolfError("a token that the model has no row for", where=model.name, value=bad if ids else None)
+    if not ids or max(ids) >= model.network.config.vocab_size:
+        raise BitgolfError(
+            "its tokenizer has tokens that the model does not have",
+            where=model.name,
+            value=max(ids, default=None),
+        )
     back = model.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if back != text:
-        at = next((i for i, pair in enumerate(zip(text, back)) if pair[0] != pair[1]), min(len(text), len(back)))
+        differ = (i for i, (one, other) in enumerate(zip(text, back)) if one != other)
+        at = next(differ, min(len(text), len(back)))
         raise DataError(
             "the tokenizer does not give the text back, so its bits would be those of another text",
             where=model.name,

@@ -1,1 +1,0 @@
-"""Other people's language models, scored on the same bytes: `bitgolf score RUN --beside hf:OWNER/NAME`."""
