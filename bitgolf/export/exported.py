@@ -15,6 +15,7 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, ModelPlan, model_with
 from bitgolf.recipe import Recipe
 from bitgolf.run.positions import trained_length
+from bitgolf.squeeze.artifact import Unpacked
 from bitgolf.text.tokenizer import Tokenizer
 
 WINDOW = 1024  # tokens that a model sees, where no recipe beside it says how many it was trained on
@@ -49,7 +50,11 @@ class Exported(NamedTuple):
 
 def read_exported(run: str) -> Exported:
     """A run folder or model.bin, reloaded from its packed bytes."""
-    path, unpacked = find_artifact(run)
+    return exported_of(*find_artifact(run))
+
+
+def exported_of(path: Path, unpacked: Unpacked) -> Exported:
+    """An artifact that was read already, with its recipe's name and window where one is beside it."""
     recipe_file = path.parent / "recipe.json"
     recipe = read_plan(recipe_file, Recipe) if recipe_file.is_file() else None
     name = recipe.name if recipe else path.stem

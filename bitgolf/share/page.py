@@ -12,7 +12,7 @@ from markupsafe import Markup
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event
 from bitgolf.base.files import read_json, write_bytes
-from bitgolf.export.exported import read_exported
+from bitgolf.export.exported import exported_of
 from bitgolf.inputs.resolve import beside, find_artifact
 from bitgolf.inputs.writable import refuse_file
 from bitgolf.net.backend import Backend
@@ -35,7 +35,7 @@ def write_page(run: str, out: Path | None, prompt: str) -> Generator[Event, None
     Raises BitgolfError for a model that it cannot run.
     """
     path, unpacked = find_artifact(run)
-    exported = read_exported(run)
+    exported = exported_of(path, unpacked)
     name = path.resolve().parent.name if exported.name == MADE else exported.name
     target = out or beside(path) / "share.html"
     refuse_file(target)
