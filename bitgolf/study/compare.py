@@ -139,9 +139,12 @@ def sets_within(text: str) -> list[RunSet]:
     return [run_set(",".join(each.name for each in runs), runs) for runs in by_recipe.values()]
 
 
-def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[str, Any]:
+def compare_runs(
+    sets: Sequence[RunSet], metric: str = "bits_per_byte", test: str = "paired"
+) -> dict[str, Any]:
     """Every set against the first: by seeds where both have two or more, by documents for equal weights.
 
+    test: one that a study may declare, so that its arms have the intervals of its own table.
     Raises BitgolfError for scores of different texts.
     """
     first, *others = sets
@@ -151,7 +154,7 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
         _refuse_other_text(first, other)
     recipe, *recipes = recipes_of(sets)
     rows = [
-        _compared(first, other, metric, trained_alike(recipe, its_own))
+        _compared(first, other, metric, trained_alike(recipe, its_own), test)
         for other, its_own in zip(others, recipes)
     ]
     tested = [row for row in rows if row["p"] is not None]
@@ -163,10 +166,10 @@ def compare_runs(sets: Sequence[RunSet], metric: str = "bits_per_byte") -> dict[
     return {"metric": metric, "against": first.name, "runs": len(first.results), "comparisons": rows}
 
 
-def _compared(first: RunSet, other: RunSet, metric: str, alike: bool) -> dict[str, Any]:
+def _compared(first: RunSet, other: RunSet, metric: str, alike: bool, test: str) -> dict[str, Any]:
     """alike: whether both were trained alike; then only packing or scoring differs, and no seed is noise."""
     same = {each.name: seeds_alike for each in (first, other) if (seeds_alike := repeats(each.runs()))}
-    seeds = None if same else _by_seeds(first, other, metric)
+    seeds = None if same else _by_seeds(first, other, metric, test)
     documents = _by_documents(first, other)
     means = [float(np.mean([*each.by_seed(metric).values()])) for each in (first, other)]
     return {
@@ -186,14 +189,14 @@ def _compared(first: RunSet, other: RunSet, metric: str, alike: bool) -> dict[st
     }
 
 
-def _by_seeds(first: RunSet, other: RunSet, metric: str) -> Contrast | None:
-    """Welch's test, or the paired t test over the seeds of both where they move together."""
+def _by_seeds(first: RunSet, other: RunSet, metric: str, test: str) -> Contrast | None:
+    """Welch's test; or the one that is asked for, over the seeds of both where they move together."""
     left, right = first.by_seed(metric), other.by_seed(metric)
     if min(len(left), len(right)) < 2:
         return None
     seeds = sorted(left.keys() | right.keys())
     values = np.array([[each.get(seed, np.nan) for seed in seeds] for each in (left, right)])
-    return contrast(values, (-1.0, 1.0), test="paired")
+    return contrast(values, (-1.0, 1.0), test=test)
 
 
 def _by_documents(first: RunSet, other: RunSet) -> OverDocuments | None:

@@ -1,5 +1,7 @@
 """Runs compared: the test that fits what they are, and one sentence that claims no more than it shows."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from bitgolf.cli.compare import show_comparison
 from bitgolf.score.windows import Chunked
 from bitgolf.study.compare import compare_runs, read_run_set, sets_within
 from bitgolf.study.design import Study, add_one
+from bitgolf.study.verdicts import analyse
 from tests.fake_study import fake_study
 from tests.study.test_verdicts import write_scores
 
@@ -128,6 +131,17 @@ def test_one_folder_is_compared_by_its_recipes(runs, tmp_path, capsys):
         path.unlink()
     with pytest.raises(BitgolfError, match="only one recipe"):
         sets_within(str(tmp_path / "runs"))
+
+
+def test_a_study_has_the_intervals_of_its_own_table(runs, tmp_path, capsys):
+    # Seeds move both arms together, so that a paired test, which this study does not declare, is narrower.
+    runs(deeper=[value - 0.01 + change for value, change in zip(BASE, (0, 1e-4, -1e-4))])
+    show_comparison([str(tmp_path / "c")], "bits_per_byte", True)
+    (row,) = json.loads(capsys.readouterr().out)["comparisons"]
+    (own,) = analyse(tmp_path / "c")["comparisons"]
+    assert (row["test"], row["low"], row["high"]) == ("welch", own["low"], own["high"])
+    (other,) = compare_runs(sets_within(str(tmp_path / "c")))["comparisons"]
+    assert other["test"] == "paired" and other["high"] - other["low"] < own["high"] - own["low"]
 
 
 def test_long_names_are_letters_in_sentences(runs, capsys):
