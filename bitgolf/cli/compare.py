@@ -107,13 +107,13 @@ def show_against(name: str, published: float, metric: str, as_json: bool) -> Non
 def show_comparison(names: list[str], metric: str, as_json: bool) -> None:
     """`bitgolf compare` of finished runs."""
     from bitgolf.study.compare import claim, compare_runs, read_run_set, sets_within
-    from bitgolf.study.runner import study_of
+    from bitgolf.study.receipt import test_of
 
     if metric not in METRICS:
         raise BitgolfError("no such figure", where="--metric", value=metric, way_out=nearest(metric, METRICS))
     sets = sets_within(names[0]) if len(names) == 1 else [read_run_set(name) for name in names]
     in_a_study = len(names) == 1 and is_study(names[0])
-    result = compare_runs(sets, metric, study_of(Path(names[0])).test if in_a_study else "paired")
+    result = compare_runs(sets, metric, test_of(Path(names[0])) if in_a_study else "paired")
     letters = _letters([each.name for each in sets])
     if letters and not as_json:
         print("\n".join(f"{letter}: {screen.escaped(name)}" for name, letter in letters.items()) + "\n")

@@ -12,7 +12,7 @@ from bitgolf.base.errors import PlanError, displayed, nearest
 from bitgolf.base.files import NAME_RULE, is_plain_name
 from bitgolf.base.plan import Plan, diff, setting
 from bitgolf.recipe import Recipe
-from bitgolf.study.terms import BASELINE, IN_BITS, METRICS
+from bitgolf.study.terms import BASELINE, IN_BITS, METRICS, TESTS
 
 UNITS = ("metric", "nats per byte", "nats per token")
 Changes = Mapping[str, Any]
@@ -111,7 +111,7 @@ class Study(Plan):
     margin: Margin = Margin()
     equivalent_within: Margin = Margin()
     alpha: float = setting(0.05, above=0.0, at_most=0.5)
-    test: str = setting("welch", one_of=("welch", "paired", "sign-flip"))
+    test: str = setting("welch", one_of=TESTS)
     correction: str = setting("holm", one_of=("holm", "benjamini-hochberg"))
     stop: Stop = AllSeeds()
     threads: int = setting(1, at_least=0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.inputs.typed import Receipt, read_as
+from bitgolf.study.terms import TESTS
 
 RECEIPT = "plan.json"
 RUNS = "../runs/"  # of a study, from its folder
@@ -40,6 +41,14 @@ def folders_by_arm(study: Path) -> dict[str, list[Path]]:
     for run in receipt_of(study)["runs"]:
         folders.setdefault(run["arm"], []).append(study.parent / "runs" / run["folder"].removeprefix(RUNS))
     return folders
+
+
+def test_of(study: Path) -> str:
+    """The test that a study declared. Raises BitgolfError where its plan names none that there is."""
+    test = receipt_of(study)["plan"].get("test")
+    if test not in TESTS:
+        raise BitgolfError("no test is declared", where=str(study / RECEIPT), value=test, way_out=MOVE_AWAY)
+    return test
 
 
 def arm_folders(text: str) -> list[Path]:

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from bitgolf.inputs.typed import STRICT, Figure, read_as
 
 BASELINE = "baseline"
+TESTS = ("welch", "paired", "sign-flip")  # that a study may declare
 METRICS = {
     "bits_per_byte": "bits per byte of the packed model, scored as the recipe says",
     "quantized_bits_per_byte": "bits per byte of the packed model in chunks",
