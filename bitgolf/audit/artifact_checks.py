@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bitgolf.audit.bounded import start_of
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.rules import Rules
 from bitgolf.base.errors import BitgolfError
@@ -14,14 +15,16 @@ from bitgolf.public.checkpoints import read_public
 from bitgolf.squeeze.sections import ARTIFACT_MAGIC
 
 TRAINING_ONLY = ("mtp_heads.", "optimizer", "exp_avg", "momentum_buffer", "ema_", "teacher.")
+MOST_BYTES = 2**28  # of an artifact, packed or not
 MOST_ZERO_ROWS = 0.02  # of a matrix
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
     """The weights in an artifact of ours or of a public script, dequantized. Nothing is executed."""
-    with path.open("rb") as file:
-        ours = file.read(len(ARTIFACT_MAGIC)) == ARTIFACT_MAGIC
-    return read_artifact(path).weights if ours else read_public(path)
+    ours = start_of(path, len(ARTIFACT_MAGIC)) == ARTIFACT_MAGIC
+    if path.stat().st_size > MOST_BYTES:
+        raise BitgolfError(f"more than {MOST_BYTES:,} bytes", where=str(path))
+    return read_artifact(path).weights if ours else read_public(path, limit=MOST_BYTES)
 
 
 def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:

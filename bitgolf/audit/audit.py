@@ -17,16 +17,16 @@ from bitgolf.audit import (
     script_checks,
     tokenizer_checks,
 )
+from bitgolf.audit.bounded import start_of
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding, in_order
 from bitgolf.audit.folder import Record, read_record
 from bitgolf.audit.logs import decoded, looks_like_log, read_log
 from bitgolf.audit.rules import DISPUTED, VIOLATION, Rules, Ruling
 from bitgolf.audit.script import Script, follow
-from bitgolf.audit.unwrap import unwrapped
+from bitgolf.audit.unwrap import opened
 from bitgolf.audit.violations import SEVERITIES, UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
-from bitgolf.corpus.textfile import refuse_special
 
 DISQUALIFIES = SEVERITIES["D"]
 CLEAN, INVALID, SUSPECT, FLAWED = "clean", "invalid", "suspect", "flawed"
@@ -125,7 +125,6 @@ def audit(path: Path, rules: Rules) -> Audit:
     if path.is_dir():
         kind, (findings, looked, taken, unchecked) = "folder", _folder(path, rules)
     else:
-        refuse_special(path)
         kind, (findings, looked, taken, unchecked) = _file(path, rules)
     seconds = time.monotonic() - started
     return Audit(str(path), kind, rules, in_order(findings), looked, seconds, taken, unchecked)
@@ -133,13 +132,12 @@ def audit(path: Path, rules: Rules) -> Audit:
 
 def _file(path: Path, rules: Rules) -> tuple[str, Layers]:
     if path.suffix == ".py":
-        layers = unwrapped(path.name, path.read_bytes())
+        layers = opened(path)
         beside = [each for each in path.parent.glob("*.py") if each != path]
         script = follow(path.name, layers, _modules(layers[-1].tree, beside))._replace(alone=True)
         findings = [*script_checks.check_script(script)]
         return "script", (findings, script_checks.COVERED, {}, script.unfollowed)
-    with path.open("rb") as file:
-        head = file.read(2**20)
+    head = start_of(path, 2**20)
     if path.suffix in (".log", ".txt") or (b"\0" not in head and looks_like_log(decoded(head))):
         log = read_log(path)
         if not (log.scores or log.steps or log.sizes):
@@ -164,7 +162,7 @@ def _modules(tree: ast.Module, beside: list[Path]) -> list[tuple[str, ast.Module
     for path in beside:
         if path.name in wanted:
             try:
-                trees.append((path.name, unwrapped(path.name, path.read_bytes())[-1].tree))
+                trees.append((path.name, opened(path)[-1].tree))
             except BitgolfError:
                 continue
     return trees
@@ -232,10 +230,10 @@ def _unchecked(record: Record, script: Script | None) -> str:
 def _script(record: Record) -> Script:
     """The entry script, opened and followed; where it only executes another file, that one."""
     assert record.entry
-    layers = unwrapped(record.entry.name, record.entry.read_bytes())
+    layers = opened(record.entry)
     for _, name in layers[-1].files:
         if (record.folder / name).is_file() and name in record.files:
-            layers += unwrapped(name, (record.folder / name).read_bytes())
+            layers += opened(record.folder / name)
     beside = [path for path in record.scripts if path != record.entry and path.parent == record.folder]
     script = follow(record.entry.name, layers, _modules(layers[-1].tree, beside), record.settings)
     return script._replace(printed=lambda lines: folder_logs.branch_ran(record, script, lines))
@@ -244,10 +242,9 @@ def _script(record: Record) -> Script:
 def _beside(path: Path, runs: bool) -> list[Finding]:
     """What a script beside the entry shows of the data; of one that the entry runs, how it counts bytes."""
     try:
-        layers = unwrapped(path.name, path.read_bytes())
+        script = follow(path.name, opened(path), [])
     except BitgolfError:
         return []
-    script = follow(path.name, layers, [])
     counts = (script_bytes.byte_tables, script_bytes.decoded_lengths) if runs else ()
     prepares = (script_bytes.few_documents, script_bytes.lossy_text, script_bytes.no_document_starts)
     return [each for check in (*counts, *prepares) for each in check(script)]

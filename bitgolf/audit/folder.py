@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitgolf.audit.bounded import start_of, text_at
 from bitgolf.audit.logs import Log, decoded, looks_like_log, read_log
 from bitgolf.base.errors import BitgolfError, displayed
 from bitgolf.inputs.typed import read_outside
 
 MOST_FILES = 2000
-MOST_TEXT_BYTES = 2**22  # of a README, and of a text file that may be a log
+MOST_SCRIPTS_BYTES = 2**21  # of all Python files, some seven times the most that is known
 ENTRY = ("train_gpt.py", "train.py")
 SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
 VARIABLE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]+)=[\"']?([^\s\"'`]+)")
@@ -75,9 +76,10 @@ class Record(NamedTuple):
     @property
     def settings(self) -> dict[str, str]:
         """The variables that every command of the README sets alike for the script that runs."""
-        name = re.escape(self.entry.name if self.entry else ENTRY[0])
+        name = self.entry.name if self.entry else ENTRY[0]
         text = re.sub(r"\\\s*\n\s*", " ", self.readme)  # a backslash continues a line
-        runs = [each for run in re.findall(f"(.*){name}", text) if (each := dict(VARIABLE.findall(run)))]
+        given = (line.rpartition(name)[0] for line in text.splitlines())
+        runs = [each for line in given if (each := dict(VARIABLE.findall(line)))]
         shared = runs[0].items() if runs else ()
         return {key: value for key, value in shared if all(each.get(key) == value for each in runs)}
 
@@ -90,15 +92,21 @@ class Record(NamedTuple):
 
 
 def read_record(folder: Path) -> Record:
-    """Sort a folder's files. Raises BitgolfError where there are too many."""
+    """Sort a folder's files. Raises BitgolfError where there is too much to look at."""
     files, outside = files_in(folder)
     paths = {name: folder / name for name in files}
     scripts = [path for name, path in paths.items() if name.endswith(".py")]
-    logs, unreadable = [], []
-    for name, path in paths.items():
-        if name.endswith(".log") or (name.endswith(".txt") and _is_log(path)):
-            logs.append(read_log(path))
-    claims = None
+    if sum(files[name] for name in files if name.endswith(".py")) > MOST_SCRIPTS_BYTES:
+        raise BitgolfError(
+            f"more than {MOST_SCRIPTS_BYTES:,} bytes of scripts", where=str(folder), way_out="name one script"
+        )
+    found = [
+        path
+        for name, path in paths.items()
+        if name.endswith(".log") or (name.endswith(".txt") and _is_log(path))
+    ]
+    logs = [read_log(path, len(found)) for path in found]
+    claims, unreadable = None, []
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         if claims is None and re.fullmatch(r"(?:.*/)?submission\w*\.json", name):
             try:
@@ -106,7 +114,7 @@ def read_record(folder: Path) -> Record:
             except BitgolfError as error:
                 unreadable.append(str(error))
     readme = next((name for name in files if name.lower() == "readme.md"), "")
-    text = paths[readme].read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") if readme else ""
+    text = text_at(paths[readme]) if readme else ""
     return Record(folder, files, entry_of(folder, scripts), scripts, logs, claims, unreadable, text, outside)
 
 
@@ -141,9 +149,7 @@ def entry_of(folder: Path, scripts: list[Path]) -> Path | None:
 
 
 def _is_log(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = decoded(file.read(MOST_TEXT_BYTES))
-    return looks_like_log(head)
+    return looks_like_log(decoded(start_of(path)))
 
 
 def read_claims(path: Path) -> Claims:

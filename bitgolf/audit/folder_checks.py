@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bitgolf.audit import data_checks
+from bitgolf.audit.bounded import start_of
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import Claims, Record
 from bitgolf.audit.folder_figures import headline, means, readme_figures, seeds_and_logs, seeds_tried
@@ -186,8 +187,7 @@ NO_WEIGHTS = (".model", ".vocab", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".mp4
 
 
 def _is_binary(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b"\0" in file.read(2**16)
+    return b"\0" in start_of(path, 2**16)
 
 
 def closure(record: Record, script: Script) -> list[str]:
@@ -201,7 +201,7 @@ def closure(record: Record, script: Script) -> list[str]:
         if name not in helpers and name in record.files and name.endswith(".py") and path != record.entry:
             helpers.append(name)
             with suppress(SyntaxError, ValueError, RecursionError):
-                names += modules_of(ast.parse(path.read_bytes()))
+                names += modules_of(ast.parse(start_of(path)))
     return helpers
 
 

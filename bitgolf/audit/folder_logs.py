@@ -7,8 +7,9 @@ import re
 import statistics
 from collections.abc import Iterator
 
+from bitgolf.audit.bounded import text_at
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.folder import MOST_TEXT_BYTES, Record, bits_of
+from bitgolf.audit.folder import Record, bits_of
 from bitgolf.audit.folder_figures import scores_in, stated
 from bitgolf.audit.logs import Log
 from bitgolf.audit.rules import Rules, known_script
@@ -113,9 +114,7 @@ def script_of_log(record: Record, script: Script | None) -> Iterator[Finding]:
     entry = record.entry
     published = known_script(sha256_of(entry))
     text = "\n".join(layer.text for layer in script.layers)
-    text += "\n".join(
-        path.read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace") for path in record.scripts
-    )
+    text += "\n".join(map(text_at, record.scripts))
     others: list[str] = []
     printed = printed_patterns(script)
     for log in record.logs:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
+from bitgolf.audit.bounded import start_of, text_at
 from bitgolf.audit.finding import SUSPECTED, Finding
-from bitgolf.audit.folder import MOST_TEXT_BYTES, Record
+from bitgolf.audit.folder import Record
 from bitgolf.audit.script import Script
 from bitgolf.audit.tree import nodes
 
@@ -22,7 +23,7 @@ PIPED = re.compile(r"(?:>&1)? *\| *tee\b")  # behind what a run is given
 def shell_scripts(record: Record, script: Script | None) -> Iterator[Finding]:
     """K14, T21."""
     for name in (each for each in record.files if each.endswith(".sh")):
-        text = (record.folder / name).read_bytes()[:MOST_TEXT_BYTES].decode("utf-8", "replace")
+        text = text_at(record.folder / name)
         yield from many_seeds(record, name, text)
         if script is not None and record.entry is not None:
             yield from unread_options(script, record.entry.name, name, text)
@@ -35,7 +36,7 @@ def launchers(record: Record, script: Script | None) -> Iterator[Finding]:
     source = "".join(layer.text for layer in script.layers).replace("-", "_")
     for path in (each for each in record.scripts if each != record.entry):
         with suppress(SyntaxError, ValueError, RecursionError):
-            for node in nodes(ast.parse(path.read_bytes()), ast.List, ast.Tuple):
+            for node in nodes(ast.parse(start_of(path)), ast.List, ast.Tuple):
                 words = [str(each.value) for each in node.elts if isinstance(each, ast.Constant)]
                 for word in words if any(each.endswith(record.entry.name) for each in words) else ():
                     if (option := OPTION.match(word)) and option[1].replace("-", "_") not in source:

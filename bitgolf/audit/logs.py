@@ -2,12 +2,14 @@
 
 import ast
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.base.errors import BitgolfError
 
-MOST_BYTES = 2**26  # of a log that are read: half from its start, half from its end
+MOST_BYTES = 2**23  # of the logs of a folder that are read: half of each from its start, half from its end
+MOST_LINES = 200_000  # of a log, likewise
 MOST_LINE = 1000  # characters; longer lines are source or noise
 MOST_SOURCE_LINES = 20_000
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)"
@@ -122,26 +124,29 @@ def looks_like_log(text: str) -> bool:
     )
 
 
-def read_log(path: Path) -> Log:
-    """A log from its file, at most MOST_BYTES of it. Raises BitgolfError where it cannot be read."""
-    data, cut = ends_of(path)
+def read_log(path: Path, shared_by: int = 1) -> Log:
+    """A log from its file, at most MOST_BYTES of all that share them. Raises BitgolfError where it cannot be
+    read.
+    """
+    data, cut = ends_of(path, shared_by)
     return parse_log(path, decoded(data), cut)
 
 
-def ends_of(path: Path) -> tuple[bytes, bool]:
+def ends_of(path: Path, shared_by: int = 1) -> tuple[bytes, bool]:
     """The bytes of a file, of a large one its start and its end, and whether its middle is left out."""
     try:
         file_bytes = path.stat().st_size
+        most_bytes = MOST_BYTES // shared_by
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES if file_bytes <= MOST_BYTES else MOST_BYTES // 2)
-            if file_bytes > MOST_BYTES:
-                file.seek(file_bytes - MOST_BYTES // 2)
-                data += b"\n" + file.read(MOST_BYTES // 2)
+            data = file.read(most_bytes if file_bytes <= most_bytes else most_bytes // 2)
+            if file_bytes > most_bytes:
+                file.seek(file_bytes - most_bytes // 2)
+                data += b"\n" + file.read(most_bytes // 2)
     except FileNotFoundError:
         raise BitgolfError("no such file", where=str(path)) from None
     except OSError as error:
         raise BitgolfError(f"cannot read: {error.strerror}", where=str(path)) from None
-    return data, file_bytes > MOST_BYTES
+    return data, file_bytes > most_bytes
 
 
 def encoding_of(data: bytes) -> str:
@@ -156,7 +161,10 @@ def decoded(data: bytes) -> str:
 
 def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     """The same from its text."""
-    source, lines = without_source(SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text))
+    told = SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text).splitlines()
+    if len(told) > MOST_LINES:
+        told, cut = told[: MOST_LINES // 2] + told[-MOST_LINES // 2 :], True
+    source, lines = without_source(told)
     log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, None, cut)
     seed, tokens, counted, own_text = None, None, None, False
     for number, line in lines:
@@ -210,9 +218,9 @@ def _read_line(log: Log, number: int, line: str) -> None:
         log.calibration.append((number, float(calibration["time"])))
 
 
-def without_source(text: str) -> tuple[str, list[tuple[int, str]]]:
+def without_source(told: Sequence[str]) -> tuple[str, list[tuple[int, str]]]:
     """The script that a log begins with, and the other lines by number; stamps of time are taken off."""
-    lines = [STAMP.sub("", line) for line in text.splitlines()]
+    lines = [STAMP.sub("", line) for line in told]
     rules = [-1, *(i for i, line in enumerate(lines) if RULE.match(line.strip())), len(lines)]
     source, inside = "", set[int]()
     for start, end in zip(rules, rules[1:]):

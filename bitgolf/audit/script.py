@@ -10,6 +10,7 @@ from bitgolf.audit.reach import MOST_ASKED, Reach
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
+from bitgolf.base.errors import BitgolfError
 
 FILE_LINES = 100_000_000  # more than any script has
 
@@ -111,11 +112,17 @@ def follow(
     beside: list[tuple[str, ast.Module]],
     settings: Mapping[str, str] = NO_SETTINGS,
 ) -> Script:
-    """Follow an opened script and its own modules, by name. settings: environment variables of its run."""
+    """Follow an opened script and its own modules, by name. settings: environment variables of its run.
+
+    Raises BitgolfError for one that is nested too deeply.
+    """
     for number, (_, tree) in enumerate(beside, 1):
         ast.increment_lineno(tree, number * FILE_LINES)
     flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
-    events = flow.run()
+    try:
+        events = flow.run()
+    except RecursionError:
+        raise BitgolfError("nested too deeply to be followed", where=name) from None
     names = tuple(name for name, _ in beside)
     return Script(name, layers, events, flow, beside=names, reach=Reach([layers[-1].tree], flow.kinds))
 

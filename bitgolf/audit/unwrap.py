@@ -10,14 +10,16 @@ import re
 import tokenize
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitgolf.audit.bounded import start_of
 from bitgolf.audit.tree import last_called
 from bitgolf.audit.values import Definition
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
 
-MOST_SCRIPT_BYTES = 2**22
+MOST_SCRIPT_BYTES = 2**20  # five times the largest that is known
 MOST_LAYERS = 6
 # The start of a string, or a whole comment.
 LITERAL = re.compile(
@@ -55,12 +57,15 @@ class _UnknownError(Exception):
     """Not made of literals."""
 
 
+def opened(path: Path) -> list[Layer]:
+    """A file's script and the scripts inside it. Raises BitgolfError for what is no Python."""
+    return unwrapped(path.name, start_of(path, MOST_SCRIPT_BYTES + 1))
+
+
 def unwrapped(name: str, data: bytes) -> list[Layer]:
     """A script and the scripts inside it, outermost first. Raises BitgolfError for what is no Python."""
     if len(data) > MOST_SCRIPT_BYTES:
-        raise BitgolfError(
-            f"more than {MOST_SCRIPT_BYTES:,} bytes of script", where=name, value=f"{len(data):,}"
-        )
+        raise BitgolfError(f"more than {MOST_SCRIPT_BYTES:,} bytes of script", where=name)
     layer, waiting = _layer(name, text_of(data))
     layers = [layer]
     while waiting and len(layers) < MOST_LAYERS:
@@ -81,7 +86,7 @@ def text_of(data: bytes) -> str:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         return data.decode(encoding, errors="replace")
-    except (SyntaxError, LookupError):
+    except (SyntaxError, LookupError, UnicodeError):
         return data.decode("utf-8", errors="replace")
 
 

@@ -69,17 +69,20 @@ MATRICES = (*ATTENTION, "mlp.fc", "mlp.proj")
 OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
-def read_public(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
+def read_public(
+    path: Path, notes: list[str] | None = None, limit: int = MAX_FILE_BYTES
+) -> dict[str, Tensor]:
     """The state dict in a public checkpoint or artifact, in the number types it was trained with.
 
-    notes: gets a sentence for whatever was taken off on the way to its tensors.
+    notes: gets a sentence for whatever was taken off on the way to its tensors. limit: bytes that
+    it may unpack to.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PublicFileError(f"cannot read: {error.strerror}", where=str(path)) from None
     try:
-        state, taken = state_in(_loaded(data))
+        state, taken = state_in(_loaded(data, limit))
     except PublicFileError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise PublicFileError(error.what, where=where, value=error.value, way_out=error.way_out) from None
@@ -88,10 +91,10 @@ def read_public(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]
     return state
 
 
-def _loaded(data: bytes) -> dict[str, Any]:
+def _loaded(data: bytes, limit: int) -> dict[str, Any]:
     if is_safetensors(data):
         return load_safetensors(data)
-    return load_tensors(data) if is_torch_file(data) else unpack_public(data)
+    return load_tensors(data) if is_torch_file(data) else unpack_public(data, limit)
 
 
 def as_weights(
