@@ -8,9 +8,19 @@ import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bitgolf.audit.one_tensor import MOST_TURNS, PYTHON_FAULTS, UNKNOWN, Interpreter, Known, Names
+from bitgolf.audit.one_tensor import (
+    BUILT_IN,
+    MOST_TURNS,
+    PYTHON_FAULTS,
+    UNKNOWN,
+    Comprehension,
+    Interpreter,
+    Known,
+    Names,
+    Seen,
+)
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, last_called, within
+from bitgolf.audit.tree import last_called, within
 from bitgolf.audit.values import Definition, dotted
 from bitgolf.public.constants import folded
 
@@ -42,20 +52,13 @@ VOCABULARY = (
     Piece("a"),
 )
 SIZE = len(VOCABULARY)
-WITHOUT_TEXT = 4  # the first ones
+PLACES = {each.piece: place for place, each in enumerate(VOCABULARY)}
+WITHOUT_TEXT = [each.piece for each in VOCABULARY if each.type in (UNKNOWN_KIND, CONTROL, UNUSED)]
 KINDS = {"NORMAL": NORMAL, "UNKNOWN": UNKNOWN_KIND, "CONTROL": CONTROL, "UNUSED": UNUSED, "BYTE": BYTE}
-ASKS = {
-    "iscontrol": CONTROL,
-    "isunknown": UNKNOWN_KIND,
-    "isunused": UNUSED,
-    "isbyte": BYTE,
-}
-SIZES = {"getpiecesize", "piecesize", "vocabsize", "getvocabsize"}
-SPECIAL = {"unkid": 0, "bosid": 1, "eosid": 2, "padid": -1}
-MAKES = {"zeros": 0, "ones": 1, "empty": 0, "zeros_like": 0, "ones_like": 1}
-SAME = {"array", "asarray", "tensor", "as_tensor", "from_numpy", "fromiter", "stack", "Tensor", "frombuffer"}
-MORE: dict[str, Callable[..., Known]] = {"bytes": bytes, "sum": sum, "ord": ord}
-TEXT_METHODS = {"encode", "lstrip", "rstrip", "strip", "startswith", "endswith", "replace", "removeprefix"}
+ASKS = {"iscontrol": CONTROL, "isunknown": UNKNOWN_KIND, "isunused": UNUSED, "isbyte": BYTE}
+COUNTS = dict.fromkeys(("getpiecesize", "piecesize", "vocabsize", "getvocabsize"), SIZE)
+COUNTS |= {"unkid": PLACES["<unk>"], "bosid": PLACES["<s>"], "eosid": PLACES["</s>"], "padid": -1}
+DECODED = {"<0x41>": "A", "<0xE2>": "\ufffd"}  # others without their first space
 
 
 class Method(NamedTuple):
@@ -72,8 +75,14 @@ class Column(list[Known]):
         self.line = line
 
 
+def _bytes(value: Known, *encoding: str) -> Known:
+    return UNKNOWN if isinstance(value, int) else bytes(value, *encoding)
+
+
 class Tokens(Interpreter):
     """Follows functions that ask a tokenizer for its pieces; columns: what they made by token."""
+
+    built_in = BUILT_IN | {"bytes": _bytes, "sum": sum, "ord": ord}
 
     def __init__(self, script: Script) -> None:
         super().__init__(script)
@@ -88,103 +97,90 @@ class Tokens(Interpreter):
         self.kind = outer
         return result
 
-    def _own(self, node: ast.Call, last: str) -> Definition | None:
-        held = dotted(node.func).rpartition(".")[0]
+    def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
+        """Methods too."""
+        held = dotted(node.func).rpartition(".")[0] if isinstance(node, ast.Call) else ""
         if held and held in ("self", "cls", self.kind):
             return self.flow.methods.get((self.kind, last))
-        return super()._own(node, last)
+        return super().own(node, last)
 
     def column(self, values: Sequence[Known], line: int) -> Column:
         """Something by token that is kept an eye on."""
         self.columns.append(Column(values, line))
         return self.columns[-1]
 
-    def _value(self, node: ast.expr, names: Names) -> Known:
-        match node:
-            case ast.Attribute():
-                held = self.value(node.value, names)
-                if isinstance(held, Piece):
-                    return held._asdict().get(node.attr, UNKNOWN)
-                if held is UNKNOWN and node.attr == "pieces":
-                    return [*VOCABULARY]
-                if held is UNKNOWN and _plain(node.attr) in (*ASKS, "idtopiece"):
-                    return Method(node.attr)
-                if dotted(node) in names:
-                    return names[dotted(node)]
-                return KINDS.get(node.attr, super()._value(node, names))
-            case ast.BinOp():
-                left, right = self.value(node.left, names), self.value(node.right, names)
-                if isinstance(left, list | tuple) and isinstance(node.op, ast.Mult):
-                    return self.column([left[0]] * SIZE, node.lineno) if len(left) == 1 else UNKNOWN
-                if Column in (type(left), type(right)):
-                    values = [_computed(node.op, *pair) for pair in _pairs(left, right)]
-                    return self.column(values, node.lineno)
-                if isinstance(left, bool | int) and isinstance(right, bool | int):
-                    return _computed(node.op, left, right)
-                return super()._value(node, names)
-            case ast.NamedExpr():
-                self.assign(node.target, self.value(node.value, names), names)
-                return self.value(node.target, names)
-            case ast.List():
-                return [self.value(each, names) for each in node.elts]
-            case ast.Slice():
-                parts = (node.lower, node.upper, node.step)
-                bounds = [None if each is None else self.value(each, names) for each in parts]
-                return UNKNOWN if UNKNOWN in bounds else slice(*bounds)
-            case ast.ListComp() | ast.GeneratorExp():
-                made = self._each(node, names)
-                return self.column(made, node.lineno) if made is not UNKNOWN and len(made) == SIZE else made
-            case ast.DictComp():
-                pair = ast.Tuple([node.key, node.value])
-                made = self._each(ast.copy_location(ast.ListComp(pair, node.generators), node), names)
-                if made is UNKNOWN:
-                    return UNKNOWN
-                self.column([each[1] for each in made], node.lineno)
-                return dict(made)
-        return super()._value(node, names)
+    def attribute(self, node: ast.Attribute, held: Known, names: Names) -> Known:
+        """Also the fields of a piece, the methods of the tokenizer that are handed on, and what was given."""
+        if isinstance(held, Piece):
+            return held._asdict().get(node.attr, UNKNOWN)
+        if held is UNKNOWN and node.attr == "pieces":
+            return [*VOCABULARY]
+        if held is UNKNOWN and _plain(node.attr) in (*ASKS, "idtopiece"):
+            return Method(node.attr)
+        if dotted(node) in names:
+            return names[dotted(node)]
+        return KINDS.get(node.attr, super().attribute(node, held, names))
 
-    def call(self, node: ast.Call, names: Names) -> Known:
+    def operation(self, node: ast.BinOp, left: Known, right: Known) -> Known:
+        """Also of columns."""
+        if isinstance(left, list | tuple) and isinstance(node.op, ast.Mult):
+            return self.column([left[0]] * SIZE, node.lineno) if len(left) == 1 else UNKNOWN
+        if Column in (type(left), type(right)):
+            return self.column([_computed(node.op, *pair) for pair in _pairs(left, right)], node.lineno)
+        if isinstance(left, bool | int) and isinstance(right, bool | int):
+            return _computed(node.op, left, right)
+        return super().operation(node, left, right)
+
+    def each(self, node: Comprehension, names: Names) -> Known:
+        """What is made of each token is a column."""
+        made = super().each(node, names)
+        if isinstance(node, ast.DictComp) and made is not UNKNOWN:
+            self.column([value for _, value in made], node.lineno)
+        return self.column(made, node.lineno) if isinstance(made, list) and len(made) == SIZE else made
+
+    def answer(self, call: Seen, names: Names) -> Known:
         """Also what the tokenizer that stands in answers, and arrays by token."""
-        last = last_called(node)
-        given = [self.value(each, names) for each in node.args]
-        held = self.value(node.func.value, names) if isinstance(node.func, ast.Attribute) else UNKNOWN
-        func = names.get(node.func.id) if isinstance(node.func, ast.Name) else None
-        asked = func.name if isinstance(func, Method) else last
-        if held is UNKNOWN and (answer := _answered(_plain(asked), given)) is not UNKNOWN:
+        func = call.node.func if isinstance(call.node, ast.Call) else None
+        asked = names.get(func.id) if isinstance(func, ast.Name) else None
+        name = asked.name if isinstance(asked, Method) else call.last
+        if call.held is UNKNOWN and (answer := _answered(_plain(name), call.given)) is not UNKNOWN:
             return answer
-        if last == "fromhex" and isinstance(given[0], str):
-            return bytes.fromhex(given[0])
-        if last == "range" and given:
-            first = given[0] if len(given) > 1 else 0
-            most = given[min(1, len(given) - 1)]
-            return [*range(max(0, first), min(most, SIZE) if isinstance(most, int) else SIZE)]
-        if last in MAKES or last == "full":
-            value = MAKES.get(last, given[1] if len(given) > 1 else UNKNOWN)
-            return self.column([value] * SIZE, node.lineno)
-        if last in ("enumerate", "zip") and UNKNOWN not in given:
-            return [*enumerate(given[0])] if last == "enumerate" else [*zip(*given)]
-        if last == "map" and len(node.args) == 2 and given[1] is not UNKNOWN:
-            turns = (ast.Call(node.args[0], [ast.Constant(each)], []) for each in given[1])
-            return self.column([self.call(each, names) for each in turns], node.lineno)
-        if isinstance(held, str) and last in TEXT_METHODS and UNKNOWN not in given:
-            return getattr(held, last)(*given)
-        if last == "append" and isinstance(held, list):
-            held.append(given[0])
-            if len(held) == SIZE:
-                self.columns.append(Column(held, node.lineno))
-            return None
-        if last == "where" and len(given) == 3:
-            ways = zip(_pairs(given[0], given[1]), _pairs(given[0], given[2]))
-            return self.column([one if test else other for (test, one), (_, other) in ways], node.lineno)
-        if last in SAME and given and isinstance(given[0], list):
-            return given[0]
-        if isinstance(held, list):
-            return held  # .to(device), .long(), .numpy()
-        if called(node) in MORE and UNKNOWN not in given and not isinstance(given[0], int):
-            return MORE[called(node)](*given)
-        if isinstance(node.func, ast.Lambda):
-            return self.value(node.func.body, {**names, node.func.args.args[0].arg: given[0]})
-        return super().call(node, names)
+        if call.last in CALLS and (made := CALLS[call.last](self, call, names)) is not UNKNOWN:
+            return made
+        if isinstance(call.held, list):
+            return call.held  # .to(device), .long(), .numpy()
+        if isinstance(func, ast.Lambda):
+            return self.value(func.body, {**names, func.args.args[0].arg: call.given[0]})
+        return super().answer(call, names)
+
+    def filled(self, call: Seen, names: Names) -> Known:
+        """`zeros`, `full`: one number for each token."""
+        value = FILLS.get(call.last, call.given[1] if len(call.given) > 1 else UNKNOWN)
+        return self.column([value] * SIZE, call.node.lineno)
+
+    def applied(self, call: Seen, names: Names) -> Known:
+        """`map`."""
+        if len(call.given) != 2 or call.given[1] is UNKNOWN or not isinstance(call.node, ast.Call):
+            return UNKNOWN
+        one = ast.Call(call.node.args[0], [], [])
+        return self.column([self.apply(one, [each], {}, names) for each in call.given[1]], call.node.lineno)
+
+    def appended(self, call: Seen, names: Names) -> Known:
+        """`append`."""
+        if not isinstance(call.held, list):
+            return UNKNOWN
+        call.held.append(call.given[0])
+        if len(call.held) == SIZE:
+            self.columns.append(Column(call.held, call.node.lineno))
+        return None
+
+    def chosen(self, call: Seen, names: Names) -> Known:
+        """`where`."""
+        if len(call.given) != 3:
+            return UNKNOWN
+        test, *ways = call.given
+        pairs = zip(*(_pairs(test, way) for way in ways))
+        return self.column([one if test else other for (test, one), (_, other) in pairs], call.node.lineno)
 
     def assign(self, target: ast.expr, value: Known, names: Names) -> None:
         """Also to an attribute of an object, and to places in a column."""
@@ -230,6 +226,32 @@ class Tokens(Interpreter):
         return held and (case.guard is None or bool(self.truth(case.guard, names)))
 
 
+def _counted(tokens: Tokens, call: Seen, names: Names) -> Known:
+    """`range`, no further than there are tokens."""
+    first = call.given[0] if len(call.given) > 1 else 0
+    end = call.given[min(1, len(call.given) - 1)]
+    return [*range(max(0, first), min(end, SIZE) if isinstance(end, int) else SIZE)]
+
+
+def _same(tokens: Tokens, call: Seen, names: Names) -> Known:
+    return call.given[0] if call.given and isinstance(call.given[0], list) else UNKNOWN
+
+
+FILLS = {"zeros": 0, "ones": 1, "empty": 0, "zeros_like": 0, "ones_like": 1}
+ARRAYS = "array asarray tensor as_tensor from_numpy fromiter stack Tensor frombuffer".split()
+CALLS: dict[str, Callable[[Tokens, Seen, Names], Known]] = {
+    **dict.fromkeys((*FILLS, "full"), Tokens.filled),
+    **dict.fromkeys(ARRAYS, _same),
+    "append": Tokens.appended,
+    "enumerate": lambda tokens, call, names: [*enumerate(call.given[0])],
+    "fromhex": lambda tokens, call, names: bytes.fromhex(call.given[0]),
+    "map": Tokens.applied,
+    "range": _counted,
+    "where": Tokens.chosen,
+    "zip": lambda tokens, call, names: [*zip(*call.given)],
+}
+
+
 def _plain(name: str) -> str:
     """`id_to_piece` and `IdToPiece` are one."""
     return name.replace("_", "").lower()
@@ -237,14 +259,13 @@ def _plain(name: str) -> str:
 
 def _answered(asked: str, given: Sequence[Known]) -> Known:
     """What the tokenizer that stands in says; UNKNOWN where it is not asked."""
-    if asked in SIZES:
-        return SIZE
-    if asked in SPECIAL:
-        return SPECIAL[asked]
-    if asked == "piecetoid" and given and isinstance(given[0], str):
-        return next((i for i, each in enumerate(VOCABULARY) if each.piece == given[0]), 0)
+    if asked in COUNTS:
+        return COUNTS[asked]
     first = given[0] if given else UNKNOWN
-    if asked in ("decode", "decodeids") and isinstance(first, list | tuple) and len(first) == 1:
+    if asked == "piecetoid" and isinstance(first, str):
+        return PLACES.get(first, PLACES["<unk>"])
+    decodes = asked in ("decode", "decodeids")
+    if decodes and isinstance(first, list | tuple) and len(first) == 1:
         first = first[0]
     if not isinstance(first, int) or not 0 <= first < SIZE:
         return UNKNOWN
@@ -253,11 +274,10 @@ def _answered(asked: str, given: Sequence[Known]) -> Known:
         return piece.type == ASKS[asked]
     if asked == "idtopiece":
         return piece.piece
-    if asked in ("decode", "decodeids"):
-        broken = {"<0x41>": "A", "<0xE2>": "\ufffd"}
-        text = broken.get(piece.piece, piece.piece.replace(SPACE, " ").lstrip())
-        return "" if piece.type in (CONTROL, UNUSED) else text
-    return UNKNOWN
+    if not decodes:
+        return UNKNOWN
+    text = DECODED.get(piece.piece, piece.piece.replace(SPACE, " ").lstrip())
+    return "" if piece.type in (CONTROL, UNUSED) else text
 
 
 def _put(held: list[Known], where: Known, value: Known) -> None:
@@ -296,23 +316,19 @@ class Table(NamedTuple):
 
     def of(self, piece: str) -> Known:
         """The bytes of one piece."""
-        return self.counts[_place(piece)]
+        return self.counts[PLACES[piece]]
 
     @property
     def spaces(self) -> Sequence[Known] | None:
         """The column that tells which pieces begin with a space."""
-        word, letter = _place(f"{SPACE}the"), _place("a")
+        word, letter = PLACES[f"{SPACE}the"], PLACES["a"]
         return next((each for each in self.flags if each[word] and not each[letter]), None)
 
     @property
     def without_edges(self) -> bool:
         """Whether a column for boundaries is there that is true of no token."""
         others = [each for each in self.flags if each is not self.spaces]
-        return any(not any(each) for each in others) and not any(each[1] for each in others)
-
-
-def _place(piece: str) -> int:
-    return next(i for i, each in enumerate(VOCABULARY) if each.piece == piece)
+        return any(not any(each) for each in others) and not any(each[PLACES["<s>"]] for each in others)
 
 
 def tables(script: Script) -> Iterator[Table]:
@@ -335,7 +351,7 @@ def tables(script: Script) -> Iterator[Table]:
         flags = [each for each in known if all(value in (0, 1) for value in each)]
         for column in known:
             numbers = all(isinstance(value, int | float) for value in column)
-            if numbers and column[_place("ing")] - column[_place("a")] == 2:  # by length, whatever else
+            if numbers and column[PLACES["ing"]] - column[PLACES["a"]] == 2:  # by length, whatever else
                 yield Table(column.line, column, flags)
 
 

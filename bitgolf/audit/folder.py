@@ -17,6 +17,7 @@ ENTRY = ("train_gpt.py", "train.py")
 SEED_KEYS = ("seed_results", "seeds", "per_seed", "results", "seed_scores")
 VARIABLE = re.compile(r"(?<![\w-])([A-Z][A-Z0-9_]+)=[\"']?([^\s\"'`]+)")
 CLAIM = re.compile(r"(?i)(?<![a-z])bpb\W{0,9}\d\.\d{3}|\d\.\d{3,8}\W{0,3}(?:val_)?bpb\b")  # in words
+LARGEST = 1e18
 BITS_KEYS = ("val_bpb", "bpb", "score", "mean_bpb", "val_bpb_mean", "mean_val_bpb")
 
 
@@ -34,11 +35,7 @@ class Claims(NamedTuple):
 
     def number(self, *names: str) -> float | None:
         """The first of these keys that is a number."""
-        for name in names:
-            value = self.fields.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
-        return None
+        return next((each for name in names if (each := figure(self.fields.get(name))) is not None), None)
 
 
 class Record(NamedTuple):
@@ -157,6 +154,9 @@ def read_claims(path: Path) -> Claims:
     fields = read_outside(path)
     if not isinstance(fields, dict):
         raise BitgolfError("is no object", where=str(path), value=displayed(fields))
+    for name, value in fields.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and figure(value) is None:
+            raise BitgolfError(f"`{name}` is no figure", where=str(path), value=value)
     return Claims(path, fields, dict(_seeds(fields)))
 
 
@@ -172,12 +172,8 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
             if isinstance(row, dict):
                 own = row.get("seed")
                 seed = own if isinstance(own, int) else int(number[0][:18]) if number else None
-                figures = {
-                    str(field): float(each)
-                    for field, each in row.items()
-                    if isinstance(each, int | float) and not isinstance(each, bool)
-                }
-            elif number and isinstance(row, float):
+                figures = {name: each for name, value in row.items() if (each := figure(value)) is not None}
+            elif number and isinstance(row, float) and figure(row) is not None:
                 seed, figures = int(number[0][:18]), {"val_bpb": row}
             elif isinstance(row, int) and not isinstance(row, bool) and name is None:
                 seed, figures = row, {}
@@ -186,6 +182,12 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
             if seed is not None:
                 by_seed[seed] = by_seed.get(seed, {}) | figures
     yield from by_seed.items()
+
+
+def figure(value: object) -> float | None:
+    """A number that anything can be computed with; None for NaN, what is endless, and what is no number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < LARGEST else None  # type: ignore[arg-type]
 
 
 def bits_of(figures: dict[str, float]) -> float | None:

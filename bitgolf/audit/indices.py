@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-from bitgolf.audit.values import Frame
+from bitgolf.audit.values import MOST_PATH, Frame
 
 
 def text_of_index(node: ast.expr | None, frame: Frame) -> str:
@@ -28,7 +28,8 @@ def text_of_index(node: ast.expr | None, frame: Frame) -> str:
             isinstance(each, ast.Constant) and isinstance(each.value, int)
         ):
             return ""
-    return with_texts(node, frame.texts)
+    text = with_texts(node, frame.texts)
+    return text if len(text) <= MOST_PATH else ""  # sums of sums would double without end
 
 
 def with_texts(node: ast.expr, texts: Mapping[str, str]) -> str:

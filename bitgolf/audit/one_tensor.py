@@ -36,6 +36,7 @@ UNKNOWN = Unknown()
 Known = Any  # a text, a number, a list, a Tensor: what a foreign script computes with; or UNKNOWN
 Names = dict[str, Known]
 Loop = ast.For | ast.comprehension
+Comprehension = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 
 
 class Seen(NamedTuple):
@@ -48,7 +49,8 @@ class Seen(NamedTuple):
     held: Known
 
 
-TEXT_METHODS = "startswith endswith split lower upper strip replace removeprefix removesuffix rsplit".split()
+TEXT_METHODS = "startswith endswith split rsplit lower upper strip lstrip rstrip replace encode".split()
+TEXT_METHODS += ["removeprefix", "removesuffix"]
 BUILT_IN: dict[str, Callable[..., Known]] = {
     each.__name__: each
     for each in (int, float, bool, str, abs, len, max, min, round, set, tuple, list, sorted, any, all, dict)
@@ -69,6 +71,8 @@ COMPARED: dict[type[ast.cmpop], Callable[[Known, Known], bool]] = {
 
 class Interpreter:
     """Follows statements with what is known of names; seen: the calls that were come to, in order."""
+
+    built_in = BUILT_IN
 
     def __init__(self, script: Script) -> None:
         self.script, self.flow = script, script.flow
@@ -137,10 +141,7 @@ class Interpreter:
             case ast.Name():
                 return names[node.id] if node.id in names else self.constant(self.constants, node.id)
             case ast.Attribute():
-                held = self.value(node.value, names)
-                if isinstance(held, Tensor):
-                    return held.dims if node.attr == "ndim" and held.dims is not None else UNKNOWN
-                return self.constant(self.attributes, node.attr)
+                return self.attribute(node, self.value(node.value, names), names)
             case ast.Call():
                 return self.call(node, names)
             case ast.IfExp():
@@ -159,21 +160,19 @@ class Interpreter:
                 inner = self.value(node.operand, names)
                 return -inner if isinstance(node.op, ast.USub) and inner is not UNKNOWN else inner
             case ast.BinOp():
-                left, right = self.value(node.left, names), self.value(node.right, names)
-                if isinstance(node.op, ast.Div):
-                    self.seen.append(Seen(node, "/", (left, right), {}, UNKNOWN))
-                for each in (left, right):
-                    if isinstance(each, Tensor):
-                        return each
-                if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
-                    return left + right
-                if isinstance(left, int | float) and isinstance(right, int | float):
-                    result = folded(node.op, left, right)
-                    return UNKNOWN if result is None else result
-                return UNKNOWN
+                return self.operation(node, self.value(node.left, names), self.value(node.right, names))
+            case ast.NamedExpr():
+                self.assign(node.target, self.value(node.value, names), names)
+                return names[node.target.id]
             case ast.Tuple() | ast.List() | ast.Set():
                 items = [self.value(each, names) for each in node.elts]
-                return {*items} if isinstance(node, ast.Set) else tuple(items)
+                return (
+                    {*items}
+                    if isinstance(node, ast.Set)
+                    else items
+                    if isinstance(node, ast.List)
+                    else tuple(items)
+                )
             case ast.Dict():
                 keys = [self.value(each, names) for each in node.keys]
                 return dict(zip(keys, [self.value(each, names) for each in node.values]))
@@ -188,7 +187,33 @@ class Interpreter:
                 ]
                 return UNKNOWN if UNKNOWN in parts else "".join(map(str, parts))
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                return self._each(node, names)
+                return self.each(node, names)
+            case ast.DictComp():
+                pairs = self.each(node, names)
+                return UNKNOWN if pairs is UNKNOWN else dict(pairs)
+            case ast.Slice():
+                bounds = [each and self.value(each, names) for each in (node.lower, node.upper, node.step)]
+                return UNKNOWN if UNKNOWN in bounds else slice(*bounds)
+        return UNKNOWN
+
+    def attribute(self, node: ast.Attribute, held: Known, names: Names) -> Known:
+        """What an attribute is of something."""
+        if isinstance(held, Tensor):
+            return held.dims if node.attr == "ndim" and held.dims is not None else UNKNOWN
+        return self.constant(self.attributes, node.attr)
+
+    def operation(self, node: ast.BinOp, left: Known, right: Known) -> Known:
+        """What an operator makes of two values."""
+        if isinstance(node.op, ast.Div):
+            self.seen.append(Seen(node, "/", (left, right), {}, UNKNOWN))
+        for each in (left, right):
+            if isinstance(each, Tensor):
+                return each
+        if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            result = folded(node.op, left, right)
+            return UNKNOWN if result is None else result
         return UNKNOWN
 
     def truth(self, node: ast.expr, names: Names) -> bool | None:
@@ -209,7 +234,9 @@ class Interpreter:
         value = self.value(node, names)
         return None if value is UNKNOWN or isinstance(value, Tensor) else bool(value)
 
-    def _each(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp, names: Names) -> Known:
+    def each(self, node: Comprehension, names: Names) -> Known:
+        """What a comprehension makes of each of something, pairs for a dict."""
+        element = ast.Tuple([node.key, node.value]) if isinstance(node, ast.DictComp) else node.elt
         first, inner = node.generators[0], dict(names)
         over = self.value(first.iter, names)
         if over is UNKNOWN or isinstance(over, Tensor) or len(node.generators) > 1:
@@ -221,18 +248,29 @@ class Interpreter:
             if None in kept:
                 return UNKNOWN
             if all(kept):
-                result.append(self.value(node.elt, inner))
+                result.append(self.value(element, inner))
         if isinstance(node, ast.GeneratorExp) and UNKNOWN in result:
             return [True] if True in result else UNKNOWN  # for any()
         return result
 
     def call(self, node: ast.Call, names: Names) -> Known:
-        """What a call gives back: of the script's own functions, of texts, of what keeps a tensor one."""
-        held = self.value(node.func.value, names) if isinstance(node.func, ast.Attribute) else UNKNOWN
+        """What a call gives back."""
         given = [self.value(each, names) for each in node.args]
         named = {each.arg: self.value(each.value, names) for each in node.keywords if each.arg}
-        name, last = called(node), last_called(node)
-        self.seen.append(Seen(node, last, given, named, held))
+        return self.apply(node, given, named, names)
+
+    def apply(
+        self, node: ast.Call, given: Sequence[Known], named: Mapping[str, Known], names: Names
+    ) -> Known:
+        """What a call gives back for these values, whatever stands in its parentheses."""
+        held = self.value(node.func.value, names) if isinstance(node.func, ast.Attribute) else UNKNOWN
+        return self.answer(Seen(node, last_called(node), given, named, held), names)
+
+    def answer(self, call: Seen, names: Names) -> Known:
+        """The same: of the script's own functions, of texts, of what keeps a tensor one."""
+        self.seen.append(call)
+        node, last, given, named, held = call
+        name = called(node)
         if last in ("get", "getenv") and "environ" in name or name == "os.getenv":
             return given[1] if len(given) > 1 else UNKNOWN
         if isinstance(held, Tensor):
@@ -245,9 +283,13 @@ class Interpreter:
             return getattr(held, last)(*given)
         if isinstance(held, dict) and last in ("get", "keys", "values", "items"):
             return getattr(held, last)(*given) if UNKNOWN not in given else UNKNOWN
-        if name in BUILT_IN and UNKNOWN not in given and not any(isinstance(each, Tensor) for each in given):
-            return BUILT_IN[name](*given, **named)
-        function = self._own(node, last)
+        if (
+            name in self.built_in
+            and UNKNOWN not in given
+            and not any(isinstance(each, Tensor) for each in given)
+        ):
+            return self.built_in[name](*given, **named)
+        function = self.own(node, last)
         if function is not None and self.depth < MOST_DEPTH:
             return self.enter(function, given, named)
         if last in FILLED and given and isinstance(given[-1], int | float):
@@ -255,7 +297,7 @@ class Interpreter:
         tensors = [each for each in given if isinstance(each, Tensor)]
         return tensors[0] if tensors and last not in REDUCED else UNKNOWN
 
-    def _own(self, node: ast.Call, last: str) -> Definition | None:
+    def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
         others = self.flow.called_so.get(last, [])
         return others[0] if len(others) == 1 else None
 

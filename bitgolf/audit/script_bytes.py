@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from bitgolf.audit.byte_table import SPACE, VOCABULARY, WITHOUT_TEXT, tables
+from bitgolf.audit.byte_table import SPACE, WITHOUT_TEXT, tables
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
@@ -37,7 +37,7 @@ def byte_tables(script: Script) -> Iterator[Finding]:
         if table.spaces and table.of(f"{SPACE}the") > 3 and not takes_space:
             message = "the table counts the space before a word, and the score adds it again"
             yield script.finding("B01", line, message, sure=FOUND if adds_space else SUSPECTED)
-        named = [each.piece for each in VOCABULARY[:WITHOUT_TEXT] if table.of(each.piece) > 0]
+        named = [piece for piece in WITHOUT_TEXT if table.of(piece) > 0]
         if named:
             message = f"`{named[0]}` counts {table.of(named[0])} bytes, those of its name"
             yield script.finding("B08", line, message, "0: control and unused tokens stand for no text")

@@ -20,6 +20,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
 
 MOST_SCRIPT_BYTES = 2**20  # five times the largest that is known
+MOST_MADE_BYTES = 2**26  # of all texts that are made of its literals
 MOST_LAYERS = 6
 # The start of a string, or a whole comment.
 LITERAL = re.compile(
@@ -219,6 +220,7 @@ class _Literals:
     def __init__(self) -> None:
         self.names: dict[str, Any] = {}
         self.modules: dict[str, str] = {}
+        self.made = 0
 
     def note(self, node: ast.stmt) -> None:
         """Remember what a statement at the top names."""
@@ -247,7 +249,10 @@ class _Literals:
                 keys = [self.value(each) if each else None for each in node.keys]
                 return dict(zip(keys, map(self.value, node.values)))
             case ast.BinOp(op=ast.Add()):
-                return self.value(node.left) + self.value(node.right)
+                left, right = self.value(node.left), self.value(node.right)
+                if not isinstance(left, int):
+                    self.makes(len(left) + len(right))
+                return left + right
             case ast.BinOp(op=ast.Pow()):
                 base, power = self.value(node.left), self.value(node.right)
                 if isinstance(base, int) and isinstance(power, int) and abs(base) < 100 and 0 <= power < 200:
@@ -261,6 +266,12 @@ class _Literals:
             case ast.Call():
                 return self.call(node)
         raise _UnknownError
+
+    def makes(self, length: int) -> None:
+        """Count what is made of texts and bytes. Raises _UnknownError where it is too much."""
+        self.made += length
+        if length > MOST_SCRIPT_BYTES or self.made > MOST_MADE_BYTES:
+            raise _UnknownError
 
     def path(self, node: ast.expr) -> str:
         """A dotted name as the imports spell it."""
@@ -280,7 +291,9 @@ class _Literals:
         given = [self.value(each) for each in node.args]
         named = {each.arg: self.value(each.value) for each in node.keywords if each.arg}
         if decoder := DECODERS.get(name):
-            return decoder(*given, **named)
+            value = decoder(*given, **named)
+            self.makes(len(value))
+            return value
         if name == "compile":
             return given[0]
         if isinstance(node.func, ast.Attribute) and last in METHODS:
@@ -288,7 +301,8 @@ class _Literals:
             if isinstance(held, METHODS[last]) and all(
                 isinstance(each, (str, bytes, list)) for each in given
             ):
-                return _bounded(getattr(held, last)(*given))
+                self.makes(_length(held, last, given))
+                return getattr(held, last)(*given)
         raise _UnknownError
 
 
@@ -301,10 +315,11 @@ METHODS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _bounded(value: Any) -> Any:
-    if isinstance(value, (str, bytes)) and len(value) > MOST_SCRIPT_BYTES:
-        raise ValueError("more than a script")
-    return value
+def _length(held: Any, method: str, given: list[Any]) -> int:
+    """The most that a method makes: texts that are put into texts grow without end."""
+    if method == "join":
+        return len(held) * len(given[0]) + sum(map(len, given[0]))
+    return len(held) + (held.count(given[0]) * len(given[1]) if method == "replace" else 0)
 
 
 def _xz(data: bytes, format: int = lzma.FORMAT_AUTO, memlimit: Any = None, filters: Any = None) -> bytes:
