@@ -69,9 +69,7 @@ MATRICES = (*ATTENTION, "mlp.fc", "mlp.proj")
 OWN_MLP = re.compile(r"blocks\.(\d{1,9})\.mlp\.again\.(\d{1,4})\.(fc|proj)\.weight")
 
 
-def read_public(
-    path: Path, notes: list[str] | None = None, limit: int = MAX_FILE_BYTES
-) -> dict[str, Tensor]:
+def read_public(path: Path, notes: list[str] | None = None, limit: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
     """The state dict in a public checkpoint or artifact, in the number types it was trained with.
 
     notes: gets a sentence for whatever was taken off on the way to its tensors. limit: bytes that
