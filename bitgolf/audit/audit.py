@@ -207,7 +207,9 @@ def _folder(path: Path, rules: Rules) -> Layers:
     runs = folder_checks.closure(record, script) if script else []
     for helper in record.scripts:
         if helper != record.entry:
-            findings += _beside(helper, str(helper.relative_to(path)) in runs)
+            known = {(each.code, each.where) for each in findings}
+            shown = _beside(helper, str(helper.relative_to(path)) in runs)
+            findings += [each for each in shown if (each.code, each.where) not in known]
     findings += folder_checks.check_folder(record, script, rules)
     findings += data
     for name in record.files:

@@ -333,11 +333,12 @@ class Table(NamedTuple):
 
 def tables(script: Script) -> Iterator[Table]:
     """What each function that asks for pieces counts by token, where all of it is known."""
-    asking = {each.name for each in functions(script) if any(map(_asks, ast.walk(each)))}
+    every = [*functions(script, beside=True), script.flow.outside]
+    asking = {each.name for each in every if any(map(_asks, ast.walk(each)))}
     if not asking:
         return
     tokens = Tokens(script)
-    for function in functions(script):
+    for function in every:
         if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
             continue
         tokens.columns, tokens.unsure, tokens.steps = [], False, 0

@@ -169,7 +169,14 @@ class Calls(Expressions):
             return None
         names, texts, parameters = self._given(call, frame)
         inner = Frame(
-            function.name, names, frame.loops, frame.depth + 1, frame.control, frame.gate, off=frame.off
+            function.name,
+            names,
+            frame.loops,
+            len(frame.loops),
+            frame.depth + 1,
+            frame.control,
+            frame.gate,
+            off=frame.off,
         )
         inner.alone, inner.began_alone = frame.alone, bool(frame.alone)
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
@@ -180,8 +187,14 @@ class Calls(Expressions):
             inner.names = {**frame.names, **names}
             inner.texts = {**frame.texts, **texts}
             inner.owners = {**frame.owners}
+        if self.taker is not None and self.taker.call is call.node:
+            inner.taker, self.taker = self.taker, None
         key = self._key(function, inner, frame)
-        if (memory := self.memories.get(key)) is not None and memory.holds(self.changed):
+        if (
+            inner.taker is None
+            and (memory := self.memories.get(key)) is not None
+            and memory.holds(self.changed)
+        ):
             return self._again(memory, call.node, parameters, frame, closed)
         started, first, outer_read = self.time, len(self.events), self.read
         self.read = set()
@@ -190,7 +203,7 @@ class Calls(Expressions):
         self.block(function.body, inner)
         self.entered.pop()
         self._handed_back(call.node, parameters, inner, frame, closed)
-        if not inner.shared:
+        if not inner.shared and inner.taker is None:
             made = frozenset(name for name, time in self.made.items() if time > started)
             depth, events = len(frame.loops), [each for each in self.events[first:] if each.kind != "stop"]
             self.memories[key] = Memory(

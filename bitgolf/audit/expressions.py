@@ -115,7 +115,10 @@ class Expressions(Walk):
             case ast.JoinedStr():
                 return self._formatted(node, frame)
             case ast.Yield() | ast.YieldFrom():
-                frame.returned |= self.chosen(self.value(node.value, frame), frame)
+                value = self.chosen(self.value(node.value, frame), frame)
+                if frame.taker is not None:
+                    self.handed_over(value, frame.taker, frame)
+                frame.returned |= value
                 return NOTHING
             case ast.NamedExpr():
                 value = self.value(node.value, frame)

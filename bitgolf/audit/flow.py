@@ -37,6 +37,7 @@ from bitgolf.audit.values import (
     Definition,
     Event,
     Frame,
+    Taker,
     Value,
     base_name,
     last_name,
@@ -105,7 +106,11 @@ class Flow(Calls):
                 seen = meeting(places(value.gates), places(asked))
                 frame.returned |= value.marked(*(f"{SEEN}{path}" for path in seen))
             case ast.For() | ast.AsyncFor():
+                self.taker = taker = _taker(node, frame)
                 over = self.value(node.iter, frame)
+                self.taker = None
+                if taker is not None and taker.ran:
+                    return
                 self.taken(node.target, node.iter, over, frame)
                 for each in ast.walk(node.target):
                     if isinstance(each, ast.Name):
@@ -150,6 +155,19 @@ class Flow(Calls):
                     if isinstance(child, ast.expr):
                         self.value(child, frame)
 
+    def handed_over(self, value: Value, taker: Taker, frame: Frame) -> None:
+        """A value that is yielded: what takes it runs now, in the loops around the yield."""
+        taking, frame.taker, taker.ran = taker.frame, None, True  # its body may yield by itself
+        loops, control = taking.loops, taking.control
+        taking.loops, taking.control = frame.loops, control | frame.control | value
+        if frame.loops:
+            turns = self.turns[frame.loops[-1]]
+            of_tokens = turns.over_tokens or value.has(VAL) or STREAM in value.roots or bool(value.keys)
+            self.turns[frame.loops[-1]] = turns._replace(over_tokens=of_tokens, inside=taking.name)
+        self.assign(taker.target, value, taking)
+        self.block(taker.body, taking)
+        taking.loops, taking.control, frame.taker = loops, control, taker
+
     def branched(self, node: ast.If, frame: Frame) -> None:
         """Both ways of a branch; what is assigned there is chosen by the condition."""
         test = self.value(node.test, frame)
@@ -157,7 +175,8 @@ class Flow(Calls):
         held = self.truth(node.test, frame)
         if held is False:  # the innermost: a log that shows it shows those around it
             frame.off = (node.lineno, node.body[-1].end_lineno or node.lineno)
-        ends = test.has(TIME) and any(isinstance(each, ast.Break | ast.Assign) for each in node.body)
+        leaves = (ast.Break, ast.Assign, *((ast.Return,) if len(frame.loops) > frame.called_in else ()))
+        ends = test.has(TIME) and any(isinstance(each, leaves) for each in node.body)
         if ends and frame.loops and not self.scouts and node.lineno not in self.stops:
             self.stops.add(node.lineno)
             self.event("stop", node, frame, test)
@@ -224,15 +243,17 @@ class Flow(Calls):
         frame.loops, frame.control = (*before, self.loop), control | over
         if not self.scouts:
             events, time = self.events, self.time
-            names_before = dict(frame.names)
+            frames = [frame, *([frame.taker.frame] if frame.taker else [])]
+            names_before = [dict(each.names) for each in frames]
             self.events, self.written = [], set()
             self.scouts += 1
             self.block(body, frame)
             self.scouts -= 1
             self.events, self.time = events, time
-            for name, value in frame.names.items():
-                if value != names_before.get(name) and (value.roots or value.keys or value.gates):
-                    frame.names[name] = _older(value, names_before.get(name, NOTHING))
+            for each, before_it in zip(frames, names_before):
+                for name, value in each.names.items():
+                    if value != before_it.get(name) and (value.roots or value.keys or value.gates):
+                        each.names[name] = _older(value, before_it.get(name, NOTHING))
             for name in self.written:  # of objects: what they know is of tokens of earlier turns
                 self.attributes[name] = self.attributes[name].each(_forgetting)
         self.block(body, frame)
@@ -399,3 +420,15 @@ def _optimized(node: ast.expr) -> str:
     if not (any(each.arg == "lr" for each in node.keywords) or last_name(node.func) in OPTIMIZERS):
         return ""
     return optimized_thing(node.args[0])
+
+
+def _taker(node: ast.For | ast.AsyncFor, frame: Frame) -> Taker | None:
+    """A loop over a call, or over an `enumerate` of one, as what takes its yields."""
+    match node.iter, node.target:
+        case ast.Call(func=ast.Name("enumerate"), args=[ast.Call() as call, *_]), ast.Tuple(elts=[_, target]):
+            return Taker(call, target, node.body, frame)
+        case ast.Call(func=ast.Name("tqdm"), args=[ast.Call() as call, *_]), target:
+            return Taker(call, target, node.body, frame)
+        case ast.Call() as call, target:
+            return Taker(call, target, node.body, frame)
+    return None

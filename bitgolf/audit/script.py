@@ -124,7 +124,7 @@ def follow(
     except RecursionError:
         raise BitgolfError("nested too deeply to be followed", where=name) from None
     names = tuple(name for name, _ in beside)
-    return Script(name, layers, events, flow, beside=names, reach=Reach([layers[-1].tree], flow.kinds))
+    return Script(name, layers, events, flow, beside=names, reach=Reach([*flow.trees], flow.kinds))
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:

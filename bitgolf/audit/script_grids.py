@@ -215,7 +215,7 @@ def _growing(loop: ast.For | ast.While, models: set[str]) -> ast.expr | None:
         and number(each.value) is not None
     }
     if isinstance(loop, ast.For):
-        counters |= names_in(loop.target)
+        counters |= _counted(loop)
     given = sorted(nodes(loop, ast.Assign), key=lambda each: (each.lineno, each.col_offset))
     for each in given + given:
         if _counts(each.value, counters):
@@ -227,6 +227,14 @@ def _growing(loop: ast.For | ast.While, models: set[str]) -> ast.expr | None:
     lengths = [bound for each in within(cut) if isinstance(each, ast.Slice) for bound in _length(each)]
     lengths += [each for call in shapes for each in (*call.args, *(word.value for word in call.keywords))]
     return next((each for each in lengths if _counts(each, counters)), None)
+
+
+def _counted(loop: ast.For) -> set[str]:
+    """Names that are the number of a turn: of `range` and `count` all, of `enumerate` the first."""
+    over = last_called(loop.iter)
+    if over == "enumerate" and isinstance(loop.target, ast.Tuple):
+        return names_in(loop.target.elts[0])
+    return names_in(loop.target) if over in ("range", "count", "trange") else set()
 
 
 def _length(part: ast.Slice) -> list[ast.expr]:

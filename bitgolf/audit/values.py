@@ -7,7 +7,7 @@ are the same tokens.
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -149,18 +149,31 @@ class Event(NamedTuple):
 
 
 @dataclass
+class Taker:
+    """A loop over what a function of the script yields; its body runs at each yield. ran: whether one did."""
+
+    call: ast.Call
+    target: ast.expr
+    body: Sequence[ast.stmt]
+    frame: "Frame"
+    ran: bool = False
+
+
+@dataclass
 class Frame:
     """Where the walk is: a function's names, the loops around it, its depth.
 
     gate: what the branches around were chosen by. one_way: tokens whose entry in a table decided a branch
-    without another way; equal: tokens that a branch compared with something. texts: names that stand for
-    other names. mutated: names whose contents were changed in place. alone: the line of a test by which some
-    processes are not here. began_alone: whether the function was called where they are not.
+    without another way; equal: tokens that a branch compared with something. called_in: how many of the loops
+    are those around its call. texts: names that stand for other names. mutated: names whose contents were
+    changed in place. alone: the line of a test by which some processes are not here. began_alone: whether the
+    function was called where they are not. taker: what takes its yields.
     """
 
     name: str
     names: dict[str, Value] = field(default_factory=dict)
     loops: tuple[int, ...] = ()
+    called_in: int = 0
     depth: int = 0
     control: Value = NOTHING
     gate: Value = NOTHING
@@ -175,6 +188,7 @@ class Frame:
     kind: str = ""
     alone: int = 0
     began_alone: bool = False
+    taker: "Taker | None" = None
 
 
 def constant(value: object) -> Value:

@@ -16,6 +16,7 @@ from bitgolf.audit.values import (
     Definition,
     Event,
     Frame,
+    Taker,
     Value,
     base_name,
     last_name,
@@ -78,6 +79,7 @@ class Walk:
         self.events: list[Event] = []
         self.time, self.loop, self.steps, self.version, self.scouts = 0, 0, 0, 0, 0
         self.entered: list[int] = []
+        self.taker: Taker | None = None  # the loop that takes what the next call yields
         self.memories: dict[tuple[object, ...], Memory] = {}
         self.walked: dict[int, int] = {}  # functions, by how often they were followed
         self.read: set[str] = set()  # names outside the function that is followed
@@ -265,6 +267,10 @@ class Walk:
 
     def call(self, node: ast.Call, frame: Frame) -> Value:
         """What a call gives back."""
+        raise NotImplementedError
+
+    def handed_over(self, value: Value, taker: Taker, frame: Frame) -> None:
+        """See `Flow`."""
         raise NotImplementedError
 
     def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
