@@ -3,7 +3,7 @@
 import ast
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -31,6 +31,8 @@ def check_folder(record: Record, script: Script | None, rules: Rules) -> Iterato
         yield from headline(record, record.claims)
         yield from means(record.claims)
         yield from claimed_sizes(record, record.claims, rules)
+        if record.is_timed:
+            yield from claimed_times(record.claims, rules)
     yield from sizes_in_words(record, rules)
     yield from shipped_sizes(record, script, rules)
     yield from manifest(record)
@@ -74,9 +76,15 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
         return
     message, budget = f"{total:,.0f} bytes", rules.budget_bytes
     if total > budget:
-        code = "K02" if total <= 16 * 2**20 and budget == 16_000_000 else "K01"
-        those = f"at most {budget:,} decimal bytes; 16 MiB would be 16,777,216"
-        yield Finding(code, FOUND, where, message, those)
+        yield Finding("K01", FOUND, where, message, f"at most {budget:,}")
+        if total <= 16 * 2**20 and budget == 16_000_000:
+            yield Finding("K02", FOUND, where, message, f"{budget:,} decimal bytes; 16 MiB are 16,777,216")
+    named = {seed: size for seed, each in claims.seeds.items() if (size := of_seed(each, "bytes_total"))}
+    if named and total < max(named.values()):
+        over = max(named.values()) > budget >= total
+        those = f"{max(named.values()):,.0f}, as it says of seed {max(named, key=lambda seed: named[seed])}"
+        yield Finding("K05", FOUND if over else SUSPECTED, where, message, those, minor=not over)
+        return
     logs = [log for log in record.logs if log.seed in claims.seeds] or record.logs
     last = [log.sizes_of("total")[-1].bytes for log in logs if log.sizes_of("total")]
     if not last:
@@ -103,6 +111,26 @@ def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Find
     elif all(total < max(each) for each in own):
         those = f"{max(own[0]):,}, the largest over the seeds"
         yield Finding("K05", SUSPECTED, where, message, those, minor=minor)
+
+
+def of_seed(figures: Mapping[str, float], name: str) -> float | None:
+    """A figure of a seed under one of the names that it goes by."""
+    return next((figures[each] for each in NAMES_OF_SEED[name] if each in figures), None)
+
+
+NAMES_OF_SEED = {
+    "bytes_total": ("bytes_total", "total_bytes", "artifact_bytes", "submission_bytes", "total_size_bytes"),
+    "eval_seconds": ("eval_seconds", "evaluation_seconds", "eval_time_seconds", "eval_time_s", "eval_time"),
+}
+
+
+def claimed_times(claims: Claims, rules: Rules) -> Iterator[Finding]:
+    """K10: the time of an evaluation that a submission.json itself says is too long."""
+    for seed, figures in claims.seeds.items():
+        seconds = of_seed(figures, "eval_seconds")
+        if seconds is not None and rules.evaluation_seconds < seconds < 86_400:  # else of another unit
+            where, message = f"{claims.path.name}: seed {seed}", f"{seconds:.1f} s of evaluation"
+            yield Finding("K10", FOUND, where, message, f"at most {rules.evaluation_seconds:g} s")
 
 
 def _in_binary(stated: float, size: float, unit: float) -> bool:

@@ -59,9 +59,9 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
             code = "K13" if broken else "K11"  # it breaks off while training
             yield Finding(code, FOUND, where, f"{bits:g} bits per byte", those)
         steps = figures.get("steps", figures.get("train_steps"))
-        ends = [log.end.step for log in logs if log.end]
-        if steps is not None and ends and not any(abs(steps - end) <= 1 for end in ends):
-            yield Finding("K11", FOUND, where, f"{steps:g} steps", f"{ends[0]} in the log", minor=True)
+        ends = [(end.step, 0 if end.step == end.of else log.interval) for log in logs if (end := log.end)]
+        if steps is not None and ends and not any(-1 <= steps - end <= max(1, every) for end, every in ends):
+            yield Finding("K11", FOUND, where, f"{steps:g} steps", f"{ends[0][0]} in the log", minor=True)
 
 
 def _stands_in_own(figures: dict[str, float], seed: int, logs: list[Log]) -> bool:

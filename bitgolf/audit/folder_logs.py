@@ -45,7 +45,13 @@ def copies(record: Record) -> Iterator[Finding]:
 
 def gaps(record: Record) -> Iterator[Finding]:
     """K13: a log without a stretch of steps that all others of its kind have."""
-    logs = [log for log in record.logs if log.final and len(log.steps) > LEAST_GAP]
+    logs = [log for log in record.logs if log.final]
+    for log in logs:
+        least = min((len(each.steps) for each in logs if each is not log), default=0)
+        if len(log.steps) < least // FEWER and log.seed is not None:
+            message, those = f"{len(log.steps)} lines of training", f"{least} and more, as in all other logs"
+            yield Finding("K13", SUSPECTED, log.path.name, message, those)
+    logs = [log for log in logs if len(log.steps) > LEAST_GAP]
     told = {log.path: {each.step for each in log.steps} for log in logs}
     for log in logs:
         last, others = max(told[log.path]), [told[each.path] for each in logs if each is not log]
@@ -63,6 +69,7 @@ def gaps(record: Record) -> Iterator[Finding]:
 
 
 LEAST_GAP = 3  # lines
+FEWER = 8  # times
 
 
 def _named_seed(log: Log) -> int | None:

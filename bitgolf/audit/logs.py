@@ -1,6 +1,7 @@
 """A training log of any public format, read line by line: scores, sizes, steps, times, settings, events."""
 
 import ast
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,21 @@ MOST_LINES = 200_000  # of a log, likewise
 MOST_LINE = 1000  # characters; longer lines are source or noise
 MOST_SOURCE_LINES = 20_000
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)"
-SCORE = re.compile(
-    rf"^(?P<tag>.*?)\bval_loss ?[:=] ?(?P<loss>{NUMBER})[ ,]+val_bpb ?[:=] ?(?P<bits>{NUMBER})"
+IS = r"(?: ?[:=] ?| )"  # between a name and its number
+SCORE = re.compile(rf"^(?P<tag>.*?)\bval_loss{IS}(?P<loss>{NUMBER})[ ,]+val_bpb{IS}(?P<bits>{NUMBER})")
+STEP = re.compile(rf"^(?:(?:step{IS})?(?P<step>\d+) ?/ ?(?P<of>\d+)|step{IS}(?P<alone>\d+))\b")
+TRAIN_LOSS = re.compile(rf"\b(?:train_|(?<!val )(?<!validation ))loss{IS}(?P<loss>{NUMBER})")
+TIME = re.compile(
+    rf"\b(?:train_|(?<!eval )(?<!val )(?<!evaluation ))time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|m|s)\b"
 )
-STEP = re.compile(r"^(?:step ?[:=] ?)?(?P<step>\d+) ?/ ?(?P<of>\d+)\b")
-TRAIN_LOSS = re.compile(rf"\btrain_loss ?[:=] ?(?P<loss>{NUMBER})")
-TIME = re.compile(rf"\btrain_time ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|m|s)\b")
 AVERAGE = re.compile(rf"\bstep_avg ?[:=] ?(?P<ms>{NUMBER}) ?ms")
-EVALUATION = re.compile(rf"\b(?:total_)?eval_time ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b")
+EVALUATION = re.compile(
+    rf"\b(?:total_)?eval(?:uation)?[_ ](?:time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b|"
+    rf"seconds{IS}(?P<seconds>{NUMBER}))"
+)
 ELAPSED = re.compile(rf"\bdone\b.*\belapsed ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b")
 TOTAL = re.compile(r"Total submission size(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
+SUM = re.compile(rf"\bbytes{IS}(?P<model>\d+)[ ,]+code{IS}(?P<code>\d+)[ ,]+total{IS}(?P<total>\d+)\b")
 MODEL = re.compile(r"Serialized model(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
 CODE = re.compile(r"Code size(?: \((?P<form>\w+)\))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
 SETTING = re.compile(r"^ *(?P<name>[A-Za-z_]\w*) ?[:=] ?(?P<value>\S.*?) *$")
@@ -31,7 +37,7 @@ CALIBRATION = re.compile(
 )
 TOKENS = re.compile(r"(?:\bval_tokens ?[:=] ?|fineweb_val\S* tokens ?[:=] ?)(?P<tokens>\d+)")
 TEXT = re.compile(r"^val_loader:.*\btokens:(?P<tokens>\d+) text_bytes:(?P<bytes>\d+)\b")
-SEED = re.compile(r"^ *seed ?[:=] ?(?P<seed>\d+)\b")
+SEED = re.compile(rf"^ *seed{IS}(?P<seed>\d+)\b")
 NAMED_SEED = re.compile(r"seed[-_ ]?(\d+)", re.IGNORECASE)
 STAMP = re.compile(r"^(?:\d{9,}(?:\.\d+)? +|\[[^\]]*\d:\d\d[^\]]*\] *)")  # of time, before a line
 RULE = re.compile(r"^[=\-*#]{40,}$")
@@ -63,7 +69,9 @@ class Size(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A line of training. seconds: on the clock; average_ms: as the line says, not computed."""
+    """A line of training. of: how many are planned, 0 if it does not say. seconds: on the clock; average_ms:
+    as the line says, not computed.
+    """
 
     line: int
     step: int
@@ -109,10 +117,19 @@ class Log(NamedTuple):
         timed = [each for each in self.steps if each.seconds is not None and each.step > 0]
         return max(timed, key=lambda each: each.step) if timed else None
 
+    @property
+    def interval(self) -> int:
+        """Steps from one line of training to the next, at its end: so many more may have been made."""
+        last = sorted({each.step for each in self.steps})[-3:]
+        return min((after - before for before, after in itertools.pairwise(last)), default=0)
+
     def sizes_of(self, kind: str) -> list[Size]:
-        """Lines with sizes of one kind, the packed ones: a raw checkpoint is no submission."""
+        """Lines with sizes of one kind, the packed ones where they are told apart: a raw checkpoint is no
+        submission.
+        """
         of_kind = [each for each in self.sizes if each.kind == kind]
-        return of_kind if kind == "code" else [each for each in of_kind if each.form]
+        told = any(each.form for each in self.sizes if each.kind != "code")
+        return of_kind if kind == "code" or not told else [each for each in of_kind if each.form]
 
 
 def looks_like_log(text: str) -> bool:
@@ -183,24 +200,24 @@ def parse_log(path: Path, text: str, cut: bool = False) -> Log:
 
 def _read_line(log: Log, number: int, line: str) -> None:
     step = STEP.match(line)
-    at = int(step["step"][:18]) if step else None
+    at = int((step["step"] or step["alone"])[:18]) if step else None
     time = TIME.search(line)
     seconds = float(time["time"]) * SECONDS[time["unit"]] if time else None
     evaluation = EVALUATION.search(line) or ELAPSED.search(line)
-    took = float(evaluation["time"]) * SECONDS[evaluation["unit"]] if evaluation else None
+    took = seconds_of(evaluation) if evaluation else None
     if match := SCORE.match(line):
         decimals = len(match["bits"].partition(".")[2])
         numbers = float(match["loss"]), float(match["bits"])
         log.scores.append(Score(number, match["tag"].strip(" :"), *numbers, decimals, at, took))
-    if step is None and (early := re.search(r"\bstep ?: ?(\d+)/(\d+)", line)):
-        step, at = early, int(early[1][:18])
+    if step is None and (early := re.search(r"\bstep ?: ?(?P<step>\d+)/(?P<of>\d+)", line)):
+        step, at = early, int(early["step"][:18])
     if step and at is not None and (time or TRAIN_LOSS.search(line)):
         loss, average = TRAIN_LOSS.search(line), AVERAGE.search(line)
         log.steps.append(
             Step(
                 number,
                 at,
-                int(step[2][:18]),
+                int((step["of"] or "0")[:18]),
                 float(loss["loss"]) if loss else None,
                 seconds,
                 float(average["ms"]) if average else None,
@@ -212,10 +229,18 @@ def _read_line(log: Log, number: int, line: str) -> None:
     for kind, pattern in (("total", TOTAL), ("model", MODEL), ("code", CODE)):
         if match := pattern.search(line):
             log.sizes.append(Size(number, kind, (match["form"] or "").strip(), int(match["bytes"][:18])))
+    if match := SUM.search(line):
+        for kind, form in (("model", "packed"), ("code", ""), ("total", "packed")):
+            log.sizes.append(Size(number, kind, form, int(match[kind][:18])))
     if took is not None and at is None:
         log.evaluations.append((number, took))
     if calibration := CALIBRATION.search(line):
         log.calibration.append((number, float(calibration["time"])))
+
+
+def seconds_of(match: re.Match[str]) -> float:
+    """A time that stands with its unit, or after a name that has it."""
+    return float(match["time"]) * SECONDS[match["unit"]] if match["time"] else float(match["seconds"])
 
 
 def without_source(told: Sequence[str]) -> tuple[str, list[tuple[int, str]]]:

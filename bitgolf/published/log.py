@@ -89,7 +89,7 @@ def facts_of(log: Log) -> dict[str, Any]:
         "scored_as": final.tag if final else "",
         "last_training_bits_per_byte": during[-1] if during else None,
         "steps": last,
-        "planned_steps": max((step.of for step in log.steps), default=None),
+        "planned_steps": max((step.of for step in log.steps), default=0) or None,
         "train_seconds": _finite(end.seconds) if end else None,
         "step_ms": _finite(1000 * end.seconds / end.step) if end and end.seconds is not None else None,
         "evaluation_seconds": _finite(final.seconds if final and final.seconds else evaluated),

@@ -85,8 +85,8 @@ BROKEN = {
     "deep": ("[" * 100_000, "nested too deeply"),
     "binary": ("\x00\x01", "not readable as JSON"),
     "list": ("[1]", "is no object"),
-    "endless": ('{"val_bpb": 1' + "0" * 400 + "}", "beyond all bounds"),
-    "no number": ('{"val_bpb": NaN}', "have a score"),
+    "endless": ('{"val_bpb": 1' + "0" * 400 + "}", "`val_bpb` is no figure"),
+    "no number": ('{"val_bpb": NaN}', "`val_bpb` is no figure"),
 }
 
 
