@@ -1,7 +1,7 @@
 """Ways of packing beside each other on the same trained models: bytes as written, gap as reloaded.
 
 bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
-python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts] [--levels=-2,0] [--redo]
+python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts,states] [--levels=-2,0] [--redo]
 python -m bench.pack runs/1m-1337 --ways nncodec --nncodec PYTHON      (the standard's coder)
 python -m bench.pack runs/demo --seconds      (where the time of packing goes, as the run's recipe packs it)
 
@@ -135,6 +135,16 @@ def our_ways(levels: Sequence[int]) -> dict[str, Way]:
     return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps}
 
 
+def by_states() -> dict[str, Way]:
+    """Trellises of more states, at three rates."""
+    packs = {states: PackPlan(codec=entropy_coded(states)) for states in (8, 16, 64)}
+    return {
+        f"step {step:g}, {states} states": Way(rate_aware(step, states), pack)
+        for step in (STEP, 2 * STEP, 4 * STEP)
+        for states, pack in packs.items()
+    }
+
+
 def rounded_only(step: float) -> QuantizePlan:
     """The rate-aware table without its tuning."""
     return rate_aware(step).replace(tuning=NoTuning())
@@ -166,7 +176,7 @@ def parts_of_ours() -> dict[str, Way]:
 def make_machine_code() -> None:
     """Of what rounds: it takes seconds, once in a process or on a machine."""
     one = torch.ones(1, 1).double()
-    rounded_codes(one, one, one, None, True)
+    rounded_codes(one, one, one, None, 8)
 
 
 def measure(
@@ -281,6 +291,7 @@ def main() -> None:
         "public": public_ways,
         "ours": lambda: our_ways([int(level) for level in chosen.levels.split(",")]),
         "parts": parts_of_ours,
+        "states": by_states,
         "nncodec": lambda: nncodec.ways(chosen.nncodec or sys.executable),
     }
     ways = {name: way for group in chosen.ways.split(",") for name, way in groups[group]().items()}

@@ -30,6 +30,7 @@ from bitgolf.squeeze.symbol_model import (
     side_information_in,
     subtract_templates,
 )
+from bitgolf.squeeze.trellis_states import CHECKS
 
 try:
     import brotli
@@ -273,7 +274,8 @@ class RowColumn(Codec):
     What: a code's deviation is that of its row times that of its column, each stored to a quarter octave;
         codes of one deviation share a table, which starts as a bell (3% of it four times as wide) and counts;
         a template is taken off the rows that resemble it, as those of rare tokens do; of codes on a
-        trellis it is coded first which are odd, then the rest by the grid that they are on
+        trellis (of so many `states`) it is coded first which are odd, then the rest by the grid that they
+        are on
     Source: row by column Gaussians in reference measurements; counting tables and the template measured here
     Cost: 2 to 4% under zstd-22 and 1 to 2% under brotli on trained weights, side information of some 2 bits a
         row and column included; 16 M symbols/s in, 30 M/s out, trellises half as fast
@@ -283,9 +285,11 @@ class RowColumn(Codec):
 
     name: ClassVar[str] = "row_column"
 
+    states: int = setting(8, one_of=(8, 16, 64))
+
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         codes, shapes = np.frombuffer(data, np.int8), shapes or ((1, len(data)),)
-        below = np.float32(0.5) * grids_of(codes, shapes)
+        below = np.float32(0.5) * grids_of(codes, shapes, self.states)
         bare: tuple[np.ndarray, SideInformation] = codes, [() for _ in shapes]
         taken = subtract_templates(codes, shapes)
         streams = {
@@ -307,7 +311,8 @@ class RowColumn(Codec):
     ) -> bytes:
         """The codes without their templates as one stream; `below` is what codes on two grids stand under."""
         base, log2_stds = measure_log2_stds(codes if below is None else codes - below, shapes, by_column)
-        flags = TEMPLATES * bool(templates[0]) + TRELLIS * (below is not None)
+        number = list(CHECKS).index(1 if below is None else self.states)
+        flags = TEMPLATES * bool(templates[0]) + TRELLIS * number
         header = np.append(_alphabet(codes), np.array([base, flags], np.int8).view(np.uint8))
         parts = [part for pair in zip(log2_stds, templates) for each in pair for part in each]
         side = (np.concatenate(parts).clip(-128, 127) + 128).astype(np.uint8)
@@ -319,7 +324,8 @@ class RowColumn(Codec):
     def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         shapes = shapes or ((1, num_bytes),)
         header, coder = np.frombuffer(data[:4], np.uint8), _RangeCoder(data[4:])
-        if len(header) < 4 or header[3] > TEMPLATES + TRELLIS or sum(map(math.prod, shapes)) != num_bytes:
+        known = len(header) == 4 and header[3] < TRELLIS * len(CHECKS)
+        if not known or sum(map(math.prod, shapes)) != num_bytes:
             raise DamagedStreamError("not the stream of these matrices", value=header.tolist())
         alike = bool(header[3] & TEMPLATES)
         side = np.zeros((1 + alike) * sum(map(sum, shapes)), np.uint8)
@@ -387,7 +393,7 @@ def _lzma_filter(num_bytes: int) -> dict[str, int]:
 
 
 # Range coding.
-TEMPLATES, TRELLIS = 1, 2  # flags of a RowColumn stream
+TEMPLATES, TRELLIS = 1, 2  # flags of a RowColumn stream; two and three times TRELLIS: of more states
 COUNT = 2**11  # what a code that was seen adds to its place in a table
 SORTED_CODES = 2**20  # as many are sorted by their tables at a time, which bounds memory
 
@@ -483,11 +489,12 @@ def _code_matrices(
             for row, column, *_ in side_information
         ]
     )
-    if header[3] & TRELLIS:
+    if number := header[3] // TRELLIS:
         taken = [
             np.outer(marks == 1, template).ravel() for *_, marks, template in side_information if parts == 4
         ]
-        _code_trellis(coder, shapes, within, log2_stds, np.concatenate(taken) if taken else 0, values)
+        states = list(CHECKS)[number]
+        _code_trellis(coder, shapes, states, within, log2_stds, np.concatenate(taken) if taken else 0, values)
     else:
         coder.code(values, log2_stds, lambda log2_std: prior_counts(log2_std)[within])
 
@@ -495,6 +502,7 @@ def _code_matrices(
 def _code_trellis(
     coder: _RangeCoder,
     shapes: Shapes,
+    states: int,
     within: slice,
     log2_stds: np.ndarray,
     taken: np.ndarray | int,
@@ -507,7 +515,7 @@ def _code_trellis(
     first = np.uint8(within.start & 1)  # whether the code of value 0 is odd
     odd = values & 1 ^ first
     coder.code(odd, log2_stds, _odd_counts)
-    grids = grids_of(odd ^ (np.uint8(1) & taken), shapes)
+    grids = grids_of(odd ^ (np.uint8(1) & taken), shapes, states)
     rest, kinds = values >> 1, 4 * log2_stds.astype(np.int16) + 2 * grids + odd
 
     def start(kind: int) -> np.ndarray:

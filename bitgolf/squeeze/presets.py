@@ -27,9 +27,9 @@ TABLES = ("bigram.*.weight", "ve_shared.*.weight")  # looked up by token, and wh
 CONTROLS = ("*attn_scale", "*mlp_scale", "*resid_mix", "skip_weights", "skip_gates")
 
 
-def entropy_coded() -> Codec:
+def entropy_coded(states: int = 8) -> Codec:
     """What codes what rate-aware rounding makes: matrices by row and column, all else by zlib."""
-    return Smallest(among=(Deflate(), RowColumn()))
+    return Smallest(among=(Deflate(), RowColumn(states=states)))
 
 
 def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = None) -> QuantizePlan:
@@ -89,14 +89,16 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
     return by_part(Gptq(scales=(SdClip(sigmas=sigmas),)), Gptq(scales=(embeddings,)))
 
 
-def rate_aware(step: float = 0.0002) -> QuantizePlan:
+def rate_aware(step: float = 0.0002, states: int = 8) -> QuantizePlan:
     """Matrices, embeddings and tables at one expected damage a weight; `step` sets the rate of all.
 
-    Control tensors are tuned and get eight bits (PR #1716), what is smaller still stays float16.
+    states: of the trellis, for the same of `entropy_coded`. Control tensors are tuned and get eight bits
+    (PR #1716), what is smaller still stays float16.
     """
+    matrices = RateAware(step=step, states=states)
     return QuantizePlan(
         rules=(
-            QuantRule(patterns=(*EMBEDDINGS, *PRODUCTS, *TABLES), quantizer=RateAware(step=step)),
+            QuantRule(patterns=(*EMBEDDINGS, *PRODUCTS, *TABLES), quantizer=matrices),
             QuantRule(patterns=CONTROLS, quantizer=AbsMax(grid=Grid(bits=8)), may_be_idle=True),
             QuantRule(quantizer=Keep(dtype="float16")),
         ),

@@ -97,10 +97,10 @@ def subtract_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
     return codes, templates
 
 
-def grids_of(codes: np.ndarray, shapes: Shapes) -> np.ndarray:
+def grids_of(codes: np.ndarray, shapes: Shapes, states: int = 8) -> np.ndarray:
     """The grid, 0 or 1, of every code where rows are paths on a trellis."""
     matrices = matrices_in((codes & 1).astype(np.uint8), shapes)
-    return np.concatenate([trellis_grids(matrix).ravel() for matrix in matrices])
+    return np.concatenate([trellis_grids(matrix, states).ravel() for matrix in matrices])
 
 
 def add_templates(values: np.ndarray, shapes: Shapes, side: np.ndarray) -> None:

@@ -14,27 +14,28 @@ from torch import Tensor
 from bitgolf.base.compiled import HAS_NUMBA, kept_compiled
 from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.form import LARGEST_CODE
-from bitgolf.squeeze.trellis_states import EIGHT_STATES, ONE_STATE, trellis_grids
+from bitgolf.squeeze.trellis_states import following_states, trellis_grids
+
+LOOK_BACK = 16  # columns after which it is seen how far open paths are the same
 
 
-def trellis_values(codes: Tensor) -> Tensor:
+def trellis_values(codes: Tensor, states: int = 8) -> Tensor:
     """What integer codes (rows, columns) stand for, in steps, float32: k, or k - 1/2 on the second grid."""
-    grids = torch.from_numpy(trellis_grids((codes & 1).to(torch.uint8).cpu().numpy()))
+    grids = torch.from_numpy(trellis_grids((codes & 1).to(torch.uint8).cpu().numpy(), states))
     return codes.float() - 0.5 * grids.to(codes.device)
 
 
 def rounded_codes(
-    matrix: Tensor, steps: Tensor, factor: Tensor, across: Tensor | None, trellis: bool
+    matrix: Tensor, steps: Tensor, factor: Tensor, across: Tensor | None, states: int
 ) -> Tensor:
     """Codes (rows, columns) int32 of a matrix with feedback over its columns, and over its rows.
 
     factor: upper (columns, columns), as `rate.feedback_factor` gives it; across: the same of the rows, None
-    for no feedback over them. All float64, on the CPU.
+    for no feedback over them. All float64, on the CPU. states: of the trellis; 1 is plain rounding.
     """
     across = matrix.new_zeros(0, 0) if across is None else across
     arrays = (each.contiguous().numpy() for each in (matrix, steps, factor, across))
-    following = np.array(EIGHT_STATES if trellis else ONE_STATE)
-    return torch.from_numpy(compiled_viterbi()(*arrays, following, LARGEST_CODE))
+    return torch.from_numpy(compiled_viterbi()(*arrays, following_states(states), LARGEST_CODE))
 
 
 @functools.cache
@@ -60,19 +61,25 @@ def viterbi(
     """
     (rows, columns), states = matrix.shape, len(following)
     wanted, codes = matrix.copy(), np.zeros((rows, columns), np.int32)
-    rest = np.zeros((2, states, columns))  # what the open paths have still to round, and room for their next
-    chosen, before = np.zeros((columns, states), np.int32), np.zeros((columns, states), np.int32)
-    costs, errors = np.zeros((2, states)), np.zeros(states)
+    chosen, before = np.zeros((columns, states), np.int32), np.zeros((columns, states), np.int64)
+    costs, left, errors = np.zeros((2, states)), np.zeros(states), np.zeros((2, columns, states))
+    reached = factor.T.copy()  # what a column gets of the errors before it
     for i in range(rows):
-        rest[0, 0], costs[0], costs[0, 0] = wanted[i], np.inf, 0.0
+        # All open paths are the same up to `apart`: that part of their errors is made good in `rest`, what
+        # each has erred since stands in `errors`.
+        rest, apart = wanted[i].copy(), 0
+        costs[0], costs[0, 0] = np.inf, 0.0
         for j in range(columns):
             now, then = j % 2, 1 - j % 2
+            left[:] = rest[j]
+            for k in range(apart, j):
+                for state in range(states):
+                    left[state] -= errors[now, k, state] * reached[j, k]
             costs[then] = np.inf
             for state in range(states):
                 if costs[now, state] == np.inf:
                     continue
-                shift = 0.5 * (state & 1)
-                scaled = rest[now, state, j] / steps[i, j] + shift
+                scaled = left[state] / steps[i, j] + 0.5 * (state & 1)
                 for odd in range(2):
                     code, farthest = 2 * round((scaled - odd) / 2) + odd, largest - 1 + odd
                     code = max(-farthest, min(farthest, code))
@@ -80,12 +87,20 @@ def viterbi(
                     there, cost = following[state, odd], costs[now, state] + error * error
                     if cost < costs[then, there]:
                         costs[then, there], before[j, there] = cost, state
-                        chosen[j, there], errors[there] = code, error
-            for state in range(states):
-                if costs[then, state] < np.inf:
-                    origin, error = before[j, state], errors[state]
-                    for k in range(j + 1, columns):
-                        rest[then, state, k] = rest[now, origin, k] - error * factor[j, k]
+                        chosen[j, there], errors[then, j, there] = code, error
+            for k in range(apart, j):
+                for state in range(states):
+                    errors[then, k, state] = errors[now, k, before[j, state]]
+            if j % LOOK_BACK == LOOK_BACK - 1:
+                open_paths = np.flatnonzero(costs[then] < np.inf)
+                origins, joined = open_paths.copy(), j + 1
+                while joined > apart and (origins != origins[0]).any():
+                    joined -= 1
+                    origins = before[joined, origins]
+                for k in range(apart, joined):
+                    for later in range(j + 1, columns):
+                        rest[later] -= errors[then, k, open_paths[0]] * factor[k, later]
+                apart = max(apart, joined)
         state = int(np.argmin(costs[columns % 2]))
         for j in range(columns - 1, -1, -1):
             codes[i, j] = chosen[j, state]

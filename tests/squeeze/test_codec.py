@@ -43,7 +43,7 @@ from bitgolf.squeeze.symbol_model import (
     prior_counts,
     subtract_templates,
 )
-from bitgolf.squeeze.trellis_states import EIGHT_STATES
+from bitgolf.squeeze.trellis_states import following_states
 from tests.test_shape import ships
 
 COMPRESSORS = CODEC_NAMES[:5]
@@ -226,14 +226,14 @@ def ideal_bytes(codes: np.ndarray, below: np.ndarray | float = 0.0) -> float:
     return bits / 8
 
 
-def walks(rows: int, columns: int, deviation: float = 1.2, seed: int = 0) -> np.ndarray:
+def walks(rows: int, columns: int, deviation: float = 1.2, seed: int = 0, count: int = 8) -> np.ndarray:
     """Codes on the grids that each row walks through: to the nearest of one on its grid, state by state."""
     draw = np.random.default_rng(seed)
     wanted = deviation * np.exp(0.3 * draw.standard_normal((rows, 1))) * draw.standard_normal((rows, columns))
     codes, states = np.zeros((rows, columns), np.int8), np.zeros(rows, int)
     for j in range(columns):
         codes[:, j] = np.round(wanted[:, j] + 0.5 * (states & 1)).clip(-127, 127)
-        states = np.array(EIGHT_STATES)[states, codes[:, j] & 1]
+        states = following_states(count)[states, codes[:, j] & 1]
     return codes
 
 
@@ -300,6 +300,22 @@ def test_codes_that_walk_are_known_by_their_grids():
     assert decompress("row_column", unaware, codes.size, shapes) == codes.tobytes()
     plain = matrix(256, 192)
     assert flags_of(RowColumn().encode(plain.tobytes(), shapes)[1]) == 0
+
+
+@pytest.mark.parametrize("states", [16, 64])
+def test_walks_through_more_states_say_how_many(states):
+    codes = walks(256, 192, count=states)
+    shapes = [codes.shape]
+    below = grids_of(codes.ravel(), shapes, states).reshape(codes.shape) / 2
+    stream = RowColumn(states=states).encode(codes.tobytes(), shapes)[1]
+    assert flags_of(stream) == {16: 2, 64: 3}[states] * TRELLIS
+    assert len(stream) <= 1.002 * ideal_bytes(codes, below)
+    assert decompress("row_column", stream, codes.size, shapes) == codes.tobytes()
+    of_eight = RowColumn().encode(codes.tobytes(), shapes)[1]  # knows nothing of the path
+    assert len(stream) < 0.99 * len(of_eight)
+    assert decompress("row_column", of_eight, codes.size, shapes) == codes.tobytes()
+    with pytest.raises(DamagedStreamError):
+        decompress("row_column", stream[:3] + bytes([8]) + stream[4:], codes.size, shapes)
 
 
 @pytest.mark.parametrize("shapes", [*SHAPES, [(200, 30), (30, 200)]], ids=str)

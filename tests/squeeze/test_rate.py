@@ -55,8 +55,8 @@ def test_the_fast_rounding_equals_its_slow_twin():
     steps = torch.full((ROWS, COLUMNS), 0.3, dtype=torch.float64)
     factor, across = (feedback_factor(m, 0.003) for m in (curvature.inputs, curvature.outputs))
     expected = one_by_one(weight.double(), steps, factor, across)
-    assert torch.equal(rounded_codes(weight.double(), steps, factor, across, False), expected.int())
-    assert not torch.equal(rounded_codes(weight.double(), steps, factor, None, False), expected.int())
+    assert torch.equal(rounded_codes(weight.double(), steps, factor, across, 1), expected.int())
+    assert not torch.equal(rounded_codes(weight.double(), steps, factor, None, 1), expected.int())
 
 
 def test_without_curvature_in_the_moments_it_is_rounding_to_the_nearest():

@@ -76,6 +76,20 @@ class TestEma:
             expected = 0.9 * expected + 0.1 * snapshot["a"].double()
         assert torch.allclose(follow(Ema(decay=0.9), SEEN)["a"].double(), expected, atol=1e-6)
 
+    def test_a_share_is_packed_with_the_rest_of_the_last_weights(self):
+        average, live = follow(Ema(decay=0.9), SEEN)["a"].double(), SEEN[-1]["a"].double()
+        found = follow(Ema(decay=0.9, share=0.6), SEEN)
+        assert torch.allclose(found["a"].double(), 0.6 * average + 0.4 * live, atol=1e-6)
+        assert follow(Ema(decay=0.9, share=0.0), SEEN) is SEEN[-1]
+        assert torch.equal(follow(Ema(decay=0.9, share=1.0), SEEN)["a"], follow(Ema(decay=0.9), SEEN)["a"])
+
+    def test_a_share_leaves_the_state_and_the_last_weights_alone(self):
+        averager, live = Ema(decay=0.5, share=0.6), {"a": torch.ones(2, 2)}
+        state = {"a": torch.zeros(2, 2)}
+        assert torch.allclose(averager.weights(state, live)["a"], torch.full((2, 2), 0.4))
+        assert torch.equal(live["a"], torch.ones(2, 2)) and not state["a"].any()
+        assert averager.weights({}, live) is live  # before it begins
+
     def test_start_is_a_copy(self):
         weights = snapshots(1)[0]
         state = Ema().start(weights)
