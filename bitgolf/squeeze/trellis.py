@@ -46,6 +46,19 @@ def compiled_viterbi() -> Callable[..., np.ndarray]:
     return kept_compiled(viterbi)
 
 
+@kept_compiled
+def make_good(
+    wanted: np.ndarray, codes: np.ndarray, steps: np.ndarray, across: np.ndarray, following: np.ndarray
+) -> None:
+    """The rows after the first, in place, with what the codes of the first err."""
+    state = 0
+    for j in range(len(codes)):
+        wanted[0, j] -= steps[j] * (codes[j] - 0.5 * (state & 1))
+        state = following[state, codes[j] & 1]
+    for later in range(1, len(wanted)):
+        wanted[later] -= across[later] / across[0] * wanted[0]
+
+
 def viterbi(
     matrix: np.ndarray,
     steps: np.ndarray,
@@ -65,8 +78,7 @@ def viterbi(
     costs, left, errors = np.zeros((2, states)), np.zeros(states), np.zeros((2, columns, states))
     reached = factor.T.copy()  # what a column gets of the errors before it
     for i in range(rows):
-        # All open paths are the same up to `apart`: that part of their errors is made good in `rest`, what
-        # each has erred since stands in `errors`.
+        # Open paths are the same up to `apart`: their errors are made good in `rest`, those since are apart.
         rest, apart = wanted[i].copy(), 0
         costs[0], costs[0, 0] = np.inf, 0.0
         for j in range(columns):
@@ -98,18 +110,12 @@ def viterbi(
                     joined -= 1
                     origins = before[joined, origins]
                 for k in range(apart, joined):
-                    for later in range(j + 1, columns):
-                        rest[later] -= errors[then, k, open_paths[0]] * factor[k, later]
+                    rest[j + 1 :] -= errors[then, k, open_paths[0]] * factor[k, j + 1 :]
                 apart = max(apart, joined)
         state = int(np.argmin(costs[columns % 2]))
         for j in range(columns - 1, -1, -1):
             codes[i, j] = chosen[j, state]
             state = before[j, state]
         if len(across):
-            state = 0
-            for j in range(columns):
-                wanted[i, j] -= steps[i, j] * (codes[i, j] - 0.5 * (state & 1))
-                state = following[state, codes[i, j] & 1]
-            for later in range(i + 1, rows):
-                wanted[later] -= across[i, later] / across[i, i] * wanted[i]
+            make_good(wanted[i:], codes[i], steps[i], across[i, i:], following)
     return codes
