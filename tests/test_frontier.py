@@ -30,6 +30,13 @@ def test_equal_rates_say_each_other_exactly(facts):
 
 
 def test_goals_are_claimed_only_where_the_figures_reach_them(facts):
-    assert "not reached on paper" in frontier.page(facts)
-    facts["score"]["published"] -= 0.01
+    assert "The goal of 0.0025 is not reached on paper" in " ".join(frontier.page(facts).split())
+    facts["score"]["published"] += 0.01
+    assert "The goal of 1.05 is not reached on paper" in frontier.page(facts)
+    facts["score"]["published"] -= 0.02
     assert "The goal of 1.05 is reached on paper" in frontier.page(facts)
+
+
+def test_the_share_of_the_trellis_counts_once_in_the_loss_of_packing(facts):
+    facts["packing"]["states"] = 0.0
+    assert "**0.0000, between 0.0000 and 0.0000**" in " ".join(frontier.page(facts).split())
