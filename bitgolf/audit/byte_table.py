@@ -87,6 +87,7 @@ class Tokens(Interpreter):
     def __init__(self, script: Script) -> None:
         super().__init__(script)
         self.columns: list[Column] = []
+        self.chosen_pieces: list[tuple[int, list[Known]]] = []  # lists of pieces, and where they were made
         self.kind = ""  # the class whose method is followed
         self.unsure = False  # what is counted hangs on something that is not known
 
@@ -136,6 +137,8 @@ class Tokens(Interpreter):
         made = super().each(node, names)
         if isinstance(node, ast.DictComp) and made is not UNKNOWN:
             self.column([value for _, value in made], node.lineno)
+        if isinstance(made, list) and made and all(isinstance(one, Piece) for one in made):
+            self.chosen_pieces.append((node.lineno, made))
         return self.column(made, node.lineno) if isinstance(made, list) and len(made) == SIZE else made
 
     def answer(self, call: Seen, names: Names) -> Known:
@@ -170,6 +173,9 @@ class Tokens(Interpreter):
         if not isinstance(call.held, list):
             return UNKNOWN
         call.held.append(call.given[0])
+        if isinstance(call.given[0], Piece):
+            self.chosen_pieces = [each for each in self.chosen_pieces if each[1] is not call.held]
+            self.chosen_pieces.append((call.node.lineno, call.held))
         if len(call.held) == SIZE:
             self.columns.append(Column(call.held, call.node.lineno))
         return None
@@ -333,19 +339,7 @@ class Table(NamedTuple):
 
 def tables(script: Script) -> Iterator[Table]:
     """What each function that asks for pieces counts by token, where all of it is known."""
-    every = [*functions(script, beside=True), script.flow.outside]
-    asking = {each.name for each in every if any(map(_asks, ast.walk(each)))}
-    if not asking:
-        return
-    tokens = Tokens(script)
-    for function in every:
-        if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
-            continue
-        tokens.columns, tokens.unsure, tokens.steps = [], False, 0
-        try:
-            tokens.enter(function, [], {})
-        except PYTHON_FAULTS:  # as it would in Python, with what stands in
-            continue
+    for tokens in followed(script):
         if tokens.unsure:
             continue
         known = [each for each in tokens.columns if len(each) >= SIZE and UNKNOWN not in each]
@@ -354,6 +348,35 @@ def tables(script: Script) -> Iterator[Table]:
             numbers = all(isinstance(value, int | float) for value in column)
             if numbers and column[PLACES["ing"]] - column[PLACES["a"]] == 2:  # by length, whatever else
                 yield Table(column.line, column, flags)
+
+
+def without_lone_space(script: Script) -> list[int]:
+    """Lines that choose pieces, where all words that stand in are among them and the lone space is not."""
+    words = {each for each in VOCABULARY if each.type == NORMAL}
+    return [
+        line
+        for tokens in followed(script)
+        for line, pieces in tokens.chosen_pieces
+        if words - {*pieces} == {VOCABULARY[PLACES[SPACE]]}
+    ]
+
+
+def followed(script: Script) -> Iterator[Tokens]:
+    """What is known after each function that asks for pieces."""
+    every = [*functions(script, beside=True), script.flow.outside]
+    asking = {each.name for each in every if any(map(_asks, ast.walk(each)))}
+    if not asking:
+        return
+    tokens = Tokens(script)
+    for function in every:
+        if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
+            continue
+        tokens.columns, tokens.chosen_pieces, tokens.unsure, tokens.steps = [], [], False, 0
+        try:
+            tokens.enter(function, [], {})
+        except PYTHON_FAULTS:  # as it would in Python, with what stands in
+            continue
+        yield tokens
 
 
 def _asks(node: ast.AST) -> bool:

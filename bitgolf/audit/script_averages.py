@@ -21,7 +21,7 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
-from bitgolf.audit.values import common
+from bitgolf.audit.values import common, dotted
 
 GIVES = (ast.Return, ast.Assign)
 MOST_TURNS = 10**9  # of a loop, that anybody would wait for
@@ -30,6 +30,7 @@ LEAST_LEFT = 0.1  # of the start in an average, that is worth a word
 
 def narrow_average(script: Script) -> Iterator[Finding]:
     """T01: sums of weights in a 16-bit type."""
+    types = dict(_named_types(script))
     for part in [*nodes(script.tree, ast.ClassDef), *functions(script)]:
         weights = {
             name
@@ -43,7 +44,7 @@ def narrow_average(script: Script) -> Iterator[Finding]:
             kept |= {
                 base
                 for node in given
-                if _is_narrow(node.value, weights, kept)
+                if _is_narrow(node.value, weights, kept, types)
                 for target in node.targets
                 if (base := base_of(target)).partition(".")[0] not in weights
             }
@@ -59,9 +60,29 @@ NARROW = (".bfloat16()", ".half()", "bfloat16", "float16")
 WIDE = (".float()", ".double()", "float32", "float64")
 
 
-def _is_narrow(node: ast.expr, weights: set[str], kept: set[str]) -> bool:
+def _named_types(script: Script) -> Iterator[tuple[str, str]]:
+    """Names, fields and parameters that stand for a number type."""
+    given: list[tuple[str, ast.expr | None]] = []
+    for node in ast.walk(script.tree):
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                given += [(base_of(each).rpartition(".")[2], value) for each in targets]
+            case ast.AnnAssign(target=target, value=value):
+                given.append((base_of(target), value))
+            case ast.arguments():
+                taken = [each.arg for each in (*node.posonlyargs, *node.args)]
+                given += [*zip(reversed(taken), reversed(node.defaults))]
+                given += [*zip((each.arg for each in node.kwonlyargs), node.kw_defaults)]
+    yield from ((name, dotted(value)) for name, value in given if value and dotted(value) in NUMBER_TYPES)
+
+
+NUMBER_TYPES = {f"torch.{name}" for name in ("bfloat16", "float16", "half", "float32", "float64", "double")}
+
+
+def _is_narrow(node: ast.expr, weights: set[str], kept: set[str], types: Mapping[str, str]) -> bool:
     """Whether weights become 16-bit numbers here, or copies of such are kept as they are."""
-    text = ast.unparse(node)
+    named = [dotted(each).rpartition(".")[2] for each in nodes(node, ast.Name, ast.Attribute)]
+    text = " ".join([ast.unparse(node), *(types[name] for name in named if name in types)])
     if any(word in text for word in WIDE):
         return False
     over = weights & names_in(node) or any(word in text for word in OF_WEIGHTS)

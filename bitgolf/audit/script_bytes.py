@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from bitgolf.audit.byte_table import SPACE, WITHOUT_TEXT, tables
+from bitgolf.audit.byte_table import SPACE, WITHOUT_TEXT, tables, without_lone_space
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.reach import Carried
 from bitgolf.audit.script import Script, functions
@@ -44,6 +44,14 @@ def byte_tables(script: Script) -> Iterator[Finding]:
         elif table.spaces and table.without_edges:
             message = "no token is a boundary: the space behind a control token is counted"
             yield script.finding("B08", line, message)
+
+
+def dropped_space(script: Script) -> Iterator[Finding]:
+    """B03: a tokenizer that is cut down to some of its pieces, without the lone space."""
+    if any(calls(script.tree, "SerializeToString")):
+        for line in without_lone_space(script)[:1]:
+            message = "of the pieces that are kept the lone space is left out: it becomes three byte tokens"
+            yield script.finding("B03", line, message)
 
 
 def _adds_flag(node: ast.AST) -> bool:
@@ -344,6 +352,7 @@ def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:
 
 CHECKS = (
     byte_tables,
+    dropped_space,
     decoded_lengths,
     lossy_text,
     few_documents,

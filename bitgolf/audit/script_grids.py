@@ -103,15 +103,29 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
     ):
         yield script.finding("T11", asked[0], "hooks are set on nn.Linear, and the model has none")
     for node in calls(script.tree, "linear"):
-        weights = {
-            each.value.attr
+        held = [
+            each.value
             for part in node.args[1:2]
             for each in nodes(part, ast.Attribute)
-            if each.attr == "weight" and isinstance(each.value, ast.Attribute)
-        }
+            if each.attr == "weight"
+        ]
+        weights = {each.attr for each in held if isinstance(each, ast.Attribute)}
+        weights |= _handed(script, node, {each.id for each in held if isinstance(each, ast.Name)})
         for name in sorted(weights & made.keys()):
             message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
             yield script.finding("T11", node, message)
+
+
+def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
+    """The attributes that callers give a function for some of its parameters."""
+    found = set()
+    for function in functions(script) if names else ():
+        taken = [each.arg for each in function.args.args]
+        if any(each is node for each in ast.walk(function)) and names & {*taken}:
+            for call in calls(script.tree, function.name):
+                given = dict(zip(taken, call.args))
+                found |= {each.attr for name in names if isinstance(each := given.get(name), ast.Attribute)}
+    return found
 
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from bitgolf.audit.byte_table import SIZE, VOCABULARY, tables
+from bitgolf.audit.byte_table import SIZE, VOCABULARY, tables, without_lone_space
 from bitgolf.audit.script import follow
 from bitgolf.audit.unwrap import unwrapped
 
@@ -116,3 +116,37 @@ def test_what_hangs_on_the_unknown_is_not_told():
 def test_it_comes_to_an_end(text):
     ast.parse(text)
     assert all(len(each) <= SIZE for each in counted(text))
+
+
+CUT = """
+def cut(path, out, wanted):
+    model = ModelProto()
+    model.ParseFromString(open(path, "rb").read())
+    BODY
+    del model.pieces[:]
+    model.pieces.extend(kept)
+    open(out, "wb").write(model.SerializeToString())
+"""
+KEPT = """kept = []
+    for each in model.pieces:
+        if each.type == 1 and TEST:
+            continue
+        kept.append(each)"""
+
+
+@pytest.mark.parametrize(
+    ("body", "dropped"),
+    [
+        ("kept = [p for p in model.pieces if p.type != 1 or p.piece.strip('\u2581')]", True),
+        ("kept = [p for p in model.pieces if p.type != 1 or p.piece.replace('\u2581', ' ').strip()]", True),
+        ("kept = [p for p in model.pieces if p.piece not in ('\u2581', '\u2581\u2581')]", True),
+        (KEPT.replace("TEST", "len(each.piece.lstrip('\u2581')) == 0"), True),
+        ("kept = [p for p in model.pieces if p.type != 5]", False),
+        ("kept = [p for p in model.pieces if p.piece.strip('\u2581') or p.piece == '\u2581']", False),
+        ("kept = [p for p in model.pieces if p.type != 1 or p.piece in wanted]", False),
+        (KEPT.replace("TEST", "len(each.piece) == 0"), False),
+    ],
+)
+def test_a_vocabulary_without_its_lone_space(body, dropped):
+    layers = unwrapped("cut.py", CUT.replace("BODY", body).encode())
+    assert bool(without_lone_space(follow("cut.py", layers, []))) == dropped

@@ -123,6 +123,11 @@ LONE[:20] = 0
 
 LONE[:20, 5] = 9.0
 
+NAMED_TYPE = (
+    "    kept = {name: w.to(KIND) for name, w in net.state_dict().items()}\n"
+    "    for name, w in net.state_dict().items():\n"
+    "        kept[name].mul_(0.9).add_(w.detach().to(KIND), alpha=0.1)\n"
+)
 
 ROWS = [
     script(
@@ -142,6 +147,24 @@ ROWS = [
                 + PACK,
             )
         ],
+    ),
+    script(
+        "T01",
+        "16 bits by a name",
+        [(MAIN, "KIND = torch.bfloat16\n\n\n" + MAIN), (PACK, NAMED_TYPE + PACK)],
+        [(MAIN, "KIND = torch.float32\n\n\n" + MAIN), (PACK, NAMED_TYPE + PACK)],
+    ),
+    script(
+        "T11",
+        "a helper that takes the weight",
+        [
+            (
+                MAIN,
+                "def through(layer, x):\n    return F.linear(x, layer.weight)\n\n\n"
+                + HOOKED.format("through(self.out, x)"),
+            )
+        ],
+        [(MAIN, "def through(layer, x):\n    return layer(x)\n\n\n" + HOOKED.format("through(self.out, x)"))],
     ),
     script(
         "T02",
