@@ -66,12 +66,7 @@ class Expressions(Walk):
                     local = self.globals.get(node.id, NOTHING)
                 return self._known(node, local)
             case ast.Attribute():
-                inner = self.value(node.value, frame)
-                if node.attr in library.SIZES:
-                    return Value(frozenset((SIZE,)))
-                if isinstance(node.value, ast.Name) and node.value.id == "self" and not inner.kind:
-                    inner = inner._replace(kind=frame.kind)
-                return self._known(node, self.attribute(node.attr, inner))
+                return self.attribute_of(node, frame)
             case ast.Subscript():
                 return self.part(node, frame)
             case ast.BinOp():
@@ -85,31 +80,15 @@ class Expressions(Walk):
                 kept = -inner.number if isinstance(node.op, ast.USub) else None
                 return inner._replace(number=kept)
             case ast.Compare():
-                value = self.union([node.left, *node.comparators], frame).plain
-                equal = all(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops)
-                if not equal or any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
-                    value = value._replace(
-                        marks=value.marks - {RANK}
-                    )  # `!= -1` asks whether there are others
-                return (
-                    value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
-                )
+                return self.comparison(node, frame)
             case ast.Lambda():
                 return self.value(node.body, frame)._replace(kind=LAMBDA)
             case ast.IfExp():
-                test = self.value(node.test, frame)
-                value = self.value(node.body, frame) | self.value(node.orelse, frame)
-                marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
-                return value._replace(marks=marks, gates=value.gates | test.gates)
+                return self.either(node, frame)
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 return self._comprehension(node, frame)
             case ast.Tuple() | ast.List() if len(node.elts) > 1:
-                each_of = [self.value(each, frame) for each in node.elts]
-                whole = joined(each_of)
-                if isinstance(node, ast.List) and whole.parts:
-                    return whole.marked(ITEMS)
-                parts = tuple(one._replace(parts=()) for one in each_of)
-                return whole._replace(parts=parts, marks=whole.marks - {ITEMS})
+                return self.written_out(node, frame)
             case ast.Dict() if not node.keys:
                 return self.table(node)
             case ast.JoinedStr():
@@ -128,6 +107,40 @@ class Expressions(Walk):
                 return self.union(
                     [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)], frame
                 )
+
+    def attribute_of(self, node: ast.Attribute, frame: Frame) -> Value:
+        """What an attribute of something carries; of `self` that of the class that is followed."""
+        held = self.value(node.value, frame)
+        if node.attr in library.SIZES:
+            return Value(frozenset((SIZE,)))
+        if isinstance(node.value, ast.Name) and node.value.id == "self" and not held.kind:
+            held = held._replace(kind=frame.kind)
+        return self._known(node, self.attribute(node.attr, held))
+
+    def comparison(self, node: ast.Compare, frame: Frame) -> Value:
+        """What a condition knows; one of tokens is a mask."""
+        value = self.union([node.left, *node.comparators], frame).plain
+        equal = all(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops)
+        if not equal or any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
+            value = value._replace(marks=value.marks - {RANK})  # `!= -1` asks whether there are others
+        return value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
+
+    def either(self, node: ast.IfExp, frame: Frame) -> Value:
+        """One of two, chosen by a condition."""
+        test = self.value(node.test, frame)
+        value = self.value(node.body, frame) | self.value(node.orelse, frame)
+        marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
+        return value._replace(marks=marks, gates=value.gates | test.gates)
+
+    def written_out(self, node: ast.Tuple | ast.List, frame: Frame) -> Value:
+        """A tuple or a list, with what each of its places carries."""
+        parts = [self.value(each, frame) for each in node.elts]
+        whole = joined(parts)
+        if isinstance(node, ast.List) and whole.parts:
+            return whole.marked(ITEMS)
+        return whole._replace(
+            parts=tuple(one._replace(parts=()) for one in parts), marks=whole.marks - {ITEMS}
+        )
 
     def _known(self, node: ast.expr, value: Value) -> Value:
         """A value, and its class noted if it is an object of the script."""

@@ -14,7 +14,7 @@ import torch
 from bitgolf.audit.calls import Calls
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import number
+from bitgolf.audit.tree import names_in, number
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -106,17 +106,7 @@ class Flow(Calls):
                 seen = meeting(places(value.gates), places(asked))
                 frame.returned |= value.marked(*(f"{SEEN}{path}" for path in seen))
             case ast.For() | ast.AsyncFor():
-                self.taker = taker = _taker(node, frame)
-                over = self.value(node.iter, frame)
-                self.taker = None
-                if taker is not None and taker.ran:
-                    return
-                self.taken(node.target, node.iter, over, frame)
-                for each in ast.walk(node.target):
-                    if isinstance(each, ast.Name):
-                        frame.texts.pop(each.id, None)
-                self.looped(node.body, over, frame, _is_counted(node.iter, over))
-                self.block(node.orelse, frame)
+                self.walked_over(node, frame)
             case ast.While():
                 sized = isinstance(node.test, ast.Compare) and "len(" in ast.unparse(node.test.left)
                 self.looped(node.body, self.value(node.test, frame), frame, sized)
@@ -134,14 +124,7 @@ class Flow(Calls):
                     self.block(handler.body, frame)
                 self.block([*node.orelse, *node.finalbody], frame)
             case ast.ClassDef():
-                inner = Frame(node.name, {}, depth=frame.depth + 1)
-                self.block(
-                    [each for each in node.body if not isinstance(each, Definition | ast.ClassDef)], inner
-                )
-                for name, value in inner.names.items():
-                    self.remember(name, value, Value(kind=node.name))
-                if (made := self.methods.get((node.name, "__post_init__"))) is not None:
-                    self.block(made.body, Frame(made.name, {}, depth=frame.depth + 1))
+                self.class_body(node, frame)
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 pass  # followed where it is called
             case ast.Global() | ast.Nonlocal():
@@ -167,6 +150,28 @@ class Flow(Calls):
         self.assign(taker.target, value, taking)
         self.block(taker.body, taking)
         taking.loops, taking.control, frame.taker = loops, control, taker
+
+    def walked_over(self, node: ast.For | ast.AsyncFor, frame: Frame) -> None:
+        """A loop over something."""
+        self.taker = taker = _taker(node, frame)
+        over = self.value(node.iter, frame)
+        self.taker = None
+        if taker is not None and taker.ran:
+            return
+        self.taken(node.target, node.iter, over, frame)
+        for name in names_in(node.target):
+            frame.texts.pop(name, None)
+        self.looped(node.body, over, frame, _is_counted(node.iter, over))
+        self.block(node.orelse, frame)
+
+    def class_body(self, node: ast.ClassDef, frame: Frame) -> None:
+        """What a class gives its objects before any is made."""
+        inner = Frame(node.name, {}, depth=frame.depth + 1)
+        self.block([each for each in node.body if not isinstance(each, Definition | ast.ClassDef)], inner)
+        for name, value in inner.names.items():
+            self.remember(name, value, Value(kind=node.name))
+        if (made := self.methods.get((node.name, "__post_init__"))) is not None:
+            self.block(made.body, Frame(made.name, {}, depth=frame.depth + 1))
 
     def branched(self, node: ast.If, frame: Frame) -> None:
         """Both ways of a branch; what is assigned there is chosen by the condition."""
@@ -299,24 +304,20 @@ class Flow(Calls):
             case ast.Starred():
                 self.assign(target.value, value, frame)
             case ast.Subscript():
-                where = self.value(target.slice, frame)
-                if isinstance(target.slice, ast.Constant) and target.slice.value == "lr":
-                    self.event("lr", target, frame, value)
-                if where.has(VAL) and not value.has(VAL, GOLD):
-                    self.event(
-                        "count",
-                        target,
-                        frame,
-                        where,
-                        owner=base_name(target),
-                        tables=self.value(target.value, frame).tables,
-                    )
-                held = self.value(target.value, frame)
-                if value.has(GOLD, VAL):
-                    self.event("kept", target, frame, value)
-                if value.has(VAL) and held.tables and _is_part(target.slice):
-                    value = value.marked(PADDED)
-                self.put(target.value, value, frame)
+                self.put_at(target, value, frame)
+
+    def put_at(self, target: ast.Subscript, value: Value, frame: Frame) -> None:
+        """A value at a place in something: a count, if tokens say where."""
+        where, held = self.value(target.slice, frame), self.value(target.value, frame)
+        if isinstance(target.slice, ast.Constant) and target.slice.value == "lr":
+            self.event("lr", target, frame, value)
+        if where.has(VAL) and not value.has(VAL, GOLD):
+            self.event("count", target, frame, where, owner=base_name(target), tables=held.tables)
+        if value.has(GOLD, VAL):
+            self.event("kept", target, frame, value)
+        if value.has(VAL) and held.tables and _is_part(target.slice):
+            value = value.marked(PADDED)
+        self.put(target.value, value, frame)
 
     def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
         """What a loop takes its names from; of `enumerate` the first is a number."""

@@ -3,9 +3,9 @@
 import ast
 import builtins
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -65,32 +65,8 @@ LOADS = {"load_state_dict", "load_file", "copy_", "load_model"}
 HASHED = {"bitwise_xor", "bitwise_and", "remainder", "fmod", "mod", "hash", "xor", "__xor__", "crc32"}
 DIVIDED = {"div", "divide", "true_divide", "truediv"}
 FRESH = {"zeros", "ones", "empty", "full", "arange", "zeros_like", "ones_like", "empty_like", "full_like"}
-TABLES = {
-    "zeros",
-    "empty",
-    "full",
-    "ones",
-    "dict",
-    "defaultdict",
-    "Counter",
-    "zeros_like",
-    "full_like",
-    "OrderedDict",
-}
-SAME = {
-    "to",
-    "cuda",
-    "cpu",
-    "contiguous",
-    "reshape",
-    "view",
-    "clone",
-    "detach",
-    "long",
-    "int",
-    "astype",
-    "tolist",
-}
+TABLES = {*"zeros empty full ones zeros_like full_like dict defaultdict Counter OrderedDict".split()}
+SAME = {*"to cuda cpu contiguous reshape view clone detach long int astype tolist".split()}
 WALKED = {"list", "tuple", "sorted", "reversed", "enumerate", "iter"}  # the same items
 PAIRED = {"minimum", "fmin", "maximum", "fmax"}
 BETTER = PAIRED | {"min", "amin", "max", "amax"}
@@ -111,6 +87,7 @@ OTHERS_OWN = frozenset(
 class Call(NamedTuple):
     """A call of a library: what it is called on, what it is given, and all of that together."""
 
+    flow: "Expressions"
     node: ast.Call
     name: str
     last: str
@@ -119,100 +96,82 @@ class Call(NamedTuple):
     everything: Value
     frame: Frame
 
+    def event(self, kind: str, value: Value = NOTHING, **more: Any) -> None:
+        """Note that something happens here."""
+        self.flow.event(kind, self.node, self.frame, value, **more)
+
+    @property
+    def on(self) -> ast.expr | None:
+        """What it is a method of."""
+        return self.node.func.value if isinstance(self.node.func, ast.Attribute) else None
+
 
 def called(
     flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
 ) -> Value:
     """A call of something that is not defined in the script: a library's function, or a model."""
-    result = _called(flow, node, held, given, everything, frame)
-    if last_name(node.func) in RESHAPED and result.width:  # windows of another width, whatever it is
+    call = Call(flow, node, dotted(node.func), last_name(node.func), held, given, everything, frame)
+    result = _first(SIMPLE, call)
+    if result is None:
+        _noted(call)
+        result = _first(FOLLOWED, call)
+    if result is None:
+        call = _without_files(call)
+        result = _first(CHANGED, call)
+    if result is None:
+        result = call.everything.plain if _is_of_library(call) else _modelled(call)
+    if call.last in RESHAPED and result.width:  # windows of another width, whatever it is
         result = result._replace(marks=frozenset(m for m in result.marks if not m.startswith(WIDTH)))
-    return result.marked(FILED) if last_name(node.func) in READS else result
+    return result.marked(FILED) if call.last in READS else result
 
 
-def _called(
-    flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
-) -> Value:
-    name, last = dotted(node.func), last_name(node.func)
-    call = Call(node, name, last, held, given, everything, frame)
-    if (simple := _simple(flow, call)) is not None:
-        return simple
-    _noted(flow, call)
-    if last == "add_" and everything.has(GOLD):
-        flow.event("score", node, frame, everything)
-        if isinstance(node.func, ast.Attribute):
-            flow.put(node.func.value, Value(frozenset((SUM,))), frame)
-        return Value(frozenset((SUM,)))
-    if last in ("append", "extend", "add") and given and isinstance(node.func, ast.Attribute):
-        if given[0].has(GOLD, VAL):
-            flow.event("kept", node, frame, given[0])
-        flow.put(node.func.value, given[0].marked(ITEMS).each(_all_places), frame)
-    if (scored := _scored(flow, call)) is not None:
-        return scored
-    if last in ("get", "setdefault") and given and given[0].has(VAL) and not held.has(GOLD):
-        return flow.looked(node, held, given[0], frame)
-    if (
-        last in ("take", "index_select", "__getitem__")
-        and given
-        and given[-1].has(HASH, VAL)
-        and not held.has(VAL)
-    ):
-        return flow.looked(node, held, given[-1], frame)
-    if last == "one_hot" and everything.has(VAL):
-        return everything.plain.marked(HOT)
-    if last in HASHED and everything.has(VAL):
-        return everything.plain.marked(HASH)
-    if last in DIVIDED and len(operands := [held, *given] if held.marks else [*given]) > 1:
-        return flow.divided(node, operands[0], operands[1], frame)
-    if last in COUNTS and everything.has(VAL):
-        counts = flow.table(node).marked(COUNTED)._replace(keys=everything.keys)
-        flow.made |= dict.fromkeys(counts.tables, flow.time)  # it is made full
-        flow.event("count", node, frame, everything, tables=counts.tables)
-        return counts
-    if last in TABLES:
-        return flow.table(node)
-    if last == BUFFER:
-        return everything._replace(kind=BUFFER)
-    if last in FRESH:
-        return NOTHING
-    if last in ("pad", "pad_sequence") and everything.has(VAL):
-        return everything.plain.marked(PADDED)
-    if last in DRAWS and everything.has(SIZE) and STREAM in everything.roots:
-        return Value(frozenset((DRAWN,)))
-    if last in ("glob", "rglob", "iglob", "listdir") and everything.has(VAL):
-        return everything.plain.marked(FILES)
-    if everything.has(FILES) and last not in ("sorted", "list", "tuple", "Path"):
-        everything = everything._replace(marks=everything.marks - {FILES})
-        given = [each._replace(marks=each.marks - {FILES}) for each in given]
-    if (shortened := _shortened(flow, call, given)) is not None:
-        return shortened
-    if last == "stack" and given:
-        return everything.plain._replace(parts=given[0].parts)
-    if last in ("softmax", "sigmoid") and everything.has(GOLD):
-        return everything.plain.marked(CHOSEN)  # a weight that knows the outcome
-    if last in ("softmax", "log_softmax") and everything.has(VAL):
-        return everything.plain.marked(PREDICTED)
-    if last in SAME and isinstance(node.func, ast.Attribute):
-        return held._replace(number=None)
-    if (
-        isinstance(node.func, ast.Attribute)
-        and held.marks
-        or name.startswith(("torch.", "np.", "F.", "numpy."))
-        or name.partition(".")[0] in flow.modules
-    ):
-        return everything.plain
-    is_model = last not in BUILTINS | OTHERS_OWN | flow.classes.keys()
+Answer = Callable[[Call], Value | None]  # None where the call is something else
+Answers = Mapping[str, Sequence[Answer]]
+
+
+def _first(answers: Answers, call: Call) -> Value | None:
+    """What the first of the answers under a call's name says that says anything."""
+    said = (answer(call) for answer in answers.get(call.last, ()))
+    return next((value for value in said if value is not None), None)
+
+
+def _by_name(*rows: tuple[Collection[str], Answer]) -> Answers:
+    """Rows of names and an answer as a table by name, in their order."""
+    names = {name for names, _ in rows for name in names}
+    return {name: [answer for named, answer in rows if name in named] for name in names}
+
+
+def _is_of_library(call: Call) -> bool:
+    named = call.name.startswith(("torch.", "np.", "F.", "numpy."))
+    known = named or call.name.partition(".")[0] in call.flow.modules
+    return known or bool(call.on and call.held.marks)
+
+
+def _modelled(call: Call) -> Value:
+    """What a model makes of tokens, or whatever else is called."""
+    flow, _, _, last, held, given, everything, _ = call
+    is_own = last in BUILTINS or last in flow.classes
     studied = [each for each in given if each.has(TRAIN)]
     tokens = [each for each in given if each.has(VAL)]
-    if is_model and (width := max((each.width for each in studied), default=0)):
-        flow.event("train width", node, frame, Value(number=width))
-    if is_model and studied:
-        flow.event("studied", node, frame, everything)
+    if studied and not is_own and last not in OTHERS_OWN:
+        if width := max(each.width for each in studied):
+            call.event("train width", Value(number=width))
+        call.event("studied", everything)
     if len(tokens) > 1 and last not in flow.classes and not tokens[-1].has(PREDICTED):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
-    if tokens and not held.marks and last not in BUILTINS and last not in flow.classes:
+    if tokens and not held.marks and not is_own:
         return everything.plain.marked(PREDICTED)  # model(x)
     return everything if len(given) == 1 else everything.plain
+
+
+def _without_files(call: Call) -> Call:
+    """What is made of files is none any more, unless it is a list of them."""
+    if not call.everything.has(FILES) or call.last in ("sorted", "list", "tuple", "Path"):
+        return call
+    everything, *given = (
+        each._replace(marks=each.marks - {FILES}) for each in (call.everything, *call.given)
+    )
+    return call._replace(everything=everything, given=given)
 
 
 def _all_places(value: Value) -> Value:
@@ -221,176 +180,297 @@ def _all_places(value: Value) -> Value:
     return value._replace(keys=keys, gates=gates, golds=golds)
 
 
-def _shortened(flow: "Expressions", call: Call, given: Sequence[Value]) -> Value | None:
-    """The stream of validation tokens cut to a length; None for other calls."""
-    last, held, node, frame = call.last, call.held, call.node, call.frame
-    if last == "narrow" and held.has(VAL) and STREAM in held.roots and len(given) > 2 and not frame.loops:
-        if given[2].number is not None and given[2].number > 1000:
-            flow.event("cut", node, frame, given[2])
-        return held
-    if last == "islice" and given and STREAM in given[0].roots and len(given) > 1:
-        stop = given[1 if len(given) == 2 else 2]
-        step = given[3] if len(given) > 3 else NOTHING
-        if stop.number is not None:
-            flow.event("cut", node, frame, stop, way="turns")
-            return given[0].marked(FEW)
-        if not step.set and (step.number or 0) > 1:  # that of the processes is set from outside
-            flow.event("cut", node, frame, step, way="step")
-        return given[0]
-    return None
+def _size(call: Call) -> Value:
+    everything = call.everything
+    mark = PIECE if everything.has(PIECE) else SIZE
+    return Value(frozenset((mark,)), roots=everything.roots, gates=everything.gates)
 
 
-def _simple(flow: "Expressions", call: Call) -> Value | None:
-    """What needs no look at the flow; None for others."""
-    node, name, last, held, given, everything, _ = call
-    if name == "getattr" and len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-        flow.read.add(f".{node.args[1].value!s}")
-        return flow.attributes.get(str(node.args[1].value), given[0])
-    if last == "device":
-        return NOTHING
-    if last in ("to", "cuda", "cpu") and isinstance(node.func, ast.Attribute):
-        return held
-    if last in SIZES:
-        mark = PIECE if everything.has(PIECE) else SIZE
-        return Value(frozenset((mark,)), roots=everything.roots, gates=everything.gates)
-    if last in ("state_dict", "named_parameters", "parameters"):
-        return Value(frozenset((WEIGHTS,)))
-    if last == "get_rank":
-        return Value(frozenset((RANK,)))
-    if last in CLOCKS and not given or last in CLOCKS and not everything.marks:
-        return Value(frozenset((TIME,)))
-    if last == "zip" and len(given) > 1:
-        return everything.marked(ITEMS)._replace(parts=tuple(each._replace(parts=()) for each in given))
-    if last in WALKED and given and given[0].parts:
-        return given[0]
-    if last in ("float", "int", "bool", "str") and len(given) == 1:
-        return given[0]._replace(kind="str" if last == "str" else given[0].kind)
-    if last in ("range", "enumerate", "count") and not everything.has(VAL):
-        return everything.plain.marked(COUNTER)
-    if last in ("min", "max") and any(each.number is not None for each in given):
-        known = next(each for each in given if each.number is not None)
-        few = last == "min" and everything.has(SIZE)
-        marks = everything.marks - {SIZE} | {FEW} if few else everything.marks
-        return everything._replace(number=known.number, set=known.set, marks=marks)
-    return None
+def _zipped(call: Call) -> Value | None:
+    parts = tuple(each._replace(parts=()) for each in call.given)
+    return call.everything.marked(ITEMS)._replace(parts=parts) if len(parts) > 1 else None
 
 
-def _noted(flow: "Expressions", call: Call) -> None:
+def _drawn(call: Call) -> Value | None:
+    of_all = call.everything.has(SIZE) and STREAM in call.everything.roots
+    return Value(frozenset((DRAWN,))) if of_all else None
+
+
+def _lerp(call: Call) -> None:
+    if len(call.given) > 1:
+        call.flow.mixed(call.node, call.given[-1], call.everything, call.frame, way="lerp")
+
+
+def _narrowed(call: Call) -> Value | None:
+    """The stream of validation tokens cut to a length."""
+    held, given = call.held, call.given
+    if not held.has(VAL) or STREAM not in held.roots or len(given) < 3 or call.frame.loops:
+        return None
+    if given[2].number is not None and given[2].number > 1000:
+        call.event("cut", given[2])
+    return held
+
+
+def _sliced(call: Call) -> Value | None:
+    """Some turns of what the stream is cut into."""
+    given = call.given
+    if len(given) < 2 or STREAM not in given[0].roots:
+        return None
+    stop, step = given[1 if len(given) == 2 else 2], given[3] if len(given) > 3 else NOTHING
+    if stop.number is not None:
+        call.event("cut", stop, way="turns")
+        return given[0].marked(FEW)
+    if not step.set and (step.number or 0) > 1:  # that of the processes is set from outside
+        call.event("cut", step, way="step")
+    return given[0]
+
+
+def _attribute(call: Call) -> Value | None:
+    """`getattr` of a name that is written out."""
+    if call.name != "getattr" or len(call.given) < 2 or not isinstance(call.node.args[1], ast.Constant):
+        return None
+    name = str(call.node.args[1].value)
+    call.flow.read.add(f".{name}")
+    return call.flow.attributes.get(name, call.given[0])
+
+
+def _limited(call: Call) -> Value | None:
+    """`min` and `max` with a number that is known."""
+    everything = call.everything
+    known = next((each for each in call.given if each.number is not None), None)
+    if known is None:
+        return None
+    few = call.last == "min" and everything.has(SIZE)
+    marks = everything.marks - {SIZE} | {FEW} if few else everything.marks
+    return everything._replace(number=known.number, set=known.set, marks=marks)
+
+
+def _noted(call: Call) -> None:
     """The events of a library's call."""
-    node, name, last, held, given, everything, frame = call
+    flow, node, name, last, held, given, everything, frame = call
     if last in COLLECTIVES and name != last and frame.alone:
-        flow.event("alone", node, frame, way=str(frame.alone))
+        call.event("alone", way=str(frame.alone))
     if last in LEARNS or last in FITTED and everything.has(VAL):
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         owner = optimized_thing(node.args[1]) if last == "grad" and len(node.args) > 1 else owner
-        if everything.has(VAL) or last in LEARNS:
-            flow.event("train" if everything.has(VAL) else "fit", node, frame, everything, owner=owner)
+        call.event("train" if everything.has(VAL) else "fit", everything, owner=owner)
     elif last in REDUCES and name != last and not name.startswith("functools."):
-        flow.event("gather", node, frame, everything)
+        call.event("gather", everything)
     elif last in WRITES and everything.has(WEIGHTS):
         buffers = [part for part, value in zip(node.args, given) if value.kind == BUFFER]
-        if isinstance(node.func, ast.Attribute) and held.kind == BUFFER:
-            buffers.append(node.func.value)
+        buffers += [call.on] if call.on and held.kind == BUFFER else []
         for part in buffers:
             flow.put(part, everything.plain, frame)
-        flow.event("write", node, frame, way="memory" if buffers or last == "dumps" else "file")
+        call.event("write", way="memory" if buffers or last == "dumps" else "file")
     elif last in LOADS:
-        owner = "" if frame.began_alone and _is_made_here(flow, node, frame) else str(frame.alone or "")
-        flow.event("load", node, frame, everything, owner=owner, way=last)
+        owner = "" if frame.began_alone and _is_made_here(call) else str(frame.alone or "")
+        call.event("load", everything, owner=owner, way=last)
     elif last in ("broadcast", "broadcast_object_list"):
-        flow.event("sent", node, frame)
+        call.event("sent")
     elif last == "destroy_process_group":
-        flow.event("parted", node, frame)
-    if (
-        last in ("view", "reshape", "unfold")
-        and given
-        and (held.has(VAL) or held.has(TRAIN))
-        and not held.has(GOLD)
-    ):
-        width = given[0 if last == "unfold" and len(given) > 1 else -1]
-        if width.number is not None and width.number > 8:
-            kind = "val width" if held.has(VAL) else "train width"
-            flow.event(kind, node, frame, Value(number=width.number))
+        call.event("parted")
+    if last in ("view", "reshape", "unfold") and given and held.marks & {VAL, TRAIN} and not held.has(GOLD):
+        width = given[0 if last == "unfold" and len(given) > 1 else -1].number
+        if width is not None and width > 8:
+            call.event("val width" if held.has(VAL) else "train width", Value(number=width))
     if any(name.endswith(f".{each}") or last == each for each in SCATTERED) and everything.has(VAL):
-        table = node.args[0] if name.endswith("add.at") and node.args else node.func
-        owner = base_name(table, SCATTERED)
-        tables = given[0].tables if name.endswith("add.at") and given else held.tables
-        flow.event("count", node, frame, everything, owner=owner, tables=tables)
+        at = name.endswith("add.at") and given
+        owner = base_name(node.args[0] if at and node.args else node.func, SCATTERED)
+        call.event("count", everything, owner=owner, tables=(given[0] if at else held).tables)
 
 
-def _is_made_here(flow: "Expressions", node: ast.Call, frame: Frame) -> bool:
+def _is_made_here(call: Call) -> bool:
     """Whether what weights are loaded into was made in the same function, and so is no other's model."""
-    function = flow.functions.get(frame.name)
-    match node.func:
-        case ast.Attribute(value=ast.Name(name)) if function is not None:
-            return any(name in names_given(each) for each in nodes(function, ast.Assign))
-    return False
+    function = call.flow.functions.get(call.frame.name)
+    if function is None or not isinstance(call.on, ast.Name):
+        return False
+    return any(call.on.id in names_given(each) for each in nodes(function, ast.Assign))
 
 
-def _scored(flow: "Expressions", call: Call) -> Value | None:
-    """Scores of tokens, and what is mixed with them; None for other calls."""
-    node, _, last, held, given, everything, frame = call
-    if last == "logaddexp" and len(given) > 1:
-        if put_together(given[0], given[1]):
-            flow.event("share", node, frame, everything)
-        for part in node.args:
+def _added_in_place(call: Call) -> Value | None:
+    if not call.everything.has(GOLD):
+        return None
+    call.event("score", call.everything)
+    if call.on:
+        call.flow.put(call.on, Value(frozenset((SUM,))), call.frame)
+    return Value(frozenset((SUM,)))
+
+
+def _kept(call: Call) -> None:
+    """Something is put into a list."""
+    if call.given and call.on:
+        if call.given[0].has(GOLD, VAL):
+            call.event("kept", call.given[0])
+        call.flow.put(call.on, call.given[0].marked(ITEMS).each(_all_places), call.frame)
+
+
+def _log_sum(call: Call) -> None:
+    """`logaddexp` of a mixture's parts."""
+    if len(call.given) > 1:
+        if put_together(call.given[0], call.given[1]):
+            call.event("share", call.everything)
+        for part in call.node.args:
             if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add):
-                flow.weighed(node, flow.value(part.left, frame), flow.value(part.right, frame), frame)
-    # Where one side is a constant, something is left out, and nothing mixed.
+                one, other = call.flow.value(part.left, call.frame), call.flow.value(part.right, call.frame)
+                call.flow.weighed(call.node, one, other, call.frame)
+
+
+def _either(call: Call) -> None:
+    """`where`; of a side that is a constant something is left out, and nothing mixed."""
+    given = call.given
     both_say = len(given) == 3 and all(each.marks or each.keys for each in given[1:])
-    if last == "where" and both_say and (given[1].has(GOLD) or given[2].has(GOLD)):
-        flow.mixed(node, given[0], given[1] | given[2], frame, way="where")
-    if last == "lerp" and len(given) > 1:
-        flow.mixed(node, given[-1], everything, frame, way="lerp")
-    stacked = next((each.parts for each in (held, *given) if len(each.parts) > 1), tuple(given[:2]))
-    golds = [each for each in stacked if each.has(GOLD) and not each.has(SUM)]
-    both = len(golds) == len(stacked)
-    if (
-        golds
-        and len(stacked) > 1
-        and last in BETTER
-        and (both or last in PAIRED and all(each.marks for each in stacked))
-    ):
-        began = flow.turns[frame.loops[-1]].began if frame.loops else 0
+    if both_say and (given[1].has(GOLD) or given[2].has(GOLD)):
+        call.flow.mixed(call.node, given[0], given[1] | given[2], call.frame, way="where")
+
+
+def _better(call: Call) -> None:
+    """The better of several scores."""
+    several = next((each.parts for each in (call.held, *call.given) if len(each.parts) > 1), call.given[:2])
+    golds = [each for each in several if each.has(GOLD) and not each.has(SUM)]
+    both = len(golds) == len(several)
+    if not golds or len(several) < 2:
+        return
+    if both or call.last in PAIRED and all(each.marks for each in several):
+        began = call.flow.turns[call.frame.loops[-1]].began if call.frame.loops else 0
         way = "one" if not both else "at once" if all(each.born > began for each in golds) else "later"
-        flow.event("best", node, frame, everything, way=way)
-    if last in ("einsum", "mul", "multiply", "sum", "bmm", "matmul") and everything.has(HOT, PREDICTED):
-        return flow.picked(node, everything, next(each for each in (held, *given) if each.has(HOT)), frame)
-    if last in LOSSES and everything.has(VAL):
-        keywords = {each.arg: each.value for each in node.keywords}
-        target = (
-            flow.value(keywords["target"], frame)
-            if "target" in keywords
-            else given[1]
-            if len(given) > 1
-            else NOTHING
-        )
-        logits = (
-            flow.value(keywords["input"], frame) if "input" in keywords else given[0] if given else NOTHING
-        )
-        leaks = meeting(logits.gates | logits.keys, target.keys)
-        if leaks and target.has(VAL):
-            way = "counted" if logits.has(COUNTED) else "table" if leaks & logits.gates else "key"
-            flow.event("leak", node, frame, logits._replace(keys=leaks), way=way)
-        padded = target.has(PADDED) and "ignore_index" not in keywords
-        way = "each" if _is_by_token(keywords) else "mean" if "reduction" not in keywords else "sum"
-        marks = {GOLD} | ({AVERAGED} if way == "mean" else set())
-        gold = everything.plain.marked(*marks, *((FILLED,) if padded else ()))
-        return gold._replace(born=flow.time, golds=target.keys, keys=logits.keys | target.keys)
-    if last in TAKEN and everything.has(VAL):
-        where = next(
-            (each for each in (*reversed(given), held) if each.has(VAL) and not each.has(GOLD)), NOTHING
-        )
-        source = (
-            held if isinstance(node.func, ast.Attribute) and held.marks else (given[0] if given else NOTHING)
-        )
-        return flow.picked(node, source, where, frame) | everything.plain
-    return None
+        call.event("best", call.everything, way=way)
 
 
-def _is_by_token(keywords: dict[str | None, ast.expr]) -> bool:
-    given = keywords.get("reduction")
-    return isinstance(given, ast.Constant) and given.value == "none"
+def _picked_by_product(call: Call) -> Value | None:
+    """Probabilities times what is one at the place of a token."""
+    if not call.everything.has(HOT, PREDICTED):
+        return None
+    hot = next(each for each in (call.held, *call.given) if each.has(HOT))
+    return call.flow.picked(call.node, call.everything, hot, call.frame)
+
+
+def _loss(call: Call) -> Value | None:
+    """A loss of logits and the tokens that came."""
+    if not call.everything.has(VAL):
+        return None
+    keywords = {each.arg: each.value for each in call.node.keywords}
+    logits, target = (
+        call.flow.value(keywords[name], call.frame)
+        if name in keywords
+        else call.given[place]
+        if len(call.given) > place
+        else NOTHING
+        for place, name in enumerate(("input", "target"))
+    )
+    leaks = meeting(logits.gates | logits.keys, target.keys)
+    if leaks and target.has(VAL):
+        way = "counted" if logits.has(COUNTED) else "table" if leaks & logits.gates else "key"
+        call.event("leak", logits._replace(keys=leaks), way=way)
+    marks = {GOLD}
+    if target.has(PADDED) and "ignore_index" not in keywords:
+        marks.add(FILLED)
+    if "reduction" not in keywords:
+        marks.add(AVERAGED)
+    gold = call.everything.plain.marked(*marks)
+    return gold._replace(born=call.flow.time, golds=target.keys, keys=logits.keys | target.keys)
+
+
+def _gathered(call: Call) -> Value | None:
+    """Of the probabilities of all tokens those of the ones that came."""
+    held, given = call.held, call.given
+    if not call.everything.has(VAL):
+        return None
+    places = (each for each in (*reversed(given), held) if each.has(VAL) and not each.has(GOLD))
+    source = held if call.on and held.marks else given[0] if given else NOTHING
+    return call.flow.picked(call.node, source, next(places, NOTHING), call.frame) | call.everything.plain
+
+
+def _got(call: Call) -> Value | None:
+    """A look into a dict by tokens."""
+    found = call.given and call.given[0].has(VAL) and not call.held.has(GOLD)
+    return call.flow.looked(call.node, call.held, call.given[0], call.frame) if found else None
+
+
+def _taken(call: Call) -> Value | None:
+    """A look into a table by hashes of tokens."""
+    found = call.given and call.given[-1].has(HASH, VAL) and not call.held.has(VAL)
+    return call.flow.looked(call.node, call.held, call.given[-1], call.frame) if found else None
+
+
+def _divided(call: Call) -> Value | None:
+    operands = [call.held, *call.given] if call.held.marks else [*call.given]
+    return call.flow.divided(call.node, operands[0], operands[1], call.frame) if len(operands) > 1 else None
+
+
+def _counted(call: Call) -> Value | None:
+    """A histogram of tokens, a table that is made full."""
+    if not call.everything.has(VAL):
+        return None
+    counts = call.flow.table(call.node).marked(COUNTED)._replace(keys=call.everything.keys)
+    call.flow.made |= dict.fromkeys(counts.tables, call.flow.time)
+    call.event("count", call.everything, tables=counts.tables)
+    return counts
+
+
+def _marking(mark: str, where: str = VAL) -> Answer:
+    """The answer that marks what carries something."""
+    return lambda call: call.everything.plain.marked(mark) if call.everything.has(where) else None
+
+
+def _always(value: Value) -> Answer:
+    return lambda call: value
+
+
+# What needs no look at the flow.
+SIMPLE = _by_name(
+    (("getattr",), _attribute),
+    (("device",), _always(NOTHING)),
+    (("to", "cuda", "cpu"), lambda call: call.held if call.on else None),
+    (SIZES, _size),
+    (("state_dict", "named_parameters", "parameters"), _always(Value(frozenset((WEIGHTS,))))),
+    (("get_rank",), _always(Value(frozenset((RANK,))))),
+    (CLOCKS, lambda call: None if call.given and call.everything.marks else Value(frozenset((TIME,)))),
+    (("zip",), _zipped),
+    (WALKED, lambda call: call.given[0] if call.given and call.given[0].parts else None),
+    (("float", "int", "bool"), lambda call: call.given[0] if len(call.given) == 1 else None),
+    (("str",), lambda call: call.given[0]._replace(kind="str") if len(call.given) == 1 else None),
+    (
+        ("range", "enumerate", "count"),
+        lambda call: None if call.everything.has(VAL) else call.everything.plain.marked(COUNTER),
+    ),
+    (("min", "max"), _limited),
+)
+# What tokens, scores and counts come to.
+FOLLOWED = _by_name(
+    (("add_",), _added_in_place),
+    (("append", "extend", "add"), _kept),
+    (("logaddexp",), _log_sum),
+    (("where",), _either),
+    (("lerp",), _lerp),
+    (BETTER, _better),
+    (("einsum", "mul", "multiply", "sum", "bmm", "matmul"), _picked_by_product),
+    (LOSSES, _loss),
+    (TAKEN, _gathered),
+    (("get", "setdefault"), _got),
+    (("take", "index_select", "__getitem__"), _taken),
+    (("one_hot",), _marking(HOT)),
+    (HASHED, _marking(HASH)),
+    (DIVIDED, _divided),
+    (COUNTS, _counted),
+    (TABLES, lambda call: call.flow.table(call.node)),
+    ((BUFFER,), lambda call: call.everything._replace(kind=BUFFER)),
+    (FRESH, _always(NOTHING)),
+    (("pad", "pad_sequence"), _marking(PADDED)),
+    (DRAWS, _drawn),
+    (("glob", "rglob", "iglob", "listdir"), _marking(FILES)),
+)
+# What stays as it was in another form.
+CHANGED = _by_name(
+    (("narrow",), _narrowed),
+    (("islice",), _sliced),
+    (
+        ("stack",),
+        lambda call: call.everything.plain._replace(parts=call.given[0].parts) if call.given else None,
+    ),
+    (("softmax", "sigmoid"), _marking(CHOSEN, GOLD)),  # a weight that knows the outcome
+    (("softmax", "log_softmax"), _marking(PREDICTED)),
+    (SAME, lambda call: call.held._replace(number=None) if call.on else None),
+)
 
 
 def put_together(left: Value, right: Value) -> bool:

@@ -165,14 +165,8 @@ class Interpreter:
                 self.assign(node.target, self.value(node.value, names), names)
                 return names[node.target.id]
             case ast.Tuple() | ast.List() | ast.Set():
-                items = [self.value(each, names) for each in node.elts]
-                return (
-                    {*items}
-                    if isinstance(node, ast.Set)
-                    else items
-                    if isinstance(node, ast.List)
-                    else tuple(items)
-                )
+                kind = {ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)]
+                return kind(self.value(each, names) for each in node.elts)
             case ast.Dict():
                 keys = [self.value(each, names) for each in node.keys]
                 return dict(zip(keys, [self.value(each, names) for each in node.values]))
@@ -436,20 +430,7 @@ class Interpreter:
         return self.known[scope]
 
 
-REDUCED = {
-    "max",
-    "amax",
-    "min",
-    "amin",
-    "mean",
-    "std",
-    "quantile",
-    "sum",
-    "item",
-    "norm",
-    "tolist",
-    "kthvalue",
-}
+REDUCED = {*"max amax min amin mean std quantile sum item norm tolist kthvalue".split()}
 FILLED = ("tensor", "full", "full_like")  # of one number
 ROUNDS = ("round", "round_", "rint")
 

@@ -22,33 +22,31 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
     """T09, T10: one scale for a matrix, few levels for the tokens."""
     parts = [each for each in parameters_of(script.flow.classes) if each.dims == 2]
     table = next((each for each in parts if each.kind == "Embedding"), None)
-    told = set[str]()
     interpreter = Interpreter(script)
-    traces = [*packed(interpreter, table)] if table else []
-    tables = [grid[0] for seen in traces if (grid := _grid(seen))]
-    others = [each.high for each in grids(script)]
-    others += [high for part in parts for seen in packed(interpreter, part) for _, high, _ in clips(seen)]
-    for part in parts:
-        for seen in packed(interpreter, part):
-            grid = _grid(seen)
-            if grid is None or grid[0] >= LOW:
-                continue
-            levels, line = grid
-            if (
-                part is table
-                and tables
-                and max(tables) <= EMBEDDED < max(others, default=0)
-                and "T10" not in told
-            ):
-                told.add("T10")
-                message = f"`{part.name}`, the table of tokens, is packed on {levels:g} levels a side"
-                yield script.finding("T10", line, message, f"{max(others):g}, as others")
-            one = [each for each in seen if _is_largest(each)]
-            by_row = [each for each in seen if each.last in ROWS and (each.given or each.named)]
-            if part.kind == "Linear" and one and not by_row and "T09" not in told:
-                told.add("T09")
-                message = f"one scale for all of `{part.name}`, by its largest value, on {levels:g} levels"
-                yield script.finding("T09", one[0].node, message, "a scale for each row, clipped")
+    traces = [(part, seen) for part in parts for seen in packed(interpreter, part)]
+    most_of_table = max(
+        (grid[0] for part, seen in traces if part is table and (grid := _grid(seen))), default=0
+    )
+    most = max(
+        (*(each.high for each in grids(script)), *(high for _, seen in traces for _, high, _ in clips(seen))),
+        default=0,
+    )
+    found: dict[str, Finding] = {}
+    for part, seen in traces:
+        levels, line = _grid(seen) or (LOW, 0)
+        if levels >= LOW:
+            continue
+        if part is table and most_of_table <= EMBEDDED < most:
+            message = f"`{part.name}`, the table of tokens, is packed on {levels:g} levels a side"
+            found.setdefault("T10", script.finding("T10", line, message, f"{most:g}, as others"))
+        one = [each for each in seen if _is_largest(each)]
+        by_row = [each for each in seen if each.last in ROWS and (each.given or each.named)]
+        if part.kind == "Linear" and one and not by_row:
+            message = f"one scale for all of `{part.name}`, by its largest value, on {levels:g} levels"
+            found.setdefault(
+                "T09", script.finding("T09", one[0].node, message, "a scale for each row, clipped")
+            )
+    yield from found.values()
 
 
 ROWS = ("max", "amax", "quantile", "std", "mean", "kthvalue", "norm", "var", "percentile", "topk", "median")
@@ -115,13 +113,8 @@ def in_no_group(script: Script) -> Iterator[Finding]:
     whole |= {each.attr for each in walked if isinstance(each, ast.Attribute)}  # a list of modules
     interpreter = Interpreter(script)
     told = {each.attr for scope in builders for each in nodes(scope, ast.Attribute)}
-    told |= {
-        word
-        for scope in builders
-        for each in nodes(scope, ast.Constant)
-        if isinstance(each.value, str)
-        for word in each.value.split(".")
-    }
+    texts = (each.value for scope in builders for each in nodes(scope, ast.Constant))
+    told |= {word for text in texts if isinstance(text, str) for word in text.split(".")}
     for part in parts:
         taken = part.name.partition(".")[0] in whole or bool(told & {*_own_words(part)})
         if part.kind != "Parameter" or taken:
