@@ -28,6 +28,7 @@ from bitgolf.audit.violations import SEVERITIES, UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z")
 DISQUALIFIES = SEVERITIES["D"]
 CLEAN, INVALID, SUSPECT, FLAWED = "clean", "invalid", "suspect", "flawed"
 Layers = tuple[list[Finding], frozenset[str], Mapping[str, Ruling], str]
@@ -212,6 +213,11 @@ def _folder(path: Path, rules: Rules) -> Layers:
             findings += [each for each in shown if (each.code, each.where) not in known]
     findings += folder_checks.check_folder(record, script, rules)
     findings += data
+    if packed := [name for name in record.files if name.lower().endswith(ARCHIVES)]:
+        names = ", ".join(packed[:3]) + (f" and {len(packed) - 3} more" if len(packed) > 3 else "")
+        findings.append(
+            Finding("K03", CANNOT_TELL, names, "archives are not opened", "code and logs as files")
+        )
     for name in record.files:
         if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
             findings += artifact_checks.check_artifact(path / name, rules)

@@ -116,10 +116,13 @@ def read_record(folder: Path) -> Record:
 
 
 def files_in(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Every file below a folder with its size, and the links that lead out of it; no link is followed."""
+    """Every file below a folder with its size, and the links that lead out of it; no link is followed.
+
+    Raises BitgolfError for a folder in it that cannot be read, and for too many files.
+    """
     files: dict[str, int] = {}
     outside = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=False):
         folders[:] = sorted(each for each in folders if each not in (".git", "__pycache__"))
         for name in sorted(names):
             path = Path(parent) / name
@@ -133,6 +136,10 @@ def files_in(folder: Path) -> tuple[dict[str, int], list[str]]:
                     f"more than {MOST_FILES:,} files", where=str(folder), way_out="name one record"
                 )
     return files, outside
+
+
+def _refuse(error: OSError) -> None:
+    raise BitgolfError(f"cannot read: {error.strerror}", where=str(error.filename))
 
 
 def entry_of(folder: Path, scripts: list[Path]) -> Path | None:

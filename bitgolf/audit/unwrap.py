@@ -5,6 +5,7 @@ import base64
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import re
 import tokenize
@@ -20,6 +21,7 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
 
 MOST_SCRIPT_BYTES = 2**20  # five times the largest that is known
+MOST_NODES = 250_000  # of a syntax tree, eight times the most that is known
 MOST_MADE_BYTES = 2**26  # of all texts that are made of its literals
 MOST_LAYERS = 6
 # The start of a string, or a whole comment.
@@ -175,10 +177,13 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
         line = getattr(error, "lineno", 0) or 0
         message = f"not readable as Python: {type(error).__name__}"
         raise BitgolfError(message, where=f"{name}:{line}" if line else name) from None
+    walked = [*itertools.islice(ast.walk(tree), MOST_NODES + 1)]
+    if len(walked) > MOST_NODES:
+        raise BitgolfError(f"more than {MOST_NODES:,} statements and expressions", where=name)
     literals, inner, hidden, files = _Literals(), [], [], []
     for statement in tree.body[:2000]:
         literals.note(statement)
-    for node in ast.walk(tree):
+    for node in walked:
         if not (isinstance(node, ast.Call) and node.args and _runs_text(node.func)):
             continue
         if file := _file_read(node):

@@ -105,6 +105,11 @@ def test_bombs_are_counted_together(tmp_path, monkeypatch):
     assert any(each.code == "K03" for each in audit(tmp_path / "a.py", RULES).findings)
 
 
+def test_statements_are_counted(tmp_path):
+    (tmp_path / "a.py").write_text("x = f'" + "{a}" * 100_000 + "'\n")
+    assert "more than 250,000 statements and expressions" in refused(tmp_path / "a.py")
+
+
 def test_what_is_nested_too_deeply_is_said(record):
     (record / "train_gpt.py").write_text("x = " + "1 + " * 700 + "1\n")
     assert "train_gpt.py: nested too deeply" in refused(record / "train_gpt.py")
@@ -130,6 +135,13 @@ def test_what_an_artifact_unpacks_to_is_bounded(tmp_path, monkeypatch):
 def test_encodings_that_cannot_decode_are_read_anyhow(tmp_path):
     (tmp_path / "a.py").write_bytes(b"# coding: idna\nimport os\n" + b"# \xff" * 1000)
     assert audit(tmp_path / "a.py", RULES).unchecked
+
+
+def test_archives_are_said_and_not_opened(record):
+    (record / "code.zip").write_bytes(b"PK")
+    (record / "train_gpt.py.gz").write_bytes(zlib.compress(bytes(2**20)))
+    found = [each for each in audit(record, RULES).findings if "not opened" in each.found]
+    assert [each.where for each in found] == ["code.zip, train_gpt.py.gz"]
 
 
 def test_names_of_any_bytes(record):
