@@ -395,7 +395,7 @@ def page(facts: Row | None) -> str:
     ]
     if facts is None:
         return "\n".join([*head, NEVER])
-    made = "**A rehearsal on a CPU: nothing here is of a GPU.**" if facts["rehearsed"] else facts["device"]
+    made = "**A rehearsal on a CPU: nothing here is of a GPU**" if facts["rehearsed"] else facts["device"]
     body = [f"{made}; torch {facts['torch']}, {facts['seconds']:.0f} s in all.", ""]
     for part in dict.fromkeys(row["part"] for row in facts["rows"]):
         own = [row for row in facts["rows"] if row["part"] == part]
