@@ -33,6 +33,7 @@ from bitgolf.audit.values import (
     STREAM,
     SUM,
     TABLE,
+    TIME,
     TRAIN,
     VAL,
     WIDTH,
@@ -127,8 +128,10 @@ class Expressions(Walk):
 
     def either(self, node: ast.IfExp, frame: Frame) -> Value:
         """One of two, chosen by a condition."""
-        test = self.value(node.test, frame)
-        value = self.value(node.body, frame) | self.value(node.orelse, frame)
+        test, ways = self.value(node.test, frame), (node.orelse, node.body)
+        value, holds = self.union(ways, frame), self.truth(node.test, frame)
+        if holds is not None and not self.value(ways[holds], frame).has(TIME):
+            value = value._replace(marks=value.marks - {TIME})  # a clock that nobody asks
         marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
         return value._replace(marks=marks, gates=value.gates | test.gates)
 

@@ -129,8 +129,10 @@ def _starts_clock(script: Script, node: ast.AST) -> list[str]:
         case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=given)):
             return [ast.unparse(name) for name, each in zip(names, given) if _is_clock(each)]
         case ast.Assign():
-            inner = script.flow.methods.get((last_called(node.value), "__init__"))
-            if _is_clock(node.value) or inner is not None and _notes_clock(script, inner):
+            name = last_called(node.value)
+            inner, made = script.flow.methods.get((name, "__init__")), script.flow.functions.get(name)
+            noted = (inner is not None and _notes_clock(script, inner)) or (made and _makes_clock(made))
+            if noted or _is_clock(node.value):
                 return [ast.unparse(target) for target in node.targets]
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=held, attr=name))):
             if any(
@@ -140,6 +142,16 @@ def _starts_clock(script: Script, node: ast.AST) -> list[str]:
             ):
                 return [ast.unparse(held)]
     return []
+
+
+def _makes_clock(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function reads a clock and gives back a function that tells the time since."""
+    inner = {each.name for each in function.body if isinstance(each, ast.FunctionDef)}
+    given = [each.value for each in function.body if isinstance(each, ast.Return)]
+    read = any(isinstance(each, ast.Assign) and _is_clock(each.value) for each in function.body)
+    return read and any(
+        isinstance(each, ast.Lambda) or isinstance(each, ast.Name) and each.id in inner for each in given
+    )
 
 
 def _notes_clock(script: Script, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

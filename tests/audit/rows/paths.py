@@ -68,10 +68,10 @@ def batched(start: str) -> list[Change]:
     return [(MAIN, generator + "\n\n" + MAIN), compiled, (LOOP, start + rest)]
 
 
-def trained(then: str) -> list[Change]:
+def trained(then: str, stop_at: str = "0") -> list[Change]:
     """A training in a function of its own, whose clock goes through a tensor."""
     function = (
-        "def fit(net, corpus, optimizer, begun, step=0, limit=600.0):\n"
+        f"def fit(net, corpus, optimizer, begun, step=0, limit=600.0, stop_at={stop_at}):\n"
         "    while step < 20000:\n"
         "        spent = torch.tensor(time.monotonic() - begun)\n"
         "        dist.all_reduce(spent)\n"
@@ -86,6 +86,22 @@ def trained(then: str) -> list[Change]:
     )
     called = "    fit(net, corpus, optimizer, time.monotonic())\n    print('step:20000/20000 train_loss:0 train_time:0ms step_avg:0ms')\n"
     return [CLOCK, (MAIN, function + "\n\n" + MAIN), (LOOP, called)]
+
+
+def closed(again: str, name: str = "lap") -> list[Change]:
+    """A training in two parts, with the time by a closure that is made again between them."""
+    part = LOOP[LOOP.index("        ids =") : LOOP.index("        print(")]
+    body = (
+        "    lap = since()\n"
+        f"    for step in range(100):\n{part}"
+        f"    {again}\n"
+        f"    for step in range(100, 200):\n{part}"
+        f"    print({name}(), lap())\n"
+    )
+    clock = (
+        "def since():\n    zero = time.perf_counter()\n    return lambda: time.perf_counter() - zero\n\n\n"
+    )
+    return [CLOCK, (MAIN, clock + MAIN), (LOOP, body)]
 
 
 ROWS = [
@@ -129,6 +145,20 @@ ROWS = [
         "a clock that only sets the rate",
         trained("            if done > 1:\n                print('late')\n"),
         trained("            if done > 1:\n                return step\n"),
+    ),
+    script(
+        "K07",
+        "a number of steps in place of the clock",
+        trained(
+            "            if step >= stop_at if stop_at > 0 else done > 1:\n                return step\n",
+            "6400",
+        ),
+        trained(
+            "            if step >= stop_at if stop_at > 0 else done > 1:\n                return step\n", "0"
+        ),
+    ),
+    script(
+        "K08", "a closure that is made again", closed("lap = since()"), closed("other = since()", "other")
     ),
     script(
         "T05",
