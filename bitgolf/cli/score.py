@@ -19,6 +19,8 @@ from bitgolf.rivals.known import keep_score
 from bitgolf.rivals.public_model import PublicModel, PublicScore, read_public_model, score_public
 from bitgolf.run.positions import positions_in_words
 from bitgolf.score.metric import summary
+from bitgolf.score.score import Scores
+from bitgolf.text.tokenizer import Tokenizer
 
 OVERLAP = 0.05  # of the scored tokens; boilerplate comes again in new text as well
 
@@ -76,13 +78,7 @@ def score(
     if not scores.complete:
         screen.note("a part of the text was scored, so this score does not compare with that of the whole")
     if text is not None or dataset is not None:
-        seen, tokens = tokens_trained_on(scores, path, unpacked.tokenizer)
-        facts |= {"tokens_trained_on": seen} if tokens else {}
-        if seen >= OVERLAP * tokens > 0:
-            screen.note(
-                f"{seen / tokens:.0%} of the scored tokens are in the training text too: "
-                "this says nothing of new text"
-            )
+        facts |= trained_on(scores, path, unpacked.tokenizer)
     if public_models:
         content = unpacked.tokenizer.decode(scores.target)
         rows = [measured(public, content)._asdict() for public in public_models]
@@ -91,6 +87,15 @@ def score(
     if not as_json:
         facts["query_positions"] = positions_in_words(result)
     screen.close(facts, as_json=as_json)
+
+
+def trained_on(scores: Scores, artifact: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """How many scored tokens are in the training text too, where that is known; with a word if it is many."""
+    seen, tokens = tokens_trained_on(scores, artifact, tokenizer)
+    if seen >= OVERLAP * tokens > 0:
+        share = f"{seen / tokens:.0%} of the scored tokens"
+        screen.note(f"{share} are in the training text too: this says nothing of new text")
+    return {"tokens_trained_on": seen} if tokens else {}
 
 
 def measured(model: PublicModel, content: bytes) -> PublicScore:

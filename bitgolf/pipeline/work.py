@@ -155,10 +155,7 @@ def _work(
     if sentence := overfitting(folder / "metrics.jsonl"):
         result["overfitting"] = sentence
     if with_compressors:
-        result["rivals"] = yield from measure_compression(dataset, recipe.budget.budget_bytes)
-        result["public_models"] = [
-            dict(row) for row in known_scores(dataset.tokenizer.decode(dataset.val.all()))
-        ]
+        result |= yield from stood_beside(dataset, recipe.budget.budget_bytes)
         clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
@@ -409,6 +406,13 @@ def score_bytes(
     return (
         yield from evaluate(model, tokens, tokenizer, plan, *sizes, stage="score", part=part, world=world)
     )
+
+
+def stood_beside(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, RunResult]:
+    """What others make of the validation text: compressors, and public models that were scored before."""
+    rivals = yield from measure_compression(dataset, budget_bytes)
+    known = known_scores(dataset.tokenizer.decode(dataset.val.all()))
+    return {"rivals": rivals, "public_models": [dict(row) for row in known]}
 
 
 def measure_compression(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
