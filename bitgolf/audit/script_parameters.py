@@ -76,7 +76,7 @@ def high_floor(script: Script) -> Iterator[Finding]:
     for seen in itertools.chain(rounded(interpreter), traces):
         grid = _grid(seen)
         least = LEAST_FLOOR / 2 if grid is not None and grid[0] < LOW else LEAST_FLOOR
-        of_scale = any(each.last in ("abs", "amax", "quantile") for each in seen)
+        of_scale = any(each.last in ("abs", "amax", "quantile", "std") for each in seen)
         floors = [(each, floor) for each in seen if (floor := _floor(each)) and floor >= least]
         if of_scale and floors:
             node, floor = floors[0][0].node, floors[0][1]

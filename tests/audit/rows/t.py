@@ -273,6 +273,12 @@ ROWS = [
         [(MAIN, QUANTIZE.format("1e-12", -31, -31))],
     ),
     script(
+        "T08",
+        "a high floor of deviations",
+        [(MAIN, QUANTIZE.replace(".abs().amax(", ".std(").format("1 / 31", -31, -31))],
+        [(MAIN, QUANTIZE.replace(".abs().amax(", ".std(").format("1e-12", -31, -31))],
+    ),
+    script(
         "T11",
         "a hook that never sees",
         [(MAIN, HOOKED.format("F.linear(x, self.out.weight)"))],
