@@ -239,7 +239,7 @@ def _script(record: Record) -> Script:
     """The entry script, opened and followed; where it only executes another file, that one."""
     assert record.entry
     layers = opened(record.entry)
-    for _, name in layers[-1].files:
+    for name in [folder_checks.file_run(record, each) for _, each in layers[-1].files]:
         if (record.folder / name).is_file() and name in record.files:
             layers += opened(record.folder / name)
     beside = [path for path in record.scripts if path != record.entry and path.parent == record.folder]

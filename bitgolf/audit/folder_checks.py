@@ -17,7 +17,7 @@ from bitgolf.audit.folder_logs import configurations, copies, gaps, script_of_lo
 from bitgolf.audit.folder_shell import launchers, shell_scripts
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import imported, nodes
+from bitgolf.audit.tree import calls, imported, names_given, names_in, nodes
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
 from bitgolf.inputs.typed import read_outside
@@ -166,7 +166,11 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     executed = {name for layer in script.layers for _, name in layer.files}
     for layer in script.layers:
         for line, name in layer.files:
-            message = f"the code is in {name}, of {more.get(name, 0):,} bytes; the script has {entry_bytes:,}"
+            name = file_run(record, name)
+            if _is_measured(script, name):
+                continue
+            size = f"{record.files.get(name, 0):,} bytes; the script has {entry_bytes:,}"
+            message = f"the code is in {name}, of {size}"
             yield Finding("K03", FOUND, f"{layer.name}:{line}", message)
     texts = (each.value for each in nodes(script.tree, ast.Constant) if isinstance(each.value, str))
     told = {text for text in texts if text.endswith(".py") and len(text) < 200}
@@ -194,6 +198,35 @@ def shipped_sizes(record: Record, script: Script | None, rules: Rules) -> Iterat
     if record.claims and claimed and claimed not in (entry_bytes, *counted):
         where, those = f"{record.claims.path.name}: bytes_code", f"{entry_bytes:,}, the size of {entry.name}"
         yield Finding("K11", SUSPECTED, where, f"{claimed:,.0f} bytes of code", those, minor=True)
+
+
+def file_run(record: Record, name: str) -> str:
+    """The file that is executed: the only other script, where its path is not followed."""
+    others = [str(path.relative_to(record.folder)) for path in record.scripts if path != record.entry]
+    return others[0] if name not in record.files and len(others) == 1 else name
+
+
+def _is_measured(script: Script, name: str) -> bool:
+    """Whether a file that is executed is read or measured besides, as its bytes are to be counted."""
+    tree = ast.Module([each for layer in script.layers for each in layer.tree.body], [])
+    given = [node for node in nodes(tree, ast.Assign) if _names_file(node.value, name, set())]
+    paths = {each for node in given if not _reads(node.value) for each in names_given(node)}
+    runs = [*calls(tree, "exec")]
+    inside = {id(each) for call in runs for each in ast.walk(call)}
+    measures = [*_reads(tree), *nodes(tree, ast.GeneratorExp, ast.ListComp, ast.For)]
+    return any(
+        id(each) not in inside and _reads(each) and _names_file(each, name, paths) for each in measures
+    )
+
+
+def _reads(node: ast.AST) -> list[ast.Call]:
+    return [*calls(node, "read", "read_text", "read_bytes", "stat", "getsize")]
+
+
+def _names_file(node: ast.AST, name: str, paths: set[str]) -> bool:
+    """Whether an expression has a file's name, or a path of it."""
+    texts = (each.value for each in nodes(node, ast.Constant) if isinstance(each.value, str))
+    return bool(names_in(node) & paths) or any(text.rpartition("/")[2] == name for text in texts)
 
 
 def weights_in(record: Record) -> list[int]:

@@ -409,3 +409,26 @@ def test_a_log_that_ends_in_training_is_no_log_of_its_score(folder):
     lines.append("step:40/100 val_loss:2.8000 val_bpb:1.6600 train_time:236000ms step_avg:5900.00ms")
     (folder / "train_seed2.log").write_text("\n".join(lines) + "\n")
     assert ("K13", FOUND) in codes(folder)
+
+
+RUNS = {
+    "read and run": "exec(open('core.py').read())",
+    "compiled and run": "exec(compile(open('core.py').read(), 'core.py', 'exec'))",
+    "by its path": "CORE = Path('core.py')\nexec(CORE.read_text())",
+}
+
+
+@pytest.mark.parametrize("runs", RUNS)
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [
+        ("len(Path(__file__).read_bytes())", True),
+        ("sum(len(Path(each).read_bytes()) for each in ('train_gpt.py', 'core.py'))", False),
+        ("len(Path(__file__).read_bytes()) + Path('core.py').stat().st_size", False),
+    ],
+)
+def test_a_second_file_of_code_that_is_counted_is_no_fault(folder, runs, size, named):
+    (folder / "core.py").write_text(SCRIPT)
+    text = f"from pathlib import Path\n{RUNS[runs]}\nprint('Code size:', {size})\n"
+    (folder / "train_gpt.py").write_text(text)
+    assert (("K03", FOUND) in codes(folder)) == named
