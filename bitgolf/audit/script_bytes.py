@@ -27,8 +27,8 @@ from bitgolf.audit.tree import (
 
 def byte_tables(script: Script) -> Iterator[Finding]:
     """B01, B02, B08: the table of bytes by token, as it is for a few pieces that stand in."""
-    adds_space = any(map(_adds_flag, ast.walk(script.tree)))
-    takes_space = any(map(_takes_flag, ast.walk(script.tree)))
+    everything = [node for tree in script.flow.trees for node in ast.walk(tree)]
+    adds_space, takes_space = any(map(_adds_flag, everything)), any(map(_takes_flag, everything))
     for line, table in {each.line: each for each in tables(script)}.items():
         for piece, size in [("<0x41>", 1), ("<0xE2>", 1), ("\u00e9", 2)]:
             if (counted := table.of(piece)) != size:

@@ -2,13 +2,14 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.one_tensor import Interpreter, packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    arithmetic,
     attributes_given,
     called,
     calls,
@@ -130,6 +131,12 @@ def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:
     """T12: error feedback by another matrix than the inverse, without damping, or of values rounded down."""
+    numbers = {
+        name: value
+        for node in nodes(script.tree, ast.Assign)
+        if (value := arithmetic(node.value)) is not None
+        for name in names_given(node)
+    }
     for function in functions(script):
         text = ast.unparse(function)
         if not any(calls(function, *INVERTS)) or not any(calls(function, *ROUNDS, "floor", "trunc")):
@@ -137,7 +144,7 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
         damped = any(word in text for word in ("fill_diagonal", "eye(", "[diag")) or any(
             "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
         )
-        handed = [each for node in ast.walk(function) if (each := _subtracted(node)) is not None]
+        handed = [each for node in ast.walk(function) if (each := _subtracted(node, numbers)) is not None]
         inverses: set[str] = set()
         for _ in range(3):
             inverses |= {
@@ -169,8 +176,11 @@ def _is_part_of(node: ast.expr, inverses: set[str]) -> bool:
     return last_called(node) in INVERTS or isinstance(node, ast.Name) and node.id in inverses
 
 
-def _subtracted(node: ast.AST) -> ast.expr | None:
-    """The error in `w[i] -= error`, `w[i] = w[j] - error` or `w[i].sub_(error)`."""
+def _subtracted(node: ast.AST, numbers: Mapping[str, float]) -> ast.expr | None:
+    """The error in `w[i] -= error`, `w[i] = w[j] - error`, `w[i].sub_(error)`, `w[i].add_(error, alpha=-1)`.
+
+    numbers: what names stand for.
+    """
     match node:
         case ast.AugAssign(target=ast.Subscript(), op=ast.Sub(), value=value):
             return value
@@ -178,6 +188,12 @@ def _subtracted(node: ast.AST) -> ast.expr | None:
             return value
         case ast.Call(func=ast.Attribute(value=ast.Subscript(), attr="sub_" | "sub"), args=[value, *_]):
             return value
+        case ast.Call(
+            func=ast.Attribute(value=ast.Subscript(), attr="add_"),
+            args=[value, *_],
+            keywords=[ast.keyword("alpha", alpha)],
+        ):
+            return value if (arithmetic(alpha, numbers) or 0) < 0 else None
     return None
 
 

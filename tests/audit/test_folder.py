@@ -378,6 +378,7 @@ def test_bytes_are_counted_where_the_entry_runs_them(folder):
     (folder / "inner.py").write_text(twice)
     where = [each.where for each in audit(folder, RULES).findings if each.code == "B01"]
     assert len(where) == 1 and where[0].startswith("inner.py:")
+    assert ("B01", FOUND) in codes(folder)
     (folder / "train_gpt.py").write_text(SCRIPT)
     assert not [each for each in audit(folder, RULES).findings if each.code == "B01"]
 

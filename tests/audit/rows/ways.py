@@ -608,6 +608,11 @@ T12 = each(
     [],
     ("by the matrix itself", compensated((HANDED, HANDED.replace("inverse", "hessian"))), compensated()),
     (
+        "added with another sign",
+        compensated((HANDED, "w[:, i + 1 :].add_(error[:, None] * inverse[i, i + 1 :], alpha=1.0)")),
+        compensated((HANDED, "w[:, i + 1 :].add_(error[:, None] * inverse[i, i + 1 :], alpha=-1.0)")),
+    ),
+    (
         "rounded down",
         compensated((".round()", ".floor()")),
         compensated((" / scale).round()", " / scale + 0.5).floor()")),
