@@ -1,7 +1,6 @@
-"""Scores of public models on texts, kept by the text: those that ship, and those measured on this machine."""
+"""Scores of public models that were measured on this machine, kept by the text."""
 
 import hashlib
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -13,7 +12,6 @@ from bitgolf.inputs.typed import STRICT, Figure, Size, read_as
 from bitgolf.rivals.public_model import PublicScore
 from bitgolf.run.cache import cache_folder
 
-SHIPPED_SCORES = Path(__file__).with_name("measured.json")
 KEPT_SCORES = "public_models.json"
 
 
@@ -41,9 +39,9 @@ class Rows(TypedDict):
 def known_scores(content: bytes) -> list[Row]:
     """All scores of public models on exactly this text, best first; a damaged file of kept ones has none."""
     digest = hashlib.sha256(content).hexdigest()
-    listed = [*read_as(SHIPPED_SCORES, Rows)["scores"], *_kept()]
-    rows = {row["name"]: row for row in listed if row["text_sha256"] == digest}
-    return sorted(rows.values(), key=lambda row: row["bits_per_byte"])
+    return sorted(
+        (row for row in _kept() if row["text_sha256"] == digest), key=lambda row: row["bits_per_byte"]
+    )
 
 
 def keep_score(content: bytes, score: PublicScore) -> None:
