@@ -128,9 +128,10 @@ class Expressions(Walk):
 
     def either(self, node: ast.IfExp, frame: Frame) -> Value:
         """One of two, chosen by a condition."""
-        test, ways = self.value(node.test, frame), (node.orelse, node.body)
-        value, holds = self.union(ways, frame), self.truth(node.test, frame)
-        if holds is not None and not self.value(ways[holds], frame).has(TIME):
+        test, holds = self.value(node.test, frame), self.truth(node.test, frame)
+        ways = [self.value(each, frame) for each in (node.orelse, node.body)]
+        value = joined(ways)
+        if holds is not None and not ways[holds].has(TIME):
             value = value._replace(marks=value.marks - {TIME})  # a clock that nobody asks
         marks = value.marks | ({CHOSEN} if test.has(GOLD) else NO_NAMES)
         return value._replace(marks=marks, gates=value.gates | test.gates)

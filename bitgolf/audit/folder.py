@@ -193,8 +193,9 @@ def _seeds(fields: dict[str, Any]) -> Iterator[tuple[int, dict[str, float]]]:
 
 def figure(value: object) -> float | None:
     """A number that anything can be computed with; None for NaN, what is endless, and what is no number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < LARGEST else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < LARGEST else None
 
 
 def bits_of(figures: dict[str, float]) -> float | None:

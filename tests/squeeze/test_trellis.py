@@ -172,4 +172,5 @@ def test_states_are_worth_what_theory_says():
         error = float((weight - values * steps).square().mean())
         level[states] = error * 4.0 ** (code_bits(codes) / weight.numel())
     gains = {states: 10 * np.log10(level[1] / level[states]) for states in STATES}
-    assert 0.9 < gains[8] < gains[16] < gains[64] < 1.4 and gains[64] > gains[8] + 0.1, gains
+    assert 0.9 < gains[8] < 1.2 and gains[8] < gains[16] < gains[64] < 1.4, gains
+    assert gains[64] > gains[8] + 0.1, gains
