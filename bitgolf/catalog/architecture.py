@@ -135,8 +135,7 @@ def _rooms(packages: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     """A heading for each package, then its modules with their first lines."""
     for name, paths in packages.items():
         if name:
-            lines = sum(path.read_text(encoding="utf-8").count("\n") for path in paths)
-            yield f"### `{name}/`: {first_line(PACKAGE_FOLDER / name / '__init__.py')} {lines:,} lines.\n"
+            yield f"### `{name}/`: {first_line(PACKAGE_FOLDER / name / '__init__.py')}\n"
         else:
             yield "### At the top\n"
         yield from (f"- `{path.stem}`: {first_line(path)}" for path in paths)
