@@ -1,6 +1,6 @@
 """The bytes that a script counts by token: what its function makes of a small vocabulary that stands in.
 
-A tokenizer of 13 pieces stands in for the script's own, and the interpreter of one_tensor follows whatever
+A tokenizer of 13 pieces stands in for the script's own, and the interpreter follows whatever
 asks it for pieces. What comes out by token says what the script counts, however it is written.
 """
 
@@ -8,7 +8,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bitgolf.audit.one_tensor import (
+from bitgolf.audit.interpreter import (
     BUILT_IN,
     MOST_TURNS,
     PYTHON_FAULTS,

@@ -1,399 +1,71 @@
-"""What a script does with one tensor of its model: branches by its name and shape are taken, as it would.
-
-A small interpreter of the script's syntax tree over texts, numbers and lists that are written out. What it
-does not know stays unknown; both ways of a branch are followed then. Nothing of the script is executed.
-"""
+"""What a script does with one tensor of its model: branches by its name and shape are taken, as it would."""
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeGuard
 
+from bitgolf.audit.interpreter import UNKNOWN, Interpreter, Known, Names, Seen, Unknown
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, calls, last_called, nodes, own_nodes
-from bitgolf.audit.values import Definition
-from bitgolf.public.constants import folded
+from bitgolf.audit.tree import calls, last_called, nodes, own_nodes
 
-MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT = 20_000, 8, 32, 1_000
-MOST_BITS = 128  # of a whole number, which a foreign script may square again and again
 LARGE, SMALL = 10**6, 384  # how many numbers a matrix has, and a vector
+Loop = ast.For | ast.comprehension
+REDUCED = {*"max amax min amin mean std quantile sum item norm tolist kthvalue".split()}
+ROUNDS = ("round", "round_", "rint")
 
 
-PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
-
-
-class Tensor(NamedTuple):
+@dataclass(frozen=True)
+class Tensor(Unknown):
     """A stand-in: what is known of a tensor."""
 
     dims: int | None
 
 
-class Unknown:
-    """Whatever it is."""
+class Tensors(Interpreter):
+    """Follows statements with tensors in them, which stay tensors in most that is done to them."""
 
-
-UNKNOWN = Unknown()
-Known = Any  # a text, a number, a list, a Tensor: what a foreign script computes with; or UNKNOWN
-Names = dict[str, Known]
-Loop = ast.For | ast.comprehension
-Comprehension = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
-
-
-class Seen(NamedTuple):
-    """A call that was come to, or a division. given: its arguments; held: what it is a method of."""
-
-    node: ast.Call | ast.BinOp
-    last: str
-    given: Sequence[Known]
-    named: Mapping[str, Known]
-    held: Known
-
-
-TEXT_METHODS = "startswith endswith split rsplit lower upper strip lstrip rstrip replace encode".split()
-TEXT_METHODS += ["removeprefix", "removesuffix"]
-BUILT_IN: dict[str, Callable[..., Known]] = {
-    each.__name__: each
-    for each in (int, float, bool, str, abs, len, max, min, round, set, tuple, list, sorted, any, all, dict)
-} | {"frozenset": frozenset}
-COMPARED: dict[type[ast.cmpop], Callable[[Known, Known], bool]] = {
-    ast.Eq: lambda a, b: bool(a == b),
-    ast.NotEq: lambda a, b: bool(a != b),
-    ast.Lt: lambda a, b: bool(a < b),
-    ast.LtE: lambda a, b: bool(a <= b),
-    ast.Gt: lambda a, b: bool(a > b),
-    ast.GtE: lambda a, b: bool(a >= b),
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-    ast.Is: lambda a, b: a is b,
-    ast.IsNot: lambda a, b: a is not b,
-}
-
-
-class Interpreter:
-    """Follows statements with what is known of names; seen: the calls that were come to, in order."""
-
-    built_in = BUILT_IN
-
-    def __init__(self, script: Script) -> None:
-        self.script, self.flow = script, script.flow
-        self.seen: list[Seen] = []
-        self.steps, self.depth = 0, 0
-        self.asked: set[str] = set()  # constants that are being looked up
-        self.numbers = script.numbers
-        self.known: dict[ast.AST, Names] = {}  # of functions, what they are given
-        self.called: dict[str, ast.Call] = {}  # the first call of each name
-        self.constants: dict[str, list[ast.expr]] = {}
-        self.attributes: dict[str, list[ast.expr]] = {}
-        self.over_tensors = [
+    @cached_property
+    def over_tensors(self) -> list[tuple[ast.AST, Loop]]:
+        """The loops over a state dict or named parameters, each with what it stands in."""
+        return [
             (scope, loop)
-            for scope in [*functions(script), script.tree]
+            for scope in [*functions(self.script), self.script.tree]
             for loop in own_nodes(scope)
             if is_of_pairs(loop) and last_called(loop.iter) in ("items", "named_parameters")
         ]
-        for tree in self.flow.trees:
-            libraries = {each.asname or each.name for node in nodes(tree, ast.Import) for each in node.names}
-            for call in nodes(tree, ast.Call):
-                if called(call).partition(".")[0] not in libraries:
-                    self.called.setdefault(last_called(call), call)
-                default = next((each.value for each in call.keywords if each.arg == "default"), None)
-                if last_called(call) == "add_argument" and default is not None:
-                    for word in nodes(call, ast.Constant):
-                        if isinstance(word.value, str) and word.value.startswith("--"):
-                            self.attributes.setdefault(word.value[2:].replace("-", "_"), []).append(default)
-            for body, table in [
-                (tree.body, self.constants),
-                *((kind.body, self.attributes) for kind in nodes(tree, ast.ClassDef)),
-            ]:
-                for node in body:
-                    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-                        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                        for each in targets:
-                            if isinstance(each, ast.Name):
-                                table.setdefault(each.id, []).append(node.value)
-
-    def constant(self, table: Mapping[str, list[ast.expr]], name: str) -> Known:
-        """What a name of the whole script, or an attribute of its settings, stands for."""
-        given = table.get(name, [])
-        if len(given) == 1 and name not in self.asked:
-            self.asked.add(name)
-            value = self.value(given[0], {})
-            self.asked.discard(name)
-            if value is not UNKNOWN:
-                return value
-        return self.numbers.get(name, UNKNOWN)
-
-    def value(self, node: ast.expr | None, names: Names) -> Known:
-        """What an expression is, as far as known."""
-        self.steps += 1
-        if node is None or self.steps > MOST_STEPS:
-            return UNKNOWN
-        try:
-            value = self._value(node, names)
-        except PYTHON_FAULTS:
-            return UNKNOWN
-        large = isinstance(value, str | list | tuple) and len(value) > MOST_TEXT
-        return UNKNOWN if large or isinstance(value, int) and value.bit_length() > MOST_BITS else value
-
-    def _value(self, node: ast.expr, names: Names) -> Known:
-        match node:
-            case ast.Constant():
-                return node.value
-            case ast.Name():
-                return names[node.id] if node.id in names else self.constant(self.constants, node.id)
-            case ast.Attribute():
-                return self.attribute(node, self.value(node.value, names), names)
-            case ast.Call():
-                return self.call(node, names)
-            case ast.IfExp():
-                test = self.truth(node.test, names)
-                if test is None:
-                    ways = self.value(node.body, names), self.value(node.orelse, names)
-                    return ways[0] if ways[0] == ways[1] else UNKNOWN
-                return self.value(node.body if test else node.orelse, names)
-            case ast.BoolOp() | ast.Compare():
-                truth = self.truth(node, names)
-                return UNKNOWN if truth is None else truth
-            case ast.UnaryOp():
-                if isinstance(node.op, ast.Not):
-                    truth = self.truth(node.operand, names)
-                    return UNKNOWN if truth is None else not truth
-                inner = self.value(node.operand, names)
-                return -inner if isinstance(node.op, ast.USub) and inner is not UNKNOWN else inner
-            case ast.BinOp():
-                return self.operation(node, self.value(node.left, names), self.value(node.right, names))
-            case ast.NamedExpr():
-                self.assign(node.target, self.value(node.value, names), names)
-                return names[node.target.id]
-            case ast.Tuple() | ast.List() | ast.Set():
-                kind = {ast.Tuple: tuple, ast.List: list, ast.Set: set}[type(node)]
-                return kind(self.value(each, names) for each in node.elts)
-            case ast.Dict():
-                keys = [self.value(each, names) for each in node.keys]
-                return dict(zip(keys, [self.value(each, names) for each in node.values]))
-            case ast.Subscript():
-                held, where = self.value(node.value, names), self.value(node.slice, names)
-                return held if isinstance(held, Tensor) else held[where] if held is not UNKNOWN else UNKNOWN
-            case ast.JoinedStr():
-                parts = [
-                    each.value if isinstance(each, ast.Constant) else self.value(each.value, names)
-                    for each in node.values
-                    if isinstance(each, ast.Constant | ast.FormattedValue)
-                ]
-                return UNKNOWN if UNKNOWN in parts else "".join(map(str, parts))
-            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                return self.each(node, names)
-            case ast.DictComp():
-                pairs = self.each(node, names)
-                return UNKNOWN if pairs is UNKNOWN else dict(pairs)
-            case ast.Slice():
-                bounds = [each and self.value(each, names) for each in (node.lower, node.upper, node.step)]
-                return UNKNOWN if UNKNOWN in bounds else slice(*bounds)
-        return UNKNOWN
 
     def attribute(self, node: ast.Attribute, held: Known, names: Names) -> Known:
-        """What an attribute is of something."""
+        """Also how many dimensions one has."""
         if isinstance(held, Tensor):
             return held.dims if node.attr == "ndim" and held.dims is not None else UNKNOWN
-        return self.constant(self.attributes, node.attr)
+        return super().attribute(node, held, names)
+
+    def item(self, held: Known, where: Known) -> Known:
+        """A part of one is one."""
+        return held if isinstance(held, Tensor) else super().item(held, where)
 
     def operation(self, node: ast.BinOp, left: Known, right: Known) -> Known:
-        """What an operator makes of two values."""
-        if isinstance(node.op, ast.Div):
-            self.seen.append(Seen(node, "/", (left, right), {}, UNKNOWN))
-        for each in (left, right):
-            if isinstance(each, Tensor):
-                return each
-        if isinstance(left, str) and isinstance(right, str) and isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(left, int | float) and isinstance(right, int | float):
-            result = folded(node.op, left, right)
-            return UNKNOWN if result is None else result
-        return UNKNOWN
-
-    def truth(self, node: ast.expr, names: Names) -> bool | None:
-        """Whether a condition holds; None where that is not known."""
-        if isinstance(node, ast.BoolOp):
-            truths = [self.truth(each, names) for each in node.values]
-            ends = isinstance(node.op, ast.Or)
-            return ends if ends in truths else None if None in truths else not ends
-        if isinstance(node, ast.Compare):
-            left = self.value(node.left, names)
-            right = self.value(node.comparators[0], names)
-            if UNKNOWN in (left, right) or Tensor in (type(left), type(right)) or len(node.ops) > 1:
-                return None
-            try:
-                return COMPARED[type(node.ops[0])](left, right)
-            except TypeError:
-                return None
-        value = self.value(node, names)
-        return None if value is UNKNOWN or isinstance(value, Tensor) else bool(value)
-
-    def each(self, node: Comprehension, names: Names) -> Known:
-        """What a comprehension makes of each of something, pairs for a dict."""
-        element = ast.Tuple([node.key, node.value]) if isinstance(node, ast.DictComp) else node.elt
-        first, inner = node.generators[0], dict(names)
-        over = self.value(first.iter, names)
-        if over is UNKNOWN or isinstance(over, Tensor) or len(node.generators) > 1:
-            return UNKNOWN
-        result = []
-        for each in [*over][:MOST_TURNS]:
-            self.assign(first.target, each, inner)
-            kept = [self.truth(test, inner) for test in first.ifs]
-            if None in kept:
-                return UNKNOWN
-            if all(kept):
-                result.append(self.value(element, inner))
-        if isinstance(node, ast.GeneratorExp) and UNKNOWN in result:
-            return [True] if True in result else UNKNOWN  # for any()
-        return result
-
-    def call(self, node: ast.Call, names: Names) -> Known:
-        """What a call gives back."""
-        given = [self.value(each, names) for each in node.args]
-        named = {each.arg: self.value(each.value, names) for each in node.keywords if each.arg}
-        return self.apply(node, given, named, names)
-
-    def apply(
-        self, node: ast.Call, given: Sequence[Known], named: Mapping[str, Known], names: Names
-    ) -> Known:
-        """What a call gives back for these values, whatever stands in its parentheses."""
-        held = self.value(node.func.value, names) if isinstance(node.func, ast.Attribute) else UNKNOWN
-        return self.answer(Seen(node, last_called(node), given, named, held), names)
+        """Also with one on a side."""
+        result = super().operation(node, left, right)
+        return next((each for each in (left, right) if isinstance(each, Tensor)), result)
 
     def answer(self, call: Seen, names: Names) -> Known:
-        """The same: of the script's own functions, of texts, of what keeps a tensor one."""
-        self.seen.append(call)
-        node, last, given, named, held = call
-        name = called(node)
-        if last in ("get", "getenv") and "environ" in name or name == "os.getenv":
-            return given[1] if len(given) > 1 else UNKNOWN
+        """Also of what keeps a tensor one."""
+        held, last = call.held, call.last
         if isinstance(held, Tensor):
+            self.seen.append(call)
             if last == "dim":
                 return UNKNOWN if held.dims is None else held.dims
             if last == "numel":
                 return SMALL if held.dims is not None and held.dims < 2 else LARGE
             return True if last == "is_floating_point" else UNKNOWN if last in REDUCED else held
-        if isinstance(held, str) and last in TEXT_METHODS and UNKNOWN not in given:
-            return getattr(held, last)(*given)
-        if isinstance(held, dict) and last in ("get", "keys", "values", "items"):
-            return getattr(held, last)(*given) if UNKNOWN not in given else UNKNOWN
-        if (
-            name in self.built_in
-            and UNKNOWN not in given
-            and not any(isinstance(each, Tensor) for each in given)
-        ):
-            return self.built_in[name](*given, **named)
-        function = self.own(node, last)
-        if function is not None and self.depth < MOST_DEPTH:
-            return self.enter(function, given, named)
-        if last in FILLED and given and isinstance(given[-1], int | float):
-            return given[-1]
-        tensors = [each for each in given if isinstance(each, Tensor)]
-        return tensors[0] if tensors and last not in REDUCED else UNKNOWN
-
-    def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
-        others = self.flow.called_so.get(last, [])
-        return others[0] if len(others) == 1 else None
-
-    def enter(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
-        """What a function gives back for what it is given."""
-        names = self.defaults(function)
-        taken = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
-        taken = taken[1:] if taken[:1] in (["self"], ["cls"]) else taken
-        names |= dict(zip(taken, given)) | {name: value for name, value in named.items() if name in names}
-        self.depth += 1
-        names.pop("return", None)
-        self.block(function.body, names)
-        self.depth -= 1
-        returned = names.get("return", [])
-        alike = returned and all(each == returned[0] for each in returned)
-        return returned[0] if alike else UNKNOWN
-
-    def defaults(self, function: Definition) -> Names:
-        """A function's parameters where nothing is given."""
-        parameters = [*function.args.posonlyargs, *function.args.args]
-        names: Names = {each.arg: UNKNOWN for each in (*parameters, *function.args.kwonlyargs)}
-        for each, default in zip(reversed(parameters), reversed(function.args.defaults)):
-            names[each.arg] = self.value(default, {})
-        for each, given in zip(function.args.kwonlyargs, function.args.kw_defaults):
-            names[each.arg] = self.value(given, {})
-        return names
-
-    def assign(self, target: ast.expr, value: Known, names: Names) -> None:
-        """Give a value to a name, or to the names of a tuple."""
-        match target:
-            case ast.Name():
-                names[target.id] = value
-            case ast.Tuple() | ast.List():
-                parts = [*value] if isinstance(value, tuple | list) and len(value) == len(target.elts) else []
-                for i, each in enumerate(target.elts):
-                    self.assign(each, parts[i] if parts else UNKNOWN, names)
-
-    def block(self, body: Sequence[ast.stmt], names: Names) -> str:
-        """Statements in order; how they end: return, break, continue, or nothing."""
-        for node in body:
-            self.steps += 1
-            if self.steps > MOST_STEPS:
-                return ""
-            if end := self.statement(node, names):
-                return end
-        return ""
-
-    def statement(self, node: ast.stmt, names: Names) -> str:
-        """One statement."""
-        match node:
-            case ast.Assign():
-                value = self.value(node.value, names)
-                for target in node.targets:
-                    self.assign(target, value, names)
-            case ast.AnnAssign():
-                self.assign(node.target, self.value(node.value, names), names)
-            case ast.AugAssign():
-                both = ast.copy_location(ast.BinOp(node.target, node.op, node.value), node)
-                self.assign(node.target, self.value(both, names), names)
-            case ast.Return():
-                names.setdefault("return", []).append(self.value(node.value, names))
-                return "return"
-            case ast.Raise():
-                return "return"
-            case ast.Break():
-                return "break"
-            case ast.Continue():
-                return "continue"
-            case ast.If():
-                return self._branch(node, names)
-            case ast.For():
-                over = self.value(node.iter, names)
-                turns = [*over][:MOST_TURNS] if isinstance(over, list | tuple | set) else [UNKNOWN]
-                for each in turns:
-                    self.assign(node.target, each, names)
-                    end = self.block(node.body, names)
-                    if end in ("return", "break"):
-                        return "return" if end == "return" and len(turns) > 1 else ""
-            case ast.While():
-                self.value(node.test, names)
-                self.block(node.body, names)
-            case ast.With() | ast.Try():
-                return self.block(node.body, names)
-            case ast.Expr():
-                self.value(node.value, names)
-        return ""
-
-    def _branch(self, node: ast.If, names: Names) -> str:
-        test = self.truth(node.test, names)
-        if test is not None:
-            return self.block(node.body if test else node.orelse, names)
-        names.setdefault("return", [])  # one list for both ways
-        one, other = {**names}, {**names}
-        ends = self.block(node.body, one), self.block(node.orelse, other)
-        for name in {*one, *other}:
-            left, right = one.get(name, UNKNOWN), other.get(name, UNKNOWN)
-            if ends[0] in ("return", "continue"):
-                left = right  # what goes on took the other way
-            elif ends[1] in ("return", "continue"):
-                right = left
-            names[name] = left if left is right or left == right else UNKNOWN
-        return ends[0] if ends[0] == ends[1] else ""
+        result = super().answer(call, names)
+        if result is UNKNOWN and last not in REDUCED and self.own(call.node, last) is None:
+            return next((each for each in call.given if isinstance(each, Tensor)), UNKNOWN)
+        return result
 
     def turn(self, scope: ast.AST, loop: Loop, name: str, dims: int | None) -> bool | None:
         """One turn of a loop over parameters; whether it keeps this one: None where that is not known."""
@@ -412,47 +84,25 @@ class Interpreter:
                     self.value(getattr(owner, each, None), names)
         return None if None in kept else True
 
-    def given(self, scope: ast.AST) -> Names:
-        """What a function's parameters are where it is called, with what it sets itself at its top."""
-        if not isinstance(scope, ast.FunctionDef):
-            return {}
-        if scope not in self.known:
-            names = self.known[scope] = self.defaults(scope)
-            taken = [each.arg for each in scope.args.args]
-            taken = taken[1:] if taken[:1] == ["self"] else taken
-            if (node := self.called.get(scope.name)) is not None:
-                values = zip(taken, [self.value(each, {}) for each in node.args])
-                words = {each.arg: self.value(each.value, {}) for each in node.keywords if each.arg in names}
-                names |= {name: each for name, each in (*values, *words.items()) if each is not UNKNOWN}
-            for each in scope.body:
-                if isinstance(each, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.If):
-                    self.statement(each, names)
-        return self.known[scope]
 
-
-REDUCED = {*"max amax min amin mean std quantile sum item norm tolist kthvalue".split()}
-FILLED = ("tensor", "full", "full_like")  # of one number
-ROUNDS = ("round", "round_", "rint")
-
-
-def packed(interpreter: Interpreter, part: Part) -> Iterator[list[Seen]]:
+def packed(tensors: Tensors, part: Part) -> Iterator[list[Seen]]:
     """The calls that each loop over a state dict comes to for a parameter, where such a loop rounds."""
-    for scope, loop in interpreter.over_tensors:
-        interpreter.turn(scope, loop, part.name, part.dims)
-        if any(each.last in ROUNDS for each in interpreter.seen):
-            yield interpreter.seen
+    for scope, loop in tensors.over_tensors:
+        tensors.turn(scope, loop, part.name, part.dims)
+        if any(each.last in ROUNDS for each in tensors.seen):
+            yield tensors.seen
 
 
-def rounded(interpreter: Interpreter) -> Iterator[list[Seen]]:
+def rounded(tensors: Tensors) -> Iterator[list[Seen]]:
     """The calls that each function comes to, given a matrix, where it rounds."""
-    for function in functions(interpreter.script):
+    for function in functions(tensors.script):
         if any(calls(function, *ROUNDS)):
-            names = {**interpreter.given(function)}
-            interpreter.seen, interpreter.steps = [], 0
+            names = {**tensors.given(function)}
+            tensors.seen, tensors.steps = [], 0
             for name in [each.arg for each in function.args.args][:1]:
                 names[name] = Tensor(2)
-            interpreter.block(function.body, names)
-            yield interpreter.seen
+            tensors.block(function.body, names)
+            yield tensors.seen
 
 
 def is_of_pairs(node: ast.AST) -> TypeGuard[Loop]:
@@ -462,9 +112,9 @@ def is_of_pairs(node: ast.AST) -> TypeGuard[Loop]:
 
 def packed_levels(script: Script) -> set[tuple[float, float, int]]:
     """The levels, low and high, that layers are packed on, and the line."""
-    interpreter = Interpreter(script)
+    tensors = Tensors(script)
     layers = [each for each in parameters_of(script.flow.classes) if each.kind == "Linear"]
-    traces = [seen for part in layers for seen in packed(interpreter, part)]
+    traces = [seen for part in layers for seen in packed(tensors, part)]
     return {each for seen in traces for each in clips(seen)}
 
 

@@ -10,6 +10,7 @@ from bitgolf.audit.reach import MOST_ASKED, Reach
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
+from bitgolf.audit.written import Written
 from bitgolf.base.errors import BitgolfError
 
 FILE_LINES = 100_000_000  # more than any script has
@@ -29,6 +30,7 @@ class Script(NamedTuple):
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
     reach: Reach = Reach([], {})
+    written: Written = Written([])
     alone: bool = False
 
     def of(self, kind: str, *marks: str) -> list[Event]:
@@ -124,7 +126,8 @@ def follow(
     except RecursionError:
         raise BitgolfError("nested too deeply to be followed", where=name) from None
     names = tuple(name for name, _ in beside)
-    return Script(name, layers, events, flow, beside=names, reach=Reach([*flow.trees], flow.kinds))
+    reach, written = Reach([*flow.trees], flow.kinds), Written(flow.trees)
+    return Script(name, layers, events, flow, beside=names, reach=reach, written=written)
 
 
 def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionDef]:

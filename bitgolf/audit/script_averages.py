@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from bitgolf.audit.finding import FOUND, Finding
-from bitgolf.audit.one_tensor import Interpreter
+from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_stages import trains
 from bitgolf.audit.tree import (

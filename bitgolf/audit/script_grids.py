@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
-from bitgolf.audit.one_tensor import Interpreter, packed_levels
+from bitgolf.audit.interpreter import Interpreter
+from bitgolf.audit.one_tensor import packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,

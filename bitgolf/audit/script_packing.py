@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
-from bitgolf.audit.one_tensor import Interpreter
+from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,

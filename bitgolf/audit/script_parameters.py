@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.flow import OPTIMIZERS
-from bitgolf.audit.one_tensor import Interpreter, Loop, Seen, Tensor, clips, packed, rounded
+from bitgolf.audit.interpreter import Seen
+from bitgolf.audit.one_tensor import Loop, Tensor, Tensors, clips, packed, rounded
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
@@ -22,8 +23,8 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
     """T09, T10: one scale for a matrix, few levels for the tokens."""
     parts = [each for each in parameters_of(script.flow.classes) if each.dims == 2]
     table = next((each for each in parts if each.kind == "Embedding"), None)
-    interpreter = Interpreter(script)
-    traces = [(part, seen) for part in parts for seen in packed(interpreter, part)]
+    tensors = Tensors(script)
+    traces = [(part, seen) for part in parts for seen in packed(tensors, part)]
     most_of_table = max(
         (grid[0] for part, seen in traces if part is table and (grid := _grid(seen))), default=0
     )
@@ -70,10 +71,10 @@ def _is_largest(seen: Seen) -> bool:
 
 def high_floor(script: Script) -> Iterator[Finding]:
     """T08: a floor of scales that small rows fall below."""
-    interpreter = Interpreter(script)
+    tensors = Tensors(script)
     layers = [each for each in parameters_of(script.flow.classes) if each.kind == "Linear"]
-    traces = (seen for part in layers for seen in packed(interpreter, part))
-    for seen in itertools.chain(rounded(interpreter), traces):
+    traces = (seen for part in layers for seen in packed(tensors, part))
+    for seen in itertools.chain(rounded(tensors), traces):
         grid = _grid(seen)
         least = LEAST_FLOOR / 2 if grid is not None and grid[0] < LOW else LEAST_FLOOR
         of_scale = any(each.last in ("abs", "amax", "quantile", "std") for each in seen)
@@ -111,7 +112,7 @@ def in_no_group(script: Script) -> Iterator[Finding]:
         return
     walked = (loop.iter for scope in builders for loop in nodes(scope, ast.For, ast.comprehension))
     whole |= {each.attr for each in walked if isinstance(each, ast.Attribute)}  # a list of modules
-    interpreter = Interpreter(script)
+    tensors = Tensors(script)
     told = {each.attr for scope in builders for each in nodes(scope, ast.Attribute)}
     texts = (each.value for scope in builders for each in nodes(scope, ast.Constant))
     told |= {word for text in texts if isinstance(text, str) for word in text.split(".")}
@@ -119,7 +120,7 @@ def in_no_group(script: Script) -> Iterator[Finding]:
         taken = part.name.partition(".")[0] in whole or bool(told & {*_own_words(part)})
         if part.kind != "Parameter" or taken:
             continue
-        if not any(_may_take(interpreter, *each, part, modules) for each in loops):
+        if not any(_may_take(tensors, *each, part, modules) for each in loops):
             of = "" if part.dims is None else f", of {part.dims} dimensions,"
             message = f"`{part.name}`{of} is in no group of an optimizer"
             yield script.finding("T14", part.line, message)
@@ -188,7 +189,7 @@ def _selections(scope: ast.AST) -> Iterator[tuple[Loop, ast.Call]]:
 
 
 def _may_take(
-    interpreter: Interpreter, scope: ast.AST, loop: Loop, over: ast.Call, part: Part, modules: set[str]
+    tensors: Tensors, scope: ast.AST, loop: Loop, over: ast.Call, part: Part, modules: set[str]
 ) -> bool:
     """Whether a loop over parameters, of the whole model or of one of its modules, may take this one."""
     name = part.name
@@ -196,12 +197,12 @@ def _may_take(
         first, _, name = name.partition(".")
         if first != module:
             return False
-    taken = interpreter.turn(scope, loop, name, part.dims)
+    taken = tensors.turn(scope, loop, name, part.dims)
     if isinstance(loop, ast.comprehension):
         return taken is not False
     return any(
         each.last in ("append", "add") and any(isinstance(value, Tensor) for value in each.given)
-        for each in interpreter.seen
+        for each in tensors.seen
     )
 
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from bitgolf.audit.finding import Finding
-from bitgolf.audit.one_tensor import Interpreter
+from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,

@@ -10,7 +10,7 @@ import pytest
 
 from bitgolf.audit.audit import audit
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED
-from bitgolf.audit.one_tensor import UNKNOWN, Interpreter
+from bitgolf.audit.interpreter import UNKNOWN, Interpreter
 from bitgolf.audit.rules import rules_named
 from bitgolf.audit.script import follow
 from bitgolf.audit.unwrap import parsed, unwrapped
