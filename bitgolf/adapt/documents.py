@@ -1,6 +1,7 @@
 """Score a chunk of each document of a batch, then train on it what belongs to that document alone."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ class LoraAdapter(Adapter):
 
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = False
+    shared: ClassVar[bool] = True
 
     rank: int = setting(8, at_least=1, at_most=2**16)
     alpha: float = setting(8.0, at_least=0.0)
@@ -40,6 +42,7 @@ class LoraAdapter(Adapter):
     batch_documents: int = setting(64, at_least=1)
     longest_first: bool = False
     warm: bool = False
+    lanes: int = setting(1, at_least=1)
     seed: int = 1337
 
     @property
@@ -52,6 +55,9 @@ class LoraAdapter(Adapter):
             yield f"targets: some of {', '.join(LORA_TARGETS)}, each once; found {', '.join(self.targets)}"
         if not isinstance(self.rule, (AdamRule, SgdRule)):
             yield f"rule: AdamRule or SgdRule, found {type(self.rule).__name__}"
+
+    def workers(self, processes: int) -> int:
+        return min(processes, self.lanes) if self.warm else processes
 
     def validate_for(self, windows: Windows) -> Iterator[str]:
         if not isinstance(windows, PerDocument):
@@ -68,16 +74,16 @@ class LoraAdapter(Adapter):
                 value=f"the longest has {longest:,} tokens",
                 way_out="a shorter stride of the windows, or longer documents",
             )
-        for batch in batches:
-            for number in range(max(map(len, batch))):
-                yield [document[number] for document in batch if number < len(document)]
+        for number in itertools.chain(*self.worked_off(windows, batches)):
+            for turn in range(max(map(len, batches[number]))):
+                yield [document[turn] for document in batches[number] if turn < len(document)]
 
     def side_by_side(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
         for batch in self.batches(windows, starts):
             yield [index for document in batch for index in document]
 
     def batches(self, windows: Sequence[Window], starts: np.ndarray) -> list[list[list[int]]]:
-        """The windows of each document of each batch, by index."""
+        """The windows of each document of each batch, by index; batches in their order."""
         document = np.searchsorted(starts, [window.start for window in windows], side="right")
         cuts = np.flatnonzero(np.diff(document)) + 1
         documents = [part.tolist() for part in np.split(np.arange(len(windows)), cuts)]
@@ -90,6 +96,29 @@ class LoraAdapter(Adapter):
         count = self.batch_documents
         batches = [documents[first : first + count] for first in range(0, len(documents), count)]
         return batches[::-1] if self.longest_first else batches
+
+    def rounds(self, batches: list[list[list[int]]]) -> list[range]:
+        """The batches, by number, between two times that all processes have all scores."""
+        return [range(len(batches))]
+
+    def lane_of(self, windows: Sequence[Window], batches: list[list[list[int]]], lanes: int) -> list[int]:
+        """The lane of each batch: of each round the one of most tokens first, where there are fewest yet."""
+        tokens = [
+            sum(windows[index].end - windows[index].start for document in batch for index in document)
+            for batch in batches
+        ]
+        lane_of = [0] * len(batches)
+        for numbers in self.rounds(batches):
+            taken = [0] * lanes
+            for number in sorted(numbers, key=lambda number: -tokens[number]):
+                lane_of[number] = taken.index(min(taken))
+                taken[lane_of[number]] += tokens[number]
+        return lane_of
+
+    def worked_off(self, windows: Sequence[Window], batches: list[list[list[int]]]) -> list[list[int]]:
+        """The batches of each round, by number, in the order of the work: what is warm lane by lane."""
+        lane_of = self.lane_of(windows, batches, self.lanes if self.warm else 1)
+        return [sorted(numbers, key=lane_of.__getitem__) for numbers in self.rounds(batches)]
 
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
@@ -119,7 +148,20 @@ class DocumentLearner(Adaptation):
         self.batch_of = {index: number for number, _, document in rows for index in document}
         self.row_of = {index: row for _, row, document in rows for index in document}
         self.last = {document[-1] for _, _, document in rows}
+        self.ends = [numbers[-1] for numbers in plan.worked_off(windows, batches)]  # of rounds
         self.batch = -1
+        self.join(World())
+
+    def join(self, world: World) -> None:
+        super().join(world)
+        lanes = self.plan.lanes if self.plan.warm else world.size
+        self.lane_of = self.plan.lane_of(self.windows, self.batches, lanes)
+
+    def worker(self, part: Sequence[int], turn: int) -> int:
+        return self.lane_of[self.batch_of[part[0]]] % self.world.size
+
+    def meets(self, part: Sequence[int]) -> bool:
+        return self.batch_of[part[0]] in self.ends and self.last.issuperset(part)
 
     def begin(self, number: int, warm: bool) -> None:
         """Come to a batch of documents."""
@@ -129,7 +171,7 @@ class DocumentLearner(Adaptation):
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
         if (number := self.batch_of[indices[0]]) != self.batch:
-            self.begin(number, self.plan.warm)
+            self.begin(number, self.plan.warm and self.lane_of[number] == self.lane_of[self.batch])
         with self.lora.looking_at([self.row_of[index] for index in indices]):
             return super().hidden(indices, inputs, scored)
 
@@ -164,13 +206,18 @@ class DocumentLearner(Adaptation):
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
-        state = {"batch": torch.tensor(self.batch)}
+        if not self.lora.factors:  # no batch is begun
+            return {}
+        state = {"own/batch": torch.tensor(self.batch)}
         state |= {
-            f"factor/{name}": factor.detach().clone() for name, factor in self.factors_by_name().items()
+            f"own/factor/{name}": factor.detach().clone() for name, factor in self.factors_by_name().items()
         }
-        return state | {f"kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
+        return state | {f"own/kept/{name}": tensor.clone() for name, tensor in self.optimizer_state().items()}
 
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
+        learnt = part_of(learnt, "own")
+        if not learnt:
+            return
         shapes = {  # of the batch that it was in
             f"{name}/{side}": torch.empty(len(self.batches[int(learnt["batch"])]), *sides)
             for name, (inputs, outputs) in self.lora.shapes.items()
@@ -212,7 +259,8 @@ class LoraDocuments(LoraAdapter):
         is scored, `steps` steps of `rule` on the mean loss of what it scored, but not after a document's
         last one. Additions of rank `rank`, times alpha / rank, beside `targets`: q, k, v, the head; o and mlp
         lead from what attention and MLP read to their outputs. They and their optimizer start anew with each
-        batch; `warm` keeps the factors that read. longest_first: by tokens, and the longest batch first.
+        batch; `warm` keeps the factors that read, from batch to batch of each of `lanes`. longest_first: by
+        tokens, and the longest batch first. Processes share the batches; those that are warm, the lanes.
     Source: record 2026-03-17 (the defaults, chunks of 256 in windows of 1,024; -0.003 bpb by itself);
         PR #1530, #1767 (q, k, v, o, mlp, head; rank 96, alpha 144, warm, AdamW lr 0.0001 betas 0 and 0.999
         decay 0.5, chunks of 48, longest first; -0.008 nats against strided), #2135 (rank 80, without q, v).
@@ -271,6 +319,10 @@ class PhasedLora(LoraAdapter):
             model.requires_grad_(False)
             yield adaptation
 
+    def rounds(self, batches: list[list[list[int]]]) -> list[range]:
+        cuts = [0, *(number + 1 for number in self.prefixes(batches)), len(batches)]
+        return [range(*pair) for pair in itertools.pairwise(cuts) if pair[0] < pair[1]]
+
     def prefixes(self, batches: list[list[list[int]]]) -> dict[int, list[list[int]]]:
         """The documents that the weights learn from after some of the batches, by the batch's number."""
         prefix = min(self.prefix_documents, sum(map(len, batches)))
@@ -296,11 +348,11 @@ class PhaseLearner(DocumentLearner):
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
         super().learn(exam, part)
-        if self.last.issuperset(part):  # the batch is done
-            documents = self.plan.prefixes(self.batches).get(self.batch, [])
+        if self.meets(part):
+            prefixes = dict(zip(self.ends, self.plan.prefixes(self.batches).values()))
+            documents = prefixes[self.batch_of[part[0]]]
             spans = [(self.windows[each[0]].start, self.windows[each[-1]].end) for each in documents]
-            if spans:
-                self.learn_globally(np.concatenate([exam.released(*span) for span in spans]))
+            self.learn_globally(np.concatenate([exam.released(*span) for span in spans]))
 
     def learn_globally(self, stream: np.ndarray) -> None:
         """One phase: the weights learn from these documents; then the low-rank factors are forgotten."""
@@ -310,6 +362,7 @@ class PhaseLearner(DocumentLearner):
         chunk_tokens, count = plan.chunk_tokens, -(-(len(tokens) - 1) // plan.chunk_tokens)
         model.requires_grad_(True)
         learner = plan.learner(model)
+        learner.world = self.world
         for chunk in range(count - 1):
             row = tokens[chunk * chunk_tokens : (chunk + 1) * chunk_tokens + 1]
             learner.learn(row, length, plan.batch_sequences, plan.epochs, Progress(chunk, count - 1))

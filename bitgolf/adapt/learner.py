@@ -8,9 +8,17 @@ from torch import Tensor, nn
 
 from bitgolf.base.errors import BitgolfError, CheckpointError
 from bitgolf.net.model import Model
+from bitgolf.score.exam import RuleError
 from bitgolf.squeeze.quantize import QuantizePlan
-from bitgolf.train.loop import TrainPlan, clipped_step, cut, gradients_of, swapped_weights
-from bitgolf.train.optim import OptimPlan, make_optimizers
+from bitgolf.train.loop import (
+    PUBLIC_MICRO_BATCHES,
+    TrainPlan,
+    clipped_step,
+    cut,
+    gradients_of,
+    swapped_weights,
+)
+from bitgolf.train.optim import Optimizers, OptimPlan, make_optimizers
 from bitgolf.train.qat import CustomGradient, Noise
 from bitgolf.train.schedule import Progress
 from bitgolf.train.world import World
@@ -26,7 +34,10 @@ class Learner:
     """Steps on a model's own weights; the state of the optimizers persists from call to call.
 
     Between two calls the model has the weights that it is scored with: those that the noise makes, if any.
+    world: the processes that share each step.
     """
+
+    world = World()
 
     def __init__(self, model: Model, optim: OptimPlan, clip: float, noise: Noise) -> None:
         self.model, self.clip, self.noise = model, clip, noise
@@ -45,9 +56,10 @@ class Learner:
     def learn(self, tokens: Tensor, length: int, rows: int, epochs: int, progress: Progress) -> None:
         """Passes over tokens (n + 1) in rows of `length` side by side, so many to a step; a rest is left out.
 
-        progress: of the schedule of all rates. Raises LearningError where the loss is no number.
+        progress: of the schedule of all rates. Raises LearningError where the loss is no number, RuleError
+        where the processes come to different weights.
         """
-        model, world = self.model, World()
+        model, world = self.model, self.world
         count = (len(tokens) - 1) // length
         device = tokens.device
         inputs, targets = (tokens[start:][: count * length].view(count, length) for start in (0, 1))
@@ -57,12 +69,13 @@ class Learner:
         model.train()
         for batch in [*zip(inputs.split(rows), targets.split(rows))] * epochs:
             with swapped_weights(self.optimizers, self.noisy()):
-                pieces = cut([batch], plan.forward_rows(length, device))
-                loss, norm = gradients_of(model, self.optimizers, pieces, world)
+                pieces = cut([batch], piece_rows(plan.forward_rows(length, device), len(batch[0]), device))
+                loss, norm = shared_gradients(model, self.optimizers, pieces, world)
             if not norm < float("inf"):
                 raise LearningError("test-time training diverged", value=loss, way_out="a lower rate of it")
             clipped_step(plan, self.optimizers, lr_scale, progress, norm)
         self.optimizers.zero()
+        refuse_apart([each.detach() for each in self.that_learn().values()], world)
         model.eval()
         self.show()
 
@@ -88,6 +101,47 @@ class Learner:
     def that_learn(self) -> dict[str, nn.Parameter]:
         """The weights that learn, by name."""
         return {name: each for name, each in self.optimizers.parameters.items() if each.requires_grad}
+
+
+def piece_rows(most: int, rows: int, device: torch.device) -> int:
+    """Sequences in a piece of a step; a GPU's step has pieces for as many processes as the public scripts."""
+    return min(most, -(-rows // PUBLIC_MICRO_BATCHES)) if device.type == "cuda" else most
+
+
+def shared_gradients(
+    model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
+) -> tuple[float, float]:
+    """`gradients_of` with each piece on one of the processes, added up in the order of the pieces.
+
+    So every process comes to the bits that one alone comes to.
+    """
+    if world.size == 1:
+        return gradients_of(model, optimizers, pieces, world)
+    rows, losses, total = sum(len(inputs) for inputs, _ in pieces), [], torch.zeros(0)
+    for first in range(0, len(pieces), world.size):
+        wave = pieces[first : first + world.size]
+        # A process without one takes another's once more, which is not counted.
+        inputs, targets = wave[min(world.rank, len(wave) - 1)]
+        optimizers.zero()
+        loss = model(inputs, targets) * (len(inputs) / rows)
+        loss.backward()
+        own = [loss.detach().float(), *optimizers.gradients()]
+        for each in world.each(torch.cat([tensor.flatten() for tensor in own]))[: len(wave)]:
+            losses.append(each[0])
+            total = total.add_(each[1:]) if len(total) else each[1:]
+    gradients = optimizers.gradients()
+    for gradient, part in zip(gradients, total.split([each.numel() for each in gradients])):
+        gradient.copy_(part.view_as(gradient))
+    norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
+    return float(torch.stack(losses).sum()), float(norm)
+
+
+def refuse_apart(weights: list[Tensor], world: World) -> None:
+    """Raise RuleError, on all processes, unless all have these weights, by a sum over their bits."""
+    if world.size > 1:
+        own = torch.stack([each.view(torch.int32).sum() for each in weights])
+        if any(not torch.equal(own, other) for other in world.each(own)):
+            raise RuleError("the processes have learnt different weights")
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from bitgolf.score.windows import Window, Windows
 from bitgolf.train.optim import AdamRule, Frozen, OptimPlan, ParameterRow, Rule, SgdRule
 from bitgolf.train.qat import LateNoise, Noise, NoNoise
 from bitgolf.train.schedule import Cosine, Progress, Schedule
+from bitgolf.train.world import World
 
 PLACE = "score.adapter"  # of these settings, for messages
 
@@ -43,6 +44,8 @@ class ScoreFirst(Adapter):
     Not for: texts of a few chunks; stacks with GPTQ and XSA gained nothing (records 03-25, 03-29).
     Neutral: lr=0 of the rule, without noise
     """
+
+    shared: ClassVar[bool] = True
 
     chunk_tokens: int = setting(32_768, at_least=1)
     epochs: int = setting(3, at_least=0, at_most=1000)
@@ -150,6 +153,9 @@ class ChunkLearner(Adaptation):
         super().__init__(learner.model)
         self.plan, self.learner, self.targets, self.length = plan, learner, targets, length
         self.chunk = 0
+
+    def join(self, world: World) -> None:
+        self.world = self.learner.world = world
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
         plan, chunk_tokens = self.plan, self.plan.chunk_tokens

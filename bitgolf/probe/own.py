@@ -16,10 +16,11 @@ from bitgolf.base.events import finish
 from bitgolf.net.model import Model
 from bitgolf.net.position import DocumentAttention
 from bitgolf.probe.scorer import Rows, Scorer
+from bitgolf.probe.together import together
 from bitgolf.score.adapter import Adaptation, Adapter, NoAdapter
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Memory, Mixer
-from bitgolf.score.score import ScorePlan, document_starts, is_static, scoring
+from bitgolf.score.score import ScorePlan, document_starts, is_shared, scoring
 from bitgolf.score.windows import PerDocument, Window
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -45,10 +46,11 @@ class OwnScorer(Scorer):
         return self._rows(tokens, self.plan.replace(batch_tokens=1))
 
     def rows_shared(self, tokens: np.ndarray, processes: int) -> Rows | None:
-        if not is_static(self.plan):
+        if not is_shared(self.plan):
             return None
-        shares: list[Tensor] = []
-        rows = [self._rows(tokens, self.plan, _Share(rank, processes, shares)) for rank in range(processes)]
+        models = [self.model, *(copy.deepcopy(self.model) for _ in range(processes - 1))]  # each learns
+        scorers = [OwnScorer(model, self.tokenizer, self.plan, self.name) for model in models]
+        rows = together(processes, lambda world: scorers[world.rank]._rows(tokens, self.plan, world))
         return rows[-1]
 
     def distributions(self, tokens: np.ndarray, positions: Sequence[int]) -> np.ndarray:
@@ -117,17 +119,6 @@ class OwnScorer(Scorer):
         nats[inputs] = scores.nats
         np.add.at(times, inputs, 1)
         return Rows(nats, times)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Share(World):
-    """One of several processes, which here come one after another: the last gets what all have scored."""
-
-    shares: list[Tensor] = dataclasses.field(default_factory=list)
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        self.shares.append(tensor.clone())
-        return tensor.copy_(torch.stack(self.shares).sum(0))
 
 
 def _hash(tensor: Tensor) -> str:

@@ -40,6 +40,7 @@ def frontier() -> Recipe:
         rule=AdamRule(lr=8e-5, beta1=0.0, beta2=0.99, weight_decay=2.0),
         longest_first=True,
         warm=True,
+        lanes=8,  # as many as processes, each of which keeps its own in public
         prefix_documents=2500,
         globally=ScoreFirst(epochs=1, rule=SgdRule(lr=0.001), caps=SgdRule(lr=0.001)),
     )

@@ -13,7 +13,7 @@ from bitgolf.base.events import NOTE, Event, finish
 from bitgolf.net.model import Model
 from bitgolf.run.sheet import Sheet
 from bitgolf.score.adapter import Adaptation, NoAdapter
-from bitgolf.score.score import ScorePlan, Scores, document_starts, scoring
+from bitgolf.score.score import ScorePlan, Scores, document_starts, is_shared, scoring
 from bitgolf.text.shards import Dataset
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -88,7 +88,7 @@ def evaluate(
     begins.
     """
     if part is None or not part.exists():
-        refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.broadcast(clock()))
+        refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.broadcast(clock()), world.size)
     sheet = Sheet(part, model, tokens, plan, world)
     sizes = file_bytes, differing_bytes
     steps = scoring(model, tokens, tokenizer, plan, *sizes, opened=sheet.open, world=world)
@@ -171,9 +171,17 @@ def refuse_slow_run(model: Model, dataset: Dataset, plan: ScorePlan, clock: Call
 
 
 def refuse_slow_learning(
-    model: Model, tokens: np.ndarray, tokenizer: Tokenizer, plan: ScorePlan, clock: Callable[[], float]
+    model: Model,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    plan: ScorePlan,
+    clock: Callable[[], float],
+    processes: int = 1,
 ) -> None:
-    """Raise SlowError where what learns takes too long, at the pace of its second update from short parts."""
+    """Raise SlowError where what learns takes too long, at the pace of its second update from short parts.
+
+    Processes that share the work are supposed to have equal parts of it; each tries alone.
+    """
     if not plan.eval_seconds or plan.learner == NoAdapter():
         return
     learns: list[Adaptation] = []
@@ -185,7 +193,8 @@ def refuse_slow_learning(
             pace.lap(clock(), done)
             if pace.updates and (updates or not learns[0].updates_left):
                 updates += pace.updates + learns[0].updates_left
-                _refuse_slow(plan, pace.of(total, updates))
+                sharing = plan.learner.workers(processes) if is_shared(plan) else 1
+                _refuse_slow(plan, pace.of(total, updates) / sharing)
                 return
             if pace.updates:  # the first is slower than those that follow
                 updates, pace = 1, Pace(0, clock())

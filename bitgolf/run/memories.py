@@ -20,7 +20,7 @@ from bitgolf.score.mixer import Memory
 
 # Of files that keep what is learnt on the way. Raise it with the fields of a mixer, an adapter or a chain, or
 # what they mean: files of another version are not used.
-KEPT_VERSION = 2
+KEPT_VERSION = 3
 PLAIN = (bool, int, float, str, type(None))
 SERIES: dict[str, Callable[[Iterable[Any]], Any]] = {"tuple": tuple, "list": list}
 HOLDERS: dict[type, Callable[[], Any]] = {

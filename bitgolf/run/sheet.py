@@ -20,7 +20,7 @@ from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chain, ChainedReader
 from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Memory, Mixture
-from bitgolf.score.score import ScorePlan, is_static
+from bitgolf.score.score import ScorePlan, is_shared, is_static
 from bitgolf.score.windows import States
 from bitgolf.text.tokenizer import Tokenizer
 from bitgolf.train.world import World
@@ -34,6 +34,8 @@ class Sheet:
 
     Where no window depends on another the nats are all there is to keep. Else it is also what the adapter
     and the mixers have learnt, and the keys and values of chains; a member that cannot tell begins again.
+    Each process has its file. Those that share the work begin where the first's file says that all had all
+    scores; a file from there on has besides what its process did alone.
     note: one line for the reader, '' if there is nothing to say. moving: a batch is being scored, in the
     middle of which nothing that learns can be kept. seconds: of this evaluation, those before it was killed
     included; learning_seconds: of these, what went into updates.
@@ -43,6 +45,7 @@ class Sheet:
         self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
     ) -> None:
         self.path = path.with_name(f"{path.name}{world.rank or ''}") if path else None
+        self.first = path if is_shared(plan) and world.rank else None  # the file that all begin by
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if path else ""
         self.note, self.moving, self.is_static = "", False, is_static(plan)
         self.learns = plan.learner != NoAdapter()
@@ -72,11 +75,28 @@ class Sheet:
             return
         if self.learns and not adaptation.resumable:
             self.path = None
-        elif self.path.is_file():
+        else:
             self._go_on(self.path)
 
     def _go_on(self, path: Path) -> None:
         """Take up what the file keeps of this evaluation. Raises CheckpointError where it does not fit."""
+        found = self._read(path)
+        if self.first is not None:
+            common = self._read(self.first)
+            if (found[1]["met"] if found else 0) != (common[1]["met"] if common else 0):
+                found = self._known_to_all(*common) if common else None
+        if found is None:
+            return
+        try:
+            self._restore(*found)
+        except UNFIT as error:  # changed by hand: half of it may be taken up
+            way_out = "delete it and score again"
+            raise CheckpointError(f"does not fit: {error}", where=str(path), way_out=way_out) from None
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What a file keeps of this evaluation; None where it keeps nothing, and a note where that is odd."""
+        if not path.is_file():
+            return None
         reason = "it is damaged"
         with suppress(*UNFIT):
             tensors, facts = read_tensors(path)
@@ -84,14 +104,20 @@ class Sheet:
                 reason = "it is of another version of bitgolf"
             else:
                 reason = "it is of another model, text or recipe" * (facts["identity"] != self.identity)
-        if reason:
-            self.note = f"{path.name}: {reason}; all is scored anew"
-            return
-        try:
-            self._restore(tensors, facts)
-        except UNFIT as error:  # changed by hand: half of it may be taken up
-            way_out = "delete it and score again"
-            raise CheckpointError(f"does not fit: {error}", where=str(path), way_out=way_out) from None
+        if not reason:
+            return tensors, facts
+        self.note = f"{path.name}: {reason}; all is scored anew"
+        return None
+
+    def _known_to_all(
+        self, tensors: dict[str, Tensor], facts: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Of what another process kept that which each of them had when all last had all scores."""
+        common = {name: each for name, each in tensors.items() if not name.startswith("learnt/own/")}
+        shared = np.repeat(tensors["shared"].numpy(), np.diff(self.exam.places))
+        nats = np.where(shared, tensors["nats"].numpy(), np.float32(np.nan))
+        facts = {**facts, "updates_left": self.adaptation.updates_left}
+        return {**common, "nats": torch.from_numpy(nats)}, facts
 
     def keep(self) -> None:
         """Write it; where that cannot be done, a killed one begins again."""
@@ -120,11 +146,11 @@ class Sheet:
         return bool(np.isfinite(self.exam.nats).all())
 
     def _taken_down(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {"nats": torch.from_numpy(self.exam.nats)}
+        tensors = {"nats": torch.from_numpy(self.exam.nats), "shared": torch.from_numpy(self.exam.shared)}
         if self.mixture is not None:
             tensors["alone"] = torch.from_numpy(self.alone())
         facts: dict[str, Any] = {"version": KEPT_VERSION, "identity": self.identity}
-        facts |= {"updates_left": self.adaptation.updates_left}
+        facts |= {"updates_left": self.adaptation.updates_left, "met": self.exam.met}
         facts |= {"seconds": self.seconds, "learning_seconds": self.learning_seconds}
         if self.is_static or self._is_whole():
             return tensors, facts
@@ -161,6 +187,7 @@ class Sheet:
         self.adaptation.updates_left = int(facts["updates_left"])
         self.seconds, self.learning_seconds = float(facts["seconds"]), float(facts["learning_seconds"])
         self.exam.resume(nats)
+        self.exam.shared, self.exam.met = tensors["shared"].numpy().copy(), int(facts["met"])
 
 
 def _chains(

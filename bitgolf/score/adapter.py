@@ -12,6 +12,7 @@ from bitgolf.base.plan import Plan
 from bitgolf.net.model import Model
 from bitgolf.score.exam import Exam
 from bitgolf.score.windows import Window, Windows
+from bitgolf.train.world import World
 
 
 class Adaptation:
@@ -19,13 +20,30 @@ class Adaptation:
 
     resumable: whether `state` and `restore` know all that it learns. A class that learns more than the one
     it is made of says so anew. updates_left: how often it will learn before the text ends.
+    world: the processes that share its work; one alone, where its slot does not say `shared`.
     """
 
     resumable: ClassVar[bool] = False
     updates_left = 0
+    world = World()
 
     def __init__(self, model: Model) -> None:
         self.model = model
+
+    def join(self, world: World) -> None:
+        """Share the work with these processes; told before anything is scored."""
+        self.world = world
+
+    def worker(self, part: Sequence[int], turn: int) -> int:
+        """The process, by its rank, that scores the batch of number `turn` of a part."""
+        return turn % self.world.size
+
+    def meets(self, part: Sequence[int]) -> bool:
+        """Whether all processes have all scores after this part, and learn from it together.
+
+        Else its worker alone learns from it.
+        """
+        return True
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
         """Final states (windows, scored, width) of the ends of some windows, by the model as it is now."""
@@ -43,7 +61,10 @@ class Adaptation:
         """Learn from what has just been scored, through `exam.released`; never called after the last part."""
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that was learnt, by name, from which `restore` goes on to the same bits."""
+        """Copies of all that was learnt, by name, from which `restore` goes on to the same bits.
+
+        Names that begin with own/ are of this process alone: what it has learnt since all had all scores.
+        """
         return {}
 
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
@@ -54,16 +75,23 @@ class Adaptation:
 class Adapter(Plan):
     """The slot of test-time training: what the model learns from text that has been scored.
 
-    in_order: parts follow the stream, so that mixers may read along.
+    in_order: parts follow the stream, so that mixers may read along. shared: several processes share its
+    work and come to the bits of one; otherwise each does all of it. A class that learns otherwise than the
+    one it is made of says both anew.
     """
 
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = True
+    shared: ClassVar[bool] = False
 
     @property
     def on(self) -> bool:
         """Whether it changes anything; one that does not is left out, so that off is exact."""
         return True
+
+    def workers(self, processes: int) -> int:
+        """How many of so many processes have work at the same time, where it is shared."""
+        return processes
 
     def validate_for(self, windows: Windows) -> Iterator[str]:
         """What keeps it from scoring by these windows, as sentences."""
@@ -103,3 +131,5 @@ class NoAdapter(Adapter):
     Not for: nothing known
     Neutral: this is the neutral one
     """
+
+    shared: ClassVar[bool] = True

@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.score.windows import Window
+from bitgolf.train.world import World
 
 
 class RuleError(BitgolfError):
@@ -19,6 +21,8 @@ class Exam:
     `ask` gives a scorer some windows, `answer` records their nats, and only then does `released` hand those
     tokens to whoever learns from them. So conditions C1 (nothing after the window), C3 (score before update)
     and C4 (once) of the challenge hold whatever the adapter does. Source: parameter-golf issue #1017.
+    shared: by window, whether all processes have its answer. met: how many parts were done when they last
+    had all answers.
     """
 
     def __init__(self, tokens: np.ndarray, windows: Sequence[Window], again: bool = False) -> None:
@@ -29,6 +33,7 @@ class Exam:
         self._tokens, self._again = tokens, again
         self._scored = np.zeros(max(len(tokens) - 1, 0), bool)  # by the input position that predicts it
         self._answered = np.zeros(len(windows), bool)
+        self.shared, self.met = np.zeros(len(windows), bool), 0
         self._open: list[int] = []
 
     def ask(self, indices: Sequence[int]) -> np.ndarray:
@@ -64,10 +69,34 @@ class Exam:
                 self.ask([index])
                 self.answer(nats[None, first:end])
 
-    def own(self) -> np.ndarray:
-        """The nats of all windows, 0 where there is no answer."""
-        counts = np.diff(self.places)
-        return np.where(np.repeat(self._answered, counts), self.nats, np.float32(0))
+    def targets_of(self, indices: Sequence[int]) -> int:
+        """How many targets these windows score."""
+        return int((self.places[np.array(indices) + 1] - self.places[indices]).sum())
+
+    def share(self, indices: Sequence[int], world: World, device: torch.device) -> None:
+        """Give these windows' nats to all processes, to the bit; so far each is answered on one of them.
+
+        Raises RuleError, on all of them, where one is not.
+        """
+        if world.size == 1 or not indices:
+            return
+
+        def summed(numbers: np.ndarray) -> np.ndarray:
+            return world.sum(torch.from_numpy(numbers).to(device)).cpu().numpy()
+
+        answered = self._answered[indices]
+        odd = np.flatnonzero(summed(answered.astype(np.int32)) != 1)
+        if len(odd):
+            raise RuleError(
+                "processes that share windows left one out, or scored one twice", value=indices[odd[0]]
+            )
+        spans = [np.arange(*self.places[index : index + 2]) for index in indices]
+        places, given = np.concatenate(spans), np.repeat(answered, [len(span) for span in spans])
+        bits = np.where(given, self.nats[places].view(np.int32), 0)  # a sum with zeros alone is exact
+        self.nats[places] = summed(bits).view(np.float32)
+        for window in (self.windows[index] for index in indices):
+            self._scored[window.first_scored : window.end] = True
+        self._answered[indices] = self.shared[indices] = True
 
     def answered(self, indices: Sequence[int]) -> bool:
         """Whether all of these windows have their answers."""

@@ -195,7 +195,7 @@ def scoring(
     of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
     where that is not known, as many as it counts too few or too many. sample: score only so many
     windows, from its end back to its start. opened: is told of the exam before it begins.
-    world: the processes that share the batches of a static plan; all of them get all scores.
+    world: the processes that share the work, where `is_shared` says so; all of them get all scores.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -299,6 +299,11 @@ def is_static(plan: ScorePlan) -> bool:
     return plan.windows.alone and plan.learner == NoAdapter() and not plan.mixers
 
 
+def is_shared(plan: ScorePlan) -> bool:
+    """Whether several processes share the work; otherwise each does all of it."""
+    return plan.windows.alone and plan.learner.shared and not plan.mixers
+
+
 def _exam_taken(
     model: Model,
     exam: Exam,
@@ -310,28 +315,47 @@ def _exam_taken(
     opened: Opened | None = None,
     learns: bool = True,
 ) -> Iterator[int]:
-    """Answer all windows; the adapter learns after each part. After both, yields how many are scored."""
-    done = 0
+    """Answer all windows; the adapter learns after each part. After both, yields how many are scored.
+
+    Processes that share the work each answer and learn what is theirs, and suppose that the others are as
+    far. Where they meet they give each other their answers: together they learn when all of them have all.
+    """
+    world, done, joint = world if is_shared(plan) else World(), 0, list[int]()
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
     with plan.learner.adapting(model, exam.windows, starts) as adaptation:
-        adaptation.updates_left = len(parts) - 1 if learns else 0
+        adaptation.join(world)
+        batches = [
+            plan.windows.batches(exam.windows, p, plan.batch_tokens, mixture is not None) for p in parts
+        ]
+        own = [
+            [indices for turn, indices in enumerate(each) if adaptation.worker(part, turn) == world.rank]
+            for part, each in zip(parts, batches)
+        ]
+        share = sum(exam.targets_of(indices) for each in own for indices in each) / len(exam.nats) or 1.0
+        meets = [*map(adaptation.meets, parts[:-1]), True]
+        learning = [met or adaptation.worker(part, 0) == world.rank for met, part in zip(meets, parts)]
+        learning = [*learning[:-1], False] if learns else [False] * len(parts)
+        left = [*np.cumsum(learning[::-1])[::-1].tolist(), 0]  # updates from each part on
+        adaptation.updates_left = left[0]
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
         if opened is not None:
             opened(exam, adaptation, mixture, states)
-        for number, part in enumerate(parts, 1):
-            batches = plan.windows.batches(exam.windows, part, plan.batch_tokens, mixture is not None)
-            for turn, indices in enumerate(batches):
-                mine = turn % world.size == world.rank if is_static(plan) else True
-                done += int((exam.places[np.array(indices) + 1] - exam.places[indices]).sum())
-                if mine and not exam.answered(indices):
+        adaptation.updates_left = min(adaptation.updates_left, left[exam.met])
+        for number, part in enumerate(parts):
+            for indices in own[number]:
+                done += exam.targets_of(indices)
+                if number >= exam.met and not exam.answered(indices):
                     exam.answer(_answer(states, adaptation, exam, indices, mixture))
-                    yield done
-            if 0 < adaptation.updates_left == len(parts) - number:
+                    yield round(done / share)
+            if number >= exam.met:
+                joint += part
+                if meets[number]:
+                    exam.share(joint, world, model.backend.device)
+                    joint, exam.met = [], number + 1
+            if learning[number] and adaptation.updates_left == left[number]:
                 adaptation.learn(exam, part)
                 adaptation.updates_left -= 1
-                yield done
-    if world.size > 1 and is_static(plan):
-        exam.resume(world.sum(torch.from_numpy(exam.own()).to(model.backend.device)).cpu().numpy())
+                yield round(done / share)
 
 
 def _answer(

@@ -25,6 +25,14 @@ class World:
             distributed.all_reduce(tensor)
         return tensor
 
+    def each(self, tensor: Tensor) -> list[Tensor]:
+        """That tensor of each process, in the order of their ranks."""
+        if self.size == 1:
+            return [tensor]
+        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(gathered, tensor)
+        return gathered
+
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes; one message for all of them."""
         if self.size == 1 or not tensors:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bitgolf
+from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.errors import PlanError
 from bitgolf.base.events import finish
 from bitgolf.base.plan import members
@@ -17,11 +18,14 @@ from bitgolf.net.model import ModelPlan
 from bitgolf.net.position import DocumentAttention
 from bitgolf.probe.own import OwnScorer
 from bitgolf.probe.probes import PROBES, Text, probing
+from bitgolf.probe.together import Together
 from bitgolf.score.adapter import Adaptation, Adapter
 from bitgolf.score.chained import Chained
+from bitgolf.score.exam import Exam
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Chunked, PerDocument, Sliding
+from bitgolf.train.optim import SgdRule
 
 bitgolf.import_core()
 SLIDING = Sliding(length=32, stride=8)
@@ -340,22 +344,33 @@ def test_a_model_that_looks_across_its_batch_is_caught(dataset):
     assert "batch equal" in failed(dataset, mixed)
 
 
-def test_a_share_that_is_lost_is_caught(dataset, monkeypatch):
+LEARNS = {
+    "windows": SLIDING,
+    "adapter": ScoreFirst(chunk_tokens=32, epochs=1, rule=SgdRule(lr=0.1), sequence_length=8),
+}
+
+
+@pytest.mark.parametrize("fields", [{"windows": SLIDING}, LEARNS], ids=["fixed", "learns"])
+def test_a_share_that_is_lost_is_caught(dataset, monkeypatch, fields):
     """V18: one process's share is reported, and the second process has other weights."""
-    monkeypatch.setattr("bitgolf.probe.own._Share.sum", lambda self, tensor: tensor)
-    assert failed(dataset, scorer(dataset, ScorePlan(windows=SLIDING, batch_tokens=64))) == {
-        "processes equal"
-    }
+    own, share = scorer(dataset, ScorePlan(**fields, batch_tokens=64)), Exam.share
+    monkeypatch.setattr(Together, "sum", lambda self, tensor: tensor)
+    assert failed(dataset, own) == {"processes equal"}
     monkeypatch.undo()
 
-    def shifted(share, tensor):
-        share.shares.append(tensor + 0.1 * (tensor > 0) * (1 - share.rank))
-        return tensor.copy_(sum(share.shares))
+    def shifted(exam, indices, world, device):
+        exam.nats += 0.1 * world.rank
+        share(exam, indices, world, device)
 
-    monkeypatch.setattr("bitgolf.probe.own._Share.sum", shifted)
-    assert failed(dataset, scorer(dataset, ScorePlan(windows=SLIDING, batch_tokens=64))) == {
-        "processes equal"
-    }
+    monkeypatch.setattr(Exam, "share", shifted)
+    assert failed(dataset, own) == {"processes equal"}
+
+
+def test_processes_that_learn_apart_are_caught(dataset, monkeypatch):
+    own = scorer(dataset, ScorePlan(**LEARNS))
+    monkeypatch.setattr(Together, "each", lambda self, tensor: [tensor] * self.size)
+    monkeypatch.setattr(Together, "sum", lambda self, tensor: tensor.clamp_(min=1))
+    assert failed(dataset, own) == {"processes equal"}
 
 
 def test_scores_that_are_not_of_a_distribution_are_refused(dataset):

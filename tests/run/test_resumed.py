@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from threading import BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bitgolf.adapt.score_first import ChunkLearner, ScoreFirst
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors, write_tensors
+from bitgolf.probe.together import together
 from bitgolf.run.evaluation import evaluate
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chained, ChainedReader
@@ -70,8 +72,8 @@ def plan_of(name: str) -> ScorePlan:
     return ScorePlan(windows=windows, batch_tokens=32, mixers=mixers, **own)
 
 
-def evaluation(plan, part=None, model=None):
-    return evaluate(model or make_model(), text(), AllBytes(), plan, stage="score", part=part)
+def evaluation(plan, part=None, model=None, **fields):
+    return evaluate(model or make_model(), text(), AllBytes(), plan, stage="score", part=part, **fields)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,83 @@ def test_an_adapter_of_a_user_that_does_not_tell_begins_again(tmp_path, monkeypa
         next(steps)
     steps.close()
     assert not part.exists()
+
+
+SHARED = {
+    "SGD": PLANS["SGD"],
+    "LoRA": PLANS["LoRA"],
+    "warm lanes": (DOCUMENTS, LoraDocuments(**LORA, warm=True, lanes=2), ()),
+    "phases": PLANS["phases"],
+    "fixed": (SLIDING, None, ()),
+}
+KILLS = {2: ((3, 8), (9, 4), (14, 14)), 3: ((4, 9, 6), (9, 3, 14))}  # after so many steps of each process
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("name", SHARED)
+def test_processes_that_share_the_work_go_on_to_the_same_bits(name, processes, tmp_path, monkeypatch):
+    """Each is killed at another place, also where one has learnt from a round and another has not."""
+    monkeypatch.setitem(PLANS, name, SHARED[name])
+    monkeypatch.setattr("bitgolf.run.evaluation.KEEP_SECONDS", 0.0)
+    monkeypatch.setattr("bitgolf.run.evaluation.KEEP_SHARE", 1e9)
+    monkeypatch.setattr("bitgolf.train.loop.CPU_FORWARD_TOKENS", 24)
+    plan, part = plan_of(name), tmp_path / "scores.part"
+    exact = finish(evaluation(plan)).scores.nats
+    made = []
+
+    def part_way(world, stops):
+        steps = evaluation(plan, part, world=world)
+        for _ in range(stops[world.rank] // (2 if name == "fixed" else 1)):  # which has fewer
+            if next(steps, None) is None:
+                break
+        steps.close()
+        raise InterruptedError(world.rank)
+
+    def to_the_end(world):
+        counted = []
+        found = finish(evaluation(plan, part, world=world), counted.append).scores.nats
+        made.append(len(counted))
+        return found
+
+    def of_all():
+        made.clear()
+        found = together(processes, to_the_end)
+        assert all(each.tobytes() == exact.tobytes() for each in found)
+        assert not list(tmp_path.iterdir())
+        return sum(made)
+
+    whole = of_all()
+    for stops in KILLS[processes]:
+        with pytest.raises((InterruptedError, BrokenBarrierError)):
+            together(processes, lambda world, stops=stops: part_way(world, stops))
+    assert part.is_file()
+    assert of_all() < whole
+
+
+def test_what_one_process_did_alone_is_used_in_its_round_only(tmp_path, monkeypatch):
+    """Its file is older than the first's, newer than it, or lost: it begins where all had all scores."""
+    monkeypatch.setattr("bitgolf.run.evaluation.KEEP_SECONDS", 0.0)
+    monkeypatch.setattr("bitgolf.run.evaluation.KEEP_SHARE", 1e9)
+    plan, part, files = plan_of("phases"), tmp_path / "scores.part", {}
+    exact = finish(evaluation(plan)).scores.nats
+
+    def one(world):
+        steps = evaluation(plan, part, world=world)
+        for _ in steps:
+            own = tmp_path / f"scores.part{world.rank or ''}"
+            if own.is_file():
+                files.setdefault((world.rank, read_tensors(own)[1]["met"]), own.read_bytes())
+
+    together(2, one)
+    mets = sorted({met for _, met in files})
+    assert len(mets) == 3 and len({met for rank, met in files if rank}) >= 2  # rounds
+    for first in mets:
+        for second in (*mets, None):
+            part.write_bytes(files[0, first])
+            if (1, second) in files:
+                (tmp_path / "scores.part1").write_bytes(files[1, second])
+            found = together(2, lambda world: finish(evaluation(plan, part, world=world)).scores.nats)
+            assert all(each.tobytes() == exact.tobytes() for each in found), (first, second)
 
 
 PROCESS = """

@@ -68,7 +68,8 @@ def adapted_nats(
 ) -> tuple[np.ndarray, float]:
     """The nats of `score` where the model adapts or something is mixed in, and their share.
 
-    Each process does all of it, in the order of the stream.
+    The processes share the work where it can be shared, else each does all of it. The first decides when the
+    time has come; its end ends the others.
     """
     if plan.limit_tokens:
         tokens = tokens[: plan.limit_tokens + 1]
@@ -77,7 +78,7 @@ def adapted_nats(
     exam = Exam(tokens, windows, again=plan.windows.counts_again)
     model.window = plan.windows.longest()
     for _ in _exam_taken(model, exam, tokenizer, plan, starts, parts, world):  # type: ignore[arg-type]
-        if time.perf_counter() > until:
+        if world.rank == 0 and time.perf_counter() > until:
             break
     model.window = 0
-    return exam.nats, world.broadcast(float(np.isfinite(exam.nats).mean()))
+    return exam.nats, np.isfinite(exam.nats).mean()
