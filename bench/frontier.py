@@ -45,6 +45,14 @@ def left_out(rows: list[Row]) -> dict[str, float]:
     return {row["name"]: rate(row) / mean_rate([o for o in rows if o is not row]) - 1 for row in rows}
 
 
+def evaluation_seconds(facts: Row) -> tuple[float, float]:
+    """Seconds of the evaluation's busiest process at the published pace, and of adding up gradients."""
+    shared = facts["sharing"]
+    busiest = facts["evaluation"]["seconds"] * (1 + shared["first"] * (shared["busiest"] - 1))
+    gathered = shared["steps"] * (WORLD - 1) * shared["gigabytes"] / shared["gigabytes_a_second"]
+    return busiest, gathered
+
+
 def page(facts: Row) -> str:
     """The page."""
     rows, recipe = facts["step"], find_recipe("frontier")
@@ -101,6 +109,9 @@ def page(facts: Row) -> str:
             f"{rate(row) / 1e12:.0f} | {errors[row['name']]:+.0%} | {row['source']} |"
         )
     worst, seen, tilt = max(map(abs, errors.values())), facts["evaluation"], facts["tilt"]
+    shared, phases, busiest, gathered = facts["sharing"], facts["phases"], *evaluation_seconds(facts)
+    left = seen["limit"] - busiest - gathered
+    alone = tilt["microseconds"] * 1e-6 * seen["tokens"]
     lines += [
         "",
         *paragraph(
@@ -110,23 +121,41 @@ def page(facts: Row) -> str:
         "",
         f"- By all of them: {mean:.3f} s a step, {clock / mean:,.0f} steps in {clock:.0f} s.",
         f"- By {rows[-1]['name']}, of this shape: {relative:.3f} s, {clock / relative:,.0f} steps.",
-        f"- Scoring {seen['tokens']:,} tokens and adapting to them: {seen['seconds']:.0f} s of 600",
+        f"- Scoring {seen['tokens']:,} tokens and adapting to them, there: {seen['seconds']:.0f} s of 600",
         f"  ({seen['source']}).",
         "",
         *paragraph(
             "That our step and our adaptation are as fast as theirs there is supposed and was never "
-            "measured. Of the adaptation it is not true yet: each of our processes adapts to all documents, "
-            f"where those of {rows[-1]['name']} share them, so that {WORLD} GPUs take as long as one. The "
-            "score below needs that they are shared."
+            f"measured. The adaptation is shared: each of {WORLD} processes takes whole batches of "
+            "documents, the largest first to the one with least to do, and the scores are those of one "
+            "process to the bit (docs/adapt.md; docs/performance.md has two processes on two cores, and no "
+            "GPU has run it)."
+        ),
+        "",
+        *paragraph(
+            f"Before the phase, which has {shared['first']:.0%} of the work, the busiest process then has "
+            f"{shared['busiest'] - 1:.1%} more than the mean, and afterwards next to nothing "
+            f"({shared['source']}). In the phase all take part in each step: two sequences each, for six of "
+            f"the {WORLD}, as there; then each needs the gradients of all, {shared['gigabytes']} GB each, in "
+            f"{shared['steps']} steps ({shared['log']}). At {shared['gigabytes_a_second']} GB/s, supposed, "
+            f"this is {gathered:.1f} s. All together, if one of our batches takes as long as one of theirs: "
+            f"**{busiest + gathered:.0f} s of {seen['limit']}**, so that {left:.0f} are left. One process "
+            f"alone, as it was until now, would take {WORLD} times as long."
+        ),
+        "",
+        *paragraph(
+            f"More phases would fit: one took {phases['seconds']} s. They are not counted: {phases['gain']} "
+            f"by {phases['source']}, nothing by the later stack ({phases['against']})."
         ),
         "",
         *paragraph(
             "The tilt by n-grams is left out for its seconds, not for its order: documents that are scored "
             "side by side can each have a lane of a mixer (`Memory.beside`), in one pass, and all count "
             "together. But our mixers are asked for each token and for the whole vocabulary: "
-            f"{tilt['microseconds']} us a token ({tilt['source']}) are "
-            f"{tilt['microseconds'] * 1e-6 * seen['tokens']:,.0f} s, where "
-            f"{seen['limit'] - seen['seconds']:.0f} are left, and counts of up to 15 tokens take some 26 GB. "
+            f"{tilt['microseconds']} us a token ({tilt['source']}) are {alone:,.0f} s, where {left:.0f} are "
+            f"left, and counts of up to 15 tokens take some 26 GB. Were each of {WORLD} processes to count "
+            f"its own documents alone, {alone / WORLD:.0f} s would fit; that is not built, and counts of an "
+            f"eighth of the text are worth less than the {facts['lost'][0]['value']} of all. "
             f"{rows[-1]['name']} takes {tilt['published']}, by a library in C that hints at one token."
         ),
         "",

@@ -102,18 +102,11 @@ class LoraAdapter(Adapter):
         return [range(len(batches))]
 
     def lane_of(self, windows: Sequence[Window], batches: list[list[list[int]]], lanes: int) -> list[int]:
-        """The lane of each batch: of each round the one of most tokens first, where there are fewest yet."""
-        tokens = [
-            sum(windows[index].end - windows[index].start for document in batch for index in document)
-            for batch in batches
+        """The lane of each batch; those of each round are dealt anew."""
+        rounds = self.rounds(batches)
+        return [
+            lane for each in rounds for lane in dealt([work_in(windows, batches[n]) for n in each], lanes)
         ]
-        lane_of = [0] * len(batches)
-        for numbers in self.rounds(batches):
-            taken = [0] * lanes
-            for number in sorted(numbers, key=lambda number: -tokens[number]):
-                lane_of[number] = taken.index(min(taken))
-                taken[lane_of[number]] += tokens[number]
-        return lane_of
 
     def worked_off(self, windows: Sequence[Window], batches: list[list[list[int]]]) -> list[list[int]]:
         """The batches of each round, by number, in the order of the work: what is warm lane by lane."""
@@ -132,6 +125,20 @@ class LoraAdapter(Adapter):
     ) -> "DocumentLearner":
         """What learns on the way through these batches."""
         return DocumentLearner(self, lora, windows, batches)
+
+
+def work_in(windows: Sequence[Window], batch: list[list[int]]) -> int:
+    """Tokens that pass the model for a batch of documents."""
+    return sum(windows[index].end - windows[index].start for document in batch for index in document)
+
+
+def dealt(work: Sequence[int], hands: int) -> list[int]:
+    """Which of so many hands gets each piece of work: the largest first, to the one that has least so far."""
+    has, given = [0] * hands, [0] * len(work)
+    for piece in sorted(range(len(work)), key=lambda piece: -work[piece]):
+        given[piece] = has.index(min(has))
+        has[given[piece]] += work[piece]
+    return given
 
 
 class DocumentLearner(Adaptation):
@@ -156,9 +163,16 @@ class DocumentLearner(Adaptation):
         super().join(world)
         lanes = self.plan.lanes if self.plan.warm else world.size
         self.lane_of = self.plan.lane_of(self.windows, self.batches, lanes)
+        self.rank_of: list[int] = []
+        for numbers in self.plan.rounds(self.batches):
+            work = [0] * lanes
+            for number in numbers:
+                work[self.lane_of[number]] += work_in(self.windows, self.batches[number])
+            ranks = dealt(work, world.size)
+            self.rank_of += [ranks[self.lane_of[number]] for number in numbers]
 
     def worker(self, part: Sequence[int], turn: int) -> int:
-        return self.lane_of[self.batch_of[part[0]]] % self.world.size
+        return self.rank_of[self.batch_of[part[0]]]
 
     def meets(self, part: Sequence[int]) -> bool:
         return self.batch_of[part[0]] in self.ends and self.last.issuperset(part)

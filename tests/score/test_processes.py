@@ -184,6 +184,19 @@ def test_batches_go_where_least_is_to_do():
     assert taken.max() < 1.02 * taken.mean()
 
 
+def test_processes_have_about_equal_work_in_lanes_of_very_different_lengths():
+    """Three processes, eight lanes: the longest lane is one process's alone."""
+    starts = np.cumsum([0, 400, 90, 80, 70, 60, 50, 40, 30, 20, 10])
+    windows = list(DOCUMENTS.windows(901, starts[:-1].tolist()))
+    plan = LoraDocuments(warm=True, lanes=8, batch_documents=1)
+    with plan.adapting(make_model(), windows, starts[:-1]) as learner:
+        learner.join(World(0, 3))
+        work = np.zeros(3)
+        for part in plan.parts(windows, starts[:-1]):
+            work[learner.worker(part, 0)] += sum(windows[i].end - windows[i].start for i in part)
+    assert np.sort(work)[1] < 1.25 * np.sort(work)[0] and work.max() < 0.55 * work.sum()
+
+
 def test_lanes_of_phases_are_filled_anew():
     batches = [[[index]] for index in range(6)]
     windows = [Window(0, length, 0) for length in (9, 1, 1, 9, 1, 1)]

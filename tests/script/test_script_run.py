@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from bitgolf.adapt.documents import PhasedLora
+from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.plan import to_json
 from bitgolf.inputs.resolve import find_recipe
 from bitgolf.net.values import ValueEmbedding
 from bitgolf.run.training import VALIDATED
+from bitgolf.score.windows import Growing, PerDocument
 from bitgolf.script.flatten import flatten, pack_script, read_by_name
 from bitgolf.script.proofs import compare_runs, prove_scripts, run_alone, run_packaged
 from bitgolf.script.shrink import minify
 from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.artifact import unpack
 from bitgolf.text.shards import write_shard
+from bitgolf.train.optim import SgdRule
 from tests.script.test_flatten import TINY, data  # noqa: F401
 
 VOCABULARY = 320  # of the SentencePiece model: every byte, and some pieces
@@ -166,6 +170,29 @@ def test_an_evaluation_that_takes_too_long_is_no_score(script, bare, tmp_path):
     assert run.returncode == 1
     assert "stopping_early: evaluation_cap" in run.stdout and "final_" not in run.stdout
     assert not (tmp_path / "record" / "scores.npz").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_an_evaluation_that_learns(bare, tmp_path):
+    """Low-rank factors of documents, two phases of the weights, several pieces to a step: to the bit."""
+    globally = ScoreFirst(chunk_tokens=256, epochs=1, rule=SgdRule(lr=0.5))
+    adapter = PhasedLora(
+        batch_documents=4, warm=True, lanes=2, prefix_documents=40, phases=2, globally=globally
+    )
+    changes = {"model.vocabulary_size": VOCABULARY, "score.adapter": adapter}
+    changes["score.windows"] = PerDocument(within=Growing(length=16, stride=4))
+    script = flatten(shrunk("baseline").replace(changes))
+    assert "CPU_FORWARD_TOKENS = 8192" in script
+    script = script.replace("CPU_FORWARD_TOKENS = 8192", "CPU_FORWARD_TOKENS = 64")
+    runs = {n: submitted(script, tmp_path / str(n), bare, processes=n, ITERATIONS="0") for n in (0, 2)}
+    for run in runs.values():
+        assert run.returncode == 0, run.stderr
+    before, after = re.findall(r"val_bpb:(\S+)$", runs[2].stdout, re.M)[-2:]
+    assert before != after
+    one, two = (np.load(tmp_path / str(n) / "scores.npz")["nats"] for n in runs)
+    assert one.tobytes() == two.tobytes()
+    late = submitted(script, tmp_path / "late", bare, processes=2, ITERATIONS="0", MAX_EVAL_SECONDS="0.1")
+    assert late.returncode != 0 and late.stdout.count("stopping_early: evaluation_cap") == 1
 
 
 @pytest.mark.slow
