@@ -1,6 +1,6 @@
 """How much sooner several processes score what learns, and that they come to the bits of one.
 
-python -m bench.shared [--processes N] [--rounds N] [--tokens N]
+python -m bench.shared [--adapters ScoreFirst,PhasedLora] [--processes N] [--rounds N] [--tokens N]
 Documents of very different lengths and a small model; the ways are taken in turns, one thread to a process.
 Seconds are of the fastest round; `busy` is the processor time of the process that had most.
 """
@@ -60,12 +60,12 @@ def text(tokens: int) -> np.ndarray:
     return stream
 
 
-def one_process(tokens: int) -> None:
+def one_process(names: list[str], tokens: int) -> None:
     """Score by each plan, with the others that the environment names; the first says what it took."""
     torch.set_num_threads(1)
     world, found = join_world("cpu"), dict[str, Row]()
-    for name, plan in PLANS.items():
-        model = build_model(MODEL)
+    for name in names:
+        model, plan = build_model(MODEL), PLANS[name]
         world.broadcast(0.0)  # all begin at the same time
         started, busy = time.perf_counter(), time.process_time()
         nats = finish(scoring(model, text(tokens), Text(), plan, world=world)).nats  # type: ignore[arg-type]
@@ -78,13 +78,14 @@ def one_process(tokens: int) -> None:
     leave_world(world)
 
 
-def together(processes: int, tokens: int) -> dict[str, Row]:
+def together(processes: int, names: list[str], tokens: int) -> dict[str, Row]:
     """What so many processes take for each plan."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     place |= {"WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.shared", "--tokens", str(tokens), "--worker"]
+    command = [sys.executable, "-m", "bench.shared", "--adapters", ",".join(names), "--worker"]
+    command += ["--tokens", str(tokens)]
     running = [
         subprocess.Popen(
             command, env={**os.environ, **place, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True
@@ -98,6 +99,7 @@ def together(processes: int, tokens: int) -> dict[str, Row]:
 def main() -> None:
     """Measure, and print a row for each plan."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapters", default=",".join(PLANS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=36_000)
@@ -105,11 +107,12 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     choice = parser.parse_args()
     if choice.worker:
-        one_process(choice.tokens)
+        one_process(choice.adapters.split(","), choice.tokens)
         return
     counts, watch = (1, choice.processes), Watch()
-    taken = [{count: together(count, choice.tokens) for count in counts} for _ in range(choice.rounds)]
-    for name in PLANS:
+    names = choice.adapters.split(",")
+    taken = [{n: together(n, names, choice.tokens) for n in counts} for _ in range(choice.rounds)]
+    for name in names:
         row: Row = {"bench": "shared", "adapter": name}
         for what in ("seconds", "busy"):
             row |= {f"{what} {n}": min(each[n][name][what] for each in taken) for n in counts}

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from bench import growth, machine, nncodec, pack, peers, prove, score, start, table, train
+from bench import growth, machine, nncodec, pack, peers, prove, score, shared, start, table, train
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import finish
 from bitgolf.base.files import sha256_of
@@ -46,6 +46,18 @@ def test_every_part_of_the_scoring_benchmark_runs(monkeypatch, capsys):
     score.main()
     found = json.loads(capsys.readouterr().out)[1]
     assert found["largest_difference_in_nats"]["sliding float32"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_benchmark_of_shared_evaluations_says_what_processes_took(monkeypatch, capsys):
+    row = {"seconds": 8.0, "busy": 6.0, "sha256": "a"}
+    found = {1: {"SGD": row}, 2: {"SGD": {**row, "seconds": 5.0}}}
+    monkeypatch.setattr(shared, "together", lambda processes, names, tokens: found[processes])
+    monkeypatch.setattr(sys, "argv", ["bench", "--adapters", "SGD", "--rounds", "1", "--json"])
+    shared.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["times as fast"] == 1.6
+    found[2]["SGD"]["sha256"] = "b"
+    shared.main()
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["same bits"] is False
 
 
 def test_the_benchmark_of_proofs_runs(monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """An evaluation that learns, mixes or chains goes on where it was killed, to the same bits."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from threading import BrokenBarrierError
@@ -249,7 +251,7 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-from bitgolf.adapt.documents import LoraDocuments
+from bitgolf.adapt.documents import LoraDocuments, PhasedLora
 from bitgolf.adapt.score_first import ScoreFirst
 from bitgolf.base.events import finish
 from bitgolf.mix.ngram import InterpolatedNgrams
@@ -257,6 +259,7 @@ from bitgolf.net.model import ModelPlan, build_model
 from bitgolf.run import evaluation
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Growing, PerDocument, Sliding
+from bitgolf.train.world import join_world, leave_world
 torch.set_num_threads(1)
 evaluation.KEEP_SECONDS, evaluation.KEEP_SHARE = 0.0, 1e9
 class Bytes:
@@ -273,6 +276,13 @@ plan = {
     "LoRA": ScorePlan(
         windows=PerDocument(within=Growing(length=24, stride=8)), adapter=LoraDocuments(batch_documents=3)
     ),
+    "phases": ScorePlan(
+        windows=PerDocument(within=Growing(length=24, stride=8)),
+        adapter=PhasedLora(
+            batch_documents=1, warm=True, lanes=4, prefix_documents=6, phases=2,
+            globally=ScoreFirst(chunk_tokens=100),
+        ),
+    ),
     "mixer": ScorePlan(windows=sliding, batch_tokens=32, mixers=(InterpolatedNgrams(),)),
 }[sys.argv[1]]
 model = build_model(ModelPlan(vocabulary_size=257, layers=2, width=32, heads=4, kv_heads=2))
@@ -280,8 +290,10 @@ def see(event):
     print(event.stage, event.done, flush=True)
     time.sleep(0.01)
 part = Path(sys.argv[2]) if sys.argv[2] else None
-found = finish(evaluation.evaluate(model, tokens, Bytes(), plan, stage="score", part=part), see)
+world = join_world("cpu")
+found = finish(evaluation.evaluate(model, tokens, Bytes(), plan, stage="score", part=part, world=world), see)
 print(found.scores.nats.tobytes().hex())
+leave_world(world)
 """
 
 
@@ -298,3 +310,30 @@ def test_a_process_that_is_killed_outright(name, tmp_path):
     assert process.returncode == -signal.SIGKILL
     found = subprocess.run(given, capture_output=True, text=True, check=True).stdout.split()
     assert found[-1] == exact[-1] and found.count("score") < exact.count("score") and "note" not in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SGD", "LoRA", "phases"])
+def test_processes_over_gloo_that_are_killed_outright(name, tmp_path):
+    """Both are killed halfway, and go on to the bits of one."""
+    command = [sys.executable, "-c", PROCESS, name]
+    exact = subprocess.run([*command, ""], capture_output=True, text=True, check=True).stdout.split()
+
+    def both():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        environments = [{**os.environ, **place, "WORLD_SIZE": "2", "RANK": str(rank)} for rank in (0, 1)]
+        words = [*command, str(tmp_path / "scores.part")]
+        return [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=each) for each in environments]
+
+    running = both()
+    for _ in range(exact.count("score") // 4):  # half of what the first does
+        running[0].stdout.readline()
+    for process in running:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / "scores.part").is_file()
+    ended = [process.communicate(timeout=200)[0].split() for process in both()]
+    assert [each[-1] for each in ended] == [exact[-1]] * 2
+    assert ended[0].count("score") < exact.count("score") // 2 and "note" not in ended[0]
