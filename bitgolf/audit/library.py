@@ -417,10 +417,17 @@ def _always(value: Value) -> Answer:
 
 
 # What needs no look at the flow.
+def _wrapped(call: Call) -> Value | None:
+    """A model in a wrapper is the model."""
+    return call.given[0] if call.given and call.given[0].kind else None
+
+
 SIMPLE = _by_name(
     (("getattr",), _attribute),
     (("device",), _always(NOTHING)),
     (("to", "cuda", "cpu"), lambda call: call.held if call.on else None),
+    (("eval", "train", "bfloat16", "half", "requires_grad_"), lambda call: call.held if call.held.kind else None),
+    (("compile", "DistributedDataParallel", "DDP"), _wrapped),
     (SIZES, _size),
     (("state_dict", "named_parameters", "parameters"), _always(Value(frozenset((WEIGHTS,))))),
     (("get_rank",), _always(Value(frozenset((RANK,))))),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
+from bitgolf.audit.own_names import as_written
 from bitgolf.audit.reach import MOST_ASKED, Reach
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
@@ -86,6 +87,7 @@ class Script(NamedTuple):
         """A finding at a line, a node or an event; what the script's settings turn off cannot be told, unless
         a log shows that it ran. Of a script alone it is suspected: its settings are defaults.
         """
+        found = as_written(found)
         if not isinstance(where, Event):
             return Finding(code, sure, self.at(where), found, expected, way_out)
         if where.off and not self.printed(where.off):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitgolf.audit.bounded import start_of
+from bitgolf.audit.own_names import set_apart
 from bitgolf.audit.tree import last_called
 from bitgolf.audit.values import Definition
 from bitgolf.base.errors import BitgolfError
@@ -94,7 +95,8 @@ def text_of(data: bytes) -> str:
 
 
 def parsed(text: str) -> ast.Module:
-    """The syntax tree, in which methods call their object `self`, whatever a packer has made of that name.
+    """The syntax tree, in which methods call their object `self`, whatever a packer has made of that name, and
+    a packer's short names are told apart by their functions.
 
     Since Python 3.12 an f-string may hold its own quotes, which older readers refuse.
     """
@@ -106,6 +108,7 @@ def parsed(text: str) -> ast.Module:
         for node in owner.body:
             if isinstance(node, Definition) and (name := _object_of(node)) not in ("", "self", "cls"):
                 _call_self(node, name)
+    set_apart(tree)
     return tree
 
 

@@ -178,7 +178,8 @@ class Walk:
         if field is not None:
             values.append(held.plain._replace(kind="" if (field, "__init__") in self.methods else field))
         if not values:
-            anywhere = self.attributes.get(name, NOTHING)
+            where = f"{ANY_CLASS}.{name}" if held.kind in self.classes else name
+            anywhere = self.attributes.get(where, NOTHING)
             return held.plain | anywhere if held.marks else anywhere
         result = values[0]
         for each in values[1:]:
