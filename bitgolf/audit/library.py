@@ -54,6 +54,7 @@ COUNTS = {"bincount", "histogram", "histc"}
 LOSSES = {"cross_entropy", "nll_loss", "linear_cross_entropy"}
 TAKEN = {"gather", "take_along_dim", "take_along_axis"}
 RESHAPED = {"view", "reshape", "unfold", "split", "chunk", "tensor_split"}
+ITSELF = ("eval", "train", "bfloat16", "half", "requires_grad_")  # a module gives itself back
 SIZES = {"numel", "size", "len", "shape", "nelement", "ndim", "dim"}
 SCATTERED = {"add.at", "scatter_add_", "index_add_", "scatter_add", "index_put_", "update"}
 REDUCES = {"all_reduce", "all_gather", "reduce", "all_gather_object", "gather", "all_gather_into_tensor"}
@@ -416,17 +417,17 @@ def _always(value: Value) -> Answer:
     return lambda call: value
 
 
-# What needs no look at the flow.
 def _wrapped(call: Call) -> Value | None:
     """A model in a wrapper is the model."""
     return call.given[0] if call.given and call.given[0].kind else None
 
 
+# What needs no look at the flow.
 SIMPLE = _by_name(
     (("getattr",), _attribute),
     (("device",), _always(NOTHING)),
     (("to", "cuda", "cpu"), lambda call: call.held if call.on else None),
-    (("eval", "train", "bfloat16", "half", "requires_grad_"), lambda call: call.held if call.held.kind else None),
+    (ITSELF, lambda call: call.held if call.held.kind else None),
     (("compile", "DistributedDataParallel", "DDP"), _wrapped),
     (SIZES, _size),
     (("state_dict", "named_parameters", "parameters"), _always(Value(frozenset((WEIGHTS,))))),

@@ -1,4 +1,4 @@
-"""Names that a packer has made are told apart: `a` is something else in each function, and checks ask for names."""
+"""Names that a packer has made are told apart: `a` is something else in each function."""
 
 import ast
 import re
@@ -14,6 +14,7 @@ MARKED = re.compile(rf"(\w{{1,{SHORT}}}){MARK}\d+")
 def set_apart(tree: ast.Module) -> None:
     """Give the short names of each outermost function its number, where most names of a script are short.
 
+    Checks ask a whole script for a name, as people give one name to one thing.
     Names that a call writes out, `f(a=1)`, stay: they are of two functions.
     """
     own = [(function, _own(function)) for function in _outermost(tree)]

@@ -95,8 +95,8 @@ def text_of(data: bytes) -> str:
 
 
 def parsed(text: str) -> ast.Module:
-    """The syntax tree, in which methods call their object `self`, whatever a packer has made of that name, and
-    a packer's short names are told apart by their functions.
+    """The syntax tree. Methods call their object `self`, whatever a packer has made of that name, and other
+    names of a packer are told apart by their functions.
 
     Since Python 3.12 an f-string may hold its own quotes, which older readers refuse.
     """
