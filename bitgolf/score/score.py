@@ -332,6 +332,7 @@ def _exam_taken(
             for part, each in zip(parts, batches)
         ]
         share = sum(exam.targets_of(indices) for each in own for indices in each) / len(exam.nats) or 1.0
+        most = len(exam.nats) - (world.size > 1)  # until the others have given theirs
         meets = [*map(adaptation.meets, parts[:-1]), True]
         learning = [met or adaptation.worker(part, 0) == world.rank for met, part in zip(meets, parts)]
         learning = [*learning[:-1], False] if learns else [False] * len(parts)
@@ -346,7 +347,7 @@ def _exam_taken(
                 done += exam.targets_of(indices)
                 if number >= exam.met and not exam.answered(indices):
                     exam.answer(_answer(states, adaptation, exam, indices, mixture))
-                    yield round(done / share)
+                    yield min(round(done / share), most)
             if number >= exam.met:
                 joint += part
                 if meets[number]:
@@ -355,7 +356,9 @@ def _exam_taken(
             if learning[number] and adaptation.updates_left == left[number]:
                 adaptation.learn(exam, part)
                 adaptation.updates_left -= 1
-                yield round(done / share)
+                yield min(round(done / share), most)
+        if world.size > 1:
+            yield len(exam.nats)
 
 
 def _answer(

@@ -69,7 +69,7 @@ from bitgolf.score.exam import Exam
 from bitgolf.score.score import scoring
 from bitgolf.train import loop
 from bitgolf.train.world import join_world, leave_world
-from tests.score.test_processes import FORWARD_TOKENS, PLANS, text
+from tests.score.test_processes import FORWARD_TOKENS, PLANS, WHOLE, text
 from tests.score.test_score import Bytes, make_model
 torch.set_num_threads(1)
 loop.CPU_FORWARD_TOKENS = FORWARD_TOKENS
@@ -80,6 +80,8 @@ for name in sys.argv[2].split(","):
     model = make_model()
     found[name] = finish(scoring(model, text(), Bytes(), PLANS[name], world=world), steps.append).nats
     found[name + " steps"] = np.array(len(steps))
+    ends = [done for done, total in steps if done == total]
+    assert len(ends) == 1 or world.size > 1 and name in WHOLE, name  # the whole score is there once
 np.savez(sys.argv[1], **found)
 leave_world(world)
 """
@@ -132,7 +134,7 @@ def test_several_processes_give_the_scores_of_one_to_the_bit(tmp_path, processes
         steps = [int(each[f"{name} steps"]) for each in found]
         whole = sum(1 for _ in scoring(make_model(), text(), Bytes(), PLANS[name]))
         sharing = min(processes, PHASED.lanes) if name == "phases" else processes
-        assert max(steps) <= 1.25 * whole / sharing + 4, (name, steps, whole)
+        assert max(steps) <= 1.25 * whole / sharing + 5, (name, steps, whole)
 
 
 FAULTS = {
