@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitgolf.audit.aliases import spell_out
 from bitgolf.audit.bounded import start_of
 from bitgolf.audit.own_names import set_apart
 from bitgolf.audit.tree import last_called
@@ -109,6 +110,7 @@ def parsed(text: str) -> ast.Module:
             if isinstance(node, Definition) and (name := _object_of(node)) not in ("", "self", "cls"):
                 _call_self(node, name)
     set_apart(tree)
+    spell_out(tree)
     return tree
 
 
