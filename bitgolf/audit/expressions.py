@@ -8,14 +8,12 @@ from bitgolf.audit import library
 from bitgolf.audit.indices import length, meeting, shifted, with_texts
 from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
-    AVERAGED,
     CHOSEN,
     COUNTED,
     COUNTER,
     DRAWN,
     FEW,
     FILES,
-    FILLED,
     GOLD,
     HASH,
     HOT,
@@ -211,7 +209,7 @@ class Expressions(Walk):
             if isinstance(place, int) and not held.has(ITEMS) and place < len(held.parts):
                 return held.parts[place]
             return held  # a tuple of a list of them
-        held = held._replace(parts=(), marks=held.marks - {FILLED})
+        held = held._replace(parts=())
         if held.has(VAL) or held.has(TRAIN):
             held = self._window(node, held, frame)
         if held.has(VAL) and not held.has(GOLD):
@@ -320,12 +318,6 @@ class Expressions(Walk):
                 value = value.marked(SHARE)
             case ast.Mult() if left.has(GOLD) and right.has(GOLD) and CHOSEN in left.marks ^ right.marks:
                 self.mixed(node, *((left, right) if left.has(CHOSEN) else (right, left)), frame, way="weight")
-            case ast.Mult() if value.has(FILLED) and not _is_number(left, right):
-                value = value._replace(marks=value.marks - {FILLED})
-            case ast.Mult() if value.has(AVERAGED) and (
-                SIZE in left.marks | right.marks or _is_number(left, right)
-            ):
-                value = value._replace(marks=value.marks - {AVERAGED})
             case ast.Add():
                 self._added(node, left, right, value, frame)
         if left.number is not None and right.number is not None:
@@ -432,7 +424,3 @@ def _by_piece(left: Value, right: Value) -> bool:
 def _tables(value: Value) -> frozenset[str]:
     """The tables that counts were read from."""
     return frozenset(root for root in value.roots if root.startswith(TABLE))
-
-
-def _is_number(left: Value, right: Value) -> bool:
-    return left.number is not None or right.number is not None

@@ -24,7 +24,6 @@ from bitgolf.audit.values import (
     HASH,
     NO_NAMES,
     NOTHING,
-    PADDED,
     PIECE,
     RANK,
     SEEN,
@@ -315,8 +314,6 @@ class Flow(Calls):
             self.event("count", target, frame, where, owner=base_name(target), tables=held.tables)
         if value.has(GOLD, VAL):
             self.event("kept", target, frame, value)
-        if value.has(VAL) and held.tables and _is_part(target.slice):
-            value = value.marked(PADDED)
         self.put(target.value, value, frame)
 
     def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
@@ -406,12 +403,6 @@ def _aged(roots: frozenset[str]) -> frozenset[str]:
     return frozenset(
         root if root == STREAM or root.startswith((BEFORE, TABLE)) else BEFORE + root for root in roots
     )
-
-
-def _is_part(node: ast.expr) -> bool:
-    """A slice with an end, in any dimension: what stands behind it is padding."""
-    parts = node.elts if isinstance(node, ast.Tuple) else [node]
-    return any(isinstance(each, ast.Slice) and each.upper is not None for each in parts)
 
 
 def _optimized(node: ast.expr) -> str:

@@ -21,6 +21,11 @@ PYTHON_FAULTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeE
 class Unknown:
     """Whatever it is; a kind of it is something of which little is known."""
 
+    def __add__(self, other: object) -> "Unknown":
+        return UNKNOWN
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+
 
 UNKNOWN = Unknown()
 Known = Any  # a text, a number, a list, a stand-in: what a foreign script computes with; or UNKNOWN
@@ -62,6 +67,7 @@ class Interpreter:
     """Follows statements with what is known of names; seen: the calls that were come to, in order."""
 
     built_in = BUILT_IN
+    most_steps, most_depth, most_turns, most_listed = MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT
 
     def __init__(self, script: Script) -> None:
         self.script, self.flow, self.written = script, script.flow, script.written
@@ -85,13 +91,14 @@ class Interpreter:
     def value(self, node: ast.expr | None, names: Names) -> Known:
         """What an expression is, as far as known."""
         self.steps += 1
-        if node is None or self.steps > MOST_STEPS:
+        if node is None or self.steps > self.most_steps:
             return UNKNOWN
         try:
             value = self._value(node, names)
         except PYTHON_FAULTS:
             return UNKNOWN
-        large = isinstance(value, str | list | tuple) and len(value) > MOST_TEXT
+        most = MOST_TEXT if isinstance(value, str) else self.most_listed
+        large = isinstance(value, str | list | tuple) and len(value) > most
         return UNKNOWN if large or isinstance(value, int) and value.bit_length() > MOST_BITS else value
 
     def _value(self, node: ast.expr, names: Names) -> Known:
@@ -194,7 +201,7 @@ class Interpreter:
         if isinstance(over, Unknown) or len(node.generators) > 1:
             return UNKNOWN
         result = []
-        for each in [*over][:MOST_TURNS]:
+        for each in [*over][: self.most_turns]:
             self.assign(first.target, each, inner)
             kept = [self.truth(test, inner) for test in first.ifs]
             if None in kept:
@@ -232,7 +239,7 @@ class Interpreter:
         if name in self.built_in and not any(isinstance(each, Unknown) for each in given):
             return self.built_in[name](*given, **named)
         function = self.own(node, last)
-        if function is not None and self.depth < MOST_DEPTH:
+        if function is not None and self.depth < self.most_depth:
             return self.enter(function, given, named)
         if last in FILLED and given and isinstance(given[-1], int | float):
             return given[-1]
@@ -280,7 +287,7 @@ class Interpreter:
         """Statements in order; how they end: return, break, continue, or nothing."""
         for node in body:
             self.steps += 1
-            if self.steps > MOST_STEPS:
+            if self.steps > self.most_steps:
                 return ""
             if end := self.statement(node, names):
                 return end
@@ -311,7 +318,7 @@ class Interpreter:
                 return self._branch(node, names)
             case ast.For():
                 over = self.value(node.iter, names)
-                turns = [*over][:MOST_TURNS] if isinstance(over, list | tuple | set) else [UNKNOWN]
+                turns = [*over][: self.most_turns] if isinstance(over, list | tuple | set) else [UNKNOWN]
                 for each in turns:
                     self.assign(node.target, each, names)
                     end = self.block(node.body, names)

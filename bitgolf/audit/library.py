@@ -12,7 +12,6 @@ import torch
 from bitgolf.audit.indices import meeting
 from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
-    AVERAGED,
     CHOSEN,
     COUNTED,
     COUNTER,
@@ -20,13 +19,11 @@ from bitgolf.audit.values import (
     FEW,
     FILED,
     FILES,
-    FILLED,
     GOLD,
     HASH,
     HOT,
     ITEMS,
     NOTHING,
-    PADDED,
     PIECE,
     PREDICTED,
     RANK,
@@ -362,12 +359,7 @@ def _loss(call: Call) -> Value | None:
     if leaks and target.has(VAL):
         way = "counted" if logits.has(COUNTED) else "table" if leaks & logits.gates else "key"
         call.event("leak", logits._replace(keys=leaks), way=way)
-    marks = {GOLD}
-    if target.has(PADDED) and "ignore_index" not in keywords:
-        marks.add(FILLED)
-    if "reduction" not in keywords:
-        marks.add(AVERAGED)
-    gold = call.everything.plain.marked(*marks)
+    gold = call.everything.plain.marked(GOLD)
     return gold._replace(born=call.flow.time, golds=target.keys, keys=logits.keys | target.keys)
 
 
@@ -463,7 +455,6 @@ FOLLOWED = _by_name(
     (TABLES, lambda call: call.flow.table(call.node)),
     ((BUFFER,), lambda call: call.everything._replace(kind=BUFFER)),
     (FRESH, _always(NOTHING)),
-    (("pad", "pad_sequence"), _marking(PADDED)),
     (DRAWS, _drawn),
     (("glob", "rglob", "iglob", "listdir"), _marking(FILES)),
 )

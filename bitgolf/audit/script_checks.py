@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from bitgolf.audit import (
+    passes,
     script_averages,
     script_bytes,
     script_grids,
@@ -38,7 +39,7 @@ def check_script(script: Script) -> Iterator[Finding]:
             yield from pattern(script)
 
 
-FLOWS = (script_scoring, script_windows)
+FLOWS = (script_scoring, script_windows, passes)
 PATTERNS = (
     script_bytes,
     script_packing,

@@ -6,13 +6,10 @@ from itertools import permutations
 from operator import itemgetter
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
-from bitgolf.audit.library import REDUCES
-from bitgolf.audit.script import Script, functions
+from bitgolf.audit.script import Script
 from bitgolf.audit.tree import (
     Branch,
-    called,
     last_called,
-    lines_of,
     methods,
     names_given,
     names_in,
@@ -20,7 +17,7 @@ from bitgolf.audit.tree import (
     number,
     ways,
 )
-from bitgolf.audit.values import AVERAGED, FEW, FILLED, GOLD, RANK, SIZE, SUM, TRAIN, VAL, Event, base_name
+from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, VAL, Event
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -46,9 +43,6 @@ def cut_validation(script: Script) -> Iterator[Finding]:
                 f"{cut.value.number or 0:,.0f}"
             )
             yield script.finding("V11", cut, message, sure=sure)
-    for loop in _scoring_loops(script):
-        if isinstance(loop, ast.For) and (_steps_over(loop) or _thinned(script, loop)):
-            yield script.finding("V11", loop, "the loop steps over more tokens than it takes")
     for limit in script.of("limit"):
         inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
         if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
@@ -61,46 +55,6 @@ def scores_training(script: Script) -> Iterator[Finding]:
     for score in script.of("score", VAL, TRAIN)[:1]:
         message = "what is scored has tokens in it that the model is trained on"
         yield script.finding("V14", score, message)
-
-
-def _gone_through(script: Script, loop: ast.For) -> list[ast.expr]:
-    """What a loop goes through, and what the names in it, and in that, are given in its function."""
-    around = [each for each in functions(script) if any(node is loop for node in nodes(each, ast.For))]
-    given, names = [loop.iter], names_in(loop.iter)
-    for _ in range(2 if around else 0):  # none: a function of a file beside it
-        found = [node for node in nodes(around[0], ast.Assign) if names.intersection(names_given(node))]
-        given += [node.value for node in found]
-        names = {name for node in found for name in names_in(node.value)}
-    return given
-
-
-def _thinned(script: Script, loop: ast.For) -> bool:
-    """`windows[::8]`: without a rank, no share of one."""
-    return any(
-        part.lower is None and part.step is not None and not _is_at_most(part.step, 1)
-        for each in _gone_through(script, loop)
-        for part in nodes(each, ast.Slice)
-    )
-
-
-def _steps_over(loop: ast.For) -> bool:
-    """`for begin in range(a, b, 4 * width)` where `begin + width` is the end of what is taken."""
-    match loop:
-        case ast.For(target=ast.Name(begin), iter=ast.Call(func=ast.Name("range"), args=[_, _, step])):
-            widths = [
-                node.right
-                for statement in loop.body
-                for node in nodes(statement, ast.BinOp)
-                if isinstance(node.op, ast.Add) and isinstance(node.left, ast.Name) and node.left.id == begin
-            ]
-            texts = {ast.unparse(width) for width in widths}
-            if isinstance(step, ast.BinOp) and isinstance(step.op, ast.Mult):
-                for factor, width in ((step.left, step.right), (step.right, step.left)):
-                    if ast.unparse(width) in texts and not _is_at_most(factor, 1) and number(factor):
-                        return True
-            sizes = [size for width in widths if (size := number(width)) is not None]
-            return bool(sizes) and (number(step) or 0) > max(sizes) + 1
-    return False
 
 
 def one_process(script: Script) -> Iterator[Finding]:
@@ -120,82 +74,6 @@ def one_process(script: Script) -> Iterator[Finding]:
                 f"one process loads the weights ({script.line(int(load.owner))}), and the others score too"
             )
             yield script.finding("V18", load, message)
-
-
-def drops_windows(script: Script) -> Iterator[Finding]:
-    """V17, B11: windows that are left out or padded, or means that are added as if all were equal."""
-    for score in script.of("score", VAL, AVERAGED):
-        yield script.finding("V17", score, "means of windows are added without their numbers of tokens")
-    for score in script.of("score", VAL, FILLED):
-        yield script.finding("B11", score, "the loss is taken over a padded batch, padding included")
-    for loop in _scoring_loops(script):
-        if tail := _leaves_tail(loop):
-            yield script.finding("V17", tail, "the last window is left out where it is not whole")
-
-
-Loop = ast.For | ast.While | ast.comprehension
-
-
-def _scoring_loops(script: Script) -> Iterator[Loop]:
-    """Loops that hold a score, and those of the functions that say where its windows begin."""
-    scored = {event.line for event in script.of("score", VAL)}
-    callers = {event.inside for event in script.of("score", VAL)}
-    for function in functions(script):
-        for loop in nodes(function, ast.For, ast.While):
-            inside = {last_called(node) for statement in loop.body for node in ast.walk(statement)}
-            if not scored.intersection(lines_of(loop)) and not inside & callers:
-                continue
-            yield loop
-            sources = _gone_through(script, loop) if isinstance(loop, ast.For) else []
-            for node in (call for each in sources for call in nodes(each, ast.Call)):
-                if (inner := script.flow.functions.get(last_called(node))) is not None:
-                    yield from nodes(inner, ast.For, ast.While)
-                    yield from nodes(inner, ast.comprehension)
-
-
-def _leaves_tail(loop: Loop) -> ast.AST | None:
-    """`range(0, n - length, stride)`, `while begin + length <= n`, or `if len(window) < length: continue`;
-    lengths of up to 2 are none.
-    """
-    if isinstance(loop, ast.While):
-        match loop.test:
-            case ast.Compare(
-                left=ast.BinOp(op=ast.Add(), right=ast.Name() | ast.Attribute()), ops=[ast.Lt() | ast.LtE()]
-            ):
-                return loop
-        return None
-    match loop.iter:
-        case ast.Call(func=ast.Name("range"), args=[_, ast.BinOp() as end, _]):
-            while isinstance(end.op, ast.Add) and isinstance(end.left, ast.BinOp):
-                end = end.left
-            if isinstance(end.op, ast.Sub) and not _is_at_most(end.right, 1):
-                return loop.iter
-    if isinstance(loop, ast.For) and _from_ends(loop):
-        return loop.iter
-    for statement in loop.body if isinstance(loop, ast.For) else ():
-        match statement:
-            case ast.If(test=ast.Compare(ops=[ast.Lt() | ast.NotEq(), *_]) as test, body=[*_, last]):
-                sides = [test.left, *test.comparators]
-                sized = any(
-                    called(each) == "len" or ".numel" in ast.unparse(each) or ".shape" in ast.unparse(each)
-                    for each in sides
-                )
-                if sized and isinstance(last, ast.Continue | ast.Break) and not _is_at_most(sides[1], 2):
-                    return statement
-    return None
-
-
-def _from_ends(loop: ast.For) -> bool:
-    """`for end in range(width, n + 1, stride)` where windows begin at `end - width`."""
-    match loop:
-        case ast.For(target=ast.Name(end), iter=ast.Call(args=[ast.Name() | ast.Attribute() as width, *_])):
-            begin = f"{end} - {ast.unparse(width)}"
-            return any(ast.unparse(node) == begin for each in loop.body for node in nodes(each, ast.BinOp))
-    return False
-
-
-def _is_at_most(node: ast.expr, most: int) -> bool:
-    return (value := number(node)) is not None and value <= most
 
 
 def unseen_places(script: Script) -> Iterator[Finding]:
@@ -335,55 +213,11 @@ def _over_ids(method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
     )
 
 
-def never_added(script: Script) -> Iterator[Finding]:
-    """V19: what is divided was zero, and nothing is added to it."""
-    for function in functions(script):
-        given = [*nodes(function, ast.Assign)]
-        zeros = {name for node in given if _is_zero(node.value) for name in names_given(node)}
-        for alone in nodes(function, ast.Expr):
-            match alone.value:
-                case ast.BinOp(left=left, op=ast.Add() | ast.Sub()) if base_name(left) in zeros:
-                    message = f"`{ast.unparse(alone)}` is computed and kept nowhere"
-                    yield script.finding("V19", alone, message)
-        if zeros:
-            stored = [node.id for node in nodes(function, ast.Name) if isinstance(node.ctx, ast.Store)]
-            zeros = {name for name in zeros if stored.count(name) == 1}
-            zeros -= {name for node in nodes(function, ast.expr, ast.Assign) for name in _handed_on(node)}
-        for node in nodes(function, ast.BinOp) if zeros else ():
-            whole = not any(nodes(node.left, ast.Subscript))
-            if whole and isinstance(node.op, ast.Div) and base_name(node.left) in zeros:
-                yield script.finding(
-                    "V19", node, f"`{ast.unparse(node.left)}` is zero: nothing is added to it"
-                )
-
-
-def _is_zero(node: ast.expr) -> bool:
-    return last_called(node) == "zeros" or number(node) == 0
-
-
-def _handed_on(node: ast.AST) -> set[str]:
-    """Names whose contents may be changed here: another name for them, a place in them, a call."""
-    match node:
-        case ast.Assign(value=ast.BinOp() | ast.Call() | ast.Compare()):
-            return set()
-        case ast.Assign(value=value):
-            return names_in(value)
-        case ast.Subscript(ctx=ast.Store()):
-            return {base_name(node)}
-        case ast.Call(func=ast.Attribute(value=held, attr=method)) if method.endswith("_"):
-            return {base_name(held)}
-        case ast.Call() if last_called(node) not in REDUCES:
-            return {name for part in (*node.args, *node.keywords) for name in names_in(part)}
-    return set()
-
-
 CHECKS = (
-    never_added,
     cut_validation,
     scores_training,
     one_process,
-    drops_windows,
     unseen_places,
     across_documents,
 )
-COVERED = frozenset("V11 V14 V15 V16 V17 V18 B11".split())
+COVERED = frozenset("V11 V14 V15 V16 V18".split())

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
-TRAIN, TIME, COUNTER, CHOSEN, PADDED = "train time counter chosen padded".split()
-MASK, FILES, DRAWN, AVERAGED = "mask files drawn averaged".split()
-FILLED, PREDICTED = "filled predicted".split()
+TRAIN, TIME, COUNTER, CHOSEN = "train time counter chosen".split()
+MASK, FILES, DRAWN, PREDICTED = "mask files drawn predicted".split()
 SEEN = "seen "  # of marks that say for which token alone something is given back
 FEW = "few"  # a counted number of parts
 ITEMS = "items"  # many things, whose parts are those of each
