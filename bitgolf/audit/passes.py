@@ -368,7 +368,7 @@ def _faults(total: Pass, certain: bool) -> Iterator[tuple[str, str]]:
     end = total.text + bool(weights[total.text : total.text + 1].any())  # inputs end a token before targets
     end = TOKENS if weights[end:].any() else end
     usual = np.median(weights[weights > 0])
-    if (np.abs(weights - weights.round()) > SAME_WEIGHT).any():
+    if usual < 1 - SAME_WEIGHT or (np.abs(weights - weights.round()) > SAME_WEIGHT).any():
         weights /= usual
     if weights[PADDING]:
         yield "B11", "padding is scored as if it were text"
