@@ -21,8 +21,9 @@ from bitgolf.audit.values import (
     constant,
     dotted,
     last_name,
+    modes_of,
 )
-from bitgolf.audit.walk import Memory
+from bitgolf.audit.walk import Memory, Turns
 
 MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
@@ -178,6 +179,7 @@ class Calls(Expressions):
             frame.gate,
             off=frame.off,
         )
+        inner.modes = modes_of(" ".join(map(ast.unparse, function.decorator_list)), frame.modes)
         inner.alone, inner.began_alone = frame.alone, bool(frame.alone)
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
         closed = False
@@ -189,6 +191,12 @@ class Calls(Expressions):
             inner.owners = {**frame.owners}
         if self.taker is not None and self.taker.call is call.node:
             inner.taker, self.taker = self.taker, None
+            if any(
+                isinstance(each, ast.Expr) and isinstance(each.value, ast.Yield) for each in function.body
+            ):
+                self.loop += 1  # what is yielded outside of its loops is of the taker's loop as all else
+                self.turns[self.loop] = Turns(self.time, False, False, frame.name)
+                inner.loops = (*frame.loops, self.loop)
         key = self._key(function, inner, frame)
         if (
             inner.taker is None
@@ -264,12 +272,13 @@ class Calls(Expressions):
             frame.gate,
             frame.off,
             frame.alone,
+            inner.modes,
         )
         if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many
             marks = frozenset(
                 (name, each.marks, each.keys, each.tables) for name, each in inner.names.items()
             )
-            key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off)
+            key = (id(function), marks, bool(frame.loops), bool(self.scouts), frame.off, inner.modes)
         return key
 
     def _again(

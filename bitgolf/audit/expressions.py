@@ -9,6 +9,7 @@ from bitgolf.audit.indices import length, meeting, shifted, with_texts
 from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
     CHOSEN,
+    CLOCK,
     COUNTED,
     COUNTER,
     DRAWN,
@@ -298,6 +299,7 @@ class Expressions(Walk):
         """Arithmetic: hashes, ratios of counts, mixtures, logarithms spread over bytes."""
         left, right = self.value(node.left, frame), self.value(node.right, frame)
         value = (left | right).plain
+        value = value._replace(marks=value.marks - {CLOCK})
         for one, other in ((left, right), (right, left)):
             if not one.has(GOLD) or one.has(SUM) or other.has(GOLD):
                 continue

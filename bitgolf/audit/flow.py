@@ -14,14 +14,16 @@ import torch
 from bitgolf.audit.calls import Calls
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import names_in, number
+from bitgolf.audit.tree import last_called, names_in, number
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
+    CLOCK,
     COUNTED,
     COUNTER,
     GOLD,
     HASH,
+    LAMBDA,
     NO_NAMES,
     NOTHING,
     PIECE,
@@ -40,6 +42,7 @@ from bitgolf.audit.values import (
     Value,
     base_name,
     last_name,
+    modes_of,
     optimized_thing,
     places,
 )
@@ -99,6 +102,8 @@ class Flow(Calls):
                 self.augment(node, frame)
             case ast.Expr():
                 self.value(node.value, frame)
+                if last_called(node.value) == "set_grad_enabled":
+                    frame.modes = modes_of(ast.unparse(node.value), frame.modes)
             case ast.Return() if node.value:
                 value = self.chosen(self.value(node.value, frame), frame)
                 asked = frame.one_way if value.has(PIECE) else NO_NAMES
@@ -112,11 +117,14 @@ class Flow(Calls):
             case ast.If():
                 self.branched(node, frame)
             case ast.With() | ast.AsyncWith():
+                modes = frame.modes
                 for item in node.items:
+                    frame.modes = modes_of(ast.unparse(item.context_expr), frame.modes)
                     value = self.value(item.context_expr, frame)
                     if item.optional_vars:
                         self.assign(item.optional_vars, value, frame, item.context_expr)
                 self.block(node.body, frame)
+                frame.modes = modes
             case ast.Try():
                 self.block(node.body, frame)
                 for handler in node.handlers:
@@ -273,6 +281,9 @@ class Flow(Calls):
         if known:
             self.event("leak", target, frame, value._replace(keys=known), way="chosen")
         value = self.chosen(value, frame)
+        if value.has(TIME) and isinstance(target, ast.Name | ast.Attribute):
+            kind = "clock" if value.has(CLOCK) or value.kind == LAMBDA else "timed"
+            self.event(kind, target, frame, value, owner=ast.unparse(target))
         match target:
             case ast.Name():
                 unnamed = value.has(VAL) and not value.keys and STREAM not in value.roots
@@ -327,6 +338,8 @@ class Flow(Calls):
     def augment(self, node: ast.AugAssign, frame: Frame) -> None:
         """`+=`: a score, if a loss is added; counts, if tokens say where."""
         value = self.value(node.value, frame)
+        if value.has(TIME):
+            self.event("timed", node, frame, value, owner=ast.unparse(node.target), way="sum")
         if value.has(COUNTED):
             held = self.value(node.target, frame)
             counted = Value(frozenset((VAL,)))

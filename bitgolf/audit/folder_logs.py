@@ -104,9 +104,10 @@ def configurations(record: Record) -> Iterator[Finding]:
 
 def throttled(record: Record) -> Iterator[Finding]:
     """K12."""
-    seeds = record.claims.seeds if record.claims else {}
-    ends = [(log, log.end) for log in record.logs if log.end and log.seed is not None and log.seed in seeds]
-    speeds = [(1000 * (end.seconds or 0) / end.step, f"{log.path.name}:{end.line}") for log, end in ends]
+    seeds = {*record.claims.seeds} if record.claims else {log.seed for log in record.logs}
+    told = [(log, log.end or log.steps[-1]) for log in record.logs if log.steps and log.seed in seeds]
+    ends = [(log, end) for log, end in told if log.seed is not None and end.milliseconds]
+    speeds = [(end.milliseconds, f"{log.path.name}:{end.line}") for log, end in ends]
     middle = statistics.median(speed for speed, _ in speeds) if len(speeds) > 2 else math.inf
     for speed, where in speeds:
         if speed > 1.15 * middle:

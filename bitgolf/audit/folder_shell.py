@@ -16,7 +16,7 @@ LOOP = re.compile(
     re.DOTALL,
 )
 SPAN = re.compile(r"seq (\d{1,9}) (\d{1,9})\)|\{(\d{1,9})\.\.(\d{1,9})\}")
-OPTION = re.compile(r"(?<!\S)--([A-Za-z][\w-]*)")
+OPTION = re.compile(r"(?<!\S)(?:--([A-Za-z][\w-]*)|([A-Za-z]\w*)=)")
 PIPED = re.compile(r"(?:>&1)? *\| *tee\b")  # behind what a run is given
 
 
@@ -39,9 +39,13 @@ def launchers(record: Record, script: Script | None) -> Iterator[Finding]:
             for node in nodes(ast.parse(start_of(path)), ast.List, ast.Tuple):
                 words = [str(each.value) for each in node.elts if isinstance(each, ast.Constant)]
                 for word in words if any(each.endswith(record.entry.name) for each in words) else ():
-                    if (option := OPTION.match(word)) and option[1].replace("-", "_") not in source:
-                        message = f"--{option[1]} is no option of {record.entry.name}"
+                    if (option := OPTION.match(word)) and _name(option).replace("-", "_") not in source:
+                        message = f"{option[0].rstrip('=')} is no option of {record.entry.name}"
                         yield Finding("T21", SUSPECTED, f"{path.name}:{node.lineno}", message)
+
+
+def _name(option: re.Match[str]) -> str:
+    return option[1] or option[2]
 
 
 def many_seeds(record: Record, name: str, text: str) -> Iterator[Finding]:
@@ -64,9 +68,10 @@ def unread_options(script: Script, entry: str, name: str, text: str) -> Iterator
     stops = re.search(r"^set -\w*e", text, re.MULTILINE) and "pipefail" not in text
     for run in re.finditer(rf"{re.escape(entry)}((?:[^\n#|;&>\\]|\\\n)*)", text):
         where = f"{name}:{text.count(chr(10), 0, run.start()) + 1}"
-        for option in OPTION.findall(run[1]):
-            if option.replace("-", "_") not in source:
-                yield Finding("T21", SUSPECTED, where, f"--{option} is no option of {entry}")
+        for option in OPTION.finditer(run[1]):
+            if _name(option).replace("-", "_") not in source:
+                message = f"{option[0].rstrip('=')} is no option of {entry}"
+                yield Finding("T21", SUSPECTED, where, message)
         if stops and PIPED.match(text, run.end()):
             message = "a run that fails before `| tee` does not end the script"
             yield Finding("T21", SUSPECTED, where, message)

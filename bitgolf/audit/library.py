@@ -13,16 +13,20 @@ from bitgolf.audit.indices import meeting
 from bitgolf.audit.tree import names_given, nodes
 from bitgolf.audit.values import (
     CHOSEN,
+    CLOCK,
     COUNTED,
     COUNTER,
     DRAWN,
     FEW,
     FILED,
     FILES,
+    FROZEN,
     GOLD,
     HASH,
     HOT,
+    INFERENCE,
     ITEMS,
+    LIVE,
     NOTHING,
     PIECE,
     PREDICTED,
@@ -73,6 +77,7 @@ CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
 BUILTINS = {*dir(builtins)}
 LEARNS = {"backward", "grad"}
+MAKES_PLAIN = {*"clone item tolist float int len deepcopy numpy tensor size".split()}
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
 OTHERS_OWN = frozenset(
     name
@@ -110,6 +115,9 @@ def called(
     """A call of something that is not defined in the script: a library's function, or a model."""
     call = Call(flow, node, dotted(node.func), last_name(node.func), held, given, everything, frame)
     result = _first(SIMPLE, call)
+    frozen = FROZEN in everything.marks and LIVE not in everything.marks or INFERENCE in everything.marks
+    if frozen and (call.last in LEARNS or call.last == "Parameter" and INFERENCE in everything.marks):
+        call.event("frozen", everything, way="here" if FROZEN in frame.modes else "")
     if result is None:
         _noted(call)
         result = _first(FOLLOWED, call)
@@ -120,6 +128,12 @@ def called(
         result = call.everything.plain if _is_of_library(call) else _modelled(call)
     if call.last in RESHAPED and result.width:  # windows of another width, whatever it is
         result = result._replace(marks=frozenset(m for m in result.marks if not m.startswith(WIDTH)))
+    if call.last in MAKES_PLAIN:
+        result = result._replace(marks=result.marks - {INFERENCE})
+    elif call.last in LOSSES or not _is_of_library(call):  # what gradients would go through begins here
+        result = result._replace(marks=result.marks - {FROZEN, LIVE} | (frame.modes or {LIVE}))
+    elif INFERENCE in frame.modes:
+        result = result.marked(INFERENCE)
     return result.marked(FILED) if call.last in READS else result
 
 
@@ -328,7 +342,8 @@ def _better(call: Call) -> None:
     both = len(golds) == len(several)
     if not golds or len(several) < 2:
         return
-    if both or call.last in PAIRED and all(each.marks for each in several):
+    paired = call.last in PAIRED or len(call.given) == 2 and not call.held.marks
+    if both or paired and all(each.marks for each in several):
         began = call.flow.turns[call.frame.loops[-1]].began if call.frame.loops else 0
         way = "one" if not both else "at once" if all(each.born > began for each in golds) else "later"
         call.event("best", call.everything, way=way)
@@ -424,7 +439,7 @@ SIMPLE = _by_name(
     (SIZES, _size),
     (("state_dict", "named_parameters", "parameters"), _always(Value(frozenset((WEIGHTS,))))),
     (("get_rank",), _always(Value(frozenset((RANK,))))),
-    (CLOCKS, lambda call: None if call.given and call.everything.marks else Value(frozenset((TIME,)))),
+    (CLOCKS, lambda call: None if call.given and call.everything.marks else Value(frozenset((TIME, CLOCK)))),
     (("zip",), _zipped),
     (WALKED, lambda call: call.given[0] if call.given and call.given[0].parts else None),
     (("float", "int", "bool"), lambda call: call.given[0] if len(call.given) == 1 else None),
@@ -449,6 +464,7 @@ FOLLOWED = _by_name(
     (("get", "setdefault"), _got),
     (("take", "index_select", "__getitem__"), _taken),
     (("one_hot",), _marking(HOT)),
+    (("id_to_piece", "IdToPiece", "id_to_token", "decode_single_token_bytes"), _marking(PIECE)),
     (HASHED, _marking(HASH)),
     (DIVIDED, _divided),
     (COUNTS, _counted),

@@ -2,6 +2,8 @@
 
 import ast
 import itertools
+import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +24,16 @@ TIME = re.compile(
     rf"\b(?:train_|(?<!eval )(?<!val )(?<!evaluation ))time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|m|s)\b"
 )
 AVERAGE = re.compile(rf"\bstep_avg ?[:=] ?(?P<ms>{NUMBER}) ?ms")
+SPEED = re.compile(rf"\b(?P<ms>{NUMBER}) ?ms(?:/| a | per )step\b")
 EVALUATION = re.compile(
     rf"\b(?:total_)?eval(?:uation)?[_ ](?:time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b|"
     rf"seconds{IS}(?P<seconds>{NUMBER}))"
 )
 ELAPSED = re.compile(rf"\bdone\b.*\belapsed ?[:=] ?(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b")
 TOTAL = re.compile(r"Total submission size(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
-SUM = re.compile(rf"\bbytes{IS}(?P<model>\d+)[ ,]+code{IS}(?P<code>\d+)[ ,]+total{IS}(?P<total>\d+)\b")
+SUM = re.compile(
+    rf"\b(?:bytes|model){IS}(?P<model>\d+)[ ,]+code{IS}(?P<code>\d+)[ ,]+total{IS}(?P<total>\d+)\b"
+)
 MODEL = re.compile(r"Serialized model(?: (?P<form>[^:]*))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
 CODE = re.compile(r"Code size(?: \((?P<form>\w+)\))?: (?P<bytes>\d+) bytes", re.IGNORECASE)
 SETTING = re.compile(r"^ *(?P<name>[A-Za-z_]\w*) ?[:=] ?(?P<value>\S.*?) *$")
@@ -80,6 +85,11 @@ class Step(NamedTuple):
     seconds: float | None
     average_ms: float | None
     coarse: bool
+
+    @property
+    def milliseconds(self) -> float:
+        """What a step takes: by the clock, else as the line says; 0 where neither is known."""
+        return 1000 * self.seconds / self.step if self.seconds and self.step else self.average_ms or 0.0
 
 
 class Log(NamedTuple):
@@ -181,7 +191,7 @@ def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     told = SHORT.sub(r"\1 train_loss:\2 train_time:\3ms", text).splitlines()
     if len(told) > MOST_LINES:
         told, cut = told[: MOST_LINES // 2] + told[-MOST_LINES // 2 :], True
-    source, lines = without_source(told)
+    source, lines = without_source([*map(_in_words, told)])
     log = Log(path, None, lines, source, [], [], [], {}, [], [], False, None, None, cut)
     seed, tokens, counted, own_text = None, None, None, False
     for number, line in lines:
@@ -198,6 +208,21 @@ def parse_log(path: Path, text: str, cut: bool = False) -> Log:
     return log._replace(seed=seed, tokens=tokens, text=counted, own_text=own_text)
 
 
+def _in_words(line: str) -> str:
+    """A line of JSON, `{"val_bpb": 1.2, "step": 5}`, as others write: `step:5 val_loss:nan val_bpb:1.2`."""
+    if not line.startswith("{") or len(line) > MOST_LINE:
+        return line
+    try:
+        facts = {str(name): value for name, value in json.loads(line).items()}
+    except (ValueError, RecursionError):
+        return line
+    loss, bits = facts.pop("val_loss", math.nan), facts.pop("val_bpb", None)
+    ordered = {"step": facts.get("step"), **facts, "val_loss": loss, "val_bpb": bits}
+    if bits is None:
+        del ordered["val_loss"]
+    return " ".join(f"{name}:{value}" for name, value in ordered.items() if value is not None)
+
+
 def _read_line(log: Log, number: int, line: str) -> None:
     step = STEP.match(line)
     at = int((step["step"] or step["alone"])[:18]) if step else None
@@ -212,7 +237,7 @@ def _read_line(log: Log, number: int, line: str) -> None:
     if step is None and (early := re.search(r"\bstep ?: ?(?P<step>\d+)/(?P<of>\d+)", line)):
         step, at = early, int(early["step"][:18])
     if step and at is not None and (time or TRAIN_LOSS.search(line)):
-        loss, average = TRAIN_LOSS.search(line), AVERAGE.search(line)
+        loss, average = TRAIN_LOSS.search(line), AVERAGE.search(line) or (not time and SPEED.search(line))
         log.steps.append(
             Step(
                 number,

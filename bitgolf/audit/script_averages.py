@@ -18,6 +18,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    values_given,
     ways,
     within,
 )
@@ -31,11 +32,20 @@ LEAST_LEFT = 0.1  # of the start in an average, that is worth a word
 def narrow_average(script: Script) -> Iterator[Finding]:
     """T01: sums of weights in a 16-bit type."""
     types = dict(_named_types(script))
+    trained = {  # what holds the weights where no module does
+        name
+        for loop in nodes(script.tree, ast.For)
+        if any(
+            each.attr == "grad" and names_in(each) & names_in(loop.target)
+            for each in nodes(loop, ast.Attribute)
+        )
+        for name in names_in(loop.iter)
+    }
     for part in [*nodes(script.tree, ast.ClassDef), *functions(script)]:
         weights = {
             name
             for loop in nodes(part, ast.For, ast.comprehension)
-            if any(word in ast.unparse(loop.iter) for word in OF_WEIGHTS)
+            if any(word in ast.unparse(loop.iter) for word in OF_WEIGHTS) or names_in(loop.iter) & trained
             for name in names_in(loop.target)
         }
         given = [*nodes(part, ast.Assign)]
@@ -62,18 +72,9 @@ WIDE = (".float()", ".double()", "float32", "float64")
 
 def _named_types(script: Script) -> Iterator[tuple[str, str]]:
     """Names, fields and parameters that stand for a number type."""
-    given: list[tuple[str, ast.expr | None]] = []
-    for node in ast.walk(script.tree):
-        match node:
-            case ast.Assign(targets=targets, value=value):
-                given += [(base_of(each).rpartition(".")[2], value) for each in targets]
-            case ast.AnnAssign(target=target, value=value):
-                given.append((base_of(target), value))
-            case ast.arguments():
-                taken = [each.arg for each in (*node.posonlyargs, *node.args)]
-                given += [*zip(reversed(taken), reversed(node.defaults))]
-                given += [*zip((each.arg for each in node.kwonlyargs), node.kw_defaults)]
-    yield from ((name, dotted(value)) for name, value in given if value and dotted(value) in NUMBER_TYPES)
+    for name, value in values_given(script.tree):
+        if dotted(value) in NUMBER_TYPES:
+            yield name.rpartition(".")[2], dotted(value)
 
 
 NUMBER_TYPES = {f"torch.{name}" for name in ("bfloat16", "float16", "half", "float32", "float64", "double")}
@@ -87,9 +88,9 @@ def _is_narrow(node: ast.expr, weights: set[str], kept: set[str], types: Mapping
         return False
     over = weights & names_in(node) or any(word in text for word in OF_WEIGHTS)
     copies = {base_of(each) for each in nodes(node, ast.Name, ast.Attribute)} & kept
-    return bool(
-        over and any(word in text for word in NARROW) or copies and ("clone" in text or "copy" in text)
-    )
+    ways = {ast.unparse(each) for each in (node.body, node.orelse)} if isinstance(node, ast.IfExp) else set()
+    same = "clone" in text or "copy" in text or ways & copies
+    return bool(over and any(word in text for word in NARROW) or copies and same)
 
 
 def average_of_the_start(script: Script) -> Iterator[Finding]:
@@ -309,7 +310,8 @@ def _adds_in_place(node: ast.AST) -> bool:
     """Into a place, as one of many: of an average with a decay it does not matter when it begins."""
     held = _added_to(node)
     if isinstance(node, ast.Assign | ast.AugAssign):
-        return isinstance(held, ast.Subscript) and bool(names_in(node.value))  # a count goes up by a number
+        of_many = isinstance(held, ast.Subscript) or held is not None and any(nodes(node.value, ast.DictComp))
+        return of_many and bool(names_in(node.value))  # a count goes up by a number
     return last_called(node) in ("add_", "lerp_")
 
 

@@ -20,6 +20,7 @@ from bitgolf.audit.tree import (
     nodes,
     number,
     stops,
+    values_given,
     ways,
     within,
 )
@@ -56,26 +57,26 @@ def dropped_space(script: Script) -> Iterator[Finding]:
 
 def _adds_flag(node: ast.AST) -> bool:
     """A sum with `flag[x] & ~other[y]`: the space that is counted where the score knows the token before."""
-    match node:
-        case ast.BinOp(op=ast.Add(), right=side) | ast.AugAssign(op=ast.Add(), value=side):
-            return any(
-                isinstance(each.op, ast.BitAnd)
-                and isinstance(each.right, ast.UnaryOp)
-                and isinstance(each.right.op, ast.Invert)
-                for each in nodes(side, ast.BinOp)
-            )
-    return False
+    return any(
+        isinstance(each.op, ast.BitAnd)
+        and isinstance(each.right, ast.UnaryOp)
+        and isinstance(each.right.op, ast.Invert)
+        for each in _operated(node, ast.Add)
+    )
 
 
 def _takes_flag(node: ast.AST) -> bool:
     """A difference with `flag[x] & other[y]`: the space is taken off again."""
-    match node:
-        case ast.BinOp(op=ast.Sub(), right=side) | ast.AugAssign(op=ast.Sub(), value=side):
-            return any(
-                isinstance(each.op, ast.BitAnd | ast.Mult) and len([*nodes(each, ast.Subscript)]) > 1
-                for each in nodes(side, ast.BinOp)
-            )
-    return False
+    return any(
+        isinstance(each.op, ast.BitAnd | ast.Mult) and len([*nodes(each, ast.Subscript)]) > 1
+        for each in _operated(node, ast.Sub)
+    )
+
+
+def _operated(node: ast.AST, kind: type[ast.operator]) -> Iterator[ast.BinOp]:
+    """The operations in what is added, or taken off."""
+    if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, kind):
+        yield from nodes(node.right if isinstance(node, ast.BinOp) else node.value, ast.BinOp)
 
 
 def decoded_lengths(script: Script) -> Iterator[Finding]:
@@ -142,29 +143,14 @@ def few_documents(script: Script) -> Iterator[Finding]:
     """V13: a data preparation that takes fewer documents for validation than the challenge has."""
     if not any(calls(script.tree, *ENCODERS)):
         return
-    given: list[tuple[str, ast.expr | None]] = []
-    for node in nodes(script.tree, ast.Assign, ast.AnnAssign, ast.Call, ast.FunctionDef):
-        if (
-            isinstance(node, ast.Call)
-            and node.args
-            and last_called(node) in ("add_argument", "option", "get")
-        ):
-            named = {word.arg: word.value for word in node.keywords}
-            given.append((ast.unparse(node.args[0]), named.get("default", (*node.args, None)[1])))
-        elif isinstance(node, ast.Assign):
-            given += [(ast.unparse(target), node.value) for target in node.targets]
-        elif isinstance(node, ast.AnnAssign):
-            given.append((ast.unparse(node.target), node.value))
-        elif isinstance(node, ast.FunctionDef):
-            given += zip((each.arg for each in reversed(node.args.args)), reversed(node.args.defaults))
-    for name, value in given:
+    for name, value in values_given(script.tree):
         inner = (
             value.args[0] if isinstance(value, ast.Call) and called(value) == "int" and value.args else value
         )
         taken = arithmetic(inner)
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and inner.value.isdigit():
             taken = float(inner.value[:15])
-        if value is not None and HELD_OUT.search(name) and taken is not None and 100 <= taken < 50_000:
+        if HELD_OUT.search(name) and taken is not None and 100 <= taken < 50_000:
             message = f"{taken:,.0f} documents for validation unless told otherwise"
             those = "50,000: those after them in the challenge's validation split become training text"
             yield script.finding("V13", value, message, those)
@@ -266,7 +252,9 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
             if _changes_text(script, node.value)
             for name in names_given(node)
         }
-        scores = any(names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp))
+        scores = any(
+            map(_by_ln2, [function, *map(script.flow.functions.get, map(last_called, ast.walk(function)))])
+        )
         if not scores and not _encoded(function, changed):
             continue
         for node in calls(function, "len"):
@@ -277,6 +265,13 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
             if ".encode(" in inner and (names_in(node) & changed or within_it):
                 message = "bytes are counted of the text that was changed before it became tokens"
                 yield script.finding("B06", node, message)
+
+
+def _by_ln2(function: ast.AST | None) -> bool:
+    """Whether nats become bits in a function."""
+    return function is not None and any(
+        names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp)
+    )
 
 
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
@@ -337,7 +332,7 @@ def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:
             return True
         case ast.Yield(value=ast.Name() | ast.Attribute() | ast.Constant()):
             return True
-        case ast.Call(args=[*_, ast.Constant() | ast.Name() | ast.Attribute() as last]):
+        case ast.Call(args=[*_, ast.Constant() | ast.Name() | ast.Attribute() | ast.Call(args=[]) as last]):
             return last_called(node) in ("append", "insert") and not _is_ids(last, function)
     return False
 

@@ -39,13 +39,15 @@ def grids(script: Script) -> list[Grid]:
     """Every clip of rounded values to fixed levels; those that end in 8-bit numbers are exports."""
     levels = []
     known = Interpreter(script)
+    calls_of = [*script.reach.all(ast.Call)]
+    stored = [(part, scope) for node, scope in calls_of for part in _in_eight_bits(node)]
     for function in functions(script):
         if not any(calls(function, *ROUNDS)):
             continue
         text = ast.unparse(function)
         exports = ".char()" in text or any(kind in text for kind in EIGHT_BITS)
         straight = ".detach()" in text or "apply(" in text
-        kept = {id(part) for node in nodes(function, ast.Call) for part in _in_eight_bits(node)}
+        kept = {id(inner) for part, _ in stored for inner in ast.walk(part)}
         names, known.steps = known.given(function), 0
         for node in calls(function, "clamp", "clip", "clamp_"):
             keywords = {each.arg: each.value for each in node.keywords}
@@ -55,20 +57,24 @@ def grids(script: Script) -> list[Grid]:
             low, high = numbers if len(numbers) == 2 else (0, 0)
             if not all(isinstance(each, int | float) and abs(each) >= 1 for each in (low, high)):
                 continue
-            if exports or straight or id(function) in script.flow.owner:
-                levels.append(Grid(low, high, node.lineno, id(node) in kept or (exports and not straight)))
+            ends = id(node) in kept or exports and not straight
+            if not ends and not straight:
+                carried = script.reach.carries(node)
+                ends = any(carried.by(part, scope) for part, scope in stored)
+            if ends or straight or id(function) in script.flow.owner:
+                levels.append(Grid(low, high, node.lineno, ends))
     return levels
 
 
 EIGHT_BITS = ("torch.int8", "torch.uint8", "np.int8", "np.uint8")
 
 
-def _in_eight_bits(node: ast.Call) -> Iterator[ast.AST]:
-    """What a call turns into 8-bit numbers, part by part: such a clip is exported, whatever is detached."""
+def _in_eight_bits(node: ast.Call) -> Iterator[ast.expr]:
+    """What a call turns into 8-bit numbers: such a clip is exported, whatever is detached."""
     if isinstance(node.func, ast.Attribute) and (
         node.func.attr == "char" or any(ast.unparse(each) in EIGHT_BITS for each in node.args)
     ):
-        yield from ast.walk(node.func.value)
+        yield node.func.value
 
 
 def another_grid(script: Script) -> Iterator[Finding]:
@@ -90,7 +96,7 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
     """T11: statistics by hooks on layers whose forward is passed by."""
     if not any(calls(script.tree, "register_forward_hook", "register_forward_pre_hook")):
         return
-    made = attributes_given(script.tree, "Linear")
+    made = attributes_given(script.tree, *_matrices(script))
     kinds = [base for kind in nodes(script.tree, ast.ClassDef) for base in kind.bases]
     asked = [
         each
@@ -116,6 +122,17 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
         for name in sorted(weights & made.keys()):
             message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
             yield script.finding("T11", node, message)
+
+
+def _matrices(script: Script) -> tuple[str, ...]:
+    """The classes of a matrix: torch's, and one's own that are such or have a parameter `weight`."""
+    own = [
+        kind.name
+        for kind in nodes(script.tree, ast.ClassDef)
+        if any("Linear" in ast.unparse(base) for base in kind.bases)
+        or "weight" in attributes_given(kind, "Parameter")
+    ]
+    return "Linear", *own
 
 
 def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:

@@ -19,6 +19,7 @@ from bitgolf.audit.tree import (
     nodes,
     own_nodes,
     stops,
+    turned_over,
     ways,
 )
 from bitgolf.audit.values import TRAIN, VAL, constant
@@ -49,12 +50,9 @@ def silent_fallback(script: Script) -> Iterator[Finding]:
 
 def _imported_by_name(script: Script, block: ast.Try | ast.With) -> set[str]:
     """What `__import__` and `import_module` may be given in a block: texts, also by the turns of a loop."""
-    given = {name for part in block.body for each in calls(part, *BY_NAME) for name in names_in(each)}
-    loops = [each.iter for each in nodes(script.tree, ast.For) if names_in(each.target) & given]
     made = [each for part in block.body for each in calls(part, *BY_NAME)]
-    listed = {name for each in loops for name in names_in(each)}
-    loops += [each.value for each in nodes(script.tree, ast.Assign) if names_given(each) & listed]
-    return {str(text.value) for each in (*loops, *made) for text in nodes(each, ast.Constant)}
+    turns = turned_over(script.tree, {name for each in made for name in names_in(each)})
+    return {str(text.value) for each in (*turns, *made) for text in nodes(each, ast.Constant)}
 
 
 BY_NAME = ("__import__", "import_module")
@@ -99,14 +97,11 @@ def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
 def binary_megabytes(script: Script) -> Iterator[Finding]:
     """K02: a limit in MiB."""
     for node in nodes(script.tree, ast.BinOp):
-        if not isinstance(node.op, ast.Mult):
-            continue
         parts = [arithmetic(each) or 0 for each in nodes(node, ast.expr)]
         binary = {1024, 2**20} & {*parts} and any(15 < each < 17 for each in parts)
-        if binary and 15 < (arithmetic(node) or 0) / 2**20 < 17:
+        if isinstance(node.op, ast.Mult) and binary and 15 < (arithmetic(node) or 0) / 2**20 < 17:
             message = f"{ast.unparse(node)} is {arithmetic(node):,.0f} bytes"
             yield script.finding("K02", node, message)
-
     for function in [*functions(script), script.tree]:
         given = {
             name: value
@@ -148,9 +143,7 @@ def asked_for(script: Script) -> Iterator[Finding]:
     for node in nodes(script.tree, ast.If, ast.IfExp):
         if not any(calls(node.test, "find_spec")):
             continue
-        turns = [
-            each.iter for each in nodes(script.tree, ast.For) if names_in(each.target) & names_in(node.test)
-        ]
+        turns = turned_over(script.tree, names_in(node.test))
         asked = (each for part in (node.test, *turns) for each in nodes(part, ast.Constant))
         wanted = {str(each.value) for each in asked} & COMPRESSORS
         there, missing = ways(node)

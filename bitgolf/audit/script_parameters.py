@@ -11,8 +11,9 @@ from bitgolf.audit.one_tensor import Loop, Tensor, Tensors, clips, packed, round
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
-from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, own_nodes
+from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, number, own_nodes
 
+EIGHT = (127, 128)  # levels on a side of 8 bits
 LOW = 63  # levels on a side that are fewer than those of 8 bits, or of 7
 EMBEDDED = 31  # the least that a table of tokens is packed with
 LEAST_FLOOR, MOST_FLOOR = 1 / 64, 0.5  # of a scale; the challenge's own int8 has 1 / 127
@@ -28,8 +29,10 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
     most_of_table = max(
         (grid[0] for part, seen in traces if part is table and (grid := _grid(seen))), default=0
     )
+    meant = (number(each) or 0 for node in nodes(script.tree, ast.IfExp) for each in (node.body, node.orelse))
+    clipped = (high for _, seen in traces for _, high, _ in clips(seen))
     most = max(
-        (*(each.high for each in grids(script)), *(high for _, seen in traces for _, high, _ in clips(seen))),
+        (*(each.high for each in grids(script)), *clipped, *(each for each in meant if each in EIGHT)),
         default=0,
     )
     found: dict[str, Finding] = {}

@@ -36,7 +36,9 @@ def learned_first(script: Script) -> Iterator[Finding]:
         written = [event for event in script.of("write") if event.time > train.time and not event.off]
         fresh = _is_fresh(script, train)
         message = "an optimizer steps on validation tokens"
-        if written:
+        begins = min((each.time for each in script.of("fit") if each.time > train.time), default=0)
+        put_back = any(train.time < each.time < begins for each in script.of("load"))
+        if written and not put_back:
             if not fresh or after:  # of one's own, it is not what the model that is written has
                 message += f", and the model is written after it ({script.line(written[0].line)})"
                 yield script.finding("V06", train, message, sure=FOUND)
@@ -49,7 +51,7 @@ def learned_first(script: Script) -> Iterator[Finding]:
             yield script.finding(code, train, message, sure=sure)
         elif later and not any(common(event, train) for event in scores):
             start = min(event.time for event in later)
-            undone = any(train.time < event.time < start for event in script.of("load"))
+            undone = put_back or any(train.time < event.time < start for event in script.of("load"))
             places = train.value.roots - {STREAM}
             walks = not places or any(NAMED.search(root.replace("None", "")) for root in places)
             counted = places and all(script.flow.turns[each].again for each in train.loops)

@@ -2,7 +2,8 @@
 
 import ast
 import itertools
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterator
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.interpreter import Interpreter
@@ -26,71 +27,57 @@ BY_STEPS = (
     "PolynomialLR",
     "CosineAnnealingWarmRestarts",
 )
-Place = tuple[int, int]
-
-
-def _place(node: ast.AST) -> Place:
-    """Line and column: packed scripts have many statements on a line."""
-    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
-
-
-def _end(node: ast.stmt) -> Place:
-    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 def clock_set_back(script: Script) -> Iterator[Finding]:
     """K08: what was trained before is not on the clock, and its weights are kept."""
-    adapting = {event.inside for event in script.of("train", VAL)}
-    for function in [*functions(script), script.tree]:
-        own = [*own_nodes(function)]
-        starts: dict[str, list[ast.stmt]] = {}
-        for node in (each for each in own if isinstance(each, ast.stmt)):
-            for name in _starts_clock(script, node):
-                starts.setdefault(name, []).append(node)
-        steps = sorted(_place(node) for node in own if trains(script, node, adapting))
-        undone = [_place(node) for node in own if last_called(node) in ("load_state_dict", "copy_")]
-        loops = [node for node in own if isinstance(node, ast.For | ast.While)]
-        for name, nodes_of in starts.items():
-            for first, again in [
-                *itertools.pairwise(sorted(nodes_of, key=_place)),
-                *_set_in_turn(nodes_of, loops),
-            ]:
-                begin, end = _place(first), _place(again)
-                turns = [
-                    (_place(loop), _end(loop))
-                    for loop in loops
-                    if (begin < _place(loop) or first is again) and _place(loop) <= end <= _end(loop)
-                ]
-                between = [
-                    line
-                    for line in steps
-                    if begin < line < end or any(low <= line <= high for low, high in turns)
-                ]
-                lows = [begin, *(low for low, _ in turns)]
-                used = any(
-                    min(lows) < _place(node) < end and name in ast.unparse(node.value)
-                    for node in own
-                    if isinstance(node, ast.AugAssign if first is again else ast.AugAssign | ast.Assign)
-                    and not _is_clock(node.value)
-                    and not (
-                        isinstance(node, ast.AugAssign) and ast.unparse(node.target) in _zeroed(own, again)
-                    )
-                )
-                goes_on = any(line > end for line in steps) or bool(turns)
-                others = any(_is_counted(own, other) for other in starts if other != name)
-                if not between or used or not goes_on or others and not _is_counted(own, name):
-                    continue  # the time of some steps may be printed beside the whole
-                if not any(between[0] < line for line in undone if line[0] <= end[0] + 1):
-                    message = f"the clock starts again after training (line {between[0][0]})"
-                    yield script.finding("K08", end[0], f"{message}; its weights are kept")
+    fits, clocks = script.of("fit"), Counter(each.owner for each in script.of("clock"))
+    once = {name for name, times in clocks.items() if times == 1}
+    pairs = [*_started_again(script)]
+    names = once | {each.owner for each, _ in pairs}
+    text = _counting(script) if pairs else ""
+    counted = {name for name in names if name in text}
+    for first, again in pairs:
+        turning = first is again
+        between = [
+            each
+            for kind in ("fit", "timed")
+            for each in script.of(kind)
+            if (common(each, again) if turning else first.time < each.time < again.time)
+        ]
+        trained = [each for each in between if each.kind == "fit"]
+        sums = {each.owner for each in between if each.kind == "timed" and (each.way == "sum" or not turning)}
+        around = script.flow.functions.get(again.inside, script.tree)
+        steps = [each for each in calls(around, "step") if each.lineno > again.line]
+        goes_on = turning or steps or any(each.time > again.time or common(each, again) for each in fits)
+        beside = counted and again.owner not in counted  # of some steps, printed beside the whole
+        if not trained or sums - _zeroed(script.tree, again.line) or not goes_on or beside:
+            continue
+        if not any(trained[0].time < each.time < again.time + SOON for each in script.of("load")):
+            message = f"the clock starts again after training ({script.line(trained[0].line)})"
+            yield script.finding("K08", again, f"{message}; its weights are kept")
 
 
-def _zeroed(own: list[ast.AST], beside: ast.stmt) -> set[str]:
-    """What begins at a number again, in a statement or one beside it: sums of times with their clock."""
+def _started_again(script: Script) -> Iterator[tuple[Event, Event]]:
+    """Starts of one clock, each with the one before; one under a condition in a loop with itself."""
+    branches = [each for tree in script.flow.trees for each in nodes(tree, ast.If)]
+    late = {part.lineno for each in branches for part in each.body}
+    starts: dict[tuple[str, str], list[Event]] = {}
+    for each in script.of("clock"):  # an attribute is one everywhere, a name in its function
+        starts.setdefault((each.owner, "" if "." in each.owner else each.inside), []).append(each)
+    for (_, inside), events in starts.items():
+        again = itertools.pairwise(events)  # of another call names are others
+        yield from (pair for pair in again if not inside or pair[0].line != pair[1].line)
+        yield from ((each, each) for each in events if each.loops and each.line in late)
+
+
+SOON = 3  # statements behind which weights may be put back
+
+
+def _zeroed(tree: ast.Module, line: int) -> set[str]:
+    """What begins at a number again beside a line: sums of times with their clock."""
     pairs: list[tuple[ast.expr, ast.expr]] = []
-    for node in (
-        each for each in own if isinstance(each, ast.Assign) and abs(each.lineno - beside.lineno) < 3
-    ):
+    for node in (each for each in nodes(tree, ast.Assign) if abs(each.lineno - line) < 3):
         match node:
             case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=given)):
                 pairs += zip(names, given)
@@ -99,83 +86,25 @@ def _zeroed(own: list[ast.AST], beside: ast.stmt) -> set[str]:
     return {ast.unparse(name) for name, given in pairs if arithmetic(given) is not None}
 
 
-def _is_counted(own: list[ast.AST], name: str) -> bool:
-    """Whether a clock is read for more than a line that is printed."""
-    kept = [
-        node.value
-        for node in own
-        if isinstance(node, ast.Assign | ast.AugAssign | ast.Return)
-        and node.value
-        and not _is_clock(node.value)
-    ]
-    tests = [node.test for node in own if isinstance(node, ast.If | ast.While | ast.IfExp)]
-    return any(name in ast.unparse(each) for each in (*kept, *tests))
-
-
-def _set_in_turn(starts: list[ast.stmt], loops: list[ast.For | ast.While]) -> list[tuple[ast.stmt, ast.stmt]]:
-    """Starts under a condition in a loop: they come again and again, or late."""
-    return [
-        (start, start)
-        for start in starts
-        for loop in loops
-        for branch in nodes(loop, ast.If)
-        if any(start is each for each in branch.body)
-    ]
-
-
-def _starts_clock(script: Script, node: ast.AST) -> list[str]:
-    """What is given the time of a clock: by name, or an object whose method notes it."""
-    match node:
-        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=given)):
-            return [ast.unparse(name) for name, each in zip(names, given) if _is_clock(each)]
-        case ast.Assign():
-            name = last_called(node.value)
-            inner, made = script.flow.methods.get((name, "__init__")), script.flow.functions.get(name)
-            noted = (inner is not None and _notes_clock(script, inner)) or (made and _makes_clock(made))
-            if noted or _is_clock(node.value):
-                return [ast.unparse(target) for target in node.targets]
-        case ast.Expr(value=ast.Call(func=ast.Attribute(value=held, attr=name))):
-            if any(
-                _notes_clock(script, each)
-                for each in script.flow.called_so.get(name, ())
-                if name != "__init__"
-            ):
-                return [ast.unparse(held)]
-    return []
-
-
-def _makes_clock(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a function reads a clock and gives back a function that tells the time since."""
-    inner = {each.name for each in function.body if isinstance(each, ast.FunctionDef)}
-    given = [each.value for each in function.body if isinstance(each, ast.Return)]
-    read = any(isinstance(each, ast.Assign) and _is_clock(each.value) for each in function.body)
-    return read and any(
-        isinstance(each, ast.Lambda) or isinstance(each, ast.Name) and each.id in inner for each in given
-    )
-
-
-def _notes_clock(script: Script, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a method keeps the time of a clock as an attribute, itself or by another method."""
-    for node in function.body:
+def _counting(script: Script) -> str:
+    """All that is read for more than a line that is printed."""
+    parts: list[ast.expr] = []
+    for node in (each for tree in script.flow.trees for each in ast.walk(tree)):
         match node:
-            case ast.Assign(targets=[ast.Attribute()], value=value) if _is_clock(value):
-                return True
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name("self"), attr=name))):
-                inner = script.flow.methods.get((script.flow.owner.get(id(function), ""), name))
-                if inner is not None and inner is not function and _notes_clock(script, inner):
-                    return True
-    return False
+            case ast.Assign(value=part) | ast.AugAssign(value=part) | ast.Return(value=ast.expr() as part):
+                parts += [] if _is_clock(part) else [part]
+            case ast.If(test=part) | ast.While(test=part) | ast.IfExp(test=part):
+                parts.append(part)
+    return "\n".join(map(ast.unparse, parts))
 
 
 def _is_clock(node: ast.AST) -> bool:
     return last_called(node) in ("time", "perf_counter", "monotonic") and not getattr(node, "args", ())
 
 
-def trains(script: Script, node: ast.AST, adapting: Collection[str] = ()) -> bool:
-    """An optimizer's step, here or in a function that is called; adapting: those that do not count."""
+def trains(script: Script, node: ast.AST) -> bool:
+    """An optimizer's step, here or in a function that is called."""
     inner = script.flow.functions.get(last_called(node))
-    if inner is not None and inner.name in adapting:
-        return False
     parts = [node] if inner is None else [node, *ast.walk(inner)]
     return any(last_called(each) == "step" and not getattr(each, "args", ()) for each in parts)
 

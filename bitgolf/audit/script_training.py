@@ -13,17 +13,16 @@ from bitgolf.audit.tree import (
     base_of,
     called,
     calls,
-    contexts,
     imported,
     last_called,
     lines_of,
     methods,
-    names_given,
     names_in,
     nodes,
     own_nodes,
+    turned_over,
 )
-from bitgolf.audit.values import RANK, TRAIN, VAL, common, constant
+from bitgolf.audit.values import FROZEN, RANK, TRAIN, VAL, common, constant
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
@@ -131,12 +130,8 @@ def late_environment(script: Script) -> Iterator[Finding]:
             given = [*node.args, *(word.value for word in node.keywords)]
             given += [ast.Constant(word.arg) for word in node.keywords if word.arg]
         for each in given if node.lineno > min(imports) else ():
-            turns = [
-                loop.iter for loop in nodes(script.tree, ast.For) if names_in(loop.target) & names_in(each)
-            ]
-            listed = {name for turn in turns for name in names_in(turn)}
-            made = [node for node in nodes(script.tree, ast.Assign) if names_given(node) & listed]
-            if named := IMPORT_TIME.search(" ".join(map(ast.unparse, [each, *turns, *made]))):
+            turns = turned_over(script.tree, names_in(each))
+            if named := IMPORT_TIME.search(" ".join(map(ast.unparse, [each, *turns]))):
                 message = f"{named[0]} is set after torch was imported at line {min(imports)}"
                 yield script.finding("T06", node, message)
                 break
@@ -174,11 +169,13 @@ def seed_search(script: Script) -> Iterator[Finding]:
             )
             kept = {base_of(each.func)[: -len(".append")] for each in calls(node, "append")}
             kept |= {base_of(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
-            if compares or kept & within_calls(function, "min", "sorted", "argmin", "nsmallest"):
+            asks = [each for each in own_nodes(function) if last_called(each) in PICKS]
+            if compares or any(kept & names_in(each) for each in asks):
                 yield script.finding("K14", node, "seeds are tried, and the best is kept")
                 return
 
 
+PICKS = ("min", "sorted", "argmin", "nsmallest")
 SEEDS = ("manual_seed", "seed", "manual_seed_all", "seed_all", "set_seed")
 
 
@@ -216,96 +213,12 @@ KERNELS |= {"cut_cross_entropy"}
 
 
 def frozen_training(script: Script) -> Iterator[Finding]:
-    """T16: training where no gradient is kept."""
-    for node in nodes(script.tree, ast.With, ast.FunctionDef):
-        off = [each for each in node.body if ast.unparse(each).endswith("set_grad_enabled(False)")]
-        on = any("enabled(True)" in ast.unparse(each) for each in node.body)
-        if not _has(node, "no_grad", "inference_mode") and (not off or on):
-            continue
-        enabled = _given_enabled(node)
-        for each in (inner for statement in node.body for inner in _outside_enabled(statement)):
-            of_graph = last_called(each) == "backward" and not names_in(each) & enabled
-            if of_graph or _learns(script, each):
-                sure = FOUND if last_called(each) == "backward" else SUSPECTED
-                message = "a backward pass where no gradients are kept"
-                yield script.finding("T16", each, message, sure=sure)
-                break
-
-
-def inference_tensors(script: Script) -> Iterator[Finding]:
-    """T16: what was made where not even versions of tensors are kept comes to a backward pass outside."""
-    functions_of = {each.name for each in functions(script) if _has(each, "inference_mode")}
-    for scope in functions(script):
-        own = [*own_nodes(scope)]
-        blocks = [each for each in own if isinstance(each, ast.With) and _has(each, "inference_mode")]
-        inside = {id(each) for block in blocks for each in ast.walk(block)}
-        assigned = sorted(
-            (each for each in own if isinstance(each, ast.Assign)),
-            key=lambda each: (each.lineno, each.col_offset),
-        )
-        made: set[str] = set()
-        for given in assigned:
-            plain = any(calls(given.value, *MAKES_PLAIN))
-            comes = id(given) in inside or names_in(given.value) & made or called(given.value) in functions_of
-            if not plain and comes:
-                made |= names_given(given)
-            elif id(given) not in inside:
-                made -= names_given(given)
-        for node in own if made or functions_of else ():
-            taken = node.args if last_called(node) == "Parameter" and isinstance(node, ast.Call) else []
-            if last_called(node) == "backward" and isinstance(node, ast.Call):
-                taken = [node.func]
-            if id(node) not in inside and any(
-                (made & names_in(each) or called(each) in functions_of) and not any(calls(each, *MAKES_PLAIN))
-                for each in taken
-            ):
-                message = "a tensor of inference_mode is taken where gradients are needed"
-                yield script.finding("T16", node, message)
-                return
-
-
-MAKES_PLAIN = ("clone", "item", "tolist", "float", "int", "len", "deepcopy", "numpy", "tensor", "size")
-
-
-def _given_enabled(node: ast.With | ast.FunctionDef) -> set[str]:
-    """The names that are given a value where gradients are kept again: a backward pass of those is none."""
-    return {
-        name
-        for block in nodes(node, ast.With)
-        if "enable_grad" in " ".join(map(ast.unparse, contexts(block)))
-        for each in nodes(block, ast.Assign)
-        for name in names_given(each)
-    }
-
-
-def _has(node: ast.With | ast.FunctionDef, *phrases: str) -> bool:
-    """Whether one of these is around a block, as a context or a decorator, and not turned off."""
-    kept = node.decorator_list if isinstance(node, ast.FunctionDef) else contexts(node)
-    texts = [text for each in kept if "False" not in (text := ast.unparse(each))]
-    return any(word in text for text in texts for word in phrases)
-
-
-def _outside_enabled(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that no `enable_grad` is around."""
-    if isinstance(node, ast.With):
-        kept = " ".join(map(ast.unparse, contexts(node)))
-        if "enable_grad" in kept or "inference_mode(False)" in kept:
-            return
-    if not isinstance(node, ast.FunctionDef | ast.Lambda):
-        yield node
-        for child in ast.iter_child_nodes(node):
-            yield from _outside_enabled(child)
-
-
-def _learns(script: Script, node: ast.AST) -> bool:
-    """A call of an own function or method, the only one of its name, that runs a backward pass."""
-    own = script.flow.called_so.get(last_called(node), []) if called(node).count(".") < 2 else []
-    inner = own[0] if len(own) == 1 else None
-    return (
-        isinstance(inner, ast.FunctionDef)
-        and not _has(inner, "enable_grad")
-        and any(last_called(each) == "backward" for part in inner.body for each in _outside_enabled(part))
-    )
+    """T16: training where no gradient is kept, or through a tensor of which not even a version is."""
+    for each in script.of("frozen"):
+        message = "a tensor of inference_mode is taken where gradients are needed"
+        if each.value.has(FROZEN):
+            message = "a backward pass where no gradients are kept"
+        yield script.finding("T16", each, message, sure=FOUND if each.way == "here" else SUSPECTED)
 
 
 def unaveraged_gradients(script: Script) -> Iterator[Finding]:
@@ -375,7 +288,6 @@ CHECKS = (
     one_process_collective,
     seed_search,
     frozen_training,
-    inference_tensors,
     unaveraged_gradients,
     unchecked_runs,
     own_card_only,

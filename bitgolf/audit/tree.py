@@ -89,6 +89,31 @@ def names_given(node: ast.Assign) -> set[str]:
     return {target.id for target in node.targets if isinstance(target, ast.Name)}
 
 
+def values_given(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """What is given a value, as text: by an assignment, as a field, as a default of a parameter or option."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                yield from ((ast.unparse(each), value) for each in targets)
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                yield ast.unparse(target), value
+            case ast.arguments():
+                taken = [each.arg for each in (*node.posonlyargs, *node.args)]
+                yield from zip(reversed(taken), reversed(node.defaults))
+                pairs = zip(node.kwonlyargs, node.kw_defaults)
+                yield from ((each.arg, value) for each, value in pairs if value is not None)
+            case ast.Call(args=[first, *others]) if last_called(node) in ("add_argument", "option", "get"):
+                named = [each.value for each in node.keywords if each.arg == "default"]
+                yield from ((ast.unparse(first), value) for value in (*named, *others)[:1])
+
+
+def turned_over(tree: ast.AST, names: set[str]) -> list[ast.expr]:
+    """What loops take these names from, and what is given to the names in that."""
+    turns = [each.iter for each in nodes(tree, ast.For) if names_in(each.target) & names]
+    listed = {name for each in turns for name in names_in(each)}
+    return turns + [each.value for each in nodes(tree, ast.Assign) if names_given(each) & listed]
+
+
 def attributes_given(tree: ast.AST, *kinds: str) -> dict[str, int]:
     """Attributes that are given a call of one of these (by the end of its name), and the line where."""
     return {

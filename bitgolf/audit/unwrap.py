@@ -99,6 +99,8 @@ def parsed(text: str) -> ast.Module:
     """The syntax tree. Methods call their object `self`, whatever a packer has made of that name, and other
     names of a packer are told apart by their functions.
 
+    What a library has goes by its own name: `get` of `get = os.environ.get`.
+
     Since Python 3.12 an f-string may hold its own quotes, which older readers refuse.
     """
     try:

@@ -15,6 +15,9 @@ VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".spli
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
 TRAIN, TIME, COUNTER, CHOSEN = "train time counter chosen".split()
 MASK, FILES, DRAWN, PREDICTED = "mask files drawn predicted".split()
+FROZEN, INFERENCE = "frozen inference".split()  # made where no gradients, or no versions, are kept
+LIVE = "live"  # made where gradients are
+CLOCK = "clock"  # what a clock says, as it is read
 SEEN = "seen "  # of marks that say for which token alone something is given back
 FEW = "few"  # a counted number of parts
 ITEMS = "items"  # many things, whose parts are those of each
@@ -167,6 +170,7 @@ class Frame:
     are those around its call. texts: names that stand for other names. mutated: names whose contents were
     changed in place. alone: the line of a test by which some processes are not here. began_alone: whether the
     function was called where they are not. taker: what takes its yields.
+    modes: FROZEN where no gradients are kept, INFERENCE where not even versions of tensors are.
     """
 
     name: str
@@ -188,6 +192,16 @@ class Frame:
     alone: int = 0
     began_alone: bool = False
     taker: "Taker | None" = None
+    modes: frozenset[str] = NO_NAMES
+
+
+def modes_of(text: str, before: frozenset[str]) -> frozenset[str]:
+    """What holds for gradients under a context or a decorator of this text."""
+    if "enable_grad" in text or "grad_enabled(True)" in text or "inference_mode(False" in text:
+        return NO_NAMES
+    if "inference_mode" in text:
+        return frozenset((FROZEN, INFERENCE))
+    return frozenset((FROZEN,)) if "no_grad" in text or "grad_enabled(False)" in text else before
 
 
 def constant(value: object) -> Value:

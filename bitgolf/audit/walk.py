@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.values import (
     FEW,
+    INFERENCE,
     NO_NAMES,
     NOTHING,
     RANK,
@@ -211,6 +212,7 @@ class Walk:
         self.written.add(name)
         old = self.attributes.get(name)
         roots = frozenset((STREAM,)) if value.has(VAL) else value.roots
+        value = value._replace(marks=value.marks - {INFERENCE})  # of which time is not known
         new = value._replace(roots=roots, parts=())
         if old is not None:
             new = (old | new)._replace(number=new.number, set=new.set, kind=new.kind or old.kind)
