@@ -24,7 +24,7 @@ TIME = re.compile(
     rf"\b(?:train_|(?<!eval )(?<!val )(?<!evaluation ))time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|m|s)\b"
 )
 AVERAGE = re.compile(rf"\bstep_avg ?[:=] ?(?P<ms>{NUMBER}) ?ms")
-SPEED = re.compile(rf"\b(?P<ms>{NUMBER}) ?ms(?:/| a | per )step\b")
+SPEED = re.compile(r"(?<![\w.])(?P<ms>\d{1,9}(?:\.\d{1,9})?) ?ms(?:/| a | per )step\b")
 EVALUATION = re.compile(
     rf"\b(?:total_)?eval(?:uation)?[_ ](?:time{IS}(?P<time>{NUMBER}) ?(?P<unit>ms|s)\b|"
     rf"seconds{IS}(?P<seconds>{NUMBER}))"
