@@ -130,7 +130,8 @@ def called(
         result = result._replace(marks=frozenset(m for m in result.marks if not m.startswith(WIDTH)))
     if call.last in MAKES_PLAIN:
         result = result._replace(marks=result.marks - {INFERENCE})
-    elif call.last in LOSSES or not _is_of_library(call):  # what gradients would go through begins here
+    elif result.marks & {TRAIN, VAL} and (call.last in LOSSES or not _is_of_library(call)):
+        # What gradients would go through begins here.
         result = result._replace(marks=result.marks - {FROZEN, LIVE} | (frame.modes or {LIVE}))
     elif INFERENCE in frame.modes:
         result = result.marked(INFERENCE)
