@@ -122,6 +122,8 @@ def _work(
     for path in (folder / name for name in OWN_FILES if resume):
         if path.exists():
             refuse_special(path)
+    if is_first_process() and not resume:
+        claim_folder(folder, recipe, resume)  # refused before minutes of tokenizing, not after
     refuse_uneven_batches(recipe)
     dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
     clock.lap("data")

@@ -114,7 +114,8 @@ def choose(
     if temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[: top_k or None]
-    weights = np.exp((logits[order] - logits[order[0]]) / temperature)
+    with np.errstate(over="ignore"):  # next to none: all but the first are too far off to be drawn
+        weights = np.exp((logits[order] - logits[order[0]]) / temperature)
     cumulative = np.cumsum(weights) / weights.sum()
     kept = min(int(np.searchsorted(cumulative, top_p)) + 1, int((weights >= min_p).sum()))
     rank = np.searchsorted(cumulative[:kept], draw * cumulative[kept - 1], side="right")

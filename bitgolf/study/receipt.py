@@ -15,7 +15,9 @@ def receipt_of(folder: Path) -> Receipt:
     """The receipt of a study that was begun. Raises BitgolfError where there is none, or no such."""
     if not (folder / RECEIPT).is_file():
         raise BitgolfError(
-            "no study was begun here", where=str(folder), way_out="run it without --report first"
+            "no study was begun here",
+            where=str(folder),
+            way_out="begin one with its file: bitgolf study FILE.py",
         )
     receipt = read_as(folder / RECEIPT, Receipt, MOVE_AWAY)
     for run in receipt["runs"]:

@@ -48,6 +48,14 @@ def test_a_file_where_a_folder_is_to_be_written_is_refused_at_once(bitgolf, plac
     assert places["file"].read_text() == "kept"
 
 
+@pytest.mark.parametrize("words", ["run demo --data {text}", "make {text}"])
+def test_a_folder_that_holds_a_run_is_refused_before_its_text_is_read(bitgolf, places, words, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("bitgolf.pipeline.work.find_dataset", None)
+    (places["folder"] / "recipe.json").write_text("{}")
+    command = f"{words} --out {{folder}}".format(**places)
+    refused(bitgolf(*command.split()), "this folder holds a run already", "--resume")
+
+
 @pytest.mark.parametrize("words", FILES)
 def test_a_folder_where_a_file_is_to_be_written_is_refused_at_once(bitgolf, places, words):  # noqa: F811
     refused(bitgolf(*words.format(**places).split()), "a f")

@@ -86,9 +86,10 @@ def frequencies(temperature: float, top_p: float, top_k: int = 0, min_p: float =
     return [round(picks.count(token) / 1000, 2) for token in range(4)]
 
 
+@pytest.mark.filterwarnings("error")
 def test_temperature():
     assert frequencies(1, 1) == [0.5, 0.1, 0.3, 0.1]
-    assert frequencies(0, 1) == [1, 0, 0, 0]
+    assert frequencies(0, 1) == frequencies(1e-320, 1) == [1, 0, 0, 0]
     colder = np.exp(LOGITS * 2) / np.exp(LOGITS * 2).sum()
     assert frequencies(0.5, 1) == [round(p, 2) for p in colder]
 
