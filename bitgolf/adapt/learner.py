@@ -15,7 +15,6 @@ from bitgolf.train.loop import (
     TrainPlan,
     clipped_step,
     cut,
-    gradients_of,
     swapped_weights,
 )
 from bitgolf.train.optim import Optimizers, OptimPlan, make_optimizers
@@ -70,9 +69,10 @@ class Learner:
         for batch in [*zip(inputs.split(rows), targets.split(rows))] * epochs:
             with swapped_weights(self.optimizers, self.noisy()):
                 pieces = cut([batch], piece_rows(plan.forward_rows(length, device), len(batch[0]), device))
-                loss, norm = shared_gradients(model, self.optimizers, pieces, world)
+                norm = shared_gradients(model, self.optimizers, pieces, world)
             if not norm < float("inf"):
-                raise LearningError("test-time training diverged", value=loss, way_out="a lower rate of it")
+                what = "test-time training diverged; the gradient's length"
+                raise LearningError(what, value=norm, way_out="a lower rate of it")
             clipped_step(plan, self.optimizers, lr_scale, progress, norm)
         self.optimizers.zero()
         refuse_apart([each.detach() for each in self.that_learn().values()], world)
@@ -110,30 +110,26 @@ def piece_rows(most: int, rows: int, device: torch.device) -> int:
 
 def shared_gradients(
     model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
-) -> tuple[float, float]:
-    """`gradients_of` with each piece on one of the processes, added up in the order of the pieces.
+) -> float:
+    """Leave the gradient of the mean loss of all pieces in the parameters; its length.
 
+    Each piece is one process's, and all are added up in the order of the pieces.
     So every process comes to the bits that one alone comes to.
     """
-    if world.size == 1:
-        return gradients_of(model, optimizers, pieces, world)
-    rows, losses, total = sum(len(inputs) for inputs, _ in pieces), [], torch.zeros(0)
+    rows, total = sum(len(inputs) for inputs, _ in pieces), torch.zeros(0)
     for first in range(0, len(pieces), world.size):
         wave = pieces[first : first + world.size]
         # A process without one takes another's once more, which is not counted.
         inputs, targets = wave[min(world.rank, len(wave) - 1)]
         optimizers.zero()
-        loss = model(inputs, targets) * (len(inputs) / rows)
-        loss.backward()
-        own = [loss.detach().float(), *optimizers.gradients()]
-        for each in world.each(torch.cat([tensor.flatten() for tensor in own]))[: len(wave)]:
-            losses.append(each[0])
-            total = total.add_(each[1:]) if len(total) else each[1:]
+        (model(inputs, targets) * (len(inputs) / rows)).backward()
+        own = torch.cat([each.flatten() for each in optimizers.gradients()])
+        for each in world.each(own)[: len(wave)]:
+            total = total.add_(each) if len(total) else each
     gradients = optimizers.gradients()
     for gradient, part in zip(gradients, total.split([each.numel() for each in gradients])):
         gradient.copy_(part.view_as(gradient))
-    norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
-    return float(torch.stack(losses).sum()), float(norm)
+    return float(torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm())
 
 
 def refuse_apart(weights: list[Tensor], world: World) -> None:

@@ -160,20 +160,21 @@ def test_scripts_speak_of_what_they_have(name):
     assert code_lines(script) < SIZES[name][0]
 
 
-SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in recipe_names() if name != "baseline"]
-# In a branch that its settings turn off, where annotations alone tell one object from another.
-MISSED = pytest.param("frontier", marks=[pytest.mark.slow, pytest.mark.xfail(strict=True)])
+def of_recipes(*missed: str) -> list:
+    """All recipes, all but one of them slow. missed: those that alarm though nothing is wrong with them."""
+    alarm = pytest.mark.xfail(strict=True, reason="a false suspicion that is not mended yet")
+    marks = {name: [pytest.mark.slow, *[alarm] * (name in missed)] for name in recipe_names()}
+    return [pytest.param(name, marks=marks[name] if name != "baseline" else ()) for name in recipe_names()]
 
 
-@pytest.mark.parametrize("name", ["baseline", *SLOWLY])
+# T17 and T18 take a share of a shared evaluation for all of it.
+@pytest.mark.parametrize("name", of_recipes("frontier", "pr1718_ttt"))
 def test_scripts_audit_without_a_finding(name, tmp_path):
     (tmp_path / "train_gpt.py").write_text(script_named(name))
     assert audit(tmp_path / "train_gpt.py", rules_named("final")).real == []
 
 
-@pytest.mark.parametrize(
-    "name", ["baseline", *(MISSED if each.values == ("frontier",) else each for each in SLOWLY)]
-)
+@pytest.mark.parametrize("name", of_recipes("frontier"))
 def test_a_script_audits_as_well_when_it_is_packed(name, tmp_path):
     """Without its annotations, and with a packer's names."""
     (tmp_path / "train_gpt.py").write_bytes(script_of(find_recipe(name)))
