@@ -19,6 +19,7 @@ SETS = {
     "fifth_b.txt": "fifth_b.toml",
     "fifth_c.txt": "fifth_c.toml",
 }
+SLOW = ("second.txt", "third.txt")  # the rest has a script in each style
 RULES = rules_named()
 MISSED = pytest.mark.xfail(reason="not named so far", strict=True)
 
@@ -28,7 +29,7 @@ def changes(kind):
     params = []
     for script, listed in SETS.items():
         for change in tomllib.loads((FOLDER / listed).read_text(encoding="utf-8"))[kind]:
-            marks = [MISSED] if change.get("missed") else []
+            marks = [MISSED] * bool(change.get("missed")) + [pytest.mark.slow] * (script in SLOW)
             params.append(pytest.param(script, change, id=f"{change['code']} {change['name']}", marks=marks))
     return params
 
