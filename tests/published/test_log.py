@@ -152,7 +152,7 @@ REFUSED = {
     "spaces": (b" \n\n", "the file is empty"),
     "binary": (bytes(range(256)) * 40, "not a text"),
     "other": (b"# a page\n\nwithout any step\n", "no line of a training log"),
-    "json": (b'{"val_bpb": 1.2, "val_bpb": 1.3}\n', "no line of a training log"),
+    "json": (b'{"bits": 1.2, "bits": 1.3}\n', "no line of a training log"),
     "one line": (b"x" * 2_000_000, "no line of a training log"),
 }
 

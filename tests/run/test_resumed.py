@@ -237,8 +237,8 @@ def test_what_one_process_did_alone_is_used_in_its_round_only(tmp_path, monkeypa
 
     together(2, one)
     mets = sorted({met for _, met in files})
-    assert len(mets) == 3 and len({met for rank, met in files if rank}) >= 2  # rounds
-    for first in mets:
+    assert len(mets) >= 3 and len({met for rank, met in files if rank}) >= 2  # rounds, the last one by chance
+    for first in (met for met in mets if (0, met) in files):
         for second in (*mets, None):
             part.write_bytes(files[0, first])
             if (1, second) in files:
