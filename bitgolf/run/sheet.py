@@ -45,7 +45,8 @@ class Sheet:
         self, path: Path | None, model: Model, tokens: np.ndarray, plan: ScorePlan, world: World
     ) -> None:
         self.path = path.with_name(f"{path.name}{world.rank or ''}") if path else None
-        self.first = path if is_shared(plan) and world.rank else None  # the file that all begin by
+        self.world = world if is_shared(plan) else World()
+        self.first = path if self.world.rank else None  # the file that all begin by
         self.identity = f"{evaluation_identity(model, tokens, plan)}/{world.size}" if path else ""
         self.note, self.moving, self.is_static = "", False, is_static(plan)
         self.learns = plan.learner != NoAdapter()
@@ -77,6 +78,22 @@ class Sheet:
             self.path = None
         else:
             self._go_on(self.path)
+            self._refuse_apart(self.path)
+
+    def _refuse_apart(self, path: Path) -> None:
+        """Raise CheckpointError, on all processes, unless all begin at one place.
+
+        None goes on before all have read: the first's file is gone as soon as it is done.
+        """
+        own = torch.tensor([self.exam.met], device=self.adaptation.model.backend.device)
+        begun = [int(each) for each in self.world.each(own)]
+        if len({*begun}) > 1:
+            raise CheckpointError(
+                "the processes would go on from different places",
+                where=str(path),
+                value=begun,
+                way_out="give them a folder that all see, or delete what is kept there",
+            )
 
     def _go_on(self, path: Path) -> None:
         """Take up what the file keeps of this evaluation. Raises CheckpointError where it does not fit."""

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from threading import BrokenBarrierError
 
 import numpy as np
@@ -18,6 +19,7 @@ from bitgolf.base.events import finish
 from bitgolf.base.tensors import read_tensors, write_tensors
 from bitgolf.probe.together import together
 from bitgolf.run.evaluation import evaluate
+from bitgolf.run.sheet import Sheet
 from bitgolf.score.adapter import Adaptation, NoAdapter
 from bitgolf.score.chained import Chained, ChainedReader
 from bitgolf.score.score import ScorePlan
@@ -236,15 +238,58 @@ def test_what_one_process_did_alone_is_used_in_its_round_only(tmp_path, monkeypa
                 files.setdefault((world.rank, read_tensors(own)[1]["met"]), own.read_bytes())
 
     together(2, one)
-    mets = sorted({met for rank, met in files if not rank})[:3]  # rounds, but not the end
-    assert len(mets) >= 2 and len({met for rank, met in files if rank}) >= 2
-    for first in mets:
+    mets = sorted({met for _, met in files})
+    assert len(mets) >= 3 and len({met for rank, met in files if rank}) >= 2  # rounds; the end by chance
+    for first in (met for met in mets if (0, met) in files):
         for second in (*mets, None):
             part.write_bytes(files[0, first])
             if (1, second) in files:
                 (tmp_path / "scores.part1").write_bytes(files[1, second])
             found = together(2, lambda world: finish(evaluation(plan, part, world=world)).scores.nats)
             assert all(each.tobytes() == exact.tobytes() for each in found), (first, second)
+
+
+def test_no_process_goes_on_before_all_have_read_where(tmp_path, monkeypatch):
+    """Killed just before its end, the first has nothing left to do, and its file is gone at once."""
+    plan, part, kept = plan_of("phases"), tmp_path / "scores.part", {}
+    close, read = Sheet.close, Sheet._read
+
+    def closed(sheet, spare):
+        sheet.moving = False
+        sheet.keep()
+        kept.setdefault(sheet.world.rank, sheet.path.read_bytes())
+        close(sheet, spare)
+
+    def slowly(sheet, path):
+        time.sleep(0.5 * sheet.world.rank)
+        return read(sheet, path)
+
+    def shared():
+        return together(2, lambda world: finish(evaluation(plan, part, world=world)).scores.nats)
+
+    monkeypatch.setattr(Sheet, "close", closed)
+    exact = shared()
+    monkeypatch.setattr(Sheet, "_read", slowly)
+    part.write_bytes(kept[0])
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(shared(), exact))
+
+
+def test_processes_that_do_not_see_one_folder_are_refused(tmp_path, monkeypatch):
+    """Else one would wait for the other for ever."""
+    monkeypatch.setattr("bitgolf.run.evaluation.KEEP_SECONDS", 0.0)
+    plan, places = plan_of("phases"), [tmp_path / "one", tmp_path / "other"]
+    for each in places:
+        each.mkdir()
+
+    def stopped(world):
+        for _ in evaluation(plan, places[0] / "scores.part", world=world):
+            if (places[0] / "scores.part").is_file() and read_tensors(places[0] / "scores.part")[1]["met"]:
+                raise InterruptedError
+
+    with pytest.raises((InterruptedError, BrokenBarrierError)):
+        together(2, stopped)
+    with pytest.raises(CheckpointError, match="different places"):
+        together(2, lambda w: finish(evaluation(plan, places[w.rank] / "scores.part", world=w)))
 
 
 PROCESS = """
