@@ -199,3 +199,26 @@ def packed(text: str) -> str:
     """The same script behind LZMA and base85."""
     data = base64.b85encode(lzma.compress(text.encode())).decode()
     return f"import lzma as L,base64 as B\nexec(L.decompress(B.b85decode({data!r})))"
+
+
+STEP = "        optimizer.step()\n"
+LOOP = "    for step in range(100):\n"
+IDS = "        ids = corpus[step * 640 : step * 640 + 641].to(torch.int64)\n"
+PASS = "        F.cross_entropy(net(ids[:-1]), ids[1:]).backward()\n"
+SAVE = "    torch.save(net.state_dict(), buffer)\n"
+SIZE = '    print(f"Serialized model'
+
+
+def each(code: str, shared: list[Change], *ways: tuple[str, list[Change], list[Change]]) -> list[Row]:
+    """Several ways of a fault in the script, and their neighbours."""
+    return [script(code, name, [*shared, *plant], [*shared, *clean]) for name, plant, clean in ways]
+
+
+def before(place: str, *lines: str) -> Change:
+    """Lines before a place of the script."""
+    return place, "".join(f"{line}\n" for line in lines) + place
+
+
+def after(place: str, *lines: str) -> Change:
+    """Lines after a place of the script."""
+    return place, place + "".join(f"{line}\n" for line in lines)
