@@ -30,6 +30,7 @@ from bitgolf.train.qat import LateNoise
 from tests.pretend_device import DEVICE, MixedError, ShapeByValueError, Watch, on_device
 
 LOSS = "train/loop.py:gradients_of"  # loss and length of the gradient decide whether there is an update
+LEARNT = "adapt/learner.py:shared_gradients"  # the length of the gradient does, when scored text is learnt
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,7 @@ MIXED = "score/mixer.py:nats"  # mixers count on the host
         (ScorePlan(windows=Chunked(length=32)), {READ, REFEREE}),
         (ScorePlan(windows=SLIDING), {READ, REFEREE}),
         (ScorePlan(windows=Chained()), {READ, REFEREE}),
-        (ScorePlan(windows=SLIDING, adapter=GLOBALLY), {READ, REFEREE, LOSS}),
+        (ScorePlan(windows=SLIDING, adapter=GLOBALLY), {READ, REFEREE, LEARNT}),
         pytest.param(
             ScorePlan(windows=APART, adapter=LoraDocuments()),
             {READ, REFEREE, "adapt/documents.py:pull"},
