@@ -20,7 +20,7 @@ from bitgolf.audit.interpreter import (
     Seen,
 )
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import last_called, within
+from bitgolf.audit.tree import last_called, walked, within
 from bitgolf.audit.values import Definition, dotted
 from bitgolf.public.constants import folded
 
@@ -364,12 +364,12 @@ def without_lone_space(script: Script) -> list[int]:
 def followed(script: Script) -> Iterator[Tokens]:
     """What is known after each function that asks for pieces."""
     every = [*functions(script, beside=True), script.flow.outside]
-    asking = {each.name for each in every if any(map(_asks, ast.walk(each)))}
+    asking = {each.name for each in every if any(map(_asks, walked(each)))}
     if not asking:
         return
     tokens = Tokens(script)
     for function in every:
-        if not any(_asks(node) or last_called(node) in asking for node in ast.walk(function)):
+        if not any(_asks(node) or last_called(node) in asking for node in walked(function)):
             continue
         tokens.columns, tokens.chosen_pieces, tokens.unsure, tokens.steps = [], [], False, 0
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
 from bitgolf.audit.indices import length, meeting, shifted, with_texts
-from bitgolf.audit.tree import number
+from bitgolf.audit.tree import number, walked
 from bitgolf.audit.values import (
     CHOSEN,
     CLOCK,
@@ -166,7 +166,7 @@ class Expressions(Walk):
         ends = {
             f"[{name.id}]"
             for each in node.generators
-            for name in ast.walk(each.target)
+            for name in walked(each.target)
             if isinstance(name, ast.Name)
         }
 

@@ -14,7 +14,7 @@ import torch
 from bitgolf.audit.calls import Calls
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import last_called, names_in, number
+from bitgolf.audit.tree import last_called, names_in, number, walked
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -201,7 +201,7 @@ class Flow(Calls):
         if not any(
             last_name(each.func) in COLLECTIVES
             for part in node.orelse
-            for each in ast.walk(part)
+            for each in walked(part)
             if isinstance(each, ast.Call)
         ):
             frame.alone = alone or self.by_rank(node.test, frame)

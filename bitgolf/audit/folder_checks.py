@@ -17,7 +17,7 @@ from bitgolf.audit.folder_logs import configurations, copies, gaps, script_of_lo
 from bitgolf.audit.folder_shell import launchers, shell_scripts
 from bitgolf.audit.rules import Rules
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import calls, imported, names_given, names_in, nodes
+from bitgolf.audit.tree import calls, imported, names_given, names_in, nodes, walked
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.files import sha256_of
 from bitgolf.inputs.typed import read_outside
@@ -214,7 +214,7 @@ def _is_measured(script: Script, name: str) -> bool:
     given = [node for node in nodes(tree, ast.Assign) if _names_file(node.value, name, set())]
     paths = {each for node in given if not _reads(node.value) for each in names_given(node)}
     runs = [*calls(tree, "exec")]
-    inside = {id(each) for call in runs for each in ast.walk(call)}
+    inside = {id(each) for call in runs for each in walked(call)}
     measures = [*_reads(tree), *nodes(tree, ast.GeneratorExp, ast.ListComp, ast.For)]
     return any(
         id(each) not in inside and _reads(each) and _names_file(each, name, paths) for each in measures
@@ -270,7 +270,7 @@ def closure(record: Record, script: Script) -> list[str]:
 
 def modules_of(tree: ast.Module) -> list[str]:
     """The files that a file would import, were they beside it."""
-    return [f"{name.replace('.', '/')}.py" for node in ast.walk(tree) for name in imported(node)]
+    return [f"{name.replace('.', '/')}.py" for node in walked(tree) for name in imported(node)]
 
 
 def manifest(record: Record) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from bitgolf.audit.tree import last_called
+from bitgolf.audit.tree import last_called, walked
 from bitgolf.audit.values import Definition
 
 RETURN = "return"
@@ -110,7 +110,7 @@ class Reach:
         return ((node, scope) for node, scope, _ in self.scoped if isinstance(node, kind))
 
     def _step(self, given: set[Place], value: ast.expr, scope: int) -> Step:
-        return Step(frozenset(given), *self.read(value, scope), frozenset(map(id, ast.walk(value))))
+        return Step(frozenset(given), *self.read(value, scope), frozenset(map(id, walked(value))))
 
     def _given(self, target: ast.expr, scope: int) -> Iterator[Place]:
         """The places that a target is made of."""
@@ -134,8 +134,8 @@ class Reach:
         """The places that an expression looks at, and the functions that it calls."""
         reads: set[Place] = set()
         called: set[str] = set()
-        asked = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
-        for each in ast.walk(node):
+        asked = {id(each.func) for each in walked(node) if isinstance(each, ast.Call)}
+        for each in walked(node):
             if isinstance(each, ast.Name):
                 reads |= {(scope, each.id), (0, each.id)}
             elif isinstance(each, ast.Attribute) and id(each) not in asked:
@@ -159,5 +159,5 @@ class Carried(NamedTuple):
             return False
         reads, calls = self.reach.read(node, scope)
         return bool(reads & self.places or calls & self.functions) or any(
-            id(each) in self.sources for each in ast.walk(node)
+            id(each) in self.sources for each in walked(node)
         )

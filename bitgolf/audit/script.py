@@ -8,6 +8,7 @@ from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.own_names import as_written
 from bitgolf.audit.reach import MOST_ASKED, Reach
+from bitgolf.audit.tree import walked
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
@@ -91,7 +92,7 @@ class Script(NamedTuple):
         if not isinstance(where, Event):
             return Finding(code, sure, self.at(where), found, expected, way_out)
         if where.off and not self.printed(where.off):
-            branches = (node for node in ast.walk(self.tree) if isinstance(node, ast.If))
+            branches = (node for node in walked(self.tree) if isinstance(node, ast.If))
             never = any(
                 each.lineno == where.off[0] and isinstance(each.test, ast.Constant) for each in branches
             )
@@ -137,6 +138,6 @@ def functions(script: Script, *, beside: bool = False) -> Iterator[ast.FunctionD
     of the files that it imports too.
     """
     trees = script.flow.trees if beside else [script.tree]
-    yield from (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    yield from (node for tree in trees for node in walked(tree) if isinstance(node, ast.FunctionDef))
     if not beside and script.flow.outside.body:
         yield script.flow.outside

@@ -19,6 +19,7 @@ from bitgolf.audit.tree import (
     names_in,
     nodes,
     values_given,
+    walked,
     ways,
     within,
 )
@@ -58,7 +59,7 @@ def narrow_average(script: Script) -> Iterator[Finding]:
                 for target in node.targets
                 if (base := base_of(target)).partition(".")[0] not in weights
             }
-        for node in ast.walk(part):
+        for node in walked(part):
             held = _added_to(node)
             if held is not None and base_of(held) in kept:
                 yield script.finding("T01", node, "weights are summed in a 16-bit type", sure=FOUND)
@@ -99,15 +100,15 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
     for function in [*functions(script), script.tree]:
         for loop in nodes(function, ast.For, ast.While):
             steps = _count_of(loop, numbers)
-            if not steps or _corrects(function) or not any(trains(script, node) for node in ast.walk(loop)):
+            if not steps or _corrects(function) or not any(trains(script, node) for node in walked(loop)):
                 continue
             late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
-            own = [node for node in ast.walk(loop) if id(node) not in late]
+            own = [node for node in walked(loop) if id(node) not in late]
             helpers = [script.flow.functions.get(last_called(node)) for node in own]
             updates = [
-                each for helper in helpers if helper and helper.name != "step" for each in ast.walk(helper)
+                each for helper in helpers if helper and helper.name != "step" for each in walked(helper)
             ]
-            for node in [*ast.walk(loop), *updates]:
+            for node in [*walked(loop), *updates]:
                 if (left := (decay := _decay(node, numbers)) ** steps) > LEAST_LEFT:
                     message = f"after {steps:,} steps an average of decay {decay:g} still holds "
                     yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
@@ -191,7 +192,7 @@ def _receiver(script: Script, node: ast.Call) -> str:
     """What a load is into: the model's name, also where its parameters are gone through one by one."""
     held = node.func.value if isinstance(node.func, ast.Attribute) else node.func
     for loop in nodes(script.tree, ast.For):
-        if node in ast.walk(loop) and names_in(held) & names_in(loop.target):
+        if node in walked(loop) and names_in(held) & names_in(loop.target):
             asked = [each for each in nodes(loop.iter, ast.Call) if last_called(each) in ASKED]
             return called(asked[0]).rpartition(".")[0] if asked else ""
     return ast.unparse(held)
@@ -208,8 +209,7 @@ def unread_average(script: Script) -> Iterator[Finding]:
     updates = [
         node
         for node in nodes(script.tree, ast.For, ast.Expr, ast.Assign)
-        if any(_decay(each, script.numbers) > 0 for each in ast.walk(node))
-        and not any(calls(node, "backward"))
+        if any(_decay(each, script.numbers) > 0 for each in walked(node)) and not any(calls(node, "backward"))
     ]
     inside = {id(each) for each in within(updates)}
     for node in nodes(script.tree, ast.Assign) if updates else ():
@@ -301,9 +301,9 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
     if _adds_in_place(node) or last_called(node) == "update_parameters":
         return True
     inner = script.flow.functions.get(last_called(node))
-    if inner is None or not any(map(_adds_in_place, ast.walk(inner))):
+    if inner is None or not any(map(_adds_in_place, walked(inner))):
         return False
-    return any("state_dict" in called(each) or "parameters" in called(each) for each in ast.walk(inner))
+    return any("state_dict" in called(each) or "parameters" in called(each) for each in walked(inner))
 
 
 def _adds_in_place(node: ast.AST) -> bool:

@@ -21,6 +21,7 @@ from bitgolf.audit.tree import (
     number,
     stops,
     values_given,
+    walked,
     ways,
     within,
 )
@@ -28,7 +29,7 @@ from bitgolf.audit.tree import (
 
 def byte_tables(script: Script) -> Iterator[Finding]:
     """B01, B02, B08: the table of bytes by token, as it is for a few pieces that stand in."""
-    everything = [node for tree in script.flow.trees for node in ast.walk(tree)]
+    everything = [node for tree in script.flow.trees for node in walked(tree)]
     adds_space, takes_space = any(map(_adds_flag, everything)), any(map(_takes_flag, everything))
     for line, table in {each.line: each for each in tables(script)}.items():
         for piece, size in [("<0x41>", 1), ("<0xE2>", 1), ("\u00e9", 2)]:
@@ -253,7 +254,7 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
             for name in names_given(node)
         }
         scores = any(
-            map(_by_ln2, [function, *map(script.flow.functions.get, map(last_called, ast.walk(function)))])
+            map(_by_ln2, [function, *map(script.flow.functions.get, map(last_called, walked(function)))])
         )
         if not scores and not _encoded(function, changed):
             continue
@@ -311,7 +312,7 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
 
 
 def _has_start(function: ast.FunctionDef) -> bool:
-    return any(_marks_start(node, function) for node in ast.walk(function))
+    return any(_marks_start(node, function) for node in walked(function))
 
 
 def _called_in_loop(script: Script, name: str) -> bool:

@@ -20,6 +20,7 @@ from bitgolf.audit.tree import (
     names_in,
     nodes,
     number,
+    walked,
     within,
 )
 
@@ -47,7 +48,7 @@ def grids(script: Script) -> list[Grid]:
         text = ast.unparse(function)
         exports = ".char()" in text or any(kind in text for kind in EIGHT_BITS)
         straight = ".detach()" in text or "apply(" in text
-        kept = {id(inner) for part, _ in stored for inner in ast.walk(part)}
+        kept = {id(inner) for part, _ in stored for inner in walked(part)}
         names, known.steps = known.given(function), 0
         for node in calls(function, "clamp", "clip", "clamp_"):
             keywords = {each.arg: each.value for each in node.keywords}
@@ -140,7 +141,7 @@ def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
     found = set()
     for function in functions(script) if names else ():
         taken = [each.arg for each in function.args.args]
-        if any(each is node for each in ast.walk(function)) and names & {*taken}:
+        if any(each is node for each in walked(function)) and names & {*taken}:
             for call in calls(script.tree, function.name):
                 given = dict(zip(taken, call.args))
                 found |= {each.attr for name in names if isinstance(each := given.get(name), ast.Attribute)}
@@ -162,7 +163,7 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
         damped = any(word in text for word in ("fill_diagonal", "eye(", "[diag")) or any(
             "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
         )
-        handed = [each for node in ast.walk(function) if (each := _subtracted(node, numbers)) is not None]
+        handed = [each for node in walked(function) if (each := _subtracted(node, numbers)) is not None]
         inverses: set[str] = set()
         for _ in range(3):
             inverses |= {
@@ -293,7 +294,7 @@ def _length(part: ast.Slice) -> list[ast.expr]:
 
 def _counts(node: ast.expr, counters: set[str]) -> bool:
     """Whether a number is computed from counters, other than by asking how far they have come."""
-    inner = [*ast.walk(node)]
+    inner = [*walked(node)]
     if not all(
         isinstance(each, NUMERIC) and (not isinstance(each, ast.Call) or called(each) in COMPUTES)
         for each in inner

@@ -20,6 +20,7 @@ from bitgolf.audit.tree import (
     own_nodes,
     stops,
     turned_over,
+    walked,
     ways,
 )
 from bitgolf.audit.values import TRAIN, VAL, constant
@@ -113,13 +114,13 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
         by_mebibytes = {
             name
             for node in nodes(function, ast.Assign)
-            if any(map(_in_mebibytes, ast.walk(node.value)))
+            if any(map(_in_mebibytes, walked(node.value)))
             for name in names_given(node)
         }
         for test in nodes(function, ast.Compare):
             sides = [test.left, *test.comparators]
             limits = [value for each in sides if (value := arithmetic(each, known)) is not None]
-            measured = names_in(test) & by_mebibytes or any(map(_in_mebibytes, ast.walk(test)))
+            measured = names_in(test) & by_mebibytes or any(map(_in_mebibytes, walked(test)))
             if 16_777_216 in limits or measured and any(15 < each < 17 for each in limits):
                 yield script.finding("K02", test, f"`{ast.unparse(test)[:60]}` is a limit of 16 MiB")
 

@@ -11,7 +11,7 @@ from bitgolf.audit.one_tensor import Loop, Tensor, Tensors, clips, packed, round
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
-from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, number, own_nodes
+from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, number, own_nodes, walked
 
 EIGHT = (127, 128)  # levels on a side of 8 bits
 LOW = 63  # levels on a side that are fewer than those of 8 bits, or of 7
@@ -148,9 +148,9 @@ def _taken_whole(script: Script, scope: ast.AST, looped: set[int]) -> Iterator[a
                 yield call
 
 
-def _inner_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+def _inner_nodes(scope: ast.AST) -> list[ast.AST]:
     """The nodes of a function with those of functions inside it; of a file only its own."""
-    return own_nodes(scope) if isinstance(scope, ast.Module) else ast.walk(scope)
+    return own_nodes(scope) if isinstance(scope, ast.Module) else walked(scope)
 
 
 def _own_words(part: Part) -> Iterator[str]:

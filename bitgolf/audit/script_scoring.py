@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.indices import meeting
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes
+from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes, walked
 from bitgolf.audit.values import BEFORE, FEW, GOLD, HASH, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
@@ -73,7 +73,7 @@ def _is_model(tree: ast.Module, name: str) -> bool:
         or isinstance(node, ast.Assign)
         and name in names_given(node)
         and "parameters()" in ast.unparse(node.value)
-        for node in ast.walk(tree)
+        for node in walked(tree)
     )
 
 

@@ -8,15 +8,7 @@ from collections.abc import Iterator
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import (
-    arithmetic,
-    calls,
-    last_called,
-    lines_of,
-    nodes,
-    own_nodes,
-    within,
-)
+from bitgolf.audit.tree import arithmetic, calls, last_called, lines_of, nodes, own_nodes, walked, within
 from bitgolf.audit.values import COUNTER, FILED, TIME, TRAIN, VAL, WEIGHTS, Event, common
 
 BY_STEPS = (
@@ -89,7 +81,7 @@ def _zeroed(tree: ast.Module, line: int) -> set[str]:
 def _counting(script: Script) -> str:
     """All that is read for more than a line that is printed."""
     parts: list[ast.expr] = []
-    for node in (each for tree in script.flow.trees for each in ast.walk(tree)):
+    for node in (each for tree in script.flow.trees for each in walked(tree)):
         match node:
             case ast.Assign(value=part) | ast.AugAssign(value=part) | ast.Return(value=ast.expr() as part):
                 parts += [] if _is_clock(part) else [part]
@@ -105,7 +97,7 @@ def _is_clock(node: ast.AST) -> bool:
 def trains(script: Script, node: ast.AST) -> bool:
     """An optimizer's step, here or in a function that is called."""
     inner = script.flow.functions.get(last_called(node))
-    parts = [node] if inner is None else [node, *ast.walk(inner)]
+    parts = [node] if inner is None else [node, *walked(inner)]
     return any(last_called(each) == "step" and not getattr(each, "args", ()) for each in parts)
 
 
@@ -113,7 +105,7 @@ def no_clock_ends_it(script: Script) -> Iterator[Finding]:
     """K07: a budget of seconds is named and a clock read in the training, and neither ends it."""
     fits = [event for event in script.of("fit") if event.loops]
     stops = [each for each in script.of("stop") if any(common(each, fit) for fit in fits)]
-    turned = {id(each) for loop in nodes(script.tree, ast.While) for each in ast.walk(loop.test)}
+    turned = {id(each) for loop in nodes(script.tree, ast.While) for each in walked(loop.test)}
     tested = any(_is_clock(each) and id(each) in turned for each in nodes(script.tree, ast.Call))
     rates = [each for each in script.of("lr") if any(common(each, fit) for fit in fits)]
     if not fits or stops or tested or not script.of("score", VAL):

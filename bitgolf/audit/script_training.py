@@ -21,6 +21,7 @@ from bitgolf.audit.tree import (
     nodes,
     own_nodes,
     turned_over,
+    walked,
 )
 from bitgolf.audit.values import FROZEN, RANK, TRAIN, VAL, common, constant
 
@@ -54,7 +55,7 @@ def folded_flag(script: Script) -> Iterator[Finding]:
     for function in functions(script):
         shared = {name for node in nodes(function, ast.Global) for name in node.names}
         outside = function is script.flow.outside
-        turned = {id(each) for loop in nodes(function, ast.For, ast.While) for each in ast.walk(loop)}
+        turned = {id(each) for loop in nodes(function, ast.For, ast.While) for each in walked(loop)}
         for node, flag, value in _flags_given(function):
             own = not flag.isidentifier() or flag in shared or outside
             again = any(abs(line - node.lineno) < 20 for line in resets)
@@ -191,9 +192,7 @@ def validation_in_training(script: Script) -> Iterator[Finding]:
     constants = nodes(script.tree, ast.Constant)
     texts = [(each, each.value) for each in constants if isinstance(each.value, str) and "*" in each.value]
     shards = [Path(text).name for _, text in texts if constant(text).has(VAL) and " " not in text]
-    chosen = {
-        id(node) for each in nodes(script.tree, ast.comprehension) if each.ifs for node in ast.walk(each)
-    }
+    chosen = {id(node) for each in nodes(script.tree, ast.comprehension) if each.ifs for node in walked(each)}
     globs = [(node, scope) for node, scope in script.reach.all(ast.Call) if last_called(node) in GLOBS]
     for node, text in texts if shards else ():
         pattern = Path(text).name
@@ -267,7 +266,7 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
 def own_card_only(script: Script) -> Iterator[Finding]:
     """T20: kernels that a card or a version may not have, without another way."""
     branches = [*nodes(script.tree, ast.If, ast.IfExp)]
-    guarded = {id(inner) for node in (*branches, *nodes(script.tree, ast.Try)) for inner in ast.walk(node)}
+    guarded = {id(inner) for node in (*branches, *nodes(script.tree, ast.Try)) for inner in walked(node)}
     tests = [node.test for node in (*branches, *nodes(script.tree, ast.Assert))]
     asks_version = any("version" in ast.unparse(test) for test in tests)
     for node in nodes(script.tree, ast.Import, ast.ImportFrom):

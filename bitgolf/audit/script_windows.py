@@ -15,6 +15,7 @@ from bitgolf.audit.tree import (
     names_in,
     nodes,
     number,
+    walked,
     ways,
 )
 from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, VAL, Event
@@ -111,7 +112,7 @@ def _decides_mask(script: Script, branch: Branch, scope: int) -> bool:
 def _attention(body: Sequence[ast.AST]) -> frozenset[str]:
     """Masks and windows in some statements."""
     texts = set()
-    for node in (inner for each in body for inner in ast.walk(each)):
+    for node in (inner for each in body for inner in walked(each)):
         if isinstance(node, ast.keyword):
             if node.arg in MASKS:
                 texts.add(ast.unparse(node.value))
@@ -143,7 +144,7 @@ def _masked(script: Script, method: ast.FunctionDef, shifted: Sequence[ast.expr]
     given = [*nodes(method, ast.Assign)]
     for _ in range(3):  # what is made of masks, and of shifted vectors
         masks |= {name for each in given if _is_mask(each.value, masks) for name in names_given(each)}
-        holding = [each for each in given if any(node in shifted for node in ast.walk(each.value))]
+        holding = [each for each in given if any(node in shifted for node in walked(each.value))]
         vectors |= {name for each in holding for name in names_given(each)}
     for node in nodes(method, ast.Call, ast.BinOp, ast.Assign):
         match node:

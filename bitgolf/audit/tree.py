@@ -1,18 +1,49 @@
 """Questions to a syntax tree: what a node calls, names and holds, and which nodes of a kind there are."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from types import MappingProxyType
 from typing import TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from bitgolf.public.constants import folded
 
 Node = TypeVar("Node", bound=ast.AST)
 Other = TypeVar("Other", bound=ast.AST)
+Said = TypeVar("Said")
 NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 Branch = ast.If | ast.IfExp
 
 
+def remembered(asked: Callable[[ast.AST], Said]) -> Callable[[ast.AST], Said]:
+    """What is said of a node is found out once, not by each check; nothing changes a tree that was opened.
+
+    It must not hold the node itself, which would then never be forgotten.
+    """
+    known: WeakKeyDictionary[ast.AST, Said] = WeakKeyDictionary()
+
+    @wraps(asked)
+    def of(node: ast.AST) -> Said:
+        if node not in known:
+            known[node] = asked(node)
+        return known[node]
+
+    return of
+
+
+def walked(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of a tree, itself first."""
+    return [tree, *below(tree)]
+
+
+@remembered
+def below(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of a tree but itself."""
+    return [*ast.walk(tree)][1:]
+
+
+@remembered
 def called(node: ast.AST) -> str:
     """The dotted name of what a node calls; empty for another node."""
     if not isinstance(node, ast.Call):
@@ -39,7 +70,7 @@ def nodes(tree: ast.AST, kind: type[Node], other: type[Other], /) -> Iterator[No
 def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]: ...
 def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
     """All nodes of these kinds in a tree."""
-    return (node for node in ast.walk(tree) if isinstance(node, kinds))
+    return (node for node in walked(tree) if isinstance(node, kinds))
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
@@ -80,7 +111,7 @@ def stops(parts: Sequence[ast.AST]) -> bool:
     return any(
         isinstance(each, ast.Raise) or called(each).endswith("exit")
         for part in parts
-        for each in ast.walk(part)
+        for each in walked(part)
     )
 
 
@@ -91,7 +122,7 @@ def names_given(node: ast.Assign) -> set[str]:
 
 def values_given(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     """What is given a value, as text: by an assignment, as a field, as a default of a parameter or option."""
-    for node in ast.walk(tree):
+    for node in walked(tree):
         match node:
             case ast.Assign(targets=targets, value=value):
                 yield from ((ast.unparse(each), value) for each in targets)
@@ -160,7 +191,7 @@ def contexts(node: ast.With) -> list[ast.expr]:
 
 def within(parts: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """All nodes in some statements."""
-    return (each for part in parts for each in ast.walk(part))
+    return (each for part in parts for each in walked(part))
 
 
 def imported(node: ast.AST) -> list[str]:
@@ -170,11 +201,13 @@ def imported(node: ast.AST) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
-def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+@remembered
+def own_nodes(function: ast.AST) -> list[ast.AST]:
     """The nodes of a function without those of functions and classes inside it."""
-    waiting = [*ast.iter_child_nodes(function)]
+    waiting, found = [*ast.iter_child_nodes(function)], []
     while waiting:
         node = waiting.pop()
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            yield node
+            found.append(node)
             waiting += ast.iter_child_nodes(node)
+    return found

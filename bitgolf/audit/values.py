@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bitgolf.audit.tree import walked
+
 VAL, GOLD, HASH, READ, RANK, SIZE, SUM = "val gold hash read rank size sum".split()
 PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a token; a score by its bytes
 TRAIN, TIME, COUNTER, CHOSEN = "train time counter chosen".split()
@@ -267,7 +269,7 @@ def common(one: Event, other: Event) -> tuple[int, ...]:
 
 def optimized_thing(node: ast.expr) -> str:
     """Of `thing.parameters()`, `[*thing.parameters()]` or `[thing]` the thing."""
-    called = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    called = {id(each.func) for each in walked(node) if isinstance(each, ast.Call)}
     return next(
-        (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and id(each) not in called), ""
+        (each.id for each in walked(node) if isinstance(each, ast.Name) and id(each) not in called), ""
     )

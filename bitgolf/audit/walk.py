@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from bitgolf.audit.tree import walked
 from bitgolf.audit.values import (
     FEW,
     INFERENCE,
@@ -93,7 +94,7 @@ class Walk:
         self.tallied: set[str] = set()  # tables that are counted in, and so predict nothing by themselves
         for tree in trees:
             self._define(tree, None, "")
-            for node in ast.walk(tree):
+            for node in walked(tree):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     self.modules |= {each.asname or each.name for each in node.names}
         self.trees = trees
