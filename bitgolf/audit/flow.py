@@ -220,7 +220,13 @@ class Flow(Calls):
         for part in test.values if isinstance(test, ast.BoolOp) else [test]:
             compared = isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq | ast.NotEq)
             only = {RANK, SIZE, COUNTER} if compared else {RANK}  # no data that a process has
-            if isinstance(part, ast.Compare) <= compared and {RANK} <= self.value(part, frame).marks <= only:
+            # That two numbers of one process are equal does not say which process it is.
+            own = isinstance(part, ast.Compare) and all(
+                self.value(side, frame).has(RANK) for side in (part.left, *part.comparators)
+            )
+            if own or isinstance(part, ast.Compare) > compared:
+                continue
+            if {RANK} <= self.value(part, frame).marks <= only:
                 return test.lineno
         return 0
 

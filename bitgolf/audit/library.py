@@ -83,7 +83,7 @@ OTHERS_OWN = frozenset(
     name
     for kind in (str, bytes, dict, list, set, io.BytesIO, Path, torch.Tensor)
     for name in dir(kind)
-    if not name.startswith("__")
+    if not name.startswith("__") and callable(getattr(kind, name))
 )
 
 
@@ -170,7 +170,7 @@ def _modelled(call: Call) -> Value:
         if width := max(each.width for each in studied):
             call.event("train width", Value(number=width))
         call.event("studied", everything)
-    if len(tokens) > 1 and last not in flow.classes and not tokens[-1].has(PREDICTED):  # model(x, y)
+    if len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
     if tokens and not held.marks and not is_own:
         return everything.plain.marked(PREDICTED)  # model(x)

@@ -218,6 +218,28 @@ NEIGHBOURS = {
             "        ask = lambda ids: net(ids)\n" + SCORED.replace("net(before)", "ask(before)"),
         ),
     ],
+    "turns of each process, which all of them take": [
+        (
+            "    for step in range(100):\n",
+            "    mine = [*(step or settings.rank == 0 for step in range(99)), False]\n    left = max(mine)\n"
+            "    for step in range(100):\n        if left == mine[step]:\n            dist.barrier()\n",
+        )
+    ],
+    "work that is dealt by sizes of documents, and scores that are kept": [
+        (
+            "class Block(",
+            "class Dealt:\n    def parts(self, ids, starts):\n"
+            "        return [ids[each:] for each in starts]\n\n\nclass Block(",
+        ),
+        (
+            "    nats = torch.zeros((), dtype=torch.float64)\n",
+            "    kept, work, starts = [], [0], (stream == 1).nonzero()\n"
+            "    parts = settings.dealt.parts(stream, starts)\n"
+            "    work[0] += min(sum(map(len, parts)), max(starts))\n",
+        ),
+        (ADD, "            kept.append(loss)\n"),
+        ("    dist.all_reduce(nats)\n", "    nats = torch.cat(kept).sum()\n    dist.all_reduce(nats)\n"),
+    ],
     "decimal megabytes": [
         ('    print(f"Serialized', '    assert len(packed) < 15.9 * 1000 * 1000\n    print(f"Serialized')
     ],

@@ -160,21 +160,18 @@ def test_scripts_speak_of_what_they_have(name):
     assert code_lines(script) < SIZES[name][0]
 
 
-def of_recipes(*missed: str) -> list:
-    """All recipes, all but one of them slow. missed: those that alarm though nothing is wrong with them."""
-    alarm = pytest.mark.xfail(strict=True, reason="a false suspicion that is not mended yet")
-    marks = {name: [pytest.mark.slow, *[alarm] * (name in missed)] for name in recipe_names()}
-    return [pytest.param(name, marks=marks[name] if name != "baseline" else ()) for name in recipe_names()]
+RECIPES = [
+    pytest.param(name, marks=[] if name == "baseline" else [pytest.mark.slow]) for name in recipe_names()
+]
 
 
-# T17 and T18 take a share of a shared evaluation for all of it.
-@pytest.mark.parametrize("name", of_recipes("frontier", "pr1718_ttt"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_scripts_audit_without_a_finding(name, tmp_path):
     (tmp_path / "train_gpt.py").write_text(script_named(name))
     assert audit(tmp_path / "train_gpt.py", rules_named("final")).real == []
 
 
-@pytest.mark.parametrize("name", of_recipes("frontier"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_script_audits_as_well_when_it_is_packed(name, tmp_path):
     """Without its annotations, and with a packer's names."""
     (tmp_path / "train_gpt.py").write_bytes(script_of(find_recipe(name)))
