@@ -1,9 +1,10 @@
 """What a packed model shows: tensors that nothing needs, rows that are gone, levels that are not used."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bitgolf.audit.bounded import start_of
@@ -25,6 +26,28 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     if path.stat().st_size > MOST_BYTES:
         raise BitgolfError(f"more than {MOST_BYTES:,} bytes", where=str(path))
     return read_artifact(path).weights if ours else read_public(path, limit=MOST_BYTES)
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file has a name that packed models have."""
+    return name.endswith(".ptz") or name == "model.bin"
+
+
+def artifacts_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The packed models among a folder's files: safetensors only where nothing else is packed, for beside it
+    they are what training keeps, and never the state of a run of ours.
+    """
+    tensors = [name for name in names if name.endswith(".safetensors") and not _is_state(folder / name)]
+    return [folder / name for name in [*filter(is_packed, names)] or tensors]
+
+
+def _is_state(path: Path) -> bool:
+    """Whether a checkpoint or weights of ours, with the facts that a run goes on from."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "bitgolf" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:

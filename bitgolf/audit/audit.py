@@ -218,10 +218,9 @@ def _folder(path: Path, rules: Rules) -> Layers:
         findings.append(
             Finding("K03", CANNOT_TELL, names, "archives are not opened", "code and logs as files")
         )
-    for name in record.files:
-        if name.endswith((".ptz", ".safetensors")) or name == "model.bin":
-            findings += artifact_checks.check_artifact(path / name, rules)
-            looked |= artifact_checks.COVERED
+    for artifact in artifact_checks.artifacts_in(path, [*record.files]):
+        findings += artifact_checks.check_artifact(artifact, rules)
+        looked |= artifact_checks.COVERED
     evidence = record.claims.path if record.claims else record.logs[0].path if record.logs else None
     taken = rules.taken(sha256_of(evidence)) if evidence else {}
     return findings, looked, taken, _unchecked(record, script)

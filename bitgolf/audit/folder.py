@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitgolf.audit.bounded import start_of, text_at
+from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.logs import Log, decoded, looks_like_log, read_log
 from bitgolf.base.errors import BitgolfError, displayed
 from bitgolf.inputs.typed import read_outside
@@ -39,7 +40,9 @@ class Claims(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A folder. entry: the script that runs; None where nothing tells. Sizes in bytes."""
+    """A folder. entry: the script that runs; None where nothing tells. Sizes in bytes. outside: what of it
+    cannot be looked at.
+    """
 
     folder: Path
     files: dict[str, int]
@@ -49,7 +52,7 @@ class Record(NamedTuple):
     claims: Claims | None
     unreadable: list[str]
     readme: str
-    outside: list[str]
+    outside: list[Finding]
 
     @property
     def bits(self) -> float | None:
@@ -115,31 +118,37 @@ def read_record(folder: Path) -> Record:
     return Record(folder, files, entry_of(folder, scripts), scripts, logs, claims, unreadable, text, outside)
 
 
-def files_in(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Every file below a folder with its size, and the links that lead out of it; no link is followed.
-
-    Raises BitgolfError for a folder in it that cannot be read, and for too many files.
+def files_in(folder: Path) -> tuple[dict[str, int], list[Finding]]:
+    """Every file below a folder with its size, and K03 for what is none or cannot be read; no link is
+    followed. Raises BitgolfError for a folder that cannot be read, and for too many files.
     """
     files: dict[str, int] = {}
-    outside = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=False):
+    outside: list[Finding] = []
+
+    def refuse(error: OSError) -> None:
+        problem = f"cannot read: {error.strerror}"
+        if Path(error.filename) == folder:
+            raise BitgolfError(problem, where=str(folder))
+        outside.append(Finding("K03", CANNOT_TELL, str(Path(error.filename).relative_to(folder)), problem))
+
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=False):
         folders[:] = sorted(each for each in folders if each not in (".git", "__pycache__"))
         for name in sorted(names):
             path = Path(parent) / name
             label = str(path.relative_to(folder))
             if path.is_symlink() or not path.is_file():
-                outside.append(label)
+                outside.append(Finding("K03", SUSPECTED, label, "a link, or no plain file"))
                 continue
-            files[label] = path.stat().st_size
+            try:
+                with path.open("rb"):
+                    files[label] = path.stat().st_size
+            except OSError as error:
+                refuse(error)
             if len(files) > MOST_FILES:
                 raise BitgolfError(
                     f"more than {MOST_FILES:,} files", where=str(folder), way_out="name one record"
                 )
     return files, outside
-
-
-def _refuse(error: OSError) -> None:
-    raise BitgolfError(f"cannot read: {error.strerror}", where=str(error.filename))
 
 
 def entry_of(folder: Path, scripts: list[Path]) -> Path | None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bitgolf.audit import data_checks
+from bitgolf.audit.artifact_checks import is_packed
 from bitgolf.audit.bounded import start_of
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.folder import Claims, Record
@@ -60,8 +61,7 @@ def missing(record: Record, rules: Rules) -> Iterator[Finding]:
         yield Finding("K03", CANNOT_TELL, record.folder.name, "no script")
     elif record.entry.stat().st_size == 0:
         yield Finding("K03", FOUND, record.entry.name, "the script is empty")
-    for link in record.outside:
-        yield Finding("K03", SUSPECTED, link, "a link, or no plain file")
+    yield from record.outside
 
 
 def claimed_sizes(record: Record, claims: Claims, rules: Rules) -> Iterator[Finding]:
@@ -240,7 +240,7 @@ def weights_in(record: Record) -> list[int]:
     sizes = [
         size
         for name, size in record.files.items()
-        if size > 1_000_000 and not name.lower().endswith(NO_WEIGHTS)
+        if (size > 1_000_000 or is_packed(name)) and not name.lower().endswith(NO_WEIGHTS)
         if (path := record.folder / name) not in shards and _is_binary(path)
     ]
     return [size for size in sizes if size < 1.5 * min(sizes) and not logged & {*sizes}]

@@ -97,7 +97,7 @@ def byte_tables(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, np.nd
 
 def pieces_of(path: Path) -> list[str] | list[bytes] | None:
     """The pieces of a SentencePiece model or its list, or of a TokenMonster vocabulary; None for others."""
-    if path.stat().st_size > MOST_BYTES:
+    if not 0 < path.stat().st_size <= MOST_BYTES:
         return None
     data = path.read_bytes()
     if path.suffix == ".vocab":

@@ -1,13 +1,17 @@
 """Faults between the parts of a folder are named; a folder that fits together has no finding."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 import shutil
 import textwrap
 import tomllib
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bitgolf.audit import rules, tokenizer_checks
 from bitgolf.audit.audit import audit
@@ -16,6 +20,7 @@ from bitgolf.audit.page import markdown, severity
 from bitgolf.audit.rules import FILE, rules_named
 from bitgolf.audit.violations import UNSEEN, VIOLATIONS
 from bitgolf.base.errors import BitgolfError
+from bitgolf.base.tensors import write_tensors
 from tests.audit.planted import SCORES, SCRIPT, changed, log_text, write_claims, write_folder
 from tests.audit.rows import SCRIPT_ROWS
 from tests.audit.rows.made import PACK
@@ -232,6 +237,50 @@ def test_artifacts(folder):
     found = audit(folder / "final_model.ptz", RULES).findings
     assert [each.code for each in found] == ["K06", "K06", "T08"]
     assert "b.weight and a.weight are equal" in found[1].found
+
+
+def test_what_a_run_keeps_beside_its_artifact_is_none(folder):
+    moments = {"optimizer/a.weight/exp_avg": torch.randn(64, 64)}
+    state = folder / "checkpoint" / "state.safetensors"
+    write_tensors(state, moments, {"step": 1})
+    assert codes(folder) == []
+    save_file(moments, state)  # of somebody, and nothing is packed beside it
+    assert codes(folder) == [("K06", FOUND)]
+    torch.save({"a.weight": torch.randn(64, 64)}, folder / "final_model.ptz")
+    assert codes(folder) == []
+
+
+def test_large_files_beside_a_small_packed_model_are_none(folder):
+    (folder / "model.bin").write_bytes(bytes(200_000))
+    (folder / "scores.npz").write_bytes(bytes(17_000_000))
+    assert codes(folder) == []
+    (folder / "model.bin").unlink()
+    assert codes(folder) == [("K01", FOUND)]
+
+
+@pytest.mark.parametrize(
+    "name", ["train_seed1.log", "README.md", "submission.json", "tok.model", "final_model.ptz"]
+)
+def test_a_file_that_cannot_be_read_ends_no_audit(folder, name, monkeypatch):
+    (folder / name).touch()
+    (folder / "notes").mkdir()
+    (folder / "train_gpt.py").write_text(changed((PACK, EPOCHS + PACK)))
+    opened, listed = io.open, os.scandir
+
+    def refuse(real):
+        def opening(path, *given, **named):
+            if str(path) in (str(folder / name), str(folder / "notes")):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return real(path, *given, **named)
+
+        return opening
+
+    monkeypatch.setattr(io, "open", refuse(opened))
+    monkeypatch.setattr(os, "scandir", refuse(listed))
+    found = audit(folder, RULES).findings
+    unread = {(each.code, each.sure, each.where) for each in found if "cannot read" in each.found}
+    assert unread == {("K03", CANNOT_TELL, "notes"), ("K03", CANNOT_TELL, name)}
+    assert any(each.code == "V06" for each in found)
 
 
 def test_many_tensors_of_one_fault_are_one_finding(tmp_path):
