@@ -246,8 +246,15 @@ class Interpreter:
         return UNKNOWN
 
     def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
+        """The script's only function of a name; `struct.pack` is none of its own."""
         others = self.flow.called_so.get(last, [])
-        return others[0] if len(others) == 1 else None
+        held = (
+            node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+        )
+        beside = self.script.beside and isinstance(held, ast.Name) and held.id in self.flow.modules
+        if len(others) != 1 or held and not beside and id(others[0]) not in self.flow.owner:
+            return None
+        return others[0]
 
     def enter(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """What a function gives back for what it is given."""

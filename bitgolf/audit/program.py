@@ -206,12 +206,14 @@ class Program(Interpreter):
             )
         return self.of_class[kind]
 
-    def lineage(self, kind: str) -> Iterator[str]:
+    def lineage(self, kind: str) -> list[str]:
         """A class of the script, and those that it is made of."""
-        if kind in self.flow.classes:
-            yield kind
-            for base in self.flow.bases[kind]:
-                yield from self.lineage(base)
+        found = [kind] if kind in self.flow.classes else []
+        for each in found:  # `class Module(nn.Module)` is made of another one
+            found += [
+                base for base in self.flow.bases[each] if base in self.flow.classes and base not in found
+            ]
+        return found
 
     def call(self, node: ast.Call, names: Names) -> Known:
         """Also with arguments that are spread out, and of what is made here."""
@@ -262,7 +264,7 @@ class Program(Interpreter):
     def built(self, kind: ast.ClassDef, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """An object of a class; of a model no more than that."""
         thing = Thing(kind.name)
-        lineage = [*self.lineage(kind.name)]
+        lineage = self.lineage(kind.name)
         if not any((each, "forward") in self.flow.methods for each in lineage):
             fields = [
                 part.target.id

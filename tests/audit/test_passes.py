@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bitgolf.audit.passes import CHECKS
+from bitgolf.audit.passes import CHECKS, Passes
 from bitgolf.audit.script import follow
 from bitgolf.audit.unwrap import unwrapped
 from tests.audit.planted import SCRIPT, changed
@@ -44,6 +44,23 @@ def test_the_first_window_scores_all_that_it_holds():
 def test_borders_of_windows(taken, code):
     text = changed((PART, f"part = stream[start : start + {taken}]"))
     assert [each for each, _ in found(text)] == [code] * (code is not None)
+
+
+def test_a_function_of_a_library_is_no_own_one_of_its_name():
+    pack = (
+        "def pack(parts):\n    return [struct.pack('<I', len(each)) for each in [*parts, *parts, *parts]]\n\n"
+    )
+    called = ("    luts = tables", "    pack(['a', 'b', 'c'])\n    luts = tables")
+    text = changed(
+        ("class Net(", f"{pack}class Net("), (PART, "part = stream[start : start + chunk]"), called
+    )
+    assert [each for each, _ in found(text)] == ["B11"]
+
+
+def test_a_class_that_is_called_as_the_one_it_is_made_of():
+    text = changed(("class Net(nn.Module)", "class Module(nn.Module):\n    pass\n\nclass Net(Module)"))
+    script = follow("a.py", unwrapped("a.py", text.encode()), [])
+    assert Passes(script).lineage("Net") == ["Net", "Module"]
 
 
 @pytest.mark.parametrize(
