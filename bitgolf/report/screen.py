@@ -71,8 +71,9 @@ def follow(events: Generator[Event, None, Result]) -> Result:
 
 
 def note(text: str) -> None:
-    """A line for the reader, on stderr."""
-    print(f"note: {escaped(text)}", file=sys.stderr, flush=True)
+    """A line for the reader, on stderr; of several processes the first speaks for all."""
+    if is_first_process():
+        print(f"note: {escaped(text)}", file=sys.stderr, flush=True)
 
 
 def _noted(events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:

@@ -23,6 +23,7 @@ KEEP_SHARE = 0.05  # of the time, at most, goes into keeping
 FEW_WINDOWS = 32  # tell the pace of an evaluation
 PACKED = ("quantized", "adapted")  # weights whose evaluation counts
 SHOW_SECONDS = 1.0  # between two looks at the bits so far
+UNSHARED = "no work is shared where tokens are mixed or chained, or an adapter does not say `shared = True`"
 
 
 class SlowError(BitgolfError):
@@ -87,6 +88,8 @@ def evaluate(
     Raises SlowError as soon as it is clear that `plan.eval_seconds` will not do; of what learns, before it
     begins.
     """
+    if world.size > 1 and not is_shared(plan):
+        yield Event(NOTE, 1, 1, {NOTE: UNSHARED})
     if part is None or not part.exists():
         refuse_slow_learning(model, tokens, tokenizer, plan, lambda: world.broadcast(clock()), world.size)
     sheet = Sheet(part, model, tokens, plan, world)

@@ -7,15 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bitgolf.base.errors import BitgolfError
 from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.files import read_json, sha256_of, write_bytes, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.base.tensors import write_tensors
 from bitgolf.net.backend import Backend, choose_backend, choose_device
-from bitgolf.net.model import build_model, count_parameters, model_with, shipped_weights
+from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
 from bitgolf.run.evaluation import verdict
 from bitgolf.run.folder import CHECKPOINT, claim_folder, describe_run
@@ -118,25 +116,22 @@ def _stages(
         "dataset": str(dataset.folder),
         "data": dataset.passport,
     }
-    if world.rank:
-        return Outcome({"status": "diverged" if status == "diverged" else "ok", **facts})
     seconds = {"train": state.seconds}
     facts["seconds"] = seconds
     if status == "diverged":
-        return _diverged(spec, facts, "the loss or its gradient is no number")
-    # From here on the weights are the CPU's: equal ones are packed to equal bytes, whatever trained them.
-    live = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
-    averaged = recipe.average.weights({name: each.cpu() for name, each in state.averaged.items()}, live)
-    both = live_and_averaged(live, averaged)
-    write_tensors(folder / "weights.safetensors", both, {"recipe": recipe.identity()})
-    if odd := [name for name, tensor in both.items() if not bool(tensor.isfinite().all())]:
-        return _diverged(spec, facts, f"{odd[0]}: weights that are not finite")
-    try:
-        packer, packing = yield from _pack(spec, averaged, backend, seconds)
-    except QuantizeError as error:  # what no rule can hold is the trace of a spike
-        return _diverged(spec, facts, str(error))
+        return _diverged(spec, world, facts, "the loss or its gradient is no number")
+    error = ""
+    if world.rank == 0:
+        try:
+            packer, packing = yield from _pack(spec, model, state, seconds)
+        except QuantizeError as odd:  # what no rule can hold is the trace of a spike
+            error = str(odd)
+    if world.broadcast(float(bool(error))):  # the others wait for the files
+        return _diverged(spec, world, facts, error)
     started = spec.clock()
-    variants, sums = yield from score_variants(spec, live, averaged, backend)
+    variants, sums = yield from score_variants(spec, backend, world)
+    if world.rank:
+        return Outcome({"status": "ok", **facts})
     seconds["score"] = spec.clock() - started
     artifact, total = packing.artifact, packer.total_bytes(packing.artifact)
     score: Any = {name: variants[-1][name] for name in HEADLINE if name in variants[-1]}
@@ -160,10 +155,21 @@ def _stages(
 
 
 def _pack(
-    spec: RunSpec, averaged: dict[str, Tensor], backend: Backend, seconds: dict[str, float]
+    spec: RunSpec, model: Model, state: State, seconds: dict[str, float]
 ) -> Generator[Event, None, tuple[Packer, Packing]]:
-    """Calibrate, allocate, tune, quantize, and write model.bin. seconds: by stage, added to in place."""
-    recipe, dataset, started = spec.recipe, spec.dataset, spec.clock()
+    """Average, calibrate, allocate, tune, quantize; write weights.safetensors and model.bin.
+
+    seconds: by stage, added to in place. Raises QuantizeError for what nothing can be packed from.
+    """
+    recipe, dataset, backend = spec.recipe, spec.dataset, model.backend
+    # From here on the weights are the CPU's: equal ones are packed to equal bytes, whatever trained them.
+    live = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    averaged = recipe.average.weights({name: each.cpu() for name, each in state.averaged.items()}, live)
+    both = live_and_averaged(live, averaged)
+    write_tensors(spec.folder / "weights.safetensors", both, {"recipe": recipe.identity()})
+    if odd := [name for name, tensor in both.items() if not bool(tensor.isfinite().all())]:
+        raise QuantizeError("weights that are not finite", where=odd[0])
+    started = spec.clock()
     yield Event("calibrate", 0, 1, {})
     shipped = recipe.network().shipped()
     weights = shipped_weights(shipped, averaged)
@@ -182,8 +188,9 @@ def _pack(
     return packer, Packing(plan, curvatures, packer.weights, rows, artifact, seconds)
 
 
-def _diverged(spec: RunSpec, facts: RunResult, error: str) -> Outcome:
+def _diverged(spec: RunSpec, world: World, facts: RunResult, error: str) -> Outcome:
     """The result of a training that left nothing to pack; error: what is wrong with which tensor."""
     result: RunResult = {"status": "diverged", **facts, "error": error}
-    write_json(spec.folder / "result.json", result)
+    if world.rank == 0:
+        write_json(spec.folder / "result.json", result)
     return Outcome(result)

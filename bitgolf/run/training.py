@@ -57,9 +57,9 @@ def train_model(
             state, status = report.state, report.status
             state.dtype = model.backend.dtype_name
             row, logged = report.row(), report.step % recipe.train.log_steps == 0 or status != "running"
-            if world.rank == 0 and recipe.train.validates(report.step, status == "finished"):
+            if recipe.train.validates(report.step, status == "finished"):
                 row[VALIDATED] = yield from mapped(
-                    validation(spec, model), partial(_validating, report.progress)
+                    validation(spec, model, world), partial(_validating, report.progress)
                 )
                 shown, logged = {VALIDATED: row[VALIDATED]}, True
             if world.rank == 0 and logged:

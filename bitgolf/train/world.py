@@ -1,6 +1,7 @@
 """The processes that train together: one by default, several under torchrun."""
 
 import dataclasses
+import datetime
 import os
 
 import torch
@@ -57,7 +58,9 @@ def join_world(device: str) -> World:
         return World()
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    # Longer than torch would: the others wait while the first packs.
+    patience = datetime.timedelta(hours=4)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience)
     return World(rank=distributed.get_rank(group.WORLD), size=size)
 
 

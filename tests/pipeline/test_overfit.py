@@ -59,17 +59,17 @@ def test_nothing_is_chosen_by_the_text_that_is_scored(recipe, tmp_path):
     assert same_weights(weights, others) and packed == other_packed
 
 
-def trains_by(spec, model):
+def trains_by(spec, model, world):
     """Planted: what a validation finds changes the weights that the training goes on from."""
-    bits = yield from validation(spec, model)
+    bits = yield from validation(spec, model, world)
     with torch.no_grad():
         model.tok_emb.weight.mul_(1 + bits / 1000)
     return bits
 
 
-def keeps_by(spec, live, averaged, backend):
+def keeps_by(spec, backend, world):
     """Planted: the score decides what is kept in the artifact."""
-    variants, sums = yield from score_variants(spec, live, averaged, backend)
+    variants, sums = yield from score_variants(spec, backend, world)
     choice = int(1e6 * variants[0]["bits_per_byte"]) % 256
     path = spec.folder / "model.bin"
     path.write_bytes(path.read_bytes()[:-1] + bytes([choice]))

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.plan import to_json
 from bitgolf.base.tensors import read_tensors
+from bitgolf.net.backend import choose_backend
 from bitgolf.pipeline.work import work
 from bitgolf.report.screen import follow
+from bitgolf.run.scoring import score_variants
+from bitgolf.run.spec import RunSpec
+from bitgolf.run.training import VALIDATED
+from bitgolf.train.world import World
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 STEPS = 12
@@ -31,7 +37,9 @@ def outcome(*command):
 @pytest.fixture
 def cut(recipe):
     """The tiny recipe in float32, its batch cut into that many micro-batches."""
-    return lambda parts: recipe.replace({"train.steps": STEPS, "train.accumulation": parts})
+    return lambda parts: recipe.replace(
+        {"train.steps": STEPS, "train.accumulation": parts, "train.validate_steps": STEPS}
+    )
 
 
 @pytest.fixture
@@ -76,6 +84,13 @@ def test_two_processes_are_one(cut, together, dataset, tmp_path):
     assert result["train_tokens"] == alone["train_tokens"]
     assert result["bits_per_byte"] == pytest.approx(alone["bits_per_byte"], abs=1e-3)
     assert (two / "report.html").stat().st_size > 10_000
+    scores = (two / "scores.npz").read_bytes()  # which both have made
+    spec = RunSpec(cut(1), dataset, two, 3, b"")
+    rows, _ = finish(score_variants(spec, choose_backend(spec.recipe.backend, result["dtype"]), World()))
+    assert (two / "scores.npz").read_bytes() == scores
+    bits = [row["bits_per_byte"] for row in rows]
+    assert bits == [row["bits_per_byte"] for row in result["variants"]]
+    assert bits[0] == json.loads((two / "metrics.jsonl").read_text().splitlines()[-1])[VALIDATED]
 
 
 def test_two_processes_refuse_a_folder_in_use(together, tmp_path):

@@ -16,6 +16,7 @@ from bitgolf.run.scoring import validation
 from bitgolf.run.spec import RunSpec, training_identity
 from bitgolf.run.stages import run
 from bitgolf.train.loop import TrainPlan
+from bitgolf.train.world import World
 
 CODE = b"print('the code that counts')\n"
 EACH_SECOND = {"train.validate_steps": 2}
@@ -70,7 +71,7 @@ def test_what_is_validated_is_logged_though_no_line_was_due(recipe, dataset, tmp
 def test_the_clock_of_the_training_stands_still(recipe, dataset, tmp_path, monkeypatch):
     now = 0.0
 
-    def slow(spec, model):
+    def slow(spec, model, world):
         nonlocal now
         now += 1000.0
         yield 1, 1
@@ -105,7 +106,7 @@ def test_mode_and_random_numbers_of_the_model_stay(recipe, dataset, tmp_path):
     spec = RunSpec(recipe, dataset, tmp_path, 1, CODE)
     model = build_model(recipe.network(), 1).train()
     before = torch.get_rng_state()
-    assert 0 < finish(validation(spec, model)) < 20
+    assert 0 < finish(validation(spec, model, World())) < 20
     assert model.training and torch.equal(before, torch.get_rng_state())
 
 
@@ -113,7 +114,7 @@ def test_a_model_of_no_numbers_has_no_bits(recipe, dataset, tmp_path):
     model = build_model(recipe.network(), 1)
     with torch.no_grad():
         model.tok_emb.weight.fill_(np.nan)
-    assert math.isnan(finish(validation(RunSpec(recipe, dataset, tmp_path, 1, CODE), model)))
+    assert math.isnan(finish(validation(RunSpec(recipe, dataset, tmp_path, 1, CODE), model, World())))
 
 
 def test_a_training_is_the_same_training_with_and_without(recipe, dataset):
