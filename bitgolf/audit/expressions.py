@@ -16,6 +16,7 @@ from bitgolf.audit.values import (
     FEW,
     FILES,
     GOLD,
+    GUESS,
     HASH,
     HOT,
     ITEMS,
@@ -46,6 +47,8 @@ from bitgolf.audit.values import (
 )
 from bitgolf.audit.walk import MOST_STEPS, Walk
 from bitgolf.public.constants import folded
+
+SAID = {PIECE, PREDICTED, READ}  # by a table or a model
 
 
 class Expressions(Walk):
@@ -123,7 +126,11 @@ class Expressions(Walk):
         equal = all(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops)
         if not equal or any(isinstance(each, ast.UnaryOp | ast.List) for each in node.comparators):
             value = value._replace(marks=value.marks - {RANK})  # `!= -1` asks whether there are others
-        return value._replace(gates=value.gates | value.keys).marked(MASK) if value.has(VAL) else value
+        if not value.has(VAL):
+            return value
+        sides = [self.again(each, frame).marks & {VAL, *SAID} for each in (node.left, node.comparators[0])]
+        guessed = equal and {VAL} in sides and any(each & SAID for each in sides)
+        return value._replace(gates=value.gates | value.keys).marked(MASK, *([GUESS] if guessed else []))
 
     def either(self, node: ast.IfExp, frame: Frame) -> Value:
         """One of two, chosen by a condition."""
@@ -250,6 +257,10 @@ class Expressions(Walk):
             limit = self.value(bounds.upper, frame) if bounds and bounds.upper is not None else NOTHING
             if limit.number is not None and limit.number > 1000 and not limit.has(SIZE):
                 self.event("cut", node, frame, limit, way="least" if limit.has(FEW) else "")
+            if limit.has(MASK) and bounds and isinstance(bounds.upper, ast.Subscript):
+                nth = self.value(bounds.upper.slice, frame)
+                if nth.number is not None and nth.number > 1 and not nth.has(SIZE):
+                    self.event("cut", node, frame, nth, way="documents")
             step = self.value(bounds.step, frame).number if bounds and bounds.step is not None else None
             if step is not None and step > 1:
                 self.event("cut", node, frame, Value(number=step), way="step")
@@ -364,10 +375,18 @@ class Expressions(Walk):
                 self.event("ratio", node, frame, value)
             elif _tables(left) - _tables(right):
                 self.event("ratio", node, frame, value, way="tables")
-        if left.has(GOLD) and right.has(PIECE) and not (left.has(SUM) or right.has(SUM)):
+        of_token = right.marks & {PIECE, VAL} and not right.has(GOLD)
+        if left.has(GOLD) and of_token and not (left.has(SUM) or right.has(SUM)):
             return value.marked(SHARE)
         if right.has(PIECE) and not right.has(GOLD) and left.number == 1:
             return value.marked("per byte")
+        return value
+
+    def again(self, node: ast.expr, frame: Frame) -> Value:
+        """What an expression carries that was followed before: what happens in it has happened."""
+        before = len(self.events)
+        value = self.value(node, frame)
+        del self.events[before:]
         return value
 
     def truth(self, node: ast.expr, frame: Frame) -> bool | None:
@@ -384,14 +403,14 @@ class Expressions(Walk):
                     return False if False in truths else None
                 return False if all(each is False for each in truths) else None
             case ast.Compare(ops=[ast.Gt() | ast.Eq() | ast.NotEq()], comparators=[other]):
-                left, right = self.value(node.left, frame).number, self.value(other, frame).number
+                left, right = self.again(node.left, frame).number, self.again(other, frame).number
                 if left is None or right is None:
                     return None
                 if isinstance(node.ops[0], ast.Gt):
                     return left > right
                 return (left == right) == isinstance(node.ops[0], ast.Eq)
             case ast.Name() | ast.Attribute():
-                number = self.value(node, frame).number
+                number = self.again(node, frame).number
                 return None if number is None else number != 0
         return None
 

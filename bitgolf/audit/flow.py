@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from bitgolf.audit.calls import Calls
+from bitgolf.audit.expressions import joined
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.tree import last_called, names_in, number, walked
@@ -191,7 +192,8 @@ class Flow(Calls):
         ends = test.has(TIME) and any(isinstance(each, leaves) for each in node.body)
         if ends and frame.loops and not self.scouts and node.lineno not in self.stops:
             self.stops.add(node.lineno)
-            self.event("stop", node, frame, test)
+            left = any(isinstance(each, ast.Break | ast.Return) for each in node.body)
+            self.event("stop", node, frame, test, way="left" if left else "")
         if frame.loops and test.number is None and any(isinstance(each, ast.Break) for each in node.body):
             self._counted_stop(node, frame)
         if test.gates or test.has(GOLD) or test.has(VAL):
@@ -222,11 +224,11 @@ class Flow(Calls):
             only = {RANK, SIZE, COUNTER} if compared else {RANK}  # no data that a process has
             # That two numbers of one process are equal does not say which process it is.
             own = isinstance(part, ast.Compare) and all(
-                self.value(side, frame).has(RANK) for side in (part.left, *part.comparators)
+                self.again(side, frame).has(RANK) for side in (part.left, *part.comparators)
             )
             if own or isinstance(part, ast.Compare) > compared:
                 continue
-            if {RANK} <= self.value(part, frame).marks <= only:
+            if {RANK} <= self.again(part, frame).marks <= only:
                 return test.lineno
         return 0
 
@@ -239,12 +241,12 @@ class Flow(Calls):
             if isinstance(part, ast.Compare) and isinstance(part.ops[0], ast.Eq)
             for side in (part.left, part.comparators[0])
         ]
-        return self.union(sides, frame).keys
+        return joined([self.again(each, frame) for each in sides]).keys
 
     def _counted_stop(self, node: ast.If, frame: Frame) -> None:
         """`if seen >= 3_000_000: break` in a loop that scores."""
         if isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Gt | ast.GtE):
-            limit, seen = self.value(node.test.comparators[0], frame), self.value(node.test.left, frame)
+            limit, seen = self.again(node.test.comparators[0], frame), self.again(node.test.left, frame)
             if limit.number is not None and limit.number > 1000 and seen.has(SIZE) and seen.roots:
                 self.event("limit", node, frame, limit)
 

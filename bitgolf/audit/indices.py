@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
+from bitgolf.audit.tree import number
 from bitgolf.audit.values import MOST_PATH, Frame
 
 
@@ -24,9 +25,7 @@ def text_of_index(node: ast.expr | None, frame: Frame) -> str:
         each = inner.pop()
         if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Add | ast.Sub | ast.Mult | ast.FloorDiv):
             inner += [each.left, each.right]
-        elif not isinstance(each, ast.Name) and not (
-            isinstance(each, ast.Constant) and isinstance(each.value, int)
-        ):
+        elif not isinstance(each, ast.Name | ast.Attribute) and number(each) is None:
             return ""
     text = with_texts(node, frame.texts)
     return text if len(text) <= MOST_PATH else ""  # sums of sums would double without end

@@ -22,6 +22,7 @@ from bitgolf.audit.values import (
     FILES,
     FROZEN,
     GOLD,
+    GUESS,
     HASH,
     HOT,
     INFERENCE,
@@ -75,7 +76,6 @@ BETTER = PAIRED | {"min", "amin", "max", "amax"}
 FITTED = {"lstsq", "pinv", "minimize"}
 CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
-BUILTINS = {*dir(builtins)}
 LEARNS = {"backward", "grad"}
 MAKES_PLAIN = {*"clone item tolist float int len deepcopy numpy tensor size".split()}
 # Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
@@ -163,14 +163,16 @@ def _is_of_library(call: Call) -> bool:
 def _modelled(call: Call) -> Value:
     """What a model makes of tokens, or whatever else is called."""
     flow, _, _, last, held, given, everything, _ = call
-    is_own = last in BUILTINS or last in flow.classes
+    is_own = hasattr(builtins, last) or last in flow.classes
     studied = [each for each in given if each.has(TRAIN)]
     tokens = [each for each in given if each.has(VAL)]
     if studied and not is_own and last not in OTHERS_OWN:
         if width := max(each.width for each in studied):
             call.event("train width", Value(number=width))
         call.event("studied", everything)
-    if len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED):  # model(x, y)
+    kind = (flow.value(call.node.func, call.frame) if call.name == last else flow.attribute(last, held)).kind
+    pair = len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED)
+    if pair and (kind not in flow.classes or flow.reaches(kind, LOSSES | TAKEN)):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
     if tokens and not held.marks and not is_own:
         return everything.plain.marked(PREDICTED)  # model(x)
@@ -267,7 +269,7 @@ def _noted(call: Call) -> None:
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         owner = optimized_thing(node.args[1]) if last == "grad" and len(node.args) > 1 else owner
         call.event("train" if everything.has(VAL) else "fit", everything, owner=owner)
-    elif last in REDUCES and name != last and not name.startswith("functools."):
+    elif last in REDUCES and name != last and not name.startswith("functools.") and not held.marks:
         call.event("gather", everything)
     elif last in WRITES and everything.has(WEIGHTS):
         buffers = [part for part, value in zip(node.args, given) if value.kind == BUFFER]
@@ -332,7 +334,10 @@ def _either(call: Call) -> None:
     """`where`; of a side that is a constant something is left out, and nothing mixed."""
     given = call.given
     both_say = len(given) == 3 and all(each.marks or each.keys for each in given[1:])
-    if both_say and (given[1].has(GOLD) or given[2].has(GOLD)):
+    if both_say and given[0].has(GUESS) and given[1].has(GOLD) and given[2].has(GOLD):
+        if isinstance(call.node.args[2], ast.Name):  # wrong, it costs nothing
+            call.event("leak", given[1], way="chosen")
+    elif both_say and (given[1].has(GOLD) or given[2].has(GOLD)):
         call.flow.mixed(call.node, given[0], given[1] | given[2], call.frame, way="where")
 
 

@@ -25,6 +25,7 @@ CUTS = {
     "drawn": "validation tokens are drawn at random",
     "least": "no more than {} validation tokens are taken",
     "turns": "only {} turns are taken through the validation tokens",
+    "documents": "only the first {} documents of the validation text are taken",
     "files": "only the first {} files of validation tokens are read",
 }
 LONGER = 1.5  # windows that are this much longer than those of training reach places that it never saw
@@ -44,11 +45,11 @@ def cut_validation(script: Script) -> Iterator[Finding]:
                 f"{cut.value.number or 0:,.0f}"
             )
             yield script.finding("V11", cut, message, sure=sure)
-    for limit in script.of("limit"):
-        inside = [each for each in script.of("score", VAL) if each.inside == limit.inside]
-        if any(limit.loops == each.loops[: len(limit.loops)] for each in inside):
-            message = f"the pass over the validation tokens ends after {limit.value.number:,.0f}"
-            yield script.finding("V11", limit, message)
+    for end in [*script.of("limit"), *(each for each in script.of("stop") if each.way == "left")]:
+        inside = [each for each in script.of("score", VAL) if each.inside == end.inside]
+        if any(end.loops == each.loops[: len(end.loops)] for each in inside):
+            after = "a time" if end.kind == "stop" else f"{end.value.number:,.0f}"
+            yield script.finding("V11", end, f"the pass over the validation tokens ends after {after}")
 
 
 def scores_training(script: Script) -> Iterator[Finding]:
@@ -60,12 +61,16 @@ def scores_training(script: Script) -> Iterator[Finding]:
 
 def one_process(script: Script) -> Iterator[Finding]:
     """V18: scores by rank that nobody adds up; weights that one process alone has read."""
-    last = max(script.of("score", RANK), key=lambda event: event.time, default=None)
-    if last and not any(
-        event.time > (last.value.born or last.time) and event.value.marks & {SUM, GOLD, SIZE, VAL}
-        for event in script.of("gather")
-    ):
-        yield script.finding("V18", last, "each process scores its share, and no sum over processes follows")
+    last = {each.inside: each for each in script.of("score", RANK)}
+    for score in last.values():
+        if not any(
+            event.time > (score.value.born or score.time)
+            and event.value.marks & {SUM, GOLD, SIZE, VAL}
+            and (event.inside == score.inside or event.inside not in last)
+            for event in script.of("gather")
+        ):
+            message = "each process scores its share, and no sum over processes follows"
+            yield script.finding("V18", score, message)
     for load in script.of("load"):
         later = [
             event.time for event in script.of("score", VAL) if event.time > load.time and not event.owner

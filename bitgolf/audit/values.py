@@ -25,6 +25,7 @@ FEW = "few"  # a counted number of parts
 ITEMS = "items"  # many things, whose parts are those of each
 WIDTH = "width "  # of tokens, how many of them a slice takes at once
 FILED = "filed"  # read from a file, or unpacked
+GUESS = "guess"  # whether the token that came is the one that something names
 HOT = "hot"  # one at the place of a token
 COUNTED = "counted"  # how often each token, or each hash, came
 BEFORE = "before "  # of roots that an earlier turn of a loop has left

@@ -1,7 +1,7 @@
 """What a walk through a script keeps: functions, names, events, and calls that are known."""
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -208,6 +208,19 @@ class Walk:
         if kind not in self._related:
             self._related[kind] = _reached(kind, self.bases) | _reached(kind, self.heirs)
         return self._related[kind]
+
+    def reaches(self, kind: str, names: Collection[str]) -> bool:
+        """Whether the forward of a class calls one of these, itself or by other functions of the script."""
+        waiting, seen = [self.methods[kind, "forward"]] if (kind, "forward") in self.methods else [], set()
+        while waiting:
+            function = waiting.pop()
+            seen.add(id(function))
+            asked = {last_name(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            if asked & {*names}:
+                return True
+            own = [each for name in asked for each in self.called_so.get(name, ())]
+            waiting += [each for each in own if id(each) not in seen]
+        return False
 
     def _remember(self, name: str, value: Value) -> None:
         self.written.add(name)

@@ -18,8 +18,11 @@ SETS = {
     "fifth_a.txt": "fifth_a.toml",
     "fifth_b.txt": "fifth_b.toml",
     "fifth_c.txt": "fifth_c.toml",
+    "sixth_a.txt": "sixth_a.toml",
+    "sixth_b.txt": "sixth_b.toml",
+    "sixth_c": "sixth_c.toml",  # a folder, whose script is sixth_a.txt
 }
-SLOW = ("second.txt", "third.txt")  # the rest has a script in each style
+SLOW = ("second.txt", "third.txt", "sixth_a.txt", "sixth_b.txt", "sixth_c")  # the rest has each style
 RULES = rules_named()
 MISSED = pytest.mark.xfail(reason="not named so far", strict=True)
 
@@ -36,15 +39,22 @@ def changes(kind):
 
 def codes(tmp_path, script, change):
     """What is found in the changed script; with files or sizes of zeros beside it, in its folder."""
-    text = (FOLDER / script).read_text(encoding="utf-8")
-    for old, new in change["edits"]:
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / "train_gpt.py").write_text(text, encoding="utf-8")
-    beside = {name: text.encode() for name, text in change.get("files", {}).items()}
-    beside |= {name: bytes(size) for name, size in change.get("sizes", {}).items()}
-    for name, data in beside.items():
-        (tmp_path / name).write_bytes(data)
+    base, beside = FOLDER / script, {}
+    if base.is_dir():
+        beside = {each.name: each.read_text(encoding="utf-8") for each in base.iterdir()}
+        base = FOLDER / f"{script[: script.index('_')]}_a.txt"
+    texts = beside | {"train_gpt.py": base.read_text(encoding="utf-8")}
+    for name, edits in [("train_gpt.py", change["edits"]), *change.get("within", {}).items()]:
+        for old, new in edits:
+            assert old in texts[name]
+            texts[name] = texts[name].replace(old, new)
+    texts |= change.get("files", {})
+    for name, text in texts.items():
+        if text:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, size in change.get("sizes", {}).items():
+        (tmp_path / name).write_bytes(bytes(size))
+    beside = len(texts) > 1 or change.get("sizes")
     found = audit(tmp_path if beside else tmp_path / "train_gpt.py", RULES).findings
     return {each.code for each in found if each.sure != CANNOT_TELL}
 
