@@ -192,7 +192,7 @@ class Flow(Calls):
         ends = test.has(TIME) and any(isinstance(each, leaves) for each in node.body)
         if ends and frame.loops and not self.scouts and node.lineno not in self.stops:
             self.stops.add(node.lineno)
-            left = any(isinstance(each, ast.Break | ast.Return) for each in node.body)
+            left = not test.has(CLOCK) and any(isinstance(each, ast.Break | ast.Return) for each in node.body)
             self.event("stop", node, frame, test, way="left" if left else "")
         if frame.loops and test.number is None and any(isinstance(each, ast.Break) for each in node.body):
             self._counted_stop(node, frame)
