@@ -68,6 +68,7 @@ READING_ORDER = (
     "squeeze.fill",
     "squeeze.clip",
     "squeeze.gptq",
+    "squeeze.between",
     "squeeze.rotate",
     "squeeze.lowrank",
     "squeeze.trellis",

@@ -35,6 +35,7 @@ from bitgolf.squeeze.artifact import (
     streams_of,
     unpack,
 )
+from bitgolf.squeeze.between import Between
 from bitgolf.squeeze.clip import Ternary
 from bitgolf.squeeze.codec import (
     CODEC_NAMES,
@@ -108,6 +109,7 @@ MATRIX_FORMS: dict[str, Callable[[Tensor], QuantizedTensor]] = {
     "ternary": Ternary(grid=Grid(bits=2, granularity=ColumnGroups(columns=5))).quantize,
     "stepped": lambda weight: rate_aware(weight, trellis=False),
     "trellis": lambda weight: rate_aware(weight, trellis=True),
+    "between": Between(bits=5).quantize,
     "low rank": LowRank(quantizer=AbsMax(grid=Grid(bits=3)), rank=2).quantize,
     "turned": turned,
 }

@@ -1,5 +1,6 @@
 """Ready tables of quantization rules beside those of `quantize`: what the public records do, and mixtures."""
 
+from bitgolf.squeeze.between import Between
 from bitgolf.squeeze.clip import ClipSearch
 from bitgolf.squeeze.codec import Codec, Deflate, RowColumn, Smallest
 from bitgolf.squeeze.gptq import Gptq
@@ -93,13 +94,13 @@ def rate_aware(step: float = 0.0002, states: int = 8) -> QuantizePlan:
     """Matrices, embeddings and tables at one expected damage a weight; `step` sets the rate of all.
 
     states: of the trellis, for the same of `entropy_coded`. Control tensors are tuned and get eight bits
-    (PR #1716), what is smaller still stays float16.
+    (PR #1716) between their own ends, what is smaller still stays float16.
     """
     matrices = RateAware(step=step, states=states)
     return QuantizePlan(
         rules=(
             QuantRule(patterns=(*EMBEDDINGS, *PRODUCTS, *TABLES), quantizer=matrices),
-            QuantRule(patterns=CONTROLS, quantizer=AbsMax(grid=Grid(bits=8)), may_be_idle=True),
+            QuantRule(patterns=CONTROLS, quantizer=Between(), may_be_idle=True),
             QuantRule(quantizer=Keep(dtype="float16")),
         ),
         calibration=TrainText(outputs=True),

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from bitgolf.base.errors import PlanError
+from bitgolf.base.errors import ArtifactError, PlanError
 from bitgolf.base.plan import from_json, members, to_json
 from bitgolf.net.model import ModelPlan, parameter_shapes
 from bitgolf.report.tensors import tensor_row
+from bitgolf.squeeze.between import Between, BetweenForm
 from bitgolf.squeeze.clip import ClipSearch, Ternary
 from bitgolf.squeeze.gptq import Gptq
 from bitgolf.squeeze.grid import Grid, PerTensor
@@ -123,6 +124,26 @@ def test_public_int8_follows_the_public_rule():
     assert not tensors["blocks.0.resid_mix"].is_float  # size comes before the name
     again, _ = quantize_weights(public_int8(), {"long_vector": torch.zeros(70_000)})
     assert float(again["long_vector"].pieces["scales"][0]) == 1.0
+
+
+def test_between_the_ends_of_a_row_steps_follow_what_is_there():
+    gains = 1 + 0.1 * torch.randn((2, 64), generator=torch.Generator().manual_seed(1))
+    gains[1] -= 0.9
+    tensor = Between().quantize(gains)
+    low, step = tensor.form.low_and_step(tensor.pieces["ends"])
+    assert (tensor.pieces["codes"].amin(1) == -128).all() and (tensor.pieces["codes"].amax(1) == 127).all()
+    error = (tensor.dequantize() - gains).abs()
+    assert (error <= 0.5 * step + 1e-3 * gains.abs().amax(1, keepdim=True)).all()  # float16 moves the ends
+    around_zero = (AbsMax(grid=Grid(bits=8)).quantize(gains).dequantize() - gains).norm(dim=1)
+    assert (error.norm(dim=1) < torch.tensor([0.5, 0.8]) * around_zero).all()
+    assert Between(bits=2).quantize(gains[0]).dequantize().unique().numel() == 4
+    for same in (torch.full((5,), 1.5), torch.zeros(3), torch.zeros(1)):
+        assert torch.equal(Between().quantize(same).dequantize(), same)
+    for beyond in (1e6, -1e6):
+        with pytest.raises(QuantizeError, match="ends that float16 cannot hold"):
+            Between().quantize(torch.tensor([0.5, beyond]))
+    with pytest.raises(ArtifactError, match="codes outside -2 to 1"):
+        BetweenForm(bits=2).check_pieces({"codes": torch.tensor([[0, 2]], dtype=torch.int8)})
 
 
 def test_what_cannot_be_written_is_refused_by_name():
