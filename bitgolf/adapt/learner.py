@@ -55,8 +55,8 @@ class Learner:
     def learn(self, tokens: Tensor, length: int, rows: int, epochs: int, progress: Progress) -> None:
         """Passes over tokens (n + 1) in rows of `length` side by side, so many to a step; a rest is left out.
 
-        progress: of the schedule of all rates. Raises LearningError where the loss is no number, RuleError
-        where the processes come to different weights.
+        progress: of the schedule of all rates. Raises LearningError where a gradient's length is no
+        number, RuleError where the processes come to different weights.
         """
         model, world = self.model, self.world
         count = (len(tokens) - 1) // length
