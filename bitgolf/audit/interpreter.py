@@ -117,9 +117,11 @@ class Interpreter:
                     ways = self.value(node.body, names), self.value(node.orelse, names)
                     return ways[0] if alike(*ways) else UNKNOWN
                 return self.value(node.body if test else node.orelse, names)
-            case ast.BoolOp() | ast.Compare():
+            case ast.BoolOp():
                 truth = self.truth(node, names)
                 return UNKNOWN if truth is None else truth
+            case ast.Compare(ops=[op], comparators=[other]):
+                return self.compared(op, self.value(node.left, names), self.value(other, names))
             case ast.UnaryOp():
                 if isinstance(node.op, ast.Not):
                     truth = self.truth(node.operand, names)
@@ -181,17 +183,17 @@ class Interpreter:
             truths = [self.truth(each, names) for each in node.values]
             ends = isinstance(node.op, ast.Or)
             return ends if ends in truths else None if None in truths else not ends
-        if isinstance(node, ast.Compare):
-            left = self.value(node.left, names)
-            right = self.value(node.comparators[0], names)
-            if isinstance(left, Unknown) or isinstance(right, Unknown) or len(node.ops) > 1:
-                return None
-            try:
-                return COMPARED[type(node.ops[0])](left, right)
-            except TypeError:
-                return None
-        value = self.value(node, names)
+        return self.true(self.value(node, names))
+
+    def true(self, value: Known) -> bool | None:
+        """Whether a value is true."""
         return None if isinstance(value, Unknown) else bool(value)
+
+    def compared(self, op: ast.cmpop, left: Known, right: Known) -> Known:
+        """Whether two values compare so."""
+        if isinstance(left, Unknown) or isinstance(right, Unknown):
+            return UNKNOWN
+        return COMPARED[type(op)](left, right)
 
     def each(self, node: Comprehension, names: Names) -> Known:
         """What a comprehension makes of each of something, pairs for a dict."""

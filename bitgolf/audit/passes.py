@@ -12,7 +12,7 @@ import numpy as np
 
 from bitgolf.audit.arrays import IN_PLACE, MADE, METHODS, PUT, SAME, UNNEEDED, Nats, fits, summed
 from bitgolf.audit.finding import Finding
-from bitgolf.audit.interpreter import COMPARED, PYTHON_FAULTS, UNKNOWN, Known, Names, Seen, Unknown
+from bitgolf.audit.interpreter import PYTHON_FAULTS, UNKNOWN, Known, Names, Seen, Unknown
 from bitgolf.audit.library import COLLECTIVES, LOSSES
 from bitgolf.audit.program import LostError, Program, Thing, Turns
 from bitgolf.audit.script import Script
@@ -243,28 +243,22 @@ class Passes(Program):
         return super().attribute(node, held, names)
 
     def _value(self, node: ast.expr, names: Names) -> Known:
-        match node:
-            case ast.Compare(ops=[op]):
-                left, right = self.value(node.left, names), self.value(node.comparators[0], names)
-                if isinstance(left, Unknown) or isinstance(right, Unknown):
-                    return UNKNOWN
-                if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-                    for one, other in ((left, right), (right, left)):
-                        if isinstance(one, int) and 0 <= one < FIRST and (other >= FIRST).any():
-                            return UNKNOWN  # what a token is
-                    fits(np.shape(left), np.shape(right))
-                    return BY_PLACE[type(op)](left, right) if type(op) in BY_PLACE else UNKNOWN
-                return COMPARED[type(op)](left, right)
-            case ast.UnaryOp(op=ast.Invert()):
-                inner = self.value(node.operand, names)
-                return np.logical_not(inner) if isinstance(inner, np.ndarray) else UNKNOWN
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+            inner = self.value(node.operand, names)
+            return np.logical_not(inner) if isinstance(inner, np.ndarray) else UNKNOWN
         return super()._value(node, names)
 
-    def truth(self, node: ast.expr, names: Names) -> bool | None:
-        """Whether a condition holds."""
-        return (
-            super().truth(node, names) if isinstance(node, ast.BoolOp) else self.true(self.value(node, names))
-        )
+    def compared(self, op: ast.cmpop, left: Known, right: Known) -> Known:
+        """Also of arrays place by place; what a token is, is not known."""
+        if not (isinstance(left, np.ndarray) or isinstance(right, np.ndarray)):
+            return super().compared(op, left, right)
+        if isinstance(left, Unknown) or isinstance(right, Unknown):
+            return UNKNOWN
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, int) and 0 <= one < FIRST and (other >= FIRST).any():
+                return UNKNOWN
+        fits(np.shape(left), np.shape(right))
+        return BY_PLACE[type(op)](left, right) if type(op) in BY_PLACE else UNKNOWN
 
     def true(self, value: Known) -> bool | None:
         """Arrays of more than one have no truth."""

@@ -232,10 +232,6 @@ class Program(Interpreter):
             return self.entered(function, given, named)
         return self.answer(call, names)
 
-    def true(self, value: Known) -> bool | None:
-        """Whether a value is true."""
-        return None if isinstance(value, Unknown) else bool(value)
-
     def opaque(self, call: Seen, function: Known) -> Known:
         """What stands in for a call, whatever is known of it."""
         return UNKNOWN
