@@ -73,6 +73,7 @@ class Interpreter:
         self.script, self.flow, self.written = script, script.flow, script.written
         self.seen: list[Seen] = []
         self.steps, self.depth = 0, 0
+        self.changed: list[tuple[Any, Any]] = []  # things and lists, with the field that was given a value
         self.asked: set[str] = set()  # constants that are being looked up
         self.numbers = script.numbers
         self.known: dict[ast.AST, Names] = {}  # of functions, what they are given
@@ -115,7 +116,7 @@ class Interpreter:
                 test = self.truth(node.test, names)
                 if test is None:
                     ways = self.value(node.body, names), self.value(node.orelse, names)
-                    return ways[0] if alike(*ways) else UNKNOWN
+                    return ways[0] if same(*ways) else UNKNOWN
                 return self.value(node.body if test else node.orelse, names)
             case ast.BoolOp():
                 truth = self.truth(node, names)
@@ -269,7 +270,7 @@ class Interpreter:
         self.block(function.body, names)
         self.depth -= 1
         returned = names.get("return", [])
-        one = returned and all(alike(each, returned[0]) for each in returned)
+        one = returned and all(same(each, returned[0]) for each in returned)
         return returned[0] if one else UNKNOWN
 
     def defaults(self, function: Definition) -> Names:
@@ -324,7 +325,7 @@ class Interpreter:
             case ast.Continue():
                 return "continue"
             case ast.If():
-                return self._branch(node, names)
+                return self.branched(node, names)
             case ast.For():
                 over = self.value(node.iter, names)
                 turns = [*over][: self.most_turns] if isinstance(over, list | tuple | set) else [UNKNOWN]
@@ -342,21 +343,24 @@ class Interpreter:
                 self.value(node.value, names)
         return ""
 
-    def _branch(self, node: ast.If, names: Names) -> str:
-        test = self.truth(node.test, names)
-        if test is not None:
-            return self.block(node.body if test else node.orelse, names)
+    def branched(self, node: ast.If, names: Names) -> str:
+        """Of a branch whose condition is not known both ways, and what they changed is not known."""
+        mark, known = len(self.changed), self.truth(node.test, names)
+        if known is not None:
+            return self.block(node.body if known else node.orelse, names)
         names.setdefault("return", [])  # one list for both ways
         one, other = {**names}, {**names}
         ends = self.block(node.body, one), self.block(node.orelse, other)
+        gone = [bool(end) for end in ends]  # what goes on took the other way
         for name in {*one, *other}:
             left, right = one.get(name, UNKNOWN), other.get(name, UNKNOWN)
-            if ends[0] in ("return", "continue"):
-                left = right  # what goes on took the other way
-            elif ends[1] in ("return", "continue"):
-                right = left
-            names[name] = left if alike(left, right) else UNKNOWN
+            left, right = (right if gone[0] else left), (left if gone[1] else right)
+            names[name] = left if same(left, right) else UNKNOWN
+        self.spoil(mark)
         return ends[0] if ends[0] == ends[1] else ""
+
+    def spoil(self, mark: int) -> None:
+        """What was changed since then is not known."""
 
     def given(self, scope: ast.AST) -> Names:
         """What a function's parameters are where it is called, with what it sets itself at its top."""
@@ -379,6 +383,6 @@ class Interpreter:
 FILLED = ("tensor", "full", "full_like")  # of one number
 
 
-def alike(one: Known, other: Known) -> bool:
+def same(one: Known, other: Known) -> bool:
     """Whether two values are the same."""
-    return one is other or bool(one == other)
+    return one is other or type(one) is type(other) and not hasattr(one, "shape") and bool(one == other)

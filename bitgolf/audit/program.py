@@ -7,7 +7,6 @@ import ast
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
 
 from bitgolf.audit.interpreter import (
     BUILT_IN,
@@ -19,6 +18,7 @@ from bitgolf.audit.interpreter import (
     Names,
     Seen,
     Unknown,
+    same,
 )
 from bitgolf.audit.script import Script
 from bitgolf.audit.tree import called, contexts, last_called, nodes, own_nodes
@@ -98,7 +98,6 @@ class Program(Interpreter):
         self.trained = 0
         self.turns: list[Turns] = []  # of the loops that are under way
         self.of_class: dict[str, Names] = {}
-        self.changed: list[tuple[Any, Any]] = []  # things and lists, with the field that was given a value
         self.yields: list[list[Known]] = []
 
     def run(self) -> None:
@@ -396,8 +395,6 @@ class Program(Interpreter):
                     return self.block(node.body, names)
                 case ast.Try():
                     return self.block([*node.body, *node.orelse, *node.finalbody], names)
-                case ast.If():
-                    return self.branched(node, names)
                 case _:
                     return super().statement(node, names)
         except PYTHON_FAULTS:
@@ -464,21 +461,6 @@ class Program(Interpreter):
                 if name in names:
                     names[name] = UNKNOWN
 
-    def branched(self, node: ast.If, names: Names) -> str:
-        """Of a branch whose condition is not known both ways, and what they changed is not known."""
-        mark, known = len(self.changed), self.truth(node.test, names)
-        if known is not None:
-            return self.block(node.body if known else node.orelse, names)
-        one, other = {**names}, {**names}
-        ends = self.block(node.body, one), self.block(node.orelse, other)
-        gone = [end in ("return", "continue", "raise", "break") for end in ends]
-        for name in {*one, *other}:
-            left, right = one.get(name, UNKNOWN), other.get(name, UNKNOWN)
-            left, right = (right if gone[0] else left), (left if gone[1] else right)
-            names[name] = left if same(left, right) else UNKNOWN
-        self.spoil(mark)
-        return ends[0] if ends[0] == ends[1] else ""
-
     def spoil(self, mark: int) -> None:
         """What was changed since then is not known."""
         for held, field in self.changed[mark:]:
@@ -486,11 +468,6 @@ class Program(Interpreter):
                 held.fields[field] = UNKNOWN
             else:
                 self.emptied(held)
-
-
-def same(one: Known, other: Known) -> bool:
-    """Whether two values are the same."""
-    return one is other or type(one) is type(other) and not hasattr(one, "shape") and bool(one == other)
 
 
 def _unknown(value: Known) -> bool:
