@@ -23,6 +23,7 @@ from bitgolf.report.trace import SHOW_TRACE, kept_trace
 BAD_INPUT, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
 MOST_LINES, MOST_LETTERS = 40, 3000  # of a message; names and values can be endless
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch says it with RuntimeError
+LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer")  # gloo says it with RuntimeError too
 
 
 class Stopped(KeyboardInterrupt):
@@ -105,6 +106,8 @@ def in_one_line(error: BaseException) -> tuple[str, int]:
         or (isinstance(error, RuntimeError) and any(phrase in text for phrase in NO_MEMORY))
     ):
         return f"error: not enough memory ({text or kind}); take a smaller model or shorter passes", BAD_INPUT
+    if isinstance(error, RuntimeError) and any(phrase in text for phrase in LEFT_ALONE):
+        return "error: another process of this run has ended; its own error says why", BAD_INPUT
     if isinstance(error, RecursionError):
         return f"error: something is nested too deeply to be read ({text})", BAD_INPUT
     if isinstance(error, UnicodeError):

@@ -36,6 +36,7 @@ FAULTS = [
     (MemoryError(), 2, "not enough memory"),
     (torch.OutOfMemoryError("CUDA out of memory"), 2, "not enough memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
+    (RuntimeError("[pair.cc:553] Connection closed by peer [::1]:1"), 2, "another process of this run has"),
     (KeyError("step"), 3, "a fault of bitgolf, not of yours: KeyError: 'step'"),
     (ValueError("two\nlines"), 3, "ValueError: two lines"),
     (AssertionError(), 3, "AssertionError"),
