@@ -49,6 +49,7 @@ from bitgolf.audit.values import (
 )
 from bitgolf.audit.walk import MOST_STEPS, Turns
 
+MOST_EPOCHS = 50  # of a loop over the same again
 OPTIMIZERS = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
 
 
@@ -169,8 +170,17 @@ class Flow(Calls):
         self.taken(node.target, node.iter, over, frame)
         for name in names_in(node.target):
             frame.texts.pop(name, None)
-        self.looped(node.body, over, frame, _is_counted(node.iter, over))
+        again = _is_counted(node.iter, over) or self._is_set(node.iter, frame)
+        self.looped(node.body, over, frame, again)
         self.block(node.orelse, frame)
+
+    def _is_set(self, node: ast.expr, frame: Frame) -> bool:
+        """Whether a loop takes as few turns as a setting says."""
+        match node:
+            case ast.Call(func=ast.Name("range"), args=[ast.Name() | ast.Attribute() as turns]):
+                value = self.again(turns, frame)
+                return value.number is not None and value.number <= MOST_EPOCHS and not value.has(SIZE)
+        return False
 
     def class_body(self, node: ast.ClassDef, frame: Frame) -> None:
         """What a class gives its objects before any is made."""

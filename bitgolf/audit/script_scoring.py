@@ -9,11 +9,12 @@ from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.indices import meeting
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes, walked
-from bitgolf.audit.values import BEFORE, FEW, GOLD, HASH, STREAM, VAL, Event, common
+from bitgolf.audit.values import BEFORE, FEW, GOLD, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
 MADE = re.compile(r"^(?:torch\.)?(?:nn\.)?(?:[A-Z]\w*|zeros|randn|empty)\(")
 
+EARLIER = re.compile(r"\[[^:]* - ")  # tokens from before a chunk's first
 NAMED = re.compile("[A-Za-z_]")  # a place that changes in a loop
 
 
@@ -132,8 +133,9 @@ def hashed_ratio(script: Script) -> Iterator[Finding]:
 
 
 def counted_first(script: Script) -> Iterator[Finding]:
-    """V03: counts of validation tokens that are complete before the tokens are scored."""
-    for look in script.of("look", HASH):
+    """V03, V04: counts of tokens from before they are scored, of all of them or of the same chunk."""
+    scores = script.of("score")
+    for look in script.of("look", VAL):
         filled = [
             event
             for event in script.of("count", VAL)
@@ -143,6 +145,13 @@ def counted_first(script: Script) -> Iterator[Finding]:
         if before:
             message = "the table was filled with validation tokens by an earlier pass, at "
             yield script.finding("V03", look, message + script.line(before[0].line))
+        for count in filled:
+            around = common(count, look)
+            told = any(common(count, each) == around and each.value.born < count.time for each in scores)
+            old = all(root.startswith(BEFORE) or EARLIER.match(root) for root in count.value.roots)
+            if around == count.loops and around and not told and not old:
+                message = "the table has counted the tokens that it is asked about next, at "
+                yield script.finding("V04", look, message + script.line(count.line))
 
 
 def _same_table(count: Event, look: Event) -> bool:
@@ -181,14 +190,20 @@ def scored_again(script: Script) -> Iterator[Finding]:
 
 
 def passes_again(script: Script) -> Iterator[Finding]:
-    """V03: a loop around the whole pass, which keeps what the pass has learned or counted."""
+    """V03, V04: a loop around the whole pass or a chunk, which keeps what was learned or counted."""
     turns = script.flow.turns
     for learned in (each for kind in ("train", "count") for each in script.of(kind, VAL)):
         outer = next((i for i, each in enumerate(learned.loops) if turns[each].again), None)
-        if outer is None or any(turns[each].over_tokens for each in learned.loops[: outer + 1]):
+        if outer is None:
             continue
         around = learned.loops[: outer + 1]
         scores = [each for each in script.of("score", VAL) if each.loops[: outer + 1] == around]
+        if any(turns[each].over_tokens for each in around):
+            late = [each for each in scores if each.value.golds & learned.value.golds]
+            if late and learned.kind == "train" and not _in_first_turn(script, late[0].line):
+                message = "the score is of a turn after the model has learned from the same tokens"
+                yield script.finding("V04", late[0], f"{message} ({script.line(learned.line)})")
+            continue
         inner = [each for each in scores if any(turns[loop].over_tokens for loop in each.loops[outer + 1 :])]
         undone = any(each.loops[: outer + 1] == around for each in script.of("load"))
         made = max((script.flow.made.get(each, 0) for each in learned.tables), default=0)
@@ -197,6 +212,12 @@ def passes_again(script: Script) -> Iterator[Finding]:
             message = "the text is scored again, by what the pass before has learned from it"
             yield script.finding("V03", inner[0], f"{message} ({script.line(learned.line)})")
             return
+
+
+def _in_first_turn(script: Script, line: int) -> bool:
+    """Whether a line stands where a number is zero."""
+    tests = [ast.unparse(node.test) for node in nodes(script.tree, ast.If) if line in lines_of(node)]
+    return any(test.startswith("not ") or test.endswith("== 0") for test in tests)
 
 
 def learned_for_nothing(script: Script) -> Iterator[Finding]:

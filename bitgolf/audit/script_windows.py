@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from itertools import permutations
 from operator import itemgetter
 
@@ -18,7 +19,7 @@ from bitgolf.audit.tree import (
     walked,
     ways,
 )
-from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, VAL, Event
+from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, TRAINING, VAL, VALIDATION, Event
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -57,6 +58,22 @@ def scores_training(script: Script) -> Iterator[Finding]:
     for score in script.of("score", VAL, TRAIN)[:1]:
         message = "what is scored has tokens in it that the model is trained on"
         yield script.finding("V14", score, message)
+
+
+def trains_on_all_files(script: Script) -> Iterator[Finding]:
+    """V14: the one pattern of files to train on takes those of validation too."""
+    texts = [(node, node.value) for node, _ in script.reach.all(ast.Constant) if isinstance(node.value, str)]
+    names = {text.rpartition("/")[2] for _, text in texts if VALIDATION.search(text)}
+    told = any(
+        isinstance(node.ops[0], ast.In | ast.NotIn) and "val" in ast.unparse(node)
+        for node, _ in script.reach.all(ast.Compare)
+    )
+    if told or any(TRAINING.search(text) for _, text in texts):
+        return
+    for node, text in texts:
+        wide = text.rpartition("/")[2]
+        if "*" in wide and wide not in names and any(fnmatch(name, wide) for name in names):
+            yield script.finding("V14", node, f"{wide} takes the files of validation tokens too")
 
 
 def one_process(script: Script) -> Iterator[Finding]:
@@ -140,6 +157,19 @@ def across_documents(script: Script) -> Iterator[Finding]:
                 yield script.finding("V15", shifted[0], message)
 
 
+def wrong_side(script: Script) -> Iterator[Finding]:
+    """V15: what is mixed in from before is held back behind the start of a document, and not at it."""
+    for method in nodes(script.tree, ast.FunctionDef):
+        before = [node for node in nodes(method, ast.Subscript) if _is_before(node)]
+        for test in nodes(method, ast.Compare) if method.name == "forward" and len(before) > 1 else ():
+            of_one = not any(nodes(test.comparators[0], ast.Subscript))
+            if of_one and isinstance(test.ops[0], ast.Eq | ast.NotEq) and test.left in before:
+                message = (
+                    "the token before is compared with the start of a document, not the one it is mixed into"
+                )
+                yield script.finding("V15", test, message)
+
+
 def _masked(script: Script, method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
     """Whether a comparison decides where the shifted vectors are taken, and not elsewhere alone."""
     vectors = {name for each in shifted for name in names_in(each)}
@@ -210,6 +240,12 @@ def _is_shift(node: ast.Call | ast.Subscript) -> bool:
     )
 
 
+def _is_before(node: ast.Subscript) -> bool:
+    """`x[:, :-1]`: what stands before each position."""
+    last = node.slice.elts[-1] if isinstance(node.slice, ast.Tuple) else node.slice
+    return isinstance(last, ast.Slice) and last.lower is None and ast.unparse(last).endswith(":-1")
+
+
 def _over_ids(method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
     """Whether what is shifted are token numbers that are hashed or looked up, not vectors."""
     names = {name for node in shifted for name in names_in(node)} - {"torch", "F"}
@@ -222,8 +258,10 @@ def _over_ids(method: ast.FunctionDef, shifted: Sequence[ast.expr]) -> bool:
 CHECKS = (
     cut_validation,
     scores_training,
+    trains_on_all_files,
     one_process,
     unseen_places,
     across_documents,
+    wrong_side,
 )
 COVERED = frozenset("V11 V14 V15 V16 V18".split())
