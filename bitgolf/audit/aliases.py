@@ -5,6 +5,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from bitgolf.audit.tree import replace
 from bitgolf.audit.values import Definition, dotted
 
 # Modules that checks know by the name that everybody gives them.
@@ -56,7 +57,7 @@ def _imported(tree: ast.Module, given: Counter[str]) -> Iterator[tuple[str, str]
 
 
 def _replace(tree: ast.Module, own: Mapping[str, ast.expr]) -> None:
-    def of(node: object) -> object:
+    def of(node: ast.AST) -> ast.AST:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in own:
             made = copy.deepcopy(own[node.id])
             for part in ast.walk(made):
@@ -64,6 +65,5 @@ def _replace(tree: ast.Module, own: Mapping[str, ast.expr]) -> None:
             return made
         return node
 
-    for parent in ast.walk(tree) if own else ():
-        for field, held in ast.iter_fields(parent):
-            setattr(parent, field, [of(each) for each in held] if isinstance(held, list) else of(held))
+    if own:
+        replace(tree, of)

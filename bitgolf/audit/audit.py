@@ -253,5 +253,5 @@ def _beside(path: Path, runs: bool) -> list[Finding]:
     except BitgolfError:
         return []
     counts = (script_bytes.byte_tables, script_bytes.decoded_lengths) if runs else ()
-    prepares = (script_bytes.few_documents, script_bytes.lossy_text, script_bytes.no_document_starts)
+    prepares = script_bytes.PREPARES
     return [each for check in (*counts, *prepares) for each in check(script)]

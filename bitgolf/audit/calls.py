@@ -7,6 +7,7 @@ from typing import NamedTuple
 from bitgolf.audit import library
 from bitgolf.audit.expressions import Expressions
 from bitgolf.audit.indices import text_of_index
+from bitgolf.audit.objects import OTHERS_OWN
 from bitgolf.audit.values import (
     LAMBDA,
     NO_NAMES,
@@ -80,10 +81,16 @@ class Calls(Expressions):
             own_object = self.attribute(last, held)
             function = self.methods.get((own_object.kind, "__call__"))
             held = held if function is None else own_object
+        if function is None and name in ("next", "iter") and given:
+            function, held = self.walked_by(given[0]), given[0]
         made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
         if made:
             held = Value(tables=_objects(made, node, frame), kind=made)
-        elif isinstance(node.func, ast.Name) and function is not None:
+        elif (
+            isinstance(node.func, ast.Name)
+            and not held.kind
+            and (function is not None or self._kind(node.func, frame) == LAMBDA)
+        ):
             held = self.value(node.func, frame)  # an object that is called
         everything = held
         if function is not None:
@@ -102,6 +109,10 @@ class Calls(Expressions):
             everything |= each
         result = library.called(self, node, held, [*given, *named.values()], everything, frame)
         return result._replace(kind=made, tables=held.tables) if made else result
+
+    def walked_by(self, value: Value) -> Definition | None:
+        """What gives the items of an object of the script's own."""
+        return self.methods.get((value.kind, "__next__")) or self.methods.get((value.kind, "__iter__"))
 
     def called_back(
         self,
@@ -141,14 +152,15 @@ class Calls(Expressions):
         if _is_super(func.value):
             above = (self.methods.get((base, last)) for base in self.bases.get(frame.kind, ()))
             return next((each for each in above if each is not None), None)
-        kind = frame.kind if isinstance(func.value, ast.Name) and func.value.id == "self" else held.kind
+        named = func.value.id if isinstance(func.value, ast.Name) else ""
+        kind = frame.kind if named == "self" else named if named in self.classes else held.kind
         if last in TORCH_OWN:
             return self.methods.get((kind, last)) if last in REDUCTIONS else None
         if kind in PLAIN_KINDS:
             return None
         if kind and (kind, last) in self.methods:
             return self.methods[kind, last]
-        if not kind and last in library.OTHERS_OWN:
+        if not kind and last in OTHERS_OWN:
             return None
         module = isinstance(func.value, ast.Name) and func.value.id in self.modules
         others = [

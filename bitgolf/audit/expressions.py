@@ -16,6 +16,7 @@ from bitgolf.audit.values import (
     FEW,
     FILES,
     GOLD,
+    GRAD,
     GUESS,
     HASH,
     HOT,
@@ -30,6 +31,7 @@ from bitgolf.audit.values import (
     READ,
     SHARE,
     SIZE,
+    STORED,
     STREAM,
     SUM,
     TABLE,
@@ -44,6 +46,7 @@ from bitgolf.audit.values import (
     few,
     last_name,
     places,
+    put_together,
 )
 from bitgolf.audit.walk import MOST_STEPS, Walk
 from bitgolf.public.constants import folded
@@ -116,6 +119,8 @@ class Expressions(Walk):
         held = self.value(node.value, frame)
         if node.attr in library.SIZES:
             return Value(frozenset((SIZE,)))
+        if node.attr == "grad":
+            return held.plain.marked(GRAD)
         if isinstance(node.value, ast.Name) and node.value.id == "self" and not held.kind:
             held = held._replace(kind=frame.kind)
         return self._known(node, self.attribute(node.attr, held))
@@ -300,7 +305,7 @@ class Expressions(Walk):
         made = max((self.made.get(each, 0) for each in held.tables), default=0)
         self.event("look", node, frame, where._replace(born=made), owner=owner, tables=held.tables)
         tables = held.tables
-        held = held._replace(marks=held.marks - {COUNTED}, tables=NO_NAMES, number=None)
+        held = held._replace(marks=held.marks - {COUNTED, STORED}, tables=NO_NAMES, number=None)
         if where.has(HASH):
             places = frozenset(f"{TABLE}{each}" for each in tables or (owner,))
             return Value(frozenset((READ,)), keys=where.keys, roots=places) | held
@@ -347,7 +352,7 @@ class Expressions(Walk):
                 one, other = self.value(side.left, frame), self.value(side.right, frame)
                 if value.has(GOLD) and not value.has(SUM):
                     self.weighed(node, one, other, frame)
-        if library.put_together(left, right):
+        if put_together(left, right):
             self.event("share", node, frame, value)
 
     def weighed(self, node: ast.AST, one: Value, other: Value, frame: Frame) -> None:
@@ -370,6 +375,8 @@ class Expressions(Walk):
     def divided(self, node: ast.AST, left: Value, right: Value, frame: Frame) -> Value:
         """A quotient: of counts, or of a score by bytes."""
         value = (left | right).plain
+        if right.has(PIECE, STORED):
+            self.event("weighed", node, frame, right)
         if left.has(READ) and right.has(READ) and left.keys != right.keys:
             if left.keys > right.keys:
                 self.event("ratio", node, frame, value)

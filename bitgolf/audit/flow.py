@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bitgolf.audit.calls import Calls
+from bitgolf.audit.calls import Calls, OwnCall
 from bitgolf.audit.expressions import joined
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import last_called, names_in, number, walked
+from bitgolf.audit.tree import last_called, names_given, names_in, number, walked
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -23,6 +23,7 @@ from bitgolf.audit.values import (
     COUNTED,
     COUNTER,
     GOLD,
+    GRAD,
     HASH,
     LAMBDA,
     NO_NAMES,
@@ -31,10 +32,12 @@ from bitgolf.audit.values import (
     RANK,
     SEEN,
     SIZE,
+    STORED,
     STREAM,
     SUM,
     TABLE,
     TIME,
+    TRAIN,
     VAL,
     Definition,
     Event,
@@ -165,7 +168,7 @@ class Flow(Calls):
         self.taker = taker = _taker(node, frame)
         over = self.value(node.iter, frame)
         self.taker = None
-        if taker is not None and taker.ran:
+        if taker is not None and taker.ran or self.own_items(node, frame):
             return
         self.taken(node.target, node.iter, over, frame)
         for name in names_in(node.target):
@@ -181,6 +184,20 @@ class Flow(Calls):
                 value = self.again(turns, frame)
                 return value.number is not None and value.number <= MOST_EPOCHS and not value.has(SIZE)
         return False
+
+    def own_items(self, node: ast.For | ast.AsyncFor, frame: Frame) -> bool:
+        """A loop over an object of the script's own, whose method gives the items; whether it is one."""
+        over, target = node.iter, node.target
+        if _is_numbered(over, target) and isinstance(over, ast.Call) and isinstance(target, ast.Tuple):
+            over, target = over.args[0], target.elts[1]
+        held = self.value(over, frame) if isinstance(over, ast.Name | ast.Attribute) else NOTHING
+        if (items := self.walked_by(held)) is None:
+            return False
+        call = ast.copy_location(ast.Call(over, [], []), node)
+        self.taker = taker = Taker(call, target, node.body, frame)
+        self.own(OwnCall(call, items, (), {}, held), frame)
+        self.taker = None
+        return taker.ran
 
     def class_body(self, node: ast.ClassDef, frame: Frame) -> None:
         """What a class gives its objects before any is made."""
@@ -198,8 +215,11 @@ class Flow(Calls):
         held = self.truth(node.test, frame)
         if held is False:  # the innermost: a log that shows it shows those around it
             frame.off = (node.lineno, node.body[-1].end_lineno or node.lineno)
-        leaves = (ast.Break, ast.Assign, *((ast.Return,) if len(frame.loops) > frame.called_in else ()))
-        ends = test.has(TIME) and any(isinstance(each, leaves) for each in node.body)
+        leaves = (ast.Break, *((ast.Return,) if len(frame.loops) > frame.called_in else ()))
+        ends = test.has(TIME) and any(
+            isinstance(each, leaves) or isinstance(each, ast.Assign) and self.decides(each)
+            for each in node.body
+        )
         if ends and frame.loops and not self.scouts and node.lineno not in self.stops:
             self.stops.add(node.lineno)
             left = not test.has(CLOCK) and any(isinstance(each, ast.Break | ast.Return) for each in node.body)
@@ -224,8 +244,20 @@ class Flow(Calls):
         frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES
         self.block(node.body, frame)
         frame.off, frame.alone, frame.one_way, frame.equal = outer, alone, one_way, equal
+        stored = (
+            {name: value for name, value in frame.names.items() if value.has(STORED)} if node.orelse else {}
+        )
         self.block(node.orelse, frame)
+        for name, value in stored.items():
+            if frame.names[name] is not value and frame.names[name].has(PIECE):
+                self.event("weighed", node, frame, value | frame.names[name])
         frame.gate = gate
+
+    def decides(self, node: ast.Assign) -> bool:
+        """Whether what is given here may end a loop."""
+        return any(not isinstance(each, ast.Name) for each in node.targets) or bool(
+            names_given(node) & self.ending
+        )
 
     def by_rank(self, test: ast.expr, frame: Frame) -> int:
         """The line of a test that holds in some processes alone; 0 of another."""
@@ -347,8 +379,7 @@ class Flow(Calls):
 
     def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
         """What a loop takes its names from; of `enumerate` the first is a number."""
-        numbered = isinstance(over, ast.Call) and last_name(over.func) == "enumerate"
-        if numbered and isinstance(target, ast.Tuple) and len(target.elts) == 2:
+        if _is_numbered(over, target) and isinstance(target, ast.Tuple):
             self.assign(target.elts[0], Value(frozenset((COUNTER,))), frame)
             target = target.elts[1]
         self.assign(target, value, frame, over)
@@ -356,6 +387,12 @@ class Flow(Calls):
     def augment(self, node: ast.AugAssign, frame: Frame) -> None:
         """`+=`: a score, if a loss is added; counts, if tokens say where."""
         value = self.value(node.value, frame)
+        if value.has(GRAD) and isinstance(node.op, ast.Add | ast.Sub) and isinstance(node.value, ast.BinOp):
+            sides = [self.value(each, frame) for each in (node.value.left, node.value.right)]
+            for rate in (each for each in sides if not each.has(GRAD)):
+                self.event("lr", node, frame, rate)
+        if value.marks & {PIECE, STORED} and not value.marks & {VAL, TRAIN}:
+            self.event("weighed", node, frame, value)
         if value.has(TIME):
             self.event("timed", node, frame, value, owner=ast.unparse(node.target), way="sum")
         if value.has(COUNTED):
@@ -395,6 +432,12 @@ class Flow(Calls):
             frame.texts.pop(name, None)
             if value.has(SUM):
                 frame.mutated.add(name)  # a tensor is added to in place
+
+
+def _is_numbered(over: ast.expr, target: ast.expr) -> bool:
+    """Whether a loop takes its items with their numbers."""
+    numbered = isinstance(over, ast.Call) and last_name(over.func) == "enumerate"
+    return numbered and isinstance(target, ast.Tuple) and len(target.elts) == 2
 
 
 def _is_main(node: ast.stmt) -> bool:

@@ -2,15 +2,11 @@
 
 import ast
 import builtins
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from bitgolf.audit.indices import meeting
-from bitgolf.audit.tree import names_given, nodes
+from bitgolf.audit.objects import OTHERS_OWN
 from bitgolf.audit.values import (
     CHOSEN,
     CLOCK,
@@ -22,6 +18,7 @@ from bitgolf.audit.values import (
     FILES,
     FROZEN,
     GOLD,
+    GRAD,
     GUESS,
     HASH,
     HOT,
@@ -33,6 +30,7 @@ from bitgolf.audit.values import (
     PREDICTED,
     RANK,
     SIZE,
+    STORED,
     STREAM,
     SUM,
     TIME,
@@ -46,6 +44,7 @@ from bitgolf.audit.values import (
     dotted,
     last_name,
     optimized_thing,
+    put_together,
     whole,
 )
 
@@ -76,15 +75,11 @@ BETTER = PAIRED | {"min", "amin", "max", "amax"}
 FITTED = {"lstsq", "pinv", "minimize"}
 CLOCKS = {"time", "perf_counter", "monotonic", "process_time", "elapsed_time", "time_ns", "perf_counter_ns"}
 DRAWS = {"randint", "randperm", "permutation", "choice", "sample", "rand", "linspace"}
+SUMMED = {"item", "sum", "mean", "norm", "log_softmax"}  # of all weights, so none of them
 LEARNS = {"backward", "grad"}
 MAKES_PLAIN = {*"clone item tolist float int len deepcopy numpy tensor size".split()}
-# Methods of Python's, torch's and files' own objects: of an object that is not known they are no script's.
-OTHERS_OWN = frozenset(
-    name
-    for kind in (str, bytes, dict, list, set, io.BytesIO, Path, torch.Tensor)
-    for name in dir(kind)
-    if not name.startswith("__") and callable(getattr(kind, name))
-)
+MADE = dict.fromkeys(READS, (FILED,)) | {"grad": (GRAD,), "load": (FILED, STORED)}
+MADE |= dict.fromkeys(("fromfile", "memmap", "from_file", "frombuffer", "open_memmap"), (STORED,))
 
 
 class Call(NamedTuple):
@@ -135,7 +130,11 @@ def called(
         result = result._replace(marks=result.marks - {FROZEN, LIVE} | (frame.modes or {LIVE}))
     elif INFERENCE in frame.modes:
         result = result.marked(INFERENCE)
-    return result.marked(FILED) if call.last in READS else result
+    if call.last in SUMMED | LOSSES:
+        lost = {WEIGHTS, STORED} if call.last in LOSSES else {WEIGHTS}
+        result = result._replace(marks=result.marks - lost)
+    made = {*MADE.get(call.last, ())} - ({STORED} if result.marks & {VAL, TRAIN} else set())
+    return result.marked(*made) if made else result
 
 
 Answer = Callable[[Call], Value | None]  # None where the call is something else
@@ -269,6 +268,12 @@ def _noted(call: Call) -> None:
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         owner = optimized_thing(node.args[1]) if last == "grad" and len(node.args) > 1 else owner
         call.event("train" if everything.has(VAL) else "fit", everything, owner=owner)
+    elif last.endswith("_") and everything.has(GRAD):
+        if call.on:
+            flow.put(call.on, Value(frozenset((GRAD,))), frame)
+        for word in node.keywords:
+            if word.arg in ("alpha", "value"):
+                call.event("lr", flow.value(word.value, frame))
     elif last in REDUCES and name != last and not name.startswith("functools.") and not held.marks:
         call.event("gather", everything)
     elif last in WRITES and everything.has(WEIGHTS):
@@ -278,7 +283,8 @@ def _noted(call: Call) -> None:
             flow.put(part, everything.plain, frame)
         call.event("write", way="memory" if buffers or last == "dumps" else "file")
     elif last in LOADS:
-        owner = "" if frame.began_alone and _is_made_here(call) else str(frame.alone or "")
+        own = frame.began_alone and flow.made_here(call.on, frame)
+        owner = "" if own else str(frame.alone or "")
         call.event("load", everything, owner=owner, way=last)
     elif last in ("broadcast", "broadcast_object_list"):
         call.event("sent")
@@ -292,14 +298,6 @@ def _noted(call: Call) -> None:
         at = name.endswith("add.at") and given
         owner = base_name(node.args[0] if at and node.args else node.func, SCATTERED)
         call.event("count", everything, owner=owner, tables=(given[0] if at else held).tables)
-
-
-def _is_made_here(call: Call) -> bool:
-    """Whether what weights are loaded into was made in the same function, and so is no other's model."""
-    function = call.flow.functions.get(call.frame.name)
-    if function is None or not isinstance(call.on, ast.Name):
-        return False
-    return any(call.on.id in names_given(each) for each in nodes(function, ast.Assign))
 
 
 def _added_in_place(call: Call) -> Value | None:
@@ -431,7 +429,7 @@ def _always(value: Value) -> Answer:
 
 
 def _wrapped(call: Call) -> Value | None:
-    """A model in a wrapper is the model."""
+    """A model in a wrapper is the model, and so are texts."""
     return call.given[0] if call.given and call.given[0].kind else None
 
 
@@ -440,8 +438,9 @@ SIMPLE = _by_name(
     (("getattr",), _attribute),
     (("device",), _always(NOTHING)),
     (("to", "cuda", "cpu"), lambda call: call.held if call.on else None),
+    (("requires_grad_",), lambda call: None if call.held.kind else call.held.marked(WEIGHTS)),
     (ITSELF, lambda call: call.held if call.held.kind else None),
-    (("compile", "DistributedDataParallel", "DDP"), _wrapped),
+    (("compile", "DistributedDataParallel", "DDP", "DataLoader"), _wrapped),
     (SIZES, _size),
     (("state_dict", "named_parameters", "parameters"), _always(Value(frozenset((WEIGHTS,))))),
     (("get_rank",), _always(Value(frozenset((RANK,))))),
@@ -492,9 +491,3 @@ CHANGED = _by_name(
     (("softmax", "log_softmax"), _marking(PREDICTED)),
     (SAME, lambda call: call.held._replace(number=None) if call.on else None),
 )
-
-
-def put_together(left: Value, right: Value) -> bool:
-    """Whether one of both is a score by bytes, and the other something else that is no number."""
-    other = right if left.has("share") else left
-    return left.has("share") != right.has("share") and other.number is None and not other.has(SUM)

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
-from bitgolf.audit.logs import NUMBER, Log, Score
+from bitgolf.audit.log_lines import Score
+from bitgolf.audit.logs import NUMBER, Log
 from bitgolf.audit.rules import KnownText, Rules, known_texts
 
 SAME_RATIO = 1e-3  # of bytes per token between windows that end in different places

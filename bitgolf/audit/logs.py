@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bitgolf.audit import other_logs
+from bitgolf.audit.log_lines import Score, Size, Step
 from bitgolf.base.errors import BitgolfError
 
 MOST_BYTES = 2**23  # of the logs of a folder that are read: half of each from its start, half from its end
 MOST_LINES = 200_000  # of a log, likewise
 MOST_LINE = 1000  # characters; longer lines are source or noise
 MOST_SOURCE_LINES = 20_000
+FEWEST = 3  # lines of training that make a text in other words a log
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|nan|inf)"
 IS = r"(?: ?[:=] ?| )"  # between a name and its number
 SCORE = re.compile(rf"^(?P<tag>.*?)\bval_loss{IS}(?P<loss>{NUMBER})[ ,]+val_bpb{IS}(?P<bits>{NUMBER})")
@@ -50,46 +53,6 @@ RULE = re.compile(r"^[=\-*#]{40,}$")
 SHORT = re.compile(r"^(step:\d+/\d+) loss:(\S{1,20}) (?:[a-z]+:\S{1,20} ){0,5}t:(\d+)ms", re.MULTILINE)
 MARKS = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # others are UTF-8, with a mark or without
 SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
-
-
-class Score(NamedTuple):
-    """A line with a score. step: of a score while training; None of one after it. seconds: what it took."""
-
-    line: int
-    tag: str
-    nats: float
-    bits: float
-    decimals: int
-    step: int | None
-    seconds: float | None
-
-
-class Size(NamedTuple):
-    """A line with a size. kind: total, model or code; form: what stands with it, e.g. int6+zstd."""
-
-    line: int
-    kind: str
-    form: str
-    bytes: int
-
-
-class Step(NamedTuple):
-    """A line of training. of: how many are planned, 0 if it does not say. seconds: on the clock; average_ms:
-    as the line says, not computed.
-    """
-
-    line: int
-    step: int
-    of: int
-    nats: float | None
-    seconds: float | None
-    average_ms: float | None
-    coarse: bool
-
-    @property
-    def milliseconds(self) -> float:
-        """What a step takes: by the clock, else as the line says; 0 where neither is known."""
-        return 1000 * self.seconds / self.step if self.seconds and self.step else self.average_ms or 0.0
 
 
 class Log(NamedTuple):
@@ -145,10 +108,11 @@ class Log(NamedTuple):
 def looks_like_log(text: str) -> bool:
     """Whether some text has lines of a training log."""
     lines = [STAMP.sub("", line) for line in text.splitlines() if len(line) <= MOST_LINE]
-    return any(
+    public = any(
         SCORE.search(line) or (STEP.match(line) and (TRAIN_LOSS.search(line) or TIME.search(line)))
         for line in lines
     )
+    return public or len([*other_logs.steps([*enumerate(lines)])]) >= FEWEST
 
 
 def read_log(path: Path, shared_by: int = 1) -> Log:
@@ -203,9 +167,24 @@ def parse_log(path: Path, text: str, cut: bool = False) -> Log:
         if counted is None and (match := TEXT.match(line)):
             counted = int(match["tokens"][:18]), int(match["bytes"][:18])
         own_text = own_text or bool(re.search(r"autoregressive|self-?gen", line, re.IGNORECASE))
+    _in_other_words(log)
     if seed is None and (named := NAMED_SEED.search(path.stem)):
         seed = int(named[1][:18])
     return log._replace(seed=seed, tokens=tokens, text=counted, own_text=own_text)
+
+
+def _in_other_words(log: Log) -> None:
+    """What no public form says, from lines that say it otherwise."""
+    if not log.scores:
+        log.scores.extend(other_logs.scores(log.lines))
+    if not any(each.seconds for each in log.steps):
+        others = [*other_logs.steps(log.lines)]
+        if not log.steps or any(each.seconds for each in others):
+            log.steps[:] = others
+    if not log.sizes_of("total"):
+        log.sizes.extend(other_logs.totals(log.lines))
+    if not log.evaluations:
+        log.evaluations.extend(other_logs.evaluations(log.lines))
 
 
 def _in_words(line: str) -> str:

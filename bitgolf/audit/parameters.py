@@ -25,7 +25,10 @@ class Part(NamedTuple):
 def parameters_of(classes: Mapping[str, ast.ClassDef]) -> list[Part]:
     """The parameters of the class that holds an embedding and whatever else; none where there is none."""
     models = [
-        each for each in classes.values() if any(_kind(node, classes) == "Embedding" for node in _made(each))
+        each
+        for each in classes.values()
+        if any(_kind(node, classes) == "Embedding" for node in _made(each))
+        or any(part.kind == "Embedding" for part in _parts(each, classes, "", MOST_DEPTH - 1))
     ]
     inner = {last_called(node) for each in classes.values() for node in nodes(each, ast.Call)}
     models = [each for each in models if each.name not in inner] or models
@@ -48,6 +51,11 @@ def _kind(node: ast.AST, classes: Mapping[str, ast.ClassDef]) -> str:
 def _parts(
     kind: ast.ClassDef, classes: Mapping[str, ast.ClassDef], prefix: str, depth: int
 ) -> Iterator[Part]:
+    looked_up = {  # by numbers that are no constants
+        each.value.attr
+        for each in nodes(kind, ast.Subscript)
+        if isinstance(each.value, ast.Attribute) and isinstance(each.slice, ast.Name)
+    }
     for node in nodes(kind, ast.Assign) if depth < MOST_DEPTH else ():
         target = node.targets[0]
         pairs = [(target, node.value)]
@@ -55,7 +63,11 @@ def _parts(
             pairs = [*zip(target.elts, node.value.elts)]
         for held, value in pairs:
             if isinstance(held, ast.Attribute) and isinstance(held.value, ast.Name):
-                yield from _of_value(value, classes, prefix + held.attr, depth)
+                for part in _of_value(value, classes, prefix + held.attr, depth):
+                    of_tokens = (
+                        part == (prefix + held.attr, "Parameter", 2, part.line) and held.attr in looked_up
+                    )
+                    yield part._replace(kind="Embedding") if of_tokens else part
 
 
 def _of_value(value: ast.expr, classes: Mapping[str, ast.ClassDef], name: str, depth: int) -> Iterator[Part]:
@@ -67,7 +79,9 @@ def _of_value(value: ast.expr, classes: Mapping[str, ast.ClassDef], name: str, d
     elif kind in classes and not _kind(value, classes):
         yield from _parts(classes[kind], classes, f"{name}.", depth + 1)
     elif (own := _kind(value, classes)) == "Parameter" and isinstance(value, ast.Call) and value.args:
-        yield Part(name, own, dimensions(value.args[0]), value.lineno)
+        dims = dimensions(value.args[0])
+        matrix = name.endswith(".weight") and dims == 2  # of one's own layer
+        yield Part(name, "Linear" if matrix else own, dims, value.lineno)
     elif own in ("Embedding", "Linear"):
         yield Part(f"{name}.weight", own, 2, value.lineno)
 
@@ -79,6 +93,8 @@ def _makers(node: ast.expr, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast
 def dimensions(node: ast.expr) -> int | None:
     """How many dimensions a tensor has that is made here."""
     match node:
+        case ast.IfExp():
+            return dimensions(node.body) or dimensions(node.orelse)
         case ast.BinOp():
             return dimensions(node.left) or dimensions(node.right)
         case ast.Call(func=ast.Attribute(value=inner, attr=name), args=args):

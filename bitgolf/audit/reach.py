@@ -35,11 +35,14 @@ class Reach:
         self.asked = 0
         self.functions: dict[str, list[Definition]] = {}  # of methods of one name all
         self.scopes: dict[int, int] = {}  # functions, by the outermost one around
+        self.fields: dict[int, str] = {}  # statements of a class, by its name
         self.scoped: list[tuple[ast.AST, int, int]] = []  # all nodes, with their scope and their function
         waiting: list[tuple[ast.AST, int, int]] = [(tree, 0, 0) for tree in trees]
         while waiting:
             node, scope, function = waiting.pop()
             self.scoped.append((node, scope, function))
+            if isinstance(node, ast.ClassDef):
+                self.fields |= {id(each): node.name for each in node.body}
             if isinstance(node, Definition):
                 scope, function = scope or id(node), id(node)
                 self.scopes[function] = scope
@@ -54,9 +57,10 @@ class Reach:
     def _steps(self, node: ast.AST, scope: int, function: int) -> Iterator[Step]:
         match node:
             case ast.Assign(targets=targets, value=value):
-                yield self._step(
-                    {place for each in targets for place in self._given(each, scope)}, value, scope
-                )
+                places = {place for each in targets for place in self._given(each, scope)}
+                kind = self.fields.get(id(node))
+                places |= {(0, f"{kind}.{name}") for _, name in places} if kind else set()
+                yield self._step(places, value, scope)
             case (
                 ast.AnnAssign(target=target, value=ast.expr() as value)
                 | ast.AugAssign(target=target, value=value)
@@ -70,12 +74,12 @@ class Reach:
                 yield self._step({(function, RETURN)}, value, scope)
             case ast.Call(func=ast.Attribute(value=held, attr="append" | "extend" | "add"), args=[part]):
                 yield self._step({*self._given(held, scope)}, part, scope)
-            case ast.Call():
-                words = [(each.arg, each.value) for each in node.keywords if each.arg]
-                for own in self.functions.get(last_called(node), ()):
-                    names = [each.arg for each in own.args.args if each.arg not in ("self", "cls")]
-                    for name, part in [*zip(names, node.args), *words]:
-                        yield self._step({(self.scopes[id(own)], name)}, part, scope)
+        if isinstance(node, ast.Call):
+            words = [(each.arg, each.value) for each in node.keywords if each.arg]
+            for own in self.functions.get(last_called(node), ()):
+                names = [each.arg for each in own.args.args if each.arg not in ("self", "cls")]
+                for name, part in [*zip(names, node.args), *words]:
+                    yield self._step({(self.scopes[id(own)], name)}, part, scope)
 
     @cached_property
     def followers(self) -> dict[object, list[Step]]:

@@ -8,7 +8,7 @@ from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.own_names import as_written
 from bitgolf.audit.reach import MOST_ASKED, Reach
-from bitgolf.audit.tree import walked
+from bitgolf.audit.tree import last_called, nodes, walked
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
@@ -51,6 +51,23 @@ class Script(NamedTuple):
         return [
             node for node, _ in self.reach.all(ast.Compare) if isinstance(node.ops[0], ast.Eq | ast.NotEq)
         ]
+
+    def reached(self, names: set[str]) -> set[str]:
+        """The functions, by name, that are come to from these."""
+        waiting, reached = [*names], {*names}
+        while waiting:
+            for function in self.flow.called_so.get(waiting.pop(), ()):
+                inner = {last_called(node) for node in nodes(function, ast.Call)}
+                inner |= {node.attr for node in nodes(function, ast.Attribute)}  # it may be handed on
+                new = {each for each in inner if each in self.flow.called_so} - reached
+                reached |= new
+                waiting += new
+        return reached
+
+    def within_reach(self, node: ast.AST) -> list[ast.AST]:
+        """A node, and the functions that are called in it, and in those."""
+        names = self.reached({last_called(each) for each in nodes(node, ast.Call)})
+        return [node, *(each for name in names for each in self.flow.called_so.get(name, ()))]
 
     @property
     def unfollowed(self) -> str:

@@ -102,17 +102,24 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
             steps = _count_of(loop, numbers)
             if not steps or _corrects(function) or not any(trains(script, node) for node in walked(loop)):
                 continue
+            given = [(name, each.value) for each in nodes(loop, ast.Assign) for name in names_given(each)]
+            once = {name: value for name, value in given if [one for one, _ in given].count(name) == 1}
+            own_numbers = {name: each for name, value in once.items() if (each := arithmetic(value, numbers))}
+            known = {**numbers, **own_numbers}
             late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
             own = [node for node in walked(loop) if id(node) not in late]
-            helpers = [script.flow.functions.get(last_called(node)) for node in own]
-            updates = [
-                each for helper in helpers if helper and helper.name != "step" for each in walked(helper)
-            ]
+            helpers = [each for node in own for each in script.flow.called_so.get(last_called(node), ())]
+            updates = [each for helper in helpers if not _learns(helper) for each in walked(helper)]
             for node in [*walked(loop), *updates]:
-                if (left := (decay := _decay(node, numbers)) ** steps) > LEAST_LEFT:
+                if (left := (decay := _decay(node, known)) ** steps) > LEAST_LEFT:
                     message = f"after {steps:,} steps an average of decay {decay:g} still holds "
                     yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
                     break
+
+
+def _learns(function: ast.AST) -> bool:
+    """Whether gradients are taken here: what decays is a momentum, or the weights."""
+    return any(each.attr == "grad" for each in nodes(function, ast.Attribute))
 
 
 def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
@@ -124,6 +131,8 @@ def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
                 ends.append(last)
     else:
         leaves = [each.test for each in nodes(loop, ast.If) if isinstance(each.body[-1], ast.Break)]
+        asked = {name for each in leaves for name in names_in(each)}
+        leaves += [each.value for each in nodes(loop, ast.Assign) if names_given(each) & asked]
         goes_on = [each.comparators[0] for each in nodes(loop.test, ast.Compare) if _is_less(each, True)]
         ends += [
             each.comparators[0]
@@ -300,10 +309,11 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
     """Whether weights are added into an average here, or in a function that is called."""
     if _adds_in_place(node) or last_called(node) == "update_parameters":
         return True
-    inner = script.flow.functions.get(last_called(node))
-    if inner is None or not any(map(_adds_in_place, walked(inner))):
-        return False
-    return any("state_dict" in called(each) or "parameters" in called(each) for each in walked(inner))
+    return any(
+        any(map(_adds_in_place, walked(inner)))
+        and any("state_dict" in called(each) or "parameters" in called(each) for each in walked(inner))
+        for inner in script.flow.called_so.get(last_called(node), ())
+    )
 
 
 def _adds_in_place(node: ast.AST) -> bool:

@@ -1,6 +1,7 @@
 """How a script counts the bytes of its tokens, and what it does to texts before they are tokens."""
 
 import ast
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
+from bitgolf.audit.values import PIECE, STORED, TRAIN, VAL, Frame, common
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
@@ -167,19 +169,41 @@ HELD_OUT = re.compile(
 def without_ln2(script: Script) -> Iterator[Finding]:
     """B10: what is printed as bits per byte has got no ln 2 on its way."""
     turned = script.reach.carries(*(node for node, _ in script.reach.all(ast.expr) if _is_ln2(node)))
-    printed = [
-        (value, scope)
-        for node, scope in (script.reach.all(ast.JoinedStr) if script.of("score") else ())
-        for text, value in zip(node.values, node.values[1:])
-        if isinstance(text, ast.Constant) and BITS.search(str(text.value).lower())
-    ]
+    asked = [*script.reach.all(ast.AST)] if script.of("score") else []
+    printed = [(value, scope, node) for node, scope in asked for value in _as_bits(node)]
     # Where one of them has, the others may have got it from a function that is handed on.
-    if printed and not any(turned.by(value, scope) for value, scope in printed):
+    if printed and not any(turned.by(value, scope) for value, scope, _ in printed):
         message = "bits per byte are printed, and nothing divides by ln 2"
-        yield script.finding("B10", printed[0][0], message, sure=FOUND)
+        sure = FOUND if any(isinstance(node, ast.JoinedStr) for *_, node in printed) else SUSPECTED
+        yield script.finding("B10", printed[0][0], message, sure=sure)
 
 
 BITS = re.compile(r"(?:val_bpb|bits per byte)[\s:=]*$")
+
+
+def _as_bits(node: ast.AST) -> Iterator[ast.expr]:
+    """What is printed as bits per byte: in a text, behind one with places, or by its name."""
+    match node:
+        case ast.JoinedStr(values=parts):
+            for text, value in itertools.pairwise(parts):
+                if isinstance(text, ast.Constant) and BITS.search(str(text.value).lower()):
+                    yield value
+        case (
+            ast.Call(args=[ast.Constant(str(text)), *given])
+            | ast.BinOp(left=ast.Constant(str(text)), op=ast.Mod(), right=ast.Tuple(elts=given))
+        ):
+            before = PLACES.split(text.lower())
+            yield from (value for each, value in zip(before, given) if BITS.search(each))
+        case ast.keyword(arg="val_bpb", value=value):
+            yield value
+        case ast.Dict(keys=keys, values=values):
+            named = zip(keys, values)
+            yield from (
+                each for key, each in named if isinstance(key, ast.Constant) and key.value == "val_bpb"
+            )
+
+
+PLACES = re.compile(r"%[-+.\d]*[a-z]|\{[^}]*\}")
 
 
 def _is_ln2(node: ast.expr) -> bool:
@@ -196,6 +220,13 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
     """B05: where the file with the bytes of the text is missing, something else stands in."""
     reads = ("load", "fromfile", "from_file", "memmap", "frombuffer", "read_bytes")
     message = "where the file of byte counts is missing, a table of pieces stands in without a word"
+    weighed = script.of("weighed")
+    tables_of = [each for each in weighed if each.value.has(PIECE)]
+    fits = {each.loops for each in script.of("fit")}  # what is summed there is a loss
+    for each in (one for one in script.of("weighed", STORED) if one.loops not in fits):
+        if each in tables_of or any(common(each, table) for table in tables_of):
+            yield script.finding("B05", each, message)
+            return
     branches: list[ast.If | ast.IfExp | ast.Try] = [*nodes(script.tree, ast.If, ast.IfExp)]
     for node in [*branches, *nodes(script.tree, ast.Try)]:
         if isinstance(node, ast.Try):
@@ -287,8 +318,10 @@ def _changes_text(script: Script, node: ast.expr) -> bool:
     """A call of one's own on a text, or a method that writes it anew."""
     if last_called(node) in ("lower", "casefold", "upper", "replace", "sub", "translate", "normalize"):
         return True
-    own = script.flow.functions.get(called(node))
-    return own is not None and any(calls(own, "join", "sub", "replace", "lower", "translate"))
+    if last_called(node) == "join":
+        return any(calls(node, "lower", "upper", "casefold"))
+    own = script.flow.called_so.get(last_called(node), ())
+    return any(any(calls(each, "join", "sub", "replace", "lower", "translate")) for each in own)
 
 
 def no_document_starts(script: Script) -> Iterator[Finding]:
@@ -346,15 +379,30 @@ def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:
     )
 
 
+def split_by_workers(script: Script) -> Iterator[Finding]:
+    """V12: each of many workers writes a part of both splits, so that validation has its first documents."""
+    for call in calls(script.tree, *HANDS_OUT):
+        handed = {each.id for each in nodes(call, ast.Name)} & script.flow.functions.keys()
+        for part in (each for name in handed for each in script.within_reach(script.flow.functions[name])):
+            texts = nodes(part, ast.JoinedStr, ast.Constant)
+            marks = [script.flow.value(each, Frame("")).marks for each in texts]
+            if any(VAL in each for each in marks) and any(TRAIN in each for each in marks):
+                message = (
+                    "each worker writes its own part of both splits: validation is the start of each part"
+                )
+                yield script.finding("V12", part, message)
+                return
+
+
+HANDS_OUT = ("map", "imap", "imap_unordered", "starmap", "submit", "apply_async", "Process")
+PREPARES = (lossy_text, few_documents, no_document_starts, split_by_workers)
 CHECKS = (
     byte_tables,
     dropped_space,
     decoded_lengths,
-    lossy_text,
-    few_documents,
     without_ln2,
     silent_sidecar,
     transformed_bytes,
-    no_document_starts,
+    *PREPARES,
 )
-COVERED = frozenset("B01 B02 B04 B05 B06 B07 B08 B09 B10 V13".split())
+COVERED = frozenset("B01 B02 B04 B05 B06 B07 B08 B09 B10 V12 V13".split())

@@ -1,12 +1,14 @@
 """How a script rounds: its grid in training against the exported one, scales, statistics, compilation."""
 
 import ast
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.interpreter import Interpreter
+from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.one_tensor import packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
@@ -23,6 +25,7 @@ from bitgolf.audit.tree import (
     walked,
     within,
 )
+from bitgolf.audit.values import RANK, TRAIN, Definition
 
 ROUNDS = ("round", "round_", "rint")
 
@@ -101,9 +104,10 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
     kinds = [base for kind in nodes(script.tree, ast.ClassDef) for base in kind.bases]
     asked = [
         each
-        for node in nodes(script.tree, ast.Call)
-        for each in (*node.args, *(word.value for word in node.keywords))
-        if ast.unparse(each) in ("nn.Linear", "torch.nn.Linear")
+        for node in nodes(script.tree, ast.Call, ast.Compare)
+        for each in ast.iter_child_nodes(node)
+        if isinstance(each, ast.Attribute) and ast.unparse(each) in ("nn.Linear", "torch.nn.Linear")
+        if not isinstance(node, ast.Call) or each is not node.func
     ]
     if (
         asked
@@ -123,6 +127,40 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
         for name in sorted(weights & made.keys()):
             message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
             yield script.finding("T11", node, message)
+
+
+def own_statistics(script: Script) -> Iterator[Finding]:
+    """T11: what hooks have seen of a process's share of the training data comes to no collective call."""
+    trained = max((each.time for each in script.of("fit")), default=math.inf)
+    studied = [each for each in script.of("studied", RANK, TRAIN) if each.time > trained and not each.owner]
+    hooks = [*calls(script.tree, "register_forward_hook", "register_forward_pre_hook")] if studied else []
+    named = {
+        ast.unparse(each).rpartition(".")[2]
+        for hook in hooks
+        for each in nodes(hook, ast.Name, ast.Attribute)
+    }
+    own = [each for name in named for each in script.flow.called_so.get(name, ())]
+    taken = {
+        each.arg
+        for function in within(own)
+        if isinstance(function, Definition)
+        for each in function.args.args
+    }
+    seen = [
+        each for each in within([*own, *hooks]) if isinstance(each, ast.Name) and each.id in taken - {"self"}
+    ]
+    if not seen:
+        return
+    carried = script.reach.carries(*seen)
+    sums = [
+        (part, scope)
+        for each, scope in script.reach.all(ast.Call)
+        if last_called(each) in COLLECTIVES
+        for part in each.args
+    ]
+    if not any(carried.by(part, scope) for part, scope in sums):
+        message = "each process takes statistics of its own share, and nobody adds them up"
+        yield script.finding("T11", studied[0], message)
 
 
 def _matrices(script: Script) -> tuple[str, ...]:
@@ -158,7 +196,11 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
     }
     for function in functions(script):
         text = ast.unparse(function)
-        if not any(calls(function, *INVERTS)) or not any(calls(function, *ROUNDS, "floor", "trunc")):
+        if not any(calls(function, *INVERTS)):
+            continue
+        called_in = script.within_reach(function)
+        rounds = any(any(calls(each, *ROUNDS)) for each in called_in)
+        if not rounds and not any(any(calls(each, "floor", "trunc")) for each in called_in):
             continue
         damped = any(word in text for word in ("fill_diagonal", "eye(", "[diag")) or any(
             "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
@@ -178,7 +220,7 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
             how = "without damping: its error may grow"
         elif inverses and not all(inverses & names_in(each) for each in handed):
             how = "that hands errors on by another matrix"
-        elif not any(calls(function, *ROUNDS)) and "0.5" not in text:
+        elif not rounds and "0.5" not in text:
             how = "that rounds down"
         else:
             continue
@@ -246,36 +288,46 @@ def recompiled(script: Script) -> Iterator[Finding]:
         for name in names_given(node)
     }
     models |= {each.name for each in decorated}
+    timed = {each.owner for kind in ("clock", "timed") for each in script.of(kind)}
     for loop in nodes(script.tree, ast.For, ast.While):
-        if any(calls(loop, "backward")) and (part := _growing(loop, models)) is not None:
+        if any(calls(loop, "backward")) and (part := _growing(loop, models, timed)) is not None:
             what = ast.unparse(part)[:60]
             message = f"`{what}` changes with the steps, and with it what a compiled model is given"
             yield script.finding("T05", part, message)
             return
 
 
-def _growing(loop: ast.For | ast.While, models: set[str]) -> ast.expr | None:
+def _growing(loop: ast.For | ast.While, models: set[str], timed: set[str]) -> ast.expr | None:
     """A number that has many values in a loop, and is a length, or an argument of a compiled model."""
     counters = {
-        each.target.id
+        ast.unparse(each.target)
         for each in nodes(loop, ast.AugAssign)
-        if isinstance(each.target, ast.Name)
-        and isinstance(each.op, ast.Add)
-        and number(each.value) is not None
+        if isinstance(each.op, ast.Add) and number(each.value) is not None
     }
     if isinstance(loop, ast.For):
         counters |= _counted(loop)
-    given = sorted(nodes(loop, ast.Assign), key=lambda each: (each.lineno, each.col_offset))
-    for each in given + given:
-        if _counts(each.value, counters):
-            counters |= names_given(each)
+    given = [*_given(loop)]
+    counters |= timed & {name for name, _ in given}
+    for name, value in given + given:
+        if _counts(value, counters):
+            counters.add(name)
     shapes = [*calls(loop, "reshape", "view", "unfold"), *calls(loop, *models)]
     inputs = {name for call in calls(loop, *models) for part in call.args for name in names_in(part)}
-    cut = [each.value for each in given if names_given(each) & inputs]
+    cut = [value for name, value in given if name in inputs]
     cut += [each for call in calls(loop, *models) for each in call.args]
     lengths = [bound for each in within(cut) if isinstance(each, ast.Slice) for bound in _length(each)]
     lengths += [each for call in shapes for each in (*call.args, *(word.value for word in call.keywords))]
     return next((each for each in lengths if _counts(each, counters)), None)
+
+
+def _given(loop: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """What names and attributes are given in a loop, in its order; of tuples each its own."""
+    for node in sorted(nodes(loop, ast.Assign), key=lambda each: (each.lineno, each.col_offset)):
+        for target in node.targets:
+            both: Iterable[tuple[ast.expr, ast.expr]] = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                both = zip(target.elts, node.value.elts)
+            yield from ((ast.unparse(each), value) for each, value in both)
 
 
 def _counted(loop: ast.For) -> set[str]:
@@ -306,7 +358,8 @@ def _counts(node: ast.expr, counters: set[str]) -> bool:
     ]
     fixed += [each for each in inner if isinstance(each, ast.Compare)]
     asked = {id(part) for part in within(fixed)}
-    return any(isinstance(each, ast.Name) and each.id in counters and id(each) not in asked for each in inner)
+    named = [each for each in inner if isinstance(each, ast.Name | ast.Attribute) and id(each) not in asked]
+    return any(ast.unparse(each) in counters for each in named)
 
 
 NUMERIC: tuple[type[ast.AST], ...] = (
@@ -339,18 +392,29 @@ COMPILES = ("torch.compile", "compile")
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
     called_for = {last_called(node) for node in nodes(script.tree, ast.Call)}
-    scoring = _reached(script, {event.inside for event in script.of("score") if event.inside})
+    scoring = {event.inside for event in script.of("score") if event.inside}
+    scoring = script.reached(scoring | {"forward", "__call__"}) if scoring else scoring
+    of_scores = (each for name in scoring for each in script.flow.called_so.get(name, ()))
+    turned_on = {word.arg for each in of_scores for word in nodes(each, ast.keyword)}
     kinds = [*nodes(script.tree, ast.ClassDef)]
     asked = [{node.attr for node in nodes(kind, ast.Attribute)} for kind in kinds]
     for kind, own in zip(kinds, asked):
         outside = set().union(*(each for each in asked if each is not own))
-        made = attributes_given(kind, "Linear", "ModuleList", "Parameter", "Embedding", "Sequential")
+        made = attributes_given(
+            kind, *_matrices(script), "ModuleList", "Parameter", "Embedding", "Sequential"
+        )
         uses: dict[str, list[bool]] = {}
         for method in (each for each in methods(kind) if each.name not in BUILDS):
+            off = [
+                each.arg
+                for each, given in zip(reversed(method.args.args), reversed(method.args.defaults))
+                if ast.unparse(given) == "False"
+            ]
             training = {
                 id(inner)
                 for node in nodes(method, ast.If)
                 if re.search(r"(?<!not )self\.training", ast.unparse(node.test))
+                or ast.unparse(node.test) in {*off} - turned_on
                 for inner in within(node.body)
             }
             for node in nodes(method, ast.Attribute):
@@ -364,20 +428,6 @@ def exported_for_training(script: Script) -> Iterator[Finding]:
 
 
 BUILDS = {"__init__", "reset_parameters", "init_weights", "_init_weights"}
-
-
-def _reached(script: Script, names: set[str]) -> set[str]:
-    """The functions, by name, that are come to from these; a model that is called runs `forward`."""
-    waiting, reached = [*names], {*names, "forward", "__call__"} if names else set[str]()
-    waiting += [*reached - names]
-    while waiting:
-        for function in script.flow.called_so.get(waiting.pop(), ()):
-            inner = {last_called(node) for node in nodes(function, ast.Call)}
-            inner |= {node.attr for node in nodes(function, ast.Attribute)}  # it may be handed on
-            new = {each for each in inner if each in script.flow.called_so} - reached
-            reached |= new
-            waiting += new
-    return reached
 
 
 def _left_out(tree: ast.Module, name: str) -> bool:
@@ -415,6 +465,7 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
 CHECKS = (
     another_grid,
     missed_hooks,
+    own_statistics,
     worse_than_rounding,
     recompiled,
     exported_for_training,

@@ -11,7 +11,18 @@ from bitgolf.audit.one_tensor import Loop, Tensor, Tensors, clips, packed, round
 from bitgolf.audit.parameters import Part, parameters_of
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
-from bitgolf.audit.tree import called, calls, last_called, names_given, nodes, number, own_nodes, walked
+from bitgolf.audit.tree import (
+    attributes_given,
+    called,
+    calls,
+    last_called,
+    lines_of,
+    names_given,
+    nodes,
+    number,
+    own_nodes,
+    walked,
+)
 
 EIGHT = (127, 128)  # levels on a side of 8 bits
 LOW = 63  # levels on a side that are fewer than those of 8 bits, or of 7
@@ -29,6 +40,9 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
     most_of_table = max(
         (grid[0] for part, seen in traces if part is table and (grid := _grid(seen))), default=0
     )
+    least_of_others = min(
+        (grid[0] for part, seen in traces if part.kind == "Linear" and (grid := _grid(seen))), default=0
+    )
     meant = (number(each) or 0 for node in nodes(script.tree, ast.IfExp) for each in (node.body, node.orelse))
     clipped = (high for _, seen in traces for _, high, _ in clips(seen))
     most = max(
@@ -40,7 +54,7 @@ def coarse_packing(script: Script) -> Iterator[Finding]:
         levels, line = _grid(seen) or (LOW, 0)
         if levels >= LOW:
             continue
-        if part is table and most_of_table <= EMBEDDED < most:
+        if part is table and (most_of_table <= EMBEDDED < most or most_of_table < least_of_others):
             message = f"`{part.name}`, the table of tokens, is packed on {levels:g} levels a side"
             found.setdefault("T10", script.finding("T10", line, message, f"{most:g}, as others"))
         one = [each for each in seen if _is_largest(each)]
@@ -106,6 +120,16 @@ def in_no_group(script: Script) -> Iterator[Finding]:
         if getattr(scope, "name", "") not in adapting
         and any(_makes_optimizer(script, node) for node in _inner_nodes(scope))
     ]
+    named = {
+        last_called(call)
+        for scope in builders
+        for node in _inner_nodes(scope)
+        if _makes_optimizer(script, node)
+        for call in nodes(node, ast.Call)
+    }
+    builders += [
+        each for name in named for each in script.flow.called_so.get(name, ()) if each not in builders
+    ]
     parts = parameters_of(script.flow.classes)
     modules = {each.name.partition(".")[0] for each in parts}
     loops = [(scope, loop, over) for scope in builders for loop, over in _selections(scope)]
@@ -113,21 +137,43 @@ def in_no_group(script: Script) -> Iterator[Finding]:
     whole = {_module(call, modules) for scope in builders for call in _taken_whole(script, scope, looped)}
     if "" in whole or not (loops or whole):
         return
-    walked = (loop.iter for scope in builders for loop in nodes(scope, ast.For, ast.comprehension))
-    whole |= {each.attr for each in walked if isinstance(each, ast.Attribute)}  # a list of modules
     tensors = Tensors(script)
-    told = {each.attr for scope in builders for each in nodes(scope, ast.Attribute)}
-    texts = (each.value for scope in builders for each in nodes(scope, ast.Constant))
-    told |= {word for text in texts if isinstance(text, str) for word in text.split(".")}
+    inner = [each for scope in builders for each in _inner_nodes(scope)]
+    walked = (each.iter for each in inner if isinstance(each, Loop))
+    whole |= {each.attr for each in walked if isinstance(each, ast.Attribute)}  # a list of modules
+    told = {each.attr for each in inner if isinstance(each, ast.Attribute)}
+    places = [each.slice for each in inner if isinstance(each, ast.Subscript)]
+    told |= {word for each in places if isinstance(each, ast.Constant) for word in str(each.value).split(".")}
+    left: list[Part] = []
+    taken: set[str] = set()
     for part in parts:
-        taken = part.name.partition(".")[0] in whole or bool(told & {*_own_words(part)})
-        if part.kind != "Parameter" or taken:
-            continue
-        if not any(_may_take(tensors, *each, part, modules) for each in loops):
-            of = "" if part.dims is None else f", of {part.dims} dimensions,"
-            message = f"`{part.name}`{of} is in no group of an optimizer"
-            yield script.finding("T14", part.line, message)
-            return
+        whole_or_told = part.name.partition(".")[0] in whole or bool(told & {*_own_words(part)})
+        if whole_or_told or any(_may_take(tensors, *each, part, modules) for each in loops):
+            taken.add(part.kind)
+        else:
+            left.append(part)
+    # Matrices may be chosen elsewhere, where none is taken here, or be there for other settings alone.
+    branches = (each for node in nodes(script.tree, ast.If) for each in node.body)
+    maybe = {line for each in branches for line in lines_of(each)}
+    chosen = bool(taken & {"Linear", "Embedding"})
+    for part in [each for each in left if each.kind == "Parameter" or chosen and each.line not in maybe][:1]:
+        of = "" if part.dims is None else f", of {part.dims} dimensions,"
+        yield script.finding("T14", part.line, f"`{part.name}`{of} is in no group of an optimizer")
+
+
+def cut_off(script: Script) -> Iterator[Finding]:
+    """T14: a parameter that is detached wherever it is used, so that no gradient comes to it."""
+    for kind in nodes(script.tree, ast.ClassDef):
+        made = attributes_given(kind, "Parameter")
+        uses = [
+            each
+            for each in nodes(kind, ast.Attribute)
+            if each.attr in made and isinstance(each.ctx, ast.Load)
+        ]
+        detached = {id(each.value) for each in nodes(kind, ast.Attribute) if each.attr in ("detach", "data")}
+        for name in {each.attr for each in uses}:
+            if all(id(each) in detached for each in uses if each.attr == name):
+                yield script.finding("T14", made[name], f"`{name}` is detached wherever it is used")
 
 
 def _module(call: ast.Call, modules: set[str]) -> str:
@@ -209,5 +255,5 @@ def _may_take(
     )
 
 
-CHECKS = (coarse_packing, high_floor, in_no_group)
+CHECKS = (coarse_packing, high_floor, in_no_group, cut_off)
 COVERED = frozenset("T08 T09 T10 T14".split())

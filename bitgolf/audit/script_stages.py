@@ -2,13 +2,25 @@
 
 import ast
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import Finding
 from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import arithmetic, calls, last_called, lines_of, nodes, own_nodes, walked, within
+from bitgolf.audit.tree import (
+    arithmetic,
+    base_of,
+    calls,
+    last_called,
+    lines_of,
+    nodes,
+    own_nodes,
+    values_given,
+    walked,
+    within,
+)
 from bitgolf.audit.values import COUNTER, FILED, TIME, TRAIN, VAL, WEIGHTS, Event, common
 
 BY_STEPS = (
@@ -95,10 +107,10 @@ def _is_clock(node: ast.AST) -> bool:
 
 
 def trains(script: Script, node: ast.AST) -> bool:
-    """An optimizer's step, here or in a function that is called."""
-    inner = script.flow.functions.get(last_called(node))
-    parts = [node] if inner is None else [node, *walked(inner)]
-    return any(last_called(each) == "step" and not getattr(each, "args", ()) for each in parts)
+    """An optimizer's step or a backward pass, here or in a function that is called."""
+    inner = script.flow.called_so.get(last_called(node), ())
+    steps = [each for part in (node, *within(inner)) if (each := last_called(part)) in ("step", "backward")]
+    return bool(steps) and not (last_called(node) == "step" and isinstance(node, ast.Call) and node.args)
 
 
 def no_clock_ends_it(script: Script) -> Iterator[Finding]:
@@ -116,13 +128,50 @@ def no_clock_ends_it(script: Script) -> Iterator[Finding]:
 
 
 def _names_a_budget(script: Script, fit: Event) -> bool:
-    """Whether a script has a number that is the challenge's ten minutes, and reads a clock around a step."""
+    """Whether a script has a number that is the challenge's ten minutes, by its name or with a clock that is
+    read around a step.
+    """
     around = [scope for scope in [*functions(script), script.tree] if fit.line in lines_of(scope)]
     read = any(map(_is_clock, within(around or [script.tree])))
-    return read and any(each.value in BUDGETS for each in nodes(script.tree, ast.Constant))
+    by_name = (arithmetic(value) for name, value in values_given(script.tree) if BUDGET.search(name))
+    minutes = any(value and (300 <= value <= 610 or 3e5 <= value <= 6.1e5) for value in by_name)
+    return minutes or read and any(each.value in BUDGETS for each in nodes(script.tree, ast.Constant))
 
 
 BUDGETS = (600, 600_000, 599, 598, 595, 590, 585, 580)
+BUDGET = re.compile(
+    r"^(?!.*(?:eval|val_|ttt|adapt)).*(?:second|wall|budget|max_time|time_limit)", re.IGNORECASE
+)
+
+
+def kept_until_the_end(script: Script) -> Iterator[Finding]:
+    """K13: what a training tells of its steps is kept in memory, and written when all is over."""
+    lines = {each.line for each in script.of("fit") if each.loops}
+    inner = [(scope, node) for scope in functions(script) for node in own_nodes(scope)]
+    for scope, loop in ((scope, each) for scope, each in inner if isinstance(each, ast.For | ast.While)):
+        silent = not any(last_called(each) in TELLS for each in within(script.within_reach(loop)))
+        if not lines & {*lines_of(loop)} or any(nodes(scope, ast.Yield)) or not silent:
+            continue
+        calls_in = {last_called(each) for each in nodes(loop, ast.Call)}
+        near = [loop, *(each for name in calls_in for each in script.flow.called_so.get(name, ()))]
+        kept = {
+            base_of(each)[: -len(".append")].rpartition(".")[2]: each
+            for part in near
+            for each in calls(part, "append")
+        }
+        for told in calls(script.tree, *TELLS, "dumps"):
+            names = {each.id for each in nodes(told, ast.Name)} | {
+                each.attr for each in nodes(told, ast.Attribute)
+            }
+            for name in (kept.keys() & names) - script.flow.modules:
+                message = f"`{name}` is written at the end alone: a machine that is lost takes it along"
+                yield script.finding("K13", kept[name], message)
+                return
+
+
+TELLS = {
+    *"print write info warning debug error log writelines write_text dump add_scalar set_postfix".split()
+}
 
 
 def late_calibration(script: Script) -> Iterator[Finding]:
@@ -136,23 +185,32 @@ def late_calibration(script: Script) -> Iterator[Finding]:
         for event in script.of("studied", TRAIN)
         if last.time < event.time < max(writes) and not common(event, last) and not event.off
     ]
-    known = Interpreter(script)
-    scopes = [*functions(script), script.tree]
+    limits = _limits(script) if after else []
+    if any(low <= value <= 1.1 * low for value in limits for low in (ALL_OF_IT, 1000 * ALL_OF_IT)):
+        message = "training data is read again after the training, which has the whole budget"
+        yield script.finding("K09", after[0], message, "time kept for it inside the budget")
+
+
+def _limits(script: Script) -> list[float]:
+    """What a time is compared with, or a share of, where a clock ends a loop."""
+    known, stops = Interpreter(script), script.of("stop")
     lowered = {  # by what is kept for it
         ast.unparse(node.target) for node in nodes(script.tree, ast.AugAssign) if isinstance(node.op, ast.Sub)
     }
-    limits = [
-        value
-        for scope in scopes
-        if any(event.line in lines_of(scope) for event in script.of("stop")) or scope is script.tree
-        for test in own_nodes(scope)
-        if isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Gt | ast.GtE)
-        if ast.unparse(test.comparators[0]) not in lowered
-        if isinstance(value := known.value(test.comparators[0], known.given(scope)), int | float)
-    ]
-    if after and any(low <= value <= 1.1 * low for value in limits for low in (ALL_OF_IT, 1000 * ALL_OF_IT)):
-        message = "training data is read again after the training, which has the whole budget"
-        yield script.finding("K09", after[0], message, "time kept for it inside the budget")
+    around = [each for each in functions(script) if any(stop.line in lines_of(each) for stop in stops)]
+    scopes = {id(each): each for scope in around for each in script.within_reach(scope)} | {0: script.tree}
+    clocks = script.reach.carries(*(node for node, _ in script.reach.all(ast.Call) if _is_clock(node)))
+    found = []
+    for scope in scopes.values():
+        outer = script.reach.scopes.get(id(scope), 0)
+        for node in own_nodes(scope):
+            match node:
+                case (
+                    ast.BinOp(left=time, op=ast.Div(), right=limit)
+                    | ast.Compare(left=time, ops=[ast.Gt() | ast.GtE()], comparators=[limit])
+                ) if ast.unparse(limit) not in lowered and clocks.by(time, outer):
+                    found.append(known.value(limit, known.given(scope)))
+    return [each for each in found if isinstance(each, int | float)]
 
 
 ALL_OF_IT = 597.0  # seconds of training that leave nothing of the challenge's 600
@@ -182,6 +240,8 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
     if not after:
         if not any(common(event, each) for event in writes for each in scores):
             yield script.finding("T13", writes[-1], "what was packed is never scored")
+    elif not script.of("load") and after[-1].value.has(FILED):
+        return  # weights that no module holds
     elif not any(last < event.time <= after[-1].time and _from_file(event) for event in script.of("load")):
         message = "scored are the weights in memory, not those that were written"
         yield script.finding("T13", after[-1], f"{message} ({script.line(writes[-1].line)})")
@@ -217,9 +277,10 @@ def scored_before_saved(script: Script) -> Iterator[Finding]:
 CHECKS = (
     clock_set_back,
     no_clock_ends_it,
+    kept_until_the_end,
     late_calibration,
     schedule_by_steps,
     not_loaded_again,
     scored_before_saved,
 )
-COVERED = frozenset("K07 K08 K09 T13 T15 T19".split())
+COVERED = frozenset("K07 K08 K09 K13 T13 T15 T19".split())

@@ -20,10 +20,11 @@ from bitgolf.audit.tree import (
     names_in,
     nodes,
     own_nodes,
+    stops,
     turned_over,
     walked,
 )
-from bitgolf.audit.values import FROZEN, RANK, TRAIN, VAL, common, constant
+from bitgolf.audit.values import FROZEN, GRAD, RANK, TRAIN, VAL, WEIGHTS, common, constant
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
@@ -31,6 +32,7 @@ def folded_flag(script: Script) -> Iterator[Finding]:
     compiled = [
         node for node in nodes(script.tree, ast.Call) if called(node).endswith(("compile", "jit.trace"))
     ]
+    taken = {ast.unparse(each).rpartition(".")[2] for node in compiled for each in node.args[:1]}
     decorated = [
         node
         for node in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
@@ -41,9 +43,11 @@ def folded_flag(script: Script) -> Iterator[Finding]:
     flags = _shared_flags(script.tree)
     read = {
         ast.unparse(each)
-        for kind in nodes(script.tree, ast.ClassDef)
-        for method in methods(kind)
-        for node in nodes(method, ast.If, ast.IfExp)
+        for function in [
+            *(each for kind in nodes(script.tree, ast.ClassDef) for each in methods(kind)),
+            *(each for name in script.reached(taken) for each in script.flow.called_so.get(name, ())),
+        ]
+        for node in nodes(function, ast.If, ast.IfExp)
         for each in nodes(node.test, ast.Attribute, ast.Subscript, ast.Name)
     }
     read |= {
@@ -90,7 +94,7 @@ def _shared_flags(tree: ast.Module) -> set[str]:
             if not isinstance(item, ast.Assign | ast.AnnAssign):
                 continue
             targets = item.targets if isinstance(item, ast.Assign) else [item.target]
-            names = [prefix + each.id for each in targets if isinstance(each, ast.Name)]
+            names = [prefix + ast.unparse(each) for each in targets]
             if _is_constant(item.value, False):
                 flags |= {*names}
             elif isinstance(item.value, ast.List):
@@ -165,8 +169,9 @@ def seed_search(script: Script) -> Iterator[Finding]:
             if not names_in(node.target) & within_calls(node, *SEEDS, *seeding):
                 continue
             compares = any(
-                isinstance(each.test, ast.Compare) and isinstance(each.test.ops[0], ast.Lt | ast.Gt)
+                isinstance(test.ops[0], ast.Lt | ast.Gt)
                 for each in nodes(node, ast.If)
+                for test in nodes(each.test, ast.Compare)
             )
             kept = {base_of(each.func)[: -len(".append")] for each in calls(node, "append")}
             kept |= {base_of(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
@@ -220,9 +225,13 @@ def frozen_training(script: Script) -> Iterator[Finding]:
         yield script.finding("T16", each, message, sure=FOUND if each.way == "here" else SUSPECTED)
 
 
+AVERAGING = {"DistributedDataParallel", "DDP", "fully_shard", "FSDP", "FullyShardedDataParallel"}
+AVERAGING |= {"register_hook", "register_comm_hook", "register_post_accumulate_grad_hook"}
+
+
 def unaveraged_gradients(script: Script) -> Iterator[Finding]:
     """T18: each process learns from its own share, and nobody averages."""
-    if any(calls(script.tree, "DistributedDataParallel", "DDP", "fully_shard")):
+    if any(calls(script.tree, *AVERAGING)):
         return
     for train in script.of("train", RANK):
         averaged = any(common(each, train) for each in script.of("gather"))
@@ -236,7 +245,9 @@ def unaveraged_gradients(script: Script) -> Iterator[Finding]:
     optimizers = [node for node in kinds if any("Optimizer" in ast.unparse(base) for base in node.bases)]
     fits = script.of("fit", RANK, TRAIN)
     for fit in fits:
-        averaged = any(common(each, fit) for each in script.of("gather"))
+        averaged = any(
+            common(each, fit) and each.value.marks & {GRAD, WEIGHTS} for each in script.of("gather")
+        )
         # A warm-up whose weights are put back does no harm.
         undone = any(each.time > fit.time for each in script.of("load")) and fit is not fits[-1]
         if not optimizers and fit.loops and not averaged and not undone:
@@ -255,6 +266,10 @@ def unchecked_runs(script: Script) -> Iterator[Finding]:
         } - {"_"}
         if not any(others & names_in(each) for each in tests):
             yield script.finding("T21", node, "options that nobody knows are passed over")
+    for loop in nodes(script.tree, ast.For):
+        asked = [test for test in nodes(loop, ast.Compare) if isinstance(test.ops[0], ast.In | ast.NotIn)]
+        if asked and "sys.argv" in ast.unparse(loop.iter) and not stops(loop.body):
+            yield script.finding("T21", asked[0], "arguments that nobody knows are passed over")
     for each in nodes(script.tree, ast.Expr):  # what it gives back is not kept
         text = ast.unparse(each) if called(each.value) in RUNS else "check=True"
         starts = any(word in text for word in ("torchrun", "train", "sys.executable", ".py"))

@@ -12,7 +12,7 @@ from bitgolf.text.tokenizer import open_model
 
 LONE_SPACE = "\u2581"
 MOST_BYTES = 2**25  # of a tokenizer or a table that are read
-MOST_PIECES = 2**17
+LEAST_PIECES, MOST_PIECES = 8, 2**17
 HEADER, FIELDS = 24, 15  # bytes of a TokenMonster file before its pieces, and behind each of them
 LONGEST = 64  # bytes of a piece that a table may name
 
@@ -106,7 +106,7 @@ def pieces_of(path: Path) -> list[str] | list[bytes] | None:
         ranked = rows and all(
             len(row) == 2 and row[1].strip().lstrip("-").replace(".", "").isdigit() for row in rows
         )
-        return [row[0] for row in rows] if ranked and len(rows) > 100 else _token_monster(data)
+        return [row[0] for row in rows] if ranked and len(rows) > LEAST_PIECES else _token_monster(data)
     try:
         model = open_model(data)
     except BitgolfError:

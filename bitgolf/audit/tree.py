@@ -184,6 +184,17 @@ def arithmetic(node: ast.expr | None, names: Mapping[str, float] = NO_NUMBERS) -
     return number(node)
 
 
+def replace(tree: ast.AST, change: Callable[[ast.AST], ast.AST]) -> None:
+    """Put what `change` makes of each node in its place; no recursion, trees may be deep."""
+
+    def of(held: object) -> object:
+        return change(held) if isinstance(held, ast.AST) else held
+
+    for parent in ast.walk(tree):
+        for field, held in ast.iter_fields(parent):
+            setattr(parent, field, [of(each) for each in held] if isinstance(held, list) else of(held))
+
+
 def contexts(node: ast.With) -> list[ast.expr]:
     """What a block stands under."""
     return [item.context_expr for item in node.items]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from bitgolf.audit.aliases import spell_out
 from bitgolf.audit.bounded import start_of
 from bitgolf.audit.own_names import set_apart
+from bitgolf.audit.settings import as_classes
 from bitgolf.audit.tree import last_called
 from bitgolf.audit.values import Definition
 from bitgolf.base.errors import BitgolfError
@@ -113,6 +114,7 @@ def parsed(text: str) -> ast.Module:
                 _call_self(node, name)
     set_apart(tree)
     spell_out(tree)
+    as_classes(tree)
     return tree
 
 

@@ -18,6 +18,8 @@ PIECE, SHARE, WEIGHTS = "piece share weights".split()  # what a table says of a 
 TRAIN, TIME, COUNTER, CHOSEN = "train time counter chosen".split()
 MASK, FILES, DRAWN, PREDICTED = "mask files drawn predicted".split()
 FROZEN, INFERENCE = "frozen inference".split()  # made where no gradients, or no versions, are kept
+STORED = "stored"  # numbers that stand in a file
+GRAD = "grad"  # a gradient, or made of one
 LIVE = "live"  # made where gradients are
 CLOCK = "clock"  # what a clock says, as it is read
 SEEN = "seen "  # of marks that say for which token alone something is given back
@@ -35,7 +37,8 @@ LAMBDA = "lambda"  # the kind of what is made by one
 STREAM = "stream"  # the root of what is not a part of the validation tokens
 # A pattern or path of shards; no word of a message.
 VALIDATION = re.compile(
-    r"(?:^|[_/\-*])val(?:id|idation)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
+    r"(?:^|[_/\-*])val(?:id|idation)?(?![_-](?:bytes|sizes|widths|lengths))[_/\-*.0-9][^ :]*"
+    r"(?:\*|\.bin|\.npy|\.parquet)|_val_(?!bytes|sizes|widths|lengths)[^ :]*\*"
 )
 TRAINING = re.compile(
     r"(?:^|[_/\-*])train(?:ing)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_train_[^ :]*\*"
@@ -274,3 +277,9 @@ def optimized_thing(node: ast.expr) -> str:
     return next(
         (each.id for each in walked(node) if isinstance(each, ast.Name) and id(each) not in called), ""
     )
+
+
+def put_together(left: Value, right: Value) -> bool:
+    """Whether one of both is a score by bytes, and the other something else that is no number."""
+    other = right if left.has(SHARE) else left
+    return left.has(SHARE) != right.has(SHARE) and other.number is None and not other.has(SUM)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bitgolf.audit.tree import walked
+from bitgolf.audit.tree import names_given, names_in, nodes, walked
 from bitgolf.audit.values import (
     FEW,
     INFERENCE,
@@ -91,6 +91,7 @@ class Walk:
         self.made: dict[str, int] = {}  # tables, by when they were made last
         self.kinds: dict[int, set[str]] = {}  # names and attributes, by the classes of their objects
         self.modules: set[str] = set()  # names that are imported
+        self.ending = ending(trees)
         self.tallied: set[str] = set()  # tables that are counted in, and so predict nothing by themselves
         for tree in trees:
             self._define(tree, None, "")
@@ -153,7 +154,7 @@ class Walk:
         marks = value.marks | (frame.control.marks & {RANK, FEW})
         line = getattr(node, "lineno", 0)
         value = value._replace(marks=marks)
-        if kind == "score" and frame.alone:
+        if kind in ("score", "studied") and frame.alone:
             owner = str(frame.alone)
         self.events.append(
             Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
@@ -278,6 +279,13 @@ class Walk:
         self.made[name] = self.time + 1
         return Value(tables=frozenset((name,)))
 
+    def made_here(self, node: ast.expr | None, frame: Frame) -> bool:
+        """Whether what a name stands for was made in the same function, and so is no other's model."""
+        function = self.functions.get(frame.name)
+        if function is None or not isinstance(node, ast.Name):
+            return False
+        return any(node.id in names_given(each) for each in nodes(function, ast.Assign))
+
     def value(self, node: ast.expr | None, frame: Frame) -> Value:
         """What an expression carries."""
         raise NotImplementedError
@@ -301,6 +309,18 @@ class Walk:
     def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
         """Statements in order."""
         raise NotImplementedError
+
+
+def ending(trees: Iterable[ast.Module]) -> set[str]:
+    """Names that decide whether a loop goes on, and those that they are made of."""
+    names: set[str] = set()
+    given = [each for tree in trees for each in nodes(tree, ast.Assign)]
+    for node in (each for tree in trees for each in nodes(tree, ast.If, ast.While)):
+        if isinstance(node, ast.While) or isinstance(node.body[-1], ast.Break | ast.Return):
+            names |= names_in(node.test)
+    for _ in range(2):
+        names |= {name for each in given if names_given(each) & names for name in names_in(each.value)}
+    return names
 
 
 def _reached(start: str, steps: Mapping[str, Sequence[str]]) -> frozenset[str]:
