@@ -131,7 +131,8 @@ class Reach:
 
     def _attribute(self, node: ast.Attribute, scope: int) -> list[Place]:
         """That of any object of the same class; of an object that is not known, in the same function."""
-        kinds = self.kinds.get(id(node.value), ())
+        of_self = {self.fields[scope]} if ast.unparse(node.value) == "self" and scope in self.fields else ()
+        kinds = self.kinds.get(id(node.value)) or of_self
         return [(0, f"{kind}.{node.attr}") for kind in kinds] or [(scope, ast.unparse(node))]
 
     def read(self, node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[str]]:

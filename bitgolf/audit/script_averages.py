@@ -109,17 +109,29 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
             late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
             own = [node for node in walked(loop) if id(node) not in late]
             helpers = [each for node in own for each in script.flow.called_so.get(last_called(node), ())]
-            updates = [each for helper in helpers if not _learns(helper) for each in walked(helper)]
-            for node in [*walked(loop), *updates]:
+            updates = [each for part in (loop, *helpers) for each in walked(part) if not _learns(part, each)]
+            for node in updates:
                 if (left := (decay := _decay(node, known)) ** steps) > LEAST_LEFT:
                     message = f"after {steps:,} steps an average of decay {decay:g} still holds "
                     yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
                     break
 
 
-def _learns(function: ast.AST) -> bool:
-    """Whether gradients are taken here: what decays is a momentum, or the weights."""
-    return any(each.attr == "grad" for each in nodes(function, ast.Attribute))
+def _learns(part: ast.AST, node: ast.AST) -> bool:
+    """Whether what decays here are the weights themselves, or a momentum that is given a gradient."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    asked = [each for each in nodes(part, ast.Attribute) if each.attr == "grad"]
+    owners = {name for each in asked for name in names_in(each.value)}
+    made = {
+        name
+        for each in nodes(part, ast.Assign)
+        if any(inner in asked for inner in walked(each.value))
+        for name in names_given(each)
+    }
+    return bool(
+        names_in(node.func) & owners or {name for each in node.args for name in names_in(each)} & made
+    )
 
 
 def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
@@ -132,7 +144,9 @@ def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
     else:
         leaves = [each.test for each in nodes(loop, ast.If) if isinstance(each.body[-1], ast.Break)]
         asked = {name for each in leaves for name in names_in(each)}
-        leaves += [each.value for each in nodes(loop, ast.Assign) if names_given(each) & asked]
+        decided = [each.value for each in nodes(loop, ast.Assign) if names_given(each) & asked]
+        equal = [each for each in within(decided) if isinstance(each, ast.Compare)]
+        leaves += [each for each in equal if isinstance(each.ops[0], ast.Eq)]
         goes_on = [each.comparators[0] for each in nodes(loop.test, ast.Compare) if _is_less(each, True)]
         ends += [
             each.comparators[0]
