@@ -37,7 +37,6 @@ from bitgolf.audit.values import (
     SUM,
     TABLE,
     TIME,
-    TRAIN,
     VAL,
     Definition,
     Event,
@@ -391,7 +390,7 @@ class Flow(Calls):
             sides = [self.value(each, frame) for each in (node.value.left, node.value.right)]
             for rate in (each for each in sides if not each.has(GRAD)):
                 self.event("lr", node, frame, rate)
-        if value.marks & {PIECE, STORED} and not value.marks & {VAL, TRAIN}:
+        if value.marks & {PIECE, STORED}:
             self.event("weighed", node, frame, value)
         if value.has(TIME):
             self.event("timed", node, frame, value, owner=ast.unparse(node.target), way="sum")

@@ -26,7 +26,7 @@ from bitgolf.audit.tree import (
     ways,
     within,
 )
-from bitgolf.audit.values import PIECE, STORED, TRAIN, VAL, Frame, common
+from bitgolf.audit.values import GOLD, PIECE, STORED, TRAIN, VAL, Frame, common
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
@@ -220,10 +220,10 @@ def silent_sidecar(script: Script) -> Iterator[Finding]:
     """B05: where the file with the bytes of the text is missing, something else stands in."""
     reads = ("load", "fromfile", "from_file", "memmap", "frombuffer", "read_bytes")
     message = "where the file of byte counts is missing, a table of pieces stands in without a word"
-    weighed = script.of("weighed")
+    weighed = [each for each in script.of("weighed") if not each.value.has(GOLD)]
     tables_of = [each for each in weighed if each.value.has(PIECE)]
     fits = {each.loops for each in script.of("fit")}  # what is summed there is a loss
-    for each in (one for one in script.of("weighed", STORED) if one.loops not in fits):
+    for each in (one for one in weighed if one.value.has(STORED) and one.loops not in fits):
         if each in tables_of or any(common(each, table) for table in tables_of):
             yield script.finding("B05", each, message)
             return

@@ -37,12 +37,13 @@ LAMBDA = "lambda"  # the kind of what is made by one
 STREAM = "stream"  # the root of what is not a part of the validation tokens
 # A pattern or path of shards; no word of a message.
 VALIDATION = re.compile(
-    r"(?:^|[_/\-*])val(?:id|idation)?(?![_-](?:bytes|sizes|widths|lengths))[_/\-*.0-9][^ :]*"
-    r"(?:\*|\.bin|\.npy|\.parquet)|_val_(?!bytes|sizes|widths|lengths)[^ :]*\*"
+    r"(?:^|[_/\-*])val(?:id|idation)?[_/\-*.0-9][^ :]*"
+    r"(?:\*|\.bin|\.npy|\.parquet)|_val_[^ :]*\*"
 )
 TRAINING = re.compile(
     r"(?:^|[_/\-*])train(?:ing)?[_/\-*.0-9][^ :]*(?:\*|\.bin|\.npy|\.parquet)|_train_[^ :]*\*"
 )
+SIDECAR = re.compile(r"val(?:id|idation)?[_-](?:bytes|sizes|widths|lengths)")  # of the tokens, beside them
 SPLIT_WORDS = {"val": VAL, "valid": VAL, "validation": VAL, "train": TRAIN, "training": TRAIN}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 NO_NAMES: frozenset[str] = frozenset()
@@ -214,7 +215,8 @@ def constant(value: object) -> Value:
     """What a literal is: a path of shards, or a number."""
     if isinstance(value, str):
         if VALIDATION.search(value):
-            return Value(frozenset((VAL,)), roots=frozenset((STREAM,)))
+            marks = (VAL, STORED) if SIDECAR.search(value) else (VAL,)
+            return Value(frozenset(marks), roots=frozenset((STREAM,)))
         if TRAINING.search(value):
             return Value(frozenset((TRAIN,)))
         if len(value) < 18 and value.strip().lstrip("-").isdigit():
