@@ -35,6 +35,7 @@ TOTAL = re.compile(
     r"[ =:](?P<bytes>\d[\d,]{6,})(?![.\d])",
     re.IGNORECASE,
 )
+UNPACKED = re.compile(r"\b(?:raw|float\d*|fp\d+|un(?:compressed|quantized|packed))\b", re.IGNORECASE)
 
 
 def scores(lines: list[tuple[int, str]]) -> Iterator[Score]:
@@ -76,9 +77,11 @@ def evaluations(lines: list[tuple[int, str]]) -> Iterator[tuple[int, float]]:
 
 
 def totals(lines: list[tuple[int, str]]) -> Iterator[Size]:
-    """Sizes of what is handed in."""
+    """Sizes of what is handed in, which is no raw checkpoint."""
     for number, line in lines:
-        if (match := TOTAL.search(line)) and re.search("byte|size", line, re.IGNORECASE):
+        if UNPACKED.search(line) or not re.search("byte|size", line, re.IGNORECASE):
+            continue
+        if match := TOTAL.search(line):
             yield Size(number, "total", "", int(match["bytes"].replace(",", "")[:18]))
 
 

@@ -61,3 +61,8 @@ def test_a_clean_log_is_read(tmp_path, form):
 @pytest.mark.parametrize(("code", "what", "value"), FAULTS)
 def test_what_is_over_is_named(tmp_path, form, code, what, value):
     assert codes(tmp_path, text_of(form, **{what: value})) == {code}
+
+
+def test_a_raw_checkpoint_is_no_submission(tmp_path):
+    raw = "raw model: 85587955 bytes | code: 70969 bytes | total: 85658924\n"
+    assert codes(tmp_path, raw + text_of("short")) == set()
