@@ -71,9 +71,15 @@ def _adds_flag(node: ast.AST) -> bool:
 def _takes_flag(node: ast.AST) -> bool:
     """A difference with `flag[x] & other[y]`: the space is taken off again."""
     return any(
-        isinstance(each.op, ast.BitAnd | ast.Mult) and len([*nodes(each, ast.Subscript)]) > 1
+        isinstance(each.op, ast.BitAnd | ast.Mult) and _looks_up(each.left) and _looks_up(each.right)
         for each in _operated(node, ast.Sub)
     )
+
+
+def _looks_up(node: ast.expr) -> bool:
+    """Whether something is taken from a table by what is not written out; no slice of a rotation."""
+    written = ast.Slice | ast.Tuple | ast.Constant
+    return any(not isinstance(each.slice, written) for each in nodes(node, ast.Subscript))
 
 
 def _operated(node: ast.AST, kind: type[ast.operator]) -> Iterator[ast.BinOp]:

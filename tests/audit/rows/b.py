@@ -47,6 +47,11 @@ def main():
 """
 
 
+ROTATED = """def rotated(x, cos, sin):
+    return x[..., :8] * cos[: x.shape[-2]] - x[..., 8:] * sin[: x.shape[-2]]
+
+
+"""
 BYTE_TOKENS = "        if pieces.is_byte(i):\n            count[i] = 1\n            continue\n"
 
 
@@ -84,6 +89,12 @@ WORDS = [f"\u2581w{i}" for i in range(200)]
 
 ROWS = [
     script("B01", "twice", [('len(piece.encode("utf-8"))', 'len(piece.encode("utf-8")) + 1')], []),
+    script(
+        "B01",
+        "twice, beside a rotation",
+        [('len(piece.encode("utf-8"))', 'len(piece.encode("utf-8")) + 1'), (MAIN, ROTATED + MAIN)],
+        [(MAIN, ROTATED + MAIN)],
+    ),
     script("B02", "byte tokens", [(BYTE_TOKENS, "")], []),
     script(
         "B04",
