@@ -109,9 +109,9 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
             late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
             own = [node for node in walked(loop) if id(node) not in late]
             helpers = [each for node in own for each in script.flow.called_so.get(last_called(node), ())]
-            updates = [each for part in (loop, *helpers) for each in walked(part) if not _learns(part, each)]
-            for node in updates:
-                if (left := (decay := _decay(node, known)) ** steps) > LEAST_LEFT:
+            for part, node in ((held, each) for held in (loop, *helpers) for each in walked(held)):
+                left = (decay := _decay(node, known)) ** steps
+                if left > LEAST_LEFT and not _learns(part, node):
                     message = f"after {steps:,} steps an average of decay {decay:g} still holds "
                     yield script.finding("T02", node, f"{message}{100 * left:.0f}% of its start")
                     break
