@@ -128,8 +128,8 @@ def page(facts: Row) -> str:
             "That our step and our adaptation are as fast as theirs there is supposed and was never "
             f"measured. The adaptation is shared: each of {WORLD} processes takes whole batches of "
             "documents, the largest first to the one with least to do, and the scores are those of one "
-            "process to the bit (docs/adapt.md; docs/performance-figures.md has two processes on two cores, and no "
-            "GPU has run it)."
+            "process to the bit (docs/adapt.md; docs/performance-figures.md has two processes on two cores, "
+            "and no GPU has run it)."
         ),
         "",
         *paragraph(
