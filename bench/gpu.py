@@ -388,6 +388,8 @@ def page(facts: Row | None) -> str:
     head = [
         "# GPUs",
         "",
+        "`make gpu` checks on a CUDA machine that everything works there, and measures it.",
+        "",
         "    make gpu                                  # any CUDA machine, under ten minutes",
         "    make gpu PUBLIC=train_gpt.py              # the public script's speed beside ours; you fetch it",
         "    python -m bench.gpu --rehearse            # every part on the CPU, at tiny sizes",
@@ -408,26 +410,26 @@ def page(facts: Row | None) -> str:
 
 
 NEVER = """\
-**No GPU has run this code yet.** This page is written from the JSON of `make gpu` once one has.
+**No GPU has run this code yet.** Once one has, this page is written from the JSON of `make gpu`.
 
-What is checked without one, by `tests/test_device.py`, on a device of shapes without values:
+`tests/test_device.py` checks the following without a GPU, on a device of shapes without values:
 
-- the training step of every shipped recipe, with its noise and averages: no operation mixes tensors of CPU
-  and GPU, no shape depends on values, and the CPU waits for the GPU once a step. It waits for the loss and
-  the length of the gradient, because they decide whether the weights are updated;
-- a training that goes on, windows of all kinds, test-time training, LoRA by document, mixers, calibration
-  and tuning. Where they wait for the device is listed there: a batch of scores waits three times, mixers
-  twice for each window, because they count on the host;
-- what `auto` chooses: float32 and plain attention below sm_80, bfloat16 and torch's own attention above.
+- The training step of every shipped recipe, with its noise and averages. No operation mixes tensors of CPU
+  and GPU, no shape depends on values, and the CPU waits for the GPU once per step. It waits for the loss and
+  the length of the gradient, because they decide whether the weights are updated.
+- Resumed training, windows of all kinds, test-time training, LoRA by document, mixers, calibration
+  and tuning. The test lists where they wait for the device: a batch of scores waits three times, mixers
+  twice per window, because they count on the host.
+- What `auto` chooses: float32 and plain attention below sm_80, bfloat16 and torch's own attention above.
 
-Two faults were found so and mended: rate-aware packing and tied tables would have ended in an error after
-a training on a GPU. Weights now go to the CPU before they are packed, so that equal weights are packed to
-equal bytes. A training that went on also waited once more for each snapshot of an average.
+Two faults were mended. The first was found by these tests, the second by reading: rate-aware packing and tied
+tables would have ended in an error after a training on a GPU. Weights now go to the CPU before they are
+packed, so equal weights give equal bytes. A resumed training also waited once more per snapshot of an average.
 
-What that cannot show: the kernels themselves and their rounding, `torch.compile` and NCCL on a GPU, speed
-and memory. Branches that ask for a device of the name `cuda` are not taken either: the size of a pass, the
+These tests cannot show the kernels themselves and their rounding, `torch.compile` and NCCL on a GPU, speed
+and memory. They do not take branches that ask for a device named `cuda` either: the size of a pass, the
 size of Muon's batches, the wait at the end of a step. float16 is not used at all, so cards below sm_80
-compute in float32. What fits on a small card is not forecast: `bitgolf forecast` gives the memory of a CPU.
+compute in float32. Nothing forecasts what fits on a small card: `bitgolf forecast` gives the memory of a CPU.
 """
 
 
