@@ -1,5 +1,6 @@
 """What many tests need: a tiny dataset of generated text and a tiny recipe that trains in seconds."""
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -30,6 +31,8 @@ WORDS = (
     "the people of this nation and their government shall keep peace with all for many years to come".split()
 )
 
+ANY_SOURCE = random.Random(0).randbytes(15_000)
+
 
 def generated_text(seed: int, sentences: int) -> str:
     """English-looking sentences, the same for the same seed."""
@@ -38,6 +41,13 @@ def generated_text(seed: int, sentences: int) -> str:
         " ".join(draw.choices(WORDS, k=draw.randint(5, 15))).capitalize() + "." for _ in range(sentences)
     )
     return "\n".join(lines) + "\n"
+
+
+def pytest_collection_finish():
+    """Modules and tests stay to the end: no search for garbage goes through them again, and few are made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +104,15 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def any_script():
     """Runs of which nobody looks at the script get one of the usual size: to make one takes seconds."""
-    source = random.Random(0).randbytes(15_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counted, "minified", lambda _: source)
+        patch.setattr(counted, "minified", lambda _: ANY_SOURCE)
         yield
+
+
+@pytest.fixture
+def any_script_here(monkeypatch):
+    """The same for one test of a module that looks at scripts elsewhere."""
+    monkeypatch.setattr(counted, "minified", lambda _: ANY_SOURCE)
 
 
 @pytest.fixture(scope="session")

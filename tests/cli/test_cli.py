@@ -84,6 +84,7 @@ def test_run_prints_one_json_object_with_the_agreed_keys(finished):
     assert result["code_bytes"] == (folder / "train_gpt.py").stat().st_size
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_run_for_people_ends_with_name_value_lines(bitgolf, recipe_file, dataset):
     code, out, err = bitgolf("run", recipe_file, "--data", dataset.folder, "--out", "r")
     assert code == 0
@@ -259,12 +260,10 @@ def test_what_is_typed_is_continued_line_by_line(bitgolf, finished, monkeypatch)
     assert lines[0] == first and len([line for line in lines if line]) >= 1
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_show_compare_and_forecast(bitgolf):
     _, out, _ = bitgolf("show", "demo", "--json")
     assert json.loads(out)["settings"]["budget"]["budget_bytes"] == 1_000_000
-    code, out, _ = bitgolf("show", "demo", "--script")
-    assert code == 0
-    compile(out, "script", "exec")
     _, out, _ = bitgolf("compare", "demo", "demo", "--json")
     assert json.loads(out)["differences"] == 0
     _, out, _ = bitgolf("compare", "demo", "baseline", "--json")
@@ -277,6 +276,7 @@ def test_show_compare_and_forecast(bitgolf):
     assert [row["setting"] for row in facts["filling"]] == ["model.width", "model.layers", "bits a weight"]
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_a_forecast_says_what_would_fill_the_budget(bitgolf):
     changes = ("--set", "budget.budget_bytes=400_000", "--set", "pack.codec=Deflate()")
     code, out, _ = bitgolf("forecast", "pr543-laptop", *changes)
@@ -299,6 +299,7 @@ def test_every_verb_teaches_by_example(bitgolf):
         assert f"bitgolf {verb}" in out
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_an_over_budget_run_exits_with_1(bitgolf, recipe, dataset, recipe_file, monkeypatch):
     monkeypatch.setattr("bitgolf.pipeline.work.refuse_over_budget", lambda facts: None)
     code, out, _ = bitgolf(
@@ -414,6 +415,7 @@ def test_a_tokenizer_of_another_model_is_refused(bitgolf, finished, dataset, tmp
     refused(bitgolf("score", folder, "--data", json.loads(out)["folder"]), "another tokenizer")
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_a_run_records_its_public_variables(bitgolf, recipe_file, dataset):
     words = ("run", recipe_file, "--data", dataset.folder, "--out", "r")
     variables = ("--env", "ROPE_DIMS=8", "--env", "EMA_DECAY=0.9", "--env", "SEED=7")
@@ -435,13 +437,15 @@ def test_public_variables_that_do_not_fit_are_refused(bitgolf, recipe_file):
     refused(bitgolf("run", recipe_file, "--env", "SEED=7", "--seed", 8), "two seeds", "SEED=7")
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_public_variables_are_shown_compared_and_forecast(bitgolf):
     variables = ("--env", "MLP_MULT=3.0", "--env", "MATRIX_LR=0.02")
     _, out, _ = bitgolf("show", "baseline", *variables)
     assert "optim.rows, matrices: lr" in out
     _, out, _ = bitgolf("show", "baseline", *variables, "--json")
     assert json.loads(out)["public_variables"] == {"MLP_MULT": "3.0", "MATRIX_LR": "0.02"}
-    _, script, _ = bitgolf("show", "baseline", *variables, "--script")
+    code, script, _ = bitgolf("show", "baseline", *variables, "--script")
+    assert code == 0
     compile(script, "script", "exec")
     assert 'mlp_multiplier=env("MLP_MULT", 3.0)' in script  # the variable's default
     _, out, _ = bitgolf("compare", "baseline", "baseline", *variables, "--json")
