@@ -422,9 +422,10 @@ NEVER = """\
   twice per window, because they count on the host.
 - What `auto` chooses: float32 and plain attention below sm_80, bfloat16 and torch's own attention above.
 
-Two faults were mended. The first was found by these tests, the second by reading: rate-aware packing and tied
-tables would have ended in an error after a training on a GPU. Weights now go to the CPU before they are
-packed, so equal weights give equal bytes. A resumed training also waited once more per snapshot of an average.
+Two faults were mended. The first was found by these tests, the second by reading: rate-aware packing and
+tied tables would have ended in an error after a training on a GPU. Weights now go to the CPU before they are
+packed, so equal weights give equal bytes. A resumed training also waited once more for each snapshot of an
+average.
 
 These tests cannot show the kernels themselves and their rounding, `torch.compile` and NCCL on a GPU, speed
 and memory. They do not take branches that ask for a device named `cuda` either: the size of a pass, the
