@@ -1,4 +1,4 @@
-"""Loops over single numbers as machine code."""
+"""Functions with loops over single numbers, compiled to machine code by numba."""
 
 import contextlib
 import functools
@@ -15,9 +15,9 @@ Looping = TypeVar("Looping", bound=Callable[..., object])
 
 
 class Compiled:
-    """A function that becomes machine code when it is first called, or by another that is compiled.
+    """A function that is compiled when it is first called, or when another compiled function calls it.
 
-    numba is imported then too: importing it takes as long as a tenth of torch.
+    numba is imported only then: its import takes a tenth of the time of torch's.
     """
 
     def __init__(self, function: Callable[..., object], *, cache: bool, fastmath: bool | set[str]) -> None:
@@ -26,10 +26,10 @@ class Compiled:
 
     @functools.cached_property
     def machine_code(self) -> Any:  # a dispatcher of numba, which has no public type
-        """The function as numba has it."""
+        """The compiled function, as numba's dispatcher."""
         numba, function = importlib.import_module("numba"), self.function
         if self.cache:
-            with contextlib.suppress(RuntimeError):  # no folder for the file, or no file of its own
+            with contextlib.suppress(RuntimeError):  # no folder to write to, or no source file
                 compiled = numba.njit(nogil=True, cache=True, fastmath=self.fastmath)
                 return compiled(named_by_content(cast(FunctionType, function)))
         return numba.njit(nogil=True, fastmath=self.fastmath)(function)
@@ -43,10 +43,10 @@ class Compiled:
 
 
 def named_by_content(function: FunctionType) -> FunctionType:
-    """The function under a name that holds a check sum of what is compiled with it.
+    """The function under a name that contains a checksum of everything that is compiled with it.
 
-    numba keeps machine code by name, and looks at the function's own file alone to see whether it is still
-    right; numbers and functions that are imported may have changed elsewhere.
+    numba caches machine code by name and notices changes only in the function's own file. Imported numbers
+    and functions may have changed in other files.
     """
     copy = FunctionType(function.__code__, function.__globals__, argdefs=function.__defaults__)
     copy.__qualname__ = f"{function.__qualname__}_{content_of(function)[:16]}"
@@ -54,7 +54,7 @@ def named_by_content(function: FunctionType) -> FunctionType:
 
 
 def content_of(function: FunctionType) -> str:
-    """Hex check sum of a function: its code, the numbers of its module, and those of ours that it calls."""
+    """Hex checksum of a function: its code, the numbers of its module, and our functions that it calls."""
     code, own = function.__code__, function.__globals__
     constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
     digest = hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode())
@@ -68,14 +68,14 @@ def content_of(function: FunctionType) -> str:
 
 
 def compiled(function: Looping) -> Looping:
-    """The function as machine code, made when it is first called; as it is, slow, where numba is missing."""
+    """The function, compiled when it is first called; unchanged, and slow, if numba is not installed."""
     return cast(Looping, Compiled(function, cache=False, fastmath=False)) if HAS_NUMBA else function
 
 
 def kept_compiled(function: Looping, fastmath: bool | set[str] = False) -> Looping:
-    """As `compiled`, and kept in a file for the next process, where one can be written.
+    """As `compiled`, and cached in a file for the next process if one can be written.
 
-    It may take numbers of its module, imported ones too, and call other compiled functions; see `content_of`.
+    It may use numbers of its module, also imported ones, and call compiled functions; see `content_of`.
     fastmath: as `numba.njit` takes it.
     """
     return cast(Looping, Compiled(function, cache=True, fastmath=fastmath)) if HAS_NUMBA else function

@@ -25,7 +25,7 @@ class BitgolfError(Exception):
 
 
 class PlanError(BitgolfError):
-    """Settings that do not make sense together or alone; carries every problem found, not the first."""
+    """Settings that are wrong alone or together; carries every problem found, not only the first."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
@@ -63,7 +63,7 @@ class BudgetError(BitgolfError):
 
 
 def displayed(value: object) -> str:
-    """A value as a message shows it: what comes from a file may be endless or nested without end."""
+    """A value as a message shows it, cut to MOST_SHOWN characters; values from files may be endless."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # of numbers with thousands of digits
@@ -72,7 +72,7 @@ def displayed(value: object) -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """A did-you-mean for `word`, or the list of what is known when nothing is close."""
+    """'did you mean X?' for the closest option, or the list of all options if none is close."""
     names = sorted(options)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

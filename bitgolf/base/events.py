@@ -1,17 +1,17 @@
-"""Where long work stands, and which process says so."""
+"""Progress of long work as events, and which process reports them."""
 
 import os
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
-NOTE = "note"  # the stage of an event that is a line for the reader, under the fact of this name
+NOTE = "note"  # the stage of an event whose fact `note` is a line for the reader
 Step = TypeVar("Step")
 Changed = TypeVar("Changed")
 Value = TypeVar("Value")
 
 
 class Event(NamedTuple):
-    """Where a long piece of work stands: its stage, how much is done of how much, and facts to show."""
+    """Progress of a long piece of work: its stage, how much is done of the total, and facts to show."""
 
     stage: str
     done: float
@@ -20,14 +20,14 @@ class Event(NamedTuple):
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and speaks; known before the world is joined."""
+    """Whether this process writes files and messages; known before the processes are connected."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def finish(
     steps: Generator[Step, None, Value], on_step: Callable[[Step], object] = lambda step: None
 ) -> Value:
-    """Drive some work to its end and return its value. on_step: is given each step."""
+    """Run a generator to its end and return its value. on_step: called with each step."""
     while True:
         try:
             step = next(steps)
@@ -39,7 +39,7 @@ def finish(
 def mapped(
     steps: Generator[Step, None, Value], change: Callable[[Step], Changed | None]
 ) -> Generator[Changed, None, Value]:
-    """The same work with other steps; where `change` gives None, there is none."""
+    """The same generator with changed steps; a step that `change` maps to None is skipped."""
     while True:
         try:
             step = next(steps)

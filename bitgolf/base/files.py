@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+"""Files that are whole or absent: written to a temporary file, flushed, then renamed."""
 
 import errno
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from bitgolf.base.errors import BitgolfError, displayed
 
 MOST_NAME_BYTES = 100
-FLOAT_LIMIT = 1e300  # number in a file
+FLOAT_LIMIT = 1e300  # of a number in a file
 NAME_RULE = "a name is letters, digits and ._- after a letter or digit, and no path"
 
 
@@ -21,7 +21,7 @@ def is_plain_name(text: str) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a kill or a full disk leaves the old one untouched. Raises BitgolfError."""
+    """Write a file; if killed, or on a full disk, the old one stays untouched. Raises BitgolfError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,14 @@ def write_json(path: Path, data: object) -> None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a JSON value is a number to reckon with: JSON may hold larger ones than any float."""
+    """Whether a JSON value is a number that fits in a float; JSON may hold larger ones."""
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and -FLOAT_LIMIT < value < FLOAT_LIMIT
     )
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises BitgolfError with the line at fault, or the key that an object has twice."""
+    """Read JSON. Raises BitgolfError with the wrong line, or with a key that an object has twice."""
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise BitgolfError("not a regular file", where=str(path), way_out="put the file itself there")
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object of JSON. Raises ValueError where a key stands in it twice: who wrote it meant one of both."""
+    """A JSON object as a dict. Raises ValueError for a key that occurs twice: only one can be meant."""
     read: dict[str, Any] = {}
     for key, value in pairs:
         if key in read:

@@ -1,7 +1,7 @@
-"""Frozen settings. A plan validates itself whole, can be compared, changed by path, and written as JSON.
+"""Frozen settings. A plan validates all its settings, can be compared, changed by path, and written as JSON.
 
 A technique is a plan that can do its own work: settings and behaviour are one class. A slot is an abstract
-plan; whatever subclasses it is found through Python itself, so nothing lists all techniques.
+plan. Its subclasses are found through `__subclasses__`, so there is no registry of techniques.
 """
 
 import ast
@@ -37,7 +37,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Base of all settings. Subclasses are frozen, keyword-only data classes; making one checks it whole."""
+    """Base of all settings. Subclasses are frozen, keyword-only data classes, checked when constructed."""
 
     def __post_init__(self) -> None:
         for name, kind in field_types(type(self)).items():
@@ -48,7 +48,7 @@ class Plan:
             raise PlanError(f"{type(self).__name__}.{problem}" for problem in problems)
 
     def validate(self) -> Iterator[str]:
-        """Yields what is wrong between fields, as 'field: sentence'; each field alone is right by then."""
+        """Yields problems between fields, as 'field: sentence'; each field alone has been checked before."""
         return iter(())
 
     def replace(self, overrides: Mapping[str, object] | None = None, /, **fields: object) -> Self:
@@ -76,7 +76,7 @@ def field_types(plan: type[Plan]) -> Mapping[str, Any]:
     return _field_types(typing.cast(Any, plan))
 
 
-@functools.cache  # finding out takes a millisecond, and each plan that is made asks
+@functools.cache  # takes a millisecond, and every new plan needs it
 def _field_types(plan: Any) -> Mapping[str, Any]:  # a class, which mypy does not take as hashable
     hints = typing.get_type_hints(plan)
     return {field.name: hints[field.name] for field in dataclasses.fields(plan)}
@@ -91,7 +91,7 @@ def field_problems(plan: Plan) -> Iterator[str]:
         if len(items) > MOST_ITEMS:
             yield f"{field.name}: {_too_many(items)}"
             continue
-        # From 2**63 on a setting, seeds too, is a slip of the hand.
+        # A setting of 2**63 or more, seeds too, is a typing error.
         odd = [item for item in items if type(item) in (int, float) and not abs(item) < 2**63]
         if not _fits(value, kinds[field.name]):
             yield f"{field.name}: expected {describe(kinds[field.name])}, found {displayed(value)}"
@@ -105,7 +105,7 @@ def _too_many(items: Sequence[object]) -> str:
     return f"at most {MOST_ITEMS:,} items in a list, found {len(items):,}"
 
 
-# Any: a field with limits is compared with them, whatever its type.
+# Any: a value of any type is compared with its limits.
 def _limit_problems(value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
     if "one_of" in limits and value not in limits["one_of"]:
         hint = nearest(value, limits["one_of"]) if isinstance(value, str) else f"one of {limits['one_of']}"
@@ -185,7 +185,7 @@ def _read(kind: object, data: object, path: str, problems: list[str]) -> Any:
 
 
 def _float(number: int) -> float:
-    """A whole number as a float; one beyond all floats is infinite, and refused as that."""
+    """A whole number as a float; one too large for a float becomes infinite and is refused later."""
     try:
         return float(number)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Tensors and columns in files of which nothing can be executed."""
+"""Tensors and columns in files from which nothing can be executed."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ import torch
 from bitgolf.base.errors import CheckpointError
 from bitgolf.base.files import write_bytes
 
-# What bytes that are no tensors, or facts of another shape, can raise.
+# Errors that bytes which are no tensors, or facts of another shape, can raise.
 UNREADABLE_TENSORS = (
     safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
     struct.error,
@@ -61,7 +61,7 @@ def _tensors_sha256(tensors: Mapping[str, torch.Tensor], facts_json: str) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if tensor.numel():  # torch looks at no bytes of an empty array of numpy's
+        if tensor.numel():  # torch cannot view an empty array of numpy as bytes
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""What happens to token embeddings before the first layer: pairs of tokens, and a smear of the one before."""
+"""Changes of token embeddings before the first layer: pairs of tokens, and a share of the token before."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,13 +14,13 @@ from bitgolf.net.start import start_orthogonal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedPart(Part):
-    """The slot of what changes the embedded tokens; in a tuple, one after another."""
+    """The slot of changes of the embedded tokens; several in a tuple act one after another."""
 
     abstract: ClassVar[bool] = True
 
     @property
     def after(self) -> bool:
-        """Whether it acts after the first norm rather than before."""
+        """Whether it acts after the first norm, not before it."""
         return False
 
     def embed(self, x: Tensor, inputs: Tensor, root: Module, bos_id: int) -> Tensor:
@@ -30,7 +30,7 @@ class EmbedPart(Part):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairTable(EmbedPart):
-    """A learned vector for each bucket of pairs of tokens, widened by a projection where it is narrow."""
+    """A learned vector for each bucket of token pairs, projected to the width if it is narrower."""
 
     abstract: ClassVar[bool] = True
 
@@ -53,12 +53,12 @@ class BigramHash(PairTable):
     """A learned vector for each hash of a token and the one before.
 
     What: adds scale * (proj @ table[hash(id, previous id)]) before the norm; the first place of a row (and,
-        with `boundary`, a document's) has a bucket of its own.
+        with `boundary`, of a document) has its own bucket.
     Source: record 2026-03-19_smeargate, PR #162 and #198; hash 36313 id XOR 27191 previous id, int32.
     Cost: buckets * dimension + width * dimension weights; a lookup and a small product a token.
     Not for: small steps on int6 (PR #212: +0.003; PR #488: +0.003), vocabularies of 4096 and more. In PR
-        #1716 the table was in no optimizer, so that its branch was zero throughout: row by row it must be
-        somewhere.
+        #1716 the table was in no optimizer, so its branch stayed zero: a row of the parameter table must
+        name it.
     Neutral: an empty tuple; scale 0 adds nothing.
     """
 
@@ -67,7 +67,7 @@ class BigramHash(PairTable):
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
         width = dimensions.embedding_width
-        # The public table starts at zero, so its projection must not: two zeros would never leave zero.
+        # The public table starts at zero, so its projection must not: with both zero no gradient flows.
         starts = {"bigram.embed.weight": start_constant(0.0, self.buckets, self.dimension)}
         if self.dimension != width:
             starts["bigram.proj.weight"] = start_orthogonal(width, self.dimension)
@@ -87,8 +87,8 @@ class BigramHash(PairTable):
 class BigramSum(PairTable):
     """A learned vector for each hash of a token and the one before, the hash of two earlier scripts.
 
-    What: adds proj @ table[(multiplier * previous id + id) mod buckets] before the norm, without a scale of
-        its own; before the first place of a row stands id 0. The table starts normal at 0.01, the projection
+    What: adds proj @ table[(multiplier * previous id + id) mod buckets] before the norm, without a
+        scale; before the first place of a row stands id 0. The table starts normal at 0.01, the projection
         at zero.
     Source: PR #212 (multiplier 31; in no optimizer in its ablation, so that it added nothing: +0.003 beside
         a frozen smear), record 2026-03-19_smeargate (92821).
@@ -98,7 +98,7 @@ class BigramSum(PairTable):
     """
 
     multiplier: int = setting(31, at_least=1, below=2**31)
-    boundary: bool = False  # where it is set, id 0 stands before the start of a document too
+    boundary: bool = False  # if set, id 0 stands before the start of a document too
 
     def validate_for(self, dimensions: Dimensions) -> list[str]:
         same = self.dimension == dimensions.embedding_width
@@ -121,7 +121,7 @@ class BigramSum(PairTable):
 
 
 def bigram_buckets(inputs: Tensor, buckets: int) -> Tensor:
-    """The bucket (batch, time) of each id with the one before; the first place has the last bucket."""
+    """The bucket (batch, time) of each id and the id before; the first place has the last bucket."""
     ids = inputs.to(torch.int32)  # wraps for ids of 59,139 and more, as in public
     pairs = (36313 * ids[:, 1:]) ^ (27191 * ids[:, :-1])
     first = torch.full_like(ids[:, :1], buckets - 1)
@@ -130,7 +130,7 @@ def bigram_buckets(inputs: Tensor, buckets: int) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmearVector(EmbedPart):
-    """Every token mixed with the one before, by a learned share for each channel.
+    """Every token mixed with the token before, by a learned share per channel.
 
     What: (1 - g) * x_t + g * x_{t-1} after the norm, g = sigmoid(gate); x before the first place is zero.
     Source: PR #162, #198, #374 (gate starts at 0: half and half). Record 2026-03-19_smeargate has g as the
@@ -163,7 +163,7 @@ class SmearVector(EmbedPart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmearGate(EmbedPart):
-    """Some of the token before added to every token, by a gate that looks at the token.
+    """A share of the token before added to every token, by a gate that reads the token.
 
     What: x_t + lambda * sigmoid(w . x_t[:channels]) * x_{t-1} before the norm; lambda and w start at zero.
         With `boundary` nothing is added to the BOS that opens a document.
@@ -199,12 +199,12 @@ class SmearGate(EmbedPart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmearBias(EmbedPart):
-    """A little of the token before added to every token, by a gate with a bias.
+    """A small share of the token before added to every token, by a gate with a bias.
 
     What: x_t + factor * sigmoid(w . x_t[:channels] + b) * x_{t-1} after the norm; w starts at zero, b at
         `start`.
-    Source: PR #212 (0.07, -2, 12 channels; frozen in its ablation, so that 0.0083 of the token before was
-        added throughout: +0.003 with a table of pairs that added nothing).
+    Source: PR #212 (0.07, -2, 12 channels; frozen in its ablation, so that always 0.0083 of the token before
+        was added: +0.003 with a table of pairs that added nothing).
     Cost: channels + 1 weights; a pass over the embeddings.
     Not for: large shares: no gate lets more than `factor` through. SmearGate learns its factor.
     Neutral: factor=0

@@ -1,4 +1,4 @@
-"""What is done with the outputs of attention heads before they are projected."""
+"""Changes of the outputs of attention heads before the output projection."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,7 +14,7 @@ SMALLEST_LENGTH = 1e-12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadsPart(Part):
-    """The slot of what changes the outputs of heads; in a tuple, one after another."""
+    """The slot of changes of the heads' outputs; several in a tuple act one after another."""
 
     abstract: ClassVar[bool] = True
 
@@ -23,7 +23,7 @@ class HeadsPart(Part):
         return True
 
     def heads_out(self, y: Tensor, values: Tensor, x: Tensor, queries: Tensor, attention: Module) -> Tensor:
-        """The outputs (batch, time, heads, dimension).
+        """The changed outputs y (batch, time, heads, dimension).
 
         values: (batch, time, key heads, dimension) as attended to. x: (batch, time, width), what attention
         read. queries: (batch, time, width) before norm and rotation. attention: the layer's own module.
@@ -33,13 +33,13 @@ class HeadsPart(Part):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Xsa(HeadsPart):
-    """Exclusive self-attention: an output without what its own token's value put there.
+    """Exclusive self-attention: the output minus its component along the token's own value.
 
-    What: y - (y . v) v with v the token's own value at length 1, as the head's group shares it; in the last
-        layers.
+    What: y - (y . v) v, where v is the token's own value scaled to length 1, shared by the head's group; in
+        the `last` layers.
     Source: PR #265, #287 (last 3 and 4 layers), PR #478 (all); PR #543 has the last 4.
     Cost: no bytes; a pass over outputs and values in its layers.
-    Not for: the first token of a sequence: it sees itself alone, so its output becomes zero.
+    Not for: the first token of a sequence: it sees only itself, so its output becomes zero.
     Neutral: last=0
     """
 
@@ -53,7 +53,7 @@ class Xsa(HeadsPart):
 
 
 def without_own_value(y: Tensor, values: Tensor) -> Tensor:
-    """y (batch, time, heads, dimension) less its part along values (batch, time, key heads, dimension)."""
+    """y (batch, time, heads, dim) minus its component along values (batch, time, key heads, dim)."""
     direction = F.normalize(values, dim=-1, eps=SMALLEST_LENGTH)[:, :, :, None]
     grouped = y.unflatten(2, (values.shape[2], -1))
     return (grouped - (grouped * direction).sum(-1, keepdim=True) * direction).flatten(2, 3)
@@ -61,13 +61,13 @@ def without_own_value(y: Tensor, values: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionOutputGate(HeadsPart):
-    """A gate for each head that looks at a few channels; everything passes at first.
+    """A gate per head that reads a few channels; it starts open.
 
-    What: y * 2 sigmoid(W . u[:channels]), W (heads, channels) zero at first; u is what the attention read,
-        or its queries before their norm.
+    What: y * 2 sigmoid(W . u[:channels]), W (heads, channels) starts at zero; u is the input of the
+        attention, or its queries before their norm.
     Source: PR #1667 (GATE_ATTN_OUT, GATE_WIDTH=12, GATE_ATTN_SRC=proj|q).
     Cost: heads * channels weights a layer, about 1.5% of the seconds of a step.
-    Not for: single layers: its gain is within the noise of seeds.
+    Not for: single layers, where its gain is within the noise of seeds.
     Neutral: W=0, where it starts.
     """
 
@@ -88,9 +88,9 @@ class AttentionOutputGate(HeadsPart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedAttention(HeadsPart):
-    """A gate for each head that looks at all channels; half passes at first.
+    """A gate per head that reads all channels; it starts half open.
 
-    What: y * sigmoid(W . u), W (heads, width) near zero at first, u what the attention read.
+    What: y * sigmoid(W . u), W (heads, width) starts near zero, u is the input of the attention.
     Source: PR #1736 (GATED_ATTN_ENABLED, GATED_ATTN_INIT_STD 0.01 and 0.005).
     Cost: heads * width weights a layer (4,096 at full size), kept at 8 bits in the records.
     Not for: small models: SparseGate reaches the same with 96 weights a layer.
@@ -108,12 +108,12 @@ class GatedAttention(HeadsPart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BiasedGate(HeadsPart):
-    """A gate for each head that looks at all channels and has a bias; nearly everything passes at first.
+    """A gate per head that reads all channels and has a bias; it starts nearly open.
 
-    What: y * sigmoid(W . u + b), W (heads, width) zero and b `start` at first, u what the attention read.
+    What: y * sigmoid(W . u + b), W (heads, width) starts at zero, b at `start`, u is the attention's input.
     Source: record 2026-03-23 (GATED_ATTENTION, b 4; off in its run). GatedAttention is the later form.
     Cost: heads * (width + 1) weights a layer (4,104 at full size).
-    Not for: gains that are known: no record switched it on.
+    Not for: known gains: no record switched it on.
     Neutral: start=200, where the gate is 1 and stays.
     """
 
@@ -132,9 +132,9 @@ class BiasedGate(HeadsPart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SparseGate(HeadsPart):
-    """A gate for each head that looks at a few channels; half passes at first.
+    """A gate per head that reads a few channels; it starts half open.
 
-    What: y * sigmoid(scale * W . u[:channels]), W (heads, channels) zero at first.
+    What: y * sigmoid(scale * W . u[:channels]), W (heads, channels) starts at zero.
     Source: PR #1787 (scale 1), PR #1855 (scale 0.5).
     Cost: heads * channels weights a layer.
     Not for: use beside another gate: their effects are the same.

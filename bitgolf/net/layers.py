@@ -16,12 +16,12 @@ from bitgolf.net.mlp import Mlp
 from bitgolf.net.parts import Context, Dimensions, Linear, Module, Part, Start, start_constant
 from bitgolf.net.values import ValuePart
 
-Stream = Tensor | tuple[Tensor, Tensor]  # (batch, time, width): what layers write to; some members have two
+Stream = Tensor | tuple[Tensor, Tensor]  # the residual stream (batch, time, width); some members have two
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputScale(Plan):
-    """The slot of what multiplies the normalised input of attention and MLP."""
+    """The slot of factors of the normalised inputs of attention and MLP."""
 
     abstract: ClassVar[bool] = True
 
@@ -32,7 +32,7 @@ class InputScale(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unscaled(InputScale):
-    """Normalised inputs as they are.
+    """Normalised inputs without a factor.
 
     What: the factor is 1 in every layer.
     Source: the public baseline.
@@ -90,7 +90,7 @@ class Attention(Module):
             self.adopt(part.layer_tensors(dimensions, layer))
 
     def heads_of(self, x: Tensor, *parts: Linear) -> Tensor:
-        """(batch, time, heads, dimension) by some of the matrices, which meet only where they are cast."""
+        """Heads (batch, time, heads, dimension) of x by some matrices, concatenated after their cast."""
         whole = torch.cat([part.matrix(x.dtype) for part in parts])
         return parts[0].multiply(x, whole).unflatten(-1, (-1, self.head_width))
 
@@ -101,7 +101,7 @@ class Attention(Module):
         return self.projected(y, qkv, x, qkv[:, :, : self.heads])
 
     def of_last(self, x: Tensor, context: Context, last: int) -> Tensor:
-        """Of the last so many positions alone, but not of all; x: at all of them (batch, time, width)."""
+        """The output of the `last` positions, fewer than all; x (batch, time, width) has all positions."""
         asking, qkv = x[:, -last:], self.with_values(self.heads_of(x, self.c_k, self.c_v), context)
         gain, cos, sin = self.turns(x.dtype, context)
         turned, queries = context.kernels.qk_norm_rope, self.heads_of(asking, self.c_q)
@@ -111,7 +111,7 @@ class Attention(Module):
         return self.projected(y, qkv[:, -last:], asking, queries)
 
     def with_values(self, qkv: Tensor, context: Context) -> Tensor:
-        """Heads of which the last are values, with what is added to those."""
+        """The heads, with the parts for values applied to the last heads, which are the values."""
         if self.values:
             v = qkv[:, :, -self.kv_heads :]
             for part in self.values:
@@ -125,7 +125,7 @@ class Attention(Module):
         return gain.to(dtype), context.cos.to(dtype), context.sin.to(dtype)
 
     def projected(self, y: Tensor, qkv: Tensor, x: Tensor, queries: Tensor) -> Tensor:
-        """Outputs of heads (batch, time, heads * dimension), changed by the parts for that, as one."""
+        """The output projection of heads (batch, time, heads * dimension), after the parts for heads."""
         if self.heads_out:
             apart, v = y.unflatten(2, (self.heads, -1)), qkv[:, :, -self.kv_heads :]
             for each in self.heads_out:
@@ -135,7 +135,7 @@ class Attention(Module):
 
 
 class Block(Module):
-    """One layer: what it adds to the stream, at which size. How, its `residual` says."""
+    """One layer: attention, MLP and their scales; `residual` says how they join the stream."""
 
     attn_scale: Tensor
     mlp_scale: Tensor
@@ -159,23 +159,23 @@ class Block(Module):
         return self.residual.layer(x, self, context)
 
     def mixed_with_start(self, x: Tensor, context: Context) -> Tensor:
-        """The stream mixed with its start."""
+        """The stream mixed with the input of the first layer."""
         return context.kernels.mix(x, context.start, self.resid_mix.to(x.dtype))
 
     def attended(self, x: Tensor, context: Context) -> Tensor:
-        """What the attention makes of a stream."""
+        """The output of the attention (batch, time, width) for a stream."""
         if context.read is not None:
             return self.attn.of_last(context.kernels.norm(context.read, self.factor), context, x.shape[1])
         return self.attn(context.kernels.norm(x, self.factor), context)
 
     def transformed(self, x: Tensor, context: Context) -> Tensor:
-        """What the MLP makes of a stream."""
+        """The output of the MLP (batch, time, width) for a stream."""
         return self.mlp(context.kernels.norm(x, self.factor), context)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Residual(Part):
-    """The slot of how attention and MLP join the stream, which is a tensor unless a member says otherwise."""
+    """The slot of how attention and MLP join the stream; a stream is one tensor, or two for some members."""
 
     abstract: ClassVar[bool] = True
 
@@ -188,17 +188,17 @@ class Residual(Part):
         return kernels.add_scaled(x, block.transformed(x, context), block.mlp_scale.to(dtype))
 
     def ended(self, x: Stream, block: Block, context: Context, last: int) -> tuple[Stream, Tensor]:
-        """The end of the stream that enters a layer, and all that its attention reads, before its norm."""
+        """The stream's last positions before a layer, and the attention's unnormalised input at all."""
         assert isinstance(x, Tensor), "one stream"
         return x[:, -last:], block.mixed_with_start(x, context)
 
     def skipped(self, x: Stream, join: Callable[[Tensor], Tensor], layer: int) -> Stream:
-        """The stream after a skip has joined it."""
+        """The stream with a skip joined to it."""
         assert isinstance(x, Tensor), "one stream"
         return join(x)
 
     def closed(self, x: Stream, root: Module) -> Tensor:
-        """The stream as it leaves the last layer."""
+        """The stream after the last layer, as one tensor."""
         assert isinstance(x, Tensor), "one stream"
         return x
 
@@ -207,7 +207,7 @@ class Residual(Part):
 class Serial(Residual):
     """Attention first, then the MLP on its result.
 
-    What: x + a * attention(norm x), then x + m * mlp(norm x), a and m learned for each channel.
+    What: x + a * attention(norm x), then x + m * mlp(norm x), with a and m learned per channel.
     Source: the public baseline.
     Cost: nothing.
     Not for: nothing known.
@@ -222,7 +222,7 @@ class ParallelResidual(Residual):
     What: x + a * attention(norm x) + m * mlp(norm x) from layer `first` on.
     Source: GPT-J; records 2026-04-06 to 04-09 (PARALLEL_RESIDUAL_START=7): a smaller quantization gap.
     Cost: nothing; saves a little on GPUs.
-    Not for: float scores, which it hardly moves.
+    Not for: float scores, which it hardly changes.
     Neutral: `first` at the number of layers.
     """
 
@@ -240,10 +240,11 @@ class ParallelResidual(Residual):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DtgGate(Residual):
-    """A gate on all that a layer changes (DTG), which looks at the stream that enters it.
+    """A gate on the whole change of a layer (DTG), which reads the layer's input stream.
 
-    What: x + g (y - x), x the stream mixed with its start, y what attention and MLP make of it, g =
-        sigmoid(w . x + b) one number a token, w zero and b `start` at first; no gradient reaches x through g.
+    What: x + g (y - x), where x is the stream mixed with its start, y the stream after attention and MLP, and
+        g = sigmoid(w . x + b) one number per token. w starts at zero, b at `start`; no gradient reaches x
+        through g.
     Source: records 2026-03-22 to 03-25 (DTG_ENABLED, b 2; off in their runs).
     Cost: width + 1 weights a layer; a pass over the stream.
     Not for: gains that are known: no record switched it on.
@@ -270,8 +271,8 @@ class DtgGate(Residual):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lanes(Residual):
-    """Two streams from layer `first` on. A stop whose output a skip takes has one stream; an earlier layer
-    that a loop comes back to passes the lanes on."""
+    """Two streams from layer `first` on. A stop whose output is used by a skip has one stream; an earlier
+    layer that a loop returns to passes both streams on."""
 
     abstract: ClassVar[bool] = True
 
@@ -296,7 +297,7 @@ class Lanes(Residual):
         raise NotImplementedError
 
     def lanes(self, x: Stream) -> tuple[Tensor, Tensor]:
-        """Both streams; before the first layer that has two they are one."""
+        """Both streams; before the first layer with two streams they are equal."""
         return x if isinstance(x, tuple) else (x, x)
 
     def closed(self, x: Stream, root: Module) -> Tensor:
@@ -313,9 +314,9 @@ class TwoLanes(Lanes):
     """Two streams in the last layers: attention reads one, the MLP the other, both write to both.
 
     What: from layer `first` on, lane0 = r0 lane0 + p00 A + p10 M and lane1 = r1 lane1 + p01 A + p11 M,
-        where A comes from lane 0 mixed with the start and M from lane 1; skips join lane 0 alone, in the
-        first of these layers too; the mean (or one) leaves. A stop whose output a skip takes has one stream;
-        an earlier layer that a loop comes back to passes the lanes on.
+        where A is computed from lane 0 mixed with the start and M from lane 1. Skips join only lane 0, in the
+        first of these layers too. The output is the mean of the lanes, or one of them. A stop whose output
+        is used by a skip has one stream; an earlier layer that a loop returns to passes both on.
     Source: PR #1530 (PARALLEL_START_LAYER 7 or 8, PARALLEL_FINAL_LANE=mean|attn|mlp).
     Cost: 6 weights a layer; a second stream in memory.
     Not for: gains of more than 0.002 bpb (one seed).
@@ -385,9 +386,9 @@ class MergedLanes(Residual):
     """Two streams in the last layers that meet at the end: attention has one, the MLP the other.
 
     What: from the first stop of the second half whose layer is `first` or later, lane0 = mix(lane0) +
-        attention and lane1 = lane1 + MLP, the second without the start mixed in; m lane0 + (1 - m) lane1
-        leaves, m one learned number, a half at first. A skip joins before the lanes part, and later ones
-        lane 0 (`late_skips`) or none.
+        attention and lane1 = lane1 + MLP, the second without the start mixed in. The output is m lane0 +
+        (1 - m) lane1, with m one learned number that starts at a half. A skip joins before the lanes divide;
+        later skips join lane 0 (`late_skips`) or none.
     Source: records 2026-04-04 (late skips lost) and 2026-04-08 (PARALLEL_START_LAYER=7); neither isolates it.
     Cost: one weight; a second stream in memory.
     Not for: gains: attention and MLP of the last layers no longer see each other.

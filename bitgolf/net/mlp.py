@@ -1,4 +1,4 @@
-"""The MLP of a layer: two matrices, and what stands between them."""
+"""The MLP of a layer: two matrices with an activation between them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from bitgolf.net.parts import Context, Linear, Module, Start, start_constant
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Activation(Plan):
-    """The slot of what stands between the two matrices of the MLP.
+    """The slot of activations of the MLP.
 
-    looks_back: whether a position needs others besides its own.
+    looks_back: whether a position needs positions other than its own.
     """
 
     abstract: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
 
     def validate_for(self, width: int) -> list[str]:
-        """What keeps it from a model of this width, as sentences."""
+        """Why it does not fit a model of this width, as sentences."""
         return []
 
     def tensors(self, width: int) -> dict[str, Start]:
-        """The tensors that it needs beside the two matrices, by their names in the MLP."""
+        """Its tensors beside the two matrices, by their names in the MLP."""
         return {}
 
     def apply(self, x: Tensor, kernels: PlainKernels) -> Tensor:
@@ -35,7 +35,7 @@ class Activation(Plan):
         raise NotImplementedError
 
     def mlp(self, x: Tensor, mlp: "Mlp", kernels: PlainKernels) -> Tensor:
-        """What an MLP makes of the stream it reads."""
+        """The output of an MLP for its input x (batch, time, width)."""
         return mlp.proj(self.apply(mlp.fc(x), kernels))
 
 
@@ -56,7 +56,7 @@ class ReluSquared(Activation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeakyReluSquared(Activation):
-    """A leaky relu, squared: negative inputs count too, as positive outputs.
+    """A leaky relu, squared: negative inputs give positive outputs too.
 
     What: x^2 where x is positive, (slope x)^2 where it is not
     Source: PR #493, record 2026-03-23 (slope 0.5, about -0.003 bpb); PR #1427 uses 0.75.
@@ -73,13 +73,13 @@ class LeakyReluSquared(Activation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedMlp(Activation):
-    """A gate on the output of the MLP that looks at a few channels; everything passes at first.
+    """A gate on the output of the MLP that reads a few channels; it starts open.
 
-    What: y * 2 sigmoid(w . u[:channels]), one number a token, w zero at first, u what the MLP read; the
+    What: y * 2 sigmoid(w . u[:channels]), one number per token, w starts at zero, u is the MLP's input; the
         activation is `inner`.
     Source: PR #1667 (GATE_MLP_OUT, GATE_WIDTH=12; off in its record).
     Cost: `channels` weights a layer; a pass over the MLP's output.
-    Not for: gains above the noise of seeds: none is published.
+    Not for: gains above the noise of seeds: no one is published.
     Neutral: w=0, where it starts.
     """
 

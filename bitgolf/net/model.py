@@ -40,8 +40,8 @@ class ModelPlan(Plan):
 
     mlp_hidden: hidden width of the MLP; 0 takes mlp_multiplier times the width.
     embedding_width: of the token table; 0 is the width, another one is projected to it and back (factored).
-    embed_std: spread of the initial embedding where it is also the output head; a separate one starts at 1.
-    bos_id: the token that opens a document; only parts that keep documents apart look at it.
+    embed_std: standard deviation of the initial embedding if it is also the output head; otherwise 1.
+    bos_id: the token that starts a document; only parts that separate documents use it.
     """
 
     vocabulary_size: int = setting(1024, at_least=2, at_most=2**20)
@@ -92,27 +92,27 @@ class ModelPlan(Plan):
         yield from (f"{n}: two parts have a tensor of this name; keep one" for n in names if names[n] > 1)
 
     def parts(self) -> list[Part]:
-        """Every part that may have tensors of the whole model."""
+        """Every part that may have tensors once in the model."""
         return [self.position, self.residual, *self.scope, *self.embed, *self.values, *self.heads_out]
 
     def part_tensors(self, part: Part) -> list[str]:
-        """The names that a part gives its tensors, in the model and in a layer after the first."""
+        """The names of a part's tensors, in the model and in a layer after the first."""
         return [*part.tensors(self.dimensions), *part.layer_tensors(self.dimensions, 1)]
 
     @property
     def looks_back(self) -> bool:
-        """Whether a layer needs its attention's outputs or its stream at other positions than its own."""
+        """Whether a position needs attention outputs or the stream at other positions."""
         return self.activation.looks_back or any(p.looks_back for p in (self.residual, *self.heads_out))
 
     @property
     def dimensions(self) -> Dimensions:
-        """What parts may know of the model."""
+        """The sizes that parts are made for."""
         rest = self.embedding_width or self.width, self.heads, self.kv_heads, self.bos_id
         return Dimensions(self.vocabulary_size, self.layers, self.width, *rest)
 
     @property
     def factored(self) -> bool:
-        """Whether the token table has another width than the stream."""
+        """Whether the width of the token table differs from that of the stream."""
         return self.embedding_width > 0 and self.embedding_width != self.width
 
     def hidden_width(self) -> int:
@@ -120,11 +120,11 @@ class ModelPlan(Plan):
         return self.mlp_hidden or int(self.mlp_multiplier * self.width)
 
     def layer_calls(self, progress: float = 1.0, training: bool = False) -> LayerCalls:
-        """The stops of a token, at this progress of the training or outside it."""
+        """The stops of the route, at this progress of training or outside it."""
         return self.route.layer_calls(self.recurrence.order(self.layers, progress, training))
 
     def shipped(self) -> Self:
-        """The model as it is packed: without what only training needs."""
+        """The plan of the packed model, without parts that only training needs."""
         return self.replace(objective=NextToken()) if self.objective.in_training_alone else self
 
 
@@ -160,21 +160,21 @@ class Model(Module):
         for part in plan.parts():
             self.adopt(part.tensors(sizes))
         self.adopt(plan.objective.tensors(sizes))
-        self.window = 0  # tokens of a whole window, where scoring says it
+        self.window = 0  # tokens of a whole window, if scoring sets it
         self.choose(Backend())
 
     def at(self, progress: float) -> None:
-        """Take the route of this progress of the training."""
+        """Use the route of this progress of the training."""
         before, self.training_calls = self.training_calls, self.plan.layer_calls(progress, training=True)
         self.plan.recurrence.enter(self, before, self.training_calls)
 
     def use(self, backend: Backend) -> Self:
-        """Move to the backend's device and compute as it says from now on."""
+        """Move to the backend's device and use its operations from now on."""
         self.choose(backend)
         return self.to(backend.device)
 
     def choose(self, backend: Backend) -> None:
-        """Take the backend's operations, without moving anything."""
+        """Use the backend's operations, without moving anything."""
         self.backend, self.kernels = backend, choose_kernels(backend)
         self.attend = choose_attention(backend)
         self.compiled_loss = torch.compile(self.eager_loss) if backend.compile else None
@@ -184,7 +184,7 @@ class Model(Module):
         return self.loss(inputs, targets)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per token, and what else the objective adds in training."""
+        """Mean nats per token, plus what the objective adds in training."""
         return (self.compiled_loss or self.eager_loss)(inputs, targets)
 
     def eager_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -197,9 +197,9 @@ class Model(Module):
         return self.nats_of(self.hidden(inputs), targets)
 
     def nats_of(self, hidden: Tensor, targets: Tensor, head: Tensor | None = None) -> Tensor:
-        """Cross-entropy of each target under the state that predicts it; scoring asks for a few only.
+        """Cross-entropy of each target given its hidden state; scoring needs only some targets.
 
-        head: another matrix (vocabulary, width) than the model's own.
+        head: a matrix (vocabulary, width) in place of the model's.
         """
         rows, matrix = hidden.flatten(0, 1), self.head() if head is None else head
         nats = self.kernels.nats(rows, matrix.to(rows.dtype), targets.flatten(), self.plan.logit_softcap)
@@ -219,7 +219,7 @@ class Model(Module):
         return self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
 
     def embedded(self, inputs: Tensor) -> Tensor:
-        """What enters the first layer (batch, time, width)."""
+        """The input of the first layer (batch, time, width)."""
         plan, dtype = self.plan, self.backend.compute_dtype(inputs.numel())
         x = self.tok_emb(inputs)
         for part in plan.embed:
@@ -231,9 +231,9 @@ class Model(Module):
         return x
 
     def context(self, seen: Tensor, start: Tensor, way: Attend | None = None) -> Context:
-        """What every layer may look at. start: of the last tokens in the window `seen` (batch, time).
+        """The context of a pass. start: layer input for the last tokens of the window `seen` (batch, time).
 
-        way: another attention than the backend's, one that has kept what came before `start`.
+        way: an attention in place of the backend's, which has cached the tokens before `start`.
         """
         plan, new = self.plan, start.shape[1]
         mask = plan.position.limit(AttentionMask(), plan.heads, self)
@@ -247,14 +247,14 @@ class Model(Module):
         )
 
     def hidden(self, inputs: Tensor, last: int = 0) -> Tensor:
-        """Normalised final states (batch, time, embedding width), or of the last so many positions alone."""
+        """Normalised final states (batch, time, embedding width); with `last`, only of the last positions."""
         start = self.embedded(inputs)
         return self.through(start, self.context(inputs, start), last)
 
     def through(self, start: Tensor, context: Context, last: int = 0) -> Tensor:
-        """Normalised final states of what enters the first layer; see `hidden`.
+        """Normalised final states for the input of the first layer; see `hidden`.
 
-        All but the last positions end where the last layer has their keys and values.
+        All other positions stop once the last layer has their keys and values.
         """
         residual, route = self.plan.residual, self.plan.route
         x: Stream = start
@@ -278,21 +278,21 @@ class Model(Module):
 
 
 def choose_kernels(backend: Backend) -> PlainKernels:
-    """The fast operations, or the plain ones they are checked against."""
+    """The fast operations of a backend, or the plain reference."""
     if not backend.fused:
         return PlainKernels()
     return CompiledKernels() if backend.compile else FusedKernels()
 
 
 def choose_attention(backend: Backend) -> Attend:
-    """How attention is computed on this backend."""
+    """The attention function of a backend."""
     if backend.attention == "chunk":
         return chunk_attend
     return math_attend if backend.attention == "math" else sdpa_attend
 
 
 def build_model(plan: ModelPlan, seed: int = 1337) -> Model:
-    """A model with initial weights. Each tensor is drawn under its own key, so adding one moves no other."""
+    """A model with initial weights. Each tensor has its own random key, so adding one changes no other."""
     model = Model(plan)
     with torch.no_grad():
         for path, module in model.named_modules():
@@ -304,7 +304,7 @@ def build_model(plan: ModelPlan, seed: int = 1337) -> Model:
 
 
 def keyed_generator(seed: int, name: str) -> torch.Generator:
-    """Random numbers that depend on the seed and this name alone."""
+    """A random generator that depends only on the seed and this name."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
@@ -316,12 +316,12 @@ def parameter_shapes(plan: ModelPlan) -> dict[str, tuple[int, ...]]:
 
 
 def count_parameters(plan: ModelPlan) -> int:
-    """How many numbers the model has."""
+    """The number of parameters of a model."""
     return sum(math.prod(shape) for shape in parameter_shapes(plan).values())
 
 
 def shipped_weights(shipped: ModelPlan, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that a packed model needs, without those that only training did."""
+    """The weights of the packed model, without those that only training needs."""
     return {name: weights[name] for name in parameter_shapes(shipped)}
 
 

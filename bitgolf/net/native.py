@@ -1,7 +1,7 @@
-"""The operations of a pass that nothing is trained through, each in one go over memory, as machine code.
+"""Operations of a forward pass without gradients, as compiled code with one pass over memory each.
 
-Torch makes several goes of a norm, a rotation or a squared relu; products stay torch's, those of many rows
-oneDNN's. What scores or codes says `native(model)`; training and generated scripts do not.
+Torch needs several passes for a norm, a rotation or a squared relu. Products stay torch's, and oneDNN's for
+many rows. Scoring and coding call `native(model)`; training and generated scripts do not.
 """
 
 import math
@@ -33,9 +33,9 @@ EPSILON = np.float32(NORM_EPSILON)
 
 
 def native(model: Model) -> Model:
-    """The model, computing so from now on where it can: on a CPU, and all but attention in float32 by numba.
+    """The model, with native operations where they apply: on a CPU, and by numba only in float32.
 
-    Its scores move by some 1e-7 of themselves, as sums are added in another order.
+    Its scores change by about 1e-7 of themselves, because sums are added in another order.
     """
     backend = model.backend
     if backend.fused and backend.device.type == "cpu":
@@ -48,9 +48,9 @@ def native(model: Model) -> Model:
 
 
 def in_vectors(function: Looping) -> Looping:
-    """The function as machine code that is made once and kept in a file, where one can be written.
+    """The function, compiled with vector instructions and cached in a file if one can be written.
 
-    Sums are added in another order, and products rounded with them, as vectors need it.
+    The compiler may reorder sums and fuse products with them.
     """
     return kept_compiled(function, fastmath={"reassoc", "contract"})
 
@@ -60,7 +60,7 @@ def attend_in_blocks(
 ) -> Tensor:
     """Causal attention with the scores of a few heads at a time, which stay in the cache; see `chunk_attend`.
 
-    trained: the attention that has gradients.
+    trained: the attention used with gradients.
     """
     if torch.is_grad_enabled():
         return trained(heads, queries, mask)
@@ -68,7 +68,7 @@ def attend_in_blocks(
 
 
 class NativeKernels(FusedKernels):
-    """The operations without gradients; with them, those by hand."""
+    """Native operations without gradients; those of FusedKernels with gradients."""
 
     def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
         if not fits(x):
@@ -113,7 +113,7 @@ class NativeKernels(FusedKernels):
         return softcap_(product(hidden, weight).to(wide(hidden)), cap)
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
-        """As PlainKernels, a few rows at a time: what trains keeps logits off by the cap, and rounds more."""
+        """As PlainKernels, a few rows at a time; more exact than the form for training."""
         if not fits(hidden):
             return super().nats(hidden, weight, targets, cap)
         step = head_rows(len(weight))
@@ -122,24 +122,24 @@ class NativeKernels(FusedKernels):
 
 
 def capped_nats(logits: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """Cross-entropy of each row's target under softcapped logits, which take the place of those given."""
+    """Cross-entropy of each row's target under softcapped logits; overwrites the given logits."""
     return F.cross_entropy(softcap_(logits, cap), targets, reduction="none")
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether the loops below can take these: in float32 without gaps, and no gradient is wanted."""
+    """Whether the loops below can use these tensors: float32, contiguous, without gradients."""
     plain = all(each.dtype == torch.float32 and each.is_contiguous() for each in tensors)
     return plain and not torch.is_grad_enabled()
 
 
 def rows_of(x: Tensor) -> np.ndarray:
-    """The numbers of a tensor without gaps (rows, last dimension), in its memory."""
+    """A contiguous tensor as an array (rows, last dimension) that shares its memory."""
     return x.detach().view(-1, x.shape[-1]).numpy()
 
 
 @in_vectors
 def norm_rows(x: np.ndarray, out: np.ndarray, factor: np.float32, epsilon: np.float32) -> None:
-    """Each row over its root mean square, times a factor."""
+    """Write each row divided by its root mean square, times a factor."""
     rows, width = x.shape
     share = np.float32(1) / np.float32(width)
     for row in range(rows):

@@ -1,4 +1,4 @@
-"""What training makes small besides the loss on the next token."""
+"""The training loss: that of the next token, and what may be added to it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,23 +16,23 @@ NatsOf = Callable[..., Tensor]  # see `Model.nats_of`
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(Plan):
-    """The slot of the training loss. in_training_alone: it has tensors that no artifact holds."""
+    """The slot of the training loss. in_training_alone: it has tensors that are never in an artifact."""
 
     abstract: ClassVar[bool] = True
     in_training_alone: ClassVar[bool] = True
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
-        """Tensors that only training needs; no artifact holds them."""
+        """Tensors that only training needs; they are in no artifact."""
         return {}
 
     def loss(self, nats: Tensor, hidden: Tensor, targets: Tensor, root: Module, nats_of: NatsOf) -> Tensor:
-        """The loss, given nats (batch, time) of the next token and what they were made from."""
+        """The loss, a number; nats (batch, time) of the next token, hidden (batch, time, width)."""
         return nats.mean()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NextToken(Objective):
-    """The next token alone.
+    """Only the next token.
 
     What: mean nats per token.
     Source: common practice.
@@ -49,7 +49,7 @@ class MultiToken(Objective):
     """Further heads that predict the tokens after the next one.
 
     What: head k (from 0) predicts k + 1 tokens beyond the next; weight * their mean loss is added in
-        training. Outside training the heads are not there, and never in an artifact.
+        training. Outside training, and in artifacts, there are no such heads.
     Source: PR #88, #198 (MTP_NUM_HEADS, MTP_LOSS_WEIGHT 0.2); PR #212: no effect (+0.0018 bpb).
     Cost: no bytes; heads * vocabulary * width weights in training, as many more products as the head.
     Not for: small models: no public gain.
@@ -78,8 +78,8 @@ class TokenAfterNext(Objective):
     """One matrix predicts the token after the next through the model's own head.
 
     What: in training, weight * mean nats of the token two ahead under head(W h) is added, W (width, width), h
-        the normalised final state, the softcap as for the next token. Outside training W is not there, and
-        never in an artifact.
+        the normalised final state, the softcap as for the next token. Outside training, and in artifacts,
+        there is no W.
     Source: PR #212 (weight 0.5): 1.1947 against 1.1929 bpb, 3% of the steps lost.
     Cost: no bytes; width * width weights in training, and a second product with the head.
     Not for: small models: no public gain.

@@ -1,8 +1,8 @@
-"""Windows that overlap: what the first layer makes of a token, whatever window it is in, is made once.
+"""Overlapping windows share the work of the first layer.
 
-Queries, keys and values of the first layer depend on the token and its place alone, and scores on the
-distance. So a token meets each block of keys before it once, and a window takes the blocks that it has.
-Deeper, a token has seen what its window has, and nothing can be shared.
+Queries, keys and values of the first layer depend only on the token and its place, and scores only on the
+distance. So the scores of a query block and a key block are computed once, for all windows that contain both.
+In deeper layers a state depends on its window, and nothing can be shared.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from bitgolf.net.position import NoPosition, Rope, far_tables
 
 
 def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
-    """`Model.hidden`, to rounding; faster where each row is the window `last` tokens after the one before."""
+    """As `Model.hidden`, up to rounding; faster if each row starts `last` tokens after the row before."""
     if not overlap(inputs, last) or not can_share(model):
         return Model.hidden(model, inputs, last)
     time, plan = inputs.shape[1], model.plan
@@ -33,7 +33,7 @@ def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
     attention_output = block.attended(block.mixed_with_start(start, once), once)
 
     def attended(x: Tensor, context: Context) -> Tensor:
-        """In the place of the method, at the first stop alone."""
+        """Replaces the method, only at the first stop."""
         del vars(block)["attended"]
         return attention_output
 
@@ -45,7 +45,7 @@ def hidden_of_windows(model: Model, inputs: Tensor, last: int = 0) -> Tensor:
 
 
 def overlap(inputs: Tensor, last: int) -> bool:
-    """Whether rows (windows, time) follow each other in steps of `last`, which cut them into whole blocks."""
+    """Whether rows (windows, time) are windows of one stretch, `last` tokens apart, a divisor of time."""
     rows, time = inputs.shape
     if rows < 2 or not 0 < last < time or time % last or torch.is_grad_enabled():
         return False
@@ -53,12 +53,12 @@ def overlap(inputs: Tensor, last: int) -> bool:
 
 
 def can_share(model: Model) -> bool:
-    """Whether the first layer is plain: no part looks at other tokens than by attention over all before."""
+    """Whether the first layer uses other tokens only by plain causal attention."""
     plan, attention = model.plan, first_block(model).attn
     if model.training or model.backend.dtype == torch.bfloat16:  # too coarse for sums of exponentials
         return False
     changed = plan.embed or plan.scope or plan.values or attention.heads_out or len(model.scoring_calls) < 2
-    by_row = attention._forward_hooks or "heads_of" in vars(attention)  # additions for each row of a batch
+    by_row = attention._forward_hooks or "heads_of" in vars(attention)  # LoRA factors for each row of a batch
     plain = isinstance(plan.position, Rope | NoPosition) and isinstance(
         plan.residual, Serial | ParallelResidual
     )
@@ -66,7 +66,7 @@ def can_share(model: Model) -> bool:
 
 
 def first_block(model: Model) -> Block:
-    """The layer that tokens pass first."""
+    """The first layer on the route."""
     block = model.blocks[model.scoring_calls[0][0]]
     assert isinstance(block, Block)
     return block
@@ -75,8 +75,8 @@ def first_block(model: Model) -> Block:
 def attend_in_windows(time: int, stride: int, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
     """Causal attention of a stretch (heads, 1, tokens, dimension) in windows of `time`, one each `stride`.
 
-    Returns (windows, time, queries * dimension). A block of `stride` queries meets the keys of its own block,
-    of the one before, and so on; after each, what it found is that of the window that begins there.
+    Returns (windows, time, queries * dimension). A block of `stride` queries attends to the keys of its own
+    block, then of the block before, and so on. After each step the result is that of one window.
     """
     blocks, count, width = time // stride, (len(heads) - queries) // 2, heads.shape[-1]
     group, by_block = queries // count, heads[:, 0].unflatten(1, (-1, stride))
@@ -86,7 +86,7 @@ def attend_in_windows(time: int, stride: int, heads: Tensor, queries: int, mask:
     )  # (key heads, blocks, group * stride, ...)
     windows = q.shape[1] - blocks + 1
     out = heads.new_empty(windows, blocks, stride, count, group, width)
-    total = mean = out  # of the keys so far: the log of their weights' sum, and what they say on average
+    total = mean = out  # of the keys so far: log of the sum of weights, weighted mean of values
     for back in range(blocks):
         query, seen = q[:, back:].flatten(0, 1), slice(0, q.shape[1] - back)
         scores = torch.bmm(query, k[:, seen].flatten(0, 1).transpose(1, 2))

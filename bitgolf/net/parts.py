@@ -1,4 +1,4 @@
-"""What the parts of the network are made of: tensors that know how they start, and the slot of every part.
+"""Building blocks of the network: tensors with their initial values, and the base of every part.
 
 Tensor names are those of the public scripts.
 """
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from bitgolf.base.plan import Plan
 from bitgolf.net.kernels import AttentionMask, PlainKernels
 
-# Heads (heads, batch, time, dimension), how many of them are queries, what these see: (batch, time, width).
+# Heads (heads, batch, time, dimension), number of query heads, mask -> (batch, time, width).
 Attend = Callable[[Tensor, int, AttentionMask], Tensor]
 
 
 class Dimensions(NamedTuple):
-    """The sizes that parts are made for. bos_id: the token that opens a document, -1 if none does."""
+    """The sizes that parts are made for. bos_id: the token that starts a document, -1 if there is none."""
 
     vocabulary_size: int
     layers: int
@@ -41,7 +41,7 @@ class Dimensions(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Shape and initial values of a tensor. linear: a matrix that another initialisation may replace."""
+    """Shape and initial values of a tensor. linear: a matrix whose values `Initialisation` may replace."""
 
     shape: tuple[int, ...]
     initialise: Callable[[tuple[int, ...], torch.Generator], Tensor]
@@ -49,17 +49,17 @@ class Start(NamedTuple):
 
 
 def start_constant(value: float, *shape: int, linear: bool = False) -> Start:
-    """The same value everywhere."""
+    """A tensor filled with one value."""
     return Start(shape, lambda shape, _: torch.full(shape, value), linear)
 
 
 def start_normal(std: float, *shape: int) -> Start:
-    """Normal with mean 0."""
+    """A tensor of normal values with mean 0."""
     return Start(shape, lambda shape, generator: std * torch.randn(shape, generator=generator))
 
 
 def start_uniform(outputs: int, inputs: int) -> Start:
-    """A matrix with values drawn evenly up to 1 / sqrt(inputs), as torch starts its own."""
+    """A matrix of uniform values within 1 / sqrt(inputs), as in torch's Linear."""
     bound = 1 / math.sqrt(inputs)
 
     def uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -69,7 +69,7 @@ def start_uniform(outputs: int, inputs: int) -> Start:
 
 
 class Module(nn.Module):
-    """A module whose tensors know how they start."""
+    """A module that makes its parameters from `Start`s."""
 
     def __init__(self, starts: Mapping[str, Start] | None = None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Module(nn.Module):
         self.adopt(starts or {})
 
     def adopt(self, starts: Mapping[str, Start]) -> None:
-        """Make parameters; a name with dots makes modules on its way."""
+        """Make parameters; a name with dots makes the modules on its path."""
         for name, start in starts.items():
             first, dot, rest = name.partition(".")
             if not dot:
@@ -89,12 +89,12 @@ class Module(nn.Module):
             getattr(self, first).adopt({rest: start})
 
     def own(self, name: str) -> Tensor:
-        """The tensor that a part has here under this name; see `Part.tensors` and `layer_tensors`."""
+        """The tensor of a part by its name here; see `Part.tensors` and `layer_tensors`."""
         return operator.attrgetter(name)(self)
 
 
 class Linear(Module):
-    """A matrix without bias: float32 at rest, cast to the type of its input when used."""
+    """A matrix without bias: stored in float32, cast to the type of its input when used."""
 
     weight: Tensor
     multiply: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)  # x and the matrix
@@ -104,7 +104,7 @@ class Linear(Module):
         super().__init__({"weight": start})
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
-        """The weight as it is used."""
+        """The weight in the type in which it is used."""
         return self.weight.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A row per token. Float32 at rest; the public script keeps it in bfloat16 on its GPUs."""
+    """A row per token, stored in float32; the public script stores it in bfloat16 on its GPUs."""
 
     weight: Tensor
 
@@ -124,43 +124,43 @@ class Embedding(Module):
 
 
 class Context(NamedTuple):
-    """What every layer of one forward pass may look at besides the residual stream."""
+    """What every layer of one forward pass may read besides the residual stream."""
 
     inputs: Tensor  # token ids (batch, time)
-    start: Tensor  # what enters the first layer, mixed back into every one
-    cos: Tensor  # rotation tables (time, half of what turns), float32
+    start: Tensor  # input of the first layer, mixed back into every layer
+    cos: Tensor  # rotation tables (time, half of the rotated dimensions), float32
     sin: Tensor
     kernels: PlainKernels
     attend: Attend
     mask: AttentionMask
     root: Module  # the model, which holds the tensors that layers share
-    memory: dict[str, Any]  # what one layer leaves for later ones
+    memory: dict[str, Any]  # what a layer stores for later ones
     calls: Sequence[tuple[int, int, int]] = ()  # the route, see LayerCall
-    read: Tensor | None = None  # where the stream is its end alone: what attention reads, at all positions
+    read: Tensor | None = None  # if the stream has only its last positions: attention's input at all of them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part(Plan):
-    """Base of the slots of the network: settings, the tensors they need, and what is done with them.
+    """Base of the slots of the network: settings, the tensors they need, and the computation.
 
-    looks_back: whether a residual, or what is done with heads, needs other positions than its own.
+    looks_back: whether a residual or a part for heads needs positions other than its own.
     """
 
     abstract: ClassVar[bool] = True
     looks_back: ClassVar[bool] = False
 
     def validate_for(self, dimensions: Dimensions) -> list[str]:
-        """What keeps this part from a model of these sizes, as sentences."""
+        """Why this part does not fit a model of these sizes, as sentences."""
         return []
 
     def tensors(self, dimensions: Dimensions) -> dict[str, Start]:
-        """The tensors of the whole model that this part needs, by their names in the model."""
+        """Tensors that the part has once in the model, by their names in the model."""
         return {}
 
     def lookups(self, inputs: Tensor, bos_id: int) -> dict[str, Tensor]:
-        """The rows that it looks up for token ids (batch, time), by the name of their table."""
+        """The rows looked up for token ids (batch, time), by the name of their table."""
         return {}
 
     def layer_tensors(self, dimensions: Dimensions, layer: int) -> dict[str, Start]:
-        """Those that it needs in one layer, by their names in its attention; a residual's in the layer."""
+        """Tensors in one layer, by their names in its attention (those of a residual: in the layer)."""
         return {}

@@ -17,23 +17,23 @@ Tables = tuple[Tensor, Tensor]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Position(Part):
-    """The slot of what tells a query how far away a key is."""
+    """The slot of position encodings."""
 
     abstract: ClassVar[bool] = True
 
     def trained_at(self, length: int) -> Self:
-        """This position as a model has it that was trained on sequences of so many tokens."""
+        """This encoding, for a model trained on sequences of `length` tokens."""
         return self
 
     def tables(self, time: int, window: int, head_width: int, device: torch.device) -> Tables:
-        """Cosines and sines (time, half of the dimensions that turn), float32.
+        """Cosines and sines (time, half of the rotated dimensions), float32.
 
-        window: the tokens of a whole window, of which this one may be the short last; 0 where not known.
+        window: tokens of a whole window, as the last one may be shorter; 0 if not known.
         """
         return torch.ones(time, 0, device=device), torch.zeros(time, 0, device=device)
 
     def limit(self, mask: AttentionMask, heads: int, root: Module) -> AttentionMask:
-        """The mask as distance changes it, for so many query heads of the model `root`."""
+        """The mask with changes by distance, for `heads` query heads of the model `root`."""
         return mask
 
 
@@ -41,22 +41,22 @@ class Position(Part):
 class Rope(Position):
     """Rotary positions, of a whole head or of its first dimensions (partial RoPE).
 
-    What: pairs (j, j + dims/2) of the first `dims` dimensions turn by place * base^(-2j/dims); the others
-        pass. In windows longer than `reference_length` the base grows by (window /
-        reference)^(dims/(dims-2)) (NTK): by the length that is trained or scored at, not that of a short
-        last window. `trained_length` is filled in by the recipe; shorter windows keep its angles.
+    What: pairs (j, j + dims/2) of the first `dims` dimensions are rotated by place * base^(-2j/dims); the
+        others stay. In windows longer than `reference_length` the base grows by (window /
+        reference)^(dims/(dims-2)) (NTK). The length of training or scoring counts, not that of a short last
+        window. `trained_length` is filled in by the recipe; shorter windows keep its angles.
     Source: the public baseline; partial PR #315; the records of 2026-03-20 to 03-29 rescale from 1024
-        although they train on 2048, so that they train on another base: there, reference_length=1024.
+        although they train on 2048, so they train with another base: there, reference_length=1024.
     Cost: no bytes; fewer dimensions cost no less.
     Not for: scoring at twice the trained length (PR #1718: sliding +0.0056 bpb; tokens see unknown angles).
-    Neutral: dims=0 turns the whole head; reference_length=0 never rescales.
+    Neutral: dims=0 rotates the whole head; reference_length=0 never rescales.
     """
 
     dims: int = setting(0, at_least=0)
     base: float = setting(10000.0, above=1)
     reference_length: int = setting(0, at_least=0)
     trained_length: int = setting(0, at_least=0)
-    # Public checkpoints were trained with frequencies that a cast of the model had rounded to bfloat16.
+    # Public checkpoints were trained with frequencies rounded to bfloat16 by a cast of the model.
     frequencies: str = setting("float32", one_of=("float32", "bfloat16"))
 
     def validate_for(self, dimensions: Dimensions) -> list[str]:
@@ -84,7 +84,7 @@ class Rope(Position):
 
 
 def far_tables(tables: Tables, positions: int) -> Tables:
-    """Cosines and sines of so many positions, from those of the first (at least two)."""
+    """Cosines and sines of `positions` positions, computed from those of the first (at least two)."""
     turns = torch.complex(*(values.double() for values in tables))
     while len(turns) < positions:
         turns = torch.cat((turns, turns * (turns[-1] * turns[1])))
@@ -95,7 +95,7 @@ def far_tables(tables: Tables, positions: int) -> Tables:
 class NoPosition(Position):
     """No position at all (NoPE).
 
-    What: nothing turns; the causal mask is the only sign of order.
+    What: nothing is rotated; only the causal mask shows the order.
     Source: Kazemnejad et al. 2023; proposed in PR #1718, no public result.
     Cost: no bytes.
     Not for: models of one layer, which then see a bag of tokens.
@@ -105,9 +105,9 @@ class NoPosition(Position):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alibi(Position):
-    """A linear loss with distance (ALiBi).
+    """Attention scores that fall linearly with distance (ALiBi).
 
-    What: a score of head h (from 1) loses 2^(-8h/heads) for each token of distance; nothing turns.
+    What: a score of head h (from 1) falls by 2^(-8h/heads) per token of distance; nothing is rotated.
     Source: Press et al. 2021; recommended in PR #1718 against tokens in unknown positions, never measured
         there.
     Cost: no bytes; one more pass over the scores, and no flash attention.
@@ -124,7 +124,7 @@ class Alibi(Position):
 
 
 def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
-    """Scores less what distance costs each head; slopes (query heads,), float32."""
+    """Scores minus slope times distance; slopes (query heads,), float32."""
     count, _, group, queries, keys = scores.shape
     places = torch.arange(max(first + keys, start + queries), device=scores.device)
     offsets = places[first : first + keys] - places[start : start + queries, None]
@@ -135,9 +135,9 @@ def lose_with_distance(slopes: Tensor, scores: Tensor, first: int, start: int) -
 class RelativeBuckets(Position):
     """A learned bias for each head and range of distances (T5).
 
-    What: scores gain a bias that layers share, of the bucket of their distance: the first half of the
-        `buckets` are one distance each, the rest grow by equal ratios up to `longest`, from where on it is
-        the last. Nothing turns. The biases start at zero.
+    What: a score gets the bias of its distance's bucket; layers share the biases. The first half of the
+        `buckets` have one distance each, the rest grow by equal ratios up to `longest`; larger distances are
+        in the last. Nothing is rotated. The biases start at zero.
     Source: Raffel et al. 2020, causal form; recommended in PR #1718 against tokens in unknown positions,
         never measured there.
     Cost: buckets * heads weights; one more pass over the scores, no flash attention, slower on CPUs too.
@@ -172,7 +172,7 @@ def add_by_distance(
 
 
 def distance_buckets(back: Tensor, buckets: int, longest: int) -> Tensor:
-    """The bucket of each distance to a key before: one each for half of them, then equal ratios."""
+    """The bucket of each distance `back` to an earlier key; see RelativeBuckets."""
     exact = buckets // 2
     ratio = (back.clamp_min(1).float() / exact).log() / math.log(longest / exact)
     far = exact + (ratio * (buckets - exact)).long()
@@ -181,7 +181,7 @@ def distance_buckets(back: Tensor, buckets: int, longest: int) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scope(Part):
-    """The slot of what limits which tokens a query sees."""
+    """The slot of limits on which tokens a query sees."""
 
     abstract: ClassVar[bool] = True
 
@@ -194,10 +194,10 @@ class Scope(Part):
 class AttentionWindow(Scope):
     """Sliding-window attention.
 
-    What: a query sees its own and the `tokens` - 1 tokens before; `evaluation_tokens` of them outside
-        training (-1: the same, 0: all).
+    What: a query sees its own token and the `tokens` - 1 before it; outside training `evaluation_tokens` of
+        them (-1: the same, 0: all).
     Source: PR #1718 (SWA_WINDOW_SIZE=1024; not to be confused with averaging of weights)
-    Cost: no bytes; saves time where a sequence is several windows long.
+    Cost: no bytes; saves time if a sequence is several windows long.
     Not for: sequences of 2048: every combination of training and evaluation lost 0.003 to 0.005 bpb (PR
         #1718).
     Neutral: tokens=0 sees all.
@@ -215,8 +215,8 @@ class AttentionWindow(Scope):
 class DocumentAttention(Scope):
     """Attention that stays inside its document.
 
-    What: a query sees keys since the last BOS only; of a document longer than `longest` tokens, those of
-        its own stretch of so many (0: no limit).
+    What: a query sees only keys since the last BOS. A document longer than `longest` tokens is cut into
+        stretches of that length (0: never).
     Source: variable-length attention, PR #1530 (about 0.001 nats); the 2026-04-10 records on.
     Cost: no bytes; here one more pass over the scores.
     Not for: models scored on the unbroken stream: contexts across documents are then out of distribution.
@@ -238,7 +238,7 @@ class DocumentAttention(Scope):
 
 
 def hide_others(documents: Tensor, scores: Tensor, first: int, start: int) -> Tensor:
-    """Scores with the keys of other documents hidden; documents (batch, time), a number for each token."""
+    """Scores with the keys of other documents masked; documents (batch, time), an index for each token."""
     queries, keys = scores.shape[-2:]
     own, theirs = documents[:, start : start + queries], documents[:, first : first + keys]
     return scores.masked_fill((own[:, :, None] != theirs[:, None])[:, None], -math.inf)

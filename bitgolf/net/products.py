@@ -1,7 +1,7 @@
 """Products of many rows by a matrix through oneDNN, without gradients.
 
-Torch gives float32 products to MKL, whose code for AVX512 runs on Intel's processors alone; that of oneDNN
-runs on all that have it. Which is taken depends on the shape and on nothing measured, so bits stay the same.
+Torch uses MKL for float32 products, whose AVX512 code runs only on Intel's processors; oneDNN's runs on all
+processors with AVX512. The choice depends only on the shape, not on measurements, so bits stay the same.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from bitgolf.net.model import Model
 from bitgolf.net.parts import Linear
 
-ENOUGH_ROWS = 16  # fewer pay more for the order in which oneDNN wants the matrix than they gain
+ENOUGH_ROWS = 16  # with fewer, reordering the matrix for oneDNN costs more than it gains
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def with_fast_products(model: Model) -> Model:
-    """The model, whose matrices multiply so from now on."""
+    """The model, with `product` as the multiplication of its matrices."""
     for module in model.modules():
         if isinstance(module, Linear):
             vars(module)["multiply"] = product

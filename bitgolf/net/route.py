@@ -1,4 +1,4 @@
-"""Which layers a token passes, in which order, and the skips between them."""
+"""The order in which a token passes the layers, and the skips between them."""
 
 import copy
 import dataclasses
@@ -13,30 +13,30 @@ from bitgolf.net.kernels import PlainKernels
 from bitgolf.net.mlp import Activation, Mlp
 from bitgolf.net.parts import Context, Linear, Module, Start, start_constant
 
-MOST_LOOPS = 256  # so that a route is never longer than memory
+MOST_LOOPS = 256  # keeps a route within memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recurrence(Plan):
-    """The slot of which layers are passed, and how often. varies: not always the same."""
+    """The slot of which layers are passed, and how often. varies: whether the route changes."""
 
     abstract: ClassVar[bool] = True
     varies: ClassVar[bool] = True
 
     def validate_for(self, layers: int) -> list[str]:
-        """What keeps it from a model of so many layers, as sentences."""
+        """Why it does not fit a model of `layers` layers, as sentences."""
         return []
 
     def order(self, layers: int, progress: float, training: bool) -> tuple[int, ...]:
-        """The layers in the order they are passed, at this progress of the training or outside it."""
+        """The layers in their order, at this progress of training or outside it."""
         return tuple(range(layers))
 
     def mlp(self, layer: int, width: int, hidden: int, activation: Activation) -> Mlp:
-        """The MLP of a layer, with what its further passes have."""
+        """The MLP of a layer, with the parameters of its further passes."""
         return Mlp(width, hidden, activation)
 
     def enter(self, model: Module, before: "LayerCalls", after: "LayerCalls") -> None:
-        """Make ready what the training comes to where its route changes."""
+        """Prepare the model when the route of the training changes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class Looped(Recurrence):
     """Some layers passed several times (depth recurrence).
 
     What: layers `first` to `last` are passed `loops` more times in a row, from the progress `enable_at` on
-        (the second of them and more from `more_at` on); outside training always. `untied`: each further pass
-        has its own MLP, a copy of the layer's when the training first comes to it; `untied_down`: its own
-        second matrix alone.
+        (the second further pass and later ones from `more_at` on); outside training always. `untied`: each
+        further pass has its own MLP, a copy of the layer's when training first reaches it; `untied_down`:
+        only its own second matrix.
     Source: records from 2026-04-05 (NUM_LOOPS=2, layers 4 to 5, then 3 to 5; ENABLE_LOOPING_AT 0.5, then
         0.35); untied in records 2026-03-31 and 2026-04-03 (layers 4 and 5 once more, from step 3,000 on, no
         isolated gain; REPEAT_UNTIE_MLP=full or down).
@@ -115,7 +115,7 @@ class UntiedMlp(Mlp):
         self.again = nn.ModuleList(self.further(width, hidden, activation) for _ in range(further))
 
     def further(self, width: int, hidden: int, activation: Activation) -> Module:
-        """What a further pass has of its own."""
+        """The own parameters of a further pass."""
         return Mlp(width, hidden, activation)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -147,7 +147,7 @@ class UntiedDown(UntiedMlp):
         return own
 
     def passed(self, own: nn.Module) -> Mlp:
-        mlp = copy.copy(self)  # all is shared but the table of its parts
+        mlp = copy.copy(self)  # shares everything except the table of its parts
         mlp._modules = {**self._modules, "proj": own.get_submodule("proj")}
         return mlp
 
@@ -157,10 +157,10 @@ class Huginn(Recurrence):
     """Layers iterated, more often outside training than in it (evaluation-time scaling).
 
     What: layers `first` to `last` are passed `loops` times in training and `evaluation_loops` times
-        elsewhere; the start of the stream enters each of them through its mix.
+        elsewhere; each mixes in the start of the stream.
     Source: Geiping et al. 2025; PR #212 (3 shared blocks, 7.6M parameters; 3 loops trained, 6 scored).
     Cost: no bytes; the seconds of every pass.
-    Not for: small models (PR #212: 4.34 to 5.58 bpb): passes beyond the trained number are unknown to it.
+    Not for: small models (PR #212: 4.34 to 5.58 bpb), which have not learnt further passes.
     Neutral: loops=1 and evaluation_loops=1
     """
 
@@ -185,12 +185,12 @@ def loop_problems(first: int, last: int, layers: int) -> list[str]:
 
 
 def looped_order(first: int, last: int, layers: int, passes: int) -> tuple[int, ...]:
-    """All layers in order, `first` to `last` passed so many times in a row."""
+    """All layers in order, with `first` to `last` passed `passes` times in a row."""
     return (*range(first), *(passes * tuple(range(first, last + 1))), *range(last + 1, layers))
 
 
 class LayerCall(NamedTuple):
-    """One stop on the route: a layer, and which earlier stop's output is first added with which skip row."""
+    """One stop on the route: a layer, and the earlier stop and skip row whose output is first added."""
 
     layer: int
     source: int = -1
@@ -202,16 +202,16 @@ LayerCalls = tuple[LayerCall, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Route(Plan):
-    """Slot: the skips between the stops of a route."""
+    """The slot of the skips between the stops of a route."""
 
     abstract: ClassVar[bool] = True
 
     def layer_calls(self, order: tuple[int, ...]) -> LayerCalls:
-        """The stops, for layers in this order."""
+        """The stops for layers in this order."""
         raise NotImplementedError
 
     def tensors(self, skips: int, width: int) -> dict[str, Start]:
-        """The tensors that so many skips need."""
+        """The tensors that `skips` skips need, by name."""
         return {"skip_weights": start_constant(1.0, skips, width)} if skips else {}
 
     def join(self, x: Tensor, skip: Tensor, row: int, root: Module, kernels: PlainKernels) -> Tensor:
@@ -244,8 +244,8 @@ class USkips(Route):
     Not for: fewer than two layers
     Neutral: skip weights of zero equal the plain route
 
-    paired_stops: so many stops, from the first, have skips between them; 0 is all. Those after them, as
-        PR #212's loops beyond the trained ones, have none.
+    paired_stops: only this many stops, from the first, have skips between them; 0 is all. Later stops, such
+        as PR #212's loops beyond the trained ones, have none.
     """
 
     paired_stops: int = setting(0, at_least=0)
@@ -259,16 +259,16 @@ class USkips(Route):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedSkips(Route):
-    """The skips of USkips, blended in rather than added.
+    """The skips of USkips, blended with the stream instead of added.
 
-    What: g * x + (1 - g) * (w * skip) with g = sigmoid(gate) for each channel; at first half of each.
+    What: g * x + (1 - g) * (w * skip) with g = sigmoid(gate) per channel; it starts with half of each.
     Source: SKIP_GATES_ENABLED in the records from 2026-04-01 on
     Cost: 2 * width weights for each skip; three passes over the stream each
-    Not for: parity with earlier records: it is not the additive form at any gate but a large one
+    Not for: parity with earlier records: it equals the additive form for no gate
     Neutral: none in its weights; choose USkips
 
-    rows: so many skips have weights of their own, 0 is all: later ones take the last weights
-        (`later="shared"`, record 2026-04-03) or are left out ("none", record 2026-04-04).
+    rows: only this many skips have their own weights, 0 is all. Later ones use the last weights
+        (`later="shared"`, record 2026-04-03) or are omitted ("none", record 2026-04-04).
     """
 
     rows: int = setting(0, at_least=0)
@@ -278,7 +278,7 @@ class GatedSkips(Route):
         return tuple(self.with_row(call) for call in paired_calls(order))
 
     def with_row(self, call: LayerCall) -> LayerCall:
-        """A stop whose skip has weights, or none."""
+        """The stop with a weight row for its skip, or without the skip."""
         if not 0 < self.rows <= call.skip:
             return call
         return call._replace(skip=self.rows - 1) if self.later == "shared" else LayerCall(call.layer)
@@ -293,7 +293,7 @@ class GatedSkips(Route):
 
 
 def paired_calls(order: tuple[int, ...]) -> LayerCalls:
-    """Stops of which the second half take the outputs of the first half, last one first."""
+    """Stops where the second half use the outputs of the first half, last one first."""
     first = len(order) // 2
     pairs = ((first - 1 - i, i) if i < first else (-1, -1) for i in range(len(order) - first))
     second = (LayerCall(layer, *pair) for layer, pair in zip(order[first:], pairs))

@@ -1,4 +1,4 @@
-"""Softcapped logits as machine code, without gradients; torch's tanh takes ten times as long."""
+"""Softcapped logits in compiled code, without gradients; torch's tanh takes ten times as long."""
 
 import math
 
@@ -17,7 +17,7 @@ P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) f
 
 
 def softcap_(logits: Tensor, cap: float) -> Tensor:
-    """cap * tanh(logits / cap) in the place of the logits (..., vocabulary); no gradient passes."""
+    """Replace logits (..., vocabulary) by cap * tanh(logits / cap), in place, without gradients."""
     plain = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous()
     if not HAS_NUMBA or not plain:
         return logits.div_(cap).tanh_().mul_(cap)
@@ -26,7 +26,7 @@ def softcap_(logits: Tensor, cap: float) -> Tensor:
 
 
 def cap_rows_plainly(x: np.ndarray, cap: np.float32) -> None:
-    """x (rows, width), in its place. With u = e^(-2 |x|) - 1, the tanh of |x| is -u / (2 + u)."""
+    """Softcap x (rows, width) in place. With u = e^(-2 |x|) - 1, tanh |x| is -u / (2 + u)."""
     rows, width = x.shape
     powers = np.empty(width, np.int32)
     whole_powers, rests, steps = powers.view(np.float32), np.empty(width, np.float32), -TWICE_BITS_OF_E / cap
@@ -41,7 +41,7 @@ def cap_rows_plainly(x: np.ndarray, cap: np.float32) -> None:
         for i in range(width):
             # 2^(whole + f) - 1, to a float32's last bits
             u = (whole_powers[i] - ONE) + whole_powers[i] * rests[i]
-            capped = np.divide(-cap * u, TWO + u)  # as / asks each time for a zero
+            capped = np.divide(-cap * u, TWO + u)  # as the operator / checks each divisor for zero
             numbers[i] = -capped if numbers[i] < 0 else capped
 
 

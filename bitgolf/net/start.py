@@ -1,4 +1,4 @@
-"""How matrices start."""
+"""How matrices are initialised."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,20 +12,20 @@ from bitgolf.net.parts import Start
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Initialisation(Plan):
-    """The slot of how the matrices start that are not zero on purpose."""
+    """The slot of the initial values of all matrices that do not start at zero on purpose."""
 
     abstract: ClassVar[bool] = True
 
     def start(self, name: str, start: Start, layers: int) -> Start:
-        """The start of the tensor called `name`, given its own."""
+        """The initial values of the tensor `name`; start: those that its part asks for."""
         return start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UniformStart(Initialisation):
-    """Matrices as torch starts them.
+    """Matrices as torch initialises them.
 
-    What: values drawn evenly up to 1 / sqrt(inputs); output projections are zero.
+    What: uniform values within 1 / sqrt(inputs); output projections are zero.
     Source: the public baseline.
     Cost: nothing.
     Not for: nothing known; the other start learns a little faster at first.
@@ -57,12 +57,12 @@ class OrthogonalStart(Initialisation):
 
 
 def start_orthogonal(outputs: int, inputs: int, *, gain: float = 1.0) -> Start:
-    """A matrix whose singular values all are `gain`."""
+    """A matrix whose singular values are all `gain`."""
     return Start((outputs, inputs), lambda shape, generator: gain * orthogonal_matrix(shape, generator), True)
 
 
 def orthogonal_matrix(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Orthonormal rows or columns, whichever are fewer, evenly distributed; made on the CPU."""
+    """A random matrix with orthonormal rows or columns, whichever are fewer; made on the CPU."""
     tall = torch.randn(max(shape), min(shape), generator=generator)
     Q, R = torch.linalg.qr(tall)
     Q = Q * R.diagonal().sign()  # makes the decomposition unique

@@ -1,4 +1,4 @@
-"""What is added to the values before attention gathers them."""
+"""Changes of the values before attention sums them."""
 
 import dataclasses
 from typing import ClassVar
@@ -22,7 +22,7 @@ from bitgolf.net.parts import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValuePart(Part):
-    """The slot of what changes the values before they are attended to; in a tuple, one after another."""
+    """The slot of changes of the values before attention; several in a tuple act one after another."""
 
     abstract: ClassVar[bool] = True
 
@@ -31,7 +31,7 @@ class ValuePart(Part):
         return True
 
     def values(self, v: Tensor, layer: int, attention: Module, context: Context) -> Tensor:
-        """The values (batch, time, key heads, dimension) as the layer uses them."""
+        """The changed values (batch, time, key heads, dimension)."""
         raise NotImplementedError
 
 
@@ -40,7 +40,7 @@ class ValueEmbedding(ValuePart):
     """A second embedding of each token, added to the values of chosen layers.
 
     What: v + lambda_layer * scale * (proj @ table[id]), with one table and one projection for all its
-        layers; without `shared_scale` the one scale of the layer alone, and every layer of the model has one,
+        layers. Without `shared_scale` there is only the layer's scale, and every layer of the model has one,
         used or not.
     Source: PR #374 (VE128 in layers 9 and 10); PR #543 (std=1, no shared scale, a projection that does not
         start at zero; table and projection were in no optimizer: see Frozen).
@@ -95,12 +95,12 @@ class ValueEmbedding(ValuePart):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueResidual(ValuePart):
-    """The values of the first layer mixed into those of all others.
+    """The values of the first layer, mixed into those of all other layers.
 
     What: lambda_0 * v_first + lambda_1 * v, both starting at a half, learned for each layer.
     Source: Zhou et al. 2024; VALUE_RESIDUAL in record 2026-03-23, removed in record 2026-04-01.
     Cost: two weights a layer; a pass over the values.
-    Not for: gains that anyone isolated.
+    Not for: isolated gains: nobody has shown one.
     Neutral: start=0 for the first layer's share.
     """
 

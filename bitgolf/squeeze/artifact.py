@@ -1,17 +1,17 @@
-"""Quantized tensors, model plan and tokenizer to one string of bytes and back.
+"""Quantized tensors, model plan and tokenizer packed into one string of bytes, and unpacked.
 
     magic (4) · version (1) · number of sections (2) · CRC-32 of this and the table (4)
     table, for each section: codec and order (1) · stored size (4) · decoded size (4) · CRC-32 as stored (4)
     sections without gaps: plan · tensors · tokenizer · codes, a stream for each group · scales · values
 
-All numbers are little-endian. `plan` is the model plan as JSON without the settings that are at their
-default, so the defaults of ModelPlan are part of the format. `tensors` is JSON too: the forms in use, which
-tensor has which, and which tensors share a stream. Names and shapes follow from the plan and are not stored.
-A form is the settings of a `Form`, or the number type of tensors that stay floats; its pieces of one name are
-streams, codes (matrices of int8) by group, all in the order of their names. Codes are one byte each, rows
-or columns first (the high bit of the codec byte), and entropy coders know the shapes of their matrices; other
-numbers are split into planes of bytes. Nothing in an artifact is executed, no size is believed before it is
-checked, a small file cannot ask for much memory or time, and every byte is under a checksum.
+All numbers are little-endian. `plan` is the model plan as JSON without settings at their defaults, so the
+defaults of ModelPlan are part of the format. `tensors` is JSON too: the forms in use, the form of each
+tensor, and which tensors share a stream. Names and shapes follow from the plan and are not stored. A form is
+the settings of a `Form`, or the number type of tensors that stay floats. Pieces of equal name form a stream;
+codes (int8 matrices) form one per group; tensors are in the order of their names. Codes are one byte each,
+by rows or by columns (the high bit of the codec byte), and entropy coders know the shapes of their matrices.
+Other numbers are split into planes of bytes. Nothing in an artifact is executed, every size is checked before
+use, a small file cannot demand much memory or time, and every byte is under a checksum.
 """
 
 import dataclasses
@@ -59,11 +59,11 @@ TENSORS_OF_A_LAYER = 10  # at least: six matrices, two scales, a mix and a gain
 
 
 class ShapeMismatchError(ArtifactError):
-    """Tensors are not those that the model plan asks for."""
+    """The tensors are not those of the model plan."""
 
 
 class ValueRangeError(ArtifactError):
-    """A code outside its grid, or a float that is not finite."""
+    """A code is outside its grid, or a float is not finite."""
 
 
 class VocabularyError(ArtifactError):
@@ -72,12 +72,12 @@ class VocabularyError(ArtifactError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout(Plan):
-    """Which tensors' codes share a compressed stream."""
+    """The slot of which tensors' codes share a compressed stream."""
 
     abstract: ClassVar[bool] = True
 
     def group(self, name: str) -> str:
-        """Tensors of equal group are coded together."""
+        """The group of a tensor; a group is coded as one stream."""
         raise NotImplementedError
 
 
@@ -85,7 +85,7 @@ class Layout(Plan):
 class ByName(Layout):
     """A stream for each tensor.
 
-    What: every matrix has its own statistics and its own exact line in the ledger
+    What: every matrix has its own statistics and an exact line in the ledger
     Source: none
     Cost: 13 bytes and a table of symbols each: 0.1 to 0.4% more than by role on small models
     Not for: the last hundred bytes
@@ -113,7 +113,7 @@ class ByRole(Layout):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackPlan(Plan):
-    """How tensors become bytes."""
+    """Settings of how tensors become bytes."""
 
     codec: Codec = Deflate()
     layout: Layout = ByRole()
@@ -121,7 +121,7 @@ class PackPlan(Plan):
 
 
 class Piece(NamedTuple):
-    """What one tensor puts into a stream."""
+    """The part of one tensor in a stream."""
 
     tensor: str
     kind: str  # its name in the form: codes, scales, values ...
@@ -130,7 +130,7 @@ class Piece(NamedTuple):
 
     @property
     def is_codes(self) -> bool:
-        """Whether it is a matrix that codecs may see as one."""
+        """Whether codecs may treat it as a matrix of codes."""
         return self.dtype is torch.int8 and len(self.shape) == 2
 
     @property
@@ -142,11 +142,11 @@ class Piece(NamedTuple):
         return self.dtype.itemsize * self.numbers
 
 
-Encoded = tuple[bool, int, str, bytes]  # whether columns come first, decoded size, codec, the bytes
+Encoded = tuple[bool, int, str, bytes]  # whether by columns, decoded size, codec, bytes
 
 
 class Contents(NamedTuple):
-    """What the first two sections say: the model, the form of each tensor, and the streams."""
+    """The contents of the first two sections: model plan, form of each tensor, streams."""
 
     model: ModelPlan
     shapes: dict[str, tuple[int, ...]]
@@ -155,7 +155,7 @@ class Contents(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """A packed model, opened."""
+    """An unpacked model: plan, weights, tokenizer."""
 
     model: ModelPlan
     weights: dict[str, Tensor]
@@ -165,7 +165,7 @@ class Unpacked(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """The bytes, and a ledger in which every one of them belongs to a named line."""
+    """The bytes, and a ledger of named lines that add up to their number."""
 
     data: bytes
     ledger: tuple[tuple[str, int], ...]
@@ -177,7 +177,7 @@ class Artifact:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """The ledger of bytes that were packed earlier. Raises as `unpack` does, but decodes no weights."""
+        """The artifact of bytes packed earlier. Raises as `unpack` does, but decodes no weights."""
         sections = read_sections(data)
         contents = read_contents(data, sections)
         checksums = 4 * (1 + len(sections))
@@ -200,8 +200,8 @@ def pack(
 ) -> Artifact:
     """Everything that scoring needs, as bytes; equal input gives equal bytes in every process.
 
-    encoded_before: the streams of the last call with this plan, by their contents, brought up to date in
-    place. Those that have not changed are not encoded again.
+    encoded_before: the streams of the last call with this plan, by a hash of their contents; updated in
+    place. Unchanged streams are not encoded again.
     """
     plan, before = plan or PackPlan(), {} if encoded_before is None else encoded_before
     shapes = parameter_shapes(model)
@@ -230,7 +230,7 @@ def pack(
 
 
 def _contents(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor]) -> str:
-    """A name for the numbers of a stream and how they lie."""
+    """A hash of the numbers of a stream and their layout."""
     shapes = [(piece.kind, piece.dtype, piece.shape) for piece in pieces]
     numbers = join_planes([tensors[piece.tensor].pieces[piece.kind] for piece in pieces])
     return f"{hashlib.sha256(numbers).hexdigest()} {shapes}"
@@ -239,7 +239,7 @@ def _contents(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor]) -
 def unpack(data: bytes) -> Unpacked:
     """The model, float32 weights and tokenizer in an artifact.
 
-    Its forms are found after `bitgolf.import_core()`.
+    The classes of its forms must be imported before: `bitgolf.import_core()`.
     Raises a subclass of ArtifactError for each fault, and CodecError when a compressor is not installed.
     """
     sections = read_sections(data)
@@ -270,7 +270,7 @@ def unpack(data: bytes) -> Unpacked:
 
 
 def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
-    """The model plan and the table of tensors, and whether the sections are the ones they ask for."""
+    """Read model plan and table of tensors, and check that the sections fit them."""
     model_json = read_json_section(data, sections[PLAN_SECTION], "plan")
     entries = read_json_section(data, sections[TENSORS_SECTION], "tensors")
     try:
@@ -279,7 +279,7 @@ def read_contents(data: bytes, sections: Sequence[Section]) -> Contents:
         raise UnknownFormError(f"unknown settings: {'; '.join(error.problems)}", where="plan") from None
     except OverflowError:
         raise SizeLimitError("numbers beyond any model", where="plan", value=model_json) from None
-    # A table that was read bounds what the plan may ask for.
+    # The size of the table bounds what the plan may ask for.
     uses, least = entries.get("use"), TENSORS_OF_A_LAYER * model.layers
     if not isinstance(uses, list) or not least <= len(uses) <= MAX_TENSORS:
         raise ShapeMismatchError(
@@ -333,7 +333,7 @@ def read_table(
 
 
 def read_form(form: object) -> Form:
-    """The form that a table names: by the name of its class, or by the number type of floats."""
+    """The form of a table entry: by the name of its class, or by the number type of floats."""
     if isinstance(form, str) and form in FLOAT_TYPES:
         return FloatForm(dtype=form)
     kind = members(Form).get(str(form.get("class"))) if isinstance(form, dict) else None
@@ -348,7 +348,7 @@ def read_form(form: object) -> Form:
 def tensor_table(
     shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, QuantizedTensor], layout: Layout
 ) -> dict[str, Any]:
-    """What the tensors section says: forms in order of first use, and for each tensor its form and stream."""
+    """The tensors section: forms in order of first use, and the form and stream of each tensor."""
     forms: list[Form] = []
     groups: list[str] = []
     uses, streams = [], []
@@ -367,7 +367,7 @@ def tensor_table(
 def streams_of(
     forms: Mapping[str, Form], groups: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[list[Piece]]:
-    """The streams in order: codes by group, then all scales, all values. Streams of no bytes are left out."""
+    """The streams in order: codes by group, then all scales, all values. Empty streams are omitted."""
     streams: dict[tuple[bool, str, int], list[Piece]] = {}
     for name, form in forms.items():
         for kind, stored in form.pieces(shapes[name]).items():
@@ -379,18 +379,18 @@ def streams_of(
 
 
 def code_shapes(pieces: Sequence[Piece], columns_first: bool) -> Shapes:
-    """The matrices in a stream of codes, as they lie there; none in others."""
+    """The shapes of the matrices in a stream of codes, in their order there; empty for other streams."""
     return [piece.shape[:: -1 if columns_first else 1] for piece in pieces if piece.is_codes]
 
 
 def stream_name(pieces: Sequence[Piece]) -> str:
-    """A stream in an error message."""
+    """The name of a stream in an error message."""
     more = f" and {len(pieces) - 1} more" if len(pieces) > 1 else ""
     return f"{pieces[0].tensor} {pieces[0].kind}{more}"
 
 
 def encode_stream(pieces: Sequence[Piece], tensors: Mapping[str, QuantizedTensor], plan: PackPlan) -> Encoded:
-    """Whether columns come first, the decoded size, the codec's name, and the bytes. Ties go to rows."""
+    """Encode a stream by rows and by columns, if it may, and keep the shorter; ties go to rows."""
     parts = [tensors[piece.tensor].pieces[piece.kind] for piece in pieces]
     order = plan.order if pieces[0].is_codes else "rows"
     orders = {"rows": (False,), "columns": (True,), "smallest": (False, True)}[order]
@@ -433,7 +433,7 @@ def split_planes(body: bytes, pieces: Sequence[Piece], columns_first: bool) -> I
 
 
 def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tensor]) -> QuantizedTensor:
-    """One tensor from its parts, refused when it holds what its form cannot."""
+    """One tensor from its parts. Raises ArtifactError for numbers that its form cannot have."""
     form, shape, pieces = contents.forms[name], contents.shapes[name], {}
     for kind, (dtype, piece_shape) in form.pieces(shape).items():
         pieces[kind] = parts[name, kind] if (name, kind) in parts else torch.zeros(piece_shape, dtype=dtype)
@@ -445,7 +445,7 @@ def assemble(name: str, contents: Contents, parts: Mapping[tuple[str, str], Tens
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors that are missing, surplus (a tied head, an optimizer's state) or of another shape."""
+    """Raises for tensors that are missing, surplus (a tied head, optimizer state) or of another shape."""
     for name in [*expected, *actual]:
         wanted, given = expected.get(name), actual.get(name)
         if wanted is None or given is None or tuple(wanted) != tuple(given):
@@ -456,7 +456,7 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], actual: Mapping[str, t
 
 
 def apportion(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole shares of `total` in proportion to `sizes`; they add up exactly."""
+    """Whole parts of `total` in proportion to `weights`; they add up exactly."""
     whole, seen, given, shares = sum(weights), 0, 0, []
     for weight in weights:
         seen += weight
@@ -466,7 +466,7 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def sparse_json(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON without the settings that are at their defaults."""
+    """A plan as JSON without settings at their defaults."""
     data: dict[str, Any] = {"class": type(plan).__name__}
     for field in dataclasses.fields(plan):
         value = getattr(plan, field.name)

@@ -1,4 +1,4 @@
-"""Between the smallest and the largest number of a row: for gains and mixes, which lie around one."""
+"""Grids between the smallest and largest number of a row, for gains and mixes, which lie around one."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from bitgolf.squeeze.quantize import Curvature, QuantizeError, Quantizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BetweenForm(Form):
-    """Codes that count equal steps from the lower end of a row to its upper one, which are float16."""
+    """Codes count equal steps from the lower end of a row to its upper end; both ends are float16."""
 
     bits: int = setting(8, at_least=2, at_most=8)
 
@@ -23,7 +23,7 @@ class BetweenForm(Form):
         return {"codes": (torch.int8, (rows, columns)), "ends": (torch.float16, (rows, 2))}
 
     def low_and_step(self, ends: Tensor) -> tuple[Tensor, Tensor]:
-        """Where rows begin, and their steps, both float32 (rows, 1)."""
+        """Lower ends and steps of rows, both float32 (rows, 1)."""
         low, high = ends.float().split(1, dim=1)
         return low, (high - low) / (2**self.bits - 1)
 
@@ -44,12 +44,12 @@ class BetweenForm(Form):
 class Between(Quantizer):
     """Rounded to equal steps between the smallest and the largest number of each row.
 
-    What: where numbers lie around one, as gains do, a grid round zero leaves most of its codes unused; here
-        steps are about a third as long at as many bits. A vector is one row.
+    What: for numbers around one, such as gains, a grid around zero leaves most codes unused; here the steps
+        are about a third as long with the same bits. A vector is one row.
     Source: none for gains; min-max is the usual grid that is not symmetric
     Cost: four bytes a row beside the codes, two more than AbsMax
     Not for: matrices, whose rows lie around zero
-    Neutral: a row of one number over and over, which is what float16 makes of it
+    Neutral: a row of equal numbers, which become their float16 value
     """
 
     bits: int = setting(8, at_least=2, at_most=8)

@@ -1,4 +1,4 @@
-"""Where a grid should end: clip values that are searched for, and the steps of grids with three levels."""
+"""Clip values of a grid found by search, coarser codes, and grids with three levels."""
 
 import dataclasses
 import math
@@ -18,10 +18,10 @@ PUBLIC_PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipSearch(Rounding):
-    """Rounding with the percentile that makes the least squared error (GPTQ-lite).
+    """Rounding with the percentile of least squared error (GPTQ-lite).
 
-    What: every percentile's clip values are tried; each row keeps its best, or with choice="tensor" all rows
-        the one that is best for the whole matrix.
+    What: the clip values of every percentile are tried. Each row keeps its best, or with choice="tensor" all
+        rows use the one that is best for the whole matrix.
     Source: record 2026-03-22 (by tensor, under a floor of 1/31 that leaves nothing to search); PR #543 (by
         tensor, int8, `under_floor`); PR #682.
     Cost: a rounding for each percentile; no bytes (0.2% more after packing, as codes spread wider).
@@ -32,7 +32,7 @@ class ClipSearch(Rounding):
     grid: Grid = Grid(bits=6)
     percentiles: tuple[float, ...] = PUBLIC_PERCENTILES
     choice: str = setting("row", one_of=("row", "tensor"))
-    under_floor: bool = False  # weights are clipped also where the floor makes the step longer (PR #543)
+    under_floor: bool = False  # clip weights also where the floor makes the step longer (PR #543)
 
     def validate(self) -> Iterator[str]:
         if not self.percentiles or not all(0 < share <= 1 for share in self.percentiles):
@@ -47,7 +47,7 @@ class ClipSearch(Rounding):
         return torch.stack(clips).gather(0, best[None])[0]
 
     def squares(self, groups: Tensor, clip: Tensor) -> Tensor:
-        """The squared error of each weight, with the steps that codes are made with."""
+        """The squared error of each weight, with the steps before they are stored."""
         rows = self.grid.replace(granularity=PerRow())
         steps = rows.choose_scales(clip)
         return (rows.dequantize(rows.quantize_codes(groups, steps, clip), steps) - groups.float()).square()
@@ -58,17 +58,17 @@ class CoarseCodes(Quantizer):
     """The codes of another rule rounded to multiples of a step: fewer values on the same scales.
 
     What: code' = step * round(code / step), halves to even, never beyond the grid. Int8 in steps of four has
-        the 63 values of int6 and the two ends.
+        the 63 values of int6 and both ends.
     Source: PR #543 ("int6 step rounding": layers 1 to 9); record 2026-03-19 (MLP3x, multiples_only: with one
         more code below zero it has -128 to 124).
-    Cost: the bytes of six bits after packing; rounded twice, a weight may end 1/8 of a step further away.
-    Not for: grids of six bits and fewer, which are there themselves.
+    Cost: the bytes of six bits after packing; rounding twice adds up to 1/8 of a step of error.
+    Not for: grids of six bits and fewer: use those directly.
     Neutral: step=1
     """
 
     of: Rounding = ClipSearch(grid=Grid(bits=8))
     step: int = setting(4, at_least=1)
-    multiples_only: bool = False  # what rounds beyond the grid becomes its last multiple, not its last code
+    multiples_only: bool = False  # codes beyond the grid become its last multiple, not its last code
 
     def validate(self) -> Iterator[str]:
         if self.step > self.of.grid.qmax:
@@ -90,10 +90,10 @@ class CoarseCodes(Quantizer):
 class Ternary(Rounding):
     """Three levels: minus, zero, plus one step for each group of a row.
 
-    What: weights above half of their group's mean size get a sign, the others zero; loading then gives the
-        group its mean size back (`rescaled`).
-    Source: record 2026-03-24 (74M ternary, groups of 64), after BitNet b1.58; its training leaves the step as
-        it is, so what it trained on is not what it shipped.
+    What: weights above half of their group's mean size get a sign, the others zero; loading rescales the
+        group to its mean size (`rescaled`).
+    Source: record 2026-03-24 (74M ternary, groups of 64), after BitNet b1.58; its training does not
+        rescale, so it trained on other weights than it shipped.
     Cost: log2(3) bits a weight at most and 16 bits for each group; about half of a weight is error.
     Not for: models that were not trained on ternary weights
     Neutral: none; choose AbsMax

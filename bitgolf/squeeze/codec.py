@@ -1,8 +1,8 @@
-"""Bytes to fewer bytes and back. Decoding never produces more than the size it was promised.
+"""Codecs: bytes to fewer bytes and back. Decoding never produces more than the promised size.
 
-A missing compressor is an error that names the package: another codec never stands in for it silently.
-Compressors see bytes; entropy coders (Histogram, RowColumn) also see which matrices of codes the bytes are,
-and accept only what they would write themselves.
+A missing compressor is an error that names the package; another codec never replaces it silently.
+Compressors see bytes. Entropy coders (Histogram, RowColumn) also see which matrices of codes the bytes are,
+and accept only streams that they would write themselves.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ try:
 except ImportError:
     constriction = None
 
-# A codec's place in this list is its number in every artifact: only ever add at the end.
+# A codec's index in this list is its number in every artifact: only append.
 CODEC_NAMES = ("raw", "deflate", "zstd", "lzma", "brotli", "histogram", "row_column")
 
 
@@ -59,7 +59,7 @@ class DamagedStreamError(CodecError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Codec(Plan):
-    """How a stream of bytes becomes shorter."""
+    """The slot of compression of a stream of bytes."""
 
     abstract: ClassVar[bool] = True
     name: ClassVar[str] = ""  # in artifacts; empty for a codec that chooses among others
@@ -67,13 +67,13 @@ class Codec(Plan):
     def encode(self, data: bytes, shapes: Shapes = ()) -> tuple[str, bytes]:
         """The name of the codec that was used, and the bytes that `decompress` reads back.
 
-        shapes: the matrices that the data is made of; none where it is anything else.
+        shapes: of the matrices of codes in the data; empty for other data.
         """
         raise NotImplementedError
 
     @staticmethod
     def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
-        """At most num_bytes + 1 bytes, and whether the stream ended just where the data does."""
+        """At most num_bytes + 1 bytes, and whether the stream ended exactly with the data."""
         raise NotImplementedError
 
 
@@ -81,7 +81,7 @@ class Codec(Plan):
 class Raw(Codec):
     """Bytes as they are.
 
-    What: no compression; the place in the order of codecs that everything else must beat
+    What: no compression; the size that other codecs must beat
     Source: none
     Cost: nothing
     Not for: anything with structure
@@ -130,7 +130,7 @@ class Deflate(Codec):
 class Zstd(Codec):
     """Zstandard frames without magic, size or checksum.
 
-    What: level 22 is the public way for int6 codes kept one symbol a byte
+    What: level 22 is the public method for int6 codes stored one per byte
     Source: public records from 2026-03-20 on
     Cost: 0.5 to 1.2% above the entropy of codes; 0.6 to 4 M symbols/s in, 500 M/s out
     Not for: embeddings, where brotli finds repeated rows
@@ -155,7 +155,7 @@ class Zstd(Codec):
     @staticmethod
     def decode(data: bytes, num_bytes: int, shapes: Shapes) -> tuple[bytes, bool]:
         library = _installed(zstandard, "zstd", "zstandard")
-        # A frame may ask for a window of gigabytes; one that fits the promised size is enough.
+        # A frame may ask for a window of gigabytes; the promised size is enough.
         decoder = library.ZstdDecompressor(
             format=library.FORMAT_ZSTD1_MAGICLESS, max_window_size=max(1024, 1 << num_bytes.bit_length())
         )
@@ -242,10 +242,10 @@ class Brotli(Codec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Histogram(Codec):
-    """A range coder that knows only how often each code occurred.
+    """A range coder that knows only how often each code occurred so far.
 
-    What: one table for the stream, which starts flat and counts what has passed, so none is stored
-    Source: the range coder is constriction's; tables that count are measured here
+    What: one adaptive table for the stream, which starts flat and counts codes, so none is stored
+    Source: the range coder is constriction's; adaptive tables are measured here
     Cost: 0.1 to 0.4% above the entropy of the codes of a matrix; 50 M symbols/s in, 30 M/s out
     Not for: rows or columns of different size; embeddings, where brotli finds repeated rows
     Neutral: use Raw
@@ -269,14 +269,13 @@ class Histogram(Codec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowColumn(Codec):
-    """A range coder that knows how large the codes of each row and column are, and which rows are alike.
+    """A range coder that knows the scale of each row and column, and which rows are alike.
 
-    What: a code's deviation is that of its row times that of its column, each stored to a quarter octave;
-        codes of one deviation share a table, which starts as a bell (3% of it four times as wide) and counts;
-        a template is taken off the rows that resemble it, as those of rare tokens do; of codes on a
-        trellis (of so many `states`) it is coded first which are odd, then the rest by the grid that they
-        are on
-    Source: row by column Gaussians in reference measurements; counting tables and the template measured here
+    What: a code's standard deviation is that of its row times that of its column, each stored to a quarter
+        octave; codes of equal deviation share an adaptive table, which starts as a bell curve (3% of it four
+        times as wide); a template is subtracted from rows that resemble it, as rows of rare tokens do; for
+        codes on a trellis (of `states` states) first their parity is coded, then the rest by their grid
+    Source: row by column Gaussians in reference measurements; adaptive tables and template measured here
     Cost: 2 to 4% under zstd-22 and 1 to 2% under brotli on trained weights, side information of some 2 bits a
         row and column included; 16 M symbols/s in, 30 M/s out, trellises half as fast
     Not for: bytes that are not matrices of codes
@@ -309,7 +308,7 @@ class RowColumn(Codec):
         by_column: bool,
         below: np.ndarray | None = None,
     ) -> bytes:
-        """The codes without their templates as one stream; `below` is what codes on two grids stand under."""
+        """The codes minus their templates as one stream; below: offsets of codes on two grids."""
         base, log2_stds = measure_log2_stds(codes if below is None else codes - below, shapes, by_column)
         number = list(CHECKS).index(1 if below is None else self.states)
         flags = TEMPLATES * bool(templates[0]) + TRELLIS * number
@@ -359,7 +358,7 @@ class Smallest(Codec):
 
 
 def decompress(codec: str, data: bytes, num_bytes: int, shapes: Shapes = ()) -> bytes:
-    """The `num_bytes` bytes behind `data`. Raises DamagedStreamError after at most one byte too many."""
+    """The `num_bytes` bytes of a stream. Raises DamagedStreamError after at most one byte too many."""
     result, complete = codec_named(codec).decode(data, num_bytes, shapes)
     if len(result) != num_bytes or not complete:
         decoded = f"more than {num_bytes:,}" if len(result) > num_bytes else f"{len(result):,}"
@@ -371,7 +370,7 @@ def decompress(codec: str, data: bytes, num_bytes: int, shapes: Shapes = ()) -> 
 
 
 def codec_named(name: str) -> type[Codec]:
-    """The codec that an artifact calls by this name."""
+    """The codec with this name in artifacts."""
     codecs = {member.name: member for member in members(Codec).values() if member.name}
     if name not in codecs:
         raise CodecError(f"unknown codec {name!r}", way_out=nearest(name, codecs))
@@ -379,7 +378,7 @@ def codec_named(name: str) -> type[Codec]:
 
 
 def _installed(library: object, codec: str, package: str) -> Any:
-    """The optional package behind a codec. Raises MissingCodecError that says how to install it."""
+    """The optional package of a codec. Raises MissingCodecError, which says how to install it."""
     if library is None:
         raise MissingCodecError(
             f"the compressor {codec} is not installed",
@@ -394,12 +393,12 @@ def _lzma_filter(num_bytes: int) -> dict[str, int]:
 
 # Range coding.
 TEMPLATES, TRELLIS = 1, 2  # flags of a RowColumn stream; two and three times TRELLIS: of more states
-COUNT = 2**11  # what a code that was seen adds to its place in a table
-SORTED_CODES = 2**20  # as many are sorted by their tables at a time, which bounds memory
+COUNT = 2**11  # added to the count of a code that was seen
+SORTED_CODES = 2**20  # sorted by their tables at a time, to bound memory
 
 
 class _RangeCoder:
-    """Writes symbols; made of a stream, reads them and writes them again, which shows that all was read."""
+    """Writes symbols. Made from a stream, it reads them and writes them again, to show that all was read."""
 
     def __init__(self, stream: bytes | None = None) -> None:
         library = _installed(constriction, "of ranges", "constriction").stream
@@ -414,10 +413,10 @@ class _RangeCoder:
         return self.encoder.get_compressed().astype("<u4").tobytes()
 
     def code(self, values: np.ndarray, classes: np.ndarray, start: Callable[[int], np.ndarray]) -> None:
-        """Code values (uint8, in place when reading), each under the counts of its class (int8 or int16).
+        """Code values (uint8, in place when reading), each by the counts of its class (int8 or int16).
 
-        start: the counts with which a class begins. Its symbol model is renewed when what it has counted
-        doubles, so most codes are coded in few calls.
+        start: the first counts of a class. Its symbol model is renewed when its count has doubled, so few
+        calls code most of the codes.
         """
         counts_by_class: dict[int, np.ndarray] = {}
         for begin in range(0, len(values), SORTED_CODES):
@@ -435,9 +434,9 @@ class _RangeCoder:
                     counts += COUNT * np.bincount(part[here], minlength=len(counts))
 
     def step(self, symbols: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The symbols given, or as many as are given but read, under the model of these counts."""
+        """Write these symbols, or read as many, with the model of these counts."""
         if len(counts) == 1:
-            return symbols  # nothing to say
+            return symbols  # no information
         model = self.table_model(counts.astype(np.float64), perfect=False)
         symbols = symbols.astype(np.int32)
         if self.decoder is not None:
@@ -450,14 +449,14 @@ class _RangeCoder:
 
 
 def _alphabet(codes: np.ndarray) -> np.ndarray:
-    """The smallest and the largest code, as bytes; zero is always among at least two."""
+    """The smallest and the largest code, as bytes; the range has zero and at least two codes."""
     first = int(codes.min(initial=0))
     last = max(int(codes.max(initial=0)), first + 1)
     return np.array([first, last], np.int8).view(np.uint8)
 
 
 def _within(header: np.ndarray) -> slice:
-    """Where the alphabet of a stream is among the codes from -128 to 127."""
+    """The slice of the codes -128 to 127 that is the alphabet of a stream."""
     first, last = header[:2].view(np.int8) if len(header) > 1 else (0, 0)
     if not first <= 0 <= last or first == last:
         raise DamagedStreamError("a range coder's stream without an alphabet", value=header.tolist())
@@ -465,7 +464,7 @@ def _within(header: np.ndarray) -> slice:
 
 
 def _flat_prior(header: np.ndarray) -> Callable[[int], np.ndarray]:
-    """Tables in which nothing is known: half a code each."""
+    """Tables without information: half a count for each code."""
     within = _within(header)
     return lambda _: np.full(within.stop - within.start, COUNT // 2)
 
@@ -473,7 +472,7 @@ def _flat_prior(header: np.ndarray) -> Callable[[int], np.ndarray]:
 def _code_matrices(
     coder: _RangeCoder, header: np.ndarray, shapes: Shapes, side: np.ndarray, values: np.ndarray
 ) -> None:
-    """Write or read what stands beside the values (uint8, 128 for none), then the values it describes."""
+    """Write or read the side information (uint8, 128 for none), then the values that it describes."""
     within, base = _within(header), int(header[2:].view(np.int8)[0])
     parts = 4 if header[3] & TEMPLATES else 2
     kinds = [
@@ -508,9 +507,9 @@ def _code_trellis(
     taken: np.ndarray | int,
     values: np.ndarray,
 ) -> None:
-    """Write or read values of codes on a trellis: which are odd, which tells their grids; the rest.
+    """Write or read codes on a trellis: first their parities, which determine their grids, then the rest.
 
-    taken: what was taken off the codes.
+    taken: templates that were subtracted from the codes.
     """
     first = np.uint8(within.start & 1)  # whether the code of value 0 is odd
     odd = values & 1 ^ first
@@ -527,6 +526,6 @@ def _code_trellis(
 
 
 def _odd_counts(log2_std: int) -> np.ndarray:
-    """How often codes of a spread are even and odd, whichever grid they are on."""
+    """Counts of even and odd codes of a spread, over both grids."""
     both = prior_counts(log2_std) + prior_counts(log2_std, 0.5)
     return np.array([both[::2].sum(), both[1::2].sum()])

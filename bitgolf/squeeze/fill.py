@@ -1,7 +1,7 @@
-"""The rate that fills a byte budget, found by packing and packing again.
+"""The rate that fills a byte budget, found by packing several times.
 
-One factor makes all steps coarser or finer together. With rate-aware rules that keeps every tensor at the
-same slope of damage against bytes, so no exchange of bytes between tensors helps.
+One factor multiplies all steps. With rate-aware rules every tensor then has the same slope of damage against
+bytes, so no exchange of bytes between tensors helps.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from bitgolf.squeeze.quantize import QuantizePlan, Rate
 LEAST_SHARE = 0.999  # of the budget
 TRIES = 30
 LOG2_RESOLUTION = 1 / 4096  # of an octave, to which a factor is rounded
-COARSEST, FINEST = 24.0, -12.0  # octaves from the steps as set; every code is zero, or nothing is left to win
-LONGEST_MOVE, SHORTEST_MOVE = 4.0, 1 / 1024  # octaves at a time
+COARSEST, FINEST = 24.0, -12.0  # octaves from the given steps: all codes are zero, or nothing is left to gain
+LONGEST_MOVE, SHORTEST_MOVE = 4.0, 1 / 1024  # octaves between two tries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FillBudget(Rate):
-    """All steps longer or shorter by one factor, so that code and artifact fill the budget.
+    """Multiplies all steps by one factor, so that code and artifact fill the budget.
 
     What: quantizes, packs and counts until the total is between 99.9% and 100% of budget.budget_bytes,
-        usually three or four times. Sets RateAware by its step and SdClip by its deviations.
-    Source: the public records turned their clips by hand or cut the smallest codes (PR #609) until it fit
-    Cost: the time of so many packings: two seconds each for a million weights
-    Not for: a budget that many bits a weight would not fill: it then stays below it
+        usually three or four times. Changes the step of RateAware and the deviations of SdClip.
+    Source: public records changed their clips by hand or cut the smallest codes (PR #609) until it fit
+    Cost: the time of these packings: two seconds each for a million weights
+    Not for: a budget that even many bits per weight do not fill: the total then stays below it
     Neutral: use Fixed
     """
 
@@ -66,7 +66,7 @@ def coarser(plan: QuantizePlan, factor: float) -> QuantizePlan:
 
 
 def next_log2_factor(tried: dict[float, int], budget_bytes: int, aim: float) -> float:
-    """Octaves to try next: by the line through the two nearest tries, halfway where that has not got far.
+    """Octaves to try next: by interpolation between the two nearest tries, or halfway if that is too slow.
 
     Sizes fall as the factor rises.
     """
@@ -75,7 +75,7 @@ def next_log2_factor(tried: dict[float, int], budget_bytes: int, aim: float) -> 
     if fitting and failing:
         low, high = max(failing), min(fitting)
         share = (tried[low] - aim) / (tried[low] - tried[high])
-        share = share if len(tried) % 3 else 0.5  # a curve that bends keeps a line on one side of it
+        share = share if len(tried) % 3 else 0.5  # on a curved function interpolation stays on one side
         return round((low + min(0.95, max(0.05, share)) * (high - low)) / LOG2_RESOLUTION) * LOG2_RESOLUTION
     # Bytes go down by a near constant for each octave, then ever slower.
     log2_factor = min(fitting) if fitting else max(failing)

@@ -1,4 +1,4 @@
-"""What a tensor is in an artifact: a form with its settings, and named pieces of numbers."""
+"""A tensor in an artifact: a form with its settings, and named pieces of numbers."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitgolf.base.plan import Plan, setting
 
-LARGEST_CODE = 32_639  # that two bytes hold, see split_wide
+LARGEST_CODE = 32_639  # largest code in two bytes, see split_wide
 FLOAT_TYPES = {n: getattr(torch, n) for n in ("float16", "bfloat16", "float32", "float8_e4m3fn")}
 Pieces = Mapping[str, Tensor]  # what is stored for one tensor, by name
 PieceTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # number type and shape of each
@@ -16,49 +16,49 @@ PieceTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # number type and s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form(Plan):
-    """How one kind of tensor is stored, and what reads it back.
+    """How one kind of tensor is stored and loaded.
 
-    The quantizer that makes a tensor names its form, so a script without that quantizer has neither.
+    A quantizer names its form, so a script without the quantizer needs neither.
     """
 
     def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
-        """Name, number type and shape of everything that is stored for a tensor of this shape.
+        """Name, number type and shape of each stored piece of a tensor of this shape.
 
-        int8 with two axes is coded as a matrix; pieces of one name share a stream across tensors.
+        int8 with two axes is coded as a matrix. Pieces of equal name share a stream across tensors.
         """
         raise NotImplementedError
 
     def weights(self, pieces: Pieces) -> Tensor:
-        """The weights that loading gives, float32, of as many elements as the tensor has."""
+        """The loaded weights, float32, with as many elements as the tensor."""
         raise NotImplementedError
 
     def in_short(self) -> str:
-        """What an artifact has in place of its settings, if it has something shorter."""
+        """A short name that replaces its settings in an artifact; empty if there is none."""
         return ""
 
     def check_pieces(self, pieces: Pieces) -> None:
-        """Raise ArtifactError for numbers that the form cannot have."""
+        """Raises ArtifactError for numbers that the form cannot have."""
 
     def whole_codes(self, pieces: Pieces) -> Tensor:
-        """The whole numbers (rows, columns) that weights are on; not asked of floats."""
+        """The codes (rows, columns) as whole numbers; not for floats."""
         return pieces["codes"]
 
     def nominal_bits(self, pieces: Pieces) -> float:
-        """Bits of a number before any entropy coding; without a grid, the entropy of the codes."""
+        """Bits per number before entropy coding; without a grid, the entropy of the codes."""
         raise NotImplementedError
 
     def scale_groups(self, matrix: Tensor) -> Tensor:
-        """A matrix with one row for each scale; rows as they are where steps differ within them."""
+        """A matrix with one row per scale; unchanged if steps differ within rows."""
         return matrix
 
     def levels(self) -> Hashable:
-        """What decides, beside the steps, which values there can be: equal for forms that have the same."""
+        """A key for the possible values in steps; equal for forms with the same values."""
         return self
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedTensor:
-    """A tensor as it is shipped. Its pieces have the names, number types and shapes that its form says."""
+    """A tensor as it is shipped. Its pieces have the names, number types and shapes of its form."""
 
     form: Form
     pieces: Pieces
@@ -70,7 +70,7 @@ class QuantizedTensor:
         return "codes" not in self.pieces
 
     def dequantize(self) -> Tensor:
-        """The weights that loading gives, float32."""
+        """The weights after loading, float32."""
         return self.form.weights(self.pieces).reshape(self.shape)
 
     def with_pieces(self, **pieces: Tensor) -> "QuantizedTensor":
@@ -80,7 +80,7 @@ class QuantizedTensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FloatForm(Form):
-    """A tensor that stays a float. Artifacts have the number type in place of its settings."""
+    """A tensor that stays a float. In artifacts the number type replaces its settings."""
 
     dtype: str = setting("float16", one_of=tuple(FLOAT_TYPES))
 
@@ -98,9 +98,9 @@ class FloatForm(Form):
 
 
 def split_wide(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes from -32,640 to 32,639 as two matrices of int8: what a multiple of 256 leaves, and the multiple.
+    """Codes from -32,640 to 32,639 as two int8 matrices: remainder and quotient by 256.
 
-    The first is the code itself wherever that is small, so little is lost when each is coded alone.
+    The remainder is the code itself if that is small, so coding both separately loses little.
     """
     carries = (codes.int() + 128) >> 8
     return (codes.int() - 256 * carries).to(torch.int8), carries.to(torch.int8)

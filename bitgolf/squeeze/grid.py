@@ -1,7 +1,7 @@
-"""What a quantized number may be: one map, used for training noise, for export and for loading.
+"""Grids of quantized values: one map for training noise, for export and for loading.
 
 A grid turns the clip value of a row into a step, weights into integer codes, and codes back into weights.
-`fake_quantize` is `dequantize(quantize_codes(...))` itself, so what training sees is what is shipped.
+`fake_quantize` is exactly `dequantize(quantize_codes(...))`, so training sees the shipped weights.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from bitgolf.squeeze.form import FLOAT_TYPES, Form, Pieces, PieceTypes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Granularity(Plan):
-    """How many weights share one scale. A last group that is not full is filled up with zeros."""
+    """The slot of which weights share one scale. An incomplete last group is padded with zeros."""
 
     abstract: ClassVar[bool] = True
 
     def groups(self, matrix: Tensor) -> Tensor:
-        """The weights with one row for each scale."""
+        """The weights with one row per scale."""
         raise NotImplementedError
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """A value for each scale to where its weights are; broadcasts to the shape of the matrix."""
+        """One value per scale, expanded to broadcast to the shape of the matrix."""
         return values[:, None]
 
 
@@ -36,7 +36,7 @@ class Granularity(Plan):
 class PerRow(Granularity):
     """One scale for each row (output) of a matrix.
 
-    What: rows of trained matrices differ in size by an octave or two; a scale each follows them
+    What: rows of trained matrices differ in size by an octave or two; each row has its scale
     Source: the public baseline
     Cost: two bytes a row, about 1.3 after packing
     Not for: vectors, where it would be one scale a weight or one for all
@@ -82,7 +82,7 @@ class PerColumn(Granularity):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowGroups(Granularity):
-    """One scale for so many consecutive rows.
+    """One scale for `rows` consecutive rows.
 
     What: the largest weight of the rows sets their step
     Source: PR #488 (INT6_SCALE_GROUP_ROWS=8)
@@ -103,9 +103,9 @@ class RowGroups(Granularity):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColumnGroups(Granularity):
-    """One scale for so many consecutive weights of a row.
+    """One scale for `columns` consecutive weights of a row.
 
-    What: a finer step than by row, for grids of few levels
+    What: finer than one step per row, for grids with few levels
     Source: record 2026-03-24 (ternary, groups of 64)
     Cost: two bytes for `columns` weights: a quarter of a bit a weight at 64
     Not for: five bits and more, where scales by row are as good
@@ -123,7 +123,7 @@ class ColumnGroups(Granularity):
 
 
 def filled(matrix: Tensor, multiple: int, axis: int) -> Tensor:
-    """The matrix with zeros after its last row (axis 0) or column (1), up to a multiple."""
+    """The matrix padded with zeros to a multiple of rows (axis 0) or columns (1)."""
     missing = -matrix.shape[axis] % multiple
     return F.pad(matrix, (0, 0, 0, missing) if axis == 0 else (0, missing))
 
@@ -133,13 +133,13 @@ class Grid(Form):
     """Evenly spaced values around zero: code times scale."""
 
     bits: int = setting(8, at_least=2, at_most=8)
-    largest: int = setting(0, at_least=0)  # the largest code, where the bits could hold more (0: all)
+    largest: int = setting(0, at_least=0)  # the largest code, if it is less than the bits allow (0: all)
     symmetric: bool = True  # codes from -qmax to qmax; otherwise one more below
     granularity: Granularity = PerRow()
     scale_dtype: str = setting("float16", one_of=("float16", "float32"))
-    # Codes are best made with the scale that is stored; the public int8 uses the one before rounding.
+    # Best is the stored scale; the public int8 computes codes with the scale before rounding.
     round_scale_first: bool = True
-    # The public rules never let a step go below 1/qmax, which makes small weights coarse (0: no floor).
+    # The public rules never use a step below 1/qmax, which makes small weights coarse (0: no floor).
     scale_floor: float = setting(0.0, at_least=0)
     zero_scale: float = setting(0.0, at_least=0)  # the scale of a group that is all zeros
 
@@ -160,17 +160,17 @@ class Grid(Form):
         return -self.qmax if self.symmetric else -self.qmax - 1
 
     def choose_scales(self, clip: Tensor) -> Tensor:
-        """Steps that codes are made with: one for each clip value (the weight that gets the largest code)."""
+        """Steps for computing codes, one per clip value (the weight that gets the largest code)."""
         scales = torch.where(clip > 0, clip.float() / self.qmax, self.zero_scale).clamp_min(self.scale_floor)
         return self.stored_scales(scales).float() if self.round_scale_first else scales
 
     def stored_scales(self, scales: Tensor) -> Tensor:
-        """The steps in the type that is shipped, never infinite."""
+        """The steps in the stored type, never infinite."""
         kind = FLOAT_TYPES[self.scale_dtype]
         return scales.clamp_max(torch.finfo(kind).max).to(kind)
 
     def quantize_codes(self, matrix: Tensor, scales: Tensor, clip: Tensor | None = None) -> Tensor:
-        """Nearest codes, int8, halves to even; zeros where the step is zero. Weights are limited to clip."""
+        """Nearest codes, int8, halves to even; zeros if the step is zero. Weights are clipped to `clip`."""
         weights, steps = matrix.float(), self.granularity.spread(scales, matrix.shape)
         if clip is not None:
             limit = self.granularity.spread(clip, matrix.shape)
@@ -178,7 +178,7 @@ class Grid(Form):
         return torch.where(steps > 0, weights / steps, 0.0).round().clamp(self.qmin, self.qmax).to(torch.int8)
 
     def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """Codes times stored scales in float32: the only way back."""
+        """Weights, float32: codes times stored scales."""
         return codes.float() * self.granularity.spread(scales.float(), codes.shape)
 
     def pieces(self, shape: tuple[int, ...]) -> PieceTypes:
@@ -193,7 +193,7 @@ class Grid(Form):
         self.check_codes(pieces["codes"])
 
     def check_codes(self, codes: Tensor) -> None:
-        """Raise ArtifactError for codes that the grid does not have."""
+        """Raises ArtifactError for codes outside the grid."""
         if codes.numel() and not (self.qmin <= int(codes.min()) and int(codes.max()) <= self.qmax):
             code_range = [int(codes.min()), int(codes.max())]
             raise ArtifactError(f"codes outside {self.qmin} to {self.qmax}", value=code_range)
@@ -208,7 +208,7 @@ class Grid(Form):
         return self.qmin, self.qmax, self.granularity
 
     def fake_quantize(self, matrix: Tensor, clip: Tensor) -> Tensor:
-        """The weights as they will be after loading; the gradient passes as if nothing had happened."""
+        """The weights as after loading; gradients pass unchanged (straight-through)."""
         with torch.no_grad():
             scales = self.choose_scales(clip)
             codes = self.quantize_codes(matrix, scales, clip)
@@ -229,17 +229,17 @@ class StraightThrough(torch.autograd.Function):
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """Rows and columns: a matrix as it is, a vector or a number as one row, more axes joined."""
+    """A tensor as (rows, columns): vectors and numbers as one row, further axes joined."""
     return tensor.reshape(1, -1) if tensor.ndim < 2 else tensor.flatten(1)
 
 
 def absmax_clip(groups: Tensor) -> Tensor:
-    """The largest size of a weight in each group."""
+    """The largest magnitude in each group."""
     return groups.float().abs().amax(dim=1) if groups.shape[1] else groups.new_zeros(groups.shape[0])
 
 
 def percentile_clip(groups: Tensor, percentile: float) -> Tensor:
-    """The size that this share of each group's weights does not exceed, linear between order statistics.
+    """This percentile (0 to 1) of the magnitudes in each group, linear between order statistics.
 
     The rank is computed in float32, as torch.quantile does (which refuses more than 16M values).
     """

@@ -1,8 +1,8 @@
-"""How the loss looks at each matrix of a trained model: second moments of what goes in and what comes back.
+"""Curvature of the loss for each matrix of a trained model: second moments of inputs and output gradients.
 
-All products of matrices go through `F.linear` and all tables of ids through `F.embedding`, so a pass of the
-model is watched there and nowhere else: the model runs as it always does. Labels are drawn from the model
-itself, which makes the moments of gradients those of the Fisher information.
+All matrix products use `F.linear` and all tables of ids `F.embedding`, so only these two are intercepted and
+the model runs as always. Labels are drawn from the model itself, so the moments of gradients are those of
+the Fisher information.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from bitgolf.squeeze.quantize import Calibration, Curvature, Curvatures
 from bitgolf.text.shards import TokenStream
 
 CALIBRATION_TOKENS = 8192  # of one pass
-HEADS = ("tok_emb.weight", "lm_head.weight")  # have a row for each token: of gradients the diagonal is kept
-SHRINKAGE = 2.0  # occurrences of an average row that are added to those of each
+HEADS = ("tok_emb.weight", "lm_head.weight")  # a row per token: of gradients only the diagonal
+SHRINKAGE = 2.0  # occurrences of an average row, added to those of each row
 COUNTED_TOKENS, TRIAL_TOKENS = 2**26, 2**12  # of the training stream, for frequencies of rows
 COUNTED_AT_ONCE = 2**20
 LOOKUP_DAMPING = 0.003  # of the mean of the diagonal, added to moments that are inverted
@@ -35,8 +35,8 @@ LOOKUP_DAMPING = 0.003  # of the mean of the diagonal, added to moments that are
 class TrainText(Calibration):
     """Sequences from the training text.
 
-    What: so many sequences, drawn with `seed`; with `outputs` also the gradients at the products, in the
-        same pass forward and one backward.
+    What: `sequences` sequences, drawn with `seed`; with `outputs` also the gradients at the products, in one
+        forward and one backward pass.
     Source: GPTQ; records from 2026-03-25 on, with 16 to 64 batches in the time that training reserves
     Cost: no bytes; a forward pass over the sequences and a square product for each matrix
     Not for: validation text, which must not shape the model
@@ -63,11 +63,11 @@ class TrainText(Calibration):
 class OwnText(Calibration):
     """Sequences that the model writes itself.
 
-    What: each starts with a token drawn evenly and goes on at `temperature`; for rules under which no text
-        may be read after training.
+    What: each starts with a uniformly drawn token and is sampled at `temperature`; for rules that allow no
+        text after training.
     Source: record 2026-03-25 (64 sequences of 2048 tokens at 0.8, seed 42)
     Cost: no bytes; a pass of the model for each token of a sequence: 197 seconds in that record
-    Not for: runs that may read their training text, which is as good and free
+    Not for: runs that may read their training text, which is as good and costs no time
     Neutral: quantizers that do not ask
     """
 
@@ -89,7 +89,7 @@ class OwnText(Calibration):
 
 
 def drawn_text(stream: TokenStream, sequences: int, length: int, draws: torch.Generator) -> Tensor:
-    """Token ids (sequences, length) from anywhere in a stream, on the CPU."""
+    """Token ids (sequences, length) from random places of a stream, on the CPU."""
     starts = torch.randint(max(1, stream.tokens - length), (sequences,), generator=draws).tolist()
     return torch.stack([torch.from_numpy(stream.read(start, length).astype("int64")) for start in starts])
 
@@ -97,7 +97,7 @@ def drawn_text(stream: TokenStream, sequences: int, length: int, draws: torch.Ge
 def written_text(
     model: Model, sequences: int, length: int, temperature: float, draws: torch.Generator
 ) -> Tensor:
-    """Token ids (sequences, length) from the model itself, on the CPU."""
+    """Token ids (sequences, length) sampled from the model, on the CPU."""
     parts = []
     with torch.no_grad(), plain_float32(model):
         for first in torch.randint(model.plan.vocabulary_size, (sequences, 1), generator=draws).split(
@@ -116,8 +116,8 @@ def written_text(
 def row_frequencies(plan: ModelPlan, stream: TokenStream, most: int) -> dict[str, Tensor]:
     """How often a token of the stream looks up each row of each table, float64, by the table's name.
 
-    Half an occurrence is added to each row, so that none is unheard of. Of more than `most` tokens, as many
-    are read in even stretches.
+    Half an occurrence is added to each row, so that none is zero. Of a stream with more than `most` tokens,
+    `most` are read in evenly spaced stretches.
     """
     stretches = -(-min(stream.tokens, most) // COUNTED_AT_ONCE)
     counts: dict[str, Tensor] = {}
@@ -149,9 +149,9 @@ def gather_curvatures(
 ) -> Curvatures:
     """The curvature of tensors by name, in float32, over token ids (sequences, length).
 
-    frequencies: how often rows of tables are looked up in all the text there is; if not given, in this one.
-    A matrix that is used several times, as layers in a loop are, has the inputs of all its uses added.
-    Raises PlanError for a tensor that no product was seen with.
+    frequencies: how often rows of tables are looked up in all of the text; if not given, in this text.
+    For a matrix that is used several times, as in loops, the inputs of all uses are added.
+    Raises PlanError for a tensor that is in no product.
     """
     watch = ProductWatch(model, names, outputs)
     with plain_float32(model):
@@ -169,9 +169,9 @@ def gather_curvatures(
 
 
 def drawn_labels(logits: Tensor, draws: torch.Generator) -> Tensor:
-    """A token for each row of logits (rows, vocabulary), as likely as they say, on the CPU.
+    """A token sampled from each row of logits (rows, vocabulary), on the CPU.
 
-    One number is drawn for each row; `multinomial` draws one for each token of the vocabulary.
+    Draws one number per row; `multinomial` draws one per token of the vocabulary.
     """
     sums = logits.softmax(-1).cpu().cumsum(-1)
     marks = torch.rand(len(sums), 1, generator=draws) * sums[:, -1:]
@@ -179,7 +179,7 @@ def drawn_labels(logits: Tensor, draws: torch.Generator) -> Tensor:
 
 
 class ProductWatch(TorchFunctionMode):
-    """Adds up second moments of what named matrices of a model are multiplied with, and of its gradients."""
+    """Sums second moments of the inputs and output gradients of named matrices during a pass."""
 
     def __init__(self, model: Model, names: Iterable[str], outputs: bool) -> None:
         super().__init__()
@@ -187,11 +187,11 @@ class ProductWatch(TorchFunctionMode):
         parameters = dict(model.named_parameters())
         self.sizes = {name: len(tensor) for name, tensor in parameters.items() if tensor.ndim}
         self.matrices = {id(tensor): (name,) for name, tensor in parameters.items()}
-        self.joined: dict[int, tuple[Tensor, tuple[str, ...]]] = {}  # held, so that no other gets their id
+        self.joined: dict[int, tuple[Tensor, tuple[str, ...]]] = {}  # kept alive: no other gets its id
         self.inputs: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
-        self.tables: dict[str, Tensor] = {}  # what rows were looked up in
-        self.lookups: dict[str, Tensor] = {}  # moments of the gradients at rows that were looked up
+        self.tables: dict[str, Tensor] = {}  # tables that rows were looked up in
+        self.lookups: dict[str, Tensor] = {}  # moments of gradients at looked-up rows
         self.looked_up: dict[str, Tensor] = {}  # the squared gradients at each row
         self.occurrences: dict[str, Tensor] = {}  # how often each row was looked up
         self.uses = dict.fromkeys(self.names, 0)
@@ -200,13 +200,13 @@ class ProductWatch(TorchFunctionMode):
         self.joined.clear()
         return super().__enter__()
 
-    # Any: a function of torch's, with all that it can be given.
+    # Any: a function of torch with any arguments.
     def __torch_function__(
         self, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         if function is torch.cat and all(id(part) in self.matrices for part in args[0]):
-            # Several matrices as one, as attention has its queries, keys and values.
+            # Several matrices as one, as for queries, keys and values of attention.
             self.joined[id(result)] = result, sum((self.matrices[id(part)] for part in args[0]), ())
         elif function is F.linear:
             _, names = self.joined.get(id(args[1]), (None, self.matrices.get(id(args[1]), ())))
@@ -220,7 +220,7 @@ class ProductWatch(TorchFunctionMode):
         return result
 
     def accumulate(self, names: Sequence[str], x: Tensor, products: Tensor) -> None:
-        """Add a product of x (..., columns) with matrices whose rows stand one after another."""
+        """Add a product of x (..., columns) with matrices that are concatenated by rows."""
         rows = x.detach().float().reshape(-1, x.shape[-1])
         moments = rows.T @ rows
         for name in set(names) & self.uses.keys():
@@ -244,12 +244,12 @@ class ProductWatch(TorchFunctionMode):
         self.lookups[name] = self.lookups.get(name, 0) + rows.T @ rows
         sums = self.looked_up.setdefault(name, rows.new_zeros(self.sizes[name]))
         sums.index_add_(0, ids, rows.square().sum(1))
-        # As bincount counts, which on a GPU would be waited for.
+        # Like bincount, which would wait for a GPU.
         seen = ids.new_zeros(self.sizes[name]).index_add_(0, ids, torch.ones_like(ids))
         self.occurrences[name] = self.occurrences.get(name, 0) + seen
 
     def curvatures(self, tokens: int, frequencies: Mapping[str, Tensor]) -> Curvatures:
-        """What was seen over so many tokens. Raises PlanError for a tensor that was in no product."""
+        """The curvatures over `tokens` tokens. Raises PlanError for a tensor that is in no product."""
         if lost := [name for name in self.names if not self.uses[name] and name not in self.lookups]:
             raise PlanError(
                 f"quantize.rules: nothing is multiplied with {name}; give it a quantizer that does not ask"
@@ -258,7 +258,7 @@ class ProductWatch(TorchFunctionMode):
         return {name: self.curvature(name, tokens, frequencies.get(name)) for name in self.names}
 
     def curvature(self, name: str, tokens: int, often: Tensor | None) -> Curvature:
-        """What was seen of one tensor over so many tokens, on the CPU, where packing goes on.
+        """The curvature of one tensor over `tokens` tokens, on the CPU, where packing is done.
 
         often: the frequency of each row of a table.
         """
@@ -281,11 +281,11 @@ class ProductWatch(TorchFunctionMode):
 
 
 def lookup_moments(sums: Tensor, seen: Tensor, often: Tensor | None) -> Tensor:
-    """The squared gradients at each row (rows,) that a token is expected to bring, float32.
+    """Expected squared gradients at each row (rows,) per token, float32.
 
-    sums: those of a calibration text in which each row was `seen` so many times. A row
-    that is rare there, or not there at all, is taken to be as sensitive each time as rows are on average, and
-    to be looked up as often as in all the text there is.
+    sums: squared gradients in a calibration text, in which each row occurred `seen` times. often: frequency
+    of each row in all of the text. The sensitivity of a row per occurrence is shrunk towards the mean of all
+    rows, so rows that are rare or absent in the calibration text get about the mean.
     """
     sums, seen = sums.double(), seen.double()
     often = (seen + 0.5) / (seen + 0.5).sum() if often is None else often
@@ -294,10 +294,10 @@ def lookup_moments(sums: Tensor, seen: Tensor, often: Tensor | None) -> Tensor:
 
 
 def both_uses(products: Curvature, lookups: Curvature) -> Curvature:
-    """One curvature of a table that is both multiplied and looked up, as tied embeddings are.
+    """The curvature of a table that is both multiplied and looked up, such as tied embeddings.
 
-    Its inputs are those of both uses, each with the weight of its rows. A row then counts as much as it does
-    in both uses for errors as feedback on these inputs leaves them: with their inverse as second moments.
+    Its inputs are those of both uses, weighted by their rows. The weight of a row is its damage in both uses
+    for errors as error feedback on these inputs leaves them: with the inverse as second moments.
     """
     assert products.outputs is not None and lookups.outputs is not None, "only gradients show lookups"
     head, lookup = products.outputs.double(), lookups.outputs.double()

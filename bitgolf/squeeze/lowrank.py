@@ -1,4 +1,4 @@
-"""What rounding did to a matrix, repaired by a product of two thin ones."""
+"""Low-rank correction of the rounding error of a matrix."""
 
 import dataclasses
 from typing import Any
@@ -17,8 +17,8 @@ FACTOR_DAMPING = 0.01  # of the mean diagonal of the inputs' moments
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorrectedForm(Form):
-    """Codes and scales of a matrix, and of two thin ones: what is added is the transpose of left (rank, rows)
-    times right (rank, columns)."""
+    """Codes and scales of a matrix and of two thin factors; their product left^T (rows, rank) right
+    (rank, columns) is added."""
 
     grid: Grid = Grid()
     factors: Grid = Grid()
@@ -52,12 +52,12 @@ class CorrectedForm(Form):
 class LowRank(Improved):
     """The error of another quantizer, corrected at a low rank (LQER).
 
-    What: the largest singular parts of the error, as the inputs weigh it where they are known, are kept in
-        two thin matrices that loading adds again; left out where they do not help.
+    What: the largest singular components of the error, weighted by the inputs if they are known, are stored
+        in two thin matrices and added when loading; left out if they do not help.
     Source: PR #1797, #1855 (rank 4 in the three matrices of the largest error, factors of 2 and 4 bits)
     Cost: rank * (rows + columns) numbers of `factors`
-    Not for: errors without large singular parts, which rounding to six bits leaves; every matrix: give it
-        to a few, by the patterns of a rule
+    Not for: errors without large singular values, as after rounding to six bits; all matrices: use it for a
+        few, by the patterns of a rule
     Neutral: a correction that does not help is left out
     """
 
@@ -84,9 +84,9 @@ class LowRank(Improved):
 
 
 def thin_factors(error: Tensor, rank: int, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """left (rank, rows) and right (rank, columns), float32, whose product left^T right is nearest the error.
+    """left (rank, rows) and right (rank, columns), float32, with left^T right nearest to the error.
 
-    Near is meant in the outputs where the inputs' second moments are given.
+    inputs: second moments; if given, the distance is measured at the outputs.
     """
     error = error.double()
     root = None

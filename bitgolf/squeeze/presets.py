@@ -1,4 +1,4 @@
-"""Ready tables of quantization rules beside those of `quantize`: what the public records do, and mixtures."""
+"""Ready tables of quantization rules, beside those in `quantize`: those of public records, and mixtures."""
 
 from bitgolf.squeeze.between import Between
 from bitgolf.squeeze.clip import ClipSearch
@@ -21,22 +21,22 @@ from bitgolf.squeeze.tune import TuneControls
 
 EMBEDDINGS = ("tok_emb.weight", "lm_head.weight")
 MLP = ("blocks.*.mlp.*.weight",)
-# Matrices that are multiplied with hidden states; gates and the like stay with the rest.
+# Matrices that multiply hidden states; gates and similar tensors are with the rest.
 PRODUCTS = ("blocks.*.attn.c_?.weight", "blocks.*.attn.proj.weight", *MLP)
 
-TABLES = ("bigram.*.weight", "ve_shared.*.weight")  # looked up by token, and what their rows go through
+TABLES = ("bigram.*.weight", "ve_shared.*.weight")  # looked up by token, and their projections
 CONTROLS = ("*attn_scale", "*mlp_scale", "*resid_mix", "skip_weights", "skip_gates")
 
 
 def entropy_coded(states: int = 8) -> Codec:
-    """What codes what rate-aware rounding makes: matrices by row and column, all else by zlib."""
+    """The codec for rate-aware rounding: matrices by row and column, all else by zlib."""
     return Smallest(among=(Deflate(), RowColumn(states=states)))
 
 
 def by_part(matrices: Quantizer, embeddings: Quantizer, mlp: Quantizer | None = None) -> QuantizePlan:
     """A quantizer for the matrices of the blocks, one for embeddings, and float16 for all else.
 
-    mlp: another one for those of the MLP. Where one of them asks for a curvature, training text gives it.
+    mlp: a quantizer for the matrices of the MLP. If one needs a curvature, it comes from training text.
     """
     all_three = (matrices, embeddings, mlp or matrices)
     asking, outputs = (
@@ -62,7 +62,7 @@ def clip_searched(bits: int = 6, choice: str = "row") -> QuantizePlan:
 def public_int6() -> QuantizePlan:
     """As public_int8, but large matrices in six bits by clip search in each row (PR #682).
 
-    Steps never below 1/31, as in the record it was taken from: that is what makes 6.7 MB of 11.0.
+    Steps are never below 1/31, as in the record it is from; that makes it 6.7 MB instead of 11.0.
     """
     matrices, *rest = public_int8().rules
     six = ClipSearch(grid=Grid(bits=6, scale_floor=1 / 31))
@@ -75,17 +75,17 @@ def int5_mlp() -> QuantizePlan:
 
 
 def deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -> QuantizePlan:
-    """SdClip for matrices and embeddings, to the nearest (record 2026-04-05 without its error feedback)."""
+    """SdClip for matrices and embeddings, rounding to nearest (record 2026-04-05 without error feedback)."""
     return by_part(SdClip(sigmas=sigmas), SdClip(grid=Grid(bits=8), sigmas=embedding_sigmas))
 
 
 def feedback_rows(bits: int = 6) -> QuantizePlan:
-    """GPTQ on steps from the largest weight of each row, int8 embeddings to the nearest."""
+    """GPTQ on steps from the largest weight of each row; int8 embeddings rounded to nearest."""
     return by_part(Gptq(scales=(AbsMax(grid=Grid(bits=bits)),)), AbsMax(grid=Grid(bits=8)))
 
 
 def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -> QuantizePlan:
-    """GPTQ on SdClip steps, embeddings by the hidden states that meet them (record 2026-04-05)."""
+    """GPTQ on SdClip steps, embeddings by the hidden states they multiply (record 2026-04-05)."""
     embeddings = SdClip(grid=Grid(bits=8), sigmas=embedding_sigmas)
     return by_part(Gptq(scales=(SdClip(sigmas=sigmas),)), Gptq(scales=(embeddings,)))
 
@@ -93,8 +93,8 @@ def feedback_deviations(sigmas: float = 12.85, embedding_sigmas: float = 20.0) -
 def rate_aware(step: float = 0.0002, states: int = 8) -> QuantizePlan:
     """Matrices, embeddings and tables at one expected damage a weight; `step` sets the rate of all.
 
-    states: of the trellis, for the same of `entropy_coded`. Control tensors are tuned and get eight bits
-    (PR #1716) between their own ends, what is smaller still stays float16.
+    states: of the trellis, equal to those of `entropy_coded`. Control tensors are tuned and get eight bits
+    (PR #1716) between the ends of their rows; smaller tensors stay float16.
     """
     matrices = RateAware(step=step, states=states)
     return QuantizePlan(

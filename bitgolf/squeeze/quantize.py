@@ -1,7 +1,7 @@
 """Weights and a table of rules to quantized tensors.
 
-First matching rule wins; a tensor without a rule and a rule without a tensor are errors. Quantizers that look
-at what a matrix multiplies are in modules of their own.
+The first matching rule wins. A tensor without a rule and a rule without a tensor are errors. Quantizers that
+use curvature have their own modules.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from bitgolf.squeeze.grid import (
 )
 from bitgolf.text.shards import TokenStream
 
-# Tensors that the public rules never quantize; they match anywhere in a name.
+# Tensors that the public rules never quantize; patterns match anywhere in a name.
 PUBLIC_CONTROLS = ("*attn_scale*", "*mlp_scale*", "*resid_mix*", "*q_gain*", "*skip_weight*")
 PUBLIC_SMALL_ELEMENTS = 65_536
-SMALL_ELEMENTS = 2**14  # at most, of a tensor that scales or gates what passes by
+SMALL_ELEMENTS = 2**14  # largest size of a tensor of scales or gates
 PUBLIC_PERCENTILE = 0.9999984
 
 
@@ -41,11 +41,12 @@ class QuantizeError(BitgolfError):
 
 
 class Curvature(NamedTuple):
-    """How the loss looks at a matrix (rows, columns): means over the tokens of a calibration text.
+    """The curvature of the loss at a matrix (rows, columns): means over the tokens of a calibration text.
 
-    inputs: E[x x^T] (columns, columns) of what it multiplies. outputs: E[g g^T] (rows, rows) of the gradient
-    of the loss of one token at its products; of the head the diagonal (rows,) alone; None if not asked for.
-    silent_rows: of a table, how many that text never looks up; silent_share: how often all other text does.
+    inputs: E[x x^T] (columns, columns) of its inputs. outputs: E[g g^T] (rows, rows) of the gradient of one
+    token's loss at its products; for the head only the diagonal (rows,); None if not gathered.
+    silent_rows: number of a table's rows that the text never looks up; silent_share: share of lookups of such
+    rows in all other text.
     """
 
     inputs: Tensor
@@ -60,32 +61,32 @@ Curvatures = dict[str, Curvature]  # by the name of the tensor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantizer(Plan):
-    """How one tensor becomes something shorter."""
+    """The slot of quantizers of one tensor."""
 
     abstract: ClassVar[bool] = True
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
-        """The tensor as it is shipped; without its curvature, what can be had without."""
+        """The tensor as it is shipped; without a curvature, by the weights alone."""
         raise NotImplementedError
 
     def needs_hessian(self) -> bool:
-        """Whether it wants the curvature."""
+        """Whether it needs the curvature."""
         return False
 
     def needs_output_grads(self) -> bool:
-        """Whether it wants the outputs of the curvature too."""
+        """Whether it needs the curvature's outputs too."""
         return False
 
     def coarser(self, factor: float) -> Self:
-        """The same with steps longer by a factor; itself where its rate cannot be set."""
+        """The same quantizer with longer steps by a factor; itself if its rate cannot be set."""
         return self
 
     def notes(self, weight: Tensor, tensor: QuantizedTensor) -> dict[str, Any]:
-        """What it alone knows of a tensor it made, for a report."""
+        """Facts about a tensor that it made, for a report."""
         return {}
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
-        """The weight as it would be loaded without calibration, exactly; gradients pass straight through."""
+        """Exactly the loaded weight, without calibration; gradients pass straight through."""
         with torch.no_grad():
             shipped = self.quantize(weight.detach()).dequantize().to(weight.dtype)
         return StraightThrough.apply(weight, shipped)
@@ -107,7 +108,7 @@ class Keep(Quantizer):
 
     def quantize(self, weight: Tensor, curvature: Curvature | None = None) -> QuantizedTensor:
         values = weight.to(FLOAT_TYPES[self.dtype])
-        if not bool((weight.abs() <= torch.finfo(values.dtype).max).all()):  # a cast may end at the largest
+        if not bool((weight.abs() <= torch.finfo(values.dtype).max).all()):  # a cast may saturate
             largest = float(weight.float().abs().max())
             raise QuantizeError(
                 f"values that {self.dtype} cannot hold", value=largest, way_out="use Keep(dtype='float32')"
@@ -117,7 +118,7 @@ class Keep(Quantizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rounding(Quantizer):
-    """A quantizer that rounds every weight to the nearest value of a grid; members say where it ends."""
+    """Rounds every weight to the nearest value of a grid; members choose where the grid ends."""
 
     abstract: ClassVar[bool] = True
 
@@ -140,7 +141,7 @@ class Rounding(Quantizer):
 class AbsMax(Rounding):
     """Plain rounding with the largest weight on the largest code.
 
-    What: scale is max|w| / qmax for each row; nothing is clipped
+    What: the scale of each row is max|w| / qmax; nothing is clipped
     Source: public records from 2026-03-20 on (int6 and int5 per row)
     Cost: int6 about 5.4 bits a weight after packing, 0.0005 bpb; int5 4.4 bits, 0.003; int4 3.4 bits, 0.015
     Not for: below 5 bits, where error feedback is worth half a bit
@@ -175,8 +176,8 @@ class Percentile(Rounding):
 class SdClip(Rounding):
     """Rounding with the largest code at a number of standard deviations.
 
-    What: scale is sigmas * std(row) / qmax, unbiased; hardly anything is clipped: `sigmas` sets the rate.
-        Never below the mean of a row, so that one whose weights are all alike keeps them.
+    What: the scale is sigmas * std(row) / qmax, unbiased; hardly anything is clipped: `sigmas` sets the rate.
+        Never below the mean of a row, so that a row of equal weights keeps them.
     Source: record 2026-04-05 (SDClip; 6 bits at 12.85 for matrices, 8 bits at 20 for embeddings)
     Cost: 6 bits at 12.85 about 3.3 bits a weight after packing, relative error 1.4%
     Not for: use without error feedback (GPTQ), which its records have
@@ -199,7 +200,7 @@ class SdClip(Rounding):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Improved(Quantizer):
-    """What another quantizer makes, improved."""
+    """A quantizer that improves the result of another one."""
 
     abstract: ClassVar[bool] = True
 
@@ -221,12 +222,12 @@ class Improved(Quantizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration(Plan):
-    """The slot of the text that shows a trained model's quantizers which weights matter."""
+    """The slot of the calibration text, from which quantizers get the curvature."""
 
     abstract: ClassVar[bool] = True
 
     def gives_outputs(self) -> bool:
-        """Whether its curvatures have outputs."""
+        """Whether its curvatures include outputs."""
         return False
 
     def gather(
@@ -234,36 +235,36 @@ class Calibration(Plan):
     ) -> Curvatures:
         """The curvature of the tensors of these names in a model.
 
-        stream: the training tokens. length: of a sequence. trial: one sequence, to see whether it works.
-        Raises PlanError where it cannot be had.
+        stream: the training tokens. length: of a sequence. trial: only one sequence, as a test.
+        Raises PlanError if it cannot be gathered.
         """
         raise PlanError([f"quantize.calibration: {names[0]} needs one; nearest: TrainText"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoCalibration(Calibration):
-    """No text: quantizers look at the weights alone.
+    """No calibration: quantizers use only the weights.
 
     What: no pass through the model.
     Source: the public baseline.
     Cost: nothing.
-    Not for: quantizers that ask for a curvature, which are refused without one.
+    Not for: quantizers that need a curvature, which are refused without one.
     Neutral: this is the neutral one.
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantRule(Plan):
-    """One line of the table: which tensors, and what happens to them."""
+    """One rule of the table: which tensors, and their quantizer."""
 
-    patterns: tuple[str, ...] = setting(("*",))  # any of these, with * and ?, on the tensor's name
+    patterns: tuple[str, ...] = setting(("*",))  # any of these, with * and ?, matches the tensor's name
     quantizer: Quantizer = Keep()
     more_than: int = setting(0, at_least=0)  # only tensors with more elements than this (0: all)
-    axes: int = setting(0, at_least=0)  # only tensors with so many axes (0: any)
+    axes: int = setting(0, at_least=0)  # only tensors with this many axes (0: any)
     may_be_idle: bool = False  # a rule by size may match nothing in a small model
 
     def matches(self, name: str, weight: Tensor) -> bool:
-        """Whether this line speaks of the tensor."""
+        """Whether this rule matches the tensor."""
         return (
             any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
             and (not self.more_than or weight.numel() > self.more_than)
@@ -273,12 +274,12 @@ class QuantRule(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rate(Plan):
-    """The slot of who says how many bytes the tensors get."""
+    """The slot of how many bytes the tensors get."""
 
     abstract: ClassVar[bool] = True
 
     def validate_for(self, plan: "QuantizePlan") -> Iterator[str]:
-        """What is wrong with it for a table."""
+        """Problems of this rate with a table, as sentences."""
         yield from ()
 
     def allocate(
@@ -286,7 +287,7 @@ class Rate(Plan):
     ) -> Generator[dict[str, Any], None, "QuantizePlan"]:
         """The table at its rate; yields facts about each try.
 
-        total_bytes: what code and artifact weigh with a table. Raises BudgetError where no rate fits.
+        total_bytes: the bytes of code and artifact with a table. Raises BudgetError if no rate fits.
         """
         yield from ()
         return plan
@@ -294,19 +295,19 @@ class Rate(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fixed(Rate):
-    """The rate that the rules say.
+    """The rate of the rules as they are set.
 
-    What: every quantizer works as it is set
+    What: no quantizer is changed
     Source: the public baseline
     Cost: nothing
-    Not for: a byte budget that is to be filled
+    Not for: filling a byte budget
     Neutral: this is the neutral one
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning(Plan):
-    """The slot of what becomes of small tensors once all are rounded."""
+    """The slot of tuning small tensors after all tensors are rounded."""
 
     abstract: ClassVar[bool] = True
 
@@ -315,8 +316,8 @@ class Tuning(Plan):
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
         """New weights of the tensors of these names, float32 on the CPU; yields (steps done, steps).
 
-        exact, rounded: the model with the weights as trained and as shipped; the second is changed. stream:
-        the training tokens. length: of a sequence. trial: one step, to see whether it works.
+        exact, rounded: the model with weights as trained and as shipped; the second is changed. stream: the
+        training tokens. length: of a sequence. trial: only one step, as a test.
         """
         yield from ()
         return {}
@@ -324,19 +325,19 @@ class Tuning(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoTuning(Tuning):
-    """Small tensors as training left them.
+    """Small tensors stay as trained.
 
     What: nothing is trained after rounding
     Source: the public records
     Cost: nothing
-    Not for: five bits a weight and fewer, where TuneControls had 4 to 17% of the gap back
+    Not for: five bits a weight and fewer, where TuneControls recovered 4 to 17% of the gap
     Neutral: this is the neutral one
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizePlan(Plan):
-    """The table; the first line that matches a tensor wins."""
+    """The table of rules; the first rule that matches a tensor wins."""
 
     rules: tuple[QuantRule, ...] = setting((QuantRule(),))
     calibration: Calibration = NoCalibration()
@@ -351,11 +352,11 @@ class QuantizePlan(Plan):
         yield from self.rate.validate_for(self)
 
     def rule_of(self, name: str, weight: Tensor) -> QuantRule | None:
-        """The rule that decides a tensor; None where the table says nothing about it."""
+        """The rule of a tensor; None if no rule matches."""
         return next((rule for rule in self.rules if rule.matches(name, weight)), None)
 
     def assign(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
-        """The number of each tensor's rule. Raises PlanError with every gap of the table."""
+        """The index of each tensor's rule. Raises PlanError with all tensors and rules without a match."""
         chosen = {
             name: next((i for i, rule in enumerate(self.rules) if rule.matches(name, weight)), -1)
             for name, weight in weights.items()
@@ -372,7 +373,7 @@ class QuantizePlan(Plan):
         return chosen
 
     def tunable(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """The tensors that tuning may change: small ones that need no curvature."""
+        """The tensors that tuning may change: small ones whose quantizers need no curvature."""
         small = [name for name, weight in weights.items() if weight.numel() <= SMALL_ELEMENTS]
         rules = {name: self.rule_of(name, weights[name]) for name in small}
         return [
@@ -380,20 +381,20 @@ class QuantizePlan(Plan):
         ]
 
     def curvatures(self, model: Model, stream: TokenStream, length: int, trial: bool = False) -> Curvatures:
-        """What the quantizers ask about a model; see Calibration.gather, which is left out if none asks."""
+        """The curvatures that the quantizers need, by Calibration.gather; empty if none needs any."""
         chosen = self.assign(dict(model.named_parameters()))
         names = [name for name, rule in chosen.items() if self.rules[rule].quantizer.needs_hessian()]
         return self.calibration.gather(names, model, stream, length, trial) if names else {}
 
 
 def named(error: QuantizeError, name: str, rule: QuantRule) -> QuantizeError:
-    """The error of a quantizer, with the tensor and the quantizer at its rate."""
+    """The error of a quantizer, with the names of tensor and quantizer."""
     way_out = f"{error.way_out}; now {rule.quantizer}"
     return QuantizeError(error.what, where=name, value=error.value, way_out=way_out)
 
 
 class Made(NamedTuple):
-    """A tensor as a quantizer made it of a weight, and in how many seconds."""
+    """A quantized tensor, with the weight and quantizer it came from, and the seconds it took."""
 
     weight: Tensor
     quantizer: Quantizer
@@ -407,14 +408,14 @@ def quantize_weights(
     curvatures: Curvatures | None = None,
     made: dict[str, Made] | None = None,
 ) -> tuple[dict[str, QuantizedTensor], list[dict[str, Any]]]:
-    """Every tensor by its rule, and a row each on how; without curvatures, by what needs none.
+    """Every tensor quantized by its rule, and a row of facts for each.
 
-    made: by an earlier call with these curvatures, brought up to date in place. What the same quantizer made
-    of the same weight is taken from there.
+    made: results of earlier calls with these curvatures, updated in place; reused if weight and quantizer are
+    the same.
     """
     chosen, made = plan.assign(weights), {} if made is None else made
     rules, seen = {name: plan.rules[rule] for name, rule in chosen.items()}, curvatures or {}
-    with_gradients = torch.is_grad_enabled()  # which each thread says for itself
+    with_gradients = torch.is_grad_enabled()  # a setting of each thread
 
     def make(name: str) -> Made:
         weight, rule, started = weights[name], rules[name], time.perf_counter()
@@ -445,10 +446,10 @@ def quantize_weights(
 
 
 def in_threads(make: Callable[[str], Made], names: list[str]) -> list[Made]:
-    """What is made of each name, as many at a time as torch has threads; one alone stays in this thread.
+    """The results of `make` for all names, in as many threads as torch has; a single one in this thread.
 
-    What rounds on a trellis is machine code that others can run beside. Each thread has as many of torch's
-    own as this one, on which the last bits of a decomposition depend.
+    Trellis rounding is compiled code that runs in parallel. Each thread gives torch as many threads as this
+    one, because the last bits of a decomposition depend on them.
     """
     threads = torch.get_num_threads()
     if min(threads, len(names)) < 2:

@@ -1,4 +1,4 @@
-"""Quantizing a matrix in a rotated basis, in which no input stands out."""
+"""Quantizing a matrix in a rotated basis without outliers among its inputs."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from bitgolf.squeeze.quantize import Curvature, Improved, QuantizeError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurnedForm(Form):
-    """Codes and scales of a matrix whose columns were rotated; the seed says how. Artifacts have its name."""
+    """Codes and scales of a matrix whose columns were rotated by a seed. Artifacts store its class name."""
 
     grid: Grid = Grid()
     seed: int = setting(0, at_least=0, below=2**63)
@@ -39,14 +39,14 @@ class TurnedForm(Form):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rotated(Improved):
-    """Quantized in a rotated basis where that makes less error (adaptive Hadamard).
+    """Quantized in a rotated basis if that reduces the error (adaptive Hadamard).
 
-    What: columns get seeded signs and a Walsh-Hadamard transform before `quantizer` and lose them after
-        loading; each tensor keeps the better of both, by output error where its inputs are known.
+    What: columns get seeded signs and a Walsh-Hadamard transform before `quantizer`; loading inverts both.
+        Each tensor keeps the better basis, by output error if its inputs are known.
     Source: PR #1718 (its prototype had no error feedback); QuIP#
     Cost: a flag for each tensor; a second quantization
-    Not for: matrices trained with Muon, which have no outliers (PR #1718: nothing won; 0.03 bit a weight
-        with error feedback); widths that are no power of two stay as they are
+    Not for: matrices trained with Muon, which have no outliers (PR #1718: no gain; 0.03 bit a weight
+        with error feedback); widths that are no power of two are not rotated
     Neutral: every tensor that it does not help
     """
 
@@ -71,7 +71,7 @@ class Rotated(Improved):
 
 
 def rotate_columns(matrix: Tensor, seed: int) -> Tensor:
-    """Each row with its signs changed and transformed; lengths and angles of rows stay."""
+    """Each row with seeded signs and transformed; lengths and angles of rows are kept."""
     return walsh_hadamard(matrix.float() * seeded_signs(matrix.shape[1], seed).to(matrix.device))
 
 

@@ -1,4 +1,4 @@
-"""Sections of bytes in one file, each under its checksum; no size is believed before it is checked."""
+"""Sections of bytes in one file, each with a checksum; every size is checked before use."""
 
 import json
 import struct
@@ -19,12 +19,12 @@ MAX_SECTIONS = 4096
 PLAN_SECTION, TENSORS_SECTION, TOKENIZER_SECTION, FIRST_STREAM = 0, 1, 2, 3
 MAX_TEXT_BYTES = {PLAN_SECTION: 2**13, TENSORS_SECTION: 2**16}  # decoded
 MAX_DECODED_BYTES = 2**28  # decoded size of all sections together
-# A small file may not ask for much: so many bytes, and so many times its own size, up to the maximum.
+# A small file may not demand much: a number of bytes plus a multiple of its size, up to the maximum.
 SMALL_DECODED_BYTES, MAX_EXPANSION = 2**25, 256
 
 
 class NotAnArtifactError(ArtifactError):
-    """The file does not start like a packed model."""
+    """The file does not start as a packed model does."""
 
 
 class ArtifactVersionError(ArtifactError):
@@ -36,7 +36,7 @@ class TruncatedError(ArtifactError):
 
 
 class HeaderSizeError(ArtifactError):
-    """The header claims more than any packed model needs."""
+    """The header claims more than a packed model needs."""
 
 
 class SizeLimitError(ArtifactError):
@@ -103,7 +103,7 @@ def read_sections(data: bytes) -> list[Section]:
 
 
 def check_sizes(sections: Sequence[Section], end: int, length: int) -> None:
-    """Refuse files that are too short or too long, and sections that would not fit in memory."""
+    """Raises for files that are too short or too long, and sections that would not fit in memory."""
     for i, section in enumerate(sections):
         if section.start + section.stored > length:
             raise truncated(length, end, f"section {i}")
@@ -130,7 +130,7 @@ def truncated(length: int, end: int, where: str) -> TruncatedError:
 
 
 def read_section(data: bytes, section: Section, name: str, shapes: Shapes = ()) -> bytes:
-    """The decoded bytes of one section, after its checksum."""
+    """The decoded bytes of one section, after a check of its checksum."""
     stored = data[section.start : section.start + section.stored]
     if zlib.crc32(stored) != section.checksum:
         where = f"{name}, bytes {section.start} to {section.start + section.stored}"

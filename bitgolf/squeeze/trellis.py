@@ -1,7 +1,7 @@
-"""Rounding a row on a trellis: the path through two grids whose errors are least.
+"""Trellis-coded quantization of rows: the path through two grids with the least error.
 
-Together the two grids are twice as fine as either, so the best path errs less than rounding does,
-at as many bits. Plain rounding is the path with a single state.
+Together the two grids are twice as fine as each, so the best path has less error than plain rounding at the
+same bits. Plain rounding is a trellis with a single state.
 """
 
 import functools
@@ -16,11 +16,11 @@ from bitgolf.base.errors import BitgolfError
 from bitgolf.squeeze.form import LARGEST_CODE
 from bitgolf.squeeze.trellis_states import following_states, trellis_grids
 
-LOOK_BACK = 16  # columns after which it is seen how far open paths are the same
+LOOK_BACK = 16  # columns between two checks up to where open paths are equal
 
 
 def trellis_values(codes: Tensor, states: int = 8) -> Tensor:
-    """What integer codes (rows, columns) stand for, in steps, float32: k, or k - 1/2 on the second grid."""
+    """Values of integer codes (rows, columns) in steps, float32: k, or k - 1/2 on the second grid."""
     grids = torch.from_numpy(trellis_grids((codes & 1).to(torch.uint8).cpu().numpy(), states))
     return codes.float() - 0.5 * grids.to(codes.device)
 
@@ -30,8 +30,8 @@ def rounded_codes(
 ) -> Tensor:
     """Codes (rows, columns) int32 of a matrix with feedback over its columns, and over its rows.
 
-    factor: upper (columns, columns), as `rate.feedback_factor` gives it; across: the same of the rows, None
-    for no feedback over them. All float64, on the CPU. states: of the trellis; 1 is plain rounding.
+    factor: upper (columns, columns), from `rate.feedback_factor`; across: the same for rows, None for no
+    feedback over rows. All float64, on the CPU. states: of the trellis; 1 is plain rounding.
     """
     across = matrix.new_zeros(0, 0) if across is None else across
     arrays = (each.contiguous().numpy() for each in (matrix, steps, factor, across))
@@ -40,17 +40,17 @@ def rounded_codes(
 
 @functools.cache
 def compiled_viterbi() -> Callable[..., np.ndarray]:
-    """`viterbi` as machine code; compiling takes some seconds, once on a machine."""
+    """`viterbi`, compiled; this takes some seconds, once per machine."""
     if not HAS_NUMBA:
         raise BitgolfError("rate-aware rounding needs the package numba", way_out="pip install numba")
     return kept_compiled(viterbi)
 
 
 @kept_compiled
-def make_good(
+def compensate_rows(
     wanted: np.ndarray, codes: np.ndarray, steps: np.ndarray, across: np.ndarray, following: np.ndarray
 ) -> None:
-    """The rows after the first, in place, with what the codes of the first err."""
+    """Change the rows after the first, in place, against the errors of the first row's codes."""
     state = 0
     for j in range(len(codes)):
         wanted[0, j] -= steps[j] * (codes[j] - 0.5 * (state & 1))
@@ -67,18 +67,18 @@ def viterbi(
     following: np.ndarray,
     largest: int,
 ) -> np.ndarray:
-    """Codes int32 (rows, columns): for each row the path with the least error (Viterbi).
+    """Codes int32 (rows, columns): for each row the path with the least error (Viterbi algorithm).
 
-    following: the state (states, 2) after an even and after an odd code; a state's first bit is its grid.
-    Each path that is still open has made good its own errors in the columns to come.
+    following: the next state (states, 2) after an even and an odd code; a state's first bit is its grid.
+    Every open path has fed its own errors back to later columns.
     """
     (rows, columns), states = matrix.shape, len(following)
     wanted, codes = matrix.copy(), np.zeros((rows, columns), np.int32)
     chosen, before = np.zeros((columns, states), np.int32), np.zeros((columns, states), np.int64)
     costs, left, errors = np.zeros((2, states)), np.zeros(states), np.zeros((2, columns, states))
-    reached = factor.T.copy()  # what a column gets of the errors before it
+    reached = factor.T.copy()  # weights of earlier columns' errors in each column
     for i in range(rows):
-        # Open paths are the same up to `apart`: their errors are made good in `rest`, those since are apart.
+        # Open paths are equal before `apart`: errors before it are fed back in `rest`, later ones per path.
         rest, apart = wanted[i].copy(), 0
         costs[0], costs[0, 0] = np.inf, 0.0
         for j in range(columns):
@@ -117,5 +117,5 @@ def viterbi(
             codes[i, j] = chosen[j, state]
             state = before[j, state]
         if len(across):
-            make_good(wanted[i:], codes[i], steps[i], across[i, i:], following)
+            compensate_rows(wanted[i:], codes[i], steps[i], across[i, i:], following)
     return codes

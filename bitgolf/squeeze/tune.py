@@ -1,4 +1,4 @@
-"""Small tensors trained on after rounding: what the matrices lost, gains and mixes make good in part."""
+"""Tuning after rounding: gains and mixes are trained to recover a part of what the matrices lost."""
 
 import dataclasses
 from collections.abc import Generator
@@ -13,26 +13,26 @@ from bitgolf.squeeze.hessian import drawn_text
 from bitgolf.squeeze.quantize import Tuning
 from bitgolf.text.shards import TokenStream
 
-MOMENTS = (0.9, 0.95)  # that Adam remembers
+MOMENTS = (0.9, 0.95)  # of Adam
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneControls(Tuning):
-    """Small tensors trained on for some steps, so that the rounded model says what the unrounded one does.
+    """Small tensors are trained for some steps, so that the rounded model predicts what the float model does.
 
-    What: Adam on gains, mixes and other small tensors, which are then rounded by their own rules, against
-        the KL divergence between the predictions of both models on training text.
+    What: Adam on gains, mixes and other small tensors minimises the KL divergence between the predictions of
+        both models on training text. Then they are rounded by their own rules.
     Source: none; measured here (docs/packing.md)
     Cost: no bytes; `steps` passes, forward with one model, forward and backward with the other: some 20
         seconds of one core for a million weights. 4 to 9% of the gap at four bits a weight.
     Not for: rules under which no training text may be read after training; barely trained models, where
-        nothing was won
+        nothing was gained
     Neutral: use NoTuning
     """
 
     steps: int = setting(30, at_least=1)
     step_tokens: int = setting(2048, at_least=1)  # at least one sequence
-    lr: float = setting(0.002, above=0)  # falls to zero in a line
+    lr: float = setting(0.002, above=0)  # falls linearly to zero
     seed: int = setting(0, at_least=0)
 
     def tune(

@@ -1,4 +1,4 @@
-"""Token streams to batches. The position in the data is a number that can be saved and gone back to."""
+"""Token streams to batches. The position in the data is one number, which can be saved and restored."""
 
 import dataclasses
 import functools
@@ -13,12 +13,14 @@ from bitgolf.base.errors import DataError
 from bitgolf.base.plan import Plan, setting
 from bitgolf.text.shards import TokenStream
 
-COUNT_TOKENS = 1 << 22  # counted at a time: what stays small in memory
-NAT_PARTS = 1 << 16  # nats are added up in whole parts of one, which gives the same sum on any machine
+COUNT_TOKENS = 1 << 22  # counted at a time, to bound memory
+NAT_PARTS = 1 << 16  # of a nat: sums of whole parts are the same on every machine
 
 
 class Batch(NamedTuple):
-    """rows x length: `inputs` and `targets` int64, the input's document in its row and place in it int32."""
+    """Tensors (rows, length): token ids int64, the index of each input's document in its row and its position
+    in that document int32.
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -28,7 +30,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order(Plan):
-    """Which tokens come next."""
+    """The slot of the order in which training reads the tokens."""
 
     abstract: ClassVar[bool] = True
 
@@ -111,7 +113,7 @@ class ShardsByLength(Order):
 
 @functools.lru_cache(maxsize=2)
 def _by_length(plan: ShardsByLength, stream: TokenStream, bos: int) -> TokenStream:
-    """The stream with the shards in the order of the plan."""
+    """The stream with its shards, or pieces of them, sorted as the plan says."""
     if bos < 0:
         raise _no_documents(bos)
 
@@ -130,7 +132,7 @@ def _by_length(plan: ShardsByLength, stream: TokenStream, bos: int) -> TokenStre
 
 
 class BlockPass(NamedTuple):
-    """One round through a stream cut into blocks of `length` tokens, the first of which starts at `phase`."""
+    """One pass through a stream, cut into blocks of `length` tokens; the first starts at `phase`."""
 
     stream: TokenStream
     length: int
@@ -140,18 +142,17 @@ class BlockPass(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many there are; the same for every phase."""
+        """The number of blocks; the same for every phase."""
         return _blocks_of(self.stream, self.length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockOrder(Order):
-    """Blocks of one sequence length, cut after a phase that each pass draws; each is input once per pass.
+    """Blocks of one sequence length; each pass draws a phase, and reads each block once as input.
 
-    Blocks are numbered through all passes: block n is at the positions from n * length on. A position inside
-    a block, which only another length can have left behind, counts as the next block: no length gives out a
-    number twice. The same text can come again within a pass after such a change, because each length has an
-    order of its own.
+    Blocks are numbered through all passes: block n has the positions from n * length on. A position inside a
+    block, left by another sequence length, counts as the next block, so no number is used twice. After such a
+    change the same text can come again within a pass, because every length has its own order.
     """
 
     abstract: ClassVar[bool] = True
@@ -176,14 +177,14 @@ class BlockOrder(Order):
         return make_batch(tokens[:, :-1], tokens[:, 1:], bos), (begin + world * rows) * length
 
     def block_start(self, stream: TokenStream, length: int, block: int, bos: int = -1) -> int:
-        """Where in the stream the block of this running number starts."""
+        """The token at which the block of this running number starts in the stream."""
         number, index = divmod(block, _blocks_of(stream, length))
         phases = min(length, stream.tokens - _blocks_of(stream, length) * length)
         phase = _phase(self.seed, number, phases)
         return phase + self.block_at(BlockPass(stream, length, bos, number, phase), index) * length
 
     def block_at(self, one: BlockPass, index: int) -> int:
-        """Which block of the pass comes at this place; each of them at one place."""
+        """The block that is read at this index of the pass; a permutation of all blocks."""
         raise NotImplementedError
 
 
@@ -254,7 +255,7 @@ class Curriculum(BlockOrder):
 
 @functools.lru_cache(maxsize=2)
 def _ramp(plan: Curriculum, one: BlockPass) -> np.ndarray:
-    """The order of a pass: those places at which not all blocks are allowed, then the shuffled rest."""
+    """The order of a pass (blocks,): drawn blocks while not all are allowed, then the shuffled rest."""
     shuffled = _shuffle(plan.seed, one.number, one.blocks)
     indices = np.arange(one.blocks)
     trained = (one.number * one.blocks + indices) * one.length
@@ -275,16 +276,16 @@ def _ramp(plan: Curriculum, one: BlockPass) -> np.ndarray:
 
 
 def block_difficulty(one: BlockPass) -> np.ndarray:
-    """Mean over the tokens of each block of their documents' nats per token, by `document_nats`."""
+    """For each block, float64: the mean over its tokens of their documents' nats per token."""
     bounds, nats = document_nats(one.stream, one.bos)
-    # Spread evenly over its document, what came before a place is a line from document to document.
+    # Nats are spread evenly over a document, so their running sum is linear within it.
     before = np.interp(one.phase + one.length * np.arange(one.blocks + 1), bounds, nats)
     return np.diff(before) / one.length
 
 
 @functools.lru_cache(maxsize=1)
 def document_nats(stream: TokenStream, bos: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of all documents, end included, and the unigram nats of all tokens before each bound."""
+    """Bounds of all documents, the end included, and the sum of unigram nats before each bound."""
     starts = stream.documents(bos)
     if not len(starts):
         raise _no_documents(bos)
@@ -312,12 +313,12 @@ def _no_documents(bos: int) -> DataError:
 
 
 def _blocks_of(stream: TokenStream, length: int) -> int:
-    """Whole blocks that are in the stream after any phase."""
+    """The number of whole blocks in the stream, whatever the phase."""
     return max(stream.tokens // length - 1, 1)
 
 
 def _pass_bits(count: int, *key: int) -> np.ndarray:
-    """Random words of a seed, a pass and a purpose; raw bits, which numpy promises to keep."""
+    """Random uint64 for a seed, a pass and a purpose; raw bits, which numpy promises never to change."""
     return np.random.PCG64(np.random.SeedSequence(key)).random_raw(count)
 
 
@@ -340,10 +341,10 @@ def _stride(seed: int, number: int, blocks: int) -> tuple[int, int]:
 
 
 def make_batch(inputs: np.ndarray, targets: np.ndarray, bos: int) -> Batch:
-    """Add to rows of tokens which document of its row each input is in, and how far into it."""
+    """A batch of rows of tokens; computes each input's document in its row and its position in it."""
     position = np.broadcast_to(np.arange(inputs.shape[1], dtype=np.int32), inputs.shape)
     starts = inputs == bos
-    starts[:, 0] = False  # a row opens its first document whether or not it opens with BOS
+    starts[:, 0] = False  # a row starts its first document, with BOS or without
     columns = (
         inputs.astype(np.int64),
         targets.astype(np.int64),

@@ -1,11 +1,11 @@
-"""Text to ids: the encoder of a tokenizer, and the training of one.
+"""Text to ids: the encoder of a tokenizer, and the training of a tokenizer.
 
-SentencePiece encodes. For a tokenizer of ours each byte is written as one letter, so that broken UTF-8 and
-SentencePiece's own space mark have ids too.
+SentencePiece encodes. For our own tokenizers each byte is written as one letter, so that broken UTF-8 and
+SentencePiece's space mark have ids too.
 
-Model files are written and checked by hand. SentencePiece's own protobuf classes write the same bytes, but
-need protobuf, and cannot be in one process with those of transformers, beside which the harness runs: both
-want the name sentencepiece_model.proto.
+Model files are written and checked by hand. SentencePiece's protobuf classes write the same bytes, but need
+protobuf, and cannot be in one process with those of transformers, which the harness uses: both register the
+name sentencepiece_model.proto.
 """
 
 import codecs
@@ -33,19 +33,17 @@ from bitgolf.text.tokenizer import (
     open_model,
 )
 
-# Letters without a meaning of their own to SentencePiece; the printable ASCII keeps its face.
+# Letters without a special meaning in SentencePiece; printable ASCII stays as it is.
 BYTE_LETTERS = "".join(chr(byte) if 32 <= byte < 127 else chr(256 + byte) for byte in range(256))
 # Merges stay inside a line with the line ends after it; long lines are cut, which keeps encoding fast.
 LINE_PATTERN = re.compile("[^\u010a]{1,4096}\u010a{0,64}|\u010a{1,64}")
-# So many of these lines at once, in bytes: some megabytes of a text, however long it is.
+# Bytes of such lines encoded at once, to bound memory for long texts.
 PIECE_PATTERN = re.compile(b"(?:[^\n]{1,4096}\n{0,64}|\n{1,64}){1,1024}")
-UNTOUCHED_PATTERN = re.compile(
-    "([\udc80-\udcff\u2581\x00]+)"
-)  # what a plain SentencePiece model would change
+UNTOUCHED_PATTERN = re.compile("([\udc80-\udcff\u2581\x00]+)")  # changed by a plain SentencePiece model
 
 
 class Encoder:
-    """The way from documents to ids of a tokenizer; opening it takes some milliseconds."""
+    """Turns documents into ids of a tokenizer; opening it takes some milliseconds."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.in_letters = tokenizer, tokenizer.kind in ALPHABETS
@@ -58,7 +56,7 @@ class Encoder:
         return np.concatenate([np.zeros(0, np.uint16), *(ids for ids, _ in self.encode_pieces(document))])
 
     def encode_pieces(self, document: bytes) -> Iterator[tuple[np.ndarray, float]]:
-        """The same in pieces, where that changes no id, each with the share of the text that is done."""
+        """The same in pieces, cut where no id changes, each with the share of the text that is done."""
         if not self.in_letters:
             yield self._encode_at_once(document), 1.0
             return
@@ -78,18 +76,18 @@ class Encoder:
         )
 
     def names(self) -> list[str]:
-        """How SentencePiece writes each id; no two alike."""
+        """SentencePiece's text for each id; all different."""
         return [self._processor.id_to_piece(token) for token in range(self.tokenizer.vocabulary_size)]
 
     def scores(self) -> list[float]:
-        """SentencePiece's score of each id; of byte-pair merges, minus the order they were learnt in."""
+        """SentencePiece's score of each id; for byte-pair merges, minus their rank."""
         return [self._processor.get_score(token) for token in range(self.tokenizer.vocabulary_size)]
 
     def _byte_ids(self, data: bytes) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in data]
 
     def encode_documents(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
-        """Ids of each document with BOS first, where there is one."""
+        """Ids (uint16) of each document, with BOS first if the tokenizer has one."""
         start = np.array([self.tokenizer.bos] if self.tokenizer.bos >= 0 else [], np.uint16)
         for document in documents:
             yield np.concatenate([start, self.encode(document)])
@@ -124,7 +122,7 @@ def train_tokenizer(
     merges: list[bytes] = []
     if vocabulary_size > smallest:
         merges = _learn_merges(lines, vocabulary_size, across_words, longest_piece)
-    merges = merges[: vocabulary_size - smallest]  # bytes absent from the text left room for more
+    merges = merges[: vocabulary_size - smallest]  # bytes that are absent from the text left room for more
     if smallest + len(merges) < vocabulary_size:
         raise TokenizerError(
             "the text is too small for this vocabulary",
@@ -176,7 +174,7 @@ def _learn_merges(
 
 
 def _write_merges(merges: list[bytes], alphabet: bytes) -> bytes:
-    """All left halves, then all right halves, as earlier pieces: the alphabet, then the merges."""
+    """All left parts, then all right parts, as indices of pieces: the alphabet, then the merges."""
     indices = {bytes([byte]): index for index, byte in enumerate(alphabet)}
     halves = []
     for merge in merges:

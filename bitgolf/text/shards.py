@@ -35,7 +35,7 @@ def write_shard(path: Path, tokens: np.ndarray | Sequence[int]) -> None:
 def read_shard(path: Path) -> np.ndarray:
     """The tokens of a shard as a read-only memory map. Raises ShardError naming the byte and the check."""
     again = "copy or build the file again"
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait
         raise ShardError("cannot read shard: not a file", where=str(path))
     try:
         with path.open("rb") as file:
@@ -79,9 +79,9 @@ def read_shard(path: Path) -> np.ndarray:
 
 
 class TokenStream:
-    """Shards in the order given as one row of tokens; reading past the end goes on at the start.
+    """Shards, in the given order, as one sequence of tokens; reading past the end continues at the start.
 
-    paths: the files; shards: their tokens, where they are open already.
+    paths: the files; shards: their tokens, if they are open already.
     """
 
     def __init__(self, paths: Sequence[Path], shards: Sequence[np.ndarray] = ()) -> None:
@@ -93,7 +93,7 @@ class TokenStream:
             raise ShardError("no tokens", where=", ".join(map(str, paths)) or "no shard")
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """`count` tokens (uint16) from `start`, which may be any number of rounds ahead."""
+        """`count` tokens (uint16) from `start`, which may lie any number of passes ahead."""
         parts, position = [], start % self.tokens
         while count > 0:
             shard = int(np.searchsorted(self._starts, position, side="right")) - 1
@@ -108,12 +108,12 @@ class TokenStream:
         return self.read(0, self.tokens)
 
     def location(self, position: int) -> str:
-        """The shard that holds a token, and its number there."""
+        """The shard that holds a token, and the token's index there, for messages."""
         shard = int(np.searchsorted(self._starts, position, side="right")) - 1
         return f"{self.paths[shard]}, token {position - self._starts[shard]}"
 
     def documents(self, bos: int) -> np.ndarray:
-        """Where documents start (int64): the places of the BOS token."""
+        """Where documents start (int64): the positions of the BOS token."""
         starts = [
             np.flatnonzero(shard == bos) + start for shard, start in zip(self.shards, self._starts[:-1])
         ]
@@ -122,7 +122,7 @@ class TokenStream:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A folder of shards with the tokenizer that made them and a passport that says what they are."""
+    """A folder of shards with the tokenizer that made them and a passport that describes them."""
 
     folder: Path
     passport: dict[str, Any]
@@ -132,7 +132,7 @@ class Dataset:
 
     @staticmethod
     def open(folder: Path | str) -> "Dataset":
-        """Check passport, tokenizer and the header and size of every shard; `verify` checks the contents."""
+        """Open a folder; checks passport, tokenizer, and header and size of every shard. See `verify`."""
         folder = Path(folder)
         passport = read_passport(folder)
         tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
@@ -152,13 +152,13 @@ class Dataset:
         )
 
     def check(self, split: str) -> None:
-        """Read the shards of a split: are they those that the passport names?"""
+        """Hash the shards of a split. Raises ShardError unless they are those of the passport."""
         for shard in self.passport["splits"][split]["shards"]:
             path = self.folder / shard["name"]
             _expect(sha256_of(path), shard["sha256"], "hash of the shard", path)
 
     def scored_tokens(self) -> np.ndarray:
-        """The validation tokens (uint16), after a look at their hashes and ids: only these are scored."""
+        """The validation tokens (uint16), after a check of their hashes and ids; only these are scored."""
         self.check("val")
         if not self.passport["splits"]["val"].get("token_bytes", 1):
             raise DataError("the validation tokens stand for no bytes", where=str(self.folder))
@@ -173,7 +173,7 @@ class Dataset:
         return tokens
 
     def verify(self) -> None:
-        """Read everything: hashes of shards, a BOS for each document, the hash of the decoded text."""
+        """Check everything: hashes of shards, a BOS for each document, the hash of the decoded text."""
         for split, stream in (("train", self.train), ("val", self.val)):
             self.check(split)
             facts = self.passport["splits"][split]
@@ -206,7 +206,7 @@ def read_passport(folder: Path) -> dict[str, Any]:
 
 
 def _passport_problems(passport: object) -> Iterator[tuple[str, object, str]]:
-    """What in a passport is not what is read of it: its key, its value, and what it must be."""
+    """Wrong entries of a passport: the key, its value, and what it must be."""
     if not isinstance(passport, dict):
         yield "", passport, "an object"
         return

@@ -1,8 +1,8 @@
-"""What ids stand for: the bytes of each, given the one before, and a vocabulary as bytes of its own.
+"""What ids stand for: the bytes of each, given the id before, and a vocabulary stored as bytes.
 
 A tokenizer trained here (encoder.py) has byte-pair merges over the 256 byte values, so every byte string has
 ids and the ids give back exactly those bytes. Ids: 0 unknown (never used), 1 BOS, 2..257 the bytes, then the
-merges. With case operators it is learnt on folded text (casing.py), whose 233 byte values are ids 2..234.
+merges. With case operators it is trained on folded text (casing.py), whose 233 byte values are ids 2..234.
 Public `.model` files of SentencePiece keep their own rules.
 """
 
@@ -27,20 +27,20 @@ LARGEST_VOCABULARY = 65536  # ids are stored in two bytes
 TOKENIZER_MAGIC = b"bgtk"
 TOKENIZER_HEADER = struct.Struct("<4sBII")  # magic, kind, size of the body, CRC-32 of all but itself
 MERGES_KIND, MODEL_FILE_KIND, FOLDED_KIND = 1, 2, 3
-# Each of these bytes has an id; what is learnt merges them.
+# Each of these bytes has an id; merges combine them.
 ALPHABETS = {MERGES_KIND: bytes(range(256)), FOLDED_KIND: FOLDED_BYTES}
 LARGEST_BODY_BYTES = 1 << 21
 LARGEST_PIECES_BYTES = 1 << 22  # of all pieces together
-DECODED_TOKENS = 1 << 20  # at once: as objects of Python they take some 80 MB
-LONGEST_RULE_BYTES = 64  # what a model file may put in place of a character; the longest in Unicode has 33
+DECODED_TOKENS = 1 << 20  # at once; as Python objects they take some 80 MB
+LONGEST_RULE_BYTES = 64  # a model file may replace a character by; the longest in Unicode has 33
 BODY_FILTERS = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 0, "lp": 1, "pb": 0, "nice_len": 273}]
 
 
 class Tokenizer:
-    """A vocabulary: made by `train_tokenizer`, `load` or `from_bytes`. See `Encoder` for the way to ids.
+    """A vocabulary: made by `train_tokenizer`, `load` or `from_bytes`. `Encoder` turns text into ids.
 
     lossless: ids decode to exactly the bytes that went in. bos: the id before each document, -1 if none.
-    case_ops: capitals are operators, which stand for no bytes of the text. unknown: the id of what is lost.
+    case_ops: capitals are operators, which stand for no bytes of the text. unknown: the id of unknown text.
     """
 
     def __init__(self, kind: int, body: bytes) -> None:
@@ -71,16 +71,16 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many ids there are."""
+        """The number of ids."""
         return len(self.pieces)
 
     def _count(self) -> None:
-        """Tables of the bytes of the text; the public rule can count more: public.byte_counts."""
+        """Fill the tables with bytes of the text; the public rule can count more: public.byte_counts."""
         self.base_bytes[: len(self.pieces)] = [len(self.piece(token)) for token in range(len(self.pieces))]
         self.boundary = self.base_bytes == 0
 
     def _count_as_public(self, model: sentencepiece.SentencePieceProcessor) -> None:
-        """Tables of a model that changes what it is given."""
+        """Fill the tables of a model that changes the text, by the public rule."""
         for token in range(self.vocabulary_size):
             if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
                 continue
@@ -97,7 +97,7 @@ class Tokenizer:
         """Read a `tokenizer.bin` of ours or a SentencePiece `.model`."""
         try:
             if Path(path).exists() and not Path(path).is_file():
-                raise TokenizerError("not a file")  # a pipe would be waited for
+                raise TokenizerError("not a file")  # reading a pipe would wait
             data = Path(path).read_bytes()
             return (
                 Tokenizer.from_bytes(data)
@@ -112,14 +112,14 @@ class Tokenizer:
             ) from None
 
     def to_bytes(self) -> bytes:
-        """The compact form that a submission stores: the merges alone, compressed."""
+        """The compact form that a submission stores: only the merges, compressed."""
         packed = lzma.compress(self.body, format=lzma.FORMAT_RAW, filters=BODY_FILTERS)
         head = TOKENIZER_HEADER.pack(TOKENIZER_MAGIC, self.kind, len(self.body), 0)[:-4]
         return head + struct.pack("<I", zlib.crc32(head + packed)) + packed
 
     @staticmethod
     def from_bytes(data: bytes) -> "Tokenizer":
-        """What `to_bytes` wrote. Raises TokenizerError naming the check that a damaged one fails."""
+        """The tokenizer that `to_bytes` wrote. Raises TokenizerError, which names the failed check."""
         if len(data) < TOKENIZER_HEADER.size:
             raise TokenizerError("cut short before the end of its header", value=f"{len(data)} bytes")
         magic, kind, body_bytes, checksum = TOKENIZER_HEADER.unpack_from(data)
@@ -141,16 +141,16 @@ class Tokenizer:
 
     @property
     def identity(self) -> str:
-        """Hex SHA-256 of the content before compression: the same on machines with another lzma."""
+        """Hex SHA-256 of the content before compression, so that another lzma version changes nothing."""
         return hashlib.sha256(bytes([self.kind]) + self.body).hexdigest()
 
     @property
     def model_file(self) -> bytes:
-        """The SentencePiece model that it was made from; empty for one trained here."""
+        """The SentencePiece model file it was made from; empty for one trained here."""
         return self.body if self.kind == MODEL_FILE_KIND else b""
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes that ids stand for; special ids give nothing and drop a space after them, as counted."""
+        """The bytes of ids. Special ids give nothing and drop a space after them, as in the counts."""
         tokens, texts = np.asarray(ids), []
         for start in range(0, len(tokens), DECODED_TOKENS):
             piece = tokens[start : start + DECODED_TOKENS].astype(np.int64)
@@ -163,12 +163,12 @@ class Tokenizer:
         return self._unfold(b"".join(texts))
 
     def token_bytes(self, targets: np.ndarray, previous: np.ndarray) -> np.ndarray:
-        """How many bytes of text each target stands for, given the token before it (int64)."""
+        """The bytes of text (int64) that each target stands for, given the token before it."""
         counted_space = self.leading_space[targets] & ~self.boundary[previous]
         return self.base_bytes[targets] + counted_space
 
     def piece(self, token: int) -> bytes:
-        """The bytes of one id away from a boundary; empty for special ids and ids past the vocabulary."""
+        """The bytes of an id that follows no boundary; empty for special ids and ids past the vocabulary."""
         return self._unfold(self.pieces[token]) if token < self.vocabulary_size else b""
 
 
@@ -190,7 +190,7 @@ def _read_pieces(body: bytes, alphabet: bytes) -> list[bytes]:
 
 
 def open_model(proto: bytes) -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece model in these bytes. Raises TokenizerError for none, or one of too many pieces."""
+    """The SentencePiece model in these bytes. Raises TokenizerError if it is none, or has too many pieces."""
     try:
         model = sentencepiece.SentencePieceProcessor(model_proto=proto)
     except (RuntimeError, ValueError):
@@ -201,7 +201,7 @@ def open_model(proto: bytes) -> sentencepiece.SentencePieceProcessor:
 
 
 def _check_model_file(proto: bytes) -> None:
-    """Refuse a model file that would take long to open or to use."""
+    """Raises TokenizerError for a model file that would take long to open or to use."""
     for count, (number, content) in enumerate(_fields(proto)):
         if count > 2 * LARGEST_VOCABULARY or number == 4:
             raise TokenizerError("a SentencePiece model with too many pieces, or texts to try itself on")
@@ -212,7 +212,7 @@ def _check_model_file(proto: bytes) -> None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of each field of a protobuf message, b'' for numbers, up to the first fault."""
+    """Number and content of each field of a protobuf message (b'' for numbers), up to the first error."""
     stream = io.BytesIO(message)
     while key := _varint(stream):
         length = _varint(stream) if key & 7 in (0, 2) else {1: 8, 5: 4}.get(key & 7, 0)
@@ -243,7 +243,7 @@ def _model_pieces(model: sentencepiece.SentencePieceProcessor) -> list[bytes]:
 
 
 def _keeps_every_byte(model: sentencepiece.SentencePieceProcessor, pieces: list[bytes]) -> bool:
-    """Whether a model file has all bytes and changes nothing: spaces, line ends, NFKC, a space in front."""
+    """Whether a model has all bytes and changes nothing: spaces, line ends, NFKC, no space added in front."""
     sample = "  a\n\n\tb  \u00a0\u2460\ufb01e\u0301 \u4f60\U0001f600\u200b\u0007" + "".join(
         map(chr, range(1, 384))
     )

@@ -1,6 +1,6 @@
 """Averages of the weights over the steps; always kept in float32.
 
-A state that is still empty stands for the live weights: nothing has been averaged so far.
+An empty state stands for the live weights: nothing has been averaged yet.
 """
 
 import dataclasses
@@ -14,32 +14,32 @@ from bitgolf.base.plan import Plan, setting
 from bitgolf.train.schedule import Progress
 
 Tensors = dict[str, Tensor]  # weights, or the state of an average, by name
-TAKEN = "taken."  # how many snapshots a state holds; no parameter has this name, torch refuses empty parts
+TAKEN = "taken."  # counts snapshots in a state; no parameter has this name, as torch refuses empty parts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Averager(Plan):
-    """The slot of what is packed instead of the last weights."""
+    """The slot of averages that are packed instead of the last weights."""
 
     abstract: ClassVar[bool] = True
 
     def start(self, weights: Tensors) -> Tensors:
-        """The state before the first step; empty where the average begins later."""
+        """The state before the first step; empty if the average begins later."""
         return {}
 
     def update(self, state: Tensors, weights: Tensors, progress: Progress, lr_scale: float) -> Tensors:
-        """The state after a step that left these weights; may change the given state in place.
+        """The state after a step with these resulting weights; may change the given state in place.
 
         progress: after that step. lr_scale: what the schedule multiplied its rates by.
         """
         raise NotImplementedError
 
     def weights(self, state: Tensors, live: Tensors) -> Tensors:
-        """The averaged weights in float32; `live` itself where nothing was averaged."""
+        """The averaged weights in float32; `live` itself if nothing was averaged."""
         raise NotImplementedError
 
     def training(self) -> "Averager":
-        """This average without what is only asked after the last step."""
+        """This average without settings that matter only after the last step."""
         return self
 
 
@@ -65,10 +65,9 @@ class NoAverage(Averager):
 class Ema(Averager):
     """Exponential moving average of all weights.
 
-    What: after every step, average = decay * average + (1 - decay) * weights, in float32 whatever the dtype
-        of the weights (a bfloat16 sum stands still). It begins with the initial weights, or with those of the
-        first step that brings the progress to `start_fraction`. Packed are share * average + (1 - share) *
-        weights.
+    What: after every step, average = decay * average + (1 - decay) * weights, always in float32 (a
+        bfloat16 sum loses small changes). It begins with the initial weights, or with those of the first step
+        at or beyond the progress `start_fraction`. Packed are share * average + (1 - share) * weights.
     Source: public records from 2026-03-22 on (0.997); PR #682 uses 0.97 for 200 steps. A share of 0.6 over
         the last eighth: modded-nanogpt #325, without the embedding, where rates end near zero.
     Cost: one more copy of the weights in memory, one pass over them per step.
@@ -98,9 +97,9 @@ class Ema(Averager):
 class LateEma(Averager):
     """Exponential moving average that begins with the warm-down.
 
-    What: as Ema, but begun with the weights of the first step whose rates were scaled below 1, and not before
-        a progress of `start_fraction`, so that neither a warm-up nor a fooled clock begins it.
-    Source: PR #488, where it lost; its embedding was averaged in bfloat16, which stands still.
+    What: as Ema, but begins with the weights of the first step whose rates were scaled below 1, and not
+        before a progress of `start_fraction`. So neither a warm-up nor a slow first step begins it.
+    Source: PR #488, where it lost; its embedding was averaged in bfloat16, which loses small changes.
     Cost: as Ema.
     Not for: warm-downs shorter than a few times 1 / (1 - decay) steps.
     Neutral: decay=0
@@ -123,8 +122,8 @@ class LateEma(Averager):
 class Swa(Averager):
     """Stochastic weight averaging: the mean of snapshots from the end of the warm-down.
 
-    What: a snapshot at every step that `every` divides while the schedule's scale is below `start_scale` and
-        the progress at least `guard`; their plain mean, in float32 (a bfloat16 sum loses additions).
+    What: a snapshot every `every` steps while the schedule's scale is below `start_scale` and the progress
+        at least `guard`; their mean, in float32 (a bfloat16 sum loses additions).
     Source: public records from 2026-03-20 on; guard: PR #488, because WarmdownClock can be below 1 at step 1.
     Cost: one more copy of the weights, one pass over them per snapshot.
     Not for: constant rates, where it collects nothing; a warm-up or WarmdownClock without a guard.
@@ -169,7 +168,7 @@ class TightSwa(Averager):
 class SwaCount(Averager):
     """Stochastic weight averaging of a fixed number of snapshots and the final weights.
 
-    What: snapshot k of n at the first step whose scale is at most 1 - k / (n + 1), at most one a step,
+    What: snapshot k of n at the first step whose scale is at most 1 - k / (n + 1), at most one per step,
         none up to a progress of `guard`; then the mean of all of them and the final weights, in float32.
     Source: PR #488.
     Cost: one more copy of the weights, n + 1 passes over them.
@@ -196,8 +195,8 @@ class SwaCount(Averager):
 class Latest(Averager):
     """Latest weight averaging (LAWA): the mean of the last few snapshots.
 
-    What: a snapshot at every step that `every` divides; the plain mean of the last `snapshots` of them, in
-        float32, whatever the schedule does.
+    What: a snapshot every `every` steps; the mean of the last `snapshots` of them, in float32, whatever the
+        schedule does.
     Source: Kaddour 2022; record 2026-03-23, where it is off.
     Cost: `snapshots` more copies of the weights in memory.
     Not for: large models; Swa needs one copy for any number of snapshots.
@@ -222,10 +221,10 @@ class Latest(Averager):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Several(Averager):
-    """Several averages of one training, of which one is shipped.
+    """Several averages of one training, one of which is shipped.
 
-    What: `averages` are all kept at once; what is packed is the one at index `shipped`, or the last weights
-        where that is -1. Averages only watch, so recipes that differ in `shipped` alone train to equal
+    What: all `averages` are kept at once. The one at index `shipped` is packed, or the last weights if it is
+        -1. Averages do not change the training, so recipes that differ only in `shipped` train to equal
         weights, and a study trains them once.
     Source: PR #682, whose log has live and averaged weights of one training side by side.
     Cost: the memory and passes of each average.
@@ -267,19 +266,19 @@ class Several(Averager):
 
 
 def copy_weights(weights: Tensors) -> Tensors:
-    """The weights in float32, in memory of their own."""
+    """A copy of the weights in float32."""
     return {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in weights.items()}
 
 
 def move_towards(state: Tensors, weights: Tensors, share: float) -> Tensors:
-    """The averages moved, in place, by this share of their distance to the weights; not at all if equal."""
+    """Move the averages in place by this share of their distance to the weights; equal ones stay."""
     live = [tensor.detach().float() for tensor in weights.values()]
     torch._foreach_lerp_([state[name] for name in weights], live, share)
     return state
 
 
 def add_snapshot(state: Tensors, weights: Tensors) -> Tensors:
-    """The mean of one more snapshot. A running mean: equal snapshots are their mean to the last bit."""
+    """Add a snapshot to a running mean; the mean of equal snapshots is exact to the bit."""
     if not state:
         return copy_weights(weights) | {TAKEN: torch.ones((), dtype=torch.int64)}
     state[TAKEN] += 1
@@ -287,11 +286,11 @@ def add_snapshot(state: Tensors, weights: Tensors) -> Tensors:
 
 
 def snapshot_mean(state: Tensors) -> Tensors:
-    """The weights in a state made by `add_snapshot`; empty where there was no snapshot."""
+    """The mean in a state made by `add_snapshot`; empty if there was no snapshot."""
     return {name: tensor for name, tensor in state.items() if name != TAKEN}
 
 
 def live_and_averaged(live: Tensors, averaged: Tensors) -> Tensors:
-    """Both under their names; only the live weights where nothing was averaged."""
+    """Live and averaged weights by these names; only live ones if nothing was averaged."""
     kept = {f"live/{name}": tensor for name, tensor in live.items()}
     return kept if averaged is live else kept | {f"averaged/{name}": t for name, t in averaged.items()}

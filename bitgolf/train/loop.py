@@ -1,4 +1,4 @@
-"""The training loop: a generator of step reports whose caller prints, stores or stops."""
+"""The training loop: a generator of step reports; its caller prints, saves or stops."""
 
 import bisect
 import dataclasses
@@ -35,7 +35,7 @@ STATE_FACTS = {"identity": str, "step": int, "seconds": float, "position": int, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(Plan):
-    """A first part of the training with batches or sequences of its own; 0 keeps the recipe's."""
+    """A part of the training with its own batch or sequence length; 0 keeps the recipe's."""
 
     until: float = setting(0.5, above=0.0, at_most=1.0)
     batch_tokens: int = setting(0, at_least=0)
@@ -44,25 +44,25 @@ class Stage(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainPlan(Plan):
-    """How long, in which batches.
+    """How long to train, and with which batches.
 
     train_seconds: the clock; 0 sets none. The training ends at `steps` or at the clock, whichever is first.
-    step_seconds: what a step counts on that clock; 0 measures it. A step of the machine that a published run
-    was made on gives that run's rates and its number of steps on any machine.
-    tokens: to be seen; 0 sets no such end. The first step that reaches them is the last, unless `steps` or
-    the clock ended it before. Schedules follow: it is as if `steps` were what these tokens take.
-    expected_steps: about how many the clock leaves on the machine that a recipe was made for; only forecasts
-    and laptop forms look at it. 0: `steps`.
+    step_seconds: the time that a step counts on that clock; 0 measures it. With the step time of a published
+    run, any machine has that run's rates and number of steps.
+    tokens: to be trained on; 0 sets no such end. The first step that reaches them is the last, unless `steps`
+    or the clock ends the training before. Schedules follow, as if `steps` were the steps of these tokens.
+    expected_steps: about how many steps fit into the clock on the machine that a recipe was made for; only
+    forecasts and laptop forms use it. 0: `steps`.
     batch_tokens: of one step, over all processes and micro-batches.
     accumulation: micro-batches per step and process; 0 makes them 8 over all processes, as in public.
-    forward_tokens: most tokens in one pass through the model; a larger micro-batch is cut by sequences and
-    gives the same gradient from less memory. 0 cuts at 8,192 on a CPU and nowhere on a GPU.
+    forward_tokens: most tokens in one pass through the model. A larger micro-batch is cut by sequences, which
+    gives the same gradient with less memory. 0 cuts at 8,192 on a CPU and never on a GPU.
     priming_steps: steps on synthetic batches before the clock starts, then undone.
-    grad_clip_norm: longest gradient, over all parameters together; 0 clips nothing.
+    grad_clip_norm: largest norm of the gradient of all parameters together; 0 clips nothing.
     stages: parts of the training, in order, whose batches differ (a schedule of batch or sequence length).
-    checkpoint_seconds, log_steps: how often the caller stores the state and a line of metrics.
-    validate_steps: how often, and after the last step, the validation text is scored with the weights as they
-    are, the clock stopped; 0 never. No bit of the training depends on it.
+    checkpoint_seconds, log_steps: how often the caller saves the state and a line of metrics.
+    validate_steps: every so many steps, and after the last, the current weights score the validation text,
+    with the clock stopped; 0 never. No bit of the training depends on it.
     """
 
     steps: int = setting(20000, at_least=1)
@@ -103,21 +103,21 @@ class TrainPlan(Plan):
             )
 
     def seen_tokens(self, steps: int) -> int:
-        """What a training of so many steps sees, which no clock ends."""
+        """The tokens of a training of this many steps that no clock ends."""
         steps_at = partial(bisect.bisect_left, range(steps), key=lambda step: step / steps)
         starts = [0, *(steps_at(stage.until) for stage in self.stages), steps]
         batches = [*(stage.batch_tokens or self.batch_tokens for stage in self.stages), self.batch_tokens]
         return sum((end - start) * tokens for start, end, tokens in zip(starts, starts[1:], batches))
 
     def in_steps(self) -> Self:
-        """The plan with the fewest steps that see `tokens` as its end, where those end it."""
+        """The plan with `steps` at the fewest that reach `tokens`, if tokens end the training."""
         if self.tokens == 0:
             return self
         steps = bisect.bisect_left(range(self.steps), self.tokens, key=self.seen_tokens)
         return self.replace(steps=steps, tokens=0)
 
     def validates(self, step: int, ended: bool) -> bool:
-        """Whether the validation text is scored after this step; ended: whether it was the last."""
+        """Whether the validation text is scored after this step; ended: whether it is the last."""
         return self.validate_steps > 0 and (ended or step % self.validate_steps == 0)
 
     def staged(self, progress: float, length: int) -> tuple[int, int]:
@@ -128,7 +128,7 @@ class TrainPlan(Plan):
         return self.batch_tokens, length
 
     def micro_batches(self, world_size: int) -> int:
-        """Micro-batches per step on each process. Raises PlanError where eight cannot be shared out."""
+        """Micro-batches per step on each process. Raises PlanError if eight cannot be divided among them."""
         if self.accumulation:
             return self.accumulation
         if PUBLIC_MICRO_BATCHES % world_size:
@@ -151,13 +151,13 @@ class TrainPlan(Plan):
         return tokens // (parts * length)
 
     def forward_rows(self, length: int, device: torch.device) -> int:
-        """Most sequences in one pass through the model."""
+        """The largest number of sequences in one pass through the model."""
         whole = self.batch_tokens if device.type == "cuda" else CPU_FORWARD_TOKENS
         return max(1, (self.forward_tokens or whole) // length)
 
 
 class BatchSource(Protocol):
-    """Where batches come from; the position is all there is to remember between two of them."""
+    """A source of batches; its only state between two batches is the position."""
 
     @property
     def length(self) -> int:
@@ -167,12 +167,12 @@ class BatchSource(Protocol):
         """Inputs and targets (rows, length) of this process, and the position after all processes' rows."""
 
     def synthetic(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the same shape that hold no data."""
+        """Inputs and targets of the same shape without data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardBatches:
-    """Batches of a token stream, in an order.
+    """Batches of a token stream, in the order of an `Order`.
 
     Each micro-batch moves the position past the rows of all processes, so W processes with A micro-batches
     each train on exactly the rows of one process with W * A.
@@ -205,21 +205,21 @@ class ShardBatches:
 
 @dataclasses.dataclass(kw_only=True)
 class State:
-    """All of a training between two steps. The tensors in a report's state are the live ones, not copies."""
+    """The complete state of a training between two steps. Reports have the live tensors, no copies."""
 
     identity: str = ""
     step: int = 0
     seconds: float = 0.0
     position: int = 0
     tokens: int = 0
-    dtype: str = ""  # what the steps were computed in; empty where an older version did not say
+    dtype: str = ""  # number type of the steps; empty in files of older versions
     weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     optimizer: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     averaged: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     random: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def copy(self) -> Self:
-        """The same values in memory of their own."""
+        """A copy of all values."""
         copied = dataclasses.replace(self)
         for part in STATE_PARTS:
             tensors = {name: tensor.detach().clone() for name, tensor in getattr(self, part).items()}
@@ -227,13 +227,13 @@ class State:
         return copied
 
     def save(self, path: Path) -> None:
-        """Write to one file, whole or not at all. With several processes only the first one should."""
+        """Write one file, whole or not at all. With several processes only the first one should."""
         tensors = {f"{part}/{k}": v for part in STATE_PARTS for k, v in getattr(self, part).items()}
         write_tensors(path, tensors, {name: getattr(self, name) for name in STATE_FACTS})
 
     @classmethod
     def load(cls, path: Path, identity: str) -> Self:
-        """Read what `save` wrote. Raises CheckpointError for a damaged file or another recipe."""
+        """Read a file of `save`. Raises CheckpointError for a damaged file or another recipe."""
         tensors, facts = read_tensors(path)
         facts = {"dtype": "", **facts}
         odd = [
@@ -258,7 +258,7 @@ class State:
         return state
 
     def restore(self, model: nn.Module, optimizers: Optimizers) -> None:
-        """Bring a model and its optimizers to this state. Raises CheckpointError for another model."""
+        """Set a model and its optimizers to this state. Raises CheckpointError for another model."""
         live = model.state_dict()
         if {k: v.shape for k, v in live.items()} != {k: v.shape for k, v in self.weights.items()}:
             odd = sorted(set(live) ^ set(self.weights)) or ["shapes differ"]
@@ -274,11 +274,11 @@ class State:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one step did.
+    """The result of one step.
 
     status: running, finished (the last one), or diverged (also the last; weights as before the bad step).
-    nats_per_token: loss of the whole global batch before the step. gradient_norm: before clipping.
-    seconds: of training so far, without whatever the caller does between two reports.
+    nats_per_token: loss of the global batch before the step. gradient_norm: before clipping.
+    seconds: of training so far, without the caller's work between two reports.
     """
 
     step: int
@@ -313,10 +313,10 @@ def train(
     noise: Noise = NoNoise(),
     quantize: QuantizePlan = QuantizePlan(),
 ) -> Iterator[StepReport]:
-    """Train, yielding a report after every step; the clock stands still while the caller holds one.
+    """Train, yielding a report after every step; the clock is stopped while the caller has the report.
 
-    noise, quantize: what stands in for the weights while a loss is taken, by which rules.
-    state: from `State.load`, to go on where it stopped; with nothing left to do no report is yielded.
+    noise, quantize: quantization noise on the weights while a loss is computed, and its rules.
+    state: from `State.load`, to continue from there; if nothing is left to do, no report is yielded.
     Each report carries the whole state: save or copy it before asking for the next report.
     """
     device, plan = next(model.parameters()).device, plan.in_steps()
@@ -362,7 +362,7 @@ def train(
 
 
 def _sizes(plan: TrainPlan, batches: BatchSource, world: World, progress: float) -> tuple[int, int, int]:
-    """At this progress the tokens of a step, the length of a sequence, and the rows of a micro-batch."""
+    """Tokens of a step, length of a sequence, and rows of a micro-batch at this progress."""
     tokens, length = plan.staged(progress, batches.length)
     return tokens, length, plan.rows(length, world.size, tokens)
 
@@ -381,7 +381,7 @@ def _pairs(
 def _begin(
     model: nn.Module, optimizers: Optimizers, averager: Averager, saved: State | None, identity: str
 ) -> State:
-    """A state that holds the live tensors, at the start or where the saved one stopped."""
+    """A state with the live tensors, at the start or at a saved state."""
     if saved is not None:
         saved.restore(model, optimizers)
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
@@ -391,7 +391,7 @@ def _begin(
     if saved is None:
         state.averaged = averager.start(weights)
     else:
-        state.averaged = {  # counts stay on the host, which asks them
+        state.averaged = {  # counts stay on the host, which reads them
             name: tensor.to(device) if tensor.is_floating_point() else tensor
             for name, tensor in state.averaged.items()
         }
@@ -406,7 +406,7 @@ def _prime(
     world: World,
     state: State,
 ) -> None:
-    """Real steps on synthetic batches, so that compilation and first allocations are over; then undone."""
+    """Take real steps on synthetic batches, for compilation and first allocations, then undo them."""
     if plan.priming_steps == 0:
         return
     synthetic = [batches.synthetic(plan.rows(batches.length, world.size))] * plan.micro_batches(world.size)
@@ -431,8 +431,8 @@ def cut(pairs: list[tuple[Tensor, Tensor]], rows: int) -> list[tuple[Tensor, Ten
 def swapped_weights(
     optimizers: Optimizers, stand_ins: Mapping[str, Tensor | CustomGradient]
 ) -> Iterator[None]:
-    """Parameters with other values for a while. Only the values change places, so that gradients land where
-    they belong and a compiled step sees ordinary inputs."""
+    """Parameters with other values inside the context. Only the values are swapped, so gradients go to the
+    parameters and a compiled step sees ordinary inputs."""
     masters = {name: optimizers.parameters[name].data for name in stand_ins}
     hooks = []
     for name, given in stand_ins.items():
@@ -452,7 +452,7 @@ def swapped_weights(
 def gradients_of(
     model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
 ) -> tuple[float, float]:
-    """Leave the gradient of the global batch in the parameters; its mean loss and the gradient's length."""
+    """Compute the gradient of the global batch in the parameters; returns mean loss and gradient norm."""
     optimizers.zero()
     device = next(model.parameters()).device
     rows = sum(len(inputs) for inputs, _ in pieces)
@@ -466,12 +466,12 @@ def gradients_of(
     mean = torch.stack(losses).sum()
     world.average([*gradients, mean])
     norm = torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm()
-    loss, length = torch.stack([mean, norm]).tolist()  # the one wait for the device before the update
+    loss, length = torch.stack([mean, norm]).tolist()  # the only wait for the device before the update
     return loss, length
 
 
 def clipped_step(plan: TrainPlan, optimizers: Optimizers, lr_scale: float, at: Progress, norm: float) -> None:
-    """Follow gradients of this length, no longer than the plan allows."""
+    """Take a step of the optimizers, with gradients of this norm clipped as the plan says."""
     if plan.grad_clip_norm > 0:
         factor = plan.grad_clip_norm / (norm + CLIP_EPSILON)
         if factor < 1.0:
@@ -485,7 +485,7 @@ def _progress(plan: TrainPlan, state: State) -> Progress:
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Where torch's own random numbers stand."""
+    """The state of torch's random generators, by name."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -493,6 +493,6 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _wait(weights: dict[str, Tensor]) -> None:
-    """Let the device finish, so that the clock reads what was done and not what was asked for."""
+    """Wait for the device, so that the clock measures finished work."""
     if next(iter(weights.values())).is_cuda:
         torch.cuda.synchronize()

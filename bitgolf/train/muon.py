@@ -11,7 +11,7 @@ from bitgolf.train.world import World
 Coefficients = tuple[float, float, float]
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 FIVE_STEPS = (NEWTON_SCHULZ,) * 5
-POLAR_EXPRESS = (  # each step has its own; there is no sixth
+POLAR_EXPRESS = (  # one triple per step; there is no sixth
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
     (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
@@ -19,15 +19,15 @@ POLAR_EXPRESS = (  # each step has its own; there is no sixth
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 SMALLEST_NORM = 1e-7
-CACHE_ELEMENTS = 1 << 20  # of one batch on a CPU; the iteration holds about four times as many
+CACHE_ELEMENTS = 1 << 20  # of one batch on a CPU; the iteration needs about four times as many
 
 
 def orthogonalise(batch: Tensor, coefficients: Sequence[Coefficients] = FIVE_STEPS) -> Tensor:
     """Newton-Schulz iteration on a batch (n, rows, cols): singular values move to about 1.
 
     One step for each triple of coefficients, in the dtype of the batch (the public scripts use bfloat16).
-    Batched products of equal shapes keep the cores busy where a loop over small matrices would not;
-    `orthogonalise_reference` is that loop.
+    Batched products of equal shapes keep all cores busy, unlike a loop over small matrices, which
+    `orthogonalise_reference` is.
     """
     tall = batch.shape[-2] > batch.shape[-1]
     X = batch.mT if tall else batch
@@ -40,7 +40,7 @@ def orthogonalise(batch: Tensor, coefficients: Sequence[Coefficients] = FIVE_STE
 
 
 def orthogonalise_reference(matrix: Tensor, coefficients: Sequence[Coefficients] = FIVE_STEPS) -> Tensor:
-    """The definition, for one matrix and term by term: the slow twin of `orthogonalise`."""
+    """The definition, for one matrix and term by term: the slow reference of `orthogonalise`."""
     X = matrix / (matrix.norm() + SMALLEST_NORM)
     if matrix.shape[0] > matrix.shape[1]:
         X = X.T
@@ -55,7 +55,7 @@ def orthogonal_updates(
 ) -> list[Tensor]:
     """Each direction orthogonalised and scaled by sqrt(max(1, rows / cols)), equal shapes together.
 
-    A tall matrix joins the batch of its transpose, so the shapes of one network make very few batches.
+    A tall matrix is batched with the transposed shape, so one network needs very few batches.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, direction in enumerate(directions):
@@ -81,22 +81,22 @@ def orthogonal_updates(
 
 
 def matrices_at_once(shape: tuple[int, int], batch: Tensor) -> int:
-    """How many matrices to iterate together: all of them on a GPU, what stays in the cache on a CPU."""
+    """The number of matrices to iterate together: all on a GPU, as many as fit the cache on a CPU."""
     return len(batch) if batch.is_cuda else max(1, CACHE_ELEMENTS // (shape[0] * shape[1]))
 
 
 def equal_rows(direction: Tensor) -> Tensor:
-    """The direction with every row, which is one output's, scaled to length 1; a row of zeros stays zero."""
+    """The direction with every row (one output) scaled to length 1; a row of zeros stays zero."""
     return F.normalize(direction.float(), dim=1, eps=SMALLEST_NORM)
 
 
 class Muon(torch.optim.Optimizer):
-    """The public update, exactly: plain-sum momentum, Nesterov, orthogonalised, decay before the step.
+    """Exactly the public update: plain-sum momentum, Nesterov, orthogonalisation, decay before the step.
 
     row_normalize: scale every row of a direction to length 1 before it is orthogonalised.
 
-    With several processes each orthogonalises every size-th matrix and the results are summed, all others
-    contributing zeros. The momentum of every matrix is kept on every process, so any one of them can save it.
+    With several processes each orthogonalises every size-th matrix and contributes zeros for the others; the
+    results are summed. Every process keeps the momentum of every matrix, so any of them can save it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The parameter table: which update rule, at which rate, for every parameter."""
+"""The parameter table: the update rule and learning rate of every parameter."""
 
 import dataclasses
 import fnmatch
@@ -17,31 +17,31 @@ from bitgolf.train.world import World
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(Plan):
-    """The slot of how a parameter follows its gradient."""
+    """The slot of update rules."""
 
     abstract: ClassVar[bool] = True
 
     def make(
         self, parameters: list[nn.Parameter], world: World, dtype: torch.dtype
     ) -> torch.optim.Optimizer | None:
-        """The optimizer for these parameters; None where they stay as they start."""
+        """The optimizer for these parameters; None if they are frozen."""
         raise NotImplementedError
 
     def rates(self, lr_scale: float, progress: Progress) -> dict[str, float]:
-        """What is set anew before every step: the rate times the schedule's scale, and the like."""
+        """Values that are set before every step: the rate times the schedule's scale, and others."""
         raise NotImplementedError
 
     @property
     def moves(self) -> bool:
-        """Whether it changes a parameter at all."""
+        """Whether it changes parameters at all."""
         return self.rates(1.0, Progress(0, 1)).get("lr") != 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamRule(Rule):
-    """Adam, with decoupled weight decay (AdamW) where it is set.
+    """Adam, with decoupled weight decay (AdamW) if it is set.
 
-    What: running means of gradient and squared gradient set the step of each number by itself.
+    What: running means of gradient and squared gradient set the step of each number separately.
     Source: Kingma and Ba 2014; Loshchilov and Hutter 2017; the public baseline for embeddings and scalars.
     Cost: two float32 copies of its parameters.
     Not for: matrices of the blocks, where Muon learns faster.
@@ -105,7 +105,7 @@ class MuonRule(Rule):
         )
 
     def coefficients(self) -> tuple[Coefficients, ...]:
-        """Those of each step; of Polar Express never more than the five that were published."""
+        """The coefficients of each step; Polar Express has at most the five that were published."""
         if self.polar_express:
             return POLAR_EXPRESS[: self.backend_steps]
         return (NEWTON_SCHULZ,) * self.backend_steps
@@ -148,14 +148,14 @@ class SgdRule(Rule):
 class Frozen(Rule):
     """No update: tensors stay exactly as they start.
 
-    What: they are in no optimizer, have no gradient, and do not count in its length when it is clipped. They
-        are averaged, quantized, tuned after rounding where a recipe says so, and shipped like all others.
-        Only a row that says so freezes anything.
-    Source: what public scripts forgot to train: the value embedding of PR #543, smear and bigram table in an
-        ablation of PR #212, the bigram table of PR #1716 and #1718. There their gradients were added up from
-        step to step and counted in the clipping.
+    What: they are in no optimizer, have no gradient, and do not count in the gradient norm for clipping. They
+        are averaged, quantized, tuned after rounding if a recipe says so, and shipped like all others. Only
+        an explicit row freezes anything.
+    Source: tensors that public scripts forgot to train: the value embedding of PR #543, smear and bigram
+        table in an ablation of PR #212, the bigram table of PR #1716 and #1718. There their gradients were
+        accumulated from step to step and counted in the clipping.
     Cost: none in training; bytes as any tensor, next to none where it starts at zero.
-    Not for: parts whose start says nothing: a table that starts at zero adds zero for good.
+    Not for: parts that start without information: a table of zeros adds zero forever.
     Neutral: lr=0 of another rule without decay
     """
 
@@ -184,13 +184,13 @@ class ParameterRow(Plan):
     may_be_idle: bool = False
 
     def matches(self, name: str, parameter: Tensor) -> bool:
-        """Whether the row takes this parameter if no row before it did."""
+        """Whether the row matches this parameter; the first matching row wins."""
         fits = self.minimum_ndim <= parameter.ndim <= self.maximum_ndim
         return fits and fnmatch.fnmatchcase(name, self.pattern)
 
 
 def baseline_rows(tied: bool = True) -> tuple[ParameterRow, ...]:
-    """The public groups: matrices of blocks by Muon; embedding, head, and all that is small by Adam."""
+    """The public groups: matrices of blocks by Muon; embedding, head and small tensors by Adam."""
     embedding = ParameterRow(pattern="tok_emb.weight", rule=AdamRule(lr=0.05 if tied else 0.6))
     head = ParameterRow(pattern="lm_head.weight", rule=AdamRule(lr=0.008))
     matrices = ParameterRow(pattern="blocks.*.weight", minimum_ndim=2, maximum_ndim=2, rule=MuonRule())
@@ -203,10 +203,10 @@ def public_rows(
 ) -> tuple[ParameterRow, ...]:
     """The groups of the public records, for a model with any of their parts.
 
-    embedding: every table of ids. head: a separate output matrix, at the public rate where none is given.
+    embedding: every table of ids. head: a separate output matrix, at the public rate if not given.
     rest: vectors, scalars, and the control tensors and gates, matrices or not.
     """
-    # Kept apart from baseline_rows, which is in every script as the default of OptimPlan.
+    # Separate from baseline_rows, which is in every script as the default of OptimPlan.
     return (
         ParameterRow(pattern="tok_emb.weight", rule=embedding),
         ParameterRow(pattern="*embed.weight", rule=embedding, may_be_idle=True),
@@ -226,7 +226,7 @@ class OptimPlan(Plan):
 
 
 def assign_parameters(plan: OptimPlan, parameters: dict[str, Any]) -> list[list[str]]:
-    """The names that each row takes. Raises PlanError for a name without row, and a row without name."""
+    """The names that each row matches. Raises PlanError for a name without row, or a row without name."""
     taken: list[list[str]] = [[] for _ in plan.rows]
     homeless = []
     for name, parameter in parameters.items():
@@ -274,28 +274,28 @@ class Optimizers:
             raise PlanError(["optim.rows: every parameter is frozen; give one of them a rule that trains"])
 
     def zero(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """The gradients there are, in the order of the parameters."""
+        """The existing gradients, in the order of the parameters."""
         return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
     def step(self, lr_scale: float, progress: Progress) -> None:
-        """Follow the gradients, every rate multiplied by lr_scale, with that much done before this step."""
+        """Take one step, every rate multiplied by lr_scale; progress: before this step."""
         for row, optimizer in zip(self.rows, self.optimizers):
             if optimizer is not None:
                 optimizer.param_groups[0].update(row.rule.rates(lr_scale, progress))
                 optimizer.step()
 
     def momentum(self, progress: Progress) -> float:
-        """Muon's momentum in the step that comes next; 0 without Muon."""
+        """Muon's momentum in the next step; 0 without Muon."""
         rates = (row.rule.rates(1.0, progress) for row in self.rows)
         return next((rate["momentum"] for rate in rates if "momentum" in rate), 0.0)
 
     def parameter_table(self) -> list[dict[str, Any]]:
-        """The parameter table with what each row took, for people."""
+        """The parameter table with the parameters of each row, for people."""
         return [
             {
                 "pattern": row.pattern,
@@ -317,7 +317,7 @@ class Optimizers:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` gave; an empty state is that of optimizers that never stepped."""
+        """Restore the result of `state`; an empty state is that of optimizers before any step."""
         owners = dict(self._owners())
         for optimizer in owners.values():
             optimizer.state.clear()
@@ -340,8 +340,8 @@ def make_optimizers(
     world: World | None = None,
     iteration_dtype: torch.dtype = torch.bfloat16,
 ) -> Optimizers:
-    """The optimizers of a model. Raises PlanError when table and parameters do not fit.
+    """The optimizers of a model. Raises PlanError if table and parameters do not fit.
 
-    iteration_dtype: of Muon's Newton-Schulz products; float32 where the device is slow at bfloat16.
+    iteration_dtype: of Muon's Newton-Schulz products; float32 if the device is slow at bfloat16.
     """
     return Optimizers(plan, model, world or World(), iteration_dtype)

@@ -1,4 +1,4 @@
-"""Training on the weights that will be shipped: quantization noise while the loss is taken."""
+"""Quantization-aware training (QAT): quantization noise on the weights while the loss is computed."""
 
 import dataclasses
 import fnmatch
@@ -16,9 +16,9 @@ from bitgolf.train.schedule import Progress
 
 
 class CustomGradient(NamedTuple):
-    """Values that stand in for a weight, with a gradient of their own.
+    """Values that replace a weight, with their own gradient.
 
-    backward: from the gradient at the values to the one that the weight gets.
+    backward: maps the gradient at the values to the gradient of the weight.
     """
 
     values: Tensor
@@ -27,18 +27,18 @@ class CustomGradient(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise(Plan):
-    """The slot of what the weights look like while a training loss is taken."""
+    """The slot of quantization noise on the weights while a training loss is computed."""
 
     abstract: ClassVar[bool] = True
 
     def validate_for(self, names: Iterable[str]) -> list[str]:
-        """What keeps it from a model with tensors of these names, as sentences."""
+        """Why it does not fit a model with tensors of these names, as sentences."""
         return []
 
     def fake_quantized(
         self, weights: Mapping[str, Tensor], quantize: QuantizePlan, progress: Progress, lr_scale: float
     ) -> Mapping[str, Tensor | CustomGradient]:
-        """What stands in for weights in this step; the gradient at a tensor goes straight to its weight."""
+        """Replacements of weights in this step; gradients at plain tensors go to the weight unchanged."""
         return {}
 
 
@@ -49,16 +49,17 @@ class NoNoise(Noise):
     What: the loss is that of the float weights.
     Source: the public baseline.
     Cost: nothing.
-    Not for: grids so coarse that rounding costs more than training on them.
+    Not for: coarse grids, where training with noise costs less than rounding afterwards.
     Neutral: this is the neutral one.
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LateNoise(Noise):
-    """Noise on some tensors in a part of the training, by the recipe's rules of quantization or its own.
+    """Noise on some tensors in a part of the training, by the recipe's quantization rules or its own.
 
-    from_progress, under_scale: it begins where both hold, the second for the scale of the rates (0: any).
+    from_progress, under_scale: it is on once the progress reaches the first and the scale of the rates is
+    below the second (0: any scale).
     """
 
     abstract: ClassVar[bool] = True
@@ -69,11 +70,11 @@ class LateNoise(Noise):
     rules: tuple[QuantRule, ...] = ()
 
     def noise_plan(self, quantize: QuantizePlan) -> QuantizePlan:
-        """The rules of the noise, given the recipe's."""
+        """The quantization rules of the noise, given the recipe's."""
         return QuantizePlan(rules=self.rules) if self.rules else quantize
 
     def chosen(self, names: Iterable[str]) -> list[str]:
-        """Those of these tensors that the patterns name."""
+        """The names among these that match the patterns."""
         return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in self.patterns)]
 
     def validate_for(self, names: Iterable[str]) -> list[str]:
@@ -82,7 +83,7 @@ class LateNoise(Noise):
         return [f"patterns: {pattern!r} matches no tensor; names are like {all_names[0]}" for pattern in lost]
 
     def active(self, progress: Progress, lr_scale: float) -> bool:
-        """Whether this step is taken on quantized weights."""
+        """Whether this step uses quantized weights."""
         late = progress.fraction >= self.from_progress and self.from_progress < 1.0
         return late and (self.under_scale == 0.0 or lr_scale < self.under_scale)
 
@@ -91,11 +92,11 @@ class LateNoise(Noise):
 class FakeQuantize(LateNoise):
     """The loss of the weights as they will be shipped (quantization-aware training).
 
-    What: tensors that match `patterns` are replaced by what the recipe's own quantization rules make of
-        them, exactly, from the progress `from_progress` on and once the schedule's scale is under
-        `under_scale` (0: any scale); the gradient passes straight through. Weights are swapped outside the
-        graph, so nothing can be folded away. `rules` stand in for the recipe's where a public script trained
-        on another grid than it shipped.
+    What: tensors that match `patterns` are replaced by their values after exactly the recipe's quantization
+        rules, from the progress `from_progress` on and once the schedule's scale is under `under_scale` (0:
+        any scale); the gradient passes straight through. Weights are swapped outside the graph, so nothing
+        can be folded away. `rules` replace the recipe's for public scripts that trained on another grid than
+        they shipped.
     Source: PR #297, #315 (scale under 0.1; never active there: the flag was folded), PR #488 (last 15% of
         the clock), PR #543, PR #1718 (matrices only; with embeddings "*").
     Cost: no bytes; one quantization of those tensors a step.
@@ -125,9 +126,9 @@ class FakeQuantize(LateNoise):
 class SoftNoise(LateNoise):
     """Rounding that begins soft and ends nearly hard.
 
-    softest, hardest: the sharpness a of its curve at both ends: with the schedule's scale from `under_scale`
-        to 0, or, where that is 0, with the progress from `from_progress` to 1. Only rules that round to a
-        grid (Rounding) take part.
+    softest, hardest: the sharpness a of its curve at both ends. It follows the schedule's scale from
+        `under_scale` to 0 or, if that is 0, the progress from `from_progress` to 1. Only rules that round to
+        a grid (Rounding) are used.
     """
 
     abstract: ClassVar[bool] = True
@@ -136,7 +137,7 @@ class SoftNoise(LateNoise):
     hardest: float = setting(16.0, above=0.0, at_most=100.0)
 
     def sharpness(self, progress: Progress, lr_scale: float) -> float:
-        """How steep the curve is at this place of the training."""
+        """The sharpness of the curve at this point of the training."""
         if self.under_scale:
             done = 1 - lr_scale / self.under_scale
         else:
@@ -157,7 +158,7 @@ class SoftNoise(LateNoise):
         }
 
     def rounded(self, weight: Tensor, quantizer: Rounding, sharpness: float) -> CustomGradient:
-        """A weight as it is trained on."""
+        """The values that training uses for a weight."""
         raise NotImplementedError
 
 
@@ -184,11 +185,11 @@ class SigmoidRound(SoftNoise):
     """Soft rounding by a sigmoid, with a gradient through the steps as well.
 
     What: a weight of y steps, n = floor(y), becomes n + sigmoid(a (y - n - 1/2)) steps within the codes of
-        its grid: at a = 1 hardly more than the middle between two codes. The gradient is that of all of it;
-        the largest weight of a row takes that of its step.
+        its grid: at a = 1 hardly more than the middle between two codes. The gradient includes the steps: the
+        largest weight of a row gets that of its step.
     Source: record 2026-03-31 (late QAT, scale under 0.15, a from 1 to 16 over 500 steps; not isolated).
     Cost: no bytes; two quantizations of those tensors a step.
-    Not for: a small a, at which every weight loses its place between two codes; gains: none is isolated.
+    Not for: a small a, at which a weight's place between two codes is lost; gains: none is isolated.
     Neutral: from_progress=1
     """
 
@@ -206,7 +207,7 @@ def sigmoid_rounded(weight: Tensor, quantizer: Rounding, sharpness: float) -> Te
     matrix, grid = as_matrix(weight).float(), quantizer.grid
     scales = grid.choose_scales(quantizer.clip(grid.granularity.groups(matrix)))
     steps = grid.granularity.spread(scales, matrix.shape)
-    y = matrix / torch.where(steps > 0, steps, 1.0)  # a row of zeros is all zero, its gradient too
+    y = matrix / torch.where(steps > 0, steps, 1.0)  # a row of zeros stays zero, and so does its gradient
     soft = y.detach().floor() + torch.sigmoid(sharpness * (y - y.detach().floor() - 0.5))
     return (soft.clamp(grid.qmin, grid.qmax) * steps).reshape(weight.shape).to(weight.dtype)
 

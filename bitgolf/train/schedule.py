@@ -1,4 +1,4 @@
-"""Rates as functions of how far the training is."""
+"""Learning-rate schedules, as functions of the progress of training."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from bitgolf.base.plan import Plan, setting
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far the training is, by steps and by the clock; train_seconds 0 means that no clock is set."""
+    """The progress of training, by steps and by the clock; train_seconds 0 means no clock."""
 
     step: int
     steps: int
@@ -18,19 +18,19 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """0 at the start; the training is over at 1, by whichever of steps and clock is further."""
+        """0 at the start, 1 at the end; the larger of the shares of steps and of time."""
         by_clock = self.seconds / self.train_seconds if self.train_seconds > 0 else 0.0
         return max(self.step / self.steps if self.steps else 1.0, by_clock)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule(Plan):
-    """The slot of what multiplies every learning rate."""
+    """The slot of the factor of all learning rates."""
 
     abstract: ClassVar[bool] = True
 
     def lr_scale(self, progress: Progress) -> float:
-        """The multiplier for the step about to be taken."""
+        """The factor for the next step."""
         raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ class Constant(Schedule):
     What: every learning rate stays as it is set.
     Source: the plainest case.
     Cost: no bytes, no seconds.
-    Not for: final scores; a warm-down is worth several hundredths of a bit.
+    Not for: final scores; a warm-down gains several hundredths of a bit.
     Neutral: always.
     """
 
@@ -75,7 +75,7 @@ class WarmdownClock(Schedule):
     """Warm-down against the clock, as the public baseline has it, with its bug.
 
     What: linear in the seconds left, once they are fewer than `warmdown_steps` mean steps so far; by
-        steps when no clock is set. The bug: that mean holds the slow first steps as well, so one of them
+        steps when no clock is set. The bug: that mean includes the slow first steps, so one of them
         starts the warm-down at once. After a first step of 30 s in 600 s, 1200 steps seem to need 36,000 s:
         the scale is 0.016, and 1 again only 70 steps of 0.05 s later. Where steps are so slow that
         `warmdown_steps` of them take longer than the clock allows, no step but the first has scale 1. To
@@ -157,6 +157,6 @@ class WarmupThen(Schedule):
 
 
 def momentum_at(step: int, start: float, final: float, warmup_steps: int) -> float:
-    """Momentum rising linearly from start to final over the first warmup_steps steps."""
+    """Momentum that rises linearly from start to final over the first warmup_steps steps."""
     fraction = min(step / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
     return (1.0 - fraction) * start + fraction * final

@@ -7,15 +7,15 @@ import os
 import torch
 from torch import Tensor, distributed
 
-# This module's functions have `group.WORLD`, as it is when the module is imported, as default argument. Were
-# it imported first after `join_world`, by the compiler, they would keep the group and its threads past
-# `leave_world`, and these can end the process with SIGABRT as it exits.
+# Functions of this module have `group.WORLD` at import time as a default argument. If the compiler imported
+# it only after `join_world`, they would keep the group and its threads after `leave_world`, and these can
+# abort the process at exit (SIGABRT).
 from torch.distributed.nn.functional import group  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Which process this is, of how many. With one process nothing here communicates."""
+    """The rank of this process and their number. With one process nothing here communicates."""
 
     rank: int = 0
     size: int = 1
@@ -27,7 +27,7 @@ class World:
         return tensor
 
     def each(self, tensor: Tensor) -> list[Tensor]:
-        """That tensor of each process, in the order of their ranks."""
+        """The tensor of each process, in the order of their ranks (all-gather)."""
         if self.size == 1:
             return [tensor]
         gathered = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -35,7 +35,7 @@ class World:
         return gathered
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes; one message for all of them."""
+        """Replace each tensor by its mean over the processes, with one message for all tensors."""
         if self.size == 1 or not tensors:
             return
         flat = self.sum(torch.cat([tensor.reshape(-1).float() for tensor in tensors])).div_(self.size)
@@ -43,7 +43,7 @@ class World:
             tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: float) -> float:
-        """The first process's value, on all of them: what they must decide alike, such as the time."""
+        """The first process's value, on all processes, for decisions that must agree, such as the time."""
         if self.size == 1:
             return value
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -58,7 +58,7 @@ def join_world(device: str) -> World:
         return World()
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # Longer than torch would: the others wait while the first packs.
+    # Longer than torch's default: the others wait while the first packs.
     patience = datetime.timedelta(hours=4)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience)
     return World(rank=distributed.get_rank(group.WORLD), size=size)

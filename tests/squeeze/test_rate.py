@@ -15,8 +15,8 @@ from bitgolf.squeeze.rate import (
     code_bits,
     expected_damage,
     feedback_factor,
-    holding,
     power_of_two,
+    within_reach,
 )
 from bitgolf.squeeze.trellis import rounded_codes
 from bitgolf.text.encoder import train_tokenizer
@@ -218,7 +218,7 @@ def test_what_has_no_outlier_is_rounded_as_before():
     weight, curvature = problem(7)
     tensor = RateAware().quantize(weight, curvature)
     steps = tensor.form.steps(tensor.pieces["base"], tensor.pieces["rows"], tensor.pieces["columns"])
-    assert torch.equal(holding(tensor.pieces["rows"], weight.double(), steps, 4), tensor.pieces["rows"])
+    assert torch.equal(within_reach(tensor.pieces["rows"], weight.double(), steps, 4), tensor.pieces["rows"])
 
 
 @pytest.mark.parametrize("weight", [torch.full((4, 16), 0.03), torch.full((4, 16), -2.0), torch.ones(1, 1)])

@@ -91,7 +91,7 @@ def test_walks_that_stay_apart_for_long_equal_the_slow_ones():
         assert rounded_codes(matrix, even, each, None, 8).tolist() == expected
 
 
-def test_rows_make_good_the_errors_of_rows_before():
+def test_rows_compensate_the_errors_of_rows_before():
     matrix, steps, factor = problem(6, 9)
     across, rest, expected = problem(4, 6)[2], matrix.clone(), []
     for i, row in enumerate(rest):
