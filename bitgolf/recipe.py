@@ -1,4 +1,4 @@
-"""The whole as one value: what is trained, how, how it is squeezed and how it is scored."""
+"""A recipe as one value: model, data, training, packing and scoring."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ from bitgolf.train.qat import Noise, NoNoise
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataPlan(Plan):
-    """How the training tokens are made, cut and ordered. Lengths in tokens.
+    """How the training tokens are made, cut and ordered. Lengths are in tokens.
 
-    case_ops: a tokenizer made for this recipe keeps case apart from letters; no effect on a dataset.
+    case_ops: a tokenizer made for this recipe separates case from letters; no effect on an existing dataset.
     """
 
     sequence_length: int = setting(1024, at_least=2)
@@ -36,7 +36,7 @@ class BudgetPlan(Plan):
     """The byte budget and what counts towards it.
 
     The challenge counts code and model; its tokenizer is free. Our own demo counts every byte.
-    code_codec: what unpacks the script; brotli is about 3% shorter and needs its package to start.
+    code_codec: compresses the script; brotli is about 3% shorter, and the script then needs its package.
     """
 
     budget_bytes: int = setting(16_000_000, at_least=1)
@@ -46,7 +46,7 @@ class BudgetPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Plan):
-    """Everything a run depends on besides its data and its seed. Each stage is given its own plan only."""
+    """Everything a run depends on besides its data and its seed. Each stage gets only its own plan."""
 
     name: str = "recipe"
     data: DataPlan = DataPlan()
@@ -62,13 +62,13 @@ class Recipe(Plan):
     backend: BackendPlan = BackendPlan()
 
     def network(self) -> ModelPlan:
-        """The model as this recipe trains it: its positions know the length of the sequences."""
+        """The model plan with the training length in its position encoding."""
         lengths = (self.data.sequence_length, *(stage.sequence_length for stage in self.train.stages))
         return self.model.replace(position=self.model.position.trained_at(max(lengths)))
 
     def training(self) -> Self:
-        """This recipe without what no step of the training sees: equal ones train to equal weights."""
-        blind = isinstance(self.noise, NoNoise)  # only training noise looks at the quantization rules
+        """This recipe without settings that no training step uses: equal ones train to equal weights."""
+        blind = isinstance(self.noise, NoNoise)  # only training noise uses the quantization rules
         unseen = {"pack": PackPlan(), "score": ScorePlan(), "budget": BudgetPlan()}
         unseen |= {
             "average": self.average.training(),
@@ -77,7 +77,7 @@ class Recipe(Plan):
         return self.replace({"name": "training", **unseen, **({"quantize": QuantizePlan()} if blind else {})})
 
     def validate(self) -> Iterator[str]:
-        """What does not fit between the stages."""
+        """Yields problems between the stages, as sentences."""
         if not is_plain_name(self.name):  # it becomes the name of a folder
             yield f"name: {NAME_RULE}, found {displayed(self.name)}"
         for stage in (Stage(), *self.train.stages):

@@ -1,4 +1,4 @@
-"""Bounds of the logits that learn, one for those above zero and one for those below."""
+"""Learnt bounds of the logits: one for logits above zero and one for those below."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from bitgolf.net.kernels import wide
 from bitgolf.net.model import Model
 
-CAPS = "logit_caps"  # the tensor that a model has meanwhile
+CAPS = "logit_caps"  # a tensor of the model while it learns
 
 
 def bent_logits(raw: Tensor, caps: Tensor) -> Tensor:
-    """Logits within (-caps[1], caps[0]): c tanh(l / c) with the bound of their sign."""
+    """Logits l within (-caps[1], caps[0]): c tanh(l / c), with the bound c of their sign."""
     above, below = caps.to(raw.dtype)
     return torch.where(raw > 0, above * torch.tanh(raw / above), below * torch.tanh(raw / below))
 
 
 @contextmanager
-def caps_of_its_own(model: Model) -> Iterator[None]:
-    """A model with two bounds as a tensor that learns; both begin at its own, where they change no bit."""
+def with_learnt_caps(model: Model) -> Iterator[None]:
+    """A context in which the model has two learnt bounds, which start at its own and so change no bit."""
     start = model.plan.logit_softcap
     caps = nn.Parameter(torch.full((2,), start, device=model.backend.device))
     nats_of, logits_of = model.nats_of, model.logits_of

@@ -1,4 +1,4 @@
-"""Score a chunk of each document of a batch, then train on it what belongs to that document alone."""
+"""LoRA by document: score a chunk of each document of a batch, then train that document's factors on it."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitgolf.adapt.learner import LearningError, given_back, part_of, refuse_other
+from bitgolf.adapt.learner import LearningError, part_of, refuse_other, restored_after
 from bitgolf.adapt.lora import LORA_TARGETS, Lora
 from bitgolf.adapt.score_first import PLACE, ScoreFirst
 from bitgolf.base.plan import setting
@@ -28,7 +28,7 @@ from bitgolf.train.world import World
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraAdapter(Adapter):
-    """Low-rank additions of each document alone, trained on what is scored of it; see LoraDocuments."""
+    """Base of adapters with low-rank factors for each document; see LoraDocuments."""
 
     abstract: ClassVar[bool] = True
     in_order: ClassVar[bool] = False
@@ -83,7 +83,7 @@ class LoraAdapter(Adapter):
             yield [index for document in batch for index in document]
 
     def batches(self, windows: Sequence[Window], starts: np.ndarray) -> list[list[list[int]]]:
-        """The windows of each document of each batch, by index; batches in their order."""
+        """Window indices of each document of each batch, batches in their order."""
         document = np.searchsorted(starts, [window.start for window in windows], side="right")
         cuts = np.flatnonzero(np.diff(document)) + 1
         documents = [part.tolist() for part in np.split(np.arange(len(windows)), cuts)]
@@ -98,42 +98,42 @@ class LoraAdapter(Adapter):
         return batches[::-1] if self.longest_first else batches
 
     def rounds(self, batches: list[list[list[int]]]) -> list[range]:
-        """The batches, by number, between two times that all processes have all scores."""
+        """The batches, by number, between two exchanges of scores."""
         return [range(len(batches))]
 
     def lane_of(self, windows: Sequence[Window], batches: list[list[list[int]]], lanes: int) -> list[int]:
-        """The lane of each batch; those of each round are dealt anew."""
+        """The lane of each batch, assigned anew in each round."""
         rounds = self.rounds(batches)
         return [
             lane for each in rounds for lane in dealt([work_in(windows, batches[n]) for n in each], lanes)
         ]
 
     def worked_off(self, windows: Sequence[Window], batches: list[list[list[int]]]) -> list[list[int]]:
-        """The batches of each round, by number, in the order of the work: what is warm lane by lane."""
+        """The batches of each round, by number, in the order of work; with warm factors lane by lane."""
         lane_of = self.lane_of(windows, batches, self.lanes if self.warm else 1)
         return [sorted(numbers, key=lane_of.__getitem__) for numbers in self.rounds(batches)]
 
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
         lora = Lora(model, self.targets, self.rank, self.alpha, self.seed)
-        with given_back(model), lora.beside():
+        with restored_after(model), lora.beside():
             model.eval().requires_grad_(False)
             yield self.adaptation(lora, windows, self.batches(windows, starts))
 
     def adaptation(
         self, lora: Lora, windows: Sequence[Window], batches: list[list[list[int]]]
     ) -> "DocumentLearner":
-        """What learns on the way through these batches."""
+        """The adaptation for these batches."""
         return DocumentLearner(self, lora, windows, batches)
 
 
 def work_in(windows: Sequence[Window], batch: list[list[int]]) -> int:
-    """Tokens that pass the model for a batch of documents."""
+    """The number of tokens that pass the model for a batch of documents."""
     return sum(windows[index].end - windows[index].start for document in batch for index in document)
 
 
 def dealt(work: Sequence[int], hands: int) -> list[int]:
-    """Which of so many hands gets each piece of work: the largest first, to the one that has least so far."""
+    """The worker (0 to hands - 1) of each piece: the largest first, to the worker with the least work."""
     has, given = [0] * hands, [0] * len(work)
     for piece in sorted(range(len(work)), key=lambda piece: -work[piece]):
         given[piece] = has.index(min(has))
@@ -142,7 +142,7 @@ def dealt(work: Sequence[int], hands: int) -> list[int]:
 
 
 class DocumentLearner(Adaptation):
-    """A model on its way through the documents of a text."""
+    """The adaptation of a model to the documents of a text."""
 
     resumable: ClassVar[bool] = True
 
@@ -178,7 +178,7 @@ class DocumentLearner(Adaptation):
         return self.batch_of[part[0]] in self.ends and self.last.issuperset(part)
 
     def begin(self, number: int, warm: bool) -> None:
-        """Come to a batch of documents."""
+        """Start a batch of documents."""
         self.batch = number
         self.lora.begin(len(self.batches[number]), warm)
         self.optimizer = self.plan.rule.make(self.lora.parameters(), World(), torch.float32)
@@ -209,7 +209,7 @@ class DocumentLearner(Adaptation):
             self.optimizer.zero_grad()
 
     def pull(self, exam: Exam, indices: Sequence[int]) -> float:
-        """Add the gradients of the mean loss of each of these windows; its sum over them."""
+        """Add the gradients of the mean loss of each of these windows; returns the sum of the losses."""
         windows = [self.windows[index] for index in indices]
         tokens = np.stack([exam.released(window.start, window.end) for window in windows])
         rows = torch.from_numpy(tokens).to(self.model.backend.device)
@@ -220,7 +220,7 @@ class DocumentLearner(Adaptation):
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
-        if not self.lora.factors:  # no batch is begun
+        if not self.lora.factors:  # no batch has begun
             return {}
         state = {"own/batch": torch.tensor(self.batch)}
         state |= {
@@ -257,7 +257,7 @@ class DocumentLearner(Adaptation):
         return {f"{name}/{side}": factor for name, pair in pairs for side, factor in enumerate(pair)}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizer keeps, as 'factor/what'."""
+        """The optimizer's state, as 'factor/what'."""
         assert self.optimizer is not None, "a rule that trains"
         states = [
             (name, self.optimizer.state.get(factor, {})) for name, factor in self.factors_by_name().items()
@@ -267,30 +267,30 @@ class DocumentLearner(Adaptation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraDocuments(LoraAdapter):
-    """Each document has low-rank additions of its own, trained on what is scored of it (LoRA TTT).
+    """Low-rank factors for each document, trained on its scored tokens (LoRA test-time training).
 
-    What: documents in batches of `batch_documents`, sorted by their number of windows; when a window of each
-        is scored, `steps` steps of `rule` on the mean loss of what it scored, but not after a document's
-        last one. Additions of rank `rank`, times alpha / rank, beside `targets`: q, k, v, the head; o and mlp
-        lead from what attention and MLP read to their outputs. They and their optimizer start anew with each
-        batch; `warm` keeps the factors that read, from batch to batch of each of `lanes`. longest_first: by
-        tokens, and the longest batch first. Processes share the batches; those that are warm, the lanes.
+    What: documents in batches of `batch_documents`, sorted by their number of windows. When a window of each
+        is scored, `steps` steps of `rule` on the mean loss of its scored tokens, but not after a document's
+        last window. Factors of rank `rank`, times alpha / rank, are added to `targets`: q, k, v, the head; o
+        and mlp lead from the inputs of attention and MLP to their outputs. Factors and optimizer start anew
+        with each batch; `warm` keeps the input factors from batch to batch of each of `lanes`. longest_first:
+        sorted by tokens, the longest batch first. Processes share the batches, or the lanes if `warm`.
     Source: record 2026-03-17 (the defaults, chunks of 256 in windows of 1,024; -0.003 bpb by itself);
         PR #1530, #1767 (q, k, v, o, mlp, head; rank 96, alpha 144, warm, AdamW lr 0.0001 betas 0 and 0.999
         decay 0.5, chunks of 48, longest first; -0.008 nats against strided), #2135 (rank 80, without q, v).
     Cost: no bytes; a pass forward and back over all that is scored, window by window.
-    Not for: streams without documents; bfloat16, in which small changes of the head are rounded away.
+    Not for: streams without documents; bfloat16, which rounds small changes of the head away.
     Neutral: alpha=0, and lr=0 of the rule
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhasedLora(LoraAdapter):
-    """LoRA for each document, and now and then the model's own weights learn from those that are done.
+    """LoRA for each document, and at times the model's own weights learn from finished documents.
 
-    What: when prefix_documents * k / phases documents are wholly scored, for k = 1 to `phases`, the weights
-        train on that many of them, the shorter first, as `globally` says (its last chunk is left out); then
-        the low-rank factors start anew. Sequences may cross documents unless the model's attention does not.
+    What: when prefix_documents * k / phases documents are scored, for k = 1 to `phases`, the weights train on
+        them as `globally` says (without its last chunk), the shorter first. Then the low-rank factors start
+        anew. Sequences may cross documents unless the model's attention does not.
     Source: PR #1610, #1626 (2,000 documents, lr 0.001, one epoch, chunks of 32,768: -0.0006 bpb; three phases
         a further -0.0008), PR #1855 (2,500 in three phases).
     Cost: no bytes; LoRA, and a pass forward and back over the prefix in each phase.
@@ -315,7 +315,7 @@ class PhasedLora(LoraAdapter):
 
     def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
         batches = self.batches(windows, starts)
-        last = len(batches) - 1  # after which nothing is left to score
+        last = len(batches) - 1  # after it nothing is left to score
         phases = [prefix for number, prefix in self.prefixes(batches).items() if number < last]
         tokens = [sum(windows[each[-1]].end - windows[each[0]].start for each in prefix) for prefix in phases]
         if not tokens or min(tokens) <= self.globally.chunk_tokens:
@@ -329,7 +329,7 @@ class PhasedLora(LoraAdapter):
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
         with self.globally.bounds(model), super().adapting(model, windows, starts) as adaptation:
-            self.globally.learner(model.requires_grad_(True), f"{PLACE}.globally")  # refused before a score
+            self.globally.learner(model.requires_grad_(True), f"{PLACE}.globally")  # raises before scoring
             model.requires_grad_(False)
             yield adaptation
 
@@ -338,7 +338,7 @@ class PhasedLora(LoraAdapter):
         return [range(*pair) for pair in itertools.pairwise(cuts) if pair[0] < pair[1]]
 
     def prefixes(self, batches: list[list[list[int]]]) -> dict[int, list[list[int]]]:
-        """The documents that the weights learn from after some of the batches, by the batch's number."""
+        """The documents that the weights learn from, by the number of the batch before."""
         prefix = min(self.prefix_documents, sum(map(len, batches)))
         marks = [prefix * (phase + 1) // self.phases for phase in range(self.phases)]
         done: list[list[int]] = []
@@ -356,7 +356,7 @@ class PhasedLora(LoraAdapter):
 
 
 class PhaseLearner(DocumentLearner):
-    """A model on its way through documents, whose own weights learn after some batches."""
+    """As DocumentLearner; the model's own weights learn after some batches."""
 
     plan: PhasedLora
 
@@ -369,7 +369,7 @@ class PhaseLearner(DocumentLearner):
             self.learn_globally(np.concatenate([exam.released(*span) for span in spans]))
 
     def learn_globally(self, stream: np.ndarray) -> None:
-        """One phase: the weights learn from these documents; then the low-rank factors are forgotten."""
+        """One phase: the weights learn from these documents; then the low-rank factors are dropped."""
         plan, model = self.plan.globally, self.model
         tokens = torch.from_numpy(stream).to(model.backend.device)
         length = plan.sequence_length or max(window.end - window.start for window in self.windows)

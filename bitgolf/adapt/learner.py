@@ -1,4 +1,4 @@
-"""A model that learns from scored text for a while, and is given back as it was."""
+"""Training of a model on scored text; afterwards the model is restored."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,13 +26,13 @@ AT_THE_END = Progress(1, 1)  # of the training, for noise that begins late
 
 
 class LearningError(BitgolfError):
-    """A model cannot learn from the text that it scores, or loses itself in it."""
+    """A model cannot learn from the text that it scores, or diverges on it."""
 
 
 class Learner:
-    """Steps on a model's own weights; the state of the optimizers persists from call to call.
+    """Trains a model's own weights; the state of the optimizers is kept from call to call.
 
-    Between two calls the model has the weights that it is scored with: those that the noise makes, if any.
+    Between two calls the model has the weights for scoring, which the noise makes if there is any.
     world: the processes that share each step.
     """
 
@@ -45,18 +45,18 @@ class Learner:
         self.shown = ExitStack()
 
     def show(self) -> None:
-        """Put the weights that are scored in the place of those that learn."""
+        """Replace the trained weights in the model by those for scoring."""
         self.shown.enter_context(swapped_weights(self.optimizers, self.noisy()))
 
     def noisy(self) -> Mapping[str, Tensor | CustomGradient]:
-        """What stands in for weights."""
+        """The replacements of weights by the noise."""
         return self.noise.fake_quantized(self.optimizers.parameters, QuantizePlan(), AT_THE_END, 0.0)
 
     def learn(self, tokens: Tensor, length: int, rows: int, epochs: int, progress: Progress) -> None:
-        """Passes over tokens (n + 1) in rows of `length` side by side, so many to a step; a rest is left out.
+        """Train for `epochs` on tokens (n + 1,) in rows of `length`, `rows` per step; a rest is left out.
 
-        progress: of the schedule of all rates. Raises LearningError where a gradient's length is no
-        number, RuleError where the processes come to different weights.
+        progress: of the learning-rate schedule. Raises LearningError if a gradient norm is not finite,
+        RuleError if the processes get different weights.
         """
         model, world = self.model, self.world
         count = (len(tokens) - 1) // length
@@ -75,20 +75,22 @@ class Learner:
                 raise LearningError(what, value=norm, way_out="a lower rate of it")
             clipped_step(plan, self.optimizers, lr_scale, progress, norm)
         self.optimizers.zero()
-        refuse_apart([each.detach() for each in self.that_learn().values()], world)
+        check_equal_weights([each.detach() for each in self.trained_weights().values()], world)
         model.eval()
         self.show()
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of the weights that learn, and of what the optimizers keep."""
+        """Copies of the trained weights and of the optimizers' state."""
         self.shown.close()
-        tensors = {f"weight/{name}": tensor.detach().clone() for name, tensor in self.that_learn().items()}
+        tensors = {
+            f"weight/{name}": tensor.detach().clone() for name, tensor in self.trained_weights().items()
+        }
         self.show()
         return tensors | {f"kept/{key}": tensor.clone() for key, tensor in self.optimizers.state().items()}
 
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave. Raises CheckpointError for what does not fit."""
-        own, kept = self.that_learn(), part_of(learnt, "kept")
+        """Continue from a result of `state`. Raises CheckpointError if it does not fit."""
+        own, kept = self.trained_weights(), part_of(learnt, "kept")
         refuse_other(part_of(learnt, "weight"), own)
         refuse_other(kept, {key: own.get(key.rpartition("/")[0]) for key in kept})
         self.shown.close()
@@ -98,28 +100,28 @@ class Learner:
         self.optimizers.restore(kept)
         self.show()
 
-    def that_learn(self) -> dict[str, nn.Parameter]:
-        """The weights that learn, by name."""
+    def trained_weights(self) -> dict[str, nn.Parameter]:
+        """The trained weights, by name."""
         return {name: each for name, each in self.optimizers.parameters.items() if each.requires_grad}
 
 
 def piece_rows(most: int, rows: int, device: torch.device) -> int:
-    """Sequences in a piece of a step; a GPU's step has pieces for as many processes as the public scripts."""
+    """Sequences in a piece of a step; a GPU's step has as many pieces as public scripts have processes."""
     return min(most, -(-rows // PUBLIC_MICRO_BATCHES)) if device.type == "cuda" else most
 
 
 def shared_gradients(
     model: nn.Module, optimizers: Optimizers, pieces: list[tuple[Tensor, Tensor]], world: World
 ) -> float:
-    """Leave the gradient of the mean loss of all pieces in the parameters; its length.
+    """Compute the gradient of the mean loss of all pieces in the parameters; returns its norm.
 
-    Each piece is one process's, and all are added up in the order of the pieces.
-    So every process comes to the bits that one alone comes to.
+    Each piece belongs to one process, and gradients are added in the order of the pieces. So every process
+    gets the same bits as a single process would.
     """
     rows, total = sum(len(inputs) for inputs, _ in pieces), torch.zeros(0)
     for first in range(0, len(pieces), world.size):
         wave = pieces[first : first + world.size]
-        # A process without one takes another's once more, which is not counted.
+        # A process without a piece repeats that of another, which is not counted.
         inputs, targets = wave[min(world.rank, len(wave) - 1)]
         optimizers.zero()
         (model(inputs, targets) * (len(inputs) / rows)).backward()
@@ -132,8 +134,8 @@ def shared_gradients(
     return float(torch.stack([part.float() for part in torch._foreach_norm(gradients)]).norm())
 
 
-def refuse_apart(weights: list[Tensor], world: World) -> None:
-    """Raise RuleError, on all processes, unless all have these weights, by a sum over their bits."""
+def check_equal_weights(weights: list[Tensor], world: World) -> None:
+    """Raises RuleError on all processes unless all have equal weights, by a checksum of their bits."""
     if world.size > 1:
         own = torch.stack([each.view(torch.int32).sum() for each in weights])
         if any(not torch.equal(own, other) for other in world.each(own)):
@@ -141,12 +143,12 @@ def refuse_apart(weights: list[Tensor], world: World) -> None:
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Those that are called 'part/...', by the rest of their names."""
+    """The tensors named 'part/...', by the rest of their names."""
     return {name[len(part) + 1 :]: each for name, each in tensors.items() if name.startswith(f"{part}/")}
 
 
 def refuse_other(restored: Mapping[str, Tensor], own: Mapping[str, Tensor | None]) -> None:
-    """Raise CheckpointError unless these are tensors like our own; a single number, as a count, always is."""
+    """Raises CheckpointError unless tensors have the names and shapes of ours; single numbers always fit."""
     for name in sorted({*restored, *own}):
         one, other = restored.get(name), own.get(name)
         if one is None or other is None or one.ndim and one.shape != other.shape:
@@ -154,8 +156,8 @@ def refuse_other(restored: Mapping[str, Tensor], own: Mapping[str, Tensor | None
 
 
 @contextmanager
-def given_back(model: nn.Module) -> Iterator[None]:
-    """Afterwards every weight is as before, to the bit, and so is what else learning changes."""
+def restored_after(model: nn.Module) -> Iterator[None]:
+    """A context after which weights, and everything else that learning changes, are restored to the bit."""
     before = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in model.parameters()]
     mode = model.training
     try:

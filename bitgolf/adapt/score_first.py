@@ -1,4 +1,4 @@
-"""Score a chunk of the stream, then train on it."""
+"""Score-first test-time training: score a chunk of the stream, then train on it."""
 
 import dataclasses
 import fnmatch
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.adapt.caps import CAPS, caps_of_its_own
-from bitgolf.adapt.learner import Learner, LearningError, given_back, part_of
+from bitgolf.adapt.caps import CAPS, with_learnt_caps
+from bitgolf.adapt.learner import Learner, LearningError, part_of, restored_after
 from bitgolf.base.errors import PlanError
 from bitgolf.base.plan import setting
 from bitgolf.net.model import Model
@@ -30,17 +30,17 @@ PLACE = "score.adapter"  # of these settings, for messages
 class ScoreFirst(Adapter):
     """The model trains on each chunk of the stream once it is scored (score-first test-time training).
 
-    What: a window belongs to the chunk of `chunk_tokens` targets that holds the first it scores. When all
-        windows of a chunk are scored, `epochs` passes over it, cut into sequences, `batch_sequences` a step,
-        gradients no longer than `clip`; rates follow `schedule` over the chunks, the optimizer keeps its
-        state, the last chunk is not trained on. Tensors that match `tensors` and none of `frozen` learn;
-        with `noise` they are trained and scored as it quantizes them. sequence_length 0: of the windows.
-        caps: how two bounds of the logits learn, p tanh(l / p) above zero and n tanh(l / n) below, which
-        begin at the model's (asymmetric soft cap, PR #1923: -0.0014 with another change).
+    What: a window belongs to the chunk of `chunk_tokens` targets that contains its first target. When all
+        windows of a chunk are scored, `epochs` passes over it, cut into sequences, `batch_sequences` per
+        step, gradients clipped at norm `clip`. Rates follow `schedule` over the chunks, the optimizer keeps
+        its state, the last chunk is not trained on. Tensors that match `tensors` and none of `frozen` learn;
+        with `noise` they are trained and scored as it quantizes them. sequence_length 0: that of the windows.
+        caps: the rule for two learnt bounds of the logits, p tanh(l / p) above zero and n tanh(l / n) below,
+        which start at the model's (asymmetric soft cap, PR #1923: -0.0014 with another change).
     Source: PR #461, #549, record 2026-03-23 (lr 0.002, -0.0025 bpb), PR #1716 (lr 0.005, -0.0013);
-        `frozen=("*.weight",)` and `noise` are the two cures that #1718 names for models trained with QAT.
-    Cost: no bytes; a pass forward and back over the text for each epoch; a copy of the weights, and what the
-        rule keeps.
+        `frozen=("*.weight",)` and `noise` are the two remedies that #1718 names for models trained with QAT.
+    Cost: no bytes; a forward and backward pass over the text for each epoch; a copy of the weights, and the
+        state of the rule.
     Not for: texts of a few chunks; stacks with GPTQ and XSA gained nothing (records 03-25, 03-29).
     Neutral: lr=0 of the rule, without noise
     """
@@ -105,18 +105,18 @@ class ScoreFirst(Adapter):
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
         targets = max(window.end for window in windows)
         length = self.sequence_length or max(window.end - window.start for window in windows)
-        with self.bounds(model), given_back(model):
+        with self.bounds(model), restored_after(model):
             learner = self.learner(model.eval())
             with learner.shown:
                 learner.show()
                 yield ChunkLearner(self, learner, targets, length)
 
     def bounds(self, model: Model) -> AbstractContextManager[None]:
-        """The model with bounds of its own where they learn."""
-        return nullcontext() if self.caps == Frozen() else caps_of_its_own(model)
+        """A context in which the model has learnt bounds, if `caps` is set."""
+        return nullcontext() if self.caps == Frozen() else with_learnt_caps(model)
 
     def learner(self, model: Model, path: str = PLACE) -> Learner:
-        """What trains the weights of a model; path: of these settings.
+        """The learner of a model's weights; path: of these settings, for messages.
 
         Raises PlanError for patterns that match nothing.
         """
@@ -126,7 +126,7 @@ class ScoreFirst(Adapter):
         return Learner(model, self.optim(), self.clip, self.noise)
 
     def unmatched(self, names: Sequence[str]) -> Iterator[str]:
-        """Patterns that name none of these tensors, as sentences."""
+        """Patterns that match none of these tensors, as sentences."""
         for field in ("frozen", "tensors"):
             for pattern in getattr(self, field):
                 if not fnmatch.filter(names, pattern):
@@ -145,7 +145,7 @@ class ScoreFirst(Adapter):
 
 
 class ChunkLearner(Adaptation):
-    """A model on its way through the chunks of a stream."""
+    """The adaptation of a model to the chunks of a stream."""
 
     resumable: ClassVar[bool] = True
 
@@ -162,7 +162,7 @@ class ChunkLearner(Adaptation):
         start, last = self.chunk * chunk_tokens, (self.targets - 1) // chunk_tokens
         progress = Progress(self.chunk, last)
         self.chunk += 1
-        if len(part):  # a chunk that one window of the chunk before has scored is left out
+        if len(part):  # a chunk that a window of the chunk before has scored is skipped
             tokens = torch.from_numpy(exam.released(start, min(start + chunk_tokens, self.targets)))
             tokens = tokens.to(self.model.backend.device)
             self.learner.learn(tokens, self.length, plan.batch_sequences, plan.epochs, progress)

@@ -1,8 +1,8 @@
-"""A tree of the byte strings that a text holds, up to a length, with exact counts of what followed each.
+"""A tree of the byte strings in a text, up to a length, with exact counts of the bytes that followed.
 
-A node is a string and a row of eight numbers. Counts are kept as PPM keeps them (update exclusion): a byte
-counts in the longest contexts down to the first that knows it, so shorter ones count in how many contexts it
-came.
+A node is a string, stored as a row of eight numbers. Counts follow PPM's update exclusion: a byte is counted
+in the longest contexts, down to the first that has seen it. So a shorter context counts in how many longer
+contexts a byte occurred.
 Source: Cleary and Witten 1984; Moffat 1990 (exclusion); Howard 1993 (method D)
 """
 
@@ -11,25 +11,25 @@ import numpy as np
 from bitgolf.base.compiled import compiled
 
 TIMES, FIRST, NEXT, SHORTER, BYTE, TOTAL, DISTINCT, DEPTH = range(8)
-ESCAPE = 0.5  # what each kind of byte that followed a context gives up for those that did not: method D
+ESCAPE = 0.5  # subtracted from the count of each distinct byte of a context, for unseen bytes: method D
 
 
 class ContextTree:
-    """The tree, with room to grow. nodes: int32 (room, 8), the empty string first. used: how many it has."""
+    """The tree, with free rows. nodes: int32 (room, 8), the empty string first. used: number of nodes."""
 
     def __init__(self, room: int = 1 << 12) -> None:
         self.nodes, self.used = np.zeros((room, 8), np.int32), 1
         self.nodes[0, [FIRST, NEXT, SHORTER]] = -1
 
     def make_room(self, count: int) -> None:
-        """For so many more nodes."""
+        """Make room for `count` more nodes."""
         while self.used + count > len(self.nodes):
             self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
 
 
 @compiled
 def followed_by(nodes: np.ndarray, node: int, byte: int) -> int:
-    """The node of a context and one more byte, -1 if it never came."""
+    """The node of a context plus one byte, -1 if it never occurred."""
     child = nodes[node, FIRST]
     while child >= 0 and nodes[child, BYTE] != byte:
         child = nodes[child, NEXT]
@@ -38,7 +38,7 @@ def followed_by(nodes: np.ndarray, node: int, byte: int) -> int:
 
 @compiled
 def counted_context(nodes: np.ndarray, node: int) -> int:
-    """The longest end of a context that something has followed; the empty one if there is none."""
+    """The longest suffix of a context that has counts; the empty context if there is none."""
     while node > 0 and nodes[node, TOTAL] == 0:
         node = nodes[node, SHORTER]
     return node
@@ -46,7 +46,7 @@ def counted_context(nodes: np.ndarray, node: int) -> int:
 
 @compiled
 def context_after(nodes: np.ndarray, node: int, byte: int, order: int) -> int:
-    """The longest context of at most `order` bytes that something followed, once a byte is added."""
+    """After one more byte: the longest context of at most `order` bytes that has counts."""
     while node >= 0:
         child = followed_by(nodes, node, byte)
         if child >= 0:
@@ -57,7 +57,7 @@ def context_after(nodes: np.ndarray, node: int, byte: int, order: int) -> int:
 
 @compiled
 def count_byte(nodes: np.ndarray, used: int, node: int, byte: int, order: int) -> tuple[int, int]:
-    """Count a byte after its context `node`; returns how many nodes are used, and the context that is next.
+    """Count a byte after its context `node`; returns the number of used nodes, and the next context.
 
     nodes: with room for order + 1 more.
     """
@@ -83,10 +83,10 @@ def count_byte(nodes: np.ndarray, used: int, node: int, byte: int, order: int) -
 
 @compiled
 def expect_bytes(nodes: np.ndarray, node: int, expected: np.ndarray) -> None:
-    """Write into `expected` (256), float64, how likely each byte is after a context.
+    """Write into `expected` (256,), float64, the probability of each byte after a context.
 
-    A context with N bytes counted, of d kinds, gives each (n - 1/2) / N and passes d / 2N on to the next
-    shorter one, the empty one to all bytes alike: the escapes of method D, blended.
+    A context with N counts of d distinct bytes gives each (n - 1/2) / N, and d / 2N to the next shorter
+    context; the empty one gives it to all bytes equally: the escapes of method D, blended.
     """
     passed = 1.0
     for byte in range(256):

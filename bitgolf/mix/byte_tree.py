@@ -1,4 +1,4 @@
-"""The vocabulary as a tree of bytes: which tokens begin alike."""
+"""The vocabulary as a prefix tree of bytes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class ByteTree(NamedTuple):
-    """All starts of tokens, level by level: a parent comes before its children, which stand together.
+    """All prefixes of tokens, level by level: a parent comes before its children, which are adjacent.
 
-    byte: the last byte of each node, int32 (nodes). parent: int32 (nodes), -1 for the empty start. child:
+    byte: the last byte of each node, int32 (nodes). parent: int32 (nodes), -1 for the empty prefix. child:
     int32 (nodes + 1), the children of node v are child[v] to child[v + 1] - 1. ends: whether a token ends
     there, bool (nodes). node_of: the node of each token, int32 (vocabulary), -1 for one without bytes.
     """
@@ -22,7 +22,7 @@ class ByteTree(NamedTuple):
 
 
 def byte_tree(pieces: Sequence[bytes]) -> ByteTree:
-    """The tree of tokens that stand for these bytes."""
+    """The tree of a vocabulary, given the bytes of its tokens."""
     starts = {piece[:length] for piece in pieces for length in range(len(piece) + 1)} | {b""}
     nodes = sorted(starts, key=lambda start: (len(start), start))
     number = {start: node for node, start in enumerate(nodes)}
@@ -40,7 +40,7 @@ def byte_tree(pieces: Sequence[bytes]) -> ByteTree:
 
 
 def path_to(tree: ByteTree, token: int) -> np.ndarray:
-    """The nodes of a token, int32, from the empty start to its own; only the first for one without bytes."""
+    """The nodes of a token, int32, from the empty prefix to its own; only the first if it has no bytes."""
     path = [int(tree.node_of[token])]
     while path[-1] > 0:
         path.append(int(tree.parent[path[-1]]))

@@ -1,7 +1,7 @@
-"""What followed each context, counted exactly: a context is the tokens themselves, never a hash of them.
+"""Exact counts of the tokens that followed each context; contexts are never replaced by hashes.
 
-Contexts are a tree: a node is one, and its child by a token is the context that this token makes longer. A
-table of slots finds a child; where two hash alike, the next slot is tried, so nothing is mixed up.
+Contexts are a tree: a node is a context, and its child by a token is the context extended by that token. A
+hash table of slots finds a child; on a collision the next slot is tried, so contexts are never confused.
 """
 
 import copy
@@ -15,14 +15,14 @@ from bitgolf.score.mixer import Memory
 # Of a node: how it came about, its place among its parent's children, and what followed it.
 PARENT, TOKEN, CAME, SIBLING, CHILD, FOLLOWED, UNIQUE, TOP, ROW = range(9)
 NOTHING, BEGINNING = 0, 1  # the nodes of the empty context, and of a token that nothing is counted before
-FEW = 1 / 16  # of the vocabulary: with more kinds of tokens than this, counts have a row of their own
-SPREAD, TURN = 1_000_003, 7919  # parents and tokens over the slots
+FEW = 1 / 16  # of the vocabulary: contexts with more distinct tokens have a dense row of counts
+SPREAD, TURN = 1_000_003, 7919  # multipliers of parent and token in the hash
 
 
 class Counts:
-    """How often each token followed each context. rows: float64 (rows, vocabulary), of those with many kinds.
+    """How often each token followed each context. rows: float64 (rows, vocabulary), dense counts.
 
-    nodes: int32 (nodes, 9). slots: int32, -1 for a free one. used: int64, how many nodes and rows are.
+    nodes: int32 (nodes, 9). slots: int32, -1 for a free one. used: int64, the numbers of nodes and rows.
     """
 
     def __init__(self, vocabulary_size: int) -> None:
@@ -31,7 +31,7 @@ class Counts:
         self.rows, self.used = np.zeros((8, vocabulary_size)), np.array([2, 0])
 
     def make_room(self, count: int) -> None:
-        """For so many more nodes and rows."""
+        """Make room for `count` more nodes and rows."""
         if self.used[0] + count > len(self.nodes):
             self.nodes = np.concatenate([self.nodes, np.zeros_like(self.nodes)])
             self.slots = np.full(2 * len(self.slots), -1, np.int32)
@@ -44,7 +44,7 @@ class Counts:
 
 @kept_compiled
 def fill_slots(nodes: np.ndarray, used: int, slots: np.ndarray) -> None:
-    """The slots of all nodes so far."""
+    """Enter all nodes into an empty table of slots."""
     mask = len(slots) - 1
     for node in range(BEGINNING + 1, used):
         slot = (np.int64(nodes[node, PARENT]) * SPREAD + np.int64(nodes[node, TOKEN]) * TURN) & mask
@@ -63,9 +63,9 @@ def count_token(
     used: np.ndarray,
     shares: np.ndarray,
 ) -> None:
-    """Count a token after its contexts (int64, shortest first, -1 for none), and go on to those of the next.
+    """Count a token after its contexts (int64, shortest first, -1 for none), and set those of the next token.
 
-    shares: float64, written: of what had followed each context, this token's.
+    shares: float64, output: this token's share of the counts of each context before.
     """
     mask, after = len(slots) - 1, np.int64(NOTHING)
     for length in range(len(contexts)):
@@ -108,7 +108,7 @@ def count_token(
 def add_counts(
     contexts: np.ndarray, factors: np.ndarray, nodes: np.ndarray, rows: np.ndarray, weights: np.ndarray
 ) -> None:
-    """Add what followed some contexts, each times its factor, to weights (vocabulary); the last one first."""
+    """Add the counts of contexts, each times its factor, to weights (vocabulary,); the last context first."""
     for number in range(len(contexts) - 1, -1, -1):
         node, factor = contexts[number], factors[number]
         if nodes[node, ROW] >= 0:
@@ -123,10 +123,10 @@ def add_counts(
 
 
 class ContextCounts(Memory):
-    """What followed the last 0 to `longest` tokens, for each of these lengths.
+    """Counts after the last 0 to `longest` tokens, for each of these lengths.
 
-    contexts: int64 (longest + 1), what the coming token follows, the shortest first; -1 for none.
-    shares: float64 (longest + 1), of what followed each of them before, the last token's.
+    contexts: int64 (longest + 1,), the contexts of the next token, the shortest first; -1 for none.
+    shares: float64 (longest + 1,), the last token's share of the counts of its contexts.
     """
 
     def __init__(self, vocabulary_size: int, longest: int) -> None:
@@ -141,7 +141,7 @@ class ContextCounts(Memory):
         return lane
 
     def longest_seen(self) -> int:
-        """The node of the longest context, -1 where nothing has followed it."""
+        """The node of the longest context, -1 if it has no counts."""
         node = int(self.contexts[-1])
         return node if node >= 0 and self.counts.nodes[node, FOLLOWED] else -1
 

@@ -1,4 +1,4 @@
-"""Exact-match retrieval: the token after the longest earlier match of the last ones, as LZ77 finds it."""
+"""Exact-match retrieval: the token after the longest earlier match of the last tokens, as in LZ77."""
 
 import copy
 import dataclasses
@@ -14,11 +14,11 @@ from bitgolf.text.tokenizer import Tokenizer
 
 
 class _Matches(Memory):
-    """The text so far, of all lanes one token after another, as each was observed.
+    """The text so far, tokens of all lanes in the order of observation.
 
-    text: tokens. before: the index of the one before each in its lane, -1 for the first of a lane. latest:
-    where the last token came that followed these `shortest` ones; earlier: where one did before it, -1 for
-    never. recent: the last `shortest` tokens of this lane. last: the index of the last one.
+    text: tokens. before: index of the previous token of the same lane, -1 for the first. latest: by
+    `shortest` tokens, the index of the last token that followed them; earlier: the index of the follower
+    before that, -1 for none. recent: the last `shortest` tokens of this lane. last: index of the last token.
     """
 
     def __init__(self, plan: "LongestMatch") -> None:
@@ -37,7 +37,7 @@ class _Matches(Memory):
         return lane
 
     def longest(self) -> tuple[int, int]:
-        """How many of the last tokens came before, and what followed them there; (0, -1) if too few."""
+        """Length of the longest match of the last tokens, and the token that followed it; (0, -1) if none."""
         best, follower = 0, -1
         position = self.latest.get(self.recent, -1) if len(self.recent) == self.plan.shortest else -1
         for _ in range(self.plan.tries):
@@ -50,7 +50,7 @@ class _Matches(Memory):
         return best, follower
 
     def _length(self, position: int) -> int:
-        """How many tokens up to this position equal the last ones, at most `longest`."""
+        """How many tokens up to this position equal the last tokens, at most `longest`."""
         length, end, text, before = 0, self.last, self.text, self.before
         while length < self.plan.longest and position >= 0 and end >= 0 and text[position] == text[end]:
             length, position, end = length + 1, before[position], before[end]
@@ -66,7 +66,7 @@ class _Matches(Memory):
         return mixed
 
     def situation(self) -> tuple[int, int]:
-        """What the weight of a match depends on: its length, and how likely the model finds its token."""
+        """The class of a match for its weight: its length, and the model's odds of its token."""
         length, token = self.match
         return length, odds_level(float(self.own[token]))
 
@@ -84,11 +84,11 @@ class _Matches(Memory):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongestMatch(Mixer):
-    """The token after the longest earlier match of the last tokens, trusted by how long the match is.
+    """The token after the longest earlier match of the last tokens, weighted by the length of the match.
 
-    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest of the last `tries` positions
-        where the last `shortest` tokens stood, the latest of equal ones; w is learnt for each length, up to
-        `longest`, and for how likely the model finds that token
+    What: p = (1 - w) p_model + w [y = the follower]; the match is the longest among the last `tries`
+        occurrences of the last `shortest` tokens, the latest of equal ones; w is learnt for each length, up
+        to `longest`, and for the model's odds of that token
     Source: PR #780 (its confidence was min(0.85, 0.3 + length / 20)); Ziv and Lempel 1977
     Cost: no bytes; some 40 microseconds a token
     Not for: texts that do not quote themselves

@@ -1,4 +1,4 @@
-"""Retrieval by hidden states: what followed where the model was in nearly the same state."""
+"""Retrieval by hidden states (kNN-LM): tokens that followed similar states."""
 
 import copy
 import dataclasses
@@ -14,9 +14,9 @@ from bitgolf.text.tokenizer import Tokenizer
 
 
 class Datastore:
-    """The last so many states (count, width) of all lanes, the squares of their lengths, and what followed.
+    """The last states (count, width) of all lanes, their squared lengths, and the tokens that followed.
 
-    seen: how many there were in all.
+    seen: the number of all states so far.
     """
 
     def __init__(self, count: int) -> None:
@@ -24,7 +24,7 @@ class Datastore:
         self.followers, self.seen = np.zeros(count, np.int64), 0
 
     def add(self, state: np.ndarray, token: int) -> None:
-        """One more, in the place of the oldest."""
+        """Add a state and its token, in place of the oldest."""
         if not self.seen:
             self.states = np.zeros((len(self.squares), len(state)), np.float32)
         slot = self.seen % len(self.squares)
@@ -55,7 +55,7 @@ class _Neighbours(Memory):
         return (1 - weight) * own + weight * shares
 
     def nearest(self, state: np.ndarray, vocabulary_size: int) -> np.ndarray:
-        """The share of each token (vocabulary) among those that followed the nearest states; sums to one."""
+        """The kernel-weighted share of each token (vocabulary,) after the nearest states; the sum is one."""
         known = slice(min(self.store.seen, self.plan.states))
         squares = self.store.squares[known] - 2 * (self.store.states[known] @ state)
         chosen = np.argpartition(squares, self.plan.neighbours - 1)[: self.plan.neighbours]
@@ -74,8 +74,8 @@ class NearestStates(Mixer):
     """Tokens that followed the hidden states nearest to this one (kNN-LM).
 
     What: p = (1 - w) p_model + w sum of k(h, h_i) [y = y_i] over the `neighbours` nearest of the last
-        `states` final states, k = exp(-|h - h_i|^2 / (bandwidth width)), shares that sum to one; only where
-        the model's largest probability is at most `certain`; w is learnt by that probability
+        `states` final states, k = exp(-|h - h_i|^2 / (bandwidth width)), normalised; only if the model's
+        largest probability is at most `certain`; w is learnt for classes of that probability
     Source: PR #738 (32 of 30,000 states of width 512, temperature 50, weight 0.08; its gate looked at the
         token that came); Khandelwal et al. 2020
     Cost: no bytes; states x width products a token: some 300 microseconds at 8,192 x 192

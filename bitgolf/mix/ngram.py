@@ -1,4 +1,4 @@
-"""N-gram caches: what followed the last tokens, so far in this text."""
+"""N-gram caches: counts of the tokens that followed the last tokens in this text."""
 
 import dataclasses
 import math
@@ -24,8 +24,8 @@ from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.text.tokenizer import Tokenizer
 
-# A weight's situation: how long the context is, the bits of how much and how many kinds followed it, and the
-# odds that the model gives the most frequent of them.
+# The class of a weight: length of the context, log2 of its counts and of their distinct tokens, and the
+# model's odds of the most frequent of them.
 BITS, MOST_ODDS, LEAST_ODDS = 32, 5, 1e-9
 ODDS_LEVELS = 2 * MOST_ODDS + 1
 
@@ -47,13 +47,13 @@ class _Fixed(ContextCounts):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NgramCache(Mixer):
-    """Counts of the tokens that followed the last `order` - 1 ones, mixed in with a fixed weight.
+    """Counts of the tokens that followed the last `order` - 1 tokens, mixed in with a fixed weight.
 
     What: p = (1 - weight) p_model + weight (n(context, y) + kappa) / (n(context) + kappa V), exact counts of
-        the scored text alone
+        only the scored text
     Source: PR #1718 (bigrams, weight 0.02, kappa 0.5, never run there)
     Cost: no bytes; microseconds a token
-    Not for: a strong model, or a short text: the weight is the same whether much was counted or nothing
+    Not for: a strong model or a short text: the weight is the same for many counts and for none
     Neutral: weight=0
     """
 
@@ -78,15 +78,15 @@ def weigh_contexts(
     situations: np.ndarray,
     factors: np.ndarray,
 ) -> tuple[int, float]:
-    """How many contexts are known, and what share the model keeps.
+    """The number of contexts with counts, and the remaining share of the model.
 
-    situations: int64, written: what the weight of each context depends on, as its place in `weights`.
-    factors: float64, written: by which its counts are multiplied.
+    situations: int64, output: the index of each context's class in `weights`.
+    factors: float64, output: the factors of each context's counts.
     """
     known = 0
     for node in contexts:
         if node < 0 or nodes[node, FOLLOWED] == 0:
-            break  # no longer one is known either
+            break  # longer contexts have no counts either
         situation = known
         for number in (nodes[node, FOLLOWED], nodes[node, UNIQUE]):
             level = 0
@@ -110,9 +110,9 @@ def weigh_contexts(
 def move_weights(
     probability: float, shares: np.ndarray, situations: np.ndarray, weights: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Move the weights of known contexts, as `Trust` does.
+    """Update the weights of contexts with counts, as `Trust` does.
 
-    probability: the model's, of the token that came. shares: of what had followed each context, this token's.
+    probability: the model's, of the observed token. shares: this token's share of the counts of each context.
     """
     for length in range(len(situations)):
         situation = situations[length]
@@ -159,11 +159,12 @@ class _Interpolated(ContextCounts):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InterpolatedNgrams(Mixer):
-    """Counts after the last 0 to `order` - 1 tokens, each trusted as far as it has been right before.
+    """Counts after the last 0 to `order` - 1 tokens, with weights learnt from their success so far.
 
     What: p_n = (1 - w) p_(n-1) + w n(context, y) / n(context), from p_0 of the model up to the longest
-        context that is known; w is learnt from the scored text, for each length, count, number of kinds and
-        how likely the model finds the most frequent one. per_document counts each document anew
+        context with counts; w is learnt from the scored text, for classes of length, count, number of
+        distinct tokens and the model's odds of the most frequent one. per_document: counts start anew in each
+        document
     Source: Jelinek and Mercer 1980; in place of the fixed weight of PR #1718 and the hashed tables of #779
     Cost: no bytes; some 10 microseconds and half a kB of memory a token
     Not for: texts of a few thousand tokens, where nothing repeats yet

@@ -1,4 +1,4 @@
-"""Prediction by partial matching over bytes, mixed with a model of tokens byte by byte."""
+"""Prediction by partial matching (PPM) over bytes, mixed byte by byte with a model of tokens."""
 
 import copy
 import dataclasses
@@ -23,13 +23,13 @@ from bitgolf.mix.trust import LONGEST_MEMORY, PATIENCE
 from bitgolf.score.mixer import Memory, Mixer
 from bitgolf.text.tokenizer import Tokenizer
 
-LEAST_OWN = 1e-30  # so that what the model holds impossible can still come
-LEVELS = 8  # of how often a context was counted, and of how many kinds followed
+LEAST_OWN = 1e-30  # so that tokens with probability zero stay possible
+LEVELS = 8  # classes of counts and of distinct bytes of a context
 
 
 @compiled
 def situation_of(nodes: np.ndarray, context: int) -> int:
-    """What a weight depends on: length of a context, how often it was counted, how many kinds followed."""
+    """The class of a weight: length of a context, its count, and its number of distinct bytes."""
     situation = nodes[context, DEPTH]
     for number in (nodes[context, TOTAL], nodes[context, DISTINCT]):
         level = 0
@@ -43,9 +43,9 @@ def situation_of(nodes: np.ndarray, context: int) -> int:
 def expect_events(
     nodes: np.ndarray, context: int, tree: ByteTree, node: int, expected: np.ndarray
 ) -> tuple[float, float]:
-    """What can come at a node of the vocabulary: `expected` (256) of bytes, the end, and the sum of all.
+    """Probabilities at a node of the vocabulary: `expected` (256,) of bytes; returns the end, and the sum.
 
-    A token ends where no byte comes that a longer one has: text is cut into the longest tokens there are.
+    A token ends if the next byte does not extend it to a longer one: text is cut into the longest tokens.
     """
     expect_bytes(nodes, context, expected)
     going_on = 0.0
@@ -67,10 +67,10 @@ def mix_bytes(
     shares: np.ndarray,
     contexts: np.ndarray,
 ) -> np.ndarray:
-    """The mixed weight of each token (vocabulary).
+    """The mixed weight of each token (vocabulary,).
 
-    own: float64 (vocabulary). shares: float64 (4, tree), written: how likely the model and the mixture find
-    each start, then each as a whole token. contexts: int32 (tree), written where the mixture looked.
+    own: float64 (vocabulary,). shares: float64 (4, tree), output: probabilities of each prefix by the model
+    and the mixture, then of each as a whole token. contexts: int32 (tree,), output: of visited nodes.
     """
     whole, start, mixed_whole, mixed = shares[0], shares[1], shares[2], shares[3]
     whole[:] = 0.0
@@ -119,7 +119,7 @@ def learn_weights(
     weights: np.ndarray,
     seen: np.ndarray,
 ) -> None:
-    """Move the weight of each step of the token that came, as `Trust` does. path: its nodes."""
+    """Update the weight of each byte of the observed token, as `Trust` does. path: its nodes."""
     whole, start, mixed = shares[0], shares[1], shares[3]
     expected = np.empty(256)
     for step in range(len(path)):
@@ -187,10 +187,10 @@ class _Bytes(Memory):
 class BytePpm(Mixer):
     """Prediction by partial matching over the bytes so far, mixed in byte by byte along the tokens.
 
-    What: at each byte of a token, (1 - w) p_model + w p_ppm over the bytes that go on and the token's end,
-        the model's as sums over its tokens; a token has the product; w is learnt by length, count and kinds
-        of the context. Contexts of up to `order` bytes, method D, blended; starts of tokens that are less
-        likely than `floor` keep the model's shares
+    What: at each byte of a token, (1 - w) p_model + w p_ppm over the next bytes and the token's end, where
+        p_model sums over tokens; a token has the product; w is learnt for classes of length, count and
+        distinct bytes of the context. Contexts of up to `order` bytes, method D, blended; prefixes of tokens
+        less likely than `floor` keep the model's probabilities
     Source: PR #1916 (marginals by bytes; 1.5430 to 1.5221), in place of PR #1835's p^(1/n); Cleary and Witten
         1984, Howard 1993
     Cost: no bytes; some 700 microseconds and half a kB of memory a token, with numba

@@ -1,4 +1,4 @@
-"""A token that the text itself hints at, made more likely."""
+"""A boost for the token that followed most often in the text so far."""
 
 import dataclasses
 import math
@@ -27,10 +27,10 @@ class _Hints(ContextCounts):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenTilt(Mixer):
-    """The most frequent token after the last `order` - 1 ones, boosted where it is clearly that.
+    """The most frequent token after the last `order` - 1 tokens, boosted if it is frequent enough.
 
     What: p proportional to p_model exp(boost [y = h]), over the whole vocabulary; h is the most frequent
-        follower so far, if it has at least this `share` of them
+        follower so far, if its share is at least `share`
     Source: PR #1145 and #1420 (order 16, share 0.8, boost 2.625; -0.00014)
     Cost: no bytes; microseconds a token
     Not for: short contexts: the boost is the same after one token seen and after a hundred

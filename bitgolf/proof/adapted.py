@@ -1,8 +1,8 @@
-"""Models that learn from the text, or mix in what it has shown, coded and decoded one token after another.
+"""Coding and decoding with models that learn from the text or use mixers, one token after another.
 
-The steps are those of scoring: windows in parts, an adapter that learns after each, mixers that observe each
-token. What has been decoded stands where scoring has its exam, so a decoder learns exactly what the coder
-learnt, and a score that knew a token before its time could not be decoded.
+The steps are those of scoring: windows in parts, an adapter that learns after each part, mixers that observe
+each token. The decoded tokens take the place of the exam. So the decoder learns exactly what the coder
+learnt, and a score that used a token too early could not be decoded.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from bitgolf.score.windows import Chunked, Sliding, Window
 
 
 class AdaptedPlan(NamedTuple):
-    """How a stream is read: windows of so many tokens, moved by so many, by what adapts in them."""
+    """How a stream is read: length and stride of windows, adapter and mixers."""
 
     plan: ScorePlan
     length: int
@@ -41,7 +41,7 @@ class AdaptedPlan(NamedTuple):
 
     @classmethod
     def of(cls, plan: ScorePlan) -> "AdaptedPlan":
-        """Those of a score. Raises BitgolfError for windows and adapters that no single lane keeps."""
+        """The plan of a score. Raises BitgolfError for windows and adapters that do not work in one lane."""
         windows = plan.windows
         if not isinstance(windows, Chunked | Sliding) or windows.counts_again or not plan.adapter.in_order:
             raise BitgolfError(
@@ -53,33 +53,33 @@ class AdaptedPlan(NamedTuple):
         return cls(plan, windows.length, stride)
 
     def windows(self, tokens: int) -> list[Window]:
-        """The windows over a first token and so many more."""
+        """The windows over a first token and `tokens` more."""
         return list(Sliding(length=self.length, stride=self.stride).windows(tokens + 1))
 
 
 class Decoded(Exam):
-    """The tokens of a stream that have come so far; others do not exist yet."""
+    """An exam of the tokens decoded so far; later ones do not exist yet."""
 
     def __init__(self, first: int, tokens: int, windows: list[Window]) -> None:
         super().__init__(np.full(tokens + 1, first), windows)
         self.count, self.total = 0, tokens
 
     def tokens(self) -> np.ndarray:
-        """Those that have come, int64."""
+        """The tokens so far, int64."""
         return self._tokens[1 : self.count + 1].astype(np.int64)
 
     def append(self, token: int) -> None:
-        """The next token is known."""
+        """Add the next token."""
         self._scored[self.count] = True
         self.count += 1
         self._tokens[self.count] = token
 
 
 class Passage:
-    """A stream on its way through a model that adapts.
+    """The pass of a stream through a model that adapts.
 
-    frame: tokens of a frame. What is learnt at the end of each frame is kept, and a coding that was killed
-    goes on from there to the same bits.
+    frame: tokens of a frame. The state at the end of each frame is saved, and a killed coding continues from
+    there to the same bits.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Passage:
     ) -> Generator[int]:
         """Pass the tokens; yields how many have passed.
 
-        next_token: makes the next token of logits (1, vocabulary), and is not asked before the last is known.
-        ended: is told of the end of each frame, and gives what is kept with it, as JSON has it.
+        next_token: gives the next token for logits (1, vocabulary).
+        ended: called at the end of each frame; returns facts to save with it, as JSON data.
         """
         model, past, lanes, starts = self.coder.model, self.past, self.lanes, np.zeros(1, np.int64)
         parts, end = list(self.plan.adapter.parts(self.windows, starts)), 0
@@ -123,11 +123,11 @@ class Passage:
                     adaptation.updates_left -= 1
 
     def memories(self) -> list[Memory]:
-        """Of the mixers."""
+        """The memories of the mixers."""
         return list(self.mixture.memories) if self.mixture is not None else []
 
     def keep(self, adaptation: Adaptation, facts: Mapping[str, Any]) -> None:
-        """Keep all that is known; of what has ended the tokens alone."""
+        """Save the complete state; at the end only the tokens."""
         if self.kept.path is None or not (adaptation.resumable or self.plan.adapter == NoAdapter()):
             return
         tensors, learnt = {"tokens": torch.from_numpy(self.past.tokens())}, dict[str, Any]()
@@ -138,12 +138,12 @@ class Passage:
             self.kept.write(tensors, {**learnt, **facts})
 
     def resumed(self) -> tuple[np.ndarray, Mapping[str, Any]]:
-        """The tokens that had passed when it was killed, and what was kept with them."""
+        """The tokens passed before it was killed, and the facts saved with them."""
         state = self.kept.read()
         return (state[0]["tokens"].numpy(), state[1]) if state else (np.zeros(0, np.int64), {})
 
     def resume(self, adaptation: Adaptation) -> None:
-        """Go on from what was kept. Raises CheckpointError where it does not fit."""
+        """Continue from the saved state. Raises CheckpointError if it does not fit."""
         if (state := self.kept.read()) is None:
             return
         tensors, facts = state
@@ -158,7 +158,7 @@ class Passage:
 def encode_adapted(
     coder: Coder, adapted: AdaptedPlan, tokens: np.ndarray, frame: int, crew: Crew = ALONE
 ) -> Generator[int, None, list[Frame]]:
-    """Code tokens in frames of so many; yields how many are done. The crew's file keeps those that are."""
+    """Code tokens in frames of `frame` tokens; yields how many are done. The crew's file keeps frames."""
     arithmetic = coder.arithmetic
     kept = Kept(crew, "encode", identity_of_passage(coder, adapted, frame, tokens.tobytes(), arithmetic))
     passage = Passage(coder, adapted, len(tokens), frame, kept, arithmetic)
@@ -186,9 +186,9 @@ def encode_adapted(
 def decode_adapted(
     coder: Coder, adapted: AdaptedPlan, jobs: Sequence[Decoding], crew: Crew = ALONE
 ) -> Generator[int, None, np.ndarray]:
-    """The tokens of frames; yields how many are done. The crew's file keeps those that are.
+    """The tokens of frames; yields how many are done. The crew's file keeps finished frames.
 
-    Raises ArtifactError where they are not those that were coded.
+    Raises ArtifactError if they are not the coded tokens.
     """
     frame_tokens, content, arithmetic = (
         jobs[0].num_tokens,
@@ -225,7 +225,7 @@ def decode_adapted(
 def identity_of_passage(
     coder: Coder, adapted: AdaptedPlan, frame: int | Layout, content: bytes, arithmetic: Arithmetic
 ) -> str:
-    """Names all that the bits of a coding depend on. frame: tokens of one, or how they lie in lanes."""
+    """A hash of everything that the bits of a coding depend on. frame: tokens of a frame, or the layout."""
     machine = f"{arithmetic_here(arithmetic)} {torch.get_num_threads()} {KEPT_VERSION}"
     stream = f"{adapted.plan.identity()} {adapted.length} {adapted.stride}"
     description = f"{coder.identity.hex()} {stream} {frame} {machine} "

@@ -1,4 +1,4 @@
-"""In which arithmetic a step is made. What was coded in one is decoded in the same."""
+"""The arithmetic of a step. A file is decoded in the arithmetic in which it was coded."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -15,18 +15,18 @@ from bitgolf.proof.portable import Portable
 Arithmetic = Literal["plain", "portable", "native"]
 PLAIN: Arithmetic = "plain"  # torch's operations
 PORTABLE: Arithmetic = "portable"  # the same bits on every processor, slower
-NATIVE: Arithmetic = "native"  # machine code where scoring has it too: the fastest
+NATIVE: Arithmetic = "native"  # machine code as in scoring: the fastest
 
 
 def arithmetic_here(arithmetic: Arithmetic) -> str:
-    """All that the bits of this arithmetic depend on, as words."""
+    """Everything that the bits of this arithmetic depend on, as words."""
     if arithmetic == PORTABLE:
         return arithmetic
     return f"{arithmetic} {torch.backends.cpu.get_cpu_capability()} {torch.__version__} {numba.__version__}"
 
 
 class Native:
-    """Within it a model computes by native operations; before and after, as it did."""
+    """A context in which a model computes by native operations."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.kernels = model, NativeKernels()
@@ -45,7 +45,7 @@ class Native:
 
 
 def within(arithmetic: Arithmetic, model: Model) -> AbstractContextManager[object]:
-    """A context in which this model computes so."""
+    """A context in which this model uses this arithmetic."""
     if arithmetic == PLAIN:
         return nullcontext()
     return Portable() if arithmetic == PORTABLE else Native(model)

@@ -1,4 +1,4 @@
-"""Attention of the coming token in each lane, as machine code: one go over the keys and values kept."""
+"""Attention of one new token per lane, in compiled code: one pass over the cached keys and values."""
 
 import math
 
@@ -9,7 +9,7 @@ from bitgolf.base.compiled import kept_compiled
 from bitgolf.net.kernels import AttentionMask
 from bitgolf.net.native import fits
 
-TOGETHER = 4  # rows of keys in one go over the scores
+TOGETHER = 4  # rows of keys in one pass over the scores
 BITS_OF_E = np.float32(math.log2(math.e))
 LOWEST = np.float32(-126)  # the least power of two in float32 that is not denormal
 HALF, ONE = np.float32(0.5), np.float32(1)
@@ -19,13 +19,13 @@ P1, P2, P3, P4, P5, P6, P7 = (np.float32(math.log(2) ** k / math.factorial(k)) f
 
 
 def supports(q: Tensor, keys: Tensor, values: Tensor, mask: AttentionMask) -> bool:
-    """Whether these are for `attend_step`."""
+    """Whether `attend_step` can compute these."""
     supported = q.shape[3] == 1 and q.shape[4] % TOGETHER == 0 and not mask.score_mods
     return supported and q.device.type == "cpu" and fits(q, keys.mT, values.mT)
 
 
 def attend_step(q: Tensor, keys: Tensor, values: Tensor, end: int, mask: AttentionMask) -> Tensor:
-    """What the one query of each lane finds in the first `end` places; see `attend_last`, its twin.
+    """Attention of one query per lane over the first `end` places; see `attend_last`, its reference.
 
     q: (key heads, group, lanes, 1, dimension). keys, values: (key heads * lanes, tokens, dimension), in
     memory by dimension. Returns (lanes, 1, query heads * dimension).

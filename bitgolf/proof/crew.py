@@ -1,4 +1,4 @@
-"""Frames worked off, by one process or several; those that are done stand in a file until all are."""
+"""Coding and decoding of frames by one or several processes; a file keeps finished frames."""
 
 import hashlib
 import math
@@ -28,8 +28,8 @@ from bitgolf.run.child import end_with_parent
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.tokenizer import Tokenizer
 
-CODED = struct.Struct("<Id")  # the check sum of a frame's tokens, and their nats
-LOOK_SECONDS = 1.0  # between two looks at processes that work
+CODED = struct.Struct("<Id")  # the checksum of a frame's tokens, and their nats
+LOOK_SECONDS = 1.0  # between two checks of the workers
 Value = TypeVar("Value")
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -47,24 +47,24 @@ class Coder(NamedTuple):
 
     @property
     def first(self) -> int:
-        """The token before every lane."""
+        """The token before every lane, which is not coded."""
         return max(self.tokenizer.bos, 0)
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """In which it codes; what is decoded says its own."""
+        """The arithmetic for coding; a file to decode names its own."""
         return PORTABLE if self.portable else NATIVE
 
 
 class Crew:
-    """How frames are worked off: by how many processes, and the file of those that are done, if any."""
+    """How frames are processed: the number of processes, and the file of finished frames, if any."""
 
     def __init__(self, processes: int = 1, part: Path | None = None) -> None:
         self.processes, self.part = processes, part
         self._is_open, self._notes, self._kept = False, list[str](), Finished()
 
     def finished(self) -> Finished:
-        """The frames that are done; without a file they are those of one text, else of all of them."""
+        """The finished frames; without a file those of one text, else of all texts."""
         if self.part is None:
             return Finished()
         if self._kept.path is None:
@@ -72,7 +72,7 @@ class Crew:
         return self._kept
 
     def open(self, is_found: bool, fits: bool) -> None:
-        """The file was looked at, before this coding writes to it: note where all in it is of another one."""
+        """Called once the file was read: makes a note if its content belongs to another coding."""
         if is_found and not fits and not self._is_open and self.part is not None:
             self._notes.append(
                 f"{self.part.name}: it is damaged, or of another text, model or version of bitgolf; "
@@ -83,7 +83,7 @@ class Crew:
     def follow(
         self, steps: Generator[tuple[float, float], None, Value], stage: str
     ) -> Generator[Event, None, Value]:
-        """The (done, total) steps of its work as events of a stage, and its notes among them."""
+        """The (done, total) steps as events of a stage, together with notes."""
         while True:
             try:
                 step = next(steps)
@@ -94,7 +94,7 @@ class Crew:
             yield Event(stage, *step, {"bytes": int(step[0])} if step[1] == math.inf else {})
 
     def disband(self) -> None:
-        """What the file held is where it belongs: remove it."""
+        """Remove the file; its content is no longer needed."""
         if self.part is not None:
             self.part.unlink(missing_ok=True)
             self._kept = Finished()
@@ -104,7 +104,7 @@ ALONE = Crew()
 
 
 class Encoding(NamedTuple):
-    """Tokens of a frame that are to be coded."""
+    """A job: code the tokens of a frame."""
 
     tokens: np.ndarray
     layout: Layout
@@ -119,13 +119,13 @@ class Encoding(NamedTuple):
         return self.tokens.astype("<u4").tobytes()
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
-        """The frame; yields how many tokens are done."""
+        """The coded frame, as bytes; yields how many tokens are done."""
         frame = yield from encode_frame(coder.model, self.tokens, self.layout, self.arithmetic)
         return CODED.pack(frame.tokens_crc, frame.nats) + frame.data
 
 
 class Decoding(NamedTuple):
-    """A frame that is to be decoded, of so many tokens. where: its name in messages."""
+    """A job: decode a frame with `count` tokens. where: its name in messages."""
 
     frame: Frame
     num_tokens: int
@@ -138,7 +138,7 @@ class Decoding(NamedTuple):
         return self.frame.data
 
     def result(self, coder: Coder) -> Generator[int, None, bytes]:
-        """Its tokens; yields how many are done."""
+        """The tokens, as bytes; yields how many are done."""
         arguments = self.frame, self.num_tokens, self.layout, self.where, self.arithmetic
         steps = decode_frame(coder.model, *arguments)
         return (yield from steps).astype("<u4").tobytes()
@@ -169,7 +169,7 @@ def decoded(
 def run_jobs(
     coder: Coder, jobs: Sequence[Job], crew: Crew, most_bytes: float = math.inf
 ) -> Generator[tuple[int, int], None, list[bytes]]:
-    """The results of all jobs; yields (done, to do) in tokens. Ends early where results take most_bytes."""
+    """The results of all jobs; yields (done, to do) in tokens. Ends early if results exceed most_bytes."""
     keys = [key_of(coder, job) for job in jobs]
     finished, total = crew.finished(), sum(job.num_tokens for job in jobs)
     unfinished = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in finished]
@@ -195,7 +195,7 @@ def run_jobs(
     return [finished[key] for key in keys if key in finished] if spent < most_bytes else []
 
 
-Step = tuple[int, tuple[bytes, bytes] | None]  # tokens that were done, and what is whole with them
+Step = tuple[int, tuple[bytes, bytes] | None]  # tokens done, and key and result of a finished job
 
 
 def _one_by_one(coder: Coder, todo: Sequence[tuple[bytes, Job]]) -> Generator[Step, None, None]:
@@ -237,12 +237,12 @@ def _side_by_side(
         pool.shutdown(cancel_futures=True)
 
 
-_coder: Coder  # of a process that works for another
-_passed: "Synchronized[int]"  # tokens that it and the others beside it have passed
+_coder: Coder  # of a worker process
+_passed: "Synchronized[int]"  # tokens passed by all workers
 
 
 def _begin(artifact: bytes, window: int, portable: bool, passed: "Synchronized[int]") -> None:
-    """In the process: open the model, and leave Ctrl-C to the parent."""
+    """In a worker: open the model, and leave Ctrl-C to the parent."""
     global _coder, _passed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
@@ -264,7 +264,7 @@ def _result(job: Job) -> bytes:
 
 
 def coder_of(artifact: bytes, window: int, portable: bool = False) -> Coder:
-    """A packed model that codes, from its bytes; in float32, which every processor has.
+    """The coder of a packed model, from its bytes; in float32, which every processor has.
 
     window: tokens that it sees.
     """
@@ -276,12 +276,12 @@ def coder_of(artifact: bytes, window: int, portable: bool = False) -> Coder:
 
 
 def identity_of(artifact: bytes) -> bytes:
-    """What a compressed file knows its model by."""
+    """The first bytes of a model's SHA-256, by which a compressed file names its model."""
     return hashlib.sha256(artifact).digest()[:8]
 
 
 def key_of(coder: Coder, job: Job) -> bytes:
-    """Sixteen bytes that stand for a job, and for all that its bits depend on."""
+    """A 16-byte hash of a job and of everything that its bits depend on."""
     arithmetic = arithmetic_here(job.arithmetic)
     description = f"{type(job).__name__} {job.layout} {job.num_tokens} {coder.identity.hex()} {arithmetic} "
     return hashlib.sha256(description.encode() + job.content()).digest()[:16]

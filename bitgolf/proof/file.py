@@ -1,12 +1,11 @@
-"""A compressed file: what it needs to be read again, and its frames.
+"""The format of a compressed file: header and frames.
 
-A short text that nothing makes smaller: SHORT (1) · CRC-16 of size and text, big-endian (2) · text.
+A short text that no method makes smaller: SHORT (1) · CRC-16 of size and text, big-endian (2) · text.
 Any other: magic (4) · method (1) · by a model: the first 8 bytes of the artifact's SHA-256 · bytes and
-CRC-32 of the text · by a model: layout · CRC-32 of all that · body. The body by a model has size, check sum
-of bits, check sum of tokens and bits of each frame. Numbers are LEB128, check sums little-endian. `adapted`
-is by a model that adapts, and how, as size and deflated JSON of adapter and mixers, follows its layout;
-mixers alone may have lanes. The method says in which arithmetic the model computed too; those in plain
-torch are written no more, and read as ever.
+CRC-32 of the text · by a model: layout · CRC-32 of all before · body. The body by a model has size, checksum
+of bits, checksum of tokens and bits of each frame. Numbers are LEB128, checksums little-endian. With method
+`adapted` the layout is followed by size and deflated JSON of adapter and mixers; only mixers may have lanes.
+The method also names the arithmetic of the model; files in plain torch are only read, no longer written.
 """
 
 import binascii
@@ -39,8 +38,8 @@ from bitgolf.text.encoder import Encoder
 MAGIC = b"BGc1"
 STORED, LZMA, PLAINLY, PORTABLY, ADAPTED_PLAINLY, NATIVELY, ADAPTED = range(7)
 IN_PIECES = 7  # no method of a piece; see pieces.py
-SHORT, SHORT_BYTES = b"\xb6", 2048  # of a longer text no whole head is 1%
-LZMA_SUFFICES = 128  # times smaller: no small model of texts comes near
+SHORT, SHORT_BYTES = b"\xb6", 2048  # of longer texts a whole header is below 1%
+LZMA_SUFFICES = 128  # times smaller: no small model comes near
 ARITHMETIC: dict[int, Arithmetic] = {
     PLAINLY: PLAIN,
     PORTABLY: PORTABLE,
@@ -60,13 +59,13 @@ METHODS = (
 MOST_PLAN_BYTES = 2**20
 LZMA_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 LZMA_PIECE_BYTES = 2**20
-BEFORE_TOKENS = (0, 1)  # progress while it is not known how many tokens there are
+BEFORE_TOKENS = (0, 1)  # progress while the number of tokens is unknown
 MOST_BYTES = 2**40
-ADAPTED_TOKENS = 2**14  # of a frame of what adapts, whose end is a place to go on from
+ADAPTED_TOKENS = 2**14  # of a frame with adapters; its end is a restart point
 
 
 class Header(NamedTuple):
-    """The head of a compressed file. body: where its body begins. adapted: how its model did, if it did."""
+    """The header of a compressed file. body: offset of its body. adapted: adapter and mixers, if any."""
 
     method: int
     identity: bytes
@@ -78,12 +77,12 @@ class Header(NamedTuple):
 
     @property
     def portable(self) -> bool:
-        """Whether its model computed portably."""
+        """Whether the arithmetic is the portable one."""
         return self.method == PORTABLY
 
 
 class Compressed(NamedTuple):
-    """A compressed file, the nats of its tokens, and how they lie in it; None where no model was used."""
+    """A compressed file, the nats of its tokens, and their layout; None if no model was used."""
 
     data: bytes
     nats: float
@@ -95,8 +94,8 @@ def compress(
 ) -> Generator[tuple[int, int], None, Compressed]:
     """Any bytes as a compressed file; yields (done, to do) in tokens.
 
-    Where the model's tokenizer does not give the text back, or its bits are more than others need, it is
-    kept by LZMA or as it is.
+    If the model's tokenizer does not give the text back, or LZMA or the plain text is smaller, that is
+    stored.
     """
     packed = yield from _lzma(text)
     best = Compressed(min(_stored(text), _head(LZMA, text) + packed, key=len), math.nan, None)
@@ -121,7 +120,7 @@ def compress_tokens(
     crew: Crew = ALONE,
     most_bytes: float = math.inf,
 ) -> Generator[tuple[int, int], None, Compressed | None]:
-    """Tokens, and the text that they stand for, by the model; None as soon as it takes most_bytes."""
+    """Tokens and their text, coded by the model; None as soon as the file exceeds most_bytes."""
     layout = Layout.of(len(tokens), coder.window, coder.first, lanes)
     jobs = [Encoding(tokens[start:end], layout, coder.arithmetic) for start, end in layout.frames()]
     frames = yield from encoded(coder, jobs, crew, most_bytes)
@@ -140,10 +139,10 @@ def compress_adapted(
     crew: Crew = ALONE,
     most_lanes: int = 0,
 ) -> Generator[tuple[int, int], None, Compressed]:
-    """Tokens, and the text that they stand for, by a model that adapts on the method.
+    """Tokens and their text, coded by a model that adapts on the method.
 
-    What has mixers alone goes on in lanes, where they can; all else is one lane. most_lanes: of a frame; 0 is
-    MIXED_LANES.
+    With only mixers there are lanes, if all mixers support them; otherwise one lane. most_lanes: of a frame;
+    0 is MIXED_LANES.
     """
     layout = mixed_layout(coder, adapted, len(tokens), most_lanes)
     if layout is not None:
@@ -188,7 +187,7 @@ def decompress(
 def decoded_tokens(
     coder: Coder, data: bytes, header: Header, where: str, crew: Crew = ALONE
 ) -> Generator[tuple[int, int], None, np.ndarray]:
-    """The tokens of a file that a model wrote; yields (done, to do). coder: portable as the file is."""
+    """The tokens of a file by a model; yields (done, to do). coder: portable if the file is."""
     jobs = frames_of(data, header, where)
     if header.adapted is not None:
         assert header.layout is not None
@@ -199,7 +198,7 @@ def decoded_tokens(
 
 
 def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
-    """The frames of a file that a model wrote. Raises ArtifactError for damaged ones."""
+    """The frames of a file by a model. Raises ArtifactError for damaged ones."""
     assert header.layout is not None
     stream, jobs, arithmetic = io.BytesIO(data), [], ARITHMETIC[header.method]
     stream.seek(header.body)
@@ -220,7 +219,7 @@ def frames_of(data: bytes, header: Header, where: str) -> list[Decoding]:
 
 
 def read_header(data: bytes, where: str = "") -> Header:
-    """The head of a compressed file. Raises ArtifactError where it is none."""
+    """The header of a compressed file. Raises ArtifactError for other files."""
     if data[:1] == SHORT:
         text = data[3:]
         if data[1:3] != _short_sum(text):
@@ -300,7 +299,7 @@ def _short_sum(text: bytes) -> bytes:
 
 
 def number_as_bytes(value: int) -> bytes:
-    """A number in LEB128: seven bits a byte, the lowest first."""
+    """A number in LEB128: seven bits per byte, the lowest first."""
     parts = []
     while value > 127:
         parts.append(value & 127 | 128)
@@ -309,7 +308,7 @@ def number_as_bytes(value: int) -> bytes:
 
 
 def read_number(stream: BinaryIO, where: str) -> int:
-    """What `number_as_bytes` wrote. Raises ArtifactError."""
+    """The number written by `number_as_bytes`. Raises ArtifactError."""
     value = 0
     for index in range(9):
         (byte,) = read_exactly(stream, 1, where)
@@ -320,7 +319,7 @@ def read_number(stream: BinaryIO, where: str) -> int:
 
 
 def read_exactly(stream: BinaryIO, count: int, where: str) -> bytes:
-    """So many bytes. Raises ArtifactError where there are fewer."""
+    """Exactly `count` bytes. Raises ArtifactError if there are fewer."""
     data = stream.read(count)
     if len(data) != count:
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""The file of what is finished of a coding: a record for each frame, so that a stop costs one frame."""
+"""The file of finished frames of a coding, one record each, so that an interruption costs one frame."""
 
 import errno
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from bitgolf.base.errors import BitgolfError
 
-RECORD = struct.Struct("<16sQI")  # which frame, the bytes of its result, their CRC-32
+RECORD = struct.Struct("<16sQI")  # key of the frame, bytes of its result, their CRC-32
 
 
 class Finished:
-    """Results in a file, by the keys of their jobs; without a path they are kept in memory alone.
+    """Results in a file, by the keys of their jobs; without a path only in memory.
 
-    is_found: there was something in the file.
+    is_found: whether the file had content.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -31,7 +31,7 @@ class Finished:
                     break
                 self._in_file[key] = start, num_bytes
                 end = start + num_bytes
-        if end < size:  # the last record was not written to its end
+        if end < size:  # the last record is incomplete
             os.truncate(path, end)
 
     def __contains__(self, key: bytes) -> bool:
@@ -46,11 +46,11 @@ class Finished:
             return file.read(num_bytes)
 
     def bytes_of(self, key: bytes) -> int:
-        """Of a result."""
+        """The size of a result."""
         return len(self._in_memory[key]) if self.path is None else self._in_file[key][1]
 
     def add(self, key: bytes, result: bytes) -> None:
-        """Keep a result. Raises BitgolfError where the disk does not take it."""
+        """Save a result. Raises BitgolfError if the disk does not take it."""
         if self.path is None:
             self._in_memory[key] = result
             return

@@ -1,8 +1,8 @@
-"""Tokens as frames of coded bits: each is decoded alone, by lanes that move on together.
+"""Tokens as frames of coded bits; each frame is decoded alone, in lanes that advance together.
 
-Tokens are cut into frames, a frame into lanes, side by side; one range coder writes the lanes of a frame in
-turns. A frame carries the check sums of its bits and of its tokens: damage and another machine's rounding
-are told apart, and the place is known.
+Tokens are cut into frames, and a frame into lanes. One range coder writes the lanes of a frame in turns. A
+frame has a checksum of its bits and one of its tokens, so damage can be told from another machine's rounding,
+and its place is known.
 """
 
 import math
@@ -27,7 +27,7 @@ MOST_LANES, LANE_TOKENS, MOST_LANE_TOKENS = 64, 1024, 2048
 
 
 class Layout(NamedTuple):
-    """How tokens lie in frames and lanes. first: the token before every lane, which is not coded."""
+    """The layout of tokens in frames and lanes. first: the token before every lane, which is not coded."""
 
     tokens: int
     lanes: int
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
         lanes: int = 0,
         most: tuple[int, int] | None = None,
     ) -> "Layout":
-        """Enough lanes to be fast, each so long that its start without context costs little.
+        """A layout with enough lanes to be fast, and lanes so long that their starts cost little.
 
         most: lanes of a frame, and tokens of a lane; None is MOST_LANES and MOST_LANE_TOKENS.
         """
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
         return "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
 
     def frames(self) -> list[tuple[int, int]]:
-        """Where each frame starts and ends."""
+        """Start and end of each frame, in tokens."""
         frame_tokens = self.lanes * self.lane_tokens
         return [
             (start, min(start + frame_tokens, self.tokens)) for start in range(0, self.tokens, frame_tokens)
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Coded bits, the check sum of the tokens in them, and their nats as the coder's logits have them."""
+    """Coded bits, the checksum of their tokens, and the tokens' nats by the coder's logits."""
 
     data: bytes
     tokens_crc: int
@@ -78,18 +78,18 @@ class Frame(NamedTuple):
 
 
 def in_lanes(tokens: np.ndarray, lanes: int) -> np.ndarray:
-    """Tokens as (lanes, steps), one stretch after another; what is left over at the end is zero."""
+    """Tokens as (lanes, steps), one stretch per lane; padded with zeros at the end."""
     steps = math.ceil(len(tokens) / lanes)
     return np.pad(tokens.astype(np.int64), (0, lanes * steps - len(tokens))).reshape(lanes, steps)
 
 
 def active_lanes(count: int, steps: int) -> Iterator[int]:
-    """At each step, how many lanes, from the first, still have a token."""
+    """At each step, the number of lanes, from the first, that still have a token."""
     return (math.ceil((count - step) / steps) for step in range(steps))
 
 
 def crc_of(tokens: np.ndarray) -> int:
-    """The check sum of tokens."""
+    """The checksum of tokens (CRC-32)."""
     return zlib.crc32(tokens.astype("<u4").tobytes())
 
 
@@ -100,7 +100,7 @@ def encode_frame(
     arithmetic: Arithmetic = PLAIN,
     mixed: MixedLanes | None = None,
 ) -> Generator[int, None, Frame]:
-    """Code the tokens of one frame; yields how many are done. mixed: mixers beside the model, if any."""
+    """Code the tokens of one frame; yields how many are done. mixed: the mixers, if any."""
     rows = in_lanes(tokens, layout.lanes)
     lanes = Lanes(model, layout.lanes, layout.window, layout.stride, layout.first, arithmetic)
     coder, nats, done = TokenEncoder(), 0.0, 0
@@ -129,7 +129,7 @@ def decode_frame(
 ) -> Generator[int, None, np.ndarray]:
     """The `count` tokens of a frame; yields how many are done. where: the frame, for messages.
 
-    Raises ArtifactError where they are not those that were coded.
+    Raises ArtifactError if they are not the coded tokens.
     """
     steps = math.ceil(count / layout.lanes)
     rows = np.zeros((layout.lanes, steps), np.int64)
@@ -155,7 +155,7 @@ def decode_frame(
 
 
 def other_tokens(where: str) -> ArtifactError:
-    """The error for whole bits that mean what was never coded."""
+    """The error for undamaged bits that decode to other tokens."""
     return ArtifactError(
         "the bits are whole and give other tokens than were coded",
         where=where,
@@ -166,9 +166,9 @@ def other_tokens(where: str) -> ArtifactError:
 def parallel_nats(
     model: Model, tokens: np.ndarray, layout: Layout, mixed: MixedLanes | None = None
 ) -> np.ndarray:
-    """Nats, float64, of the tokens of a frame under the windows of its lanes, side by side as `score` does.
+    """Nats, float64, of the tokens of a frame under the windows of its lanes, computed in parallel.
 
-    They are in no order. mixed: mixers beside the model, if any; asked lane by lane, a step after another.
+    They are in no order. mixed: the mixers, if any; asked step by step, lane after lane.
     """
     rows = in_lanes(tokens, layout.lanes)
     stream = torch.from_numpy(np.pad(rows, ((0, 0), (1, 0)), constant_values=layout.first))

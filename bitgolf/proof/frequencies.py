@@ -1,7 +1,7 @@
-"""Logits as frequencies: whole numbers that a coder can divide its range by, the same on both sides.
+"""Logits as frequencies: whole numbers for the range coder, equal for coder and decoder.
 
-A logit becomes a whole number of 1/1024 bits below the largest one of its row, and that a
-frequency, from a table that is made of integers alone. No frequency is zero.
+A logit is rounded to a whole number of 1/1024 bits below the largest of its row. A table made of integers
+alone turns that into a frequency. No frequency is zero.
 """
 
 import functools
@@ -13,14 +13,14 @@ from torch import Tensor
 
 BIT_STEPS = 1024  # steps of a logit in one bit of probability
 FREQUENCY_BITS = 40  # of the largest frequency; sums over a vocabulary of 2^12 stay exact in float64
-DIGITS = 120  # binary digits behind the point while the table is made
+DIGITS = 120  # binary digits after the point while the table is made
 
 
 @functools.cache
 def frequency_table() -> np.ndarray:
     """Frequencies (int64) by steps below the largest logit: 2^(FREQUENCY_BITS - steps / BIT_STEPS) + 1."""
     one = 1 << DIGITS
-    step = one // 2  # the root of a half, ten times: 2^(-1/1024)
+    step = one // 2  # ten square roots of a half: 2^(-1/1024)
     for _ in range(BIT_STEPS.bit_length() - 1):
         step = math.isqrt(step << DIGITS)
     power, powers = one, []

@@ -1,4 +1,4 @@
-"""The file of a coding under way that adapts: frames that are done, and what has been learnt at their end."""
+"""The file of an unfinished coding with adapters or mixers: finished frames, and the state at their end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,17 +20,17 @@ from bitgolf.score.mixer import Memory
 
 
 class Kept:
-    """What a file keeps of one direction, 'encode' or 'decode'; of the other it is left as it is.
+    """The saved state of one direction, 'encode' or 'decode'; that of the other is not changed.
 
-    identity: of all that its bits depend on; what was kept of another coding is not used. Without a file
-    nothing is kept, nor where an adapter or a mixer cannot tell what it has learnt.
+    identity: hash of everything that the bits depend on; the state of another coding is not used. Nothing is
+    saved without a file, or if an adapter or mixer cannot give its state.
     """
 
     def __init__(self, crew: Crew, direction: str, identity: str) -> None:
         self.crew, self.path, self.direction, self.identity = crew, crew.part, direction, identity
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was kept; None where nothing was."""
+        """The saved state; None if there is none."""
         tensors, facts = self._whole()
         own = facts.get(self.direction)
         fits = isinstance(own, dict) and own.get("identity") == self.identity
@@ -40,7 +40,7 @@ class Kept:
         return part_of(tensors, self.direction), own
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keep this in the place of what was there."""
+        """Save this state in place of the one before."""
         if self.path is None:
             return
         others, other_facts = self._whole()
@@ -58,7 +58,7 @@ class Kept:
 def kept_state(
     adaptation: Adaptation, memories: Sequence[Memory], lanes: Lanes
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that has been learnt, and what the lane still sees. Raises CheckpointError for what cannot tell."""
+    """Everything learnt, and what the lane still sees. Raises CheckpointError if a part has no state."""
     tensors, facts = state_of_memories(memories)
     tensors |= {f"learnt/{name}": each for name, each in adaptation.state().items()}
     tensors |= {f"lane/{name}": each for name, each in lanes.state().items()}
@@ -66,7 +66,7 @@ def kept_state(
 
 
 def state_of_memories(memories: Sequence[Memory]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What mixers have seen. Raises CheckpointError for one that cannot tell."""
+    """The state of mixers. Raises CheckpointError for a mixer that cannot give it."""
     arrays: list[np.ndarray] = []
     facts = {"memories": [dump(each, arrays) for each in memories]}
     return {f"array/{number}": torch.from_numpy(each) for number, each in enumerate(arrays)}, facts
@@ -80,7 +80,7 @@ def restore_kept(
     facts: Mapping[str, Any],
     where: str,
 ) -> None:
-    """Go on from what `kept_state` gave. Raises CheckpointError for what does not fit; where: the file."""
+    """Continue from a result of `kept_state`. Raises CheckpointError if it does not fit; where: the file."""
     restore_memories(memories, tensors, facts, where)
     with refusing_unfit(where):
         adaptation.restore(part_of(tensors, "learnt"))
@@ -91,7 +91,7 @@ def restore_kept(
 def restore_memories(
     memories: Sequence[Memory], tensors: Mapping[str, Tensor], facts: Mapping[str, Any], where: str
 ) -> None:
-    """Give empty memories what `state_of_memories` gave. Raises CheckpointError for what does not fit."""
+    """Fill empty memories with a result of `state_of_memories`. Raises CheckpointError if it does not fit."""
     with refusing_unfit(where):
         arrays = {int(name): each.numpy() for name, each in part_of(tensors, "array").items()}
         for memory, memory_state in zip(memories, facts["memories"], strict=True):
@@ -100,7 +100,7 @@ def restore_memories(
 
 @contextmanager
 def refusing_unfit(where: str) -> Iterator[None]:
-    """Within it, what does not fit raises CheckpointError. where: the file it is from."""
+    """A context in which errors of states that do not fit become CheckpointError. where: their file."""
     try:
         yield
     except UNFIT as error:

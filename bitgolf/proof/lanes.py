@@ -1,7 +1,7 @@
-"""One step of many texts at once: what the model expects next in each lane, with keys and values kept.
+"""Steps of the model over several lanes at once, one token per lane, with cached keys and values.
 
-Coding and decoding run these very steps, on tensors of the same shapes, so both see the same bits. A parallel
-pass over the text would round otherwise, and a decoder cannot make one.
+Coding and decoding run the same steps, on tensors of the same shapes, so both see the same bits. A parallel
+pass over the text would round differently, and a decoder cannot make one.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from bitgolf.proof.attention import attend_step, supports
 
 
 class KeysAndValues:
-    """Of the tokens that every lane has passed, for each attention on the way; memory for `length` tokens.
+    """Cached keys and values of the tokens of all lanes, for each attention; memory for `length` tokens.
 
-    native: one token of each lane attends by `attend_step`.
+    native: steps of one token per lane use `attend_step`.
     """
 
     def __init__(self, length: int, native: bool = False) -> None:
@@ -28,7 +28,7 @@ class KeysAndValues:
         self._call = 0
 
     def attend(self, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
-        """Causal attention of new tokens over all that came before; see `attend` of the kernels."""
+        """Causal attention of new tokens over all tokens so far; see `attend` of the kernels."""
         q, k, v = split_heads(heads, queries)
         start, end = self.tokens, self.tokens + heads.shape[2]
         if self._call == len(self._kept):
@@ -41,18 +41,18 @@ class KeysAndValues:
         return attend_last(q, keys[:, :end], values[:, :end], mask)
 
     def _allocate(self, like: Tensor) -> Tensor:
-        """Memory for tensors as this one (rows, tokens, dimension)."""
+        """Memory for tensors like this one (rows, tokens, dimension)."""
         rows, _, width = like.shape
-        if self.native:  # tokens lie side by side, as machine code adds them up
+        if self.native:  # tokens are adjacent in memory, as the compiled code needs them
             return like.new_empty(rows, width, self.length).mT
         return like.new_empty(rows, self.length, width)
 
     def advance(self, tokens: int) -> None:
-        """Note that all attentions have seen so many more tokens."""
+        """Count `tokens` more tokens, once all attentions have seen them."""
         self.tokens, self._call = self.tokens + tokens, 0
 
     def clear(self) -> None:
-        """Begin again, in the same memory."""
+        """Remove all tokens; the memory is kept."""
         self.tokens = 0
 
     def state(self) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class KeysAndValues:
         }
 
     def restore(self, state: Mapping[str, Tensor], tokens: int) -> None:
-        """Go on from what `state` gave, of so many tokens."""
+        """Continue from a result of `state` with `tokens` tokens."""
         self._kept, self.tokens = [], tokens
         for number in range(len(state) // 2):
             own = [state[f"{number}/{side}"] for side in (0, 1)]
@@ -74,13 +74,13 @@ class KeysAndValues:
 
 
 class Lanes:
-    """Texts that move on together, one token each a step.
+    """Texts that advance together, one token per step.
 
-    A lane sees at most its last `window` tokens. When it has so many it begins again with all of them but
-    the first `stride`, as windows of sliding scoring do. first: what every lane opens with; it is not coded.
+    A lane sees at most its last `window` tokens. When it is full it starts again with all but the first
+    `stride` of them, as sliding windows do. first: the first token of every lane, which is not coded.
     arithmetic: PLAIN, PORTABLE or NATIVE; see `within`.
 
-    Raises BitgolfError for a model whose layers look back but by attention.
+    Raises BitgolfError for a model whose layers look back by other means than attention.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Lanes:
         self._cache = KeysAndValues(window, native=arithmetic == NATIVE)
         self._seen = torch.zeros(lanes, 0, dtype=torch.int64)
         self._next = torch.full((lanes, 1), first)
-        self.states = torch.empty(lanes, 0)  # (lanes, width): what the last logits were made of
+        self.states = torch.empty(lanes, 0)  # (lanes, width): hidden states of the last logits
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """What each lane's next token may be: softcapped logits (lanes, vocabulary), float32."""
+        """Softcapped logits (lanes, vocabulary), float32, of the next token of each lane."""
         with self._arithmetic:
             return self._logits()
 
@@ -123,9 +123,9 @@ class Lanes:
 
     @torch.inference_mode()
     def prefill(self, tokens: Tensor) -> None:
-        """Pass the first tokens (lanes, count) of every lane together; the last of them is the next step's.
+        """Pass the first tokens (lanes, count) of every lane together, except the last, for the next step.
 
-        Of more than a window holds, the last are passed. Sums are rounded otherwise than step by step.
+        Only those that fit into the window are passed. Rounding differs from that of single steps.
         """
         seen = tokens[:, -self.window :]
         self._cache.clear()
@@ -135,24 +135,24 @@ class Lanes:
                 self._hidden(self._seen, self._seen)
 
     def follow(self, tokens: Tensor) -> None:
-        """Move on: the token (lanes,) that came in each lane."""
+        """Append the next token (lanes,) of each lane."""
         self._next = tokens.view(-1, 1)
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that the lanes see, by name; `restore` of other lanes goes on to the same bits."""
+        """Copies of the lanes' state, by name; other lanes can `restore` it and continue to the same bits."""
         state = {"seen": self._seen, "next": self._next, "tokens": torch.tensor(self._cache.tokens)}
         return state | {f"cache/{name}": each for name, each in self._cache.state().items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a result of `state`."""
         self._seen, self._next = state["seen"], state["next"]
         cache = {name: each.to(self.device) for name, each in state.items() if name.startswith("cache/")}
         self._cache.restore({name[6:]: each for name, each in cache.items()}, int(state["tokens"]))
 
     def _hidden(self, seen: Tensor, new: Tensor) -> Tensor:
-        """Final states (lanes, new, width) of the last tokens; seen: all in the window, these included."""
+        """Final states (lanes, new, width) of the last tokens; seen: all tokens in the window, with these."""
         model, cache, count = self.model, self._cache, new.shape[1]
-        lookback = min(cache.tokens, len(model.plan.embed))  # each of them looks one token back
+        lookback = min(cache.tokens, len(model.plan.embed))  # each embedding part may read one token back
         start = model.embedded(seen[:, seen.shape[1] - count - lookback :].to(self.device))[:, lookback:]
         model.window = self.window
         try:

@@ -1,6 +1,6 @@
-"""Mixers beside lanes that move on together: each lane asks for its own token, then all are observed in turn.
+"""Mixers in lanes: every lane is asked for its own token, then all tokens are observed in turn.
 
-So no lane knows a token of the same step, of any lane, and a decoder has at each step what the coder had.
+So no lane knows a token of the same step, and the decoder has at each step what the coder had.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from bitgolf.score.mixer import Mixture
 
 
 class MixedLanes:
-    """The mixers of lanes that begin. Raises ArtifactError for mixers that know but one lane."""
+    """The mixers of new lanes. Raises ArtifactError for mixers without lanes."""
 
     def __init__(self, mixture: Mixture, lanes: int) -> None:
         self.lanes = [each for _ in range(lanes) if (each := mixture.beside()) is not None]
@@ -22,19 +22,19 @@ class MixedLanes:
             raise ArtifactError("mixers that know but one lane", value=f"{lanes} lanes")
 
     def logits(self, logits: Tensor, states: Tensor) -> Tensor:
-        """What they make of a model's logits and states of the first lanes; see `mixed_logits`."""
+        """The mixed logits of the first lanes; see `mixed_logits`."""
         return mixed_logits(self.lanes, logits, states)
 
     def observe(self, tokens: Iterable[int]) -> None:
-        """The tokens that came, of the first lanes."""
+        """Observe the next tokens of the first lanes."""
         for lane, token in zip(self.lanes, tokens, strict=False):
             lane.observe(token)
 
 
 def mixed_logits(mixtures: Iterable[Mixture], logits: Tensor, states: Tensor) -> Tensor:
-    """Logits (lanes, vocabulary), float64, of what mixtures make of a model's logits and states (lanes, ...).
+    """Mixed logits (lanes, vocabulary), float64, from a model's logits and hidden states (lanes, ...).
 
-    States may be of more lanes than logits.
+    There may be more states than logits.
     """
     distributions, states_of_lanes = (
         torch.softmax(logits.double(), 1).cpu().numpy(),

@@ -1,4 +1,4 @@
-"""Frames of a model with mixers, coded in lanes: what the mixers have seen goes on from frame to frame."""
+"""Frames of a model with mixers, coded in lanes; the mixers keep their state from frame to frame."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -19,16 +19,16 @@ from bitgolf.run.sheet import UNFIT
 from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.mixer import Mixture, mixture_of
 
-MIXED_LANES, MIXED_LANE_TOKENS = 8, 4096  # of a frame, at most; more lanes are faster and know less
+MIXED_LANES, MIXED_LANE_TOKENS = 8, 4096  # at most, of a frame; more lanes are faster and know less
 
 
 def mixture_for(coder: Coder, adapted: AdaptedPlan) -> Mixture | None:
-    """The mixture of a stream that begins; None where no mixer changes anything."""
+    """The mixture for a new stream; None if no mixer changes anything."""
     return mixture_of(adapted.plan.mixers, coder.model.plan.vocabulary_size, coder.tokenizer)
 
 
 def mixed_layout(coder: Coder, adapted: AdaptedPlan, tokens: int, most_lanes: int = 0) -> Layout | None:
-    """How tokens lie in lanes beside mixers, at most so many; None where something reads one lane alone."""
+    """The layout of tokens for mixers, at most `most_lanes` lanes; None if only one lane is possible."""
     mixture = mixture_for(coder, adapted)
     if adapted.plan.adapter != NoAdapter() or mixture is None or mixture.beside() is None:
         return None
@@ -38,7 +38,7 @@ def mixed_layout(coder: Coder, adapted: AdaptedPlan, tokens: int, most_lanes: in
 
 
 class MixedFrames:
-    """What is known where a frame ends: the frames before it, and what mixers have seen in them."""
+    """The state at the end of a frame: the frames so far, and the memories of the mixers."""
 
     def __init__(self, coder: Coder, adapted: AdaptedPlan, layout: Layout, kept: Kept) -> None:
         mixture = mixture_for(coder, adapted)
@@ -46,18 +46,18 @@ class MixedFrames:
         self.mixture, self.lanes, self.kept = mixture, layout.lanes, kept
 
     def begin(self) -> MixedLanes:
-        """The mixers of the next frame. Raises ArtifactError for those that know but one lane."""
+        """The mixers of the next frame. Raises ArtifactError for mixers without lanes."""
         return MixedLanes(self.mixture, self.lanes)
 
     def resumed(self) -> tuple[np.ndarray, Mapping[str, Any]]:
-        """The tokens of frames that were done when it was killed, and what was kept with them."""
+        """The tokens of frames finished before it was killed, and the facts saved with them."""
         if (state := self.kept.read()) is None:
             return np.zeros(0, np.int64), {}
         restore_memories(self.mixture.memories, *state, str(self.kept.path))
         return state[0]["tokens"].numpy(), state[1]
 
     def keep(self, tokens: np.ndarray, facts: Mapping[str, Any]) -> None:
-        """Keep what is known."""
+        """Save the state."""
         with suppress(*UNFIT):  # a mixer that cannot tell, no space: then it begins again where it was before
             tensors, seen = state_of_memories(self.mixture.memories)
             self.kept.write({**tensors, "tokens": torch.from_numpy(tokens)}, {**seen, **facts})
@@ -85,7 +85,7 @@ def decode_mixed(
 ) -> Generator[int, None, np.ndarray]:
     """The tokens of frames, int64; yields how many are done. The crew's file keeps frames that are.
 
-    Raises ArtifactError where they are not those that were coded.
+    Raises ArtifactError if they are not the coded tokens.
     """
     layout, arithmetic = jobs[0].layout, jobs[0].arithmetic
     content = b"".join(job.content() for job in jobs)

@@ -1,7 +1,7 @@
-"""Large texts in pieces, each a compressed file of its own, so that memory does not grow with the text.
+"""Large texts in pieces, each its own compressed file, so that memory does not grow with the text.
 
 magic (4) · IN_PIECES (1) · size and bytes of each piece · 0 · bytes and CRC-32 of the text. A text of one
-piece is that piece alone. Numbers are LEB128, the check sum little-endian.
+piece is only that piece. Numbers are LEB128, the checksum little-endian.
 """
 
 import math
@@ -26,8 +26,8 @@ from bitgolf.proof.file import (
 )
 
 PIECE_BYTES = 2**24  # of a text
-UNKNOWN = math.inf  # how many bytes there are
-MOST_PIECE_BYTES = 2**26  # that is read
+UNKNOWN = math.inf  # number of bytes
+MOST_PIECE_BYTES = 2**26  # to be read
 START = MAGIC + bytes([IN_PIECES])
 Write = Callable[[bytes], object]
 
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What the head of a piece says, and the bytes it takes."""
+    """The header of a piece, and its size in bytes."""
 
     header: Header
     file_bytes: int
@@ -84,8 +84,8 @@ def decompress_stream(
     """The text of a compressed file, written piece by piece; yields (done, to do).
 
     coder_for: the coder of a window, portable or not. file_bytes: of the compressed file; infinite is
-    unknown. kept: so many bytes at the place of the next write, as they stood before; a piece that is there
-    is not decoded again. Raises ArtifactError for any other bytes.
+    unknown. kept: reads bytes already at the place of the next write; a piece that is there is not
+    decoded again. Raises ArtifactError for any other bytes.
     """
     parts, crc, pieces = list[Part](), 0, pieces_of(stream, where)
     while True:
@@ -111,9 +111,9 @@ def decompress_stream(
 
 
 def pieces_of(stream: BinaryIO, where: str) -> Generator[Piece, None, tuple[int, int] | None]:
-    """The pieces of a compressed file; returns bytes and CRC-32 of the text, None where it is one piece.
+    """The pieces of a compressed file; returns bytes and CRC-32 of the text, None if it is one piece.
 
-    Raises ArtifactError for what is no such file.
+    Raises ArtifactError for other files.
     """
     start = stream.read(len(START))
     if start != START:
@@ -136,13 +136,13 @@ def pieces_of(stream: BinaryIO, where: str) -> Generator[Piece, None, tuple[int,
 
 
 def parts_of(stream: BinaryIO, where: str) -> Iterator[Part]:
-    """What the heads of a compressed file say, without a model."""
+    """The headers of a compressed file, read without a model."""
     for piece in pieces_of(stream, where):
         yield Part(read_header(piece.data, piece.where), len(piece.data))
 
 
 def file_bytes_of(parts: Sequence[Part]) -> int:
-    """Of a file with these pieces."""
+    """The size of a file with these pieces."""
     sizes = [part.file_bytes for part in parts]
     if len(sizes) == 1:
         return sizes[0]

@@ -1,14 +1,14 @@
-"""How a model adapts, deflated with a preset dictionary: words that the head of a file need not spell out.
+"""Adapter and mixers in a header, compressed by deflate with a preset dictionary of their usual words.
 
-A stream of zlib (RFC 1950) names its dictionary by an Adler-32, so a file says which one it needs. They are
-part of the format and never change; a better one is added to the list, and new files use the last.
+A zlib stream (RFC 1950) names its dictionary by an Adler-32, so a file says which one it needs. The
+dictionaries are part of the format and never change. Better ones are appended, and new files use the last.
 """
 
 import zlib
 
 from bitgolf.base.errors import ArtifactError
 
-HAS_DICTIONARY = 0x20  # of the second byte of a stream; the check sum of the dictionary follows it
+HAS_DICTIONARY = 0x20  # in the second byte of a stream; the checksum of the dictionary follows
 PLAN_1 = (
     b'{"adapter":{"class":"ScoreFirst","chunk_tokens":32768,"epochs":3,"rule":{"class":"SgdRule","lr":0.002,'
     b'"momentum":0.9,"weight_decay":0.0},"schedule":{"class":"Cosine","minimum":0.0},"tensors":["*"],"frozen":[],'
@@ -24,15 +24,15 @@ DICTIONARIES = (PLAN_1,)
 
 
 def deflated_plan(plan: bytes) -> bytes:
-    """A plan as JSON, made small."""
+    """A plan as JSON, compressed."""
     deflate = zlib.compressobj(9, zdict=DICTIONARIES[-1])
     return deflate.compress(plan) + deflate.flush()
 
 
 def inflated_plan(data: bytes, most: int, where: str) -> bytes:
-    """What `deflated_plan` was given, at most so many bytes; older files have no dictionary. where: the file.
+    """The inverse of `deflated_plan`, at most `most` bytes; older files have no dictionary. where: the file.
 
-    Raises ArtifactError where it needs one that is not known here, and for what is no stream.
+    Raises ArtifactError for an unknown dictionary, and for data that is no stream.
     """
     dictionary = b""
     if len(data) >= 6 and data[1] & HAS_DICTIONARY:

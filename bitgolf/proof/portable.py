@@ -1,13 +1,13 @@
-"""Arithmetic with the same bits on every processor, whatever its vectors and threads.
+"""Arithmetic with the same bits on every processor, whatever its vector instructions and threads.
 
-IEEE 754 fixes what one +, -, *, / or square root gives; it does not fix the order of a sum, nor any other
-function. Inside `Portable()` torch's operations are made of those that are fixed. A sum has no order when no
-part of it is rounded: its terms, or the factors of a product, are brought to whole numbers so small that
-float64 holds every partial sum. Functions are polynomials. What is neither known to be safe nor replaced here
-is refused, so nothing slips through.
+IEEE 754 defines the result of one +, -, *, / or square root; it does not define the order of a sum, nor other
+functions. Inside `Portable()` torch's operations are built from the defined ones. The order of a sum does not
+matter if nothing is rounded: its terms, or the factors of a product, are scaled to whole numbers so small
+that float64 holds every partial sum. Functions are polynomials. An operation that is neither known to be safe
+nor replaced here is refused.
 
-It is the model's own forward pass that runs, slower: factors keep some 22 bits of a row's largest value,
-where float32 has 24 of each.
+The model's own forward pass runs, but slower. Factors keep some 22 bits relative to a row's largest value,
+where float32 has 24 bits of each.
 """
 
 import math
@@ -23,10 +23,10 @@ from bitgolf.base.errors import BitgolfError
 EXACT_BITS = 53  # of a whole number in float64
 EXP_TERMS, SINE_TERMS, LOG_TERMS = 13, 11, 8  # errors near those of float64, far below those of float32
 LARGEST_EXPONENT = 700.0  # of exp in float64
-HIGH_PI = math.floor(math.pi * 2**30) / 2**30  # so few digits that its multiples are exact
+HIGH_PI = math.floor(math.pi * 2**30) / 2**30  # few enough digits for exact multiples
 LOW_PI = math.pi - HIGH_PI
 ROOT_HALF = math.sqrt(0.5)
-# Operations that move numbers, choose among them, or round once.
+# Operations that move numbers, select them, or round once.
 SAFE = frozenset(
     """
     abs add alias all amax amin any arange argmax argmin as_strided bitwise_and bitwise_left_shift
@@ -40,11 +40,11 @@ SAFE = frozenset(
     _unsafe_view unsqueeze view where zero_ zeros zeros_like
     """.split()
 )
-WHOLE_ONLY = frozenset(("cumsum", "remainder", "sum"))  # safe too, of whole numbers
+WHOLE_ONLY = frozenset(("cumsum", "remainder", "sum"))  # also safe, for whole numbers
 
 
 class Portable(TorchDispatchMode):
-    """Within it torch computes portably. Raises BitgolfError for an operation that it knows no way for."""
+    """A context in which torch computes portably. Raises BitgolfError for unsupported operations."""
 
     def __torch_dispatch__(
         self,
@@ -74,14 +74,14 @@ class Portable(TorchDispatchMode):
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent, float64, of whole numbers; put together from its bits."""
+    """2^exponent, float64, of whole numbers; built from its bits."""
     return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
 def as_whole(x: Tensor, bits: int, dims: Sequence[int] = (-1,)) -> tuple[Tensor, Tensor]:
-    """x as whole numbers of so many bits in float64, and the power of two that takes them back.
+    """x as whole numbers of at most `bits` bits in float64, and the power of two that scales them back.
 
-    dims: over which they share that power.
+    dims: dimensions that share the power.
     """
     exponent = torch.frexp(x.abs().amax(tuple(dims), keepdim=True).double()).exponent
     return (x * power_of_two(bits - exponent)).round_(), power_of_two(exponent - bits)
@@ -149,7 +149,7 @@ def cos(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    """Shares over a dimension, float64."""
+    """Softmax over a dimension, float64."""
     above = exp(x - x.amax(dim, keepdim=True))
     return above / total(above, (dim,), keepdim=True)
 

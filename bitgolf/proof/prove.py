@@ -1,4 +1,4 @@
-"""The proof of a score: a text coded by a packed model, read back, and a certificate of both."""
+"""The proof of a score: code a text with a packed model, decode it, and write a certificate."""
 
 import hashlib
 import platform
@@ -38,9 +38,9 @@ from bitgolf.score.windows import Sliding
 
 FORMAT = "bitgolf proof 1"
 ALARM_BITS_PER_BYTE = 1e-4  # between the steps of the coder and a parallel pass
-CODED_SHARE = 5e-4  # by which coded bits may leave the steps' nats, beside the end of a frame and rare tokens
+CODED_SHARE = 5e-4  # allowed between coded bits and the steps' nats, beside frame ends and rare tokens
 FRAME_BITS, TOKEN_BITS = 64, 1e-4
-RAREST_BITS = 16  # what a token costs from which on the coder's 24 bits a step can make it cost less
+RAREST_BITS = 16  # from this cost on, the coder's 24 bits per step can make a token cheaper
 ANYWHERE = "any processor: portable arithmetic"
 PROVES = (
     "This model alone writes these bytes as this file and reads them back, so the size of the file is its "
@@ -53,7 +53,7 @@ DOES_NOT_PROVE = (
 
 
 class Text(NamedTuple):
-    """Tokens to prove, and the bytes that they stand for. name: where they are from."""
+    """Tokens to prove, and their bytes. name: their source."""
 
     tokens: np.ndarray
     data: bytes
@@ -61,7 +61,7 @@ class Text(NamedTuple):
 
 
 def machine_class() -> dict[str, Any]:
-    """What the bits of a model's numbers depend on."""
+    """The properties of a machine on which the bits of a model's numbers depend."""
     return {
         "processor": processor_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -86,10 +86,10 @@ def prove(
 ) -> Generator[Event, None, dict[str, Any]]:
     """Code a text, decode it from the written file, and write the certificate; see `check`.
 
-    What was finished when it was interrupted is not done again. adapted: how the model adapts on the way, in
-    one process; the lanes of a frame are side by side where that is mixers alone, and else it is one lane.
+    After an interruption finished frames are not done again. adapted: adapter and mixers, in one process;
+    with only mixers a frame has several lanes, otherwise one.
 
-    Raises ArtifactError where it does not come back, and DataError where the tokens are not the text.
+    Raises ArtifactError if decoding gives another text, and DataError if the tokens are not the text.
     """
     if coder.tokenizer.decode(text.tokens) != text.data:
         raise DataError(
@@ -126,7 +126,7 @@ def prove(
 def scored_in_parallel(
     coder: Coder, tokens: np.ndarray, layout: Layout, adapted: AdaptedPlan | None
 ) -> Generator[Event, None, np.ndarray]:
-    """Nats, float64, of all tokens under the windows of a coding, as scoring makes them; in no order."""
+    """Nats, float64, of all tokens under the windows of a coding, in parallel as in scoring; in no order."""
     parallel, mixture = list[np.ndarray](), None
     if adapted is not None and layout.lanes > 1:
         mixture = mixture_for(coder, adapted)
@@ -146,14 +146,14 @@ def scored_in_parallel(
 
 
 def rare_bits_of(nats: np.ndarray) -> float:
-    """Bits of tokens beyond `RAREST_BITS` each, which the coder may make cost less."""
+    """Bits of tokens beyond `RAREST_BITS` each, which the coder may save."""
     return float(np.maximum(nats / np.log(2) - RAREST_BITS, 0).sum())
 
 
 def certificate_of(
     coder: Coder, text: Text, coded: bytes, packed_nats: float, parallel_nats: np.ndarray
 ) -> dict[str, Any]:
-    """What was shown, in figures. Nats: of all tokens, by the steps of the coder; of each, in parallel."""
+    """The figures of a certificate. packed_nats: total by the coder's steps; parallel_nats: per token."""
     machine, claims = machine_class(), claims_of(coder, coded)
     scores = {
         "bits_per_byte": claims["bits_per_byte"],
@@ -178,7 +178,7 @@ def certificate_of(
 
 
 def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
-    """What a certificate says that a coded file and the artifact tell by themselves. where: for messages.
+    """The entries of a certificate that follow from coded file and artifact. where: for messages.
 
     Raises ArtifactError for a damaged file; it names the frame and where it begins.
     """
@@ -206,7 +206,7 @@ def claims_of(coder: Coder, coded: bytes, where: str = "") -> dict[str, Any]:
 
 
 def alarms_in(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Which scores of a certificate are further apart than rounding explains, as sentences."""
+    """Scores of a certificate that differ by more than rounding explains, as sentences."""
     stepwise, parallel = figures["stepwise_bits_per_byte"], figures["parallel_bits_per_byte"]
     if not (apart := abs(stepwise - parallel)) <= ALARM_BITS_PER_BYTE:
         yield f"stepwise and parallel scores differ by {apart:.2g} bits per byte"
@@ -232,10 +232,10 @@ def check(
     processes: int = 1,
     where: str = "coded.bin",
 ) -> Generator[Event, None, dict[str, Any]]:
-    """Verify a certificate: what it says, and by decoding again all frames or a random share of them.
+    """Verify a certificate: its entries, and by decoding all frames or a random share of them.
 
-    share: of the frames, 0 to 1; one at least. where: the coded file, for messages. Raises ArtifactError for
-    what does not hold.
+    share: of the frames, 0 to 1; at least one frame. where: the coded file, for messages. Raises
+    ArtifactError if anything does not hold.
     """
     claims = claims_of(coder, coded, where)
     for name in ("artifact", "coded"):
@@ -248,7 +248,7 @@ def check(
     refuse_untrue(certificate, claims, coder.portable)
     header = read_header(coded, where)
     frames = frames_of(coded, header, where)
-    reads_all = share >= 1 or header.adapted is not None  # what adapts has to pass all that comes before
+    reads_all = share >= 1 or header.adapted is not None  # adapters need all tokens before
     count = len(frames) if reads_all else max(1, round(share * len(frames)))
     chosen = sorted(np.random.default_rng(seed).permutation(len(frames))[:count].tolist())
     jobs = [frames[index] for index in chosen]
@@ -279,12 +279,12 @@ def check(
 
 
 def refuse_untrue(certificate: Mapping[str, Any], claims: Mapping[str, Any], portable: bool) -> None:
-    """Raise ArtifactError where a certificate says what its files do not, or hides an alarm."""
+    """Raises ArtifactError if a certificate differs from its files, or omits an alarm."""
     for name, true in claims.items():
         claimed = certificate.get(name, true)
-        if isinstance(true, dict) and isinstance(claimed, dict):  # older ones say more of how a model adapted
+        if isinstance(true, dict) and isinstance(claimed, dict):  # older ones have more entries of adapters
             claimed = {key: claimed.get(key) for key in true}
-        if name == "windows":  # as older ones say it
+        if name == "windows":  # as in older certificates
             claimed = str(claimed).replace("in 1 lanes of", "in 1 lane of")
         if claimed != true:
             raise ArtifactError(
@@ -304,7 +304,7 @@ def refuse_untrue(certificate: Mapping[str, Any], claims: Mapping[str, Any], por
 
 
 def refuse_other_scores(certificate: Mapping[str, Any], nats: np.ndarray, text_bytes: int) -> None:
-    """Raise ArtifactError where the text has not the scores of its certificate. nats: of each token."""
+    """Raises ArtifactError if the text does not have the scores of its certificate. nats: per token."""
     apart = ALARM_BITS_PER_BYTE
     parallel, rare = bits_of(nats.sum(), text_bytes), rare_bits_of(nats)
     for name, true, tolerance in (

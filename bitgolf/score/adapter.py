@@ -1,4 +1,4 @@
-"""The slot of adapters: what may change a model between two stretches of the text that it scores."""
+"""The slot of adapters, which may change a model while it scores a text (test-time training)."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ from bitgolf.train.world import World
 class Adaptation:
     """A model while a text is scored; members of the slot change it in `learn`.
 
-    resumable: whether `state` and `restore` know all that it learns. A class that learns more than the one
-    it is made of says so anew. updates_left: how often it will learn before the text ends.
-    world: the processes that share its work; one alone, where its slot does not say `shared`.
+    resumable: whether `state` and `restore` cover all that it learns. A subclass that learns more must set it
+    again. updates_left: updates before the text ends.
+    world: the processes that share its work; only one if its adapter is not `shared`.
     """
 
     resumable: ClassVar[bool] = False
@@ -31,26 +31,26 @@ class Adaptation:
         self.model = model
 
     def join(self, world: World) -> None:
-        """Share the work with these processes; told before anything is scored."""
+        """Share the work with these processes; called before anything is scored."""
         self.world = world
 
     def worker(self, part: Sequence[int], turn: int) -> int:
-        """The process, by its rank, that scores the batch of number `turn` of a part."""
+        """The rank of the process that scores batch number `turn` of a part."""
         return turn % self.world.size
 
     def meets(self, part: Sequence[int]) -> bool:
-        """Whether all processes have all scores after this part, and learn from it together.
+        """Whether all processes exchange their scores after this part, and learn from it together.
 
-        Else its worker alone learns from it.
+        Otherwise only its worker learns from it.
         """
         return True
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
-        """Final states (windows, scored, width) of the ends of some windows, by the model as it is now."""
+        """Final states (windows, scored, width) of the scored positions, by the model as it is now."""
         return self.model.hidden(inputs, scored)
 
     def nats(self, indices: Sequence[int], hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy (windows, scored) of the targets of these states."""
+        """Cross-entropy (windows, scored) in nats of the targets of these states."""
         return self.model.nats_of(hidden, targets)
 
     def logits(self, index: int, hidden: Tensor) -> Tensor:
@@ -58,26 +58,26 @@ class Adaptation:
         return self.model.logits_of(hidden)
 
     def learn(self, exam: Exam, part: Sequence[int]) -> None:
-        """Learn from what has just been scored, through `exam.released`; never called after the last part."""
+        """Learn from newly scored tokens, by `exam.released`; not called after the last part."""
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that was learnt, by name, from which `restore` goes on to the same bits.
+        """Copies of everything learnt, by name; `restore` continues from it to the same bits.
 
-        Names that begin with own/ are of this process alone: what it has learnt since all had all scores.
+        Names that begin with own/ belong to this process: what it learnt since the last exchange of scores.
         """
         return {}
 
     def restore(self, learnt: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave. Raises CheckpointError for what does not fit."""
+        """Continue from a result of `state`. Raises CheckpointError if it does not fit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapter(Plan):
-    """The slot of test-time training: what the model learns from text that has been scored.
+    """The slot of test-time training: what the model learns from scored text.
 
-    in_order: parts follow the stream, so that mixers may read along. shared: several processes share its
-    work and come to the bits of one; otherwise each does all of it. A class that learns otherwise than the
-    one it is made of says both anew.
+    in_order: parts follow the stream, so mixers can be used too. shared: several processes share its work and
+    give the same bits as one; otherwise each does all of it. A subclass that learns in another way must set
+    both again.
     """
 
     abstract: ClassVar[bool] = True
@@ -86,30 +86,30 @@ class Adapter(Plan):
 
     @property
     def on(self) -> bool:
-        """Whether it changes anything; one that does not is left out, so that off is exact."""
+        """Whether it changes anything; otherwise it is skipped, so that off is exact."""
         return True
 
     def workers(self, processes: int) -> int:
-        """How many of so many processes have work at the same time, where it is shared."""
+        """How many of `processes` processes work at the same time, if the work is shared."""
         return processes
 
     def validate_for(self, windows: Windows) -> Iterator[str]:
-        """What keeps it from scoring by these windows, as sentences."""
+        """Why it cannot score by these windows, as sentences."""
         return iter(())
 
     def parts(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
-        """Windows, by index, that are scored between two updates. starts: where documents begin.
+        """Indices of the windows that are scored between two updates. starts: of documents.
 
-        Raises BitgolfError for a text from which nothing could be learnt.
+        Raises BitgolfError if nothing could be learnt from the text.
         """
         yield list(range(len(windows)))
 
     def side_by_side(self, windows: Sequence[Window], starts: np.ndarray) -> Iterator[list[int]]:
-        """A few windows, by index, where nothing is learnt: those that one state of the model may score."""
+        """Indices of a few windows that one state of the model can score, for a run without learning."""
         yield list(range(len(windows)))
 
     def trial(self, length: int) -> Self:
-        """The same with parts as short as they can be, whose pace tells that of the whole.
+        """The same adapter with parts as short as possible, to measure its speed.
 
         length: tokens of a window.
         """
@@ -117,7 +117,7 @@ class Adapter(Plan):
 
     @contextmanager
     def adapting(self, model: Model, windows: Sequence[Window], starts: np.ndarray) -> Iterator[Adaptation]:
-        """The model while it adapts to what these windows score; afterwards it is as before, to the bit."""
+        """A context in which the model adapts to these windows; afterwards it is restored to the bit."""
         yield Adaptation(model)
 
 
@@ -125,7 +125,7 @@ class Adapter(Plan):
 class NoAdapter(Adapter):
     """A fixed model.
 
-    What: nothing is learnt from the text that is scored ("Track A").
+    What: nothing is learnt from the scored text ("Track A").
     Source: the public baseline
     Cost: nothing
     Not for: nothing known

@@ -1,4 +1,4 @@
-"""Spans of a stream one after another, with the keys and values of what came before kept (KV cache)."""
+"""Chained scoring: consecutive spans of a stream, with the keys and values of earlier tokens cached."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,21 +13,21 @@ from bitgolf.net.model import Model
 from bitgolf.net.position import Tables, far_tables
 from bitgolf.score.windows import States, Window, Windows, score_batches
 
-SPARE_SPANS = 8  # spans that are written before what is kept moves back to the front
+SPARE_SPANS = 8  # spans written before the cache is moved to the front
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chained(Windows):
-    """Chained KV cache: spans side by side that see the keys and values of the tokens before them.
+    """Chained KV cache: spans that see the cached keys and values of the tokens before them.
 
-    What: a token passes the model once and is then kept as keys and values until `history` newer ones are.
-        The stream is cut into `lanes` that move on together; each begins with its first `history` tokens
-        passed but not scored.
+    What: a token passes the model once; its keys and values are cached until there are `history` newer ones.
+        The stream is cut into `lanes` that advance together; the first `history` tokens of each are passed
+        but not scored.
     Source: PR #1718 (a prototype, never scored; catalogue E7)
     Cost: no bytes; about one forward pass over the stream, and memory for keys and values
-    Not for: the number of Sliding: what is kept has seen further back than a window, so this is another
-        predictor. Where attention has a window of up to `history` and there is one lane, it is a pass over
-        the whole stream, exactly.
+    Not for: the score of Sliding: cached keys have seen further back than a window, so this is another
+        predictor. With an attention window of up to `history` and one lane it is exactly a pass over the
+        whole stream.
     Neutral: no history, which is chunked scoring by `stride`
     """
 
@@ -69,9 +69,9 @@ class Chained(Windows):
 
 
 class Chain:
-    """Keys and values of lanes, for every attention on the way; a token's slot is its rotary position.
+    """Cached keys and values of lanes, for every attention; a token's slot is its rotary position.
 
-    Once all slots are used, what is kept turns back to the front.
+    Once all slots are used, the cache is moved, and rotated back, to the front.
     """
 
     def __init__(self, history: int, tables: Tables, kernels: PlainKernels) -> None:
@@ -80,7 +80,7 @@ class Chain:
         self.end = self.seen = self.call = 0
 
     def advance(self, new: int, seen: int) -> Tables:
-        """Move on by new tokens that see so many, themselves included: the rotation tables of their slots."""
+        """Add `new` tokens that see `seen` tokens, themselves included; returns their rotation tables."""
         cos, sin = self.tables
         if self.end + new > len(cos):
             shift, front = self.end - self.history, slice(self.history)
@@ -97,7 +97,7 @@ class Chain:
         return cos[slots], sin[slots]
 
     def attend(self, heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
-        """Causal attention of new tokens over what they see; see `attend` of the kernels."""
+        """Causal attention of new tokens over the cache and themselves; see `attend` of the kernels."""
         count, new = (len(heads) - queries) // 2, heads.shape[2]
         q, *new_keys_values = heads.split((queries, count, count))
         if self.call == len(self.cache):
@@ -112,21 +112,21 @@ class Chain:
 
 
 class ChainedReader:
-    """Passes spans through a model that keeps the keys and values of the tokens before, for each lane."""
+    """Passes spans through a model with cached keys and values for each lane."""
 
     def __init__(self, model: Model, plan: Chained, windows: Sequence[Window]) -> None:
         self.model, self.history, self.windows = model, plan.history, windows
         head_width, device = model.plan.dimensions.head_width, model.backend.device
         tables = model.plan.position.tables(plan.longest(), plan.longest(), head_width, device)
         self.tables = far_tables(tables, plan.longest() + SPARE_SPANS * plan.stride)
-        self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by where it goes on
+        self.ends: dict[int, tuple[Chain, int]] = {}  # chain and lane, by the position where it continues
 
     def hidden(self, indices: Sequence[int], inputs: Tensor, scored: int) -> Tensor:
         """Final states (windows, scored, width); where all go on where others ended, they alone pass."""
         model, windows, seen = self.model, [self.windows[index] for index in indices], inputs.shape[1]
         chain = self._chain_to([window.first_scored for window in windows])
         new = scored if chain.end else seen
-        lookback = min(seen - new, len(model.plan.embed))  # each of them looks one token back
+        lookback = min(seen - new, len(model.plan.embed))  # each embedding part may read one token back
         start = model.embedded(inputs[:, seen - new - lookback :])[:, lookback:]
         cos, sin = chain.advance(new, seen)
         context = model.context(inputs, start, chain.attend)
@@ -135,7 +135,7 @@ class ChainedReader:
         return hidden[:, -scored:]
 
     def _chain_to(self, positions: Sequence[int]) -> Chain:
-        """The chain whose lanes end at these positions; an empty one where they do not all end together."""
+        """The chain whose lanes end at these positions; an empty one if there is no such chain."""
         lanes = [self.ends.pop(position) for position in positions if position in self.ends]
         chain, joined = lanes[0][0] if lanes else None, Chain(self.history, self.tables, self.model.kernels)
         if chain is None or len(lanes) < len(positions) or {other.end for other, _ in lanes} != {chain.end}:

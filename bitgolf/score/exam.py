@@ -1,4 +1,4 @@
-"""The tokens to score, handed out as the rules allow: causal, scored before they are learnt from, once."""
+"""The tokens to score, handed out by the rules: causally, once, and for learning only after their score."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from bitgolf.train.world import World
 
 
 class RuleError(BitgolfError):
-    """A scorer or an adapter breaks a rule of scoring."""
+    """A scorer or adapter breaks a rule of scoring."""
 
 
 class Exam:
-    """A token stream and the windows that score it; there is no other way to its tokens.
+    """A token stream and the windows that score it; there is no other access to its tokens.
 
-    `ask` gives a scorer some windows, `answer` records their nats, and only then does `released` hand those
-    tokens to whoever learns from them. So conditions C1 (nothing after the window), C3 (score before update)
-    and C4 (once) of the challenge hold whatever the adapter does. Source: parameter-golf issue #1017.
-    shared: by window, whether all processes have its answer. met: how many parts were done when they last
-    had all answers.
+    `ask` gives a scorer some windows and `answer` records their nats. Only then `released` gives those tokens
+    to an adapter. So conditions C1 (nothing after the window), C3 (score before update) and C4 (once) of the
+    challenge hold whatever the adapter does. Source: parameter-golf issue #1017.
+    shared: for each window, whether all processes have its answer. met: parts that were done when the
+    processes last had all answers.
     """
 
     def __init__(self, tokens: np.ndarray, windows: Sequence[Window], again: bool = False) -> None:
-        """again: a target may be scored by more than one window, as the first public sliding rule has it."""
+        """again: a target may be scored by several windows, as in the first public sliding rule."""
         self.windows = windows
         self.places = np.cumsum([0, *(window.end - window.first_scored for window in windows)])
         self.nats = np.full(int(self.places[-1]), np.nan, np.float32)
         self._tokens, self._again = tokens, again
-        self._scored = np.zeros(max(len(tokens) - 1, 0), bool)  # by the input position that predicts it
+        self._scored = np.zeros(max(len(tokens) - 1, 0), bool)  # by the input position
         self._answered = np.zeros(len(windows), bool)
         self.shared, self.met = np.zeros(len(windows), bool), 0
         self._open: list[int] = []
 
     def ask(self, indices: Sequence[int]) -> np.ndarray:
-        """The tokens of windows of one shape, int64 (windows, length + 1). Raises RuleError if scored."""
+        """The tokens of windows of equal shape, int64 (windows, length + 1). Raises RuleError if scored."""
         if self._open:
             raise RuleError("the windows given out before have no answer yet", value=self._open[0])
         for window in (self.windows[index] for index in indices):
@@ -50,7 +50,7 @@ class Exam:
         return np.stack(rows).astype(np.int64)
 
     def answer(self, nats: np.ndarray) -> None:
-        """Record the nats (windows, scored) of what was asked. Raises RuleError for any other shape."""
+        """Record the nats (windows, scored) of the last `ask`. Raises RuleError for another shape."""
         opened = self._opened()
         shape = len(opened), opened[0].end - opened[0].first_scored if opened else 0
         if not opened or nats.shape != shape:
@@ -62,7 +62,7 @@ class Exam:
         self._open = []
 
     def resume(self, nats: np.ndarray) -> None:
-        """Take the nats (of all windows, NaN where unknown) that were scored elsewhere or before."""
+        """Set the nats of all windows (NaN if unknown) that were scored before or by another process."""
         scored = np.isfinite(nats)
         for index, (first, end) in enumerate(itertools.pairwise(self.places)):
             if scored[first:end].all() and not self._answered[index]:
@@ -70,13 +70,13 @@ class Exam:
                 self.answer(nats[None, first:end])
 
     def targets_of(self, indices: Sequence[int]) -> int:
-        """How many targets these windows score."""
+        """The number of targets that these windows score."""
         return int((self.places[np.array(indices) + 1] - self.places[indices]).sum())
 
     def share(self, indices: Sequence[int], world: World, device: torch.device) -> None:
-        """Give these windows' nats to all processes, to the bit; so far each is answered on one of them.
+        """Send these windows' nats to all processes, exact to the bit; each is answered on one process.
 
-        Raises RuleError, on all of them, where one is not.
+        Raises RuleError on all processes if a window is answered on none or on several.
         """
         if world.size == 1 or not indices:
             return
@@ -92,20 +92,20 @@ class Exam:
             )
         spans = [np.arange(*self.places[index : index + 2]) for index in indices]
         places, given = np.concatenate(spans), np.repeat(answered, [len(span) for span in spans])
-        bits = np.where(given, self.nats[places].view(np.int32), 0)  # a sum with zeros alone is exact
+        bits = np.where(given, self.nats[places].view(np.int32), 0)  # a sum with zeros is exact
         self.nats[places] = summed(bits).view(np.float32)
         for window in (self.windows[index] for index in indices):
             self._scored[window.first_scored : window.end] = True
         self._answered[indices] = self.shared[indices] = True
 
     def answered(self, indices: Sequence[int]) -> bool:
-        """Whether all of these windows have their answers."""
+        """Whether all of these windows are answered."""
         return bool(self._answered[list(indices)].all())
 
     def released(self, start: int, end: int) -> np.ndarray:
-        """tokens[start : end + 1], int64: the inputs from `start` to `end` and their targets, all scored.
+        """tokens[start : end + 1], int64: the inputs from `start` to `end` and their targets, for learning.
 
-        Raises RuleError where one is not.
+        Raises RuleError if one of the targets is not scored.
         """
         if start < 0 or end >= len(self._tokens) or not self._scored[start:end].all():
             raise RuleError("not scored yet, and so not released", where=f"tokens {start:,} to {end:,}")

@@ -1,4 +1,4 @@
-"""The referee: scores to bits per byte, a ratio of sums in float64, whatever made the scores."""
+"""The metric: bits per byte from scores, a ratio of sums in float64, independent of the scorer."""
 
 import math
 from typing import Any
@@ -12,12 +12,12 @@ SUSPICIOUS_BITS_PER_BYTE = 0.7
 
 
 def bits_per_byte(scores: Scores) -> float:
-    """sum(nats) / ln 2 / sum(bytes), over exactly the scored tokens."""
+    """sum(nats) / ln 2 / sum(bytes), over exactly the scored tokens; a float."""
     return total_nats(scores) / math.log(2) / total_bytes(scores)
 
 
 def total_nats(scores: Scores) -> float:
-    """The sum of all rows. Raises DataError for a row that is no probability, naming it."""
+    """The sum of all nats. Raises DataError, with the row, for a value that is no -log of a probability."""
     wrong = np.flatnonzero(~(scores.nats >= 0) | ~np.isfinite(scores.nats))
     if len(wrong):
         raise DataError(
@@ -29,7 +29,7 @@ def total_nats(scores: Scores) -> float:
 
 
 def total_bytes(scores: Scores) -> int:
-    """The bytes that the scored tokens stand for, never more than the text has. Raises DataError if none."""
+    """The bytes of the scored tokens, never more than the text has. Raises DataError if there are none."""
     total = int(scores.bytes.sum(dtype=np.int64))
     if scores.file_bytes is not None:
         total = min(total, scores.file_bytes)
@@ -39,7 +39,7 @@ def total_bytes(scores: Scores) -> int:
 
 
 def summary(scores: Scores) -> dict[str, Any]:
-    """The figures of one scoring, as they stand in result.json."""
+    """The figures of one scoring, with the keys of result.json."""
     bits, nats, text_bytes = bits_per_byte(scores), total_nats(scores), total_bytes(scores)
     figures: dict[str, Any] = {
         "windows": scores.windows,
@@ -53,7 +53,7 @@ def summary(scores: Scores) -> dict[str, Any]:
     if scores.file_bytes not in (None, text_bytes):
         figures["file_bytes"] = scores.file_bytes
         if not scores.loss:
-            # The text is given back but counted otherwise: by the canonical rule above, by its size here.
+            # Lossless, but the public rule counts other bytes: above by its count, here by the size.
             figures["bits_per_file_byte"] = bits * text_bytes / scores.file_bytes
     if scores.loss:
         figures["lossy"] = scores.loss

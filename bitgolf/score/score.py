@@ -1,4 +1,4 @@
-"""A model and tokens to scores: a row per scored token, from which all that is reported is computed."""
+"""Scores of tokens by a model: one row per scored token; every reported figure is computed from them."""
 
 import dataclasses
 import hashlib
@@ -32,9 +32,9 @@ SCORE_COLUMNS = {
     "position": np.int32,
     "context": np.int32,
 }
-DISTRIBUTION_TOLERANCE = {torch.float32: 1e-3}  # nats, of scores above 1 their share; other types round more
+DISTRIBUTION_TOLERANCE = {torch.float32: 1e-3}  # nats; relative for scores above 1; other types round more
 COARSE_TOLERANCE = 0.02
-# Told of an evaluation that begins: its exam, who adapts, what is mixed in, and how windows pass the model.
+# Called when an evaluation begins, with exam, adaptation, mixture and the function for hidden states.
 Opened = Callable[[Exam, Adaptation, Mixture | None, States], object]
 SCORE_FACTS = ("windows", "complete", "file_bytes", "loss", "tokens_sha256")
 
@@ -44,10 +44,10 @@ class ScorePlan(Plan):
     """How to score.
 
     batch_tokens: input tokens in one forward pass; changes speed and memory, not the score.
-    limit_tokens: score only the first so many tokens after the first (0 = all), whatever the windows; the
-        score is then named partial.
-    adapter: what the model learns from the text that it has scored. mixers: what joins its distribution.
-    eval_seconds: an evaluation that would take longer is refused; 0 sets no limit, the challenge's is 600.
+    limit_tokens: score only this many tokens after the first (0: all), whatever the windows; the score is
+        then called partial.
+    adapter: how the model learns from scored text. mixers: predictors mixed into its distribution.
+    eval_seconds: an evaluation that would take longer is refused; 0 sets no limit; the challenge's is 600.
     """
 
     windows: Windows = setting(Chunked())
@@ -69,26 +69,26 @@ class ScorePlan(Plan):
             yield f"windows: {name} keeps what older weights made; what adapts or mixes needs Sliding"
 
     def label(self) -> str:
-        """The short name that goes beside every score: the windows, and what adapts."""
+        """The short label of every score: windows, adapter and mixers."""
         adapters = [] if self.adapter == NoAdapter() else [self.adapter]
         return ", ".join([self.windows.label(), *names_apart((*adapters, *self.mixers))])
 
     @property
     def learner(self) -> Adapter:
-        """The adapter; none where it changes nothing, so that all windows share batches as without it."""
+        """The adapter, or NoAdapter if it changes nothing, so that windows are batched as without it."""
         return self.adapter if self.adapter.on else NoAdapter()
 
     def fixed(self) -> Self:
-        """The same windows by the model as it is packed: nothing adapts, nothing is mixed in."""
+        """The same windows without adapter and mixers."""
         return self.replace(adapter=NoAdapter(), mixers=())
 
     def chunked(self, length: int) -> Self:
-        """The plain score beside every other: windows side by side, by the model as it is packed."""
+        """The plain score beside every other: chunked windows, without adapter and mixers."""
         return self.fixed().replace(windows=Chunked(length=length))
 
 
 def names_apart(members: Sequence[Plan]) -> Iterator[str]:
-    """The names of adapters and mixers; of several of a kind with the settings that tell them apart."""
+    """The names of adapters and mixers; several of a kind with the settings that differ."""
     for member in members:
         alike = [each for each in members if type(each) is type(member)]
         settings = [
@@ -103,12 +103,12 @@ def names_apart(members: Sequence[Plan]) -> Iterator[str]:
 class Scores:
     """One row per scored token, in the order of the stream.
 
-    bytes: what the target stands for after its predecessor. document, position: the document that the
-    target continues and how many tokens of it came between its start and the target; the start of the
-    next document counts as the end of this one.
-    context: how many tokens the model saw. complete: every target of the stream was scored exactly once.
-    file_bytes: the size of the scored text as it came, where known; a normalising tokenizer changes it.
-    loss: what of that text the scores do not stand for, in words; '' if nothing.
+    bytes: of the target's text, given the token before. document, position: the document that the target
+    continues, and the tokens between its start and the target; the start of the next document counts as the
+    end of this one.
+    context: tokens that the model saw. complete: every target of the stream was scored exactly once.
+    file_bytes: size of the original text, if known; a normalising tokenizer changes the text.
+    loss: the part of that text that the scores do not cover, in words; '' if none.
     """
 
     target: np.ndarray
@@ -124,7 +124,7 @@ class Scores:
 
     @property
     def tokens_sha256(self) -> str:
-        """Names the tokens that were scored, in order: scores can be paired only if this is equal."""
+        """Hash of the scored tokens in order: scores can be paired only if it is equal."""
         return hashlib.sha256(self.target.astype("<u2").tobytes()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path, tokens_sha256: str = "") -> Self:
-        """Read what `save` wrote. Raises DataError if it is damaged or scores other tokens than asked for."""
+        """Read a file of `save`. Raises DataError if it is damaged or has another tokens_sha256."""
         fields = _read_score_fields(path)
         named = fields.pop("tokens_sha256")
         scores = cls(**fields)
@@ -158,7 +158,7 @@ def _read_score_fields(path: Path) -> dict[str, Any]:
             facts = {name: facts[name] for name in SCORE_FACTS if name != "loss" or name in facts}
     except FileNotFoundError:
         raise DataError("no such file", where=str(path)) from None
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds for damaged files
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen types for damaged files
         raise DataError(f"not a scores file: {error}", where=str(path)) from None
     for name, column in columns.items():
         if column.dtype != SCORE_COLUMNS[name] or column.shape != columns["target"].shape:
@@ -191,11 +191,11 @@ def scoring(
 ) -> Generator[tuple[int, int], None, Scores]:
     """Score a token stream; yields (scored, to be scored) after each batch and update; returns the Scores.
 
-    file_bytes: the size of the text behind the stream. A lossless tokenizer must account for every byte
-    of it, or DataError is raised. differing_bytes: how many of them another tokenizer does not give back;
-    where that is not known, as many as it counts too few or too many. sample: score only so many
-    windows, from its end back to its start. opened: is told of the exam before it begins.
-    world: the processes that share the work, where `is_shared` says so; all of them get all scores.
+    file_bytes: size of the original text. A lossless tokenizer must account for every byte of it, or
+    DataError is raised. differing_bytes: bytes that a lossy tokenizer does not give back; if not known, the
+    difference of the byte counts. sample: score only this many windows, spread from the end to the start.
+    opened: called before the evaluation begins. world: the processes that share the work if `is_shared`;
+    all of them get all scores.
     """
     limited = 0 < plan.limit_tokens < len(tokens) - 1
     tokens = tokens[: plan.limit_tokens + 1] if limited else tokens
@@ -237,7 +237,7 @@ def scoring(
 def _laid_out(
     plan: ScorePlan, tokens: int, starts: np.ndarray, sample: int
 ) -> tuple[list[Window], list[list[int]]]:
-    """The windows of a stream, and by index those that are scored between two updates."""
+    """The windows of a stream, and the indices of those that are scored between two updates."""
     windows = list(plan.windows.windows(tokens, starts.tolist()))
     if not windows:
         raise DataError(
@@ -246,14 +246,14 @@ def _laid_out(
             way_out=f"{plan.windows.label()} needs more; use a shorter length or more text",
         )
     parts = list(plan.learner.parts(windows, starts))
-    if sample:  # out of their order, and too few to learn from
+    if sample:  # not in their order, and too few to learn from
         windows = windows[:: -len(windows) // sample or -1]
         parts = list(plan.learner.side_by_side(windows, starts))
     return windows, parts
 
 
 def _starts_for(plan: ScorePlan, tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Where documents start. Raises DataError where they are asked for and none is marked."""
+    """Where documents start. Raises DataError if they are needed and none is marked."""
     if tokenizer.bos < 0 and isinstance(plan.windows, PerDocument):
         raise DataError(
             "the tokenizer has no BOS, so that no document begins anywhere",
@@ -265,7 +265,7 @@ def _starts_for(plan: ScorePlan, tokens: np.ndarray, tokenizer: Tokenizer) -> np
 
 
 def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:
-    """Where documents start; what stands before the first BOS is a document too."""
+    """Positions where documents start; tokens before the first BOS are a document too."""
     starts = np.flatnonzero(tokens == bos) if bos >= 0 else np.zeros(0, np.int64)
     return starts if len(starts) and starts[0] == 0 else np.concatenate([[0], starts])
 
@@ -273,7 +273,7 @@ def document_starts(tokens: np.ndarray, bos: int) -> np.ndarray:
 def _lost_bytes(
     tokenizer: Tokenizer, start: np.ndarray, scored_bytes: int, file_bytes: int, differing_bytes: int | None
 ) -> Iterator[str]:
-    """Which bytes of the text the scores do not stand for; start: the first token."""
+    """Bytes of the text that the scores do not cover, as sentences; start: the first token."""
     first = len(tokenizer.decode(start))
     if tokenizer.lossless:
         _check_conservation(scored_bytes + first, file_bytes)
@@ -295,7 +295,7 @@ def _check_conservation(accounted: int, file_bytes: int) -> None:
 
 
 def is_static(plan: ScorePlan) -> bool:
-    """Whether the score of a window depends on no other: they may be scored anywhere, and at any time."""
+    """Whether windows are independent, so that they may be scored in any order and process."""
     return plan.windows.alone and plan.learner == NoAdapter() and not plan.mixers
 
 
@@ -315,10 +315,10 @@ def _exam_taken(
     opened: Opened | None = None,
     learns: bool = True,
 ) -> Iterator[int]:
-    """Answer all windows; the adapter learns after each part. After both, yields how many are scored.
+    """Answer all windows; the adapter learns after each part. Yields the number of scored targets.
 
-    Processes that share the work each answer and learn what is theirs, and suppose that the others are as
-    far. Where they meet they give each other their answers: together they learn when all of them have all.
+    Processes that share the work answer and learn their own parts, and assume that the others are as far.
+    Where they meet they exchange their answers, and learn together once all of them have all.
     """
     world, done, joint = world if is_shared(plan) else World(), 0, list[int]()
     mixture = mixture_of(plan.mixers, model.plan.vocabulary_size, tokenizer)
@@ -332,11 +332,11 @@ def _exam_taken(
             for part, each in zip(parts, batches)
         ]
         share = sum(exam.targets_of(indices) for each in own for indices in each) / len(exam.nats) or 1.0
-        most = len(exam.nats) - (world.size > 1)  # until the others have given theirs
+        most = len(exam.nats) - (world.size > 1)  # until the others have sent theirs
         meets = [*map(adaptation.meets, parts[:-1]), True]
         learning = [met or adaptation.worker(part, 0) == world.rank for met, part in zip(meets, parts)]
         learning = [*learning[:-1], False] if learns else [False] * len(parts)
-        left = [*np.cumsum(learning[::-1])[::-1].tolist(), 0]  # updates from each part on
+        left = [*np.cumsum(learning[::-1])[::-1].tolist(), 0]  # updates left at each part
         adaptation.updates_left = left[0]
         states = plan.windows.states(adaptation.hidden, model, exam.windows)
         if opened is not None:
@@ -364,7 +364,7 @@ def _exam_taken(
 def _answer(
     states: States, adaptation: Adaptation, exam: Exam, indices: list[int], mixture: Mixture | None
 ) -> np.ndarray:
-    """Nats (windows, scored); the head is computed only where it is asked for."""
+    """Nats (windows, scored); the head is computed only for scored positions."""
     rows, first = torch.from_numpy(exam.ask(indices)), exam.windows[indices[0]]
     model, scored = adaptation.model, first.end - first.first_scored
     stream = rows.to(model.backend.device)
@@ -381,9 +381,9 @@ def _answer(
 
 
 def _check_distribution(logits: Tensor, target: int, nats: float, tolerance: float) -> None:
-    """Raise RuleError unless a score is that of its target in one normalised distribution (C2)."""
+    """Raises RuleError unless a score is that of its target in one normalised distribution (C2)."""
     expected = -float(logits.double().log_softmax(0)[target])
-    # What is no number is for the referee to name.
+    # A value that is no number is reported by the metric.
     if math.isfinite(nats) and abs(nats - expected) > tolerance * max(1.0, expected):
         raise RuleError(
             "a score is not that of a normalised distribution", value=nats, way_out=f"expected {expected:.6g}"

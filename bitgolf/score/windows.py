@@ -1,4 +1,4 @@
-"""Which tokens are context and which are scored. Integers only; no text.
+"""Windows: which tokens are context and which are scored. Only integers, no text.
 
 A stream of n tokens has n - 1 targets: the first token is never one. Input position i predicts token i + 1.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from bitgolf.base.plan import Plan, setting
 from bitgolf.net.model import Model
 
-# Of windows of one shape, by index, and their inputs: final states (windows, scored, width) of their ends.
+# Indices of windows of equal shape, their inputs, scored -> final states (windows, scored, width).
 States = Callable[[Sequence[int], Tensor, int], Tensor]
 
 
 class Window(NamedTuple):
-    """One look at the stream: inputs tokens[start:end], scored from input position first_scored on."""
+    """One window: inputs tokens[start:end], scored from input position first_scored on."""
 
     start: int
     end: int
@@ -28,9 +28,9 @@ class Window(NamedTuple):
 def score_batches(
     windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
 ) -> Iterator[list[int]]:
-    """Windows of equal shape together, by index, so that nothing is ever padded.
+    """Batches of indices of windows of equal shape, so that nothing is ever padded.
 
-    in_order: only those that follow each other, so that the batches keep the order of the stream.
+    in_order: only consecutive windows, so that the batches keep the order of the stream.
     """
     shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
     run, before = 0, (0, 0)
@@ -47,9 +47,9 @@ def score_batches(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows(Plan):
-    """A way to cut a stream into windows. Unless a setting says otherwise, every target once, in order.
+    """The slot of ways to cut a stream into windows; by default every target once, in order.
 
-    alone: whether each window is passed by itself, so that weights may change between them, batches may keep
+    alone: whether windows are passed independently, so that weights may change between them, batches may keep
     the order of the stream, and processes may share them.
     """
 
@@ -63,35 +63,35 @@ class Windows(Plan):
 
     @property
     def warmup_tokens(self) -> int:
-        """Scored tokens after which the others come at an even pace."""
+        """Scored tokens before the speed is even."""
         return 0
 
     def label(self) -> str:
-        """The short name that goes beside every score: 'sliding 512/64'."""
+        """The short label of every score, as 'sliding 512/64'."""
         raise NotImplementedError
 
     def longest(self) -> int:
-        """Tokens of a whole window; 0 where they have no common length."""
+        """Tokens of a whole window; 0 if windows have no common length."""
         return 0
 
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
-        """The windows over `tokens` tokens; `documents` are the positions at which documents start."""
+        """The windows over `tokens` tokens; documents: positions where documents start."""
         raise NotImplementedError
 
     def batches(
         self, windows: Sequence[Window], part: Sequence[int], batch_tokens: int, in_order: bool = False
     ) -> Iterator[list[int]]:
-        """Some of the windows in the order and company in which they are passed; see `score_batches`."""
+        """Batches of the windows of a part, in the order of passing; see `score_batches`."""
         return score_batches(windows, part, batch_tokens, in_order)
 
     def states(self, plain: States, model: Model, windows: Sequence[Window]) -> States:
-        """How they pass the model. plain: each window by itself."""
+        """The function that passes them through the model. plain: each window alone."""
         return plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chunked(Windows):
-    """Chunked scoring: windows side by side.
+    """Chunked scoring: windows without overlap.
 
     What: each target is seen once, with 1 to `length` tokens of context, half of `length` on average.
     Source: the public baseline (catalogue E3), which drops the rest that fills no window: `tail=False`.
@@ -149,7 +149,7 @@ class Sliding(Windows):
     def windows(self, tokens: int, documents: Sequence[int] | None = None) -> Iterator[Window]:
         targets = tokens - 1
         overlap = self.length - self.stride
-        # The exact rule starts a window only where it has something new to score.
+        # The exact rule starts a window only if it has something new to score.
         last = targets if self.public_tail else max(targets - overlap, min(targets, 1))
         for start in range(0, last, self.stride):
             end = min(start + self.length, targets)
@@ -163,7 +163,7 @@ class Sliding(Windows):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Growing(Windows):
-    """Windows that all score `stride` targets, with a context that grows up to `length` tokens.
+    """Windows that each score `stride` targets, with a context that grows up to `length` tokens.
 
     What: window k scores targets k stride to (k + 1) stride and looks back to the start of the text, at most
         `length` tokens from its end. A text gets at least `least` windows, by a shorter stride where needed.
