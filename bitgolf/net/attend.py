@@ -3,15 +3,13 @@
 Torch gives its batched float32 products to MKL, whose code for AVX512 runs on Intel's processors alone.
 """
 
-import math
-from threading import Thread
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
 from bitgolf.net.kernels import AttentionMask
+from bitgolf.net.machine import BITS_OF_E, in_parts
 from bitgolf.net.softcap import BIAS, HALF, LOWEST, MANTISSA, ONE, P1, P2, P3, P4, P5, P6, P7
 
 QUERIES = 128  # of one tile, side by side in memory, so that vectors hold one number of each
@@ -19,7 +17,6 @@ KEYS = 64  # of one tile
 TOGETHER = 4  # rows in one go over those that they are added to
 FEWEST_QUERIES = 32  # with fewer a tile is mostly empty
 
-BITS_OF_E = np.float32(math.log2(math.e))
 UNSEEN = np.float32(-1e30)  # the score of a key that a query does not see
 
 
@@ -33,21 +30,13 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Causal attention of the last positions; see `attend_last` of the kernels, its twin."""
     count, group, batch, last, width = q.shape
-    out, pairs = q.new_empty(batch, last, count, group, width), count * batch
-    threads = min(torch.get_num_threads(), pairs)
-    cuts = [pairs * thread // threads for thread in range(threads + 1)]
-    memory = torch.zeros(threads, 2 * width + KEYS + 5, QUERIES)
+    out = q.new_empty(batch, last, count, group, width)
 
-    def attend(start: int, end: int, work: Tensor) -> None:
+    def attend(start: int, end: int) -> None:
+        work = torch.zeros(2 * width + KEYS + 5, QUERIES)
         attend_pairs(q.numpy(), k.numpy(), v.numpy(), out.numpy(), work.numpy(), window, start, end)
 
-    first, *others = zip(cuts, cuts[1:], memory)
-    crew = [Thread(target=attend, args=each) for each in others]
-    for each in crew:
-        each.start()
-    attend(*first)
-    for each in crew:
-        each.join()
+    in_parts(attend, count * batch)
     return out.view(batch, last, -1)
 
 

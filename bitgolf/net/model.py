@@ -25,6 +25,7 @@ from bitgolf.net.kernels import (
     sdpa_attend,
 )
 from bitgolf.net.layers import Attention, Block, InputScale, Residual, Serial, Stream, Unscaled
+from bitgolf.net.machine import MachineKernels
 from bitgolf.net.mlp import Activation, ReluSquared
 from bitgolf.net.objective import NextToken, Objective
 from bitgolf.net.parts import Attend, Context, Dimensions, Embedding, Linear, Module, Part
@@ -281,7 +282,9 @@ def choose_kernels(backend: Backend) -> PlainKernels:
     """The fast operations of a backend, or the plain reference."""
     if not backend.fused:
         return PlainKernels()
-    return CompiledKernels() if backend.compile else FusedKernels()
+    if backend.compile:
+        return CompiledKernels()
+    return MachineKernels() if backend.attention == "chunk" else FusedKernels()
 
 
 def choose_attention(backend: Backend) -> Attend:

@@ -8,6 +8,7 @@ try:
 except ImportError:
     numba = None  # type: ignore[assignment]
 
+HAS_NUMBA = numba is not None
 Looping = TypeVar("Looping", bound=Callable[..., object])
 
 
