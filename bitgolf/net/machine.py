@@ -1,4 +1,4 @@
-"""What a training step in bfloat16 does between its products, as machine code: in one go over memory.
+"""What a training step in bfloat16 does between its products, compiled: in one go over memory.
 
 All is computed in float32. What is no number stays none, so that a training that diverges is seen to.
 """
@@ -21,7 +21,7 @@ HALF_BIT = np.int32(1 << 15)  # half of the last of these
 
 
 class MachineKernels(FusedKernels):
-    """The operations by hand, of which the loss is machine code where it is trained in bfloat16 on a CPU."""
+    """The operations by hand, of which the loss is compiled where it is trained in bfloat16 on a CPU."""
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
         fits = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and cap <= LARGEST_CAP
@@ -72,7 +72,7 @@ def in_parts(work: Callable[[int, int], None], count: int) -> None:
 
 
 def for_training(function: Looping) -> Looping:
-    """The function as machine code; sums are added in another order."""
+    """The function compiled; sums are added in another order."""
     return kept_compiled(function, fastmath={"reassoc", "contract", "nsz"})
 
 

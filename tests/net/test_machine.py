@@ -1,4 +1,4 @@
-"""What a training step does as machine code, against plain torch in float64."""
+"""What a training step does compiled, against plain torch in float64."""
 
 import inspect
 import threading
@@ -105,7 +105,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_of_the_loops_is_seen(fault, monkeypatch):
-    """As plain Python: against the machine code, which the tests above hold to float64, bit for bit."""
+    """As plain Python: against what is compiled, which the tests above hold to float64, bit for bit."""
     changed, right, wrong = FAULTS[fault]
     hidden, weight = numbers(60, 8), numbers(64, 8, seed=2)
     exact = with_gradients(MachineKernels(), hidden, weight, 5.0)

@@ -21,7 +21,7 @@ from bitgolf.net.values import ValueEmbedding
 from bitgolf.run.training import VALIDATED
 from bitgolf.score.windows import Growing, PerDocument
 from bitgolf.script.flatten import flatten, pack_script, read_by_name
-from bitgolf.script.proofs import compare_runs, prove_scripts, run_alone, run_packaged
+from bitgolf.script.proofs import ScriptError, compare_runs, prove_scripts, run_alone, run_packaged
 from bitgolf.script.shrink import minify
 from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.artifact import unpack
@@ -47,6 +47,20 @@ def test_shrunk_recipes_train_pack_and_score_as_the_package(data, name):  # noqa
     recipe = shrunk(name)
     script = flatten(recipe)
     prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script)})
+
+
+@pytest.mark.slow
+def test_in_bfloat16_a_script_trains_as_the_package(data, monkeypatch):  # noqa: F811
+    """With what is compiled for it, on a CPU; calibration rounds products of other sizes there."""
+    monkeypatch.setattr("bitgolf.script.proofs.COMPARED_FILES", ("weights.safetensors",))
+    recipe = shrunk("demo").replace({"backend.dtype": "bfloat16", "train.steps": 3})
+    script = flatten(recipe)
+    assert "class MachineNats" in script
+    prove_scripts(recipe, data, {"readable": script})
+    wrong = script.replace(" + HALF_BIT", "")
+    assert wrong != script
+    with pytest.raises(ScriptError, match="wrong: its weights.safetensors is not the package's"):
+        prove_scripts(recipe, data, {"wrong": wrong})
 
 
 @pytest.fixture(scope="module")
