@@ -42,8 +42,7 @@ class Script(NamedTuple):
     @property
     def numbers(self) -> dict[str, float]:
         """Numbers that names of the whole script and attributes of its settings stand for."""
-        known = {**self.flow.attributes, **self.flow.globals}
-        return {name: value.number for name, value in known.items() if value.number is not None}
+        return self.flow.numbers
 
     @property
     def comparisons(self) -> list[ast.Compare]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
 from typing import TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from bitgolf.public.constants import folded
 
@@ -17,30 +16,30 @@ Branch = ast.If | ast.IfExp
 
 
 def remembered(asked: Callable[[ast.AST], Said]) -> Callable[[ast.AST], Said]:
-    """What is said of a node is found out once, not by each check; nothing changes a tree that was opened.
-
-    It must not hold the node itself, which would then never be forgotten.
-    """
-    known: WeakKeyDictionary[ast.AST, Said] = WeakKeyDictionary()
+    """What is said of a node is kept with it: nothing changes a tree that was opened."""
+    name = f"_{asked.__name__}"
 
     @wraps(asked)
     def of(node: ast.AST) -> Said:
-        if node not in known:
-            known[node] = asked(node)
-        return known[node]
+        kept = node.__dict__
+        if name not in kept:
+            kept[name] = asked(node)
+        said: Said = kept[name]
+        return said
 
     return of
 
 
+@remembered
 def walked(tree: ast.AST) -> list[ast.AST]:
     """All nodes of a tree, itself first."""
-    return [tree, *below(tree)]
+    return [*ast.walk(tree)]
 
 
 @remembered
-def below(tree: ast.AST) -> list[ast.AST]:
-    """All nodes of a tree but itself."""
-    return [*ast.walk(tree)][1:]
+def _by_kinds(tree: ast.AST) -> dict[tuple[type[ast.AST], ...], list[ast.AST]]:
+    """Nodes of a tree by the kinds that were asked for."""
+    return {}
 
 
 @remembered
@@ -70,7 +69,10 @@ def nodes(tree: ast.AST, kind: type[Node], other: type[Other], /) -> Iterator[No
 def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]: ...
 def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
     """All nodes of these kinds in a tree."""
-    return (node for node in walked(tree) if isinstance(node, kinds))
+    known = _by_kinds(tree)
+    if kinds not in known:
+        known[kinds] = [node for node in walked(tree) if isinstance(node, kinds)]
+    return iter(known[kinds])
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:

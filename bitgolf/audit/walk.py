@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -134,6 +135,12 @@ class Walk:
                 elif isinstance(child, ast.If | ast.Try | ast.With):
                     inner_kind = kind
                 waiting.append((child, inner, inner_kind))
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Numbers that names of the whole script and attributes stand for; asked when all was followed."""
+        known = {**self.attributes, **self.globals}
+        return {name: value.number for name, value in known.items() if value.number is not None}
 
     @property
     def whole(self) -> bool:
