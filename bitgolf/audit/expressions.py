@@ -246,6 +246,10 @@ class Expressions(Walk):
 
     def _window(self, node: ast.Subscript, held: Value, frame: Frame) -> Value:
         """Tokens, marked with how many a slice takes at once where its numbers are known."""
+        cut = node.slice.elts[-1] if isinstance(node.slice, ast.Tuple) else node.slice
+        ends = [each for each in (cut.lower, cut.upper) if each] if isinstance(cut, ast.Slice) else []
+        if len(ends) == 1 and self.again(ends[0], frame).marks & {COUNTER, TIME}:
+            self.event("length", node, frame, held)
         width = 0.0
         for term, count in (
             length(node.slice, frame.texts).items() if frame.loops and not held.has(GOLD) else ()

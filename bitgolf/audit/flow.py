@@ -164,6 +164,8 @@ class Flow(Calls):
 
     def walked_over(self, node: ast.For | ast.AsyncFor, frame: Frame) -> None:
         """A loop over something."""
+        if _is_numbered(node.iter, node.target) and isinstance(node.target, ast.Tuple):
+            self.assign(node.target.elts[0], Value(frozenset((COUNTER,))), frame)
         self.taker = taker = _taker(node, frame)
         over = self.value(node.iter, frame)
         self.taker = None
@@ -347,7 +349,10 @@ class Flow(Calls):
                 else:
                     frame.texts.pop(target.id, None)
             case ast.Attribute():
-                self.remember(target.attr, value, self.value(target.value, frame))
+                held = self.value(target.value, frame)
+                if (held.kind, "forward") in self.methods and value.marks & {COUNTER, TIME}:
+                    self.event("setting", target, frame, value, owner=target.attr)
+                self.remember(target.attr, value, held)
                 if source is not None:
                     frame.owners[target.attr] = _optimized(source)
             case ast.Tuple() | ast.List():

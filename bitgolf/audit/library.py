@@ -169,6 +169,8 @@ def _modelled(call: Call) -> Value:
         if width := max(each.width for each in studied):
             call.event("train width", Value(number=width))
         call.event("studied", everything)
+        if any(each.marks & {COUNTER, TIME} and not each.has(TRAIN) for each in given):
+            call.event("length", everything)
     kind = (flow.value(call.node.func, call.frame) if call.name == last else flow.attribute(last, held)).kind
     pair = len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED)
     if pair and (kind not in flow.classes or flow.reaches(kind, LOSSES | TAKEN)):  # model(x, y)
@@ -294,6 +296,8 @@ def _noted(call: Call) -> None:
         width = given[0 if last == "unfold" and len(given) > 1 else -1].number
         if width is not None and width > 8:
             call.event("val width" if held.has(VAL) else "train width", Value(number=width))
+        if any(each.marks & {COUNTER, TIME} for each in given):
+            call.event("length", held)
     if any(name.endswith(f".{each}") or last == each for each in SCATTERED) and everything.has(VAL):
         at = name.endswith("add.at") and given
         owner = base_name(node.args[0] if at and node.args else node.func, SCATTERED)

@@ -15,6 +15,7 @@ from bitgolf.audit.tree import (
     called,
     calls,
     last_called,
+    named,
     names_given,
     names_in,
     nodes,
@@ -123,12 +124,7 @@ def _learns(part: ast.AST, node: ast.AST) -> bool:
         return False
     asked = [each for each in nodes(part, ast.Attribute) if each.attr == "grad"]
     owners = {name for each in asked for name in names_in(each.value)}
-    made = {
-        name
-        for each in nodes(part, ast.Assign)
-        if any(inner in asked for inner in walked(each.value))
-        for name in names_given(each)
-    }
+    made = named(part, lambda value: any(inner in asked for inner in walked(value)))
     return bool(
         names_in(node.func) & owners or {name for each in node.args for name in names_in(each)} & made
     )

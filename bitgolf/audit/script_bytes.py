@@ -16,6 +16,7 @@ from bitgolf.audit.tree import (
     calls,
     last_called,
     lines_of,
+    named,
     names_given,
     names_in,
     nodes,
@@ -284,12 +285,7 @@ def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
     for function in functions(script):
-        changed = {
-            name
-            for node in nodes(function, ast.Assign)
-            if _changes_text(script, node.value)
-            for name in names_given(node)
-        }
+        changed = named(function, lambda value: _changes_text(script, value))
         scores = any(
             map(_by_ln2, [function, *map(script.flow.functions.get, map(last_called, walked(function)))])
         )
@@ -379,10 +375,8 @@ def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:
 
 def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:
     """Whether a name holds the tokens of a whole document."""
-    return isinstance(node, ast.Name) and any(
-        node.id in names_given(each) and any(calls(each.value, *ENCODERS, "array", "asarray"))
-        for each in nodes(function, ast.Assign)
-    )
+    made = named(function, lambda value: any(calls(value, *ENCODERS, "array", "asarray")))
+    return isinstance(node, ast.Name) and node.id in made
 
 
 def split_by_workers(script: Script) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.audit.finding import Finding
@@ -18,14 +18,14 @@ from bitgolf.audit.tree import (
     calls,
     last_called,
     methods,
-    names_given,
     names_in,
     nodes,
-    number,
+    numbers_given,
+    spread,
     walked,
     within,
 )
-from bitgolf.audit.values import RANK, TRAIN, Definition
+from bitgolf.audit.values import RANK, TRAIN, Definition, common
 
 ROUNDS = ("round", "round_", "rint")
 
@@ -188,12 +188,7 @@ def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:
     """T12: error feedback by another matrix than the inverse, without damping, or of values rounded down."""
-    numbers = {
-        name: value
-        for node in nodes(script.tree, ast.Assign)
-        if (value := arithmetic(node.value)) is not None
-        for name in names_given(node)
-    }
+    numbers = numbers_given(script.tree)
     for function in functions(script):
         text = ast.unparse(function)
         if not any(calls(function, *INVERTS)):
@@ -206,14 +201,7 @@ def worse_than_rounding(script: Script) -> Iterator[Finding]:
             "diag" in ast.unparse(node) for node in nodes(function, ast.AugAssign, ast.BinOp)
         )
         handed = [each for node in walked(function) if (each := _subtracted(node, numbers)) is not None]
-        inverses: set[str] = set()
-        for _ in range(3):
-            inverses |= {
-                name
-                for node in nodes(function, ast.Assign)
-                if _is_part_of(node.value, inverses)
-                for name in names_given(node)
-            }
+        inverses = spread(function, _is_part_of, set())
         if not handed:
             how = "that hands no error on"
         elif not damped:
@@ -268,112 +256,29 @@ def recompiled(script: Script) -> Iterator[Finding]:
     ]
     if not compiled and not decorated:
         return
-    for kind in nodes(script.tree, ast.ClassDef):
-        made = [text for each in calls(kind, "register_buffer") for text in nodes(each, ast.Constant)]
-        buffers = {each.value for each in made}
-        for method in _in_forward(kind):
-            for node in nodes(method, ast.AugAssign):
-                held = node.target if isinstance(node.value, ast.Constant) else None
-                if isinstance(held, ast.Attribute) and held.attr not in buffers:
-                    message = f"{ast.unparse(held)} counts up in forward: for a compiled graph a constant"
-                    yield script.finding("T05", node, message)
+    made = [text for each in calls(script.tree, "register_buffer") for text in nodes(each, ast.Constant)]
+    buffers = {each.value for each in made}
+    inner = [method for kind in nodes(script.tree, ast.ClassDef) for method in _in_forward(kind)]
+    for node in (each for method in inner for each in nodes(method, ast.AugAssign)):
+        held = node.target if isinstance(node.value, ast.Constant) else None
+        if isinstance(held, ast.Attribute) and held.attr not in buffers:
+            message = f"{ast.unparse(held)} counts up in forward: for a compiled graph a constant"
+            yield script.finding("T05", node, message)
+    read = {each.attr for method in inner for each in nodes(method, ast.Attribute)} - buffers
+    for each in script.of("setting"):
+        if each.owner in read:
+            message = f"`{each.owner}` changes with the steps: for a compiled graph a constant"
+            yield script.finding("T05", each, message)
     keywords = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
     dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
     if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
-    models = {
-        name
-        for node in nodes(script.tree, ast.Assign)
-        if any(call in compiled for call in nodes(node.value, ast.Call))
-        for name in names_given(node)
-    }
-    models |= {each.name for each in decorated}
-    timed = {each.owner for kind in ("clock", "timed") for each in script.of(kind)}
-    for loop in nodes(script.tree, ast.For, ast.While):
-        if any(calls(loop, "backward")) and (part := _growing(loop, models, timed)) is not None:
-            what = ast.unparse(part)[:60]
-            message = f"`{what}` changes with the steps, and with it what a compiled model is given"
-            yield script.finding("T05", part, message)
+    fits = script.of("fit")
+    for each in script.of("length"):
+        if any(common(each, fit) for fit in fits):
+            message = "a length changes with the steps, and with it what a compiled model is given"
+            yield script.finding("T05", each, message)
             return
-
-
-def _growing(loop: ast.For | ast.While, models: set[str], timed: set[str]) -> ast.expr | None:
-    """A number that has many values in a loop, and is a length, or an argument of a compiled model."""
-    counters = {
-        ast.unparse(each.target)
-        for each in nodes(loop, ast.AugAssign)
-        if isinstance(each.op, ast.Add) and number(each.value) is not None
-    }
-    if isinstance(loop, ast.For):
-        counters |= _counted(loop)
-    given = [*_given(loop)]
-    counters |= timed & {name for name, _ in given}
-    for name, value in given + given:
-        if _counts(value, counters):
-            counters.add(name)
-    shapes = [*calls(loop, "reshape", "view", "unfold"), *calls(loop, *models)]
-    inputs = {name for call in calls(loop, *models) for part in call.args for name in names_in(part)}
-    cut = [value for name, value in given if name in inputs]
-    cut += [each for call in calls(loop, *models) for each in call.args]
-    lengths = [bound for each in within(cut) if isinstance(each, ast.Slice) for bound in _length(each)]
-    lengths += [each for call in shapes for each in (*call.args, *(word.value for word in call.keywords))]
-    return next((each for each in lengths if _counts(each, counters)), None)
-
-
-def _given(loop: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    """What names and attributes are given in a loop, in its order; of tuples each its own."""
-    for node in sorted(nodes(loop, ast.Assign), key=lambda each: (each.lineno, each.col_offset)):
-        for target in node.targets:
-            both: Iterable[tuple[ast.expr, ast.expr]] = [(target, node.value)]
-            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                both = zip(target.elts, node.value.elts)
-            yield from ((ast.unparse(each), value) for each, value in both)
-
-
-def _counted(loop: ast.For) -> set[str]:
-    """Names that are the number of a turn: of `range` and `count` all, of `enumerate` the first."""
-    over = last_called(loop.iter)
-    if over == "enumerate" and isinstance(loop.target, ast.Tuple):
-        return names_in(loop.target.elts[0])
-    return names_in(loop.target) if over in ("range", "count", "trange") else set()
-
-
-def _length(part: ast.Slice) -> list[ast.expr]:
-    """What alone sets a slice's length."""
-    bounds = [each for each in (part.lower, part.upper) if each is not None]
-    return bounds if len(bounds) == 1 else []
-
-
-def _counts(node: ast.expr, counters: set[str]) -> bool:
-    """Whether a number is computed from counters, other than by asking how far they have come."""
-    inner = [*walked(node)]
-    if not all(
-        isinstance(each, NUMERIC) and (not isinstance(each, ast.Call) or called(each) in COMPUTES)
-        for each in inner
-    ):
-        return False
-    apart = [each for each in inner if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Sub)]
-    fixed: list[ast.expr] = [
-        each for each in apart if names_in(each.left) & counters and names_in(each.right) & counters
-    ]
-    fixed += [each for each in inner if isinstance(each, ast.Compare)]
-    asked = {id(part) for part in within(fixed)}
-    named = [each for each in inner if isinstance(each, ast.Name | ast.Attribute) and id(each) not in asked]
-    return any(ast.unparse(each) in counters for each in named)
-
-
-NUMERIC: tuple[type[ast.AST], ...] = (
-    ast.Name,
-    ast.Constant,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.IfExp,
-    ast.Compare,
-    ast.Attribute,
-    ast.Call,
-)
-NUMERIC += (ast.Subscript, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context)
-COMPUTES = ("int", "float", "min", "max", "round", "abs", "math.ceil", "math.floor", "math.sqrt", "len")
 
 
 def _in_forward(kind: ast.ClassDef) -> list[ast.FunctionDef]:

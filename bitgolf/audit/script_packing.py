@@ -14,9 +14,11 @@ from bitgolf.audit.tree import (
     contexts,
     imported,
     last_called,
+    named,
     names_given,
     names_in,
     nodes,
+    numbers_given,
     own_nodes,
     stops,
     turned_over,
@@ -104,19 +106,8 @@ def binary_megabytes(script: Script) -> Iterator[Finding]:
             message = f"{ast.unparse(node)} is {arithmetic(node):,.0f} bytes"
             yield script.finding("K02", node, message)
     for function in [*functions(script), script.tree]:
-        given = {
-            name: value
-            for node in nodes(function, ast.Assign)
-            if (value := arithmetic(node.value, script.numbers)) is not None
-            for name in names_given(node)
-        }
-        known = {**script.numbers, **given}
-        by_mebibytes = {
-            name
-            for node in nodes(function, ast.Assign)
-            if any(map(_in_mebibytes, walked(node.value)))
-            for name in names_given(node)
-        }
+        known = script.numbers | numbers_given(function, script.numbers)
+        by_mebibytes = named(function, lambda value: any(map(_in_mebibytes, walked(value))))
         for test in nodes(function, ast.Compare):
             sides = [test.left, *test.comparators]
             limits = [value for each in sides if (value := arithmetic(each, known)) is not None]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.indices import meeting
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, last_called, lines_of, names_given, nodes, walked
+from bitgolf.audit.tree import called, calls, lines_of, named, nodes
 from bitgolf.audit.values import BEFORE, FEW, GOLD, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
@@ -68,14 +68,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
 
 def _is_model(tree: ast.Module, name: str) -> bool:
     """Whether a name stands for a model whose parameters are asked for, or for the parameters of one."""
-    return any(
-        called(node).startswith(f"{name}.")
-        and last_called(node) == "parameters"
-        or isinstance(node, ast.Assign)
-        and name in names_given(node)
-        and "parameters()" in ast.unparse(node.value)
-        for node in walked(tree)
-    )
+    asked = any(called(node).startswith(f"{name}.") for node in calls(tree, "parameters"))
+    return asked or name in named(tree, lambda value: "parameters()" in ast.unparse(value))
 
 
 def _is_fresh(script: Script, train: Event) -> bool:
@@ -112,11 +106,8 @@ def _is_made(script: Script, node: ast.expr) -> bool:
 
 def _made_there(script: Script, line: int, name: str) -> bool:
     """Whether something of one's own gets this name in a function around a line."""
-    return any(
-        name in names_given(node) and _is_made(script, node.value)
-        for function in _around(script, line)
-        for node in nodes(function, ast.Assign)
-    )
+    around = _around(script, line)
+    return any(name in named(each, lambda value: _is_made(script, value)) for each in around)
 
 
 def hashed_ratio(script: Script) -> Iterator[Finding]:

@@ -12,10 +12,11 @@ from bitgolf.audit.tree import (
     Branch,
     last_called,
     methods,
-    names_given,
+    named,
     names_in,
     nodes,
     number,
+    spread,
     walked,
     ways,
 )
@@ -176,11 +177,8 @@ def _masked(script: Script, method: ast.FunctionDef, shifted: Sequence[ast.expr]
     tests, scope = script.reach.carries(*script.comparisons), script.reach.scopes[id(method)]
     handed = {each.arg for each in method.args.args} - vectors
     masks = {name for name in handed if tests.by(ast.Name(name), scope)}
-    given = [*nodes(method, ast.Assign)]
-    for _ in range(3):  # what is made of masks, and of shifted vectors
-        masks |= {name for each in given if _is_mask(each.value, masks) for name in names_given(each)}
-        holding = [each for each in given if any(node in shifted for node in walked(each.value))]
-        vectors |= {name for each in holding for name in names_given(each)}
+    masks = spread(method, _is_mask, masks)
+    vectors |= named(method, lambda value: any(node in shifted for node in walked(value)))
     for node in nodes(method, ast.Call, ast.BinOp, ast.Assign):
         match node:
             case ast.Call(args=[test, *rest]) if last_called(node) == "where":

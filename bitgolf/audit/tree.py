@@ -122,6 +122,25 @@ def names_given(node: ast.Assign) -> set[str]:
     return {target.id for target in node.targets if isinstance(target, ast.Name)}
 
 
+def named(tree: ast.AST, holds: Callable[[ast.expr], object]) -> set[str]:
+    """The plain names that are given a value of which this holds."""
+    return {name for node in nodes(tree, ast.Assign) if holds(node.value) for name in names_given(node)}
+
+
+def spread(tree: ast.AST, holds: Callable[[ast.expr, set[str]], object], names: set[str]) -> set[str]:
+    """The same where it is asked of a value and of the names so far: what is made of them, and of that."""
+    given = [*nodes(tree, ast.Assign)]
+    for _ in range(3):
+        names = names | {name for each in given if holds(each.value, names) for name in names_given(each)}
+    return names
+
+
+def numbers_given(tree: ast.AST, names: Mapping[str, float] = NO_NUMBERS) -> dict[str, float]:
+    """The plain names that are given a number, or one that is computed from names that are known."""
+    given = [(node, arithmetic(node.value, names)) for node in nodes(tree, ast.Assign)]
+    return {name: value for node, value in given if value is not None for name in names_given(node)}
+
+
 def values_given(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     """What is given a value, as text: by an assignment, as a field, as a default of a parameter or option."""
     for node in walked(tree):

@@ -6,7 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bitgolf.audit.tree import names_given, names_in, nodes, walked
+from bitgolf.audit.tree import named, names_given, names_in, nodes, walked
 from bitgolf.audit.values import (
     FEW,
     INFERENCE,
@@ -291,7 +291,7 @@ class Walk:
         function = self.functions.get(frame.name)
         if function is None or not isinstance(node, ast.Name):
             return False
-        return any(node.id in names_given(each) for each in nodes(function, ast.Assign))
+        return node.id in named(function, lambda value: True)
 
     def value(self, node: ast.expr | None, frame: Frame) -> Value:
         """What an expression carries."""
