@@ -223,6 +223,8 @@ class Expressions(Walk):
                 return held.parts[place]
             return held  # a tuple of a list of them
         held = held._replace(parts=())
+        if held.has(ITEMS):  # there are no more of them
+            where = where._replace(marks=where.marks - {COUNTER, TIME})
         if held.has(VAL) or held.has(TRAIN):
             held = self._window(node, held, frame)
         if held.has(VAL) and not held.has(GOLD):

@@ -22,6 +22,7 @@ from bitgolf.audit.values import (
     CLOCK,
     COUNTED,
     COUNTER,
+    EITHER,
     GOLD,
     GRAD,
     HASH,
@@ -131,8 +132,10 @@ class Flow(Calls):
                 frame.modes = modes
             case ast.Try():
                 self.block(node.body, frame)
+                stored = _stored(frame)
                 for handler in node.handlers:
                     self.block(handler.body, frame)
+                _keep(stored, frame)
                 self.block([*node.orelse, *node.finalbody], frame)
             case ast.ClassDef():
                 self.class_body(node, frame)
@@ -245,13 +248,9 @@ class Flow(Calls):
         frame.one_way = test.gates if looked_up and not node.orelse else NO_NAMES
         self.block(node.body, frame)
         frame.off, frame.alone, frame.one_way, frame.equal = outer, alone, one_way, equal
-        stored = (
-            {name: value for name, value in frame.names.items() if value.has(STORED)} if node.orelse else {}
-        )
+        stored = _stored(frame)
         self.block(node.orelse, frame)
-        for name, value in stored.items():
-            if frame.names[name] is not value and frame.names[name].has(PIECE):
-                self.event("weighed", node, frame, value | frame.names[name])
+        _keep(stored, frame)
         frame.gate = gate
 
     def decides(self, node: ast.Assign) -> bool:
@@ -436,6 +435,19 @@ class Flow(Calls):
             frame.texts.pop(name, None)
             if value.has(SUM):
                 frame.mutated.add(name)  # a tensor is added to in place
+
+
+def _stored(frame: Frame) -> dict[str, Value]:
+    """Names of what was read from a file."""
+    return {name: value for name, value in frame.names.items() if value.has(STORED)}
+
+
+def _keep(stored: dict[str, Value], frame: Frame) -> None:
+    """Where something else was put in the place of what was read, it is either of both."""
+    for name, value in stored.items():
+        other = frame.names[name]
+        if other != NOTHING and not other.has(STORED):
+            frame.names[name] = (value | other).marked(EITHER)
 
 
 def _is_numbered(over: ast.expr, target: ast.expr) -> bool:

@@ -169,10 +169,11 @@ def _modelled(call: Call) -> Value:
         if width := max(each.width for each in studied):
             call.event("train width", Value(number=width))
         call.event("studied", everything)
-        if any(each.marks & {COUNTER, TIME} and not each.has(TRAIN) for each in given):
+        numbers = [each for part, each in zip(call.node.args, given) if not isinstance(part, ast.Compare)]
+        if any(each.marks & {COUNTER, TIME} and not each.has(TRAIN) for each in numbers):
             call.event("length", everything)
     kind = (flow.value(call.node.func, call.frame) if call.name == last else flow.attribute(last, held)).kind
-    pair = len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED)
+    pair = len(tokens) > 1 and not is_own and not tokens[-1].has(PREDICTED) and not held.has(STORED)
     if pair and (kind not in flow.classes or flow.reaches(kind, LOSSES | TAKEN)):  # model(x, y)
         return everything.plain.marked(GOLD)._replace(born=flow.time, golds=tokens[-1].keys)
     if tokens and not held.marks and not is_own:

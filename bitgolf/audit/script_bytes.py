@@ -4,7 +4,7 @@ import ast
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from bitgolf.audit.byte_table import SPACE, WITHOUT_TEXT, tables, without_lone_space
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
@@ -17,17 +17,14 @@ from bitgolf.audit.tree import (
     last_called,
     lines_of,
     named,
-    names_given,
     names_in,
     nodes,
     number,
-    stops,
     values_given,
     walked,
-    ways,
     within,
 )
-from bitgolf.audit.values import GOLD, PIECE, STORED, TRAIN, VAL, Frame, common
+from bitgolf.audit.values import EITHER, GOLD, PIECE, STORED, TRAIN, VAL, Frame, common
 
 
 def byte_tables(script: Script) -> Iterator[Finding]:
@@ -225,105 +222,36 @@ def _is_ln2(node: ast.expr) -> bool:
 
 def silent_sidecar(script: Script) -> Iterator[Finding]:
     """B05: where the file with the bytes of the text is missing, something else stands in."""
-    reads = ("load", "fromfile", "from_file", "memmap", "frombuffer", "read_bytes")
-    message = "where the file of byte counts is missing, a table of pieces stands in without a word"
     weighed = [each for each in script.of("weighed") if not each.value.has(GOLD)]
     tables_of = [each for each in weighed if each.value.has(PIECE)]
     fits = {each.loops for each in script.of("fit")}  # what is summed there is a loss
     for each in (one for one in weighed if one.value.has(STORED) and one.loops not in fits):
-        if each in tables_of or any(common(each, table) for table in tables_of):
+        beside = each in tables_of or any(common(each, table) for table in tables_of)
+        if beside or each.value.has(EITHER):
+            message = "where the file of byte counts is missing, a table of pieces stands in without a word"
             yield script.finding("B05", each, message)
             return
-    branches: list[ast.If | ast.IfExp | ast.Try] = [*nodes(script.tree, ast.If, ast.IfExp)]
-    for node in [*branches, *nodes(script.tree, ast.Try)]:
-        if isinstance(node, ast.Try):
-            there: Sequence[ast.AST] = node.body
-            missing: Sequence[ast.AST] = [part for each in node.handlers for part in each.body]
-        else:
-            there, missing = ways(node) if not isinstance(node.test, ast.UnaryOp) else reversed(ways(node))
-        sizes = {
-            name
-            for each in within(there)
-            if isinstance(each, ast.Assign)
-            and any(not called(read).startswith("torch.") for read in calls(each, *reads))
-            for name in names_given(each)
-        }
-        both = [
-            {name for each in within(part) if isinstance(each, ast.Assign) for name in names_given(each)}
-            for part in (there, missing)
-        ]
-        asks = isinstance(node, ast.If | ast.IfExp) and any(calls(node.test, "exists", "is_file", "isfile"))
-        counts = any(last_called(each) in reads for each in within(there))
-        if not missing or not counts or stops(missing):
-            continue
-        if (
-            asks
-            and _table_in(script, missing)
-            or sizes
-            and both[0] & both[1]
-            and _counts_bytes(script, both[0] & both[1])
-        ):
-            yield script.finding("B05", node, message)
-
-
-def _counts_bytes(script: Script, names: set[str]) -> bool:
-    """Whether one of these is called, or handed to a function of the script, in one that scores."""
-    if not script.of("score"):
-        return False
-    own = [node for node in nodes(script.tree, ast.Call) if last_called(node) in script.flow.functions]
-    return bool(names & {name for node in own for part in node.args for name in names_in(part)})
-
-
-def _table_in(script: Script, part: Sequence[ast.AST]) -> bool:
-    """Whether a table is looked up by tokens, or built from pieces, in some statements."""
-    lines = {line for one in part for line in lines_of(one)}
-    return any(event.line in lines for event in script.of("look")) or any(
-        isinstance(each, ast.Subscript) or called(each) in script.flow.functions for each in within(part)
-    )
 
 
 def transformed_bytes(script: Script) -> Iterator[Finding]:
     """B06: the bytes of a text that was changed, where the score is to be by those of the original."""
-    for function in functions(script):
-        changed = named(function, lambda value: _changes_text(script, value))
-        scores = any(
-            map(_by_ln2, [function, *map(script.flow.functions.get, map(last_called, walked(function)))])
-        )
-        if not scores and not _encoded(function, changed):
-            continue
-        for node in calls(function, "len"):
-            inner = ast.unparse(node)
-            within_it = any(
-                _changes_text(script, each) and scores for each in nodes(node, ast.Call) if each is not node
-            )
-            if ".encode(" in inner and (names_in(node) & changed or within_it):
-                message = "bytes are counted of the text that was changed before it became tokens"
-                yield script.finding("B06", node, message)
+    tests = [node for node, _ in script.reach.all(ast.Compare)]
+    keys = [node.slice for node, _ in script.reach.all(ast.Subscript)]
+    asked = {id(each) for each in within([*tests, *keys])}
+    changes = [node for node, _ in script.reach.all(ast.Call) if last_called(node) in CHANGES]
+    changed = script.reach.carries(*(node for node in changes if id(node) not in asked))
+    for _, node in _byte_lengths(script, changed):
+        message = "bytes are counted of the text that was changed before it became tokens"
+        yield script.finding("B06", node, message)
 
 
-def _by_ln2(function: ast.AST | None) -> bool:
-    """Whether nats become bits in a function."""
-    return function is not None and any(
-        names_in(part) and "log(2" in ast.unparse(part) for part in nodes(function, ast.BinOp)
-    )
-
-
+CHANGES = ("lower", "upper", "casefold", "translate", "normalize")
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
 
 
 def _encoded(function: ast.FunctionDef, names: set[str]) -> list[ast.Call]:
     """The calls that make tokens of something with one of these names."""
     return [call for call in calls(function, *ENCODERS) if any(names & names_in(part) for part in call.args)]
-
-
-def _changes_text(script: Script, node: ast.expr) -> bool:
-    """A call of one's own on a text, or a method that writes it anew."""
-    if last_called(node) in ("lower", "casefold", "upper", "replace", "sub", "translate", "normalize"):
-        return True
-    if last_called(node) == "join":
-        return any(calls(node, "lower", "upper", "casefold"))
-    own = script.flow.called_so.get(last_called(node), ())
-    return any(any(calls(each, "join", "sub", "replace", "lower", "translate")) for each in own)
 
 
 def no_document_starts(script: Script) -> Iterator[Finding]:

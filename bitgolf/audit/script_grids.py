@@ -265,15 +265,15 @@ def recompiled(script: Script) -> Iterator[Finding]:
             message = f"{ast.unparse(held)} counts up in forward: for a compiled graph a constant"
             yield script.finding("T05", node, message)
     read = {each.attr for method in inner for each in nodes(method, ast.Attribute)} - buffers
+    fits = script.of("fit")
     for each in script.of("setting"):
-        if each.owner in read:
+        if each.owner in read and any(common(each, fit) for fit in fits):
             message = f"`{each.owner}` changes with the steps: for a compiled graph a constant"
             yield script.finding("T05", each, message)
     keywords = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
     dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
     if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
-    fits = script.of("fit")
     for each in script.of("length"):
         if any(common(each, fit) for fit in fits):
             message = "a length changes with the steps, and with it what a compiled model is given"

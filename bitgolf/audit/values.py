@@ -19,6 +19,7 @@ TRAIN, TIME, COUNTER, CHOSEN = "train time counter chosen".split()
 MASK, FILES, DRAWN, PREDICTED = "mask files drawn predicted".split()
 FROZEN, INFERENCE = "frozen inference".split()  # made where no gradients, or no versions, are kept
 STORED = "stored"  # numbers that stand in a file
+EITHER = "either"  # or something else, where a file is not there
 GRAD = "grad"  # a gradient, or made of one
 LIVE = "live"  # made where gradients are
 CLOCK = "clock"  # what a clock says, as it is read

@@ -22,7 +22,7 @@ def main():
 """
 
 
-SIDECAR = """def bytes_of(path, ids, count):
+SIDECAR = """def taken(path, ids, count):
     if os.path.exists(path):
         held = np.load(path)
     else:
@@ -31,6 +31,8 @@ SIDECAR = """def bytes_of(path, ids, count):
 
 def main():
 """
+
+TAKEN = ("count[after] + (space[after] & ~edge[before])", 'taken("val_bytes.npy", after, count)')
 
 
 COUNTED = """def upper_marked(text):
@@ -105,8 +107,8 @@ ROWS = [
     script(
         "B05",
         "no sidecar",
-        [(MAIN, SIDECAR.format("held = count[ids]"))],
-        [(MAIN, SIDECAR.format("raise FileNotFoundError(path)"))],
+        [(MAIN, SIDECAR.format("held = count[ids]")), TAKEN],
+        [(MAIN, SIDECAR.format("raise FileNotFoundError(path)")), TAKEN],
     ),
     script("B06", "marked text", [(MAIN, COUNTED.format("marked"))], [(MAIN, COUNTED.format("text"))]),
     script(
