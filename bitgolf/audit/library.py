@@ -455,7 +455,7 @@ SIMPLE = _by_name(
     (("float", "int", "bool"), lambda call: call.given[0] if len(call.given) == 1 else None),
     (("str",), lambda call: call.given[0]._replace(kind="str") if len(call.given) == 1 else None),
     (
-        ("range", "enumerate", "count"),
+        ("range", "count"),
         lambda call: None if call.everything.has(VAL) else call.everything.plain.marked(COUNTER),
     ),
     (("min", "max"), _limited),
