@@ -75,7 +75,7 @@ class Audit(NamedTuple):
             return INVALID
         if worst or any(each.severity == SEVERITIES["S"] for each in counted):
             return SUSPECT
-        if any(_weighs(each) for each in self.real):
+        if any(each.sure == FOUND or each.severity != SEVERITIES["R"] for each in self.real):
             return FLAWED
         return CANNOT_TELL if self.unchecked else CLEAN
 
@@ -112,10 +112,6 @@ class Audit(NamedTuple):
             "not_looked_for": self.untold(),
             "seconds": self.seconds,
         }
-
-
-def _weighs(finding: Finding) -> bool:
-    return finding.sure == FOUND or finding.severity != SEVERITIES["R"]
 
 
 def audit(path: Path, rules: Rules) -> Audit:

@@ -210,11 +210,8 @@ class Calls(Expressions):
                 self.turns[self.loop] = Turns(self.time, False, False, frame.name)
                 inner.loops = (*frame.loops, self.loop)
         key = self._key(function, inner, frame)
-        if (
-            inner.taker is None
-            and (memory := self.memories.get(key)) is not None
-            and memory.holds(self.changed)
-        ):
+        memory = self.memories.get(key) if inner.taker is None else None
+        if memory is not None and memory.holds(self.changed):
             return self._again(memory, call.node, parameters, frame, closed)
         started, first, outer_read = self.time, len(self.events), self.read
         self.read = set()

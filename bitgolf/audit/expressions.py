@@ -338,7 +338,7 @@ class Expressions(Walk):
                 self.event("ratio", node, frame, value)
             case ast.Pow() if left.has(GOLD) and right.has(PIECE) and not left.has(SUM):
                 value = value.marked(SHARE)
-            case ast.Mult() if GOLD in left.marks | right.marks and _by_piece(left, right):
+            case ast.Mult() if value.has(GOLD, "per byte"):
                 value = value.marked(SHARE)
             case ast.Mult() if left.has(GOLD) and right.has(GOLD) and CHOSEN in left.marks ^ right.marks:
                 self.mixed(node, *((left, right) if left.has(CHOSEN) else (right, left)), frame, way="weight")
@@ -448,11 +448,6 @@ def _is_whole(node: ast.expr) -> bool:
         and each.value in (None, ...)
         for each in parts
     )
-
-
-def _by_piece(left: Value, right: Value) -> bool:
-    """A score by the inverse of its bytes."""
-    return left.has("per byte") or right.has("per byte")
 
 
 def _tables(value: Value) -> frozenset[str]:

@@ -15,7 +15,7 @@ from bitgolf.audit.calls import Calls, OwnCall
 from bitgolf.audit.expressions import joined
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import last_called, names_given, names_in, number, walked
+from bitgolf.audit.tree import last_called, names_given, names_in, nodes, number, walked
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -69,7 +69,8 @@ class Flow(Calls):
             self.events, self.time, self.loop, self.entered = [], 0, 0, []
             self.memories, self.made, self.walked, self.stops = {}, {}, {}, set()
             for tree in self.trees:
-                imported = [each for each in tree.body if not _is_main(each)]
+                mains = [each for each in nodes(tree, ast.If) if "__name__" in ast.unparse(each.test)]
+                imported = [each for each in tree.body if each not in mains]
                 self.block(tree.body if tree is self.trees[-1] else imported, Frame("", self.globals))
             if before == {name: value.marks for name, value in self.attributes.items()}:
                 break
@@ -454,11 +455,6 @@ def _is_numbered(over: ast.expr, target: ast.expr) -> bool:
     """Whether a loop takes its items with their numbers."""
     numbered = isinstance(over, ast.Call) and last_name(over.func) == "enumerate"
     return numbered and isinstance(target, ast.Tuple) and len(target.elts) == 2
-
-
-def _is_main(node: ast.stmt) -> bool:
-    """What a file does as the main program, and not where it is imported."""
-    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
 def _is_counted(node: ast.expr, over: Value) -> bool:

@@ -103,7 +103,7 @@ def read_record(folder: Path) -> Record:
     found = [
         path
         for name, path in paths.items()
-        if name.endswith(".log") or (name.endswith(".txt") and _is_log(path))
+        if name.endswith(".log") or name.endswith(".txt") and looks_like_log(decoded(start_of(path)))
     ]
     logs = [read_log(path, len(found)) for path in found]
     claims, unreadable = None, []
@@ -159,10 +159,6 @@ def entry_of(folder: Path, scripts: list[Path]) -> Path | None:
     near = [path for path in scripts if path.parent == folder and path.name.startswith("train")]
     near = near or [path for path in scripts if path.parent == folder]
     return near[0] if len(near) == 1 else max(near, key=lambda path: path.stat().st_size, default=None)
-
-
-def _is_log(path: Path) -> bool:
-    return looks_like_log(decoded(start_of(path)))
 
 
 def read_claims(path: Path) -> Claims:

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatch
-from pathlib import Path
 
 from bitgolf.audit import data_checks
 from bitgolf.audit.artifact_checks import is_packed
@@ -241,16 +240,12 @@ def weights_in(record: Record) -> list[int]:
         size
         for name, size in record.files.items()
         if (size > 1_000_000 or is_packed(name)) and not name.lower().endswith(NO_WEIGHTS)
-        if (path := record.folder / name) not in shards and _is_binary(path)
+        if (path := record.folder / name) not in shards and b"\0" in start_of(path, 2**16)
     ]
     return [size for size in sizes if size < 1.5 * min(sizes) and not logged & {*sizes}]
 
 
 NO_WEIGHTS = (".model", ".vocab", ".png", ".jpg", ".jpeg", ".gif", ".pdf", ".mp4")
-
-
-def _is_binary(path: Path) -> bool:
-    return b"\0" in start_of(path, 2**16)
 
 
 def closure(record: Record, script: Script) -> list[str]:

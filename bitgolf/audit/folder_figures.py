@@ -44,14 +44,15 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
     """K11, K13: figures of a seed that its log does not have."""
     unnamed = sum(bool(log.scores) for log in record.logs) >= len(claims.seeds)
     for seed, figures in claims.seeds.items():
-        logs, where = record.logs_of(seed), f"{claims.path.name}: seed {seed}"
+        logs, where, bits = record.logs_of(seed), f"{claims.path.name}: seed {seed}", bits_of(figures)
         if not logs:
+            own = [log for log in record.logs if log.seed == seed]
             if record.logs and unnamed:
                 yield Finding("K13", CANNOT_TELL, where, "no log says that it is of this seed")
-            elif record.logs and not _stands_in_own(figures, seed, record.logs):
+            elif record.logs and (bits is None or not stands_in(bits, own)):
                 yield Finding("K13", SUSPECTED, where, "no log of this seed")
             continue
-        bits, logged = bits_of(figures), scores_in(logs)
+        logged = scores_in(logs)
         if bits is not None and not stated(bits, logged) and not stands_in(bits, logs):
             close = min(logged, key=lambda each: abs(each - bits))
             those = f"a score of {', '.join(log.path.name for log in logs)}; nearest {close:g}"
@@ -62,12 +63,6 @@ def seeds_and_logs(record: Record, claims: Claims) -> Iterator[Finding]:
         ends = [(end.step, 0 if end.step == end.of else log.interval) for log in logs if (end := log.end)]
         if steps is not None and ends and not any(-1 <= steps - end <= max(1, every) for end, every in ends):
             yield Finding("K11", FOUND, where, f"{steps:g} steps", f"{ends[0][0]} in the log", minor=True)
-
-
-def _stands_in_own(figures: dict[str, float], seed: int, logs: list[Log]) -> bool:
-    """Whether a seed's score stands in a log of that seed, in some form that is not known here."""
-    bits = bits_of(figures)
-    return bits is not None and stands_in(bits, [log for log in logs if log.seed == seed])
 
 
 def headline(record: Record, claims: Claims) -> Iterator[Finding]:

@@ -169,7 +169,8 @@ def _modelled(call: Call) -> Value:
         if width := max(each.width for each in studied):
             call.event("train width", Value(number=width))
         call.event("studied", everything)
-        numbers = [each for part, each in zip(call.node.args, given) if not isinstance(part, ast.Compare)]
+        parts = [*call.node.args, *(word.value for word in call.node.keywords)]
+        numbers = [each for part, each in zip(parts, given) if not isinstance(part, ast.Compare)]
         if any(each.marks & {COUNTER, TIME} and not each.has(TRAIN) for each in numbers):
             call.event("length", everything)
     kind = (flow.value(call.node.func, call.frame) if call.name == last else flow.attribute(last, held)).kind

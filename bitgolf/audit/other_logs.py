@@ -44,17 +44,10 @@ def scores(lines: list[tuple[int, str]]) -> Iterator[Score]:
         if match := SCORE.search(line):
             step = STEP.search(line)
             took = seconds(EVALUATED.search(line))
-            decimals = len(match["bits"].partition(".")[2])
+            tag, bits = line[: match.start()].strip(" :=[]{}'\""), match["bits"]
+            decimals = len(bits.partition(".")[2])
             at = int(step["step"][:18]) if step else None
-            yield Score(
-                number,
-                line[: match.start()].strip(" :=[]{}'\""),
-                math.nan,
-                float(match["bits"]),
-                decimals,
-                at,
-                took,
-            )
+            yield Score(number, tag, math.nan, float(bits), decimals, at, took)
 
 
 def steps(lines: list[tuple[int, str]]) -> Iterator[Step]:

@@ -1,6 +1,7 @@
 """The parameters of a script's model, by the names and dimensions that they have in its state dict."""
 
 import ast
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -27,17 +28,13 @@ def parameters_of(classes: Mapping[str, ast.ClassDef]) -> list[Part]:
     models = [
         each
         for each in classes.values()
-        if any(_kind(node, classes) == "Embedding" for node in _made(each))
+        if any(_kind(node.value, classes) == "Embedding" for node in nodes(each, ast.Assign))
         or any(part.kind == "Embedding" for part in _parts(each, classes, "", MOST_DEPTH - 1))
     ]
     inner = {last_called(node) for each in classes.values() for node in nodes(each, ast.Call)}
     models = [each for each in models if each.name not in inner] or models
     whole = [[*_parts(each, classes, "", 0)] for each in models]
     return max(whole, key=len, default=[])
-
-
-def _made(kind: ast.ClassDef) -> Iterator[ast.expr]:
-    return (node.value for node in nodes(kind, ast.Assign))
 
 
 def _kind(node: ast.AST, classes: Mapping[str, ast.ClassDef]) -> str:
@@ -73,8 +70,9 @@ def _parts(
 def _of_value(value: ast.expr, classes: Mapping[str, ast.ClassDef], name: str, depth: int) -> Iterator[Part]:
     kind = last_called(value)
     if kind in LISTS and isinstance(value, ast.Call):
-        first = next((each for arg in value.args for each in _makers(arg, classes)), None)
-        if first is not None:
+        inner = (each for arg in value.args for each in nodes(arg, ast.Call))
+        makers = (each for each in inner if last_called(each) in classes or _kind(each, classes))
+        for first in itertools.islice(makers, 1):
             yield from _of_value(first, classes, f"{name}.0", depth)
     elif kind in classes and not _kind(value, classes):
         yield from _parts(classes[kind], classes, f"{name}.", depth + 1)
@@ -84,10 +82,6 @@ def _of_value(value: ast.expr, classes: Mapping[str, ast.ClassDef], name: str, d
         yield Part(name, "Linear" if matrix else own, dims, value.lineno)
     elif own in ("Embedding", "Linear"):
         yield Part(f"{name}.weight", own, 2, value.lineno)
-
-
-def _makers(node: ast.expr, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.Call]:
-    return (each for each in nodes(node, ast.Call) if last_called(each) in classes or _kind(each, classes))
 
 
 def dimensions(node: ast.expr) -> int | None:

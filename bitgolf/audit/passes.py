@@ -22,6 +22,7 @@ from bitgolf.audit.values import VALIDATION, Definition
 TOKENS = 20_011  # of the text: some windows of any script, and a rest
 FIRST = 2**20  # what the first token is; others count from it, and what is less is no token of the text
 MAGIC, VERSION, HEADER = 20240520, 1, 256  # of a shard's header, in numbers of 32 bits
+BEHIND_HEADER = (slice(HEADER, None), slice(2 * HEADER, None))  # in numbers of 32 or of 16 bits
 SAME_WEIGHT = 0.02  # how far the weights of two tokens may differ
 MOST_SUMS = 8  # in an array of them
 MOST_SIZES = 2**25  # of all arrays that are made
@@ -189,22 +190,15 @@ class Passes(Program):
                 if self.inside:
                     self.inside[-1].divided.append(node)
                 self.passes.append(Pass(left, self.end, node.lineno, [*self.turns]))
-            elif (
-                left == 0
-                and isinstance(left, float)
-                and self.inside
-                and self.inside[-1].function in self.scoring
-            ):
-                self.inside[-1].zeros.append(node)
+            elif isinstance(left, float) and left == 0:
+                for inside in self.inside[-1:]:
+                    inside.zeros.extend([node] if inside.function in self.scoring else [])
         arrays = [each for each in (left, right) if isinstance(each, np.ndarray | Nats)]
         if arrays and (work := WORK.get(type(node.op))):
             fits(np.shape(left), np.shape(right))
             return UNKNOWN if isinstance(left, Unknown) or isinstance(right, Unknown) else work(left, right)
-        if (
-            isinstance(node.op, ast.Mod | ast.BitAnd | ast.BitOr)
-            and isinstance(left, int)
-            and isinstance(right, int)
-        ):
+        whole = isinstance(left, int) and isinstance(right, int)
+        if whole and isinstance(node.op, ast.Mod | ast.BitAnd | ast.BitOr):
             return WORK[type(node.op)](left, right)
         if isinstance(left, list) and isinstance(right, list) and isinstance(node.op, ast.Add):
             return left + right
@@ -215,22 +209,12 @@ class Passes(Program):
     def item(self, held: Known, where: Known) -> Known:
         """Also of arrays. What begins with the text's first token, and holds most of it, is the text."""
         if isinstance(held, np.ndarray):
-            if (
-                held is self.text
-                and isinstance(where, slice)
-                and where.stop is None
-                and where.start in (HEADER, 2 * HEADER)
-            ):
+            if held is self.text and isinstance(where, slice) and where in BEHIND_HEADER:
                 return held
             part = held[_index(where)]
-            if (
-                isinstance(part, np.ndarray)
-                and part.ndim == 1
-                and TOKENS / 2 < len(part) < TOKENS - 1
-                and part[0] == FIRST
-            ):
-                whole = part[-1] - FIRST + 1 == len(part)
-                self.end = min(self.end, len(part)) if whole else self.end
+            most = isinstance(part, np.ndarray) and part.ndim == 1 and TOKENS / 2 < len(part) < TOKENS - 1
+            if most and part[0] == FIRST and part[-1] - FIRST + 1 == len(part):
+                self.end = min(self.end, len(part))
             return part
         if isinstance(held, int | float | Nats) and where in ((), ...):
             return held
@@ -370,10 +354,8 @@ def _faults(total: Pass, certain: bool) -> Iterator[tuple[str, str]]:
     never, again = np.flatnonzero(text < SAME_WEIGHT) + 1, np.flatnonzero(text > 2 - SAME_WEIGHT) + 1
     odd = np.flatnonzero(np.abs(text - text.round()) > SAME_WEIGHT)
     if len(odd):
-        rest = (
-            odd[0] + len(odd) == len(text) and abs(usual - 1) < SAME_WEIGHT
-        )  # of a window that is not whole
-        if not rest:
+        # What differs alone is the rest, in a window that is not whole.
+        if odd[0] + len(odd) < len(text) or abs(usual - 1) >= SAME_WEIGHT:
             yield "V17", "means of windows are added without their numbers of tokens"
     elif len(again):
         code = "B11" if _code(again, end) == "B11" else "V17"

@@ -113,6 +113,11 @@ class Reach:
         """All nodes of a kind, with their scopes."""
         return ((node, scope) for node, scope, _ in self.scoped if isinstance(node, kind))
 
+    def handed(self, *names: str) -> list[tuple[ast.expr, int]]:
+        """What all calls of these names are given, with their scopes."""
+        asked = [(call, scope) for call, scope in self.all(ast.Call) if last_called(call) in names]
+        return [(part, scope) for call, scope in asked for part in call.args]
+
     def _step(self, given: set[Place], value: ast.expr, scope: int) -> Step:
         return Step(frozenset(given), *self.read(value, scope), frozenset(map(id, walked(value))))
 

@@ -117,14 +117,14 @@ def _byte_lengths(script: Script, carried: Carried) -> Iterator[tuple[int, ast.C
 
 def lossy_text(script: Script) -> Iterator[Finding]:
     """B09: text that is changed for good before it becomes tokens."""
-    encodes = [*_tokenized(script)]
+    encodes = [each for each in script.reach.handed(*ENCODERS) if not isinstance(each[0], ast.Constant)]
     kept = {id(node) for each, _ in script.reach.all(ast.AST) for node in _kept_apart(each)}
     for node, _ in script.reach.all(ast.Attribute) if encodes else ():
         normal = node.attr == "normalize" and ast.unparse(node) == "unicodedata.normalize"
         lossy = normal or node.attr == "casefold"
         if lossy or node.attr in ("lower", "upper") and id(node) not in kept:
             carried = script.reach.carries(node)
-            if any(carried.by(part, scope) for each, scope in encodes for part in each.args):
+            if any(carried.by(part, scope) for part, scope in encodes):
                 message = f"{ast.unparse(node)} changes the text before it becomes tokens"
                 yield script.finding("B09", node, message)
 
@@ -137,13 +137,6 @@ def _kept_apart(node: ast.AST) -> list[ast.expr]:
         case ast.Compare() | ast.BoolOp():
             return [*nodes(node, ast.Attribute)]
     return []
-
-
-def _tokenized(script: Script) -> Iterator[tuple[ast.Call, int]]:
-    """The calls that make tokens of a text; `text.encode("utf-8")` makes none."""
-    for node, scope in script.reach.all(ast.Call):
-        if last_called(node) in ENCODERS and node.args and not isinstance(node.args[0], ast.Constant):
-            yield node, scope
 
 
 def few_documents(script: Script) -> Iterator[Finding]:
@@ -259,6 +252,7 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
     writes = any(calls(script.tree, "tofile", "save", "write")) or any(
         any(calls(node, "tobytes")) for node in calls(script.tree, "write_bytes")
     )
+    turns = [*nodes(script.tree, ast.For, ast.GeneratorExp, ast.ListComp)]
     for function in functions(script) if writes else ():
         loops = [*nodes(function, ast.For, ast.comprehension)]
         texts = {name for loop in loops for name in names_in(loop.target)}
@@ -267,7 +261,7 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
         # What gives tokens back leaves their start to who asked for them.
         asked = not any(map(_has_start, functions(script)))
         encodes = [each for each in _encoded(function, texts) if asked or each.lineno not in given_back]
-        if not encodes and asked and _called_in_loop(script, function.name):
+        if not encodes and asked and any(any(calls(each, function.name)) for each in turns):
             encodes = _encoded(function, handed)
         if encodes and not _has_start(function):
             message = "documents are written one behind the other, and no token says where one begins"
@@ -276,11 +270,6 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
 
 def _has_start(function: ast.FunctionDef) -> bool:
     return any(_marks_start(node, function) for node in walked(function))
-
-
-def _called_in_loop(script: Script, name: str) -> bool:
-    """Whether a function is called for one text after the other."""
-    return any(any(calls(loop, name)) for loop in nodes(script.tree, ast.For, ast.GeneratorExp, ast.ListComp))
 
 
 def _marks_start(node: ast.AST, function: ast.FunctionDef) -> bool:

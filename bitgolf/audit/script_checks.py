@@ -22,12 +22,8 @@ def check_script(script: Script) -> Iterator[Finding]:
     """All findings of a script."""
     for layer in script.layers:
         for line in layer.hidden:
-            yield Finding(
-                "K03",
-                SUSPECTED,
-                f"{layer.name}:{line}",
-                "text is executed that is not in the script, or is packed in a way that is not known",
-            )
+            message = "text is executed that is not in the script, or is packed in a way that is not known"
+            yield Finding("K03", SUSPECTED, f"{layer.name}:{line}", message)
     if reason := script.unfollowed:
         for code in ("V04", "V05", "V06"):
             yield Finding(code, CANNOT_TELL, script.name, reason, way_out="look by hand, or run the scorer")

@@ -16,6 +16,7 @@ from bitgolf.audit.tree import (
     attributes_given,
     called,
     calls,
+    decorated,
     last_called,
     methods,
     names_in,
@@ -152,13 +153,7 @@ def own_statistics(script: Script) -> Iterator[Finding]:
     if not seen:
         return
     carried = script.reach.carries(*seen)
-    sums = [
-        (part, scope)
-        for each, scope in script.reach.all(ast.Call)
-        if last_called(each) in COLLECTIVES
-        for part in each.args
-    ]
-    if not any(carried.by(part, scope) for part, scope in sums):
+    if not any(carried.by(part, scope) for part, scope in script.reach.handed(*COLLECTIVES)):
         message = "each process takes statistics of its own share, and nobody adds them up"
         yield script.finding("T11", studied[0], message)
 
@@ -249,12 +244,8 @@ def _subtracted(node: ast.AST, numbers: Mapping[str, float]) -> ast.expr | None:
 def recompiled(script: Script) -> Iterator[Finding]:
     """T05: numbers of a module, or lengths, that change while a compiled model runs."""
     compiled = [node for node in calls(script.tree, "compile") if called(node) in COMPILES]
-    decorated = [
-        node
-        for node in nodes(script.tree, ast.FunctionDef)
-        if any("torch.compile" in ast.unparse(each) for each in node.decorator_list)
-    ]
-    if not compiled and not decorated:
+    marked = decorated(script.tree, "torch.compile")
+    if not compiled and not marked:
         return
     made = [text for each in calls(script.tree, "register_buffer") for text in nodes(each, ast.Constant)]
     buffers = {each.value for each in made}
@@ -270,7 +261,7 @@ def recompiled(script: Script) -> Iterator[Finding]:
         if each.owner in read and any(common(each, fit) for fit in fits):
             message = f"`{each.owner}` changes with the steps: for a compiled graph a constant"
             yield script.finding("T05", each, message)
-    keywords = [word for word in within([*compiled, *decorated]) if isinstance(word, ast.keyword)]
+    keywords = [word for word in within([*compiled, *marked]) if isinstance(word, ast.keyword)]
     dynamic = any(word.arg == "dynamic" and ast.unparse(word.value) == "True" for word in keywords)
     if dynamic or any(calls(script.tree, "mark_dynamic")):
         return
@@ -357,16 +348,18 @@ def exported_optimizer(script: Script) -> Iterator[Finding]:
         for node in nodes(script.tree, ast.Attribute)
         if node.attr in ("state", "state_dict") and ast.unparse(node.value).partition("[")[0] in stepped
     ]
-    asked = [*script.reach.all(ast.Call)] if states else []
-    packed = [(part, scope) for each, scope in asked if last_called(each) == "compress" for part in each.args]
+    packed = script.reach.handed("compress") if states else []
     buffers = {name for part, _ in packed for name in names_in(part)}
-    saves = [(each, scope) for each, scope in asked if last_called(each) in ("save", "dump") and each.args]
-    packed += [(each.args[0], scope) for each, scope in saves if names_in(each.args[-1]) & buffers]
+    saves = [(each, scope) for each, scope in script.reach.all(ast.Call) if last_called(each) in SAVES]
+    packed += [
+        (each.args[0], scope) for each, scope in saves if each.args and names_in(each.args[-1]) & buffers
+    ]
     carried = script.reach.carries(*states) if packed else None
     if carried and any(carried.by(part, scope) for part, scope in packed):
         yield script.finding("K06", states[0], "the state of an optimizer is in what is compressed")
 
 
+SAVES = ("save", "dump")
 CHECKS = (
     another_grid,
     missed_hooks,

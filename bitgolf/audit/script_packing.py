@@ -154,12 +154,8 @@ def outside_code(script: Script) -> Iterator[Finding]:
         elif name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
             yield script.finding("K03", node, f"{name} reads from the network")
         elif name.rpartition(".")[2] in LIBRARIES and id(node) not in harmless:
-            yield script.finding(
-                "V08",
-                node,
-                "compiled code is called; what it does with tokens is not read here",
-                sure=CANNOT_TELL,
-            )
+            message = "compiled code is called; what it does with tokens is not read here"
+            yield script.finding("V08", node, message, sure=CANNOT_TELL)
 
 
 def uncounted_files(script: Script) -> Iterator[Finding]:

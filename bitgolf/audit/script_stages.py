@@ -240,16 +240,14 @@ def not_loaded_again(script: Script) -> Iterator[Finding]:
     if not after:
         if not any(common(event, each) for event in writes for each in scores):
             yield script.finding("T13", writes[-1], "what was packed is never scored")
-    elif not script.of("load") and after[-1].value.has(FILED):
+        return
+    if not script.of("load") and after[-1].value.has(FILED):
         return  # weights that no module holds
-    elif not any(last < event.time <= after[-1].time and _from_file(event) for event in script.of("load")):
+    # A state dict of this process alone comes out of no file.
+    loads = [each for each in script.of("load") if each.value.has(FILED) or not each.value.has(WEIGHTS)]
+    if not any(last < each.time <= after[-1].time for each in loads):
         message = "scored are the weights in memory, not those that were written"
         yield script.finding("T13", after[-1], f"{message} ({script.line(writes[-1].line)})")
-
-
-def _from_file(load: Event) -> bool:
-    """Whether what is loaded may come out of a file: not, if it is a state dict of this process alone."""
-    return FILED in load.value.marks or WEIGHTS not in load.value.marks
 
 
 def scored_before_saved(script: Script) -> Iterator[Finding]:

@@ -3,8 +3,6 @@
 import ast
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
-from pathlib import Path
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.library import COLLECTIVES
@@ -13,6 +11,7 @@ from bitgolf.audit.tree import (
     base_of,
     called,
     calls,
+    decorated,
     imported,
     last_called,
     lines_of,
@@ -24,7 +23,7 @@ from bitgolf.audit.tree import (
     turned_over,
     walked,
 )
-from bitgolf.audit.values import FROZEN, GRAD, RANK, TRAIN, VAL, WEIGHTS, common, constant
+from bitgolf.audit.values import FROZEN, GRAD, RANK, TRAIN, WEIGHTS, common
 
 
 def folded_flag(script: Script) -> Iterator[Finding]:
@@ -33,12 +32,8 @@ def folded_flag(script: Script) -> Iterator[Finding]:
         node for node in nodes(script.tree, ast.Call) if called(node).endswith(("compile", "jit.trace"))
     ]
     taken = {ast.unparse(each).rpartition(".")[2] for node in compiled for each in node.args[:1]}
-    decorated = [
-        node
-        for node in nodes(script.tree, ast.FunctionDef, ast.ClassDef)
-        if any(ast.unparse(each).startswith("torch.compile") for each in node.decorator_list)
-    ]
-    if not decorated and not any(_is_model(node.args[:1]) for node in compiled):
+    whole = any(_is_model(node.args[:1]) for node in compiled)
+    if not whole and not decorated(script.tree, "torch.compile"):
         return
     flags = _shared_flags(script.tree)
     read = {
@@ -190,27 +185,6 @@ def within_calls(tree: ast.AST, *names: str) -> set[str]:
     return {name for each in calls(tree, *names) for part in each.args for name in names_in(part)}
 
 
-def validation_in_training(script: Script) -> Iterator[Finding]:
-    """V14: a pattern of files to train on that the validation shards fit too."""
-    if script.of("fit", TRAIN) or not script.of("fit"):
-        return
-    constants = nodes(script.tree, ast.Constant)
-    texts = [(each, each.value) for each in constants if isinstance(each.value, str) and "*" in each.value]
-    shards = [Path(text).name for _, text in texts if constant(text).has(VAL) and " " not in text]
-    chosen = {id(node) for each in nodes(script.tree, ast.comprehension) if each.ifs for node in walked(each)}
-    globs = [(node, scope) for node, scope in script.reach.all(ast.Call) if last_called(node) in GLOBS]
-    for node, text in texts if shards else ():
-        pattern = Path(text).name
-        fits = [each for each in shards if fnmatch(each.replace("*", "0"), pattern)]
-        if not fits or constant(text).has(VAL) or Path(fits[0]).suffix != Path(pattern).suffix:
-            continue
-        carried = script.reach.carries(node)
-        for call, scope in globs:
-            if id(call) not in chosen and any(carried.by(part, scope) for part in call.args):
-                yield script.finding("V14", call, f"{pattern} is trained on, and {fits[0]} is among it")
-
-
-GLOBS = {"glob", "rglob", "iglob"}
 RUNS = ("subprocess.run", "subprocess.call", "os.system")
 KERNELS = {"flash_attn", "flash_attn_interface", "flash_attn_3", "xformers", "transformer_engine"}
 KERNELS |= {"cut_cross_entropy"}
@@ -296,7 +270,6 @@ def own_card_only(script: Script) -> Iterator[Finding]:
 
 
 CHECKS = (
-    validation_in_training,
     folded_flag,
     late_environment,
     one_process_collective,

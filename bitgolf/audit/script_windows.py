@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from itertools import permutations
 from operator import itemgetter
+from pathlib import Path
 
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.script import Script
@@ -20,7 +21,7 @@ from bitgolf.audit.tree import (
     walked,
     ways,
 )
-from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, TRAINING, VAL, VALIDATION, Event
+from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, VAL, VALIDATION, Event
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -62,19 +63,21 @@ def scores_training(script: Script) -> Iterator[Finding]:
 
 
 def trains_on_all_files(script: Script) -> Iterator[Finding]:
-    """V14: the one pattern of files to train on takes those of validation too."""
+    """V14: the pattern of files to train on takes those of validation too."""
     texts = [(node, node.value) for node, _ in script.reach.all(ast.Constant) if isinstance(node.value, str)]
-    names = {text.rpartition("/")[2] for _, text in texts if VALIDATION.search(text)}
+    held_out = {Path(text.replace("*", "0")) for _, text in texts if VALIDATION.search(text)}
     told = any(
         isinstance(node.ops[0], ast.In | ast.NotIn) and "val" in ast.unparse(node)
         for node, _ in script.reach.all(ast.Compare)
     )
-    if told or any(TRAINING.search(text) for _, text in texts):
+    if told or script.of("fit", TRAIN) or not script.of("fit"):
         return
     for node, text in texts:
-        wide = text.rpartition("/")[2]
-        if "*" in wide and wide not in names and any(fnmatch(name, wide) for name in names):
-            yield script.finding("V14", node, f"{wide} takes the files of validation tokens too")
+        wide = Path(text)
+        taken = [each for each in held_out if each.suffix == wide.suffix and fnmatch(each.name, wide.name)]
+        if "*" in wide.name and taken and not VALIDATION.search(text):
+            yield script.finding("V14", node, f"{wide.name} takes the files of validation tokens too")
+            return
 
 
 def one_process(script: Script) -> Iterator[Finding]:

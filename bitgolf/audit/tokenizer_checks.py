@@ -40,12 +40,8 @@ def lone_space(name: str, pieces: Sequence[str | bytes]) -> Iterator[Finding]:
     """B03: a tokenizer without a piece for a lone space."""
     spaced = any(isinstance(each, str) and each.startswith(LONE_SPACE) and len(each) > 1 for each in pieces)
     if spaced and LONE_SPACE not in pieces:
-        yield Finding(
-            "B03",
-            FOUND,
-            name,
-            f"none of {len(pieces):,} pieces is a lone space: it becomes three byte tokens",
-        )
+        message = f"none of {len(pieces):,} pieces is a lone space: it becomes three byte tokens"
+        yield Finding("B03", FOUND, name, message)
 
 
 def half_characters(
@@ -57,12 +53,9 @@ def half_characters(
     halves = [i for i, each in enumerate(pieces) if is_half(each)]
     wrong = [i for i in halves if table[i] == 3]
     if wrong:
-        yield Finding(
-            "B02",
-            FOUND,
-            f"{table_name}: token {wrong[0]}",
-            f"{len(wrong)} of {len(halves)} tokens of {name} that are one byte of a character count as 3",
-        )
+        counts = f"{len(wrong)} of {len(halves)}"
+        message = f"{counts} tokens of {name} that are one byte of a character count as 3"
+        yield Finding("B02", FOUND, f"{table_name}: token {wrong[0]}", message)
 
 
 def is_half(piece: str | bytes) -> bool:
@@ -78,10 +71,8 @@ def byte_tables(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, np.nd
         if not name.endswith((".npz", ".npy")) or (folder / name).stat().st_size > MOST_BYTES:
             continue
         try:
-            if (
-                name.endswith(".npz")
-                and sum(each.file_size for each in zipfile.ZipFile(folder / name).filelist) > MOST_BYTES
-            ):
+            inner = zipfile.ZipFile(folder / name).filelist if name.endswith(".npz") else []
+            if sum(each.file_size for each in inner) > MOST_BYTES:
                 continue
             loaded = np.load(folder / name, allow_pickle=False)
             arrays = (

@@ -216,6 +216,12 @@ def replace(tree: ast.AST, change: Callable[[ast.AST], ast.AST]) -> None:
             setattr(parent, field, [of(each) for each in held] if isinstance(held, list) else of(held))
 
 
+def decorated(tree: ast.AST, mark: str) -> list[ast.FunctionDef | ast.ClassDef]:
+    """The functions and classes under a mark that has this text."""
+    kinds = nodes(tree, ast.FunctionDef, ast.ClassDef)
+    return [node for node in kinds if any(mark in ast.unparse(each) for each in node.decorator_list)]
+
+
 def contexts(node: ast.With) -> list[ast.expr]:
     """What a block stands under."""
     return [item.context_expr for item in node.items]

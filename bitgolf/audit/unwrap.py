@@ -193,7 +193,7 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
     for statement in tree.body[:2000]:
         literals.note(statement)
     for node in walked:
-        if not (isinstance(node, ast.Call) and node.args and _runs_text(node.func)):
+        if not (isinstance(node, ast.Call) and node.args and ast.unparse(node.func) in RUN):
             continue
         if file := _file_read(node):
             files.append((node.lineno, file))
@@ -201,7 +201,8 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
         try:
             value = literals.value(node.args[0])
         except (_UnknownError, *UNREADABLE, BitgolfError):
-            hidden += [node.lineno] if last_called(node) == "exec" and not _is_compiled(node.args[0]) else []
+            if last_called(node) == "exec" and last_called(node.args[0]) != "compile":  # a call of its own
+                hidden.append(node.lineno)
             continue
         program = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         if isinstance(program, str) and len(program) > 40:
@@ -209,13 +210,8 @@ def _layer(name: str, text: str) -> tuple[Layer, list[str]]:
     return Layer(name, text, tree, hidden, files), inner
 
 
-def _runs_text(name: ast.expr) -> bool:
-    """exec, eval and compile themselves, not methods of these names."""
-    return ast.unparse(name).removeprefix("builtins.") in ("exec", "eval", "compile")
-
-
-def _is_compiled(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and last_called(node) == "compile"  # looked at as a call of its own
+# The functions themselves, not methods of these names.
+RUN = {f"{module}{name}" for module in ("", "builtins.") for name in ("exec", "eval", "compile")}
 
 
 def _file_read(node: ast.Call) -> str:
@@ -242,13 +238,12 @@ class _Literals:
             self.modules |= {each.asname or each.name: each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom):
             self.modules |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-        elif (
-            isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
-        ):
-            try:
-                self.names[node.targets[0].id] = self.value(node.value)
-            except (_UnknownError, *UNREADABLE, BitgolfError):
-                self.names.pop(node.targets[0].id, None)
+        match node:
+            case ast.Assign(targets=[ast.Name(name)], value=value):
+                try:
+                    self.names[name] = self.value(value)
+                except (_UnknownError, *UNREADABLE, BitgolfError):
+                    self.names.pop(name, None)
 
     def value(self, node: ast.expr) -> Any:
         """Raises _UnknownError for anything that is not a literal, or a decoder over one."""
