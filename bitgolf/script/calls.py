@@ -16,7 +16,7 @@ from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import foreign_objects
 from bitgolf.script.source import Import, Module
-from bitgolf.script.syntax import CACHED, own_names, texts_in, walked, written
+from bitgolf.script.syntax import CACHED, own_names, walked, written
 from bitgolf.script.trust import PURE_CALLS
 
 # Expressions that can be left out, or moved to where they are used, as nothing happens in them.
@@ -45,7 +45,13 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
     """Functions of the top level, methods, and the makers of classes without others below them.
 
     Methods are told apart by the families of their classes, where it is clear on what they are called.
+    Several changes ask in turn, often of the same definitions: the last answer is kept.
     """
+    return _families(tuple(modules), frozenset(left_alone))
+
+
+@functools.lru_cache(maxsize=1)
+def _families(modules: tuple[Module, ...], left_alone: frozenset[str]) -> list[Family]:
     kinds, sources = Kinds(modules), sources_of(modules)
     families: dict[tuple[str, str], Family] = {}
     spoilt: set[tuple[str, str]] = set()
@@ -65,7 +71,7 @@ def families(modules: Sequence[Module], left_alone: Set[str]) -> list[Family]:
     foreign = set(dir(Path)).union(*(dir(thing) for thing in foreign_objects()))
     libraries = _libraries(modules)
     for source in sources:
-        spoilt |= {(text, root) for text in texts_in(source.items) for root in roots.get(text, ())}
+        spoilt |= {(text, root) for text in source.texts for root in roots.get(text, ())}
         calls = {id(item.func): item for item in source.items if isinstance(item, ast.Call)}
         for item, local, around in _mentions(source, kinds, libraries):
             call, is_sure = calls.get(id(item)), True

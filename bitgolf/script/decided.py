@@ -6,7 +6,6 @@ is told by annotations: of parameters, of fields, and of what a class sets on it
 """
 
 import ast
-import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -62,10 +61,7 @@ def decided(
     open_fields: settings, by class and name, that may be others when the script runs.
     """
     facts = _facts(modules, list(plans))._replace(open=open_fields)
-    return [
-        dataclasses.replace(module, definitions=tuple(_decide(d, facts) for d in module.definitions))
-        for module in modules
-    ]
+    return [module.having(_decide(d, facts) for d in module.definitions) for module in modules]
 
 
 def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
@@ -75,7 +71,8 @@ def _facts(modules: Sequence[Module], plans: Sequence[Plan]) -> _Facts:
     for item in (item for module in modules for d in module.definitions for item in d.items):
         if isinstance(item, ast.FunctionDef):
             calls = [call for call in walked(item) if isinstance(call, ast.Call)]
-            compared = {id(side) for part in walked(item) for side in _sides(part)}
+            compares = (part for part in walked(item) if isinstance(part, ast.Compare))
+            compared = {id(side) for part in compares for side in (part.left, *part.comparators)}
             made |= {
                 call.func.id
                 for call in calls
@@ -199,10 +196,6 @@ def _is_as_before(keyword: ast.keyword, plans: Iterable[Plan]) -> bool:
     """Whether a copy's setting is what all that have such a setting hold anyway."""
     held = [vars(plan)[keyword.arg] for plan in plans if keyword.arg in vars(plan)]
     return bool(held) and all(repr(value) == written(keyword.value) for value in held)
-
-
-def _sides(item: ast.AST) -> list[ast.expr]:
-    return [item.left, *item.comparators] if isinstance(item, ast.Compare) else []
 
 
 def _arguments(call: ast.Call) -> list[Any]:

@@ -1,13 +1,12 @@
 """Definitions as text: a part of the syntax tree is replaced, and all else stays as it is written."""
 
 import ast
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from bitgolf.script.source import Definition, Module, read_module
-from bitgolf.script.syntax import CACHED, walked
+from bitgolf.script.syntax import CACHED, texts_in, walked
 
 LINE_LENGTH = 110
 
@@ -28,6 +27,7 @@ class Source:
         self.definition, self.text = definition, definition.text
         self.node = definition.tree
         self.items = walked(self.node)
+        self.texts = frozenset(texts_in(self.items))
         lines = self.text.splitlines(keepends=True)
         self._lines = [line.encode() for line in lines]
         self._starts = [sum(map(len, lines[:number])) for number in range(len(lines))]
@@ -134,12 +134,7 @@ def edited(modules: Sequence[Module], groups: Iterable[Sequence[Edit]]) -> list[
         if not any(_clash(edit, other) for edit in group for other in made.get(edit.source.definition, ())):
             for edit in group:
                 made.setdefault(edit.source.definition, []).append(edit)
-    return [
-        dataclasses.replace(
-            module, definitions=tuple(_edited(d, made.get(d, [])) for d in module.definitions)
-        )
-        for module in modules
-    ]
+    return [module.having(_edited(d, made.get(d, [])) for d in module.definitions) for module in modules]
 
 
 def _clash(one: Edit, other: Edit) -> bool:

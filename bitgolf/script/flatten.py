@@ -133,10 +133,7 @@ def specialised(
     spelled = set(spelled_out(recipe, open_fields))
     while True:
         definitions, _ = reach(modules, [main, *wording.classes(recipe), *wording.helpers()])
-        kept = [
-            dataclasses.replace(m, definitions=tuple(d for d in definitions if d.module == m.name))
-            for m in modules
-        ]
+        kept = [m.having(d for d in definitions if d.module == m.name) for m in modules]
         changed = decided(without_defaults(kept, plans_in(recipe)), plans_in(recipe), open_fields)
         changed = trusting(fewer_parameters(changed, roots))
         if not full:

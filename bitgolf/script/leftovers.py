@@ -8,7 +8,7 @@ from bitgolf.script.calls import attributes_read
 from bitgolf.script.edits import Edit, Source, edited, sources_of
 from bitgolf.script.kinds import Kinds, pairs
 from bitgolf.script.source import Module
-from bitgolf.script.syntax import SCOPES, texts_in, walked, written
+from bitgolf.script.syntax import SCOPES, walked, written
 
 PLAIN = {"int", "float", "bool", "str"}  # to hold one of these does nothing else, as holding a module does
 BASE = "nn.Module"  # the one class of a library that reads none of our attributes
@@ -23,7 +23,7 @@ def _unread_attributes(modules: Sequence[Module]) -> Iterator[list[Edit]]:
     """Edits by which `__init__` no longer sets plain values that nobody asks for."""
     kinds, sources = Kinds(modules), sources_of(modules)
     items = [item for source in sources for item in source.items]
-    read = set(attributes_read(modules)) | {("", text) for text in texts_in(items)}
+    read = set(attributes_read(modules)) | {("", text) for source in sources for text in source.texts}
     attributes = (item for item in items if isinstance(item, ast.Attribute))
     stored = Counter(item.attr for item in attributes if not isinstance(item.ctx, ast.Load))
     for source in sources:

@@ -63,10 +63,8 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
             while parts:
                 part, owner = parts.pop()
                 left_out = frozenset(item for item in getattr(part, "body", ()) if item in asleep)
-                taken, awake = _taken(part, left_out)
-                waiting += [name for name in taken if name in home]
-                foreign = inherited_names(part, owner.node, home)
-                mentioned |= set(names_mentioned(awake, foreign))
+                waiting += [name for name in _taken(part, left_out) if name in home]
+                mentioned |= _mentioned(part, left_out, frozenset(inherited_names(part, owner.node, home)))
                 for name in mentioned & named.keys():
                     parts += [(item, asleep.pop(item)) for item in named.pop(name)]
     unnamed: dict[Definition, set[str]] = {}
@@ -94,9 +92,15 @@ def reach(modules: Sequence[Module], roots: Iterable[str]) -> tuple[list[Definit
 
 
 @functools.lru_cache(maxsize=CACHED)
-def _taken(part: ast.stmt, left_out: frozenset[ast.AST]) -> tuple[list[str], list[ast.AST]]:
-    """The names that a statement takes from around it, and its nodes; left_out: methods not looked into."""
-    return list(names_outside(part, left_out)), list(walk_without(part, left_out))
+def _taken(part: ast.stmt, left_out: frozenset[ast.AST]) -> frozenset[str]:
+    """The names that a statement takes from around it; left_out: methods not looked into."""
+    return frozenset(names_outside(part, left_out))
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _mentioned(part: ast.stmt, left_out: frozenset[ast.AST], inherited: frozenset[str]) -> frozenset[str]:
+    """What a statement mentions, see `names_mentioned`; left_out: methods not looked into."""
+    return frozenset(names_mentioned(walk_without(part, left_out), inherited))
 
 
 def optional_methods(

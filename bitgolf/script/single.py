@@ -73,10 +73,7 @@ def without_uncalled(modules: Sequence[Module], left_alone: Set[str]) -> list[Mo
 def _without(modules: Sequence[Module], gone: Mapping[str, set[str]]) -> list[Module]:
     """The modules without some methods, by class."""
     return [
-        dataclasses.replace(
-            module,
-            definitions=tuple(without_methods(d, gone.get(d.names[0], set())) for d in module.definitions),
-        )
+        module.having(without_methods(d, gone.get(d.names[0], set())) for d in module.definitions)
         for module in modules
     ]
 

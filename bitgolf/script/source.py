@@ -104,6 +104,11 @@ class Module:
         """The module's docstring, or nothing."""
         return ast.get_docstring(self.tree) or ""
 
+    def having(self, definitions: Iterable[Definition]) -> "Module":
+        """The module with these definitions; itself where they are its own."""
+        found = tuple(definitions)
+        return self if found == self.definitions else dataclasses.replace(self, definitions=found)
+
 
 def file_of(name: str) -> str:
     """The file of a module by its dotted name."""

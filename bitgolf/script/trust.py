@@ -7,7 +7,6 @@ of what stays are the package's. Everything a right run computes is computed as 
 """
 
 import ast
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence, Set
 
@@ -95,8 +94,7 @@ def _is_idle(node: ast.FunctionDef) -> bool:
 
 
 def _module(module: Module, errors: Set[str], idle: Set[str]) -> Module:
-    changed = tuple(_without_refusals(d, errors, idle) for d in module.definitions)
-    return dataclasses.replace(module, definitions=changed)
+    return module.having(_without_refusals(d, errors, idle) for d in module.definitions)
 
 
 def _without_refusals(definition: Definition, errors: Set[str], idle: Set[str]) -> Definition:

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 from bitgolf.base.plan import Plan
@@ -9,7 +10,7 @@ from bitgolf.script.edits import Edit, edited, source_of
 from bitgolf.script.kinds import Kinds
 from bitgolf.script.names import COPIES
 from bitgolf.script.source import Definition, Module
-from bitgolf.script.syntax import walked, written
+from bitgolf.script.syntax import CACHED, walked, written
 
 
 def without_defaults(modules: Sequence[Module], plans: Iterable[Plan]) -> list[Module]:
@@ -25,7 +26,10 @@ def without_defaults(modules: Sequence[Module], plans: Iterable[Plan]) -> list[M
     copied = {
         word.arg for call in calls if getattr(call.func, "attr", "") in COPIES for word in call.keywords
     }
-    handed_on = _handed_on(items, calls)
+    calls_of: dict[str, list[ast.Call]] = {}
+    for call in calls:
+        calls_of.setdefault(written(call.func), []).append(call)
+    handed_on = set[str]().union(*map(_handed_on, definitions))
     held: dict[str, list[Plan]] = {}
     for plan in plans:
         held.setdefault(type(plan).__name__, []).append(plan)
@@ -33,7 +37,7 @@ def without_defaults(modules: Sequence[Module], plans: Iterable[Plan]) -> list[M
     for definition in definitions:
         for name, field in _made_defaults(definition):
             family = set(kinds.below(name))
-            made = [call for call in calls if written(call.func) in family]
+            made = [call for one in family for call in calls_of.get(one, ())]
             key, each = written(field.target), [plan for one in family for plan in held.get(one, ())]
             always = all(key in {word.arg for word in call.keywords} for call in made)
             if each and always and key not in copied and not family & handed_on and _differs(each, key):
@@ -68,9 +72,11 @@ def _differs(plans: Iterable[Plan], field: str) -> bool:
     )
 
 
-def _handed_on(items: Sequence[ast.AST], calls: Sequence[ast.Call]) -> set[str]:
+@functools.lru_cache(maxsize=CACHED)
+def _handed_on(definition: Definition) -> frozenset[str]:
     """Names that stand for themselves, so that anything may be made of them: not called, no type."""
-    spared = {id(call.func) for call in calls}
+    items = definition.items
+    spared = {id(item.func) for item in items if isinstance(item, ast.Call)}
     for item in items:
         types = [
             getattr(item, "annotation", None),
@@ -80,4 +86,4 @@ def _handed_on(items: Sequence[ast.AST], calls: Sequence[ast.Call]) -> set[str]:
         if isinstance(item, ast.Call) and written(item.func) == "isinstance":
             types.append(item.args[1])
         spared |= {id(part) for kind in types if isinstance(kind, ast.AST) for part in walked(kind)}
-    return {item.id for item in items if isinstance(item, ast.Name) and id(item) not in spared}
+    return frozenset(item.id for item in items if isinstance(item, ast.Name) and id(item) not in spared)
