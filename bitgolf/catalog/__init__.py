@@ -1,1 +1,1 @@
-"""Every technique and every room, listed from the code."""
+"""Lists of all techniques and packages, made from the code."""

@@ -1,4 +1,4 @@
-"""What every technique has to keep, as checks of any class in any slot, ours or a user's.
+"""The rules that every technique must keep, as checks of any class in any slot, ours or a user's.
 
 Off is exact, on has an effect, nothing sees the future or another document, JSON says everything, a few steps
 train each of its tensors, and the script computes the same. A failure is a sentence.

@@ -1,4 +1,4 @@
-"""What every mixer has to keep: a distribution, from the prefix alone, from an empty start; in lanes too."""
+"""The rules that every mixer must keep: a distribution, from the prefix alone, from an empty start."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The techniques in a user's own file, and what their classes and cards lack, in words."""
+"""The techniques in a user's own file, and what is missing in their classes and cards."""
 
 import dataclasses
 import inspect

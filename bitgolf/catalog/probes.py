@@ -1,4 +1,4 @@
-"""Probes of a model: whether its predictions move with what they must not see."""
+"""Probes of a model: whether its predictions depend on tokens that they must not see."""
 
 from collections.abc import Iterator
 from typing import Any

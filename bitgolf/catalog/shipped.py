@@ -1,4 +1,4 @@
-"""What ships, known without importing it: techniques and recipes, from a file that the code wrote of itself.
+"""Techniques and recipes that ship, known without importing them, from a file that the code wrote.
 
 `python -m bitgolf.catalog.techniques` writes it, with a hash of each source behind it. Where the code is
 another by now the file says nothing, and whoever asks works it out anew: in seconds, not in tenths.

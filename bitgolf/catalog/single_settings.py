@@ -1,4 +1,4 @@
-"""The cards of techniques that are no class but one setting: name, path, a value to measure with, card."""
+"""Cards of techniques that are one setting, not a class: name, path, value for measurements, card."""
 
 from typing import Any
 

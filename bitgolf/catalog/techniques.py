@@ -1,4 +1,4 @@
-"""Every technique, found in the code itself: `python -m bitgolf.catalog.techniques` writes the page."""
+"""Every technique, found in the code; `python -m bitgolf.catalog.techniques` writes the page."""
 
 import dataclasses
 import functools

@@ -1,1 +1,1 @@
-"""Texts from anywhere, made into datasets."""
+"""Texts from many sources, made into datasets."""

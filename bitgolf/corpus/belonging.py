@@ -1,4 +1,4 @@
-"""Whether shards were made by a tokenizer: its text of a sample, encoded again, gives the same tokens."""
+"""Whether a tokenizer made the shards: a decoded sample, encoded again, must give the same tokens."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Splits in blocks of bounded size: tokens or their text, and where in each block documents start."""
+"""Splits read in blocks of bounded size, as tokens or text, with the starts of documents."""
 
 import hashlib
 import itertools

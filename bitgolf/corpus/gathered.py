@@ -1,4 +1,4 @@
-"""Texts that somebody has, as one source: however few files, a tenth of the text is kept for validation."""
+"""A user's texts as one source; with any number of files a tenth of the text is for validation."""
 
 import dataclasses
 import hashlib

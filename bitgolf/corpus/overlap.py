@@ -1,4 +1,4 @@
-"""Validation text in the training text: documents by digest, runs of 13 words by 64-bit hashes."""
+"""Overlap of validation and training text: documents by digest, 13-word runs by 64-bit hashes."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

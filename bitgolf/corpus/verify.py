@@ -1,4 +1,4 @@
-"""The passport of data that lies there already: what holds, what does not, and what no check could see.
+"""Checks of existing data: what holds, what fails, and what no check can see.
 
 For any folder of token shards, with a passport or without. `verify` is a generator of progress that returns
 `Verified`. An audit of data takes the checks that need no text as a whole, over part of the tokens.

@@ -1,4 +1,4 @@
-"""The code that a Hugging Face folder carries: the network of one shape, and the tokenizer, without bitgolf.
+"""The code in a Hugging Face folder: network of one shape and tokenizer, without bitgolf.
 
 It is taken from core as a submission's script is: what this shape never uses is not there.
 """

@@ -1,4 +1,4 @@
-"""A packed model as other programs take it: plan, float32 weights, tokenizer, and logits to compare with."""
+"""A packed model for other programs: plan, float32 weights, tokenizer, and logits to compare."""
 
 from pathlib import Path
 from typing import NamedTuple

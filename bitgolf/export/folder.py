@@ -1,4 +1,4 @@
-"""A Hugging Face folder, which carries its own code: AutoModelForCausalLM and AutoTokenizer load it."""
+"""A Hugging Face folder with its own code: AutoModelForCausalLM and AutoTokenizer load it."""
 
 import importlib
 from pathlib import Path

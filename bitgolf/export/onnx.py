@@ -1,4 +1,4 @@
-"""ONNX: ids (batch, time) to logits (batch, time, vocabulary), of any batch and length."""
+"""ONNX: ids (batch, time) to logits (batch, time, vocabulary), for any batch and length."""
 
 import contextlib
 import importlib

@@ -1,4 +1,4 @@
-"""The forms of an export, and where each is written."""
+"""The formats of an export, and where each is written."""
 
 from collections.abc import Callable
 from pathlib import Path

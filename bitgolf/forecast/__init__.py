@@ -1,1 +1,1 @@
-"""What a recipe will weigh and take, before it runs."""
+"""Forecasts of bytes, memory and time before a run."""

@@ -1,4 +1,4 @@
-"""Forecasts before training: bytes by tensor, memory, work. A run that cannot fit is refused at its start."""
+"""Forecasts before training: bytes by tensor, memory, work. A run that cannot fit is refused."""
 
 import functools
 import math

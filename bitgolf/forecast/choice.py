@@ -1,4 +1,4 @@
-"""A recipe for a text, a budget and some minutes on this machine, and the reasons for it in words.
+"""Chooses a recipe for a text, a budget and minutes on this machine, and says why in words.
 
 Three limits hold the size of a model: its bytes, the time to train it, the text to train it on. The largest
 model within all three is taken. docs/make.md says what each figure here was measured at.

@@ -1,4 +1,4 @@
-"""What would fill a budget, all else equal: the largest width, the most layers, the bits of a weight."""
+"""What would fill a budget, all else equal: the largest width, most layers, or most bits per weight."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""How fast this machine trains a recipe, from a second of doing it."""
+"""How fast this machine trains a recipe, measured for a second."""
 
 import dataclasses
 import time

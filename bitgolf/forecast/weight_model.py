@@ -1,4 +1,4 @@
-"""Weights as training will leave them, drawn before it: where they start, how far they walk, what is unseen.
+"""Simulated trained weights, for forecasts before training: start, distance of travel, unused rows.
 
 How many bytes a matrix takes follows from the shape of its rows and, where scales have a floor, from their
 size. A recipe knows both: matrices keep what decay leaves of their start and gain the sum of their updates,

@@ -1,4 +1,4 @@
-"""The model `bitgolf` of lm-evaluation-harness. Importing it registers it."""
+"""The model `bitgolf` for lm-evaluation-harness. Importing this module registers it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A packed model asked in text: how likely a continuation or a whole text is, and what comes next."""
+"""A packed model with text as input: likelihoods of continuations and texts, and generation."""
 
 import math
 from collections import defaultdict

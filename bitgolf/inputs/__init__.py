@@ -1,1 +1,1 @@
-"""From what a user typed to what it names, read by type."""
+"""From a user's input to recipes, datasets, runs and artifacts."""

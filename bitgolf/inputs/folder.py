@@ -1,4 +1,4 @@
-"""Run folders: each is one process's at a time, gone again if nothing came of it."""
+"""Run folders: locked by one process at a time, and removed if the run left nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

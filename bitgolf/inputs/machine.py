@@ -1,4 +1,4 @@
-"""Whether a run goes on where it was begun: on another machine the same steps give other bits."""
+"""Whether a run is continued on the machine where it began; others give other bits."""
 
 from pathlib import Path
 

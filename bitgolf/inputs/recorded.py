@@ -1,4 +1,4 @@
-"""The users' files that a run was made with: kept in its folder, and read again with its settings.
+"""The users' files of a run: copied into its folder, and read from there with its settings.
 
 A folder may come from anybody. Of the files in it only those are executed that this user has named on a
 command line before, by their content.

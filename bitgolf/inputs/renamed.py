@@ -1,4 +1,4 @@
-"""Methods of slots that had other names once: a class of a user's that still has the old one is refused."""
+"""Renamed methods of slots: a user's class with an old name is refused."""
 
 from collections.abc import Iterable
 

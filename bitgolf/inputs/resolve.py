@@ -1,4 +1,4 @@
-"""From what the user typed to what it names: a recipe, a dataset, a run, an artifact."""
+"""Resolves a user's input to a recipe, a dataset, a run or an artifact."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""JSON from outside, read by type: a file that parses need not have the shape that is asked of it."""
+"""JSON from outside, read by type: valid JSON may still have the wrong shape."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Whether a result can be written where it is asked for: known before work begins."""
+"""Whether a result can be written to its place, tested before the work begins."""
 
 import os
 from pathlib import Path

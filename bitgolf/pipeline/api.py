@@ -1,4 +1,4 @@
-"""bitgolf from Python: a packed model that scores and writes, and a run; `import bitgolf` gives the names."""
+"""The Python interface: packed models that score and write, and runs; imported by `import bitgolf`."""
 
 from pathlib import Path
 from typing import NamedTuple

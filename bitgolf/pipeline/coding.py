@@ -1,4 +1,4 @@
-"""Files compressed by a packed model, and scores proven by that."""
+"""Files compressed by a packed model, and proofs of scores by them."""
 
 import errno
 import functools

@@ -1,4 +1,4 @@
-"""A run that is compared with compressors, and some of its score proven: what `make` and `demo` end in."""
+"""The end of `make` and `demo`: a run compared with compressors, with a part of its score proven."""
 
 from collections.abc import Generator, Sequence
 from pathlib import Path

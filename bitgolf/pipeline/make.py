@@ -1,4 +1,4 @@
-"""From texts to a packed model: what is chosen and why, then the run, its rivals and a proof."""
+"""From texts to a packed model: choices and reasons, then the run, its rivals and a proof."""
 
 import lzma
 from collections.abc import Generator, Sequence

@@ -1,4 +1,4 @@
-"""Whether a training went on after it had learnt what holds for other text too: said, not acted upon."""
+"""Whether a training overfitted: only reported, nothing is changed."""
 
 from pathlib import Path
 

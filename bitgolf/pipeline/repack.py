@@ -1,4 +1,4 @@
-"""A trained run packed again by other rules: what each saves and what it costs, from reloaded bytes alone."""
+"""A trained run packed again by other rules: bytes and losses of each, from reloaded bytes only."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""How much of a text that was scored is in the training text of the model."""
+"""The share of a scored text that is in the model's training text."""
 
 from collections.abc import Iterator
 from pathlib import Path

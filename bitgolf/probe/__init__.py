@@ -1,1 +1,1 @@
-"""Probes: whether a scorer, ours or anyone's program, keeps the rules; asked from outside."""
+"""Probes: whether a scorer, ours or anyone's program, keeps the rules, tested from outside."""

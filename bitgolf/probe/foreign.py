@@ -1,4 +1,4 @@
-"""Anyone's program under a probe: questions and answers as JSON lines, on its stdin and its stdout."""
+"""Anyone's program as a scorer: questions and answers as JSON lines on its stdin and stdout."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Our own scorer under a probe: a model and a score plan with its adapters and mixers, watched at work."""
+"""Our own scorer for probes: a model and a score plan with adapters and mixers."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""The probes: each asks one rule of a scorer from outside, and says where and by how much it is broken."""
+"""The probes: each tests one rule of a scorer from outside, and says where and by how much it is broken."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What probes see of any scorer: scores of a stream, distributions at positions of it, and its state."""
+"""The interface of a scorer for probes: scores of a stream, distributions at positions, its state."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""From what the user typed to a scorer and a text: a run, a packed model, a file of theirs, a program."""
+"""From a user's input to a scorer and a text: a run, a packed model, a user's file, a program."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-"""Several processes that share an evaluation, played by threads of this one, without a network."""
+"""Several processes that share an evaluation, simulated by threads, without a network."""
 
 import threading
 from collections.abc import Callable

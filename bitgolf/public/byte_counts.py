@@ -1,4 +1,4 @@
-"""How many bytes the challenge's rule counts for tokens, where that is another number than the text has.
+"""Bytes of tokens by the challenge's rule, for tokenizers where it differs from the size of the text.
 
 The rule takes one space mark off the front of a piece and counts the rest as it is written, so every further
 mark counts three bytes for one space. For a SentencePiece model that changes no byte of a text the scores

@@ -1,4 +1,4 @@
-"""The table of public variables, `variables.toml`, and the values that are given to them.
+"""The table of public variables, `variables.toml`, and the parsing of their values.
 
 A row is a part of a recipe and the variables that set it: a plan, a technique in its slot, or the rules of
 groups of parameters. 0 or nothing is off.

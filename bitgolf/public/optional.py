@@ -1,4 +1,4 @@
-"""Packages that only some work needs: one that is not installed is an error where it is used."""
+"""Optional packages: a missing one is an error only where it is used."""
 
 import importlib
 import importlib.util

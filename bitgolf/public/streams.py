@@ -1,4 +1,4 @@
-"""The public challenge's packed files as streams: compressors that are told by their start, the byte shuffle.
+"""The public challenge's packed files as streams: compressors recognised by magic bytes, byte shuffle.
 
 zlib, zstd and brotli stand around a file as torch.save writes it, LZMA too (records of March 2026, and
 `COMPRESSOR=lzma` after them). Before brotli and LZMA the bytes may be shuffled, under one of two headers.

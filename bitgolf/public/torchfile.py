@@ -1,4 +1,4 @@
-"""What torch.save or safetensors wrote, read without trust: nothing executed, every claim checked.
+"""Files of torch.save or safetensors, read without trust: nothing executed, every size checked.
 
 A checkpoint is a zip file with a CRC for every member. Its tensors may claim any size, layout or number type;
 here they are dense real numbers in the bytes that are there, or refused by name.

@@ -1,1 +1,1 @@
-"""What other people published, read as data: logs to tables and curves, record folders into the ledger."""
+"""Published work of others, read as data: logs as tables and curves, record folders in the ledger."""

@@ -1,4 +1,4 @@
-"""Public record folders as rows of the ledger: cited with their conditions, never taken for measured ones."""
+"""Public record folders as rows of the ledger: cited with their conditions, not as measured here."""
 
 import os
 import re

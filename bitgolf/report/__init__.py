@@ -1,1 +1,1 @@
-"""What a person sees: screens, charts, reports."""
+"""Output for people: screens, charts, reports."""

@@ -1,4 +1,4 @@
-"""How far packing moves a model's predictions, which takes no labels and so is far less noisy than a gap."""
+"""KL divergence between packed and float model; it needs no labels, so it has less noise than a gap."""
 
 import math
 from typing import NamedTuple

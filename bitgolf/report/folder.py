@@ -1,4 +1,4 @@
-"""What a report reads of a run folder; what is not there is named in a sentence."""
+"""The parts of a run folder that a report needs; a missing part is named in a sentence."""
 
 import functools
 from collections.abc import Callable

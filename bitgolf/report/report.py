@@ -1,4 +1,4 @@
-"""A run folder as one page: what was reached, against whom, at which cost, and where the bits go.
+"""A run folder as one page: score, comparison, costs, and where the bits go.
 
 The page needs no network, no script and no other file. Whatever a run left unwritten is said in a sentence.
 The numbers are made here, the geometry of the curves in `charts`, the HTML in `report.html.jinja`, which

@@ -1,4 +1,4 @@
-"""Of a report: on which tokens, at which places and in which documents the bits are spent."""
+"""The scored tokens in a report: where bits are spent, by token, position and document."""
 
 import codecs
 import math

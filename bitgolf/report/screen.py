@@ -1,4 +1,4 @@
-"""What people see: progress with an ETA on stderr, and one closing block or one JSON object on stdout."""
+"""Output on the screen: progress with an ETA on stderr; a closing block or one JSON object on stdout."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Templates of pages: they escape all that is put into them, and show text as a screen does."""
+"""Page templates, which escape all inserted values and show text as a screen does."""
 
 import jinja2
 

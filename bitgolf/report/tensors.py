@@ -1,4 +1,4 @@
-"""What each tensor of an artifact costs and loses, and where someone should look.
+"""Bytes and losses of each tensor of an artifact, and alarms for a reader.
 
 Every tensor is compared with plain rounding: a step for each row, from its largest weight, and as many levels
 as give its codes the entropy of all that is shipped of the tensor. So both take as many bytes.

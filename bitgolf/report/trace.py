@@ -1,4 +1,4 @@
-"""Where an error came from, kept in a file for whoever mends it."""
+"""The traceback of an error, saved in a file for its developer."""
 
 import os
 import tempfile

@@ -1,1 +1,1 @@
-"""What a score stands beside: general compressors, and other people's language models, on the same bytes."""
+"""Comparisons for a score: general compressors and public language models on the same bytes."""

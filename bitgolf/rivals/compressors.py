@@ -1,4 +1,4 @@
-"""What general compressors make of the same text: the score a language model has to beat.
+"""General compressors on the same text: the scores that a language model has to beat.
 
 Alone is the validation text by itself. With the training text is what it adds to a file that the training
 text is in already. Within the budget is the fair one: that file holds as much of the training text as the

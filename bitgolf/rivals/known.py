@@ -1,4 +1,4 @@
-"""Scores of public models that were measured on this machine, kept by the text."""
+"""A cache of scores of public models on this machine, by text."""
 
 import hashlib
 from typing import Annotated

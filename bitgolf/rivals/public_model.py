@@ -1,4 +1,4 @@
-"""A public model of Hugging Face's formats: hf:OWNER/NAME, a folder, a .gguf file. No code of it is run."""
+"""Public models in Hugging Face formats: hf:OWNER/NAME, a folder, a .gguf file. Their code is not run."""
 
 import importlib
 import math

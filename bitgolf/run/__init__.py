@@ -1,1 +1,1 @@
-"""A run: the stages of a recipe in order, and what they leave in one folder."""
+"""A run: the stages of a recipe in order, and the folder with their results."""

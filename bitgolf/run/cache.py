@@ -1,4 +1,4 @@
-"""The user's cache: datasets made of texts, files of users as they were run, sources of scripts."""
+"""The user's cache: datasets made from texts, users' files as they were run, sources of scripts."""
 
 import os
 from pathlib import Path

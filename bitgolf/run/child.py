@@ -1,4 +1,4 @@
-"""A process of a pool, as it behaves beside its parent."""
+"""How a worker process of a pool behaves."""
 
 import multiprocessing
 import multiprocessing.connection

@@ -1,4 +1,4 @@
-"""A run without the screen, from a command line of its own: several processes, and the proofs of scripts."""
+"""A run without a screen, with its own command line: for several processes and for proofs of scripts."""
 
 import argparse
 import json

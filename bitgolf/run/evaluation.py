@@ -1,4 +1,4 @@
-"""An evaluation under way: the bits so far, how long it will take, and where a killed one goes on."""
+"""An evaluation in progress: bits so far, forecast of the time, and where a killed one continues."""
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a run folder holds before and while a model is trained in it."""
+"""The contents of a run folder before and during training."""
 
 import json
 import math

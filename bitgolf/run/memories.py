@@ -1,4 +1,4 @@
-"""What mixers have seen of a text as plain values and arrays, and back, for evaluations that were killed.
+"""States of mixers as plain values and arrays, and back, for evaluations that were killed.
 
 Only what has a plain type is written, and only known classes are made again; nothing of a file is executed.
 """

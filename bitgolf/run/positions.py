@@ -1,4 +1,4 @@
-"""At which positions of a window the scored tokens were asked for, and which of them no training step had."""
+"""Positions in the window of scored tokens, and which of them training has never predicted."""
 
 from collections.abc import Mapping
 from typing import Any

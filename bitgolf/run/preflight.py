@@ -1,4 +1,4 @@
-"""What would fail after an hour of training is tried before it."""
+"""Tests before training of everything that could fail after it."""
 
 import time
 from collections.abc import Callable, Generator

@@ -1,4 +1,4 @@
-"""What a run comes to: the figures of result.json, and what a report needs besides and no file holds."""
+"""The result of a run: the figures of result.json, and data for the report that is in no file."""
 
 import math
 from typing import Any, NamedTuple, TypedDict

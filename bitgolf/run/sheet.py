@@ -1,4 +1,4 @@
-"""The file of an evaluation under way: the nats so far, and what all that learns has learnt."""
+"""The file of an evaluation in progress: the nats so far, and the state of adapters and mixers."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""What is to be run: a recipe on a text, from a seed, into a folder."""
+"""The specification of a run: a recipe, a text, a seed and a folder."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""The stages in order: train, average, quantize, pack, reload, score. Everything lands in one folder."""
+"""The stages in order: train, average, quantize, pack, reload, score. All results go into one folder."""
 
 import time
 import traceback

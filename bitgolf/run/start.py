@@ -1,4 +1,4 @@
-"""A training that starts from the weights of another run."""
+"""Training that starts from the weights of another run."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The first stage: train, log, keep checkpoints."""
+"""The first stage: train, log, write checkpoints."""
 
 import json
 import math

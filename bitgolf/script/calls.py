@@ -1,4 +1,4 @@
-"""Functions with all their calls: parameters that no call gives, and those that no function reads, go.
+"""Removes parameters that no call gives, and parameters that no function reads.
 
 Functions of one name are one family, whatever class they are in: what is done to one is done to all, and to
 every call of that name. A family of which somebody takes a function as a value, or whose name a library's

@@ -1,4 +1,4 @@
-"""The core as a script can hold it, and the rules that keep it so.
+"""The core modules as scripts contain them, and the rules that make this possible.
 
 Single-file bundling breaks on renaming imports, imports inside functions, data files, `__file__` and future
 imports. Core forbids all of them, so putting it into one file needs no renaming and no guessing.

@@ -1,4 +1,4 @@
-"""The script of a recipe as its bytes are counted, and what they are for."""
+"""The script of a recipe, its counted bytes, and what they are used for."""
 
 from bitgolf.recipe import Recipe
 from bitgolf.script.flatten import packed_source

@@ -1,4 +1,4 @@
-"""Branches that the recipe has decided.
+"""Removes branches that the recipe has decided.
 
 A class of settings of which a recipe holds one value, and which no function of core makes anew, is known.
 Conditions on its fields are decided: a branch never taken goes, and a loop over nothing. What holds the value

@@ -1,4 +1,4 @@
-"""Definitions as text: a part of the syntax tree is replaced, and all else stays as it is written."""
+"""Edits of definitions as text: a part of the syntax tree is replaced, the rest keeps its text."""
 
 import ast
 import functools

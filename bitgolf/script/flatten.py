@@ -1,4 +1,4 @@
-"""Slim core and one recipe to one script, and its self-decompressing form.
+"""From the slim core and one recipe to one script, and its self-decompressing form.
 
 The recipe is frozen as a literal; what `main` and the recipe use is kept, in reading order. A technique the
 recipe does not name is used by nobody and is therefore absent, without any list of techniques.

@@ -1,4 +1,4 @@
-"""Functions that only hand on: what they return is written where they were called.
+"""Inlines functions that only return an expression of their arguments.
 
 A function that returns a constant or one of its parameters goes wherever it is called; one that returns any
 other expression if a single place calls it, and the line stays short.

@@ -1,4 +1,4 @@
-"""Sources of scripts, kept from one process to the next: to make one takes seconds."""
+"""A cache of generated scripts, because making one takes seconds."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Of which class a value is, as far as annotations and plain assignments tell."""
+"""The classes of values, inferred from annotations and plain assignments."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""What specialising leaves over: attributes that nothing reads, and second names of one value."""
+"""Removes what specialising leaves: attributes that nothing reads, and second names of one value."""
 
 import ast
 from collections import Counter

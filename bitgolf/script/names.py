@@ -1,4 +1,4 @@
-"""Which names of a script something outside may see: those keep their spelling, all others become short.
+"""The names of a script that must keep their spelling; all others can be shortened.
 
 Names are judged by their text alone, wherever they stand. One stays if it is known to Python or to a library
 that the script imports, is read as an attribute that the script does not define, is given to a function of

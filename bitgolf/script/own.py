@@ -1,4 +1,4 @@
-"""A user's own file: executed as a module, and what of it goes into a script.
+"""A user's own file: executed as a module, and its definitions for the script.
 
 A technique in such a file is a class like ours. Its script holds the class with the constants, helpers and
 imports that it needs, under the rules of our own modules.

@@ -1,4 +1,4 @@
-"""Proofs that scripts do what the package does: both train, pack and score, and every bit is compared."""
+"""Proofs that scripts equal the package: both train, pack and score, and every bit is compared."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What some definitions need, directly or not: definitions, methods and imports; the rest is left out."""
+"""The definitions, methods and imports that some definitions need, directly or indirectly."""
 
 import ast
 import functools

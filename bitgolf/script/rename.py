@@ -1,4 +1,4 @@
-"""Short names: those of a function's locals for each function anew, all others once for the whole script.
+"""Short names: locals are renamed per function, all other names once per script.
 
 Equal work in two functions is then written in equal letters, which is what a compressor looks for.
 """

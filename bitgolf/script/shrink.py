@@ -1,4 +1,4 @@
-"""A readable script to the shortest equal one: no comments, no docstrings, short names.
+"""From a readable script to the shortest equal one: no comments, no docstrings, short names.
 
 What stays: that class fields have an annotation (data classes are made by it), and names that something
 outside may see (names.py).

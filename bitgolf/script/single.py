@@ -1,4 +1,4 @@
-"""Slots of which a recipe uses one member: the slot and its member become one class.
+"""Slots with a single used member: slot and member are merged into one class.
 
 What a class has from those above it is written where it is used: a method of a base that all classes below
 define anew goes, and a base that is nothing but the base of one class joins it.

@@ -1,4 +1,4 @@
-"""Core as a script is given it: shorter definitions where there are some, no refusals, settings as constants.
+"""The core for scripts: shorter definitions if there are any, no refusals, settings as constants.
 
 Three steps, each of them blind to what any technique does. A definition in `bitgolf/script/lean` replaces the
 one of the same name, and a module of its own there stands at the end. Refusals go (trust.py). Settings lose

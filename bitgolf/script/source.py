@@ -1,4 +1,4 @@
-"""Modules read as text: their definitions, imports, and what each definition uses."""
+"""Modules read as text: their definitions, imports, and the names that each definition uses."""
 
 import ast
 import dataclasses

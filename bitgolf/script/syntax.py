@@ -1,4 +1,4 @@
-"""Syntax trees: their nodes, and the names that a statement takes from around it."""
+"""Helpers for syntax trees: their nodes, and the free names of a statement."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""A syntax tree as the shortest text: statements share lines, and no space stands where none is needed."""
+"""A syntax tree as the shortest text: statements share lines, without unneeded spaces."""
 
 import ast
 import copy

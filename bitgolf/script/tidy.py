@@ -1,4 +1,4 @@
-"""The text of a finished script: what it says of things that are gone goes, and marks that only editing left.
+"""Tidies the text of a finished script: removes mentions of removed parts, and traces of editing.
 
 Nothing here changes what a script does. Of the card of a technique it keeps what it is and where it is from;
 of all other text it drops parameters, settings and errors that the script does not have. Brackets around what

@@ -1,4 +1,4 @@
-"""Core without its refusals: a script is given one recipe and reads only what it wrote itself.
+"""The core without its refusals: a script has one recipe and reads only its own files.
 
 What goes, statement by statement: `assert`, a condition that only raises an error of ours, handlers that only
 turn an error into one of ours, then what is left without a use: loops without a body, locals that nobody

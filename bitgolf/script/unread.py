@@ -1,4 +1,4 @@
-"""Settings that a script never looks at: their fields go, and what the recipe says about them."""
+"""Removes settings that a script never reads, and their values in the recipe."""
 
 import ast
 import dataclasses

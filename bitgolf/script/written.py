@@ -1,4 +1,4 @@
-"""Settings that the recipe always writes out: their defaults go, with the classes that only those name."""
+"""Removes defaults of settings that the recipe always gives, and classes that only they name."""
 
 import ast
 import dataclasses

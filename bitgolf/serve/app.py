@@ -1,4 +1,4 @@
-"""The server: /v1/models and /v1/completions of one model, a request at a time."""
+"""The server: /v1/models and /v1/completions for one model, one request at a time."""
 
 import importlib
 import itertools

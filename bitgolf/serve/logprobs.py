@@ -1,4 +1,4 @@
-"""What a model thought of each token of an answer, as the completions protocol writes it.
+"""Log probabilities of an answer's tokens, in the form of the completions protocol.
 
 Source: https://platform.openai.com/docs/api-reference/completions/object
 """

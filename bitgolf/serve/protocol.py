@@ -1,4 +1,4 @@
-"""The OpenAI completions protocol: what is asked, what is answered, and errors in its form.
+"""The OpenAI completions protocol: requests, answers and errors in its form.
 
 Source: https://platform.openai.com/docs/api-reference/completions
 """

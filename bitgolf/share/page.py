@@ -1,4 +1,4 @@
-"""The page: what it holds, and its proof that it holds the model."""
+"""The HTML page: its contents, and a check that it contains the model."""
 
 import base64
 import importlib.resources

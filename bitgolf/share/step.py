@@ -1,4 +1,4 @@
-"""One token's pass through a packed model, as plain lists that any language can run.
+"""One token's pass through a packed model, as plain lists of operations for any language.
 
 torch.export records the model's own forward pass with the keys and values of earlier tokens kept, and breaks
 it into core ATen operations. What the engine of the page has no operation for is refused by name.

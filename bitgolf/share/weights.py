@@ -1,4 +1,4 @@
-"""The weights of a packed model as bytes that a browser reads: codes and steps where there are both.
+"""The weights of a packed model as bytes for a browser: codes and steps if there are any.
 
 A browser has no arithmetic decoder, but it inflates. A matrix whose weights are codes times a step for each
 row and column keeps its codes, in two planes of a byte each before compression; what has no such form stays

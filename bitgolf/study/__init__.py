@@ -1,1 +1,1 @@
-"""Many runs: what to compare, running it anywhere, and what may be claimed."""
+"""Studies of many runs: comparisons, execution anywhere, and what may be claimed."""

@@ -1,4 +1,4 @@
-"""All runs below a folder as one page without network: a table that sorts, curves, scores against costs.
+"""All runs below a folder as one offline page: sortable table, curves, scores against costs.
 
 Whatever a folder lacks is said in its row; one that cannot be read is a row with the reason.
 """

@@ -1,4 +1,4 @@
-"""Figures that other people published, as rows of a table: read, checked, added to."""
+"""Figures published by others, as rows of a table: read, checked, extended."""
 
 import csv
 import dataclasses

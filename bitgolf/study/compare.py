@@ -1,4 +1,4 @@
-"""Finished runs, or sets of them, compared by the test that fits, and in one sentence what can be claimed."""
+"""Comparisons of finished runs or sets of runs, by a fitting test, with the claim as a sentence."""
 
 import dataclasses
 import math

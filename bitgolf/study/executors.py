@@ -1,4 +1,4 @@
-"""Where runs run: this process, others beside it, a Ray cluster, Slurm. All leave the same run folders.
+"""Where runs are executed: this process, other processes, a Ray cluster, Slurm; with equal run folders.
 
 All but the first are seats for one task at a time: functions that submit it and give a future. Nothing comes
 back but what stands in the folders, which all machines of a cluster must share.

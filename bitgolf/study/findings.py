@@ -1,4 +1,4 @@
-"""The ledger: what studies below a folder have found, and figures of other people beside it.
+"""The ledger of findings: results of studies below a folder, and figures of others beside them.
 
 A `Finding` was measured here, by runs that are on disk. A `Cited` figure was published by someone else, under
 their conditions. They are different types with different tables, so neither is ever taken for the other.

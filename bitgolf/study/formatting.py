@@ -1,4 +1,4 @@
-"""The numbers of a study in words and table cells; what is not known yet is a dash."""
+"""Numbers of a study as words and table cells; unknown values are a dash."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The table of arms and seeds that fills while a study runs, with an ETA, the best so far, and the errors."""
+"""The live table of arms and seeds of a study, with an ETA, the best so far, and errors."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""The pictures of a study as places, in percent of a plot, so that the page needs no script and stretches."""
+"""The plots of a study as positions in percent, so that the page needs no script and can stretch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a study will cost and what it can show, before any run."""
+"""The costs and the statistical power of a study, before any run."""
 
 import math
 from pathlib import Path

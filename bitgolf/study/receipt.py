@@ -1,4 +1,4 @@
-"""The receipt of a study: what was planned and when, and where the run of each arm and seed lies."""
+"""The receipt of a study: its plan and date, and the folder of each arm and seed."""
 
 from pathlib import Path
 

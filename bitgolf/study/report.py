@@ -1,4 +1,4 @@
-"""A study as one page, one file for a pull request and one for programs: the same numbers three times.
+"""A study as a page, a Markdown file and JSON, with the same numbers.
 
 The numbers come from `verdicts`, their words from `formatting`, their pictures from `plots`.
 """

@@ -1,4 +1,4 @@
-"""A study from its file to finished runs: read, checked, its plan kept, run, ended where it has lost."""
+"""A study from its file to finished runs: read, checked, plan saved, run, losing arms stopped."""
 
 import datetime
 from collections.abc import Generator, Iterator

@@ -1,1 +1,1 @@
-"""The record folder of finished runs: every figure computed again, nothing that does not fit together."""
+"""The record folder of finished runs: every figure computed again, inconsistent runs refused."""

@@ -1,4 +1,4 @@
-"""submission.json: the public keys, each figure computed from the runs; what was checked, and how."""
+"""submission.json: the public keys, each figure computed from the runs, with what was checked and how."""
 
 import datetime
 import hashlib

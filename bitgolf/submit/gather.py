@@ -1,4 +1,4 @@
-"""Finished runs read back and held against themselves: what a record folder may be made of."""
+"""Finished runs read back and checked for consistency, as the source of a record folder."""
 
 import math
 from collections.abc import Iterator, Sequence

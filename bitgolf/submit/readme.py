@@ -1,4 +1,4 @@
-"""README.md of a record: what a reviewer reads first, every figure from the claims."""
+"""README.md of a record, the first page for reviewers, with every figure from the claims."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where metrics can go: TensorBoard, Weights & Biases (offline), trackio. Each is a library of its own."""
+"""Targets for metrics: TensorBoard, Weights & Biases (offline), trackio. Each needs its own library."""
 
 import hashlib
 import importlib

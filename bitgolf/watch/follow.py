@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl as they come, each given to a board once.
+"""Follows metrics.jsonl and gives each line to a board once.
 
 What was given stands in RUN/watch-BOARD.json, so a watch that was stopped goes on where it was.
 """
