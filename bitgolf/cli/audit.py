@@ -17,26 +17,28 @@ if TYPE_CHECKING:
 
 
 def audit(
-    target: Annotated[Path, typer.Argument(metavar="FOLDER|SCRIPT|LOG|ARTIFACT", help="Anybody's.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER|SCRIPT|LOG|ARTIFACT", help="Anyone's.")],
     rules: RulesName = "final",
     page_file: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Of a directory of folders: write the table as a page."),
+        typer.Option("--html", metavar="FILE", help="For a directory of folders: write the table as a page."),
     ] = None,
     run: Annotated[
-        bool, typer.Option("--run", help="Execute the script too: at tiny size, in a sandbox, under probes.")
+        bool, typer.Option("--run", help="Also execute the script: at tiny size, in a sandbox, with probes.")
     ] = False,
     run_seconds: Annotated[
         int, typer.Option("--run-seconds", min=10, max=3600, help="How long the run may take.")
     ] = 120,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="A comment that can be posted.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a comment that can be posted.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """What is wrong with anyone's folder, script, log or artifact; executed with --run alone.
+    """Find what is wrong with anyone's folder, script, log or artifact; executes it only with --run.
 
-    Each finding says where it is, what was expected and how sure it is: found, suspected, or cannot tell.
-    A directory of folders gives one line for each, and a page that sorts with --html. Exit code 1 with
-    findings, 0 without.
+    Each finding has its place, what was expected, and how sure it is: found, suspected, or cannot tell. A
+    directory of folders gives one line for each, and with --html a sortable page. Exit code 1 with findings,
+    0 without.
 
     Example: bitgolf audit records/2026-04-09_mine
     Example: bitgolf audit records/track_10min_16mb --html audits.html

@@ -14,21 +14,24 @@ from bitgolf.study.board import write_board
 
 
 def board(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Runs and studies lie below it.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Folder with runs and studies.")] = Path(
         "runs"
     ),
     out: Annotated[
         Path | None, typer.Option("--out", help="The page to write; FOLDER/board.html if not given.")
     ] = None,
     watch: Annotated[
-        int, typer.Option("--watch", metavar="SECONDS", min=0, help="Write it again so often, until Ctrl-C.")
+        int,
+        typer.Option(
+            "--watch", metavar="SECONDS", min=0, help="Write it again every so many seconds, until Ctrl-C."
+        ),
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """All runs below a folder on one page: a table that sorts, curves, scores against costs.
+    """Show all runs below a folder on one page: sortable table, curves, scores against costs.
 
-    Runs of studies, proofs and failures with their reason are there too. One file, nothing loaded from
-    elsewhere. With --watch the page follows runs that go on, and loads itself again.
+    It includes runs of studies, proofs, and failures with their reason. It is one file and loads nothing from
+    elsewhere. With --watch the page follows unfinished runs and reloads itself.
 
     Example: bitgolf board runs --watch 10
     """

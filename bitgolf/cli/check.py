@@ -20,15 +20,15 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE.py[:NAME]", help="Your file; or one class in it.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SETTING=VALUE", help="Of the one technique, e.g. --set last=2."),
+        typer.Option("--set", metavar="SETTING=VALUE", help="A setting of the technique, e.g. --set last=2."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Whether the techniques in a file of yours keep what ours keep; each failure in words.
+    """Check whether the techniques in your file behave as ours must; failures are said in words.
 
-    At its defaults, or as --set says, in a small recipe: the card, JSON, three steps that train, off is
-    exact, on has an effect, no score moves with later tokens or another document, the script trains to the
-    same bits.
+    At its defaults, or as --set says, in a small recipe: the card, JSON, three training steps, off is exact,
+    on has an effect, no score depends on later tokens or another document, the script trains to the same
+    bits.
 
     Example: bitgolf check mine.py
     """

@@ -27,17 +27,17 @@ def compare(
         ),
     ],
     variables: Variables = None,
-    metric: Annotated[str, typer.Option(help="Of runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
+    metric: Annotated[str, typer.Option(help="For runs: which figure, e.g. quantized_bits_per_byte.")] = BITS,
     against: Annotated[
-        float | None, typer.Option(help="A published figure that one set of runs is tested against.")
+        float | None, typer.Option(help="Test one set of runs against a published figure.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Where two recipes differ, setting by setting; of runs, what can be claimed, in a sentence.
+    """Show where two recipes differ, or what can be claimed of runs, in a sentence.
 
-    Runs are compared with the first: by seeds where both sides have several, by documents where the weights
-    are the same. Of one folder its recipes are compared, of a study its arms. Public variables are given to
-    the second recipe.
+    Runs are compared with the first: by seeds if both sides have several, by documents if the weights are
+    equal. For one folder its recipes are compared, for a study its arms. Public variables are given to the
+    second recipe.
 
     Example: bitgolf compare baseline demo
     Example: bitgolf compare runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3

@@ -27,8 +27,8 @@ CodeWith = Annotated[
 ]
 To = Annotated[Path | None, typer.Option("-o", "--out", help="The file to write; - for the pipe.")]
 ToPipe = Annotated[bool, typer.Option("-c", "--stdout", help="Write to the pipe; the file stays.")]
-Force = Annotated[bool, typer.Option("-f", "--force", help="Write over a file that is there.")]
-Listed = Annotated[bool, typer.Option("--list", help="Say what compressed files hold.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite an existing file.")]
+Listed = Annotated[bool, typer.Option("--list", help="List the contents of compressed files.")]
 
 
 def one_of(files: list[str]) -> str:
@@ -66,17 +66,15 @@ def compress(
     out: To = None,
     stdout: ToPipe = False,
     force: Force = False,
-    window: Annotated[
-        int, typer.Option(min=0, max=2**20, help="Tokens of context; 0 takes those of the training.")
-    ] = 0,
+    window: Annotated[int, typer.Option(min=0, max=2**20, help="Tokens of context; 0: as in training.")] = 0,
     portable: Portable = False,
     processes: Processes = 0,
     list_only: Listed = False,
     as_json: Json = False,
 ) -> None:
-    """Any file, compressed by a packed model.
+    """Compress any file with a packed model.
 
-    FILE.golf is written. What the model cannot do well is kept by LZMA or as it is.
+    FILE.golf is written. If the model does not make a text smaller, LZMA or the plain text is stored.
 
     Example: bitgolf compress speech.txt -m runs/demo
     """

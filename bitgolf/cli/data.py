@@ -23,14 +23,14 @@ def data(
     ] = False,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Of a folder of token shards, anybody's: every check, and its limits."),
+        typer.Option("--verify", help="Check any folder of token shards; says the limits of each check."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tokenize a text once and print its passport; of a dataset, check every hash.
+    """Tokenize a text and print its passport, or check every hash of a dataset.
 
     With --verify: counts, hashes, BOS, losslessness, overlap of training and validation, fingerprints, and
-    what each check could not see. Exit code 1 where one fails.
+    what each check cannot see. Exit code 1 if one fails.
 
     Example: bitgolf data my_texts/ --vocabulary-size 2048
     Example: bitgolf data --verify data/datasets/fineweb10B_sp1024

@@ -29,9 +29,9 @@ def decompress(
     list_only: Listed = False,
     as_json: Json = False,
 ) -> None:
-    """The bytes of a file that `bitgolf compress` wrote.
+    """Restore a file that `bitgolf compress` wrote.
 
-    It takes the model that it was written with.
+    It needs the model that the file was written with.
 
     Example: bitgolf decompress speech.txt.golf -m runs/demo -o speech.txt
     """

@@ -23,7 +23,7 @@ def demo(
     seed: Seed = 1337,
     as_json: Json = False,
 ) -> None:
-    """The whole story on real text, in some five minutes on two cores.
+    """The whole story on real text, in about five minutes on two cores.
 
     Trains a small model on two centuries of State of the Union addresses, packs it under 1,000,000 bytes,
     reloads the packed bytes, scores them beside xz, zstd and brotli, writes report.html, and proves the

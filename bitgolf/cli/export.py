@@ -18,10 +18,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A packed model for other programs: a Hugging Face folder, ONNX or safetensors.
+    """Export a packed model: a Hugging Face folder, ONNX or safetensors.
 
-    It is reloaded from its packed bytes, written in float32, read again by the other program, and its logits
-    are compared; they may differ by 0.0001 at most. A Hugging Face folder carries its own code and needs
+    The model is reloaded from its packed bytes, written in float32, and read by the other program. The logits
+    of both may differ by 0.0001 at most. A Hugging Face folder has its own code and needs
     `trust_remote_code=True`; ONNX takes ids of any batch and length.
 
     Example: bitgolf export runs/demo --to onnx

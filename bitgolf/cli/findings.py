@@ -18,21 +18,22 @@ def findings(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--in", help="Every study below this folder alone; else those below here and ours."),
+        typer.Option("--in", help="Only studies below this folder; default: those below here and ours."),
     ] = None,
     cited: Annotated[
-        list[Path] | None, typer.Option("--cited", help="More figures of other people: a .json or .csv file.")
+        list[Path] | None,
+        typer.Option("--cited", help="More figures published by others: a .json or .csv file."),
     ] = None,
     records: Annotated[
         Path | None,
-        typer.Option("--import", help="Take the public records below this folder in, as cited figures."),
+        typer.Option("--import", help="Import the public records below this folder as cited figures."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What all studies found, null results too; beside it, apart, what others published.
+    """Show what all studies found, null results included, and separately what others published.
 
-    With words, a note says in how many public entries it was tried, and the best that came of it. Records
-    that were imported stand in public-records.json of the folder; importing again renews them.
+    With words, a note says in how many public entries they were tried, and the best result. Imported records
+    are in public-records.json of the folder; importing again renews them.
 
     Example: bitgolf findings EMA
     Example: bitgolf findings --import parameter-golf/records Xsa

@@ -16,11 +16,11 @@ from bitgolf.script.counted import script_of
 def forecast(
     recipe: RecipeName, overrides: Overrides = None, variables: Variables = None, as_json: Json = False
 ) -> None:
-    """What a recipe will weigh and cost, before any training, and what would fill its budget.
+    """Forecast bytes, memory and time of a recipe before training, and what fills its budget.
 
-    Bytes come within 5% of those of a trained run, within 25% where a rate-aware step sets the rate. `widest`
-    and `deepest` are the largest width and number of layers that are forecast to fit, all else equal;
-    `filling_bits` what a weight of this model may take.
+    Bytes are within 5% of those of a trained run, and within 25% if a rate-aware step sets the rate. `widest`
+    and `deepest` are the largest width and number of layers that should fit, all else equal. `filling_bits`
+    are the bits per weight that would fill the budget.
 
     Example: bitgolf forecast baseline --set model.layers=11
     """

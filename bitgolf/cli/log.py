@@ -16,10 +16,10 @@ def log(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Any public training log as a table and curves; of two, where they differ.
+    """Show any public training log as a table and curves, and the differences of two.
 
-    Figures are as the logs state them. Of two logs: their scores at equal steps and equal seconds, and the
-    settings that they print differently.
+    Figures are those of the logs. For two logs: their scores at equal steps and equal seconds, and the
+    settings that differ.
 
     Example: bitgolf log train_seed42.log train_seed1337.log --report logs.html
     """

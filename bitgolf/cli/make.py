@@ -29,7 +29,7 @@ def make(
         int, typer.Option("--bytes", min=1, help="For everything: code, weights and tokenizer.")
     ] = 1_000_000,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=0.05, max=100_000, help="For all of it, on this machine.")
+        float, typer.Option("--minutes", min=0.05, max=100_000, help="For everything, on this machine.")
     ] = 5.0,
     out: Out = None,
     seed: Seed = 1337,
@@ -42,10 +42,11 @@ def make(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """From text to a packed model: chosen for these bytes and minutes, trained, scored, compared.
+    """Make a packed model from text: chosen for these bytes and minutes, trained, scored, compared.
 
     Vocabulary, shape, batch, schedule and bits follow from the text, the budget and a measured second of
-    training; five lines say what was chosen and why. The score stands beside compressors on the same bytes.
+    training. Five lines say what was chosen and why. The score is compared with compressors on the same
+    bytes.
 
     Example: bitgolf make my_texts/ --bytes 1000000 --minutes 10
     """

@@ -43,10 +43,13 @@ RecipeName = Annotated[
     ),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", min=0, max=4096, help="Frames at a time, a process each; 0: one a core.")
+    int,
+    typer.Option(
+        "--processes", min=0, max=4096, help="Processes, one frame each at a time; 0: one per core."
+    ),
 ]
 Portable = Annotated[
-    bool, typer.Option("--portable", help="The same bits on every processor; slower, a score of its own.")
+    bool, typer.Option("--portable", help="The same bits on every processor; slower, another score.")
 ]
 ModelName = Annotated[
     str,

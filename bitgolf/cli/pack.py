@@ -29,7 +29,7 @@ def pack(
     overrides: Overrides = None,
     tables: Annotated[
         str | None,
-        typer.Option("--compare", metavar="NAMES", help="Ready tables with commas between them, or `all`."),
+        typer.Option("--compare", metavar="NAMES", help="Ready tables, separated by commas, or `all`."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write; RUN/packed if not given.")
@@ -40,12 +40,12 @@ def pack(
     dataset: OnData = None,
     as_json: Json = False,
 ) -> None:
-    """Pack a trained run again by other rules, without training; or see what several would give.
+    """Pack a trained run again by other rules, without training, or compare several rules.
 
     Every figure comes from reloaded bytes. Gaps are to the float weights on the same tokens, with a standard
-    error over sequences; predicted is what curvature lets expect, where it is known of every tensor. With
-    --compare nothing is written; `recipe` is the run's own table. With --budget-bytes the rate-aware rounding
-    is used (unless the run's own table has it), at the rate that fills the budget to the last tenth of a
+    error over sequences. The predicted gap comes from the curvature, if it is known for every tensor. With
+    --compare nothing is written; `recipe` is the run's own table. With --budget-bytes rate-aware rounding is
+    used (unless the run's own table has it), at the rate that fills the budget to the last tenth of a
     percent.
 
     Example: bitgolf pack runs/demo --compare int8,int6,gptq,gptq-sdclip

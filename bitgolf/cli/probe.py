@@ -28,28 +28,30 @@ def probe(
     dataset: OnData = None,
     positions: Annotated[int, typer.Option(min=1, max=1000, help="How many positions are probed.")] = 4,
     tokens: Annotated[
-        int, typer.Option(min=0, max=1_000_000, help="On so many tokens; 0: a few windows and updates.")
+        int, typer.Option(min=0, max=1_000_000, help="Number of tokens; 0: a few windows and updates.")
     ] = 0,
     overrides: Overrides = None,
     apart: Annotated[
         int,
-        typer.Option(metavar="BOS", min=-1, help="Of a program that keeps documents apart: what opens one."),
+        typer.Option(
+            metavar="BOS", min=-1, help="For a program that separates documents: the id that starts one."
+        ),
     ] = -1,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=86400, help="Of a program: how long an answer may take.")
+        float, typer.Option(min=0.1, max=86400, help="For a program: seconds that an answer may take.")
     ] = 60,
     vocabulary: Annotated[
-        int, typer.Option(min=0, max=65536, help="Of a program that gives no distributions: its ids.")
+        int, typer.Option(min=0, max=65536, help="For a program without distributions: its number of ids.")
     ] = 0,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Of a program: nats by which equal work may differ.")
+        float, typer.Option(min=0, max=1, help="For a program: nats by which equal work may differ.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Whether a scorer keeps the rules: that of a run, of a file of yours, or anyone's program.
+    """Test whether a scorer keeps the rules: of a run, of your file, or of anyone's program.
 
     A program reads questions as JSON lines and writes answers as JSON lines; docs/probe.md has the protocol
-    and an example of twenty lines. Exit code 1 where a rule is broken.
+    and an example of twenty lines. Exit code 1 if a rule is broken.
 
     Example: bitgolf probe runs/demo
     """

@@ -18,7 +18,9 @@ def prove(
     model: ModelName,
     text: Annotated[Path | None, typer.Option("--text", help="Prove on this file.")] = None,
     dataset: OnData = None,
-    most_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Only the first so many bytes.")] = 0,
+    most_bytes: Annotated[
+        int, typer.Option("--bytes", min=0, help="Only this many bytes from the start.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for coded.bin and certificate.json.")
     ] = None,
@@ -26,18 +28,18 @@ def prove(
         Path | None, typer.Option("--check", metavar="CERTIFICATE", help="Verify a certificate again.")
     ] = None,
     audit: Annotated[
-        str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, as 1%.")
+        str, typer.Option(metavar="SHARE", help="With --check: decode only a random share, e.g. 1%.")
     ] = WHOLE,
-    seed: Annotated[int, typer.Option(min=0, help="Which frames an audit takes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the frames of an audit.")] = 0,
     overrides: Overrides = None,
     portable: Portable = False,
     processes: Processes = 0,
     as_json: Json = False,
 ) -> None:
-    """A score proven: the text written as bits by the packed model, and read back.
+    """Prove a score: code the text with the packed model, and decode it.
 
-    Bits per byte is then 8 times the size of a file over the size of the text. What the recipe, or --set,
-    lets the model learn or mix in while it scores is coded in the same way, one token after another.
+    Bits per byte is then 8 times the size of the file over the size of the text. Adapters and mixers of the
+    recipe, or of --set, are used in the same way, one token after another.
 
     Example: bitgolf prove runs/demo --bytes 100000
     """

@@ -33,7 +33,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train, squeeze, reload and score a recipe; everything lands in a run folder.
+    """Train, squeeze, reload and score a recipe; all results go into a run folder.
 
     Example: bitgolf run demo --set train.train_seconds=60 --out runs/short
     Example: bitgolf run baseline --like train_gpt.py

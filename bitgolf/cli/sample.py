@@ -23,18 +23,23 @@ from bitgolf.squeeze.artifact import load_model
 def sample(
     model: ModelName = SHIPPED,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 200,
+    tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens to add.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Only so many of the likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only the fewest tokens with so much probability.")] = 0.95,
+    top_k: Annotated[int, typer.Option(min=0, help="Only this many of the likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Only the likeliest tokens that have this probability together.")
+    ] = 0.95,
     min_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Only tokens with so much of the likeliest's probability.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Only tokens with at least this share of the largest probability."
+        ),
     ] = 0.0,
     stop: Annotated[
         list[str] | None, typer.Option(help="Ends before this text; may be given several times.")
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option("--data", help="Of a public checkpoint: the dataset with its tokenizer.")
+        Path | None, typer.Option("--data", help="For a public checkpoint: the dataset with its tokenizer.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Tokens of context at most.")] = 256,
     seed: Annotated[
@@ -45,10 +50,10 @@ def sample(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Text from a packed model.
+    """Write text with a packed model.
 
-    On a terminal it appears as it is written. With -i each line that you type is added to the text and
-    continued; an empty one goes on, Ctrl-D ends.
+    On a terminal the text appears as it is written. With -i each line that you type is added to the text and
+    continued; an empty line continues the text, Ctrl-D ends.
 
     Example: bitgolf sample --prompt "My fellow citizens"
     Example: bitgolf sample runs/demo --prompt "My fellow citizens"

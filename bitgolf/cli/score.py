@@ -35,7 +35,7 @@ def score(
         typer.Option(
             "--recur-layers",
             metavar="LAYERS",
-            help="Layers that a public checkpoint passes once more, e.g. 4,5.",
+            help="Layers that a public checkpoint passes twice, e.g. 4,5.",
         ),
     ] = "",
     variables: Annotated[
@@ -56,14 +56,14 @@ def score(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bits per byte of a packed model, from its bytes alone; on its own validation text if not told.
+    """Measure bits per byte of a packed model, on its own validation text or on any other.
 
-    A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data; what
-    has no weights is named with --set, as #543's --set "model.heads_out=(Xsa(last=4),)". Layers that it
-    passes once more with MLPs or scales of their own are 4 and 5 if not told (--recur-layers); passes with
-    scales of their own are layers each, so that a place in --set is counted in passes.
+    A public checkpoint (final_model.pt, final_model.int8.ptz) is scored on a dataset given with --data. Parts
+    without weights are named with --set, as #543's --set "model.heads_out=(Xsa(last=4),)". Layers that are
+    passed again with their own MLPs or scales are 4 and 5 by default (--recur-layers). Passes with their own
+    scales are separate layers, so positions in --set count passes.
 
-    What public models make of the text (--beside) is kept; later runs on the same text show it too.
+    Scores of public models on the text (--beside) are cached; later runs on the same text show them too.
 
     Example: bitgolf score runs/demo --set "score.windows=Sliding(length=256, stride=32)"
     """

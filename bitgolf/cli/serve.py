@@ -17,15 +17,15 @@ from bitgolf.squeeze.artifact import load_model
 
 def serve(
     model: ModelName,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen at; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    window: Annotated[int, typer.Option(min=0, help="Tokens of context; 0: as many as trained on.")] = 0,
+    window: Annotated[int, typer.Option(min=0, help="Tokens of context; 0: as in training.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """A packed model behind the OpenAI completions protocol, on this machine.
+    """Serve a packed model by the OpenAI completions protocol, on this machine.
 
     GET /v1/models, POST /v1/completions, streamed or whole. Prompts are texts; errors have the protocol's
-    form. Ctrl-C ends. With --json the object comes as soon as it listens, and tells the url.
+    form. Ctrl-C ends. With --json the object is printed once the server listens, with the url.
     Needs: pip install 'bitgolf[serve]'
 
     Example: bitgolf serve runs/demo --port 8000

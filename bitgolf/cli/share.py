@@ -15,13 +15,13 @@ def share(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; share.html beside the model if not given.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The text that stands there first.")] = "",
+    prompt: Annotated[str, typer.Option(help="The first text on the page.")] = "",
     as_json: Json = False,
 ) -> None:
-    """A packed model as one HTML file that runs it in the browser: type, and watch it write.
+    """Write a packed model as one HTML file that runs it in the browser.
 
-    The file holds weights, tokenizer and engine, and loads nothing from elsewhere. Each token shows its bits
-    as a colour, and what you type its bits per byte.
+    The file contains weights, tokenizer and engine, and loads nothing from elsewhere. The colour of each
+    token shows its bits; your own text gets its bits per byte.
 
     Example: bitgolf share runs/demo --out demo.html --prompt "My fellow citizens"
     """

@@ -15,13 +15,13 @@ def show(
     recipe: RecipeName,
     overrides: Overrides = None,
     variables: Variables = None,
-    script: Annotated[bool, typer.Option("--script", help="Print the single file that it becomes.")] = False,
+    script: Annotated[bool, typer.Option("--script", help="Print it as a single script.")] = False,
     packed: Annotated[bool, typer.Option("--packed", help="With --script: self-extracting.")] = False,
     as_json: Json = False,
 ) -> None:
-    """A recipe at a glance, or the one file that it becomes.
+    """Show a recipe at a glance, or as a single script.
 
-    Its parameter table, quantization rules and stages, and how it differs from the recipe it was made from.
+    It has the parameter table, quantization rules, stages, and the differences to the parent recipe.
 
     Example: bitgolf show demo --script > train_gpt.py
     """

@@ -47,7 +47,7 @@ COMPARISON_COLUMNS = (
 def study(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A study: file.py, or the folder of one.")],
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be run and found; run nothing.")
+        bool, typer.Option("--plan", help="Print what would be run and could be found; run nothing.")
     ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Write the report of what was run; run nothing.")
@@ -60,21 +60,21 @@ def study(
         list[str] | None,
         typer.Option("--slurm", metavar="NAME=VALUE", help="Run as Slurm jobs, e.g. slurm_partition=gpu."),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run on a cluster, or here if not one.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run, on a cluster or here.")] = 0,
     space: Annotated[
         list[str] | None,
-        typer.Option("--search", metavar="PATH=RANGE", help="First search, e.g. model.layers=3..6."),
+        typer.Option("--search", metavar="PATH=RANGE", help="Search first, e.g. model.layers=3..6."),
     ] = None,
     search_seconds: Annotated[float, typer.Option(min=0.0, help="Time budget of the search.")] = 600.0,
-    retry: Annotated[bool, typer.Option("--retry", help="Begin failed runs again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Start failed runs again.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of all studies and their runs.")] = STORE,
     data: Annotated[str | None, typer.Option("--data", help="Another text than the study's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """One change at a time, over several seeds, with intervals and verdicts.
+    """Change one thing at a time, over several seeds, with intervals and verdicts.
 
-    Killed anywhere, the same command goes on: finished runs are kept, half-finished ones resume. Writes
-    study.html, study.md and study.json. Exit code 1 if a run failed.
+    If killed, the same command continues: finished runs are kept, unfinished ones resume. Writes study.html,
+    study.md and study.json. Exit code 1 if a run failed.
 
     Example: bitgolf study studies/pr682.py --processes 2
     """

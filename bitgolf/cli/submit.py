@@ -45,11 +45,10 @@ def submit(
     rules: RulesName = "final",
     as_json: Json = False,
 ) -> None:
-    """The record folder of finished runs, one a seed: script, claims, README, logs, hashes.
+    """Write the record folder of finished runs, one per seed: script, claims, README, logs, hashes.
 
-    Every figure is computed again from the runs; runs that do not fit together are refused. The README has
-    the tables of the studies that the runs are of, and of those that are named. The folder is audited at the
-    end.
+    Every figure is computed again from the runs, and inconsistent runs are refused. The README has the tables
+    of the runs' studies, and of studies that are named. The folder is audited at the end.
 
     Example: bitgolf submit runs/a1 runs/a2 runs/a3 --out records/mine
     Example: bitgolf submit "runs/studies/mine/EMA 0.97" --out records/mine

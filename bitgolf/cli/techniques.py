@@ -18,10 +18,10 @@ def techniques(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Every technique: its source, what it weighs, its public variables; or all about one.
+    """List all techniques with source, bytes and public variables, or show all about one.
 
-    Parameters and bytes are what the baseline at full size gains with the technique at its defaults; what it
-    costs in seconds is on its card.
+    Parameters and bytes are those that the technique, at its defaults, adds to the baseline at full size. Its
+    cost in seconds is on its card.
 
     Example: bitgolf techniques Xsa
     Example: bitgolf techniques mine.py

@@ -18,10 +18,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Only what is there; do not wait for more.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The metrics of a run, also while it goes on, in TensorBoard, Weights & Biases or trackio.
+    """Send the metrics of a run, also while it runs, to TensorBoard, Weights & Biases or trackio.
 
-    A watch that was stopped goes on where it was. Weights & Biases is offline unless WANDB_MODE says
-    otherwise.
+    A stopped watch continues where it was. Weights & Biases is offline unless WANDB_MODE says otherwise.
     Needs: pip install 'bitgolf[watch]', or [wandb], or [trackio]
 
     Example: bitgolf watch runs/demo --to tensorboard

@@ -1,6 +1,6 @@
-"""Attention as machine code, without gradients: a tile of scores at a time, which stays in the cache.
+"""Attention in compiled code, without gradients: tile by tile, so that scores stay in the cache.
 
-Torch gives its batched float32 products to MKL, whose code for AVX512 runs on Intel's processors alone.
+Torch uses MKL for batched float32 products, whose AVX512 code runs only on Intel's processors.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from bitgolf.net.kernels import AttentionMask
 from bitgolf.net.machine import BITS_OF_E, in_parts
 from bitgolf.net.softcap import BIAS, HALF, LOWEST, MANTISSA, ONE, P1, P2, P3, P4, P5, P6, P7
 
-QUERIES = 128  # of one tile, side by side in memory, so that vectors hold one number of each
+QUERIES = 128  # of one tile, adjacent in memory, so that a vector has one number of each
 KEYS = 64  # of one tile
-TOGETHER = 4  # rows in one go over those that they are added to
-FEWEST_QUERIES = 32  # with fewer a tile is mostly empty
+TOGETHER = 4  # rows per pass over the rows they are added to
+FEWEST_QUERIES = 32  # with fewer, a tile is mostly empty
 
 UNSEEN = np.float32(-1e30)  # the score of a key that a query does not see
 
@@ -28,7 +28,7 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> bool:
 
 
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """Causal attention of the last positions; see `attend_last` of the kernels, its twin."""
+    """Causal attention of the last positions; see `attend_last` of the kernels, its reference."""
     count, group, batch, last, width = q.shape
     out = q.new_empty(batch, last, count, group, width)
 
@@ -50,15 +50,15 @@ def attend_pairs_plainly(
     first_pair: int,
     last_pair: int,
 ) -> None:
-    """Of some pairs of a key head and a row of the batch.
+    """Attention for some pairs of a key head and a row of the batch.
 
     q: (key heads, group, batch, last, dimension). keys, values: (key heads * batch, time, dimension). out:
-    (batch, last, key heads, group, dimension). work: memory whose rows begin where vectors do. A row of it
-    holds a number of each query: of what they ask (dimension), what they found (dimension), their scores
-    (keys), the largest score and the sum of shares so far, the same two with a tile, and a power of two.
+    (batch, last, key heads, group, dimension). work: memory with rows aligned to vectors. A row has one
+    number per query: queries (dimension), results (dimension), scores (keys), the largest score and the sum
+    of weights so far, the same two for a tile, and a power of two.
     """
     _, group, batch, last, width = q.shape
-    places = keys.shape[1] - last  # that have keys and no queries
+    places = keys.shape[1] - last  # with keys but without queries
     rows, flat = work.reshape(-1, QUERIES), work.reshape(-1)
     asking, answer = flat[: width * QUERIES], flat[width * QUERIES : 2 * width * QUERIES]
     scores = flat[2 * width * QUERIES : (2 * width + KEYS) * QUERIES]
@@ -80,7 +80,7 @@ def attend_pairs_plainly(
             lowest, highest = places + start // group, places + (start + count - 1) // group
             first = max(0, lowest + 1 - window) if window else 0
             for begin in range(first, highest + 1, KEYS):
-                for t in range(min(KEYS, highest + 1 - begin)):  # what is left of an earlier tile is not seen
+                for t in range(min(KEYS, highest + 1 - begin)):  # the rest of an earlier tile is not used
                     for i in range(width):
                         some_keys[t, i] = keys[pair, begin + t, i]
                         some_values[i, t] = values[pair, begin + t, i]
@@ -97,7 +97,7 @@ def attend_pairs_plainly(
 
 
 def hide_keys_plainly(scores: np.ndarray, start: int, group: int, begin: int, window: int) -> None:
-    """Scores (KEYS * QUERIES) of keys from the position `begin` on, those that a query does not see hidden.
+    """Mask scores (KEYS * QUERIES) of keys from position `begin` on that a query does not see.
 
     start: the position of the first query times `group`, queries at each position.
     """
@@ -109,7 +109,7 @@ def hide_keys_plainly(scores: np.ndarray, start: int, group: int, begin: int, wi
 
 
 def merge_plainly(scores: np.ndarray, answer: np.ndarray, state: np.ndarray) -> None:
-    """Scores to shares beside all so far, and the answer so far beside these; see `attend_pairs`."""
+    """Turn scores into weights relative to all tiles so far, and rescale the result; see `attend_pairs`."""
     top, total, peak, total_here, powers = state[0], state[1], state[2], state[3], state[4]
     peak[:] = top
     for start in range(0, len(scores), QUERIES):
@@ -129,7 +129,7 @@ def merge_plainly(scores: np.ndarray, answer: np.ndarray, state: np.ndarray) -> 
 
 
 def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray, total: np.ndarray) -> None:
-    """e^(x - top) in the place of x (keys * QUERIES), also added to total. powers: memory."""
+    """Replace x (keys * QUERIES) by e^(x - top), and add it to total. powers: memory."""
     whole_powers = powers.view(np.int32)
     for start in range(0, len(x), QUERIES):
         own = x[start : start + QUERIES]
@@ -147,8 +147,8 @@ def to_shares_plainly(x: np.ndarray, top: np.ndarray, powers: np.ndarray, total:
 def add_product_plainly(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """out += left @ right, both sides of TOGETHER.
 
-    left: (rows, inner). right: (inner * QUERIES). out: (rows * QUERIES). Flat, and QUERIES a constant: so
-    the compiler knows how far apart all numbers are.
+    left: (rows, inner). right: (inner * QUERIES). out: (rows * QUERIES). They are flat and QUERIES is a
+    constant, so the compiler knows all strides.
     """
     rows, inner = left.shape
     for t in range(0, rows, 4):
@@ -171,7 +171,7 @@ def add_product_plainly(left: np.ndarray, right: np.ndarray, out: np.ndarray) ->
 
 
 def in_tiles(function: Looping) -> Looping:
-    """The function as machine code; sums are added in another order, and no number is infinite."""
+    """The function, compiled; the compiler may reorder sums and assumes finite numbers."""
     return kept_compiled(function, fastmath={"reassoc", "contract", "nnan", "nsz"})
 
 

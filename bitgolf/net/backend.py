@@ -1,4 +1,4 @@
-"""Which device, number type and kernels a run uses, chosen by measuring, with the reason for each choice."""
+"""The device, number type and kernels of a run, chosen by measurement, with the reason for each choice."""
 
 import ctypes
 import dataclasses
@@ -22,11 +22,11 @@ BFLOAT16_GAIN = 1.3  # how much faster bfloat16 products must be to be chosen
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendPlan(Plan):
-    """What to run on. 'auto' measures or detects; anything else is taken as it is said.
+    """Settings of device, number type and kernels. 'auto' measures or detects; others are used as given.
 
-    fused: hand-written backward passes; off uses plain torch operations with the same results, slower.
-    compile: torch.compile; its first step takes from half a minute to several, so it is for long runs.
-    threads: 0 uses every core. reuse_memory: keep freed blocks (glibc only) instead of faulting them in anew.
+    fused: hand-written backward passes; off uses plain torch operations, with the same results but slower.
+    compile: torch.compile; its first step takes half a minute to several minutes, so it is for long runs.
+    threads: 0 uses every core. reuse_memory: keep freed blocks (glibc only), which avoids page faults.
     """
 
     device: str = setting("auto", one_of=("auto", "cpu", "cuda"))
@@ -40,7 +40,7 @@ class BackendPlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backend:
-    """The choices, made. reasons: one sentence for each, as the run folder records them."""
+    """The choices of a run. reasons: one sentence for each, as recorded in the run folder."""
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
@@ -51,21 +51,21 @@ class Backend:
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def compute_dtype(self, rows: int) -> torch.dtype:
-        """The number type for a forward pass over this many tokens: decoding a few at a time is float32."""
+        """The number type of a forward pass over this many tokens; few tokens use float32."""
         return torch.float32 if self.device.type == "cpu" and rows < DECODE_ROWS else self.dtype
 
     def plain(self) -> Self:
-        """The same device in float32 and plain operations, in which every product can be seen."""
+        """The same device with float32 and plain operations, whose products can be intercepted."""
         return dataclasses.replace(self, dtype=torch.float32, fused=False, compile=False)
 
     @property
     def dtype_name(self) -> str:
-        """The number type as settings and results say it."""
+        """The name of the number type in settings and results."""
         return str(self.dtype).removeprefix("torch.")
 
 
 def choose_device(plan: BackendPlan) -> torch.device:
-    """The device that is asked for, or the best one. Raises BitgolfError when it is not there."""
+    """The requested device, or the best one. Raises BitgolfError if it is not available."""
     has_cuda = torch.cuda.is_available()
     if plan.device == "cuda" and not has_cuda:
         raise BitgolfError("no CUDA device", where="backend.device", way_out="use device=cpu or device=auto")
@@ -73,10 +73,10 @@ def choose_device(plan: BackendPlan) -> torch.device:
 
 
 def choose_backend(plan: BackendPlan, begun_in: str = "", same: Callable[[float], float] = float) -> Backend:
-    """Resolve every 'auto'. Raises BitgolfError when a device is asked for that is not there.
+    """Resolve every 'auto'. Raises BitgolfError if the requested device is not available.
 
-    begun_in: the number type of what goes on here; it is kept, whatever would be faster now. same: what
-    one of several processes has measured as all of them take it.
+    begun_in: the number type of a run that is continued; it is kept, even if another is faster now. same:
+    maps a measurement to the value that all processes use.
     """
     device = choose_device(plan)
     if plan.compile and not compiler_found():
@@ -153,9 +153,9 @@ def bfloat16_gain(device: torch.device) -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse big blocks instead of returning them to the system; 1.1 to 1.3 times the speed.
+    """Make glibc reuse large blocks instead of returning them to the system; 1.1 to 1.3 times the speed.
 
-    Each fresh block costs a page fault per 4 KiB. Works for blocks made after the call; False elsewhere.
+    A new block costs a page fault per 4 KiB. Affects blocks made after the call. False without glibc.
     """
     if sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"):
         return False

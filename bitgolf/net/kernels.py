@@ -1,8 +1,8 @@
-"""The few operations a step spends its time in: in plain torch, and again by hand, faster.
+"""The operations that take most of a step's time: in plain torch, and faster by hand.
 
-PlainKernels is the reference; FusedKernels computes the same with fewer passes over memory and hand-written
-backward passes. Heads travel as (heads, batch, time, dimension), queries first, then keys, then values: each
-of the three is then one contiguous block, and rotation tables repeat over contiguous memory.
+PlainKernels is the reference. FusedKernels computes the same with fewer passes over memory and hand-written
+backward passes. Heads are stored as (heads, batch, time, dimension), queries first, then keys, then values.
+So each of the three is one contiguous block, and rotation tables repeat over contiguous memory.
 """
 
 import math
@@ -18,18 +18,18 @@ NORM_EPSILON = torch.finfo(torch.float32).eps  # also in bfloat16, whose own 0.0
 CHUNK_SHORT = 64  # queries handled together up to CHUNK_SHORT_TIME tokens of context
 CHUNK_LONG = 256
 CHUNK_SHORT_TIME = 512
-KEEP_BYTES = 256 << 20  # attention weights of one layer above this size are computed again when needed
-BLOCK_SCORES = 1 << 17  # attention scores made together where none are kept
-HEAD_LOGITS = 1 << 20  # made together: each of the passes over them finds more of them in the cache
-LARGEST_CAP = 37.0  # no share of a vocabulary under it, down to exp(-2 cap) / size, vanishes in float32
+KEEP_BYTES = 256 << 20  # larger attention weights of a layer are recomputed when needed
+BLOCK_SCORES = 1 << 17  # attention scores computed together if none are kept
+HEAD_LOGITS = 1 << 20  # computed together, so that they stay in the cache for all passes
+LARGEST_CAP = 37.0  # up to it no probability, at least exp(-2 cap) / size, underflows in float32
 
 
 class AttentionMask(NamedTuple):
-    """Which keys a query sees, of those at and before its own place, and how well.
+    """Which keys a query sees among its own and earlier positions, and changes of its scores.
 
-    window: how many, its own included (0: all). score_mods: functions of scores (key heads, batch,
-    group, queries, keys) and the positions of the first key and the first query, that return other scores.
-    learned: score_mods have weights of their own, which attention by hand has no gradient for.
+    window: number of keys, its own included (0: all). score_mods: functions of scores (key heads, batch,
+    group, queries, keys) and the positions of the first key and the first query; they return changed scores.
+    learned: score_mods have weights, for which the fused attention has no gradient.
     """
 
     window: int = 0
@@ -44,7 +44,7 @@ class AttentionMask(NamedTuple):
 
 
 class PlainKernels:
-    """The operations as one would write them in torch."""
+    """The operations written plainly in torch."""
 
     def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
         """RMS norm over the last dimension, without a learned weight, times a factor."""
@@ -65,30 +65,30 @@ class PlainKernels:
     def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(batch, time, heads, dimension) to (heads, batch, time, dimension).
 
-        The first len(gain) heads, queries and keys, are normalised, rotated in as many of their first
-        dimensions as the tables are wide (twice), and multiplied by their gain; values are only moved.
+        The first len(gain) heads, queries and keys, are normalised, rotated in their first dimensions
+        (twice the width of the tables), and multiplied by their gain; values are only transposed.
         """
         moved = qkv.permute(2, 0, 1, 3)
         turned = rotate(self.norm(moved[: len(gain)]), cos, sin) * gain[:, None, None, None]
         return torch.cat((turned, moved[len(gain) :]))
 
     def attend_last(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-        """Causal attention of the last positions; see the function of this name."""
+        """Causal attention of the last positions; see the function `attend_last`."""
         return attend_last(q, k, v, mask)
 
     def logits(self, hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
-        """Softcapped logits, in a wide type."""
+        """Softcapped logits, in the type `wide`."""
         return capped_logits(hidden, weight, cap)
 
     def nats(self, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
-        """Cross-entropy of each row's target under softcapped logits, in a wide type."""
+        """Cross-entropy of each row's target under softcapped logits, in the type `wide`."""
         return F.cross_entropy(capped_logits(hidden, weight, cap), targets, reduction="none")
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + half) of the first 2 * half dimensions of x (..., time, dimension).
+    """Rotate the pairs (j, j + half) of the first 2 * half dimensions of x (..., time, dimension).
 
-    cos, sin: (time, half), of the angle of each place and pair. The other dimensions pass through.
+    cos, sin: (time, half), of the angle of each place and pair. The other dimensions stay.
     """
     half = cos.shape[-1]
     first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), -1)
@@ -96,12 +96,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def capped_logits(hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
-    """Logits within (-cap, cap), in a wide type."""
+    """Logits within (-cap, cap), in the type `wide`."""
     return cap * torch.tanh(F.linear(hidden, weight).to(wide(hidden)) / cap)
 
 
 class FusedKernels(PlainKernels):
-    """The same operations by hand."""
+    """The same operations with hand-written forward and backward passes."""
 
     def norm(self, x: Tensor, factor: float = 1.0) -> Tensor:
         return FusedNorm.apply(x, factor)
@@ -127,7 +127,7 @@ class FusedKernels(PlainKernels):
 
 
 class CompiledKernels(PlainKernels):
-    """For torch.compile, which fuses the simple operations by itself; the others gain by another method."""
+    """Kernels for torch.compile, which fuses simple operations itself; the others stay hand-written."""
 
     def qk_norm_rope(self, qkv: Tensor, gain: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return FusedKernels().qk_norm_rope(qkv, gain, cos, sin)
@@ -137,21 +137,21 @@ class CompiledKernels(PlainKernels):
 
 
 def wide(x: Tensor) -> torch.dtype:
-    """The type in which sums over x are made: float32, or float64 for itself."""
+    """The type for sums over x: float32, or float64 if x is float64."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def inverse_rms(x: Tensor) -> Tensor:
-    """1 / root mean square over the last dimension, kept, in a wide type."""
+    """1 / root mean square over the last dimension, which is kept, in the type `wide`."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide(x))
     return length.square_().mul_(1 / x.shape[-1]).add_(NORM_EPSILON).rsqrt_()
 
 
 def scale_rows(x: Tensor, scale: Tensor) -> Tensor:
-    """x times a wide number for each row, rounded once.
+    """x times a number (type `wide`) for each row, rounded once.
 
-    On a CPU, normalising by a known mean and variance does this in one pass where a product of two types
-    takes three; the bits are the same.
+    On a CPU, normalisation with a known mean and variance does this in one pass; a product of two types takes
+    three. The bits are the same.
     """
     if x.device.type != "cpu":
         return (x * scale).to(x.dtype)
@@ -161,17 +161,17 @@ def scale_rows(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def row_products(x: Tensor, y: Tensor) -> Tensor:
-    """Dot products over the last dimension, kept, in a wide type (that `sum` itself would widen first)."""
+    """Dot products over the last dimension, which is kept, in the type `wide`."""
     return (x * y).sum(-1, keepdim=True).to(wide(x))
 
 
 def channel_products(x: Tensor, y: Tensor) -> Tensor:
-    """Dot products over all but the last dimension."""
+    """Dot products over all dimensions except the last."""
     return (x * y).flatten(0, -2).sum(0)
 
 
 class Saved(Protocol):
-    """What a function of this module keeps of its forward pass for the backward pass."""
+    """The context of an autograd function: what it saves for the backward pass."""
 
     saved_tensors: tuple[Tensor, ...]
     factor: float
@@ -179,7 +179,7 @@ class Saved(Protocol):
     half: int
     queries: int
     mask: AttentionMask
-    save_for_backward: Callable[..., None]  # a method here would be one that does nothing
+    save_for_backward: Callable[..., None]  # as a method here it would do nothing
 
 
 class FusedNorm(Function):
@@ -263,10 +263,10 @@ class FusedLeakySquared(Function):
 
 
 class FusedQkNormRope(Function):
-    """Norm, rotation and gain of queries and keys, and the move to (heads, batch, time, dimension).
+    """Norm, rotation and gain of queries and keys, and transposition to (heads, batch, time, dimension).
 
-    cos and sin are tables of full width, sin negated in the second half of what turns: a rotation is then
-    x * cos + swap(x) * sin. It commutes with the norm, so one pass at the end applies norm and gain.
+    cos and sin are tables of full width, sin negated in the second half of the rotated dimensions. Then a
+    rotation is x * cos + swap(x) * sin. It commutes with the norm, so the last pass applies norm and gain.
     """
 
     @staticmethod
@@ -284,7 +284,7 @@ class FusedQkNormRope(Function):
     def backward(ctx: Saved, dheads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         turned, inverse, gain, cos, sin = ctx.saved_tensors
         dy = dheads[: len(gain)]
-        along = row_products(dy, turned).mul_(inverse)  # of dy with the normalised head
+        along = row_products(dy, turned).mul_(inverse)  # dot product of dy and the normalised head
         factor = inverse * gain[:, None, None, None]
         inward = (factor * inverse * along).mul_(-1 / turned.shape[-1])
         dturned = scale_rows(dy, factor).addcmul_(turned, inward.to(turned.dtype))
@@ -297,16 +297,16 @@ class FusedQkNormRope(Function):
 
 
 def swap_halves(x: Tensor, half: int) -> Tensor:
-    """The first two runs of `half` channels exchanged."""
+    """x with its first and second `half` channels exchanged."""
     return torch.cat((x[..., half : 2 * half], x[..., :half], x[..., 2 * half :]), -1)
 
 
 class FusedNats(Function):
-    """Softcapped cross-entropy, some rows at a time; the gradient of the logits is made in the forward pass.
+    """Softcapped cross-entropy, some rows at a time; the forward pass also computes the logits' gradient.
 
     With s = sigmoid(2 z / cap) the capped logit is cap (2 s - 1), its slope 4 s (1 - s), and the shares are
-    softmax(2 cap s). The gradient of row i is 4 upstream[i] times a row known at once: that factor is applied
-    later, to the narrow sides of the two products.
+    softmax(2 cap s). The gradient of row i is 4 upstream[i] times a row that the forward pass knows. That
+    factor is applied later, to the narrow sides of the two products.
     """
 
     @staticmethod
@@ -338,15 +338,15 @@ class FusedNats(Function):
 
 
 def head_rows(vocabulary_size: int) -> int:
-    """How many tokens' logits are made together: fewer of a large vocabulary, enough for a fast product."""
+    """The number of tokens whose logits are computed together: fewer for a large vocabulary."""
     return min(512, max(64, HEAD_LOGITS // vocabulary_size))
 
 
 def chunk_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
-    """Causal attention over heads (heads, batch, time, dimension), the scale being in the queries already.
+    """Causal attention over heads (heads, batch, time, dimension); queries are already scaled.
 
-    The first `queries` heads ask; query head h reads key head h // (queries // key heads).
-    Returns (batch, time, queries * dimension). This and the two below differ in how it is computed.
+    The first `queries` heads are queries; query head h uses key head h // (queries // key heads).
+    Returns (batch, time, queries * dimension). The two functions below compute the same in other ways.
     """
     if mask.learned:
         return sdpa_attend(heads, queries, mask)
@@ -354,17 +354,17 @@ def chunk_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
 
 
 def sdpa_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
-    """The same, by torch's own kernel."""
+    """As `chunk_attend`, by torch's scaled_dot_product_attention."""
     return sdpa_attention(*repeated_heads(heads, queries), mask).transpose(1, 2).flatten(2)
 
 
 def math_attend(heads: Tensor, queries: int, mask: AttentionMask) -> Tensor:
-    """The same, written out."""
+    """As `chunk_attend`, by plain products and softmax."""
     return math_attention(*repeated_heads(heads, queries), mask).transpose(1, 2).flatten(2)
 
 
 def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (batch, heads, time, dimension), a key and a value for every query head."""
+    """Queries, keys and values (batch, heads, time, dimension), keys and values repeated per query head."""
     keys = (len(heads) - queries) // 2
     q, k, v = heads.transpose(0, 1).split((queries, keys, keys), 1)
     if queries > keys:
@@ -373,13 +373,13 @@ def repeated_heads(heads: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    """Causal attention written out, over (batch, heads, time, dimension)."""
+    """Causal attention by plain products and softmax, over (batch, heads, time, dimension)."""
     scores = q @ k.transpose(-1, -2) + hidden_keys(0, 0, q.shape[-2], mask.window, q)
     return mask.modify(scores[None])[0].softmax(-1) @ v
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
-    """Causal attention by torch's own kernel."""
+    """Causal attention by torch's scaled_dot_product_attention."""
     if not mask.window and not mask.score_mods:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
     hidden = hidden_keys(0, 0, q.shape[-2], mask.window, q)
@@ -388,11 +388,11 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tens
 
 
 class ChunkAttention(Function):
-    """Causal attention by batched products over chunks of queries, which see the keys up to the chunk's end.
+    """Causal attention by batched products over chunks of queries with the keys up to the chunk's end.
 
-    On a CPU with fast bfloat16 products several times as fast as torch's own kernel. Query heads that share
-    keys are stacked, so that each product is wide. Attention weights are kept for the backward pass, or made
-    again where they are large. A window leaves out the keys before the first that its chunk sees.
+    On a CPU with fast bfloat16 products it is several times as fast as torch's kernel. Query heads that share
+    keys are stacked, so that each product is wide. Attention weights are kept for the backward pass, or
+    recomputed if they are large. With a window, keys that no query of a chunk sees are left out.
     """
 
     @staticmethod
@@ -432,9 +432,9 @@ class ChunkAttention(Function):
 def attend_last(
     q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, kept: list[Tensor] | None = None
 ) -> Tensor:
-    """Causal attention of the last positions, as many as there are queries; see `split_heads`.
+    """Causal attention of the last positions, as many as there are queries; shapes: see `split_heads`.
 
-    Returns (batch, queries' time, query heads * dimension). kept: takes the attention weights.
+    Returns (batch, queries' time, query heads * dimension). kept: a list that receives the attention weights.
     """
     count, group, batch, last, width = q.shape
     before = k.shape[1] - last
@@ -461,9 +461,9 @@ def attend_last(
 
 
 def chunks(time: int, window: int = 0, before: int = 0) -> list[tuple[int, int, int]]:
-    """For each chunk of queries, the first key that one of them sees, and its start and end.
+    """For each chunk of queries: the first key that any of them sees, and its start and end.
 
-    before: the first so many places have keys, and no queries.
+    before: number of first places with keys but without queries.
     """
     chunk_queries = CHUNK_SHORT if time <= CHUNK_SHORT_TIME else CHUNK_LONG
     starts = range(before, time, chunk_queries)
@@ -491,9 +491,9 @@ def unstack(stacked: Tensor, like: Tensor) -> Tensor:
 def attention_weights(
     q: Tensor, k: Tensor, heads: int, first: int, start: int, mask: AttentionMask, hidden: Tensor
 ) -> Tensor:
-    """Softmax over the keys that each stacked query sees, the first of them at the place `first`.
+    """Softmax over the keys that each stacked query sees; keys begin at place `first`.
 
-    hidden: see `hidden_keys`, for the last keys; all before these are seen.
+    hidden: mask of the last keys, see `hidden_keys`; all keys before these are seen.
     """
     end = first + k.shape[1]
     scores = torch.bmm(q, k.transpose(1, 2))
@@ -506,7 +506,7 @@ def attention_weights(
 
 
 def hidden_keys(first: int, start: int, end: int, window: int, like: Tensor) -> Tensor:
-    """(queries start to end, keys first to end): -inf after a query and before its window, else 0."""
+    """Mask (queries start to end, keys first to end): -inf after a query and before its window, else 0."""
     nothing = torch.full((end - start, end - first), -math.inf, dtype=like.dtype, device=like.device)
     future = nothing.triu(1 + start - first)
     return future + nothing.tril_(start - first - window) if window else future
