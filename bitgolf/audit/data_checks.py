@@ -67,9 +67,8 @@ def check_data(folder: Path, names: Sequence[str]) -> Iterator[Finding]:
         failed.pop("runs of tokens", None)  # they stand in these documents
     for name, check in failed.items():
         code, sure = CODES[name]
-        yield Finding(
-            code, sure, shard_name, f"{name}: {check.found}", check.expected, way_out="build the shards again"
-        )
+        message, way_out = f"{name}: {check.found}", "build the shards again"
+        yield Finding(code, sure, shard_name, message, check.expected, way_out)
     if len(shards) == 1:
         missing = "validation" if "train" in shards else "training"
         yield Finding("V13", CANNOT_TELL, folder.name, f"no {missing} shards, so nothing to compare")
@@ -104,10 +103,6 @@ def counts(folder: Path, shard_name: str, tokens: int) -> Iterator[Finding]:
     folder_text = f"{folder.absolute()}".lower()
     named = next((text for text in known_texts() if text.name.split(" ")[0] in folder_text), None)
     if named and tokens < 0.995 * named.tokens:
-        yield Finding(
-            "V11" if tokens < 0.6 * named.tokens else "V12",
-            SUSPECTED,
-            shard_name,
-            f"{tokens:,} validation tokens",
-            f"{named.tokens:,} with {named.name}",
-        )
+        code = "V11" if tokens < 0.6 * named.tokens else "V12"
+        message, those = f"{tokens:,} validation tokens", f"{named.tokens:,} with {named.name}"
+        yield Finding(code, SUSPECTED, shard_name, message, those)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bitgolf.audit import library
 from bitgolf.audit.indices import length, meeting, shifted, with_texts
-from bitgolf.audit.tree import number, walked
+from bitgolf.audit.tree import number
 from bitgolf.audit.values import (
     CHOSEN,
     CLOCK,
@@ -41,6 +41,7 @@ from bitgolf.audit.values import (
     WIDTH,
     Frame,
     Value,
+    all_places,
     base_name,
     constant,
     few,
@@ -175,26 +176,7 @@ class Expressions(Walk):
                 if STREAM in over.roots:
                     self._every_nth(condition, frame)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
-        ends = {
-            f"[{name.id}]"
-            for each in node.generators
-            for name in walked(each.target)
-            if isinstance(name, ast.Name)
-        }
-
-        def whole(paths: frozenset[str]) -> frozenset[str]:
-            """Each place in turn is all of them."""
-            return frozenset(
-                path[: path.rindex("[")] if path.endswith(tuple(ends)) else path for path in paths
-            )
-
-        return (
-            self.union(parts, frame)
-            .marked(ITEMS)
-            .each(
-                lambda one: one._replace(keys=whole(one.keys), gates=whole(one.gates), golds=whole(one.golds))
-            )
-        )
+        return self.union(parts, frame).marked(ITEMS).each(all_places)
 
     def _every_nth(self, test: ast.expr, frame: Frame) -> None:
         """`k % 16 == 0`, which takes one of so many."""
@@ -441,13 +423,7 @@ def joined(values: Sequence[Value]) -> Value:
 def _is_whole(node: ast.expr) -> bool:
     """`[:]`, `[None]`, `[..., None]`: nothing is left out."""
     parts = node.elts if isinstance(node, ast.Tuple) else [node]
-    return all(
-        isinstance(each, ast.Slice)
-        and each.lower is each.upper is each.step is None
-        or isinstance(each, ast.Constant)
-        and each.value in (None, ...)
-        for each in parts
-    )
+    return all(ast.unparse(each) in (":", "None", "...") for each in parts)
 
 
 def _tables(value: Value) -> frozenset[str]:

@@ -26,6 +26,7 @@ from bitgolf.audit.values import (
     GOLD,
     GRAD,
     HASH,
+    ITEMS,
     LAMBDA,
     NO_NAMES,
     NOTHING,
@@ -350,7 +351,9 @@ class Flow(Calls):
                     frame.texts.pop(target.id, None)
             case ast.Attribute():
                 held = self.value(target.value, frame)
-                if (held.kind, "forward") in self.methods and value.marks & {COUNTER, TIME}:
+                one_of_few = isinstance(source, ast.Attribute) or value.has(ITEMS) or value.parts
+                of_steps = value.marks & {COUNTER, TIME} and not one_of_few
+                if of_steps and (held.kind, "forward") in self.methods:
                     self.event("setting", target, frame, value, owner=target.attr)
                 self.remember(target.attr, value, held)
                 if source is not None:

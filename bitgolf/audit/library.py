@@ -40,12 +40,12 @@ from bitgolf.audit.values import (
     WIDTH,
     Frame,
     Value,
+    all_places,
     base_name,
     dotted,
     last_name,
     optimized_thing,
     put_together,
-    whole,
 )
 
 if TYPE_CHECKING:
@@ -192,12 +192,6 @@ def _without_files(call: Call) -> Call:
     return call._replace(everything=everything, given=given)
 
 
-def _all_places(value: Value) -> Value:
-    """What a list has of each place in turn: of all of them."""
-    keys, gates, golds = (frozenset(map(whole, each)) for each in (value.keys, value.gates, value.golds))
-    return value._replace(keys=keys, gates=gates, golds=golds)
-
-
 def _size(call: Call) -> Value:
     everything = call.everything
     mark = PIECE if everything.has(PIECE) else SIZE
@@ -320,7 +314,7 @@ def _kept(call: Call) -> None:
     if call.given and call.on:
         if call.given[0].has(GOLD, VAL):
             call.event("kept", call.given[0])
-        call.flow.put(call.on, call.given[0].marked(ITEMS).each(_all_places), call.frame)
+        call.flow.put(call.on, call.given[0].marked(ITEMS).each(all_places), call.frame)
 
 
 def _log_sum(call: Call) -> None:

@@ -54,14 +54,8 @@ def records_in(path: Path) -> list[Path]:
 
 def _is_record(path: Path) -> bool:
     """Whether a folder has a script, claims or a log of its own."""
-    return any(
-        each.name in ENTRY
-        or each.name.startswith("submission")
-        and each.suffix == ".json"
-        or each.suffix == ".log"
-        for each in path.iterdir()
-        if each.is_file() and not each.is_symlink()
-    )
+    files = [each for each in path.iterdir() if each.is_file() and not each.is_symlink()]
+    return any(each.match(kind) for each in files for kind in (*ENTRY, "submission*.json", "*.log"))
 
 
 def audits(paths: list[Path], rules: Rules) -> Iterator[Looked]:

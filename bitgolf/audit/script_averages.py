@@ -143,20 +143,14 @@ def _count_of(loop: ast.For | ast.While, numbers: Mapping[str, float]) -> int:
         decided = [each.value for each in nodes(loop, ast.Assign) if names_given(each) & asked]
         equal = [each for each in within(decided) if isinstance(each, ast.Compare)]
         leaves += [each for each in equal if isinstance(each.ops[0], ast.Eq)]
-        goes_on = [each.comparators[0] for each in nodes(loop.test, ast.Compare) if _is_less(each, True)]
-        ends += [
-            each.comparators[0]
-            for test in leaves
-            for each in nodes(test, ast.Compare)
-            if _is_less(each, False)
+        goes_on = [
+            each for each in nodes(loop.test, ast.Compare) if isinstance(each.ops[0], ast.Lt | ast.LtE)
         ]
-        ends += goes_on
+        left = [each for test in leaves for each in nodes(test, ast.Compare)]
+        left = [each for each in left if isinstance(each.ops[0], ast.Gt | ast.GtE | ast.Eq)]
+        ends += [each.comparators[0] for each in (*left, *goes_on)]
     turns = [each for last in ends if (each := arithmetic(last, numbers) or 0) > 1]
     return int(min(*turns, MOST_TURNS)) if turns else 0
-
-
-def _is_less(test: ast.Compare, wanted: bool) -> bool:
-    return isinstance(test.ops[0], ast.Lt | ast.LtE if wanted else ast.Gt | ast.GtE | ast.Eq)
 
 
 def _decay(node: ast.AST, known: Mapping[str, float]) -> float:
@@ -319,11 +313,9 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
     """Whether weights are added into an average here, or in a function that is called."""
     if _adds_in_place(node) or last_called(node) == "update_parameters":
         return True
-    return any(
-        any(map(_adds_in_place, walked(inner)))
-        and any("state_dict" in called(each) or "parameters" in called(each) for each in walked(inner))
-        for inner in script.flow.called_so.get(last_called(node), ())
-    )
+    inner = script.flow.called_so.get(last_called(node), ())
+    over = [each for each in inner if any(calls(each, *ASKED))]
+    return any(any(map(_adds_in_place, walked(each))) for each in over)
 
 
 def _adds_in_place(node: ast.AST) -> bool:

@@ -114,19 +114,12 @@ def _floor(seen: Seen) -> float | None:
 def in_no_group(script: Script) -> Iterator[Finding]:
     """T14: a parameter that no group of an optimizer takes, by its name and its dimensions."""
     adapting = {event.inside for event in script.of("train")}
-    builders = [
-        scope
-        for scope in [*functions(script), script.tree]
-        if getattr(scope, "name", "") not in adapting
-        and any(_makes_optimizer(script, node) for node in _inner_nodes(scope))
-    ]
-    named = {
-        last_called(call)
-        for scope in builders
-        for node in _inner_nodes(scope)
-        if _makes_optimizer(script, node)
-        for call in nodes(node, ast.Call)
-    }
+    scopes: list[ast.AST] = [*functions(script), script.tree]
+    scopes = [each for each in scopes if getattr(each, "name", "") not in adapting]
+    inner_of = [(scope, node) for scope in scopes for node in _inner_nodes(scope)]
+    makers = [(scope, node) for scope, node in inner_of if _makes_optimizer(script, node)]
+    builders = [*dict.fromkeys(scope for scope, _ in makers)]
+    named = {last_called(call) for _, node in makers for call in nodes(node, ast.Call)}
     builders += [
         each for name in named for each in script.flow.called_so.get(name, ()) if each not in builders
     ]

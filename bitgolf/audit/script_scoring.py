@@ -127,11 +127,8 @@ def counted_first(script: Script) -> Iterator[Finding]:
     """V03, V04: counts of tokens from before they are scored, of all of them or of the same chunk."""
     scores = script.of("score")
     for look in script.of("look", VAL):
-        filled = [
-            event
-            for event in script.of("count", VAL)
-            if look.value.born <= event.time < look.time and _same_table(event, look)
-        ]
+        counts = [each for each in script.of("count", VAL) if look.value.born <= each.time < look.time]
+        filled = [each for each in counts if _same_table(each, look)]
         before = [event for event in filled if not common(event, look)]
         if before:
             message = "the table was filled with validation tokens by an earlier pass, at "

@@ -163,11 +163,8 @@ def seed_search(script: Script) -> Iterator[Finding]:
         for node in nodes(function, ast.For):
             if not names_in(node.target) & within_calls(node, *SEEDS, *seeding):
                 continue
-            compares = any(
-                isinstance(test.ops[0], ast.Lt | ast.Gt)
-                for each in nodes(node, ast.If)
-                for test in nodes(each.test, ast.Compare)
-            )
+            tests = [test for each in nodes(node, ast.If) for test in nodes(each.test, ast.Compare)]
+            compares = any(isinstance(test.ops[0], ast.Lt | ast.Gt) for test in tests)
             kept = {base_of(each.func)[: -len(".append")] for each in calls(node, "append")}
             kept |= {base_of(each) for each in nodes(node, ast.Subscript) if isinstance(each.ctx, ast.Store)}
             asks = [each for each in own_nodes(function) if last_called(each) in PICKS]

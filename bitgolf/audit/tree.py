@@ -110,11 +110,8 @@ def ways(branch: Branch) -> tuple[Sequence[ast.AST], Sequence[ast.AST]]:
 
 def stops(parts: Sequence[ast.AST]) -> bool:
     """Whether an error is raised, or the program left, somewhere in these statements."""
-    return any(
-        isinstance(each, ast.Raise) or called(each).endswith("exit")
-        for part in parts
-        for each in walked(part)
-    )
+    inner = within(parts)
+    return any(isinstance(each, ast.Raise) or called(each).endswith("exit") for each in inner)
 
 
 def names_given(node: ast.Assign) -> set[str]:
@@ -171,7 +168,7 @@ def attributes_given(tree: ast.AST, *kinds: str) -> dict[str, int]:
     return {
         target.attr: node.lineno
         for node in nodes(tree, ast.Assign)
-        if isinstance(node.value, ast.Call) and last_called(node.value).endswith(kinds)
+        if last_called(node.value).endswith(kinds)
         for target in node.targets
         if isinstance(target, ast.Attribute)
     }

@@ -134,6 +134,12 @@ def whole(path: str) -> str:
     return ONE_PLACE.sub("", path)
 
 
+def all_places(value: Value) -> Value:
+    """What a list has of each place in turn: of all of them."""
+    keys, gates, golds = (frozenset(map(whole, each)) for each in (value.keys, value.gates, value.golds))
+    return value._replace(keys=keys, gates=gates, golds=golds)
+
+
 ONE_PLACE = re.compile(r"\[[A-Za-z_]\w*\]$")
 NOTHING = Value()
 
