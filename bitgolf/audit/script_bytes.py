@@ -238,7 +238,7 @@ def transformed_bytes(script: Script) -> Iterator[Finding]:
         yield script.finding("B06", node, message)
 
 
-CHANGES = ("lower", "upper", "casefold", "translate", "normalize")
+CHANGES = ("lower", "upper", "casefold")
 ENCODERS = {"encode_as_ids", "EncodeAsIds", "encode_ordinary", "encode_batch", "Encode", "encode"}
 
 

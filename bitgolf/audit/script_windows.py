@@ -21,7 +21,7 @@ from bitgolf.audit.tree import (
     walked,
     ways,
 )
-from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, VAL, VALIDATION, Event
+from bitgolf.audit.values import FEW, GOLD, RANK, SIZE, SUM, TRAIN, TRAINING, VAL, VALIDATION, Event
 
 CUTS = {
     "step": "one validation token of {} is taken",
@@ -75,7 +75,7 @@ def trains_on_all_files(script: Script) -> Iterator[Finding]:
     for node, text in texts:
         wide = Path(text)
         taken = [each for each in held_out if each.suffix == wide.suffix and fnmatch(each.name, wide.name)]
-        if "*" in wide.name and taken and not VALIDATION.search(text):
+        if "*" in wide.name and taken and not VALIDATION.search(text) and not TRAINING.search(text):
             yield script.finding("V14", node, f"{wide.name} takes the files of validation tokens too")
             return
 
