@@ -1,7 +1,7 @@
 """Ways of packing beside each other on the same trained models: bytes as written, gap as reloaded.
 
 bitgolf run bench/pack.py:one_million --seed 1337 --out runs/1m-1337      (ten minutes each, two threads)
-python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,parts,states] [--levels=-2,0] [--redo]
+python -m bench.pack runs/1m-1337 [RUN ...] [--ways public,ours,tuned,parts,states] [--levels=-2,0] [--redo]
 python -m bench.pack runs/1m-1337 --ways nncodec --nncodec PYTHON      (the standard's coder)
 python -m bench.pack runs/demo --seconds      (where the time of packing goes, as the run's recipe packs it)
 
@@ -46,7 +46,14 @@ from bitgolf.squeeze.artifact import Artifact, PackPlan
 from bitgolf.squeeze.codec import Brotli, Deflate, Zstd
 from bitgolf.squeeze.gptq import Gptq
 from bitgolf.squeeze.grid import Grid
-from bitgolf.squeeze.presets import by_part, entropy_coded, feedback_deviations, int5_mlp, rate_aware
+from bitgolf.squeeze.presets import (
+    by_part,
+    entropy_coded,
+    feedback_deviations,
+    fine_tuned,
+    int5_mlp,
+    rate_aware,
+)
 from bitgolf.squeeze.quantize import (
     AbsMax,
     NoTuning,
@@ -133,6 +140,12 @@ def our_ways(levels: Sequence[int]) -> dict[str, Way]:
     """(e): steps so many half octaves from the middle one."""
     steps = [STEP * 2 ** (level / 2) for level in levels]
     return {f"e rate-aware, step {step:.2g}": Way(rate_aware(step), OURS) for step in steps}
+
+
+def tuned_ways(levels: Sequence[int]) -> dict[str, Way]:
+    """(t): the same steps, what is not rounded yet fine-tuned after each tensor."""
+    steps = [STEP * 2 ** (level / 2) for level in levels]
+    return {f"t fine-tuned, step {step:.2g}": Way(fine_tuned(step), OURS) for step in steps}
 
 
 def by_states() -> dict[str, Way]:
@@ -287,9 +300,11 @@ def main() -> None:
             found = bench_seconds(open_run(folder, data=chosen.data))
             print(json.dumps(found)) if chosen.json else show(found)
         return
+    levels = [int(level) for level in chosen.levels.split(",")]
     groups: dict[str, Callable[[], Mapping[str, Way | nncodec.Peer]]] = {
         "public": public_ways,
-        "ours": lambda: our_ways([int(level) for level in chosen.levels.split(",")]),
+        "ours": lambda: our_ways(levels),
+        "tuned": lambda: tuned_ways(levels),
         "parts": parts_of_ours,
         "states": by_states,
         "nncodec": lambda: nncodec.ways(chosen.nncodec or sys.executable),

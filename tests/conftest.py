@@ -64,6 +64,11 @@ def dataset(tmp_path_factory) -> Dataset:
 
 @pytest.fixture
 def recipe() -> Recipe:
+    """The tiny recipe."""
+    return tiny_recipe()
+
+
+def tiny_recipe() -> Recipe:
     """Two layers of width 32, four steps, every stage in use."""
     return Recipe(
         name="tiny",

@@ -40,6 +40,7 @@ from bitgolf.squeeze.presets import (
     entropy_coded,
     feedback_deviations,
     feedback_rows,
+    fine_tuned,
     int5_mlp,
     public_int6,
     rate_aware,
@@ -74,6 +75,7 @@ TABLES: dict[str, Callable[[], QuantizePlan]] = {
     "gptq-sdclip-int8": lambda: by_part(Gptq(), AbsMax(grid=Grid(bits=8))),  # embeddings to the nearest
 }
 TABLES |= {f"rate-{level}": partial(rate_aware, RATE_STEP * 2 ** (level / 2)) for level in range(-2, 5)}
+TABLES |= {f"tuned-{level}": partial(fine_tuned, RATE_STEP * 2 ** (level / 2)) for level in range(-2, 5)}
 MAY_CHANGE = ("quantize", "pack", "score", "budget", "backend")  # of a recipe whose weights are there
 
 

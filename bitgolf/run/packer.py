@@ -51,25 +51,36 @@ class Packer:
     def tuned(
         self, plan: QuantizePlan, backend: Backend, stream: TokenStream, trial: bool = False
     ) -> Generator[Event, None, "Packer"]:
-        """The same with small tensors as the table's tuning leaves them; itself where there is none."""
-        names = plan.tunable(self.weights)
-        if plan.tuning == NoTuning() or not names:
+        """The same with weights as the table's tuning leaves them; itself where there is none."""
+        small = plan.tunable(self.weights)
+        if plan.tuning == NoTuning() or not small:
             return self
-        tensors, _ = quantize_weights(plan, self.weights, self.curvatures, self.made)
         shipped, length = self.recipe.network().shipped(), self.recipe.data.sequence_length
-        rounded = model_with(shipped, {name: each.dequantize() for name, each in tensors.items()}, backend)
-        exact = model_with(shipped, self.weights, backend)
-        steps = plan.tuning.tune(exact, rounded, names, stream, length, trial)
+        exact, student = (model_with(shipped, self.weights, backend) for _ in range(2))
+        weights = dict(self.weights)
+
+        def rounded(changed: dict[str, Tensor]) -> dict[str, Tensor]:
+            weights.update(changed)
+            tensors, _ = quantize_weights(plan, weights, self.curvatures, self.made)
+            return {name: tensors[name].dequantize() for name in changed}
+
+        steps = plan.tuning.tune(exact, student, small, rounded, stream, length, trial)
         tuned = yield from with_progress(steps, "tune")
         return replace(self, weights={**self.weights, **tuned})
 
     def allocated(
         self, backend: Backend, stream: TokenStream
     ) -> Generator[Event, None, tuple["Packer", QuantizePlan]]:
-        """The packer with tuned tensors and the recipe's table, both at the rate that the table asks for."""
+        """The packer with tuned weights and the recipe's table, both at the rate that the table asks for."""
         plan = yield from self.allocate(self.recipe.quantize)
         tuned = yield from self.tuned(plan, backend, stream)
-        return tuned, plan if tuned is self else (yield from tuned.allocate(plan))
+        if tuned is self:
+            return self, plan
+        fitting = yield from tuned.allocate(plan)
+        if fitting != plan and plan.tuning.one_rate:
+            tuned = yield from self.tuned(fitting, backend, stream)
+            fitting = yield from tuned.allocate(fitting)
+        return tuned, fitting
 
 
 class Packing(NamedTuple):

@@ -17,7 +17,7 @@ from bitgolf.squeeze.quantize import (
     public_int8,
 )
 from bitgolf.squeeze.rate import RateAware
-from bitgolf.squeeze.tune import TuneControls
+from bitgolf.squeeze.tune import TuneByTensor, TuneControls
 
 EMBEDDINGS = ("tok_emb.weight", "lm_head.weight")
 MLP = ("blocks.*.mlp.*.weight",)
@@ -106,3 +106,8 @@ def rate_aware(step: float = 0.0002, states: int = 8) -> QuantizePlan:
         calibration=TrainText(outputs=True),
         tuning=TuneControls(),
     )
+
+
+def fine_tuned(step: float = 0.0002, states: int = 8) -> QuantizePlan:
+    """`rate_aware` with fine-tuning after each tensor that is rounded: fewer bytes, and minutes of work."""
+    return rate_aware(step, states).replace(tuning=TuneByTensor())

@@ -307,17 +307,26 @@ class Fixed(Rate):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning(Plan):
-    """The slot of tuning small tensors after all tensors are rounded."""
+    """The slot of fine-tuning: after all tensors are rounded, or between one and the next."""
 
     abstract: ClassVar[bool] = True
+    one_rate: ClassVar[bool] = False  # whether it corrects the rounding errors of one rate, and of no other
 
     def tune(
-        self, exact: Model, rounded: Model, names: list[str], stream: TokenStream, length: int, trial: bool
+        self,
+        exact: Model,
+        student: Model,
+        small: list[str],
+        rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        stream: TokenStream,
+        length: int,
+        trial: bool,
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
-        """New weights of the tensors of these names, float32 on the CPU; yields (steps done, steps).
+        """New weights to quantize, float32 on the CPU, by name; yields (steps done, steps).
 
-        exact, rounded: the model with weights as trained and as shipped; the second is changed. stream: the
-        training tokens. length: of a sequence. trial: only one step, as a test.
+        exact, student: two models with the weights as trained; the student is changed. small: names of small
+        tensors. rounded: from some weights, by name, to their values after rounding. stream: the training
+        tokens. length: of a sequence. trial: as few steps as possible, as a test.
         """
         yield from ()
         return {}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitgolf.base.events import finish
 from bitgolf.net.backend import Backend, choose_backend, choose_device
-from bitgolf.net.model import Model, build_model, count_parameters, model_with, shipped_weights
+from bitgolf.net.model import Model, ModelPlan, build_model, count_parameters, model_with, shipped_weights
 from bitgolf.recipe import Recipe
 from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.windows import Chunked
@@ -223,16 +223,39 @@ def packed(
         curvatures = recipe.quantize.curvatures(model_with(shipped, weights, backend), stream, length)
     if recipe.quantize.rate != Fixed():
         plan = allocated(recipe, plan, weights, curvatures, tokenizer, code_bytes)
-    if recipe.quantize.tuning != NoTuning():
-        names = plan.tunable(weights)
-        tensors = quantize_weights(plan, weights, curvatures)
-        rounded = {name: tensor.dequantize() for name, tensor in tensors.items()}
-        exact, student = model_with(shipped, weights, backend), model_with(shipped, rounded, backend)
-        tuned = finish(plan.tuning.tune(exact, student, names, stream, length, False)) if names else {}
-        weights = {**weights, **tuned}
+    if recipe.quantize.tuning != NoTuning() and (small := plan.tunable(weights)):
+        weights, before = tuned(backend, shipped, plan, weights, curvatures, small, stream, length), weights
         if recipe.quantize.rate != Fixed():
-            plan = allocated(recipe, plan, weights, curvatures, tokenizer, code_bytes)
+            fitting = allocated(recipe, plan, weights, curvatures, tokenizer, code_bytes)
+            if fitting != plan and plan.tuning.one_rate:
+                weights = tuned(backend, shipped, fitting, before, curvatures, small, stream, length)
+                fitting = allocated(recipe, fitting, weights, curvatures, tokenizer, code_bytes)
+            plan = fitting
     return pack(shipped, quantize_weights(plan, weights, curvatures), tokenizer, recipe.pack)
+
+
+def tuned(
+    backend: Backend,
+    shipped: ModelPlan,
+    plan: QuantizePlan,
+    weights: dict[str, Tensor],
+    curvatures: Curvatures,
+    small: list[str],
+    stream: TokenStream,
+    length: int,
+) -> dict[str, Tensor]:
+    """Weights as the table's tuning leaves them."""
+
+    rules = {name: plan.rules[rule] for name, rule in plan.assign(weights).items()}
+
+    def rounded(changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: rules[name].quantizer.quantize(weight, curvatures.get(name)).dequantize()
+            for name, weight in changed.items()
+        }
+
+    exact, student = model_with(shipped, weights, backend), model_with(shipped, weights, backend)
+    return weights | finish(plan.tuning.tune(exact, student, small, rounded, stream, length, False))
 
 
 def allocated(
