@@ -98,13 +98,13 @@ class TuneByTensor(Tuning):
         parameters, found = dict(student.named_parameters()), dict[str, Tensor]()
         rates = {name: self.lr * root_mean_square(parameters[name]) for name in parameters}
         fitting = Fitting(exact, student, rates | dict.fromkeys(small, self.small_lr))
-        large = in_order(name for name in parameters if name not in small)
-        counts = [1 if trial else self.steps] * (len(large) - 1) + [1 if trial else self.small_steps]
+        stages = [[name] for name in in_order(name for name in parameters if name not in small)] or [[]]
+        counts = [1 if trial else self.steps] * (len(stages) - 1) + [1 if trial else self.small_steps]
         done = 0
-        for name, steps in zip(large, counts):
-            found |= (unrounded := weights_of(student, [name]))
+        for names, steps in zip(stages, counts):
+            found |= (unrounded := weights_of(student, names))
             put_in(student, rounded(unrounded))
-            fitting.freeze(name)
+            fitting.freeze(names)
             for share in falling(steps):
                 yield done, sum(counts)
                 fitting.step(drawn_text(stream, rows, length, generator), share)
@@ -126,9 +126,10 @@ class Fitting:
         groups = [{"params": [self.parameters[name]], "first": rate} for name, rate in rates.items()]
         self.adam = torch.optim.Adam(groups, betas=MOMENTS)
 
-    def freeze(self, name: str) -> None:
-        """The tensor keeps its values from now on."""
-        self.parameters[name].requires_grad_(False)
+    def freeze(self, names: Iterable[str]) -> None:
+        """These tensors keep their values from now on."""
+        for name in names:
+            self.parameters[name].requires_grad_(False)
 
     def step(self, text: Tensor, share: float) -> None:
         """One step on token ids (sequences, length) at this share of the rates."""

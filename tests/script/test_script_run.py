@@ -25,6 +25,7 @@ from bitgolf.script.proofs import ScriptError, compare_runs, prove_scripts, run_
 from bitgolf.script.shrink import minify
 from bitgolf.script.source import PACKAGE_FOLDER
 from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.tune import TuneByTensor
 from bitgolf.text.shards import write_shard
 from bitgolf.train.optim import SgdRule
 from tests.script.test_flatten import TINY, data  # noqa: F401
@@ -39,6 +40,14 @@ SHRUNK = {
 
 def shrunk(name):
     return find_recipe(name).replace({**TINY, **SHRUNK[name]})
+
+
+@pytest.mark.slow
+def test_a_script_fine_tunes_as_the_package(data):  # noqa: F811
+    tuning = TuneByTensor(steps=2, small_steps=2, step_tokens=64)
+    recipe = shrunk("demo").replace({"quantize.tuning": tuning})
+    script = flatten(recipe)
+    prove_scripts(recipe, data, {"readable": script, "packed": pack_script(script)})
 
 
 @pytest.mark.slow

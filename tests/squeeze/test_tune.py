@@ -228,3 +228,9 @@ def test_a_budget_that_the_tuned_weights_leave_is_filled_by_tuning_again(
     packed, plan = finish(packer.allocated(choose_backend(recipe.backend), trained.dataset.train))
     assert 0.97 * budget <= packed.total_bytes(packed.packed(plan)[1]) <= budget
     assert len(rates) == 1 + bool(lost_bytes)
+
+
+def test_where_all_tensors_are_small_these_are_tuned(trained, calibrated):
+    table = by_part(AbsMax(), AbsMax()).replace(tuning=TuneByTensor(small_steps=2, step_tokens=64))
+    packer = tuned(trained, calibrated, table)
+    assert any(not torch.equal(packer.weights[name], weight) for name, weight in trained.weights.items())
