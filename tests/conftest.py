@@ -24,14 +24,13 @@ from bitgolf.train.average import Ema
 from bitgolf.train.loop import TrainPlan
 from bitgolf.train.optim import OptimPlan
 from bitgolf.train.schedule import WarmdownFraction
+from tests.any_source import ANY_SOURCE
 
 bitgolf.import_core()
 
 WORDS = (
     "the people of this nation and their government shall keep peace with all for many years to come".split()
 )
-
-ANY_SOURCE = random.Random(0).randbytes(15_000)
 
 
 def generated_text(seed: int, sentences: int) -> str:

@@ -18,6 +18,7 @@ PROMISED_BITS_PER_BYTE = 1.44
 PROMISED_SECONDS = 300
 
 
+@pytest.mark.usefixtures("any_script")
 def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tmp_path):
     def tiny_data(_text, _vocabulary_size, _case_ops):
         return dataset

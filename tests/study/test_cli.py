@@ -12,6 +12,7 @@ from bitgolf.cli.main import app
 from bitgolf.study.design import Study, add_one
 from bitgolf.study.power import disturbances
 
+pytestmark = pytest.mark.usefixtures("any_script")
 FILE = """
 import json
 from pathlib import Path

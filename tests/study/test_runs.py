@@ -19,6 +19,8 @@ from bitgolf.base.tensors import read_tensors
 from bitgolf.net import backend as backend_module
 from bitgolf.report.screen import follow
 from bitgolf.score.windows import Chunked
+from bitgolf.script import counted
+from bitgolf.script.kept import minified
 from bitgolf.study import executors, runs
 from bitgolf.study import runner as conducting
 from bitgolf.study.design import DropLosers, Study, add_one
@@ -31,6 +33,7 @@ from bitgolf.study.runs import Task, finish_task, tasks_of
 from bitgolf.study.status import RunStatus, run_status
 from tests.fake_study import fake_result
 
+pytestmark = pytest.mark.usefixtures("any_script")
 LONG = {"data.sequence_length": 10**5, "train.batch_tokens": 10**5, "train.forward_tokens": 10**5}
 SAME = ("status", "bits_per_byte", "artifact_bytes", "total_bytes", "steps", "ledger", "rules")
 
@@ -149,7 +152,9 @@ def test_a_shared_training_gives_what_an_own_one_gives(finished, tmp_path):
     assert (job.folder / "model.bin").read_bytes() == (alone.folder / "model.bin").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["two processes", "slurm's local twin", "ray"])
+@pytest.mark.parametrize(
+    "kind", ["two processes", "slurm's local twin", pytest.param("ray", marks=pytest.mark.slow)]
+)
 def test_every_executor_gives_the_same(finished, study, tmp_path, kind):
     pytest.importorskip({"ray": "ray", "slurm's local twin": "submitit"}.get(kind, "torch"))
     make = {
@@ -363,7 +368,8 @@ def wait_for_work(folder: Path, started: float, child: subprocess.Popen) -> None
         time.sleep(0.02)
 
 
-def test_several_processes_make_one_run(recipe, dataset, tmp_path):
+def test_several_processes_make_one_run(recipe, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(counted, "minified", minified)  # it is the script that they run
     pair = {"train.accumulation": 1, "train.batch_tokens": 128}
     arms = add_one(recipe.replace(pair), {"longer": {"train.steps": 5}})
     study = Study(
