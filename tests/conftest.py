@@ -16,7 +16,7 @@ from bitgolf.net.model import ModelPlan
 from bitgolf.recipe import BudgetPlan, DataPlan, Recipe
 from bitgolf.score.score import ScorePlan
 from bitgolf.score.windows import Sliding
-from bitgolf.script import counted
+from bitgolf.script import ahead, counted
 from bitgolf.squeeze.quantize import int6_rows
 from bitgolf.text.batches import ShuffledBlocks
 from bitgolf.text.shards import Dataset
@@ -110,6 +110,7 @@ def any_script():
     """Runs of which nobody looks at the script get one of the usual size: to make one takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counted, "minified", lambda _: ANY_SOURCE)
+        patch.setattr(ahead.Ahead, "beside", lambda _, event: event)
         yield
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
-from bitgolf.base.events import NOTE, Event, is_first_process, with_progress
+from bitgolf.base.events import NOTE, Event, is_first_process, mapped, with_progress
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.passport import differing_bytes
@@ -44,6 +44,7 @@ from bitgolf.run.stages import run
 from bitgolf.run.start import Start
 from bitgolf.score.adapter import NoAdapter
 from bitgolf.score.score import ScorePlan, Scores
+from bitgolf.script.ahead import Ahead
 from bitgolf.script.counted import script_of, whole_ledger
 from bitgolf.squeeze.artifact import Unpacked, load_model, unpack
 from bitgolf.text.encoder import Encoder
@@ -125,9 +126,13 @@ def _work(
     if is_first_process() and not resume:
         claim_folder(folder, recipe, resume)  # refused before minutes of tokenizing, not after
     refuse_uneven_batches(recipe)
-    dataset = yield from find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
+    ahead = Ahead(recipe)
+    made = find_dataset(data, recipe.model.vocabulary_size, recipe.data.case_ops)
+    dataset = yield from mapped(made, ahead.beside)
     clock.lap("data")
+    ahead.wait(first=True)
     code = _code_that_fits(recipe, dataset)
+    ahead.wait()  # nothing runs beside the training
     clock.lap("prepare")
     opening = opening_of(dataset)
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
