@@ -3,9 +3,12 @@
 import textwrap
 
 import pytest
+import torch
 
 from bitgolf import READING_ORDER
+from bitgolf.net.backend import Backend
 from bitgolf.script.core import read_core
+from bitgolf.script.lean.net.backend import Backend as LeanBackend
 from bitgolf.script.slim import LEAN_FOLDER, added, overlaid, plain_settings, slim
 from bitgolf.script.source import SourceError, file_of, read_module
 from bitgolf.script.trust import trusting
@@ -164,3 +167,12 @@ def test_a_name_of_something_else_in_core_is_refused(tmp_path):
     (tmp_path / "base" / "plan.py").write_text("KINDS = {}\n\n\nclass Plan:\n    known = KINDS\n")
     with pytest.raises(SourceError, match=r"mix/counts.py:1: KINDS already means something else"):
         slim(modules, tmp_path)
+
+
+def test_a_script_calibrates_with_the_attention_of_the_package():
+    kept = [
+        kind(device=torch.device("cpu"), dtype=torch.bfloat16, **given).plain()
+        for kind, given in ((Backend, {"attention": "chunk"}), (LeanBackend, {}))
+    ]
+    assert kept[0].attention == kept[1].attention == "chunk"
+    assert kept[0].dtype == kept[1].dtype == torch.float32

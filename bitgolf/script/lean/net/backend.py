@@ -46,8 +46,8 @@ class Backend:
         return self.plan.compile
 
     def plain(self) -> Self:
-        """The same device in float32 and plain operations, in which every product can be seen."""
-        plan = self.plan.replace(fused=False, compile=False)
+        """The same device and attention in float32, whose products can all be seen."""
+        plan = self.plan.replace(fused=False, compile=False, attention=self.attention)
         return dataclasses.replace(self, dtype=torch.float32, plan=plan)
 
     def compute_dtype(self, rows: int) -> torch.dtype:
