@@ -40,6 +40,7 @@ TOKENIZER_BYTES = 2.6  # for each piece that is no single byte
 STEP_SHARE = 0.3  # of the speed of matrix products that a training step reaches; 0.2 to 0.46 were measured
 PRODUCTS = 20  # are timed
 PROCESS_BYTES = 360 << 20  # Python, torch, and what torch loads in its first step
+COMPILER_BYTES = 90 << 20  # numba, by which the loss of a training in bfloat16 is compiled
 ALLOCATOR_FACTOR = 1.65  # memory taken from the system over tensors alive at once, measured with glibc
 
 
@@ -325,7 +326,8 @@ def memory_bytes(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     vocabulary = recipe.model.vocabulary_size
     logits = 3 * 4 * head_rows(vocabulary) * vocabulary
     updates = 8 * sum(elements.values())
-    return PROCESS_BYTES + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)
+    process = PROCESS_BYTES + COMPILER_BYTES * (recipe.backend.dtype != "float32")
+    return process + lasting + max(int(ALLOCATOR_FACTOR * (kept_bytes(recipe) + logits)), updates)
 
 
 def averaged_copies(average: Averager) -> int:
