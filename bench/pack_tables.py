@@ -14,7 +14,8 @@ from typing import Any
 from bitgolf.base.files import read_json
 
 Lines = dict[str, dict[str, Any]]  # of one run, by the name of the way
-GROUPS = ("a ", "b ", "c ", "d ", "n ", "e ")  # of ways that are compared
+GROUPS = ("a ", "b ", "c ", "d ", "n ", "e ", "t ")  # of ways that are compared
+OURS = {"e": "rate-aware", "t": "fine-tuned"}  # by the first letter of their names
 SMALLEST_GAP = 1e-5  # bits per byte; below this a logarithm says nothing
 
 
@@ -70,20 +71,24 @@ def ways_table(seeds: Sequence[Lines]) -> Iterator[str]:
 
 
 def savings_table(seeds: Sequence[Lines]) -> Iterator[str]:
-    """Our bytes at the gap of each public way, and our gap at its bytes; a value for each seed."""
-    yield "| against | fewer bytes at equal bpb | share of its gap at equal bytes |"
-    yield "|---|---|---|"
+    """The bytes of ours at the gap of each other way, and its gap at their bytes; a value for each seed."""
+    yield "| against | ours | fewer bytes at equal bpb | share of its gap at equal bytes |"
+    yield "|---|---|---|---|"
     for name in seeds[0]:
         if name[:2] not in ("b ", "c ", "d ", "n ") or any(name not in seed for seed in seeds):
             continue
-        saved, ratio = [], []
-        for seed in seeds:
-            size, gap = seed[name]["artifact_bytes"], seed[name]["gap"]
-            saved.append(100 * (1 - bytes_at_gap(curve(seed, "e"), gap) / size))
-            ratio.append(gap_at_bytes(curve(seed, "e"), size) / gap)
-        each = ", ".join(f"{value:.1f}" for value in saved)
-        fewer = "not covered" if math.isnan(mean(saved)) else f"{mean(saved):.1f}% ({each})"
-        yield f"| {name} | {fewer} | {'not covered' if math.isnan(mean(ratio)) else f'{mean(ratio):.2f}'} |"
+        for letter, title in OURS.items():
+            saved, ratio = [], []
+            for seed in seeds:
+                size, gap = seed[name]["artifact_bytes"], seed[name]["gap"]
+                saved.append(100 * (1 - bytes_at_gap(curve(seed, letter), gap) / size))
+                ratio.append(gap_at_bytes(curve(seed, letter), size) / gap)
+            if math.isnan(mean(saved)) and math.isnan(mean(ratio)):
+                continue
+            each = ", ".join(f"{value:.1f}" for value in saved)
+            fewer = "not covered" if math.isnan(mean(saved)) else f"{mean(saved):.1f}% ({each})"
+            share = "not covered" if math.isnan(mean(ratio)) else f"{mean(ratio):.2f}"
+            yield f"| {name} | {title} | {fewer} | {share} |"
 
 
 def parts_table(seeds: Sequence[Lines]) -> Iterator[str]:
@@ -125,14 +130,14 @@ def plot(sizes: dict[str, list[Lines]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
 
-    marks = {"a": "v", "b": "s", "c": "D", "d": "o", "n": "x", "e": "."}
+    marks = {"a": "v", "b": "s", "c": "D", "d": "o", "n": "x", "e": ".", "t": "+"}
     words = {
         "a": "int8, zlib",
         "b": "int6, zstd-22",
         "c": "int5 and int6, zstd-22",
         "d": "SDClip, GPTQ, brotli",
         "n": "NNCodec",
-        "e": "rate-aware",
+        **OURS,
     }
     figure = Figure(figsize=(4.2 * len(sizes), 4.4), layout="constrained")
     for axes, (recipe, seeds) in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes.items()):
@@ -141,7 +146,7 @@ def plot(sizes: dict[str, list[Lines]], path: Path) -> None:
                 points = sorted(point for point in curve(lines, letter) if point[1] > SMALLEST_GAP)
                 if points:
                     label = words[letter] if number == 0 else None
-                    style = "-" if letter == "e" else "none"
+                    style = "-" if letter in OURS else "none"
                     axes.plot(*zip(*points), mark, linestyle=style, color=f"C{i}", label=label, markersize=5)
         axes.set(xscale="log", yscale="log", title=recipe, xlabel="bytes of the artifact")
         axes.xaxis.set_minor_formatter(ScalarFormatter())
