@@ -97,6 +97,13 @@ def page(facts: Row) -> str:
             "the record packs better than what they compare with, so that the truth may lie above."
         ),
         "",
+        *paragraph(
+            f"With `quantize.tuning=TuneByTensor` it would be {losses[1] * packing['fine_tuned']:.4f} "
+            f"({packing['fine_tuned']} of it: {packing['fine_tuned_source']}). The recipe leaves it out: it reads "
+            "training text, so its passes would count among the 600 seconds, and what they gain is not known to "
+            "be more than what as many seconds of training do."
+        ),
+        "",
         "## Seconds",
         "",
         "| training | TFLOP a step | GPUs | seconds a step | TFLOP/s a GPU | by the others | source |",
