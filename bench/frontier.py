@@ -99,9 +99,9 @@ def page(facts: Row) -> str:
         "",
         *paragraph(
             f"With `quantize.tuning=TuneByTensor` it would be {losses[1] * packing['fine_tuned']:.4f} "
-            f"({packing['fine_tuned']} of it: {packing['fine_tuned_source']}). The recipe leaves it out: it reads "
-            "training text, so its passes would count among the 600 seconds, and what they gain is not known to "
-            "be more than what as many seconds of training do."
+            f"({packing['fine_tuned']} of it: {packing['fine_tuned_source']}). The recipe leaves it out: it "
+            "reads training text, so its passes would count among the 600 seconds, and what they gain is not "
+            "known to be more than what as many seconds of training do."
         ),
         "",
         "## Seconds",
