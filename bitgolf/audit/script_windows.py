@@ -81,7 +81,7 @@ def trains_on_all_files(script: Script) -> Iterator[Finding]:
 
 
 def one_process(script: Script) -> Iterator[Finding]:
-    """V18: scores by rank that nobody adds up; weights that one process alone has read."""
+    """V18: scores by rank that nobody adds up; weights that one process alone has read, and none after it."""
     last = {each.inside: each for each in script.of("score", RANK)}
     for score in last.values():
         if not any(
@@ -92,11 +92,13 @@ def one_process(script: Script) -> Iterator[Finding]:
         ):
             message = "each process scores its share, and no sum over processes follows"
             yield script.finding("V18", score, message)
-    for load in script.of("load"):
+    loads = list(script.of("load"))
+    for load in loads:
         later = [
             event.time for event in script.of("score", VAL) if event.time > load.time and not event.owner
         ]
-        if load.owner and later and not any(load.time < each.time < min(later) for each in script.of("sent")):
+        shared = [*script.of("sent"), *(each for each in loads if not each.owner)]
+        if load.owner and later and not any(load.time < each.time < min(later) for each in shared):
             message = (
                 f"one process loads the weights ({script.line(int(load.owner))}), and the others score too"
             )
