@@ -48,11 +48,11 @@ class TuneControls(Tuning):
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
         generator, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
         rows = 1 if trial else max(1, self.step_tokens // length)
-        put_in(student, rounded(weights_of(student, dict(student.named_parameters()))))
+        student.load_state_dict(rounded(weights_of(student, dict(student.named_parameters()))))
         fitting = Fitting(exact, student, dict.fromkeys(small, self.lr))
         for done, share in enumerate(falling(steps)):
             yield done, steps
-            fitting.step(drawn_text(stream, rows, length, generator), share)
+            fitting.distill(drawn_text(stream, rows, length, generator), share)
         yield steps, steps
         return weights_of(student, small)
 
@@ -103,11 +103,11 @@ class TuneByTensor(Tuning):
         done = 0
         for names, steps in zip(stages, counts):
             found |= (unrounded := weights_of(student, names))
-            put_in(student, rounded(unrounded))
+            student.load_state_dict(rounded(unrounded), strict=False)
             fitting.freeze(names)
             for share in falling(steps):
                 yield done, sum(counts)
-                fitting.step(drawn_text(stream, rows, length, generator), share)
+                fitting.distill(drawn_text(stream, rows, length, generator), share)
                 done += 1
         yield done, done
         return found | weights_of(student, small)
@@ -131,8 +131,8 @@ class Fitting:
         for name in names:
             self.parameters[name].requires_grad_(False)
 
-    def step(self, text: Tensor, share: float) -> None:
-        """One step on token ids (sequences, length) at this share of the rates."""
+    def distill(self, text: Tensor, share: float) -> None:
+        """One step towards the exact model, on token ids (sequences, length), at this share of the rates."""
         ids = text.to(self.student.backend.device)
         with torch.no_grad():
             target = F.log_softmax(self.exact.logits(ids).flatten(0, 1), dim=-1)
@@ -163,11 +163,3 @@ def weights_of(model: Model, names: Iterable[str]) -> dict[str, Tensor]:
     """Copies of tensors of a model, float32 on the CPU, by name."""
     parameters = dict(model.named_parameters())
     return {name: parameters[name].detach().float().cpu().clone() for name in names}
-
-
-@torch.no_grad()
-def put_in(model: Model, values: Mapping[str, Tensor]) -> None:
-    """Give tensors of a model these values."""
-    parameters = dict(model.named_parameters())
-    for name, value in values.items():
-        parameters[name].copy_(value)
