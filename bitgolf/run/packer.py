@@ -1,6 +1,6 @@
 """From trained weights to the bytes that count: allocate, tune, quantize, pack."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -59,10 +59,10 @@ class Packer:
         exact, student = (model_with(shipped, self.weights, backend) for _ in range(2))
         weights = dict(self.weights)
 
-        def rounded(changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        def rounded(names: Iterable[str], changed: dict[str, Tensor]) -> dict[str, Tensor]:
             weights.update(changed)
             tensors, _ = quantize_weights(plan, weights, self.curvatures, self.made)
-            return {name: tensors[name].dequantize() for name in changed}
+            return {name: tensors[name].dequantize() for name in names}
 
         steps = plan.tuning.tune(exact, student, small, rounded, stream, length, trial)
         tuned = yield from with_progress(steps, "tune")

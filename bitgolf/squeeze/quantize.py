@@ -7,7 +7,7 @@ use curvature have their own modules.
 import dataclasses
 import fnmatch
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
@@ -317,7 +317,7 @@ class Tuning(Plan):
         exact: Model,
         student: Model,
         small: list[str],
-        rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
         stream: TokenStream,
         length: int,
         trial: bool,
@@ -325,8 +325,8 @@ class Tuning(Plan):
         """New weights to quantize, float32 on the CPU, by name; yields (steps done, steps).
 
         exact, student: two models with the weights as trained; the student is changed. small: names of small
-        tensors. rounded: from some weights, by name, to their values after rounding. stream: the training
-        tokens. length: of a sequence. trial: as few steps as possible, as a test.
+        tensors. rounded: from names, and weights that have changed, to the values of these tensors after
+        rounding. stream: the training tokens. length: of a sequence. trial: as few steps as possible.
         """
         yield from ()
         return {}

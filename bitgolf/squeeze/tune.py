@@ -41,14 +41,14 @@ class TuneControls(Tuning):
         exact: Model,
         student: Model,
         small: list[str],
-        rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
         stream: TokenStream,
         length: int,
         trial: bool,
     ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
         generator, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
         rows = 1 if trial else max(1, self.step_tokens // length)
-        student.load_state_dict(rounded(weights_of(student, dict(student.named_parameters()))))
+        student.load_state_dict(rounded(dict(student.named_parameters()), {}))
         fitting = Fitting(exact, student, dict.fromkeys(small, self.lr))
         for done, share in enumerate(falling(steps)):
             yield done, steps
@@ -88,7 +88,7 @@ class TuneByTensor(Tuning):
         exact: Model,
         student: Model,
         small: list[str],
-        rounded: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
         stream: TokenStream,
         length: int,
         trial: bool,
@@ -103,7 +103,7 @@ class TuneByTensor(Tuning):
         done = 0
         for names, steps in zip(stages, counts):
             found |= (unrounded := weights_of(student, names))
-            student.load_state_dict(rounded(unrounded), strict=False)
+            student.load_state_dict(rounded(names, unrounded), strict=False)
             fitting.freeze(names)
             for share in falling(steps):
                 yield done, sum(counts)

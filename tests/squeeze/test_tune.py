@@ -189,6 +189,15 @@ def test_later_tensors_make_good_what_earlier_ones_lost_at_as_many_bytes(trained
     assert divergence(trained, packer, other) > 0.98 * divergence(trained, controls, exact)
 
 
+def test_what_was_rounded_before_is_not_rounded_again_to_tune_controls(trained, calibrated, monkeypatch):
+    calibrated.packed(COARSE)
+    monkeypatch.delattr(RateAware, "quantize")
+    tuning = TuneControls(steps=1, step_tokens=64)
+    table = COARSE.replace(tuning=tuning)
+    backend = choose_backend(trained.recipe.backend)
+    finish(calibrated.tuned(table, backend, trained.dataset.train)).packed(table)
+
+
 def test_what_ships_is_what_was_fine_tuned_around(trained, calibrated, monkeypatch):
     table, students = COARSE.replace(tuning=BY_TENSOR.replace(steps=1, small_steps=1)), []
     tune = TuneByTensor.tune

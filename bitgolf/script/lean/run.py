@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -248,10 +248,11 @@ def tuned(
 
     rules = {name: plan.rules[rule] for name, rule in plan.assign(weights).items()}
 
-    def rounded(changed: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rounded(names: Iterable[str], changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        new = {**weights, **changed}
         return {
-            name: rules[name].quantizer.quantize(weight, curvatures.get(name)).dequantize()
-            for name, weight in changed.items()
+            name: rules[name].quantizer.quantize(new[name], curvatures.get(name)).dequantize()
+            for name in names
         }
 
     exact, student = model_with(shipped, weights, backend), model_with(shipped, weights, backend)
