@@ -5,7 +5,7 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 1000
 BY_THE_CLOCK := studies/pr543_width.py
 
-.PHONY: setup demo test slow bench gpu studies audit-corpus docs lint clean
+.PHONY: setup demo test slow bench gpu studies audit-corpus pages docs lint clean
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -39,6 +39,11 @@ studies: setup
 		$(BIN)/bitgolf study $$study --processes 2 || exit 1; done
 	$(BIN)/bitgolf study $(BY_THE_CLOCK)
 
+# what is written from the code: after any change in bitgolf, and with it
+pages: setup
+	$(BIN)/python -m bitgolf.catalog.architecture
+	$(BIN)/python -m bitgolf.catalog.techniques
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 
@@ -46,6 +51,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -k up_to_date tests/test_shape.py tests/catalog/test_techniques.py
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache
