@@ -36,6 +36,7 @@ READING_ORDER = (
     "base.files",
     "base.tensors",
     "base.compiled",
+    "base.threads",
     "text.casing",
     "text.tokenizer",
     "text.encoder",
@@ -154,13 +155,15 @@ def __getattr__(name: str) -> Any:
 
 
 def yield_cores() -> None:
-    """Have waiting threads give up their core after a thousand turns, unless the user has chosen.
+    """Have waiting threads give up their core, unless the user has chosen.
 
-    Called before torch is imported: its OpenMP (GNU's) reads this once. It spins for milliseconds by itself,
-    and with another busy process on two cores a training step then takes seconds instead of a tenth of one.
+    Called before torch and numpy are imported, which read this once. torch's OpenMP (GNU's) spins for
+    milliseconds by itself: with another busy process on two cores a training step then takes seconds instead
+    of a tenth of one. numpy's OpenBLAS spins as well, after products so small that one thread is enough.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def import_core() -> None:

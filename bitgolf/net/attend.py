@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
+from bitgolf.base.threads import in_parts
 from bitgolf.net.kernels import AttentionMask
-from bitgolf.net.machine import BITS_OF_E, in_parts
+from bitgolf.net.machine import BITS_OF_E
 from bitgolf.net.softcap import BIAS, HALF, LOWEST, MANTISSA, ONE, P1, P2, P3, P4, P5, P6, P7
 
 QUERIES = 128  # of one tile, adjacent in memory, so that a vector has one number of each

@@ -4,14 +4,13 @@ All is computed in float32. What is no number stays none, so that a training tha
 """
 
 import math
-from collections.abc import Callable
-from threading import Thread
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bitgolf.base.compiled import HAS_NUMBA, Looping, kept_compiled
+from bitgolf.base.threads import in_parts
 from bitgolf.net.kernels import LARGEST_CAP, FusedKernels, FusedNats, Saved, head_rows
 from bitgolf.net.softcap import BIAS, HALF, LOWEST, MANTISSA, ONE, P1, P2, P3, P4, P5, P6, P7, TWO
 
@@ -56,19 +55,6 @@ def logits_to_slopes(logits: Tensor, targets: Tensor, cap: float, shares: Tensor
     """
     numbers, wanted, out = logits.view(torch.int16).numpy(), targets.numpy(), shares.numpy()
     in_parts(lambda start, end: slope_rows(numbers, wanted, np.float32(cap), out, start, end), len(out))
-
-
-def in_parts(work: Callable[[int, int], None], count: int) -> None:
-    """work(start, end) for the numbers below count, a part of them in each of torch's threads."""
-    threads = min(torch.get_num_threads(), count)
-    cuts = [count * thread // threads for thread in range(threads + 1)]
-    first, *others = zip(cuts, cuts[1:])
-    crew = [Thread(target=work, args=each) for each in others]
-    for each in crew:
-        each.start()
-    work(*first)
-    for each in crew:
-        each.join()
 
 
 def for_training(function: Looping) -> Looping:

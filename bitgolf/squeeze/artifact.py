@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import ArtifactError, BitgolfError, PlanError
 from bitgolf.base.plan import Plan, from_json, members, setting, to_json
+from bitgolf.base.threads import in_threads
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import Model, ModelPlan, model_with, parameter_shapes
 from bitgolf.squeeze.codec import CODEC_NAMES, Codec, Deflate
@@ -211,13 +212,13 @@ def pack(
     texts = [json_bytes(sparse_json(model)), json_bytes(entries), tokenizer]
     encoded = [(False, len(text), *plan.codec.encode(text)) for text in texts]
     contents = [_contents(pieces, tensors) for pieces in streams]
-    now = {
-        name: before[name] if name in before else encode_stream(pieces, tensors, plan)
-        for name, pieces in zip(contents, streams)
-    }
+    new = {name: pieces for name, pieces in zip(contents, streams) if name not in before}
+    longest_first = sorted(new, key=lambda name: -sum(piece.num_bytes for piece in new[name]))
+    made = in_threads(lambda name: encode_stream(new[name], tensors, plan), longest_first)
+    now = {**before, **dict(zip(longest_first, made))}
     before.clear()
-    before |= now
-    encoded += [now[name] for name in contents]
+    before |= {name: now[name] for name in contents}
+    encoded += [before[name] for name in contents]
     rows = b"".join(
         SECTION_ROW.pack(
             CODEC_NAMES.index(codec) | (COLUMNS_FIRST if columns else 0), len(data), decoded, zlib.crc32(data)

@@ -8,8 +8,6 @@ import dataclasses
 import fnmatch
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import BitgolfError, PlanError
 from bitgolf.base.plan import Plan, setting
+from bitgolf.base.threads import in_threads
 from bitgolf.net.model import Model
 from bitgolf.squeeze.form import FLOAT_TYPES, FloatForm, QuantizedTensor
 from bitgolf.squeeze.grid import (
@@ -452,19 +451,6 @@ def quantize_weights(
         for name in weights
     ]
     return {name: made[name].tensor for name in weights}, rows
-
-
-def in_threads(make: Callable[[str], Made], names: list[str]) -> list[Made]:
-    """The results of `make` for all names, in as many threads as torch has; a single one in this thread.
-
-    Trellis rounding is compiled code that runs in parallel. Each thread gives torch as many threads as this
-    one, because the last bits of a decomposition depend on them.
-    """
-    threads = torch.get_num_threads()
-    if min(threads, len(names)) < 2:
-        return [make(name) for name in names]
-    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, threads)) as crew:
-        return list(crew.map(make, names))
 
 
 def public_int8() -> QuantizePlan:

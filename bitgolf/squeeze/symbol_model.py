@@ -3,7 +3,9 @@
 A log2_std stands for a standard deviation of 2 ** (log2_std / 4). A decoder computes only whole numbers, and
 values from them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log). So a stream
 decodes to the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so the
-order of a sum does not matter and packing gives the same bytes everywhere too.
+order of a sum does not matter and packing gives the same bytes everywhere too. Products are einsum's, in one
+thread: the threads of numpy's BLAS spin after each small product, and with torch's on as many cores a product
+takes a hundred times as long.
 """
 
 import functools
@@ -65,10 +67,10 @@ def measure_log2_stds(codes: np.ndarray, shapes: Shapes, by_column: bool) -> tup
         rows, columns = matrix.shape
         column = np.zeros(columns, np.int64)
         for _ in range(3 if by_column else 1):
-            sums = squares @ np.floor(2**16 / variances_of(column))
+            sums = np.einsum("ij,j", squares, np.floor(2**16 / variances_of(column)))
             row = nearest_log2_stds(sums / 2**16 / max(1, columns))
             if by_column:
-                sums = np.floor(2**16 / variances_of(row)) @ squares
+                sums = np.einsum("i,ij", np.floor(2**16 / variances_of(row)), squares)
                 column = nearest_log2_stds(sums / 2**16 / max(1, rows))
         middle = upper_median(column)
         log2_stds.append((row + middle, column - middle))
@@ -87,11 +89,12 @@ def subtract_templates(codes: np.ndarray, shapes: Shapes) -> tuple[np.ndarray, S
         squares, alike = (exact**2).sum(1), np.ones(len(matrix), bool)
         weights = np.floor(2**8 / np.sqrt(variances_of(nearest_log2_stds(squares / max(1, matrix.shape[1])))))
         for _ in range(8):
-            total = (alike * weights) @ exact  # rows scaled to equal size, so that large ones do not dominate
-            along, square = exact @ total, int((total.astype(np.int64) ** 2).sum())
+            # rows scaled to equal size, so that large ones do not dominate
+            total = np.einsum("i,ij", alike * weights, exact)
+            along, square = np.einsum("ij,j", exact, total), int((total.astype(np.int64) ** 2).sum())
             alike = (along > 0) & (along**2 > squares * square / 2)
-        template = np.round(alike @ exact / max(1, alike.sum())).clip(-128, 127)
-        alike = squares - 2 * (exact @ template) + template @ template < squares / 2
+        template = np.round(np.einsum("i,ij", alike, exact) / max(1, alike.sum())).clip(-128, 127)
+        alike = squares - 2 * np.einsum("ij,j", exact, template) + (template**2).sum() < squares / 2
         templates.append((alike.astype(np.int64), template.astype(np.int64)))
         matrix -= np.outer(alike, template).astype(np.int8)
     return codes, templates

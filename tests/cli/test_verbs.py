@@ -103,24 +103,25 @@ main()
 @pytest.mark.parametrize(
     "chosen, wanted",
     [
-        ({}, {"GOMP_SPINCOUNT": "1000"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
-        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({}, {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "1"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "OPENBLAS_NUM_THREADS": "1"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active", "OPENBLAS_NUM_THREADS": "1"}),
+        ({"OPENBLAS_NUM_THREADS": "2"}, {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "2"}),
     ],
-    ids=["not chosen", "a count", "a policy"],
+    ids=["not chosen", "a count", "a policy", "threads of BLAS"],
 )
 @pytest.mark.parametrize("asked", ["bitgolf.cli.main.main()", "bitgolf.Recipe"])
 def test_waiting_threads_give_up_their_core_unless_the_user_chose(chosen, wanted, asked):
     program = f"""
 import atexit, os, sys
 import bitgolf, bitgolf.cli.main
-assert "torch" not in sys.modules
-names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+assert not sys.modules.keys() & {{"torch", "numpy"}}
+names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS")
 atexit.register(lambda: print({{name: os.environ[name] for name in names if name in os.environ}}))
 sys.argv = ["bitgolf", "--version"]
 {asked}
 """
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP"))}
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP", "OPENBLAS"))}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={**given, **chosen}
     )

@@ -330,6 +330,18 @@ print(hashlib.sha256(packed().data + ALL_RANGE.data).hexdigest())
 """
 
 
+def test_threads_and_earlier_streams_change_no_byte(monkeypatch):
+    """Also where two streams have the same numbers."""
+    alike = {name: torch.ones_like(weight) for name, weight in weights_of(MODEL).items()}
+    for weights in (weights_of(MODEL), alike):
+        tensors, _ = quantize_weights(int6_rows(), weights)
+        alone, kept = pack(MODEL, tensors, TOKENIZER).data, {}
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        assert pack(MODEL, tensors, TOKENIZER, encoded_before=kept).data == alone
+        assert kept and pack(MODEL, tensors, TOKENIZER, encoded_before=kept).data == alone
+        monkeypatch.undo()
+
+
 def test_every_process_packs_the_same_bytes():
     hashes = {hashlib.sha256(packed().data + ALL_RANGE.data).hexdigest()}
     for seed in ("1", "2"):
