@@ -121,7 +121,9 @@ atexit.register(lambda: print({{name: os.environ[name] for name in names if name
 sys.argv = ["bitgolf", "--version"]
 {asked}
 """
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP", "OPENBLAS"))}
+    given = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GOMP", "OMP", "OPENBLAS"))
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={**given, **chosen}
     )
