@@ -182,12 +182,12 @@ def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
 
 
 def _unpacked(path: Path, packing: str) -> Iterator[bytes]:
-    """Member after member, until the file ends; zeros after the last one are padding."""
+    """Member after member, until the file ends; zeros between them and after the last are padding."""
     name, start = PACKINGS[packing]
     tool: Any = None
     for piece in _pieces(path, FED_BYTES):
         while piece:
-            if tool is None and not piece.strip(b"\0"):
+            if tool is None and not (piece := piece.lstrip(b"\0")):
                 break
             tool = tool or start()
             try:

@@ -48,6 +48,7 @@ from bitgolf.squeeze.presets import (
 from bitgolf.squeeze.quantize import (
     AbsMax,
     Curvatures,
+    Fixed,
     QuantizePlan,
     absmax_rows,
     int6_rows,
@@ -76,6 +77,12 @@ TABLES: dict[str, Callable[[], QuantizePlan]] = {
 }
 TABLES |= {f"rate-{level}": partial(rate_aware, RATE_STEP * 2 ** (level / 2)) for level in range(-2, 5)}
 TABLES |= {f"tuned-{level}": partial(fine_tuned, RATE_STEP * 2 ** (level / 2)) for level in range(-2, 5)}
+OF_TRAINING = (
+    "weights.safetensors",
+    "metrics.jsonl",
+    "environment.json",
+    "checkpoint",
+)  # only runs have them
 MAY_CHANGE = ("quantize", "pack", "score", "budget", "backend")  # of a recipe whose weights are there
 
 
@@ -176,15 +183,19 @@ def curvatures_of(trained: Trained, plan: QuantizePlan) -> Curvatures:
 def packed_by(
     trained: Trained, plan: QuantizePlan, name: str, curvatures: Curvatures | None = None
 ) -> Generator[Event, None, tuple[Packing, Scores]]:
-    """Calibrate if the table asks for it and no curvatures are known, quantize, tune, pack, reload, score."""
+    """Calibrate if the table asks for it, set its rate, quantize, tune, pack, reload, score.
+
+    curvatures: those that are known, in place of calibration.
+    """
     yield Event(f"pack {name}", 0, 1, {})
     started = time.perf_counter()
     if curvatures is None:
         curvatures = curvatures_of(trained, plan)
     seconds = {"calibrate": time.perf_counter() - started}
-    recipe, tokenizer = trained.recipe, trained.dataset.tokenizer.to_bytes()
-    packer = Packer(recipe, tokenizer, trained.weights, curvatures, 0)
-    packer = yield from packer.tuned(plan, trained.backend, trained.dataset.train)
+    recipe, tokenizer = trained.recipe.replace(quantize=plan), trained.dataset.tokenizer.to_bytes()
+    code_bytes = 0 if plan.rate == Fixed() else len(script_of(trained.recipe))
+    packer = Packer(recipe, tokenizer, trained.weights, curvatures, code_bytes)
+    packer, plan = yield from packer.allocated(trained.backend, trained.dataset.train)
     return (yield from reloaded(trained, packer, plan, name, seconds, started))
 
 
@@ -269,8 +280,10 @@ def compare_tables(trained: Trained, names: Sequence[str]) -> Generator[Event, N
 
 def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, Any]]:
     """Pack a run by its changed recipe into a folder of its own, which `bitgolf score` takes as a run."""
-    if out.resolve() == trained.folder.resolve():
-        raise BitgolfError("this folder holds the run itself", where=str(out), way_out="another --out")
+    if trained_here := [name for name in OF_TRAINING if (out / name).exists()]:
+        raise BitgolfError(
+            "a run was trained in this folder", where=str(out), value=trained_here[0], way_out="another --out"
+        )
     recipe, code, started = trained.recipe, script_of(trained.recipe), time.perf_counter()
     curvatures = curvatures_of(trained, recipe.quantize)
     seconds = {"calibrate": time.perf_counter() - started}
@@ -300,6 +313,7 @@ def pack_again(trained: Trained, out: Path) -> Generator[Event, None, dict[str, 
         "dataset": str(trained.dataset.folder),
         "packed_from": str(trained.folder),
     }
+    (out / "result.json").unlink(missing_ok=True)  # of an earlier packing: none, if this one is killed here
     write_bytes(out / "model.bin", artifact.data)
     write_json(out / "recipe.json", to_json(recipe))
     record(recipe, out)

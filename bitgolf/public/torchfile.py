@@ -6,6 +6,7 @@ here they are dense real numbers in the bytes that are there, or refused by name
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from bitgolf.public.streams import MAX_FILE_BYTES, PublicFileError
 MOST_MEMBERS = 50_000  # tensors of a file
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 WAY_OUT = "expected a file that torch.save wrote, with tensors only: torch.save(model.state_dict(), ...)"
+PACKED_DTYPES = {torch.float4_e2m1fn_x2} if hasattr(torch, "float4_e2m1fn_x2") else set()
 HOLDERS = ("model", "state_dict", "model_state_dict")
 # What wrappers of torch put into names: torch.compile, data parallelism, sharding, activation checkpoints.
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -32,7 +34,8 @@ def load_tensors(data: bytes) -> dict[str, Any]:
         raise PublicFileError("written by torch before 1.6, in the old format", way_out=way_out)
     check_zip(data)
     try:
-        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of kinds of tensors that are refused below
+            value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for damaged or hostile files
         raise PublicFileError(f"not a safe torch file: {_refusal(data, error)}", way_out=WAY_OUT) from None
     if not isinstance(value, dict):
@@ -127,7 +130,7 @@ def check_tensors(value: Any, num_bytes: int, name: str = "") -> None:
 
 
 def _shape(tensor: Tensor) -> list[int]:
-    return [*tensor.shape]
+    return [] if tensor.is_nested else [*tensor.shape]
 
 
 def odd_tensor(tensor: Tensor) -> str:
@@ -136,12 +139,16 @@ def odd_tensor(tensor: Tensor) -> str:
         return f"is a {type(tensor).__name__}, not a plain tensor"
     if tensor.is_quantized:
         return "is a quantized tensor of torch"
+    if tensor.is_nested:
+        return "is nested: a list of tensors"
     if tensor.layout != torch.strided:
         return f"is not dense but {str(tensor.layout).removeprefix('torch.')}"
     if tensor.device.type != "cpu":
         return f"has no values: it is on the device {tensor.device.type}"
     if tensor.is_complex():
         return "is complex; a model here has real weights"
+    if tensor.dtype in PACKED_DTYPES:
+        return "has several numbers in a byte; a model here has a number for each weight"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return "claims more values than are stored for it"
     return ""
@@ -153,14 +160,14 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
     Raises PublicFileError for what is no state dict, and for names that fall together.
     """
     notes = []
-    holder = next((key for key in HOLDERS if isinstance(value.get(key), Mapping)), None)
-    while holder is not None:
-        notes.append(f"the state dict under {holder!r} was read")
-        value = value[holder]
-        holder = next((key for key in HOLDERS if isinstance(value.get(key), Mapping)), None)
-    wrong = [
-        str(name) for name, each in value.items() if not (isinstance(each, Tensor) and isinstance(name, str))
-    ]
+    while holders := _holders(value):
+        if len(holders) > 1 and holders[0] not in HOLDERS:
+            way_out = "save one of them: torch.save(model.state_dict(), ...)"
+            raise PublicFileError("several state dicts are in it", value=holders[:3], way_out=way_out)
+        left = f", not those under {', '.join(map(repr, holders[1:4]))}" if len(holders) > 1 else ""
+        notes.append(f"the state dict under {holders[0]!r} was read{left}")
+        value = value[holders[0]]
+    wrong = [str(name) for name, each in value.items() if not _is_weight(name, each)]
     if wrong or not value:
         raise PublicFileError("expected a state dict of tensors only", value=wrong[:3], way_out=WAY_OUT)
     state: dict[str, Tensor] = {}
@@ -181,6 +188,26 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
         taken[outer.rstrip(".")] = None
     notes += [f"the prefix {prefix + '.'!r} was taken off the names" for prefix in taken]
     return state, notes
+
+
+def _holders(value: Mapping[Any, Any]) -> list[str]:
+    """The keys that a state dict may be under: the usual ones first, then those with nothing but tensors.
+
+    Where tensors of a model stand beside them, only the usual ones.
+    """
+    inner = {key: each for key, each in value.items() if isinstance(each, Mapping) and isinstance(key, str)}
+    usual = [key for key in HOLDERS if key in inner]
+    if any(_is_weight(name, each) and "." in name for name, each in value.items()):
+        return usual
+    return usual + [
+        key
+        for key, each in inner.items()
+        if key not in usual and each and all(_is_weight(name, tensor) for name, tensor in each.items())
+    ]
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def as_floats(name: str, tensor: Tensor) -> Tensor:

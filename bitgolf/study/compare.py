@@ -98,6 +98,13 @@ def run_set(name: str, folders: list[Path]) -> RunSet:
                 value=status.stage or status.state,
                 way_out=str(error).strip().splitlines()[-1] if error else "finish it with --resume",
             )
+        if origin := status.result.get("packed_from"):
+            raise BitgolfError(
+                "a run packed again, with windows and perhaps a text of its own",
+                where=str(folder),
+                value=origin,
+                way_out="compare rules of one run with `bitgolf pack RUN --compare`",
+            )
         typed(status.result, Named, folder / "result.json")
         results.append(status.result)
     identities = {result["recipe_identity"] for result in results}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from bitgolf.base.errors import BitgolfError
-from bitgolf.inputs.typed import Progress, Result, Score, read_as, typed
+from bitgolf.inputs.typed import Progress, Result, Score, read_as, read_outside, typed
 from bitgolf.study.receipt import arm_folders
 
 LOST_SECONDS = 5.0  # progress older than this, with no process behind it, is of a run that was killed
@@ -51,7 +51,8 @@ def _ended(path: Path) -> RunStatus:
 def run_folders(text: str) -> list[Path]:
     """The runs that a word names: a run folder, a folder of them, an arm as STUDY/ARM; several with commas.
 
-    Of folders the finished runs alone; of an arm all that were planned. Raises BitgolfError for no such arm.
+    Of folders the finished runs alone, without those packed again; of an arm all that were planned. Raises
+    BitgolfError for no such arm.
     """
     whole = arm_folders(text) if "," in text else []  # the name of an arm may hold commas
     return whole or [folder for part in text.split(",") for folder in _folders_of(part)]
@@ -63,7 +64,16 @@ def _folders_of(word: str) -> list[Path]:
         return arm_folders(word)
     if (path / "result.json").is_file():
         return [path]
-    return sorted(each.parent for each in path.glob("*/result.json"))
+    return sorted(each.parent for each in path.glob("*/result.json") if not packed_from(each.parent))
+
+
+def packed_from(folder: Path) -> str:
+    """The run that `bitgolf pack` made a folder of; empty for a run that was trained there."""
+    try:
+        result = read_outside(folder / "result.json")
+    except BitgolfError:
+        return ""
+    return str(result.get("packed_from", "")) if isinstance(result, dict) else ""
 
 
 def _is_locked(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from bitgolf.base.events import finish
 from bitgolf.base.files import read_json, write_json
 from bitgolf.base.tensors import read_tensors
 from bitgolf.net.model import parameter_shapes
+from bitgolf.pipeline import repack
 from bitgolf.pipeline.repack import (
     OWN,
     TABLES,
@@ -24,8 +25,9 @@ from bitgolf.pipeline.repack import (
 from bitgolf.run.stages import run
 from bitgolf.score.metric import bits_per_byte
 from bitgolf.squeeze.artifact import unpack
+from bitgolf.squeeze.fill import FillBudget
 from bitgolf.squeeze.hessian import TrainText
-from bitgolf.squeeze.presets import feedback_rows
+from bitgolf.squeeze.presets import deviations, feedback_rows
 from bitgolf.train.average import Ema, NoAverage
 from bitgolf.train.qat import FakeQuantize
 from tests.cli.test_cli import bitgolf, refused  # noqa: F401
@@ -46,6 +48,28 @@ def test_the_own_rules_give_the_same_bytes(folder, dataset):
     assert packing.artifact.data == (folder / "model.bin").read_bytes()
     variant = next(row for row in read_json(folder / "result.json")["variants"] if row["name"] == "quantized")
     assert bits_per_byte(scores) == variant["bits_per_byte"]
+
+
+def test_a_table_that_fills_a_budget_is_compared_at_that_rate(folder, dataset):
+    trained = open_run(folder, data=dataset.folder)
+    filled = deviations().replace(rate=FillBudget(least_share=0.3))
+    trained = trained._replace(
+        recipe=trained.recipe.replace({"quantize": filled, "budget.budget_bytes": 22_000})
+    )
+    lines = finish(compare_tables(trained, [OWN]))
+    result = finish(pack_again(trained, folder / "packed"))
+    fixed = finish(compare_tables(trained, ["sdclip"]))
+    assert lines[1]["artifact_bytes"] == result["artifact_bytes"] < fixed[1]["artifact_bytes"]
+    assert lines[1]["bits_per_byte"] == result["bits_per_byte"]
+
+
+def test_a_packing_that_is_killed_leaves_no_result_of_an_earlier_one(folder, dataset, monkeypatch):
+    trained = open_run(folder, data=dataset.folder)
+    finish(pack_again(trained, folder / "packed"))
+    monkeypatch.setattr(repack, "record", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finish(pack_again(trained, folder / "packed"))
+    assert not (folder / "packed" / "result.json").exists()
 
 
 def test_every_ready_table_can_be_compared(folder, dataset):
@@ -149,7 +173,11 @@ def test_what_packing_cannot_do_is_refused(bitgolf, folder, dataset, tmp_path): 
     words = ("pack", folder, "--data", dataset.folder)
     refused(bitgolf(*words, "--set", "model.layers=3"), "trained without this", "model.layers=3")
     refused(bitgolf(*words, "--compare", "int7"), "no such table", "int")
-    refused(bitgolf(*words, "--out", folder), "holds the run itself")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text("{}")
+    for run_folder in (folder, other):
+        refused(bitgolf(*words, "--out", run_folder), "trained in this folder")
     result = read_json(folder / "result.json")
     write_json(folder / "result.json", {name: value for name, value in result.items() if name != "dataset"})
     refused(bitgolf("pack", folder), "--data")

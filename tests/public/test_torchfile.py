@@ -48,6 +48,7 @@ WRAPPED = {
     "both ways": under("module", "_orig_mod"), "lightning": under("model"), "block": each_block_compiled(),
     "holder": {"model": STATE, "step": 3}, "state_dict": {"state_dict": under("module"), "epoch": 1},
     "model_state_dict": {"model_state_dict": STATE, "optimizer": {"state": {}, "lr": 0.1}},
+    "deepspeed": {"module": STATE, "step": 3}, "any key": {"ema_weights": STATE, "optimizer": {"state": {}}},
     "nested": {"model": {"state_dict": under("_orig_mod")}}, "ordered": OrderedDict(under("module")),
 }  # fmt: skip
 
@@ -57,6 +58,10 @@ def test_wrappers_are_taken_off_and_said(tmp_path, value):
     weights, plan, said = read(tmp_path, value)
     assert weights.keys() == STATE.keys() and all(torch.equal(weights[n], STATE[n]) for n in STATE)
     assert plan.layers == 2 and said and all("taken off" in each or "was read" in each for each in said)
+
+
+def test_other_state_dicts_beside_the_read_one_are_named(tmp_path):
+    assert "not those under 'ema'" in read(tmp_path, {"ema": STATE, "model": STATE, "step": 3})[2][0]
 
 
 def test_a_plain_checkpoint_says_nothing(tmp_path):
@@ -91,6 +96,12 @@ def quantized():
         return torch.quantize_per_tensor(torch.zeros(300, 32), 0.1, 0, torch.qint8)
 
 
+def nested():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.zeros(3, 32), torch.zeros(2, 32)])
+
+
 GATE, TABLE = "blocks.0.attn.q_gain", "tok_emb.weight"
 ODD = {
     "coo": (odd(TABLE, sparse()[0]), TABLE, "not dense"),
@@ -101,6 +112,9 @@ ODD = {
     "3 axes": (odd("blocks.0.mlp.fc.weight", torch.zeros(64, 32, 1)), "mlp.fc.weight", "2 axes"),
     "complex": (odd(GATE, torch.ones(4, dtype=torch.complex64)), GATE, "complex"),
     "quantized": (odd(TABLE, quantized()), TABLE, "quantized"),
+    "nested": (odd(TABLE, nested()), TABLE, "nested"),
+    "several": ({"net": STATE, "ema": STATE, "step": 1}, "['net', 'ema']", "several state dicts"),
+    "beside": (STATE | {"more": {"a": torch.zeros(2)}}, "more", "tensors only"),
     "integers": (odd(TABLE, torch.zeros(300, 32, dtype=torch.int8)), TABLE, "whole numbers"),
     "booleans": (odd(TABLE, torch.zeros(300, 32, dtype=torch.bool)), TABLE, "whole numbers"),
     "nan": (odd(TABLE, torch.full((300, 32), torch.nan)), TABLE, "not finite"),
@@ -119,13 +133,16 @@ ODD = {
     "numpy": (STATE | {"best": np.float64(1.2)}, "", "numpy scalar"),
     "class": (STATE | {"plan": PLAN}, "", "it holds bitgolf.net.layers"),
 }  # fmt: skip
+if hasattr(torch, "float4_e2m1fn_x2"):  # torch 2.8 or newer
+    four_bits = torch.zeros(300, 32, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    ODD["four bits"] = (odd(TABLE, four_bits), TABLE, "several numbers in a byte")
 
 
 @pytest.mark.parametrize(("value", "name", "said"), ODD.values(), ids=ODD)
 def test_odd_tensors_are_refused_by_name(tmp_path, value, name, said):
     data = saved(value)
     started = time.process_time()
-    with pytest.raises(BitgolfError, match=said) as raised:
+    with pytest.raises(BitgolfError, match=said) as raised, warnings.catch_warnings(action="error"):
         read(tmp_path, data)
     assert name in str(raised.value) and time.process_time() - started < 5
     text = str(raised.value)

@@ -1,6 +1,7 @@
 """Runs compared: the test that fits what they are, and one sentence that claims no more than it shows."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,22 @@ def test_a_folder_of_runs_is_a_set(runs, tmp_path):
         (folder / part.rpartition("/")[2]).symlink_to(part)
     (row,) = compared([base, str(folder)])
     assert row["runs"] == 3
+
+
+def test_runs_packed_again_are_no_seeds(runs, tmp_path):
+    base, deeper = runs(deeper=[1.9, 1.903, 1.899])
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for part in [*base.split(","), *deeper.split(",")]:
+        (folder / part.rpartition("/")[2]).symlink_to(part)
+    packed = folder / "packed"
+    packed.mkdir()
+    result = json.loads(Path(base.split(",")[0], "result.json").read_text())
+    del result["seed"]
+    (packed / "result.json").write_text(json.dumps(result | {"packed_from": "there"}))
+    assert [len(each.folders) for each in sets_within(str(folder))] == [3, 3]
+    with pytest.raises(BitgolfError, match="packed again.*there.*--compare"):
+        compared([base, str(packed)])
 
 
 def test_what_cannot_be_compared_says_why(runs, tmp_path):
