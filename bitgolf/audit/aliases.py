@@ -5,8 +5,8 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from bitgolf.audit.tree import replace
-from bitgolf.audit.values import Definition, dotted
+from bitgolf.audit.tree import Definition, replace
+from bitgolf.audit.values import dotted
 
 # Modules that checks know by the name that everybody gives them.
 USUAL = {"torch.nn.functional": "F", "torch.distributed": "dist", "numpy": "np"}

@@ -5,7 +5,7 @@ asks it for pieces. What comes out by token says what the script counts, however
 """
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from bitgolf.audit.interpreter import (
@@ -20,8 +20,8 @@ from bitgolf.audit.interpreter import (
     Seen,
 )
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import last_called, walked, within
-from bitgolf.audit.values import Definition, dotted
+from bitgolf.audit.tree import last_called, own, walked, within
+from bitgolf.audit.values import dotted
 from bitgolf.public.constants import folded
 
 NORMAL, UNKNOWN_KIND, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # as SentencePiece numbers them
@@ -88,22 +88,7 @@ class Tokens(Interpreter):
         super().__init__(script)
         self.columns: list[Column] = []
         self.chosen_pieces: list[tuple[int, list[Known]]] = []  # lists of pieces, and where they were made
-        self.kind = ""  # the class whose method is followed
         self.unsure = False  # what is counted hangs on something that is not known
-
-    def enter(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
-        """What a function gives back; a method calls those of its class."""
-        outer, self.kind = self.kind, self.flow.owner.get(id(function), "")
-        result = super().enter(function, given, named)
-        self.kind = outer
-        return result
-
-    def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
-        """Methods too."""
-        held = dotted(node.func).rpartition(".")[0] if isinstance(node, ast.Call) else ""
-        if held and held in ("self", "cls", self.kind):
-            return self.flow.methods.get((self.kind, last))
-        return super().own(node, last)
 
     def column(self, values: Sequence[Known], line: int) -> Column:
         """Something by token that is kept an eye on."""
@@ -364,12 +349,12 @@ def without_lone_space(script: Script) -> list[int]:
 def followed(script: Script) -> Iterator[Tokens]:
     """What is known after each function that asks for pieces."""
     every = [*functions(script, beside=True), script.flow.outside]
-    asking = {each.name for each in every if any(map(_asks, walked(each)))}
+    asking = {id(each) for each in every if any(map(_asks, walked(each)))}
     if not asking:
         return
     tokens = Tokens(script)
     for function in every:
-        if not any(_asks(node) or last_called(node) in asking for node in walked(function)):
+        if not any(_asks(node) or asking & {*map(id, own(node))} for node in walked(function)):
             continue
         tokens.columns, tokens.chosen_pieces, tokens.unsure, tokens.steps = [], [], False, 0
         try:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bitgolf.audit import library
 from bitgolf.audit.expressions import Expressions
 from bitgolf.audit.indices import text_of_index
-from bitgolf.audit.objects import OTHERS_OWN
+from bitgolf.audit.tree import GUESSED, OVERRIDES, OWN, Callee, Definition
 from bitgolf.audit.values import (
     LAMBDA,
     NO_NAMES,
@@ -16,7 +16,6 @@ from bitgolf.audit.values import (
     SPLIT_WORDS,
     STREAM,
     VAL,
-    Definition,
     Frame,
     Value,
     constant,
@@ -28,31 +27,24 @@ from bitgolf.audit.walk import Memory, Turns
 
 MOST_DEPTH = 40  # of calls
 MOST_WALKS = 12  # through one function with whatever constants
-TORCH_OWN = {"forward", "backward", "step", "sum", "mean", "add_", "all_reduce"}
-REDUCTIONS = {"sum", "mean", "all_reduce"}  # of an object whose class is known they may be its own
+WHOLE = {"forward", "backward", "step"}  # what torch's classes do in one
 HANDED = {"partial", "map", "apply", "submit", "reduce"}
 CALLS_BACK = {"step", "minimize", "checkpoint"}  # call what they are given, here and now
 OF_THE_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # variables whose defaults say nothing
-PLAIN_KINDS = ("str", library.BUFFER)
 
 
 class OwnCall(NamedTuple):
-    """A call of a function of the script: its arguments, by place and by name, and what it is a method of."""
+    """A call of a function of the script: its arguments, by place and by name, and what it is a method of.
+
+    guessed: by its name alone.
+    """
 
     node: ast.Call
     function: Definition
     given: Sequence[Value]
     named: Mapping[str, Value]
     held: Value = NOTHING
-
-
-def _takes(function: Definition, call: ast.Call, is_method: bool) -> bool:
-    """Whether a function can be called with what stands in the parentheses."""
-    taken = function.args
-    most = len(taken.posonlyargs) + len(taken.args) - is_method
-    starred = any(isinstance(each, ast.Starred) for each in call.args)
-    least = most - len(taken.defaults) - len(call.keywords)
-    return starred or least <= len(call.args) <= most or taken.vararg is not None
+    guessed: bool = False
 
 
 class Calls(Expressions):
@@ -76,25 +68,25 @@ class Calls(Expressions):
             held = frame.names.get("self", NOTHING)
         given = [self.value(each, frame) for each in node.args]
         named = {each.arg or "": self.value(each.value, frame) for each in node.keywords}
-        function = self.resolved(node.func, held, frame, node)
-        if function is None and isinstance(node.func, ast.Attribute):  # `self.weigh(x)` of an own object
+        kind = held.kind if isinstance(node.func, ast.Attribute) else self._kind(node.func, frame)
+        callee = self.callee(node.func, kind or held.kind, node)
+        if not callee.functions and isinstance(node.func, ast.Attribute):  # `self.weigh(x)` of an own object
             own_object = self.attribute(last, held)
-            function = self.methods.get((own_object.kind, "__call__"))
-            held = held if function is None else own_object
+            if (method := self.method(own_object.kind, "__call__")) is not None:
+                callee, held = Callee((method,), OWN), own_object
+        self.meet(node.func, callee)
+        others = [each for each in callee.functions if id(each) not in self.entered]
+        function = None if callee.how == OVERRIDES and last in WHOLE else next(iter(others), None)
         if function is None and name in ("next", "iter") and given:
             function, held = self.walked_by(given[0]), given[0]
         made = last if isinstance(node.func, ast.Name) and last in self.classes else ""
         if made:
             held = Value(tables=_objects(made, node, frame), kind=made)
-        elif (
-            isinstance(node.func, ast.Name)
-            and not held.kind
-            and (function is not None or self._kind(node.func, frame) == LAMBDA)
-        ):
+        elif isinstance(node.func, ast.Name) and not held.kind and (function is not None or kind == LAMBDA):
             held = self.value(node.func, frame)  # an object that is called
         everything = held
         if function is not None:
-            own = self.own(OwnCall(node, function, given, named, held), frame)
+            own = self.own(OwnCall(node, function, given, named, held, callee.how == GUESSED), frame)
             if own is not None:
                 for value in self.called_back(node, given, named, frame):
                     own |= value
@@ -103,7 +95,7 @@ class Calls(Expressions):
             for value in self.called_back(node, given, named, frame):
                 return value
         if last in CALLS_BACK:
-            for _ in self.called_back(node, given, named, frame, hidden=True):
+            for _ in self.called_back(node, given, named, frame):
                 pass
         for each in (*given, *named.values()):
             everything |= each
@@ -112,7 +104,7 @@ class Calls(Expressions):
 
     def walked_by(self, value: Value) -> Definition | None:
         """What gives the items of an object of the script's own."""
-        return self.methods.get((value.kind, "__next__")) or self.methods.get((value.kind, "__iter__"))
+        return self.method(value.kind, "__next__") or self.method(value.kind, "__iter__")
 
     def called_back(
         self,
@@ -120,59 +112,15 @@ class Calls(Expressions):
         given: Sequence[Value],
         named: Mapping[str, Value],
         frame: Frame,
-        hidden: bool = False,
     ) -> Iterator[Value]:
-        """What functions give back that a call is handed, called with what follows them. hidden: those too
-        whose name stands for something else here.
-        """
+        """What functions give back that a call is handed, called with what follows them."""
         for i, part in enumerate(node.args):
-            name = part.id if isinstance(part, ast.Name) else ""
-            if name in self.functions and (hidden or name not in frame.names):
-                call = OwnCall(node, self.functions[name], given[i + 1 :], named)
-                yield self.own(call, frame) or NOTHING
+            callee = self.callee(part) if isinstance(part, ast.Name) else Callee()
+            for function in callee.functions[:1] if callee.how == OWN else ():
+                yield self.own(OwnCall(node, function, given[i + 1 :], named), frame) or NOTHING
 
-    def resolved(
-        self, func: ast.expr, held: Value, frame: Frame, call: ast.Call | None = None
-    ) -> Definition | None:
-        """The function of the script that a call enters; None for others, and for what torch itself calls.
-
-        Of methods of one name it is the first that takes what the call gives.
-        """
-        last = last_name(func)
-        if isinstance(func, ast.Name):
-            if last in self.classes:
-                return self.methods.get((last, "__init__"))
-            kind = self._kind(func, frame)
-            if kind == LAMBDA or (kind, "__call__") in self.methods:
-                return self.methods.get((kind, "__call__"))  # a function of its name stands elsewhere
-            definition = self.functions.get(last)
-            return None if definition is None or definition.name in TORCH_OWN else definition
-        if not isinstance(func, ast.Attribute):
-            return self.methods.get((held.kind, "__call__"))
-        if _is_super(func.value):
-            above = (self.methods.get((base, last)) for base in self.bases.get(frame.kind, ()))
-            return next((each for each in above if each is not None), None)
-        named = func.value.id if isinstance(func.value, ast.Name) else ""
-        kind = frame.kind if named == "self" else named if named in self.classes else held.kind
-        if last in TORCH_OWN:
-            return self.methods.get((kind, last)) if last in REDUCTIONS else None
-        if kind in PLAIN_KINDS:
-            return None
-        if kind and (kind, last) in self.methods:
-            return self.methods[kind, last]
-        if not kind and last in OTHERS_OWN:
-            return None
-        module = isinstance(func.value, ast.Name) and func.value.id in self.modules
-        others = [
-            each
-            for each in self.called_so.get(last, ())
-            if id(each) not in self.entered and module is (id(each) not in self.owner)
-        ]
-        fitting = [each for each in others if call is None or _takes(each, call, id(each) in self.owner)]
-        return next(iter(fitting or others), None)
-
-    def _kind(self, func: ast.Name, frame: Frame) -> str:
-        value = frame.names.get(func.id) or self.globals.get(func.id)
+    def _kind(self, func: ast.expr, frame: Frame) -> str:
+        value = isinstance(func, ast.Name) and (frame.names.get(func.id) or self.globals.get(func.id))
         return value.kind if value else ""
 
     def own(self, call: OwnCall, frame: Frame) -> Value | None:
@@ -194,6 +142,7 @@ class Calls(Expressions):
         inner.modes = modes_of(" ".join(map(ast.unparse, function.decorator_list)), frame.modes)
         inner.alone, inner.began_alone = frame.alone, bool(frame.alone)
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
+        inner.guessed = frame.guessed or call.guessed
         closed = False
         around = self.around.get(id(function))
         if around is not None and around.name == frame.name:  # functions inside others see the names around
@@ -281,6 +230,7 @@ class Calls(Expressions):
             frame.gate,
             frame.off,
             frame.alone,
+            inner.guessed,
             inner.modes,
         )
         if self.walked.get(id(function), 0) > MOST_WALKS:  # of constants alone there are too many

@@ -15,7 +15,7 @@ from bitgolf.audit.calls import Calls, OwnCall
 from bitgolf.audit.expressions import joined
 from bitgolf.audit.indices import meeting, text_of_index
 from bitgolf.audit.library import COLLECTIVES
-from bitgolf.audit.tree import last_called, names_given, names_in, nodes, number, walked
+from bitgolf.audit.tree import Definition, last_called, names_given, names_in, nodes, number, walked
 from bitgolf.audit.values import (
     BEFORE,
     CHOSEN,
@@ -40,7 +40,6 @@ from bitgolf.audit.values import (
     TABLE,
     TIME,
     VAL,
-    Definition,
     Event,
     Frame,
     Taker,

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import called, last_called
-from bitgolf.audit.values import Definition
+from bitgolf.audit.tree import Definition, called, last_called, own
 from bitgolf.public.constants import folded
 
 MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT = 20_000, 8, 32, 1_000
@@ -241,23 +240,17 @@ class Interpreter:
             return getattr(held, last)(*given) if UNKNOWN not in given else UNKNOWN
         if name in self.built_in and not any(isinstance(each, Unknown) for each in given):
             return self.built_in[name](*given, **named)
-        function = self.own(node, last)
+        function = self.own(node)
         if function is not None and self.depth < self.most_depth:
             return self.enter(function, given, named)
         if last in FILLED and given and isinstance(given[-1], int | float):
             return given[-1]
         return UNKNOWN
 
-    def own(self, node: ast.Call | ast.BinOp, last: str) -> Definition | None:
-        """The script's only function of a name; `struct.pack` is none of its own."""
-        others = self.flow.called_so.get(last, [])
-        held = (
-            node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
-        )
-        beside = self.script.beside and isinstance(held, ast.Name) and held.id in self.flow.modules
-        if len(others) != 1 or held and not beside and id(others[0]) not in self.flow.owner:
-            return None
-        return others[0]
+    def own(self, node: ast.Call | ast.BinOp) -> Definition | None:
+        """The only function of the script that a call may enter."""
+        others = own(node)
+        return others[0] if len(others) == 1 else None
 
     def enter(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """What a function gives back for what it is given."""
@@ -370,7 +363,7 @@ class Interpreter:
             names = self.known[scope] = self.defaults(scope)
             taken = [each.arg for each in scope.args.args]
             taken = taken[1:] if taken[:1] == ["self"] else taken
-            if (node := self.written.called.get(scope.name)) is not None:
+            if (node := self.written.called.get(id(scope))) is not None:
                 values = zip(taken, [self.value(each, {}) for each in node.args])
                 words = {each.arg: self.value(each.value, {}) for each in node.keywords if each.arg in names}
                 names |= {name: each for name, each in (*values, *words.items()) if each is not UNKNOWN}

@@ -155,7 +155,7 @@ def _by_name(*rows: tuple[Collection[str], Answer]) -> Answers:
 
 def _is_of_library(call: Call) -> bool:
     named = call.name.startswith(("torch.", "np.", "F.", "numpy."))
-    known = named or call.name.partition(".")[0] in call.flow.modules
+    known = named or call.name.partition(".")[0] in call.flow.imported
     return known or bool(call.on and call.held.marks)
 
 

@@ -63,7 +63,7 @@ class Tensors(Interpreter):
                 return SMALL if held.dims is not None and held.dims < 2 else LARGE
             return True if last == "is_floating_point" else UNKNOWN if last in REDUCED else held
         result = super().answer(call, names)
-        if result is UNKNOWN and last not in REDUCED and self.own(call.node, last) is None:
+        if result is UNKNOWN and last not in REDUCED and self.own(call.node) is None:
             return next((each for each in call.given if isinstance(each, Tensor)), UNKNOWN)
         return result
 

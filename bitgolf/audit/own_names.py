@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from bitgolf.audit.values import Definition
+from bitgolf.audit.tree import Definition
 
 SHORT = 2  # letters
 MARK = "\u02d1"  # a letter to Python, and one that nobody types

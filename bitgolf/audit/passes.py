@@ -16,8 +16,8 @@ from bitgolf.audit.interpreter import PYTHON_FAULTS, UNKNOWN, Known, Names, Seen
 from bitgolf.audit.library import COLLECTIVES, LOSSES
 from bitgolf.audit.program import LostError, Program, Thing, Turns
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import last_called
-from bitgolf.audit.values import VALIDATION, Definition
+from bitgolf.audit.tree import Definition, last_called
+from bitgolf.audit.values import VALIDATION
 
 TOKENS = 20_011  # of the text: some windows of any script, and a rest
 FIRST = 2**20  # what the first token is; others count from it, and what is less is no token of the text
@@ -110,9 +110,7 @@ class Passes(Program):
         if last in ("gather", "take_along_dim") and isinstance(held, Unknown):
             where = named.get("index", given[-1] if given else UNKNOWN)
             return self.each_loss(where) if isinstance(where, np.ndarray) else UNKNOWN
-        if isinstance(function, Thing) and any(
-            (each, "forward") in self.flow.methods for each in self.lineage(function.kind)
-        ):
+        if isinstance(function, Thing) and self.flow.method(function.kind, "forward") is not None:
             arrays = [each for each in given if isinstance(each, np.ndarray)]
             return UNKNOWN if len(arrays) > 1 else Unknown()
         if last == "backward":

@@ -21,8 +21,8 @@ from bitgolf.audit.interpreter import (
     same,
 )
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import called, contexts, last_called, nodes, own_nodes
-from bitgolf.audit.values import Definition, base_name, last_name
+from bitgolf.audit.tree import Definition, called, contexts, last_called, nodes, own_nodes
+from bitgolf.audit.values import base_name, last_name
 
 MOST_STEPS, MOST_DEPTH, MOST_LISTED = 400_000, 24, 30_000
 IDLE = 3_000  # steps of turns of a loop that get nothing done, after which no more are followed
@@ -186,7 +186,7 @@ class Program(Interpreter):
         if isinstance(held, Thing) and node.attr in held.fields:
             return held.fields[node.attr]
         if kind in self.flow.classes and isinstance(held, Thing | Made):
-            for each in self.lineage(kind):
+            for each in self.flow.lineage(kind):
                 if (method := self.flow.methods.get((each, node.attr))) is not None:
                     marks = {last_name(mark) for mark in method.decorator_list}
                     bound = Made(method, {}, None if "staticmethod" in marks else held)
@@ -204,15 +204,6 @@ class Program(Interpreter):
                 [each for each in given if each.value and each in self.flow.classes[kind].body], fields
             )
         return self.of_class[kind]
-
-    def lineage(self, kind: str) -> list[str]:
-        """A class of the script, and those that it is made of."""
-        found = [kind] if kind in self.flow.classes else []
-        for each in found:  # `class Module(nn.Module)` is made of another one
-            found += [
-                base for base in self.flow.bases[each] if base in self.flow.classes and base not in found
-            ]
-        return found
 
     def call(self, node: ast.Call, names: Names) -> Known:
         """Also with arguments that are spread out, and of what is made here."""
@@ -238,9 +229,9 @@ class Program(Interpreter):
     def entered(self, function: Known, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """What a function, an object that is called, or a class gives back."""
         if isinstance(function, Thing):
-            methods = [self.flow.methods.get((each, "__call__")) for each in self.lineage(function.kind)]
-            methods += [self.flow.methods.get((each, "forward")) for each in self.lineage(function.kind)]
-            function = next((Made(each, {}, function) for each in methods if each is not None), UNKNOWN)
+            kind = function.kind
+            method = self.flow.method(kind, "__call__") or self.flow.method(kind, "forward")
+            function = UNKNOWN if method is None else Made(method, {}, function)
         if not isinstance(function, Made):
             return UNKNOWN
         if isinstance(function.node, ast.Lambda):
@@ -259,18 +250,14 @@ class Program(Interpreter):
     def built(self, kind: ast.ClassDef, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """An object of a class; of a model no more than that."""
         thing = Thing(kind.name)
-        lineage = self.lineage(kind.name)
-        if not any((each, "forward") in self.flow.methods for each in lineage):
+        if self.flow.method(kind.name, "forward") is None:
             fields = [
                 part.target.id
-                for each in reversed(lineage)
+                for each in reversed(self.flow.lineage(kind.name))
                 for part in self.flow.classes[each].body
                 if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
             ]
-            start = next(
-                (made for each in lineage if (made := self.flow.methods.get((each, "__init__")))), None
-            )
-            if start is not None:
+            if (start := self.flow.method(kind.name, "__init__")) is not None:
                 self.entered(Made(start, {}, thing), given, named)
             else:
                 thing.fields |= {**dict(zip(fields, given)), **named}
@@ -328,7 +315,7 @@ class Program(Interpreter):
             self.changed.append((held, None))
             self.get_done(None if last in ("append", "extend") and not _unknown(given) else ())
             return held.pop(0) if last == "popleft" else getattr(held, last)(*given)
-        if isinstance(node.func, ast.Name) and (function := self.own(node, last)) is not None:
+        if isinstance(node.func, ast.Name) and (function := self.own(node)) is not None:
             return self.enter(function, given, named)
         return super().answer(call, names)
 

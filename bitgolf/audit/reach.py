@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from bitgolf.audit.tree import last_called, walked
-from bitgolf.audit.values import Definition
+from bitgolf.audit.tree import Definition, last_called, own, walked
 
-RETURN = "return"
+RETURN, CALLED = "return", "called"
 Place = tuple[int, str]  # a name and the scope that it is of, 0 for those of all
 Kinds = Mapping[int, set[str]]  # nodes, and the classes of the objects that they stand for
 MOST_ASKED = 100  # values that are followed in a script: some have hundreds of thousands, to no end
@@ -19,11 +18,11 @@ Node = TypeVar("Node", bound=ast.AST)
 
 
 class Step(NamedTuple):
-    """What is given to places. reads: names in it; calls: what it calls; inside: all nodes of it."""
+    """What is given to places. reads: names in it; calls: own functions; inside: all nodes of it."""
 
     given: frozenset[Place]
     reads: frozenset[Place]
-    calls: frozenset[str]
+    calls: frozenset[int]
     inside: frozenset[int]
 
 
@@ -33,7 +32,6 @@ class Reach:
     def __init__(self, trees: list[ast.Module], kinds: Kinds) -> None:
         self.kinds = kinds
         self.asked = 0
-        self.functions: dict[str, list[Definition]] = {}  # of methods of one name all
         self.scopes: dict[int, int] = {}  # functions, by the outermost one around
         self.fields: dict[int, str] = {}  # statements of a class, by its name
         self.scoped: list[tuple[ast.AST, int, int]] = []  # all nodes, with their scope and their function
@@ -46,7 +44,6 @@ class Reach:
             if isinstance(node, Definition):
                 scope, function = scope or id(node), id(node)
                 self.scopes[function] = scope
-                self.functions.setdefault(node.name, []).append(node)
             waiting += [(child, scope, function) for child in ast.iter_child_nodes(node)]
 
     @cached_property
@@ -54,7 +51,7 @@ class Reach:
         """Everything that gives something to a place."""
         return [step for each in self.scoped for step in self._steps(*each)]
 
-    def _steps(self, node: ast.AST, scope: int, function: int) -> Iterator[Step]:
+    def _steps(self, node: ast.AST, scope: int, inside: int) -> Iterator[Step]:
         match node:
             case ast.Assign(targets=targets, value=value):
                 places = {place for each in targets for place in self._given(each, scope)}
@@ -71,22 +68,22 @@ class Reach:
             ):
                 yield self._step({*self._given(target, scope)}, value, scope)
             case ast.Return(value=ast.expr() as value) | ast.Yield(value=ast.expr() as value):
-                yield self._step({(function, RETURN)}, value, scope)
+                yield self._step({(inside, RETURN)}, value, scope)
             case ast.Call(func=ast.Attribute(value=held, attr="append" | "extend" | "add"), args=[part]):
                 yield self._step({*self._given(held, scope)}, part, scope)
         if isinstance(node, ast.Call):
             words = [(each.arg, each.value) for each in node.keywords if each.arg]
-            for own in self.functions.get(last_called(node), ()):
-                names = [each.arg for each in own.args.args if each.arg not in ("self", "cls")]
+            for function in own(node):
+                names = [each.arg for each in function.args.args if each.arg not in ("self", "cls")]
                 for name, part in [*zip(names, node.args), *words]:
-                    yield self._step({(self.scopes[id(own)], name)}, part, scope)
+                    yield self._step({(self.scopes[id(function)], name)}, part, scope)
 
     @cached_property
     def followers(self) -> dict[object, list[Step]]:
-        """By a place, a function's name or a node, the steps that take it."""
+        """By a place, a function or a node, the steps that take it."""
         found: dict[object, list[Step]] = {}
         for step in self.steps:
-            for each in (*step.reads, *step.calls, *step.inside):
+            for each in (*step.reads, *((CALLED, called) for called in step.calls), *step.inside):
                 found.setdefault(each, []).append(step)
         return found
 
@@ -95,18 +92,17 @@ class Reach:
         self.asked += 1
         if self.asked > MOST_ASKED:
             return Carried(self, frozenset(), frozenset(), frozenset())
-        returns = {(id(node), RETURN): name for name, each in self.functions.items() for node in each}
         places: set[Place] = set()
-        functions: set[str] = set()
+        functions: set[int] = set()
         waiting: list[object] = [*map(id, sources)]
         while waiting:
             for step in self.followers.get(waiting.pop(), ()):
                 for place in step.given - places:
                     places.add(place)
                     waiting.append(place)
-                    if place in returns:
-                        functions.add(returns[place])
-                        waiting.append(returns[place])
+                    if place[1] == RETURN:
+                        functions.add(place[0])
+                        waiting.append((CALLED, place[0]))
         return Carried(self, frozenset(map(id, sources)), frozenset(places), frozenset(functions))
 
     def all(self, kind: type[Node]) -> Iterator[tuple[Node, int]]:
@@ -140,10 +136,10 @@ class Reach:
         kinds = self.kinds.get(id(node.value)) or of_self
         return [(0, f"{kind}.{node.attr}") for kind in kinds] or [(scope, ast.unparse(node))]
 
-    def read(self, node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[str]]:
+    def read(self, node: ast.expr, scope: int) -> tuple[frozenset[Place], frozenset[int]]:
         """The places that an expression looks at, and the functions that it calls."""
         reads: set[Place] = set()
-        called: set[str] = set()
+        called: set[int] = set()
         asked = {id(each.func) for each in walked(node) if isinstance(each, ast.Call)}
         for each in walked(node):
             if isinstance(each, ast.Name):
@@ -151,7 +147,7 @@ class Reach:
             elif isinstance(each, ast.Attribute) and id(each) not in asked:
                 reads |= {*self._attribute(each, scope), *self._attribute(each, 0)}
             elif isinstance(each, ast.Call):
-                called.add(last_called(each))
+                called |= set(map(id, own(each)))
         return frozenset(reads), frozenset(called)
 
 
@@ -161,7 +157,7 @@ class Carried(NamedTuple):
     reach: Reach
     sources: frozenset[int]
     places: frozenset[Place]
-    functions: frozenset[str]
+    functions: frozenset[int]
 
     def by(self, node: ast.expr, scope: int) -> bool:
         """Whether an expression is one of them."""

@@ -4,11 +4,11 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from bitgolf.audit.finding import CANNOT_TELL, SUSPECTED, Finding
+from bitgolf.audit.finding import CANNOT_TELL, FOUND, SUSPECTED, Finding
 from bitgolf.audit.flow import Flow
 from bitgolf.audit.own_names import as_written
 from bitgolf.audit.reach import MOST_ASKED, Reach
-from bitgolf.audit.tree import last_called, nodes, walked
+from bitgolf.audit.tree import nodes, own, walked
 from bitgolf.audit.unwrap import Layer
 from bitgolf.audit.values import Event
 from bitgolf.audit.walk import NO_SETTINGS
@@ -51,22 +51,16 @@ class Script(NamedTuple):
             node for node, _ in self.reach.all(ast.Compare) if isinstance(node.ops[0], ast.Eq | ast.NotEq)
         ]
 
-    def reached(self, names: set[str]) -> set[str]:
-        """The functions, by name, that are come to from these."""
-        waiting, reached = [*names], {*names}
-        while waiting:
-            for function in self.flow.called_so.get(waiting.pop(), ()):
-                inner = {last_called(node) for node in nodes(function, ast.Call)}
-                inner |= {node.attr for node in nodes(function, ast.Attribute)}  # it may be handed on
-                new = {each for each in inner if each in self.flow.called_so} - reached
-                reached |= new
-                waiting += new
-        return reached
-
-    def within_reach(self, node: ast.AST) -> list[ast.AST]:
-        """A node, and the functions that are called in it, and in those."""
-        names = self.reached({last_called(each) for each in nodes(node, ast.Call)})
-        return [node, *(each for name in names for each in self.flow.called_so.get(name, ()))]
+    def within_reach(self, *parts: ast.AST) -> list[ast.AST]:
+        """Some nodes, and the functions that are called in them, or handed on, and in those."""
+        found = [*parts]
+        seen = {*map(id, parts)}
+        for part in found:
+            for node in nodes(part, ast.Name, ast.Attribute):
+                new = [each for each in own(node) if id(each) not in seen]
+                seen |= {*map(id, new)}
+                found += new
+        return found
 
     @property
     def unfollowed(self) -> str:
@@ -107,6 +101,8 @@ class Script(NamedTuple):
         found = as_written(found)
         if not isinstance(where, Event):
             return Finding(code, sure, self.at(where), found, expected, way_out)
+        if where.guessed and sure == FOUND:
+            sure = SUSPECTED
         if where.off and not self.printed(where.off):
             branches = (node for node in walked(self.tree) if isinstance(node, ast.If))
             never = any(
@@ -139,12 +135,13 @@ def follow(
     """
     for number, (_, tree) in enumerate(beside, 1):
         ast.increment_lineno(tree, number * FILE_LINES)
-    flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings)
+    names = tuple(name for name, _ in beside)
+    flow = Flow([*(tree for _, tree in beside), layers[-1].tree], settings, names)
     try:
         events = flow.run()
     except RecursionError:
         raise BitgolfError("nested too deeply to be followed", where=name) from None
-    names = tuple(name for name, _ in beside)
+    flow.settle()
     reach, written = Reach([*flow.trees], flow.kinds), Written(flow.trees)
     return Script(name, layers, events, flow, beside=names, reach=reach, written=written)
 

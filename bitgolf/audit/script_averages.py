@@ -19,6 +19,7 @@ from bitgolf.audit.tree import (
     names_given,
     names_in,
     nodes,
+    own,
     values_given,
     walked,
     ways,
@@ -108,8 +109,8 @@ def average_of_the_start(script: Script) -> Iterator[Finding]:
             own_numbers = {name: each for name, value in once.items() if (each := arithmetic(value, numbers))}
             known = {**numbers, **own_numbers}
             late = {id(each) for node in nodes(loop, ast.If) for each in within(node.body)}
-            own = [node for node in walked(loop) if id(node) not in late]
-            helpers = [each for node in own for each in script.flow.called_so.get(last_called(node), ())]
+            early = [node for node in walked(loop) if id(node) not in late]
+            helpers = [each for node in early for each in own(node)]
             for part, node in ((held, each) for held in (loop, *helpers) for each in walked(held)):
                 left = (decay := _decay(node, known)) ** steps
                 if left > LEAST_LEFT and not _learns(part, node):
@@ -313,8 +314,7 @@ def _sums_weights(script: Script, node: ast.AST) -> bool:
     """Whether weights are added into an average here, or in a function that is called."""
     if _adds_in_place(node) or last_called(node) == "update_parameters":
         return True
-    inner = script.flow.called_so.get(last_called(node), ())
-    over = [each for each in inner if any(calls(each, *ASKED))]
+    over = [each for each in own(node) if any(calls(each, *ASKED))]
     return any(any(map(_adds_in_place, walked(each))) for each in over)
 
 
@@ -339,8 +339,8 @@ def _added_to(node: ast.AST) -> ast.expr | None:
             return held
         case ast.Assign(targets=[held], value=value):
             sums = [each for each in nodes(value, ast.BinOp) if isinstance(each.op, ast.Add)]
-            own = base_of(held)
-            return held if any(own in (_whole(each.left), _whole(each.right)) for each in sums) else None
+            name = base_of(held)
+            return held if any(name in (_whole(each.left), _whole(each.right)) for each in sums) else None
     return None
 
 

@@ -14,12 +14,14 @@ from bitgolf.audit.tree import (
     arithmetic,
     called,
     calls,
+    calls_of,
     last_called,
     lines_of,
     named,
     names_in,
     nodes,
     number,
+    own,
     values_given,
     walked,
     within,
@@ -96,9 +98,9 @@ def decoded_lengths(script: Script) -> Iterator[Finding]:
             continue
         lengths = dict(reversed([*_byte_lengths(script, script.reach.carries(node))]))
         if lengths:
-            own = lengths.get(scope)  # ways through other functions may be those of other texts
+            here = lengths.get(scope)  # ways through other functions may be those of other texts
             message = "the bytes of a token are the length of its decoded text"
-            where, sure = (own, FOUND) if own else (next(iter(lengths.values())), SUSPECTED)
+            where, sure = (here, FOUND) if here else (next(iter(lengths.values())), SUSPECTED)
             found.append(script.finding("B04", where, message, sure=sure))
     # Where byte tokens are counted by themselves, a piece of text is decoded to its own.
     if found and not any(each.of("<0xE2>") == 1 for each in tables(script)):
@@ -122,7 +124,7 @@ def lossy_text(script: Script) -> Iterator[Finding]:
     for node, _ in script.reach.all(ast.Attribute) if encodes else ():
         normal = node.attr == "normalize" and ast.unparse(node) == "unicodedata.normalize"
         lossy = normal or node.attr == "casefold"
-        if lossy or node.attr in ("lower", "upper") and id(node) not in kept:
+        if not own(node) and (lossy or node.attr in ("lower", "upper") and id(node) not in kept):
             carried = script.reach.carries(node)
             if any(carried.by(part, scope) for part, scope in encodes):
                 message = f"{ast.unparse(node)} changes the text before it becomes tokens"
@@ -261,7 +263,7 @@ def no_document_starts(script: Script) -> Iterator[Finding]:
         # What gives tokens back leaves their start to who asked for them.
         asked = not any(map(_has_start, functions(script)))
         encodes = [each for each in _encoded(function, texts) if asked or each.lineno not in given_back]
-        if not encodes and asked and any(any(calls(each, function.name)) for each in turns):
+        if not encodes and asked and any(any(calls_of(each, function)) for each in turns):
             encodes = _encoded(function, handed)
         if encodes and not _has_start(function):
             message = "documents are written one behind the other, and no token says where one begins"
@@ -299,8 +301,8 @@ def _is_ids(node: ast.expr, function: ast.FunctionDef) -> bool:
 def split_by_workers(script: Script) -> Iterator[Finding]:
     """V12: each of many workers writes a part of both splits, so that validation has its first documents."""
     for call in calls(script.tree, *HANDS_OUT):
-        handed = {each.id for each in nodes(call, ast.Name)} & script.flow.functions.keys()
-        for part in (each for name in handed for each in script.within_reach(script.flow.functions[name])):
+        handed = [each for node in nodes(call, ast.Name) for each in own(node)]
+        for part in script.within_reach(*handed):
             texts = nodes(part, ast.JoinedStr, ast.Constant)
             marks = [script.flow.value(each, Frame("")).marks for each in texts]
             if any(VAL in each for each in marks) and any(TRAIN in each for each in marks):

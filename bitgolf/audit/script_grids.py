@@ -12,21 +12,24 @@ from bitgolf.audit.library import COLLECTIVES
 from bitgolf.audit.one_tensor import packed_levels
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
+    Definition,
     arithmetic,
     attributes_given,
     called,
     calls,
+    calls_of,
     decorated,
     last_called,
     methods,
     names_in,
     nodes,
     numbers_given,
+    own,
     spread,
     walked,
     within,
 )
-from bitgolf.audit.values import RANK, TRAIN, Definition, common
+from bitgolf.audit.values import RANK, TRAIN, common
 
 ROUNDS = ("round", "round_", "rint")
 
@@ -135,20 +138,17 @@ def own_statistics(script: Script) -> Iterator[Finding]:
     trained = max((each.time for each in script.of("fit")), default=math.inf)
     studied = [each for each in script.of("studied", RANK, TRAIN) if each.time > trained and not each.owner]
     hooks = [*calls(script.tree, "register_forward_hook", "register_forward_pre_hook")] if studied else []
-    named = {
-        ast.unparse(each).rpartition(".")[2]
-        for hook in hooks
-        for each in nodes(hook, ast.Name, ast.Attribute)
-    }
-    own = [each for name in named for each in script.flow.called_so.get(name, ())]
+    handed = [each for hook in hooks for node in walked(hook) for each in own(node)]
     taken = {
         each.arg
-        for function in within(own)
+        for function in within(handed)
         if isinstance(function, Definition)
         for each in function.args.args
     }
     seen = [
-        each for each in within([*own, *hooks]) if isinstance(each, ast.Name) and each.id in taken - {"self"}
+        each
+        for each in within([*handed, *hooks])
+        if isinstance(each, ast.Name) and each.id in taken - {"self"}
     ]
     if not seen:
         return
@@ -160,13 +160,13 @@ def own_statistics(script: Script) -> Iterator[Finding]:
 
 def _matrices(script: Script) -> tuple[str, ...]:
     """The classes of a matrix: torch's, and one's own that are such or have a parameter `weight`."""
-    own = [
+    like_it = [
         kind.name
         for kind in nodes(script.tree, ast.ClassDef)
         if any("Linear" in ast.unparse(base) for base in kind.bases)
         or "weight" in attributes_given(kind, "Parameter")
     ]
-    return "Linear", *own
+    return "Linear", *like_it
 
 
 def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
@@ -175,7 +175,7 @@ def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
     for function in functions(script) if names else ():
         taken = [each.arg for each in function.args.args]
         if any(each is node for each in walked(function)) and names & {*taken}:
-            for call in calls(script.tree, function.name):
+            for call in calls_of(script.tree, function):
                 given = dict(zip(taken, call.args))
                 found |= {each.attr for name in names if isinstance(each := given.get(name), ast.Attribute)}
     return found
@@ -287,15 +287,17 @@ COMPILES = ("torch.compile", "compile")
 
 def exported_for_training(script: Script) -> Iterator[Finding]:
     """K06: parts that only training uses, in what is written."""
-    called_for = {last_called(node) for node in nodes(script.tree, ast.Call)}
-    scoring = {event.inside for event in script.of("score") if event.inside}
-    scoring = script.reached(scoring | {"forward", "__call__"}) if scoring else scoring
-    of_scores = (each for name in scoring for each in script.flow.called_so.get(name, ()))
+    called_for = {each.name for node in nodes(script.tree, ast.Call) for each in own(node)}
+    inside = {event.inside for event in script.of("score") if event.inside}
+    names = inside | {"forward", "__call__"} if inside else inside
+    begins = [each for name in names for each in script.flow.called_so.get(name, ())]
+    of_scores = script.within_reach(*begins)
+    scoring = {each.name for each in of_scores if isinstance(each, Definition)}
     turned_on = {word.arg for each in of_scores for word in nodes(each, ast.keyword)}
     kinds = [*nodes(script.tree, ast.ClassDef)]
     asked = [{node.attr for node in nodes(kind, ast.Attribute)} for kind in kinds]
-    for kind, own in zip(kinds, asked):
-        outside = set().union(*(each for each in asked if each is not own))
+    for kind, here in zip(kinds, asked):
+        outside = set().union(*(each for each in asked if each is not here))
         made = attributes_given(
             kind, *_matrices(script), "ModuleList", "Parameter", "Embedding", "Sequential"
         )

@@ -148,12 +148,12 @@ def outside_code(script: Script) -> Iterator[Finding]:
     """K03: downloads; programs and compiled code from outside are told as what cannot be read."""
     harmless = _memory_settings(script.tree)
     for node in nodes(script.tree, ast.Call):
-        name = called(node)
-        if name.rpartition(".")[2] in ("run_path", "spec_from_file_location"):
+        name, last = called(node), last_called(node)
+        if last in ("run_path", "spec_from_file_location"):
             yield script.finding("K03", node, f"{name} runs another file, whose bytes are not counted")
-        elif name.rpartition(".")[2] in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
+        elif last in DOWNLOADS or name in ("requests.get", "wget.download", "httpx.get"):
             yield script.finding("K03", node, f"{name} reads from the network")
-        elif name.rpartition(".")[2] in LIBRARIES and id(node) not in harmless:
+        elif last in LIBRARIES and id(node) not in harmless:
             message = "compiled code is called; what it does with tokens is not read here"
             yield script.finding("V08", node, message, sure=CANNOT_TELL)
 

@@ -20,6 +20,7 @@ from bitgolf.audit.tree import (
     names_given,
     nodes,
     number,
+    own,
     own_nodes,
     walked,
 )
@@ -119,10 +120,8 @@ def in_no_group(script: Script) -> Iterator[Finding]:
     inner_of = [(scope, node) for scope in scopes for node in _inner_nodes(scope)]
     makers = [(scope, node) for scope, node in inner_of if _makes_optimizer(script, node)]
     builders = [*dict.fromkeys(scope for scope, _ in makers)]
-    named = {last_called(call) for _, node in makers for call in nodes(node, ast.Call)}
-    builders += [
-        each for name in named for each in script.flow.called_so.get(name, ()) if each not in builders
-    ]
+    helpers = [each for _, node in makers for call in nodes(node, ast.Call) for each in own(call)]
+    builders += [each for each in helpers if each not in builders]
     parts = parameters_of(script.flow.classes)
     modules = {each.name.partition(".")[0] for each in parts}
     loops = [(scope, loop, over) for scope in builders for loop, over in _selections(scope)]
@@ -202,9 +201,9 @@ def _own_words(part: Part) -> Iterator[str]:
 
 def _makes_optimizer(script: Script, node: ast.AST) -> bool:
     """A call of one of torch's optimizers, or of one's own."""
-    own = script.flow.classes.get(called(node))
+    made = script.flow.classes.get(called(node))
     of_torch = last_called(node) in OPTIMIZERS
-    return of_torch or bool(own and any("Optimizer" in ast.unparse(base) for base in own.bases))
+    return of_torch or bool(made and any("Optimizer" in ast.unparse(base) for base in made.bases))
 
 
 def _selections(scope: ast.AST) -> Iterator[tuple[Loop, ast.Call]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bitgolf.audit.finding import FOUND, SUSPECTED, Finding
 from bitgolf.audit.indices import meeting
 from bitgolf.audit.script import Script, functions
-from bitgolf.audit.tree import called, calls, lines_of, named, nodes
+from bitgolf.audit.tree import called, calls, calls_of, lines_of, named, nodes
 from bitgolf.audit.values import BEFORE, FEW, GOLD, STREAM, VAL, Event, common
 
 # A module or a tensor of one's own.
@@ -86,8 +86,7 @@ def _is_fresh(script: Script, train: Event) -> bool:
         names = [each.arg for each in function.args.args]
         if own in names:
             index = names.index(own)
-            entered = [node for node in nodes(script.tree, ast.Call) if called(node) == function.name]
-            handed = [node.args[index : index + 1] for node in entered]
+            handed = [node.args[index : index + 1] for node in calls_of(script.tree, function)]
             if handed and all(each and _is_made(script, each[0]) for each in handed):
                 return True
         if _made_there(script, train.line, own):

@@ -16,6 +16,7 @@ from bitgolf.audit.tree import (
     last_called,
     lines_of,
     nodes,
+    own,
     own_nodes,
     values_given,
     walked,
@@ -108,8 +109,9 @@ def _is_clock(node: ast.AST) -> bool:
 
 def trains(script: Script, node: ast.AST) -> bool:
     """An optimizer's step or a backward pass, here or in a function that is called."""
-    inner = script.flow.called_so.get(last_called(node), ())
-    steps = [each for part in (node, *within(inner)) if (each := last_called(part)) in ("step", "backward")]
+    steps = [
+        each for part in (node, *within(own(node))) if (each := last_called(part)) in ("step", "backward")
+    ]
     return bool(steps) and not (last_called(node) == "step" and isinstance(node, ast.Call) and node.args)
 
 
@@ -152,8 +154,7 @@ def kept_until_the_end(script: Script) -> Iterator[Finding]:
         silent = not any(last_called(each) in TELLS for each in within(script.within_reach(loop)))
         if not lines & {*lines_of(loop)} or any(nodes(scope, ast.Yield)) or not silent:
             continue
-        calls_in = {last_called(each) for each in nodes(loop, ast.Call)}
-        near = [loop, *(each for name in calls_in for each in script.flow.called_so.get(name, ()))]
+        near = [loop, *(each for call in nodes(loop, ast.Call) for each in own(call))]
         kept = {
             base_of(each)[: -len(".append")].rpartition(".")[2]: each
             for part in near
@@ -163,7 +164,7 @@ def kept_until_the_end(script: Script) -> Iterator[Finding]:
             names = {each.id for each in nodes(told, ast.Name)} | {
                 each.attr for each in nodes(told, ast.Attribute)
             }
-            for name in (kept.keys() & names) - script.flow.modules:
+            for name in (kept.keys() & names) - script.flow.imported.keys():
                 message = f"`{name}` is written at the end alone: a machine that is lost takes it along"
                 yield script.finding("K13", kept[name], message)
                 return

@@ -11,6 +11,7 @@ from bitgolf.audit.tree import (
     base_of,
     called,
     calls,
+    calls_of,
     decorated,
     imported,
     last_called,
@@ -29,9 +30,10 @@ from bitgolf.audit.values import FROZEN, GRAD, RANK, TRAIN, WEIGHTS, common
 def folded_flag(script: Script) -> Iterator[Finding]:
     """T04: a switch outside the module's objects that is off when the model is compiled, and set later."""
     compiled = [
-        node for node in nodes(script.tree, ast.Call) if called(node).endswith(("compile", "jit.trace"))
+        node
+        for node in calls(script.tree, "compile", "trace")
+        if script.flow.library(node) in ("", "torch")  # no `re.compile`
     ]
-    taken = {ast.unparse(each).rpartition(".")[2] for node in compiled for each in node.args[:1]}
     whole = any(_is_model(node.args[:1]) for node in compiled)
     if not whole and not decorated(script.tree, "torch.compile"):
         return
@@ -40,7 +42,7 @@ def folded_flag(script: Script) -> Iterator[Finding]:
         ast.unparse(each)
         for function in [
             *(each for kind in nodes(script.tree, ast.ClassDef) for each in methods(kind)),
-            *(each for name in script.reached(taken) for each in script.flow.called_so.get(name, ())),
+            *script.within_reach(*(part for node in compiled for part in node.args[:1])),
         ]
         for node in nodes(function, ast.If, ast.IfExp)
         for each in nodes(node.test, ast.Attribute, ast.Subscript, ast.Name)
@@ -158,10 +160,11 @@ def seed_search(script: Script) -> Iterator[Finding]:
     """K14: a loop over seeds that keeps the best."""
     if not any(calls(script.tree, *SEEDS)):
         return
-    seeding = [each.name for each in functions(script) if any(calls(each, *SEEDS)) and each.args.args]
+    seeding = [each for each in functions(script) if any(calls(each, *SEEDS)) and each.args.args]
     for function in [*functions(script), script.tree]:
         for node in nodes(function, ast.For):
-            if not names_in(node.target) & within_calls(node, *SEEDS, *seeding):
+            given = [part for each in (*calls(node, *SEEDS), *calls_of(node, *seeding)) for part in each.args]
+            if not any(names_in(node.target) & names_in(part) for part in given):
                 continue
             tests = [test for each in nodes(node, ast.If) for test in nodes(each.test, ast.Compare)]
             compares = any(isinstance(test.ops[0], ast.Lt | ast.Gt) for test in tests)
@@ -175,11 +178,6 @@ def seed_search(script: Script) -> Iterator[Finding]:
 
 PICKS = ("min", "sorted", "argmin", "nsmallest")
 SEEDS = ("manual_seed", "seed", "manual_seed_all", "seed_all", "set_seed")
-
-
-def within_calls(tree: ast.AST, *names: str) -> set[str]:
-    """The plain names in what these calls are given."""
-    return {name for each in calls(tree, *names) for part in each.args for name in names_in(part)}
 
 
 RUNS = ("subprocess.run", "subprocess.call", "os.system")

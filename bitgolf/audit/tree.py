@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from types import MappingProxyType
-from typing import TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
 from bitgolf.public.constants import folded
 
@@ -13,6 +13,16 @@ Other = TypeVar("Other", bound=ast.AST)
 Said = TypeVar("Said")
 NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 Branch = ast.If | ast.IfExp
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+# OWN: of the script alone; OVERRIDES: also what torch calls so; MADE: an object of a class is made.
+OWN, OVERRIDES, MADE, GUESSED = "own overrides made guessed".split()
+
+
+class Callee(NamedTuple):
+    """The functions of the script that a call may enter, none where it is of a library or not known."""
+
+    functions: tuple[Definition, ...] = ()
+    how: str = ""
 
 
 def remembered(asked: Callable[[ast.AST], Said]) -> Callable[[ast.AST], Said]:
@@ -56,9 +66,31 @@ def called(node: ast.AST) -> str:
     return ast.unparse(node.func)
 
 
+def keep_callee(node: ast.expr, callee: Callee) -> None:
+    """Keep with a name what it is of, as `callees` says."""
+    node.__dict__["_callee"] = callee
+
+
+def callee_of(node: ast.AST) -> Callee:
+    """What a call, or a name that may be handed on, is of."""
+    held = node.func if isinstance(node, ast.Call) else node
+    callee: Callee = held.__dict__.get("_callee", Callee())
+    return callee
+
+
+def own(node: ast.AST) -> tuple[Definition, ...]:
+    """The functions of the script that a call may enter."""
+    return callee_of(node).functions
+
+
+def calls_of(tree: ast.AST, *functions: Definition) -> Iterator[ast.Call]:
+    """All calls in a tree that may enter one of these functions of the script."""
+    return (node for node in nodes(tree, ast.Call) if any(each in functions for each in own(node)))
+
+
 def last_called(node: ast.AST) -> str:
-    """The last part of that name."""
-    return called(node).rpartition(".")[2]
+    """The last part of the name of what a node calls; empty for a function of the script, however named."""
+    return "" if callee_of(node).how == OWN else called(node).rpartition(".")[2]
 
 
 @overload

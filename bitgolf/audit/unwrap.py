@@ -18,8 +18,7 @@ from bitgolf.audit.aliases import spell_out
 from bitgolf.audit.bounded import start_of
 from bitgolf.audit.own_names import set_apart
 from bitgolf.audit.settings import as_classes
-from bitgolf.audit.tree import last_called
-from bitgolf.audit.values import Definition
+from bitgolf.audit.tree import Definition, last_called
 from bitgolf.base.errors import BitgolfError
 from bitgolf.public.streams import unbrotli
 

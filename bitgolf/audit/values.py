@@ -46,7 +46,6 @@ TRAINING = re.compile(
 )
 SIDECAR = re.compile(r"val(?:id|idation)?[_-](?:bytes|sizes|widths|lengths)")  # of the tokens, beside them
 SPLIT_WORDS = {"val": VAL, "valid": VAL, "validation": VAL, "train": TRAIN, "training": TRAIN}
-Definition = ast.FunctionDef | ast.AsyncFunctionDef
 NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -149,7 +148,7 @@ class Event(NamedTuple):
 
     time: its place in the order; loops: numbers of the loops around it. owner: of training, the name that is
     optimized; tables: of counts and looks. off: the lines of a branch around it that the script's own
-    settings do not take. way: how, in a word.
+    settings do not take. way: how, in a word. guessed: in a function that was entered by its name alone.
     """
 
     kind: str
@@ -162,6 +161,7 @@ class Event(NamedTuple):
     off: tuple[int, int] | None = None
     tables: frozenset[str] = NO_NAMES
     way: str = ""
+    guessed: bool = False
 
 
 @dataclass
@@ -184,7 +184,8 @@ class Frame:
     are those around its call. texts: names that stand for other names. mutated: names whose contents were
     changed in place. alone: the line of a test by which some processes are not here. began_alone: whether the
     function was called where they are not. taker: what takes its yields.
-    modes: FROZEN where no gradients are kept, INFERENCE where not even versions of tensors are.
+    modes: FROZEN where no gradients are kept, INFERENCE where not even versions of tensors are. guessed:
+    whether the function, or one around its call, was entered by its name alone.
     """
 
     name: str
@@ -207,15 +208,16 @@ class Frame:
     began_alone: bool = False
     taker: "Taker | None" = None
     modes: frozenset[str] = NO_NAMES
+    guessed: bool = False
 
 
 def modes_of(text: str, before: frozenset[str]) -> frozenset[str]:
     """What holds for gradients under a context or a decorator of this text."""
-    if "enable_grad" in text or "grad_enabled(True)" in text or "inference_mode(False" in text:
+    if re.search(r"\b(?:enable_grad\b|set_grad_enabled\(True|inference_mode\(False)", text):
         return NO_NAMES
-    if "inference_mode" in text:
+    if re.search(r"\binference_mode\b", text):
         return frozenset((FROZEN, INFERENCE))
-    return frozenset((FROZEN,)) if "no_grad" in text or "grad_enabled(False)" in text else before
+    return frozenset((FROZEN,)) if re.search(r"\bno_grad\b|\bset_grad_enabled\(False", text) else before
 
 
 def constant(value: object) -> Value:

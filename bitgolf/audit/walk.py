@@ -1,12 +1,13 @@
 """What a walk through a script keeps: functions, names, events, and calls that are known."""
 
 import ast
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bitgolf.audit.tree import named, names_given, names_in, nodes, walked
+from bitgolf.audit.callees import Callees
+from bitgolf.audit.tree import Definition, named, names_given, names_in, nodes
 from bitgolf.audit.values import (
     FEW,
     INFERENCE,
@@ -16,7 +17,6 @@ from bitgolf.audit.values import (
     STREAM,
     TRAIN,
     VAL,
-    Definition,
     Event,
     Frame,
     Taker,
@@ -65,17 +65,17 @@ class Turns(NamedTuple):
     inside: str
 
 
-class Walk:
+class Walk(Callees):
     """What a walk through a script knows: its functions, its names outside of them, what has happened."""
 
-    def __init__(self, trees: Sequence[ast.Module], settings: Mapping[str, str] = NO_SETTINGS) -> None:
+    def __init__(
+        self,
+        trees: Sequence[ast.Module],
+        settings: Mapping[str, str] = NO_SETTINGS,
+        beside: Sequence[str] = (),
+    ) -> None:
+        super().__init__(trees, beside)
         self.settings = settings  # environment variables, as the script is run
-        self.functions: dict[str, Definition] = {}
-        self.called_so: dict[str, list[Definition]] = {}  # every function of a name
-        self.classes: dict[str, ast.ClassDef] = {}
-        self.methods: dict[tuple[str, str], Definition] = {}
-        self.owner: dict[int, str] = {}  # the class of a method
-        self.around: dict[int, Definition] = {}  # the function around a function
         self.attributes: dict[str, Value] = {}
         self.written: set[str] = set()  # of these, in the turn of a loop that is seen first
         self.globals: dict[str, Value] = {}
@@ -91,50 +91,12 @@ class Walk:
         self.changed: dict[str, int] = {}  # the version of each such name
         self.made: dict[str, int] = {}  # tables, by when they were made last
         self.kinds: dict[int, set[str]] = {}  # names and attributes, by the classes of their objects
-        self.modules: set[str] = set()  # names that are imported
         self.ending = ending(trees)
         self.tallied: set[str] = set()  # tables that are counted in, and so predict nothing by themselves
-        for tree in trees:
-            self._define(tree, None, "")
-            for node in walked(tree):
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    self.modules |= {each.asname or each.name for each in node.names}
-        self.trees = trees
         statements = [each for each in trees[-1].body if not isinstance(each, Definition | ast.ClassDef)]
         line = statements[0].lineno if statements else 1
         self.outside = ast.FunctionDef("", NO_ARGUMENTS, statements, [], lineno=line, col_offset=0)
-        self.bases = {kind: [last_name(base) for base in made.bases] for kind, made in self.classes.items()}
-        self.heirs: dict[str, list[str]] = {}
-        for kind, bases in self.bases.items():
-            for base in bases:
-                self.heirs.setdefault(base, []).append(kind)
-        self._related: dict[str, frozenset[str]] = {}
         self._fields: dict[str, dict[str, str]] = {"": {}}
-
-    def _define(self, node: ast.AST, outer: Definition | None, kind: str) -> None:
-        """Note functions and classes, whatever they stand in; no recursion, trees may be deep."""
-        waiting: list[tuple[ast.AST, Definition | None, str]] = [(node, outer, kind)]
-        while waiting:
-            node, outer, kind = waiting.pop()
-            for child in ast.iter_child_nodes(node):
-                inner, inner_kind = outer, ""
-                if isinstance(child, Definition):
-                    inner = child
-                    self.functions.setdefault(child.name, child)
-                    self.called_so.setdefault(child.name, []).append(child)
-                    if kind:
-                        self.methods[kind, child.name] = child
-                        self.owner[id(child)] = kind
-                    if outer is not None:
-                        self.around[id(child)] = outer
-                elif isinstance(child, ast.ClassDef):
-                    self.classes.setdefault(child.name, child)
-                    inner_kind = child.name
-                elif isinstance(child, ast.expr) and not isinstance(child, ast.Lambda):
-                    continue
-                elif isinstance(child, ast.If | ast.Try | ast.With):
-                    inner_kind = kind
-                waiting.append((child, inner, inner_kind))
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -163,9 +125,8 @@ class Walk:
         value = value._replace(marks=marks)
         if kind in ("score", "studied") and frame.alone:
             owner = str(frame.alone)
-        self.events.append(
-            Event(kind, line, self.time, frame.loops, value, owner, frame.name, frame.off, tables, way)
-        )
+        inside = (frame.loops, value, owner, frame.name, frame.off, tables, way, frame.guessed)
+        self.events.append(Event(kind, line, self.time, *inside))
 
     def remember(self, name: str, value: Value, held: Value = NOTHING) -> None:
         """What an attribute of this name carries: in any object, and in the one that it is given in."""
@@ -203,32 +164,13 @@ class Walk:
         if kind not in self._fields:
             nodes = [
                 node
-                for each in reversed([kind, *sorted(_reached(kind, self.bases) - {kind})])
+                for each in reversed(self.lineage(kind))
                 for node in (self.classes[each].body if each in self.classes else ())
                 if isinstance(node, ast.AnnAssign)
             ]
             pairs = [(last_name(node.target), last_name(node.annotation)) for node in nodes]
             self._fields[kind] = {name: of if of in self.classes else "" for name, of in pairs if name}
         return self._fields[kind]
-
-    def related(self, kind: str) -> frozenset[str]:
-        """A class of the script, those that it is made of, and those that are made of it."""
-        if kind not in self._related:
-            self._related[kind] = _reached(kind, self.bases) | _reached(kind, self.heirs)
-        return self._related[kind]
-
-    def reaches(self, kind: str, names: Collection[str]) -> bool:
-        """Whether the forward of a class calls one of these, itself or by other functions of the script."""
-        waiting, seen = [self.methods[kind, "forward"]] if (kind, "forward") in self.methods else [], set()
-        while waiting:
-            function = waiting.pop()
-            seen.add(id(function))
-            asked = {last_name(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
-            if asked & {*names}:
-                return True
-            own = [each for name in asked for each in self.called_so.get(name, ())]
-            waiting += [each for each in own if id(each) not in seen]
-        return False
 
     def _remember(self, name: str, value: Value) -> None:
         self.written.add(name)
@@ -328,12 +270,3 @@ def ending(trees: Iterable[ast.Module]) -> set[str]:
     for _ in range(2):
         names |= {name for each in given if names_given(each) & names for name in names_in(each.value)}
     return names
-
-
-def _reached(start: str, steps: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    found, waiting = {start}, [start]
-    while waiting:
-        new = {*steps.get(waiting.pop(), ())} - found
-        found |= new
-        waiting += new
-    return frozenset(found)

@@ -3,21 +3,22 @@
 import ast
 from collections.abc import Sequence
 
-from bitgolf.audit.tree import called, last_called, nodes
+from bitgolf.audit.tree import last_called, nodes, own
 
 
 class Written:
-    """By name: constants of the whole script, attributes of classes and options, and the first call."""
+    """By name: constants of the whole script, attributes of classes and options. called: the first call of a
+    function.
+    """
 
     def __init__(self, trees: Sequence[ast.Module]) -> None:
-        self.called: dict[str, ast.Call] = {}
+        self.called: dict[int, ast.Call] = {}
         self.constants: dict[str, list[ast.expr]] = {}
         self.attributes: dict[str, list[ast.expr]] = {}
         for tree in trees:
-            libraries = {each.asname or each.name for node in nodes(tree, ast.Import) for each in node.names}
             for call in nodes(tree, ast.Call):
-                if called(call).partition(".")[0] not in libraries:
-                    self.called.setdefault(last_called(call), call)
+                for function in own(call):
+                    self.called.setdefault(id(function), call)
                 if last_called(call) == "add_argument":
                     self._option(call)
             self._assigned(tree.body, self.constants)

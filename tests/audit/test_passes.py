@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from bitgolf.audit.passes import CHECKS, Passes
+from bitgolf.audit.passes import CHECKS
 from bitgolf.audit.script import follow
 from bitgolf.audit.unwrap import unwrapped
 from tests.audit.planted import SCRIPT, changed
@@ -60,7 +60,7 @@ def test_a_function_of_a_library_is_no_own_one_of_its_name():
 def test_a_class_that_is_called_as_the_one_it_is_made_of():
     text = changed(("class Net(nn.Module)", "class Module(nn.Module):\n    pass\n\nclass Net(Module)"))
     script = follow("a.py", unwrapped("a.py", text.encode()), [])
-    assert Passes(script).lineage("Net") == ["Net", "Module"]
+    assert script.flow.lineage("Net") == ["Net", "Module"]
 
 
 @pytest.mark.parametrize(
