@@ -12,14 +12,24 @@ import torch
 
 from bitgolf.audit.library import BUFFER, COLLECTIVES
 from bitgolf.audit.objects import OTHERS_OWN
-from bitgolf.audit.tree import GUESSED, MADE, OVERRIDES, OWN, Callee, Definition, keep_callee, nodes, walked
+from bitgolf.audit.tree import (
+    GUESSED,
+    MADE,
+    NOT_KNOWN,
+    OVERRIDES,
+    OWN,
+    Callee,
+    Definition,
+    keep_callee,
+    nodes,
+    walked,
+)
 from bitgolf.audit.values import LAMBDA, dotted, last_name
 
 # What torch's own classes have: of a class that is made of one of them, a method of such a name is that.
 PROTOCOL = {*dir(torch.nn.Module), *dir(torch.optim.Optimizer), "backward"}
 OTHERS = OTHERS_OWN | PROTOCOL | COLLECTIVES
 PLAIN_KINDS = ("str", BUFFER, LAMBDA)
-NOT_KNOWN = Callee()
 
 
 class Callees:

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar, overload
 
@@ -23,6 +24,9 @@ class Callee(NamedTuple):
 
     functions: tuple[Definition, ...] = ()
     how: str = ""
+
+
+NOT_KNOWN = Callee()
 
 
 def remembered(asked: Callable[[ast.AST], Said]) -> Callable[[ast.AST], Said]:
@@ -74,7 +78,7 @@ def keep_callee(node: ast.expr, callee: Callee) -> None:
 def callee_of(node: ast.AST) -> Callee:
     """What a call, or a name that may be handed on, is of."""
     held = node.func if isinstance(node, ast.Call) else node
-    callee: Callee = held.__dict__.get("_callee", Callee())
+    callee: Callee = held.__dict__.get("_callee", NOT_KNOWN)
     return callee
 
 
@@ -90,7 +94,9 @@ def calls_of(tree: ast.AST, *functions: Definition) -> Iterator[ast.Call]:
 
 def last_called(node: ast.AST) -> str:
     """The last part of the name of what a node calls; empty for a function of the script, however named."""
-    return "" if callee_of(node).how == OWN else called(node).rpartition(".")[2]
+    if not isinstance(node, ast.Call) or callee_of(node).how == OWN:
+        return ""
+    return called(node).rpartition(".")[2]
 
 
 @overload
@@ -107,9 +113,20 @@ def nodes(tree: ast.AST, /, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
     return iter(known[kinds])
 
 
+@remembered
+def _calls_by_name(tree: ast.AST) -> dict[str, list[tuple[int, ast.Call]]]:
+    """Calls in a tree by their last names, each with its place."""
+    found: dict[str, list[tuple[int, ast.Call]]] = {}
+    for place, node in enumerate(nodes(tree, ast.Call)):
+        found.setdefault(last_called(node), []).append((place, node))
+    return found
+
+
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
     """All calls in a tree of which the last name is one of these."""
-    return (node for node in nodes(tree, ast.Call) if last_called(node) in names)
+    known = _calls_by_name(tree)
+    found = [each for name in {*names} for each in known.get(name, ())]
+    return (node for _, node in sorted(found, key=itemgetter(0)))
 
 
 def names_in(tree: ast.AST) -> set[str]:
