@@ -7,13 +7,14 @@ import importlib.metadata
 import inspect
 import io
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
 from bitgolf import yield_cores
-from bitgolf.base.errors import nearest
+from bitgolf.base.errors import BitgolfError, nearest
 from bitgolf.base.events import is_first_process
 from bitgolf.cli.faults import ended
 
@@ -46,6 +47,7 @@ VERBS = {
     "log": "Show any public training log as a table and curves, and the differences of two.",
     "findings": "Show what all studies found, null results included, and separately what others published.",
 }
+PATHS = ("--out", "-o", "--data", "--text", "--in", "--html", "--report", "--import", "--cited", "--check")
 AT_ONCE = ("show", "compare", "techniques", "findings")  # verbs that only look, and end at once
 
 
@@ -135,4 +137,19 @@ def main() -> None:
     arguments = sys.argv[1:]
     # What follows -- is another program's.
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    sys.exit(ended(app, as_json="--json" in own))
+    sys.exit(ended(lambda: _on_named_paths(own), as_json="--json" in own))
+
+
+def _on_named_paths(arguments: Sequence[str]) -> None:
+    """The command line, unless a path in it is empty: that is a variable of the shell which nobody set.
+
+    It would mean the current folder, whose files a result could replace.
+    """
+    where = "".join(arguments[:1]) if arguments[1:2] == [""] else ""
+    for before, each in zip(arguments, arguments[1:]):
+        option = before if not each else each.removesuffix("=")
+        where = option if option in PATHS and (not each or each.endswith("=")) else where
+    if where:
+        way_out = "name one; . is the current folder"
+        raise BitgolfError("an empty path or name", where=where, way_out=way_out)
+    app()

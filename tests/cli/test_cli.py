@@ -476,3 +476,17 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_the_data_is_made(
     monkeypatch.setattr("bitgolf.pipeline.work.find_dataset", lambda *_: 1 / 0)
     uneven = ("--set", "train.batch_tokens=96", "--set", "train.accumulation=2")
     refused(bitgolf("run", recipe_file, *uneven), "train.batch_tokens", "multiple of 64")
+
+
+@pytest.mark.parametrize(
+    "words", ["pack r --out|", "prove r --out=", "score|", "audit|", "board . --out|", "score r --data|"]
+)
+def test_an_empty_path_is_an_unset_variable_and_not_this_folder(bitgolf, tmp_path, words):
+    typed = [word for part in words.split("|") for word in part.split()] + [""] * words.endswith("|")
+    option = "--data" if "--data" in words else "--out" if "--out" in words else typed[0]
+    refused(bitgolf(*typed), f"{option}: an empty path", "current folder")
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+def test_an_empty_prompt_is_a_prompt(bitgolf):
+    assert bitgolf("sample", "demo", "--prompt", "", "--tokens", "1", "--json")[0] == 0
