@@ -76,7 +76,7 @@ def record_folders(folder: Path) -> Iterator[Path]:
 def cited_of(record: Record, source: str) -> list[Cited]:
     """The rows of one record: its score, its score before packing, and the differences that it states.
 
-    Raises BitgolfError where neither its claims nor its logs have a score.
+    Raises BitgolfError where neither its claims nor its logs have a score: one is above zero.
     """
     if record.unreadable:
         raise BitgolfError(record.unreadable[0])
@@ -85,8 +85,12 @@ def cited_of(record: Record, source: str) -> list[Cited]:
     logged = float(np.mean([*by_log.values()])) if by_log else None
     claimed = _score(record)
     value = claimed if claimed is not None else logged
-    if value is None or not np.isfinite(value):
-        raise BitgolfError("neither its submission.json nor its logs have a score", where=str(record.folder))
+    if value is None or not 0 < value < np.inf:
+        raise BitgolfError(
+            "neither its submission.json nor its logs have a score above zero",
+            where=str(record.folder),
+            value=value,
+        )
     seeds = len(record.claims.seeds) if record.claims and record.claims.seeds else len(by_log)
     common: dict[str, Any] = {
         "source": source,
@@ -112,7 +116,7 @@ def cited_of(record: Record, source: str) -> list[Cited]:
         )
     ]
     before = record.claims.number("pre_quant_val_bpb") if record.claims else None
-    if before is not None and np.isfinite(before):
+    if before is not None and 0 < before < np.inf:
         rows.append(Cited(metric="pre-quant bits per byte", value=before, verdict="published", **common))
     for key in fields:
         stated, effect = DELTA.fullmatch(key), record.claims.number(key) if record.claims else None

@@ -86,6 +86,8 @@ BROKEN = {
     "binary": ("\x00\x01", "not readable as JSON"),
     "list": ("[1]", "is no object"),
     "endless": ('{"val_bpb": 1' + "0" * 400 + "}", "`val_bpb` is no figure"),
+    "zero": ('{"val_bpb": 0}', "a score above zero"),
+    "negative": ('{"val_bpb": -1.2}', "a score above zero"),
     "no number": ('{"val_bpb": NaN}', "`val_bpb` is no figure"),
 }
 
