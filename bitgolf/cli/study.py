@@ -17,6 +17,7 @@ from bitgolf.study.findings import already_tested, measured, tried_in_public
 from bitgolf.study.formatting import margin_in_words
 from bitgolf.study.live import Board, follow
 from bitgolf.study.power import change_rows, disturbances, plan_facts
+from bitgolf.study.receipt import is_study
 from bitgolf.study.report import write_report
 from bitgolf.study.runner import Prepared, find_study, prepare, run_study
 from bitgolf.study.search import parse_space, search
@@ -67,7 +68,13 @@ def study(
     ] = None,
     search_seconds: Annotated[float, typer.Option(min=0.0, help="Time budget of the search.")] = 600.0,
     retry: Annotated[bool, typer.Option("--retry", help="Start failed runs again.")] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder of all studies and their runs.")] = STORE,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of all studies and their runs; that of FILE if it is in one, else runs/studies.",
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Another text than the study's.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -79,6 +86,7 @@ def study(
     Example: bitgolf study studies/pr682.py --processes 2
     """
     chosen = find_study(file)
+    out = store or store_of(file)
     if not plan:
         refuse_folder(out / chosen.name)
     if data is not None:
@@ -103,6 +111,14 @@ def study(
         return
     _run(prepared, executor, facts["seconds_to_do"], retry)
     _finish(prepared.folder, chosen.reading, as_json)
+
+
+def store_of(file: str) -> Path:
+    """Where a study goes on: beside its runs if its folder is named, else in the folder of all studies."""
+    if not is_study(file):
+        return STORE
+    path = Path(file) if Path(file).name.strip(".") else Path(file).resolve()
+    return path.parent
 
 
 def _executor(

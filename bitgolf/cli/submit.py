@@ -1,5 +1,6 @@
 """The record folder of finished runs."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,8 @@ def submit(
 
     if not is_plain_name(track):
         raise BitgolfError("no name of a track", where="--track", value=track, way_out=NAME_RULE)
+    if against is not None and not 0 < against < math.inf:
+        raise BitgolfError("no score", where="--against", value=against, way_out="e.g. 1.2244")
     chosen = rules_named(rules)
     declared = _declared(seeds)
     if out:

@@ -88,6 +88,10 @@ def test_plan_run_report_findings_and_compare(file, bitgolf, tmp_path):
 
     facts = json.loads(bitgolf("study", folder, "--plan", "--json").stdout)
     assert facts["runs_to_do"] == 0 and facts["noise_from"] == "2 earlier runs of the same baseline"
+    (tmp_path / "runs/studies").rename(tmp_path / "moved")
+    assert json.loads(bitgolf("study", "moved/tiny", "--report", "--json").stdout)["status"] == "finished"
+    assert not (tmp_path / "runs/studies").exists()  # a study goes on where it lies
+    (tmp_path / "moved").rename(tmp_path / "runs/studies")
 
     found = json.loads(bitgolf("findings", "longer", "--in", "runs", "--json").stdout)
     assert [each["technique"] for each in found["measured"]] == ["longer"] and found["cited"] == []

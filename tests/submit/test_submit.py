@@ -326,6 +326,8 @@ def test_the_verb(bitgolf, runs, tmp_path):  # noqa: F811
     )
     refused(bitgolf("submit", *runs, "--out", tmp_path / "r"), "not empty")
     refused(bitgolf("submit", *runs, "--out", tmp_path / "s", "--seeds", "1,b"), "not a seed")
+    for figure in ("nan", "inf", "-1", "0"):
+        refused(bitgolf("submit", *runs, "--out", tmp_path / "s", "--against", figure), "--against: no score")
     refused(bitgolf("submit", *runs, "--out", tmp_path / "s", "--study", tmp_path), "no result of a study")
     assert not (tmp_path / "s").exists()
 
