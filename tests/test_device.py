@@ -22,6 +22,7 @@ from bitgolf.score.chained import Chained
 from bitgolf.score.score import ScorePlan, scoring
 from bitgolf.score.windows import Chunked, Growing, PerDocument, Sliding
 from bitgolf.squeeze.hessian import TrainText
+from bitgolf.squeeze.quantize import TuningTask
 from bitgolf.squeeze.tune import TuneControls
 from bitgolf.train.average import Ema, Swa
 from bitgolf.train.loop import State, train
@@ -150,11 +151,8 @@ def test_tuning_stays_on_the_device_until_its_end(recipe, dataset):
     names = [name for name, tensor in models[0].named_parameters() if tensor.ndim == 1]
     watch = Watch()
     with watch:
-        finish(
-            TuneControls(steps=2).tune(
-                *models, names, lambda *_: models[1].state_dict(), dataset.train, 32, False
-            )
-        )
+        task = TuningTask(*models, names, lambda *_: models[1].state_dict(), dataset.train, 32)
+        finish(TuneControls(steps=2).tune(task))
     assert watch.waits == ["squeeze/tune.py:<dictcomp>"] * len(names)
 
 

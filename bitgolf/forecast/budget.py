@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bitgolf.base.errors import BudgetError
 from bitgolf.base.events import finish
+from bitgolf.base.threads import in_threads
 from bitgolf.forecast.weight_model import ExpectedWeights
 from bitgolf.net.backend import choose_backend
 from bitgolf.net.kernels import KEEP_BYTES, chunks, head_rows
@@ -263,15 +264,15 @@ def stream_sizes(samples: Sequence[Sample], codec: Codec) -> list[int]:
 
 def size_of(half: Sequence[Tensor], whole: Sequence[Tensor], codec: Codec) -> Size:
     """From the bytes of a half of a stream and of all of it: what a sample costs once counts once."""
-    (few, less), (many, more) = (
-        (
-            sum(part.numel() for part in parts),
-            len(codec.encode(join_planes(parts), [tuple(p.shape) for p in parts if p.ndim == 2])[1]),
+
+    def measured(parts: Sequence[Tensor]) -> tuple[int, int]:
+        if not (numbers := sum(part.numel() for part in parts)):
+            return 0, 0
+        return numbers, len(
+            codec.encode(join_planes(parts), [tuple(p.shape) for p in parts if p.ndim == 2])[1]
         )
-        if any(part.numel() for part in parts)
-        else (0, 0)
-        for parts in (half, whole)
-    )
+
+    (many, more), (few, less) = in_threads(measured, [whole, half])
     each = max(0.0, (more - less) / (many - few)) if many > few else 0.0
     return Size(each, more - each * many)
 

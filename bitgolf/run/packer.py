@@ -11,7 +11,14 @@ from bitgolf.net.backend import Backend
 from bitgolf.net.model import model_with
 from bitgolf.recipe import Recipe
 from bitgolf.squeeze.artifact import Artifact, Encoded, pack
-from bitgolf.squeeze.quantize import Curvatures, Made, NoTuning, QuantizePlan, quantize_weights
+from bitgolf.squeeze.quantize import (
+    Curvatures,
+    Made,
+    NoTuning,
+    QuantizePlan,
+    TuningTask,
+    quantize_weights,
+)
 from bitgolf.text.shards import TokenStream
 
 
@@ -64,8 +71,8 @@ class Packer:
             tensors, _ = quantize_weights(plan, weights, self.curvatures, self.made)
             return {name: tensors[name].dequantize() for name in names}
 
-        steps = plan.tuning.tune(exact, student, small, rounded, stream, length, trial)
-        tuned = yield from with_progress(steps, "tune")
+        task = TuningTask(exact, student, small, rounded, stream, length, trial)
+        tuned = yield from with_progress(plan.tuning.tune(task), "tune")
         return replace(self, weights={**self.weights, **tuned})
 
     def allocated(

@@ -304,6 +304,23 @@ class Fixed(Rate):
     """
 
 
+class TuningTask(NamedTuple):
+    """What a tuning works on.
+
+    exact, student: two models with the weights as trained; the student is changed. small: names of small
+    tensors. rounded: from names, and weights that have changed, to the values of these tensors after
+    rounding. stream: the training tokens. length: of a sequence. trial: as few steps as possible.
+    """
+
+    exact: Model
+    student: Model
+    small: list[str]
+    rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]]
+    stream: TokenStream
+    length: int
+    trial: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning(Plan):
     """The slot of fine-tuning: after all tensors are rounded, or between one and the next."""
@@ -311,22 +328,8 @@ class Tuning(Plan):
     abstract: ClassVar[bool] = True
     one_rate: ClassVar[bool] = False  # whether it corrects the rounding errors of one rate, and of no other
 
-    def tune(
-        self,
-        exact: Model,
-        student: Model,
-        small: list[str],
-        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
-        stream: TokenStream,
-        length: int,
-        trial: bool,
-    ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
-        """New weights to quantize, float32 on the CPU, by name; yields (steps done, steps).
-
-        exact, student: two models with the weights as trained; the student is changed. small: names of small
-        tensors. rounded: from names, and weights that have changed, to the values of these tensors after
-        rounding. stream: the training tokens. length: of a sequence. trial: as few steps as possible.
-        """
+    def tune(self, task: TuningTask) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
+        """New weights to quantize, float32 on the CPU, by name; yields (steps done, steps)."""
         yield from ()
         return {}
 

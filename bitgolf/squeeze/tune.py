@@ -1,7 +1,7 @@
 """Fine-tuning while packing: tensors that are not rounded recover a part of what the rounded ones lost."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor
 from bitgolf.base.plan import setting
 from bitgolf.net.model import Model, keyed_generator
 from bitgolf.squeeze.hessian import drawn_text
-from bitgolf.squeeze.quantize import Tuning
-from bitgolf.text.shards import TokenStream
+from bitgolf.squeeze.quantize import Tuning, TuningTask
 
 MOMENTS = (0.9, 0.95)  # of Adam
 
@@ -36,25 +35,16 @@ class TuneControls(Tuning):
     lr: float = setting(0.002, above=0)  # falls linearly to zero
     seed: int = setting(0, at_least=0)
 
-    def tune(
-        self,
-        exact: Model,
-        student: Model,
-        small: list[str],
-        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
-        stream: TokenStream,
-        length: int,
-        trial: bool,
-    ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
-        generator, steps = keyed_generator(self.seed, "tune"), 1 if trial else self.steps
-        rows = 1 if trial else max(1, self.step_tokens // length)
-        student.load_state_dict(rounded(dict(student.named_parameters()), {}))
-        fitting = Fitting(exact, student, dict.fromkeys(small, self.lr))
+    def tune(self, task: TuningTask) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
+        generator, steps = keyed_generator(self.seed, "tune"), 1 if task.trial else self.steps
+        rows = 1 if task.trial else max(1, self.step_tokens // task.length)
+        task.student.load_state_dict(task.rounded(dict(task.student.named_parameters()), {}))
+        fitting = Fitting(task.exact, task.student, dict.fromkeys(task.small, self.lr))
         for done, share in enumerate(falling(steps)):
             yield done, steps
-            fitting.distill(drawn_text(stream, rows, length, generator), share)
+            fitting.distill(drawn_text(task.stream, rows, task.length, generator), share)
         yield steps, steps
-        return weights_of(student, small)
+        return weights_of(task.student, task.small)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,34 +73,26 @@ class TuneByTensor(Tuning):
     small_lr: float = setting(0.002, above=0)  # of small tensors
     seed: int = setting(0, at_least=0)
 
-    def tune(
-        self,
-        exact: Model,
-        student: Model,
-        small: list[str],
-        rounded: Callable[[Iterable[str], dict[str, Tensor]], dict[str, Tensor]],
-        stream: TokenStream,
-        length: int,
-        trial: bool,
-    ) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
-        generator = keyed_generator(self.seed, "tune")
-        rows = 1 if trial else max(1, self.step_tokens // length)
+    def tune(self, task: TuningTask) -> Generator[tuple[int, int], None, dict[str, Tensor]]:
+        generator, student = keyed_generator(self.seed, "tune"), task.student
+        rows = 1 if task.trial else max(1, self.step_tokens // task.length)
         parameters, found = dict(student.named_parameters()), dict[str, Tensor]()
         rates = {name: self.lr * root_mean_square(parameters[name]) for name in parameters}
-        fitting = Fitting(exact, student, rates | dict.fromkeys(small, self.small_lr))
-        stages = [[name] for name in in_order(name for name in parameters if name not in small)] or [[]]
-        counts = [1 if trial else self.steps] * (len(stages) - 1) + [1 if trial else self.small_steps]
+        fitting = Fitting(task.exact, student, rates | dict.fromkeys(task.small, self.small_lr))
+        stages = [[name] for name in in_order(name for name in parameters if name not in task.small)] or [[]]
+        counts = [self.steps] * (len(stages) - 1) + [self.small_steps]
+        counts = [1] * len(stages) if task.trial else counts
         done = 0
         for names, steps in zip(stages, counts):
             found |= (unrounded := weights_of(student, names))
-            student.load_state_dict(rounded(names, unrounded), strict=False)
+            student.load_state_dict(task.rounded(names, unrounded), strict=False)
             fitting.freeze(names)
             for share in falling(steps):
                 yield done, sum(counts)
-                fitting.distill(drawn_text(stream, rows, length, generator), share)
+                fitting.distill(drawn_text(task.stream, rows, task.length, generator), share)
                 done += 1
         yield done, done
-        return found | weights_of(student, small)
+        return found | weights_of(student, task.small)
 
 
 class Fitting:

@@ -32,6 +32,7 @@ from bitgolf.squeeze.quantize import (
     NoCalibration,
     NoTuning,
     QuantizePlan,
+    TuningTask,
 )
 from bitgolf.text.shards import TokenStream
 from bitgolf.train.average import live_and_averaged
@@ -256,7 +257,7 @@ def tuned(
         }
 
     exact, student = model_with(shipped, weights, backend), model_with(shipped, weights, backend)
-    return weights | finish(plan.tuning.tune(exact, student, small, rounded, stream, length, False))
+    return weights | finish(plan.tuning.tune(TuningTask(exact, student, small, rounded, stream, length)))
 
 
 def allocated(
