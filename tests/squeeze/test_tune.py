@@ -202,7 +202,7 @@ def test_what_ships_is_what_was_fine_tuned_around(trained, calibrated, monkeypat
     table, students = COARSE.replace(tuning=BY_TENSOR.replace(steps=1, small_steps=1)), []
     tune = TuneByTensor.tune
     monkeypatch.setattr(
-        TuneByTensor, "tune", lambda self, *given: students.append(given[1]) or tune(self, *given)
+        TuneByTensor, "tune", lambda self, task: students.append(task.student) or tune(self, task)
     )
     packer = tuned(trained, calibrated, table)
     shipped = unpack(packer.packed(table)[1].data).weights
