@@ -1,15 +1,20 @@
 """The end of `make` and `demo`: a run compared with compressors, with a part of its score proven."""
 
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from bitgolf.base.events import Event
+from bitgolf.base.events import Event, is_first_process
+from bitgolf.base.files import write_json
+from bitgolf.pipeline.beside import Beside, stood_beside
 from bitgolf.pipeline.coding import prove_artifact
 from bitgolf.pipeline.work import work
 from bitgolf.recipe import Recipe
+from bitgolf.report.report import write_report
 from bitgolf.run.result import RunResult
 from bitgolf.run.start import Start
 from bitgolf.score.adapter import NoAdapter
+from bitgolf.text.shards import Dataset
 
 DEMO_TEXT = "sotu"
 PROVEN_BYTES = 100_000
@@ -32,10 +37,21 @@ def demonstrate(
     What adapts reads one token after another, which takes minutes: it is proven without that.
     start, chosen: see `work`.
     """
-    result = yield from work(recipe, data, folder, seed, with_compressors=True, start=start, chosen=chosen)
-    if result["status"] == "ok":
-        adapts = recipe.score.adapter != NoAdapter()
-        fixed = UNADAPTED if adapts else ()
-        certificate = yield from prove_artifact(str(folder), None, None, proven_bytes, None, overrides=fixed)
-        result["proof"] = {name: certificate[name] for name in SHOWN} | {"unadapted": adapts}
+    result = yield from work(recipe, data, folder, seed, start=start, chosen=chosen)
+    if not is_first_process():
+        return result
+    started = time.perf_counter()
+    with Beside(stood_beside(Dataset.open(Path(result["dataset"])), recipe.budget.budget_bytes)) as others:
+        if result["status"] == "ok":
+            adapts = recipe.score.adapter != NoAdapter()
+            fixed = UNADAPTED if adapts else ()
+            certificate = yield from prove_artifact(
+                str(folder), None, None, proven_bytes, None, overrides=fixed
+            )
+            result["proof"] = {name: certificate[name] for name in SHOWN} | {"unadapted": adapts}
+        result |= yield from others.rest()
+    result["seconds"]["prove and rivals"] = time.perf_counter() - started
+    write_json(folder / "result.json", result)
+    write_report(folder)
+    yield Event("report", 1, 1, {})
     return result

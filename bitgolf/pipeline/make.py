@@ -16,6 +16,7 @@ from bitgolf.forecast.speed import training_speed
 from bitgolf.inputs.resolve import find_artifact, find_recipe, made_once
 from bitgolf.inputs.typed import read_plan
 from bitgolf.net.model import ModelPlan, count_parameters
+from bitgolf.pipeline.beside import RIVAL_BYTES
 from bitgolf.pipeline.demo import demonstrate
 from bitgolf.recipe import Recipe
 from bitgolf.run.folder import claim_folder
@@ -31,7 +32,7 @@ LEAST_TRAINING = 0.5  # of the time
 # What follows the training, in seconds: rough, from runs of some minutes on two cores.
 AFTER_SECONDS = 10.0
 PACK_SECONDS = 30e-6  # a weight
-RIVAL_SECONDS, RIVAL_BYTES = 2e-6, 64_000_000  # a byte of text, of so many at most
+RIVAL_SECONDS = 2e-6  # a byte of text, of RIVAL_BYTES at most
 SCORE_PASSES = 4.0  # over the validation text, in tokens of training
 MIX_SECONDS = 80e-6  # a token of it, by mixers
 PROVEN_BYTES = 20_000

@@ -1,4 +1,4 @@
-"""A whole run from the command line: data, forecast, stages, sample, rivals, report."""
+"""A whole run from the command line: data, forecast, stages, sample, report."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from bitgolf.base.errors import BitgolfError, DataError, TokenizerError
-from bitgolf.base.events import NOTE, Event, is_first_process, mapped, with_progress
+from bitgolf.base.events import NOTE, Event, is_first_process, mapped
 from bitgolf.base.files import write_json
 from bitgolf.base.plan import parse_overrides
 from bitgolf.corpus.passport import differing_bytes
@@ -31,8 +31,6 @@ from bitgolf.recipe import Recipe
 from bitgolf.report.report import write_report
 from bitgolf.report.sample import sample
 from bitgolf.report.trace import kept_trace
-from bitgolf.rivals.compressors import measure_compressors, missing_ones, quick_ones
-from bitgolf.rivals.known import known_scores
 from bitgolf.run.evaluation import Evaluated, evaluate
 from bitgolf.run.folder import CHECKPOINT, claim_folder
 from bitgolf.run.packer import Packing
@@ -55,7 +53,6 @@ from bitgolf.train.world import World, join_world, leave_world
 
 OWN_FILES = ("recipe.json", "environment.json", "result.json", "metrics.jsonl", CHECKPOINT)
 SAMPLE_TOKENS, SAMPLE_LETTERS, SAMPLE_TRIES = 160, 200, 5
-RIVAL_BYTES = 64_000_000  # of training text that compressors are given, which would else take hours
 SCORED_TOKEN_BYTES = 64  # of memory: nats, sizes and places of each token of a text, its share of a window
 OPENING_TOKENS, OPENING_BYTES = 8, 80  # where a tokenizer has no document start
 
@@ -67,7 +64,6 @@ def work(
     seed: int,
     *,
     resume: bool = False,
-    with_compressors: bool = False,
     variables: Mapping[str, str] | None = None,
     start: Start | None = None,
     chosen: Sequence[str] = (),
@@ -85,10 +81,10 @@ def work(
     if start:
         record["continued_from"] = start.name
     if not is_first_process():
-        return (yield from _work(recipe, data, folder, seed, resume, with_compressors, start, record))
+        return (yield from _work(recipe, data, folder, seed, resume, start, record))
     with held(folder):
         try:
-            return (yield from _work(recipe, data, folder, seed, resume, with_compressors, start, record))
+            return (yield from _work(recipe, data, folder, seed, resume, start, record))
         except KeyboardInterrupt as stop:
             stop.add_note(_going_on(data, folder, seed))
             raise
@@ -114,7 +110,6 @@ def _work(
     folder: Path,
     seed: int,
     resume: bool,
-    with_compressors: bool,
     start: Start | None,
     record: RunResult,
 ) -> Generator[Event, None, RunResult]:
@@ -132,7 +127,6 @@ def _work(
     clock.lap("data")
     ahead.wait(first=True)
     code = _code_that_fits(recipe, dataset)
-    ahead.wait()  # nothing runs beside the training
     clock.lap("prepare")
     opening = opening_of(dataset)
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
@@ -146,6 +140,7 @@ def _work(
 
     def try_out(unpacked: Unpacked) -> None:
         sample_text(unpacked, prompt=opening, tokens=1, seed=seed)  # as the report will
+        ahead.wait()  # nothing runs beside the training
 
     try:
         steps = run(recipe, dataset, folder, seed, code=code, resume=resume, start=start, try_out=try_out)
@@ -161,9 +156,6 @@ def _work(
     result |= yield from _looked_at(recipe, dataset, folder, code, outcome, clock, (seed, opening))
     if sentence := overfitting(folder / "metrics.jsonl"):
         result["overfitting"] = sentence
-    if with_compressors:
-        result |= yield from stood_beside(dataset, recipe.budget.budget_bytes)
-        clock.lap("rivals")
     seconds = {name: spent for name, spent in clock.laps.items() if name != "run"} | result["seconds"]
     result |= {"seconds": seconds, "run": str(folder), "report": str(folder / "report.html")}
     result |= record
@@ -413,26 +405,3 @@ def score_bytes(
     return (
         yield from evaluate(model, tokens, tokenizer, plan, *sizes, stage="score", part=part, world=world)
     )
-
-
-def stood_beside(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, RunResult]:
-    """What others make of the validation text: compressors, and public models that were scored before."""
-    rivals = yield from measure_compression(dataset, budget_bytes)
-    known = known_scores(dataset.tokenizer.decode(dataset.val.all()))
-    return {"rivals": rivals, "public_models": [dict(row) for row in known]}
-
-
-def measure_compression(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, list[dict[str, Any]]]:
-    """The general compressors on the text of a dataset; kept beside it, since the text does not change."""
-    texts = [dataset.tokenizer.decode(stream.all()) for stream in (dataset.train, dataset.val)]
-    if len(texts[0]) > RIVAL_BYTES:
-        texts[0] = texts[0][-RIVAL_BYTES:]
-        note = f"the compressors are given the last {RIVAL_BYTES:,} bytes of the training text"
-        yield Event(NOTE, 1, 1, {NOTE: note})
-    if missing := missing_ones():
-        names = ", ".join(one.name for one in missing)
-        note = f"not installed, so not compared with: {names}; pip install 'bitgolf[rivals]'"
-        yield Event(NOTE, 1, 1, {NOTE: note})
-    kept_rows = dataset.folder / "rivals.json"
-    steps = measure_compressors(texts[0], texts[1], budget_bytes, quick_ones(), kept_rows)
-    return (yield from with_progress(steps, "rivals"))
