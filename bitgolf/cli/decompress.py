@@ -1,7 +1,5 @@
 """A compressed file, read back."""
 
-from pathlib import Path
-
 from bitgolf.cli.compress import (
     CodeWith,
     Files,
@@ -10,8 +8,8 @@ from bitgolf.cli.compress import (
     To,
     ToPipe,
     one_of,
-    refuse_two_answers,
     show_list,
+    target_of,
 )
 from bitgolf.cli.options import Json, Processes
 from bitgolf.inputs.resolve import SHIPPED
@@ -39,8 +37,7 @@ def decompress(
         show_list(files, as_json)
         return
     file = one_of(files)
-    target = Path(PIPE) if stdout else out
-    refuse_two_answers(target, file, as_json)
+    target = target_of(out, stdout, file, as_json)
     facts = screen.follow(decompress_file(model, file, target, force, processes))
     if facts["out"] != PIPE:
         screen.close(facts, as_json=as_json)

@@ -41,7 +41,7 @@ def sample(
     dataset: Annotated[
         Path | None, typer.Option("--data", help="For a public checkpoint: the dataset with its tokenizer.")
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Tokens of context at most.")] = 256,
+    window: Annotated[int, typer.Option(min=1, max=2**20, help="Tokens of context at most.")] = 256,
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed writes the same text.")
     ] = 1337,

@@ -19,7 +19,7 @@ def serve(
     model: ModelName,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    window: Annotated[int, typer.Option(min=0, help="Tokens of context; 0: as in training.")] = 0,
+    window: Annotated[int, typer.Option(min=0, max=2**20, help="Tokens of context; 0: as in training.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Serve a packed model by the OpenAI completions protocol, on this machine.

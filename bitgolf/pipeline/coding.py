@@ -83,7 +83,7 @@ def compress_file(
     """Compress a file, or what comes through the pipe, into a file or the pipe; returns the figures."""
     target = out or _target(source, source + ENDING)
     with _opened(source) as (text, text_bytes):
-        _refuse_written(target, force)
+        _refuse_written(source, target, force)
         coder, path = open_coder(model, window, portable)
         crew = crew_for(target, processes)
         with _written(target) as (write, _):
@@ -101,7 +101,7 @@ def decompress_file(
     target = out or _target(source, named)
     opened = functools.cache(lambda window, portable: open_coder(model, window, portable)[0])
     with _opened(source) as (stream, file_bytes):
-        _refuse_written(target, force)
+        _refuse_written(source, target, force)
         crew = crew_for(target, processes)
         with _written(target) as (write, kept):
             steps = decompress_stream(opened, stream, file_bytes, source, write, crew, kept)
@@ -271,7 +271,12 @@ def _target(source: str, named: str) -> Path | None:
     return None if source == PIPE else Path(named)
 
 
-def _refuse_written(target: Path | None, force: bool) -> None:
+def _refuse_written(source: str, target: Path | None, force: bool) -> None:
+    """Raise BitgolfError for a result that would replace something; its own source even where forced."""
+    if target is not None and source != PIPE and target.exists() and target.samefile(source):
+        raise BitgolfError(
+            "the result would replace what it is made of", where=source, way_out="another name with -o"
+        )
     if target is not None and target.exists() and not force:
         raise BitgolfError(
             "it is there already", where=str(target), way_out="--force, or another name with -o"

@@ -225,10 +225,12 @@ class _Pipe:
     def ask(self, question: str, seconds: float) -> bytes:
         """The line that answers a line. Raises BitgolfError if there is none in time."""
         assert self.process.stdin is not None
-        if not self.lines.empty() and (more := self.lines.get()):
-            raise BitgolfError(
-                "it answers more than it was asked", where=self.name, value=displayed(more[:99])
-            )
+        if not self.lines.empty():
+            if more := self.lines.get():
+                raise BitgolfError(
+                    "it answers more than it was asked", where=self.name, value=displayed(more[:99])
+                )
+            raise self._ended(question)  # before it was asked
         writer = threading.Thread(target=self._write, args=(question,), daemon=True)
         writer.start()  # a program that does not read must not stop us
         try:
@@ -244,7 +246,10 @@ class _Pipe:
             return line
         if line:
             raise BitgolfError("its answer is no whole line", where=self.name, value=displayed(line[:99]))
-        raise BitgolfError(f"it ended{self._last_words()}", where=self.name, value=question)
+        raise self._ended(question)
+
+    def _ended(self, question: str) -> BitgolfError:
+        return BitgolfError(f"it ended{self._last_words()}", where=self.name, value=question)
 
     def _write(self, question: str) -> None:
         assert self.process.stdin is not None

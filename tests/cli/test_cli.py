@@ -245,6 +245,7 @@ def test_sample_is_repeatable(bitgolf, finished):
     stopped = json.loads(bitgolf(*words, "--stop", first[3:5])[1])["text"]
     assert stopped == first[: first.find(first[3:5])]
     refused(bitgolf(*words, "--top-p", 2), "cannot sample like this")
+    refused(bitgolf(*words, "--window", 10**17), "--window")
     refused(bitgolf(*words, "-i"), "two forms at once")
 
 

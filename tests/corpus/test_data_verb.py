@@ -76,6 +76,14 @@ def test_files_left_out_are_said_each_time(bitgolf, texts):
         assert f"note: {facts['notes'][0]}\n" in err
 
 
+def test_a_dataset_keeps_its_tokenizer_and_says_so(bitgolf, texts):
+    folder = bitgolf("data", texts, "--vocabulary-size", 270)[1]["folder"]
+    assert "already" not in bitgolf("data", folder)[2]
+    for words in (("--vocabulary-size", 300), ("--case-ops",)):
+        code, _, err = bitgolf("data", folder, *words)
+        assert code == 0 and "is a dataset already, with its own tokenizer of 270 pieces" in err
+
+
 def test_null_is_the_same_in_every_form(bitgolf, tmp_path):
     rows = [None, *(document.decode() for document in DOCUMENTS), None]
     pyarrow.parquet.write_table(pyarrow.table({"text": rows}), tmp_path / "a.parquet")

@@ -6,10 +6,13 @@ import re
 import shlex
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
+from bitgolf.base.errors import BitgolfError
+from bitgolf.probe.foreign import _Pipe
 from bitgolf.probe.probes import PROBES
 from tests.cli.test_cli import bitgolf, finished, recipe_file, refused  # noqa: F401
 
@@ -51,6 +54,16 @@ def test_the_example_of_the_page_passes(bitgolf, tmp_path):  # noqa: F811
     assert {name for name, end in found.items() if end == "left out"} == left_out
     assert found.keys() == {"exam", *PROBES}
     assert {name for name, end in found.items() if end == "failed"} == set()
+
+
+def test_a_program_that_ends_before_it_is_asked_is_not_waited_for():
+    pipe = _Pipe([sys.executable, "-c", "import nosuchmodule"], "theirs")
+    pipe.process.wait()
+    while pipe.lines.empty():
+        time.sleep(0.01)
+    with pytest.raises(BitgolfError, match="it ended with code 1: ModuleNotFoundError"):
+        pipe.ask("{}", seconds=0.01)
+    pipe.close()
 
 
 @pytest.mark.parametrize("form", ["a string", "an executable"])

@@ -268,6 +268,13 @@ def test_files_go_there_and_back_in_pieces_by_the_command_line(bitgolf, folder, 
     names = {path.name for path in Path().iterdir() if path.is_file()}
     assert names == {"a.txt", "a.txt.golf", "b.txt"}
     Path("one").write_bytes(NOISE[:200])
+    for verb, words, said in (
+        ("compress", ("one", "-f", "-o", "./one"), "replace what it is made of"),
+        ("decompress", ("a.txt.golf", "-f", "-o", "a.txt.golf"), "replace what it is made of"),
+        ("compress", ("one", "-c", "-o", "two"), "a file and the pipe"),
+        ("decompress", ("a.txt.golf", "-c", "-o", "two"), "a file and the pipe"),
+    ):
+        refused(bitgolf(verb, *words, "-m", folder), said)
     assert bitgolf("compress", "one", "-m", folder)[0] == 0
     code, out, _ = bitgolf("compress", "a.txt.golf", "one.golf", "--list")
     assert code == 0 and "2 files" in out and f"{len(TEXT) + 200:,}" in out and "lzma; stored" in out
